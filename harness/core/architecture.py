@@ -1,0 +1,176 @@
+"""The one table of architecture differences: names, QEMU machines, breakpoints. No other file asks which architecture.
+
+It stands in core, not in the guest room, because images (cross compilers, kernel files) and landings (breakpoints,
+instruction boundaries) need it as much as guests do.
+"""
+
+from __future__ import annotations
+
+import errno
+import platform
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Decoder(Enum):
+    """How instruction boundaries of an architecture are found."""
+
+    X86_64 = "x86_64"
+    AARCH64 = "aarch64"
+    PARISC = "parisc"
+
+
+class Translation(Enum):
+    """How QEMU is asked for the memory behind a kernel virtual address."""
+
+    QEMU = "qemu"
+    """QEMU walks the guest's own page tables (gva2gpa)."""
+    PARISC_TABLES = "parisc-tables"
+    """The TLB is software-managed, so QEMU cannot: we walk swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The QEMU machine a kernel of this architecture boots on.
+
+    `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
+    loading order; a module that the kernel has built in is passed over.
+    """
+
+    qemu: str
+    machine: str
+    cpu: str
+    console: str
+    nic: str
+    nic_modules: tuple[str, ...]
+    kernel_arguments: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probing:
+    """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
+
+    `breakpoint` are the bytes in memory at a probed address; `trap_offset` what the instruction pointer in a
+    pre-handler stands past that address; `mid_instruction` the errno for an offset inside an instruction; `alignment`
+    the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
+    function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr).
+    """
+
+    breakpoint: bytes
+    trap_offset: int
+    mid_instruction: int
+    alignment: int
+    decoder: Decoder
+    translation: Translation
+    entry_landing_pad: bytes = b""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture. `debian` is dpkg's name, None where the Debian release has no such port."""
+
+    name: str
+    debian: str | None
+    kernel: str
+    gnu: str
+    kernel_target: str
+    kernel_file: str
+    word_bytes: int
+    machine: Machine
+    probing: Probing
+
+    @property
+    def native(self) -> bool:
+        """True when the host is of this architecture."""
+        return platform.machine() == _UNAME.get(self.name, self.name)
+
+    @property
+    def cross_prefix(self) -> str:
+        """What the names of the binutils and of gcc begin with: empty on a host of this architecture."""
+        return "" if self.native else f"{self.gnu}-"
+
+
+_UNAME = {"arm64": "aarch64"}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    entry.name: entry
+    for entry in (
+        Architecture(
+            name="x86_64",
+            debian="amd64",
+            kernel="x86_64",
+            gnu="x86_64-linux-gnu",
+            kernel_target="bzImage",
+            kernel_file="arch/x86/boot/bzImage",
+            word_bytes=8,
+            machine=Machine(
+                qemu="qemu-system-x86_64",
+                machine="q35",
+                cpu="qemu64",
+                console="ttyS0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+            ),
+            probing=Probing(
+                breakpoint=b"\xcc",
+                trap_offset=1,
+                mid_instruction=errno.EILSEQ,
+                alignment=1,
+                decoder=Decoder.X86_64,
+                translation=Translation.QEMU,
+                entry_landing_pad=b"\xf3\x0f\x1e\xfa",
+            ),
+        ),
+        Architecture(
+            name="arm64",
+            debian="arm64",
+            kernel="arm64",
+            gnu="aarch64-linux-gnu",
+            kernel_target="Image",
+            kernel_file="arch/arm64/boot/Image",
+            word_bytes=8,
+            machine=Machine(
+                qemu="qemu-system-aarch64",
+                machine="virt",
+                cpu="cortex-a57",
+                console="ttyAMA0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+            ),
+            probing=Probing(
+                breakpoint=bytes.fromhex("800020d4"),
+                trap_offset=0,
+                mid_instruction=errno.EINVAL,
+                alignment=4,
+                decoder=Decoder.AARCH64,
+                translation=Translation.QEMU,
+            ),
+        ),
+        Architecture(
+            name="parisc",
+            debian=None,
+            kernel="parisc",
+            gnu="hppa-linux-gnu",
+            kernel_target="vmlinux",
+            kernel_file="vmlinux",
+            word_bytes=4,
+            machine=Machine(
+                qemu="qemu-system-hppa",
+                machine="B160L",
+                cpu="",
+                console="ttyS0",
+                nic="tulip",
+                nic_modules=(),
+            ),
+            probing=Probing(
+                breakpoint=bytes.fromhex("03ff801f"),
+                trap_offset=0,
+                mid_instruction=errno.EINVAL,
+                alignment=4,
+                decoder=Decoder.PARISC,
+                translation=Translation.PARISC_TABLES,
+            ),
+        ),
+    )
+}

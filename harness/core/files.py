@@ -1,0 +1,58 @@
+"""Files written beside and renamed, and the hashes they are known by."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed over it on success, removed on failure.
+
+    A reader never sees half a file, and a run killed in the middle leaves the old one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    beside = Path(name)
+    try:
+        yield beside
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text`, whole or not at all. The mode follows the umask."""
+    with replacing(path) as beside:
+        beside.write_text(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        beside.chmod(0o666 & ~umask)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(parts: Iterable[str]) -> str:
+    """One SHA-256 over strings, each length-prefixed so that no two lists collide."""
+    total = hashlib.sha256()
+    for part in parts:
+        encoded = part.encode()
+        total.update(f"{len(encoded)}:".encode())
+        total.update(encoded)
+    return total.hexdigest()
+
+
+def tree_digest(root: Path, pattern: str = "**/*") -> str:
+    """One SHA-256 over the names and contents of the files below `root` that match."""
+    files = sorted(path for path in root.glob(pattern) if path.is_file())
+    return digest(part for path in files for part in (str(path.relative_to(root)), sha256(path)))

@@ -1,0 +1,168 @@
+"""Children of this process: each with a deadline, each dead when we are."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, HostError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# prctl(2): the parent-death signal fires when the *thread* that forked ends, not the process. Every child is therefore
+# forked from one thread that lives as long as the interpreter.
+_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A child that ended by itself. `output` is stdout and stderr together, empty when it went to a log."""
+
+    argv: tuple[str, ...]
+    rc: int
+    output: str
+    seconds: float
+
+
+def spawn(
+    argv: Sequence[str | Path],
+    *,
+    death_signal: signal.Signals = signal.SIGKILL,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stdout: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes] = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+    nice: int = 0,
+) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own that gets `death_signal` when this process ends, however it ends.
+
+    `env` is added to this process's environment. Raises HostError when the program is not there.
+    """
+    words = [str(word) for word in argv]
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
+        if os.getppid() != parent:
+            os._exit(127)
+        if nice:
+            os.nice(nice)
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            words,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            preexec_fn=before_exec,
+        )
+
+    try:
+        return _spawner.submit(start).result()
+    except FileNotFoundError as error:
+        missing = error.filename or words[0]
+        raise HostError(
+            f"{missing} is not installed", mend="run ./pinpoint doctor to see which package has it"
+        ) from None
+
+
+def stop(child: subprocess.Popen[bytes], grace: float = 5.0) -> None:
+    """End the child and its whole process group: SIGTERM, then SIGKILL after `grace` seconds."""
+    for sign, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, grace)):
+        try:
+            os.killpg(child.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            child.wait(wait)
+        except subprocess.TimeoutExpired:
+            continue
+    child.poll()
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    log: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    nice: int = 0,
+) -> Finished:
+    """Run a program to its end; whatever its exit status, that is for the caller to judge.
+
+    Output (stdout and stderr together) is appended to `log` when one is given, else returned; each line is also handed
+    to `on_line`. The child gets SIGTERM when we die: make passes it on to its own children, SIGKILL would orphan them.
+    Raises DeadlineExceeded (child ended first) and HostError (no such program).
+    """
+    began = time.monotonic()
+    child = spawn(
+        argv,
+        death_signal=signal.SIGTERM,
+        cwd=cwd,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        nice=nice,
+    )
+    expired = threading.Event()
+
+    def end_late_child() -> None:
+        expired.set()
+        stop(child)
+
+    watchdog = threading.Timer(deadline.remaining(), end_late_child)
+    watchdog.start()
+    try:
+        output = _drain(child, log, on_line)
+        rc = child.wait()
+    except BaseException:
+        stop(child)
+        raise
+    finally:
+        watchdog.cancel()
+        if child.stdout:
+            child.stdout.close()
+    words = tuple(str(word) for word in argv)
+    if expired.is_set():
+        raise DeadlineExceeded(f"{words[0]} did not end in time", where=str(log) if log else "")
+    return Finished(words, rc, output, time.monotonic() - began)
+
+
+def _drain(child: subprocess.Popen[bytes], log: Path | None, on_line: Callable[[str], None] | None) -> str:
+    """Read the child's output line by line until it closes it."""
+    assert child.stdout is not None
+    kept: list[str] = []
+    sink = log.open("ab") if log else None
+    try:
+        for raw in child.stdout:
+            line = raw.decode(errors="replace")
+            if sink:
+                sink.write(raw)
+                sink.flush()
+            else:
+                kept.append(line)
+            if on_line:
+                on_line(line.rstrip("\n"))
+    finally:
+        if sink:
+            sink.close()
+    return "".join(kept)

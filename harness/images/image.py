@@ -1,0 +1,32 @@
+"""What a recipe builds into: everything a guest needs to boot and a landing needs to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.images.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Image:
+    """One bootable image, every file of it verified against its store manifest.
+
+    `kernel` is what QEMU is given; `vmlinux` the ELF of that very kernel, with a symbol table and the bytes of its
+    text as linked (slide 0); `build_id` the GNU build-id of both, in hex; `initrd` the shared part of the root file
+    system, an uncompressed cpio to which each run appends its keys; `modules` the built probe modules by name;
+    `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
+    build measured, for traits that leave no other mark.
+    """
+
+    recipe: Recipe
+    key: str
+    kernel: Path
+    vmlinux: Path
+    initrd: Path
+    modules: Mapping[str, Path]
+    release: str
+    build_id: str
+    config: Mapping[str, str]
+    facts: Mapping[str, int]

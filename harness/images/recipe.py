@@ -1,0 +1,162 @@
+"""The TOML of one VM, read and checked before anything is built."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from harness.core import paths
+from harness.core.architecture import ARCHITECTURES, Architecture
+from harness.core.errors import RecipeError, UsageError
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Kernel(_Table):
+    """Where the kernel comes from and how it is made.
+
+    `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
+    `config` and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order.
+    """
+
+    source: Literal["debian-binary", "debian-source", "tree"]
+    package: str = ""
+    tree: str = ""
+    config: tuple[str, ...] = Field(default=(), strict=False)
+    patches: tuple[str, ...] = Field(default=(), strict=False)
+    cflags: str = ""
+
+    @model_validator(mode="after")
+    def _names_its_source(self) -> Kernel:
+        needed = "tree" if self.source == "tree" else "package"
+        if not getattr(self, needed):
+            raise ValueError(f"source {self.source!r} needs `{needed}`")
+        if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
+            raise ValueError("a binary kernel takes no config, patches or cflags")
+        return self
+
+
+class Machine(_Table):
+    """What QEMU gives the guest.
+
+    `boot` is `image` (the kernel file as its boot loader would start it; KASLR happens) or `pvh` (x86_64 only: the
+    unpacked ELF by its PVH entry, without the decompressor and so without KASLR).
+    """
+
+    memory_mib: int = Field(default=512, ge=64)
+    cpus: int = Field(default=1, ge=1)
+    boot: Literal["image", "pvh"] = "image"
+    append: str = ""
+
+
+class Traits(_Table):
+    """What cases may require of a VM. Each is proved in the booted guest before the first case."""
+
+    kprobes: bool = True
+    kaslr: bool = False
+    kernel_function_sections: bool = False
+    module_function_sections: bool = False
+    module_stubs: bool = False
+    optimized_kprobes: bool = False
+    ftrace_kprobes: bool = False
+    section_fd_pins: bool = False
+
+
+class BootNoise(_Table):
+    """One complaint this kernel is known to print at boot: `place` is the exact source place, `why` is for people."""
+
+    place: str
+    why: str
+
+
+class Recipe(_Table):
+    """One VM."""
+
+    name: str
+    arch: str
+    describe: str
+    core: bool = True
+    kernel: Kernel
+    machine: Machine = Machine()
+    traits: Traits = Traits()
+    boot_noise: tuple[BootNoise, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _known_architecture(self) -> Recipe:
+        if self.arch not in ARCHITECTURES:
+            raise ValueError(f"arch {self.arch!r} is none of {', '.join(sorted(ARCHITECTURES))}")
+        return self
+
+    @property
+    def architecture(self) -> Architecture:
+        """The row of the architecture table this VM is of."""
+        return ARCHITECTURES[self.arch]
+
+
+def load(path: Path) -> Recipe:
+    """Read one recipe. Raises RecipeError: one line naming file, key and the fix."""
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise RecipeError(str(error.strerror), where=str(path), mend="give the path of a recipe") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not TOML: {error}", where=path.name, mend="mend the syntax there") from None
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise _explained(path, error) from None
+    if recipe.name != path.stem:
+        raise RecipeError(f"name is {recipe.name!r}", where=path.name, mend=f"make it {path.stem!r}, the file's name")
+    for kind, names in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
+        for name in names:
+            _demand_file(path, kind, name)
+    return recipe
+
+
+def _explained(path: Path, error: ValidationError) -> RecipeError:
+    """The first complaint of pydantic, in our words."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] == "extra_forbidden":
+        return RecipeError(f"unknown key `{key}`", where=path.name, mend="remove it or see docs/adding-a-vm.md")
+    if first["type"] == "missing":
+        return RecipeError(f"key `{key}` is missing", where=path.name, mend="add it; see docs/adding-a-vm.md")
+    message = first["msg"].removeprefix("Value error, ")
+    return RecipeError(f"`{key}`: {message}", where=path.name, mend=f"it is {first['input']!r} now" if key else "")
+
+
+def _demand_file(path: Path, kind: str, name: str) -> None:
+    """A fragment or patch the recipe names must be there."""
+    wanted = part_path(kind, name)
+    if not wanted.is_file():
+        raise RecipeError(
+            f"kernel.{kind} names {name!r}", where=path.name, mend=f"create {wanted.relative_to(paths.PROJECT)}"
+        )
+
+
+def part_path(kind: str, name: str) -> Path:
+    """The file of a config fragment (`config`) or a patch (`patches`) by its name in a recipe."""
+    suffix = {"config": ".config", "patches": ".patch"}[kind]
+    return paths.RECIPES / kind / f"{name.removesuffix(suffix)}{suffix}"
+
+
+def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
+    """Every recipe in the directory, by name."""
+    return {path.stem: load(path) for path in sorted(directory.glob("*.toml"))}
+
+
+def select(names: Sequence[str], directory: Path = paths.RECIPES) -> list[Recipe]:
+    """The recipes asked for by name, or all core ones when none is. Raises UsageError on an unknown name."""
+    if not names:
+        return [recipe for recipe in load_all(directory).values() if recipe.core]
+    known = sorted(path.stem for path in directory.glob("*.toml"))
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no VM named {name!r}", mend=f"one of: {', '.join(known)}")
+    return [load(directory / f"{name}.toml") for name in dict.fromkeys(names)]

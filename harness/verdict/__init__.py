@@ -1,0 +1,1 @@
+"""How a cell ended, and what the kernel said meanwhile."""
