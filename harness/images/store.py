@@ -1,0 +1,149 @@
+"""The image store: every result under a key of all that went in, whole or not at all, verified each time it is used."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError, HostError, PinpointError
+from harness.core.events import Bus, Step
+from harness.core.files import digest
+from harness.core.locks import held
+from harness.images import manifest
+from harness.images.manifest import Manifest
+
+Build = Callable[[Path, Step], Mapping[str, Any]]
+
+# Another run may be compiling a kernel on a slow machine; past this it is taken for stuck.
+_LOCK_WAIT = 3 * 3600.0
+# A disk with less than this free is what made a build fail, whatever the compiler said.
+_FULL_BELOW = 4 << 20
+_BEGUN = ".building-"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One verified result: its files stand below `path`, `facts` is what its build said of it."""
+
+    kind: str
+    key: str
+    path: Path
+    facts: Mapping[str, Any]
+
+
+class Store:
+    """Entries below one directory, shared by all runs of one user."""
+
+    def __init__(self, root: Path, bus: Bus) -> None:
+        self.root = root
+        self._bus = bus
+        self._swept = False
+
+    def obtain(self, kind: str, parts: Sequence[str], *, vm: str, build: Build) -> Entry:
+        """The entry made of `parts`, from the store if it is there and undamaged, else built now.
+
+        `parts` is everything that goes into the result. `build` is handed an empty directory and the step to tell its
+        progress to, and returns facts that JSON can hold; nothing in its files may name that directory, which is
+        renamed when it is whole. One run builds, a second waits for it. Raises what `build` raises, and HostError when
+        the disk is full or cannot be written.
+        """
+        key = digest(parts)[:20]
+        with self._bus.step(vm, kind) as step, self._host_faults():
+            lock = self._lock_path(f"{kind}-{key}")
+            with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
+                entry = self._kept(kind, key, step)
+                if entry is None:
+                    entry = self._built(kind, key, parts, step, build)
+            return entry
+
+    def present(self, kind: str, parts: Sequence[str]) -> bool:
+        """True when such an entry was built; a cheap look that verifies nothing."""
+        return (self.root / f"{kind}-{digest(parts)[:20]}" / manifest.NAME).is_file()
+
+    def _kept(self, kind: str, key: str, step: Step) -> Entry | None:
+        """The entry as it stands, or None; a damaged one is said and removed."""
+        path = self.root / f"{kind}-{key}"
+        if not path.exists():
+            return None
+        record = manifest.read(path)
+        wrong = manifest.damage(path, record) if record else f"{manifest.NAME} is damaged"
+        if record and not wrong:
+            step.close_with("from the store")
+            return Entry(kind, key, path, record.facts)
+        step.say(f"damaged in the store: {wrong}; building it again")
+        self._discard(path)
+        return None
+
+    def _built(self, kind: str, key: str, parts: Sequence[str], step: Step, build: Build) -> Entry:
+        """Build in a directory beside, record, rename."""
+        self._sweep()
+        beside = self._beside(f"{kind}-{key}")
+        beside.mkdir(parents=True)
+        path = self.root / f"{kind}-{key}"
+        try:
+            record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
+            beside.rename(path)
+        except PinpointError as error:
+            raise self._disk_full(error) or error from None
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return Entry(kind, key, path, record.facts)
+
+    def _beside(self, name: str) -> Path:
+        """A name no other build has: make's orphans of a killed run may still write into the old one."""
+        return self.root / f"{_BEGUN}{name}-{uuid.uuid4().hex[:8]}"
+
+    def _discard(self, path: Path) -> None:
+        """Remove an entry so that no half of it is ever taken for whole."""
+        away = self._beside(path.name)
+        path.rename(away)
+        shutil.rmtree(away)
+
+    def _sweep(self) -> None:
+        """Remove what killed runs left: directories of builds whose lock nobody holds."""
+        if self._swept or not self.root.exists():
+            return
+        self._swept = True
+        for leftover in self.root.glob(f"{_BEGUN}*"):
+            name = leftover.name.removeprefix(_BEGUN).rpartition("-")[0]
+            try:
+                with FileLock(self._lock_path(name), timeout=0):
+                    shutil.rmtree(leftover, ignore_errors=True)
+            except Timeout:
+                continue
+
+    def _lock_path(self, name: str) -> Path:
+        return self.root / ".locks" / name
+
+    @contextmanager
+    def _host_faults(self) -> Iterator[None]:
+        """Turn what the host's disk refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self._full() from None
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR):
+                where = str(error.filename or self.root)
+                raise HostError(os.strerror(error.errno), where=where, mend="see who owns the cache") from None
+            raise
+
+    def _disk_full(self, error: PinpointError) -> HostError | None:
+        """A build's failure told as what it is when it failed for want of room."""
+        told = [str(error), *(error.last_lines() if isinstance(error, BuildError) else [])]
+        if any(os.strerror(errno.ENOSPC) in line for line in told) or shutil.disk_usage(self.root).free < _FULL_BELOW:
+            return self._full()
+        return None
+
+    def _full(self) -> HostError:
+        return HostError("the disk is full", where=str(self.root), mend="make room, or set PINPOINT_CACHE elsewhere")
