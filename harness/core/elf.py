@@ -1,0 +1,233 @@
+"""ELF files as landings need them: symbols, the sections they stand in, their bytes, what a relocation will change."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from elftools.common.exceptions import ELFError
+from elftools.construct import ConstructError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import NoteSection
+from elftools.elf.segments import NoteSegment
+
+from harness.core import elf_tables
+from harness.core.elf_tables import Relocation, Section, Symbol
+from harness.core.errors import PinpointError
+
+__all__ = ["Elf", "Relocation", "Section", "Symbol"]
+
+_SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
+
+# What pyelftools, and slices of its numbers, raise on headers that point outside the file; ValueError also is mmap's
+# word for an empty file.
+_BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+
+
+class _Header(NamedTuple):
+    """What of a section's header its name, place and flags do not tell."""
+
+    type: str
+    link: int
+    info: int
+
+
+class _Segment(NamedTuple):
+    address: int
+    offset: int
+    in_file: int
+    in_memory: int
+
+
+class Elf:
+    """One ELF file, a module or a vmlinux. It is mapped: the file must not be truncated while this object lives.
+
+    `machine` is pyelftools' name (`EM_X86_64`); `build_id` is in hex, "" when there is none.
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self._data = data
+        parsed = ELFFile(data)  # type: ignore[arg-type]  # a map reads, seeks and tells like a file
+        self.machine: str = str(parsed["e_machine"])
+        self.word_bytes: int = parsed.elfclass // 8
+        self.little_endian: bool = parsed.little_endian
+        self._layout = elf_tables.Layout(self.word_bytes, self.little_endian)
+        found = [(part.name, part.header) for part in parsed.iter_sections()]
+        self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
+        self._sections = [_section(name, header) for name, header in found]
+        self._segments = [
+            _Segment(part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"])
+            for part in parsed.iter_segments("PT_LOAD")
+        ]
+        self.build_id: str = _build_id(parsed)
+
+    @classmethod
+    def read(cls, path: Path) -> Elf:
+        """Map one file and read its headers. Raises PinpointError: one line when it is no whole ELF file."""
+        try:
+            with path.open("rb") as stream:
+                return cls(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+        except OSError as error:
+            raise PinpointError(str(error.strerror), where=str(path)) from None
+        except _BROKEN as error:
+            raise _not_whole(path, error) from None
+
+    @cached_property
+    def sections(self) -> Mapping[str, Section]:
+        """Sections by name; of several with one name the first (see `duplicated`)."""
+        return {section.name: section for section in reversed(self._sections)}
+
+    @cached_property
+    def duplicated(self) -> frozenset[str]:
+        """Names of loaded sections that occur twice: a module with any loses its whole `sections/` in sysfs."""
+        names = Counter(section.name for section in self._sections if section.allocated)
+        return frozenset(name for name, count in names.items() if count > 1)
+
+    @cached_property
+    def symbols(self) -> Sequence[Symbol]:
+        """Every symbol but the empty first, in the table's order. Raises PinpointError when there is no table."""
+        ends = {name: section.address + section.size for name, section in self.sections.items()}
+        return elf_tables.with_sizes(self._table[1:], ends)
+
+    @cached_property
+    def _table(self) -> list[Symbol]:
+        """The symbol table as it stands in the file."""
+        index = next((index for index, header in enumerate(self._headers) if header.type == "SHT_SYMTAB"), None)
+        if index is None:
+            raise PinpointError("no symbol table", where=str(self.path), mend="give the file before it was stripped")
+        names = {number: section.name for number, section in enumerate(self._sections)}
+        names |= {0: "", elf_tables.SHN_ABS: "*ABS*"}
+        try:
+            strings = self._whole(self._sections[self._headers[index].link])
+            return elf_tables.symbols(self._layout, self._whole(self._sections[index]), strings, names)
+        except _BROKEN as error:
+            raise _not_whole(self.path, error) from None
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[Symbol]]:
+        found: defaultdict[str, list[Symbol]] = defaultdict(list)
+        for symbol in self.symbols:
+            if symbol.section:
+                found[symbol.name].append(symbol)
+        return found
+
+    def named(self, name: str) -> list[Symbol]:
+        """Every defined symbol of that name, in the table's order."""
+        return list(self._by_name.get(name, ()))
+
+    def function(self, name: str) -> Symbol:
+        """The one function of that name. Raises PinpointError when there is none or when there are several."""
+        found = [symbol for symbol in self.named(name) if symbol.kind == "func"]
+        if len(found) == 1:
+            return found[0]
+        what = f"{len(found)} functions are named" if found else "no function is named"
+        raise PinpointError(f"{what} {name!r}", where=str(self.path))
+
+    def place(self, symbol: Symbol) -> int:
+        """A symbol's offset in its section, in a linked file as in a module."""
+        return symbol.address - self._only(symbol.section).address
+
+    def code(self, symbol: Symbol) -> bytes:
+        """A symbol's bytes from start to end; in a module as they stand before relocation."""
+        return self.section_bytes(symbol.section, self.place(symbol), symbol.size)
+
+    def section_bytes(self, name: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a section from `offset` on, zeros for a section without bytes in the file (.bss).
+
+        Raises PinpointError when the section is not there, not unique, or too short.
+        """
+        section = self._only(name)
+        if not 0 <= offset <= offset + size <= section.size:
+            raise PinpointError(f"{name} has no {size} bytes at {offset:#x}", where=str(self.path))
+        return self._bytes(section.offset + offset, size) if section.in_file else bytes(size)
+
+    def bytes_at(self, address: int, size: int) -> bytes:
+        """`size` bytes at a linked address of an executable, zeros where the file holds none (.bss).
+
+        Raises PinpointError when no one segment holds them all.
+        """
+        for segment in self._segments:
+            start = address - segment.address
+            if 0 <= start <= start + size <= segment.in_memory:
+                count = max(0, min(size, segment.in_file - start))
+                return self._bytes(segment.offset + start, count) + bytes(size - count)
+        raise PinpointError(f"no {size} bytes are linked at {address:#x}", where=str(self.path))
+
+    def relocations(self, section: str) -> Sequence[Relocation]:
+        """What relocates one section, in order. Nothing in a vmlinux that was linked without `--emit-relocs`."""
+        return self._relocations.get(section, ())
+
+    @cached_property
+    def _relocations(self) -> Mapping[str, list[Relocation]]:
+        found: defaultdict[str, list[Relocation]] = defaultdict(list)
+        for header, table in zip(self._headers, self._sections, strict=True):
+            if header.type not in ("SHT_RELA", "SHT_REL"):
+                continue
+            try:
+                changed = self._sections[header.info]
+                found[changed.name] += elf_tables.relocations(
+                    self._layout,
+                    self._whole(table),
+                    addends=header.type == "SHT_RELA",
+                    base=changed.address,
+                    symbols=self._table,
+                )
+            except _BROKEN as error:
+                raise _not_whole(self.path, error) from None
+        for entries in found.values():
+            entries.sort(key=lambda entry: entry.offset)
+        return found
+
+    def relocation_mask(self, section: str, offset: int, size: int) -> set[int]:
+        """Which of a section's `size` bytes from `offset` on a relocation touches, counted from `offset`."""
+        return elf_tables.touched(self.machine, self.relocations(section), offset, size)
+
+    def _only(self, name: str) -> Section:
+        if name not in self.sections:
+            raise PinpointError(f"no section is named {name!r}", where=str(self.path))
+        if name in self.duplicated:
+            raise PinpointError(f"several sections are named {name!r}", where=str(self.path))
+        return self.sections[name]
+
+    def _whole(self, section: Section) -> bytes:
+        return self._bytes(section.offset, section.size)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        found = self._data[offset : offset + size]
+        if len(found) != size:
+            raise PinpointError(f"the file ends before {offset + size:#x}", where=str(self.path))
+        return found
+
+
+def _not_whole(path: Path, error: Exception) -> PinpointError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return PinpointError(f"not a whole ELF file ({reason})", where=str(path))
+
+
+def _section(name: str, header: Mapping[str, int]) -> Section:
+    return Section(
+        name=name,
+        address=header["sh_addr"],
+        offset=header["sh_offset"],
+        size=header["sh_size"],
+        executable=bool(header["sh_flags"] & _SHF_EXECINSTR),
+        allocated=bool(header["sh_flags"] & _SHF_ALLOC),
+        in_file=str(header["sh_type"]) != "SHT_NOBITS",
+    )
+
+
+def _build_id(parsed: ELFFile) -> str:
+    """The GNU build-id in hex, from the note sections, or from the segments of a file that has no sections."""
+    sections = [part for part in parsed.iter_sections() if isinstance(part, NoteSection)]
+    segments = [part for part in parsed.iter_segments("PT_NOTE") if isinstance(part, NoteSegment)]
+    for part in sections or segments:
+        for note in part.iter_notes():
+            if note["n_name"] == "GNU" and note["n_type"] == "NT_GNU_BUILD_ID":
+                return str(note["n_desc"])
+    return ""

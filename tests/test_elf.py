@@ -1,0 +1,252 @@
+"""ELF reading, on files that the compilers at hand make here and now."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.core.errors import PinpointError
+
+_SOURCE = """
+int counted = 7;
+int zeroed[4];
+__attribute__((noinline)) static int twice(int x) { return 2 * x; }
+extern int elsewhere(int);
+int *volatile pointer = &counted;
+int entry(int x) { return elsewhere(twice(x)) + counted; }
+int _start(void) { return entry(1); }
+"""
+_WHOLE = "int elsewhere(int x) { return x; }"
+_MACHINES = {"x86_64": "EM_X86_64", "arm64": "EM_AARCH64", "parisc": "EM_PARISC"}
+
+
+def _tool(architecture: str, tool: str) -> str:
+    name = f"{ARCHITECTURES[architecture].cross_prefix}{tool}"
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
+def _run(*argv: str | Path) -> None:
+    subprocess.run([str(word) for word in argv], check=True, capture_output=True, text=True)
+
+
+def _compile(directory: Path, architecture: str, flags: Sequence[str], sources: Sequence[str]) -> Path:
+    files = []
+    for number, text in enumerate(sources):
+        files.append(directory / f"{number}.c")
+        files[-1].write_text(text)
+    made = directory / f"made-{architecture}"
+    common = ["-O1", "-fno-pic", "-fno-pie", "-fno-builtin", "-fno-asynchronous-unwind-tables", "-o", str(made)]
+    _run(_tool(architecture, "gcc"), *common, *flags, *files)
+    return made
+
+
+@pytest.fixture(params=sorted(_MACHINES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def module(tmp_path: Path, architecture: str) -> Elf:
+    """A relocatable file, as a kernel module is."""
+    return Elf.read(_compile(tmp_path, architecture, ["-c"], [_SOURCE]))
+
+
+@pytest.fixture
+def linked(tmp_path: Path, architecture: str) -> Elf:
+    """An executable linked at a fixed address with its relocations kept, as an x86 vmlinux is."""
+    flags = ["-nostdlib", "-static", "-no-pie", "-Wl,--emit-relocs", "-Wl,--build-id=0xfeedbeef01"]
+    return Elf.read(_compile(tmp_path, architecture, flags, [_SOURCE, _WHOLE]))
+
+
+def test_header_tells_machine_and_word(module: Elf, architecture: str) -> None:
+    assert module.machine == _MACHINES[architecture]
+    assert module.word_bytes == ARCHITECTURES[architecture].word_bytes
+    assert module.little_endian == (architecture != "parisc")
+
+
+def test_build_id_is_the_linkers(linked: Elf, module: Elf) -> None:
+    assert linked.build_id == "feedbeef01"
+    assert module.build_id == ""
+
+
+def test_symbols_of_a_module_stand_in_their_sections(module: Elf) -> None:
+    entry, twice = module.function("entry"), module.function("twice")
+    assert (entry.binding, twice.binding) == ("global", "local")
+    assert entry.section == twice.section
+    assert not entry.padded
+    assert 0 <= entry.address < entry.address + entry.size <= module.sections[entry.section].size
+    assert module.sections[entry.section].executable
+    [zeroed] = module.named("zeroed")
+    assert (zeroed.kind, zeroed.section, zeroed.size) == ("object", ".bss", 16)
+
+
+def test_undefined_symbol_is_not_named(module: Elf) -> None:
+    assert module.named("elsewhere") == []
+    assert "elsewhere" in {symbol.name for symbol in module.symbols}
+
+
+def test_function_sections_are_told_apart(tmp_path: Path, architecture: str) -> None:
+    elf = Elf.read(_compile(tmp_path, architecture, ["-c", "-ffunction-sections"], [_SOURCE]))
+    assert elf.function("entry").section == ".text.entry"
+    assert elf.function("twice").section == ".text.twice"
+    assert elf.function("twice").address == elf.function("entry").address == 0
+
+
+def test_bytes_agree_with_objcopy(linked: Elf, architecture: str, tmp_path: Path) -> None:
+    raw = tmp_path / "text"
+    _run(_tool(architecture, "objcopy"), "-O", "binary", "--only-section=.text", linked.path, raw)
+    text = linked.sections[".text"]
+    assert linked.section_bytes(".text", 0, text.size) == raw.read_bytes()
+    for name in ("entry", "twice", "elsewhere"):
+        symbol = linked.function(name)
+        start = symbol.address - text.address
+        assert linked.place(symbol) == start
+        assert linked.code(symbol) == raw.read_bytes()[start : start + symbol.size]
+        assert linked.bytes_at(symbol.address, symbol.size) == linked.code(symbol)
+
+
+def test_data_and_bss_have_their_known_values(linked: Elf) -> None:
+    [counted], [zeroed] = linked.named("counted"), linked.named("zeroed")
+    order = "little" if linked.little_endian else "big"
+    assert int.from_bytes(linked.bytes_at(counted.address, 4), order) == 7
+    assert linked.bytes_at(zeroed.address, zeroed.size) == bytes(16)
+
+
+def test_relocations_of_module_and_linked_file_are_counted_alike(module: Elf, linked: Elf) -> None:
+    for elf in (module, linked):
+        entry = elf.function("entry")
+        mask = elf.relocation_mask(entry.section, elf.place(entry), entry.size)
+        calls = [found for found in elf.relocations(entry.section) if found.symbol.name == "elsewhere"]
+        assert len(calls) == 1
+        at = calls[0].offset - elf.place(entry)
+        assert set(range(at, at + 4)) <= mask
+        assert mask < set(range(entry.size))
+
+
+def test_pointer_relocation_covers_a_whole_word(module: Elf) -> None:
+    [pointer] = module.named("pointer")
+    touched = module.relocation_mask(pointer.section, pointer.address, module.word_bytes)
+    assert touched == set(range(module.word_bytes))
+
+
+def test_mask_is_cut_at_the_window(module: Elf) -> None:
+    [pointer] = module.named("pointer")
+    assert module.relocation_mask(pointer.section, pointer.address + 2, 1) == {0}
+    assert module.relocation_mask(pointer.section, pointer.address + module.word_bytes, 8) == set()
+
+
+def test_function_without_size_reaches_to_the_next_symbol(tmp_path: Path) -> None:
+    code = """.text
+    .type first,@function
+first: .fill 13,1,0x90
+    .type second,@function
+second: .fill 3,1,0x90
+    .type last,@function
+last: .fill 9,1,0x90
+"""
+    code = code.replace("@", "%")
+    source = tmp_path / "bare.s"
+    source.write_text(code)
+    made = tmp_path / "bare.o"
+    _run("gcc", "-c", "-o", made, source)
+    elf = Elf.read(made)
+    assert [(elf.function(name).size, elf.function(name).padded) for name in ("first", "second", "last")] == [
+        (13, True),
+        (3, True),
+        (9, True),
+    ]
+
+
+def test_two_functions_of_one_name_are_refused(tmp_path: Path) -> None:
+    twin = "__attribute__((used)) static int twin(void) { return %d; }"
+    elf = Elf.read(_compile(tmp_path, "x86_64", ["-r", "-nostdlib"], [twin % 1, twin % 2]))
+    assert len(elf.named("twin")) == 2
+    with pytest.raises(PinpointError, match="2 functions are named 'twin'"):
+        elf.function("twin")
+    with pytest.raises(PinpointError, match="no function is named 'nobody'"):
+        elf.function("nobody")
+
+
+def test_sections_of_one_name_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "two.s"
+    source.write_text('.section .text,"ax"\nnop\n.section .text,"ax",%progbits,unique,1\nnop\n')
+    made = tmp_path / "two.o"
+    _run("gcc", "-c", "-o", made, source)
+    elf = Elf.read(made)
+    assert elf.duplicated == {".text"}
+    with pytest.raises(PinpointError, match=r"several sections are named '\.text'"):
+        elf.section_bytes(".text", 0, 1)
+
+
+def test_outside_a_section_or_segment_is_refused(linked: Elf) -> None:
+    size = linked.sections[".text"].size
+    with pytest.raises(PinpointError, match=r"\.text has no 2 bytes at"):
+        linked.section_bytes(".text", size - 1, 2)
+    with pytest.raises(PinpointError, match=r"no section is named '\.nowhere'"):
+        linked.section_bytes(".nowhere", 0, 0)
+    with pytest.raises(PinpointError, match="no 1 bytes are linked at 0x1"):
+        linked.bytes_at(1, 1)
+
+
+def test_stripped_file_says_so(linked: Elf, architecture: str, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    _run(_tool(architecture, "strip"), "-o", bare, linked.path)
+    elf = Elf.read(bare)
+    assert elf.build_id == linked.build_id
+    with pytest.raises(PinpointError, match="no symbol table"):
+        elf.function("entry")
+
+
+@pytest.mark.parametrize("content", [b"", b"MZ", b"\x7fELF", b"not an ELF file, however long it may be" * 9])
+def test_other_files_are_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(content)
+    with pytest.raises(PinpointError) as caught:
+        Elf.read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_file_and_directory_are_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(PinpointError, match=r"^[^\n]+$"):
+            Elf.read(path)
+
+
+def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
+    """A file that ends early never raises anything but a PinpointError, at whatever byte it ends."""
+    whole = linked.path.read_bytes()
+    cut = tmp_path / "cut"
+    complaints = []
+    for length in range(0, len(whole), max(1, len(whole) // 97)):
+        cut.write_bytes(whole[:length])
+        try:
+            elf = Elf.read(cut)
+            elf.code(elf.function("entry"))
+            elf.relocation_mask(".text", 0, 64)
+        except PinpointError as error:
+            complaints.append(str(error))
+    assert len(complaints) > 90
+    assert not any("\n" in complaint for complaint in complaints)
+
+
+def test_large_symbol_table_is_read_fast(tmp_path: Path) -> None:
+    """95,000 symbols, as a distribution's vmlinux has, inside the time that a person does not notice."""
+    lines = [".text", *(f".globl f{number}\n.type f{number},%function\nf{number}: nop" for number in range(95_000))]
+    source, made = tmp_path / "many.s", tmp_path / "many.o"
+    source.write_text("\n".join(lines) + "\n")
+    _run("gcc", "-c", "-o", made, source)
+    began = time.process_time()
+    elf = Elf.read(made)
+    last = elf.function("f94999")
+    assert last.address >= 94_999
+    assert time.process_time() - began < 4.0
