@@ -63,6 +63,10 @@ class Packages:
         """
         return self._described(package, architecture)["Version"]
 
+    def hash(self, package: str, architecture: str) -> str:
+        """The SHA-256 of the package's file as the signed list has it. Raises as `version`."""
+        return self._described(package, architecture)["SHA256"]
+
     def depends(self, package: str, architecture: str) -> list[str]:
         """The names a package depends on; of alternatives the first. Raises as `version`."""
         wanted = self._described(package, architecture).get("Depends", "")

@@ -1,0 +1,170 @@
+"""A kernel as Debian packages it: boot file, symbols, drivers for a guest, headers to build modules against."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any
+
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.core.errors import BuildError, RecipeError
+from harness.core.events import Step
+from harness.core.files import sha256
+from harness.images import drivers, elf_writer, kallsyms, kernel_config, vmlinux
+from harness.images.apt_state import native
+from harness.images.kernel import Headers, KernelBuild
+from harness.images.packages import Packages
+from harness.images.recipe import Recipe
+from harness.images.workshop import Workshop
+
+_KIND = "kernel"
+_IMAGE = "linux-image-"
+_FETCHING = 900.0
+_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in (drivers, elf_writer, kallsyms, vmlinux)))
+
+
+@dataclass(frozen=True)
+class _Package:
+    """One binary package, for the architecture it is wanted for."""
+
+    name: str
+    architecture: str
+
+
+@dataclass(frozen=True)
+class _Debian:
+    """One packaged kernel: what to fetch, and how to lay it out in the store."""
+
+    recipe: Recipe
+    packages: Packages
+    image: _Package
+    headers: tuple[_Package, ...]
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` will say: Debian names the package after it."""
+        return self.image.name.removeprefix(_IMAGE)
+
+    def parts(self) -> list[str]:
+        """All that goes into the entry."""
+        chosen = (self.image, *self.headers)
+        return [
+            *(f"{package.name} {self.packages.hash(package.name, package.architecture)}" for package in chosen),
+            f"vmlinux-to-elf {library_version('vmlinux-to-elf')}",
+            f"drivers {' '.join(self.recipe.architecture.machine.nic_modules)}",
+            *(sha256(script) for script in _SCRIPTS),
+        ]
+
+    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+        """Fetch, unpack and keep what is needed; everything else of the packages goes again."""
+        deadline = Deadline.after(_FETCHING)
+        scratch = entry / "scratch"
+        step.say(f"fetching {self.image.name}", 0.0)
+        deb = self.packages.fetch(self.image.name, self.image.architecture, deadline=deadline)
+        step.say(f"unpacking {self.image.name}", 0.1)
+        self.packages.unpack(deb, scratch)
+        boot = scratch / "boot"
+        (boot / f"vmlinuz-{self.release}").rename(entry / "kernel")
+        (boot / f"config-{self.release}").rename(entry / "config")
+        modules = scratch / "lib/modules" / self.release
+        kept = drivers.keep(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
+        shutil.rmtree(scratch)
+        step.say("recovering the kernel's symbols", 0.4)
+        symbols = vmlinux.make(entry / "kernel", entry / "vmlinux")
+        step.say("fetching the headers", 0.8)
+        for package in self.headers:
+            self.packages.unpack(
+                self.packages.fetch(package.name, package.architecture, deadline=deadline), entry / "tree"
+            )
+        _settle_headers(entry / "tree", self.release)
+        step.close_with(f"{self.release}, {symbols} symbols")
+        return {
+            "release": self.release,
+            "version": self.packages.version(self.image.name, self.image.architecture),
+            "build_id": Elf.read(entry / "vmlinux").build_id,
+            "drivers": kept,
+            "symbols": symbols,
+        }
+
+
+def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
+    """The packaged kernel that the recipe names, out of the store or put into it now.
+
+    Raises RecipeError when there is no such package, HostError when it cannot be had, BuildError when the kernel in it
+    is not one we can read.
+    """
+    chosen = _chosen(recipe, workshop.packages)
+    entry = workshop.store.obtain(_KIND, chosen.parts(), vm=recipe.name, build=chosen.build)
+    source, objects = _header_directories(entry.path / "tree", chosen.release)
+    return KernelBuild(
+        key=entry.key,
+        release=entry.facts["release"],
+        build_id=entry.facts["build_id"],
+        kernel=entry.path / "kernel",
+        elf=entry.path / "vmlinux",
+        vmlinux=entry.path / "vmlinux",
+        headers=Headers(source=source, objects=objects),
+        drivers=tuple(entry.path / "drivers" / name for name in entry.facts["drivers"]),
+        config=kernel_config.parse((entry.path / "config").read_text()),
+        facts={"symbols": entry.facts["symbols"]},
+    )
+
+
+def present(recipe: Recipe, workshop: Workshop) -> bool:
+    """True when the store has this kernel already."""
+    return workshop.store.present(_KIND, _chosen(recipe, workshop.packages).parts())
+
+
+def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
+    """The packages behind the name in the recipe: `linux-image-amd64` is an empty one that depends on the real one."""
+    wanted = recipe.kernel.package
+    if not wanted.startswith(_IMAGE) or recipe.architecture.debian is None:
+        raise RecipeError(
+            f"kernel.package is {wanted!r}", where=f"{recipe.name}.toml", mend=f"name a {_IMAGE}* package Debian has"
+        )
+    architecture = recipe.architecture.debian
+    real = [name for name in packages.depends(wanted, architecture) if name.startswith(_IMAGE)]
+    image = real[0] if real else wanted
+    own = f"linux-headers-{image.removeprefix(_IMAGE)}"
+    needed = packages.depends(own, architecture)
+    headers = [_Package(own, architecture)]
+    headers += [_Package(name, "all") for name in needed if name.endswith("-common")]
+    # Kbuild's programs run here, whatever they build for: so they come from the host's own architecture. The compiler
+    # that the headers also depend on does not come at all: that of the target's architecture could not run here.
+    headers += [_Package(name, native()) for name in needed if name.startswith("linux-kbuild-")]
+    return _Debian(recipe, packages, _Package(image, architecture), tuple(headers))
+
+
+def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:
+    """The common headers, and those of this very kernel."""
+    source = next(iter((tree / "usr/src").glob("linux-headers-*-common")), None)
+    objects = tree / "usr/src" / f"linux-headers-{release}"
+    if source is None or not objects.is_dir():
+        raise BuildError("the header packages are not laid out as known", where=release, mend="see kernel.package")
+    return source, objects
+
+
+def _settle_headers(tree: Path, release: str) -> None:
+    """Make the unpacked header packages work from where they stand, and leave out what no module build reads.
+
+    They name each other by relative links, except for one line that includes a Makefile from /usr/src.
+    """
+    source, objects = _header_directories(tree, release)
+    (objects / "Makefile").write_text(f"include $(dir $(lastword $(MAKEFILE_LIST)))../{source.name}/Makefile\n")
+    _remove_siblings(source / "arch", {path.name for path in (objects / "arch").iterdir()})
+    # One empty file for each option: what kbuild's own rules compare times with, through $(wildcard).
+    for mark in (objects / "include/config").rglob("*"):
+        if mark.is_file() and mark.stat().st_size == 0:
+            mark.unlink()
+    for part in ("lib", "usr/share"):
+        shutil.rmtree(tree / part, ignore_errors=True)
+
+
+def _remove_siblings(directory: Path, kept: set[str]) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and path.name not in kept:
+            shutil.rmtree(path)

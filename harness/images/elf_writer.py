@@ -1,0 +1,183 @@
+"""Writing what recovered symbols need of the ELF format: a symbol table added to a file, a file around a flat image.
+
+64-bit little-endian only, which is every kernel that Debian packages without its ELF. Layouts are those of elf(5).
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from harness.core.errors import BuildError
+from harness.images.kallsyms import Recovered
+
+_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
+_PHDR = struct.Struct("<IIQQQQQQ")
+_SHDR = struct.Struct("<IIQQQQIIQQ")
+_SYM = struct.Struct("<IBBHQQ")
+
+_IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+_ET_EXEC = 2
+_SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_NOTE, _SHT_NOBITS = 1, 2, 3, 7, 8
+_SHF_WRITE, _SHF_ALLOC, _SHF_EXEC = 1, 2, 4
+_PT_LOAD, _PF_RWX = 1, 7
+_SHN_ABS = 0xFFF1
+_STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
+_STB_LOCAL, _STB_GLOBAL, _STB_WEAK = 0, 1, 2
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Place:
+    """A section of a flat image, by the addresses it was linked at: `start` is in it, `end` is not."""
+
+    name: str
+    start: int
+    end: int
+    executable: bool
+    in_file: bool = True
+    note: bool = False
+
+
+class _Section(NamedTuple):
+    """One section header, in the file's order of fields."""
+
+    name: int
+    type: int
+    flags: int
+    address: int
+    offset: int
+    size: int
+    link: int = 0
+    info: int = 0
+    align: int = 1
+    entry: int = 0
+
+
+def flat(image: bytes, base: int, places: Sequence[Place], machine: int) -> bytes:
+    """An ELF for `machine` (e_machine) with `image` at `base`, one loaded segment, and a section for each place."""
+    names = _Strings()
+    sections = [_Section(0, 0, 0, 0, 0, 0, align=0)]
+    for place in places:
+        kind = _SHT_NOTE if place.note else _SHT_PROGBITS if place.in_file else _SHT_NOBITS
+        flags = _SHF_ALLOC | (_SHF_EXEC if place.executable else 0) | (0 if place.in_file else _SHF_WRITE)
+        offset = _PAGE + place.start - base
+        sections.append(_Section(names.add(place.name), kind, flags, place.start, offset, place.end - place.start))
+    in_memory = max(place.end for place in places) - base
+    segment = _PHDR.pack(_PT_LOAD, _PF_RWX, _PAGE, base, base, len(image), in_memory, _PAGE)
+    strings_at = _PAGE + len(image)
+    sections.append(_Section(names.add(".shstrtab"), _SHT_STRTAB, 0, 0, strings_at, len(names.content)))
+    table_at = _aligned(strings_at + len(names.content))
+    header = _EHDR.pack(
+        *(_IDENT, _ET_EXEC, machine, 1, base, _EHDR.size, table_at, 0),
+        *(_EHDR.size, _PHDR.size, 1, _SHDR.size, len(sections), len(sections) - 1),
+    )
+    front = (header + segment).ljust(_PAGE, b"\0") + image + names.content
+    return front.ljust(table_at, b"\0") + b"".join(_SHDR.pack(*section) for section in sections)
+
+
+def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
+    """The same file with a symbol table. Everything else stays where it is: the new tables come at the end.
+
+    Symbols get no size: kallsyms has none. Raises BuildError when the file is not 64-bit little-endian.
+    """
+    if elf[:7] != _IDENT[:7]:
+        raise BuildError("not a 64-bit little-endian ELF", mend="this architecture's kernels cannot be read yet")
+    fields = list(_EHDR.unpack_from(elf))
+    table_at, count, names_index = fields[6], fields[12], fields[13]
+    sections = [_Section(*_SHDR.unpack_from(elf, table_at + index * _SHDR.size)) for index in range(count)]
+    if any(section.type == _SHT_SYMTAB for section in sections):
+        raise BuildError("the kernel has a symbol table already", mend="use it as it is")
+    old = sections[names_index]
+    names = _Strings(elf[old.offset : old.offset + old.size])
+    table, strings, first_global = _symbol_table(symbols, sections)
+    symtab_at = _aligned(len(elf))
+    strtab_at = symtab_at + len(table)
+    symtab, strtab, shstrtab = (names.add(name) for name in (".symtab", ".strtab", ".shstrtab"))
+    names_at = strtab_at + len(strings)
+    headers = [
+        *sections,
+        _Section(symtab, _SHT_SYMTAB, 0, 0, symtab_at, len(table), count + 1, first_global, 8, _SYM.size),
+        _Section(strtab, _SHT_STRTAB, 0, 0, strtab_at, len(strings)),
+        _Section(shstrtab, _SHT_STRTAB, 0, 0, names_at, len(names.content)),
+    ]
+    fields[6] = _aligned(names_at + len(names.content))
+    fields[12], fields[13] = len(headers), len(headers) - 1
+    body = _EHDR.pack(*fields) + elf[_EHDR.size :]
+    tables = body.ljust(symtab_at, b"\0") + table + strings + names.content
+    return tables.ljust(fields[6], b"\0") + b"".join(_SHDR.pack(*header) for header in headers)
+
+
+def _symbol_table(symbols: Sequence[Recovered], sections: Sequence[_Section]) -> tuple[bytes, bytes, int]:
+    """The table, its strings, and the index of its first global symbol: locals come first (elf(5), sh_info)."""
+    ranked = sorted(symbols, key=lambda symbol: symbol.letter.islower() and symbol.letter not in "uvw", reverse=True)
+    names = _Strings()
+    finder = _Finder(sections)
+    entries = [bytes(_SYM.size)]
+    first_global = 1
+    for symbol in ranked:
+        binding = _binding(symbol.letter)
+        first_global += binding == _STB_LOCAL
+        index, kind = finder.place(symbol)
+        entries.append(_SYM.pack(names.add(symbol.name), binding << 4 | kind, 0, index, symbol.address, 0))
+    return b"".join(entries), names.content, first_global
+
+
+def _binding(letter: str) -> int:
+    """nm's letter as a binding; of its lower-case letters u, v and w alone are not local."""
+    if letter in "vwVW":
+        return _STB_WEAK
+    return _STB_LOCAL if letter.islower() and letter != "u" else _STB_GLOBAL
+
+
+class _Finder:
+    """Which section an address stands in."""
+
+    def __init__(self, sections: Sequence[_Section]) -> None:
+        loaded = [
+            (section.address, section.address + section.size, index, bool(section.flags & _SHF_EXEC))
+            for index, section in enumerate(sections)
+            if section.flags & _SHF_ALLOC and section.size and section.type != _SHT_NOTE
+        ]
+        self._sections = sorted(loaded)
+        self._starts = [start for start, *_ in self._sections]
+
+    def place(self, symbol: Recovered) -> tuple[int, int]:
+        """Section index and type of a symbol.
+
+        A border such as _etext stands at the end of its section, not in it: it is neither function nor object. So is
+        what kallsyms calls absolute, unless it is per-CPU data, whose section was linked at address 0.
+        """
+        position = bisect_right(self._starts, symbol.address) - 1
+        if position < 0:
+            return _SHN_ABS, _STT_NOTYPE
+        _, end, index, executable = self._sections[position]
+        if symbol.address > end or (symbol.letter in "aA" and self._sections[position][0]):
+            return _SHN_ABS, _STT_NOTYPE
+        if symbol.address == end:
+            return index, _STT_NOTYPE
+        return index, _STT_FUNC if executable else _STT_OBJECT
+
+
+class _Strings:
+    """A string table under construction."""
+
+    def __init__(self, content: bytes = b"\0") -> None:
+        self._content = bytearray(content)
+
+    @property
+    def content(self) -> bytes:
+        return bytes(self._content)
+
+    def add(self, text: str) -> int:
+        """Put a string at the end; gives its offset."""
+        offset = len(self._content)
+        self._content += text.encode() + b"\0"
+        return offset
+
+
+def _aligned(offset: int) -> int:
+    return (offset + 15) & ~15

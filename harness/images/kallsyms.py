@@ -1,0 +1,73 @@
+"""Symbols out of a kernel that was stripped: its own kallsyms tables, read from the file, not from a booted guest.
+
+vmlinux-to-elf finds and decodes the tables. It takes seconds of pure Python, and minutes of guessing when the input is
+damaged, so it runs as a child with a deadline: `python -m harness.images.kallsyms KERNEL OUT`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core import paths
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError
+from harness.core.process import run
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """One symbol as /proc/kallsyms would list it at slide 0; `letter` is nm's, lower case when it is local."""
+
+    address: int
+    letter: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Kallsyms:
+    """A kernel's own symbol table. `base` is the address that the first byte of a flat kernel image was linked at."""
+
+    base: int
+    symbols: tuple[Recovered, ...]
+
+    def address(self, name: str) -> int:
+        """The first symbol of that name. Raises BuildError when there is none."""
+        for symbol in self.symbols:
+            if symbol.name == name:
+                return symbol.address
+        raise BuildError(f"the kernel's symbol table has no {name}", mend="is it a Linux kernel with CONFIG_KALLSYMS?")
+
+
+def recover(kernel: Path, scratch: Path, deadline: Deadline) -> Kallsyms:
+    """The symbols of an unpacked kernel: an ELF, or a flat image.
+
+    `scratch` is a file to leave the child's answer in. Raises BuildError when the tables are not found, and
+    DeadlineExceeded when looking takes too long.
+    """
+    child = run(
+        [sys.executable, "-m", "harness.images.kallsyms", kernel, scratch], deadline=deadline, cwd=paths.PROJECT
+    )
+    if child.rc:
+        told = (child.output.strip().splitlines() or ["no word"])[-1]
+        raise BuildError(f"no symbols recovered: {told}", where=kernel.name, mend="is it built with CONFIG_KALLSYMS?")
+    base, *lines = scratch.read_text().splitlines()
+    split = (line.split(" ", 2) for line in lines)
+    return Kallsyms(int(base, 16), tuple(Recovered(int(address, 16), letter, name) for address, letter, name in split))
+
+
+def _child(kernel: Path, out: Path) -> None:
+    """Write base and symbols, a line each."""
+    from vmlinux_to_elf.core.kallsyms import KallsymsFinder
+
+    finder = KallsymsFinder(kernel.read_bytes())
+    lines = [f"{finder.kernel_text_candidate:x}"]
+    for symbol in finder.symbols:
+        letter = symbol.symbol_type.value
+        lines.append(f"{symbol.virtual_address:x} {letter if symbol.is_global else letter.lower()} {symbol.name}")
+    out.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    _child(Path(sys.argv[1]), Path(sys.argv[2]))

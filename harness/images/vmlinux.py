@@ -1,0 +1,126 @@
+"""From the file a boot loader starts to the ELF that was linked, with the symbols that the kernel itself carries."""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import re
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError
+from harness.images import elf_writer, kallsyms
+from harness.images.elf_writer import Place
+from harness.images.kallsyms import Kallsyms
+
+ELF = b"\x7fELF"
+_RECOVERY = 300.0
+# A GNU build-id note with a SHA-1 (elf(5)): name size 4, descriptor size 20, type NT_GNU_BUILD_ID, "GNU".
+_BUILD_ID = struct.pack("<III4s", 4, 20, 3, b"GNU")
+_PAGE = 4096
+_EM_AARCH64 = 183
+
+
+def make(kernel: Path, vmlinux: Path) -> int:
+    """Write the ELF of a packaged x86_64 bzImage or arm64 Image, with its symbols; gives how many there are.
+
+    An ELF inside the kernel file is kept as it is, program headers and notes included, so that QEMU can start it by its
+    PVH entry. A flat Image is wrapped: its bytes at the addresses they were linked at, for reading, not for booting.
+    Raises BuildError when the file is neither, or carries no symbols.
+    """
+    content = unpack(kernel.read_bytes(), kernel.name)
+    bare = vmlinux.with_suffix(".bare")
+    answer = vmlinux.with_suffix(".symbols")
+    try:
+        bare.write_bytes(content)
+        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY))
+        elf = content if content.startswith(ELF) else _wrapped(content, found)
+        vmlinux.write_bytes(elf_writer.with_symbols(elf, found.symbols))
+    finally:
+        bare.unlink(missing_ok=True)
+        answer.unlink(missing_ok=True)
+    return len(found.symbols)
+
+
+def unpack(image: bytes, name: str) -> bytes:
+    """The kernel inside an x86 bzImage, or a flat arm64 Image as it is. Raises BuildError on anything else."""
+    if image[0x38:0x3C] == b"ARMd":  # Documentation/arm64/booting.rst, the header's magic number
+        return image
+    if image[0x202:0x206] != b"HdrS":  # Documentation/x86/boot.rst, the header's magic number
+        raise BuildError("neither a bzImage nor an arm64 Image", where=name, mend="see kernel.package in the recipe")
+    # payload_offset counts from the protected-mode code, which follows setup_sects (0 means 4) + 1 sectors.
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    start = ((image[0x1F1] or 4) + 1) * 512 + offset
+    payload = image[start : start + length]
+    for magic, expand in _COMPRESSIONS:
+        if payload.startswith(magic):
+            return expand(payload)
+    raise BuildError(f"unknown compression {payload[:4].hex()}", where=name, mend="see kernel.package in the recipe")
+
+
+def _zstd(payload: bytes) -> bytes:
+    import zstandard
+
+    return zstandard.ZstdDecompressor().decompressobj().decompress(payload)
+
+
+# The decompressors that ignore what follows: the build appends the unpacked size to the payload (size_append in
+# scripts/Makefile.lib), which is no part of the compressed stream.
+_COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
+    (b"\xfd7zXZ\0", lambda payload: lzma.LZMADecompressor().decompress(payload)),
+    (b"\x1f\x8b", lambda payload: zlib.decompressobj(wbits=31).decompress(payload)),
+    (b"BZh", lambda payload: bz2.BZ2Decompressor().decompress(payload)),
+    (b"\x5d\0\0", lambda payload: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(payload)),
+    (b"\x28\xb5\x2f\xfd", _zstd),
+)
+
+
+def _wrapped(image: bytes, symbols: Kallsyms) -> bytes:
+    """An ELF around a flat arm64 Image. Of its sections only the borders of code are known, from its symbols."""
+    in_memory = struct.unpack_from("<Q", image, 16)[0]  # image_size, Documentation/arm64/booting.rst
+    base = symbols.base
+    text, text_end, init, init_end = (
+        symbols.address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
+    )
+    end = base + len(image)
+    note = base + build_id_note(image)
+    places = [
+        Place(".head.text", base, text, executable=False),
+        Place(".text", text, text_end, executable=True),
+        Place(".rodata", text_end, init, executable=False),
+        Place(".init.text", init, init_end, executable=True),
+        Place(".data", init_end, end, executable=False),
+        Place(".bss", end, base + in_memory, executable=False, in_file=False),
+        Place(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, note=True),
+    ]
+    return elf_writer.flat(image, base, places, _EM_AARCH64)
+
+
+def build_id_note(image: bytes) -> int:
+    """Where the kernel's own build-id note starts in a flat image; the vDSOs inside have notes just like it.
+
+    Raises BuildError unless there is exactly one outside any embedded ELF.
+    """
+    embedded = [range(start, start + _elf_length(image, start)) for start in _elf_starts(image)]
+    found = [match.start() for match in re.finditer(re.escape(_BUILD_ID), image)]
+    ours = [place for place in found if not any(place in inside for inside in embedded)]
+    if len(ours) != 1:
+        raise BuildError(f"{len(ours)} build-id notes in the kernel", mend="see kernel.package in the recipe")
+    return ours[0]
+
+
+def _elf_starts(image: bytes) -> list[int]:
+    """vDSOs are page aligned (arch/arm64/kernel/vdso-wrap.S, 6.1)."""
+    return [match.start() for match in re.finditer(re.escape(ELF), image) if match.start() % _PAGE == 0]
+
+
+def _elf_length(image: bytes, start: int) -> int:
+    """The length of an embedded little-endian ELF: its section headers come last."""
+    if image[start + 4] == 2:
+        table, size, count = *struct.unpack_from("<Q", image, start + 40), *struct.unpack_from("<HH", image, start + 58)
+    else:
+        table, size, count = *struct.unpack_from("<I", image, start + 32), *struct.unpack_from("<HH", image, start + 46)
+    return int(table + size * count)
