@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of pinpoint_probe share: the sites.
+ */
+#ifndef PINPOINT_PROBE_H
+#define PINPOINT_PROBE_H
+
+#include <linux/atomic.h>
+#include <linux/dcache.h>
+#include <linux/kprobes.h>
+#include <linux/list.h>
+#include <linux/types.h>
+
+/**
+ * struct pinpoint_site - one place asked for, and what became of it
+ * @node: in pinpoint_sites, in the order asked for
+ * @index: its number in that order
+ * @kp: the kprobe; its symbol_name, if any, is @symbol
+ * @error: 0 while the kprobe is registered, else the kernel's errno, negative
+ * @hits: how often the pre-handler ran
+ * @ip: the instruction pointer as the pre-handler last saw it
+ * @symbol: SYM or MOD:SYM
+ * @spec: the words it was asked for with
+ */
+struct pinpoint_site {
+	struct list_head node;
+	unsigned int index;
+	struct kprobe kp;
+	int error;
+	atomic_long_t hits;
+	unsigned long ip;
+	char *symbol;
+	char spec[];
+};
+
+/**
+ * struct pinpoint_mutant - a way to be wrong on purpose
+ * @name: value of the parameter mutant
+ * @aim: changes the kprobe before it is registered, or NULL
+ * @arm: stands in for register_kprobe()
+ */
+struct pinpoint_mutant {
+	const char *name;
+	void (*aim)(struct kprobe *kp);
+	int (*arm)(struct kprobe *kp);
+};
+
+extern struct list_head pinpoint_sites;
+extern unsigned int pinpoint_count;
+
+int pinpoint_read_spec(struct pinpoint_site *site);
+const struct pinpoint_mutant *pinpoint_mutant(void);
+void pinpoint_open_report(struct dentry *dir);
+
+#endif

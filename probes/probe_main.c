@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_probe - registers a kprobe at each site asked for, counts its hits
+ *
+ * A site that the kernel refuses is reported, and the module loads all the
+ * same; only words that mean no site, or an unknown mutant, stop it (EINVAL).
+ */
+#include <linux/debugfs.h>
+#include <linux/init.h>
+#include <linux/kprobes.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/slab.h>
+
+#include "probe.h"
+
+static bool disabled;
+module_param(disabled, bool, 0444);
+MODULE_PARM_DESC(disabled, "let the kernel resolve the sites, but put no breakpoints there");
+
+static struct dentry *pinpoint_dir;
+static struct kprobe **pinpoint_registered;
+static int pinpoint_registered_count;
+
+static int pinpoint_hit(struct kprobe *kp, struct pt_regs *regs)
+{
+	struct pinpoint_site *site = container_of(kp, struct pinpoint_site, kp);
+
+	WRITE_ONCE(site->ip, instruction_pointer(regs));
+	atomic_long_inc(&site->hits);
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_hit);
+
+static void pinpoint_register(struct pinpoint_site *site, const struct pinpoint_mutant *mutant)
+{
+	site->kp.pre_handler = pinpoint_hit;
+	if (disabled)
+		site->kp.flags = KPROBE_FLAG_DISABLED;
+	if (mutant->aim)
+		mutant->aim(&site->kp);
+	site->error = mutant->arm(&site->kp);
+	if (!site->error && mutant->arm == register_kprobe)
+		pinpoint_registered[pinpoint_registered_count++] = &site->kp;
+}
+
+static int __init pinpoint_probe_init(void)
+{
+	const struct pinpoint_mutant *mutant = pinpoint_mutant();
+	struct pinpoint_site *site;
+
+	if (!mutant)
+		return -EINVAL;
+	pinpoint_registered = kvcalloc(pinpoint_count + 1, sizeof(*pinpoint_registered), GFP_KERNEL);
+	if (!pinpoint_registered)
+		return -ENOMEM;
+	list_for_each_entry(site, &pinpoint_sites, node)
+		pinpoint_register(site, mutant);
+	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
+	pinpoint_open_report(pinpoint_dir);
+	return 0;
+}
+module_init(pinpoint_probe_init);
+
+static void __exit pinpoint_probe_exit(void)
+{
+	debugfs_remove_recursive(pinpoint_dir);
+	unregister_kprobes(pinpoint_registered, pinpoint_registered_count);
+	kvfree(pinpoint_registered);
+}
+module_exit(pinpoint_probe_exit);
+
+MODULE_DESCRIPTION("kprobes by symbol and offset, and what became of each");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Ways to be wrong on purpose, which every check must notice.
+ */
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/string.h>
+
+#include "probe.h"
+
+static char *mutant = "none";
+module_param(mutant, charp, 0444);
+MODULE_PARM_DESC(mutant, "none, one-instruction-off or report-without-registering");
+
+static unsigned int mutant_shift = 4;
+module_param(mutant_shift, uint, 0444);
+MODULE_PARM_DESC(mutant_shift, "bytes that one-instruction-off aims too far");
+
+static void pinpoint_aim_too_far(struct kprobe *kp)
+{
+	kp->offset += mutant_shift;
+}
+
+/* The address is the right one, but no breakpoint stands there. */
+static int pinpoint_only_resolve(struct kprobe *kp)
+{
+	int error;
+
+	error = register_kprobe(kp);
+	if (!error)
+		unregister_kprobe(kp);
+	return error;
+}
+
+static const struct pinpoint_mutant pinpoint_mutants[] = {
+	{ "none", NULL, register_kprobe },
+	{ "one-instruction-off", pinpoint_aim_too_far, register_kprobe },
+	{ "report-without-registering", NULL, pinpoint_only_resolve },
+};
+
+/**
+ * pinpoint_mutant() - the mutant that the parameter names
+ *
+ * Return: the mutant, an honest one by default, or NULL for an unknown name.
+ */
+const struct pinpoint_mutant *pinpoint_mutant(void)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(pinpoint_mutants); i++)
+		if (!strcmp(pinpoint_mutants[i].name, mutant))
+			return &pinpoint_mutants[i];
+	return NULL;
+}

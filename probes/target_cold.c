@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A function with a part so unlikely that gcc moves it away: where the
+ * architecture's gcc splits functions, into pinpoint_cold_part.cold.
+ */
+#include <linux/compiler.h>
+
+#include "shapes.h"
+
+#define PINPOINT_RARE	0xc01dc01d
+
+static noinline __cold u32 pinpoint_rare(u32 x)
+{
+	return x ^ PINPOINT_RARE;
+}
+
+PINPOINT_SHAPE u32 pinpoint_cold_part(u32 x)
+{
+	u32 sum = pinpoint_mix(x, 0xc01d);
+
+	if (unlikely(x == PINPOINT_RARE)) {
+		sum += pinpoint_rare(sum);
+		sum ^= pinpoint_rare(sum >> 3);
+	}
+	return sum + 0xc01d;
+}
+
+/* Calls pinpoint_cold_part() so that it goes through its cold half. */
+PINPOINT_SHAPE u32 pinpoint_cold_taken(u32 x)
+{
+	return pinpoint_mix(x, 0x7a) ^ pinpoint_cold_part(PINPOINT_RARE);
+}

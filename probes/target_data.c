@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Unexported data with known values, one word for each kind of section.
+ */
+#include <linux/cache.h>
+#include <linux/cpumask.h>
+#include <linux/percpu.h>
+
+#include "shapes.h"
+
+/* __used: nothing writes it, which would be reason enough to put it in .rodata. */
+static u32 pinpoint_data_word __used = 0x50494e01;
+static u32 pinpoint_bss_word;
+static const u32 pinpoint_rodata_word = 0x50494e03;
+static DEFINE_PER_CPU(u32, pinpoint_percpu_word) = 0x50494e04;
+
+/**
+ * pinpoint_fill_data() - give the words that no file holds their values
+ *
+ * 0x50494e02 in .bss; in each CPU's copy of the per-CPU word its initial value
+ * plus the CPU's number times 0x100.
+ */
+void pinpoint_fill_data(void)
+{
+	unsigned int cpu;
+
+	WRITE_ONCE(pinpoint_bss_word, 0x50494e02);
+	for_each_possible_cpu(cpu)
+		per_cpu(pinpoint_percpu_word, cpu) += cpu * 0x100;
+}
+
+/* The sum is the same on whatever CPU: the per-CPU word is read of the first. */
+PINPOINT_SHAPE u32 pinpoint_reads_data(u32 x)
+{
+	u32 sum = pinpoint_mix(x, 0xda7a);
+
+	sum += READ_ONCE(pinpoint_data_word);
+	sum ^= READ_ONCE(pinpoint_bss_word);
+	sum += READ_ONCE(pinpoint_rodata_word);
+	sum ^= READ_ONCE(per_cpu(pinpoint_percpu_word, cpumask_first(cpu_possible_mask)));
+	return sum;
+}
