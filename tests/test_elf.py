@@ -187,6 +187,16 @@ def test_sections_of_one_name_are_refused(tmp_path: Path) -> None:
         elf.section_bytes(".text", 0, 1)
 
 
+def test_empty_sections_do_not_hide_their_namesake(tmp_path: Path) -> None:
+    source = tmp_path / "empty.s"
+    source.write_text('.section .text,"ax"\n.section .text,"ax",%progbits,unique,1\n.byte 42\n')
+    made = tmp_path / "empty.o"
+    _run("gcc", "-c", "-o", made, source)
+    elf = Elf.read(made)
+    assert elf.duplicated == frozenset()
+    assert elf.section_bytes(".text", 0, 1) == b"*"
+
+
 def test_outside_a_section_or_segment_is_refused(linked: Elf) -> None:
     size = linked.sections[".text"].size
     with pytest.raises(PinpointError, match=r"\.text has no 2 bytes at"):

@@ -80,13 +80,20 @@ class Elf:
 
     @cached_property
     def sections(self) -> Mapping[str, Section]:
-        """Sections by name; of several with one name the first (see `duplicated`)."""
-        return {section.name: section for section in reversed(self._sections)}
+        """Sections by name; of several with one name the first that is not empty (see `duplicated`)."""
+        found: dict[str, Section] = {}
+        for section in self._sections:
+            if section.name not in found or not found[section.name].size:
+                found[section.name] = section
+        return found
 
     @cached_property
     def duplicated(self) -> frozenset[str]:
-        """Names of loaded sections that occur twice: a module with any loses its whole `sections/` in sysfs."""
-        names = Counter(section.name for section in self._sections if section.allocated)
+        """Names of loaded sections that occur twice: a module with any loses its whole `sections/` in sysfs.
+
+        Empty ones do not count there (sect_empty(), kernel/module/sysfs.c, 6.1); gcc makes several for parisc.
+        """
+        names = Counter(section.name for section in self._sections if section.allocated and section.size)
         return frozenset(name for name, count in names.items() if count > 1)
 
     @cached_property
