@@ -51,13 +51,15 @@ class Machine:
 class Probing:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
-    `breakpoint` are the bytes in memory at a probed address; `trap_offset` what the instruction pointer in a
+    `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
+    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a
     pre-handler stands past that address; `mid_instruction` the errno for an offset inside an instruction; `alignment`
     the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
     function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr).
     """
 
     breakpoint: bytes
+    patches: tuple[tuple[bytes, int], ...]
     trap_offset: int
     mid_instruction: int
     alignment: int
@@ -114,6 +116,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             probing=Probing(
                 breakpoint=b"\xcc",
+                # int3; a jump once optimised (arch/x86/kernel/kprobes/opt.c); a call when it sits on ftrace's site.
+                patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
                 trap_offset=1,
                 mid_instruction=errno.EILSEQ,
                 alignment=1,
@@ -140,6 +144,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             probing=Probing(
                 breakpoint=bytes.fromhex("800020d4"),
+                patches=((bytes.fromhex("800020d4"), 4),),
                 trap_offset=0,
                 mid_instruction=errno.EINVAL,
                 alignment=4,
@@ -165,6 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             probing=Probing(
                 breakpoint=bytes.fromhex("03ff801f"),
+                patches=((bytes.fromhex("03ff801f"), 4),),
                 trap_offset=0,
                 mid_instruction=errno.EINVAL,
                 alignment=4,

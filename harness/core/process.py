@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # prctl(2): the parent-death signal fires when the *thread* that forked ends, not the process. Every child is therefore
 # forked from one thread that lives as long as the interpreter.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
+_live: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+_closing = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,25 @@ def spawn(
             preexec_fn=before_exec,
         )
 
+    if _closing.is_set():
+        raise HostError("the run is being stopped")
     try:
-        return _spawner.submit(start).result()
+        child = _spawner.submit(start).result()
     except FileNotFoundError as error:
         missing = error.filename or words[0]
         raise HostError(
             f"{missing} is not installed", mend="run ./pinpoint doctor to see which package has it"
         ) from None
+    _live.add(child)
+    return child
+
+
+def stop_all() -> None:
+    """End every child and start no more: what an interrupted run does before it leaves."""
+    _closing.set()
+    for child in list(_live):
+        if child.poll() is None:
+            stop(child)
 
 
 def stop(child: subprocess.Popen[bytes], grace: float = 5.0) -> None:

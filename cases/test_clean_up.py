@@ -1,0 +1,35 @@
+"""After the probe module is gone nothing tells that it was there."""
+
+import pytest
+
+from harness.landing.layout import Layout
+from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+TIMES = 2
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("stays-registered")
+def test_unload_leaves_nothing(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """No kprobe listed, no module loaded, and the probed functions' bytes, read from outside, are the originals."""
+    sites = [*layout.straight(Site("hex2bin"), 2), *layout.straight(target.site("leaf"), 2)]
+    with probing.on(*sites) as probes:
+        target.call("leaf", TIMES)
+        target.call("hex2bin", TIMES)
+    probes.prove(hits=TIMES)
+    probes.prove_gone()
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("stays-registered")
+def test_code_still_runs_the_same(target: Target, probing: ProbingIn) -> None:
+    """A function returns the same before, while and after it is probed at its entry."""
+    before = target.call("calls", TIMES)
+    with probing.on(target.site("calls")) as probes:
+        probed = target.call("calls", TIMES)
+    probes.prove(hits=TIMES)
+    probes.prove_gone()
+    assert probed == before
+    assert target.call("calls", TIMES) == before

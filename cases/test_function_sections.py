@@ -1,0 +1,49 @@
+"""Where every function has a section of its own, it may be loaded anywhere: only its symbol says where.
+
+This is the 2008 letter's first case: with -ffunction-sections `_stext + offset` is wrong as soon as the order changes.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.images.image import Image
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.order import moved, spread
+from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# Probes spread over the whole kernel text; each costs a text patch under emulation.
+SAMPLE = 48
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+def test_module_sections(sections: Target, probing: ProbingIn) -> None:
+    """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f."""
+    own = {
+        name.removeprefix(".text."): address
+        for name, address in sections.sections.items()
+        if name.startswith(".text.pinpoint_")
+    }
+    assert len(own) >= 5, f"only {sorted(own)} have sections of their own"
+    with probing.on(*(Site(function, module=sections.module) for function in own)) as probes:
+        pass
+    probes.prove()
+    for landing, (function, address) in zip(probes.landings, own.items(), strict=True):
+        if address not in {testimony.address for testimony in landing.testimonies}:
+            raise Missed(f"{function}+0 is not at its section's {address:#x}\n\n{landing.table()}")
+
+
+@pytest.mark.requires("kprobes", "kernel_function_sections")
+@pytest.mark.mutants("one-instruction-off")
+def test_kernel_sections(layout: Layout, probing: ProbingIn, image_of: Callable[[str], Image]) -> None:
+    """In a kernel with a section per function, functions that stand in another order than in the stock build land."""
+    others = moved(layout.kernel, image_of("x86_64-debian").vmlinux)
+    assert others, "no function stands in another order than in the stock build"
+    with probing.on(*spread(layout, others, SAMPLE)) as probes:
+        pass
+    assert len(probes.landings) == SAMPLE
+    probes.prove()

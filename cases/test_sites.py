@@ -1,0 +1,95 @@
+"""A kprobe on symbol + offset sits where the symbol and the offset say, and is hit as often as its instruction runs.
+
+The kernel resolves symbol_name + offset itself (kernel/kprobes.c, _kprobe_addr()); nothing here computes an address for
+it. Offsets are instruction boundaries of the function's first straight stretch, which runs exactly once a call.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.landing.layout import Layout
+from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+TIMES = 3
+# Entry and three more boundaries: enough to tell a wrong offset from a wrong symbol.
+BOUNDARIES = 4
+
+
+def call_hex2bin(target: Target) -> None:
+    """hex2bin() is exported; the target calls it, and nothing in an idle guest does."""
+    target.call("hex2bin", TIMES)
+
+
+def read_loadavg(target: Target) -> None:
+    """Reading /proc/loadavg calls get_avenrun() once (fs/proc/loadavg.c)."""
+    for _ in range(TIMES):
+        target.guest.run("cat", "/proc/loadavg").check()
+
+
+def read_version(target: Target) -> None:
+    """Reading /proc/version calls version_proc_show() once (fs/proc/version.c)."""
+    for _ in range(TIMES):
+        target.guest.run("cat", "/proc/version").check()
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.parametrize(
+    ("symbol", "run_it"),
+    [
+        pytest.param("hex2bin", call_hex2bin, id="exported"),
+        pytest.param("get_avenrun", read_loadavg, id="unexported"),
+        pytest.param("version_proc_show", read_version, id="static"),
+    ],
+)
+def test_kernel_function(
+    layout: Layout,
+    target: Target,
+    probing: ProbingIn,
+    symbol: str,
+    run_it: Callable[[Target], None],
+) -> None:
+    """Entry and inner boundaries of a kernel function: exported, unexported or static, the kernel finds them all."""
+    sites = layout.straight(Site(symbol), BOUNDARIES)
+    with probing.on(*sites) as probes:
+        run_it(target)
+    probes.prove(hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.parametrize("plain", [pytest.param(True, id="SYM"), pytest.param(False, id="MOD:SYM")])
+@pytest.mark.parametrize("shape", ["leaf", "calls", "static"])
+def test_module_function(layout: Layout, target: Target, probing: ProbingIn, shape: str, plain: bool) -> None:
+    """Entry and inner boundaries of a module's function, asked for by plain name and by MOD:SYM."""
+    sites = layout.straight(target.site(shape, plain=plain), BOUNDARIES)
+    with probing.on(*sites) as probes:
+        target.call(shape, TIMES)
+    probes.prove(hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+def test_not_called_not_hit(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Probes on a function that is not called are never hit, though its neighbour is."""
+    sites = layout.straight(target.site("leaf"), BOUNDARIES)
+    with probing.on(*sites) as probes:
+        target.call("loop", TIMES)
+    probes.prove(hits=0)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+def test_recursion_hits_at_every_level(target: Target, probing: ProbingIn) -> None:
+    """A recursive function is hit once a level: three times as often when called three times."""
+    entry = target.site("recursive")
+    with probing.on(entry) as once:
+        target.call("recursive", 1)
+    levels = once.landings[0].hits
+    with probing.on(entry) as thrice:
+        target.call("recursive", TIMES)
+    assert levels > 1
+    thrice.prove(hits=TIMES * levels)

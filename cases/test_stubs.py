@@ -1,0 +1,51 @@
+"""Linker stubs between functions, as on parisc: the module loader puts them there, so no gap is what the file says.
+
+arch/parisc/kernel/module.c (6.1) places in front of each section one stub for each far call it makes, and one more.
+Offsets inside a section hold; distances between sections do not.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.landing.layout import Layout
+from harness.landing.probing import ProbingIn
+from harness.landing.target import Target
+
+TIMES = 2
+SHAPES = ("leaf", "calls", "loop", "static")
+
+
+@pytest.mark.requires("kprobes", "module_stubs")
+def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., None]) -> None:
+    """Of the functions that follow each other in the file, some lie farther apart in memory, never nearer."""
+    gaps = layout.gaps(target.module)
+    grown = [gap for gap in gaps if gap.loaded > gap.in_file]
+    assert grown, f"no gap grew: {gaps}"
+    assert all(gap.loaded >= gap.in_file for gap in gaps), f"a gap shrank: {gaps}"
+    figure("stubs.largest_growth", max(gap.loaded - gap.in_file for gap in grown), "bytes")
+
+
+@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.mutants("text-base")
+def test_symbol_lands(target: Target, probing: ProbingIn) -> None:
+    """Symbol + offset lands on every function; the mutant, text base + file offset, is caught elsewhere."""
+    sites = [target.site(shape) for shape in SHAPES]
+    with probing.on(*sites) as probes:
+        for shape in SHAPES:
+            target.call(shape)
+    for landing in probes.landings:
+        assert landing.hits > 0, landing.table()
+    probes.prove()
+
+
+@pytest.mark.requires("kprobes", "module_stubs")
+def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., None]) -> None:
+    """Text base + file offset points elsewhere than symbol + offset: before the function, by all stubs up to it."""
+    missed = {}
+    for shape in SHAPES:
+        site = target.site(shape)
+        missed[shape] = layout.address(site) - layout.by_hand(site)
+    figure("stubs.missed_by", max(missed.values()), "bytes")
+    assert max(missed.values()) > 0, f"text base + file offset happens to hold: {missed}"
+    assert min(missed.values()) >= 0, f"a function lies nearer than in the file: {missed}"

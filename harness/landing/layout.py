@@ -1,0 +1,148 @@
+"""Where the ELF files say that everything is in one guest: the kernel by its slide, modules by their sections."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+from harness.core.architecture import Decoder
+from harness.core.elf import Elf, Symbol
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing.instructions import inside, straight
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# The kernel's own first text symbol: linked in every vmlinux, listed in every /proc/kallsyms.
+_ANCHOR = "_stext"
+
+
+class Gap(NamedTuple):
+    """Two functions that follow each other in a module's file, and the bytes between their starts."""
+
+    first: str
+    second: str
+    in_file: int
+    loaded: int
+
+
+class Layout:
+    """The ELF's view of one guest, with the targets that are loaded in it."""
+
+    def __init__(self, guest: Guest, targets: Iterable[Target] = ()) -> None:
+        self.guest = guest
+        self.kernel = Elf.read(guest.image.vmlinux)
+        self.targets = {target.module: target for target in targets}
+
+    @cached_property
+    def slide(self) -> int:
+        """Bytes between where the kernel was linked and where it runs; 0 without KASLR."""
+        listing = self.guest.run("grep", "-m1", f" {_ANCHOR}$", "/proc/kallsyms").check().stdout
+        running = int(listing.split()[0], 16)
+        if running == 0:
+            raise GuestError("/proc/kallsyms shows zeros", where=self.guest.name, mend="kptr_restrict must be 0")
+        return running - self.kernel.named(_ANCHOR)[0].address
+
+    def symbol(self, site: Site) -> tuple[Elf, Symbol]:
+        """The ELF file and the function a site names."""
+        elf = self.targets[site.module].elf if site.module else self.kernel
+        return elf, elf.function(site.symbol)
+
+    def address(self, site: Site) -> int:
+        """Where the ELF says that a probe on the site must land.
+
+        A probe on an entry that begins with a landing pad is put behind it (arch_adjust_kprobe_addr(), since 5.19).
+        """
+        _, symbol = self.symbol(site)
+        pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
+        shift = len(pad) if pad and site.offset == 0 and self.code(site)[: len(pad)] == pad else 0
+        return self.base(symbol, site.module) + site.offset + shift
+
+    def straight(self, site: Site, count: int) -> list[Site]:
+        """The site's function at its entry and at inner boundaries that run exactly once a call, `count` in all.
+
+        Raises GuestError when the function has fewer: then it is no function to claim inner boundaries of.
+        """
+        elf, symbol = self.symbol(site)
+        offsets = straight(elf, symbol, self._decoder)[:count]
+        if len(offsets) < count:
+            raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
+        return [site.at(offset) for offset in offsets]
+
+    def mid_instruction(self, site: Site) -> list[Site]:
+        """The site's function at every offset that is inside an instruction or misaligned."""
+        elf, symbol = self.symbol(site)
+        return [site.at(offset) for offset in inside(elf, symbol, self._decoder)]
+
+    @property
+    def _decoder(self) -> Decoder:
+        return self.guest.image.recipe.architecture.probing.decoder
+
+    def base(self, symbol: Symbol, module: str) -> int:
+        """Where a symbol is loaded: its section's address and its place in it, or its linked address and the slide."""
+        if not module:
+            return symbol.address + self.slide
+        section = self.targets[module].sections.get(symbol.section)
+        if section is None:
+            raise GuestError(f"{module} has no section {symbol.section} in sysfs", where=self.guest.name)
+        return section + symbol.address
+
+    def gaps(self, module: str) -> list[Gap]:
+        """The distances between functions of a module that follow each other in the file, in the file and loaded."""
+        target = self.targets[module]
+        functions = sorted(
+            (target.elf.sections[symbol.section].offset + symbol.address, self.base(symbol, module), symbol)
+            for symbol in target.elf.symbols
+            if symbol.kind == "func" and symbol.section in target.sections and symbol.section.startswith(".text")
+        )
+        return [
+            Gap(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
+            for left, right in pairwise(functions)
+        ]
+
+    def by_hand(self, site: Site) -> int:
+        """Where a module's site would be by relocation as the 2008 letter forbids it: text base + file offset.
+
+        The base is the module's first executable section. Holds only where the loader left all gaps as in the file.
+        """
+        elf, symbol = self.symbol(site)
+        sections = self.targets[site.module].sections
+        text = min(
+            (section for section in elf.sections.values() if section.executable and section.name in sections),
+            key=lambda section: section.offset,
+        )
+        in_file = elf.sections[symbol.section].offset + symbol.address - text.offset
+        return sections[text.name] + in_file + site.offset
+
+    def code(self, site: Site) -> bytes:
+        """The function's own bytes in its ELF file, relocations not applied."""
+        elf, symbol = self.symbol(site)
+        if site.module:
+            return elf.section_bytes(symbol.section, symbol.address, symbol.size)
+        return elf.bytes_at(symbol.address, symbol.size)
+
+    def meaning(self, address: int) -> str:
+        """The closest function at or below an address and the offset into it, as `sym+0xoff [mod]`."""
+        starts, names = self._functions
+        index = bisect_right(starts, address) - 1
+        if index < 0:
+            return "nothing known"
+        return f"{names[index][0]}+{address - starts[index]:#x}{names[index][1]}"
+
+    @cached_property
+    def _functions(self) -> tuple[list[int], list[tuple[str, str]]]:
+        """Every function's loaded address, sorted, and its name beside it."""
+        known = [
+            (symbol.address + self.slide, (symbol.name, "")) for symbol in self.kernel.symbols if symbol.kind == "func"
+        ]
+        for module, target in self.targets.items():
+            known += [
+                (target.sections[symbol.section] + symbol.address, (symbol.name, f" [{module}]"))
+                for symbol in target.elf.symbols
+                if symbol.kind == "func" and symbol.section in target.sections
+            ]
+        known.sort()
+        return [start for start, _ in known], [name for _, name in known]

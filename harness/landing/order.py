@@ -1,0 +1,57 @@
+"""The order of functions in two kernels, and samples spread over a kernel's text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from harness.core.elf import Elf, Symbol
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+
+_BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
+
+
+def unique_functions(elf: Elf) -> list[Symbol]:
+    """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
+    named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
+    functions = [symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1]
+    begin, end = (elf.named(name)[0].address for name in ("_stext", "_etext"))
+    return sorted((symbol for symbol in functions if begin <= symbol.address < end), key=lambda symbol: symbol.address)
+
+
+def moved(kernel: Elf, other: Path) -> list[Symbol]:
+    """Functions of `kernel` that, among those both kernels have, follow another function than in `other`."""
+    here, there = unique_functions(kernel), unique_functions(Elf.read(other))
+    shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
+    follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
+    ours = [symbol for symbol in here if symbol.name in shared]
+    return [symbol for before, symbol in pairwise(ours) if follows.get(symbol.name) != before.name]
+
+
+def spread(layout: Layout, functions: Sequence[Symbol], count: int) -> list[Site]:
+    """`count` entries of these functions, evenly spread over them, passing over what the kernel has blacklisted."""
+    forbidden = blacklist(layout.guest)
+    eligible = [
+        symbol
+        for symbol in functions
+        if not any(start <= symbol.address + layout.slide < end for start, end in forbidden)
+    ]
+    if len(eligible) < count:
+        raise GuestError(f"only {len(eligible)} functions to choose {count} from", where=layout.guest.name)
+    return [Site(eligible[index * len(eligible) // count].name) for index in range(count)]
+
+
+def blacklist(guest: Guest) -> list[tuple[int, int]]:
+    """The address ranges that the kernel refuses to probe: `START-END NAME` a line (kernel/kprobes.c, 6.1)."""
+    return list(_ranges(guest.read_text(_BLACKLIST).splitlines()))
+
+
+def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:
+    for line in lines:
+        start, _, end = line.split()[0].partition("-")
+        yield int(start, 16), int(end, 16)

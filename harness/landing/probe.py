@@ -1,0 +1,105 @@
+"""The probe module: loaded with sites, asked what became of each, unloaded."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+
+MODULE = "pinpoint_probe"
+_REPORT = f"/sys/kernel/debug/{MODULE}/report"
+_LIST = "/sys/kernel/debug/kprobes/list"
+_CUT = "--pinpoint-cut--"
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What the probe module says of one site.
+
+    `errno` is positive, 0 for a registered probe; `address` is `kp.addr`, 0 when refused; `hits` counts the
+    pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any.
+    """
+
+    spec: str
+    errno: int
+    address: int
+    hits: int
+    ip: int
+
+
+@dataclass(frozen=True)
+class ListedProbe:
+    """One line of `/sys/kernel/debug/kprobes/list`: address, reverse look-up, flags as `[OPTIMIZED]`."""
+
+    address: int
+    meaning: str
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProbeView:
+    """The probe module's own report and the kernel's list, read in one go."""
+
+    reports: tuple[SiteReport, ...]
+    listed: tuple[ListedProbe, ...]
+
+
+def load(guest: Guest, specs: Sequence[str]) -> ProbeView:
+    """Load the probe module with these sites and read what became of them. One round trip.
+
+    Raises GuestError when the module itself does not load; a refused site is in its report.
+    """
+    path = guest.ship(MODULE)
+    wanted = shlex.quote(f"site={','.join(specs)}")
+    return _view(guest, f"insmod {path} {wanted} && cat {_REPORT} && echo {_CUT} && cat {_LIST}")
+
+
+def unload(guest: Guest) -> ProbeView:
+    """Read the last report, unload, and read the list afterwards. One round trip."""
+    return _view(guest, f"cat {_REPORT} && rmmod {MODULE} && echo {_CUT} && cat {_LIST}")
+
+
+def look(guest: Guest) -> ProbeView:
+    """Read report and list and leave the module loaded. One round trip."""
+    return _view(guest, f"cat {_REPORT} && echo {_CUT} && cat {_LIST}")
+
+
+def _view(guest: Guest, script: str) -> ProbeView:
+    result = guest.script(script)
+    if result.rc != 0:
+        raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
+    reports, _, listing = result.stdout.partition(f"{_CUT}\n")
+    return ProbeView(parse_report(reports), parse_list(listing))
+
+
+def parse_report(text: str) -> tuple[SiteReport, ...]:
+    """The report's lines, `key=value` words, in the order of the sites."""
+    reports = []
+    for line in text.splitlines():
+        fields = dict(word.split("=", 1) for word in line.split())
+        reports.append(
+            SiteReport(
+                spec=fields["spec"],
+                errno=int(fields["errno"]),
+                address=int(fields["address"], 16),
+                hits=int(fields["hits"]),
+                ip=int(fields["ip"], 16),
+            )
+        )
+    return tuple(reports)
+
+
+_FLAG = re.compile(r"\[[A-Z]+\]")
+
+
+def parse_list(text: str) -> tuple[ListedProbe, ...]:
+    """Lines of `ADDR  k|r  sym+0xoff  mod [FLAG]...`, flags run together (report_probe(), kernel/kprobes.c, 6.1)."""
+    probes = []
+    for line in text.splitlines():
+        words = _FLAG.sub(" ", line).split()
+        probes.append(ListedProbe(int(words[0], 16), " ".join(words[2:]), tuple(_FLAG.findall(line))))
+    return tuple(probes)

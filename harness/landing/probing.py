@@ -1,0 +1,131 @@
+"""One life of the probe module on some sites, and all that the witnesses saw of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from harness.core.architecture import Probing as ProbingTraits
+from harness.guest.guest import Guest
+from harness.landing import probe, witness
+from harness.landing.landing import Landing, Missed, prove
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.site import Site
+from harness.landing.witness import Window
+
+_PAGE = 4096
+# Bytes past a site that are watched: no patch on any architecture of the table is longer than 5.
+_BEYOND = 16
+
+
+class Probes:
+    """Probes on sites while the `with` block runs; afterwards, what became of them."""
+
+    def __init__(self, layout: Layout, sites: Sequence[Site], mutant: Mutant = HONEST) -> None:
+        self.layout = layout
+        self.guest: Guest = layout.guest
+        self.sites = tuple(sites)
+        self.mutant = mutant
+        self.ended = False
+        self.addresses = tuple(self._elf_address(site) for site in self.sites)
+        self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
+
+    @property
+    def _traits(self) -> ProbingTraits:
+        return self.guest.image.recipe.architecture.probing
+
+    def __enter__(self) -> Self:
+        self._before = self._read()
+        self._asked = [self.mutant.asks(self.layout, site) for site in self.sites]
+        self._view = probe.load(self.guest, self._asked)
+        self._during = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._final = probe.look(self.guest) if self.mutant.stays else probe.unload(self.guest)
+        self._after = self._read()
+        self.ended = True
+
+    def _elf_address(self, site: Site) -> int:
+        return self.layout.by_hand(site) if self.mutant.relocates_by_hand else self.layout.address(site)
+
+    def _span(self, site: Site, address: int) -> tuple[int, int]:
+        """Start and size of the memory watched for a site: from its function's start, in no page without code."""
+        _, symbol = self.layout.symbol(site)
+        start = address - site.offset
+        mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
+        return start, min(start + site.offset + _BEYOND, mapped) - start
+
+    def _read(self) -> list[bytes]:
+        return self.guest.memory.read_many(self._spans)
+
+    @property
+    def windows(self) -> list[Window]:
+        """Guest memory around each site before, during and after."""
+        return [
+            Window(span[0], *states)
+            for span, *states in zip(self._spans, self._before, self._during, self._after, strict=True)
+        ]
+
+    @property
+    def landings(self) -> list[Landing]:
+        """What the witnesses say of each site."""
+        found = []
+        for site, address, early, late, window in zip(
+            self.sites, self.addresses, self._view.reports, self._final.reports, self.windows, strict=True
+        ):
+            testimonies = (
+                witness.reported(early),
+                witness.listed(self._view.listed, address),
+                witness.elf(address),
+                witness.trapped(late, self._traits),
+                witness.outside(window, address, self._traits),
+            )
+            found.append(Landing(site, testimonies, late.hits, self.layout.meaning))
+        return found
+
+    def prove(self, hits: int | None = None) -> None:
+        """Every probe landed and was hit `hits` times. Raises Missed with the witness table."""
+        prove(self.landings, hits)
+
+    def prove_gone(self) -> None:
+        """Nothing is left: no probe listed, no module loaded, the functions' bytes as before. Raises Missed."""
+        if self._final.listed:
+            raise Missed(f"still listed after unload: {self._final.listed}")
+        if probe.MODULE in self.guest.read_text("/proc/modules"):
+            raise Missed(f"{probe.MODULE} is still loaded")
+        for site, window in zip(self.sites, self.windows, strict=True):
+            if not window.restored:
+                raise Missed(
+                    f"{site}: bytes differ after removal from {window.start:#x}:\n"
+                    f"before {window.before.hex()}\nafter  {window.after.hex()}"
+                )
+
+
+class ProbingIn:
+    """Probes in one guest, as cases use them."""
+
+    def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
+        self.layout = layout
+        self.mutant = mutant
+        self.lives: list[Probes] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.mutant.stays and self.lives:
+            probe.unload(self.layout.guest)
+
+    def on(self, *sites: Site) -> Probes:
+        """Probes on these sites, in one life of the probe module."""
+        probes = Probes(self.layout, sites, self.mutant)
+        self.lives.append(probes)
+        return probes
+
+    def attempt(self, spec: str) -> int:
+        """Try one spec as it stands; gives the errno of the registration, 0 if the kernel took it."""
+        view = probe.load(self.layout.guest, [self.mutant.bad_spec(spec)])
+        probe.unload(self.layout.guest)
+        return view.reports[0].errno

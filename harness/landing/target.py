@@ -1,0 +1,64 @@
+"""A target module in a guest: loaded, called a known number of times, its sections read, unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Self
+
+from harness.core.elf import Elf
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing.site import Site
+
+
+class Target:
+    """One loaded target module."""
+
+    def __init__(self, guest: Guest, module: str) -> None:
+        self.guest = guest
+        self.module = module
+        self.elf = Elf.read(guest.image.modules[module])
+
+    def __enter__(self) -> Self:
+        self.load()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.unload()
+
+    def load(self) -> None:
+        """insmod; raises GuestError when the kernel refuses."""
+        self.guest.run("insmod", self.guest.ship(self.module)).check()
+
+    def unload(self) -> None:
+        """rmmod; raises GuestError when the kernel refuses."""
+        self.guest.run("rmmod", self.module).check()
+
+    @cached_property
+    def sections(self) -> Mapping[str, int]:
+        """Section name to loaded address, from `/sys/module/M/sections` (absent for empty sections).
+
+        A zero is what `kptr_restrict` shows instead of an address (module_sect_read(), kernel/module/sysfs.c, 6.1); it
+        is refused with a GuestError.
+        """
+        listing = self.guest.script(
+            f"cd /sys/module/{self.module}/sections && for s in $(ls -A); do read a <$s; echo $s $a; done"
+        ).check()
+        found = {}
+        for line in listing.stdout.splitlines():
+            name, address = line.split()
+            if int(address, 16) == 0:
+                raise GuestError(f"section {name} of {self.module} shows as 0", mend="kptr_restrict must be 0")
+            found[name] = int(address, 16)
+        return found
+
+    def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
+        """A site in this module's function `pinpoint_<shape>`."""
+        return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)
+
+    def call(self, shape: str, times: int = 1) -> str:
+        """Call a function of the module exactly `times` times; gives the checksum of what it returned."""
+        directory = f"/sys/kernel/debug/{self.module}"
+        result = self.guest.script(f"echo {shape} {times} >{directory}/call && cat {directory}/result").check()
+        return result.stdout.strip()

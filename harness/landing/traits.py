@@ -1,0 +1,120 @@
+"""The traits of a recipe, proved in the booted guest before its first case: a recipe only claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.images.recipe import Traits
+from harness.landing import probe
+from harness.landing.layout import Layout
+from harness.landing.target import Target
+
+# A kernel built with one section per function has one for nearly each of its functions; even the smallest
+# configuration of ours has thousands, while a few hundred stand apart in any kernel (.text.unlikely and its kin).
+_MANY_SECTIONS = 1000
+
+
+class TraitContradictedError(GuestError):
+    """The booted kernel is not what its recipe says of `trait`."""
+
+    def __init__(self, trait: str, what: str, *, where: str, mend: str) -> None:
+        self.trait = trait
+        super().__init__(what, where=where, mend=mend)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A guest with the shapes target loaded and one probe on an exported function's entry."""
+
+    guest: Guest
+    layout: Layout
+    target: Target
+    view: probe.ProbeView
+
+
+def prove(guest: Guest) -> None:
+    """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
+    target = Target(guest, "pinpoint_target")
+    target.load()
+    layout = Layout(guest, [target])
+    view = probe.load(guest, ["hex2bin"])
+    scene = _Scene(guest, layout, target, view)
+    try:
+        seen = {trait: look(scene) for trait, look in _LOOKS.items()}
+    finally:
+        probe.unload(guest)
+        target.unload()
+    for trait in Traits.model_fields:
+        claimed = getattr(guest.image.recipe.traits, trait)
+        if claimed != seen[trait]:
+            raise TraitContradictedError(
+                trait,
+                f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
+                where=guest.name,
+                mend=f"mend the recipe or the kernel; slide {layout.slide:#x}, probe {view.reports[0]}",
+            )
+
+
+def _kprobes(scene: _Scene) -> bool:
+    return scene.view.reports[0].errno == 0 and len(scene.view.listed) == 1
+
+
+def _kaslr(scene: _Scene) -> bool:
+    return scene.layout.slide != 0
+
+
+def _kernel_function_sections(scene: _Scene) -> bool:
+    """A fact of the build: the build-id, proved at boot, ties the running kernel to it."""
+    return scene.guest.image.facts.get("text_sections", 0) > _MANY_SECTIONS
+
+
+def _module_function_sections(scene: _Scene) -> bool:
+    return ".text.pinpoint_leaf" in scene.target.sections
+
+
+def _module_stubs(scene: _Scene) -> bool:
+    """Linker stubs that the module loader made: loaded text sections lie farther apart than in the file."""
+    sections = scene.target.sections
+    text = [
+        section
+        for section in sorted(scene.target.elf.sections.values(), key=lambda section: section.offset)
+        if section.executable and section.name.startswith(".text") and section.name in sections
+    ]
+    return any(
+        sections[right.name] - sections[left.name] != right.offset - left.offset for left, right in pairwise(text)
+    )
+
+
+def _optimized_kprobes(scene: _Scene) -> bool:
+    result = scene.guest.script("cat /proc/sys/debug/kprobes-optimization 2>/dev/null || echo 0").check()
+    return result.stdout.strip() == "1"
+
+
+def _ftrace_kprobes(scene: _Scene) -> bool:
+    return "[FTRACE]" in scene.view.listed[0].flags
+
+
+def _section_fd_pins(scene: _Scene) -> bool:
+    """Whether an open section file raises the reference count: it did until 2.6.22, 2.6.23 cut that."""
+    module = f"/sys/module/{scene.target.module}"
+    held = scene.guest.script(
+        f"cd {module}; s=$(ls -A sections | head -n1); read a <refcnt; exec 3<sections/$s; read b <refcnt; echo $a $b"
+    ).check()
+    without, while_held = held.stdout.split()
+    return int(while_held) > int(without)
+
+
+_LOOKS: dict[str, Callable[[_Scene], bool]] = {
+    "kprobes": _kprobes,
+    "kaslr": _kaslr,
+    "kernel_function_sections": _kernel_function_sections,
+    "module_function_sections": _module_function_sections,
+    "module_stubs": _module_stubs,
+    "optimized_kprobes": _optimized_kprobes,
+    "ftrace_kprobes": _ftrace_kprobes,
+    "section_fd_pins": _section_fd_pins,
+}

@@ -1,0 +1,100 @@
+"""One cell from its first phase to its verdict."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
+from harness.guest.guest import Guest
+from harness.landing.landing import Missed
+from harness.landing.probing import ProbingIn
+from harness.matrix.checkup import KernelComplained
+from harness.matrix.selection import CellId
+from harness.report.record import Cell
+from harness.verdict.words import Verdict
+
+
+class MutantSurvivedError(AssertionError):
+    """A case held for a probe that was broken on purpose: the case proves nothing on this VM."""
+
+
+@dataclass
+class CellWatch:
+    """What is gathered of a cell while its phases run."""
+
+    identity: CellId
+    traits: dict[str, bool]
+    began: float = field(default_factory=time.monotonic)
+    verdict: Verdict = Verdict.PASS
+    reason: str = ""
+    guest: Guest | None = None
+    probing: ProbingIn | None = None
+
+    def worse(self, verdict: Verdict, reason: str) -> None:
+        """Take a verdict if it is worse than what the cell has."""
+        if verdict.severity > self.verdict.severity:
+            self.verdict, self.reason = verdict, reason
+
+    def judge(self, error: BaseException) -> None:
+        """Take what a phase of the cell raised into the verdict."""
+        self.worse(verdict_of(error), _one_line(error))
+
+    def record(self) -> Cell:
+        """The cell as the results file keeps it."""
+        guest = self.guest
+        return Cell(
+            case=self.identity.case,
+            vm=self.identity.vm,
+            verdict=self.verdict,
+            reason=self.reason,
+            seconds=round(time.monotonic() - self.began, 3),
+            kernel_release=guest.image.release if guest else "",
+            arch=guest.image.recipe.arch if guest else "",
+            accelerator=guest.accelerator.name if guest else "",
+            traits=self.traits,
+            image_key=guest.image.key if guest else "",
+            witnesses=self._witnesses(),
+            mutant=self.identity.mutant,
+            bundle="",
+        )
+
+    def _witnesses(self) -> list[dict[str, Any]]:
+        lives = self.probing.lives if self.probing else []
+        return [landing.record() for life in lives if life.ended for landing in life.landings]
+
+
+def verdict_of(error: BaseException) -> Verdict:
+    """The word for what a phase raised."""
+    match error:
+        case KernelComplained():
+            return error.verdict
+        case BootError():
+            return Verdict.BOOT_FAIL
+        case GuestLost() | DeadlineExceeded():
+            return Verdict.HANG
+        case PinpointError():
+            return Verdict.HARNESS_ERROR
+        case pytest.skip.Exception():
+            return Verdict.SKIP
+        case pytest.xfail.Exception():
+            return Verdict.KNOWN_FAIL
+        case AssertionError() | pytest.fail.Exception():
+            return Verdict.FAIL
+    return Verdict.HARNESS_ERROR
+
+
+def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
+    """A mutant's cell holds only if the case raised Missed; anything else it raised goes on."""
+    if error is None:
+        raise MutantSurvivedError(f"mutant {watch.identity.mutant} was not caught by {watch.identity.case}")
+    if not isinstance(error, Missed):
+        raise error
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

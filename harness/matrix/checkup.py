@@ -1,0 +1,65 @@
+"""After each cell: did the kernel complain, and was anything left behind?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.core.deadline import Deadline
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.verdict.complaints import Complaint, allowed, read
+from harness.verdict.words import Verdict
+
+# A fence is one SSH round trip and one console line; a guest that cannot do that in this time is lost.
+_FENCE_SECONDS = 60.0
+# What a cell may not change: the loaded modules and the listed kprobes.
+_PRINT_STATE = "cut -d' ' -f1 /proc/modules; cat /sys/kernel/debug/kprobes/list"
+
+
+class KernelComplained(Exception):
+    """The kernel printed an oops, a warning or worse."""
+
+    def __init__(self, complaints: Sequence[Complaint]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("; ".join(str(complaint) for complaint in complaints))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of what the complaints mean."""
+        return max((complaint.verdict for complaint in self.complaints), key=lambda verdict: verdict.severity)
+
+
+class LeftBehind(AssertionError):
+    """The cell left modules or kprobes in the guest."""
+
+
+def begin(guest: Guest) -> tuple[str, ...]:
+    """The guest's state before a cell. Raises KernelComplained for what it printed before: boot noise apart."""
+    return _state(guest)
+
+
+def end(guest: Guest, before: tuple[str, ...]) -> None:
+    """Raise KernelComplained or LeftBehind; GuestLost when the guest does not answer."""
+    after = _state(guest)
+    if after != before:
+        changed = sorted(set(after) ^ set(before))
+        raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
+
+
+def last_words(guest: Guest, lost: GuestError) -> Exception:
+    """Why a guest does not answer: what its kernel complained of, or the loss itself."""
+    found = _alarming(guest, guest.console.text())
+    return KernelComplained(found) if found else lost
+
+
+def _state(guest: Guest) -> tuple[str, ...]:
+    """What may not change; everything that the kernel printed up to its being read is judged first."""
+    result, printed = guest.fenced(_PRINT_STATE, Deadline.after(_FENCE_SECONDS))
+    found = _alarming(guest, printed)
+    if found:
+        raise KernelComplained(found)
+    return tuple(result.check().stdout.splitlines())
+
+
+def _alarming(guest: Guest, text: str) -> tuple[Complaint, ...]:
+    return allowed(read(text), guest.image.recipe.boot_noise).alarming

@@ -1,0 +1,124 @@
+"""The rows of a run: images prepared and guests booted in the background, handed out as they become ready."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from harness.core.deadline import Deadline
+from harness.core.events import Bus
+from harness.guest.accelerator import choose
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.images.image import Image
+from harness.images.prepare import prepare
+from harness.images.recipe import Recipe
+from harness.images.workshop import Workshop
+from harness.landing import traits
+from harness.matrix import checkup
+
+# From QEMU's start to the first SSH answer. A parisc guest beside a kernel build needed 20 s on 2 cores.
+_BOOT_SECONDS = 180.0
+
+
+class Fleet:
+    """One guest a VM, as long as it is well; a retired one is replaced when next asked for."""
+
+    def __init__(
+        self, recipes: Iterable[Recipe], *, workshop: Workshop, directory: Path, forced_accelerator: str | None
+    ) -> None:
+        self.recipes = {recipe.name: recipe for recipe in recipes}
+        self._workshop = workshop
+        self._directory = directory
+        self._forced = forced_accelerator
+        self._keys = RunKeys.make()
+        self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.recipes)), thread_name_prefix="row")
+        # One boot at a time for every two cores: a guest that shares a core looks hung.
+        self._booting = threading.Semaphore(max(1, workshop.slots.cores // 2))
+        self._images: dict[str, Future[Image]] = {}
+        self._guests: dict[str, Future[Guest]] = {}
+
+    @property
+    def bus(self) -> Bus:
+        """Where the fleet tells what it does."""
+        return self._workshop.bus
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Start preparing these rows in the background, in this order; those under way are left alone."""
+        for name in names:
+            if name not in self._guests:
+                self._guests[name] = self._pool.submit(self._prepare_and_boot, name)
+
+    def image(self, name: str) -> Image:
+        """The image of a row, prepared now if no guest of it was asked for. Raises what its build raised."""
+        return self._prepare(name)
+
+    def ready(self, name: str) -> bool:
+        """True when the row's guest is up, or will never be."""
+        return name in self._guests and self._guests[name].done()
+
+    def wait_any(self, names: Sequence[str], seconds: float) -> None:
+        """Wait until one of these rows is ready, at most so long."""
+        wait([self._guests[name] for name in names], timeout=seconds, return_when=FIRST_COMPLETED)
+
+    def guest(self, name: str) -> Guest:
+        """The row's guest, booted if need be. Raises what its build or boot raised, each time it is asked for."""
+        self.begin([name])
+        return self._guests[name].result()
+
+    def retire(self, name: str) -> None:
+        """Stop the row's guest; the next `guest()` boots a fresh one."""
+        future = self._guests.pop(name, None)
+        if future is not None and future.done() and future.exception() is None:
+            future.result().stop()
+
+    def close(self) -> None:
+        """Stop every guest and wait for the background to end."""
+        for future in self._guests.values():
+            future.cancel()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for name in list(self._guests):
+            if not self._guests[name].cancelled():
+                self.retire(name)
+
+    def _prepare(self, name: str) -> Image:
+        mine: Future[Image] = Future()
+        image = self._images.setdefault(name, mine)
+        if image is mine:
+            try:
+                mine.set_result(prepare(self.recipes[name], self._workshop))
+            except BaseException as error:
+                mine.set_exception(error)
+        return image.result()
+
+    def _prepare_and_boot(self, name: str) -> Guest:
+        image = self._prepare(name)
+        with self._booting:
+            try:
+                return self._boot(image)
+            except traits.TraitContradictedError as contradiction:
+                # A slide is zero by chance once in some 500 boots of an x86_64 kernel; only a second boot tells.
+                if contradiction.trait != "kaslr":
+                    raise
+                return self._boot(image)
+
+    def _boot(self, image: Image) -> Guest:
+        """A guest that answers and whose traits are proved."""
+        guest = Guest.boot(
+            image,
+            directory=self._directory,
+            keys=self._keys,
+            accelerator=choose(image.recipe.architecture, self._forced),
+            bus=self.bus,
+            deadline=Deadline.after(_BOOT_SECONDS),
+        )
+        try:
+            with self.bus.step(guest.name, "traits"):
+                traits.prove(guest)
+                checkup.begin(guest)
+        except BaseException:
+            guest.stop()
+            raise
+        return guest

@@ -1,0 +1,51 @@
+"""The run loop: rows run as they become ready, so that a stock kernel is tested while others still compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from harness.matrix.fleet import Fleet
+from harness.matrix.selection import cell_of
+
+# How often a row that is not ready lets the board speak.
+_LOOK_SECONDS = 0.5
+
+
+def run(session: pytest.Session, fleet: Fleet, speak: Callable[[], None]) -> None:
+    """Run the session's items: the harness's own tests, then each row when its guest is up.
+
+    `speak` is called where nothing else prints, between items and while waiting. Stops as pytest's own loop does.
+    """
+    rows: dict[str, list[pytest.Item]] = {}
+    own: list[pytest.Item] = []
+    for item in session.items:
+        cell = cell_of(item)
+        (own if cell is None else rows.setdefault(cell.vm, [])).append(item)
+    wanted = [vm for vm, items in rows.items() if not all(_skipped(item) for item in items)]
+    fleet.begin(wanted)
+    _run_items(session, own, speak)
+    while rows:
+        vm = next((name for name in rows if name not in wanted or fleet.ready(name)), None)
+        if vm is None:
+            fleet.wait_any(list(rows), _LOOK_SECONDS)
+            speak()
+            continue
+        _run_items(session, rows.pop(vm), speak)
+        fleet.retire(vm)
+
+
+def _skipped(item: pytest.Item) -> bool:
+    return item.get_closest_marker("skip") is not None
+
+
+def _run_items(session: pytest.Session, items: Sequence[pytest.Item], speak: Callable[[], None]) -> None:
+    """As pytest's own loop: the last item of a row has no next one, so that all its fixtures end with the row."""
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        speak()
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)

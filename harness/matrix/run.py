@@ -1,0 +1,161 @@
+"""One run of the matrix: what was asked for, where its results go, and what it ends with."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import defaultdict
+from functools import cached_property
+
+import pytest
+
+from harness.core import paths, process
+from harness.core.events import Bus
+from harness.images.packages import Packages
+from harness.images.recipe import select
+from harness.images.store import Store
+from harness.images.workshop import Workshop
+from harness.matrix.cells import CellWatch
+from harness.matrix.fleet import Fleet
+from harness.matrix.selection import CellId, cell_of
+from harness.report.board import Board
+from harness.report.figures import Figures
+from harness.report.html import write_html
+from harness.report.record import Cell, Results
+from harness.report.run_dir import RunDirectory
+from harness.report.summary import write_summary
+from harness.verdict.words import Verdict
+
+# Set by the launcher, in seconds since the epoch, so that the figures count what it installed.
+_BEGAN = "PINPOINT_BEGAN"
+
+
+class MatrixRun:
+    """Holds what a session needs; registered as a plugin of its own for the hooks that end it."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._began = float(os.environ.get(_BEGAN, time.time()))
+        names = [name for word in config.option.vm for name in word.split(",") if name]
+        self.recipes = {recipe.name: recipe for recipe in select(names)}
+        self.bus = Bus()
+        self._asked: dict[str, CellId] = {}
+        self._cells: list[Cell] = []
+        self._survivors: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+
+    @cached_property
+    def directory(self) -> RunDirectory:
+        """Where this run's results go; made when the first cell is known."""
+        return RunDirectory.create(paths.results())
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        """The rows' images and guests."""
+        cache = paths.cache()
+        workshop = Workshop(Store(cache / "store", self.bus), Packages(cache / "apt", self.bus), self.bus)
+        return Fleet(
+            self.recipes.values(),
+            workshop=workshop,
+            directory=self.directory.path,
+            forced_accelerator=self._config.option.accel,
+        )
+
+    @cached_property
+    def figures(self) -> Figures:
+        """Every figure that a case or the run measured."""
+        return Figures(self.directory)
+
+    @cached_property
+    def _results(self) -> Results:
+        return Results(self.directory)
+
+    @cached_property
+    def _board(self) -> Board:
+        return Board(self.bus, terminal=sys.stdout.isatty())
+
+    def speak(self) -> None:
+        """Let the board print what happened since: called where nothing else prints."""
+        self._board.flush()
+
+    def collected(self, items: list[pytest.Item]) -> None:
+        """Remember the cells asked for; each must end with a verdict."""
+        for item in items:
+            cell = cell_of(item)
+            if cell is not None:
+                self._asked[item.nodeid] = cell
+
+    def survivors(self, watch: CellWatch) -> str:
+        """Why an honest cell cannot be green: the mutants of its case that survived on its VM; empty when none did."""
+        names = self._survivors[watch.identity.case, watch.identity.vm]
+        return "" if watch.identity.mutant or not names else f"its mutants survived: {', '.join(names)}"
+
+    def ended(self, watch: CellWatch) -> None:
+        """A mutant's cell that did not end well leaves its honest cell without proof."""
+        if watch.identity.mutant and not watch.verdict.good:
+            self._survivors[watch.identity.case, watch.identity.vm].append(watch.identity.mutant)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write each cell as it ends. With pytest-xdist only the controller, which has no worker's input, writes."""
+        kept = getattr(report, "pinpoint_cell", None)
+        if kept is None or self._is_worker:
+            return
+        if not self._cells:
+            self._measure("run.first_verdict_s", "at most 180")
+        cell = Cell(**kept)
+        self._cells.append(cell)
+        self._results.write(cell)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
+        if "fleet" in self.__dict__:
+            if exitstatus == pytest.ExitCode.INTERRUPTED:
+                process.stop_all()
+            self.fleet.close()
+        if self._is_worker or not self._asked:
+            return
+        self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
+        self._count_mutants()
+        write_html(self.directory)
+        session.exitstatus = self._status(exitstatus)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Case by VM, each failure with the command that runs it again, and what was asked for and did not run."""
+        if self._asked and not self._is_worker:
+            write_summary(terminalreporter.write_line, self._cells, self._replays(), self._missing())
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self._config, "workerinput")
+
+    def _missing(self) -> list[CellId]:
+        """Cells that were asked for and have no verdict."""
+        ran = {(cell.case, cell.vm, cell.mutant) for cell in self._cells}
+        return [cell for cell in self._asked.values() if (cell.case, cell.vm, cell.mutant) not in ran]
+
+    def _replays(self) -> dict[tuple[str, str, str], str]:
+        return {(cell.case, cell.vm, cell.mutant): cell.replay for cell in self._asked.values()}
+
+    def _status(self, pytest_status: int) -> int:
+        """0 all held, 1 a cell failed or did not run, 3 the harness or the host failed; pytest's own otherwise."""
+        if pytest_status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            return pytest_status
+        if any(cell.verdict is Verdict.HARNESS_ERROR for cell in self._cells):
+            return 3
+        if self._missing() or not all(cell.verdict.good for cell in self._cells):
+            return 1
+        return pytest_status
+
+    def _measure(self, figure: str, goal: str) -> None:
+        seconds = round(time.time() - self._began, 1)
+        self.figures.add(figure, seconds, "s", goal=goal)
+
+    def _count_mutants(self) -> None:
+        for vm in {cell.vm for cell in self._cells}:
+            mutants = [
+                cell for cell in self._cells if cell.vm == vm and cell.mutant and cell.verdict is not Verdict.SKIP
+            ]
+            caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
+            self.figures.add("mutants.caught", caught, "mutants", vm=vm)
+            self.figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")

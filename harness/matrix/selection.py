@@ -1,0 +1,93 @@
+"""Which cells there are: each case on each VM asked for, and its mutants there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from harness.images.recipe import Recipe
+from harness.landing.mutants import MUTANTS
+
+MARKERS = (
+    "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
+    "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
+)
+
+
+@dataclass(frozen=True)
+class CellId:
+    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds."""
+
+    case: str
+    vm: str
+    mutant: str
+    item: str
+
+    @property
+    def replay(self) -> str:
+        """The command that runs this cell again."""
+        return f"./pinpoint run --vm {self.vm} -k '{self.item}'"
+
+
+def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
+    """Give a case that uses the `vm` fixture one cell a VM, and one more for each of its mutants."""
+    if "vm" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("mutants")
+    names = tuple(marker.args) if marker else ()
+    for name in names:
+        if name not in MUTANTS:
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {', '.join(MUTANTS)}")
+    # Mutants come first: an honest cell is green only if its mutants were caught on that very VM.
+    cells = [(vm, mutant) for vm in vms for mutant in (*names, "")]
+    metafunc.parametrize(("vm", "mutant"), cells, ids=[_label(vm, mutant) for vm, mutant in cells])
+
+
+def _label(vm: str, mutant: str) -> str:
+    return f"{vm}-mutant:{mutant}" if mutant else vm
+
+
+def cell_of(item: pytest.Item) -> CellId | None:
+    """The cell an item is, None for the harness's own tests."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or "vm" not in callspec.params:
+        return None
+    vm, mutant = callspec.params["vm"], callspec.params["mutant"]
+    function, _, label = item.name.removesuffix("]").partition("[")
+    others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
+    return CellId("".join((function, *(f"[{part}]" for part in others))), vm, mutant, item.name)
+
+
+def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
+    """The first trait the case requires and the recipe does not have, empty when it has all."""
+    for marker in item.iter_markers("requires"):
+        for trait in marker.args:
+            if not hasattr(recipe.traits, trait):
+                raise pytest.UsageError(f"{item.nodeid}: no trait named {trait!r}; see harness/images/recipe.py")
+            if not getattr(recipe.traits, trait):
+                return str(trait)
+    return ""
+
+
+def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:
+    """Mark as skipped, the trait named, each cell whose VM cannot have it."""
+    for item in items:
+        cell = cell_of(item)
+        if cell is None:
+            continue
+        lacking = missing_trait(item, recipes[cell.vm])
+        if lacking:
+            item.add_marker(pytest.mark.skip(reason=f"{cell.vm} has no {lacking}"))
+
+
+def in_rows(items: list[pytest.Item], vms: Sequence[str]) -> list[pytest.Item]:
+    """The harness's own tests first, then the cells row by row, each row in the cases' order."""
+    order = {vm: index for index, vm in enumerate(vms)}
+
+    def place(item: pytest.Item) -> int:
+        cell = cell_of(item)
+        return -1 if cell is None else order[cell.vm]
+
+    return sorted(items, key=place)

@@ -1,0 +1,178 @@
+"""The pytest plugin: options, fixtures, and the run of rows and cells. What it decides stands in harness/matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from harness.core.errors import GuestError, PinpointError
+from harness.guest.guest import Guest
+from harness.images.image import Image
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, MUTANTS
+from harness.landing.probing import ProbingIn
+from harness.landing.target import Target
+from harness.matrix import cells, checkup, rows, selection
+from harness.matrix.run import MatrixRun
+from harness.verdict.words import Verdict
+
+RUN = pytest.StashKey[MatrixRun]()
+WATCH = pytest.StashKey[cells.CellWatch]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--vm` and `--accel`, as the command line has them."""
+    group = parser.getgroup("pinpoint")
+    group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
+    group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the recipes; a broken one ends the run before anything is built."""
+    for marker in selection.MARKERS:
+        config.addinivalue_line("markers", marker)
+    try:
+        config.stash[RUN] = run = MatrixRun(config)
+    except PinpointError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.pluginmanager.register(run, "pinpoint-run")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One cell a VM and mutant for each case that uses `vm`."""
+    selection.parametrize(metafunc, list(metafunc.config.stash[RUN].recipes))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the items in rows and skip the cells whose VM lacks a trait."""
+    run = config.stash[RUN]
+    selection.skip_cells_without_traits(items, run.recipes)
+    items[:] = selection.in_rows(items, list(run.recipes))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run rows as they become ready. Leaves pytest-xdist and a mere collection to pytest's own loop."""
+    config = session.config
+    config.stash[RUN].collected(session.items)
+    if config.option.collectonly or session.testsfailed or config.pluginmanager.hasplugin("dsession"):
+        return None
+    if hasattr(config, "workerinput"):
+        return None
+    run = config.stash[RUN]
+    rows.run(session, run.fleet, run.speak)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Watch each cell from its first phase."""
+    cell = selection.cell_of(item)
+    if cell is not None:
+        recipe = item.config.stash[RUN].recipes[cell.vm]
+        item.stash[WATCH] = cells.CellWatch(cell, recipe.traits.model_dump())
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Turn a mutant's cell round: it holds if the case caught the mutant."""
+    watch = item.stash.get(WATCH, None)
+    if watch is None or not watch.identity.mutant:
+        return (yield)
+    try:
+        yield
+    except Exception as error:
+        cells.demand_caught(watch, error)
+        return None
+    return cells.demand_caught(watch, None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Gather each phase's error into the cell's verdict; hang the finished cell on its last report."""
+    report = yield
+    watch = item.stash.get(WATCH, None)
+    if watch is None:
+        return report
+    if call.excinfo is not None:
+        watch.judge(call.excinfo.value)
+    if report.when == "teardown":
+        run = item.config.stash[RUN]
+        survived = run.survivors(watch)
+        if survived:
+            watch.worse(Verdict.FAIL, survived)
+            if report.outcome == "passed":
+                report.outcome, report.longrepr = "failed", survived
+        run.ended(watch)
+        report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
+    return report
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
+    """A running guest of the cell's VM, shared by the cells of a row; checked and left clean after each.
+
+    What the kernel complained of while the cell ran, and what the cell left behind, fail the cell and cost the guest.
+    """
+    run = request.config.stash[RUN]
+    running = run.fleet.guest(vm)
+    request.node.stash[WATCH].guest = running
+    before = checkup.begin(running)
+    yield running
+    try:
+        checkup.end(running, before)
+    except GuestError as lost:
+        run.fleet.retire(vm)
+        raise checkup.last_words(running, lost) from lost
+    except Exception:
+        run.fleet.retire(vm)
+        raise
+
+
+@pytest.fixture
+def target(guest: Guest) -> Iterator[Target]:
+    """The target module `pinpoint_target`, loaded for this cell."""
+    with Target(guest, "pinpoint_target") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def sections(guest: Guest) -> Iterator[Target]:
+    """`pinpoint_sections`: the same functions, each in a section of its own, loaded for this cell."""
+    with Target(guest, "pinpoint_sections") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def layout(request: pytest.FixtureRequest, guest: Guest) -> Layout:
+    """Where the ELF files say that everything is in this guest, with the targets this case has loaded."""
+    names = [name for name in ("target", "sections") if name in request.fixturenames]
+    return Layout(guest, [request.getfixturevalue(name) for name in names])
+
+
+@pytest.fixture
+def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[ProbingIn]:
+    """Probes in this guest: `with probing.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
+    with ProbingIn(layout, MUTANTS[mutant] if mutant else HONEST) as tool:
+        request.node.stash[WATCH].probing = tool
+        yield tool
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., None]:
+    """Keep a measured figure of this VM: `figure(name, value, unit, goal="", holds=True)`."""
+    return partial(request.config.stash[RUN].figures.add, vm=vm)
+
+
+@pytest.fixture
+def image_of(request: pytest.FixtureRequest) -> Callable[[str], Image]:
+    """The image of another VM, for cases that compare kernels."""
+    return request.config.stash[RUN].fleet.image

@@ -1,0 +1,50 @@
+"""From what a phase raised to the word a cell ends with."""
+
+import pytest
+
+from harness.core.errors import BootError, DeadlineExceeded, GuestLost, HostError
+from harness.landing.landing import Missed
+from harness.matrix.cells import CellWatch, MutantSurvivedError, demand_caught, verdict_of
+from harness.matrix.selection import CellId
+from harness.verdict.words import Verdict
+
+
+def watch(mutant: str = "") -> CellWatch:
+    return CellWatch(CellId("test_it", "parisc", mutant, "test_it[parisc]"), {})
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        (Missed("elsewhere"), Verdict.FAIL),
+        (AssertionError("no"), Verdict.FAIL),
+        (BootError("no console"), Verdict.BOOT_FAIL),
+        (GuestLost("no answer"), Verdict.HANG),
+        (DeadlineExceeded("too late"), Verdict.HANG),
+        (HostError("disk full"), Verdict.HARNESS_ERROR),
+        (pytest.skip.Exception("no such trait"), Verdict.SKIP),
+        (pytest.xfail.Exception("documented"), Verdict.KNOWN_FAIL),
+        (ZeroDivisionError("a bug of the case"), Verdict.HARNESS_ERROR),
+    ],
+)
+def test_words(error: BaseException, verdict: Verdict) -> None:
+    assert verdict_of(error) is verdict
+
+
+def test_the_worst_phase_wins() -> None:
+    cell = watch()
+    cell.judge(GuestLost("no answer"))
+    cell.judge(AssertionError("and a wrong result"))
+    assert cell.verdict is Verdict.HANG
+    assert cell.reason == "no answer"
+
+
+def test_a_mutant_that_nothing_catches_fails() -> None:
+    with pytest.raises(MutantSurvivedError, match="one-instruction-off"):
+        demand_caught(watch("one-instruction-off"), None)
+
+
+def test_a_mutant_is_caught_by_missed_only() -> None:
+    demand_caught(watch("one-instruction-off"), Missed("elsewhere"))
+    with pytest.raises(GuestLost):
+        demand_caught(watch("one-instruction-off"), GuestLost("died of something else"))

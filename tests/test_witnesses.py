@@ -1,0 +1,133 @@
+"""Witnesses, landings and the table a maintainer is shown."""
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.landing import witness
+from harness.landing.landing import Landing, Missed, prove
+from harness.landing.probe import ListedProbe, SiteReport, parse_list, parse_report
+from harness.landing.site import Site
+from harness.landing.witness import Testimony, Window
+
+X86 = ARCHITECTURES["x86_64"].probing
+PARISC = ARCHITECTURES["parisc"].probing
+CODE = bytes.fromhex("0f1f440000554889e55dc3909090")
+
+
+def patched(code: bytes, place: int, patch: bytes) -> bytes:
+    return code[:place] + patch + code[place + len(patch) :]
+
+
+def landing(*addresses: int | None, hits: int = 1) -> Landing:
+    names = ("reported", "listed", "elf", "trapped", "outside")
+    testimonies = [Testimony(name, address, "why") for name, address in zip(names, addresses, strict=False)]
+    return Landing(Site("leaf", 4, module="target"), testimonies, hits, lambda address: f"leaf+{address - 0x1000:#x}")
+
+
+def test_agreement_of_three_is_a_landing() -> None:
+    prove([landing(0x1004, 0x1004, 0x1004, None, None)])
+
+
+def test_one_disagreeing_witness_is_a_miss_and_the_table_names_it() -> None:
+    with pytest.raises(Missed) as caught:
+        prove([landing(0x1004, 0x1004, 0x1004, 0x1004, 0x1009)])
+    text = str(caught.value)
+    assert "the witnesses disagree" in text
+    assert "outside   0x1009   leaf+0x9" in text
+    assert "leaf+0x4 [target]" in text
+
+
+def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
+    with pytest.raises(Missed, match="only 2 of 5 witnesses speak"):
+        prove([landing(0x1004, None, 0x1004, None, None)])
+
+
+def test_wrong_hits_are_a_miss() -> None:
+    with pytest.raises(Missed, match="hit 2 times, its site ran 3 times"):
+        prove([landing(0x1004, 0x1004, 0x1004, hits=2)], hits=3)
+
+
+def test_no_hits_are_right_when_none_are_due() -> None:
+    prove([landing(0x1004, 0x1004, 0x1004, hits=0)], hits=0)
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [(b"\xcc", "0f became cc"), (b"\xe9\1\2\3\4", "0f1f440000 became e901020304"), (b"\xe8\1\2\3\4", "became e8")],
+)
+def test_outside_reads_every_kind_of_patch(patch: bytes, says: str) -> None:
+    seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
+    assert seen.address == 0x1000
+    assert says in seen.says
+
+
+def test_outside_gives_the_change_closest_to_the_site() -> None:
+    during = patched(patched(CODE, 0, b"\xcc"), 6, b"\xcc")
+    assert witness.outside(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
+    assert witness.outside(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
+
+
+def test_outside_tells_a_probe_one_byte_off() -> None:
+    window = Window(0x1000, CODE, patched(CODE, 6, b"\xcc"))
+    assert witness.outside(window, 0x1005, X86).address == 0x1006
+
+
+def test_outside_cannot_speak_when_nothing_changed() -> None:
+    seen = witness.outside(Window(0x1000, CODE, CODE), 0x1000, X86)
+    assert seen.address is None
+    assert "nothing changed" in seen.says
+
+
+def test_outside_does_not_take_any_change_for_a_probe() -> None:
+    seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
+    assert seen.address is None
+    assert "no probe" in seen.says
+
+
+def test_outside_aligns_on_fixed_width() -> None:
+    # The word's first byte happens to be that of the breakpoint already: the change begins at its second.
+    before = bytes.fromhex("6bc23fd9 03c01234 08030241")
+    window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
+    assert witness.outside(window, 0x1004, PARISC).address == 0x1004
+
+
+def test_restored_compares_after_with_before() -> None:
+    probed = patched(CODE, 0, b"\xcc")
+    assert Window(0x1000, CODE, probed, CODE).restored
+    assert not Window(0x1000, CODE, probed, probed).restored
+
+
+def test_trapped_takes_off_what_the_breakpoint_moved_the_ip_on() -> None:
+    report = SiteReport("leaf", 0, 0x1000, 1, 0x1001)
+    assert witness.trapped(report, X86).address == 0x1000
+    assert witness.trapped(report, PARISC).address == 0x1001
+
+
+def test_a_refused_site_reports_no_address() -> None:
+    seen = witness.reported(SiteReport("leaf", 2, 0, 0, 0))
+    assert seen.address is None
+    assert "errno 2" in seen.says
+
+
+def test_an_empty_list_cannot_speak() -> None:
+    assert witness.listed([], 0x1000).address is None
+
+
+def test_report_lines_are_read() -> None:
+    (report,) = parse_report(
+        "index=0 spec=hex2bin+0x5 errno=0 address=0xffffffff81000005 hits=3 missed=0 ip=0xffffffff81000006\n"
+    )
+    assert report == SiteReport("hex2bin+0x5", 0, 0xFFFFFFFF81000005, 3, 0xFFFFFFFF81000006)
+
+
+def test_list_lines_are_read() -> None:
+    text = (
+        "ffffffffc0008004  k  pinpoint_leaf+0x4  pinpoint_target  \n"
+        "ffffffff81000000  k  hex2bin+0x0    [DISABLED][FTRACE]\n"
+        "c0008000  r  pinpoint_leaf+0x0 [OPTIMIZED]\n"
+    )
+    assert parse_list(text) == (
+        ListedProbe(0xFFFFFFFFC0008004, "pinpoint_leaf+0x4 pinpoint_target", ()),
+        ListedProbe(0xFFFFFFFF81000000, "hex2bin+0x0", ("[DISABLED]", "[FTRACE]")),
+        ListedProbe(0xC0008000, "pinpoint_leaf+0x0", ("[OPTIMIZED]",)),
+    )
