@@ -33,7 +33,7 @@ def test_module_sections(sections: Target, probing: ProbingIn) -> None:
         pass
     probes.prove()
     for landing, (function, address) in zip(probes.landings, own.items(), strict=True):
-        if address not in {testimony.address for testimony in landing.testimonies}:
+        if address not in {statement.address for statement in landing.statements}:
             raise Missed(f"{function}+0 is not at its section's {address:#x}\n\n{landing.table()}")
 
 

@@ -7,7 +7,7 @@ from harness.landing import witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.probe import ListedProbe, SiteReport, parse_list, parse_report
 from harness.landing.site import Site
-from harness.landing.witness import Testimony, Window
+from harness.landing.witness import Statement, Window
 
 X86 = ARCHITECTURES["x86_64"].probing
 PARISC = ARCHITECTURES["parisc"].probing
@@ -20,8 +20,8 @@ def patched(code: bytes, place: int, patch: bytes) -> bytes:
 
 def landing(*addresses: int | None, hits: int = 1) -> Landing:
     names = ("reported", "listed", "elf", "trapped", "outside")
-    testimonies = [Testimony(name, address, "why") for name, address in zip(names, addresses, strict=False)]
-    return Landing(Site("leaf", 4, module="target"), testimonies, hits, lambda address: f"leaf+{address - 0x1000:#x}")
+    statements = [Statement(name, address, "why") for name, address in zip(names, addresses, strict=False)]
+    return Landing(Site("leaf", 4, module="target"), statements, hits, lambda address: f"leaf+{address - 0x1000:#x}")
 
 
 def test_agreement_of_three_is_a_landing() -> None:

@@ -21,7 +21,7 @@ from harness.images.packages import Packages
 from harness.images.recipe import Recipe
 from harness.images.workshop import Workshop
 
-_KIND = "kernel"
+KIND = "kernel"
 _IMAGE = "linux-image-"
 _FETCHING = 900.0
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in (drivers, elf_writer, kallsyms, vmlinux)))
@@ -91,6 +91,11 @@ class _Debian:
         }
 
 
+def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+    """Everything that goes into this kernel, for its store key; no package is fetched."""
+    return _chosen(recipe, workshop.packages).parts()
+
+
 def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
     """The packaged kernel that the recipe names, out of the store or put into it now.
 
@@ -98,7 +103,7 @@ def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
     is not one we can read.
     """
     chosen = _chosen(recipe, workshop.packages)
-    entry = workshop.store.obtain(_KIND, chosen.parts(), vm=recipe.name, build=chosen.build)
+    entry = workshop.store.obtain(KIND, chosen.parts(), vm=recipe.name, build=chosen.build)
     source, objects = _header_directories(entry.path / "tree", chosen.release)
     return KernelBuild(
         key=entry.key,
@@ -112,11 +117,6 @@ def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
         config=kernel_config.parse((entry.path / "config").read_text()),
         facts={"symbols": entry.facts["symbols"]},
     )
-
-
-def present(recipe: Recipe, workshop: Workshop) -> bool:
-    """True when the store has this kernel already."""
-    return workshop.store.present(_KIND, _chosen(recipe, workshop.packages).parts())
 
 
 def _chosen(recipe: Recipe, packages: Packages) -> _Debian:

@@ -41,6 +41,11 @@ class Entry:
     facts: Mapping[str, Any]
 
 
+def key_of(parts: Sequence[str]) -> str:
+    """The key under which what is made of `parts` stands in the store."""
+    return digest(parts)[:20]
+
+
 class Store:
     """Entries below one directory, shared by all runs of one user."""
 
@@ -57,7 +62,7 @@ class Store:
         renamed when it is whole. One run builds, a second waits for it. Raises what `build` raises, and HostError when
         the disk is full or cannot be written.
         """
-        key = digest(parts)[:20]
+        key = key_of(parts)
         with self._bus.step(vm, kind) as step, self._host_faults():
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
@@ -68,7 +73,7 @@ class Store:
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
         """True when such an entry was built; a cheap look that verifies nothing."""
-        return (self.root / f"{kind}-{digest(parts)[:20]}" / manifest.NAME).is_file()
+        return (self.root / f"{kind}-{key_of(parts)}" / manifest.NAME).is_file()
 
     def _kept(self, kind: str, key: str, step: Step) -> Entry | None:
         """The entry as it stands, or None; a damaged one is said and removed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.landing.site import Site
-from harness.landing.witness import Testimony
+from harness.landing.witness import Statement
 
 # Fewer witnesses than this cannot tell a landing from a coincidence of two.
 QUORUM = 3
@@ -25,23 +25,23 @@ class Landing:
     """
 
     site: Site
-    testimonies: Sequence[Testimony]
+    statements: Sequence[Statement]
     hits: int
     meaning: Callable[[int], str]
 
     @property
-    def speaking(self) -> list[Testimony]:
+    def speaking(self) -> list[Statement]:
         """The witnesses that gave an address."""
-        return [testimony for testimony in self.testimonies if testimony.address is not None]
+        return [statement for statement in self.statements if statement.address is not None]
 
     @property
     def complaint(self) -> str:
         """Why this is no landing, empty when all speaking witnesses agree and are enough."""
-        addresses = {testimony.address for testimony in self.speaking}
+        addresses = {statement.address for statement in self.speaking}
         if len(addresses) > 1:
             return "the witnesses disagree"
         if len(self.speaking) < QUORUM:
-            return f"only {len(self.speaking)} of {len(self.testimonies)} witnesses speak, {QUORUM} are needed"
+            return f"only {len(self.speaking)} of {len(self.statements)} witnesses speak, {QUORUM} are needed"
         return ""
 
     def table(self) -> str:
@@ -49,12 +49,12 @@ class Landing:
         rows = [("witness", "address", "means", "says")]
         rows += [
             (
-                testimony.witness,
-                "-" if testimony.address is None else f"{testimony.address:#x}",
-                "-" if testimony.address is None else self.meaning(testimony.address),
-                testimony.says,
+                statement.witness,
+                "-" if statement.address is None else f"{statement.address:#x}",
+                "-" if statement.address is None else self.meaning(statement.address),
+                statement.says,
             )
-            for testimony in self.testimonies
+            for statement in self.statements
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = [
@@ -68,8 +68,8 @@ class Landing:
             "site": str(self.site),
             "hits": self.hits,
             **{
-                testimony.witness: testimony.says if testimony.address is None else f"{testimony.address:#x}"
-                for testimony in self.testimonies
+                statement.witness: statement.says if statement.address is None else f"{statement.address:#x}"
+                for statement in self.statements
             },
         }
 

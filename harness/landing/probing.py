@@ -75,14 +75,14 @@ class Probes:
         for site, address, early, late, window in zip(
             self.sites, self.addresses, self._view.reports, self._final.reports, self.windows, strict=True
         ):
-            testimonies = (
+            statements = (
                 witness.reported(early),
                 witness.listed(self._view.listed, address),
                 witness.elf(address),
                 witness.trapped(late, self._traits),
                 witness.outside(window, address, self._traits),
             )
-            found.append(Landing(site, testimonies, late.hits, self.layout.meaning))
+            found.append(Landing(site, statements, late.hits, self.layout.meaning))
         return found
 
     def prove(self, hits: int | None = None) -> None:

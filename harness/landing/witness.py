@@ -10,7 +10,7 @@ from harness.landing.probe import ListedProbe, SiteReport
 
 
 @dataclass(frozen=True)
-class Testimony:
+class Statement:
     """What one witness says: an address, or None and in `says` the reason why it cannot speak."""
 
     witness: str
@@ -18,45 +18,45 @@ class Testimony:
     says: str = ""
 
 
-def reported(report: SiteReport) -> Testimony:
+def reported(report: SiteReport) -> Statement:
     """The probe module's own `kp.addr` after registration."""
     if report.errno:
-        return Testimony("reported", None, f"refused, errno {report.errno}")
-    return Testimony("reported", report.address)
+        return Statement("reported", None, f"refused, errno {report.errno}")
+    return Statement("reported", report.address)
 
 
-def listed(probes: Sequence[ListedProbe], near: int) -> Testimony:
+def listed(probes: Sequence[ListedProbe], near: int) -> Statement:
     """The entry of the kprobes list closest to `near`. Its symbol is a reverse look-up, only half independent."""
     if not probes:
-        return Testimony("listed", None, "the list is empty")
+        return Statement("listed", None, "the list is empty")
     closest = min(probes, key=lambda probe: abs(probe.address - near))
-    return Testimony("listed", closest.address, " ".join((closest.meaning, *closest.flags)))
+    return Statement("listed", closest.address, " ".join((closest.meaning, *closest.flags)))
 
 
-def elf(address: int) -> Testimony:
+def elf(address: int) -> Statement:
     """The ELF symbol plus the loaded section's address (module) or the slide (vmlinux)."""
-    return Testimony("elf", address)
+    return Statement("elf", address)
 
 
-def trapped(report: SiteReport, probing: Probing) -> Testimony:
+def trapped(report: SiteReport, probing: Probing) -> Statement:
     """The instruction pointer that the pre-handler saw, less what this architecture's breakpoint moved it on."""
     if not report.hits:
-        return Testimony("trapped", None, "not hit")
-    return Testimony("trapped", report.ip - probing.trap_offset, f"ip {report.ip:#x}")
+        return Statement("trapped", None, "not hit")
+    return Statement("trapped", report.ip - probing.trap_offset, f"ip {report.ip:#x}")
 
 
-def outside(window: Window, near: int, probing: Probing) -> Testimony:
+def outside(window: Window, near: int, probing: Probing) -> Statement:
     """From outside the guest: where memory changed when the probe was registered, and into what."""
     changes = window.changes(probing)
     if not changes:
-        return Testimony("outside", None, f"nothing changed in {window.size} bytes from {window.start:#x}")
+        return Statement("outside", None, f"nothing changed in {window.size} bytes from {window.start:#x}")
     closest = min(changes, key=lambda address: abs(address - near))
     now = window.during[closest - window.start :]
     for begins, length in probing.patches:
         if now.startswith(begins):
             was = window.before[closest - window.start :][:length]
-            return Testimony("outside", closest, f"{was.hex()} became {now[:length].hex()}")
-    return Testimony("outside", None, f"{now[:8].hex()} at {closest:#x} is no probe of this architecture")
+            return Statement("outside", closest, f"{was.hex()} became {now[:length].hex()}")
+    return Statement("outside", None, f"{now[:8].hex()} at {closest:#x} is no probe of this architecture")
 
 
 @dataclass(frozen=True)
