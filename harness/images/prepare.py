@@ -1,0 +1,76 @@
+"""From a recipe to an image: kernel, root file system and probe modules, each from the store or built now."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from harness.images import debian_kernel, modules, rootfs, source_kernel
+from harness.images.image import Image
+from harness.images.kernel import KernelBuild
+from harness.images.recipe import Recipe
+from harness.images.store import key_of
+from harness.images.workshop import Workshop
+
+
+class _KernelRoom(Protocol):
+    """What each way to come by a kernel offers."""
+
+    def parts(self, recipe: Recipe, workshop: Workshop) -> list[str]: ...
+
+    def obtain(self, recipe: Recipe, workshop: Workshop) -> KernelBuild: ...
+
+
+def prepare(recipe: Recipe, workshop: Workshop) -> Image:
+    """Everything a guest of this recipe needs, verified.
+
+    The userland, which needs no kernel, is made while the kernel is; then the modules while the root file system is
+    packed. Raises RecipeError, BuildError or HostError, each one line.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
+        userland = aside.submit(rootfs.obtain_userland, recipe, workshop)
+        kernel = _kernel(recipe).obtain(recipe, workshop)
+        userland.result()
+        packed = aside.submit(rootfs.obtain, recipe, kernel, workshop)
+        built = modules.obtain(recipe, kernel, workshop)
+        initrd = packed.result().path / rootfs.INITRD
+    return Image(
+        recipe=recipe,
+        key=image_key(recipe, workshop),
+        kernel=kernel.elf if recipe.machine.boot == "pvh" else kernel.kernel,
+        vmlinux=kernel.vmlinux,
+        initrd=initrd,
+        modules=built,
+        release=kernel.release,
+        build_id=kernel.build_id,
+        config=kernel.config,
+        facts=kernel.facts,
+    )
+
+
+def image_key(recipe: Recipe, workshop: Workshop) -> str:
+    """What names the image in results: a digest over all that goes into its parts. Nothing is fetched or built."""
+    return key_of([key_of(parts) for _, parts in _layers(recipe, workshop)])
+
+
+def built(recipe: Recipe, workshop: Workshop) -> bool:
+    """True when every part of the image is in the store; a cheap look that verifies nothing."""
+    if not workshop.store.root.is_dir():
+        return False
+    return all(workshop.store.present(kind, parts) for kind, parts in _layers(recipe, workshop))
+
+
+def _layers(recipe: Recipe, workshop: Workshop) -> list[tuple[str, list[str]]]:
+    """Kind and parts of each store entry that the image is made of."""
+    kernel = _kernel(recipe).parts(recipe, workshop)
+    key = key_of(kernel)
+    return [
+        (debian_kernel.KIND, kernel),
+        (rootfs.KIND, rootfs.parts(recipe, key, workshop)),
+        (modules.KIND, modules.parts(recipe, key)),
+    ]
+
+
+def _kernel(recipe: Recipe) -> _KernelRoom:
+    """The module that comes by the kernel of this recipe."""
+    return debian_kernel if recipe.kernel.source == "debian-binary" else source_kernel

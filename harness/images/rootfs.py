@@ -1,0 +1,121 @@
+"""The initial file system of a guest: a userland, our init, the kernel's drivers, as one uncompressed cpio archive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.core import paths
+from harness.core.errors import HostError
+from harness.core.events import Step
+from harness.core.files import sha256, tree_digest
+from harness.core.process import spawn, stop
+from harness.images import userland_debian, userland_source
+from harness.images.kernel import KernelBuild
+from harness.images.recipe import Recipe
+from harness.images.store import Entry, key_of
+from harness.images.workshop import Workshop
+
+KIND = "rootfs"
+INITRD = "initrd.cpio"
+
+_OVERLAY = paths.RECIPES / "rootfs"
+_PACKING = 60.0
+# What must be there to be mounted on, and what programs take for granted. dropbear wants /root closed to others.
+_DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/dropbear", "lib/drivers", "root", "var/log")
+_PRIVATE = ("root",)
+
+
+def parts(recipe: Recipe, kernel_key: str, workshop: Workshop) -> list[str]:
+    """Everything that goes into the archive for the kernel with that store key."""
+    return [
+        kernel_key,
+        key_of(_userland(recipe).parts(recipe, workshop)),
+        tree_digest(_OVERLAY),
+        sha256(Path(__file__)),
+    ]
+
+
+def obtain(recipe: Recipe, kernel: KernelBuild, workshop: Workshop) -> Entry:
+    """An entry with `initrd.cpio`. Raises what obtaining the userland raises, HostError when cpio fails."""
+    userland = obtain_userland(recipe, workshop)
+    job = _Job(userland.path / "root", kernel.drivers)
+    return workshop.store.obtain(KIND, parts(recipe, kernel.key, workshop), vm=recipe.name, build=job.build)
+
+
+def obtain_userland(recipe: Recipe, workshop: Workshop) -> Entry:
+    """The part that needs no kernel, an entry with `root/`: from Debian's packages, or built where Debian has none."""
+    return _userland(recipe).obtain(recipe, workshop)
+
+
+class _UserlandRoom(Protocol):
+    """What each way to come by a userland offers."""
+
+    def parts(self, recipe: Recipe, workshop: Workshop) -> list[str]: ...
+
+    def obtain(self, recipe: Recipe, workshop: Workshop) -> Entry: ...
+
+
+def _userland(recipe: Recipe) -> _UserlandRoom:
+    return userland_source if recipe.architecture.debian is None else userland_debian
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One archive to be packed in a store entry."""
+
+    userland: Path
+    drivers: tuple[Path, ...]
+
+    def build(self, entry: Path, _step: Step) -> Mapping[str, Any]:
+        """Lay everything out in a scratch directory, then pack it."""
+        with tempfile.TemporaryDirectory(dir=entry) as scratch:
+            root = Path(scratch) / "root"
+            shutil.copytree(self.userland, root, symlinks=True)
+            for name in _DIRECTORIES:
+                (root / name).mkdir(parents=True, exist_ok=True)
+            for driver in self.drivers:
+                shutil.copy(driver, root / "lib/drivers")
+            shutil.copytree(_OVERLAY, root, symlinks=True, dirs_exist_ok=True)
+            pack(root, entry / INITRD)
+        return {"bytes": (entry / INITRD).stat().st_size, "drivers": len(self.drivers)}
+
+
+def pack(root: Path, archive: Path) -> None:
+    """Write the tree as a newc cpio archive, the same bytes whoever packs it, when and under whichever umask.
+
+    Everything is root's, of time 0, directories 0755 but for /root, files 0755 or 0644. Raises HostError when cpio
+    fails.
+    """
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    for name in names:
+        _normalise(root / name, private=name in _PRIVATE)
+    with tempfile.TemporaryFile() as listed, archive.open("wb") as packed, tempfile.TemporaryFile() as complaints:
+        listed.write("".join(f"{name}\0" for name in names).encode())
+        listed.seek(0)
+        words = ["cpio", "--create", "--null", "--format=newc", "--owner=+0:+0", "--reproducible", "--quiet"]
+        child = spawn(words, cwd=root, stdin=listed, stdout=packed, stderr=complaints, env={"LC_ALL": "C"})
+        try:
+            rc = child.wait(_PACKING)
+        except subprocess.TimeoutExpired:
+            rc = -1
+        finally:
+            stop(child)
+        complaints.seek(0)
+        told = complaints.read().decode(errors="replace").strip()
+    if rc:
+        raise HostError(f"cpio failed: {told or rc}", where=str(archive), mend="make room, or run again")
+
+
+def _normalise(path: Path, *, private: bool) -> None:
+    """One mode and time, whatever the umask and the clock were."""
+    if not path.is_symlink():
+        executable = path.is_dir() or path.stat().st_mode & 0o111
+        path.chmod(0o700 if private else 0o755 if executable else 0o644)
+    os.utime(path, (0, 0), follow_symlinks=False)
