@@ -1,0 +1,144 @@
+"""Running the kernel's make: its compiler, progress read from its output, its log and what that complains of."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from harness.core import paths
+from harness.core.architecture import Architecture
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError, HostError
+from harness.core.events import Step
+from harness.core.process import run
+
+NICE = 10
+
+# `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
+_COMMAND = re.compile(r"  (CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST|CC \[M\]|LD \[M\]) +(\S+)")
+_COMPILED = frozenset({"CC", "AS", "CC [M]"})
+_WARNING = re.compile(r"\bwarning:", re.IGNORECASE)
+_ERROR = re.compile(r"\berror:|\*\*\*|undefined reference", re.IGNORECASE)
+
+# Who built it when would otherwise stand in the kernel's banner and make each build another one
+# (Documentation/kbuild/reproducible-builds.rst, 6.1).
+_REPRODUCIBLE = {
+    "KBUILD_BUILD_USER": "pinpoint",
+    "KBUILD_BUILD_HOST": "pinpoint",
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 2015",
+    "KBUILD_BUILD_VERSION": "1",
+}
+
+
+@lru_cache
+def compiler_version(architecture: Architecture) -> str:
+    """The first lines of the compiler's and the linker's version, for store keys. Raises HostError without them."""
+    tools = [f"{architecture.cross_prefix}{tool}" for tool in ("gcc", "ld")]
+    answers = [run([tool, "--version"], deadline=Deadline.after(30)) for tool in tools]
+    return "; ".join(answer.output.partition("\n")[0] for answer in answers)
+
+
+def compiler(architecture: Architecture) -> str:
+    """The compiler as make is given it: behind ccache where that is installed."""
+    gcc = f"{architecture.cross_prefix}gcc"
+    return f"ccache {gcc}" if shutil.which("ccache") else gcc
+
+
+@dataclass
+class Output:
+    """What make said so far: commands run and objects compiled. `expected` is how many commands it will run."""
+
+    step: Step
+    expected: int = 0
+    commands: int = 0
+    compiled: int = 0
+
+    def hear(self, line: str) -> None:
+        """Take one line of make's output, and tell the step how far it is."""
+        if found := _COMMAND.match(line):
+            self.commands += 1
+            self.compiled += found[1] in _COMPILED
+            self.step.say(found[2], self.fraction)
+
+    @property
+    def fraction(self) -> float | None:
+        """How much is done, never quite all of it: make says nothing when it ends."""
+        return min(0.99, self.commands / self.expected) if self.expected else None
+
+
+@dataclass(frozen=True)
+class Make:
+    """The kernel's make for one architecture: `make -C source O=objects`."""
+
+    architecture: Architecture
+    source: Path
+    objects: Path
+    log: Path
+    jobs: int = 1
+
+    def run(
+        self,
+        targets: Sequence[str],
+        output: Output,
+        *,
+        deadline: Deadline,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make the targets. Raises BuildError with the log and the first complaint in it."""
+        _demand_plain_path(self.objects)
+        settings = {
+            "O": str(self.objects),
+            "ARCH": self.architecture.kernel,
+            "CROSS_COMPILE": self.architecture.cross_prefix,
+            "CC": compiler(self.architecture),
+            **_REPRODUCIBLE,
+            **(variables or {}),
+        }
+        assignments = [f"{name}={value}" for name, value in settings.items()]
+        argv: list[str | Path] = ["make", "-C", self.source, f"-j{self.jobs}", *assignments, *targets]
+        run_logged(argv, f"make {' '.join(targets)}", self.log, deadline=deadline, on_line=output.hear)
+
+
+def run_logged(
+    argv: Sequence[str | Path],
+    what: str,
+    log: Path,
+    *,
+    deadline: Deadline,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> None:
+    """Run one step of a build, niced, its output appended to `log`.
+
+    Raises BuildError, with the log and the first complaint in this step's part of it, when it fails.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = log.stat().st_size if log.exists() else 0
+    environment = {"CCACHE_DIR": str(paths.cache() / "ccache"), "LC_ALL": "C", "MAKEFLAGS": "", **(env or {})}
+    finished = run(argv, deadline=deadline, cwd=cwd, env=environment, log=log, on_line=on_line, nice=NICE)
+    if finished.rc != 0:
+        raise BuildError(f"{what} failed: {_first_complaint(log, start)}", where=str(log), mend="see the log", log=log)
+
+
+def warnings(log: Path) -> list[str]:
+    """The distinct warnings in a log: all that its object tree ever got, for kbuild compiles nothing twice."""
+    return list(dict.fromkeys(line for line in log.read_text(errors="replace").splitlines() if _WARNING.search(line)))
+
+
+def _first_complaint(log: Path, start: int) -> str:
+    """The first line of this run's part of the log that names an error."""
+    with log.open("rb") as stream:
+        stream.seek(start)
+        lines = stream.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in lines if _ERROR.search(line)), lines[-1].strip() if lines else "no output")
+
+
+def _demand_plain_path(path: Path) -> None:
+    """Make takes no directory with a space or a colon in its name (Makefile:`source directory cannot contain`, 6.1)."""
+    if re.search(r"[\s:]", str(path)):
+        raise HostError("its path has a space or a colon", where=str(path), mend="set PINPOINT_CACHE elsewhere")

@@ -1,0 +1,130 @@
+"""Kernel configurations from fragments: merged in order, and checked after Kconfig has had its way with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.errors import RecipeError
+
+OFF = "n"
+
+_SET = re.compile(r"(CONFIG_\w+)=(.+)")
+_NOT_SET = re.compile(r"# (CONFIG_\w+) is not set")
+# A Kconfig entry ends where the next one begins, at the start of a line.
+_KCONFIG_ENTRY = re.compile(r"^(?:menu)?config (\w+)\n((?:[ \t].*\n|\n)*)", re.MULTILINE)
+_DEPENDS = re.compile(r"^\s+depends on (.+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One option a fragment asks for: `value` as in a .config, `n` for one that must be off."""
+
+    option: str
+    value: str
+    fragment: Path
+    line: int
+
+    @property
+    def place(self) -> str:
+        """File and line, for messages."""
+        return f"{self.fragment.name}:{self.line}"
+
+
+def read_fragment(path: Path) -> list[Wish]:
+    """The wishes of one fragment. Raises RecipeError on a line that is none, or two for one option."""
+    wishes: dict[str, Wish] = {}
+    for number, raw in enumerate(path.read_text().splitlines(), start=1):
+        line = raw.strip()
+        option, value = _setting(line)
+        if not option:
+            if line and not line.startswith("#"):
+                raise RecipeError(
+                    f"not a kernel option: {line!r}",
+                    where=f"{path.name}:{number}",
+                    mend="write CONFIG_X=y, =m, =VALUE, or # CONFIG_X is not set",
+                )
+            continue
+        if option in wishes:
+            raise RecipeError(
+                f"{option} is asked for twice",
+                where=f"{path.name}:{number}",
+                mend=f"remove this or line {wishes[option].line}",
+            )
+        wishes[option] = Wish(option, value, path, number)
+    return list(wishes.values())
+
+
+def merge(fragments: Sequence[Path]) -> dict[str, Wish]:
+    """What the fragments ask for together, by option: a later fragment overrides an earlier one."""
+    return {wish.option: wish for fragment in fragments for wish in read_fragment(fragment)}
+
+
+def seed(wishes: Mapping[str, Wish]) -> str:
+    """The text for KCONFIG_ALLCONFIG, each option once (scripts/kconfig/conf.c warns of an option set twice)."""
+    return "".join(
+        f"# {wish.option} is not set\n" if wish.value == OFF else f"{wish.option}={wish.value}\n"
+        for wish in wishes.values()
+    )
+
+
+def overlay(text: str, wishes: Mapping[str, Wish]) -> str:
+    """A .config with the wishes in place of what it said of those options."""
+    others = (line for line in text.splitlines() if _setting(line)[0] not in wishes)
+    return "\n".join([*others, seed(wishes)])
+
+
+def parse(text: str) -> dict[str, str]:
+    """A .config as `CONFIG_X` to its value as written; an option that is not set is absent."""
+    settings = (_setting(line) for line in text.splitlines())
+    return {option: value for option, value in settings if option and value != OFF}
+
+
+def check(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path) -> None:
+    """Demand that every wish came true in the resulting configuration.
+
+    Kconfig drops what it does not know, what depends on something absent and what something else selects, and says
+    nothing. Raises RecipeError naming the option, the fragment that asks for it and what became of it; `source` is the
+    tree whose Kconfig files are then read for the reason.
+    """
+    lost = [wish for wish in wishes.values() if config.get(wish.option, OFF) != wish.value]
+    if not lost:
+        return
+    first, *others = lost
+    more = f" (and {len(others)} more: {', '.join(wish.option for wish in others)})" if others else ""
+    raise RecipeError(
+        f"{first.option}={first.value} was asked for, but {_fate(first, config, source)}{more}",
+        where=first.place,
+        mend="ask for what it needs too, or remove it",
+    )
+
+
+def _setting(line: str) -> tuple[str, str]:
+    """Option and value of one line of a .config, two empty strings for any other line."""
+    if found := _SET.fullmatch(line):
+        return found[1], found[2]
+    if found := _NOT_SET.fullmatch(line):
+        return found[1], OFF
+    return "", ""
+
+
+def _fate(wish: Wish, config: Mapping[str, str], source: Path) -> str:
+    """What became of a wish that did not come true."""
+    if wish.option in config:
+        return f"it is {config[wish.option]} in the result"
+    name = wish.option.removeprefix("CONFIG_")
+    entries = [body for entry, body in _kconfig_entries(source) if entry == name]
+    if not entries:
+        return f"{source.name} has no such option"
+    needs = dict.fromkeys(need.strip() for body in entries for need in _DEPENDS.findall(body))
+    return "it is off in the result" + (f": it depends on {' and '.join(needs)}" if needs else "")
+
+
+def _kconfig_entries(source: Path) -> Iterator[tuple[str, str]]:
+    """Name and body of every option the tree defines: of a kernel of any architecture, or of busybox (Config.in)."""
+    for path in (*source.rglob("Kconfig*"), *source.rglob("Config.in")):
+        if path.is_file():
+            for entry in _KCONFIG_ENTRY.finditer(path.read_text(errors="replace")):
+                yield entry[1], entry[2]

@@ -1,0 +1,130 @@
+"""The probe modules, built for one kernel with its headers and compiler, and looked at before they are kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import paths
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.core.errors import BuildError
+from harness.core.events import Step
+from harness.core.files import digest, sha256
+from harness.images.kbuild import Make, Output, compiler_version
+from harness.images.kernel import KernelBuild
+from harness.images.recipe import Recipe
+from harness.images.workshop import Workshop
+
+KIND = "modules"
+
+_BUILD_S = 900.0
+_SOURCES = ("Kbuild", "*.c", "*.h", "*.S")
+_CODE = ("modules.py", "kbuild.py")
+
+
+def parts(recipe: Recipe, kernel_key: str) -> list[str]:
+    """Everything that goes into the modules for the kernel with that store key."""
+    code = [sha256(Path(__file__).with_name(name)) for name in _CODE]
+    return [kernel_key, _probes_digest(), recipe.kernel.cflags, compiler_version(recipe.architecture), *code]
+
+
+def present(recipe: Recipe, kernel_key: str, workshop: Workshop) -> bool:
+    """True when the store has the modules for that kernel already."""
+    return workshop.store.present(KIND, parts(recipe, kernel_key))
+
+
+def obtain(recipe: Recipe, kernel: KernelBuild, workshop: Workshop) -> Mapping[str, Path]:
+    """Every module of probes/Kbuild for this kernel, by name: `pinpoint_target` to its file.
+
+    Warnings are errors; each has DWARF line tables and a build-id. Raises BuildError with the log when they do not
+    build, and when one of them is not what this kernel can load.
+    """
+    job = _Job(recipe, kernel, workshop)
+    entry = workshop.store.obtain(KIND, parts(recipe, kernel.key), vm=recipe.name, build=job.build)
+    return {module.stem: module for module in _modules(entry.path)}
+
+
+def check(module: Path, kernel: KernelBuild) -> None:
+    """Demand that a module is for this kernel and carries what landings are judged by. Raises BuildError."""
+    elf, vmlinux = Elf.read(module), Elf.read(kernel.vmlinux)
+    release = vermagic(elf).partition(" ")[0]
+    if (elf.machine, elf.word_bytes, elf.little_endian) != (vmlinux.machine, vmlinux.word_bytes, vmlinux.little_endian):
+        wrong = f"is for {elf.machine}, {elf.word_bytes * 8} bit, the kernel for {vmlinux.machine}"
+    elif release != kernel.release:
+        wrong = f"is for the kernel {release!r}, not {kernel.release!r}"
+    elif not elf.build_id:
+        wrong = "has no build-id"
+    elif ".debug_line" not in elf.sections:
+        wrong = "has no DWARF line table"
+    else:
+        return
+    raise BuildError(f"{module.name} {wrong}", mend="see probes/Kbuild and the kernel's headers")
+
+
+def vermagic(elf: Elf) -> str:
+    """The `vermagic` a module was built with, release first; "" when it has none."""
+    section = elf.sections.get(".modinfo")
+    fields = elf.section_bytes(section.name, 0, section.size).decode(errors="replace").split("\0") if section else []
+    return next((field.removeprefix("vermagic=") for field in fields if field.startswith("vermagic=")), "")
+
+
+def _probe_sources() -> list[Path]:
+    return sorted(path for pattern in _SOURCES for path in paths.PROBES.glob(pattern))
+
+
+def _probes_digest() -> str:
+    return digest(part for path in _probe_sources() for part in (path.name, sha256(path)))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One kernel's modules to be built into a store entry."""
+
+    recipe: Recipe
+    kernel: KernelBuild
+    workshop: Workshop
+
+    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+        """Build a copy of probes/: kbuild writes beside its sources, which may be read-only to whoever runs this."""
+        scratch = entry / "build"
+        scratch.mkdir()
+        for source in _probe_sources():
+            shutil.copyfile(source, scratch / source.name)
+        self._make(scratch, step)
+        built = _modules(scratch)
+        if not built:
+            raise BuildError("no module was built", where=str(paths.PROBES / "Kbuild"), mend="name one in obj-m")
+        for module in built:
+            check(module, self.kernel)
+            module.rename(entry / module.name)
+        shutil.rmtree(scratch)
+        return {
+            "release": self.kernel.release,
+            "build_ids": {path.stem: Elf.read(path).build_id for path in _modules(entry)},
+        }
+
+    def _make(self, scratch: Path, step: Step) -> None:
+        """Build with the flags of the kernel itself; debug information that names no directory of this machine.
+
+        No turn is waited for: it takes seconds, and a kernel that compiles meanwhile would hold it for minutes.
+        """
+        headers = self.kernel.headers
+        maps = {scratch: "probes", headers.objects: "objects", headers.source: "linux"}
+        flags = [
+            self.recipe.kernel.cflags,
+            "-Werror -g",
+            *(f"-ffile-prefix-map={old}={new}" for old, new in maps.items()),
+        ]
+        log = paths.cache() / "logs" / f"modules-{self.recipe.name}.log"
+        log.unlink(missing_ok=True)
+        make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=self.workshop.slots.cores)
+        variables = {"M": str(scratch), "KCFLAGS": " ".join(flags).strip()}
+        make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
+
+
+def _modules(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.ko"))

@@ -1,0 +1,163 @@
+"""A kernel built from Debian's source: fragments to a checked configuration, objects kept for the next build."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import locks, paths
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.core.events import Step
+from harness.core.files import digest, sha256, write_text
+from harness.images import kbuild, kernel_config, object_tree, sources
+from harness.images.kbuild import Make, Output, compiler_version
+from harness.images.kernel import Headers, KernelBuild
+from harness.images.recipe import Recipe, part_path
+from harness.images.sources import Source
+from harness.images.store import Entry
+from harness.images.workshop import Workshop
+
+KIND = "kernel"
+
+_BUILD_S = 2 * 3600.0
+_CONFIGURE_S = 600.0
+# Commands that a kernel of these fragments takes to build, for progress before any was counted.
+_FIRST_GUESS = 1900
+_CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", "sources.py")
+
+
+def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+    """Everything that goes into this kernel, for its store key; cheap, nothing is fetched or built."""
+    return _parts(recipe, sources.of_recipe(recipe, workshop.packages))
+
+
+def present(recipe: Recipe, workshop: Workshop) -> bool:
+    """True when the store has this kernel already."""
+    return workshop.store.present(KIND, parts(recipe, workshop))
+
+
+def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
+    """The recipe's kernel, from the store or built now; its source tree is there too, for modules to be built.
+
+    The recipe's `cflags` go to the kernel and to every module built for it. Drivers a guest needs are built in.
+    Raises RecipeError (fragments that cannot be had, patches that do not apply) and BuildError (with the log).
+    """
+    source = sources.of_recipe(recipe, workshop.packages)
+    job = _Job(recipe, source, workshop)
+    entry = workshop.store.obtain(KIND, _parts(recipe, source), vm=recipe.name, build=job.build)
+    if not source.tree.is_dir():
+        with workshop.bus.step(recipe.name, "kernel source") as step:
+            sources.unpack(source, workshop.packages, step)
+    return _kernel_build(entry, source)
+
+
+def _parts(recipe: Recipe, source: Source) -> list[str]:
+    fragments = [part_path("config", name).read_text() for name in recipe.kernel.config]
+    code = [sha256(Path(__file__).with_name(name)) for name in _CODE]
+    return [
+        recipe.arch,
+        *source.identity,
+        *fragments,
+        recipe.kernel.cflags,
+        compiler_version(recipe.architecture),
+        *code,
+    ]
+
+
+def _kernel_build(entry: Entry, source: Source) -> KernelBuild:
+    facts = entry.facts
+    vmlinux = entry.path / "vmlinux"
+    return KernelBuild(
+        key=entry.key,
+        release=facts["release"],
+        build_id=facts["build_id"],
+        kernel=entry.path / facts["kernel"],
+        elf=vmlinux,
+        vmlinux=vmlinux,
+        headers=Headers(source=source.tree, objects=entry.path / object_tree.NAME),
+        drivers=(),
+        config=kernel_config.parse((entry.path / "config").read_text()),
+        facts={name: value for name, value in facts.items() if isinstance(value, int)},
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One kernel to be built into a store entry."""
+
+    recipe: Recipe
+    source: Source
+    workshop: Workshop
+
+    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+        """Build in the object tree kept for this VM, then copy what later steps need to `entry`."""
+        sources.unpack(self.source, self.workshop.packages, step)
+        lock = self._objects.with_name(f".{self._objects.name}.lock")
+        with (
+            locks.held(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.say),
+            self.workshop.slots.turn() as jobs,
+        ):
+            if not self._objects.exists():
+                self._log.unlink(missing_ok=True)
+                self._objects.mkdir(parents=True)
+            make = Make(self.recipe.architecture, self.source.tree, self._objects, self._log, jobs)
+            self._configure(make, step)
+            output = self._compile(make, step)
+            return self._gather(entry, output)
+
+    @property
+    def _objects(self) -> Path:
+        """Where objects are kept: one tree a VM, source and way of compiling; kbuild itself sees a changed config."""
+        way = [*self.source.identity, self.recipe.kernel.cflags, compiler_version(self.recipe.architecture)]
+        return paths.cache() / "work" / f"{self.recipe.name}-{digest(way)[:12]}"
+
+    @property
+    def _log(self) -> Path:
+        return paths.cache() / "logs" / f"kernel-{self._objects.name}.log"
+
+    def _configure(self, make: Make, step: Step) -> None:
+        """Let Kconfig make a configuration of the fragments, and check that it is what they ask for."""
+        step.say("configuring")
+        wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
+        seed = self._objects / "pinpoint.config"
+        write_text(seed, kernel_config.seed(wishes))
+        make.run(
+            ["allnoconfig"],
+            Output(step),
+            deadline=Deadline.after(_CONFIGURE_S),
+            variables={"KCONFIG_ALLCONFIG": str(seed)},
+        )
+        kernel_config.check(wishes, kernel_config.parse((self._objects / ".config").read_text()), self.source.tree)
+
+    def _compile(self, make: Make, step: Step) -> Output:
+        """Run make to the end, with progress against what it took last time."""
+        counted = self._objects.with_name(f"{self.recipe.name}.commands")
+        expected = int(counted.read_text()) if counted.exists() else _FIRST_GUESS
+        output = Output(step, expected)
+        targets = [self.recipe.architecture.kernel_target, "modules"]
+        make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
+        write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
+        return output
+
+    def _gather(self, entry: Path, output: Output) -> Mapping[str, Any]:
+        """Copy the finished kernel to its entry and say what it is."""
+        architecture = self.recipe.architecture
+        kernel = Path(architecture.kernel_file).name
+        for made, kept in ((architecture.kernel_file, kernel), ("vmlinux", "vmlinux"), ("System.map", "System.map")):
+            shutil.copyfile(self._objects / made, entry / kept)
+        shutil.copyfile(self._objects / ".config", entry / "config")
+        object_tree.keep(self._objects, entry / object_tree.NAME)
+        return {
+            "release": (self._objects / "include/config/kernel.release").read_text().strip(),
+            "build_id": Elf.read(entry / "vmlinux").build_id,
+            "kernel": kernel,
+            "source": f"{self.source.package} {self.source.version}",
+            "compiler": compiler_version(architecture),
+            "compiled": output.compiled,
+            "warnings": len(kbuild.warnings(self._log)),
+            "text_sections": object_tree.text_sections(self._objects / "vmlinux.o", architecture),
+        }

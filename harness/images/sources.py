@@ -1,0 +1,151 @@
+"""Kernel source trees: Debian's tarball unpacked once, patched copies beside it sharing its files by hard links."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core import locks, paths
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError, HostError, RecipeError
+from harness.core.events import Step
+from harness.core.files import digest
+from harness.core.process import run
+from harness.images.packages import Packages
+from harness.images.recipe import Recipe, part_path
+
+# linux-source packages are for all architectures; dpkg's name for that.
+_ANY = "all"
+_UNPACK_S = 1800.0
+_FETCH_S = 1800.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kernel source tree, whether or not it has been unpacked yet.
+
+    `version` and `sha256` are the package's; `patches` the files applied to it, in order; `tree` is where it stands.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    patches: tuple[Path, ...]
+    tree: Path
+
+    @property
+    def identity(self) -> list[str]:
+        """All that tells this tree from another, for store keys."""
+        return [self.package, self.version, self.sha256, *(patch.read_text() for patch in self.patches)]
+
+
+def of_recipe(recipe: Recipe, packages: Packages) -> Source:
+    """The tree a `debian-source` recipe is built from, named but not fetched."""
+    package = recipe.kernel.package
+    patches = [part_path("patches", name) for name in recipe.kernel.patches]
+    return named(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
+
+
+def named(package: str, version: str, sha256: str, patches: Sequence[Path]) -> Source:
+    """The tree of one package version with patches; what they say, not what they are called, tells trees apart."""
+    # A colon or tilde of a Debian version would make kbuild refuse the directory.
+    base = re.sub(r"[^A-Za-z0-9.+-]", "_", f"{package}-{version}")
+    suffix = f"-{digest(patch.read_text() for patch in patches)[:12]}" if patches else ""
+    return Source(package, version, sha256, tuple(patches), paths.cache() / "sources" / f"{base}{suffix}")
+
+
+def unpack(source: Source, packages: Packages, step: Step) -> Path:
+    """The source's tree, made now unless it is there.
+
+    Raises RecipeError when a patch does not apply, HostError and BuildError when the package does not unpack.
+    """
+    if source.tree.is_dir():
+        return source.tree
+    plain = named(source.package, source.version, source.sha256, ())
+    _make_once(plain.tree, step, lambda beside: _unpack_package(source.package, packages, beside, step))
+    if source.patches:
+        _make_once(source.tree, step, lambda beside: _patch_copy(plain.tree, source.patches, beside, step))
+    return source.tree
+
+
+def _make_once(tree: Path, step: Step, make: Callable[[Path], None]) -> None:
+    """Make `tree` in a directory beside and rename it, once among all runs."""
+    beside = tree.with_name(f".{tree.name}.partial")
+    lock = tree.with_name(f".{tree.name}.lock")
+    with locks.held(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.say):
+        if tree.is_dir():
+            return
+        if beside.exists():
+            shutil.rmtree(beside)
+        try:
+            beside.mkdir()
+            make(beside)
+            beside.rename(tree)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _unpack_package(package: str, packages: Packages, into: Path, step: Step) -> None:
+    """Fetch a linux-source package and unpack the tarball in it to `into`."""
+    step.say(f"fetching {package}")
+    deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
+    step.say(f"unpacking {package}")
+    wrapping = into / ".package"
+    packages.unpack(deb, wrapping)
+    tarballs = list(wrapping.glob("usr/src/*.tar.*"))
+    if len(tarballs) != 1:
+        raise HostError(
+            f"{package} holds {len(tarballs)} source tarballs, not one", mend="name a linux-source-* package"
+        )
+    options = ["--strip-components=1", "--no-same-owner"]
+    _run(["tar", "-x", "-f", tarballs[0], "-C", into, *options], f"unpacking {tarballs[0].name}")
+    shutil.rmtree(wrapping)
+
+
+def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: Step) -> None:
+    """A copy of `plain` at `into` with the patches applied.
+
+    Files are shared by hard links: patch writes beside and renames (GNU patch 2.7), so `plain` keeps its own.
+    """
+    step.say(f"patching {plain.name}: {', '.join(patch.stem for patch in patches)}")
+    _run(["cp", "-al", f"{plain}/.", into], f"copying {plain.name}")
+    for patch in patches:
+        apply(patch, into)
+
+
+def apply(patch: Path, tree: Path) -> None:
+    """Apply one patch exactly where it says. Raises RecipeError naming the patch and the file it fails on."""
+    options = ["-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
+    finished = run(["patch", *options, "-i", patch], cwd=tree, deadline=Deadline.after(60))
+    if finished.rc == 0:
+        return
+    raise RecipeError(
+        f"does not apply to {tree.name.strip('.').removesuffix('.partial')}: {_rejection(finished.output)}",
+        where=patch.name,
+        mend="make it again for this kernel version",
+    )
+
+
+def _rejection(output: str) -> str:
+    """The file patch gave up on and the first thing it said of it."""
+    file = ""
+    for line in output.splitlines():
+        if found := re.match(r"patching file '?([^']+)'?", line):
+            file = found[1]
+        elif "can't find file" in line:
+            # patch then quotes the lines of the patch that named it, each behind a bar.
+            quoted = re.search(r"^\|\+\+\+ [^/\s]+/(\S+)", output, re.MULTILINE)
+            return f"{quoted[1]}: {line}" if quoted else line
+        elif re.search(r"FAILED|Reversed|malformed|garbage", line):
+            return f"{file}: {line}" if file else line
+    return output.strip() or "patch says nothing"
+
+
+def _run(argv: Sequence[str | Path], what: str) -> None:
+    finished = run(argv, deadline=Deadline.after(_UNPACK_S), nice=10)
+    if finished.rc != 0:
+        lines = finished.output.strip().splitlines()
+        raise BuildError(f"{what} failed: {lines[-1] if lines else f'status {finished.rc}'}")

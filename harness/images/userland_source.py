@@ -1,0 +1,153 @@
+"""Busybox and dropbear cross-built from Debian's source packages, for an architecture Debian has no port of."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import paths
+from harness.core.architecture import Architecture
+from harness.core.deadline import Deadline
+from harness.core.events import Step
+from harness.core.files import sha256, write_text
+from harness.core.process import run
+from harness.images import kbuild, kernel_config
+from harness.images.kbuild import Output, run_logged
+from harness.images.recipe import Recipe, part_path
+from harness.images.store import Entry
+from harness.images.workshop import Workshop
+
+KIND = "userland"
+
+_FETCH_S = 600.0
+_BUILD_S = 1800.0
+# Keys only: what is compiled out cannot be guessed or misconfigured, and there are no files for login records.
+_DROPBEAR_OPTIONS = "#define DROPBEAR_SVR_PASSWORD_AUTH 0\n#define DROPBEAR_SVR_LOCALTCPFWD 0\n"
+_DROPBEAR_CONFIGURE = (
+    "--disable-zlib",
+    "--disable-lastlog",
+    "--disable-utmp",
+    "--disable-utmpx",
+    "--disable-wtmp",
+    "--disable-wtmpx",
+    "--disable-pututline",
+    "--disable-pututxline",
+    "--enable-static",
+)
+# Busybox stamps its banner with this instead of the time (scripts/kconfig/confdata.c, 1.35).
+_EPOCH = {"SOURCE_DATE_EPOCH": "1420070400"}
+_CODE = ("userland_source.py", "kernel_config.py", "kbuild.py")
+
+
+def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+    """Everything that goes into this userland, for its store key; cheap, nothing is fetched or built.
+
+    A source package's version is read off a binary package made of it, which the host's own lists have.
+    """
+    versions = [workshop.packages.version(name, "all") for name in ("busybox", "dropbear-bin")]
+    code = [sha256(Path(__file__).with_name(name)) for name in _CODE]
+    return [
+        recipe.arch,
+        *versions,
+        _fragment().read_text(),
+        kbuild.compiler_version(recipe.architecture),
+        sha256(_static_libc(recipe.architecture)),
+        *code,
+    ]
+
+
+def present(recipe: Recipe, workshop: Workshop) -> bool:
+    """True when the store has this userland already."""
+    return workshop.store.present(KIND, parts(recipe, workshop))
+
+
+def obtain(recipe: Recipe, workshop: Workshop) -> Entry:
+    """An entry whose `root/` holds busybox with its applets' links and `usr/sbin/dropbear`, all static.
+
+    Raises BuildError with the log, RecipeError when the busybox fragment asks for what cannot be had.
+    """
+    job = _Job(recipe.architecture, workshop)
+    return workshop.store.obtain(KIND, parts(recipe, workshop), vm=recipe.name, build=job.build)
+
+
+def _fragment() -> Path:
+    return part_path("config", "busybox")
+
+
+def _static_libc(architecture: Architecture) -> Path:
+    """The C library that everything is linked with."""
+    asked = run([f"{architecture.cross_prefix}gcc", "-print-file-name=libc.a"], deadline=Deadline.after(30))
+    return Path(asked.output.strip())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One userland to be built into a store entry."""
+
+    architecture: Architecture
+    workshop: Workshop
+
+    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+        """Build both programs in a scratch directory and lay them out below `entry/root`."""
+        scratch = paths.cache() / "work" / f"userland-{entry.name}"
+        self._log.unlink(missing_ok=True)
+        try:
+            scratch.mkdir(parents=True)
+            busybox = self._unpack("busybox", scratch, step)
+            dropbear = self._unpack("dropbear", scratch, step)
+            with self.workshop.slots.turn() as jobs:
+                self._busybox(scratch / "busybox", entry / "root", jobs, step)
+                self._dropbear(scratch / "dropbear", entry / "root", jobs, step)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return {"busybox": busybox, "dropbear": dropbear, "warnings": len(kbuild.warnings(self._log))}
+
+    @property
+    def _log(self) -> Path:
+        return paths.cache() / "logs" / f"userland-{self.architecture.name}.log"
+
+    def _unpack(self, package: str, scratch: Path, step: Step) -> str:
+        """Unpack a source package with Debian's patches to `scratch/PACKAGE`; gives its version.
+
+        dpkg-source need not check the signature of the uploader: apt has checked every file of the package against the
+        hashes in the archive's signed list.
+        """
+        step.say(f"fetching {package}'s source")
+        source = self.workshop.packages.fetch_source(package, deadline=Deadline.after(_FETCH_S))
+        self._step(["dpkg-source", "--no-check", "--extract", source.dsc, scratch / package], f"unpacking {package}")
+        return source.version
+
+    def _busybox(self, tree: Path, root: Path, jobs: int, step: Step) -> None:
+        """Configure by fragment, build, install with a link for each applet."""
+        wishes = kernel_config.merge([_fragment()])
+        make: list[str | Path] = ["make", "-C", tree, f"CROSS_COMPILE={self.architecture.cross_prefix}"]
+        self._step([*make, "allnoconfig"], "configuring busybox")
+        # Its Kconfig is of 2006: allnoconfig pays no heed to KCONFIG_ALLCONFIG, oldconfig does to the file.
+        config = tree / ".config"
+        write_text(config, kernel_config.overlay(config.read_text(), wishes))
+        self._step([*make, "oldconfig"], "configuring busybox")
+        kernel_config.check(wishes, kernel_config.parse(config.read_text()), tree)
+        make += [f"-j{jobs}", f"CC={kbuild.compiler(self.architecture)}", f"CONFIG_PREFIX={root}"]
+        self._step([*make, "install"], "building busybox", Output(step))
+
+    def _dropbear(self, tree: Path, root: Path, jobs: int, step: Step) -> None:
+        """Configure for public keys only, build the server alone."""
+        step.say("building dropbear")
+        (tree / "localoptions.h").write_text(_DROPBEAR_OPTIONS)
+        options = [f"--host={self.architecture.gnu}", f"CC={kbuild.compiler(self.architecture)}", *_DROPBEAR_CONFIGURE]
+        self._step([tree / "configure", *options], "configuring dropbear", cwd=tree)
+        self._step(["make", "-C", tree, f"-j{jobs}", "PROGRAMS=dropbear", "STATIC=1"], "building dropbear")
+        server = root / "usr/sbin/dropbear"
+        server.parent.mkdir(parents=True, exist_ok=True)
+        strip = f"{self.architecture.cross_prefix}strip"
+        self._step([strip, "-o", server, tree / "dropbear"], "stripping dropbear")
+
+    def _step(
+        self, argv: Sequence[str | Path], what: str, output: Output | None = None, *, cwd: Path | None = None
+    ) -> None:
+        """Run one command of the build into the log."""
+        hear = output.hear if output else None
+        run_logged(argv, what, self._log, deadline=Deadline.after(_BUILD_S), cwd=cwd, env=_EPOCH, on_line=hear)

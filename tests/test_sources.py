@@ -1,0 +1,141 @@
+"""Source trees: unpacked once, patched copies that leave the plain tree alone, patches that fail by name."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError, HostError, RecipeError
+from harness.core.events import Bus, Step
+from harness.images import sources
+from harness.images.packages import Packages
+
+PATCH = """\
+Why this patch is there.
+
+--- a/kernel/kprobes.c
++++ b/kernel/kprobes.c
+@@ -1,3 +1,3 @@
+ one
+-two
++TWO
+ three
+"""
+
+
+class TarballPackages:
+    """Packages whose one package holds a tarball made on the spot; counts how often it is unpacked."""
+
+    def __init__(self, tarballs: int = 1) -> None:
+        self.unpacked = 0
+        self._tarballs = tarballs
+
+    def fetch(self, package: str, architecture: str, *, deadline: Deadline) -> Path:
+        assert architecture == "all"
+        assert deadline.remaining() > 0
+        return Path(f"{package}.deb")
+
+    def unpack(self, deb: Path, into: Path) -> None:
+        self.unpacked += 1
+        tree = into / "linux-source-6.1" / "kernel"
+        tree.mkdir(parents=True)
+        (tree / "kprobes.c").write_text("one\ntwo\nthree\n")
+        (into / "usr/src").mkdir(parents=True)
+        for number in range(self._tarballs):
+            tarball = into / f"usr/src/linux-source-{deb.stem}{number}.tar.xz"
+            subprocess.run(["tar", "-cJf", tarball, "-C", into, "linux-source-6.1"], check=True)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def step() -> Step:
+    return Step(Bus(), "vm", "source")
+
+
+def patch(directory: Path, text: str = PATCH, name: str = "some") -> Path:
+    path = directory / f"{name}.patch"
+    path.write_text(text)
+    return path
+
+
+def unpack(source: sources.Source, packages: TarballPackages, step: Step) -> Path:
+    return sources.unpack(source, cast(Packages, packages), step)
+
+
+def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step: Step) -> None:
+    packages = TarballPackages()
+    patched = unpack(sources.named("linux", "6.1-1", "ab12", [patch(tmp_path)]), packages, step)
+    plain = unpack(sources.named("linux", "6.1-1", "ab12", []), packages, step)
+    assert packages.unpacked == 1
+    assert (plain / "kernel/kprobes.c").read_text() == "one\ntwo\nthree\n", "the patch wrote through a hard link"
+    assert (patched / "kernel/kprobes.c").read_text() == "one\nTWO\nthree\n"
+    assert {path.name for path in plain.iterdir()} == {"kernel"}
+
+
+def test_a_tree_is_known_by_version_and_by_what_its_patches_say(tmp_path: Path) -> None:
+    one = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path)])
+    renamed = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, name="other")])
+    changed = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, PATCH.replace("TWO", "2"), name="third")])
+    assert one.tree == renamed.tree
+    assert len({one.tree, changed.tree, sources.named("linux", "6.1-1", "ab12", []).tree}) == 3
+    assert one.identity != changed.identity
+
+
+def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
+    tree = sources.named("linux", "1:6.1~rc1 x", "ab12", []).tree
+    assert not set(": ~") & set(tree.name)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (PATCH.replace("-two", "-zwei"), "kernel/kprobes.c: Hunk #1 FAILED"),
+        (PATCH.replace(" three", " drei"), "kernel/kprobes.c: Hunk #1 FAILED"),
+        (PATCH.replace("kprobes.c", "gone.c"), "kernel/gone.c: can't find file to patch"),
+        (PATCH.replace("-two\n+TWO", "-TWO\n+two"), "kernel/kprobes.c: "),
+        ("no patch at all\n", "Only garbage"),
+    ],
+)
+def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
+    tmp_path: Path, step: Step, text: str, complaint: str
+) -> None:
+    source = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, text, "bad")])
+    with pytest.raises(RecipeError) as caught:
+        unpack(source, TarballPackages(), step)
+    assert str(caught.value).startswith("bad.patch: does not apply to linux-6.1-1")
+    assert complaint in str(caught.value)
+    assert not [path for path in source.tree.parent.iterdir() if path.is_dir() and path.name != "linux-6.1-1"]
+
+
+def test_what_a_killed_run_left_is_not_taken_for_whole(step: Step) -> None:
+    source = sources.named("linux", "6.1-1", "ab12", [])
+    partial = source.tree.with_name(f".{source.tree.name}.partial")
+    (partial / "kernel").mkdir(parents=True)
+    (partial / "kernel" / "half").write_text("")
+    assert not (unpack(source, TarballPackages(), step) / "kernel/half").exists()
+    assert not partial.exists()
+
+
+def test_a_package_that_is_no_kernel_source(step: Step) -> None:
+    with pytest.raises(HostError, match="linux holds 2 source tarballs, not one"):
+        unpack(sources.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
+
+
+def test_a_broken_tarball_says_what_tar_says(step: Step) -> None:
+    class Broken(TarballPackages):
+        def unpack(self, deb: Path, into: Path) -> None:
+            (into / "usr/src").mkdir(parents=True)
+            (into / f"usr/src/{deb.stem}.tar.xz").write_bytes(b"not xz")
+
+    source = sources.named("linux", "6.1-1", "ab12", [])
+    with pytest.raises(BuildError, match=r"unpacking linux\.tar\.xz failed: tar: "):
+        unpack(source, Broken(), step)
+    assert not source.tree.exists()
