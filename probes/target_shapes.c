@@ -76,6 +76,12 @@ static noinline u32 pinpoint_call_hex2bin(u32 x)
 	return x + byte;
 }
 
+/* hex_to_bin() computes without a branch: one straight line from end to end. */
+static noinline u32 pinpoint_call_hex_to_bin(u32 x)
+{
+	return x + hex_to_bin('a' + x % 8);
+}
+
 const struct pinpoint_shape pinpoint_shapes[] = {
 	{ "leaf", pinpoint_leaf, 1 },
 	{ "alias", pinpoint_alias, 1 },
@@ -89,5 +95,6 @@ const struct pinpoint_shape pinpoint_shapes[] = {
 	{ "cold_taken", pinpoint_cold_taken, 1 },
 	{ "reads_data", pinpoint_reads_data, 1 },
 	{ "hex2bin", pinpoint_call_hex2bin, 1 },
+	{ "hex_to_bin", pinpoint_call_hex_to_bin, 1 },
 	{ }
 };

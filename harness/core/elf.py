@@ -47,7 +47,8 @@ class _Segment(NamedTuple):
 class Elf:
     """One ELF file, a module or a vmlinux. It is mapped: the file must not be truncated while this object lives.
 
-    `machine` is pyelftools' name (`EM_X86_64`); `build_id` is in hex, "" when there is none.
+    `machine` is pyelftools' name (`EM_X86_64`); `linked` is false for a module, whose relocations are still to be
+    applied; `build_id` is in hex, "" when there is none.
     """
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
@@ -57,6 +58,7 @@ class Elf:
         self.machine: str = str(parsed["e_machine"])
         self.word_bytes: int = parsed.elfclass // 8
         self.little_endian: bool = parsed.little_endian
+        self.linked: bool = str(parsed["e_type"]) != "ET_REL"
         self._layout = elf_tables.Layout(self.word_bytes, self.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]

@@ -66,11 +66,15 @@ class Symbol(NamedTuple):
 
 
 class Relocation(NamedTuple):
-    """One relocation: its place in the section that it changes, its machine's number for its type, its symbol."""
+    """One relocation: its place in the section that it changes, its machine's number for its type, its symbol.
+
+    `addend` is 0 where the machine keeps it in the bytes (SHT_REL).
+    """
 
     offset: int
     type: int
     symbol: Symbol
+    addend: int
 
 
 def symbols(layout: Layout, table: bytes, names: bytes, sections: Mapping[int, str]) -> list[Symbol]:
@@ -120,9 +124,9 @@ def relocations(
 ) -> Iterator[Relocation]:
     """The entries of one relocation table; `base` is the linked address of the section that they change."""
     word, shift = ("Q", 32) if layout.word_bytes == 8 else ("I", 8)
-    addend = word if addends else ""
-    for offset, info, *_ in struct.iter_unpack(f"{layout.order}{word}{word}{addend}", table):
-        yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift])
+    form = f"{layout.order}{word}{word}{word.lower() if addends else ''}"
+    for offset, info, *addend in struct.iter_unpack(form, table):
+        yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift], sum(addend))
 
 
 def touched(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:

@@ -1,0 +1,89 @@
+"""x86_64 and AArch64 instructions through capstone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import capstone
+from capstone import arm64_const, x86_const
+
+from harness.landing.instruction import Flow, Instruction
+
+_X86_TRAPS = frozenset({x86_const.X86_INS_UD0, x86_const.X86_INS_UD1, x86_const.X86_INS_UD2, x86_const.X86_INS_INT3})
+_X86_LEAVES = frozenset(
+    {
+        capstone.CS_GRP_JUMP,
+        capstone.CS_GRP_CALL,
+        capstone.CS_GRP_RET,
+        capstone.CS_GRP_INT,
+        capstone.CS_GRP_IRET,
+    }
+)
+_ARM64_LEAVES = frozenset({"b", "bl", "br", "blr", "ret", "cbz", "cbnz", "tbz", "tbnz", "eret", "svc", "hvc", "smc"})
+_ARM64_TRAPS = frozenset({"brk", "hlt", "udf"})
+_ARM64_WORD = 4
+
+
+@lru_cache
+def _disassembler(architecture: int, mode: int) -> capstone.Cs:
+    found = capstone.Cs(architecture, mode)
+    found.detail = True
+    # Bytes that capstone does not know become a pseudo-instruction of number 0; without this it stops there, silently.
+    found.skipdata = True
+    return found
+
+
+def decode_x86_64(code: bytes) -> list[Instruction]:
+    """Every instruction of a function; bytes that mean none are UNKNOWN, one by one."""
+    found = _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, 0)
+    return [_x86(instruction) for instruction in found]
+
+
+def _x86(found: capstone.CsInsn) -> Instruction:
+    if found.id == 0:
+        return Instruction(found.address, found.size, Flow.UNKNOWN)
+    if found.id == x86_const.X86_INS_NOP:
+        return Instruction(found.address, found.size, Flow.NOP, padding=True)
+    if found.id in _X86_TRAPS:
+        return Instruction(found.address, found.size, Flow.ENDS, padding=found.id == x86_const.X86_INS_INT3)
+    if not _X86_LEAVES & set(found.groups):
+        return Instruction(found.address, found.size, Flow.PLAIN)
+    target = next((operand.imm for operand in found.operands if operand.type == x86_const.X86_OP_IMM), None)
+    computed = target is None and capstone.CS_GRP_JUMP in found.groups
+    return Instruction(found.address, found.size, Flow.COMPUTED if computed else Flow.ENDS, target)
+
+
+def decode_aarch64(code: bytes) -> list[Instruction]:
+    """Every word of a function as an instruction."""
+    found = _disassembler(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN).disasm(code, 0)
+    return [_arm64(instruction) for instruction in found]
+
+
+def _arm64(found: capstone.CsInsn) -> Instruction:
+    mnemonic = found.mnemonic.partition(".")[0]
+    if found.id == 0:
+        return Instruction(found.address, found.size, Flow.UNKNOWN)
+    if mnemonic in _ARM64_TRAPS:
+        return Instruction(found.address, _ARM64_WORD, Flow.ENDS, padding=not any(found.bytes))
+    if mnemonic == "nop":
+        return Instruction(found.address, _ARM64_WORD, Flow.NOP, padding=True)
+    if mnemonic in _ARM64_LEAVES:
+        # tbz has the bit's number before its target.
+        targets = [operand.imm for operand in found.operands if operand.type == arm64_const.ARM64_OP_IMM]
+        flow = Flow.COMPUTED if mnemonic == "br" else Flow.ENDS
+        return Instruction(found.address, _ARM64_WORD, flow, targets[-1] if targets else None)
+    return Instruction(found.address, _ARM64_WORD, _arm64_flow(mnemonic, found.op_str))
+
+
+def _arm64_flow(mnemonic: str, operands: str) -> Flow:
+    """Flow of an instruction that goes on to the next.
+
+    Exclusive loads and stores count as the end of a line: a probe between them would never let them succeed, and the
+    kernel refuses one (arm_kprobe_decode_insn(), arch/arm64/kernel/probes/decode-insn.c, 6.1), as it does writes of
+    system registers, reads of DAIF, and hints that it does not know to be steppable.
+    """
+    if mnemonic.startswith(("ldx", "ldax", "stx", "stlx")):
+        return Flow.ENDS
+    if mnemonic in ("msr", "wfi", "wfe", "sev", "sevl", "yield", "hint") or "daif" in operands:
+        return Flow.REFUSED
+    return Flow.PLAIN
