@@ -1,0 +1,324 @@
+"""Complaints in the shape kernels print them (Linux 6.1: kernel/, mm/, arch/), for the tests of their reader."""
+
+from __future__ import annotations
+
+from harness.verdict.kinds import Kind
+
+
+def printed(text: str, start: float = 12.5, caller: str = "") -> str:
+    """Lines as printk puts them on a console, a millisecond apart."""
+    lines = text.strip("\n").split("\n")
+    return "".join(f"[{start + index / 1000:12.6f}]{caller} {line}\n" for index, line in enumerate(lines))
+
+
+HEALTHY = printed(
+    """
+Linux version 6.1.0-32-amd64 (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0-14) 12.2.0, GNU ld 2.40) #1 SMP
+Command line: console=ttyS0 panic=-1 oops=panic
+x86/fpu: x87 FPU will use FXSAVE
+Spectre V2 : WARNING: Unprivileged eBPF is enabled with eIBRS on, data leaks possible via Spectre v2 BHB attacks!
+ACPI: 1 ACPI AML tables successfully acquired and loaded
+ACPI BIOS Warning (bug): 32/64X length mismatch in FADT/Gpe0Block: 128/32 (20220331/tbfadt-564)
+rcu: Hierarchical RCU implementation.
+rcu: 	RCU calculated value of scheduler-enlistment delay is 25 jiffies.
+NMI watchdog: Enabled. Permanently consumes one hw-PMU counter.
+Kprobe smoke test: started
+Kprobe smoke test: passed successfully
+debug: unmapping init memory 00000000e0000000-00000000e0200000
+pci 0000:00:1f.0: quirk: [io  0x0600-0x067f] claimed by ICH6 ACPI/GPIO/TCO
+systemd[1]: Starting BUG: not a complaint, this stands in the middle of a record
+EXT4-fs (vda): mounted filesystem with ordered data mode. Quota mode: none.
+virtio_net virtio0 eth0: renamed from enp0s2
+pinpoint_target: loading out-of-tree module taints kernel.
+process '/bin/busybox' started with executable stack
+Freeing unused kernel image (initmem) memory: 2796K
+oom_reaper: ready
+watchdog: Delayed init of the lockup detector failed: -19
+reboot: Power down
+"""
+)
+
+SLUB_WARNING = """
+------------[ cut here ]------------
+WARNING: CPU: 0 PID: 0 at mm/slub.c:5134 kmem_cache_init+0x60/0x160
+Modules linked in:
+CPU: 0 PID: 0 Comm: swapper Not tainted 6.1.192-pinpoint #1
+Hardware name: 9000/778/B160L
+
+     YZrvWESTHLNXBCVMcbcbcbcbOGFRQPDI
+PSW: 00000000000001001011111100001110 Not tainted
+r00-03  0004bf0e 10b1c000 10a2a1c4 10b1c300
+r28-31  00000000 00000001 10b1c340 10a2a1c4
+sr00-03  00000000 00000000 00000000 00000000
+
+IASQ: 00000000 00000000 IAOQ: 10a2a1e8 10a2a1ec
+ IIR: 03ffe01f    ISR: 00000000  IOR: 00000000
+ CPU:        0   CR30: 10b18000 CR31: 00000000
+ IAOQ[0]: kmem_cache_init+0x60/0x160
+ IAOQ[1]: kmem_cache_init+0x64/0x160
+ RP(r2): kmem_cache_init+0x3c/0x160
+Backtrace:
+ [<10a1a8d4>] start_kernel+0x2e4/0x6c8
+ [<10a1e0a4>] start_parisc+0xb4/0xe4
+
+---[ end trace 0000000000000000 ]---
+"""
+
+PARISC_FAULT = """
+Backtrace:
+ [<10158f30>] insmod_init+0x10/0x40 [pinpoint_target]
+ [<10100e1c>] do_one_initcall+0x5c/0x1e4
+
+
+Kernel Fault: Code=15 (Data TLB miss fault) at addr 00000004
+CPU: 0 PID: 88 Comm: insmod Tainted: G           O       6.1.192-pinpoint #1
+Hardware name: 9000/778/B160L
+
+     YZrvWESTHLNXBCVMcbcbcbcbOGFRQPDI
+PSW: 00000000000001001111111100001111 Tainted: G           O
+r00-03  0004ff0f 11c7a2c0 00a7c044 11c7a340
+
+IASQ: 00000000 00000000 IAOQ: 00a7c048 00a7c04c
+ IIR: 0f80109c    ISR: 00000000  IOR: 00000004
+ IAOQ[0]: bad_init+0x20/0x50 [pinpoint_target]
+ IAOQ[1]: bad_init+0x24/0x50 [pinpoint_target]
+ RP(r2): bad_init+0x1c/0x50 [pinpoint_target]
+"""
+
+PARISC_DIE = r"""
+      _______________________________
+     < Your System ate a SPARC! Gah! >
+      -------------------------------
+             \   ^__^
+                 (__)\       )\/\
+                  U  ||----w |
+                     ||     ||
+insmod (pid 91): Unknown kernel breakpoint (code 9)
+CPU: 0 PID: 91 Comm: insmod Not tainted 6.1.192-pinpoint #1
+
+     YZrvWESTHLNXBCVMcbcbcbcbOGFRQPDI
+PSW: 00000000000001001111111100001111 Not tainted
+IASQ: 00000000 00000000 IAOQ: 10158f30 10158f34
+ IAOQ[0]: hex2bin+0x8/0xa0
+Backtrace:
+ [<10100e1c>] do_one_initcall+0x5c/0x1e4
+"""
+
+PARISC_USER_FAULT = """
+do_page_fault() command='false' type=15 address=0x00000000 in busybox[10000+1c3000]
+trap #15: Data TLB miss fault, vm_start = 0x00010000, vm_end = 0x001d3000
+CPU: 0 PID: 93 Comm: false Not tainted 6.1.192-pinpoint #1
+
+     YZrvWESTHLNXBCVMcbcbcbcbOGFRQPDI
+PSW: 00000000000001000000000000001111 Not tainted
+IASQ: 000001f1 000001f1 IAOQ: 00012a4b 00012a4f
+ IIR: 0f401280    ISR: 000001f1  IOR: 00000000
+false (pid 94): Unaligned data reference (code 28) at 00012a4b
+"""
+
+X86_OOPS = """
+BUG: kernel NULL pointer dereference, address: 0000000000000008
+#PF: supervisor read access in kernel mode
+#PF: error_code(0x0000) - not-present page
+PGD 0 P4D 0
+Oops: 0000 [#1] PREEMPT SMP NOPTI
+CPU: 0 PID: 211 Comm: insmod Tainted: G           OE      6.1.0-32-amd64 #1  Debian 6.1.129-1
+Hardware name: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 1.16.2-debian-1.16.2-1 04/01/2014
+RIP: 0010:bad_init+0x12/0x1000 [pinpoint_target]
+Code: Unable to access opcode bytes at 0xffffffffc0332fe8.
+RSP: 0018:ffffb0a2c02cfc28 EFLAGS: 00010246
+Call Trace:
+ <TASK>
+ ? __die_body.cold+0x1a/0x1f
+ do_one_initcall+0x56/0x220
+ </TASK>
+Modules linked in: pinpoint_target(OE+) virtio_net
+CR2: 0000000000000008
+---[ end trace 0000000000000000 ]---
+RIP: 0010:bad_init+0x12/0x1000 [pinpoint_target]
+"""
+
+X86_BUG_ON = """
+------------[ cut here ]------------
+kernel BUG at mm/vmalloc.c:2702!
+invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
+CPU: 1 PID: 33 Comm: kworker/1:1 Not tainted 6.1.0-32-amd64 #1
+RIP: 0010:__vunmap+0x2a/0x280
+Call Trace:
+ <TASK>
+ process_one_work+0x1c7/0x380
+ </TASK>
+---[ end trace 0000000000000000 ]---
+"""
+
+LIST_CORRUPTION = """
+list_del corruption. prev->next should be ffff8881037e2a00, but was dead000000000100. (prev=ffff88810380)
+------------[ cut here ]------------
+kernel BUG at lib/list_debug.c:53!
+invalid opcode: 0000 [#1] PREEMPT SMP KASAN
+---[ end trace 0000000000000000 ]---
+"""
+
+ARM64_OOPS = """
+Unable to handle kernel paging request at virtual address dead000000000108
+Mem abort info:
+  ESR = 0x0000000096000044
+  EC = 0x25: DABT (current EL), IL = 32 bits
+[dead000000000108] address between user and kernel address ranges
+Internal error: Oops: 0000000096000044 [#1] SMP
+Modules linked in: pinpoint_target(OE)
+CPU: 0 PID: 201 Comm: rmmod Tainted: G           OE      6.1.0-32-arm64 #1  Debian 6.1.129-1
+pstate: 60400005 (nZCv daif +PAN -UAO -TCO -DIT -SSBS BTYPE=--)
+pc : __unregister_kprobe_bottom+0x2c/0xa0
+lr : unregister_kprobes+0x7c/0xb0
+Call trace:
+ __unregister_kprobe_bottom+0x2c/0xa0
+ unregister_kprobes+0x7c/0xb0
+Code: f9400800 b4000100 f9400461 (f9000420)
+---[ end trace 0000000000000000 ]---
+"""
+
+KASAN = """
+==================================================================
+BUG: KASAN: use-after-free in pinpoint_read+0x3c/0x90 [pinpoint_target]
+Read of size 8 at addr ffff88800a3b1c00 by task cat/187
+
+CPU: 0 PID: 187 Comm: cat Tainted: G    B      O       6.1.192-pinpoint #1
+Call Trace:
+ <TASK>
+ dump_stack_lvl+0x34/0x48
+ print_report+0x172/0x4a0
+ </TASK>
+
+Allocated by task 180:
+ kasan_save_stack+0x33/0x60
+
+Memory state around the buggy address:
+ ffff88800a3b1b00: fc fc fc fc fc fc fc fc fc fc fc fc fc fc fc fc
+>ffff88800a3b1c00: fa fb fb fb fb fb fb fb fb fb fb fb fb fb fb fb
+                   ^
+==================================================================
+"""
+
+KASAN_NULL = """
+general protection fault, probably for non-canonical address 0xdffffc0000000001: 0000 [#1] PREEMPT SMP KASAN
+KASAN: null-ptr-deref in range [0x0000000000000008-0x000000000000000f]
+CPU: 0 PID: 187 Comm: cat Not tainted 6.1.192-pinpoint #1
+RIP: 0010:pinpoint_read+0x3c/0x90
+Call Trace:
+ vfs_read+0x12a/0x330
+---[ end trace 0000000000000000 ]---
+"""
+
+CIRCULAR = """
+======================================================
+WARNING: possible circular locking dependency detected
+6.1.192-pinpoint #1 Not tainted
+------------------------------------------------------
+insmod/201 is trying to acquire lock:
+ffffffff82a50c68 (kprobe_mutex){+.+.}-{3:3}, at: register_kprobe+0x4f/0x750
+
+but task is already holding lock:
+ffffffff82a4e8a8 (module_mutex){+.+.}-{3:3}, at: do_init_module+0x1b/0x1f0
+
+stack backtrace:
+CPU: 0 PID: 201 Comm: insmod Not tainted 6.1.192-pinpoint #1
+Call Trace:
+ <TASK>
+ check_noncircular+0xf7/0x110
+ </TASK>
+"""
+
+SUSPICIOUS_RCU = """
+=============================
+WARNING: suspicious RCU usage
+6.1.192-pinpoint #1 Not tainted
+-----------------------------
+kernel/kprobes.c:430 RCU-list traversed in non-reader section!!
+
+other info that might help us debug this:
+"""
+
+RCU_STALL = """
+rcu: INFO: rcu_preempt self-detected stall on CPU
+rcu: 	0-....: (5249 ticks this GP) idle=2b7c/1/0x4000000000000000 softirq=512/512 fqs=2625
+	(t=5250 jiffies g=73 q=12 ncpus=1)
+rcu: rcu_preempt kthread starved for 5250 jiffies! g73 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x0 ->cpu=0
+CPU: 0 PID: 190 Comm: sh Not tainted 6.1.192-pinpoint #1
+RIP: 0010:spin_forever+0x5/0x10 [pinpoint_target]
+Call Trace:
+ <TASK>
+ </TASK>
+"""
+
+OOM = """
+tail invoked oom-killer: gfp_mask=0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP), order=0, oom_score_adj=0
+CPU: 0 PID: 140 Comm: tail Not tainted 6.1.0-32-amd64 #1
+Call Trace:
+ <TASK>
+ dump_header+0x4a/0x200
+ </TASK>
+Mem-Info:
+oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),task_memcg=/,task=tail,pid=140,uid=0
+Out of memory: Killed process 140 (tail) total-vm:409600kB, anon-rss:400000kB, file-rss:0kB, shmem-rss:0kB
+"""
+
+# text, and what must be read from it: kind and place of each complaint, in order
+LOGS: dict[str, tuple[str, list[tuple[Kind, str]]]] = {
+    "parisc warning at boot": (SLUB_WARNING, [(Kind.WARNING, "mm/slub.c:5134")]),
+    "parisc_terminate": (PARISC_FAULT, [(Kind.FAULT, "bad_init")]),
+    "die_if_kernel": (PARISC_DIE, [(Kind.FAULT, "hex2bin")]),
+    "parisc user fault": (PARISC_USER_FAULT, []),
+    "x86 oops": (X86_OOPS, [(Kind.FAULT, "bad_init")]),
+    "x86 BUG_ON": (X86_BUG_ON, [(Kind.BUG, "mm/vmalloc.c:2702")]),
+    "list corruption": (LIST_CORRUPTION, [(Kind.BUG, "lib/list_debug.c:53")]),
+    "arm64 oops": (ARM64_OOPS, [(Kind.FAULT, "__unregister_kprobe_bottom")]),
+    "KASAN": (KASAN, [(Kind.KASAN, "pinpoint_read")]),
+    "KASAN null pointer": (KASAN_NULL, [(Kind.FAULT, "pinpoint_read")]),
+    "circular locking": (CIRCULAR, [(Kind.LOCKDEP, "register_kprobe")]),
+    "suspicious RCU": (SUSPICIOUS_RCU, [(Kind.LOCKDEP, "kernel/kprobes.c:430")]),
+    "RCU stall": (RCU_STALL, [(Kind.RCU_STALL, "spin_forever")]),
+    "OOM": (OOM, [(Kind.OUT_OF_MEMORY, "")]),
+    "two in a row": (X86_BUG_ON + KASAN, [(Kind.BUG, "mm/vmalloc.c:2702"), (Kind.KASAN, "pinpoint_read")]),
+    "oops, then panic": (
+        X86_OOPS
+        + "Kernel panic - not syncing: Fatal exception\n---[ end Kernel panic - not syncing: Fatal exception ]---",
+        [(Kind.FAULT, "bad_init"), (Kind.PANIC, "")],
+    ),
+}
+
+# one line each, as printed
+LINES: list[tuple[Kind, str]] = [
+    (Kind.PANIC, "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
+    (Kind.PANIC, "traps: PANIC: double fault, error_code: 0x0"),
+    (Kind.LOCKUP, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [insmod:190]"),
+    (Kind.LOCKUP, "NMI watchdog: Watchdog detected hard LOCKUP on cpu 1"),
+    (Kind.LOCKUP, "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 33s!"),
+    (Kind.RCU_STALL, "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:"),
+    (Kind.RCU_STALL, "rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 0-.... } 21 jiffies"),
+    (Kind.HUNG_TASK, "INFO: task rmmod:211 blocked for more than 120 seconds."),
+    (Kind.LOCKDEP, "WARNING: inconsistent lock state"),
+    (Kind.LOCKDEP, "WARNING: bad unlock balance detected!"),
+    (Kind.LOCKDEP, "WARNING: possible recursive locking detected"),
+    (Kind.LOCKDEP, "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected"),
+    (Kind.LOCKDEP, "[ BUG: Invalid wait context ]"),
+    (Kind.KASAN, "UBSAN: array-index-out-of-bounds in lib/foo.c:12:3"),
+    (Kind.KASAN, "BUG: KFENCE: out-of-bounds read in pinpoint_read+0x3c/0x90"),
+    (Kind.FAULT, "general protection fault, probably for non-canonical address 0xdead000000000100: 0000 [#1] SMP"),
+    (Kind.FAULT, "stack segment: 0000 [#1] PREEMPT SMP"),
+    (
+        Kind.FAULT,
+        "Oops: general protection fault, probably for non-canonical address 0xdead000000000100: 0000 [#1] SMP",
+    ),
+    (Kind.FAULT, "BUG: unable to handle page fault for address: ffffb0a2c02cfc28"),
+    (Kind.FAULT, "Internal error: Oops - BUG: 00000000f2000800 [#1] SMP"),
+    (Kind.FAULT, "Bad Address (null pointer deref?): Code=26 (Data memory access rights trap) at addr 00000000"),
+    (Kind.BUG, "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:580"),
+    (Kind.BUG, "BUG: scheduling while atomic: insmod/190/0x00000002"),
+    (Kind.BUG, "BUG kmalloc-64 (Tainted: G    B     ): Left Redzone overwritten"),
+    (Kind.BUG, "BUG: Bad page state in process rmmod  pfn:0a3b1"),
+    (Kind.WARNING, "WARNING: CPU: 0 PID: 1 at kernel/kprobes.c:1092 __disarm_kprobe_ftrace+0x4a/0x60"),
+    (Kind.WARNING, "WARNING: kernel/kprobes.c:1092 at __disarm_kprobe_ftrace+0x4a/0x60, CPU#0: rmmod/211"),
+    (Kind.LEAK, "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
+    (Kind.TRACE, "Call Trace:"),
+]
