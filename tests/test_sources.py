@@ -13,6 +13,7 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, Step
 from harness.images import sources
 from harness.images.packages import Packages
+from harness.images.recipe import Recipe
 
 PATCH = """\
 Why this patch is there.
@@ -139,3 +140,28 @@ def test_a_broken_tarball_says_what_tar_says(step: Step) -> None:
     with pytest.raises(BuildError, match=r"unpacking linux\.tar\.xz failed: tar: "):
         unpack(source, Broken(), step)
     assert not source.tree.exists()
+
+
+def own_tree(directory: Path, **kernel: object) -> Recipe:
+    values = {"source": "tree", "tree": str(directory), **kernel}
+    return Recipe.model_validate({"name": "vm", "arch": "x86_64", "describe": "a test", "kernel": values})
+
+
+def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_path: Path, step: Step) -> None:
+    (tmp_path / "linux").mkdir()
+    (tmp_path / "linux/Kbuild").write_text("")
+    packages = cast(Packages, TarballPackages())
+    before = sources.of_recipe(own_tree(tmp_path / "linux"), packages)
+    assert sources.unpack(before, packages, step) == tmp_path / "linux"
+    (tmp_path / "linux/Kbuild").write_text("obj-y += more.o\n")
+    sources._listing_digest.cache_clear()
+    assert sources.of_recipe(own_tree(tmp_path / "linux"), packages).identity != before.identity
+
+
+def test_a_tree_of_ones_own_that_is_none_or_is_to_be_patched(tmp_path: Path) -> None:
+    packages = cast(Packages, TarballPackages())
+    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.tree is .*, which is no kernel source"):
+        sources.of_recipe(own_tree(tmp_path), packages)
+    (tmp_path / "Kbuild").write_text("")
+    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.patches for a tree of your own; apply them there"):
+        sources.of_recipe(own_tree(tmp_path, patches=["text-main"]), packages)

@@ -19,8 +19,8 @@ from harness.core.process import run
 NICE = 10
 
 # `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
-_COMMAND = re.compile(r"  (CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST|CC \[M\]|LD \[M\]) +(\S+)")
-_COMPILED = frozenset({"CC", "AS", "CC [M]"})
+_COMMAND = re.compile(r"  ((?:CC|AS|LD) \[M\]|CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST) +(\S+)")
+_COMPILED = frozenset({"CC", "AS", "CC [M]", "AS [M]"})
 _WARNING = re.compile(r"\bwarning:", re.IGNORECASE)
 _ERROR = re.compile(r"\berror:|\*\*\*|undefined reference", re.IGNORECASE)
 

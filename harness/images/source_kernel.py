@@ -1,4 +1,4 @@
-"""A kernel built from Debian's source: fragments to a checked configuration, objects kept for the next build."""
+"""A kernel built from source: fragments to a checked configuration, objects kept for the next build."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class _Job:
     @property
     def _objects(self) -> Path:
         """Where objects are kept: one tree a VM, source and way of compiling; kbuild itself sees a changed config."""
-        way = [*self.source.identity, self.recipe.kernel.cflags, compiler_version(self.recipe.architecture)]
+        way = [str(self.source.tree), self.recipe.kernel.cflags, compiler_version(self.recipe.architecture)]
         return paths.cache() / "work" / f"{self.recipe.name}-{digest(way)[:12]}"
 
     @property

@@ -1,11 +1,13 @@
-"""Kernel source trees: Debian's tarball unpacked once, patched copies beside it sharing its files by hard links."""
+"""Kernel source trees: the user's own, or Debian's tarball unpacked once and patched copies that share its files."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from harness.core import locks, paths
@@ -43,7 +45,12 @@ class Source:
 
 
 def of_recipe(recipe: Recipe, packages: Packages) -> Source:
-    """The tree a `debian-source` recipe is built from, named but not fetched."""
+    """The tree a recipe is built from; one of a package is named, not fetched.
+
+    Raises RecipeError when the package or the directory is not there.
+    """
+    if recipe.kernel.source == "tree":
+        return _given(recipe)
     package = recipe.kernel.package
     patches = [part_path("patches", name) for name in recipe.kernel.patches]
     return named(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
@@ -55,6 +62,29 @@ def named(package: str, version: str, sha256: str, patches: Sequence[Path]) -> S
     base = re.sub(r"[^A-Za-z0-9.+-]", "_", f"{package}-{version}")
     suffix = f"-{digest(patch.read_text() for patch in patches)[:12]}" if patches else ""
     return Source(package, version, sha256, tuple(patches), paths.cache() / "sources" / f"{base}{suffix}")
+
+
+def _given(recipe: Recipe) -> Source:
+    """The user's own tree, which is built as it stands and never written to."""
+    tree = (paths.PROJECT / Path(recipe.kernel.tree).expanduser()).resolve()
+    where = f"{recipe.name}.toml"
+    if not (tree / "Kbuild").is_file():
+        raise RecipeError(f"kernel.tree is {tree}, which is no kernel source", where=where, mend="name its directory")
+    if recipe.kernel.patches:
+        raise RecipeError("kernel.patches for a tree of your own", where=where, mend="apply them there")
+    return Source(str(tree), "", _listing_digest(tree), (), tree)
+
+
+@cache
+def _listing_digest(tree: Path) -> str:
+    """One digest over names, sizes and times of a tree's files: a run takes the tree as it found it first."""
+    lines = []
+    for directory, below, names in os.walk(tree):
+        below[:] = sorted(name for name in below if name != ".git")
+        for name in sorted(names):
+            status = os.lstat(f"{directory}/{name}")
+            lines.append(f"{directory}/{name} {status.st_size} {status.st_mtime_ns}")
+    return digest(lines)
 
 
 def unpack(source: Source, packages: Packages, step: Step) -> Path:

@@ -1,0 +1,116 @@
+"""The kernel's make: progress from its lines, the first complaint of its log, what of its objects is kept."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError, HostError
+from harness.core.events import Bus, Event, Step
+from harness.images import kbuild, object_tree
+
+NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
+
+
+def test_commands_are_counted_and_told_with_a_fraction() -> None:
+    bus, heard = Bus(), list[Event]()
+    bus.subscribe(heard.append)
+    output = kbuild.Output(Step(bus, "vm", "kernel"), expected=4)
+    for line in (
+        "make[1]: Entering directory '/objects'",
+        "  HOSTCC  scripts/basic/fixdep",
+        "  CC      kernel/fork.o",
+        "kernel/fork.c:10:1: warning: unused",
+        "  CC [M]  drivers/net/dummy.o",
+        "  LD      vmlinux",
+        "  CC      more/than/expected.o",
+    ):
+        output.hear(line)
+    assert (output.commands, output.compiled) == (5, 3)
+    assert [event.detail for event in heard] == [
+        "scripts/basic/fixdep",
+        "kernel/fork.o",
+        "drivers/net/dummy.o",
+        "vmlinux",
+        "more/than/expected.o",
+    ]
+    assert [event.fraction for event in heard] == [0.25, 0.5, 0.75, 0.99, 0.99]
+
+
+def test_a_failed_step_names_its_own_first_complaint(tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "build.log"
+    log.parent.mkdir()
+    log.write_text("old.c:1: error: of an earlier run\n")
+    script = "echo fine; echo 'new.c:7:3: error: no such thing'; echo 'make: *** [x] Error 1'; exit 2"
+    with pytest.raises(BuildError) as caught:
+        kbuild.run_logged(["sh", "-c", script], "making new", log, deadline=Deadline.after(20))
+    assert str(caught.value) == f"{log}: making new failed: new.c:7:3: error: no such thing; see the log"
+    assert caught.value.last_lines(1) == ["make: *** [x] Error 1"]
+    assert log.read_text().startswith("old.c:1")
+
+
+def test_warnings_are_counted_once_each(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("a.c:1: warning: unused\n  CC b.o\na.c:1: warning: unused\nld: Warning: orphan section\n")
+    assert kbuild.warnings(log) == ["a.c:1: warning: unused", "ld: Warning: orphan section"]
+
+
+@pytest.mark.parametrize("name", ["with space", "with:colon"])
+def test_a_path_that_make_refuses_is_told_before_it_runs(tmp_path: Path, name: str) -> None:
+    make = kbuild.Make(NATIVE, tmp_path, tmp_path / name, tmp_path / "log")
+    with pytest.raises(HostError, match="its path has a space or a colon; set PINPOINT_CACHE elsewhere"):
+        make.run(["all"], kbuild.Output(Step(Bus(), "vm", "kernel")), deadline=Deadline.after(20))
+    assert not (tmp_path / "log").exists()
+
+
+def test_only_what_module_builds_read_is_kept(tmp_path: Path) -> None:
+    objects = tmp_path / "objects"
+    kept = {
+        "Makefile",
+        "Module.symvers",
+        "arch/x86/include/generated/asm/x.h",
+        "include/config/auto.conf",
+        "include/generated/autoconf.h",
+        "scripts/mod/modpost",
+        "scripts/module.lds",
+        "tools/objtool/objtool",
+    }
+    dropped = {
+        ".config",
+        "include/config/SMP",
+        "include/generated/.vmlinux.lds.h.cmd",
+        "kernel/fork.o",
+        "scripts/mod/modpost.o",
+        "scripts/mod/.modpost.cmd",
+        "tools/objtool/check.o",
+        "vmlinux",
+    }
+    for name in kept | dropped:
+        (objects / name).parent.mkdir(parents=True, exist_ok=True)
+        (objects / name).write_text(name)
+    object_tree.keep(objects, tmp_path / "tree")
+    assert {
+        str(path.relative_to(tmp_path / "tree")) for path in (tmp_path / "tree").rglob("*") if path.is_file()
+    } == kept
+
+
+@pytest.mark.parametrize(("flags", "sections"), [([], 0), (["-ffunction-sections"], 3)])
+def test_functions_with_a_section_of_their_own_are_counted(tmp_path: Path, flags: list[str], sections: int) -> None:
+    source = tmp_path / "code.c"
+    source.write_text(
+        "int one(void) { return 1; }\nint two(void) { return 2; }\n"
+        "__attribute__((cold)) int three(void) { return 3; }\n"
+        '__attribute__((section(".text.hot"))) int four(void) { return 4; }\n'
+    )
+    subprocess.run(["gcc", "-c", "-O2", *flags, source, "-o", tmp_path / "code.o"], check=True)
+    assert object_tree.text_sections(tmp_path / "code.o", NATIVE) == sections
+
+
+def test_a_vmlinux_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux.o").write_text("not ELF")
+    with pytest.raises(BuildError, match=r"vmlinux\.o: readelf cannot read it"):
+        object_tree.text_sections(tmp_path / "vmlinux.o", NATIVE)

@@ -1,0 +1,180 @@
+"""Probe modules: built from a copy, with the kernel's flags, warnings as errors; what cannot be loaded is not kept.
+
+The kernel here is a Makefile that compiles and links as kbuild does for `make M=`, so that nothing takes long.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.core import paths
+from harness.core.architecture import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.core.errors import BuildError
+from harness.core.events import Bus
+from harness.images import modules
+from harness.images.kernel import Headers, KernelBuild
+from harness.images.packages import Packages
+from harness.images.recipe import Recipe
+from harness.images.store import Store
+from harness.images.workshop import Workshop
+
+NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
+RELEASE = "6.1.0-test"
+
+KERNEL_MAKEFILE = """\
+modules: $(patsubst %.c,%.ko,$(wildcard $(M)/*.c))
+%.ko: %.c
+\t$(CC) $(KCFLAGS) -Wall -ffreestanding -fno-pic -c $< -o $@.o
+\t$(CROSS_COMPILE)ld -r --build-id=sha1 $@.o -o $@
+"""
+
+MODULE = f"""\
+static const char vermagic[] __attribute__((section(".modinfo"), used)) = "vermagic={RELEASE} SMP mod_unload ";
+int leaf(int x) {{ return x + 1; }}
+"""
+
+
+@pytest.fixture
+def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A probes/ with one module, read-only as it may be to an ordinary user."""
+    directory = tmp_path / "probes"
+    directory.mkdir()
+    (directory / "Kbuild").write_text("obj-m := shape.o\n")
+    (directory / "shape.c").write_text(MODULE)
+    monkeypatch.setattr(paths, "PROBES", directory)
+    return directory
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> KernelBuild:
+    source = tmp_path / "linux"
+    source.mkdir()
+    (source / "Makefile").write_text(KERNEL_MAKEFILE)
+    (source / "start.c").write_text("int start(void) { return 0; }\n")
+    vmlinux = source / "vmlinux"
+    subprocess.run(["gcc", "-nostdlib", "-static", "-Wl,-estart", "-o", vmlinux, source / "start.c"], check=True)
+    return KernelBuild(
+        key="kernel-key",
+        release=RELEASE,
+        build_id="",
+        kernel=vmlinux,
+        elf=vmlinux,
+        vmlinux=vmlinux,
+        headers=Headers(source, source),
+        drivers=(),
+        config={},
+        facts={},
+    )
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+    bus = Bus()
+    return Workshop(Store(tmp_path / "cache/store", bus), cast(Packages, None), bus)
+
+
+def recipe(cflags: str = "") -> Recipe:
+    return Recipe.model_validate(
+        {
+            "name": "vm",
+            "arch": NATIVE.name,
+            "describe": "a test",
+            "kernel": {"source": "debian-source", "package": "linux-source", "cflags": cflags},
+        }
+    )
+
+
+def test_modules_are_built_from_a_copy_and_known_by_name(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+    probes.chmod(0o555)
+    built = modules.obtain(recipe(), kernel, workshop)
+    assert list(built) == ["shape"]
+    assert modules.vermagic(Elf.read(built["shape"])).startswith(f"{RELEASE} ")
+    assert {path.name for path in built["shape"].parent.iterdir()} == {"shape.ko", "manifest.json"}
+    assert {path.name for path in probes.iterdir()} == {"Kbuild", "shape.c"}
+
+
+@pytest.mark.usefixtures("probes")
+def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, workshop: Workshop) -> None:
+    plain = modules.obtain(recipe(), kernel, workshop)["shape"]
+    sections = modules.obtain(recipe("-ffunction-sections"), kernel, workshop)["shape"]
+    assert ".text.leaf" not in Elf.read(plain).sections
+    assert ".text.leaf" in Elf.read(sections).sections
+
+
+@pytest.mark.usefixtures("probes")
+def test_no_directory_of_this_machine_is_in_a_module(kernel: KernelBuild, workshop: Workshop, tmp_path: Path) -> None:
+    module = modules.obtain(recipe(), kernel, workshop)["shape"]
+    assert str(tmp_path).encode() not in module.read_bytes()
+
+
+@pytest.mark.usefixtures("probes")
+def test_the_same_sources_make_the_same_bytes(kernel: KernelBuild, workshop: Workshop) -> None:
+    first = modules.obtain(recipe(), kernel, workshop)["shape"]
+    bytes_first = first.read_bytes()
+    shutil.rmtree(first.parent)
+    assert modules.obtain(recipe(), kernel, workshop)["shape"].read_bytes() == bytes_first
+
+
+def test_a_warning_fails_the_build_and_is_named(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+    (probes / "shape.c").write_text(MODULE + "static int unused(void) { return 1; }\n")
+    with pytest.raises(BuildError, match=r"make modules failed: .*unused") as caught:
+        modules.obtain(recipe(), kernel, workshop)
+    assert any("unused" in line for line in caught.value.last_lines())
+    assert not list(workshop.store.root.glob("*modules*")), "half an entry is left"
+
+
+def test_a_probes_directory_that_builds_no_module(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+    (probes / "shape.c").unlink()
+    with pytest.raises(BuildError, match="no module was built; name one in obj-m"):
+        modules.obtain(recipe(), kernel, workshop)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_module_for_another_release_is_not_kept(kernel: KernelBuild, workshop: Workshop) -> None:
+    other = replace(kernel, release="6.1.0-other")
+    with pytest.raises(BuildError, match=rf"shape\.ko is for the kernel '{RELEASE}', not '6\.1\.0-other'"):
+        modules.obtain(recipe(), other, workshop)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_module_without_a_build_id(kernel: KernelBuild, workshop: Workshop) -> None:
+    (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("--build-id=sha1", ""))
+    with pytest.raises(BuildError, match=r"shape\.ko has no build-id"):
+        modules.obtain(recipe(), kernel, workshop)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_module_without_line_tables(kernel: KernelBuild, workshop: Workshop) -> None:
+    (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("$(KCFLAGS)", "-Werror"))
+    with pytest.raises(BuildError, match=r"shape\.ko has no DWARF line table"):
+        modules.obtain(recipe(), kernel, workshop)
+
+
+@pytest.mark.usefixtures("probes")
+def test_a_module_of_another_machine(kernel: KernelBuild, workshop: Workshop, tmp_path: Path) -> None:
+    module = modules.obtain(recipe(), kernel, workshop)["shape"]
+    foreign = tmp_path / "foreign.ko"
+    image = bytearray(module.read_bytes())
+    e_machine, parisc = 18, 15  # include/uapi/linux/elf.h, elf-em.h
+    struct.pack_into("<H", image, e_machine, parisc)
+    foreign.write_bytes(image)
+    with pytest.raises(BuildError, match=r"foreign\.ko is for EM_PARISC, 64 bit, the kernel for EM_"):
+        modules.check(foreign, kernel)
+
+
+def test_the_key_follows_all_that_goes_in(probes: Path) -> None:
+    keys = [modules.parts(recipe(), "one"), modules.parts(recipe(), "two"), modules.parts(recipe("-O1"), "one")]
+    (probes / "shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
+    keys.append(modules.parts(recipe(), "one"))
+    (probes / "shape.o").write_text("what a build by hand leaves")
+    assert modules.parts(recipe(), "one") == keys[-1]
+    assert len({tuple(key) for key in keys}) == 4
