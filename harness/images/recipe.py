@@ -105,6 +105,8 @@ def load(path: Path) -> Recipe:
         raw = tomllib.loads(path.read_text())
     except OSError as error:
         raise RecipeError(str(error.strerror), where=str(path), mend="give the path of a recipe") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"not UTF-8 at byte {error.start}", where=path.name, mend="save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"not TOML: {error}", where=path.name, mend="mend the syntax there") from None
     try:
@@ -120,15 +122,18 @@ def load(path: Path) -> Recipe:
 
 
 def _explained(path: Path, error: ValidationError) -> RecipeError:
-    """The first complaint of pydantic, in our words."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "recipe"
+    """The first complaint of pydantic, in our words; one about an unknown key before one about what is missing."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return RecipeError(f"unknown key `{key}`", where=path.name, mend="remove it or see docs/adding-a-vm.md")
     if first["type"] == "missing":
         return RecipeError(f"key `{key}` is missing", where=path.name, mend="add it; see docs/adding-a-vm.md")
-    message = first["msg"].removeprefix("Value error, ")
-    return RecipeError(f"`{key}`: {message}", where=path.name, mend=f"it is {first['input']!r} now" if key else "")
+    if first["type"] == "value_error":
+        message = first["msg"].removeprefix("Value error, ")
+        return RecipeError(f"`{key}`: {message}" if key else message, where=path.name, mend="see docs/adding-a-vm.md")
+    wanted = first["msg"].removeprefix("Input ")
+    return RecipeError(f"`{key}` {wanted}", where=path.name, mend=f"it is {first['input']!r} now")
 
 
 def _demand_file(path: Path, kind: str, name: str) -> None:

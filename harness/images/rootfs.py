@@ -93,7 +93,7 @@ def pack(root: Path, archive: Path) -> None:
     Everything is root's, of time 0, directories 0755 but for /root, files 0755 or 0644. Raises HostError when cpio
     fails.
     """
-    names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+    names = [".", *sorted(str(path.relative_to(root)) for path in root.rglob("*"))]
     for name in names:
         _normalise(root / name, private=name in _PRIVATE)
     with tempfile.TemporaryFile() as listed, archive.open("wb") as packed, tempfile.TemporaryFile() as complaints:

@@ -1,0 +1,299 @@
+"""Packages through a private apt: signed lists, checked files, answers kept, the host's sources read and left alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from debian_repository import Repository, Signer
+
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError, PinpointError, RecipeError
+from harness.core.events import Bus, Event
+from harness.images import mirrors
+from harness.images.apt_state import complaint, first_paragraph
+from harness.images.mirrors import HostSource, default_suites, host_sources, place, repositories
+from harness.images.packages import Packages
+
+DEBIAN = "http://mirror.invalid/debian"
+SECURITY = "http://mirror.invalid/debian-security"
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    keyring = tmp_path / "archive.gpg"
+    keyring.write_bytes(signer.keyring)
+    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    found = Repository(tmp_path / "debian", signer)
+    monkeypatch.setenv(mirrors.MIRROR, found.uri)
+    found.add("kernel", {"boot/vmlinuz": "a kernel"}, depends="real-kernel (= 6.1), helper | other, libc:any")
+    found.add_source("busybox", "a tarball")
+    found.publish()
+    return found
+
+
+@pytest.fixture
+def heard() -> list[Event]:
+    return []
+
+
+def packages(tmp_path: Path, heard: list[Event] | None = None) -> Packages:
+    bus = Bus()
+    if heard is not None:
+        bus.subscribe(heard.append)
+    return Packages(tmp_path / "apt", bus, suites=["bookworm"])
+
+
+def soon() -> Deadline:
+    return Deadline.after(30)
+
+
+def one_line(caught: pytest.ExceptionInfo[PinpointError]) -> str:
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_package_is_described_fetched_and_unpacked(tmp_path: Path, repository: Repository) -> None:
+    ours = packages(tmp_path)
+    assert ours.version("kernel", "amd64") == "1.0-1"
+    assert ours.depends("kernel", "amd64") == ["real-kernel", "helper", "libc"]
+    deb = ours.fetch("kernel", "amd64", deadline=soon())
+    assert deb.read_bytes() == (repository.root / "pool" / deb.name).read_bytes()
+    ours.unpack(deb, tmp_path / "unpacked")
+    assert (tmp_path / "unpacked/boot/vmlinuz").read_text() == "a kernel"
+
+
+def test_a_kept_file_that_changed_is_fetched_again(tmp_path: Path, repository: Repository) -> None:
+    ours = packages(tmp_path)
+    deb = ours.fetch("kernel", "amd64", deadline=soon())
+    good = deb.read_bytes()
+    deb.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert ours.fetch("kernel", "amd64", deadline=soon()).read_bytes() == good
+    assert repository.root.exists()
+
+
+def test_a_source_package_comes_with_all_its_files(tmp_path: Path, repository: Repository) -> None:
+    ours = packages(tmp_path)
+    source = ours.fetch_source("busybox", deadline=soon())
+    assert (source.name, source.version, source.dsc.name) == ("busybox", "1.0-1", "busybox_1.0-1.dsc")
+    assert {path.name for path in source.files} == {"busybox_1.0-1.dsc", "busybox_1.0-1.tar.gz"}
+    assert (source.dsc.parent / "busybox_1.0-1.tar.gz").read_text() == "a tarball"
+    assert ours.fetch_source("busybox", deadline=soon()) == source
+    repository.add_source("busybox", "another tarball", version="1.0-2")
+    repository.publish()
+    assert packages(tmp_path / "later").fetch_source("busybox", deadline=soon()).sha256 != source.sha256
+
+
+@pytest.mark.usefixtures("repository")
+def test_no_such_package_is_one_line(tmp_path: Path) -> None:
+    ours = packages(tmp_path)
+    with pytest.raises(RecipeError, match="no package 'nonesuch' for amd64") as caught:
+        ours.version("nonesuch", "amd64")
+    assert one_line(caught)
+    with pytest.raises(RecipeError, match="no source package 'nonesuch'"):
+        ours.fetch_source("nonesuch", deadline=soon())
+
+
+def test_lists_signed_by_another_key_are_refused(tmp_path: Path, repository: Repository) -> None:
+    repository.signer = Signer()
+    repository.publish()
+    with pytest.raises(HostError, match="cannot fetch package lists") as caught:
+        packages(tmp_path).version("kernel", "amd64")
+    assert "signature" in one_line(caught).lower() or "not signed" in one_line(caught)
+
+
+def test_unsigned_lists_are_refused_even_when_the_host_would_take_them(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository.root / "dists/bookworm/Release.gpg").unlink()
+    careless = tmp_path / "careless.conf"
+    careless.write_text('Acquire::AllowInsecureRepositories "true";\nAPT::Get::AllowUnauthenticated "true";\n')
+    monkeypatch.setenv("APT_CONFIG", str(careless))
+    assert 'Acquire::AllowInsecureRepositories "true";' in subprocess.check_output(["apt-config", "dump"], text=True)
+    with pytest.raises(HostError, match="cannot fetch package lists"):
+        packages(tmp_path).version("kernel", "amd64")
+
+
+def test_a_package_that_is_not_the_listed_one_is_refused(tmp_path: Path, repository: Repository) -> None:
+    deb = repository.root / "pool/kernel_1.0-1_amd64.deb"
+    content = deb.read_bytes()
+    deb.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(HostError) as caught:
+        packages(tmp_path).fetch("kernel", "amd64", deadline=soon())
+    assert "kernel" in one_line(caught)
+
+
+def test_answers_are_kept_with_the_lists(
+    tmp_path: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages(tmp_path).version("kernel", "amd64")
+    monkeypatch.setenv("PATH", "")
+    again = packages(tmp_path)
+    assert again.version("kernel", "amd64") == "1.0-1"
+    with pytest.raises(HostError, match="not installed"):
+        again.version("another", "amd64")
+    assert repository.root.exists()
+
+
+def make_old(tmp_path: Path) -> None:
+    stamp = tmp_path / "apt/bookworm/amd64/refreshed.json"
+    told = json.loads(stamp.read_text())
+    stamp.write_text(json.dumps({**told, "when": told["when"] - 2 * 86400}))
+
+
+def test_old_lists_are_refreshed(tmp_path: Path, repository: Repository) -> None:
+    assert packages(tmp_path).version("kernel", "amd64") == "1.0-1"
+    repository.add("kernel", {"boot/vmlinuz": "a newer kernel"}, version="1.0-2")
+    repository.publish()
+    assert packages(tmp_path).version("kernel", "amd64") == "1.0-1"
+    make_old(tmp_path)
+    assert packages(tmp_path).version("kernel", "amd64") == "1.0-2"
+
+
+def test_old_lists_serve_when_the_mirror_is_gone(tmp_path: Path, repository: Repository, heard: list[Event]) -> None:
+    packages(tmp_path).version("kernel", "amd64")
+    make_old(tmp_path)
+    repository.root.rename(tmp_path / "gone")
+    assert packages(tmp_path, heard).version("kernel", "amd64") == "1.0-1"
+    assert any("not refreshed" in event.detail for event in heard)
+
+
+def test_no_mirror_and_no_lists_is_one_line(tmp_path: Path, repository: Repository) -> None:
+    repository.root.rename(tmp_path / "gone")
+    with pytest.raises(HostError, match="cannot fetch package lists") as caught:
+        packages(tmp_path).version("kernel", "amd64")
+    assert mirrors.MIRROR in one_line(caught)
+
+
+@pytest.mark.usefixtures("repository")
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    ask = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from harness.core.events import Bus
+        from harness.images import mirrors
+        from harness.images.packages import Packages
+        mirrors.KEYRING = Path(sys.argv[2])
+        print(Packages(Path(sys.argv[1]), Bus(), suites=["bookworm"]).version("kernel", "amd64"))
+        """
+    )
+    command = [sys.executable, "-c", ask, str(tmp_path / "apt"), str(mirrors.KEYRING)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [run.communicate(timeout=60)[0] for run in runs] == ["1.0-1\n"] * 3
+
+
+def test_the_hosts_sources_are_read_whatever_their_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = tmp_path / "sources.list.d"
+    sources.mkdir()
+    (sources / "old.list").write_text(f"deb {SECURITY} bookworm-security main\ndeb-src {DEBIAN} sid main\n")
+    (sources / "new.sources").write_text(
+        f"Types: deb\nURIs: {DEBIAN}\nSuites: bookworm bookworm-updates\nComponents: main contrib\n"
+        "\nTypes: deb\nURIs: http://vendor.invalid/apt\nSuites: bookworm\nComponents: stable\n"
+    )
+    config = tmp_path / "apt.conf"
+    config.write_text(f'Dir::Etc::sourcelist "/dev/null";\nDir::Etc::sourceparts "{sources}";\n')
+    monkeypatch.setenv("APT_CONFIG", str(config))
+    before = {path: path.read_bytes() for path in sources.iterdir()}
+    assert {(source.uri, source.suite) for source in host_sources()} == {
+        (DEBIAN, "bookworm"),
+        (DEBIAN, "bookworm-updates"),
+        (DEBIAN, "sid"),
+        (SECURITY, "bookworm-security"),
+    }
+    assert before == {path: path.read_bytes() for path in sources.iterdir()}
+
+
+VENDOR = HostSource("http://vendor.invalid/apt", "bookworm", "bookworm", "Vendor")
+
+
+@pytest.mark.parametrize(
+    ("suite", "known", "expected"),
+    [
+        ("bookworm", [VENDOR, HostSource(DEBIAN, "bookworm", "bookworm", "Debian")], DEBIAN),
+        ("bookworm", [HostSource("http://vendor.invalid/apt", "bookworm"), HostSource(DEBIAN, "bookworm")], DEBIAN),
+        ("bookworm", [HostSource("http://m.invalid/x", "stable", "bookworm", "Debian")], "http://m.invalid/x"),
+        ("bookworm-backports", [HostSource(SECURITY, "bookworm-security"), HostSource(DEBIAN, "bookworm")], DEBIAN),
+        ("trixie-security", [HostSource(DEBIAN, "bookworm"), HostSource(SECURITY, "bookworm-security")], SECURITY),
+        ("bookworm", [VENDOR], ""),
+        ("bookworm", [], ""),
+    ],
+)
+def test_which_mirror_serves_a_suite(suite: str, known: list[HostSource], expected: str) -> None:
+    assert place(suite, known) == expected
+
+
+def test_a_named_mirror_is_taken_with_security_beside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keyring = tmp_path / "archive.gpg"
+    keyring.touch()
+    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    monkeypatch.setenv(mirrors.MIRROR, f"{DEBIAN}/")
+    lines = [found.line("deb") for found in repositories(["bookworm", "bookworm-security"])]
+    assert lines == [
+        f"deb [signed-by={keyring}] {DEBIAN} bookworm main",
+        f"deb [signed-by={keyring}] {SECURITY} bookworm-security main",
+    ]
+
+
+def test_missing_archive_keys_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(mirrors, "KEYRING", tmp_path / "nothing.gpg")
+    with pytest.raises(HostError, match="debian-archive-keyring") as caught:
+        repositories(["bookworm"])
+    assert one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        ('ID=debian\nVERSION_CODENAME="trixie"\n', "trixie"),
+        ("ID=debian\nVERSION_CODENAME=bookworm\n", "bookworm"),
+        ("ID=fedora\nVERSION_CODENAME=''\n", "bookworm"),
+        ("ID=ubuntu\nVERSION_CODENAME=noble\n", "bookworm"),
+        ("", "bookworm"),
+    ],
+)
+def test_suites_follow_the_hosts_release(tmp_path: Path, text: str, release: str) -> None:
+    (tmp_path / "os-release").write_text(text)
+    expected = (release, f"{release}-updates", f"{release}-security")
+    assert default_suites(tmp_path / "os-release") == expected
+
+
+def test_proxies_of_the_host_are_kept_and_its_leniency_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "apt.conf"
+    config.write_text(
+        'Acquire::http::Proxy "http://proxy.invalid:3128";\nAcquire::AllowWeakRepositories "true";\n'
+        'APT::Update::Post-Invoke { "touch /tmp/harm"; };\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(config))
+    kept = mirrors.host_settings()
+    assert 'Acquire::http::Proxy "http://proxy.invalid:3128";' in kept
+    assert not [line for line in kept if "Allow" in line or "Invoke" in line]
+
+
+def test_the_private_configuration_is_closed_to_others(tmp_path: Path, repository: Repository) -> None:
+    packages(tmp_path).version("kernel", "amd64")
+    config = tmp_path / "apt/bookworm/amd64/apt.conf"
+    assert config.stat().st_mode & 0o077 == 0
+    assert repository.uri in (tmp_path / "apt/bookworm/amd64/sources.list").read_text()
+
+
+def test_a_paragraph_is_read_to_its_end() -> None:
+    text = "Package: a\nDepends: b,\n c (>= 1)\nDescription: d\n\nPackage: another\n"
+    assert first_paragraph(text) == {"Package": "a", "Depends": "b, c (>= 1)", "Description": "d"}
+    assert first_paragraph("") == {}
+
+
+def test_apts_complaint_is_one_line() -> None:
+    output = "Reading...\nW: old\nE: Failed to fetch x  Could not resolve\nE: Some index files failed\n"
+    assert complaint(output) == "Failed to fetch x  Could not resolve"
+    assert complaint("gone\n") == "gone"
+    assert complaint("") == "no word from apt"
