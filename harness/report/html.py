@@ -1,0 +1,76 @@
+"""The report for people: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from harness.core.files import write_text
+from harness.report.figures import Figures
+from harness.report.pivot import Pivot, tally
+from harness.report.progress import clock
+from harness.report.record import Results
+from harness.report.run_dir import RunDirectory
+from harness.verdict.printk import plain
+
+_HERE = Path(__file__).parent
+_TEMPLATE = "report.html.j2"
+
+
+def write_html(directory: RunDirectory) -> Path:
+    """Write `report.html` from the run's results and figures, and return its path.
+
+    Everything in it that a guest could have written is escaped and stripped of control codes.
+    """
+    cells = Results(directory).read()
+    pivot = Pivot(cells)
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
+    )
+    page = environment.get_template(_TEMPLATE).render(
+        name=directory.name,
+        pivot=pivot,
+        figures=Figures(directory).read(),
+        about={vm: _about(vm, pivot) for vm in pivot.vms},
+        consoles={vm: directory.console(vm).exists() for vm in pivot.vms},
+        seconds=clock(sum(cell.seconds for cell in cells)),
+        anchor=_anchor,
+        clock=clock,
+        tally=tally,
+    )
+    write_text(directory.html, page)
+    return directory.html
+
+
+def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 hands over whatever an expression is
+    """Strip control codes from text; Markup of the template's own stays Markup."""
+    return plain(value) if type(value) is str else value
+
+
+def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:
+    """What is known of a VM: from the first cell that had a guest."""
+    for cell in pivot.cells:
+        if cell.vm == vm and cell.kernel_release:
+            traits = ", ".join(name for name, has in cell.traits.items() if has)
+            return {
+                "kernel": cell.kernel_release,
+                "architecture": cell.arch,
+                "accelerator": cell.accelerator,
+                "image": cell.image_key,
+                "traits": traits,
+            }
+    return {}
+
+
+def _anchor(*parts: str) -> str:
+    """An id for a place on the page, of letters, digits and dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-")

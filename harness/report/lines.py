@@ -1,0 +1,45 @@
+"""Files of one JSON object a line, whole to the last line whatever ends the run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from harness.core.errors import HostError
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+def append(path: Path, line: BaseModel) -> None:
+    """Add one object in a single write, on the disk when this returns.
+
+    A run killed in between leaves at most one torn line, at the end. Raises HostError.
+    """
+    encoded = f"{line.model_dump_json()}\n".encode()
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            written = os.write(handle, encoded)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise HostError(f"cannot be written: {error.strerror}", where=str(path), mend="see disk and rights") from None
+    if written != len(encoded):
+        raise HostError("was cut short: the disk is full", where=str(path), mend="make room and run again")
+
+
+def read(path: Path, model: type[Line]) -> list[Line]:
+    """Every whole object of the file; a torn one is left out, a file that is not there is empty."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_bytes().splitlines():
+        try:
+            found.append(model.model_validate_json(line))
+        except ValidationError:
+            continue
+    return found

@@ -1,0 +1,132 @@
+"""The board on a terminal: one row a VM, redrawn below what pytest prints."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from typing import TextIO, cast
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from harness.core.events import Phase
+from harness.report.progress import Activity, Progress, clock
+from harness.report.summary import style_of
+from harness.verdict.printk import plain
+from harness.verdict.words import Verdict
+
+_PER_SECOND = 5.0
+_BAR_WIDTH = 20
+
+
+class LiveView:
+    """Draws rows until it is closed."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._spinner = Spinner("dots")
+        self._above: _Above | None = None
+        # pytest points fd 1 into a file while a test runs; the board keeps a copy of the terminal for itself.
+        self._terminal = os.fdopen(os.dup(sys.__stdout__.fileno() if sys.__stdout__ else 1), "w", encoding="utf-8")
+        self._console = Console(file=self._terminal, force_terminal=True, highlight=False)
+        self._live = Live(
+            get_renderable=self._render,
+            console=self._console,
+            refresh_per_second=_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+        # A board that is not closed leaves the terminal without a cursor.
+        atexit.register(self.close)
+
+    def above(self, stream: TextIO) -> TextIO:
+        """A stream whose lines are printed above the rows until the view is closed."""
+        self._above = _Above(stream, self._console)
+        return cast(TextIO, self._above)
+
+    def close(self) -> None:
+        """Remove the rows and let the stream from `above` write for itself again."""
+        atexit.unregister(self.close)
+        if self._terminal.closed:
+            return
+        self._live.stop()
+        if self._above:
+            self._above.release()
+        self._terminal.close()
+
+    def _render(self) -> RenderableType:
+        now = time.monotonic()
+        table = Table.grid(padding=(0, 1))
+        for vm, activity in self._progress.rows().items():
+            table.add_row(*self._row(vm, activity, now))
+        unfinished = Text.from_ansi(self._above.unfinished) if self._above else Text()
+        return Group(unfinished, self._header(now), table) if unfinished else Group(self._header(now), table)
+
+    def _header(self, now: float) -> Text:
+        totals = self._progress.totals()
+        header = Text(f"pinpoint {clock(now - self._progress.began)}", style="bold")
+        for verdict in Verdict:
+            if totals[verdict]:
+                header.append(f"  {totals[verdict]} {verdict.value}", style=style_of(verdict))
+        return header
+
+    def _row(self, vm: str, activity: Activity, now: float) -> tuple[RenderableType, ...]:
+        event = activity.event
+        mark: RenderableType = self._spinner
+        if event.phase is Phase.FINISHED:
+            mark = Text("✓", style="green")
+        elif event.phase is Phase.FAILED:
+            mark = Text("✗", style="bold red")
+        bar: RenderableType = Text()
+        if activity.active and event.fraction is not None:
+            bar = ProgressBar(total=1.0, completed=event.fraction, width=_BAR_WIDTH)
+        detail = Text(plain(event.detail).partition("\n")[0], overflow="ellipsis", no_wrap=True)
+        seconds = Text(clock(activity.seconds(now)), style="dim", justify="right")
+        return mark, Text(vm, no_wrap=True), Text(event.step, style="bold", no_wrap=True), seconds, bar, detail
+
+
+class _Above:
+    """Prints above the rows what a stream is given, line by line; the unfinished line stands among them."""
+
+    def __init__(self, stream: TextIO, console: Console) -> None:
+        self._stream = stream
+        self._console: Console | None = console
+        self._lock = threading.Lock()
+        self.unfinished = ""
+
+    def write(self, text: str) -> int:
+        """Print the lines that are whole, keep the rest."""
+        with self._lock:
+            if self._console is None:
+                return self._stream.write(text)
+            *lines, rest = (self.unfinished + text).split("\n")
+            # pytest rewrites a line by returning to its beginning.
+            self.unfinished = rest.rpartition("\r")[2]
+            for line in lines:
+                self._console.print(Text.from_ansi(line.rpartition("\r")[2]), soft_wrap=True)
+            return len(text)
+
+    def release(self) -> None:
+        """From now on write to the stream itself, the unfinished line first."""
+        with self._lock:
+            self._console = None
+            self._stream.write(self.unfinished)
+            self._stream.flush()
+            self.unfinished = ""
+
+    def flush(self) -> None:
+        """Whole lines are printed at once."""
+        if self._console is None:
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)

@@ -1,0 +1,77 @@
+"""Cells as a table: case by VM."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.report.record import Cell
+from harness.verdict.words import Verdict
+
+
+@dataclass(frozen=True)
+class Square:
+    """What became of one case on one VM: the honest cell if it ran, and the cells of its mutants."""
+
+    honest: Cell | None
+    mutants: tuple[Cell, ...]
+
+    @property
+    def first(self) -> Cell | None:
+        """The cell that speaks for the square: the honest one, the worst mutant's where only mutants ran."""
+        return self.honest or max(self.mutants, key=lambda cell: cell.verdict.severity, default=None)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How it ended; None where nothing ran."""
+        return self.first.verdict if self.first else None
+
+    @property
+    def tried(self) -> int:
+        """How many mutants ran."""
+        return sum(cell.verdict is not Verdict.SKIP for cell in self.mutants)
+
+    @property
+    def caught(self) -> int:
+        """How many of them the case caught."""
+        return sum(cell.verdict is Verdict.PASS for cell in self.mutants)
+
+
+class Pivot:
+    """Cases and VMs in the order in which they first ended."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self.cells = tuple(cells)
+        self.cases = tuple(dict.fromkeys(cell.case for cell in self.cells))
+        self.vms = tuple(dict.fromkeys(cell.vm for cell in self.cells))
+        # A cell that ran twice (a guest was replaced) counts by its last run.
+        self._latest = {(cell.case, cell.vm, cell.mutant): cell for cell in self.cells}
+
+    def square(self, case: str, vm: str) -> Square:
+        """One square of the table."""
+        mutants = tuple(
+            cell for (name, on, mutant), cell in self._latest.items() if mutant and (name, on) == (case, vm)
+        )
+        return Square(self._latest.get((case, vm, "")), mutants)
+
+    def totals(self, vm: str = "") -> Counter[Verdict]:
+        """How many cells ended in each verdict, on one VM or on all."""
+        return Counter(cell.verdict for cell in self._latest.values() if vm in ("", cell.vm))
+
+    def bad(self) -> list[list[Cell]]:
+        """The cells that make the run fail, the worst first; those of one VM with one reason stand together."""
+        groups: dict[tuple[str, Verdict, str], list[Cell]] = {}
+        for cell in self._latest.values():
+            if not cell.verdict.good:
+                groups.setdefault((cell.vm, cell.verdict, cell.reason), []).append(cell)
+        return sorted(groups.values(), key=lambda group: -group[0].verdict.severity)
+
+    def skipped(self) -> dict[tuple[str, str], int]:
+        """How many cells were skipped, by VM and reason."""
+        return dict(Counter((cell.vm, cell.reason) for cell in self._latest.values() if cell.verdict is Verdict.SKIP))
+
+
+def tally(totals: Counter[Verdict]) -> str:
+    """`12 pass, 1 fail`: in the order of verdicts, without those that did not occur."""
+    return ", ".join(f"{totals[verdict]} {verdict.value}" for verdict in Verdict if totals[verdict]) or "no cells"

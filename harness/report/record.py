@@ -1,0 +1,52 @@
+"""What is kept of each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.report import lines
+from harness.report.run_dir import RunDirectory
+from harness.verdict.words import Verdict
+
+
+class Cell(BaseModel):
+    """One case on one VM, and how it ended: a line of `results.jsonl`.
+
+    `reason` is one line, empty for a pass; `seconds` is the wall time of the case; `traits` is what the recipe says the
+    VM has; `image_key` names the image in the store; `witnesses` holds an object a landing; `mutant` is empty for an
+    honest cell; `bundle` is the path of what replays it, empty where there is none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case: str
+    vm: str
+    verdict: Verdict
+    reason: str
+    seconds: float
+    kernel_release: str
+    arch: str
+    accelerator: str
+    traits: Mapping[str, bool]
+    image_key: str
+    witnesses: Sequence[Mapping[str, Any]]
+    mutant: str
+    bundle: str
+
+
+class Results:
+    """`results.jsonl` of a run, written as cells end."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self._path = directory.results
+
+    def write(self, cell: Cell) -> None:
+        """Keep a cell; it is on the disk when this returns. Raises HostError."""
+        lines.append(self._path, cell)
+
+    def read(self) -> list[Cell]:
+        """The cells kept so far, in order."""
+        return lines.read(self._path, Cell)

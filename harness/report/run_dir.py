@@ -1,0 +1,74 @@
+"""Where one run leaves what it found."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.core.errors import HostError
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`results/<run>/`: the run's name is the UTC time it began and a random part, so that two runs never share one."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path) -> RunDirectory:
+        """Make the directory of a run that begins now and let `latest` point to it. Raises HostError."""
+        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        path = root / name
+        try:
+            (path / "console").mkdir(parents=True)
+            _point(root / LATEST, name)
+        except OSError as error:
+            raise HostError(
+                f"no results can be written: {error.strerror}",
+                where=str(error.filename or path),
+                mend="set PINPOINT_RESULTS to a place that can be written",
+            ) from None
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def results(self) -> Path:
+        """One JSON object a cell, a line each."""
+        return self.path / "results.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        """One JSON object a figure, a line each."""
+        return self.path / "figures.jsonl"
+
+    @property
+    def junit(self) -> Path:
+        """pytest's own JUnit file."""
+        return self.path / "junit.xml"
+
+    @property
+    def html(self) -> Path:
+        """The report for people."""
+        return self.path / "report.html"
+
+    def console(self, vm: str) -> Path:
+        """The whole console of a VM's guests."""
+        return self.path / "console" / f"{vm}.log"
+
+
+def _point(link: Path, target: str) -> None:
+    """Make `link` point to `target` at once: a reader finds the old run or the new one, never none."""
+    beside = link.with_name(f".{link.name}-{target}")
+    beside.symlink_to(target)
+    try:
+        beside.replace(link)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""The end of a run on a terminal: case by VM, then each failure with the command that runs it again."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.report.pivot import Pivot, Square, tally
+from harness.report.record import Cell
+from harness.verdict.printk import plain
+from harness.verdict.words import Verdict
+
+STYLES = {
+    Verdict.PASS: "green",
+    Verdict.SKIP: "dim",
+    Verdict.KNOWN_FAIL: "yellow",
+}
+_BAD = "bold red"
+_NARROWEST = 80
+# A log has no edge: nothing is folded.
+_UNBOUNDED = 1000
+
+
+class Asked(Protocol):
+    """A cell that was asked for."""
+
+    @property
+    def case(self) -> str:
+        """The case."""
+
+    @property
+    def vm(self) -> str:
+        """The VM."""
+
+    @property
+    def mutant(self) -> str:
+        """The mutant, empty for the honest cell."""
+
+
+def write_summary(
+    write_line: Callable[[str], None],
+    cells: Sequence[Cell],
+    replays: Mapping[tuple[str, str, str], str],
+    missing: Iterable[Asked],
+    *,
+    color: bool = False,
+) -> None:
+    """Write the summary of a run line by line.
+
+    `replays` maps case, VM and mutant to the command that runs the cell again; `missing` was asked for and did not run.
+    """
+    pivot = Pivot(cells)
+    buffer = io.StringIO()
+    width = max(_NARROWEST, shutil.get_terminal_size().columns) if color else _UNBOUNDED
+    console = Console(file=buffer, width=width, force_terminal=color, no_color=not color, highlight=False)
+    console.print()
+    if cells:
+        console.print(_table(pivot))
+    if any(cell.mutant for cell in cells):
+        console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")
+    for (vm, reason), count in pivot.skipped().items():
+        where = "" if vm in reason else f" on {vm}"
+        console.print(f"{count} skipped{where}: {plain(reason)}", style="dim", soft_wrap=True, markup=False)
+    for group in pivot.bad():
+        first = group[0]
+        _print_failure(console, first, len(group) - 1, replays.get((first.case, first.vm, first.mutant), ""))
+    for asked in missing:
+        mutant = f", mutant {asked.mutant}" if asked.mutant else ""
+        console.print(f"\ndid not run  {asked.case} on {asked.vm}{mutant}", style=_BAD, soft_wrap=True, markup=False)
+        replay = replays.get((asked.case, asked.vm, asked.mutant), "")
+        console.print(f"  again: {replay}", soft_wrap=True, markup=False)
+    for line in buffer.getvalue().splitlines():
+        write_line(line.rstrip())
+
+
+def _table(pivot: Pivot) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("case", footer="cells", overflow="fold")
+    for vm in pivot.vms:
+        table.add_column(vm, footer=tally(pivot.totals(vm)), overflow="fold")
+    for case in pivot.cases:
+        table.add_row(Text(case), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
+    return table
+
+
+def _square(square: Square) -> Text:
+    if square.verdict is None:
+        return Text("-", style="dim")
+    mutants = f" ({square.caught}/{square.tried})" if square.tried else ""
+    return Text(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
+
+
+def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> None:
+    mutant = f", mutant {cell.mutant}" if cell.mutant else ""
+    more = f", and {others} more cell{'s' if others > 1 else ''} there" if others else ""
+    headline = Text.assemble("\n", (cell.verdict.value, _BAD), f"  {cell.case} on {cell.vm}{mutant}{more}")
+    console.print(headline, soft_wrap=True)
+    console.print(f"  {plain(cell.reason)}", soft_wrap=True, markup=False)
+    if replay:
+        console.print(f"  again: {replay}", soft_wrap=True, markup=False)
+
+
+def style_of(verdict: Verdict) -> str:
+    """The colour of a verdict."""
+    return STYLES.get(verdict, _BAD)
