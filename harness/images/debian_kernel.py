@@ -80,7 +80,7 @@ class _Debian:
             self.packages.unpack(
                 self.packages.fetch(package.name, package.architecture, deadline=deadline), entry / "tree"
             )
-        _settle_headers(entry / "tree", self.release)
+        settle_headers(entry / "tree", self.release)
         step.close_with(f"{self.release}, {symbols} symbols")
         return {
             "release": self.release,
@@ -148,7 +148,7 @@ def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:
     return source, objects
 
 
-def _settle_headers(tree: Path, release: str) -> None:
+def settle_headers(tree: Path, release: str) -> None:
     """Make the unpacked header packages work from where they stand, and leave out what no module build reads.
 
     They name each other by relative links, except for one line that includes a Makefile from /usr/src.

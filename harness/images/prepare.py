@@ -27,10 +27,14 @@ def prepare(recipe: Recipe, workshop: Workshop) -> Image:
     The userland, which needs no kernel, is made while the kernel is; then the modules while the root file system is
     packed. Raises RecipeError, BuildError or HostError, each one line.
     """
+    room = _kernel(recipe)
+    key = key_of(room.parts(recipe, workshop))
+    missing = not workshop.store.present(rootfs.KIND, rootfs.parts(recipe, key, workshop))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
-        userland = aside.submit(rootfs.obtain_userland, recipe, workshop)
-        kernel = _kernel(recipe).obtain(recipe, workshop)
-        userland.result()
+        userland = aside.submit(rootfs.obtain_userland, recipe, workshop) if missing else None
+        kernel = room.obtain(recipe, workshop)
+        if userland:
+            userland.result()
         packed = aside.submit(rootfs.obtain, recipe, kernel, workshop)
         built = modules.obtain(recipe, kernel, workshop)
         initrd = packed.result().path / rootfs.INITRD

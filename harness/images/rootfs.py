@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,7 @@ def parts(recipe: Recipe, kernel_key: str, workshop: Workshop) -> list[str]:
 
 def obtain(recipe: Recipe, kernel: KernelBuild, workshop: Workshop) -> Entry:
     """An entry with `initrd.cpio`. Raises what obtaining the userland raises, HostError when cpio fails."""
-    userland = obtain_userland(recipe, workshop)
-    job = _Job(userland.path / "root", kernel.drivers)
+    job = _Job(recipe, workshop, kernel.drivers)
     return workshop.store.obtain(KIND, parts(recipe, kernel.key, workshop), vm=recipe.name, build=job.build)
 
 
@@ -70,14 +70,16 @@ def _userland(recipe: Recipe) -> _UserlandRoom:
 class _Job:
     """One archive to be packed in a store entry."""
 
-    userland: Path
+    recipe: Recipe
+    workshop: Workshop
     drivers: tuple[Path, ...]
 
     def build(self, entry: Path, _step: Step) -> Mapping[str, Any]:
         """Lay everything out in a scratch directory, then pack it."""
+        userland = obtain_userland(self.recipe, self.workshop)
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             root = Path(scratch) / "root"
-            shutil.copytree(self.userland, root, symlinks=True)
+            shutil.copytree(userland.path / "root", root, symlinks=True)
             for name in _DIRECTORIES:
                 (root / name).mkdir(parents=True, exist_ok=True)
             for driver in self.drivers:
@@ -91,26 +93,30 @@ def pack(root: Path, archive: Path) -> None:
     """Write the tree as a newc cpio archive, the same bytes whoever packs it, when and under whichever umask.
 
     Everything is root's, of time 0, directories 0755 but for /root, files 0755 or 0644. Raises HostError when cpio
-    fails.
+    fails, OSError when there is no room.
     """
     names = [".", *sorted(str(path.relative_to(root)) for path in root.rglob("*"))]
     for name in names:
         _normalise(root / name, private=name in _PRIVATE)
-    with tempfile.TemporaryFile() as listed, archive.open("wb") as packed, tempfile.TemporaryFile() as complaints:
+    words = ["cpio", "--create", "--null", "--format=newc", "--owner=+0:+0", "--reproducible", "--quiet"]
+    with tempfile.TemporaryFile() as listed, tempfile.TemporaryFile() as complaints, archive.open("wb") as packed:
         listed.write("".join(f"{name}\0" for name in names).encode())
         listed.seek(0)
-        words = ["cpio", "--create", "--null", "--format=newc", "--owner=+0:+0", "--reproducible", "--quiet"]
-        child = spawn(words, cwd=root, stdin=listed, stdout=packed, stderr=complaints, env={"LC_ALL": "C"})
+        child = spawn(words, cwd=root, stdin=listed, stdout=subprocess.PIPE, stderr=complaints, env={"LC_ALL": "C"})
+        watchdog = threading.Timer(_PACKING, stop, [child])
+        watchdog.start()
         try:
+            # Through our hands: cpio itself asks the terminal for another medium when the disk is full.
+            assert child.stdout is not None
+            shutil.copyfileobj(child.stdout, packed)
             rc = child.wait(_PACKING)
-        except subprocess.TimeoutExpired:
-            rc = -1
         finally:
+            watchdog.cancel()
             stop(child)
         complaints.seek(0)
-        told = complaints.read().decode(errors="replace").strip()
+        told = " ".join(complaints.read().decode(errors="replace").split())
     if rc:
-        raise HostError(f"cpio failed: {told or rc}", where=str(archive), mend="make room, or run again")
+        raise HostError(f"cpio failed: {told or rc}", where=str(archive), mend="run again")
 
 
 def _normalise(path: Path, *, private: bool) -> None:

@@ -90,7 +90,7 @@ class _Job:
             self._bootstrap(archive, Path(scratch))
             step.say("keeping what a guest runs", 0.8)
             with tarfile.open(archive) as opened:
-                libraries = _Pruned(opened, root).keep()
+                libraries = Pruned(opened, root).keep()
             step.say("naming busybox's applets", 0.9)
             applets = self._applets(Path(scratch) / "native")
         for applet in applets:
@@ -133,12 +133,13 @@ class _Job:
         return [name for name in asked.output.split() if name != "linuxrc"]
 
 
-class _Pruned:
+class Pruned:
     """Two programs and the libraries they need, out of an archive, whatever directories a release puts them in."""
 
     def __init__(self, archive: tarfile.TarFile, root: Path) -> None:
         self._archive = archive
         self._root = root
+        self._loaders: set[str] = set()
         found = [member for member in archive.getmembers() if "/share/" not in member.name]
         # The loader's link and the file it leads to have one name: files last, they win.
         ordered = [*filter(tarfile.TarInfo.issym, found), *filter(tarfile.TarInfo.isfile, found)]
@@ -151,7 +152,7 @@ class _Pruned:
             pending = self._copy(name, self._root / place)
             while pending:
                 library = pending.pop()
-                if library not in kept:
+                if library not in kept | self._loaders:
                     kept.add(library)
                     pending |= self._copy(library, self._root / "lib" / library)
         return sorted(kept)
@@ -167,6 +168,8 @@ class _Pruned:
             for segment in elf.iter_segments():
                 if isinstance(segment, InterpSegment):
                     loader = Path(segment.get_interp_name())
+                    # The C library needs it too, and finds it loaded.
+                    self._loaders.add(loader.name)
                     self._copy(loader.name, self._root / loader.relative_to("/"))
             dynamic = elf.get_section_by_name(".dynamic")
             if not isinstance(dynamic, DynamicSection):

@@ -1,0 +1,244 @@
+"""Kernels out of packages: what is unpacked, wrapped, given symbols, and laid out for module builds."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.core.errors import BuildError
+from harness.images import drivers, elf_writer, kallsyms, vmlinux
+from harness.images.debian_kernel import settle_headers
+from harness.images.elf_writer import Place
+from harness.images.kallsyms import Recovered
+
+BASE = 0xFFFF_8000_0800_0000
+KERNEL = vmlinux.ELF + bytes(range(256)) * 40
+
+
+def bzimage(payload: bytes) -> bytes:
+    """The head of a bzImage with two setup sectors, then 100 bytes of decompressor, then the payload."""
+    image = bytearray(3 * 512)
+    image[0x1F1] = 2
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<II", image, 0x248, 100, len(payload))
+    return bytes(image) + bytes(100) + payload + bytes(64)
+
+
+def with_size(compressed: bytes) -> bytes:
+    return compressed + struct.pack("<I", len(KERNEL))
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [lzma.compress, gzip.compress, bz2.compress, lambda data: lzma.compress(data, lzma.FORMAT_ALONE)],
+    ids=["xz", "gzip", "bzip2", "lzma"],
+)
+def test_the_kernel_comes_out_of_a_bzimage(compress: Callable[[bytes], bytes]) -> None:
+    assert vmlinux.unpack(bzimage(with_size(compress(KERNEL))), "vmlinuz") == KERNEL
+
+
+def test_a_zstd_kernel_comes_out_too() -> None:
+    zstandard = pytest.importorskip("zstandard")
+    payload = with_size(zstandard.ZstdCompressor().compress(KERNEL))
+    assert vmlinux.unpack(bzimage(payload), "vmlinuz") == KERNEL
+
+
+def test_a_flat_image_is_taken_as_it_is() -> None:
+    image = bytes(0x38) + b"ARMd" + bytes(100)
+    assert vmlinux.unpack(image, "vmlinuz") == image
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (b"", "neither a bzImage nor"),
+        (bytes(4096), "neither a bzImage nor"),
+        (bzimage(b"????"), "compression 3f3f3f3f"),
+    ],
+)
+def test_what_is_no_kernel_is_one_line(image: bytes, told: str) -> None:
+    with pytest.raises(BuildError, match=told) as caught:
+        vmlinux.unpack(image, "vmlinuz")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_kallsyms_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(b"Linux version 6.1.0 (nobody) " + bytes(100_000))
+    with pytest.raises(BuildError, match="no symbols recovered") as caught:
+        kallsyms.recover(tmp_path / "kernel", tmp_path / "answer", Deadline.after(60))
+    assert "\n" not in str(caught.value)
+
+
+def test_symbols_are_found_by_name() -> None:
+    table = kallsyms.Kallsyms(BASE, (Recovered(BASE, "T", "_stext"), Recovered(BASE + 8, "T", "_etext")))
+    assert table.address("_etext") == BASE + 8
+    with pytest.raises(BuildError, match="no _sinittext"):
+        table.address("_sinittext")
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """A flat image of 0x3000 bytes, its middle third text, with symbols of every kind."""
+    image = bytes(0x1000) + bytes(range(256)) * 16 + bytes(0x1000)
+    places = [
+        Place(".head.text", BASE, BASE + 0x1000, executable=False),
+        Place(".text", BASE + 0x1000, BASE + 0x2000, executable=True),
+        Place(".data", BASE + 0x2000, BASE + 0x3000, executable=False),
+        Place(".bss", BASE + 0x3000, BASE + 0x5000, executable=False, in_file=False),
+    ]
+    symbols = [
+        Recovered(0, "A", "absolute"),
+        Recovered(BASE + 0x1000, "T", "_stext"),
+        Recovered(BASE + 0x1010, "t", "twin"),
+        Recovered(BASE + 0x1020, "W", "weak"),
+        Recovered(BASE + 0x1030, "t", "twin"),
+        Recovered(BASE + 0x2010, "D", "table"),
+        Recovered(BASE + 0x5000, "B", "_end"),
+    ]
+    path = tmp_path / "vmlinux"
+    path.write_bytes(elf_writer.with_symbols(elf_writer.flat(image, BASE, places, 183), symbols))
+    return path
+
+
+def test_a_wrapped_image_reads_as_an_elf(flat: Path) -> None:
+    elf = Elf.read(flat)
+    assert elf.machine == "EM_AARCH64"
+    assert elf.bytes_at(BASE + 0x1010, 4) == bytes([0x10, 0x11, 0x12, 0x13])
+    found = [
+        (symbol.name, symbol.address - BASE, symbol.section, symbol.kind, symbol.binding) for symbol in elf.symbols
+    ]
+    assert sorted(found) == sorted(
+        [
+            ("absolute", -BASE, "*ABS*", "notype", "global"),
+            ("_stext", 0x1000, ".text", "func", "global"),
+            ("twin", 0x1010, ".text", "func", "local"),
+            ("twin", 0x1030, ".text", "func", "local"),
+            ("weak", 0x1020, ".text", "func", "weak"),
+            ("table", 0x2010, ".data", "object", "global"),
+            ("_end", 0x5000, ".bss", "notype", "global"),
+        ]
+    )
+
+
+def test_binutils_accept_a_wrapped_image(flat: Path) -> None:
+    told = subprocess.run(["readelf", "--wide", "-hlS", "-s", flat], capture_output=True, text=True, check=True)
+    assert "Warning" not in told.stderr + told.stdout
+    assert "Error" not in told.stderr + told.stdout
+    assert "twin" in told.stdout
+
+
+def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> None:
+    source, plain = tmp_path / "a.c", tmp_path / "plain"
+    source.write_text("int table = 7;\nint work(void) { return table; }\nvoid _start(void) { work(); }\n")
+    flags = ["-nostdlib", "-static", "-ffreestanding", "-Wl,--build-id=sha1"]
+    subprocess.run(["gcc", "-g0", *flags, "-o", plain, source], check=True)
+    linked = Elf.read(plain)
+    address = linked.function("work").address
+    subprocess.run(["strip", plain], check=True)
+    stripped = plain.read_bytes()
+    named = tmp_path / "named"
+    named.write_bytes(elf_writer.with_symbols(stripped, [Recovered(address, "T", "work")]))
+    elf = Elf.read(named)
+    assert elf.build_id == linked.build_id != ""
+    assert elf.function("work").address == address
+    assert elf.bytes_at(address, 8) == linked.bytes_at(address, 8)
+    # All but the file header's pointer to the section headers and their count.
+    assert named.read_bytes()[64 : len(stripped)] == stripped[64:]
+    named.chmod(0o755)
+
+
+def test_an_elf_of_another_kind_is_refused() -> None:
+    with pytest.raises(BuildError, match="64-bit little-endian"):
+        elf_writer.with_symbols(b"\x7fELF\x01\x02\x01" + bytes(100), [])
+
+
+NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU") + bytes(range(20))
+
+
+def vdso() -> bytes:
+    """A page with a small ELF in it that has a build-id note of its own."""
+    elf = bytearray(4096)
+    elf[:5] = vmlinux.ELF + b"\x02"
+    struct.pack_into("<Q", elf, 40, 1024)
+    struct.pack_into("<HH", elf, 58, 64, 4)
+    elf[512 : 512 + len(NOTE)] = NOTE
+    return bytes(elf)
+
+
+def test_the_kernels_own_build_id_is_told_from_the_vdsos() -> None:
+    kernel = (bytes(100) + NOTE).ljust(4096, b"\0")
+    assert vmlinux.build_id_note(vdso() + kernel + vdso()) == 4096 + 100
+
+
+@pytest.mark.parametrize("image", [vdso(), NOTE + NOTE, bytes(100)], ids=["only a vDSO's", "two", "none"])
+def test_an_unclear_build_id_is_an_error(image: bytes) -> None:
+    with pytest.raises(BuildError, match="build-id notes in the kernel"):
+        vmlinux.build_id_note(image)
+
+
+def module(path: Path, depends: str) -> Path:
+    source = path.with_suffix(".c")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text(f'const char d[] __attribute__((section(".modinfo"))) = "license=GPL\\0depends={depends}";\n')
+    subprocess.run(["gcc", "-c", "-o", path, source], check=True)
+    return path
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    """net needs bus and ring; bus needs ring; base is built in; file names have dashes, one file is compressed."""
+    root = tmp_path / "modules"
+    module(root / "kernel/net/virt-net.ko", "virt_bus,virt-ring,base")
+    module(root / "kernel/bus/virt_bus.ko", "virt_ring")
+    packed = module(root / "kernel/bus/virt-ring.ko", "")
+    packed.with_suffix(".ko.xz").write_bytes(lzma.compress(packed.read_bytes()))
+    packed.unlink()
+    module(root / "kernel/other.ko", "")
+    (root / "modules.builtin").write_text("kernel/lib/base.ko\n")
+    return root
+
+
+def test_drivers_come_in_loading_order_with_what_they_need(modules: Path, tmp_path: Path) -> None:
+    kept = drivers.keep(modules, ["virt_bus", "virt_net", "base"], tmp_path / "kept")
+    assert kept == ["00-virt_ring.ko", "01-virt_bus.ko", "02-virt_net.ko"]
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == kept
+    assert Elf.read(tmp_path / "kept/00-virt_ring.ko").sections[".modinfo"]
+
+
+def test_a_driver_the_kernel_lacks_is_one_line(modules: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no module tulip"):
+        drivers.keep(modules, ["tulip"], tmp_path / "kept")
+
+
+def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
+    common, own = "usr/src/linux-headers-6.1.0-1-common", "usr/src/linux-headers-6.1.0-1-amd64"
+    tree = tmp_path / "tree"
+    for name in (f"{common}/arch/x86", f"{common}/arch/sh", f"{own}/arch/x86", f"{own}/include/config", "usr/share"):
+        (tree / name).mkdir(parents=True)
+    (tree / common / "Makefile").write_text("all:\n\t@echo built from $(realpath $(lastword $(MAKEFILE_LIST)))\n")
+    (tree / own / "Makefile").write_text(f"include /{common}/Makefile\n")
+    (tree / own / "include/config/auto.conf").write_text("CONFIG_X=y\n")
+    (tree / own / "include/config/X").touch()
+    settle_headers(tree, "6.1.0-1-amd64")
+    moved = tmp_path / "elsewhere"
+    tree.rename(moved)
+    told = subprocess.run(["make", "-s", "-C", moved / own], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == f"built from {moved / common}/Makefile"
+    assert (moved / own / "include/config/auto.conf").exists()
+    assert not (moved / own / "include/config/X").exists()
+    assert not (moved / common / "arch/sh").exists()
+    assert not (moved / "usr/share").exists()
+
+
+def test_headers_of_another_layout_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="not laid out as known"):
+        settle_headers(tmp_path, "6.1.0-1-amd64")
