@@ -1,0 +1,223 @@
+"""The command line: what `./pinpoint` hands over to."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+import click
+import pytest
+
+from harness import doctor as host
+from harness.core import paths, process
+from harness.core.errors import BuildError, PinpointError
+from harness.core.events import Bus
+from harness.guest import accelerator, qemu
+from harness.images import prepare
+from harness.images.image import Image
+from harness.images.packages import Packages
+from harness.images.recipe import Recipe, load_all, select
+from harness.images.store import Store
+from harness.images.workshop import Workshop
+from harness.report.board import Board
+
+_PROGRAM = "./pinpoint"
+WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
+# How often the board of `build` may speak.
+_LOOK_SECONDS = 0.5
+
+_VM = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; again for more. All core VMs without it.")
+_FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Boots real kernels and proves that kprobes land where symbol + offset says."""
+
+
+@cli.command(context_settings=_FORWARDED)
+@_VM
+@click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
+@click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
+    """Run the matrix: every case on every VM. What is not known here goes to pytest (-k, -x, --lf, -n)."""
+    recipes = select(_split(vms))
+    if dry_run:
+        return _dry_run(recipes, accel)
+    options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
+    options += [f"--accel={accel}"] if accel else []
+    chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
+    return _pytest([*options, *pytest_arguments, *chosen])
+
+
+@cli.command(context_settings=_FORWARDED)
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def test(pytest_arguments: Sequence[str]) -> int:
+    """Run the project's own tests and the core matrix, in one pytest run. What CI runs."""
+    select(())
+    chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
+    return _pytest([*pytest_arguments, *chosen])
+
+
+@cli.command(name="list")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def list_(form: str) -> int:
+    """List the VMs, their traits, and which of their images are built."""
+    workshop = _workshop(Bus())
+    recipes = {recipe: prepare.built(recipe, workshop) for recipe in load_all().values()}
+    if form == "json":
+        click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
+        return 0
+    for recipe, built in recipes.items():
+        traits = ", ".join(name for name, has in recipe.traits if has)
+        core = "" if recipe.core else ", not core"
+        click.echo(f"{click.style(recipe.name, bold=True)}  {'built' if built else 'not built'}{core}")
+        click.echo(f"    {recipe.describe}")
+        click.echo(f"    traits: {traits}")
+    return 0
+
+
+@cli.command()
+@_VM
+def build(vms: Sequence[str]) -> int:
+    """Build images and nothing else, side by side; what is in the store is verified."""
+    recipes = select(_split(vms))
+    bus = Bus()
+    board = Board(bus, sys.stdout.isatty())
+    workshop = _workshop(bus)
+    try:
+        with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
+            built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
+            while wait(built.values(), timeout=_LOOK_SECONDS).not_done:
+                board.flush()
+    except KeyboardInterrupt:
+        process.stop_all()
+        raise
+    finally:
+        board.close()
+    return max((_told(name, image) for name, image in built.items()), default=0)
+
+
+@cli.command()
+def doctor() -> int:
+    """Check the host: every requirement with its version, or the package to install."""
+    return host.main()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. Whatever goes wrong is told in one line, but for our own bugs."""
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)
+    try:
+        return int(
+            cli.main(args=None if arguments is None else list(arguments), standalone_mode=False, prog_name=_PROGRAM)
+            or 0
+        )
+    except click.ClickException as error:
+        click.echo(f"pinpoint: {error.format_message()} See {_PROGRAM} -h.", err=True)
+        return WRONG_USE
+    except (click.Abort, KeyboardInterrupt):
+        process.stop_all()
+        return INTERRUPTED
+    except PinpointError as error:
+        _tell(error)
+        return error.exit_status
+
+
+class _Interruption:
+    """Remembers that a person ended the run: pytest's exit status does not tell that from a broken collection."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.seen = excinfo.errisinstance(KeyboardInterrupt)
+
+
+def _pytest(arguments: Sequence[str]) -> int:
+    """Run pytest here and turn its exit status into ours."""
+    interruption = _Interruption()
+    common = ["-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT)]
+    status = pytest.main([*common, *arguments], plugins=[interruption])
+    match status:
+        case pytest.ExitCode.OK | pytest.ExitCode.TESTS_FAILED:
+            return int(status)
+        case pytest.ExitCode.INTERRUPTED if interruption.seen:
+            process.stop_all()
+            return INTERRUPTED
+        case pytest.ExitCode.USAGE_ERROR:
+            return WRONG_USE
+        case pytest.ExitCode.NO_TESTS_COLLECTED:
+            click.echo(f"pinpoint: no case matches: {shlex.join(arguments)}", err=True)
+            return WRONG_USE
+    return HARNESS_FAILED
+
+
+def _names_tests(arguments: Sequence[str]) -> bool:
+    """Is a file or directory of tests among pytest's arguments?"""
+    places = (Path(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
+    return any(place.exists() and place.resolve().is_relative_to(paths.PROJECT) for place in places)
+
+
+def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
+    """Print the command line of each guest; the names of files that are yet to be built are in capitals."""
+    workshop = _workshop(Bus())
+    for recipe in recipes:
+        image = prepare.prepare(recipe, workshop) if prepare.built(recipe, workshop) else None
+        wiring = qemu.Wiring(
+            console=3,
+            monitor=4,
+            console_log=Path("CONSOLE.log"),
+            kernel=image.kernel if image else Path("KERNEL"),
+            initrd=image.initrd if image else Path("INITRD"),
+        )
+        click.echo(shlex.join(qemu.argv(recipe, accelerator.choose(recipe.architecture, forced), wiring)))
+    return 0
+
+
+def _split(vms: Sequence[str]) -> list[str]:
+    """`--vm a,b --vm c` as three names."""
+    return [name for word in vms for name in word.split(",") if name]
+
+
+def _workshop(bus: Bus) -> Workshop:
+    cache = paths.cache()
+    return Workshop(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
+
+
+def _row(recipe: Recipe, built: bool) -> dict[str, object]:
+    """A VM as `list --format json` has it."""
+    about = recipe.model_dump(include={"name", "arch", "describe", "core", "traits"})
+    return {**about, "built": built}
+
+
+def _told(name: str, image: Future[Image]) -> int:
+    """Tell how a build ended; the exit status it deserves."""
+    error = image.exception()
+    if error is None:
+        click.echo(f"{name}: {image.result().release}, image {image.result().key}")
+        return 0
+    if not isinstance(error, PinpointError):
+        raise error
+    _tell(error, name)
+    return error.exit_status
+
+
+def _tell(error: PinpointError, about: str = "") -> None:
+    """One line; for a failed build the end of its log before it."""
+    if isinstance(error, BuildError):
+        for line in error.last_lines():
+            click.echo(f"    {line}", err=True)
+        if error.log:
+            click.echo(f"    (the whole log: {error.log})", err=True)
+    click.echo(": ".join(part for part in ("pinpoint", about, str(error)) if part), err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

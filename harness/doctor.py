@@ -1,0 +1,122 @@
+"""What this host has and lacks. Plain Python and nothing else, so that it runs where nothing could be installed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = Path(__file__).resolve().parents[1] / "host-packages.txt"
+# Where the launcher keeps the Python environment; set by it, complete once its stamp is there.
+_ENVIRONMENT = "PINPOINT_ENVIRONMENT"
+_STAMP = "complete"
+_GIB = 1 << 30
+_ALL_THERE, _SOMETHING_MISSING = 0, 3
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One line of host-packages.txt: Debian's package, a program or pattern of files in it, and why it is needed."""
+
+    package: str
+    provides: str
+    purpose: str
+
+    @property
+    def found(self) -> str:
+        """The path of what it provides, empty when that is not there."""
+        if self.provides.startswith("/"):
+            return next((str(path) for path in Path("/").glob(self.provides[1:])), "")
+        return shutil.which(self.provides) or ""
+
+
+def requirements(text: str, machine: str) -> Iterator[Requirement]:
+    """The requirements of a host of this machine (`uname -m`), from the text of host-packages.txt."""
+    for line in text.splitlines():
+        words = line.split(None, 3)
+        if not words or words[0].startswith("#"):
+            continue
+        package, hosts, provides, purpose = words
+        if hosts in ("any", machine) or (hosts.startswith("!") and hosts != f"!{machine}"):
+            yield Requirement(package, provides, purpose)
+
+
+def main() -> int:
+    """Print the host and every requirement, found or missing. The status is 3 when something is missing, else 0."""
+    needed = list(requirements(PACKAGES.read_text(), platform.machine()))
+    versions = _debian_versions([each.package for each in needed])
+    print(_host())
+    for line in _facts():
+        print(f"  {line}")
+    print()
+    for each in needed:
+        found = versions.get(each.package) or each.found
+        mark, says = ("ok     ", found) if each.found else ("MISSING", "not found")
+        print(f"  {mark}  {each.package:<23} {says:<32} {each.purpose}".rstrip())
+    missing = [each.package for each in needed if not each.found]
+    print()
+    if not missing:
+        print("Everything Pinpoint needs of this host is there.")
+        return _ALL_THERE
+    print(f"Missing, by Debian's names: {' '.join(missing)}")
+    print(f"./pinpoint run installs them where it may; by hand, as root: apt-get install {' '.join(missing)}")
+    return _SOMETHING_MISSING
+
+
+def _host() -> str:
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    except OSError:
+        name = platform.system()
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    return f"{name}, {platform.machine()}, {cores} cores, {memory:.1f} GiB of memory"
+
+
+def _facts() -> Iterator[str]:
+    """What is good to know and no package can change."""
+    yield f"Python {platform.python_version()} ({sys.executable})"
+    environment = os.environ.get(_ENVIRONMENT)
+    if environment:
+        made = "made" if Path(environment, _STAMP).exists() else "not made yet; the next start makes it"
+        yield f"Python environment: {made} ({environment})"
+        home = _existing(Path(environment).parent)
+        yield f"cache: {shutil.disk_usage(home).free / _GIB:.1f} GiB free ({home})"
+    yield f"/dev/kvm: {_kvm()}"
+
+
+def _kvm() -> str:
+    if not Path("/dev/kvm").exists():
+        return "absent; guests are emulated"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "no access; guests are emulated (members of the group kvm have access)"
+    return "can be opened; each run tries whether guests run under it"
+
+
+def _existing(path: Path) -> Path:
+    """The path or the closest directory above it that is there."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _debian_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Installed versions by package; empty on a host without dpkg."""
+    if not shutil.which("dpkg-query"):
+        return {}
+    asked = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n", *packages],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    pairs = (line.split() for line in asked.stdout.splitlines())
+    return {words[0]: words[1] for words in pairs if len(words) == 2}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
