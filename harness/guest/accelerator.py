@@ -1,0 +1,150 @@
+"""Which accelerator a guest gets: the best of those that have just been seen to run something."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core import files, paths, process
+from harness.core.architecture import Architecture
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, HostError, UsageError
+from harness.guest.canary import CANARIES, GREETING, Canary
+
+KVM, TCG = "kvm", "tcg"
+_KVM_DEVICE = Path("/dev/kvm")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+# The canary takes 0.1 s under emulation, less under KVM.
+_CANARY_SECONDS = 4.0
+# Long enough for a canary on a machine that compiles on every core.
+_TCG_CANARY_SECONDS = 30.0
+# Debian's package of each emulator; other distributions name theirs alike.
+_PACKAGES = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-system-hppa": "qemu-system-misc",
+}
+_SINGING = "sings"
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """`kvm` or `tcg`, and why: what a result says about how its guest ran."""
+
+    name: str
+    reason: str
+
+    @property
+    def emulated(self) -> bool:
+        """True when every guest instruction is translated, some ten times slower."""
+        return self.name == TCG
+
+
+class _Silent(Exception):
+    """The canary will not sing: QEMU has said why."""
+
+
+def choose(architecture: Architecture, forced: str | None = None) -> Accelerator:
+    """The fastest accelerator that runs the architecture's canary here, or the forced one.
+
+    The verdict is kept until the host reboots or QEMU changes. Raises UsageError for an accelerator that does not
+    exist, HostError when the forced one, or none at all, runs the canary.
+    """
+    if forced not in (None, KVM, TCG):
+        raise UsageError(f"no accelerator named {forced!r}", mend=f"one of: {KVM}, {TCG}")
+    if forced:
+        complaint = _complaint(architecture, forced)
+        if complaint:
+            raise HostError(f"accelerator {forced} does not work: {complaint}", where=architecture.name)
+        return Accelerator(forced, "forced")
+    complaint = _complaint(architecture, KVM)
+    if not complaint:
+        return Accelerator(KVM, "runs its canary")
+    broken = _complaint(architecture, TCG)
+    if broken:
+        raise HostError(f"no accelerator works: {KVM}: {complaint}; {TCG}: {broken}", where=architecture.name)
+    return Accelerator(TCG, f"no {KVM}: {complaint}")
+
+
+def qemu_version(program: str) -> str:
+    """The first line that QEMU says of itself. Raises HostError naming the Debian package when it is not there."""
+    try:
+        said = process.run([program, "--version"], deadline=Deadline.after(_TCG_CANARY_SECONDS))
+    except HostError:
+        package = _PACKAGES.get(program, program)
+        raise HostError(f"{program} is not installed", mend=f"install the package {package}") from None
+    return said.output.partition("\n")[0]
+
+
+def _complaint(architecture: Architecture, name: str) -> str:
+    """Why this accelerator cannot be used, empty when it can."""
+    if name == KVM:
+        absent = _kvm_absent(architecture)
+        if absent:
+            return absent
+    version = qemu_version(architecture.machine.qemu)
+    canary = CANARIES.get(architecture.name)
+    return _remembered(architecture, name, version) if canary else ""
+
+
+def _kvm_absent(architecture: Architecture) -> str:
+    """Why KVM is out of the question without trying, empty when it must be tried."""
+    if not architecture.native:
+        return f"the host is not {architecture.name}"
+    if not _KVM_DEVICE.exists():
+        return f"no {_KVM_DEVICE}"
+    if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
+        return f"no access to {_KVM_DEVICE}"
+    return ""
+
+
+def _remembered(architecture: Architecture, name: str, version: str) -> str:
+    """The canary's complaint, asked once per host boot, QEMU version and canary."""
+    canary = CANARIES[architecture.name]
+    asked = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
+    answer = paths.cache() / "canary" / asked[:20]
+    if not answer.exists():
+        files.write_text(answer, _sing(architecture, name, canary) or _SINGING)
+    said = answer.read_text()
+    return "" if said == _SINGING else said
+
+
+def _sing(architecture: Architecture, name: str, canary: Canary) -> str:
+    """Run the canary; its complaint, empty when it greeted and ended as it must."""
+    with tempfile.TemporaryDirectory(prefix="pinpoint-canary-") as directory:
+        rom = Path(directory, "rom")
+        rom.write_bytes(canary.rom)
+        seconds = _CANARY_SECONDS if name == KVM else _TCG_CANARY_SECONDS
+        try:
+            ended = process.run(
+                canary_argv(architecture, name, canary, rom), deadline=Deadline.after(seconds), on_line=_listen
+            )
+        except (_Silent, DeadlineExceeded) as silence:
+            return f"a guest of 64 KiB does not run ({silence})"
+    if ended.rc == canary.rc and GREETING.decode() in ended.output:
+        return ""
+    words = " ".join(ended.output.split()) or "it said nothing"
+    return f"QEMU ended with status {ended.rc}: {words[:200]}"
+
+
+def _listen(line: str) -> None:
+    """QEMU stops a guest that KVM gave up on and waits for a person; there is none."""
+    if line.startswith("KVM internal error"):
+        raise _Silent(line)
+
+
+def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path) -> list[str]:
+    """QEMU's command line for a canary: the architecture's machine with nothing in it but this firmware."""
+    machine = architecture.machine
+    argv = [machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    argv += ["-machine", machine.machine, "-accel", name, "-m", "16", "-bios", str(rom)]
+    argv += ["-cpu", cpu(architecture, name)] if cpu(architecture, name) else []
+    argv += ["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]
+    return argv + [word for device in canary.devices for word in ("-device", device)]
+
+
+def cpu(architecture: Architecture, name: str) -> str:
+    """The CPU model under this accelerator, empty for the machine's only one."""
+    return "host" if name == KVM else architecture.machine.cpu

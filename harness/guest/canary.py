@@ -1,0 +1,118 @@
+"""Programs of a few bytes that an accelerator must run before it is trusted with a kernel.
+
+Each is the firmware of a machine that has nothing else: it prints one line and ends QEMU. What it does on the way is
+what every kernel does first; an accelerator that cannot do that much hangs, or reports an error, within moments.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+GREETING = b"pinpoint: canary\n"
+
+PSCI_SYSTEM_OFF = 0x84000008
+PSCI_SYSTEM_RESET = 0x84000009
+
+
+@dataclass(frozen=True)
+class Canary:
+    """`rom` is the firmware; `rc` QEMU's exit status when it has run to its end; `devices` what it needs for that."""
+
+    rom: bytes
+    rc: int
+    devices: tuple[str, ...] = ()
+
+
+# 64 KiB that end at 4 GiB, the parts at these offsets; hlt between them stops a stray jump.
+_SIZE, _BASE, _RESET = 0x10000, 0xFFFF0000, 0xFFF0
+_REAL, _PROTECTED, _LONG, _HANDLER, _GREETING = 0x000, 0x100, 0x200, 0x300, 0x400
+_GDT, _IDT, _GDT_POINTER, _IDT_POINTER = 0x500, 0x600, 0x700, 0x710
+_PML4, _PDPT, _LOW_PAGES, _HIGH_PAGES = 0x1000, 0x2000, 0x3000, 0x4000
+_CODE32, _DATA, _CODE64 = 0x08, 0x10, 0x18
+# Present, accessed and dirty are set already, so that the processor never needs to write into the ROM.
+_TABLE, _LARGE_PAGE = 0x23, 0xE3
+
+
+def _entries(*entries: tuple[int, int]) -> bytes:
+    """A table of 512 quadwords, zero but for the (index, value) given."""
+    table = [0] * 512
+    for index, value in entries:
+        table[index] = value
+    return struct.pack("<512Q", *table)
+
+
+def _x86_64() -> bytes:
+    """Real mode, protected mode, long mode, a breakpoint exception, a long loop, the greeting, the end.
+
+    The exception and the loop tell a processor from an emulator of single instructions: a KVM that runs only
+    paravirtual guests gets as far as long mode, and then stops at int3 with "emulation failure".
+    """
+    # fmt: off
+    parts = {
+        _RESET: b"\xe9" + struct.pack("<H", (_REAL - _RESET - 3) & 0xFFFF),  # jmp real
+        _REAL: b"\xfa"  # cli
+        b"\x2e\x66\x0f\x01\x16" + struct.pack("<H", _GDT_POINTER) +  # lgdtl %cs:gdt_pointer
+        b"\x0f\x20\xc0\x0c\x01\x0f\x22\xc0"  # mov %cr0,%eax; or $PE,%al; mov %eax,%cr0
+        b"\x66\xea" + struct.pack("<IH", _BASE + _PROTECTED, _CODE32),  # ljmpl $CODE32,$protected
+        _PROTECTED: b"\xb8" + struct.pack("<I", _DATA) +  # mov $DATA,%eax
+        b"\x8e\xd8\x8e\xd0"  # mov %eax,%ds; mov %eax,%ss
+        b"\xbc\x00\x80\x00\x00"  # mov $0x8000,%esp
+        b"\x0f\x20\xe0\x0c\x20\x0f\x22\xe0"  # mov %cr4,%eax; or $PAE,%al; mov %eax,%cr4
+        b"\xb8" + struct.pack("<I", _BASE + _PML4) + b"\x0f\x22\xd8"  # mov $pml4,%eax; mov %eax,%cr3
+        b"\xb9\x80\x00\x00\xc0\x0f\x32\x80\xcc\x01\x0f\x30"  # mov $EFER,%ecx; rdmsr; or $LME,%ah; wrmsr
+        b"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0"  # mov %cr0,%eax; or $PG,%eax; mov %eax,%cr0
+        b"\xea" + struct.pack("<IH", _BASE + _LONG, _CODE64),  # ljmpl $CODE64,$long
+        _LONG: b"\x0f\x01\x1d" + struct.pack("<i", _IDT_POINTER - _LONG - 7) +  # lidt idt_pointer(%rip)
+        b"\x31\xdb\xcc"  # xor %ebx,%ebx; int3
+        b"\xb9\x00\x00\x00\x01\xff\xc9\x75\xfc"  # mov $1<<24,%ecx; again: dec %ecx; jnz again
+        b"\xba\xf8\x03\x00\x00"  # mov $0x3f8,%edx
+        b"\xbe" + struct.pack("<I", _BASE + _GREETING) +  # mov $greeting,%esi
+        b"\x89\xd9\xf3\x6e"  # mov %ebx,%ecx; rep outsb
+        b"\xba\xf4\x00\x00\x00\x31\xc0\xee"  # mov $0xf4,%edx; xor %eax,%eax; out %al,%dx
+        b"\xf4\xeb\xfd",  # halt: hlt; jmp halt
+        # Without this handler's run the greeting has no length.
+        _HANDLER: b"\xbb" + struct.pack("<I", len(GREETING)) + b"\x48\xcf",  # mov $length,%ebx; iretq
+        _GREETING: GREETING,
+        _GDT: struct.pack("<4Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF),
+        # Vector 3: a present interrupt gate of ring 0.
+        _IDT + 3 * 16: struct.pack("<HHHHII", _HANDLER, _CODE64, 0x8E00, _BASE >> 16, 0, 0),
+        _GDT_POINTER: struct.pack("<HI", 4 * 8 - 1, _BASE + _GDT),
+        _IDT_POINTER: struct.pack("<HQ", 4 * 16 - 1, _BASE + _IDT),
+        # The first 2 MiB (the stack) and the last 2 MiB below 4 GiB (this ROM) at their own addresses.
+        _PML4: _entries((0, _BASE + _PDPT | _TABLE)),
+        _PDPT: _entries((0, _BASE + _LOW_PAGES | _TABLE), (3, _BASE + _HIGH_PAGES | _TABLE)),
+        _LOW_PAGES: _entries((0, _LARGE_PAGE)),
+        _HIGH_PAGES: _entries((511, 0xFFE00000 | _LARGE_PAGE)),
+    }
+    # fmt: on
+    rom = bytearray(b"\xf4" * _SIZE)
+    for offset, content in parts.items():
+        rom[offset : offset + len(content)] = content
+    return bytes(rom)
+
+
+def arm64(says: bytes, psci: int) -> bytes:
+    """A program that says this on the PL011 of QEMU's `virt` machine (hw/arm/virt.c), then calls PSCI (Arm DEN0022)."""
+    words = (
+        0xD2A12001,  # mov x1, #0x09000000
+        0x10000162,  # adr x2, greeting
+        0xD2800003 | len(says) << 5,  # mov x3, #length
+        0x38401444,  # next: ldrb w4, [x2], #1
+        0x39000024,  # strb w4, [x1]
+        0xF1000463,  # subs x3, x3, #1
+        0x54FFFFA1,  # b.ne next
+        0x52B08000,  # mov w0, #0x84000000
+        0x72800000 | (psci & 0xFFFF) << 5,  # movk w0, #function
+        0xD4000002,  # hvc #0
+        0xD503207F,  # halt: wfi
+        0x17FFFFFF,  # b halt
+    )
+    return struct.pack(f"<{len(words)}I", *words) + says
+
+
+CANARIES = {
+    # isa-debug-exit ends QEMU with twice the value written, plus one (hw/misc/debugexit.c).
+    "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
+    "arm64": Canary(arm64(GREETING, PSCI_SYSTEM_OFF), rc=0),
+}

@@ -1,0 +1,123 @@
+"""One QEMU process and what ties it to us: console, monitor, a file it shares memory through."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.core import process
+from harness.core.deadline import Deadline
+from harness.core.errors import GuestError, GuestLost, PinpointError
+from harness.guest import qemu
+from harness.guest.accelerator import Accelerator
+from harness.guest.console import Console
+from harness.guest.keys import RunKeys
+from harness.guest.memory import SharedFile
+from harness.guest.monitor import Monitor
+from harness.images.image import Image
+
+# How long QEMU gets to end after it was told to; it has nothing to save.
+_QUIT_SECONDS = 5.0
+# The forwarding in the monitor's `info usernet` (net/slirp.c): the host's port is before the guest's address.
+_FORWARD = re.compile(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{qemu.SSH_PORT}\s")
+
+
+class Emulator:
+    """A QEMU that has started to run its guest. It dies with this process, however that ends."""
+
+    def __init__(
+        self, image: Image, *, console_log: Path, keys: RunKeys, accelerator: Accelerator, deadline: Deadline
+    ) -> None:
+        """Start QEMU. Raises HostError when there is none, GuestLost with its words when it ends at once."""
+        self.name = image.recipe.name
+        self.shared = SharedFile.make()
+        self._said = os.memfd_create("pinpoint-qemu-stderr")
+        with _wires() as (ours, theirs), _in_memory(keys.initrd(image)) as initrd:
+            wiring = qemu.Wiring(
+                console=theirs[0].fileno(),
+                monitor=theirs[1].fileno(),
+                console_log=console_log,
+                kernel=image.kernel,
+                initrd=Path(f"/dev/fd/{initrd}"),
+            )
+            self.argv = qemu.argv(image.recipe, accelerator, wiring)
+            inherited = (wiring.console, wiring.monitor, initrd, self.shared.descriptor)
+            self._child = process.spawn(self.argv, stdout=self._said, stderr=self._said, pass_fds=inherited)
+            for end in theirs:
+                end.close()
+            self.console = Console(self.name, ours[0])
+            self.monitor = self._negotiate(ours[1], deadline)
+
+    def _negotiate(self, connection: socket.socket, deadline: Deadline) -> Monitor:
+        """Wait until QEMU has set the machine up: it answers only then, with all its files read."""
+        try:
+            monitor = Monitor(self.name, connection, deadline)
+            monitor.execute("query-status", deadline=deadline)
+        except GuestLost:
+            process.stop(self._child, _QUIT_SECONDS)
+            raise GuestLost(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
+        except BaseException:
+            process.stop(self._child, _QUIT_SECONDS)
+            raise
+        return monitor
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id."""
+        return self._child.pid
+
+    def ssh_port(self) -> int:
+        """The loopback port that QEMU chose and forwards to the guest's SSH server."""
+        listing = self.monitor.hmp("info usernet")
+        found = _FORWARD.search(listing)
+        if found is None:
+            raise GuestError("QEMU forwards no port to the guest", where=self.name)
+        return int(found[1])
+
+    def said(self) -> str:
+        """QEMU's own messages, on one line."""
+        return " ".join(os.pread(self._said, 1 << 16, 0).decode(errors="replace").split())
+
+    def stop(self) -> None:
+        """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
+        if self._said < 0:
+            return
+        try:
+            self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
+            self._child.wait(_QUIT_SECONDS)
+        except (PinpointError, TimeoutError):
+            pass
+        process.stop(self._child, _QUIT_SECONDS)
+        self.monitor.close()
+        self.console.close()
+        self.shared.close()
+        os.close(self._said)
+        self._said = -1
+
+
+@contextmanager
+def _wires() -> Iterator[tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]]:
+    """Two connected pairs of sockets, for console and monitor: our ends and QEMU's. Closed here only on failure."""
+    console, monitor = socket.socketpair(), socket.socketpair()
+    try:
+        yield (console[0], monitor[0]), (console[1], monitor[1])
+    except BaseException:
+        for end in (*console, *monitor):
+            end.close()
+        raise
+
+
+@contextmanager
+def _in_memory(content: bytes) -> Iterator[int]:
+    """A file that has no name and is gone when the last process closes it: nobody else reads the keys in it."""
+    descriptor = os.memfd_create("pinpoint-initrd")
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            stream.write(content)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,44 @@
+"""Does the kernel that booted admit to being the one in the image?"""
+
+from __future__ import annotations
+
+import struct
+
+from harness.core.errors import GuestError
+from harness.guest.ssh import Result
+from harness.images.image import Image
+
+# Release on the first line, then the kernel's ELF notes as they are in memory (kernel/ksysfs.c, notes_read(), 6.1).
+ASK = "uname -r && cat /sys/kernel/notes"
+_GNU_BUILD_ID = (b"GNU\0", 3)
+
+
+def prove(image: Image, answer: Result) -> None:
+    """Compare the answer to ASK with the image. Raises GuestError when another kernel answers."""
+    release, _, notes = answer.check().out.partition(b"\n")
+    if release.decode() != image.release:
+        raise GuestError(f"the kernel calls itself {release.decode()}, not {image.release}", where=answer.guest)
+    found = build_id(notes)
+    if found != image.build_id:
+        raise GuestError(f"the kernel's build-id is {found or 'absent'}, not {image.build_id}", where=answer.guest)
+
+
+def build_id(notes: bytes) -> str:
+    """The GNU build-id in a kernel's notes, in hex, empty when there is none.
+
+    A note is three words of 32 bits in the kernel's byte order (name size, content size, type), name and content, both
+    padded to 4 bytes (elf(5)).
+    """
+    for order in "<", ">":
+        place = 0
+        while place + 12 <= len(notes):
+            name_size, size, kind = struct.unpack_from(f"{order}3I", notes, place)
+            name_at, content_at = place + 12, place + 12 + _padded(name_size)
+            if (notes[name_at : name_at + name_size], kind) == _GNU_BUILD_ID:
+                return notes[content_at : content_at + size].hex()
+            place = content_at + _padded(size)
+    return ""
+
+
+def _padded(size: int) -> int:
+    return size + -size % 4

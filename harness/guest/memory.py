@@ -1,0 +1,177 @@
+"""Guest memory seen from outside: QEMU copies it into a file we share with it, and the guest notices nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from harness.core.architecture import Translation
+from harness.core.elf import Elf
+from harness.core.errors import GuestError
+from harness.guest.monitor import Monitor
+from harness.guest.parisc_tables import PariscTables
+
+# Spans that stand closer together are read as one: copying this much costs QEMU less than another command would.
+_GAP = 64 << 10
+# With page-table isolation a virtual CPU in user mode does not map the kernel. It comes back within a tick.
+_USER_MODE_SECONDS = 3.0
+_USER_MODE_PAUSE = 0.002
+
+
+class Span(NamedTuple):
+    """So many bytes from an address."""
+
+    address: int
+    size: int
+
+
+class _Space(Protocol):
+    """A way to the memory behind kernel virtual addresses."""
+
+    def read(self, span: Span) -> bytes:
+        """The bytes there. Raises GuestError when nothing is mapped."""
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file in memory that QEMU has inherited and writes to by its descriptor's path."""
+
+    descriptor: int
+
+    @classmethod
+    def make(cls) -> SharedFile:
+        """An empty one."""
+        return cls(os.memfd_create("pinpoint-memory", 0))
+
+    @property
+    def path(self) -> str:
+        """Its name in the process that inherited it."""
+        return f"/dev/fd/{self.descriptor}"
+
+    def take(self, size: int) -> bytes:
+        """Its content, which must be of this size."""
+        content = os.pread(self.descriptor, size, 0)
+        if len(content) != size:
+            raise GuestError(f"QEMU wrote {len(content)} of {size} bytes of guest memory")
+        return content
+
+    def close(self) -> None:
+        """Give it up."""
+        os.close(self.descriptor)
+
+
+class Memory:
+    """A guest's memory by kernel virtual address."""
+
+    def __init__(
+        self, name: str, monitor: Monitor, shared: SharedFile, translation: Translation, vmlinux: Path
+    ) -> None:
+        self._name = name
+        self._monitor = monitor
+        self._shared = shared
+        self._translation = translation
+        self._vmlinux = vmlinux
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes at a kernel virtual address. Raises GuestError when it is not mapped."""
+        return self.read_many([(address, size)])[0]
+
+    def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of each (address, size), in the order asked; close ones in one command. Raises GuestError."""
+        wanted = [Span(*span) for span in spans]
+        found: dict[Span, bytes] = {}
+        for group in _groups(sorted(set(wanted))):
+            found |= self._read_group(group)
+        return [found[span] for span in wanted]
+
+    def read_physical(self, address: int, size: int) -> bytes:
+        """`size` bytes at a physical address."""
+        self._monitor.execute("pmemsave", val=address, size=size, filename=self._shared.path)
+        return self._shared.take(size)
+
+    def _read_group(self, group: Sequence[Span]) -> dict[Span, bytes]:
+        """All spans of a group in one read; in halves when a hole between them, or user mode, spoils that."""
+        if len(group) == 1:
+            return {group[0]: self._patiently(group[0])}
+        start, end = group[0].address, max(span.address + span.size for span in group)
+        try:
+            block = self._space.read(Span(start, end - start))
+        except GuestError:
+            middle = len(group) // 2
+            return self._read_group(group[:middle]) | self._read_group(group[middle:])
+        return {span: block[span.address - start : span.address - start + span.size] for span in group}
+
+    def _patiently(self, span: Span) -> bytes:
+        """Read one span, again for a while when it seems unmapped."""
+        patience = time.monotonic() + _USER_MODE_SECONDS
+        while True:
+            try:
+                return self._space.read(span)
+            except GuestError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(_USER_MODE_PAUSE)
+
+    @cached_property
+    def _space(self) -> _Space:
+        makers: dict[Translation, Callable[[], _Space]] = {
+            Translation.QEMU: self._through_cpus,
+            Translation.PARISC_TABLES: self._through_tables,
+        }
+        return makers[self._translation]()
+
+    def _through_cpus(self) -> _Space:
+        cpus = self._monitor.execute("query-cpus-fast")
+        return _CpuSpace(self._name, self._monitor, self._shared, [cpu["cpu-index"] for cpu in cpus])
+
+    def _through_tables(self) -> _Space:
+        directory = Elf.read(self._vmlinux).named("swapper_pg_dir")
+        if len(directory) != 1:
+            raise GuestError("its vmlinux has no one swapper_pg_dir", where=self._name)
+        return PariscTables(directory[0].address, self.read_physical)
+
+
+def _groups(spans: Sequence[Span]) -> list[list[Span]]:
+    """Sorted spans, those together whose gaps are small."""
+    groups: list[list[Span]] = []
+    end = 0
+    for span in spans:
+        if groups and span.address <= end + _GAP:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+            end = 0
+        end = max(end, span.address + span.size)
+    return groups
+
+
+@dataclass(frozen=True)
+class _CpuSpace:
+    """The address space as a virtual CPU sees it at the moment: QEMU walks the tables its registers point to."""
+
+    name: str
+    monitor: Monitor
+    shared: SharedFile
+    cpus: Sequence[int]
+
+    def read(self, span: Span) -> bytes:
+        """As one of the virtual CPUs sees it, the first that maps it."""
+        refusals = []
+        for cpu in self.cpus:
+            try:
+                self._save(span, cpu)
+            except GuestError as refusal:
+                refusals.append(refusal)
+            else:
+                return self.shared.take(span.size)
+        raise GuestError(f"no memory at {span.address:#x}: {refusals[0].what}", where=self.name)
+
+    def _save(self, span: Span, cpu: int) -> None:
+        # QMP's integers are signed; QEMU takes the bits as they are (qapi/machine.json, memsave).
+        signed = span.address - (1 << 64) if span.address >> 63 else span.address
+        self.monitor.execute("memsave", val=signed, size=span.size, filename=self.shared.path, cpu_index=cpu)

@@ -1,0 +1,184 @@
+"""QEMU's monitor: commands with deadlines, and every event kept in the order it came."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+
+T = TypeVar("T")
+# What JSON carries; each command's shape is in QEMU's qapi/*.json.
+Json = Any
+Arguments = Mapping[str, Json]
+
+# A monitor command waits for QEMU's main loop only; a host that compiles on every core delays it by seconds.
+_COMMAND_SECONDS = 30.0
+
+# After these a guest never runs on: it has no watchdog, and -no-shutdown keeps it where it stopped.
+_LAST_EVENTS = ("SHUTDOWN", "GUEST_PANICKED")
+
+# The library logs what it also raises.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class MonitorEvent:
+    """One QMP event; `at` is on the monotonic clock, in seconds."""
+
+    name: str
+    data: Mapping[str, Json]
+    at: float = field(default_factory=time.monotonic)
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one event loop that all monitors share, in a thread that ends with the process."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="monitors", daemon=True).start()
+    return loop
+
+
+class Monitor:
+    """One QEMU's monitor, usable from any thread."""
+
+    def __init__(self, name: str, connection: socket.socket, deadline: Deadline) -> None:
+        """Negotiate on a connected socket. Raises GuestLost when QEMU is not at its other end."""
+        self._name = name
+        self._news = threading.Condition()
+        self._events: list[MonitorEvent] = []
+        self._gone = False
+        self._when_over: Callable[[str], None] | None = None
+        self._over = ""
+        self._await(self._open(connection), "the monitor's greeting", deadline)
+
+    def execute(self, command: str, *, deadline: Deadline | None = None, **arguments: Json) -> Json:
+        """Run one QMP command and give what it returns. Underscores in argument names become hyphens.
+
+        Raises GuestError when QEMU refuses it, GuestLost when QEMU is gone, DeadlineExceeded.
+        """
+        return self.execute_all([(command, arguments)], deadline=deadline)[0]
+
+    def execute_all(self, commands: Sequence[tuple[str, Arguments]], *, deadline: Deadline | None = None) -> list[Json]:
+        """Run commands in order, sent without waiting for each other's answers."""
+        deadline = deadline or Deadline.after(_COMMAND_SECONDS)
+        return self._await(self._run_all(commands), f"monitor command {commands[0][0] if commands else ''}", deadline)
+
+    def hmp(self, line: str) -> str:
+        """Run a command line of the human monitor and give its text."""
+        return str(self.execute("human-monitor-command", command_line=line))
+
+    def events(self) -> list[MonitorEvent]:
+        """Every event so far."""
+        with self._news:
+            return list(self._events)
+
+    def wait_event(self, *names: str, deadline: Deadline, since: int = 0) -> MonitorEvent:
+        """The first event of one of these names among those after the first `since`; waits for it.
+
+        Raises GuestLost when QEMU goes away first, DeadlineExceeded.
+        """
+        with self._news:
+            while True:
+                for event in self._events[since:]:
+                    if event.name in names:
+                        return event
+                if self._gone:
+                    raise GuestLost(f"QEMU ended before {' or '.join(names)}", where=self._name)
+                if not self._news.wait(deadline.remaining()):
+                    raise DeadlineExceeded(f"no {' or '.join(names)} from QEMU in time", where=self._name)
+
+    def when_over(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` once, with the reason, when the guest has stopped for good or QEMU is gone.
+
+        It is called on the monitors' own thread and must not wait for anything.
+        """
+        with self._news:
+            self._when_over = tell
+            over = self._over
+        if over:
+            tell(over)
+
+    @property
+    def gone(self) -> bool:
+        """True when QEMU has closed the connection."""
+        return self._gone
+
+    def close(self) -> None:
+        """Hang up; QEMU goes on."""
+        future = asyncio.run_coroutine_threadsafe(self._hang_up(), _loop())
+        future.result(_COMMAND_SECONDS)
+
+    def _await(self, work: Coroutine[Any, Any, T], what: str, deadline: Deadline) -> T:
+        """Run a coroutine on the shared loop; its failures in our words."""
+        future = asyncio.run_coroutine_threadsafe(work, _loop())
+        try:
+            return future.result(deadline.remaining())
+        except FutureTimeout:
+            future.cancel()
+            raise DeadlineExceeded(f"{what} did not come in time", where=self._name) from None
+        except ExecuteError as refusal:
+            raise GuestError(f"QEMU refuses {what}: {refusal}", where=self._name) from None
+        except (QMPError, EOFError, OSError) as loss:
+            raise GuestLost(f"QEMU is gone: {what}: {loss}", where=self._name) from None
+
+    async def _open(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._client = QMPClient(self._name)
+        await self._client.connect(connection)
+        self._listener = asyncio.create_task(self._listen())
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _run_all(self, commands: Sequence[tuple[str, Arguments]]) -> list[Json]:
+        sent = [
+            self._client.execute(command, {key.replace("_", "-"): value for key, value in arguments.items()})
+            for command, arguments in commands
+        ]
+        return list(await asyncio.gather(*sent))
+
+    async def _listen(self) -> None:
+        async for event in self._client.events:
+            details = event.get("data")
+            news = MonitorEvent(str(event["event"]), details if isinstance(details, dict) else {})
+            with self._news:
+                self._events.append(news)
+                self._news.notify_all()
+            if news.name in _LAST_EVENTS:
+                self._end(f"the guest stopped: {news.name} {news.data.get('reason', '')}".rstrip())
+
+    def _end(self, reason: str) -> None:
+        """Tell whoever wants to know, the first time."""
+        with self._news:
+            tell, first = self._when_over, not self._over
+            self._over = self._over or reason
+        if tell and first:
+            tell(reason)
+
+    async def _watch(self) -> None:
+        """Notice that QEMU hung up, however that came about."""
+        while self._client.runstate is Runstate.RUNNING:
+            await self._client.runstate_changed()
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        try:
+            await self._client.disconnect()
+        except (QMPError, EOFError, OSError):
+            pass  # How the connection ended is of no interest.
+        finally:
+            self._listener.cancel()
+            with self._news:
+                self._gone = True
+                self._news.notify_all()
+            self._end("QEMU ended")

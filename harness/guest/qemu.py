@@ -1,0 +1,74 @@
+"""QEMU's command line for a guest, from its recipe and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.guest.accelerator import Accelerator, cpu
+from harness.images.recipe import Recipe
+
+# Where QEMU's user network forwards a loopback port of its choosing to: the guest's dropbear.
+SSH_PORT = 22
+
+_KERNEL_ARGUMENTS = (
+    # Warnings and worse on the console. What is less serious stays in the kernel's log, off the emulated UART.
+    "loglevel=5",
+    # A panic reboots at once, which QEMU turns into a SHUTDOWN event: the one sign of it that every machine can give.
+    "panic=-1",
+    # Lines written to /dev/kmsg are not rationed (kernel/printk/printk.c, devkmsg_write()); a fence is such a line.
+    "printk.devkmsg=on",
+)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What ties one QEMU to us: descriptors it inherits, files it reads and writes.
+
+    `console` and `monitor` are connected sockets; QEMU itself writes all that the console says to `console_log`.
+    """
+
+    console: int
+    monitor: int
+    console_log: Path
+    kernel: Path
+    initrd: Path
+
+
+def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
+    """The command line. Nothing listens but the forwarded port, and that on loopback; the guest reaches no network.
+
+    A guest that reboots, panics or powers off stops where it is and its memory stays readable: -no-reboot turns a reset
+    into a shutdown, -no-shutdown turns a shutdown into a pause.
+    """
+    machine = recipe.architecture.machine
+    model = cpu(recipe.architecture, accelerator.name)
+    return [
+        machine.qemu,
+        *("-name", f"pinpoint-{recipe.name}", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-no-reboot", "-no-shutdown"),
+        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *("-machine", machine.machine, "-accel", accelerator.name),
+        *(("-cpu", model) if model else ()),
+        *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
+        *("-chardev", f"socket,id=console,fd={wiring.console},logfile={_escaped(wiring.console_log)},logappend=on"),
+        *("-serial", "chardev:console"),
+        *("-chardev", f"socket,id=monitor,fd={wiring.monitor}", "-mon", "chardev=monitor,mode=control"),
+        *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),
+        # No boot ROM: nothing here boots from the network, and firmware would spend time on running it.
+        *("-device", f"{machine.nic},netdev=net,romfile="),
+        *(word for device in machine.devices for word in ("-device", device)),
+        *("-kernel", str(wiring.kernel), "-initrd", str(wiring.initrd), "-append", kernel_arguments(recipe)),
+    ]
+
+
+def kernel_arguments(recipe: Recipe) -> str:
+    """The kernel's command line; what the recipe appends comes last and wins."""
+    machine = recipe.architecture.machine
+    words = (f"console={machine.console}", *_KERNEL_ARGUMENTS, *machine.kernel_arguments, recipe.machine.append)
+    return " ".join(word for word in words if word)
+
+
+def _escaped(path: Path) -> str:
+    """A path inside an option that commas divide (qemu-options.hx: a literal comma is doubled)."""
+    return str(path).replace(",", ",,")

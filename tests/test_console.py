@@ -1,0 +1,155 @@
+"""The console, with us at the guest's end of it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.guest.console import Console, Transcript
+
+SOON = 5.0
+
+
+class Line:
+    """A console and the guest's end of it."""
+
+    def __init__(self) -> None:
+        ours, self.guest = socket.socketpair()
+        self.console = Console("a-vm", ours)
+
+    def say(self, content: bytes) -> None:
+        self.guest.sendall(content)
+
+    def settle(self, position: int) -> None:
+        """Wait until so much has arrived."""
+        deadline = Deadline.after(SOON)
+        while self.console.position < position:
+            deadline.demand("arrival")
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line()
+    yield made
+    made.guest.close()
+    made.console.close()
+
+
+def test_line_that_comes_before_it_is_awaited(line: Line) -> None:
+    line.say(b"booting\r\npinpoint: ready\r\n")
+    line.settle(26)
+    heard = line.console.await_line(["panic", "pinpoint: ready"], Deadline.after(SOON))
+    assert (heard.index, heard.text) == (1, "pinpoint: ready")
+
+
+def test_line_that_comes_in_pieces(line: Line) -> None:
+    def speak() -> None:
+        for byte in b"noise\r\npinpoint: ready\r\nmore":
+            line.say(bytes([byte]))
+
+    threading.Thread(target=speak).start()
+    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(SOON))
+    assert (heard.start, heard.end) == (7, 22)
+
+
+def test_first_match_in_the_stream_wins(line: Line) -> None:
+    line.say(b"Kernel panic - not syncing: no init\r\npinpoint: ready\r\n")
+    heard = line.console.await_line(["pinpoint: ready", r"Kernel panic[^\r\n]*"], Deadline.after(SOON))
+    assert (heard.index, heard.text) == (1, "Kernel panic - not syncing: no init")
+
+
+def test_only_what_comes_after_a_position_counts(line: Line) -> None:
+    line.say(b"mark 1\r\n")
+    first = line.console.await_line([r"mark \d\r\n"], Deadline.after(SOON))
+    line.say(b"between\r\nmark 2\r\n")
+    second = line.console.await_line([r"mark \d\r\n"], Deadline.after(SOON), since=first.end)
+    assert second.text == "mark 2\n"
+    assert line.console.text(first.end, second.start) == "between\n"
+
+
+def test_silence_ends_at_the_deadline(line: Line) -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="ready"):
+        line.console.await_line(["ready"], Deadline.after(0.2))
+    assert time.monotonic() - began < 2
+
+
+def test_unending_noise_ends_at_the_deadline(line: Line) -> None:
+    ended = threading.Event()
+
+    def chatter() -> None:
+        while not ended.is_set():
+            line.say(b"x" * 1000)
+
+    thread = threading.Thread(target=chatter)
+    thread.start()
+    try:
+        with pytest.raises(DeadlineExceeded):
+            line.console.await_line(["ready"], Deadline.after(0.3))
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_closed_console_is_a_lost_guest(line: Line) -> None:
+    line.say(b"last words")
+    line.guest.close()
+    with pytest.raises(GuestLost):
+        line.console.await_line(["ready"], Deadline.after(SOON))
+    assert line.console.text() == "last words"
+
+
+def test_stopped_guest_is_noticed_though_its_console_stays_open(line: Line) -> None:
+    line.say(b"panic\r\n")
+    line.console.end_soon()
+    began = time.monotonic()
+    with pytest.raises(GuestLost):
+        line.console.await_line(["ready"], Deadline.after(SOON))
+    assert time.monotonic() - began < 2
+    assert line.console.last_lines() == ["panic"]
+
+
+def test_binary_garbage_hides_nothing(line: Line) -> None:
+    garbage = os.urandom(100_000).replace(b"pinpoint", b"")
+    threading.Thread(target=line.say, args=(garbage + b"\r\npinpoint: ready\r\n" + b"\xff\xfe\x00",)).start()
+    assert line.console.await_line(["pinpoint: ready"], Deadline.after(SOON)).start == 100_002
+    assert "\ufffd" in line.console.text()
+
+
+def test_flood_is_drained_within_bounded_memory(line: Line) -> None:
+    block = b"[   12.345678] a line as a looping driver prints it, over and over again\r\n" * 14_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def flood() -> None:
+        for _ in range(100):
+            line.say(block)
+        line.say(b"\r\npinpoint: ready\r\n")
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(30))
+    thread.join()
+    assert heard.start == 100 * len(block) + 2
+    assert heard.start > 100_000_000
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 80_000, f"{grown} KiB more for a flood of 100 MB"
+
+
+def test_transcript_keeps_positions_when_it_forgets() -> None:
+    transcript = Transcript(limit=100)
+    for number in range(100):
+        transcript.append(b"%09d\n" % number)
+    assert transcript.end == 1000
+    assert transcript.between(990) == b"000000099\n"
+    assert transcript.between(0).endswith(b"000000099\n")
+    assert 100 <= len(transcript.between(0)) <= 200
+    assert transcript.between(970, 980) == b"000000097\n"

@@ -1,0 +1,108 @@
+"""QEMU's command line: what every guest's must hold, whatever its recipe."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.guest.accelerator import Accelerator
+from harness.guest.qemu import Wiring, argv, kernel_arguments
+from harness.images.recipe import Kernel, Machine, Recipe
+
+TCG = Accelerator("tcg", "a test")
+KVM = Accelerator("kvm", "a test")
+WIRING = Wiring(console=7, monitor=9, console_log=Path("/run/1/console/a.log"), kernel=Path("/k"), initrd=Path("/i"))
+
+
+def recipe(architecture: str, machine: Machine | None = None) -> Recipe:
+    kernel = Kernel(source="debian-binary", package="linux-image")
+    return Recipe(name="a-vm", arch=architecture, describe="", kernel=kernel, machine=machine or Machine())
+
+
+def value(words: list[str], option: str) -> str:
+    """The value of an option that must be there exactly once."""
+    assert words.count(option) == 1
+    return words[words.index(option) + 1]
+
+
+def values(words: list[str], option: str) -> list[str]:
+    return [after for word, after in itertools.pairwise(words) if word == option]
+
+
+@pytest.fixture(params=sorted(ARCHITECTURES))
+def words(request: pytest.FixtureRequest) -> list[str]:
+    return argv(recipe(request.param), TCG, WIRING)
+
+
+def test_nothing_but_what_is_asked_for(words: list[str]) -> None:
+    assert {"-nodefaults", "-no-user-config"} <= set(words)
+    assert value(words, "-display") == "none"
+
+
+def test_the_guest_reaches_no_network_and_only_loopback_reaches_it(words: list[str]) -> None:
+    network = value(words, "-netdev").split(",")
+    assert "restrict=on" in network
+    assert [part for part in network if part.startswith("hostfwd=")] == ["hostfwd=tcp:127.0.0.1:0-:22"]
+    assert not any("server=on" in word or "listen" in word for word in words)
+
+
+def test_it_is_confined(words: list[str]) -> None:
+    confinement = value(words, "-sandbox").split(",")
+    assert confinement[0] == "on"
+    assert {"spawn=deny", "elevateprivileges=deny", "resourcecontrol=deny"} <= set(confinement)
+
+
+def test_a_stopped_guest_can_still_be_examined(words: list[str]) -> None:
+    assert {"-no-reboot", "-no-shutdown"} <= set(words)
+    assert "panic=-1" in value(words, "-append").split()
+
+
+def test_console_is_on_our_socket_and_on_disk(words: list[str]) -> None:
+    console = next(value for value in values(words, "-chardev") if "id=console" in value).split(",")
+    assert {"fd=7", "logfile=/run/1/console/a.log", "logappend=on"} <= set(console)
+    assert value(words, "-serial") == "chardev:console"
+
+
+def test_monitor_speaks_qmp_on_our_socket(words: list[str]) -> None:
+    assert "socket,id=monitor,fd=9" in values(words, "-chardev")
+    assert value(words, "-mon") == "chardev=monitor,mode=control"
+
+
+def test_every_device_has_its_backend(words: list[str]) -> None:
+    assert any("netdev=net," in device for device in values(words, "-device"))
+    assert value(words, "-netdev").startswith("user,id=net,")
+
+
+def test_x86_64_in_full() -> None:
+    machine = Machine(memory_mib=768, cpus=2, append="nokaslr quiet")
+    x86 = ARCHITECTURES["x86_64"].machine
+    words = argv(recipe("x86_64", machine), TCG, WIRING)
+    assert words[0] == x86.qemu
+    assert value(words, "-machine") == x86.machine
+    assert value(words, "-cpu") == x86.cpu
+    assert (value(words, "-accel"), value(words, "-smp"), value(words, "-m")) == ("tcg", "2", "768M")
+    assert (value(words, "-kernel"), value(words, "-initrd")) == ("/k", "/i")
+    assert value(words, "-append").startswith("console=ttyS0 ")
+    assert value(words, "-append").endswith(" nokaslr quiet")
+
+
+def test_kvm_gets_the_hosts_cpu() -> None:
+    assert value(argv(recipe("x86_64"), KVM, WIRING), "-cpu") == "host"
+
+
+def test_a_machine_with_one_cpu_model_is_not_asked_for_another() -> None:
+    assert "-cpu" not in argv(recipe("parisc"), TCG, WIRING)
+
+
+def test_a_comma_in_a_path_stays_in_the_path() -> None:
+    wiring = replace(WIRING, console_log=Path("/a,b/c.log"))
+    assert any("logfile=/a,,b/c.log,logappend=on" in word for word in argv(recipe("x86_64"), TCG, wiring))
+
+
+def test_the_recipe_has_the_last_word() -> None:
+    arguments = kernel_arguments(recipe("parisc", Machine(append="loglevel=7"))).split()
+    assert arguments.index("loglevel=5") < arguments.index("loglevel=7")
