@@ -27,9 +27,9 @@ _KEPT = (
 )
 _DROPPED = re.compile(r".*\.(o|a|d|cmd|mod|order)|\..*")
 
-# `  [17] .text.hex2bin     PROGBITS ...`; what the compiler and the kernel name so by themselves is no function's own.
-_TEXT_SECTION = re.compile(r"\s*\[ *\d+\] \.text\.(\S+)")
-_NOT_FUNCTIONS = re.compile(r"(unlikely|hot|startup|exit|unknown|fixup|head|asm)(\.\.?[0-9]+)?")
+# Of `readelf --wide`: `  [17] .text.hex2bin   PROGBITS ...` and `  42: 00000000 96 FUNC GLOBAL DEFAULT 17 hex2bin`.
+_TEXT_SECTION = re.compile(r"\s*\[ *(\d+)\] \.text\.(?:unlikely\.|hot\.)?(\S+)")
+_FUNCTION = re.compile(r"\s*\d+: [0-9a-f]+ +\w+ FUNC .* +(\d+) (\S+)")
 
 
 def keep(objects: Path, into: Path) -> None:
@@ -41,18 +41,23 @@ def keep(objects: Path, into: Path) -> None:
 
 
 def text_sections(vmlinux_o: Path, architecture: Architecture) -> int:
-    """How many functions of a kernel stand in an input section of their own, `.text.NAME`.
+    """How many functions of a kernel were compiled into an input section of their own, `.text.NAME`.
 
-    Read from vmlinux.o, which is linked without a script and so keeps its inputs' sections apart; static functions of
-    one name share one there. Raises BuildError when it cannot be read.
+    Read from vmlinux.o, which is linked without a script and so keeps its inputs' sections apart. What its
+    assembly names so does not count: no function of that name stands in it. Raises BuildError when it cannot be read.
     """
-    finished = run(
-        [f"{architecture.cross_prefix}readelf", "--wide", "--section-headers", vmlinux_o], deadline=Deadline.after(120)
-    )
+    readelf = f"{architecture.cross_prefix}readelf"
+    finished = run([readelf, "--wide", "--section-headers", "--symbols", vmlinux_o], deadline=Deadline.after(120))
     if finished.rc != 0:
         raise BuildError("readelf cannot read it", where=str(vmlinux_o))
-    names = (found[1] for line in finished.output.splitlines() if (found := _TEXT_SECTION.match(line)))
-    return sum(1 for name in names if not _NOT_FUNCTIONS.fullmatch(name))
+    sections: dict[str, str] = {}
+    functions = 0
+    for line in finished.output.splitlines():
+        if section := _TEXT_SECTION.match(line):
+            sections[section[1]] = section[2]
+        elif function := _FUNCTION.match(line):
+            functions += sections.get(function[1]) == function[2]
+    return functions
 
 
 def _kept_files(objects: Path) -> Iterator[Path]:
