@@ -237,7 +237,19 @@ def test_arm64_landing_pad_before_the_patchable_entry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "leaves", ["b work", "bl work", "cbz x0,1f", "tbnz x0,#3,1f", "b.eq 1f", "ldxr x1,[x0]", "brk #1", "nop", "ret"]
+    "leaves",
+    [
+        "b work",
+        "bl work",
+        "cbz x0,1f",
+        "tbnz x0,#3,1f",
+        "b.eq 1f",
+        "ldxr x1,[x0]",
+        "ldar x1,[x0]",
+        "brk #1",
+        "nop",
+        "ret",
+    ],
 )
 def test_arm64_line_ends(tmp_path: Path, leaves: str) -> None:
     body = f"paciasp\n eor w0,w0,w0,lsl #13\n {leaves}\n add x0,x0,#1\n1: autiasp\n ret"
@@ -245,8 +257,8 @@ def test_arm64_line_ends(tmp_path: Path, leaves: str) -> None:
 
 
 def test_arm64_refused_instructions_are_passed_over(tmp_path: Path) -> None:
-    body = "paciasp\n mrs x1,daif\n msr daifset,#2\n mrs x2,sp_el0\n ret"
-    assert _assembled(tmp_path, "arm64", body).straight == (0, 12)
+    body = "paciasp\n mrs x1,daif\n msr daifset,#2\n mrs x2,sp_el0\n autiasp\n add x0,x0,#1\n ret"
+    assert _assembled(tmp_path, "arm64", body).straight == (0, 12, 20)
 
 
 def test_arm64_branch_back_by_a_bit_test(tmp_path: Path) -> None:

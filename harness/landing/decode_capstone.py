@@ -21,6 +21,7 @@ _X86_LEAVES = frozenset(
 )
 _ARM64_LEAVES = frozenset({"b", "bl", "br", "blr", "ret", "cbz", "cbnz", "tbz", "tbnz", "eret", "svc", "hvc", "smc"})
 _ARM64_TRAPS = frozenset({"brk", "hlt", "udf"})
+_ARM64_REFUSED = frozenset({"msr", "prfm", "hint", "yield", "esb", "psb", "tsb", "csdb", "dgh"})
 _ARM64_WORD = 4
 
 
@@ -78,12 +79,13 @@ def _arm64(found: capstone.CsInsn) -> Instruction:
 def _arm64_flow(mnemonic: str, operands: str) -> Flow:
     """Flow of an instruction that goes on to the next.
 
-    Exclusive loads and stores count as the end of a line: a probe between them would never let them succeed, and the
-    kernel refuses one (arm_kprobe_decode_insn(), arch/arm64/kernel/probes/decode-insn.c, 6.1), as it does writes of
-    system registers, reads of DAIF, and hints that it does not know to be steppable.
+    Loads and stores that the kernel takes for exclusive end a line: it lets no probe stand on what follows them
+    (is_probed_address_atomic(), arch/arm64/kernel/probes/decode-insn.c, 6.1, whose mask takes LDAR and CASA, too). It
+    refuses what it cannot step (aarch64_insn_is_steppable(), there): writes of system registers, reads of DAIF,
+    prefetches of literals, and every hint but a few, so AUTIASP, which may fault, but not PACIASP.
     """
-    if mnemonic.startswith(("ldx", "ldax", "stx", "stlx")):
+    if mnemonic.startswith(("ldx", "ldax", "ldar", "ldlar", "stx", "stlx", "cas")):
         return Flow.ENDS
-    if mnemonic in ("msr", "wfi", "wfe", "sev", "sevl", "yield", "hint") or "daif" in operands:
+    if mnemonic.startswith(("aut", "wf", "sev")) or mnemonic in _ARM64_REFUSED or "daif" in operands:
         return Flow.REFUSED
     return Flow.PLAIN
