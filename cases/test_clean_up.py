@@ -14,10 +14,10 @@ TIMES = 2
 @pytest.mark.mutants("stays-registered")
 def test_unload_leaves_nothing(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """No kprobe listed, no module loaded, and the probed functions' bytes, read from outside, are the originals."""
-    sites = [*layout.straight(Site("hex2bin"), 2), *layout.straight(target.site("leaf"), 2)]
+    sites = [*layout.straight(Site("clock_t_to_jiffies"), 2), *layout.straight(target.site("leaf"), 2)]
     with probing.on(*sites) as probes:
         target.call("leaf", TIMES)
-        target.call("hex2bin", TIMES)
+        target.call("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
     probes.prove_gone()
 

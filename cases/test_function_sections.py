@@ -24,9 +24,9 @@ SAMPLE = 48
 def test_module_sections(sections: Target, probing: ProbingIn) -> None:
     """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f."""
     own = {
-        name.removeprefix(".text."): address
-        for name, address in sections.sections.items()
-        if name.startswith(".text.pinpoint_")
+        symbol.name: sections.sections[symbol.section]
+        for symbol in sections.functions
+        if symbol.section == f".text.{symbol.name}"
     }
     assert len(own) >= 5, f"only {sorted(own)} have sections of their own"
     with probing.on(*(Site(function, module=sections.module) for function in own)) as probes:

@@ -22,7 +22,7 @@ from harness.landing.target import Target
     "spec",
     [
         pytest.param("pinpoint_no_such_symbol", id="unknown-symbol"),
-        pytest.param("pinpoint_absent:hex2bin", id="absent-module"),
+        pytest.param("pinpoint_absent:clock_t_to_jiffies", id="absent-module"),
         pytest.param("+0x0", id="empty-name"),
     ],
 )
@@ -53,5 +53,5 @@ def test_blacklisted(guest: Guest, probing: ProbingIn) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_symbol_and_address(layout: Layout, probing: ProbingIn) -> None:
     """Both a symbol and an address are EINVAL, even when they mean the same place."""
-    address = layout.address(Site("hex2bin"))
-    expect_refusal(probing, f"@{address:#x}/hex2bin", errno.EINVAL)
+    address = layout.address(Site("clock_t_to_jiffies"))
+    expect_refusal(probing, f"@{address:#x}/clock_t_to_jiffies", errno.EINVAL)

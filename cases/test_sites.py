@@ -18,15 +18,15 @@ TIMES = 3
 BOUNDARIES = 4
 
 
-def call_hex2bin(target: Target) -> None:
-    """hex2bin() is exported; the target calls it, and nothing in an idle guest does."""
-    target.call("hex2bin", TIMES)
+def call_clock_t_to_jiffies(target: Target) -> None:
+    """clock_t_to_jiffies() is exported; the target calls it, and nothing in an idle guest does."""
+    target.call("clock_t_to_jiffies", TIMES)
 
 
-def read_loadavg(target: Target) -> None:
-    """Reading /proc/loadavg calls get_avenrun() once (fs/proc/loadavg.c)."""
+def read_status(target: Target) -> None:
+    """Reading /proc/PID/status calls task_mem() once (proc_pid_status(), fs/proc/array.c), in another file."""
     for _ in range(TIMES):
-        target.guest.run("cat", "/proc/loadavg").check()
+        target.guest.run("cat", "/proc/self/status").check()
 
 
 def read_version(target: Target) -> None:
@@ -40,8 +40,8 @@ def read_version(target: Target) -> None:
 @pytest.mark.parametrize(
     ("symbol", "run_it"),
     [
-        pytest.param("hex2bin", call_hex2bin, id="exported"),
-        pytest.param("get_avenrun", read_loadavg, id="unexported"),
+        pytest.param("clock_t_to_jiffies", call_clock_t_to_jiffies, id="exported"),
+        pytest.param("task_mem", read_status, id="unexported"),
         pytest.param("version_proc_show", read_version, id="static"),
     ],
 )

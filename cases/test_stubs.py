@@ -11,13 +11,14 @@ import pytest
 from harness.landing.layout import Layout
 from harness.landing.probing import ProbingIn
 from harness.landing.target import Target
+from harness.report.figures import Figure
 
 TIMES = 2
 SHAPES = ("leaf", "calls", "loop", "static")
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
-def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., None]) -> None:
+def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Of the functions that follow each other in the file, some lie farther apart in memory, never nearer."""
     gaps = layout.gaps(target.module)
     grown = [gap for gap in gaps if gap.loaded > gap.in_file]
@@ -40,7 +41,7 @@ def test_symbol_lands(target: Target, probing: ProbingIn) -> None:
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
-def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., None]) -> None:
+def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Text base + file offset points elsewhere than symbol + offset: before the function, by all stubs up to it."""
     missed = {}
     for shape in SHAPES:

@@ -17,6 +17,7 @@ from harness.landing.probing import ProbingIn
 from harness.landing.target import Target
 from harness.matrix import cells, checkup, rows, selection
 from harness.matrix.run import MatrixRun
+from harness.report.figures import Figure
 from harness.verdict.words import Verdict
 
 RUN = pytest.StashKey[MatrixRun]()
@@ -59,12 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run rows as they become ready. Leaves pytest-xdist and a mere collection to pytest's own loop."""
     config = session.config
-    config.stash[RUN].collected(session.items)
+    run = config.stash[RUN]
+    run.collected(session.items)
     if config.option.collectonly or session.testsfailed or config.pluginmanager.hasplugin("dsession"):
         return None
     if hasattr(config, "workerinput"):
         return None
-    run = config.stash[RUN]
     rows.run(session, run.fleet, run.speak)
     return True
 
@@ -104,6 +105,8 @@ def pytest_runtest_makereport(
         return report
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
+        if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):
+            report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
     if report.when == "teardown":
         run = item.config.stash[RUN]
         survived = run.survivors(watch)
@@ -167,8 +170,8 @@ def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iter
 
 
 @pytest.fixture
-def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., None]:
-    """Keep a measured figure of this VM: `figure(name, value, unit, goal="", holds=True)`."""
+def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
+    """Keep a measured figure of this VM: `figure(name, value, unit, goal="at most N")`."""
     return partial(request.config.stash[RUN].figures.add, vm=vm)
 
 

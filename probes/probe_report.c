@@ -2,7 +2,7 @@
 /*
  * /sys/kernel/debug/pinpoint_probe/report: one line for each site.
  *
- * index=0 spec=hex2bin+0x4 errno=0 address=0x... hits=3 missed=0 ip=0x...
+ * index=0 spec=clock_t_to_jiffies+0x4 errno=0 address=0x... hits=3 missed=0 ip=0x...
  *
  * errno is positive, 0 for a kprobe that was registered; address is kp.addr,
  * 0 for one that was refused; ip is the instruction pointer at the last hit as

@@ -24,8 +24,8 @@
  * @name: what is written to the call file
  * @call: the function; it returns the same value for the same argument on
  *	every architecture and has no side effect but counters
- * @entries: how often @call enters pinpoint_<name>, or, for hex2bin and
- *	hex_to_bin, the kernel's function of that name
+ * @entries: how often @call enters pinpoint_<name>, or, for
+ *	clock_t_to_jiffies, the kernel's function of that name
  */
 struct pinpoint_shape {
 	const char *name;

@@ -228,6 +228,7 @@ def _section(name: str, header: Mapping[str, int]) -> Section:
         executable=bool(header["sh_flags"] & _SHF_EXECINSTR),
         allocated=bool(header["sh_flags"] & _SHF_ALLOC),
         in_file=str(header["sh_type"]) != "SHT_NOBITS",
+        alignment=max(1, header["sh_addralign"]),
     )
 
 

@@ -35,7 +35,11 @@ class Layout(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One section. `address` is where it was linked, 0 in a module; `offset` where its bytes stand in the file."""
+    """One section.
+
+    `address` is where it was linked, 0 in a module; `offset` where its bytes stand in the file; `alignment` is what the
+    address must be a multiple of.
+    """
 
     name: str
     address: int
@@ -44,6 +48,7 @@ class Section(NamedTuple):
     executable: bool
     allocated: bool
     in_file: bool
+    alignment: int
 
 
 class Symbol(NamedTuple):

@@ -1,4 +1,4 @@
-"""What every build step is handed: where to keep results, where packages come from, whom to tell, when it may compile."""
+"""What every build step is handed: where to keep results, where packages come from, whom to tell, when to compile."""
 
 from __future__ import annotations
 

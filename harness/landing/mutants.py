@@ -13,7 +13,7 @@ from harness.landing.instructions import boundaries
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-GOOD_SPEC = "hex2bin"
+GOOD_SPEC = "clock_t_to_jiffies"
 
 
 def _honest_spec(_: Layout, site: Site) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Self
 
-from harness.core.elf import Elf
+from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.site import Site
@@ -42,16 +43,21 @@ class Target:
         A zero is what `kptr_restrict` shows instead of an address (module_sect_read(), kernel/module/sysfs.c, 6.1); it
         is refused with a GuestError.
         """
-        listing = self.guest.script(
-            f"cd /sys/module/{self.module}/sections && for s in $(ls -A); do read a <$s; echo $s $a; done"
-        ).check()
+        # Not the shell's own read: it asks for one byte at a time, and the file gives no second one (EINVAL).
+        listing = self.guest.script(f"cd /sys/module/{self.module}/sections && grep -H '' $(ls -A)").check()
         found = {}
         for line in listing.stdout.splitlines():
-            name, address = line.split()
+            name, _, address = line.rpartition(":")
             if int(address, 16) == 0:
                 raise GuestError(f"section {name} of {self.module} shows as 0", mend="kptr_restrict must be 0")
             found[name] = int(address, 16)
         return found
+
+    @property
+    def functions(self) -> list[Symbol]:
+        """The module's functions whose names it uses once; two static ones of a name cannot be told apart."""
+        named = Counter(symbol.name for symbol in self.elf.symbols if symbol.kind == "func")
+        return [symbol for symbol in self.elf.symbols if symbol.kind == "func" and named[symbol.name] == 1]
 
     def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in this module's function `pinpoint_<shape>`."""

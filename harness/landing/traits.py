@@ -41,7 +41,7 @@ def prove(guest: Guest) -> None:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    view = probe.load(guest, ["hex2bin"])
+    view = probe.load(guest, ["clock_t_to_jiffies"])
     scene = _Scene(guest, layout, target, view)
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
@@ -77,16 +77,13 @@ def _module_function_sections(scene: _Scene) -> bool:
 
 
 def _module_stubs(scene: _Scene) -> bool:
-    """Linker stubs that the module loader made: loaded text sections lie farther apart than in the file."""
-    sections = scene.target.sections
-    text = [
-        section
-        for section in sorted(scene.target.elf.sections.values(), key=lambda section: section.offset)
-        if section.executable and section.name.startswith(".text") and section.name in sections
-    ]
-    return any(
-        sections[right.name] - sections[left.name] != right.offset - left.offset for left, right in pairwise(text)
+    """Linker stubs that the module loader made: between two text sections lies more than alignment asks for."""
+    text = sorted(
+        (scene.target.sections[section.name], section)
+        for section in scene.target.elf.sections.values()
+        if section.executable and section.name in scene.target.sections and not section.name.startswith(".init")
     )
+    return any(start - (before + left.size) >= right.alignment for (before, left), (start, right) in pairwise(text))
 
 
 def _optimized_kprobes(scene: _Scene) -> bool:

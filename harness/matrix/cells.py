@@ -12,10 +12,13 @@ from harness.core.errors import BootError, DeadlineExceeded, GuestLost, Pinpoint
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.probing import ProbingIn
-from harness.matrix.checkup import KernelComplained
+from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.matrix.selection import CellId
 from harness.report.record import Cell
 from harness.verdict.words import Verdict
+
+# What is told without a traceback: it is about the guest, the kernel or the host, not about our code.
+TOLD_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind)
 
 
 class MutantSurvivedError(AssertionError):
@@ -33,6 +36,7 @@ class CellWatch:
     reason: str = ""
     guest: Guest | None = None
     probing: ProbingIn | None = None
+    survived: bool = False
 
     def worse(self, verdict: Verdict, reason: str) -> None:
         """Take a verdict if it is worse than what the cell has."""
@@ -41,7 +45,8 @@ class CellWatch:
 
     def judge(self, error: BaseException) -> None:
         """Take what a phase of the cell raised into the verdict."""
-        self.worse(verdict_of(error), _one_line(error))
+        self.worse(verdict_of(error), one_line(error))
+        self.survived = self.survived or isinstance(error, MutantSurvivedError)
 
     def record(self) -> Cell:
         """The cell as the results file keeps it."""
@@ -95,6 +100,7 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
         raise error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]

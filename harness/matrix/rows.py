@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import pytest
 
@@ -42,7 +43,7 @@ def _skipped(item: pytest.Item) -> bool:
 
 def _run_items(session: pytest.Session, items: Sequence[pytest.Item], speak: Callable[[], None]) -> None:
     """As pytest's own loop: the last item of a row has no next one, so that all its fixtures end with the row."""
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for item, following in zip_longest(items, items[1:]):
         speak()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.shouldfail:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from functools import cached_property
+from pathlib import Path
 
 import pytest
 
@@ -43,10 +44,12 @@ class MatrixRun:
         self._asked: dict[str, CellId] = {}
         self._cells: list[Cell] = []
         self._survivors: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        if self._wants_cells and not config.option.xmlpath:
+            config.option.xmlpath = str(self.directory.junit)
 
     @cached_property
     def directory(self) -> RunDirectory:
-        """Where this run's results go; made when the first cell is known."""
+        """Where this run's results go."""
         return RunDirectory.create(paths.results())
 
     @cached_property
@@ -72,7 +75,16 @@ class MatrixRun:
 
     @cached_property
     def _board(self) -> Board:
-        return Board(self.bus, terminal=sys.stdout.isatty())
+        """The board, printing through pytest's own reporter so that neither breaks the other's lines."""
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
+
+        def write_line(line: str) -> None:
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+        board = Board(self.bus, sys.stdout.isatty(), write_line)
+        reporter._tw._file = board.above(reporter._tw._file)
+        return board
 
     def speak(self) -> None:
         """Let the board print what happened since: called where nothing else prints."""
@@ -80,10 +92,7 @@ class MatrixRun:
 
     def collected(self, items: list[pytest.Item]) -> None:
         """Remember the cells asked for; each must end with a verdict."""
-        for item in items:
-            cell = cell_of(item)
-            if cell is not None:
-                self._asked[item.nodeid] = cell
+        self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
 
     def survivors(self, watch: CellWatch) -> str:
         """Why an honest cell cannot be green: the mutants of its case that survived on its VM; empty when none did."""
@@ -91,8 +100,8 @@ class MatrixRun:
         return "" if watch.identity.mutant or not names else f"its mutants survived: {', '.join(names)}"
 
     def ended(self, watch: CellWatch) -> None:
-        """A mutant's cell that did not end well leaves its honest cell without proof."""
-        if watch.identity.mutant and not watch.verdict.good:
+        """A mutant that was not caught leaves its honest cell without proof."""
+        if watch.survived:
             self._survivors[watch.identity.case, watch.identity.vm].append(watch.identity.mutant)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -100,11 +109,12 @@ class MatrixRun:
         kept = getattr(report, "pinpoint_cell", None)
         if kept is None or self._is_worker:
             return
-        if not self._cells:
-            self._measure("run.first_verdict_s", "at most 180")
         cell = Cell(**kept)
+        if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
+            self._measure("run.first_verdict_s", "at most 180")
         self._cells.append(cell)
         self._results.write(cell)
+        self._board.count(cell)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -113,6 +123,8 @@ class MatrixRun:
             if exitstatus == pytest.ExitCode.INTERRUPTED:
                 process.stop_all()
             self.fleet.close()
+        if "_board" in self.__dict__:
+            self._board.close()
         if self._is_worker or not self._asked:
             return
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
@@ -123,11 +135,20 @@ class MatrixRun:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Case by VM, each failure with the command that runs it again, and what was asked for and did not run."""
         if self._asked and not self._is_worker:
-            write_summary(terminalreporter.write_line, self._cells, self._replays(), self._missing())
+            color = terminalreporter._tw.hasmarkup
+            write_summary(terminalreporter.write_line, self._cells, self._replays(), self._missing(), color=color)
+            terminalreporter.write_line(f"results: {self.directory.path}")
 
     @property
     def _is_worker(self) -> bool:
         return hasattr(self._config, "workerinput")
+
+    @property
+    def _wants_cells(self) -> bool:
+        """True when this session will run cases, so that it needs a place for results before pytest collects."""
+        named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
+        own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
+        return not (own or self._config.option.collectonly or self._is_worker)
 
     def _missing(self) -> list[CellId]:
         """Cells that were asked for and have no verdict."""

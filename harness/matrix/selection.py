@@ -35,6 +35,9 @@ def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
     """Give a case that uses the `vm` fixture one cell a VM, and one more for each of its mutants."""
     if "vm" not in metafunc.fixturenames:
         return
+    if "mutant" not in metafunc.fixturenames:
+        metafunc.parametrize("vm", vms)
+        return
     marker = metafunc.definition.get_closest_marker("mutants")
     names = tuple(marker.args) if marker else ()
     for name in names:
@@ -54,7 +57,7 @@ def cell_of(item: pytest.Item) -> CellId | None:
     callspec = getattr(item, "callspec", None)
     if callspec is None or "vm" not in callspec.params:
         return None
-    vm, mutant = callspec.params["vm"], callspec.params["mutant"]
+    vm, mutant = callspec.params["vm"], callspec.params.get("mutant", "")
     function, _, label = item.name.removesuffix("]").partition("[")
     others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
     return CellId("".join((function, *(f"[{part}]" for part in others))), vm, mutant, item.name)
