@@ -1,0 +1,176 @@
+"""The command line: what it says and the status it ends with, before and without any guest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.core import paths
+from harness.core.errors import BuildError, RecipeError
+
+
+@pytest.fixture(autouse=True)
+def _signals_stay_as_they_are() -> Iterator[None]:
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for sign, handler in before.items():
+        signal.signal(sign, handler)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project, to be spoilt."""
+    for name in ("harness", "vm_images", "cases", "probes"):
+        shutil.copytree(paths.PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("conftest.py", "pyproject.toml", "host-packages.txt"):
+        shutil.copy(paths.PROJECT / name, tmp_path / name)
+    return tmp_path
+
+
+def pinpoint(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    cache = project / "cache"
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "harness.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(project), "PINPOINT_CACHE": str(cache)},
+        cwd=project.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert not (cache / "store").exists()
+    return done
+
+
+def test_unknown_vm_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["run", "--vm", "nosuch"], ["build", "--vm", "x86_64-debian,nosuch"]):
+        assert cli.main(command) == 2
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert told.err.startswith("pinpoint: no VM named 'nosuch'; one of: arm64-debian, ")
+        assert told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["frobnicate"], ["list", "--format", "xml"], ["build", "--what"], ["run", "--vm"]]
+)
+def test_wrong_use_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_broken_recipe_stops_every_command_before_anything_is_built(project: Path) -> None:
+    (project / "vm_images" / "parisc.toml").write_text('name = "parisc"\narhc = "parisc"\n')
+    for command in (["run"], ["test"], ["build", "--vm", "parisc"]):
+        done = pinpoint(project, *command)
+        assert done.returncode == 2
+        assert done.stderr.startswith("pinpoint: parisc.toml: ")
+        assert done.stderr.count("\n") == 1
+        assert not (project / "results").exists()
+
+
+def test_nothing_selected_is_wrong_use(project: Path) -> None:
+    done = pinpoint(project, "run", "-k", "nothing_is_called_so")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "no case matches" in done.stderr
+    assert "nothing_is_called_so" in done.stderr
+
+
+def test_dry_run_prints_one_qemu_line_a_vm(project: Path) -> None:
+    done = pinpoint(project, "run", "--dry-run", "--accel", "tcg", "--vm", "parisc", "--vm", "x86_64-debian")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["qemu-system-hppa", "qemu-system-x86_64"]
+    assert all("restrict=on" in line and "-kernel KERNEL" in line for line in lines)
+
+
+def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli.prepare, "built", lambda recipe, _: recipe.name == "parisc")
+    assert cli.main(["list", "--format", "json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {name for name, row in rows.items() if row["built"]} == {"parisc"}
+    assert rows["parisc"]["traits"]["module_stubs"] is True
+    assert cli.main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert "parisc  built\n" in text
+    assert "x86_64-debian  not built\n" in text
+
+
+@pytest.mark.parametrize(
+    ("of_pytest", "ours"),
+    [
+        (pytest.ExitCode.OK, 0),
+        (pytest.ExitCode.TESTS_FAILED, 1),
+        (pytest.ExitCode.USAGE_ERROR, 2),
+        (pytest.ExitCode.NO_TESTS_COLLECTED, 2),
+        (pytest.ExitCode.INTERNAL_ERROR, 3),
+        (pytest.ExitCode.INTERRUPTED, 3),
+        (3, 3),
+    ],
+)
+def test_exit_status(of_pytest: int, ours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest, "main", lambda _, plugins: of_pytest if plugins else None)
+    assert cli.main(["test"]) == ours
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen"),
+    [
+        (["-k", "stubs", "-x"], ["cases"]),
+        ([f"{paths.CASES}/test_stubs.py"], []),
+        ([f"{paths.CASES}/test_stubs.py::test_x"], []),
+    ],
+)
+def test_cases_run_unless_tests_are_named(
+    arguments: list[str], chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed: list[str] = []
+    monkeypatch.setattr(pytest, "main", lambda arguments, **_: handed.extend(arguments) or 0)
+    assert cli.main(["run", "--vm", "parisc", *arguments]) == 0
+    assert handed[4:] == ["--vm=parisc", *arguments, *(str(paths.PROJECT / name) for name in chosen)]
+
+
+def test_a_failed_build_shows_the_end_of_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "kernel.log"
+    log.write_text("".join(f"line {n}\n" for n in range(100)))
+
+    def fail(*_: object) -> None:
+        raise BuildError("make failed", where="parisc", log=log)
+
+    monkeypatch.setattr(cli.prepare, "prepare", fail)
+    assert cli.main(["build", "--vm", "parisc"]) == 3
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "    line 80"
+    assert told[-3:] == ["    line 99", f"    (the whole log: {log})", "pinpoint: parisc: parisc: make failed"]
+
+
+def test_the_worst_build_gives_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(recipe: object, _: object) -> None:
+        raise RecipeError("no such package") if "parisc" in str(recipe) else BuildError("make failed")
+
+    monkeypatch.setattr(cli.prepare, "prepare", fail)
+    assert cli.main(["build", "--vm", "parisc"]) == 2
+    assert cli.main(["build", "--vm", "parisc,x86_64-debian"]) == 3
+
+
+def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[str] = []
+
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(cli.prepare, "prepare", interrupt)
+    monkeypatch.setattr(cli.process, "stop_all", lambda: stopped.append("all"))
+    assert cli.main(["build", "--vm", "parisc"]) == 130
+    assert stopped

@@ -1,0 +1,204 @@
+"""The launcher, for real, in a project of its own whose packages and privileges are played by scripts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+
+CLI = "import sys, json, os; print(json.dumps([sys.argv[1:], sys.prefix, os.getcwd()]))\n"
+debian = pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="the host is no Debian")
+
+
+@dataclass
+class Project:
+    """A project with the real launcher, no requirements, and one needed program that a package provides."""
+
+    root: Path
+
+    @property
+    def launcher(self) -> Path:
+        return self.root / "pinpoint"
+
+    @property
+    def bin(self) -> Path:
+        return self.root / "bin"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def script(self, name: str, body: str) -> None:
+        """Put a program into PATH."""
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def start(
+        self, *arguments: str, launcher: Path | None = None, cwd: Path | None = None, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Start the launcher, by default as a person without any privilege."""
+        return subprocess.run(
+            [launcher or self.launcher, *arguments],
+            cwd=cwd or self.root,
+            env={
+                "PATH": f"{self.bin}:/usr/bin:/bin",
+                "HOME": str(self.root),
+                "PINPOINT_CACHE": str(self.cache),
+                **{name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))},
+                **env,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def said(self, name: str) -> str:
+        """What the scripts noted."""
+        path = self.root / name
+        return path.read_text() if path.exists() else ""
+
+
+def make(root: Path) -> Project:
+    project = Project(root)
+    project.bin.mkdir(parents=True)
+    shutil.copy(paths.PROJECT / "pinpoint", project.launcher)
+    (root / "host-packages.txt").write_text(
+        "# comment\nneeded-package any needed-program to test\nelsewhere sparc gone x\n"
+    )
+    for name in ("requirements.txt", "requirements-installer.txt"):
+        (root / name).write_text("# nothing\n")
+    (root / "harness").mkdir()
+    (root / "harness" / "__init__.py").touch()
+    (root / "harness" / "cli.py").write_text(CLI)
+    shutil.copy(paths.PROJECT / "harness" / "doctor.py", root / "harness" / "doctor.py")
+    return project
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Project:
+    """A project whose needed program is not there."""
+    return make(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with everything there and its environment made by two starts at once, the first of which was killed."""
+    project = make(tmp_path_factory.mktemp("launcher") / "project")
+    project.script("needed-program", "true")
+    doctor = project.start("doctor")
+    environment = Path(next(line for line in doctor.stdout.splitlines() if "not made yet" in line).split("(")[1][:-1])
+    environment.mkdir(parents=True)
+    (environment / "half").touch()
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: project.start("a b", "--c"), range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert first.stdout == second.stdout
+    assert (first.stderr + second.stderr).count("making the Python environment in") == 1
+    assert not (environment / "half").exists()
+    return project
+
+
+def test_a_second_start_is_quick_and_says_nothing_of_its_own(made: Project) -> None:
+    seconds = []
+    for _ in range(5):
+        began = time.monotonic()
+        again = made.start("a b", "--c")
+        seconds.append(time.monotonic() - began)
+        assert again.stderr == ""
+        assert again.stdout.startswith('[["a b", "--c"], ')
+    assert min(seconds) < 0.5
+
+
+def test_it_starts_from_anywhere_and_through_a_link(made: Project, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(made.launcher)
+    started = made.start("x", launcher=link, cwd=tmp_path)
+    assert started.returncode == 0, started.stderr
+    assert str(made.cache) in started.stdout
+    assert str(tmp_path) in started.stdout
+
+
+def test_other_requirements_make_another_environment(made: Project) -> None:
+    before = made.start("doctor").stdout
+    (made.root / "requirements.txt").write_text("# something else\n")
+    try:
+        assert "not made yet" in made.start("doctor").stdout
+        assert "not made yet" not in before
+    finally:
+        (made.root / "requirements.txt").write_text("# nothing\n")
+
+
+def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:
+    refused = bare.start("list", PINPOINT_NO_INSTALL="1")
+    assert refused.returncode == 3
+    assert refused.stderr.splitlines() == [
+        "pinpoint: these host packages are missing (by Debian's names): needed-package"
+    ]
+    assert not bare.cache.exists()
+
+
+def test_doctor_works_where_nothing_may_be_installed(bare: Project) -> None:
+    told = bare.start("doctor", PINPOINT_NO_INSTALL="1")
+    assert told.returncode == 3
+    assert "MISSING  needed-package" in told.stdout
+    assert "elsewhere" not in told.stdout
+    assert not bare.cache.exists()
+    bare.script("needed-program", "true")
+    assert bare.start("doctor").returncode == 0
+
+
+@debian
+def test_without_sudo_it_prints_the_command(bare: Project) -> None:
+    for program in ("sh", "dirname", "readlink", "uname", "date"):
+        (bare.bin / program).symlink_to(f"/usr/bin/{program}")
+    bare.script("id", "echo 1000")
+    refused = bare.start("list", PATH=str(bare.bin))
+    assert refused.returncode == 3
+    assert "apt-get install --yes --no-install-recommends needed-package" in refused.stderr
+
+
+@debian
+@pytest.mark.parametrize(("user", "through"), [("0", ""), ("1000", "sudo")])
+def test_it_installs_what_is_missing_as_root_or_through_sudo(bare: Project, user: str, through: str) -> None:
+    bare.script("id", f"echo {user}")
+    bare.script("sudo", f'echo sudo >>{bare.root}/log; exec "$@"')
+    # The first try fails as on a machine without package lists.
+    bare.script(
+        "apt-get",
+        f"""echo "$DEBIAN_FRONTEND $*" >>{bare.root}/log
+        case $1 in
+            update) touch {bare.root}/lists ;;
+            install) [ -e {bare.root}/lists ] || exit 100 ;;
+        esac
+        case $* in *--simulate*) ;; install*) exit 7 ;; esac""",
+    )
+    failed = bare.start("list")
+    assert failed.returncode == 3
+    assert failed.stderr.startswith("pinpoint: installing host packages: needed-package\n")
+    log = bare.said("log").splitlines()
+    assert ("sudo" in log) == bool(through)
+    asked = [line for line in log if line != "sudo"]
+    assert asked[0].endswith("--simulate")
+    assert asked[1] == "noninteractive update"
+    assert asked[2] == "noninteractive install --yes --no-install-recommends needed-package"
+    assert "as root, run: apt-get update && apt-get install" in failed.stderr
+
+
+def test_no_python_is_told(bare: Project) -> None:
+    bare.script("needed-program", "true")
+    text = bare.launcher.read_text().replace("/usr/bin/python3 python3", "no-such-python")
+    bare.launcher.write_text(text.replace("python3.1", "no-python3.1"))
+    for command in ("list", "doctor"):
+        told = bare.start(command)
+        assert told.returncode == 3
+        assert "no Python 3.11 or newer" in told.stderr

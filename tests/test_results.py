@@ -1,0 +1,254 @@
+"""What a run leaves behind and shows: directory, JSON lines, figures, table, summary, HTML, board."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from harness.core import paths
+from harness.core.errors import HostError
+from harness.core.events import Bus
+from harness.report import board as board_module
+from harness.report.board import Board
+from harness.report.figures import Figures, meets
+from harness.report.html import write_html
+from harness.report.pivot import Pivot, tally
+from harness.report.record import Cell, Results
+from harness.report.run_dir import RunDirectory
+from harness.report.summary import write_summary
+from harness.verdict.words import Verdict
+
+FIELDS = [
+    *("case", "vm", "verdict", "reason", "seconds", "kernel_release", "arch", "accelerator", "traits", "image_key"),
+    *("witnesses", "mutant", "bundle"),
+]
+
+
+def cell(case: str, vm: str, verdict: Verdict = Verdict.PASS, **changed: object) -> Cell:
+    facts: dict[str, Any] = {
+        "reason": "" if verdict is Verdict.PASS else f"why it is {verdict.value}",
+        "seconds": 1.25,
+        "kernel_release": "6.1.0-32-amd64",
+        "arch": "x86_64",
+        "accelerator": "tcg",
+        "traits": {"kprobes": True, "kaslr": False},
+        "image_key": "0123abcd",
+        "witnesses": [{"site": "hex2bin+0x4", "reported": "0xffffffff81000004"}],
+        "mutant": "",
+        "bundle": "",
+    }
+    return Cell(case=case, vm=vm, verdict=verdict, **{**facts, **changed})
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "results")
+
+
+def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
+    runs = [RunDirectory.create(tmp_path) for _ in range(3)]
+    assert len({run.path for run in runs}) == 3
+    assert (tmp_path / "latest").resolve() == runs[-1].path
+    assert str((tmp_path / "latest").readlink()) == runs[-1].name
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert runs[0].console("parisc").parent.is_dir()
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: RunDirectory) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(HostError, match="PINPOINT_RESULTS"):
+        RunDirectory.create(tmp_path / "file")
+    directory.results.mkdir()
+    with pytest.raises(HostError, match=r"results\.jsonl: cannot be written"):
+        Results(directory).write(cell("case", "vm"))
+
+
+def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory) -> None:
+    kept = cell("case", "parisc", Verdict.KNOWN_FAIL)
+    Results(directory).write(kept)
+    line = json.loads(directory.results.read_text())
+    assert list(line) == FIELDS
+    assert line["verdict"] == "known-fail"
+    assert Results(directory).read() == [kept]
+
+
+def test_a_torn_line_costs_only_itself(directory: RunDirectory) -> None:
+    results = Results(directory)
+    results.write(cell("first", "vm"))
+    whole = directory.results.read_bytes()
+    for cut in range(1, len(whole) - 1):
+        directory.results.write_bytes(whole + whole[:cut])
+        assert [kept.case for kept in results.read()] == ["first"]
+
+
+def test_writers_side_by_side_lose_nothing(directory: RunDirectory) -> None:
+    long = "x" * 20_000
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: Results(directory).write(cell(f"case{n}", "vm", reason=long)), range(64)))
+    assert sorted(kept.case for kept in Results(directory).read()) == sorted(f"case{n}" for n in range(64))
+
+
+@pytest.mark.parametrize(
+    ("value", "goal", "holds"),
+    [
+        (180, "at most 180", True),
+        (180.1, "at most 180", False),
+        (1501, "at most 1500 with empty caches, 180 after", False),
+        (3, "at least 3", True),
+        (2.9, "at least 3", False),
+        (0, "0", True),
+        (1, "0", False),
+        (7, "", True),
+        (7, "as few as can be", True),
+    ],
+)
+def test_goals(value: float, goal: str, holds: bool) -> None:
+    assert meets(value, goal) is holds
+
+
+def test_figures_are_lines(directory: RunDirectory) -> None:
+    figures = Figures(directory)
+    figures.add("run.wall_s", 12, "s", goal="at most 10")
+    figures.add("mutants.caught", 5, "mutants", vm="parisc", holds=False)
+    assert [json.loads(line) for line in directory.figures.read_text().splitlines()] == [
+        {"figure": "run.wall_s", "vm": "", "value": 12, "unit": "s", "goal": "at most 10", "holds": False},
+        {"figure": "mutants.caught", "vm": "parisc", "value": 5, "unit": "mutants", "goal": "", "holds": False},
+    ]
+    assert len(figures.read()) == 2
+
+
+def matrix() -> list[Cell]:
+    return [
+        cell("test_entry", "x86_64-debian", mutant="one-off"),
+        cell("test_entry", "x86_64-debian"),
+        cell("test_stubs[a]", "x86_64-debian", Verdict.SKIP, reason="x86_64-debian has no module_stubs"),
+        cell("test_entry", "parisc", Verdict.FAIL, mutant="one-off"),
+        cell("test_entry", "parisc", Verdict.FAIL, reason="its mutants survived: one-off"),
+        cell("test_stubs[a]", "parisc", Verdict.PANIC, reason="Kernel panic <script>\x1b[2J\x1b]0;x\x07 gone"),
+    ]
+
+
+def test_pivot() -> None:
+    pivot = Pivot(matrix())
+    assert (pivot.cases, pivot.vms) == (("test_entry", "test_stubs[a]"), ("x86_64-debian", "parisc"))
+    square = pivot.square("test_entry", "x86_64-debian")
+    assert (square.verdict, square.caught, square.tried) == (Verdict.PASS, 1, 1)
+    assert pivot.square("test_entry", "nowhere").verdict is None
+    assert [group[0].verdict for group in pivot.bad()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
+    assert tally(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
+    again = Pivot([*matrix(), cell("test_entry", "parisc")])
+    assert again.square("test_entry", "parisc").verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("color", [False, True])
+def test_summary(color: bool) -> None:
+    lines: list[str] = []
+    missing = [cell("test_never", "parisc")]
+    replays = {("test_stubs[a]", "parisc", ""): "./pinpoint run --vm parisc -k 'test_stubs[a]'"}
+    write_summary(lines.append, matrix(), replays, missing, color=color)
+    text = "\n".join(lines)
+    if not color:
+        assert any(line.split() == ["test_entry", "pass", "(1/1)", "fail", "(0/1)"] for line in lines)
+        assert "\x1b" not in text
+    assert "\x1b[2J" not in text
+    assert "panic  test_stubs[a] on parisc" in text.replace("\x1b[0m", "").replace("\x1b[1;31m", "")
+    assert "  again: ./pinpoint run --vm parisc -k 'test_stubs[a]'" in text
+    assert "1 skipped: x86_64-debian has no module_stubs" in text
+    assert "did not run  test_never on parisc" in text
+
+
+def test_failures_with_one_reason_are_told_once() -> None:
+    lines: list[str] = []
+    write_summary(lines.append, [cell(f"test_{n}", "parisc", Verdict.BOOT_FAIL) for n in range(9)], {}, [])
+    assert [line for line in lines if line.startswith("boot-fail")] == [
+        "boot-fail  test_0 on parisc, and 8 more cells there"
+    ]
+
+
+def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
+    for kept in matrix():
+        Results(directory).write(kept)
+    Figures(directory).add("run.wall_s", 12, "s", goal="at most 10")
+    directory.console("parisc").write_text("boot\n")
+    page = write_html(directory).read_text()
+    assert "Kernel panic &lt;script&gt; gone" in page
+    assert "<script" not in page
+    assert "\x1b" not in page
+    assert "http" not in page.replace('http-equiv="Content', "")
+    assert page.count('href="console/parisc.log"') == 1
+    assert 'id="test-stubs-a-parisc"' in page
+    assert 'href="#test-stubs-a-parisc"' in page
+    assert "missed" in page
+
+
+def test_html_of_a_run_without_cells_or_with_mutants_only(directory: RunDirectory) -> None:
+    assert "no cell ran" in write_html(directory).read_text()
+    Results(directory).write(cell("test_entry", "parisc", mutant="one-off"))
+    assert "every cell held" in write_html(directory).read_text()
+
+
+def test_plain_board_tells_beginnings_ends_and_now_and_then_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    bus = Bus()
+    board = Board(bus, False, lines.append)
+    with bus.step("parisc", "kernel") as step:
+        board.flush()
+        step.say("compiling", 0.1)
+        board.flush()
+        assert [line.split("]")[1].split() for line in lines] == [["parisc", "kernel", "begins"]]
+        monkeypatch.setattr(board_module, "_PATIENCE", 0.0)
+        step.say("compiling\x1b[2J", 0.41)
+        step.say("compiling", 0.42)
+        board.flush()
+        assert lines[-1].endswith("compiling 42 %")
+        step.close_with("412 objects")
+    with pytest.raises(ValueError, match="no"), bus.step("parisc", "boot"):
+        raise ValueError("no\nready line")
+    board.close()
+    assert lines[-2].endswith("(412 objects)")
+    assert "FAILED after" in lines[-1]
+    assert lines[-1].endswith(": no")
+    assert len(lines) == 4
+    board.flush()
+    assert len(lines) == 4
+
+
+LIVE = """
+import sys, time
+from harness.core.events import Bus
+from harness.report.board import Board
+bus = Bus()
+board = Board(bus, sys.stdout.isatty())
+out = board.above(sys.stdout)
+with bus.step("parisc", "kernel") as step:
+    step.say("compiling", 0.41)
+    out.write("tests/test_a.py .")
+    time.sleep(0.6)
+    out.write(". PASSED\\nunfinished")
+    time.sleep(0.6)
+board.close()
+out.write(" and finished\\n")
+"""
+
+
+def test_live_board_keeps_below_the_lines_of_others(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(paths.PROJECT), "TERM": "xterm", "COLUMNS": "100"}
+    child = pexpect.spawn(sys.executable, ["-c", LIVE], env=env, timeout=20, encoding="utf-8", dimensions=(24, 100))
+    child.logfile_read = (tmp_path / "log").open("w")
+    child.expect("parisc")
+    child.expect("compiling")
+    child.expect(r"tests/test_a\.py \.\. PASSED")
+    child.expect(r"unfinished and finished\r\n")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    # The cursor was hidden and is shown again.
+    log = (tmp_path / "log").read_text()
+    assert log.rindex("\x1b[?25h") > log.rindex("\x1b[?25l")
