@@ -72,6 +72,17 @@ def test_a_package_is_described_fetched_and_unpacked(tmp_path: Path, repository:
     assert (tmp_path / "unpacked/boot/vmlinuz").read_text() == "a kernel"
 
 
+def test_one_file_comes_out_of_a_package(tmp_path: Path, repository: Repository) -> None:
+    deb = repository.add("many", {"boot/a": "first", "boot/b": "second", "lib/c": "third" * 100_000})
+    assert packages(tmp_path).member(deb, "boot/b") == b"second"
+    with pytest.raises(HostError, match="there is no boot/c in it") as caught:
+        packages(tmp_path).member(deb, "boot/c")
+    assert one_line(caught)
+    deb.write_bytes(deb.read_bytes()[:100])
+    with pytest.raises(HostError, match="many"):
+        packages(tmp_path).member(deb, "boot/b")
+
+
 def test_a_kept_file_that_changed_is_fetched_again(tmp_path: Path, repository: Repository) -> None:
     ours = packages(tmp_path)
     deb = ours.fetch("kernel", "amd64", deadline=soon())

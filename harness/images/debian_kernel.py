@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -60,35 +62,45 @@ class _Debian:
         ]
 
     def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
-        """Fetch, unpack and keep what is needed; everything else of the packages goes again."""
+        """Fetch, unpack and keep what is needed; everything else of the packages goes again.
+
+        Decompressing, looking for symbols and laying out thousands of headers each keep one core busy for seconds, so
+        they go side by side.
+        """
         deadline = Deadline.after(_FETCHING)
-        scratch = entry / "scratch"
         step.say(f"fetching {self.image.name}", 0.0)
         deb = self.packages.fetch(self.image.name, self.image.architecture, deadline=deadline)
-        step.say(f"unpacking {self.image.name}", 0.1)
-        self.packages.unpack(deb, scratch)
-        boot = scratch / "boot"
-        (boot / f"vmlinuz-{self.release}").rename(entry / "kernel")
-        (boot / f"config-{self.release}").rename(entry / "config")
-        modules = scratch / "lib/modules" / self.release
-        kept = drivers.keep(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
-        shutil.rmtree(scratch)
-        step.say("recovering the kernel's symbols", 0.4)
-        symbols = vmlinux.make(entry / "kernel", entry / "vmlinux")
-        step.say("fetching the headers", 0.8)
-        for package in self.headers:
-            self.packages.unpack(
-                self.packages.fetch(package.name, package.architecture, deadline=deadline), entry / "tree"
-            )
-        settle_headers(entry / "tree", self.release)
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{self.recipe.name}-kernel") as aside:
+            step.say(f"unpacking {self.image.name}", 0.1)
+            headers = aside.submit(self._lay_out_headers, entry / "tree", deadline)
+            kept = aside.submit(self._keep_drivers, deb, entry)
+            for member, name in ((f"boot/vmlinuz-{self.release}", "kernel"), (f"boot/config-{self.release}", "config")):
+                (entry / name).write_bytes(self.packages.member(deb, member))
+            step.say("recovering the kernel's symbols", 0.3)
+            symbols = vmlinux.make(entry / "kernel", entry / "vmlinux")
+            step.say("waiting for drivers and headers", 0.7)
+            headers.result()
+            facts = {"drivers": kept.result(), "symbols": symbols}
         step.close_with(f"{self.release}, {symbols} symbols")
         return {
+            **facts,
             "release": self.release,
             "version": self.packages.version(self.image.name, self.image.architecture),
             "build_id": Elf.read(entry / "vmlinux").build_id,
-            "drivers": kept,
-            "symbols": symbols,
         }
+
+    def _keep_drivers(self, deb: Path, entry: Path) -> list[str]:
+        """Which modules are needed only the modules themselves tell, so all come out, and all but those go again."""
+        with tempfile.TemporaryDirectory(dir=entry) as scratch:
+            self.packages.unpack(deb, Path(scratch))
+            modules = Path(scratch) / "lib/modules" / self.release
+            return drivers.keep(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
+
+    def _lay_out_headers(self, tree: Path, deadline: Deadline) -> None:
+        for package in self.headers:
+            deb = self.packages.fetch(package.name, package.architecture, deadline=deadline)
+            self.packages.unpack(deb, tree)
+        settle_headers(tree, self.release)
 
 
 def parts(recipe: Recipe, workshop: Workshop) -> list[str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import tarfile
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
-from harness.core.process import run
+from harness.core.process import run, spawn, stop
 from harness.images import mirrors
 from harness.images.apt_state import SOURCE, AptState, complaint, first_paragraph, native
 
@@ -114,6 +117,26 @@ class Packages:
         done = run(["dpkg-deb", "--extract", deb, into], deadline=Deadline.after(_UNPACKING))
         if done.rc:
             raise HostError(f"cannot unpack: {done.output.strip()}", where=deb.name, mend="make room, or run again")
+
+    def member(self, deb: Path, name: str) -> bytes:
+        """One file of a package, by its path without a leading slash; no more is unpacked than stands before it.
+
+        Raises HostError when the package has no such file.
+        """
+        child = spawn(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
+        watchdog = threading.Timer(_UNPACKING, stop, [child])
+        watchdog.start()
+        try:
+            with tarfile.open(fileobj=child.stdout, mode="r|") as archive:
+                for member in archive:
+                    if member.name.removeprefix("./") == name and (content := archive.extractfile(member)):
+                        return content.read()
+        except tarfile.TarError as error:
+            raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
+        finally:
+            watchdog.cancel()
+            stop(child)
+        raise HostError(f"there is no {name} in it", where=deb.name, mend="has Debian moved it elsewhere?")
 
     @property
     def _archives(self) -> Path:
