@@ -77,13 +77,23 @@ def _module_function_sections(scene: _Scene) -> bool:
 
 
 def _module_stubs(scene: _Scene) -> bool:
-    """Linker stubs that the module loader made: between two text sections lies more than alignment asks for."""
+    """Linker stubs that the module loader made: between two sections of functions lies more than alignment asks for.
+
+    Sections without functions are no neighbours to measure from: arm64 keeps its stubs in a `.plt` of its own, whose
+    size and alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
+    """
+    loaded = scene.target.sections
     text = sorted(
-        (scene.target.sections[section.name], section)
+        (loaded[section.name], section)
         for section in scene.target.elf.sections.values()
-        if section.executable and section.name in scene.target.sections and not section.name.startswith(".init")
+        if section.executable and section.name in loaded and not section.name.startswith(".init")
     )
-    return any(start - (before + left.size) >= right.alignment for (before, left), (start, right) in pairwise(text))
+    with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
+    return any(
+        start - (before + left.size) >= right.alignment
+        for (before, left), (start, right) in pairwise(text)
+        if {left.name, right.name} <= with_functions
+    )
 
 
 def _optimized_kprobes(scene: _Scene) -> bool:
