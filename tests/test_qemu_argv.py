@@ -58,6 +58,7 @@ def test_it_is_confined(words: list[str]) -> None:
 
 def test_a_stopped_guest_can_still_be_examined(words: list[str]) -> None:
     assert {"-no-reboot", "-no-shutdown"} <= set(words)
+    assert "-S" in words
     assert "panic=-1" in value(words, "-append").split()
 
 

@@ -53,10 +53,10 @@ class Emulator:
             self.monitor = self._negotiate(ours[1], deadline)
 
     def _negotiate(self, connection: socket.socket, deadline: Deadline) -> Monitor:
-        """Wait until QEMU has set the machine up: it answers only then, with all its files read."""
+        """Let the guest run as soon as QEMU can be heard: it answers when the machine is set up, all its files read."""
         try:
             monitor = Monitor(self.name, connection, deadline)
-            monitor.execute("query-status", deadline=deadline)
+            monitor.execute("cont", deadline=deadline)
         except GuestLost:
             process.stop(self._child, _QUIT_SECONDS)
             raise GuestLost(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None

@@ -42,6 +42,7 @@ class Guest:
         self.boot_seconds = 0.0
         self._emulator = emulator
         self._link: SshLink | None = None
+        self._ended = ""
         self._shipped: dict[str, str] = {}
         self._fenced = 0
         self._fencing = threading.Lock()
@@ -184,7 +185,10 @@ class Guest:
                 self._hear_panic_out(deadline)
                 raise BootError("the kernel panicked")
             step.say("ready, connecting")
-            self._link = SshLink(self.name, self._emulator.ssh_port(), keys, deadline)
+            self._link = SshLink(self.name, self._emulator.ssh_port(), keys)
+            if self._ended:
+                self._link.cut(self._ended)
+            self._link.connect(deadline)
             answer = self.script(identity.ASK, deadline)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
             raise self._boot_error(failure) from None
@@ -205,6 +209,7 @@ class Guest:
 
     def _over(self, reason: str) -> None:
         """The guest will never answer again: whoever waits for it is told now."""
+        self._ended = reason
         self.console.end_soon()
         if self._link is not None:
             self._link.cut(reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import socket
@@ -136,6 +137,7 @@ class Monitor:
     async def _open(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._client = QMPClient(self._name)
+        self._leaving = asyncio.Lock()
         await self._client.connect(connection)
         self._listener = asyncio.create_task(self._listen())
         self._watcher = asyncio.create_task(self._watch())
@@ -156,6 +158,15 @@ class Monitor:
                 self._news.notify_all()
             if news.name in _LAST_EVENTS:
                 self._end(f"the guest stopped: {news.name} {news.data.get('reason', '')}".rstrip())
+            elif news.name == "STOP" and await self._broken():
+                self._end("the guest stopped: internal error")
+
+    async def _broken(self) -> bool:
+        """True when it was the accelerator that stopped the guest; KVM gives no event of its own for that."""
+        with contextlib.suppress(QMPError):
+            status = await self._client.execute("query-status")
+            return isinstance(status, dict) and status.get("status") == "internal-error"
+        return False
 
     def _end(self, reason: str) -> None:
         """Tell whoever wants to know, the first time."""
@@ -172,13 +183,14 @@ class Monitor:
         await self._hang_up()
 
     async def _hang_up(self) -> None:
-        try:
-            await self._client.disconnect()
-        except (QMPError, EOFError, OSError):
-            pass  # How the connection ended is of no interest.
-        finally:
+        """Tidy up once, whichever end hung up first; how the connection ended is of no interest."""
+        async with self._leaving:
+            if self._gone:
+                return
+            with contextlib.suppress(QMPError, EOFError, OSError):
+                await self._client.disconnect()
             self._listener.cancel()
             with self._news:
                 self._gone = True
                 self._news.notify_all()
-            self._end("QEMU ended")
+        self._end("QEMU ended")

@@ -39,14 +39,15 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
     """The command line. Nothing listens but the forwarded port, and that on loopback; the guest reaches no network.
 
     A guest that reboots, panics or powers off stops where it is and its memory stays readable: -no-reboot turns a reset
-    into a shutdown, -no-shutdown turns a shutdown into a pause.
+    into a shutdown, -no-shutdown turns a shutdown into a pause. With -S it begins stopped: QEMU drops the events of the
+    time before its monitor was greeted.
     """
     machine = recipe.architecture.machine
     model = cpu(recipe.architecture, accelerator.name)
     return [
         machine.qemu,
         *("-name", f"pinpoint-{recipe.name}", "-nodefaults", "-no-user-config", "-display", "none"),
-        *("-no-reboot", "-no-shutdown"),
+        *("-no-reboot", "-no-shutdown", "-S"),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", machine.machine, "-accel", accelerator.name),
         *(("-cpu", model) if model else ()),

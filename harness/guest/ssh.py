@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import select
 import shlex
 import socket
@@ -22,6 +23,8 @@ from harness.guest.keys import RunKeys
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
 _SHOWN_LINES = 20
+# The library logs, with tracebacks, what it also raises.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 # How often an idle connection is proved alive, in seconds.
 _KEEPALIVE = 30
 
@@ -98,23 +101,33 @@ def _transport(sock: socket.socket, **options: bool) -> paramiko.Transport:
 class SshLink:
     """A connection to a guest's dropbear, which must prove that it has the host key we made."""
 
-    def __init__(self, name: str, port: int, keys: RunKeys, deadline: Deadline) -> None:
-        """Connect and log in as root. Raises GuestLost when nobody answers, GuestError when it is another's key."""
+    def __init__(self, name: str, port: int, keys: RunKeys) -> None:
         self._name = name
+        self._port = port
+        self._keys = keys
         self._client = paramiko.SSHClient()
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
         self._client.get_host_keys().add(f"[{_LOOPBACK}]:{port}", keys.host.get_name(), keys.host)
+        self._connection = socket.socket()
+        self._cut = ""
+        self.handshake_seconds = 0.0
+
+    def connect(self, deadline: Deadline) -> None:
+        """Log in as root. Raises GuestLost when nobody answers, GuestError when it is another's key."""
         began = time.monotonic()
         seconds = deadline.remaining()
         try:
-            connection = socket.create_connection((_LOOPBACK, port), timeout=seconds)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connection.settimeout(seconds)
+            self._connection.connect((_LOOPBACK, self._port))
+            if self._cut:  # Before there was anything to cut.
+                raise ConnectionAbortedError
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._client.connect(
                 _LOOPBACK,
-                port,
+                self._port,
                 username="root",
-                pkey=keys.client,
-                sock=connection,
+                pkey=self._keys.client,
+                sock=self._connection,
                 allow_agent=False,
                 look_for_keys=False,
                 timeout=seconds,
@@ -123,16 +136,18 @@ class SshLink:
                 transport_factory=_transport,
             )
         except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as stranger:
-            raise GuestError(f"the SSH server is not the one we set up: {stranger}", where=name) from None
+            raise GuestError(f"the SSH server is not the one we set up: {stranger}", where=self._name) from None
         except (paramiko.SSHException, OSError, EOFError) as silence:
-            raise GuestLost(f"no SSH server answers: {silence}", where=name) from None
+            raise GuestLost(self._cut or f"no SSH server answers: {silence}", where=self._name) from None
+        self._transport.set_keepalive(_KEEPALIVE)
         self.handshake_seconds = time.monotonic() - began
+
+    @property
+    def _transport(self) -> paramiko.Transport:
         transport = self._client.get_transport()
-        assert transport is not None
-        transport.set_keepalive(_KEEPALIVE)
-        self._transport: paramiko.Transport = transport
-        self._connection = connection
-        self._cut = ""
+        if transport is None:
+            raise GuestLost(self._cut or "no SSH connection", where=self._name)
+        return transport
 
     def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> Result:
         """Run a program; whatever its exit status, that is for the caller to judge.
@@ -169,7 +184,7 @@ class SshLink:
     @property
     def alive(self) -> bool:
         """False once the connection is known to be broken."""
-        return bool(self._transport.is_active())
+        return not self._cut and bool(self._transport.is_active())
 
     def cut(self, reason: str) -> None:
         """Break the connection, for the guest has stopped; whoever waits on it gets GuestLost with this reason."""
@@ -180,6 +195,7 @@ class SshLink:
     def close(self) -> None:
         """Hang up."""
         self._client.close()
+        self._connection.close()
 
     def _failure(self, argv: Sequence[str], deadline: Deadline, loss: BaseException) -> GuestError | DeadlineExceeded:
         """A broken connection is a lost guest; a connection that still stands was only too slow."""

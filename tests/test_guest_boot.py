@@ -1,0 +1,198 @@
+"""Real QEMU, with guests of a few instructions: canaries, and kernels that only pretend."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+from harness.core.architecture import ARCHITECTURES
+from harness.core.deadline import Deadline
+from harness.core.errors import BootError, HostError, PinpointError, UsageError
+from harness.core.events import Bus
+from harness.guest import accelerator
+from harness.guest.accelerator import TCG, Accelerator, choose
+from harness.guest.canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.images.image import Image
+from harness.images.recipe import Kernel, Machine, Recipe
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("architecture", sorted(CANARIES))
+def test_canary_sings_under_emulation(architecture: str) -> None:
+    assert choose(ARCHITECTURES[architecture], TCG) == Accelerator(TCG, "forced")
+
+
+@pytest.mark.parametrize("architecture", sorted(CANARIES))
+def test_canary_without_its_greeting_is_no_canary(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mute = replace(CANARIES[architecture], rom=CANARIES[architecture].rom.replace(b"canary", b"parrot"))
+    monkeypatch.setitem(CANARIES, architecture, mute)
+    with pytest.raises(HostError, match="accelerator tcg does not work"):
+        choose(ARCHITECTURES[architecture], TCG)
+
+
+def test_canary_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "_TCG_CANARY_SECONDS", 1.0)
+    monkeypatch.setitem(CANARIES, "arm64", Canary(b"\x00\x00\x00\x14" * 4, rc=0))
+    began = time.monotonic()
+    with pytest.raises(HostError, match="does not run"):
+        choose(ARCHITECTURES["arm64"], TCG)
+    assert time.monotonic() - began < 10
+
+
+def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    sing = accelerator._sing
+    monkeypatch.setattr(accelerator, "_sing", lambda *given: (asked.append(given), sing(*given))[1])
+    for _ in range(2):
+        choose(ARCHITECTURES["arm64"], TCG)
+    assert len(asked) == 1
+    monkeypatch.setitem(CANARIES, "arm64", replace(CANARIES["arm64"], rom=CANARIES["arm64"].rom + b"\0"))
+    choose(ARCHITECTURES["arm64"], TCG)
+    assert len(asked) == 2
+
+
+def test_another_architecture_needs_no_kvm_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "s390x")
+    chosen = choose(ARCHITECTURES["arm64"])
+    assert (chosen.name, chosen.reason) == (TCG, "no kvm: the host is not arm64")
+    with pytest.raises(HostError, match="kvm does not work: the host is not arm64"):
+        choose(ARCHITECTURES["arm64"], "kvm")
+
+
+def test_unknown_accelerator_is_wrong_use() -> None:
+    with pytest.raises(UsageError, match="one of: kvm, tcg"):
+        choose(ARCHITECTURES["arm64"], "xen")
+
+
+def test_missing_qemu_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HostError, match=r"install .*qemu-system-arm"):
+        choose(ARCHITECTURES["arm64"])
+
+
+class Pretender:
+    """Boots programs that pretend to be kernels, and keeps what happened."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
+        place = self.directory / "kernel"
+        place.write_bytes(kernel)
+        initrd = self.directory / "initrd"
+        initrd.write_bytes(b"")
+        recipe = Recipe(
+            name="pretender",
+            arch="arm64",
+            describe="",
+            kernel=Kernel(source="debian-binary", package="none"),
+            machine=Machine(memory_mib=memory_mib),
+        )
+        image = Image(
+            recipe=recipe,
+            key="",
+            kernel=place,
+            vmlinux=place,
+            initrd=initrd,
+            modules={},
+            release="",
+            build_id="",
+            config={},
+            facts={},
+        )
+        return Guest.boot(
+            image,
+            directory=self.directory,
+            keys=RunKeys.make(),
+            accelerator=Accelerator(TCG, "a test"),
+            bus=Bus(),
+            deadline=Deadline.after(seconds),
+        )
+
+
+@pytest.fixture
+def pretender(tmp_path: Path) -> Iterator[Pretender]:
+    before = emulators()
+    yield Pretender(tmp_path)
+    assert emulators() == before
+
+
+def emulators(parent: int | None = None) -> set[int]:
+    """QEMU processes that are children of a process, of this one by default."""
+    found = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = status.read_text().partition(" (")[2].rpartition(") ")
+        except OSError:
+            continue
+        if name.startswith("qemu-system") and int(rest.split()[1]) == (parent or os.getpid()):
+            found.add(int(status.parent.name))
+    return found
+
+
+def test_panic_at_boot_is_told_with_the_consoles_last_lines(pretender: Pretender) -> None:
+    began = time.monotonic()
+    with pytest.raises(BootError, match="did not boot: the kernel panicked") as told:
+        pretender.boot(arm64(b"Kernel panic - not syncing: no init\r\ntrace\r\n", PSCI_SYSTEM_RESET))
+    assert time.monotonic() - began < 10
+    assert str(told.value).splitlines()[1:] == ["  Kernel panic - not syncing: no init", "  trace"]
+    assert "no init" in (pretender.directory / "console" / "pretender.log").read_text()
+
+
+def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
+    began = time.monotonic()
+    with pytest.raises(BootError, match="the console closed"):
+        pretender.boot(arm64(b"goodbye\r\n", PSCI_SYSTEM_OFF))
+    assert time.monotonic() - began < 10
+
+
+def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
+    with pytest.raises(BootError, match=r"in time\n  \(the console said nothing\)"):
+        pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=2.0)
+
+
+def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
+    began = time.monotonic()
+    with pytest.raises(BootError, match="the guest stopped: SHUTDOWN guest-shutdown"):
+        pretender.boot(arm64(b"pinpoint: ready\r\n", PSCI_SYSTEM_OFF))
+    assert time.monotonic() - began < 10
+
+
+def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
+    with pytest.raises(PinpointError, match=r"QEMU does not start: qemu-system-aarch64: .*memory"):
+        pretender.boot(b"", memory_mib=1 << 24)
+
+
+def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]\n"
+        "from test_guest_boot import Pretender\n"
+        "Pretender(Path(sys.argv[3])).boot(b'\\x00\\x00\\x00\\x14' * 4, seconds=60.0)\n"
+    )
+    words = [sys.executable, str(script), str(paths.PROJECT), str(Path(__file__).parent), str(tmp_path)]
+    run = subprocess.Popen(words)
+    deadline = Deadline.after(30)
+    while not (children := emulators(run.pid)):
+        deadline.demand("QEMU's start")
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        deadline.demand("QEMU's end")
+        time.sleep(0.02)

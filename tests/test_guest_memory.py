@@ -1,0 +1,157 @@
+"""Reading guest memory: what is read together, what happens at holes, and parisc's tables."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.core.architecture import Translation
+from harness.core.errors import GuestError
+from harness.guest import memory as room
+from harness.guest.identity import build_id
+from harness.guest.memory import Memory, SharedFile
+from harness.guest.monitor import Json, Monitor
+from harness.guest.parisc_tables import PariscTables
+
+BASE = 0xFFFFFFFF81000000
+SIZE = 1 << 20
+HOLE = range(BASE + 0x80000, BASE + 0x81000)
+
+
+def byte_at(address: int) -> int:
+    return (address * 7 + (address >> 12)) & 0xFF
+
+
+class Monitored:
+    """A monitor whose guest has one mebibyte with a hole; counts commands, and refuses the first `sulk` of them."""
+
+    def __init__(self, shared: SharedFile) -> None:
+        self._shared = shared
+        self.commands = 0
+        self.sulk = 0
+
+    def execute(self, command: str, **arguments: Json) -> Json:
+        if command == "query-cpus-fast":
+            return [{"cpu-index": 0}]
+        assert command == "memsave"
+        assert arguments["filename"] == f"/dev/fd/{self._shared.descriptor}"
+        self.commands += 1
+        start = arguments["val"] + (1 << 64)
+        wanted = range(start, start + arguments["size"])
+        outside = wanted.start < BASE or wanted.stop > BASE + SIZE
+        in_hole = wanted.start < HOLE.stop and wanted.stop > HOLE.start
+        if self.commands <= self.sulk or outside or in_hole:
+            raise GuestError("Invalid addr")
+        os.ftruncate(self._shared.descriptor, 0)
+        os.pwrite(self._shared.descriptor, bytes(byte_at(address) for address in wanted), 0)
+        return {}
+
+
+@pytest.fixture
+def monitored() -> Iterator[Monitored]:
+    shared = SharedFile.make()
+    yield Monitored(shared)
+    shared.close()
+
+
+@pytest.fixture
+def memory(monitored: Monitored, monkeypatch: pytest.MonkeyPatch) -> Memory:
+    monkeypatch.setattr(room, "_USER_MODE_SECONDS", 0.1)
+    return Memory("a-vm", cast(Monitor, monitored), monitored._shared, Translation.QEMU, Path("/no/vmlinux"))
+
+
+def expected(address: int, size: int) -> bytes:
+    return bytes(byte_at(each) for each in range(address, address + size))
+
+
+def test_close_spans_take_one_command(memory: Memory, monitored: Monitored) -> None:
+    spans = [(BASE + place, 16) for place in (0x300, 0x100, 0x2000, 0x100, 0x7000)]
+    assert memory.read_many(spans) == [expected(*span) for span in spans]
+    assert monitored.commands == 1
+
+
+def test_spans_of_different_sizes_at_one_address(memory: Memory) -> None:
+    spans = [(BASE, 4), (BASE, 64), (BASE + 2, 1)]
+    assert memory.read_many(spans) == [expected(*span) for span in spans]
+
+
+def test_far_spans_are_not_read_through(memory: Memory, monitored: Monitored) -> None:
+    memory.read_many([(BASE, 8), (BASE + 0x70000, 8)])
+    assert monitored.commands == 2
+
+
+def test_a_hole_between_spans_costs_commands_not_bytes(memory: Memory, monitored: Monitored) -> None:
+    spans = [(HOLE.start - 0x1000 * place, 32) for place in range(1, 9)]
+    spans += [(HOLE.stop + 0x1000 * place, 32) for place in range(8)]
+    assert memory.read_many(spans) == [expected(*span) for span in spans]
+    assert monitored.commands == 3
+
+
+def test_unmapped_memory_is_an_error(memory: Memory) -> None:
+    with pytest.raises(GuestError, match=f"no memory at {HOLE.start:#x}"):
+        memory.read(HOLE.start, 4)
+
+
+def test_a_cpu_in_user_mode_is_asked_again(memory: Memory, monitored: Monitored) -> None:
+    monitored.sulk = 5
+    assert memory.read(BASE, 4) == expected(BASE, 4)
+    assert monitored.commands == 6
+
+
+class Parisc:
+    """Physical memory of a parisc with two module pages, virtually adjacent, physically not."""
+
+    directory = 0x10C00000
+    page = 0x5000000
+    physical_pages = (0x900000, 0x500000)
+    table = 0xA00000
+
+    def __init__(self) -> None:
+        self.ram = bytearray(16 << 20)
+        self.reads = 0
+        self.word(self.directory - 0x10000000 + 4 * (self.page >> 22), self.table >> 8 | 0x3)
+        for number, physical in enumerate(self.physical_pages):
+            self.word(self.table + 4 * ((self.page >> 12 & 0x3FF) + number), physical | 0x3FF)
+            self.ram[physical : physical + 0x1000] = bytes([number + 1]) * 0x1000
+
+    def word(self, place: int, value: int) -> None:
+        struct.pack_into(">I", self.ram, place, value)
+
+    def physical(self, address: int, size: int) -> bytes:
+        self.reads += 1
+        return bytes(self.ram[address : address + size])
+
+    def tables(self) -> PariscTables:
+        return PariscTables(self.directory, self.physical)
+
+
+def test_parisc_kernel_memory_is_linear() -> None:
+    parisc = Parisc()
+    parisc.ram[0x100000:0x100004] = b"\x03\xff\x80\x1f"
+    assert parisc.tables().read((0x10100000, 4)) == b"\x03\xff\x80\x1f"
+    assert parisc.reads == 1
+
+
+def test_parisc_module_memory_goes_through_the_tables() -> None:
+    parisc = Parisc()
+    assert parisc.tables().read((parisc.page + 0xFFE, 4)) == b"\x01\x01\x02\x02"
+    assert parisc.reads == 4
+
+
+@pytest.mark.parametrize("address", [Parisc.page + 0x2000, Parisc.page + (1 << 22)], ids=["no page", "no table"])
+def test_parisc_unmapped_memory_is_an_error(address: int) -> None:
+    with pytest.raises(GuestError, match=f"{address:#x}"):
+        Parisc().tables().read((address, 4))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_build_id_among_other_notes(order: str) -> None:
+    other = struct.pack(f"{order}3I", 6, 5, 1) + b"Linux\0\0\0" + b"12345\0\0\0"
+    wanted = struct.pack(f"{order}3I", 4, 20, 3) + b"GNU\0" + bytes(range(20))
+    assert build_id(other + wanted + other) == bytes(range(20)).hex()
+    assert build_id(other + other) == ""

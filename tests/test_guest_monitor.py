@@ -1,0 +1,152 @@
+"""The monitor, against a QMP server of our own at the other end of its socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.monitor import Monitor
+
+SOON = 5.0
+GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}
+
+
+class Qemu:
+    """Answers every command with its own arguments; silent to `hang`, refuses `refuse`."""
+
+    def __init__(self) -> None:
+        self.ours, self._theirs = socket.socketpair()
+        self._writing = threading.Lock()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def send(self, message: dict[str, Any]) -> None:
+        with self._writing, contextlib.suppress(BrokenPipeError):
+            self._theirs.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def event(self, name: str, **data: object) -> None:
+        self.send({"event": name, "data": data, "timestamp": {"seconds": 1, "microseconds": 0}})
+
+    def die(self) -> None:
+        self._theirs.shutdown(socket.SHUT_RDWR)
+
+    def _messages(self) -> Iterator[dict[str, Any]]:
+        """JSON objects one after the other; the client puts nothing between them."""
+        text = ""
+        while chunk := self._theirs.recv(1 << 16):
+            text += chunk.decode()
+            with contextlib.suppress(json.JSONDecodeError):
+                while text:
+                    message, end = json.JSONDecoder().raw_decode(text)
+                    text = text[end:].lstrip()
+                    yield message
+
+    def _serve(self) -> None:
+        self.send(GREETING)
+        for asked in self._messages():
+            known = {"id": asked["id"]} if "id" in asked else {}
+            if asked["execute"] == "refuse":
+                self.send({"error": {"class": "GenericError", "desc": "no such thing"}} | known)
+            elif asked["execute"] != "hang":
+                self.send({"return": asked.get("arguments", {})} | known)
+
+
+@pytest.fixture
+def qemu() -> Iterator[Qemu]:
+    made = Qemu()
+    yield made
+    made.die()
+
+
+@pytest.fixture
+def monitor(qemu: Qemu) -> Iterator[Monitor]:
+    made = Monitor("a-vm", qemu.ours, Deadline.after(SOON))
+    yield made
+    made.close()
+
+
+def test_arguments_are_spelled_as_qmp_does(monitor: Monitor) -> None:
+    assert monitor.execute("memsave", val=1, cpu_index=0) == {"val": 1, "cpu-index": 0}
+
+
+def test_commands_sent_together_are_answered_in_order(monitor: Monitor) -> None:
+    asked = [("echo", {"number": number}) for number in range(200)]
+    assert [answer["number"] for answer in monitor.execute_all(asked)] == list(range(200))
+
+
+def test_refusal_is_an_error_with_qemus_words(monitor: Monitor) -> None:
+    with pytest.raises(GuestError, match="no such thing"):
+        monitor.execute("refuse")
+    assert monitor.execute("echo", still="works") == {"still": "works"}
+
+
+def test_silence_ends_at_the_deadline(monitor: Monitor) -> None:
+    with pytest.raises(DeadlineExceeded):
+        monitor.execute("hang", deadline=Deadline.after(0.2))
+
+
+def test_events_are_kept_in_order(qemu: Qemu, monitor: Monitor) -> None:
+    for name in ("RESUME", "STOP", "RESUME"):
+        qemu.event(name)
+    qemu.event("WATCHDOG", action="none")
+    last = monitor.wait_event("WATCHDOG", deadline=Deadline.after(SOON))
+    assert last.data == {"action": "none"}
+    assert [event.name for event in monitor.events()] == ["RESUME", "STOP", "RESUME", "WATCHDOG"]
+    assert [event.at for event in monitor.events()] == sorted(event.at for event in monitor.events())
+
+
+def test_only_later_events_are_waited_for(qemu: Qemu, monitor: Monitor) -> None:
+    qemu.event("STOP", number=1)
+    monitor.wait_event("STOP", deadline=Deadline.after(SOON))
+    threading.Timer(0.1, qemu.event, ("STOP",), {"number": 2}).start()
+    assert monitor.wait_event("STOP", deadline=Deadline.after(SOON), since=1).data == {"number": 2}
+
+
+def test_dead_qemu_ends_every_wait(qemu: Qemu, monitor: Monitor) -> None:
+    threading.Timer(0.1, qemu.die).start()
+    with pytest.raises(GuestLost, match="ended before SHUTDOWN"):
+        monitor.wait_event("SHUTDOWN", deadline=Deadline.after(60))
+    assert monitor.gone
+    with pytest.raises(GuestLost):
+        monitor.execute("query-status")
+
+
+def test_dead_qemu_ends_a_command(qemu: Qemu, monitor: Monitor) -> None:
+    threading.Timer(0.1, qemu.die).start()
+    with pytest.raises(GuestLost):
+        monitor.execute("hang", deadline=Deadline.after(60))
+
+
+def test_the_end_is_told_once_with_its_reason(qemu: Qemu, monitor: Monitor) -> None:
+    told: list[str] = []
+    heard = threading.Event()
+    monitor.when_over(lambda reason: (told.append(reason), heard.set())[0])
+    qemu.event("SHUTDOWN", guest=True, reason="guest-reset")
+    assert heard.wait(SOON)
+    qemu.die()
+    with pytest.raises(GuestLost):
+        monitor.wait_event("NEVER", deadline=Deadline.after(SOON))
+    assert told == ["the guest stopped: SHUTDOWN guest-reset"]
+
+
+def test_an_end_that_came_before_is_told_too(qemu: Qemu, monitor: Monitor) -> None:
+    qemu.event("SHUTDOWN", guest=True, reason="guest-shutdown")
+    qemu.event("STOP")
+    monitor.wait_event("STOP", deadline=Deadline.after(SOON))
+    told: list[str] = []
+    monitor.when_over(told.append)
+    assert told == ["the guest stopped: SHUTDOWN guest-shutdown"]
+
+
+def test_nobody_at_the_other_end() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with pytest.raises(GuestLost):
+        Monitor("a-vm", ours, Deadline.after(SOON))

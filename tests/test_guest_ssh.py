@@ -1,0 +1,203 @@
+"""The SSH connection, against a server of our own in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import paramiko
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.keys import RunKeys
+from harness.guest.ssh import Result, SshLink
+
+SOON = 10.0
+_HEAD_START = 0.1
+Behaviour = Callable[[paramiko.Channel, str], None]
+
+
+class Dropbear(paramiko.ServerInterface):
+    """Lets one key in and hands every command to `behaviour`."""
+
+    def __init__(self, keys: RunKeys, behaviour: Behaviour) -> None:
+        self._keys = keys
+        self._behaviour = behaviour
+
+    def get_allowed_auths(self, _username: str) -> str:
+        return "publickey,password"
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        known = username == "root" and key == self._keys.client
+        return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
+
+    def check_channel_request(self, _kind: str, _chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        # The reply to this request is sent after this returns; a command must not end before it has begun.
+        threading.Timer(_HEAD_START, self._behaviour, (channel, command.decode())).start()
+        return True
+
+
+class Server:
+    """A listening server, its one connection, and how its commands behave."""
+
+    def __init__(self) -> None:
+        self.keys = RunKeys.make()
+        self.behaviour: Behaviour = succeed
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.transport: paramiko.Transport | None = None
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return
+        self.transport = paramiko.Transport(connection)
+        self.transport.add_server_key(self.keys.host)
+        try:
+            self.transport.start_server(server=Dropbear(self.keys, lambda *given: self.behaviour(*given)))
+        except (paramiko.SSHException, EOFError):
+            return
+
+    def link(self, keys: RunKeys | None = None) -> SshLink:
+        made = SshLink("a-vm", self.port, keys or self.keys)
+        made.connect(Deadline.after(SOON))
+        return made
+
+    def die(self) -> None:
+        if self.transport:
+            self.transport.close()
+        self._listener.close()
+
+
+def end(channel: paramiko.Channel, rc: int) -> None:
+    channel.shutdown_write()
+    channel.send_exit_status(rc)
+    channel.close()
+
+
+def succeed(channel: paramiko.Channel, command: str) -> None:
+    channel.sendall(f"ran {command}\n".encode())
+    end(channel, 0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.die()
+
+
+def test_result_of_a_command(server: Server) -> None:
+    def fail(channel: paramiko.Channel, _command: str) -> None:
+        channel.sendall(b"some\xff output\n")
+        channel.sendall_stderr(b"some complaint\n")
+        end(channel, 7)
+
+    server.behaviour = fail
+    result = server.link().run(("insmod", "a b"), Deadline.after(SOON))
+    assert (result.rc, result.stdout, result.stderr, result.ok) == (7, "some\ufffd output\n", "some complaint\n", False)
+    with pytest.raises(GuestError, match=r"a-vm: `insmod 'a b'` ended with 7: some complaint"):
+        result.check()
+
+
+def test_words_reach_the_guest_as_they_are(server: Server) -> None:
+    said = server.link().run(("echo", "$HOME; it's"), Deadline.after(SOON)).stdout
+    assert said == "ran echo '$HOME; it'\"'\"'s'\n"
+
+
+def test_both_outputs_may_be_larger_than_the_window(server: Server) -> None:
+    def pour(channel: paramiko.Channel, _command: str) -> None:
+        channel.sendall_stderr(b"e" * 3_000_000)
+        channel.sendall(b"o" * 3_000_000)
+        end(channel, 0)
+
+    server.behaviour = pour
+    result = server.link().run(("pour",), Deadline.after(SOON))
+    assert (len(result.out), len(result.err)) == (3_000_000, 3_000_000)
+
+
+def test_slow_command_ends_at_its_deadline_and_costs_nothing_else(server: Server) -> None:
+    def sleep(channel: paramiko.Channel, command: str) -> None:
+        if command == "sleep":
+            return
+        succeed(channel, command)
+
+    server.behaviour = sleep
+    link = server.link()
+    with pytest.raises(DeadlineExceeded, match="sleep"):
+        link.run(("sleep",), Deadline.after(0.3))
+    assert link.run(("true",), Deadline.after(SOON)).ok
+
+
+@pytest.mark.parametrize("break_it", [Server.die, None], ids=["guest gone", "guest stopped"])
+def test_lost_guest_is_told_at_once(server: Server, break_it: Callable[[Server], None] | None) -> None:
+    server.behaviour = lambda _channel, _command: None
+    link = server.link()
+    breaking = (lambda: break_it(server)) if break_it else (lambda: link.cut("the guest stopped: SHUTDOWN"))
+    threading.Timer(0.2, breaking).start()
+    began = time.monotonic()
+    with pytest.raises(GuestLost, match="connection broke" if break_it else "the guest stopped: SHUTDOWN"):
+        link.run(("sleep",), Deadline.after(60))
+    assert time.monotonic() - began < 5
+    with pytest.raises(GuestLost):
+        link.run(("true",), Deadline.after(SOON))
+
+
+def test_another_host_key_is_refused(server: Server) -> None:
+    stranger = RunKeys.make()
+    with pytest.raises(GuestError, match="not the one we set up"):
+        server.link(RunKeys(server.keys.client, stranger.host, b""))
+
+
+def test_no_key_but_ours_is_tried(server: Server) -> None:
+    stranger = RunKeys.make()
+    with pytest.raises(GuestError, match="not the one we set up"):
+        server.link(RunKeys(stranger.client, server.keys.host, b""))
+
+
+def test_nobody_there_is_a_lost_guest() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(GuestLost, match="no SSH server answers"):
+        SshLink("a-vm", port, RunKeys.make()).connect(Deadline.after(SOON))
+
+
+def store(damage: bytes) -> Behaviour:
+    """A guest that takes what it is sent, adds `damage`, and answers with the sum of what it has then."""
+
+    def behave(channel: paramiko.Channel, _command: str) -> None:
+        content = b""
+        while chunk := channel.recv(1 << 16):
+            content += chunk
+        channel.sendall(f"{hashlib.sha256(content + damage).hexdigest()}  -\n".encode())
+        end(channel, 0)
+
+    return behave
+
+
+def test_file_that_arrived_whole(server: Server) -> None:
+    server.behaviour = store(damage=b"")
+    server.link().put(bytes(3_000_000), "/tmp/a b.ko", 0o600, Deadline.after(SOON))
+
+
+def test_damaged_file_is_noticed(server: Server) -> None:
+    server.behaviour = store(damage=b"x")
+    with pytest.raises(GuestError, match=r"/tmp/a.ko arrived damaged"):
+        server.link().put(b"content", "/tmp/a.ko", 0o644, Deadline.after(SOON))
+
+
+def test_result_reads_well() -> None:
+    text = "\n".join(f"line {number}" for number in range(30))
+    result = Result("a-vm", ("sh", "-c", "cat /x | sort"), 1, text.encode(), b"", 0.25)
+    lines = repr(result).splitlines()
+    assert lines[:3] == ["a-vm$ cat /x | sort", "  exit status 1 after 0.250 s", "  stdout: line 0"]
+    assert lines[-1] == "  stdout: ... 10 more lines"
