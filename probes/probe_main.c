@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/sched.h>
 #include <linux/slab.h>
 
 #include "probe.h"
@@ -55,8 +56,10 @@ static int __init pinpoint_probe_init(void)
 	pinpoint_registered = kvcalloc(pinpoint_count + 1, sizeof(*pinpoint_registered), GFP_KERNEL);
 	if (!pinpoint_registered)
 		return -ENOMEM;
-	list_for_each_entry(site, &pinpoint_sites, node)
+	list_for_each_entry(site, &pinpoint_sites, node) {
 		pinpoint_register(site, mutant);
+		cond_resched();
+	}
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	pinpoint_open_report(pinpoint_dir);
 	return 0;
