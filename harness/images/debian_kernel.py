@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -76,6 +77,8 @@ class _Debian:
             kept = aside.submit(self._keep_drivers, deb, entry)
             for member, name in ((f"boot/vmlinuz-{self.release}", "kernel"), (f"boot/config-{self.release}", "config")):
                 (entry / name).write_bytes(self.packages.member(deb, member))
+            config = kernel_config.parse((entry / "config").read_text())
+            (entry / "config.json").write_text(json.dumps(config))
             step.say("recovering the kernel's symbols", 0.3)
             symbols = vmlinux.make(entry / "kernel", entry / "vmlinux")
             step.say("waiting for drivers and headers", 0.7)
@@ -126,7 +129,7 @@ def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
         vmlinux=entry.path / "vmlinux",
         headers=Headers(source=source, objects=objects),
         drivers=tuple(entry.path / "drivers" / name for name in entry.facts["drivers"]),
-        config=kernel_config.parse((entry.path / "config").read_text()),
+        config=json.loads((entry.path / "config.json").read_text()),
         facts={"symbols": entry.facts["symbols"]},
     )
 

@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.core.files import digest, write_text
 
 NAME = "manifest.json"
+SEAL = "manifest.seal"
 TREE = "tree"
 
 
@@ -23,8 +24,7 @@ class Manifest:
 
     `parts` are what went in, `facts` what the build says of the result. `files` maps each file's path in the entry to
     its BLAKE2b hash, or to `-> TARGET` for a symbolic link; `tree` maps the files below `tree/` (kernel headers:
-    thousands of small ones) to their size in bytes. `seal` is the digest of all the rest, so that the record itself
-    cannot be damaged unseen.
+    thousands of small ones) to their size in bytes.
     """
 
     kind: str
@@ -33,35 +33,36 @@ class Manifest:
     facts: Mapping[str, Any]
     files: Mapping[str, str]
     tree: Mapping[str, int]
-    seal: str = ""
-
-    def sealed(self) -> Manifest:
-        """This record with its seal."""
-        bare = {**asdict(self), "seal": ""}
-        return replace(self, seal=digest([json.dumps(bare, sort_keys=True)]))
 
 
 def write(directory: Path, kind: str, key: str, parts: Sequence[str], facts: Mapping[str, Any]) -> Manifest:
-    """Take stock of a finished directory and leave the record in it."""
+    """Take stock of a finished directory and leave the record in it, and its seal beside it.
+
+    The seal is the record's own digest, so that the record cannot be damaged unseen either.
+    """
     files, tree = _stock(directory)
-    manifest = Manifest(kind, key, list(parts), dict(facts), files, tree).sealed()
-    write_text(directory / NAME, json.dumps(asdict(manifest), indent=1, sort_keys=True) + "\n")
+    manifest = Manifest(kind, key, list(parts), dict(facts), files, tree)
+    text = json.dumps(vars(manifest), indent=1, sort_keys=True) + "\n"
+    write_text(directory / NAME, text)
+    write_text(directory / SEAL, digest([text]))
     return manifest
 
 
 def read(directory: Path) -> Manifest | None:
     """The record of an entry, or None when it is absent, unreadable or does not match its seal."""
     try:
-        manifest = Manifest(**json.loads((directory / NAME).read_bytes()))
+        text = (directory / NAME).read_text()
+        return Manifest(**json.loads(text)) if digest([text]) == (directory / SEAL).read_text() else None
     except (OSError, ValueError, TypeError):
         return None
-    return manifest if manifest.sealed().seal == manifest.seal else None
 
 
 def damage(directory: Path, manifest: Manifest) -> str:
     """What is wrong with an entry, as `FILE is missing` or `FILE has changed`; empty when every file is as recorded."""
     files, tree = _stock(directory)
     for recorded, found in ((manifest.files, files), (manifest.tree, tree)):
+        if recorded == found:
+            continue
         for name, value in recorded.items():
             if name not in found:
                 return f"{name} is missing"
@@ -72,13 +73,13 @@ def damage(directory: Path, manifest: Manifest) -> str:
 
 def _stock(directory: Path) -> tuple[dict[str, str], dict[str, int]]:
     """Hashes of the files of an entry and sizes of those below `tree/`."""
-    hashed = [path for path in _walk(directory, skip=TREE) if path.name != NAME]
-    # hashlib lets go of the interpreter lock on large buffers: files are hashed side by side.
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        fingerprints = list(pool.map(_fingerprint, hashed))
-    files = {str(path.relative_to(directory)): found for path, found in zip(hashed, fingerprints, strict=True)}
     prefix = len(str(directory)) + 1
-    tree = {path[prefix:]: size for path, size in _sizes(directory / TREE)}
+    hashed = [path for path in _walk(directory, skip=TREE) if path.name not in (NAME, SEAL)]
+    # hashlib lets go of the interpreter lock on large buffers: files are hashed side by side, and while sizes are read.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        fingerprints = pool.map(_fingerprint, hashed)
+        tree = {path[prefix:]: size for path, size in _sizes(directory / TREE)}
+        files = {str(path)[prefix:]: found for path, found in zip(hashed, fingerprints, strict=True)}
     return files, tree
 
 
