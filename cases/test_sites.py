@@ -88,8 +88,9 @@ def test_recursion_hits_at_every_level(target: Target, probing: ProbingIn) -> No
     entry = target.site("recursive")
     with probing.on(entry) as once:
         target.call("recursive", 1)
+    once.prove()
     levels = once.landings[0].hits
+    assert levels > 1
     with probing.on(entry) as thrice:
         target.call("recursive", TIMES)
-    assert levels > 1
     thrice.prove(hits=TIMES * levels)

@@ -36,7 +36,6 @@ class CellWatch:
     reason: str = ""
     guest: Guest | None = None
     probing: ProbingIn | None = None
-    survived: bool = False
 
     def worse(self, verdict: Verdict, reason: str) -> None:
         """Take a verdict if it is worse than what the cell has."""
@@ -46,7 +45,6 @@ class CellWatch:
     def judge(self, error: BaseException) -> None:
         """Take what a phase of the cell raised into the verdict."""
         self.worse(verdict_of(error), one_line(error))
-        self.survived = self.survived or isinstance(error, MutantSurvivedError)
 
     def record(self) -> Cell:
         """The cell as the results file keeps it."""

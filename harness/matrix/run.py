@@ -100,8 +100,8 @@ class MatrixRun:
         return "" if watch.identity.mutant or not names else f"its mutants survived: {', '.join(names)}"
 
     def ended(self, watch: CellWatch) -> None:
-        """A mutant that was not caught leaves its honest cell without proof."""
-        if watch.survived:
+        """A mutant that was not caught, or for the wrong reason, leaves its honest cell without proof."""
+        if watch.identity.mutant and watch.verdict is Verdict.FAIL:
             self._survivors[watch.identity.case, watch.identity.vm].append(watch.identity.mutant)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
