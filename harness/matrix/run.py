@@ -91,8 +91,10 @@ class MatrixRun:
         self._board.flush()
 
     def collected(self, items: list[pytest.Item]) -> None:
-        """Remember the cells asked for; each must end with a verdict."""
+        """Remember the cells asked for; each must end with a verdict. From now on the board hears the bus."""
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
+        if self._asked and not self._is_worker:
+            self._board.flush()
 
     def survivors(self, watch: CellWatch) -> str:
         """Why an honest cell cannot be green: the mutants of its case that survived on its VM; empty when none did."""
