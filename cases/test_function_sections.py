@@ -20,7 +20,7 @@ SAMPLE = 48
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_module_sections(sections: Target, probing: ProbingIn) -> None:
     """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f."""
     own = {

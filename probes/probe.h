@@ -36,12 +36,12 @@ struct pinpoint_site {
 /**
  * struct pinpoint_mutant - a way to be wrong on purpose
  * @name: value of the parameter mutant
- * @aim: changes the kprobe before it is registered, or NULL
+ * @aim: changes the site's kprobe before it is registered, or NULL
  * @arm: stands in for register_kprobe()
  */
 struct pinpoint_mutant {
 	const char *name;
-	void (*aim)(struct kprobe *kp);
+	void (*aim)(struct pinpoint_site *site);
 	int (*arm)(struct kprobe *kp);
 };
 

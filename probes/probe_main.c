@@ -40,7 +40,7 @@ static void pinpoint_register(struct pinpoint_site *site, const struct pinpoint_
 	if (disabled)
 		site->kp.flags = KPROBE_FLAG_DISABLED;
 	if (mutant->aim)
-		mutant->aim(&site->kp);
+		mutant->aim(site);
 	site->error = mutant->arm(&site->kp);
 	if (!site->error && mutant->arm == register_kprobe)
 		pinpoint_registered[pinpoint_registered_count++] = &site->kp;

@@ -13,13 +13,15 @@ static char *mutant = "none";
 module_param(mutant, charp, 0444);
 MODULE_PARM_DESC(mutant, "none, one-instruction-off or report-without-registering");
 
-static unsigned int mutant_shift = 4;
-module_param(mutant_shift, uint, 0444);
-MODULE_PARM_DESC(mutant_shift, "bytes that one-instruction-off aims too far");
+static unsigned int mutant_shift[64];
+static unsigned int mutant_shifts;
+module_param_array(mutant_shift, uint, &mutant_shifts, 0444);
+MODULE_PARM_DESC(mutant_shift, "bytes that one-instruction-off aims too far, for each site");
 
-static void pinpoint_aim_too_far(struct kprobe *kp)
+static void pinpoint_aim_too_far(struct pinpoint_site *site)
 {
-	kp->offset += mutant_shift;
+	if (site->index < mutant_shifts)
+		site->kp.offset += mutant_shift[site->index];
 }
 
 /* The address is the right one, but no breakpoint stands there. */

@@ -12,7 +12,7 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.landing.instructions import inside, straight
+from harness.landing.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -72,6 +72,11 @@ class Layout:
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
 
+    def following(self, site: Site) -> Site:
+        """The site one instruction on."""
+        elf, symbol = self.symbol(site)
+        return site.at(next(offset for offset in boundaries(elf, symbol, self._decoder) if offset > site.offset))
+
     def mid_instruction(self, site: Site) -> list[Site]:
         """The site's function at every offset that is inside an instruction or misaligned."""
         elf, symbol = self.symbol(site)
@@ -120,9 +125,7 @@ class Layout:
     def code(self, site: Site) -> bytes:
         """The function's own bytes in its ELF file, relocations not applied."""
         elf, symbol = self.symbol(site)
-        if site.module:
-            return elf.section_bytes(symbol.section, symbol.address, symbol.size)
-        return elf.bytes_at(symbol.address, symbol.size)
+        return elf.code(symbol)
 
     def meaning(self, address: int) -> str:
         """The closest function at or below an address and the offset into it, as `sym+0xoff [mod]`."""

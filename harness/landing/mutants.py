@@ -6,41 +6,42 @@ Missed for the mutant.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.landing.instructions import boundaries
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
 
 
-def _honest_spec(_: Layout, site: Site) -> str:
-    return site.spec
+def _no_parameters(_: Layout, __: Sequence[Site]) -> list[str]:
+    return []
 
 
 def _honest_bad_spec(spec: str) -> str:
     return spec
 
 
-def _next_instruction(layout: Layout, site: Site) -> str:
-    elf, symbol = layout.symbol(site)
-    decoder = layout.guest.image.recipe.architecture.probing.decoder
-    following = [offset for offset in boundaries(elf, symbol, decoder) if offset > site.offset]
-    return site.at(following[0]).spec
+def _one_instruction_off(layout: Layout, sites: Sequence[Site]) -> list[str]:
+    shifts = ",".join(str(layout.following(site).offset - site.offset) for site in sites)
+    return ["mutant=one-instruction-off", f"mutant_shift={shifts}"]
+
+
+def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
+    return ["mutant=report-without-registering"]
 
 
 @dataclass(frozen=True)
 class Mutant:
     """What a broken probe does instead.
 
-    `asks` gives the spec really registered for a site; `bad_spec` the one really tried where a refusal is expected;
-    `stays` leaves the probe module loaded when it should go; `relocates_by_hand` takes text base + file offset for a
-    module's symbol instead of its section.
+    `parameters` make the probe module itself wrong (probes/probe_mutants.c); `bad_spec` gives the spec really tried
+    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `relocates_by_hand` takes
+    text base + file offset for a module's symbol instead of its section.
     """
 
-    asks: Callable[[Layout, Site], str] = _honest_spec
+    parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     bad_spec: Callable[[str], str] = _honest_bad_spec
     stays: bool = False
     relocates_by_hand: bool = False
@@ -49,7 +50,8 @@ class Mutant:
 HONEST = Mutant()
 
 MUTANTS: dict[str, Mutant] = {
-    "one-instruction-off": Mutant(asks=_next_instruction),
+    "one-instruction-off": Mutant(parameters=_one_instruction_off),
+    "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates_by_hand=True),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),

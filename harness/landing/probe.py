@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
@@ -14,6 +14,7 @@ MODULE = "pinpoint_probe"
 _REPORT = f"/sys/kernel/debug/{MODULE}/report"
 _LIST = "/sys/kernel/debug/kprobes/list"
 _CUT = "--pinpoint-cut--"
+_LOOK = f"cat {_REPORT} && echo {_CUT} && cat {_LIST}"
 
 
 @dataclass(frozen=True)
@@ -47,25 +48,33 @@ class ProbeView:
     reports: tuple[SiteReport, ...]
     listed: tuple[ListedProbe, ...]
 
+    def beyond(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
+        """What the list has that it did not have before: parisc lists one probe of its own from boot."""
+        return tuple(probe for probe in self.listed if probe not in standing)
 
-def load(guest: Guest, specs: Sequence[str]) -> ProbeView:
+
+def standing(guest: Guest) -> tuple[ListedProbe, ...]:
+    """What the kernel lists now."""
+    return parse_list(guest.read_text(_LIST))
+
+
+def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = ()) -> ProbeView:
     """Load the probe module with these sites and read what became of them. One round trip.
 
     Raises GuestError when the module itself does not load; a refused site is in its report.
     """
-    path = guest.ship(MODULE)
-    wanted = shlex.quote(f"site={','.join(specs)}")
-    return _view(guest, f"insmod {path} {wanted} && cat {_REPORT} && echo {_CUT} && cat {_LIST}")
+    words = shlex.join(["insmod", guest.ship(MODULE), f"site={','.join(specs)}", *parameters])
+    return _view(guest, f"{words} && {_LOOK}")
+
+
+def look(guest: Guest) -> ProbeView:
+    """Read report and list and leave the module loaded. One round trip."""
+    return _view(guest, _LOOK)
 
 
 def unload(guest: Guest) -> ProbeView:
     """Read the last report, unload, and read the list afterwards. One round trip."""
     return _view(guest, f"cat {_REPORT} && rmmod {MODULE} && echo {_CUT} && cat {_LIST}")
-
-
-def look(guest: Guest) -> ProbeView:
-    """Read report and list and leave the module loaded. One round trip."""
-    return _view(guest, f"cat {_REPORT} && echo {_CUT} && cat {_LIST}")
 
 
 def _view(guest: Guest, script: str) -> ProbeView:

@@ -37,8 +37,9 @@ class Probes:
 
     def __enter__(self) -> Self:
         self._before = self._read()
-        self._asked = [self.mutant.asks(self.layout, site) for site in self.sites]
-        self._view = probe.load(self.guest, self._asked)
+        self._standing = probe.standing(self.guest)
+        wrongs = self.mutant.parameters(self.layout, self.sites)
+        self._view = probe.load(self.guest, [site.spec for site in self.sites], wrongs)
         self._during = self._read()
         return self
 
@@ -77,7 +78,7 @@ class Probes:
         ):
             statements = (
                 witness.reported(early),
-                witness.listed(self._view.listed, address),
+                witness.listed(self._view.beyond(self._standing), address),
                 witness.elf(address),
                 witness.trapped(late, self._traits),
                 witness.outside(window, address, self._traits),
@@ -91,8 +92,9 @@ class Probes:
 
     def prove_gone(self) -> None:
         """Nothing is left: no probe listed, no module loaded, the functions' bytes as before. Raises Missed."""
-        if self._final.listed:
-            raise Missed(f"still listed after unload: {self._final.listed}")
+        left = self._final.beyond(self._standing)
+        if left:
+            raise Missed(f"still listed after unload: {left}")
         if probe.MODULE in self.guest.read_text("/proc/modules"):
             raise Missed(f"{probe.MODULE} is still loaded")
         for site, window in zip(self.sites, self.windows, strict=True):

@@ -18,6 +18,10 @@ from harness.landing.target import Target
 _MANY_SECTIONS = 1000
 
 
+# Present, traced where anything is, and called by nobody in an idle guest, on every kernel of the matrix.
+_FUNCTION = "clock_t_to_jiffies"
+
+
 class TraitContradictedError(GuestError):
     """The booted kernel is not what its recipe says of `trait`."""
 
@@ -33,7 +37,8 @@ class _Scene:
     guest: Guest
     layout: Layout
     target: Target
-    view: probe.ProbeView
+    report: probe.SiteReport
+    listed: tuple[probe.ListedProbe, ...]
 
 
 def prove(guest: Guest) -> None:
@@ -41,8 +46,9 @@ def prove(guest: Guest) -> None:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    view = probe.load(guest, ["clock_t_to_jiffies"])
-    scene = _Scene(guest, layout, target, view)
+    standing = probe.standing(guest)
+    view = probe.load(guest, [_FUNCTION])
+    scene = _Scene(guest, layout, target, view.reports[0], view.beyond(standing))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
@@ -55,12 +61,12 @@ def prove(guest: Guest) -> None:
                 trait,
                 f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
                 where=guest.name,
-                mend=f"mend the recipe or the kernel; slide {layout.slide:#x}, probe {view.reports[0]}",
+                mend=f"mend the recipe or the kernel; slide {layout.slide:#x}, {view.reports[0]}",
             )
 
 
 def _kprobes(scene: _Scene) -> bool:
-    return scene.view.reports[0].errno == 0 and len(scene.view.listed) == 1
+    return scene.report.errno == 0 and len(scene.listed) == 1
 
 
 def _kaslr(scene: _Scene) -> bool:
@@ -102,7 +108,7 @@ def _optimized_kprobes(scene: _Scene) -> bool:
 
 
 def _ftrace_kprobes(scene: _Scene) -> bool:
-    return "[FTRACE]" in scene.view.listed[0].flags
+    return any("[FTRACE]" in listed.flags for listed in scene.listed)
 
 
 def _section_fd_pins(scene: _Scene) -> bool:
