@@ -16,7 +16,7 @@ import pytest
 from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.deadline import Deadline
-from harness.core.errors import BootError, HostError, PinpointError, UsageError
+from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator
 from harness.guest.accelerator import TCG, Accelerator, choose
@@ -174,7 +174,7 @@ def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
 
 
 def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
-    with pytest.raises(PinpointError, match=r"QEMU does not start: qemu-system-aarch64: .*memory"):
+    with pytest.raises(HostError, match=r"QEMU does not start: qemu-system-aarch64: .*memory"):
         pretender.boot(b"", memory_mib=1 << 24)
 
 

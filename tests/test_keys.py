@@ -77,7 +77,7 @@ def test_host_key_is_the_one_we_pin(keys: RunKeys) -> None:
 
 def test_authorized_key_is_the_one_we_log_in_with(keys: RunKeys) -> None:
     kind, blob, _ = dict(members(keys.overlay))[AUTHORIZED].content.decode().split()
-    assert (kind, blob) == ("ssh-ed25519", keys.client.get_base64())
+    assert (kind, blob) == ("ssh-rsa", keys.client.get_base64())
     assert keys.client.can_sign()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.core import process
 from harness.core.deadline import Deadline
-from harness.core.errors import GuestError, GuestLost, PinpointError
+from harness.core.errors import GuestError, GuestLost, HostError, PinpointError
 from harness.guest import qemu
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
@@ -32,7 +32,7 @@ class Emulator:
     def __init__(
         self, image: Image, *, console_log: Path, keys: RunKeys, accelerator: Accelerator, deadline: Deadline
     ) -> None:
-        """Start QEMU. Raises HostError when there is none, GuestLost with its words when it ends at once."""
+        """Start QEMU. Raises HostError when there is none, or with its words when it ends at once."""
         self.name = image.recipe.name
         self.shared = SharedFile.make()
         self._said = os.memfd_create("pinpoint-qemu-stderr")
@@ -59,7 +59,7 @@ class Emulator:
             monitor.execute("cont", deadline=deadline)
         except GuestLost:
             process.stop(self._child, _QUIT_SECONDS)
-            raise GuestLost(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
+            raise HostError(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
         except BaseException:
             process.stop(self._child, _QUIT_SECONDS)
             raise

@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import paramiko
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from harness.images.image import Image
 
 _ALGORITHM = b"ssh-ed25519"
+_RSA_BITS = 2048
 _DIRECTORY = 0o040000
 _FILE = 0o100000
 # What init/initramfs.c (6.1) compares the name of an archive's last entry with.
@@ -32,10 +34,16 @@ class RunKeys:
 
     @classmethod
     def make(cls) -> RunKeys:
-        """Fresh keys."""
-        client, host = _paramiko(Ed25519PrivateKey.generate()), Ed25519PrivateKey.generate()
+        """Fresh keys: the guest's is Ed25519, which it signs with fast; ours is RSA, which it verifies fast.
+
+        On an emulated parisc dropbear 2022.83 takes 0.07 s to verify our RSA signature, 0.43 s for one of Ed25519, out
+        of a handshake of 1 s.
+        """
+        host = Ed25519PrivateKey.generate()
+        client = paramiko.RSAKey.from_private_key(_openssh(rsa.generate_private_key(65537, _RSA_BITS)))
         authorized = f"{client.get_name()} {client.get_base64()} pinpoint\n".encode()
-        return cls(client, _paramiko(host), _archive(_overlay_entries(authorized, _dropbear(host))))
+        overlay = _archive(_overlay_entries(authorized, _dropbear(host)))
+        return cls(client, paramiko.Ed25519Key.from_private_key(_openssh(host)), overlay)
 
     def initrd(self, image: Image) -> bytes:
         """The image's initial file system with these keys appended.
@@ -46,10 +54,9 @@ class RunKeys:
         return _aligned(image.initrd.read_bytes()) + self.overlay
 
 
-def _paramiko(key: Ed25519PrivateKey) -> paramiko.PKey:
-    """The same key as paramiko knows it."""
-    text = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-    return paramiko.Ed25519Key.from_private_key(io.StringIO(text))
+def _openssh(key: rsa.RSAPrivateKey | Ed25519PrivateKey) -> io.StringIO:
+    """The key as a file that paramiko reads."""
+    return io.StringIO(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode())
 
 
 def _dropbear(key: Ed25519PrivateKey) -> bytes:
