@@ -14,7 +14,7 @@ from debian_repository import Repository, Signer
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError, RecipeError
 from harness.core.events import Bus, Event
-from harness.images import mirrors
+from harness.images import deb, mirrors
 from harness.images.apt_state import complaint, first_paragraph
 from harness.images.mirrors import HostSource, default_suites, host_sources, place, repositories
 from harness.images.packages import Packages
@@ -66,28 +66,59 @@ def test_a_package_is_described_fetched_and_unpacked(tmp_path: Path, repository:
     ours = packages(tmp_path)
     assert ours.version("kernel", "amd64") == "1.0-1"
     assert ours.depends("kernel", "amd64") == ["real-kernel", "helper", "libc"]
-    deb = ours.fetch("kernel", "amd64", deadline=soon())
-    assert deb.read_bytes() == (repository.root / "pool" / deb.name).read_bytes()
-    ours.unpack(deb, tmp_path / "unpacked")
+    file = ours.fetch("kernel", "amd64", deadline=soon())
+    assert file.read_bytes() == (repository.root / "pool" / file.name).read_bytes()
+    deb.unpack(file, tmp_path / "unpacked")
     assert (tmp_path / "unpacked/boot/vmlinuz").read_text() == "a kernel"
 
 
-def test_one_file_comes_out_of_a_package(tmp_path: Path, repository: Repository) -> None:
-    deb = repository.add("many", {"boot/a": "first", "boot/b": "second", "lib/c": "third" * 100_000})
-    assert packages(tmp_path).member(deb, "boot/b") == b"second"
+def test_one_file_comes_out_of_a_package(repository: Repository) -> None:
+    file = repository.add("many", {"boot/a": "first", "boot/b": "second", "lib/c": "third" * 100_000})
+    assert deb.member(file, "boot/b") == b"second"
     with pytest.raises(HostError, match="there is no boot/c in it") as caught:
-        packages(tmp_path).member(deb, "boot/c")
+        deb.member(file, "boot/c")
     assert one_line(caught)
-    deb.write_bytes(deb.read_bytes()[:100])
-    with pytest.raises(HostError, match="many"):
-        packages(tmp_path).member(deb, "boot/b")
+
+
+def test_a_damaged_package_is_one_line(tmp_path: Path, repository: Repository) -> None:
+    file = repository.add("many", {"lib/c": "third" * 100_000})
+    file.write_bytes(file.read_bytes()[:100])
+    for use in (lambda: deb.member(file, "lib/c"), lambda: deb.unpack(file, tmp_path / "unpacked")):
+        with pytest.raises(HostError, match="many") as caught:
+            use()
+        assert one_line(caught)
+
+
+def test_a_closure_is_all_that_apt_would_install(tmp_path: Path, repository: Repository) -> None:
+    repository.add("dropbear", {"bin/dropbear": "d"}, depends="libcrypt (>= 1) | nonesuch, libc", version="1:2-3")
+    repository.add("libcrypt", {"lib/crypt": "c"}, depends="libc", version="2:1.0")
+    repository.add("libc", {"lib/c": "c"})
+    repository.add("unneeded", {"lib/u": "u"})
+    repository.publish()
+    files = packages(tmp_path).fetch_closure(["dropbear"], "amd64", deadline=soon())
+    assert {file.name for file in files} == {
+        "dropbear_1%3a2-3_amd64.deb",
+        "libcrypt_2%3a1.0_amd64.deb",
+        "libc_1.0-1_amd64.deb",
+    }
+    for file in files:
+        deb.unpack(file, tmp_path / "unpacked")
+    assert {path.name for path in (tmp_path / "unpacked").rglob("*") if path.is_file()} == {"dropbear", "crypt", "c"}
+
+
+def test_a_closure_that_cannot_be_had_is_one_line(tmp_path: Path, repository: Repository) -> None:
+    repository.add("dropbear", {"bin/dropbear": "d"}, depends="nonesuch")
+    repository.publish()
+    with pytest.raises(RecipeError, match="no way to install dropbear for amd64") as caught:
+        packages(tmp_path).closure(["dropbear"], "amd64")
+    assert one_line(caught)
 
 
 def test_a_kept_file_that_changed_is_fetched_again(tmp_path: Path, repository: Repository) -> None:
     ours = packages(tmp_path)
-    deb = ours.fetch("kernel", "amd64", deadline=soon())
-    good = deb.read_bytes()
-    deb.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    kept = ours.fetch("kernel", "amd64", deadline=soon())
+    good = kept.read_bytes()
+    kept.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     assert ours.fetch("kernel", "amd64", deadline=soon()).read_bytes() == good
     assert repository.root.exists()
 
@@ -135,9 +166,9 @@ def test_unsigned_lists_are_refused_even_when_the_host_would_take_them(
 
 
 def test_a_package_that_is_not_the_listed_one_is_refused(tmp_path: Path, repository: Repository) -> None:
-    deb = repository.root / "pool/kernel_1.0-1_amd64.deb"
-    content = deb.read_bytes()
-    deb.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    listed = repository.root / "pool/kernel_1.0-1_amd64.deb"
+    content = listed.read_bytes()
+    listed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(HostError) as caught:
         packages(tmp_path).fetch("kernel", "amd64", deadline=soon())
     assert "kernel" in one_line(caught)
@@ -192,7 +223,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from harness.core.events import Bus
-        from harness.images import mirrors
+        from harness.images import deb, mirrors
         from harness.images.packages import Packages
         mirrors.KEYRING = Path(sys.argv[2])
         print(Packages(Path(sys.argv[1]), Bus(), suites=["bookworm"]).version("kernel", "amd64"))

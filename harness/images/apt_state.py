@@ -18,7 +18,7 @@ from harness.core.events import Bus, Step
 from harness.core.files import replacing, write_text
 from harness.core.locks import held
 from harness.core.process import Finished, run
-from harness.images import mirrors
+from harness.images import full_disk, mirrors
 
 SOURCE = "source"
 _DAY = 86400.0
@@ -52,7 +52,11 @@ class AptState:
     @contextmanager
     def held(self, deadline: Deadline) -> Iterator[None]:
         """Keep other runs' and threads' hands off, with lists that are there and fresh."""
-        with self._mutex, held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say):
+        with (
+            full_disk.told(self._root),
+            self._mutex,
+            held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
+        ):
             if self._answers is None:
                 self._answers = self._fresh_answers()
             yield

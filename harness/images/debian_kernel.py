@@ -17,7 +17,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import Step
 from harness.core.files import sha256
-from harness.images import drivers, elf_writer, kallsyms, kernel_config, vmlinux
+from harness.images import deb, drivers, elf_writer, kallsyms, kernel_config, vmlinux
 from harness.images.apt_state import native
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
@@ -27,7 +27,7 @@ from harness.images.workshop import Workshop
 KIND = "kernel"
 _IMAGE = "linux-image-"
 _FETCHING = 900.0
-_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in (drivers, elf_writer, kallsyms, vmlinux)))
+_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in (deb, drivers, elf_writer, kallsyms, vmlinux)))
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ class _Debian:
         """
         deadline = Deadline.after(_FETCHING)
         step.say(f"fetching {self.image.name}", 0.0)
-        deb = self.packages.fetch(self.image.name, self.image.architecture, deadline=deadline)
+        image = self.packages.fetch(self.image.name, self.image.architecture, deadline=deadline)
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{self.recipe.name}-kernel") as aside:
             step.say(f"unpacking {self.image.name}", 0.1)
             headers = aside.submit(self._lay_out_headers, entry / "tree", deadline)
-            kept = aside.submit(self._keep_drivers, deb, entry)
+            kept = aside.submit(self._keep_drivers, image, entry)
             for member, name in ((f"boot/vmlinuz-{self.release}", "kernel"), (f"boot/config-{self.release}", "config")):
-                (entry / name).write_bytes(self.packages.member(deb, member))
+                (entry / name).write_bytes(deb.member(image, member))
             config = kernel_config.parse((entry / "config").read_text())
             (entry / "config.json").write_text(json.dumps(config))
             step.say("recovering the kernel's symbols", 0.3)
@@ -92,17 +92,16 @@ class _Debian:
             "build_id": Elf.read(entry / "vmlinux").build_id,
         }
 
-    def _keep_drivers(self, deb: Path, entry: Path) -> list[str]:
+    def _keep_drivers(self, image: Path, entry: Path) -> list[str]:
         """Which modules are needed only the modules themselves tell, so all come out, and all but those go again."""
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            self.packages.unpack(deb, Path(scratch))
+            deb.unpack(image, Path(scratch))
             modules = Path(scratch) / "lib/modules" / self.release
             return drivers.keep(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
 
     def _lay_out_headers(self, tree: Path, deadline: Deadline) -> None:
         for package in self.headers:
-            deb = self.packages.fetch(package.name, package.architecture, deadline=deadline)
-            self.packages.unpack(deb, tree)
+            deb.unpack(self.packages.fetch(package.name, package.architecture, deadline=deadline), tree)
         settle_headers(tree, self.release)
 
 

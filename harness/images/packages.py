@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import tarfile
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +12,12 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
-from harness.core.process import run, spawn, stop
-from harness.images import mirrors
+from harness.images import deb, mirrors
 from harness.images.apt_state import SOURCE, AptState, complaint, first_paragraph, native
 
 _ASKING = 60.0
-_UNPACKING = 300.0
-# What apt-get source --print-uris says of each file: 'URI' NAME SIZE SHA256:HEX.
-_SOURCE_FILE = re.compile(r"^'\S+' (\S+) \d+ SHA256:([0-9a-f]{64})$", re.M)
+# What apt-get --print-uris says of each file: 'URI' NAME SIZE SHA256:HEX.
+_PRINTED = re.compile(r"^'\S+' (\S+) \d+ SHA256:([0-9a-f]{64})$", re.M)
 
 
 @dataclass(frozen=True)
@@ -54,11 +47,6 @@ class Packages:
         self._bus = bus
         self._states: dict[str, AptState] = {}
 
-    @property
-    def sources_list(self) -> str:
-        """The suites as `deb` lines, for mmdebstrap."""
-        return "".join(f"{repository.line('deb')}\n" for repository in mirrors.repositories(self._suites))
-
     def version(self, package: str, architecture: str) -> str:
         """The candidate version of a binary package. `architecture` is dpkg's name, or `all`.
 
@@ -77,66 +65,56 @@ class Packages:
 
     def fetch(self, package: str, architecture: str, *, deadline: Deadline) -> Path:
         """The package's file, its hash as the signed list has it. Raises as `version`."""
-        described = self._described(package, architecture)
-        kept = self._archives / Path(described["Filename"]).name
-        with self._state(architecture).held(deadline):
-            if not (kept.exists() and sha256(kept) == described["SHA256"]):
-                wanted = f"{package}={described['Version']}"
-                with self._downloaded(architecture, ["download", wanted], deadline) as found:
-                    found[0].replace(kept)
-        if sha256(kept) != described["SHA256"]:
-            raise HostError("the downloaded package is not the one listed", where=str(kept), mend="run again")
-        return kept
+        told = self._described(package, architecture)
+        name = f"{package}_{told['Version']}_{told['Architecture']}.deb".replace(":", "%3a")
+        words = ["download", f"{package}={told['Version']}"]
+        return self._obtained(architecture, words, {name: told["SHA256"]}, deadline)[0]
+
+    def closure(self, packages: Sequence[str], architecture: str) -> Mapping[str, str]:
+        """File names and SHA-256 of the packages and all that apt would install with them on an empty system.
+
+        Recommendations are left out. Raises RecipeError when they cannot be had together.
+        """
+        state = self._state(architecture)
+        deadline = Deadline.after(_ASKING)
+
+        def listed() -> dict[str, str]:
+            words = ["install", "--print-uris", "--quiet=2", "--no-install-recommends", "--yes", *packages]
+            told = state.ask(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
+            return {} if told.rc else dict(_PRINTED.findall(told.output))
+
+        found = state.recall(f"closure {' '.join(packages)}", listed, deadline)
+        if not found:
+            raise self._none(f"way to install {', '.join(packages)} for {architecture}")
+        return found
+
+    def fetch_closure(self, packages: Sequence[str], architecture: str, *, deadline: Deadline) -> list[Path]:
+        """The files of `closure`. Raises as it does."""
+        files = self.closure(packages, architecture)
+        exact = [_exact(name) for name in files]
+        return self._obtained(architecture, ["download", *exact], files, deadline)
 
     def fetch_source(self, package: str, *, deadline: Deadline) -> SourcePackage:
         """The candidate of a source package. Raises RecipeError when there is none, HostError when it cannot be had."""
         state = self._state(SOURCE)
+        words = ["source", "--download-only", "--only-source", package]
 
         def listed() -> dict[str, str]:
-            told = state.ask(["apt-get", "source", "--print-uris", "--only-source", package], deadline)
-            return {} if told.rc else dict(_SOURCE_FILE.findall(told.output))
+            told = state.ask(["apt-get", "--print-uris", *words], deadline)
+            return {} if told.rc else dict(_PRINTED.findall(told.output))
 
         hashes = state.recall(f"source {package}", listed, deadline)
         if not hashes:
-            raise RecipeError(f"no source package {package!r} in {self._suites[0]}", mend="mend kernel.package")
-        paths = [self._archives / name for name in hashes]
-        with state.held(deadline):
-            if not all(path.exists() and sha256(path) == hashes[path.name] for path in paths):
-                words = ["source", "--download-only", "--only-source", package]
-                with self._downloaded(SOURCE, words, deadline) as found:
-                    for path in found:
-                        path.replace(self._archives / path.name)
+            raise self._none(f"source package {package!r}")
+        paths = self._obtained(SOURCE, words, hashes, deadline)
         dsc = next(path for path in paths if path.suffix == ".dsc")
         stated = re.search(r"^Version: (\S+)$", dsc.read_text(), re.M)
         version = stated[1] if stated else dsc.stem.partition("_")[2]
         return SourcePackage(package, version, dsc, tuple(paths), digest(f"{name}={hashes[name]}" for name in hashes))
 
-    def unpack(self, deb: Path, into: Path) -> None:
-        """Lay the package's files below `into`. Raises HostError when it cannot."""
-        into.mkdir(parents=True, exist_ok=True)
-        done = run(["dpkg-deb", "--extract", deb, into], deadline=Deadline.after(_UNPACKING))
-        if done.rc:
-            raise HostError(f"cannot unpack: {done.output.strip()}", where=deb.name, mend="make room, or run again")
-
-    def member(self, deb: Path, name: str) -> bytes:
-        """One file of a package, by its path without a leading slash; no more is unpacked than stands before it.
-
-        Raises HostError when the package has no such file.
-        """
-        child = spawn(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
-        watchdog = threading.Timer(_UNPACKING, stop, [child])
-        watchdog.start()
-        try:
-            with tarfile.open(fileobj=child.stdout, mode="r|") as archive:
-                for member in archive:
-                    if member.name.removeprefix("./") == name and (content := archive.extractfile(member)):
-                        return content.read()
-        except tarfile.TarError as error:
-            raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
-        finally:
-            watchdog.cancel()
-            stop(child)
-        raise HostError(f"there is no {name} in it", where=deb.name, mend="has Debian moved it elsewhere?")
+    def unpack(self, file: Path, into: Path) -> None:
+        """Lay a package's files below `into`. Raises HostError when it cannot."""
+        deb.unpack(file, into)
 
     @property
     def _archives(self) -> Path:
@@ -153,10 +131,38 @@ class Packages:
 
         found = state.recall(f"package {package}", shown, deadline)
         if not found:
-            raise RecipeError(
-                f"no package {package!r} for {architecture} in {self._suites[0]}", mend="mend kernel.package"
-            )
+            raise self._none(f"package {package!r} for {architecture}")
         return found
+
+    def _none(self, what: str) -> RecipeError:
+        return RecipeError(f"no {what} in {self._suites[0]}", mend="mend kernel.package")
+
+    def _obtained(
+        self, architecture: str, words: Sequence[str], hashes: Mapping[str, str], deadline: Deadline
+    ) -> list[Path]:
+        """Files by name and SHA-256: those kept, or what one apt-get call of `words` downloads."""
+        paths = [self._archives / name for name in hashes]
+        with self._state(architecture).held(deadline):
+            if not self._wrong(paths, hashes):
+                return paths
+            self._archives.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as beside:
+                done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=Path(beside))
+                if done.rc:
+                    raise HostError(
+                        f"cannot download: {complaint(done.output)}", where=words[-1], mend="see the network"
+                    )
+                for path in Path(beside).iterdir():
+                    if path.is_file():
+                        path.replace(self._archives / path.name)
+        if wrong := self._wrong(paths, hashes):
+            raise HostError("what was downloaded is not what the list has", where=str(wrong), mend="run again")
+        return paths
+
+    @staticmethod
+    def _wrong(paths: Sequence[Path], hashes: Mapping[str, str]) -> Path | None:
+        """The first file that is absent or not the one listed."""
+        return next((path for path in paths if not path.exists() or sha256(path) != hashes[path.name]), None)
 
     def _state(self, architecture: str) -> AptState:
         """The apt state for an architecture, or for sources; packages for `all` are in every architecture's lists."""
@@ -165,16 +171,8 @@ class Packages:
             self._states[name] = AptState(self._root / name, name, self._suites, self._bus)
         return self._states[name]
 
-    @contextmanager
-    def _downloaded(self, architecture: str, words: Sequence[str], deadline: Deadline) -> Iterator[list[Path]]:
-        """What one apt-get call leaves in the directory it runs in."""
-        self._archives.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".fetching-", dir=self._archives))
-        try:
-            done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=beside)
-            found = sorted(path for path in beside.iterdir() if path.is_file())
-            if done.rc or not found:
-                raise HostError(f"cannot download: {complaint(done.output)}", where=words[-1], mend="see the network")
-            yield found
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+
+def _exact(file: str) -> str:
+    """What apt calls the very version of a package in a file so named: `zlib1g_1%3a1.2.13_amd64.deb`."""
+    name, version, _ = file.split("_")
+    return f"{name}={version.replace('%3a', ':')}"

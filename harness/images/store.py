@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +12,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.core.deadline import Deadline
-from harness.core.errors import BuildError, HostError, PinpointError
 from harness.core.events import Bus, Step
 from harness.core.files import digest
 from harness.core.locks import held
-from harness.images import manifest
+from harness.images import full_disk, manifest
 from harness.images.manifest import Manifest
 
 Build = Callable[[Path, Step], Mapping[str, Any]]
 
 # Another run may be compiling a kernel on a slow machine; past this it is taken for stuck.
 _LOCK_WAIT = 3 * 3600.0
-# A disk with less than this free is what made a build fail, whatever the compiler said.
-_FULL_BELOW = 4 << 20
 _BEGUN = ".building-"
 
 
@@ -63,7 +57,8 @@ class Store:
         the disk is full or cannot be written.
         """
         key = key_of(parts)
-        with self._bus.step(vm, kind) as step, self._host_faults():
+        self._sweep()
+        with self._bus.step(vm, kind) as step, full_disk.told(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
                 entry = self._kept(kind, key, step)
@@ -91,15 +86,14 @@ class Store:
 
     def _built(self, kind: str, key: str, parts: Sequence[str], step: Step, build: Build) -> Entry:
         """Build in a directory beside, record, rename."""
-        self._sweep()
         beside = self._beside(f"{kind}-{key}")
         beside.mkdir(parents=True)
         path = self.root / f"{kind}-{key}"
         try:
-            record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
+            # Asked here too: what the build leaves is about to go, and then the disk is full no more.
+            with full_disk.told(self.root):
+                record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
             beside.rename(path)
-        except PinpointError as error:
-            raise self._disk_full(error) or error from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return Entry(kind, key, path, record.facts)
@@ -129,26 +123,3 @@ class Store:
 
     def _lock_path(self, name: str) -> Path:
         return self.root / ".locks" / name
-
-    @contextmanager
-    def _host_faults(self) -> Iterator[None]:
-        """Turn what the host's disk refuses into one line."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise self._full() from None
-            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR):
-                where = str(error.filename or self.root)
-                raise HostError(os.strerror(error.errno), where=where, mend="see who owns the cache") from None
-            raise
-
-    def _disk_full(self, error: PinpointError) -> HostError | None:
-        """A build's failure told as what it is when it failed for want of room."""
-        told = [str(error), *(error.last_lines() if isinstance(error, BuildError) else [])]
-        if any(os.strerror(errno.ENOSPC) in line for line in told) or shutil.disk_usage(self.root).free < _FULL_BELOW:
-            return self._full()
-        return None
-
-    def _full(self) -> HostError:
-        return HostError("the disk is full", where=str(self.root), mend="make room, or set PINPOINT_CACHE elsewhere")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,12 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
-from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import Step
 from harness.core.files import sha256
 from harness.core.process import run
-from harness.images import mirrors
+from harness.images import deb
 from harness.images.apt_state import native
 from harness.images.packages import Packages
 from harness.images.recipe import Recipe
@@ -31,26 +28,26 @@ KIND = "userland"
 
 _WANTED = ("busybox-static", "dropbear-bin")
 _PROGRAMS = {"busybox": "bin/busybox", "dropbear": "usr/sbin/dropbear"}
-_BOOTSTRAP = 600.0
 _FETCHING = 300.0
+_LINKS = 8
 
 
 def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
-    """Everything that goes into this userland, for its store key: the packages, what they depend on, and this file."""
+    """Everything that goes into this userland, for its store key: the packages with all that they need."""
     architecture = _architecture(recipe)
-    names = _closure(_WANTED, architecture, workshop.packages)
+    closure = workshop.packages.closure(_WANTED, architecture)
     return [
         architecture,
-        *(f"{name} {workshop.packages.hash(name, architecture)}" for name in names),
+        *(f"{name} {closure[name]}" for name in sorted(closure)),
         workshop.packages.hash(_WANTED[0], native()),
-        sha256(Path(__file__)),
+        *(sha256(Path(name)) for name in (__file__, str(deb.__file__))),
     ]
 
 
 def obtain(recipe: Recipe, workshop: Workshop) -> Entry:
     """An entry whose `root/` holds busybox with its applets' links, dropbear, and the libraries it is linked with.
 
-    Raises BuildError with the log when mmdebstrap fails.
+    Raises BuildError when the packages do not have what they had.
     """
     job = _Job(_architecture(recipe), workshop.packages)
     return workshop.store.obtain(KIND, parts(recipe, workshop), vm=recipe.name, build=job.build)
@@ -62,18 +59,6 @@ def _architecture(recipe: Recipe) -> str:
     return name
 
 
-def _closure(wanted: Iterable[str], architecture: str, packages: Packages) -> list[str]:
-    """The packages and all that they depend on, sorted."""
-    found: set[str] = set()
-    pending = list(wanted)
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending += packages.depends(name, architecture)
-    return sorted(found)
-
-
 @dataclass(frozen=True)
 class _Job:
     """One userland to be put together in a store entry."""
@@ -82,17 +67,17 @@ class _Job:
     packages: Packages
 
     def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
-        """Let mmdebstrap resolve, check and extract the packages; keep the two programs and what they load."""
+        """Unpack the packages aside; keep the two programs and what they load."""
+        deadline = Deadline.after(_FETCHING)
         root = entry / "root"
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            step.say("mmdebstrap: busybox and dropbear", 0.0)
-            archive = Path(scratch) / "root.tar"
-            self._bootstrap(archive, Path(scratch))
-            step.say("keeping what a guest runs", 0.8)
-            with tarfile.open(archive) as opened:
-                libraries = Pruned(opened, root).keep()
-            step.say("naming busybox's applets", 0.9)
-            applets = self._applets(Path(scratch) / "native")
+            step.say("fetching busybox and dropbear", 0.0)
+            for package in self.packages.fetch_closure(_WANTED, self.architecture, deadline=deadline):
+                deb.unpack(package, Path(scratch) / "unpacked")
+            step.say("keeping what a guest runs", 0.5)
+            libraries = Pruned(Path(scratch) / "unpacked", root).keep()
+            step.say("naming busybox's applets", 0.8)
+            applets = self._applets(Path(scratch) / "native", deadline)
         for applet in applets:
             link = root / applet
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -100,50 +85,27 @@ class _Job:
                 link.symlink_to("/bin/busybox")
         return {"libraries": libraries, "applets": len(applets)}
 
-    def _bootstrap(self, archive: Path, scratch: Path) -> None:
-        """One archive with the packages' files.
-
-        chrootless, and that check skipped, because nothing is run in the target, so that root and an ordinary user
-        without subordinate ids take the same way: mmdebstrap(1) refuses it to root for fear of maintainer scripts,
-        which the extract variant does not run.
-        """
-        sources, settings = scratch / "sources.list", scratch / "apt.conf"
-        sources.write_text(self.packages.sources_list)
-        settings.write_text("\n".join([*mirrors.host_settings(), ""]))
-        log = paths.cache() / "logs" / f"userland-{self.architecture}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.unlink(missing_ok=True)
-        words = [
-            *("mmdebstrap", "--variant=extract", "--mode=chrootless", "--skip=check/chrootless", "--format=tar"),
-            *(f"--architectures={self.architecture}", f"--include={','.join(_WANTED)}", f"--aptopt={settings}"),
-            *("", str(archive), str(sources)),
-        ]
-        if run(words, deadline=Deadline.after(_BOOTSTRAP), log=log, env={"TMPDIR": str(scratch)}).rc:
-            raise BuildError("mmdebstrap failed", where=str(log), mend="see the log", log=log)
-
-    def _applets(self, scratch: Path) -> list[str]:
+    def _applets(self, scratch: Path, deadline: Deadline) -> list[str]:
         """Where busybox's applets belong, as the host's own build of the same package says."""
-        deb = self.packages.fetch(_WANTED[0], native(), deadline=Deadline.after(_FETCHING))
-        self.packages.unpack(deb, scratch)
+        deb.unpack(self.packages.fetch(_WANTED[0], native(), deadline=deadline), scratch)
         program = next(path for path in scratch.glob("**/bin/busybox"))
-        asked = run([program, "--list-full"], deadline=Deadline.after(_FETCHING))
-        shutil.rmtree(scratch)
+        asked = run([program, "--list-full"], deadline=deadline)
         if asked.rc:
             raise BuildError(f"busybox does not list its applets: {asked.output.strip()}", mend="run again")
         return [name for name in asked.output.split() if name != "linuxrc"]
 
 
 class Pruned:
-    """Two programs and the libraries they need, out of an archive, whatever directories a release puts them in."""
+    """Two programs and the libraries they need, out of unpacked packages, whatever directories a release uses."""
 
-    def __init__(self, archive: tarfile.TarFile, root: Path) -> None:
-        self._archive = archive
+    def __init__(self, unpacked: Path, root: Path) -> None:
         self._root = root
         self._loaders: set[str] = set()
-        found = [member for member in archive.getmembers() if "/share/" not in member.name]
+        found = [path for path in unpacked.rglob("*") if "share" not in path.relative_to(unpacked).parts]
+        links = [path for path in found if path.is_symlink()]
         # The loader's link and the file it leads to have one name: files last, they win.
-        ordered = [*filter(tarfile.TarInfo.issym, found), *filter(tarfile.TarInfo.isfile, found)]
-        self._by_name = {Path(member.name).name: member for member in ordered}
+        files = [path for path in found if path.is_file() and not path.is_symlink()]
+        self._by_name = {path.name: path for path in [*links, *files]}
 
     def keep(self) -> list[str]:
         """Copy them; gives the names of the libraries."""
@@ -177,14 +139,12 @@ class Pruned:
             return {str(tag.needed) for tag in dynamic.iter_tags("DT_NEEDED")}  # type: ignore[attr-defined]
 
     def _content(self, name: str) -> bytes:
-        """A file's bytes by its name, symbolic links followed by name too."""
-        member = self._by_name.get(name)
-        for _ in range(8):
-            if member is None:
+        """A file's bytes by its name. Links are followed by name too: absolute ones would lead out to the host."""
+        found = self._by_name.get(name)
+        for _ in range(_LINKS):
+            if found is None:
                 break
-            if member.isfile():
-                stream = self._archive.extractfile(member)
-                assert stream is not None
-                return stream.read()
-            member = self._by_name.get(Path(member.linkname).name)
+            if not found.is_symlink():
+                return found.read_bytes()
+            found = self._by_name.get(found.readlink().name)
         raise BuildError(f"no file {name} in Debian's packages", mend="has the release moved it elsewhere?")

@@ -1,0 +1,67 @@
+"""The files inside a Debian binary package."""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from harness.core.errors import HostError
+from harness.core.process import spawn, stop
+
+_UNPACKING = 300.0
+
+
+def unpack(deb: Path, into: Path) -> None:
+    """Lay the package's files below `into`, as ours whoever we are. Raises HostError when it cannot."""
+    into.mkdir(parents=True, exist_ok=True)
+    # A tar of our own, not dpkg-deb --extract: that one's tar outlives it when we are killed, and goes on writing.
+    words: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--warning=no-timestamp", "--directory", into]
+    with _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
+        tar = spawn(words, stdin=archive, stderr=complaints)
+        watchdog = threading.Timer(_UNPACKING, stop, [tar])
+        watchdog.start()
+        try:
+            rc = tar.wait()
+        finally:
+            watchdog.cancel()
+            stop(tar)
+        complaints.seek(0)
+        told = complaints.read().decode(errors="replace").strip().splitlines()
+    if rc:
+        raise HostError(f"cannot unpack: {told[0] if told else rc}", where=deb.name, mend="run again")
+
+
+def member(deb: Path, name: str) -> bytes:
+    """One file of the package, by its path without a leading slash; no more is unpacked than stands before it.
+
+    Raises HostError when the package has no such file.
+    """
+    try:
+        with _contents(deb) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for found in archive:
+                if found.name.removeprefix("./") == name and (content := archive.extractfile(found)):
+                    return content.read()
+    except tarfile.TarError as error:
+        raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
+    raise HostError(f"there is no {name} in it", where=deb.name, mend="has Debian moved it elsewhere?")
+
+
+@contextmanager
+def _contents(deb: Path) -> Iterator[IO[bytes]]:
+    """The package's files as one tar archive; its reader may stop anywhere."""
+    child = spawn(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
+    watchdog = threading.Timer(_UNPACKING, stop, [child])
+    watchdog.start()
+    assert child.stdout is not None
+    try:
+        with child.stdout as stream:
+            yield stream
+    finally:
+        watchdog.cancel()
+        stop(child)
