@@ -26,6 +26,9 @@ from harness.guest.keys import RunKeys
 from harness.images.image import Image
 from harness.images.recipe import Kernel, Machine, Recipe
 
+# The event loop that all monitors share is made once: an epoll and a pair of sockets.
+_LOOP_DESCRIPTORS = 3
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,9 +130,11 @@ class Pretender:
 
 @pytest.fixture
 def pretender(tmp_path: Path) -> Iterator[Pretender]:
-    before = emulators()
+    accelerator.qemu_version("qemu-system-aarch64")
+    before, descriptors = emulators(), len(list(Path("/proc/self/fd").iterdir()))
     yield Pretender(tmp_path)
     assert emulators() == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + _LOOP_DESCRIPTORS
 
 
 def emulators(parent: int | None = None) -> set[int]:

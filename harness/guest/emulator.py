@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,12 +36,29 @@ class Emulator:
     ) -> None:
         """Start QEMU. Raises HostError when there is none, or with its words when it ends at once."""
         self.name = image.recipe.name
+        self._open = contextlib.ExitStack()
+        try:
+            self._start(image, console_log, keys, accelerator, deadline)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _start(
+        self, image: Image, console_log: Path, keys: RunKeys, accelerator: Accelerator, deadline: Deadline
+    ) -> None:
+        """What is opened is put on the stack that `stop` closes, the latest first."""
         self.shared = SharedFile.make()
+        self._open.callback(self.shared.close)
         self._said = os.memfd_create("pinpoint-qemu-stderr")
-        with _wires() as (ours, theirs), _in_memory(keys.initrd(image)) as initrd:
+        self._open.callback(os.close, self._said)
+        console, its_console = socket.socketpair()
+        monitor, its_monitor = socket.socketpair()
+        with its_console, its_monitor, _in_memory(keys.initrd(image)) as initrd:
+            self._open.callback(monitor.close)
+            self.console = self._open.enter_context(contextlib.closing(Console(self.name, console)))
             wiring = qemu.Wiring(
-                console=theirs[0].fileno(),
-                monitor=theirs[1].fileno(),
+                console=its_console.fileno(),
+                monitor=its_monitor.fileno(),
                 console_log=console_log,
                 kernel=image.kernel,
                 initrd=Path(f"/dev/fd/{initrd}"),
@@ -47,10 +66,11 @@ class Emulator:
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
             inherited = (wiring.console, wiring.monitor, initrd, self.shared.descriptor)
             self._child = process.spawn(self.argv, stdout=self._said, stderr=self._said, pass_fds=inherited)
-            for end in theirs:
-                end.close()
-            self.console = Console(self.name, ours[0])
-            self.monitor = self._negotiate(ours[1], deadline)
+            self._open.callback(process.stop, self._child, _QUIT_SECONDS)
+            its_console.close()
+            its_monitor.close()
+            self.monitor = self._negotiate(monitor, deadline)
+            self._open.callback(self.monitor.close)
 
     def _negotiate(self, connection: socket.socket, deadline: Deadline) -> Monitor:
         """Let the guest run as soon as QEMU can be heard: it answers when the machine is set up, all its files read."""
@@ -58,11 +78,9 @@ class Emulator:
             monitor = Monitor(self.name, connection, deadline)
             monitor.execute("cont", deadline=deadline)
         except GuestLost:
+            # It closes its sockets before it has written why.
             process.stop(self._child, _QUIT_SECONDS)
             raise HostError(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
-        except BaseException:
-            process.stop(self._child, _QUIT_SECONDS)
-            raise
         return monitor
 
     @property
@@ -79,36 +97,16 @@ class Emulator:
         return int(found[1])
 
     def said(self) -> str:
-        """QEMU's own messages, on one line."""
+        """QEMU's own messages, on one line. Not after `stop`."""
         return " ".join(os.pread(self._said, 1 << 16, 0).decode(errors="replace").split())
 
     def stop(self) -> None:
         """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
-        if self._said < 0:
-            return
-        try:
-            self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
-            self._child.wait(_QUIT_SECONDS)
-        except (PinpointError, TimeoutError):
-            pass
-        process.stop(self._child, _QUIT_SECONDS)
-        self.monitor.close()
-        self.console.close()
-        self.shared.close()
-        os.close(self._said)
-        self._said = -1
-
-
-@contextmanager
-def _wires() -> Iterator[tuple[tuple[socket.socket, socket.socket], tuple[socket.socket, socket.socket]]]:
-    """Two connected pairs of sockets, for console and monitor: our ends and QEMU's. Closed here only on failure."""
-    console, monitor = socket.socketpair(), socket.socketpair()
-    try:
-        yield (console[0], monitor[0]), (console[1], monitor[1])
-    except BaseException:
-        for end in (*console, *monitor):
-            end.close()
-        raise
+        if self._child.poll() is None:
+            with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
+                self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
+                self._child.wait(_QUIT_SECONDS)
+        self._open.close()
 
 
 @contextmanager

@@ -167,7 +167,7 @@ class Guest:
         """
         with self._fencing:
             mark = f"pinpoint: fence {secrets.token_hex(8)}"
-            result = self.script(f"{{ {text}\n}}; rc=$?; echo '<1>{mark}' >/dev/kmsg; exit $rc", deadline)
+            result = self.script(f"( {text}\n); rc=$?; echo '<1>{mark}' >/dev/kmsg; exit $rc", deadline)
             heard = self.console.await_line([rf"[^\n]*{mark}\r?\n"], deadline, since=self._fenced)
             start, self._fenced = self._fenced, heard.end
             return result, self.console.text(start, heard.start)

@@ -57,8 +57,8 @@ class Result:
 
     @property
     def command(self) -> str:
-        """The command as a person would type it, of a script its text."""
-        return self.argv[2] if self.argv[:2] == ("sh", "-c") else shlex.join(self.argv)
+        """The command as a person would type it."""
+        return _typed(self.argv)
 
     def check(self) -> Result:
         """This result if it is ok; otherwise raises GuestError telling the command and what it said."""
@@ -74,6 +74,11 @@ class Result:
         return "\n".join(lines)
 
     __repr__ = __str__
+
+
+def _typed(argv: Sequence[str]) -> str:
+    """A command as a person would type it, of a script its text."""
+    return argv[2] if tuple(argv[:2]) == ("sh", "-c") else shlex.join(argv)
 
 
 def _shown(text: str) -> list[str]:
@@ -200,9 +205,9 @@ class SshLink:
     def _failure(self, argv: Sequence[str], deadline: Deadline, loss: BaseException) -> GuestError | DeadlineExceeded:
         """A broken connection is a lost guest; a connection that still stands was only too slow."""
         if deadline.expired and self.alive:
-            return DeadlineExceeded(f"`{shlex.join(argv)}` did not end in time", where=self._name)
+            return DeadlineExceeded(f"`{_typed(argv)}` did not end in time", where=self._name)
         why = self._cut or f"the SSH connection broke: {loss}"
-        return GuestLost(f"{why}, during `{shlex.join(argv)}`", where=self._name)
+        return GuestLost(f"{why}, during `{_typed(argv)}`", where=self._name)
 
 
 class _Exchange:
