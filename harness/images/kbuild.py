@@ -19,8 +19,7 @@ from harness.core.process import run
 NICE = 10
 
 # `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
-_COMMAND = re.compile(r"  ((?:CC|AS|LD) \[M\]|CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST) +(\S+)")
-_COMPILED = frozenset({"CC", "AS", "CC [M]", "AS [M]"})
+_COMMAND = re.compile(r"  (?:CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST)(?: \[M\])? +(\S+)")
 _WARNING = re.compile(r"\bwarning:", re.IGNORECASE)
 _ERROR = re.compile(r"\berror:|\*\*\*|undefined reference", re.IGNORECASE)
 
@@ -50,19 +49,17 @@ def compiler(architecture: Architecture) -> str:
 
 @dataclass
 class Output:
-    """What make said so far: commands run and objects compiled. `expected` is how many commands it will run."""
+    """How far make is by what it said: commands run, of `expected` or so; 0 when nobody knows."""
 
     step: Step
     expected: int = 0
     commands: int = 0
-    compiled: int = 0
 
     def hear(self, line: str) -> None:
         """Take one line of make's output, and tell the step how far it is."""
         if found := _COMMAND.match(line):
             self.commands += 1
-            self.compiled += found[1] in _COMPILED
-            self.step.say(found[2], self.fraction)
+            self.step.say(found[1], self.fraction)
 
     @property
     def fraction(self) -> float | None:

@@ -26,7 +26,7 @@ KIND = "kernel"
 _BUILD_S = 2 * 3600.0
 _CONFIGURE_S = 600.0
 # Commands that a kernel of these fragments takes to build, for progress before any was counted.
-_FIRST_GUESS = 1900
+_FIRST_GUESS = 1400
 _CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", "sources.py")
 
 
@@ -106,8 +106,8 @@ class _Job:
                 self._objects.mkdir(parents=True)
             make = Make(self.recipe.architecture, self.source.tree, self._objects, self._log, jobs)
             self._configure(make, step)
-            output = self._compile(make, step)
-            return self._gather(entry, output)
+            self._compile(make, step)
+            return self._gather(entry, step)
 
     @property
     def _objects(self) -> Path:
@@ -133,7 +133,7 @@ class _Job:
         )
         kernel_config.check(wishes, kernel_config.parse((self._objects / ".config").read_text()), self.source.tree)
 
-    def _compile(self, make: Make, step: Step) -> Output:
+    def _compile(self, make: Make, step: Step) -> None:
         """Run make to the end, with progress against what it took last time."""
         counted = self._objects.with_name(f"{self.recipe.name}.commands")
         expected = int(counted.read_text()) if counted.exists() else _FIRST_GUESS
@@ -141,23 +141,25 @@ class _Job:
         targets = [self.recipe.architecture.kernel_target, "modules"]
         make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
         write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
-        return output
 
-    def _gather(self, entry: Path, output: Output) -> Mapping[str, Any]:
+    def _gather(self, entry: Path, step: Step) -> Mapping[str, Any]:
         """Copy the finished kernel to its entry and say what it is."""
         architecture = self.recipe.architecture
         kernel = Path(architecture.kernel_file).name
-        for made, kept in ((architecture.kernel_file, kernel), ("vmlinux", "vmlinux"), ("System.map", "System.map")):
-            shutil.copyfile(self._objects / made, entry / kept)
-        shutil.copyfile(self._objects / ".config", entry / "config")
+        kept = {kernel: architecture.kernel_file, "vmlinux": "vmlinux", "System.map": "System.map", "config": ".config"}
+        for name, made in kept.items():
+            shutil.copyfile(self._objects / made, entry / name)
         object_tree.keep(self._objects, entry / object_tree.NAME)
+        objects = sum(1 for _ in self._objects.rglob("*.o"))
+        warnings = len(kbuild.warnings(self._log))
+        step.close_with(f"{objects} objects, {warnings} warnings")
         return {
             "release": (self._objects / "include/config/kernel.release").read_text().strip(),
             "build_id": Elf.read(entry / "vmlinux").build_id,
             "kernel": kernel,
             "source": f"{self.source.package} {self.source.version}",
             "compiler": compiler_version(architecture),
-            "compiled": output.compiled,
-            "warnings": len(kbuild.warnings(self._log)),
+            "objects": objects,
+            "warnings": warnings,
             "text_sections": object_tree.text_sections(self._objects / "vmlinux.o", architecture),
         }

@@ -24,6 +24,7 @@ KIND = "userland"
 
 _FETCH_S = 600.0
 _BUILD_S = 1800.0
+_BUSYBOX_CONFIG = "debian/config/pkg/static"
 # Keys only: what is compiled out cannot be guessed or misconfigured, and there are no files for login records.
 _DROPBEAR_OPTIONS = "#define DROPBEAR_SVR_PASSWORD_AUTH 0\n#define DROPBEAR_SVR_LOCALTCPFWD 0\n"
 _DROPBEAR_CONFIGURE = (
@@ -121,13 +122,11 @@ class _Job:
         return source.version
 
     def _busybox(self, tree: Path, root: Path, jobs: int, step: Step) -> None:
-        """Configure by fragment, build, install with a link for each applet."""
+        """Configure as Debian does its static one, build, install with a link for each applet."""
         wishes = kernel_config.merge([_fragment()])
         make: list[str | Path] = ["make", "-C", tree, f"CROSS_COMPILE={self.architecture.cross_prefix}"]
-        self._step([*make, "allnoconfig"], "configuring busybox")
-        # Its Kconfig is of 2006: allnoconfig pays no heed to KCONFIG_ALLCONFIG, oldconfig does to the file.
         config = tree / ".config"
-        write_text(config, kernel_config.overlay(config.read_text(), wishes))
+        write_text(config, kernel_config.overlay((tree / _BUSYBOX_CONFIG).read_text(), wishes))
         self._step([*make, "oldconfig"], "configuring busybox")
         kernel_config.check(wishes, kernel_config.parse(config.read_text()), tree)
         make += [f"-j{jobs}", f"CC={kbuild.compiler(self.architecture)}", f"CONFIG_PREFIX={root}"]
