@@ -15,7 +15,7 @@ from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, MUTANTS
 from harness.landing.probing import ProbingIn
 from harness.landing.target import Target
-from harness.matrix import cells, checkup, rows, selection
+from harness.matrix import cells, checkup, rows, selection, workers
 from harness.matrix.run import MatrixRun
 from harness.report.figures import Figure
 from harness.verdict.words import Verdict
@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(run, "pinpoint-run")
+    workers.keep_rows_together(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -54,6 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[RUN]
     selection.skip_cells_without_traits(items, run.recipes)
     items[:] = selection.in_rows(items, list(run.recipes))
+    workers.mark_rows(items)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,9 +64,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
     run = config.stash[RUN]
     run.collected(session.items)
-    if config.option.collectonly or session.testsfailed or config.pluginmanager.hasplugin("dsession"):
+    if config.option.collectonly or session.testsfailed:
         return None
-    if hasattr(config, "workerinput"):
+    if workers.is_controller(config) or workers.is_worker(config):
         return None
     rows.run(session, run.fleet, run.speak)
     return True

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from harness.images.packages import Packages
 from harness.images.recipe import select
 from harness.images.store import Store
 from harness.images.workshop import Workshop
+from harness.matrix import workers
 from harness.matrix.cells import CellWatch
 from harness.matrix.fleet import Fleet
 from harness.matrix.selection import CellId, cell_of
@@ -50,6 +52,8 @@ class MatrixRun:
     @cached_property
     def directory(self) -> RunDirectory:
         """Where this run's results go."""
+        if self._is_worker:
+            return RunDirectory(workers.lent_directory(self._config))
         return RunDirectory.create(paths.results())
 
     @cached_property
@@ -118,6 +122,16 @@ class MatrixRun:
         self._results.write(cell)
         self._board.count(cell)
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
+        """A worker writes its consoles beside the results."""
+        workers.lend_directory(node, self.directory.path)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401, ARG002 - as above
+        """What was asked for is known to the workers, who collect."""
+        self._asked |= workers.told_asked(node)
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
@@ -127,6 +141,8 @@ class MatrixRun:
             self.fleet.close()
         if "_board" in self.__dict__:
             self._board.close()
+        if self._is_worker:
+            workers.tell_asked(self._config, self._asked)
         if self._is_worker or not self._asked:
             return
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
@@ -143,7 +159,7 @@ class MatrixRun:
 
     @property
     def _is_worker(self) -> bool:
-        return hasattr(self._config, "workerinput")
+        return workers.is_worker(self._config)
 
     @property
     def _wants_cells(self) -> bool:
