@@ -13,6 +13,7 @@ from typing import IO
 
 from harness.core.errors import HostError
 from harness.core.process import spawn, stop
+from harness.images import full_disk
 
 _UNPACKING = 300.0
 
@@ -22,7 +23,8 @@ def unpack(deb: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     # A tar of our own, not dpkg-deb --extract: that one's tar outlives it when we are killed, and goes on writing.
     words: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--warning=no-timestamp", "--directory", into]
-    with _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
+    # Asked here: a caller's scratch directory goes on the way out, and then the disk is full no more.
+    with full_disk.told(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
         tar = spawn(words, stdin=archive, stderr=complaints)
         watchdog = threading.Timer(_UNPACKING, stop, [tar])
         watchdog.start()
@@ -33,8 +35,8 @@ def unpack(deb: Path, into: Path) -> None:
             stop(tar)
         complaints.seek(0)
         told = complaints.read().decode(errors="replace").strip().splitlines()
-    if rc:
-        raise HostError(f"cannot unpack: {told[0] if told else rc}", where=deb.name, mend="run again")
+        if rc:
+            raise HostError(f"cannot unpack: {told[0] if told else rc}", where=deb.name, mend="run again")
 
 
 def member(deb: Path, name: str) -> bytes:
