@@ -46,4 +46,5 @@ def _for_want_of_room(error: PinpointError, where: Path) -> bool:
 
 
 def _full(where: Path) -> HostError:
-    return HostError("the disk is full", where=str(where), mend="make room, or set PINPOINT_CACHE elsewhere")
+    mounted = next((path for path in (where.absolute(), *where.absolute().parents) if path.is_mount()), where)
+    return HostError("the disk is full", where=str(mounted), mend="make room, or set PINPOINT_CACHE elsewhere")
