@@ -109,7 +109,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             machine=Machine(
                 qemu="qemu-system-x86_64",
                 machine="q35",
-                cpu="qemu64",
+                # With RDRAND the kernel has its entropy at once; without, dropbear waits a second for it.
+                cpu="qemu64,+rdrand",
                 console="ttyS0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
