@@ -14,7 +14,8 @@ import pytest
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.keys import RunKeys
-from harness.guest.ssh import Result, SshLink
+from harness.guest.result import Result
+from harness.guest.ssh import SshLink
 
 SOON = 10.0
 _HEAD_START = 0.1

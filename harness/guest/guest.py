@@ -22,7 +22,8 @@ from harness.guest.emulator import Emulator
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
-from harness.guest.ssh import Result, SshLink
+from harness.guest.result import Result
+from harness.guest.ssh import SshLink
 from harness.images.image import Image
 
 READY = r"pinpoint: ready"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from harness.core.errors import GuestError
-from harness.guest.ssh import Result
+from harness.guest.result import Result
 from harness.images.image import Image
 
 # Release on the first line, then the kernel's ELF notes as they are in memory (kernel/ksysfs.c, notes_read(), 6.1).

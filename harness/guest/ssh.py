@@ -10,8 +10,6 @@ import shlex
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import paramiko
@@ -19,73 +17,14 @@ import paramiko
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.keys import RunKeys
+from harness.guest.result import Result, typed
 
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
-_SHOWN_LINES = 20
 # The library logs, with tracebacks, what it also raises.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 # How often an idle connection is proved alive, in seconds.
 _KEEPALIVE = 30
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a command in the guest ended. `rc` is -1 when a signal ended it. Prints itself well in an assertion."""
-
-    guest: str
-    argv: tuple[str, ...]
-    rc: int
-    out: bytes = field(repr=False)
-    err: bytes = field(repr=False)
-    seconds: float
-
-    @cached_property
-    def stdout(self) -> str:
-        """Standard output; bytes that are no UTF-8 show as replacement characters."""
-        return self.out.decode(errors="replace")
-
-    @cached_property
-    def stderr(self) -> str:
-        """Standard error, likewise."""
-        return self.err.decode(errors="replace")
-
-    @property
-    def ok(self) -> bool:
-        """True for exit status 0."""
-        return self.rc == 0
-
-    @property
-    def command(self) -> str:
-        """The command as a person would type it."""
-        return _typed(self.argv)
-
-    def check(self) -> Result:
-        """This result if it is ok; otherwise raises GuestError telling the command and what it said."""
-        if self.ok:
-            return self
-        said = " ".join((self.stderr or self.stdout).split())[-300:] or "nothing said"
-        raise GuestError(f"`{self.command}` ended with {self.rc}: {said}", where=self.guest)
-
-    def __str__(self) -> str:
-        lines = [f"{self.guest}$ {self.command}", f"  exit status {self.rc} after {self.seconds:.3f} s"]
-        for name, text in (("stdout", self.stdout), ("stderr", self.stderr)):
-            lines += [f"  {name}: {line}" for line in _shown(text)]
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
-def _typed(argv: Sequence[str]) -> str:
-    """A command as a person would type it, of a script its text."""
-    return argv[2] if tuple(argv[:2]) == ("sh", "-c") else shlex.join(argv)
-
-
-def _shown(text: str) -> list[str]:
-    """The first lines of a text, and how many more there are."""
-    lines = text.splitlines()
-    more = len(lines) - _SHOWN_LINES
-    return [*lines[:_SHOWN_LINES], *([f"... {more} more lines"] if more > 0 else [])]
 
 
 def _transport(sock: socket.socket, **options: bool) -> paramiko.Transport:
@@ -205,9 +144,9 @@ class SshLink:
     def _failure(self, argv: Sequence[str], deadline: Deadline, loss: BaseException) -> GuestError | DeadlineExceeded:
         """A broken connection is a lost guest; a connection that still stands was only too slow."""
         if deadline.expired and self.alive:
-            return DeadlineExceeded(f"`{_typed(argv)}` did not end in time", where=self._name)
+            return DeadlineExceeded(f"`{typed(argv)}` did not end in time", where=self._name)
         why = self._cut or f"the SSH connection broke: {loss}"
-        return GuestLost(f"{why}, during `{_typed(argv)}`", where=self._name)
+        return GuestLost(f"{why}, during `{typed(argv)}`", where=self._name)
 
 
 class _Exchange:

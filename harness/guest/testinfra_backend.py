@@ -8,7 +8,7 @@ import testinfra.host
 from testinfra.backend.base import BaseBackend, CommandResult
 from testinfra.modules.process import Process, int_or_float
 
-from harness.guest.ssh import Result
+from harness.guest.result import Result
 
 # What Debian's busybox has of `ps -o` and a case may ask for; `args` is last, for it may contain blanks.
 _COLUMNS = ("pid", "ppid", "user", "stat", "vsz", "rss", "comm", "args")

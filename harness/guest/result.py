@@ -1,0 +1,71 @@
+"""How a command in a guest ended."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from harness.core.errors import GuestError
+
+_SHOWN_LINES = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command in the guest ended. `rc` is -1 when a signal ended it. Prints itself well in an assertion."""
+
+    guest: str
+    argv: tuple[str, ...]
+    rc: int
+    out: bytes = field(repr=False)
+    err: bytes = field(repr=False)
+    seconds: float
+
+    @cached_property
+    def stdout(self) -> str:
+        """Standard output; bytes that are no UTF-8 show as replacement characters."""
+        return self.out.decode(errors="replace")
+
+    @cached_property
+    def stderr(self) -> str:
+        """Standard error, likewise."""
+        return self.err.decode(errors="replace")
+
+    @property
+    def ok(self) -> bool:
+        """True for exit status 0."""
+        return self.rc == 0
+
+    @property
+    def command(self) -> str:
+        """The command as a person would type it."""
+        return typed(self.argv)
+
+    def check(self) -> Result:
+        """This result if it is ok; otherwise raises GuestError telling the command and what it said."""
+        if self.ok:
+            return self
+        said = " ".join((self.stderr or self.stdout).split())[-300:] or "nothing said"
+        raise GuestError(f"`{self.command}` ended with {self.rc}: {said}", where=self.guest)
+
+    def __str__(self) -> str:
+        lines = [f"{self.guest}$ {self.command}", f"  exit status {self.rc} after {self.seconds:.3f} s"]
+        for name, text in (("stdout", self.stdout), ("stderr", self.stderr)):
+            lines += [f"  {name}: {line}" for line in _shown(text)]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def typed(argv: Sequence[str]) -> str:
+    """A command as a person would type it, of a script its text."""
+    return argv[2] if tuple(argv[:2]) == ("sh", "-c") else shlex.join(argv)
+
+
+def _shown(text: str) -> list[str]:
+    """The first lines of a text, and how many more there are."""
+    lines = text.splitlines()
+    more = len(lines) - _SHOWN_LINES
+    return [*lines[:_SHOWN_LINES], *([f"... {more} more lines"] if more > 0 else [])]
