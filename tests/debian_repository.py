@@ -66,33 +66,35 @@ def _crc24(content: bytes) -> int:
 
 @dataclass
 class Repository:
-    """One suite with one component below `root`; call `publish` after adding packages."""
+    """One suite with one component, for amd64 and arm64, below `root`; call `publish` after adding packages."""
 
     root: Path
     signer: Signer
     suite: str = "bookworm"
-    _packages: list[str] = field(default_factory=list)
+    _packages: list[tuple[str, str]] = field(default_factory=list)
     _sources: list[str] = field(default_factory=list)
 
     @property
     def uri(self) -> str:
         return f"copy://{self.root}"  # unlike file:, apt copies the lists
 
-    def add(self, name: str, files: dict[str, str], depends: str = "", version: str = "1.0-1") -> Path:
-        """A binary package for amd64."""
+    def add(
+        self, name: str, files: dict[str, str], depends: str = "", version: str = "1.0-1", architecture: str = "amd64"
+    ) -> Path:
+        """A binary package."""
         tree = self.root / "trees" / name
         (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
-        control = f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: nobody\n"
+        control = f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: nobody\n"
         control += f"Depends: {depends}\n" if depends else ""
         (tree / "DEBIAN/control").write_text(f"{control}Description: a test\n")
         for place, content in files.items():
             (tree / place).parent.mkdir(parents=True, exist_ok=True)
             (tree / place).write_text(content)
-        deb = self.root / "pool" / f"{name}_{version}_amd64.deb"
+        deb = self.root / "pool" / f"{name}_{version}_{architecture}.deb"
         deb.parent.mkdir(exist_ok=True)
         subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True)
         place = f"Filename: pool/{deb.name}\nSize: {deb.stat().st_size}\nSHA256: {_sha256(deb.read_bytes())}\n"
-        self._packages.append(f"{control}{place}Description: a test\n")
+        self._packages.append((architecture, f"{control}{place}Description: a test\n"))
         return deb
 
     def add_source(self, name: str, content: str, version: str = "1.0-1") -> None:
@@ -111,12 +113,12 @@ class Repository:
     def publish(self) -> None:
         """Write the lists and sign them."""
         suite = self.root / "dists" / self.suite
-        indexes = {
-            "main/binary-amd64/Packages": "\n".join(self._packages),
-            "main/source/Sources": "\n".join(self._sources),
-        }
+        indexes = {"main/source/Sources": "\n".join(self._sources)}
+        for architecture in ("amd64", "arm64"):
+            listed = [text for found, text in self._packages if found in (architecture, "all")]
+            indexes[f"main/binary-{architecture}/Packages"] = "\n".join(listed)
         release = f"Origin: Debian\nLabel: Debian\nSuite: stable\nCodename: {self.suite}\nComponents: main\n"
-        release += "Architectures: amd64\nDate: Sat, 01 Jan 2022 00:00:00 UTC\nSHA256:\n"
+        release += "Architectures: amd64 arm64\nDate: Sat, 01 Jan 2022 00:00:00 UTC\nSHA256:\n"
         for name, text in indexes.items():
             (suite / name).parent.mkdir(parents=True, exist_ok=True)
             (suite / name).write_text(text)

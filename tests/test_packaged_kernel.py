@@ -11,14 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from debian_repository import Repository, Signer
 
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
-from harness.core.errors import BuildError
-from harness.images import drivers, elf_writer, kallsyms, vmlinux
+from harness.core.errors import BuildError, RecipeError
+from harness.core.events import Bus
+from harness.images import debian_kernel, drivers, elf_writer, kallsyms, mirrors, vmlinux
+from harness.images.apt_state import native
 from harness.images.debian_kernel import settle_headers
 from harness.images.elf_writer import Place
 from harness.images.kallsyms import Recovered
+from harness.images.packages import Packages
+from harness.images.recipe import Kernel, Recipe
+from harness.images.store import Store
+from harness.images.workshop import Workshop
 
 BASE = 0xFFFF_8000_0800_0000
 KERNEL = vmlinux.ELF + bytes(range(256)) * 40
@@ -242,3 +249,62 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
 def test_headers_of_another_layout_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="not laid out as known"):
         settle_headers(tmp_path, "6.1.0-1-amd64")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """The package names of one Debian kernel for arm64, without what is in them."""
+    signer = Signer()
+    (tmp_path / "archive.gpg").write_bytes(signer.keyring)
+    monkeypatch.setattr(mirrors, "KEYRING", tmp_path / "archive.gpg")
+    found = Repository(tmp_path / "debian", signer)
+    monkeypatch.setenv(mirrors.MIRROR, found.uri)
+    release = "6.1.0-1-arm64"
+    needed = "linux-headers-6.1.0-1-common, linux-kbuild-6.1, gcc-12"
+    found.add("linux-image-arm64", {}, depends=f"linux-image-{release} (= 6.1)", architecture="arm64")
+    found.add(f"linux-image-{release}", {"boot/a": "a"}, depends="kmod", architecture="arm64")
+    found.add(f"linux-headers-{release}", {"usr/a": "a"}, depends=needed, architecture="arm64")
+    found.add("linux-headers-6.1.0-1-common", {"usr/b": "b"}, architecture="all")
+    found.add("linux-kbuild-6.1", {"usr/c": "c"}, architecture=native())
+    found.publish()
+    return found
+
+
+def workshop(tmp_path: Path) -> Workshop:
+    bus = Bus()
+    return Workshop(Store(tmp_path / "store", bus), Packages(tmp_path / "apt", bus, suites=["bookworm"]), bus)
+
+
+def recipe(package: str, arch: str = "arm64") -> Recipe:
+    kernel = Kernel(source="debian-binary", package=package)
+    return Recipe(name="vm", arch=arch, describe="a test", kernel=kernel)
+
+
+def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: Repository) -> None:
+    parts = debian_kernel.parts(recipe("linux-image-arm64"), workshop(tmp_path / "one"))
+    named = [part.split()[0] for part in parts if part.startswith("linux-")]
+    assert named == [
+        "linux-image-6.1.0-1-arm64",
+        "linux-headers-6.1.0-1-arm64",
+        "linux-headers-6.1.0-1-common",
+        "linux-kbuild-6.1",
+    ]
+    assert debian_kernel.parts(recipe("linux-image-6.1.0-1-arm64"), workshop(tmp_path / "two")) == parts
+    repository.add("linux-image-6.1.0-1-arm64", {"boot/a": "another"}, version="1.0-2", architecture="arm64")
+    repository.publish()
+    assert debian_kernel.parts(recipe("linux-image-arm64"), workshop(tmp_path / "three")) != parts
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize(
+    ("package", "arch", "told"),
+    [
+        ("linux-image-vax", "arm64", "no package 'linux-image-vax' for arm64"),
+        ("linux-source-6.1", "arm64", "kernel.package is 'linux-source-6.1'"),
+        ("linux-image-parisc", "parisc", "kernel.package is 'linux-image-parisc'"),
+    ],
+)
+def test_a_package_that_is_no_kernel_is_one_line(tmp_path: Path, package: str, arch: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=told) as caught:
+        debian_kernel.parts(recipe(package, arch), workshop(tmp_path))
+    assert "\n" not in str(caught.value)
