@@ -32,11 +32,11 @@ def test_commands_are_counted_and_told_with_a_fraction() -> None:
         output.hear(line)
     assert output.commands == 5
     assert [event.detail for event in heard] == [
-        "scripts/basic/fixdep",
-        "kernel/fork.o",
-        "drivers/net/dummy.o",
+        "fixdep",
+        "fork.o",
+        "dummy.o",
         "vmlinux",
-        "more/than/expected.o",
+        "expected.o",
     ]
     assert [event.fraction for event in heard] == [0.25, 0.5, 0.75, 0.99, 0.99]
 

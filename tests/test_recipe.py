@@ -97,6 +97,13 @@ def test_a_complaint_about_a_value_does_not_print_the_whole_recipe(recipes: Path
     assert "linux-source" not in complaint(written(recipes, GOOD.replace('"x86_64"', '"vax"')))
 
 
+def test_pvh_is_refused_where_no_kernel_has_it(recipes: Path) -> None:
+    path = recipes / "vm.toml"
+    path.write_text(GOOD.replace('arch = "x86_64"', 'arch = "parisc"').replace("[machine]", '[machine]\nboot = "pvh"'))
+    with pytest.raises(RecipeError, match="machine.boot 'pvh' is not for parisc"):
+        load(path)
+
+
 def test_bytes_that_are_no_text(recipes: Path) -> None:
     path = recipes / "vm.toml"
     path.write_bytes(b'name = "\xff"\n')

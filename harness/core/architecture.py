@@ -34,7 +34,8 @@ class Machine:
     """The QEMU machine a kernel of this architecture boots on.
 
     `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
-    loading order; a module that the kernel has built in is passed over.
+    loading order; a module that the kernel has built in is passed over. `pvh` is true where an unpacked kernel can be
+    started by its PVH entry.
     """
 
     qemu: str
@@ -43,6 +44,7 @@ class Machine:
     console: str
     nic: str
     nic_modules: tuple[str, ...]
+    pvh: bool = False
     kernel_arguments: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
 
@@ -114,6 +116,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 console="ttyS0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
+                pvh=True,
             ),
             probing=Probing(
                 breakpoint=b"\xcc",

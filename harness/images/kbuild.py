@@ -59,7 +59,7 @@ class Output:
         """Take one line of make's output, and tell the step how far it is."""
         if found := _COMMAND.match(line):
             self.commands += 1
-            self.step.say(found[1], self.fraction)
+            self.step.say(Path(found[1]).name, self.fraction)
 
     @property
     def fraction(self) -> float | None:
@@ -76,6 +76,7 @@ class Make:
     objects: Path
     log: Path
     jobs: int = 1
+    nice: int = NICE
 
     def run(
         self,
@@ -97,7 +98,8 @@ class Make:
         }
         assignments = [f"{name}={value}" for name, value in settings.items()]
         argv: list[str | Path] = ["make", "-C", self.source, f"-j{self.jobs}", *assignments, *targets]
-        run_logged(argv, f"make {' '.join(targets)}", self.log, deadline=deadline, on_line=output.hear)
+        what = f"make {' '.join(targets)}"
+        run_logged(argv, what, self.log, deadline=deadline, on_line=output.hear, nice=self.nice)
 
 
 def run_logged(
@@ -109,15 +111,16 @@ def run_logged(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] | None = None,
+    nice: int = NICE,
 ) -> None:
-    """Run one step of a build, niced, its output appended to `log`.
+    """Run one step of a build, its output appended to `log`.
 
     Raises BuildError, with the log and the first complaint in this step's part of it, when it fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = log.stat().st_size if log.exists() else 0
     environment = {"CCACHE_DIR": str(paths.cache() / "ccache"), "LC_ALL": "C", "MAKEFLAGS": "", **(env or {})}
-    finished = run(argv, deadline=deadline, cwd=cwd, env=environment, log=log, on_line=on_line, nice=NICE)
+    finished = run(argv, deadline=deadline, cwd=cwd, env=environment, log=log, on_line=on_line, nice=nice)
     if finished.rc != 0:
         raise BuildError(f"{what} failed: {_first_complaint(log, start)}", where=str(log), mend="see the log", log=log)
 

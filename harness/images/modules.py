@@ -110,7 +110,8 @@ class _Job:
     def _make(self, scratch: Path, step: Step) -> None:
         """Build with the flags of the kernel itself; debug information that names no directory of this machine.
 
-        No turn is waited for: it takes seconds, and a kernel that compiles meanwhile would hold it for minutes.
+        No turn is waited for, and nothing is niced: it takes seconds, and a row that has its kernel would wait minutes
+        for those that compile.
         """
         headers = self.kernel.headers
         maps = {scratch: "probes", headers.objects: "objects", headers.source: "linux"}
@@ -121,7 +122,8 @@ class _Job:
         ]
         log = paths.cache() / "logs" / f"modules-{self.recipe.name}.log"
         log.unlink(missing_ok=True)
-        make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=self.workshop.slots.cores)
+        cores = self.workshop.slots.cores
+        make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0)
         variables = {"M": str(scratch), "KCFLAGS": " ".join(flags).strip()}
         make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
 

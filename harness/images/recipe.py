@@ -91,6 +91,8 @@ class Recipe(_Table):
     def _known_architecture(self) -> Recipe:
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"arch {self.arch!r} is none of {', '.join(sorted(ARCHITECTURES))}")
+        if self.machine.boot == "pvh" and not self.architecture.machine.pvh:
+            raise ValueError(f"machine.boot 'pvh' is not for {self.arch}")
         return self
 
     @property
