@@ -22,17 +22,21 @@ class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
-    `config` and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order.
+    `tree` is the user's own kernel source for `tree`. `config` and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order.
     """
 
-    source: Literal["debian-binary", "debian-source"]
-    package: str = Field(min_length=1)
+    source: Literal["debian-binary", "debian-source", "tree"]
+    package: str = ""
+    tree: str = ""
     config: tuple[str, ...] = Field(default=(), strict=False)
     patches: tuple[str, ...] = Field(default=(), strict=False)
     cflags: str = ""
 
     @model_validator(mode="after")
-    def _packaged_as_it_is(self) -> Kernel:
+    def _names_its_source(self) -> Kernel:
+        needed = "tree" if self.source == "tree" else "package"
+        if not getattr(self, needed):
+            raise ValueError(f"source {self.source!r} needs `{needed}`")
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
         return self
