@@ -22,7 +22,8 @@ class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
-    `tree` is the user's own kernel source for `tree`. `config` and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order.
+    `tree` is the user's own kernel source. `config` and `patches` name files under `vm_images/config/` and
+    `vm_images/patches/`, in order.
     """
 
     source: Literal["debian-binary", "debian-source", "tree"]
