@@ -118,6 +118,7 @@ def pytest_runtest_makereport(
                 report.outcome, report.longrepr = "failed", survived
         run.ended(watch)
         report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
+        watch.let_go()
     return report
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -260,3 +262,12 @@ def test_large_symbol_table_is_read_fast(tmp_path: Path) -> None:
     last = elf.function("f94999")
     assert last.address >= 94_999
     assert time.process_time() - began < 4.0
+
+
+def test_a_kept_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
+    path = tmp_path / "true"
+    shutil.copyfile(sys.executable, path)
+    first = Elf.kept(path)
+    assert Elf.kept(path) is first
+    os.utime(path, ns=(1, 1))
+    assert Elf.kept(path) is not first

@@ -6,7 +6,7 @@ import mmap
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from harness.core.errors import PinpointError
 
 __all__ = ["Elf", "Relocation", "Section", "Symbol"]
 
-_SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
 
 # What pyelftools, and slices of its numbers, raise on headers that point outside the file; ValueError also is mmap's
 # word for an empty file.
@@ -62,7 +61,7 @@ class Elf:
         self._layout = elf_tables.Layout(self.word_bytes, self.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
-        self._sections = [_section(name, header) for name, header in found]
+        self._sections = [Section.of(name, header) for name, header in found]
         self._segments = [
             _Segment(part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"])
             for part in parsed.iter_segments("PT_LOAD")
@@ -79,6 +78,12 @@ class Elf:
             raise PinpointError(str(error.strerror), where=str(path)) from None
         except _BROKEN as error:
             raise _not_whole(path, error) from None
+
+    @classmethod
+    def kept(cls, path: Path) -> Elf:
+        """As `read`, but read once while the file stays as it is: a vmlinux takes most of a second."""
+        status = path.stat()
+        return _kept(path, status.st_mtime_ns, status.st_size)
 
     @cached_property
     def sections(self) -> Mapping[str, Section]:
@@ -214,22 +219,14 @@ class Elf:
         return found
 
 
+@lru_cache(maxsize=32)
+def _kept(path: Path, modified: int, size: int) -> Elf:  # noqa: ARG001 - they tell a file from what it was
+    return Elf.read(path)
+
+
 def _not_whole(path: Path, error: Exception) -> PinpointError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return PinpointError(f"not a whole ELF file ({reason})", where=str(path))
-
-
-def _section(name: str, header: Mapping[str, int]) -> Section:
-    return Section(
-        name=name,
-        address=header["sh_addr"],
-        offset=header["sh_offset"],
-        size=header["sh_size"],
-        executable=bool(header["sh_flags"] & _SHF_EXECINSTR),
-        allocated=bool(header["sh_flags"] & _SHF_ALLOC),
-        in_file=str(header["sh_type"]) != "SHT_NOBITS",
-        alignment=max(1, header["sh_addralign"]),
-    )
 
 
 def _build_id(parsed: ELFFile) -> str:

@@ -12,6 +12,7 @@ _KINDS = {0: "notype", 1: "object", 2: "func", 3: "section", 4: "file", 5: "comm
 _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 
 SHN_ABS = 0xFFF1
+_SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
 
 # Relocations that write eight bytes or two; every other one that a kernel or a module uses writes four, or fields of
 # one four-byte instruction (include/uapi/linux/elf-em.h and arch/*/kernel/module.c, 6.1).
@@ -49,6 +50,20 @@ class Section(NamedTuple):
     allocated: bool
     in_file: bool
     alignment: int
+
+    @classmethod
+    def of(cls, name: str, header: Mapping[str, int]) -> Section:
+        """The section that pyelftools has read this header of."""
+        return cls(
+            name=name,
+            address=header["sh_addr"],
+            offset=header["sh_offset"],
+            size=header["sh_size"],
+            executable=bool(header["sh_flags"] & _SHF_EXECINSTR),
+            allocated=bool(header["sh_flags"] & _SHF_ALLOC),
+            in_file=str(header["sh_type"]) != "SHT_NOBITS",
+            alignment=max(1, header["sh_addralign"]),
+        )
 
 
 class Symbol(NamedTuple):

@@ -130,7 +130,7 @@ class Memory:
         return _CpuSpace(self._name, self._monitor, self._shared, [cpu["cpu-index"] for cpu in cpus])
 
     def _through_tables(self) -> _Space:
-        directory = Elf.read(self._vmlinux).named("swapper_pg_dir")
+        directory = Elf.kept(self._vmlinux).named("swapper_pg_dir")
         if len(directory) != 1:
             raise GuestError("its vmlinux has no one swapper_pg_dir", where=self._name)
         return PariscTables(directory[0].address, self.read_physical)

@@ -34,7 +34,7 @@ class Layout:
 
     def __init__(self, guest: Guest, targets: Iterable[Target] = ()) -> None:
         self.guest = guest
-        self.kernel = Elf.read(guest.image.vmlinux)
+        self.kernel = Elf.kept(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
 
     @cached_property

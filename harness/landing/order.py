@@ -26,7 +26,7 @@ def unique_functions(elf: Elf) -> list[Symbol]:
 
 def moved(kernel: Elf, other: Path) -> list[Symbol]:
     """Functions of `kernel` that, among those both kernels have, follow another function than in `other`."""
-    here, there = unique_functions(kernel), unique_functions(Elf.read(other))
+    here, there = unique_functions(kernel), unique_functions(Elf.kept(other))
     shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
     follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
     ours = [symbol for symbol in here if symbol.name in shared]

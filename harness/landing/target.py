@@ -19,7 +19,7 @@ class Target:
     def __init__(self, guest: Guest, module: str) -> None:
         self.guest = guest
         self.module = module
-        self.elf = Elf.read(guest.image.modules[module])
+        self.elf = Elf.kept(guest.image.modules[module])
 
     def __enter__(self) -> Self:
         self.load()
