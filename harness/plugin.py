@@ -62,10 +62,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """Run rows as they become ready. Leaves pytest-xdist and a mere collection to pytest's own loop."""
     config = session.config
-    run = config.stash[RUN]
-    run.collected(session.items)
     if config.option.collectonly or session.testsfailed:
         return None
+    run = config.stash[RUN]
+    run.collected(session.items)
     if workers.is_controller(config) or workers.is_worker(config):
         return None
     rows.run(session, run.fleet, run.speak)

@@ -1,0 +1,163 @@
+"""The plugin as pytest runs it: which cells there are, what a run ends with, that nothing is lost. No guest boots."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = """
+import harness.matrix.fleet as fleet
+from harness.core.errors import HostError
+
+pytest_plugins = ["harness.plugin"]
+
+
+class Guest:
+    image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
+    accelerator = type("Accelerator", (), {"name": "tcg"})
+
+    def stop(self):
+        pass
+
+
+def boot(self, name):
+    if name == "parisc":
+        raise HostError("no mirror", mend="see the network")
+    return Guest()
+
+
+fleet.Fleet._prepare_and_boot = boot
+import harness.matrix.checkup as checkup
+checkup.begin = lambda guest: ()
+checkup.end = lambda guest, before: None
+"""
+
+
+@pytest.fixture
+def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    monkeypatch.setenv("PINPOINT_RESULTS", str(pytester.path / "results"))
+    monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
+    pytester.makeconftest(CONFTEST)
+    return pytester
+
+
+def run(matrix: pytest.Pytester, case: str, *arguments: str) -> pytest.RunResult:
+    matrix.makepyfile(test_case=f"import pytest\nfrom harness.landing.landing import Missed\n{case}")
+    return matrix.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+def cells(matrix: pytest.Pytester) -> list[dict[str, object]]:
+    lines = (matrix.path / "results" / "latest" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_case_is_a_cell_a_vm_with_its_mutants_first(matrix: pytest.Pytester) -> None:
+    case = '@pytest.mark.mutants("text-base", "only-reported")\ndef test_it(vm, mutant): pass'
+    listed = run(matrix, case, "--collect-only", "-q", "--vm", "parisc", "--vm", "arm64-debian").outlines
+    assert [line.partition("::")[2] for line in listed if "::" in line] == [
+        "test_it[parisc-mutant:text-base]",
+        "test_it[parisc-mutant:only-reported]",
+        "test_it[parisc]",
+        "test_it[arm64-debian-mutant:text-base]",
+        "test_it[arm64-debian-mutant:only-reported]",
+        "test_it[arm64-debian]",
+    ]
+    assert not (matrix.path / "results").exists()
+
+
+def test_an_unknown_vm_is_one_line(matrix: pytest.Pytester) -> None:
+    result = run(matrix, "def test_it(vm): pass", "--vm", "vax")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: no VM named 'vax'; one of: *parisc*"])
+
+
+def test_an_unknown_mutant_and_an_unknown_trait_are_told(matrix: pytest.Pytester) -> None:
+    wrong = run(matrix, '@pytest.mark.mutants("odd")\ndef test_it(vm, mutant): pass', "--vm", "parisc")
+    assert wrong.ret not in (0, 1)
+    wrong.stdout.fnmatch_lines(["*no mutant 'odd'*"])
+    wrong = run(matrix, '@pytest.mark.requires("wings")\ndef test_it(vm): pass', "--vm", "parisc")
+    assert wrong.ret not in (0, 1)
+    assert "no trait named 'wings'" in wrong.stdout.str() + wrong.stderr.str()
+
+
+def test_a_missing_trait_skips_and_is_named(matrix: pytest.Pytester) -> None:
+    case = '@pytest.mark.requires("optimized_kprobes")\ndef test_it(vm): raise SystemError'
+    assert run(matrix, case, "--vm", "parisc").ret == 0
+    (cell,) = cells(matrix)
+    assert (cell["verdict"], cell["reason"]) == ("skip", "parisc has no optimized_kprobes")
+
+
+def test_a_row_that_cannot_be_built_fails_each_of_its_cells_and_no_other(matrix: pytest.Pytester) -> None:
+    result = run(matrix, "def test_it(guest): pass", "--vm", "parisc", "--vm", "arm64-debian")
+    assert result.ret == 3
+    assert {cell["vm"]: cell["verdict"] for cell in cells(matrix)} == {
+        "parisc": "harness-error",
+        "arm64-debian": "pass",
+    }
+    result.stdout.fnmatch_lines(
+        ["no mirror; see the network", "*again: ./pinpoint run --vm parisc -k 'test_it?parisc?'"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "mutant_verdict", "honest_verdict", "status"),
+    [
+        ("if mutant: raise Missed('elsewhere')", "pass", "pass", 0),
+        ("pass", "fail", "fail", 1),
+        ("assert not mutant", "fail", "fail", 1),
+        ("raise Missed('elsewhere')", "pass", "fail", 1),
+    ],
+    ids=["caught", "survived", "caught-for-the-wrong-reason", "the-honest-one-misses"],
+)
+def test_an_honest_cell_counts_only_if_its_mutants_were_caught(
+    matrix: pytest.Pytester, body: str, mutant_verdict: str, honest_verdict: str, status: int
+) -> None:
+    case = f'@pytest.mark.mutants("text-base")\ndef test_it(guest, mutant):\n    {body}'
+    assert run(matrix, case, "--vm", "arm64-debian").ret == status
+    broken, honest = cells(matrix)
+    assert (broken["mutant"], broken["verdict"]) == ("text-base", mutant_verdict)
+    assert (honest["mutant"], honest["verdict"]) == ("", honest_verdict)
+
+
+def test_a_known_defect_is_no_failure_and_is_told_apart_from_a_pass(matrix: pytest.Pytester) -> None:
+    assert run(matrix, "def test_it(guest): pytest.xfail('documented')", "--vm", "arm64-debian").ret == 0
+    assert [(cell["verdict"], cell["reason"]) for cell in cells(matrix)] == [("known-fail", "documented")]
+
+
+def test_what_was_asked_for_and_did_not_run_is_told_and_fails(matrix: pytest.Pytester) -> None:
+    case = "def test_a(guest): assert False\ndef test_b(guest): pass"
+    result = run(matrix, case, "--vm", "arm64-debian", "-x")
+    assert result.ret not in (0, 5)
+    result.stdout.fnmatch_lines(["did not run  test_b on arm64-debian"])
+    assert [cell["case"] for cell in cells(matrix)] == ["test_a"]
+
+
+def test_a_run_leaves_junit_html_and_figures(matrix: pytest.Pytester) -> None:
+    run(matrix, "def test_it(guest): pass", "--vm", "arm64-debian")
+    latest = matrix.path / "results" / "latest"
+    figures = [json.loads(line)["figure"] for line in (latest / "figures.jsonl").read_text().splitlines()]
+    assert figures[:2] == ["run.first_verdict_s", "run.wall_s"]
+    assert "test_it" in (latest / "junit.xml").read_text()
+    assert "arm64-debian" in (latest / "report.html").read_text()
+
+
+def test_workers_of_xdist_share_one_result(matrix: pytest.Pytester) -> None:
+    case = "def test_a(guest): pass\ndef test_b(guest): assert False"
+    assert run(matrix, case, "--vm", "arm64-debian", "--vm", "x86_64-debian", "-n", "2").ret == 1
+    assert sorted((cell["vm"], cell["case"], cell["verdict"]) for cell in cells(matrix)) == [
+        ("arm64-debian", "test_a", "pass"),
+        ("arm64-debian", "test_b", "fail"),
+        ("x86_64-debian", "test_a", "pass"),
+        ("x86_64-debian", "test_b", "fail"),
+    ]
+    assert len(list((matrix.path / "results").glob("2*"))) == 1
+
+
+def test_results_are_outside_the_project(matrix: pytest.Pytester) -> None:
+    run(matrix, "def test_it(guest): pass", "--vm", "arm64-debian")
+    assert Path(matrix.path / "results" / "latest").resolve().is_relative_to(matrix.path)
