@@ -85,6 +85,7 @@ class MatrixRun:
         def write_line(line: str) -> None:
             reporter.ensure_newline()
             reporter.write_line(line)
+            reporter.flush()
 
         board = Board(self.bus, sys.stdout.isatty(), write_line)
         reporter._tw._file = board.above(reporter._tw._file)
