@@ -50,6 +50,8 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
     recipes = select(_split(vms))
     if dry_run:
         return _dry_run(recipes, accel)
+    for recipe in recipes if accel else ():
+        accelerator.choose(recipe.architecture, accel)
     options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
     options += [f"--accel={accel}"] if accel else []
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]

@@ -111,12 +111,12 @@ class Layout:
     def by_hand(self, site: Site) -> int:
         """Where a module's site would be by relocation as the 2008 letter forbids it: text base + file offset.
 
-        The base is the module's first executable section. Holds only where the loader left all gaps as in the file.
+        The base is the first `.text` section of the file that is loaded. Right only where all gaps are as in the file.
         """
         elf, symbol = self.symbol(site)
         sections = self.targets[site.module].sections
         text = min(
-            (section for section in elf.sections.values() if section.executable and section.name in sections),
+            (elf.sections[name] for name in sections if name.startswith(".text")),
             key=lambda section: section.offset,
         )
         in_file = elf.sections[symbol.section].offset + symbol.address - text.offset
