@@ -131,10 +131,9 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     run = request.config.stash[RUN]
     running = run.fleet.guest(vm)
     request.node.stash[WATCH].guest = running
-    before = checkup.begin(running)
     yield running
     try:
-        checkup.end(running, before)
+        checkup.end(running)
     except GuestError as lost:
         run.fleet.retire(vm)
         raise checkup.last_words(running, lost) from lost

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
@@ -18,6 +19,7 @@ from harness.landing.target import Target
 
 # The kernel's own first text symbol: linked in every vmlinux, listed in every /proc/kallsyms.
 _ANCHOR = "_stext"
+_slides: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
 
 
 class Gap(NamedTuple):
@@ -37,9 +39,14 @@ class Layout:
         self.kernel = Elf.kept(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
 
-    @cached_property
+    @property
     def slide(self) -> int:
-        """Bytes between where the kernel was linked and where it runs; 0 without KASLR."""
+        """Bytes between where the kernel was linked and where it runs; 0 without KASLR. Asked of each guest once."""
+        if self.guest not in _slides:
+            _slides[self.guest] = self._measure_slide()
+        return _slides[self.guest]
+
+    def _measure_slide(self) -> int:
         listing = self.guest.run("grep", "-m1", f" {_ANCHOR}$", "/proc/kallsyms").check().stdout
         running = int(listing.split()[0], 16)
         if running == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Self
 
 from harness.core.elf import Elf, Symbol
@@ -14,7 +13,9 @@ from harness.landing.site import Site
 
 
 class Target:
-    """One loaded target module."""
+    """One target module; `sections` are the loaded addresses of its sections, by name."""
+
+    sections: Mapping[str, int]
 
     def __init__(self, guest: Guest, module: str) -> None:
         self.guest = guest
@@ -29,24 +30,24 @@ class Target:
         self.unload()
 
     def load(self) -> None:
-        """insmod; raises GuestError when the kernel refuses."""
-        self.guest.run("insmod", self.guest.ship(self.module)).check()
+        """insmod, and read where its sections are, in one round trip. Raises GuestError when the kernel refuses."""
+        path = self.guest.ship(self.module)
+        # Not the shell's own read: it asks for one byte at a time, and the file gives no second one (EINVAL).
+        listing = f"cd /sys/module/{self.module}/sections && grep -H '' $(ls -A)"
+        self.sections = self._parsed(self.guest.script(f"insmod {path} && {listing}").check().stdout)
 
     def unload(self) -> None:
         """rmmod; raises GuestError when the kernel refuses."""
         self.guest.run("rmmod", self.module).check()
 
-    @cached_property
-    def sections(self) -> Mapping[str, int]:
-        """Section name to loaded address, from `/sys/module/M/sections` (absent for empty sections).
+    def _parsed(self, listing: str) -> Mapping[str, int]:
+        """Section name to loaded address, from `NAME:0xADDRESS` lines; the kernel lists no empty section.
 
         A zero is what `kptr_restrict` shows instead of an address (module_sect_read(), kernel/module/sysfs.c, 6.1); it
         is refused with a GuestError.
         """
-        # Not the shell's own read: it asks for one byte at a time, and the file gives no second one (EINVAL).
-        listing = self.guest.script(f"cd /sys/module/{self.module}/sections && grep -H '' $(ls -A)").check()
         found = {}
-        for line in listing.stdout.splitlines():
+        for line in listing.splitlines():
             name, _, address = line.rpartition(":")
             if int(address, 16) == 0:
                 raise GuestError(f"section {name} of {self.module} shows as 0", mend="kptr_restrict must be 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
@@ -14,6 +15,7 @@ from harness.verdict.words import Verdict
 _FENCE_SECONDS = 60.0
 # What a cell may not change: the loaded modules and the listed kprobes.
 _PRINT_STATE = "cut -d' ' -f1 /proc/modules; cat /sys/kernel/debug/kprobes/list"
+_clean: WeakKeyDictionary[Guest, tuple[str, ...]] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
@@ -33,14 +35,18 @@ class LeftBehind(AssertionError):
     """The cell left modules or kprobes in the guest."""
 
 
-def begin(guest: Guest) -> tuple[str, ...]:
-    """The guest's state before a cell. Raises KernelComplained for what it printed before: boot noise apart."""
-    return _state(guest)
+def begin(guest: Guest) -> None:
+    """Note the guest's state before its first cell. Raises KernelComplained for what it printed at boot but noise."""
+    _clean[guest] = _state(guest)
 
 
-def end(guest: Guest, before: tuple[str, ...]) -> None:
-    """Raise KernelComplained or LeftBehind; GuestLost when the guest does not answer."""
-    after = _state(guest)
+def end(guest: Guest) -> None:
+    """Demand that a cell left the guest as it found it.
+
+    Raises KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is not used
+    again, so what was clean before the first cell is clean before every one.
+    """
+    after, before = _state(guest), _clean[guest]
     if after != before:
         changed = sorted(set(after) ^ set(before))
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
