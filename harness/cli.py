@@ -20,9 +20,7 @@ from harness.core.events import Bus
 from harness.guest import accelerator, qemu
 from harness.images import prepare
 from harness.images.image import Image
-from harness.images.packages import Packages
 from harness.images.recipe import Recipe, load_all, select
-from harness.images.store import Store
 from harness.images.workshop import Workshop
 from harness.report.board import Board
 
@@ -71,7 +69,7 @@ def test(pytest_arguments: Sequence[str]) -> int:
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_(form: str) -> int:
     """List the VMs, their traits, and which of their images are built."""
-    workshop = _workshop(Bus())
+    workshop = Workshop.in_cache(Bus())
     recipes = {recipe: prepare.built(recipe, workshop) for recipe in load_all().values()}
     if form == "json":
         click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
@@ -92,7 +90,7 @@ def build(vms: Sequence[str]) -> int:
     recipes = select(_split(vms))
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
-    workshop = _workshop(bus)
+    workshop = Workshop.in_cache(bus)
     try:
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
             built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
@@ -169,7 +167,7 @@ def _names_tests(arguments: Sequence[str]) -> bool:
 
 def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
     """Print the command line of each guest; the names of files that are yet to be built are in capitals."""
-    workshop = _workshop(Bus())
+    workshop = Workshop.in_cache(Bus())
     for recipe in recipes:
         image = prepare.prepare(recipe, workshop) if prepare.built(recipe, workshop) else None
         wiring = qemu.Wiring(
@@ -186,11 +184,6 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
 def _split(vms: Sequence[str]) -> list[str]:
     """`--vm a,b --vm c` as three names."""
     return [name for word in vms for name in word.split(",") if name]
-
-
-def _workshop(bus: Bus) -> Workshop:
-    cache = paths.cache()
-    return Workshop(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
 
 
 def _row(recipe: Recipe, built: bool) -> dict[str, object]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from harness.core import paths
 from harness.core.events import Bus
 from harness.images.packages import Packages
 from harness.images.store import Store
@@ -52,3 +53,9 @@ class Workshop:
     packages: Packages
     bus: Bus
     slots: Slots = field(default_factory=Slots)
+
+    @classmethod
+    def in_cache(cls, bus: Bus) -> Workshop:
+        """The workshop whose store and packages stand in the user's cache."""
+        cache = paths.cache()
+        return cls(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)

@@ -14,9 +14,7 @@ import pytest
 
 from harness.core import paths, process
 from harness.core.events import Bus
-from harness.images.packages import Packages
 from harness.images.recipe import select
-from harness.images.store import Store
 from harness.images.workshop import Workshop
 from harness.matrix import workers
 from harness.matrix.cells import CellWatch
@@ -59,11 +57,9 @@ class MatrixRun:
     @cached_property
     def fleet(self) -> Fleet:
         """The rows' images and guests."""
-        cache = paths.cache()
-        workshop = Workshop(Store(cache / "store", self.bus), Packages(cache / "apt", self.bus), self.bus)
         return Fleet(
             self.recipes.values(),
-            workshop=workshop,
+            workshop=Workshop.in_cache(self.bus),
             directory=self.directory.path,
             forced_accelerator=self._config.option.accel,
         )
