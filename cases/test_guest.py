@@ -1,6 +1,8 @@
 """What every other case takes for granted of its guest: what is mounted, what is shown, who is reached."""
 
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -43,3 +45,12 @@ def test_reaches_no_network(guest: Guest) -> None:
         assert not attempt.ok, str(attempt)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
+    """A case may have a guest of its own: the same kernel in another machine, whose files are its own."""
+    guest.put(b"of the row", "/tmp/whose")
+    with fresh() as other:
+        assert other.pid != guest.pid
+        assert other.read_text("/proc/sys/kernel/random/boot_id") != guest.read_text("/proc/sys/kernel/random/boot_id")
+        assert not other.host.file("/tmp/whose").exists

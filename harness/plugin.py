@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -140,6 +141,27 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     except Exception:
         run.fleet.retire(vm)
         raise
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
+    """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, with a new slide under KASLR.
+
+    One that is alive at the end is checked as the row's guest is. `fresh(may_die=True)` leaves the judgement to the case.
+    """
+
+    @contextmanager
+    def boot(*, may_die: bool = False) -> Iterator[Guest]:
+        with request.config.stash[RUN].fleet.fresh(vm) as running:
+            request.node.stash[WATCH].guest = running
+            try:
+                yield running
+                if not may_die:
+                    checkup.end(running)
+            except GuestError as lost:
+                raise checkup.last_words(running, lost) from lost
+
+    return boot
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ class Pretender:
         )
         return Guest.boot(
             image,
-            directory=self.directory,
+            log=self.directory / "console" / "pretender.log",
             keys=RunKeys.make(),
             accelerator=Accelerator(TCG, "a test"),
             bus=Bus(),

@@ -54,7 +54,7 @@ class Guest:
         cls,
         image: Image,
         *,
-        directory: Path,
+        log: Path,
         keys: RunKeys,
         accelerator: Accelerator,
         bus: Bus,
@@ -62,11 +62,10 @@ class Guest:
     ) -> Guest:
         """Start a guest and wait until it answers and has proved which kernel it runs.
 
-        Its console goes to `console/<vm>.log` in the directory. Raises BootError with the console's last lines when it
-        panics, stops, or is not ready by the deadline; GuestError when another kernel answers; HostError without QEMU.
+        Its console goes to `log`. Raises BootError with the console's last lines when it panics, stops, or is not ready
+        by the deadline; GuestError when another kernel answers; HostError without QEMU.
         """
         began = time.monotonic()
-        log = directory / "console" / f"{image.recipe.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with bus.step(image.recipe.name, "boot") as step:
             step.say(f"under {accelerator.name}: {accelerator.reason}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.core.deadline import Deadline
@@ -39,6 +41,7 @@ class Fleet:
         self._booting = threading.Semaphore(max(1, workshop.slots.cores // 2))
         self._images: dict[str, Future[Image]] = {}
         self._guests: dict[str, Future[Guest]] = {}
+        self._fresh = itertools.count(1)
 
     @property
     def bus(self) -> Bus:
@@ -67,6 +70,18 @@ class Fleet:
         """The row's guest, booted if need be. Raises what its build or boot raised, each time it is asked for."""
         self.begin([name])
         return self._guests[name].result()
+
+    @contextmanager
+    def fresh(self, name: str) -> Iterator[Guest]:
+        """Another guest of the VM beside the row's own, its boot judged but its traits not proved again.
+
+        Raises what its build or boot raises.
+        """
+        with self._booting:
+            guest = self._boot(self._prepare(name), f"{name}-fresh-{next(self._fresh)}")
+        with guest:
+            checkup.begin(guest)
+            yield guest
 
     def retire(self, name: str) -> None:
         """Stop the row's guest; the next `guest()` boots a fresh one."""
@@ -97,23 +112,16 @@ class Fleet:
         image = self._prepare(name)
         with self._booting:
             try:
-                return self._boot(image)
+                return self._boot_proved(image)
             except traits.TraitContradictedError as contradiction:
                 # A slide is zero by chance once in some 500 boots of an x86_64 kernel; only a second boot tells.
                 if contradiction.trait != "kaslr":
                     raise
-                return self._boot(image)
+                return self._boot_proved(image)
 
-    def _boot(self, image: Image) -> Guest:
+    def _boot_proved(self, image: Image) -> Guest:
         """A guest that answers and whose traits are proved."""
-        guest = Guest.boot(
-            image,
-            directory=self._directory,
-            keys=self._keys,
-            accelerator=choose(image.recipe.architecture, self._forced),
-            bus=self.bus,
-            deadline=Deadline.after(_BOOT_SECONDS),
-        )
+        guest = self._boot(image, image.recipe.name)
         try:
             with self.bus.step(guest.name, "traits"):
                 traits.prove(guest)
@@ -122,3 +130,14 @@ class Fleet:
             guest.stop()
             raise
         return guest
+
+    def _boot(self, image: Image, log_name: str) -> Guest:
+        """A guest that answers, its console in `console/<log_name>.log`."""
+        return Guest.boot(
+            image,
+            log=self._directory / "console" / f"{log_name}.log",
+            keys=self._keys,
+            accelerator=choose(image.recipe.architecture, self._forced),
+            bus=self.bus,
+            deadline=Deadline.after(_BOOT_SECONDS),
+        )
