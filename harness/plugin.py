@@ -145,9 +145,9 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
 
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
-    """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, with a new slide under KASLR.
+    """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, and KASLR slides it anew.
 
-    One that is alive at the end is checked as the row's guest is. `fresh(may_die=True)` leaves the judgement to the case.
+    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case.
     """
 
     @contextmanager
