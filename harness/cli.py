@@ -45,7 +45,7 @@ def cli() -> None:
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
     """Run the matrix: every case on every VM. What is not known here goes to pytest (-k, -x, --lf, -n)."""
-    recipes = select(_split(vms))
+    recipes = select(vms)
     if dry_run:
         return _dry_run(recipes, accel)
     for recipe in recipes if accel else ():
@@ -87,7 +87,7 @@ def list_(form: str) -> int:
 @_VM
 def build(vms: Sequence[str]) -> int:
     """Build images and nothing else, side by side; what is in the store is verified."""
-    recipes = select(_split(vms))
+    recipes = select(vms)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
     workshop = Workshop.in_cache(bus)
@@ -179,11 +179,6 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
         )
         click.echo(shlex.join(qemu.argv(recipe, accelerator.choose(recipe.architecture, forced), wiring)))
     return 0
-
-
-def _split(vms: Sequence[str]) -> list[str]:
-    """`--vm a,b --vm c` as three names."""
-    return [name for word in vms for name in word.split(",") if name]
 
 
 def _row(recipe: Recipe, built: bool) -> dict[str, object]:

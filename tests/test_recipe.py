@@ -63,6 +63,12 @@ def test_a_good_recipe_is_read(recipes: Path) -> None:
     assert recipe.core
 
 
+def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
+    written(recipes, "not read", "other.toml")
+    assert load(written(recipes, GOOD)).kernel.sibling == ""
+    assert load(written(recipes, GOOD.replace("[kernel]", '[kernel]\nsibling = "other"'))).kernel.sibling == "other"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -84,12 +90,16 @@ def test_a_good_recipe_is_read(recipes: Path) -> None:
         ('name = "vm"', 'name = "other"', "name is 'other'; make it 'vm', the file's name"),
         ('["base"]', '["base", "nonesuch"]', "kernel.config names 'nonesuch'; create vm_images/config/nonesuch.config"),
         ('["fix"]', '["nonesuch"]', "kernel.patches names 'nonesuch'; create vm_images/patches/nonesuch.patch"),
+        ("[kernel]", '[kernel]\nsibling = "vm"', "kernel.sibling is the VM itself"),
+        ("[kernel]", '[kernel]\nsibling = "nonesuch"', "kernel.sibling names 'nonesuch'; one of: other"),
+        ("[kernel]", "[kernel]\nsibling = true", "`kernel.sibling` should be a valid string; it is True now"),
         ("[kernel]", "[kernel", "not TOML: "),
         ("[traits]", "[machine]", "not TOML: "),
     ],
 )
 def test_every_mistake_is_one_line(recipes: Path, old: str, new: str, told: str) -> None:
     assert old in GOOD
+    written(recipes, GOOD.replace('"vm"', '"other"'), "other.toml")
     assert told in complaint(written(recipes, GOOD.replace(old, new, 1)))
 
 
@@ -129,6 +139,8 @@ def test_selecting_by_name(recipes: Path) -> None:
     written(recipes, GOOD.replace('"vm"', '"extra"').replace("[kernel]", "core = false\n[kernel]", 1), "extra.toml")
     assert [recipe.name for recipe in select([], recipes)] == ["vm"]
     assert [recipe.name for recipe in select(["extra", "vm", "extra"], recipes)] == ["extra", "vm"]
+    assert [recipe.name for recipe in select(["extra,vm", "vm"], recipes)] == ["extra", "vm"]
+    assert [recipe.name for recipe in select([","], recipes)] == ["vm"]
     with pytest.raises(UsageError, match="no VM named 'x86'; one of: extra, vm"):
         select(["x86"], recipes)
 

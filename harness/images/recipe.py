@@ -23,7 +23,8 @@ class Kernel(_Table):
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
     `tree` is the user's own kernel source. `config` and `patches` name files under `vm_images/config/` and
-    `vm_images/patches/`, in order.
+    `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions elsewhere: what was
+    computed for it is tried on this one.
     """
 
     source: Literal["debian-binary", "debian-source", "tree"]
@@ -32,6 +33,7 @@ class Kernel(_Table):
     config: tuple[str, ...] = Field(default=(), strict=False)
     patches: tuple[str, ...] = Field(default=(), strict=False)
     cflags: str = ""
+    sibling: str = ""
 
     @model_validator(mode="after")
     def _names_its_source(self) -> Kernel:
@@ -94,6 +96,8 @@ class Recipe(_Table):
             raise ValueError(f"arch {self.arch!r} is none of {', '.join(sorted(ARCHITECTURES))}")
         if self.machine.boot == "pvh" and not self.architecture.machine.pvh:
             raise ValueError(f"machine.boot 'pvh' is not for {self.arch}")
+        if self.kernel.sibling == self.name:
+            raise ValueError("kernel.sibling is the VM itself; name another")
         return self
 
     @property
@@ -121,6 +125,7 @@ def load(path: Path) -> Recipe:
     for kind, names in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
         for name in names:
             _demand_file(path, kind, name)
+    _demand_sibling(path, recipe.kernel.sibling)
     return recipe
 
 
@@ -148,6 +153,13 @@ def _demand_file(path: Path, kind: str, name: str) -> None:
         )
 
 
+def _demand_sibling(path: Path, name: str) -> None:
+    """The VM a recipe is compared with must have a recipe beside it."""
+    if name and name not in (known := _names(path.parent)):
+        others = ", ".join(other for other in known if other != path.stem)
+        raise RecipeError(f"kernel.sibling names {name!r}", where=path.name, mend=f"one of: {others}")
+
+
 def part_path(kind: str, name: str) -> Path:
     """The file of a config fragment (`config`) or a patch (`patches`) by its name in a recipe."""
     suffix = {"config": ".config", "patches": ".patch"}[kind]
@@ -156,15 +168,24 @@ def part_path(kind: str, name: str) -> Path:
 
 def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
     """Every recipe in the directory, by name."""
-    return {path.stem: load(path) for path in sorted(directory.glob("*.toml"))}
+    return {name: load(directory / f"{name}.toml") for name in _names(directory)}
 
 
-def select(names: Sequence[str], directory: Path = paths.RECIPES) -> list[Recipe]:
-    """The recipes asked for by name, or all core ones when none is. Raises UsageError on an unknown name."""
+def select(words: Sequence[str], directory: Path = paths.RECIPES) -> list[Recipe]:
+    """The recipes asked for, in words as `--vm` has them (`a` or `a,b`), or all core ones when no name is there.
+
+    Raises UsageError on an unknown name.
+    """
+    names = dict.fromkeys(name for word in words for name in word.split(",") if name)
     if not names:
         return [recipe for recipe in load_all(directory).values() if recipe.core]
-    known = sorted(path.stem for path in directory.glob("*.toml"))
+    known = _names(directory)
     for name in names:
         if name not in known:
             raise UsageError(f"no VM named {name!r}", mend=f"one of: {', '.join(known)}")
-    return [load(directory / f"{name}.toml") for name in dict.fromkeys(names)]
+    return [load(directory / f"{name}.toml") for name in names]
+
+
+def _names(directory: Path) -> list[str]:
+    """The name of every VM that has a recipe in the directory."""
+    return sorted(path.stem for path in directory.glob("*.toml"))

@@ -38,8 +38,7 @@ class MatrixRun:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._began = float(os.environ.get(_BEGAN, time.time()))
-        names = [name for word in config.option.vm for name in word.split(",") if name]
-        self.recipes = {recipe.name: recipe for recipe in select(names)}
+        self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
         self._asked: dict[str, CellId] = {}
         self._cells: list[Cell] = []
