@@ -51,11 +51,27 @@ void pinpoint_fill_data(void);
 void pinpoint_open_calls(struct dentry *dir);
 
 /*
+ * The same value by a longer way, so that what follows stands farther from the
+ * function's start: the other build of pinpoint_target (other/Kbuild).
+ */
+static __always_inline u32 pinpoint_detour(u32 x)
+{
+#ifdef PINPOINT_OTHER_LAYOUT
+	x = ~x;
+	OPTIMIZER_HIDE_VAR(x);
+	x = ~x;
+	OPTIMIZER_HIDE_VAR(x);
+#endif
+	return x;
+}
+
+/*
  * A dozen and more instructions in one straight line, on every architecture:
  * no multiplication, which is a call of a millicode routine on parisc.
  */
 static __always_inline u32 pinpoint_mix(u32 x, u32 salt)
 {
+	x = pinpoint_detour(x);
 	x ^= x << 13;
 	x ^= x >> 17;
 	x ^= x << 5;

@@ -102,6 +102,29 @@ def test_modules_are_built_from_a_copy_and_known_by_name(probes: Path, kernel: K
     assert {path.name for path in probes.iterdir()} == {"Kbuild", "shape.c"}
 
 
+def test_a_directory_of_its_own_may_have_a_module_of_the_same_name(
+    probes: Path, kernel: KernelBuild, workshop: Workshop
+) -> None:
+    (probes / "other").mkdir()
+    (probes / "other/Kbuild").write_text("obj-m := shape.o\n")
+    (probes / "other/shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
+    built = modules.obtain(recipe(), kernel, workshop)
+    assert list(built) == ["other/shape", "shape"]
+    one, other = (Elf.read(built[name]) for name in ("shape", "other/shape"))
+    assert one.build_id != other.build_id
+    assert built["other/shape"].name == built["shape"].name
+    before = modules.parts(recipe(), "key")
+    (probes / "other/shape.c").write_text(MODULE)
+    assert modules.parts(recipe(), "key") != before
+
+
+def test_a_directory_that_builds_no_module_is_named(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+    (probes / "other").mkdir()
+    (probes / "other/Kbuild").write_text("obj-m := shape.o\n")
+    with pytest.raises(BuildError, match=r"probes/other/Kbuild: no module was built"):
+        modules.obtain(recipe(), kernel, workshop)
+
+
 @pytest.mark.usefixtures("probes")
 def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, workshop: Workshop) -> None:
     plain = modules.obtain(recipe(), kernel, workshop)["shape"]

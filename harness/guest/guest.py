@@ -146,7 +146,8 @@ class Guest:
     def ship(self, module: str) -> str:
         """Put one of the image's modules into the guest, the first time it is asked for; gives its path there."""
         if module not in self._shipped:
-            path = f"/tmp/{module}.ko"
+            # `other/pinpoint_target` beside `pinpoint_target`: the kernel takes a module's name from inside the file.
+            path = f"/tmp/{module.replace('/', '-')}.ko"
             self.put(self.image.modules[module], path)
             self._shipped[module] = path
         return self._shipped[module]

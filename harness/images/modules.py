@@ -38,14 +38,15 @@ def present(recipe: Recipe, kernel_key: str, workshop: Workshop) -> bool:
 
 
 def obtain(recipe: Recipe, kernel: KernelBuild, workshop: Workshop) -> Mapping[str, Path]:
-    """Every module of probes/Kbuild for this kernel, by name: `pinpoint_target` to its file.
+    """Every module of probes/ for this kernel, by name: `pinpoint_target` to its file.
 
-    Warnings are errors; each has DWARF line tables and a build-id. Raises BuildError with the log when they do not
-    build, and when one of them is not what this kernel can load.
+    A directory of probes/ with a Kbuild is built by itself, so that it may have a module of a name that there is
+    already: `other/pinpoint_target`. Warnings are errors; each has DWARF line tables and a build-id. Raises BuildError
+    with the log when they do not build, and when one of them is not what this kernel can load.
     """
     job = _Job(recipe, kernel, workshop)
     entry = workshop.store.obtain(KIND, parts(recipe, kernel.key), vm=recipe.name, build=job.build)
-    return {module.stem: module for module in _modules(entry.path)}
+    return _by_name(entry.path)
 
 
 def check(module: Path, kernel: KernelBuild) -> None:
@@ -73,11 +74,11 @@ def vermagic(elf: Elf) -> str:
 
 
 def _probe_sources() -> list[Path]:
-    return sorted(path for pattern in _SOURCES for path in paths.PROBES.glob(pattern))
+    return sorted(path for pattern in _SOURCES for path in paths.PROBES.rglob(pattern))
 
 
 def _probes_digest() -> str:
-    return digest(part for path in _probe_sources() for part in (path.name, sha256(path)))
+    return digest(part for path in _probe_sources() for part in (str(path.relative_to(paths.PROBES)), sha256(path)))
 
 
 @dataclass(frozen=True)
@@ -91,27 +92,31 @@ class _Job:
     def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
         """Build a copy of probes/: kbuild writes beside its sources, which may be read-only to whoever runs this."""
         scratch = entry / "build"
-        scratch.mkdir()
         for source in _probe_sources():
-            shutil.copyfile(source, scratch / source.name)
-        self._make(scratch, step)
-        built = _modules(scratch)
-        if not built:
-            raise BuildError("no module was built", where=str(paths.PROBES / "Kbuild"), mend="name one in obj-m")
-        for module in built:
+            copy = scratch / source.relative_to(paths.PROBES)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+        for kbuild in sorted(scratch.rglob("Kbuild")):
+            self._make(scratch, kbuild.parent, step)
+            if not list(kbuild.parent.glob("*.ko")):
+                where = paths.PROBES / kbuild.relative_to(scratch)
+                raise BuildError("no module was built", where=str(where), mend="name one in obj-m")
+        for name, module in _by_name(scratch).items():
             check(module, self.kernel)
-            module.rename(entry / module.name)
+            kept = entry / f"{name}.ko"
+            kept.parent.mkdir(exist_ok=True)
+            module.rename(kept)
         shutil.rmtree(scratch)
         return {
             "release": self.kernel.release,
-            "build_ids": {path.stem: Elf.read(path).build_id for path in _modules(entry)},
+            "build_ids": {name: Elf.read(path).build_id for name, path in _by_name(entry).items()},
         }
 
-    def _make(self, scratch: Path, step: Step) -> None:
-        """Build with the flags of the kernel itself; debug information that names no directory of this machine.
+    def _make(self, scratch: Path, directory: Path, step: Step) -> None:
+        """Build one directory of the copy with the flags of the kernel itself.
 
-        No turn is waited for, and nothing is niced: it takes seconds, and a row that has its kernel would wait minutes
-        for those that compile.
+        Debug information names no directory of this machine. No turn is waited for, and nothing is niced: it takes
+        seconds, and a row that has its kernel would wait minutes for those that compile.
         """
         headers = self.kernel.headers
         maps = {scratch: "probes", headers.objects: "objects", headers.source: "linux"}
@@ -121,12 +126,14 @@ class _Job:
             *(f"-ffile-prefix-map={old}={new}" for old, new in maps.items()),
         ]
         log = paths.cache() / "logs" / f"modules-{self.recipe.name}.log"
-        log.unlink(missing_ok=True)
+        if directory == scratch:
+            log.unlink(missing_ok=True)
         cores = self.workshop.slots.cores
         make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0)
-        variables = {"M": str(scratch), "KCFLAGS": " ".join(flags).strip()}
+        variables = {"M": str(directory), "KCFLAGS": " ".join(flags).strip()}
         make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
 
 
-def _modules(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.ko"))
+def _by_name(directory: Path) -> dict[str, Path]:
+    """The modules below a directory, named by their place in it: `other/pinpoint_target`."""
+    return {str(path.relative_to(directory).with_suffix("")): path for path in sorted(directory.rglob("*.ko"))}
