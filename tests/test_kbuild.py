@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, Step
 from harness.images import kbuild, object_tree
+from harness.images.recipe import Recipe
 
 NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
 
@@ -65,6 +67,41 @@ def test_a_path_that_make_refuses_is_told_before_it_runs(tmp_path: Path, name: s
     with pytest.raises(HostError, match="its path has a space or a colon; set PINPOINT_CACHE elsewhere"):
         make.run(["all"], kbuild.Output(Step(Bus(), "vm", "kernel")), deadline=Deadline.after(20))
     assert not (tmp_path / "log").exists()
+
+
+def recipe(name: str, **kernel: object) -> Recipe:
+    source = {"source": "debian-source", "package": "linux-source-6.1", "config": ["base", "x86_64"], **kernel}
+    arch = "parisc" if name == "parisc" else "x86_64"
+    return Recipe.model_validate({"name": name, "arch": arch, "describe": "a test", "kernel": source})
+
+
+@pytest.fixture
+def one_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same compiler for every architecture, installed or not."""
+    monkeypatch.setattr(object_tree, "compiler_version", lambda _architecture: "gcc 12")
+
+
+@pytest.mark.usefixtures("one_compiler")
+def test_recipes_that_compile_the_same_share_their_objects(tmp_path: Path) -> None:
+    plain = object_tree.directory(recipe("one"), tmp_path)
+    assert plain.parent == paths.cache() / "work"
+    assert plain.name.startswith("x86_64-")
+    assert object_tree.directory(recipe("two"), tmp_path) == plain
+    relinked = recipe("relinked", config=["base", "x86_64", "text-sorted"], patches=["text-main"], sibling="one")
+    assert object_tree.directory(relinked, tmp_path) == plain
+
+
+@pytest.mark.usefixtures("one_compiler")
+def test_what_compiles_otherwise_has_objects_of_its_own(tmp_path: Path) -> None:
+    trees = [
+        object_tree.directory(recipe("one"), tmp_path),
+        object_tree.directory(recipe("one"), tmp_path / "patched"),
+        object_tree.directory(recipe("parisc"), tmp_path),
+        object_tree.directory(recipe("one", cflags="-ffunction-sections"), tmp_path),
+        object_tree.directory(recipe("one", config=["base", "x86_64", "kaslr"]), tmp_path),
+        object_tree.directory(recipe("one", config=["x86_64", "base"]), tmp_path),
+    ]
+    assert len(set(trees)) == len(trees)
 
 
 def test_only_what_module_builds_read_is_kept(tmp_path: Path) -> None:

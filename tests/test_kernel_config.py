@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from harness.core import paths
 from harness.core.errors import RecipeError
 from harness.images import kernel_config
 
@@ -64,6 +66,26 @@ def test_a_line_that_is_no_option_is_named(tmp_path: Path, line: str) -> None:
 def test_an_option_asked_for_twice_in_one_fragment(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"bad\.config:2: CONFIG_NET is asked for twice; remove this or line 1"):
         kernel_config.read_fragment(fragment(tmp_path, "bad", "CONFIG_NET=y\nCONFIG_NET=m\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "compiles"),
+    [
+        ("# why\nCONFIG_PINPOINT_TEXT_SORTED=y\n", False),
+        ("CONFIG_PINPOINT_TEXT_SORTED=y\nCONFIG_SMP=y\n", True),
+        ("CONFIG_SMP=n\n", True),
+        ("# nothing\n", False),
+    ],
+)
+def test_options_of_our_patches_change_no_object(tmp_path: Path, text: str, compiles: bool) -> None:
+    assert kernel_config.compiles(fragment(tmp_path, "part", text)) is compiles
+
+
+def test_only_linker_scripts_read_the_options_of_our_patches() -> None:
+    for patch in (paths.RECIPES / "patches").glob("*.patch"):
+        for file, changes in re.findall(r"^\+\+\+ b/(\S+)\n((?:[-+ @].*\n)*)", patch.read_text(), re.MULTILINE):
+            if "PINPOINT_" in changes:
+                assert Path(file).name.startswith(("vmlinux.lds.", "Kconfig")), f"{patch.name}: {file}"
 
 
 def test_a_config_is_read_as_written() -> None:

@@ -11,6 +11,9 @@ from harness.core.errors import RecipeError
 
 OFF = "n"
 
+# Options of our own patches are named so, and only the linker script reads them.
+_LINKERS = "CONFIG_PINPOINT_"
+
 _SET = re.compile(r"(CONFIG_\w+)=(.+)")
 _NOT_SET = re.compile(r"# (CONFIG_\w+) is not set")
 # A Kconfig entry ends where the next one begins, at the start of a line.
@@ -60,6 +63,11 @@ def read_fragment(path: Path) -> list[Wish]:
 def merge(fragments: Sequence[Path]) -> dict[str, Wish]:
     """What the fragments ask for together, by option: a later fragment overrides an earlier one."""
     return {wish.option: wish for fragment in fragments for wish in read_fragment(fragment)}
+
+
+def compiles(fragment: Path) -> bool:
+    """True when a fragment changes what is compiled: it asks for more than options of our own patches."""
+    return not all(wish.option.startswith(_LINKERS) for wish in read_fragment(fragment))
 
 
 def seed(wishes: Mapping[str, Wish]) -> str:

@@ -1,4 +1,4 @@
-"""What is kept of a kernel's object tree: enough to build modules against it, and what can be counted in it."""
+"""A kernel's object tree: where it stands, what is kept of it to build modules, and what can be counted in it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
+from harness.core.files import digest
 from harness.core.process import run
+from harness.images import kernel_config
+from harness.images.kbuild import compiler_version
+from harness.images.recipe import Recipe, part_path
 
 NAME = "tree"
 
@@ -30,6 +35,17 @@ _DROPPED = re.compile(r".*\.(o|a|d|cmd|mod|order)|\..*")
 # Of `readelf --wide`: `  [17] .text.hex2bin   PROGBITS ...` and `  42: 00000000 96 FUNC GLOBAL DEFAULT 17 hex2bin`.
 _TEXT_SECTION = re.compile(r"\s*\[ *(\d+)\] \.text\.(?:unlikely\.|hot\.)?(\S+)")
 _FUNCTION = re.compile(r"\s*\d+: [0-9a-f]+ +\w+ FUNC .* +(\d+) (\S+)")
+
+
+def directory(recipe: Recipe, source: Path) -> Path:
+    """Where the objects of a recipe's kernel, compiled from the tree `source`, stand between builds.
+
+    Recipes that compile the same share them: fragments that only the linker script reads do not count. Those that do
+    count by name: an edited one leaves the tree to kbuild, which knows what to compile again.
+    """
+    fragments = [name for name in recipe.kernel.config if kernel_config.compiles(part_path("config", name))]
+    way = [recipe.arch, str(source), recipe.kernel.cflags, compiler_version(recipe.architecture), *fragments]
+    return paths.cache() / "work" / f"{recipe.arch}-{digest(way)[:12]}"
 
 
 def keep(objects: Path, into: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from harness.core import locks, paths
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.events import Step
-from harness.core.files import digest, sha256, write_text
+from harness.core.files import sha256, write_text
 from harness.images import kbuild, kernel_config, object_tree, sources
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import Headers, KernelBuild
@@ -94,7 +95,7 @@ class _Job:
     workshop: Workshop
 
     def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
-        """Build in the object tree kept for this VM, then copy what later steps need to `entry`."""
+        """Build in the object tree, which is ours till its end, then copy what later steps need to `entry`."""
         sources.unpack(self.source, self.workshop.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
@@ -109,11 +110,9 @@ class _Job:
             self._compile(make, step)
             return self._gather(entry, step)
 
-    @property
+    @cached_property
     def _objects(self) -> Path:
-        """Where objects are kept: one tree a VM, source and way of compiling; kbuild itself sees a changed config."""
-        way = [str(self.source.tree), self.recipe.kernel.cflags, compiler_version(self.recipe.architecture)]
-        return paths.cache() / "work" / f"{self.recipe.name}-{digest(way)[:12]}"
+        return object_tree.directory(self.recipe, self.source.tree)
 
     @property
     def _log(self) -> Path:
