@@ -18,6 +18,9 @@ from harness.landing.target import Target
 # Probes spread over the whole kernel text; each costs a text patch under emulation.
 SAMPLE = 48
 
+# Whose order of functions a kernel is compared with that has no sibling.
+STOCK = "x86_64-debian"
+
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
@@ -40,9 +43,10 @@ def test_module_sections(sections: Target, probing: ProbingIn) -> None:
 @pytest.mark.requires("kprobes", "kernel_function_sections")
 @pytest.mark.mutants("one-instruction-off")
 def test_kernel_sections(layout: Layout, probing: ProbingIn, image_of: Callable[[str], Image]) -> None:
-    """In a kernel with a section per function, functions that stand in another order than in the stock build land."""
-    others = moved(layout.kernel, image_of("x86_64-debian").vmlinux)
-    assert others, "no function stands in another order than in the stock build"
+    """In a kernel with a section per function, functions that stand in another order than in its sibling land."""
+    sibling = layout.guest.image.recipe.kernel.sibling or STOCK
+    others = moved(layout.kernel, image_of(sibling).vmlinux)
+    assert others, f"no function stands in another order than in {sibling}"
     with probing.on(*spread(layout, others, SAMPLE)) as probes:
         pass
     assert len(probes.landings) == SAMPLE

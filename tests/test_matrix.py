@@ -128,6 +128,52 @@ def test_a_known_defect_is_no_failure_and_is_told_apart_from_a_pass(matrix: pyte
     assert [(cell["verdict"], cell["reason"]) for cell in cells(matrix)] == [("known-fail", "documented")]
 
 
+@pytest.mark.parametrize("siblings_build", ["works", "fails"])
+def test_a_sibling_that_is_not_of_the_run_is_prepared_before_its_row(
+    matrix: pytest.Pytester, siblings_build: str
+) -> None:
+    """And for a case that compares kernels alone; a build that fails is told to the cells that ask for it."""
+    fleet = f"""
+import harness.matrix.fleet as fleet
+from harness.core.errors import HostError
+
+prepared = []
+
+class Image:
+    def __init__(self, recipe):
+        self.recipe = recipe
+
+def prepare(recipe, workshop):
+    prepared.append(recipe.name)
+    if recipe.name == "parisc" and {siblings_build == "fails"}:
+        raise HostError("no compiler")
+    return Image(recipe)
+
+real = fleet.Fleet._prepare_and_boot
+fleet.prepare = prepare
+fleet.Fleet._boot_proved = lambda self, image: Guest()
+"""
+    conftest = CONFTEST.replace("fleet.Fleet._prepare_and_boot = boot\n", "").replace(
+        "import harness.matrix.fleet as fleet\n", fleet
+    )
+    matrix.makeconftest(conftest)
+    case = """
+from conftest import prepared
+
+def test_a(guest):
+    assert prepared == ["parisc-fsections", "parisc"]
+
+def test_b(guest, image_of):
+    assert image_of("parisc").recipe.name == "parisc"
+    assert prepared == ["parisc-fsections", "parisc"]
+"""
+    run(matrix, case, "--vm", "parisc-fsections")
+    verdict = {"works": "pass", "fails": "harness-error"}[siblings_build]
+    assert [cell["verdict"] for cell in cells(matrix)] == ["pass", verdict]
+    run(matrix, case, "--vm", "parisc-fsections", "-k", "test_a")
+    assert [cell["verdict"] for cell in cells(matrix)] == ["fail"]
+
+
 def test_what_was_asked_for_and_did_not_run_is_told_and_fails(matrix: pytest.Pytester) -> None:
     case = "def test_a(guest): assert False\ndef test_b(guest): pass"
     result = run(matrix, case, "--vm", "arm64-debian", "-x")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.core.deadline import Deadline
+from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.images.image import Image
 from harness.images.prepare import prepare
-from harness.images.recipe import Recipe
+from harness.images.recipe import Recipe, select
 from harness.images.workshop import Workshop
 from harness.landing import traits
 from harness.matrix import checkup
@@ -41,6 +42,7 @@ class Fleet:
         self._booting = threading.Semaphore(max(1, workshop.slots.cores // 2))
         self._images: dict[str, Future[Image]] = {}
         self._guests: dict[str, Future[Guest]] = {}
+        self._compared: set[str] = set()
         self._fresh = itertools.count(1)
 
     @property
@@ -48,14 +50,19 @@ class Fleet:
         """Where the fleet tells what it does."""
         return self._workshop.bus
 
-    def begin(self, names: Sequence[str]) -> None:
-        """Start preparing these rows in the background, in this order; those under way are left alone."""
+    def begin(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
+        """Start preparing these rows in the background, in this order; those under way are left alone.
+
+        The rows in `compared` have cells that ask for their sibling's image: it is prepared before they are ready, so
+        that no cell stands still while a kernel is built.
+        """
+        self._compared.update(compared)
         for name in names:
             if name not in self._guests:
                 self._guests[name] = self._pool.submit(self._prepare_and_boot, name)
 
     def image(self, name: str) -> Image:
-        """The image of a row, prepared now if no guest of it was asked for. Raises what its build raised."""
+        """The image of a VM, a row of this run or not, prepared now if need be. Raises what its build raised."""
         return self._prepare(name)
 
     def ready(self, name: str) -> bool:
@@ -103,13 +110,19 @@ class Fleet:
         image = self._images.setdefault(name, mine)
         if image is mine:
             try:
-                mine.set_result(prepare(self.recipes[name], self._workshop))
+                recipe = self.recipes[name] if name in self.recipes else select([name])[0]
+                mine.set_result(prepare(recipe, self._workshop))
             except BaseException as error:
                 mine.set_exception(error)
         return image.result()
 
     def _prepare_and_boot(self, name: str) -> Guest:
         image = self._prepare(name)
+        sibling = image.recipe.kernel.sibling
+        if sibling and name in self._compared:
+            # Raised again to the cells that ask for it, and to no other.
+            with suppress(PinpointError):
+                self._prepare(sibling)
         with self._booting:
             try:
                 return self._boot_proved(image)

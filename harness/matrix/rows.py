@@ -25,7 +25,7 @@ def run(session: pytest.Session, fleet: Fleet, speak: Callable[[], None]) -> Non
         cell = cell_of(item)
         (own if cell is None else rows.setdefault(cell.vm, [])).append(item)
     wanted = [vm for vm, items in rows.items() if not all(_skipped(item) for item in items)]
-    fleet.begin(wanted)
+    fleet.begin(wanted, [vm for vm in wanted if any(_compares(item) for item in rows[vm])])
     _run_items(session, own, speak)
     while rows:
         vm = next((name for name in rows if name not in wanted or fleet.ready(name)), None)
@@ -35,6 +35,10 @@ def run(session: pytest.Session, fleet: Fleet, speak: Callable[[], None]) -> Non
             continue
         _run_items(session, rows.pop(vm), speak)
         fleet.retire(vm)
+
+
+def _compares(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "image_of" in item.fixturenames and not _skipped(item)
 
 
 def _skipped(item: pytest.Item) -> bool:
