@@ -25,7 +25,7 @@ __all__ = ["Elf", "Relocation", "Section", "Symbol"]
 
 # What pyelftools, and slices of its numbers, raise on headers that point outside the file; ValueError also is mmap's
 # word for an empty file.
-_BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 class _Header(NamedTuple):
@@ -76,7 +76,7 @@ class Elf:
                 return cls(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise PinpointError(str(error.strerror), where=str(path)) from None
-        except _BROKEN as error:
+        except BROKEN as error:
             raise _not_whole(path, error) from None
 
     @classmethod
@@ -120,7 +120,7 @@ class Elf:
         try:
             strings = self._whole(self._sections[self._headers[index].link])
             return elf_tables.symbols(self._layout, self._whole(self._sections[index]), strings, names)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise _not_whole(self.path, error) from None
 
     @cached_property
@@ -192,7 +192,7 @@ class Elf:
                     base=changed.address,
                     symbols=self._table,
                 )
-            except _BROKEN as error:
+            except BROKEN as error:
                 raise _not_whole(self.path, error) from None
         for entries in found.values():
             entries.sort(key=lambda entry: entry.offset)

@@ -22,6 +22,13 @@ _WIDTHS: dict[str, dict[int, int]] = {
 }
 _USUAL_WIDTH = 4
 
+# Relocations that write a whole address, symbol + addend, and how wide: all that stands in a DWARF line table.
+_ABSOLUTE: dict[str, dict[int, int]] = {
+    "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
+    "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
+    "EM_PARISC": {1: 4},  # R_PARISC_DIR32
+}
+
 
 class Layout(NamedTuple):
     """How an ELF file writes its numbers."""
@@ -147,6 +154,11 @@ def relocations(
     form = f"{layout.order}{word}{word}{word.lower() if addends else ''}"
     for offset, info, *addend in struct.iter_unpack(form, table):
         yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift], sum(addend))
+
+
+def absolute_width(machine: str, relocation: Relocation) -> int | None:
+    """How many bytes of plain address a relocation writes, symbol + addend; None for one of any other sort."""
+    return _ABSOLUTE.get(machine, {}).get(relocation.type)
 
 
 def touched(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
