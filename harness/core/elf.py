@@ -189,7 +189,7 @@ class Elf:
                     self._layout,
                     self._whole(table),
                     addends=header.type == "SHT_RELA",
-                    base=changed.address,
+                    base=changed.address if self.linked else 0,
                     symbols=self._table,
                 )
             except BROKEN as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _WIDTHS: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 24: 8},  # R_X86_64_64, R_X86_64_PC64
     "EM_AARCH64": {257: 8, 260: 8, 259: 2, 262: 2},  # R_AARCH64_ABS64, PREL64, ABS16, PREL16
 }
-_USUAL_WIDTH = 4
+_USUAL_WIDTH, _LARGEST_WIDTH = 4, 8
 
 # Relocations that write a whole address, symbol + addend, and how wide: all that stands in a DWARF line table.
 _ABSOLUTE: dict[str, dict[int, int]] = {
@@ -161,11 +161,17 @@ def absolute_width(machine: str, relocation: Relocation) -> int | None:
     return _ABSOLUTE.get(machine, {}).get(relocation.type)
 
 
+def _place(entry: Relocation) -> int:
+    return entry.offset
+
+
 def touched(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
-    """Which of `size` bytes from `offset` on the relocations change, counted from `offset`."""
+    """Which of `size` bytes from `offset` on the relocations, which come in order, change, counted from `offset`."""
     widths = _WIDTHS.get(machine, {})
     found: set[int] = set()
-    for entry in entries:
+    for entry in entries[bisect_left(entries, offset - _LARGEST_WIDTH, key=_place) :]:
         first = entry.offset - offset
+        if first >= size:
+            break
         found.update(range(max(0, first), min(size, first + widths.get(entry.type, _USUAL_WIDTH))))
     return found
