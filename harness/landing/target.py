@@ -9,18 +9,27 @@ from typing import Self
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.identity import build_id
 from harness.landing.site import Site
 
 
 class Target:
-    """One target module; `sections` are the loaded addresses of its sections, by name."""
+    """One target module.
+
+    `build` is its file's name in the image, `other/pinpoint_target` for the other build of `pinpoint_target`;
+    `sections` are the loaded addresses of its sections, by name, `previous` those of the life before, none in its
+    first; `build_id` is in hex, what the loaded module says of itself.
+    """
 
     sections: Mapping[str, int]
+    build_id: str
 
-    def __init__(self, guest: Guest, module: str) -> None:
+    def __init__(self, guest: Guest, build: str) -> None:
         self.guest = guest
-        self.module = module
-        self.elf = Elf.kept(guest.image.modules[module])
+        self.build = build
+        self.module = build.rpartition("/")[2]
+        self.elf = Elf.kept(guest.image.modules[build])
+        self.previous: Mapping[str, int] = {}
 
     def __enter__(self) -> Self:
         self.load()
@@ -30,11 +39,18 @@ class Target:
         self.unload()
 
     def load(self) -> None:
-        """insmod, and read where its sections are, in one round trip. Raises GuestError when the kernel refuses."""
-        path = self.guest.ship(self.module)
+        """insmod, and read its build-id and where its sections are, in one round trip.
+
+        Raises GuestError when the kernel refuses.
+        """
+        path = self.guest.ship(self.build)
         # Not the shell's own read: it asks for one byte at a time, and the file gives no second one (EINVAL).
         listing = f"cd /sys/module/{self.module}/sections && grep -H '' $(ls -A)"
-        self.sections = self._parsed(self.guest.script(f"insmod {path} && {listing}").check().stdout)
+        note = "echo && cat ../notes/.note.gnu.build-id"
+        told, _, notes = self.guest.script(f"insmod {path} && {listing} && {note}").check().out.partition(b"\n\n")
+        self.previous = getattr(self, "sections", {})
+        self.sections = self._parsed(told.decode())
+        self.build_id = build_id(notes)
 
     def unload(self) -> None:
         """rmmod; raises GuestError when the kernel refuses."""
