@@ -23,6 +23,7 @@ from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
 from harness.guest.result import Result
+from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
 from harness.images.image import Image
 
@@ -121,6 +122,10 @@ class Guest:
         return self._link
 
     @cached_property
+    def _shell(self) -> Shell:
+        return Shell(self.name, self.link)
+
+    @cached_property
     def memory(self) -> Memory:
         """Its memory, seen from outside."""
         translation = self.image.recipe.architecture.probing.translation
@@ -133,7 +138,7 @@ class Guest:
 
     def run(self, *argv: str, deadline: Deadline | None = None) -> Result:
         """Run a program in the guest. Raises GuestLost, or DeadlineExceeded while it still runs."""
-        return self.link.run(argv, deadline or Deadline.after(_COMMAND_SECONDS))
+        return self._shell.run(argv, deadline or Deadline.after(_COMMAND_SECONDS))
 
     def script(self, text: str, deadline: Deadline | None = None) -> Result:
         """Run a shell script in the guest: one round trip, however many commands."""

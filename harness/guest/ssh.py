@@ -9,7 +9,7 @@ import select
 import shlex
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import paramiko
@@ -93,23 +93,27 @@ class SshLink:
             raise GuestLost(self._cut or "no SSH connection", where=self._name)
         return transport
 
+    def open(self, deadline: Deadline) -> paramiko.Channel:
+        """A channel for one command. Raises what `told` turns into our own errors."""
+        return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
+
+    @contextlib.contextmanager
+    def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
+        """Tell what goes wrong on the connection as GuestLost or DeadlineExceeded during this command."""
+        try:
+            yield
+        except (paramiko.SSHException, OSError, EOFError) as loss:
+            raise self._failure(argv, deadline, loss) from None
+
     def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> Result:
-        """Run a program; whatever its exit status, that is for the caller to judge.
+        """Run a program in a channel of its own; whatever its exit status, that is for the caller to judge.
 
         Raises GuestLost when the connection breaks, DeadlineExceeded when the program is still running.
         """
         began = time.monotonic()
-        try:
-            channel = self._transport.open_session(timeout=max(0.001, deadline.remaining()))
-        except (paramiko.SSHException, OSError, EOFError) as loss:
-            raise self._failure(argv, deadline, loss) from None
-        try:
+        with self.told(argv, deadline), self.open(deadline) as channel:
             channel.exec_command(shlex.join(argv))
             rc, out, err = _Exchange(channel, stdin).run(deadline)
-        except (paramiko.SSHException, OSError, EOFError) as loss:
-            raise self._failure(argv, deadline, loss) from None
-        finally:
-            channel.close()
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
 
     def put(self, content: bytes | Path, to: str, mode: int, deadline: Deadline) -> None:

@@ -1,0 +1,122 @@
+"""The shell that stays in a guest, against a real one on this host."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import IO
+
+import paramiko
+import pytest
+from ssh_server import SOON, Server, end
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.shell import Shell
+
+
+def run_locally(channel: paramiko.Channel, command: str) -> None:
+    """What dropbear does: a process with the channel as its standard streams."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["/bin/sh", "-c", command], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
+        outputs = [(process.stdout, channel.sendall), (process.stderr, channel.sendall_stderr)]
+        pumps = [threading.Thread(target=pump, args=(channel, *output)) for output in outputs]
+        for thread in pumps:
+            thread.start()
+        with contextlib.suppress(BrokenPipeError):
+            while said := channel.recv(1 << 16):
+                process.stdin.write(said)
+        process.stdin.close()
+        for thread in pumps:
+            thread.join()
+    if not channel.closed:
+        end(channel, process.returncode)
+
+
+def pump(channel: paramiko.Channel, source: IO[bytes], send: Callable[[bytes], None]) -> None:
+    """Move one output; where it ends the shell has ended, though nobody closed its input."""
+    with contextlib.suppress(OSError):
+        while chunk := source.read(1 << 16):
+            send(chunk)
+        channel.shutdown_write()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    made.behaviour = run_locally
+    yield made
+    made.die()
+
+
+@pytest.fixture
+def shell(server: Server) -> Shell:
+    return Shell("a-vm", server.link())
+
+
+def script(shell: Shell, text: str) -> tuple[int, str, str]:
+    result = shell.run(("sh", "-c", text), Deadline.after(SOON))
+    return result.rc, result.stdout, result.stderr
+
+
+def test_results_are_those_of_the_commands(shell: Shell) -> None:
+    assert script(shell, "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
+    assert script(shell, "printf 'no line end'") == (0, "no line end", "")
+    assert script(shell, "false") == (1, "", "")
+    words = shell.run(("printf", "%s|", "a b", "$HOME; it's", ""), Deadline.after(SOON))
+    assert words.stdout == "a b|$HOME; it's||"
+
+
+def test_commands_leave_each_other_alone(shell: Shell) -> None:
+    assert script(shell, "cd /; x=1; exec 2>&1; set -e; false; echo never")[0] == 1
+    assert script(shell, "echo ${x-unset}; pwd") == (0, f"unset\n{script(shell, 'pwd')[1]}", "")
+
+
+def test_broken_script_is_its_own_failure(shell: Shell) -> None:
+    rc, _, complaint = script(shell, "if (; then")
+    assert rc
+    assert complaint
+    assert script(shell, "echo on") == (0, "on\n", "")
+
+
+def test_nothing_reads_the_next_command_as_its_input(shell: Shell) -> None:
+    assert script(shell, "cat") == (0, "", "")
+
+
+def test_both_outputs_may_be_large(shell: Shell) -> None:
+    rc, out, err = script(shell, "head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2")
+    assert (rc, len(out), len(err)) == (0, 3_000_000, 3_000_000)
+
+
+def test_slow_command_costs_only_itself(shell: Shell) -> None:
+    with pytest.raises(DeadlineExceeded, match="sleep"):
+        shell.run(("sleep", "3"), Deadline.after(0.3))
+    assert script(shell, "echo on") == (0, "on\n", "")
+
+
+def test_command_beside_another_has_a_channel_of_its_own(shell: Shell) -> None:
+    slow = threading.Thread(target=script, args=(shell, "sleep 1"))
+    slow.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert shell.run(("echo", "on"), Deadline.after(SOON)).stdout == "on\n"
+    assert time.monotonic() - began < 0.7
+    slow.join()
+
+
+def test_command_that_ends_the_shell_is_told(shell: Shell) -> None:
+    with pytest.raises(GuestError, match=r"a-vm: the guest's shell ended during `kill"):
+        script(shell, "kill -9 $$")
+    assert script(shell, "echo on") == (0, "on\n", "")
+
+
+def test_lost_guest_is_told_at_once(server: Server, shell: Shell) -> None:
+    script(shell, "true")
+    threading.Timer(0.2, server.die).start()
+    began = time.monotonic()
+    with pytest.raises(GuestLost):
+        shell.run(("sleep", "20"), Deadline.after(60))
+    assert time.monotonic() - began < 5
