@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of pinpoint_sweep share: one batch of sites.
+ */
+#ifndef PINPOINT_SWEEP_H
+#define PINPOINT_SWEEP_H
+
+#include <linux/dcache.h>
+#include <linux/kprobes.h>
+#include <linux/mutex.h>
+#include <linux/types.h>
+
+/**
+ * struct pinpoint_swept - one site of the batch, and what became of it
+ * @kp: the kprobe; its symbol_name is in the batch's text
+ * @error: 0 once the kernel has taken the kprobe, else its errno, negative
+ * @hits: how often the pre-handler ran
+ * @ip: the instruction pointer as the pre-handler last saw it
+ */
+struct pinpoint_swept {
+	struct kprobe kp;
+	int error;
+	unsigned long hits;
+	unsigned long ip;
+};
+
+/**
+ * struct pinpoint_batch - the sites of one go
+ * @text: the words they were asked for with, cut up into names
+ * @length: bytes of @text
+ * @sites: in the order asked for
+ * @count: how many there are
+ * @registered: those that the kernel has now, as unregister_kprobes() wants them
+ * @standing: how many these are
+ * @registering: nanoseconds that registering all took
+ * @removing: nanoseconds that removing all took
+ */
+struct pinpoint_batch {
+	char *text;
+	size_t length;
+	struct pinpoint_swept *sites;
+	unsigned int count;
+	struct kprobe **registered;
+	unsigned int standing;
+	u64 registering;
+	u64 removing;
+};
+
+/* Guards the batch. */
+extern struct mutex pinpoint_sweeping;
+extern struct pinpoint_batch pinpoint_batch;
+
+int pinpoint_append_text(const char __user *buf, size_t count);
+int pinpoint_read_batch(void);
+void pinpoint_forget_batch(void);
+int pinpoint_register_batch(bool armed);
+void pinpoint_remove_batch(void);
+int pinpoint_sweep_register(unsigned int index, struct kprobe *kp);
+void pinpoint_open_sweep_report(struct dentry *dir);
+
+#endif

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Registering and removing a whole batch.
+ *
+ * One by one, because register_kprobes() takes all back at the first refusal;
+ * removed together, so that all wait for one grace period.
+ */
+#include <linux/kernel.h>
+#include <linux/ktime.h>
+#include <linux/sched.h>
+
+#include "sweep.h"
+
+/*
+ * Any function of the kernel may come through here, from any context: it
+ * calls nothing, and a count that two processors race for may be short.
+ */
+static int pinpoint_swept_over(struct kprobe *kp, struct pt_regs *regs)
+{
+	struct pinpoint_swept *site = container_of(kp, struct pinpoint_swept, kp);
+
+	WRITE_ONCE(site->ip, instruction_pointer(regs));
+	WRITE_ONCE(site->hits, site->hits + 1);
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_swept_over);
+
+/* What an earlier registration left in the kprobe would make the kernel refuse it. */
+static void pinpoint_renew(struct kprobe *kp, bool armed)
+{
+	const char *symbol = kp->symbol_name;
+	unsigned int offset = kp->offset;
+
+	memset(kp, 0, sizeof(*kp));
+	kp->symbol_name = symbol;
+	kp->offset = offset;
+	kp->pre_handler = pinpoint_swept_over;
+	kp->flags = armed ? 0 : KPROBE_FLAG_DISABLED;
+}
+
+/**
+ * pinpoint_register_batch() - register every site of the batch
+ * @armed: put breakpoints there, too
+ *
+ * Return: 0; what the kernel refused is in the sites.
+ */
+int pinpoint_register_batch(bool armed)
+{
+	struct pinpoint_batch *batch = &pinpoint_batch;
+	u64 began = ktime_get_ns();
+	unsigned int i;
+
+	for (i = 0; i < batch->count; i++) {
+		struct pinpoint_swept *site = &batch->sites[i];
+
+		pinpoint_renew(&site->kp, armed);
+		site->error = pinpoint_sweep_register(i, &site->kp);
+		if (!site->error)
+			batch->registered[batch->standing++] = &site->kp;
+		cond_resched();
+	}
+	batch->registering = ktime_get_ns() - began;
+	return 0;
+}
+
+/**
+ * pinpoint_remove_batch() - unregister all that is registered
+ */
+void pinpoint_remove_batch(void)
+{
+	struct pinpoint_batch *batch = &pinpoint_batch;
+	u64 began = ktime_get_ns();
+
+	unregister_kprobes(batch->registered, batch->standing);
+	batch->standing = 0;
+	batch->removing = ktime_get_ns() - began;
+}
