@@ -4,6 +4,8 @@
  */
 #include <linux/cache.h>
 #include <linux/cpumask.h>
+#include <linux/kernel.h>
+#include <linux/moduleparam.h>
 #include <linux/percpu.h>
 
 #include "shapes.h"
@@ -13,6 +15,12 @@ static u32 pinpoint_data_word __used = 0x50494e01;
 static u32 pinpoint_bss_word;
 static const u32 pinpoint_rodata_word = 0x50494e03;
 static DEFINE_PER_CPU(u32, pinpoint_percpu_word) = 0x50494e04;
+
+/*
+ * Where the loader put the per-CPU word, as it relocated it: sysfs shows no
+ * address of a module's per-CPU section.
+ */
+static u32 __percpu *pinpoint_percpu_place __used = &pinpoint_percpu_word;
 
 /**
  * pinpoint_fill_data() - give the words that no file holds their values
@@ -40,3 +48,19 @@ PINPOINT_SHAPE u32 pinpoint_reads_data(u32 x)
 	sum ^= READ_ONCE(per_cpu(pinpoint_percpu_word, cpumask_first(cpu_possible_mask)));
 	return sum;
 }
+
+/* /sys/module/MODULE/parameters/data: "NAME ADDRESS" a line, as this code sees it. */
+static int pinpoint_tell_data(char *out, const struct kernel_param *unused)
+{
+	return scnprintf(out, PAGE_SIZE,
+			 "pinpoint_data_word 0x%lx\npinpoint_bss_word 0x%lx\n"
+			 "pinpoint_rodata_word 0x%lx\npinpoint_percpu_word 0x%lx\n",
+			 (unsigned long)&pinpoint_data_word, (unsigned long)&pinpoint_bss_word,
+			 (unsigned long)&pinpoint_rodata_word,
+			 (unsigned long)&pinpoint_percpu_word);
+}
+
+static const struct kernel_param_ops pinpoint_data_ops = {
+	.get = pinpoint_tell_data,
+};
+module_param_cb(data, &pinpoint_data_ops, NULL, 0400);
