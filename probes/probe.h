@@ -38,11 +38,13 @@ struct pinpoint_site {
  * @name: value of the parameter mutant
  * @aim: changes the site's kprobe before it is registered, or NULL
  * @arm: stands in for register_kprobe()
+ * @hit: does more than a pre-handler may, or NULL
  */
 struct pinpoint_mutant {
 	const char *name;
 	void (*aim)(struct pinpoint_site *site);
 	int (*arm)(struct kprobe *kp);
+	void (*hit)(struct pinpoint_site *site, struct pt_regs *regs);
 };
 
 extern struct list_head pinpoint_sites;

@@ -20,6 +20,7 @@ static bool disabled;
 module_param(disabled, bool, 0444);
 MODULE_PARM_DESC(disabled, "let the kernel resolve the sites, but put no breakpoints there");
 
+static const struct pinpoint_mutant *pinpoint_acting;
 static struct dentry *pinpoint_dir;
 static struct kprobe **pinpoint_registered;
 static int pinpoint_registered_count;
@@ -30,12 +31,16 @@ static int pinpoint_hit(struct kprobe *kp, struct pt_regs *regs)
 
 	WRITE_ONCE(site->ip, instruction_pointer(regs));
 	atomic_long_inc(&site->hits);
+	if (pinpoint_acting->hit)
+		pinpoint_acting->hit(site, regs);
 	return 0;
 }
 NOKPROBE_SYMBOL(pinpoint_hit);
 
-static void pinpoint_register(struct pinpoint_site *site, const struct pinpoint_mutant *mutant)
+static void pinpoint_register(struct pinpoint_site *site)
 {
+	const struct pinpoint_mutant *mutant = pinpoint_acting;
+
 	site->kp.pre_handler = pinpoint_hit;
 	if (disabled)
 		site->kp.flags = KPROBE_FLAG_DISABLED;
@@ -48,16 +53,16 @@ static void pinpoint_register(struct pinpoint_site *site, const struct pinpoint_
 
 static int __init pinpoint_probe_init(void)
 {
-	const struct pinpoint_mutant *mutant = pinpoint_mutant();
 	struct pinpoint_site *site;
 
-	if (!mutant)
+	pinpoint_acting = pinpoint_mutant();
+	if (!pinpoint_acting)
 		return -EINVAL;
 	pinpoint_registered = kvcalloc(pinpoint_count + 1, sizeof(*pinpoint_registered), GFP_KERNEL);
 	if (!pinpoint_registered)
 		return -ENOMEM;
 	list_for_each_entry(site, &pinpoint_sites, node) {
-		pinpoint_register(site, mutant);
+		pinpoint_register(site);
 		cond_resched();
 	}
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);

@@ -11,12 +11,16 @@
 
 static char *mutant = "none";
 module_param(mutant, charp, 0444);
-MODULE_PARM_DESC(mutant, "none, one-instruction-off or report-without-registering");
+MODULE_PARM_DESC(mutant, "none, one-instruction-off, next-symbol, report-without-registering or clobbers");
 
 static unsigned int mutant_shift[64];
 static unsigned int mutant_shifts;
 module_param_array(mutant_shift, uint, &mutant_shifts, 0444);
-MODULE_PARM_DESC(mutant_shift, "bytes that one-instruction-off aims too far, for each site");
+MODULE_PARM_DESC(mutant_shift, "bytes that one-instruction-off and next-symbol aim too far, for each site");
+
+static unsigned int mutant_clobber;
+module_param(mutant_clobber, uint, 0444);
+MODULE_PARM_DESC(mutant_clobber, "bytes into struct pt_regs of what clobbers changes: the first argument");
 
 static void pinpoint_aim_too_far(struct pinpoint_site *site)
 {
@@ -35,10 +39,22 @@ static int pinpoint_only_resolve(struct kprobe *kp)
 	return error;
 }
 
+/* A function called while it is probed gets another argument than it was given. */
+static void pinpoint_clobber(struct pinpoint_site *site, struct pt_regs *regs)
+{
+	unsigned long *argument = (void *)regs + mutant_clobber;
+
+	if (!site->kp.offset && mutant_clobber <= sizeof(*regs) - sizeof(*argument))
+		*argument ^= 1;
+}
+NOKPROBE_SYMBOL(pinpoint_clobber);
+
 static const struct pinpoint_mutant pinpoint_mutants[] = {
-	{ "none", NULL, register_kprobe },
-	{ "one-instruction-off", pinpoint_aim_too_far, register_kprobe },
-	{ "report-without-registering", NULL, pinpoint_only_resolve },
+	{ "none", NULL, register_kprobe, NULL },
+	{ "one-instruction-off", pinpoint_aim_too_far, register_kprobe, NULL },
+	{ "next-symbol", pinpoint_aim_too_far, register_kprobe, NULL },
+	{ "report-without-registering", NULL, pinpoint_only_resolve, NULL },
+	{ "clobbers", NULL, register_kprobe, pinpoint_clobber },
 };
 
 /**

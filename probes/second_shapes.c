@@ -22,8 +22,15 @@ PINPOINT_SHAPE u32 pinpoint_second_only(u32 x)
 	return pinpoint_mix(x, READ_ONCE(pinpoint_loaded));
 }
 
+/* The kernel has a static function of this name, too (fs/proc/version.c). */
+static PINPOINT_SHAPE u32 version_proc_show(u32 x)
+{
+	return pinpoint_mix(x, 0x4e45);
+}
+
 const struct pinpoint_shape pinpoint_shapes[] = {
 	{ "leaf", pinpoint_leaf, 1 },
 	{ "second_only", pinpoint_second_only, 1 },
+	{ "version_proc_show", version_proc_show, 1 },
 	{ }
 };
