@@ -36,31 +36,30 @@ class Landing:
 
     @property
     def complaint(self) -> str:
-        """Why this is no landing, empty when all speaking witnesses agree and are enough."""
+        """Why this is no landing, empty when all speaking witnesses agree, none contradicts, and they are enough."""
         addresses = {statement.address for statement in self.speaking}
+        contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
             return "the witnesses disagree"
+        if contrary:
+            return f"the {contrary.witness} witness contradicts: {contrary.says}"
         if len(self.speaking) < QUORUM:
             return f"only {len(self.speaking)} of {len(self.statements)} witnesses speak, {QUORUM} are needed"
         return ""
 
     def table(self) -> str:
-        """Witness, address, what it means, what else it says: to be pasted into a bug report."""
-        rows = [("witness", "address", "means", "says")]
-        rows += [
-            (
-                statement.witness,
-                "-" if statement.address is None else f"{statement.address:#x}",
-                "-" if statement.address is None else self.meaning(statement.address),
-                statement.says,
-            )
-            for statement in self.statements
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = [
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
-        ]
+        """Witness, address, what it means, the bytes there, what else it says: to be pasted into a bug report."""
+        rows = [("witness", "address", "means", "bytes", "says"), *(self._row(each) for each in self.statements)]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = (
+            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
+        )
         return "\n".join(line.rstrip() for line in lines)
+
+    def _row(self, said: Statement) -> tuple[str, str, str, str, str]:
+        if said.address is None:
+            return said.witness, "-", "-", "-", said.says
+        return said.witness, f"{said.address:#x}", self.meaning(said.address), said.code.hex() or "-", said.says
 
     def record(self) -> dict[str, Any]:
         """For the results file: the site and each witness's address in hex, or its reason."""
@@ -68,7 +67,9 @@ class Landing:
             "site": str(self.site),
             "hits": self.hits,
             **{
-                statement.witness: statement.says if statement.address is None else f"{statement.address:#x}"
+                statement.witness: statement.says
+                if statement.address is None or statement.contradicts
+                else f"{statement.address:#x}"
                 for statement in self.statements
             },
         }

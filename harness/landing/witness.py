@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from harness.core.architecture import Probing
+from harness.landing.own_bytes import FEWEST, OwnBytes
 from harness.landing.probe import ListedProbe, SiteReport
+
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What one witness says: an address, or None and in `says` the reason why it cannot speak."""
+    """What one witness says: an address, or None and in `says` the reason why it cannot speak.
+
+    One that `contradicts` has seen what cannot be if the probe landed, whatever the others say. `code` are the bytes
+    at its address, as memory had them while the probe was there, or, of the ELF, as the file has them.
+    """
 
     witness: str
     address: int | None
     says: str = ""
+    contradicts: bool = False
+    code: bytes = b""
 
 
 def reported(report: SiteReport) -> Statement:
@@ -45,18 +54,44 @@ def trapped(report: SiteReport, probing: Probing) -> Statement:
     return Statement("trapped", report.ip - probing.trap_offset, f"ip {report.ip:#x}")
 
 
-def outside(window: Window, near: int, probing: Probing) -> Statement:
-    """From outside the guest: where memory changed when the probe was registered, and into what."""
-    changes = window.changes(probing)
-    if not changes:
-        return Statement("outside", None, f"nothing changed in {window.size} bytes from {window.start:#x}")
-    closest = min(changes, key=lambda address: abs(address - near))
-    now = window.during[closest - window.start :]
-    for begins, length in probing.patches:
-        if now.startswith(begins):
-            was = window.before[closest - window.start :][:length]
-            return Statement("outside", closest, f"{was.hex()} became {now[:length].hex()}")
-    return Statement("outside", None, f"{now[:8].hex()} at {closest:#x} is no probe of this architecture")
+def with_bytes(said: Statement, window: Window, own: OwnBytes) -> Statement:
+    """A statement and the bytes at its address: the ELF's own for what the ELF says, memory's for all others."""
+    if said.address is None:
+        return said
+    content = own.code if said.witness == "elf" else window.during
+    place = said.address - window.start
+    return replace(said, code=content[place : place + _SHOWN] if place >= 0 else b"")
+
+
+def outside(
+    window: Window, near: int, probing: Probing, own: OwnBytes | None = None, standing: Collection[int] = ()
+) -> Statement:
+    """From outside the guest: where memory changed when the probe was registered, and into what.
+
+    It contradicts the others when nothing changed, when the change is no probe of this architecture, and when memory
+    but for that is not what the ELF has, for which `own` is given; probes at `standing` addresses were there before. It
+    cannot speak where too little of the ELF can be compared.
+    """
+    places = window.changes(probing) or window.stood(near, probing, own, standing)
+    if not places:
+        denial = f"nothing changed in {window.size} bytes from {window.start:#x}"
+        return Statement("outside", None, denial, contradicts=True)
+    closest = min(places, key=lambda address: abs(address - near))
+    length = window.patch_at(closest, probing)
+    was, now = (state[closest - window.start :] for state in (window.before, window.during))
+    if not length:
+        denial = f"{was[:8].hex()} became {now[:8].hex()}, no probe of this architecture"
+        return Statement("outside", closest, denial, contradicts=True)
+    became = f"{was[:length].hex()} became {now[:length].hex()}"
+    if own is None:
+        return Statement("outside", closest, became)
+    wrong = window.contradiction(own, probing, standing)
+    if wrong:
+        return Statement("outside", closest, f"{became}; {wrong}", contradicts=True)
+    if own.compared < FEWEST:
+        return Statement("outside", None, f"{became}, but only {own.compared} bytes of the ELF can be compared")
+    masked = f", {len(own.masked)} masked" if own.masked else ""
+    return Statement("outside", closest, f"{became}; {own.compared} bytes around are the ELF's{masked}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +123,38 @@ class Window:
                 continue
             first = place - (self.start + place) % probing.alignment
             found.append(self.start + first)
-            patch = self.during[first:]
-            place = first + next((length for begins, length in probing.patches if patch.startswith(begins)), 1)
-            place = max(place, first + probing.alignment)
+            length = self.patch_at(self.start + first, probing) or 1
+            place = max(place, first + length, first + probing.alignment)
         return found
+
+    def patch_at(self, address: int, probing: Probing) -> int:
+        """The length of what the kernel put at an address for a probe, 0 when that is no probe's."""
+        now = self.during[address - self.start :]
+        return next((length for begins, length in probing.patches if now.startswith(begins)), 0)
+
+    def stood(self, address: int, probing: Probing, own: OwnBytes | None, standing: Collection[int]) -> list[int]:
+        """The address, if another probe stood there before and memory shows it: then nothing had to change."""
+        here = address - self.start
+        if own is None or address not in standing or not 0 <= here < len(own.code):
+            return []
+        return [address] if self.patch_at(address, probing) and self.during[here] != own.code[here] else []
+
+    def contradiction(self, own: OwnBytes, probing: Probing, standing: Collection[int] = ()) -> str:
+        """Where memory is neither what the ELF has nor a probe's patch, with both byte strings; "" if nowhere."""
+        longest = max(length for _, length in probing.patches)
+        others = {address - self.start + byte for address in standing for byte in range(longest)}
+        put = {
+            address - self.start + byte
+            for address in self.changes(probing)
+            if self.patch_at(address, probing)
+            for byte in range(longest)
+        }
+        put = {byte for byte in put if byte < self.size and self.before[byte] != self.during[byte]}
+        states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
+        for when, memory, probed in states:
+            strays = own.strays(memory, probed)
+            if strays:
+                first = slice(strays[0], strays[0] + _SHOWN)
+                where = f"at {self.start + strays[0]:#x} the ELF has {own.code[first].hex()}"
+                return f"{where}, memory {memory[first].hex()} {when} the probe"
+        return ""

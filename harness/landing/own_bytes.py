@@ -1,0 +1,92 @@
+"""The ELF's own bytes around a site, to hold guest memory against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from harness.core.elf import Elf
+from harness.landing.layout import Layout
+from harness.landing.patch_sites import LINKED, patch_sites
+from harness.landing.site import Site
+
+# Fewer bytes than one instruction of a fixed-width machine tell nothing.
+FEWEST = 4
+_MOVED_FIELD = 4
+
+
+@dataclass(frozen=True)
+class OwnBytes:
+    """What an ELF file has for `code`'s length of memory from `start` on.
+
+    `masked` are the offsets from `start` of what relocations and the kernel's patching change; `slide` is what absolute
+    addresses in a vmlinux whose relocations were not kept grew by, 0 where that cannot be.
+    """
+
+    start: int
+    code: bytes
+    masked: frozenset[int]
+    slide: int = 0
+
+    @property
+    def compared(self) -> int:
+        """How many bytes memory can be held against."""
+        return len(self.code) - len(self.masked)
+
+    def strays(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
+        """Offsets at which memory from `start` on is not what the file has, without `probed` ones."""
+        wrong = [
+            offset
+            for offset, (own, seen) in enumerate(zip(self.code, memory, strict=False))
+            if own != seen and offset not in self.masked and offset not in probed
+        ]
+        return [offset for offset in wrong if not self._moved(memory, offset)]
+
+    def _moved(self, memory: bytes, offset: int) -> bool:
+        """Is this byte part of a field that grew by exactly the slide? x86: R_X86_64_32S, the only kind in text."""
+        return bool(self.slide) and any(
+            _field(memory, first) == (_field(self.code, first) + self.slide) & 0xFFFFFFFF
+            for first in range(max(0, offset - _MOVED_FIELD + 1), min(offset + 1, len(self.code) - _MOVED_FIELD + 1))
+        )
+
+
+def _field(content: bytes, first: int) -> int:
+    return int.from_bytes(content[first : first + _MOVED_FIELD], "little")
+
+
+def around(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
+    """What the file that defines the site's symbol has for (start, size) in the guest.
+
+    It ends where the symbol's section ends. Nothing is left to compare where the section is not at that address, and
+    where the file does not tell what the kernel patches.
+    """
+    elf, symbol = layout.symbol(site)
+    if site.module:
+        return of_module(elf, symbol.section, layout.targets[site.module].sections[symbol.section], start, size)
+    return of_kernel(elf, layout.slide, start, size)
+
+
+def of_module(elf: Elf, section: str, loaded: int, start: int, size: int) -> OwnBytes:
+    """A module's own bytes for (start, size), its section being loaded at `loaded`."""
+    place = start - loaded
+    size = max(0, min(size, elf.sections[section].size - place)) if place >= 0 else 0
+    if not size:
+        return OwnBytes(start, b"", frozenset())
+    code = elf.section_bytes(section, place, size)
+    masked = patch_sites(elf).within(section, place, size) | elf.relocation_mask(section, place, size)
+    return OwnBytes(start, code, frozenset(masked))
+
+
+def of_kernel(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
+    """A vmlinux's own bytes for (start, size) in a guest that runs it `slide` bytes from where it was linked."""
+    linked = start - slide
+    holding = (each for each in elf.sections.values() if each.address <= linked < each.address + each.size)
+    section = next((each for each in holding if each.executable), None)
+    sites = patch_sites(elf)
+    if section is None or not sites.known:
+        return OwnBytes(start, b"", frozenset())
+    size = min(size, section.address + section.size - linked)
+    kept = elf.relocations(section.name)
+    masked = sites.within(LINKED, linked, size)
+    masked |= elf.relocation_mask(section.name, linked - section.address, size)
+    return OwnBytes(start, elf.bytes_at(linked, size), frozenset(masked), 0 if kept else slide & 0xFFFFFFFF)
