@@ -72,9 +72,14 @@ class Probing:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One architecture. `debian` is dpkg's name, None where the Debian release has no such port."""
+    """One architecture.
+
+    `debian` is dpkg's name, None where the Debian release has no such port; `elf_machine` what an ELF file of it calls
+    its machine.
+    """
 
     name: str
+    elf_machine: str
     debian: str | None
     kernel: str
     gnu: str
@@ -102,6 +107,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     for entry in (
         Architecture(
             name="x86_64",
+            elf_machine="EM_X86_64",
             debian="amd64",
             kernel="x86_64",
             gnu="x86_64-linux-gnu",
@@ -132,6 +138,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             name="arm64",
+            elf_machine="EM_AARCH64",
             debian="arm64",
             kernel="arm64",
             gnu="aarch64-linux-gnu",
@@ -158,6 +165,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         Architecture(
             name="parisc",
+            elf_machine="EM_PARISC",
             debian=None,
             kernel="parisc",
             gnu="hppa-linux-gnu",
