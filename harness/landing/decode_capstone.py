@@ -7,7 +7,7 @@ from functools import lru_cache
 import capstone
 from capstone import arm64_const, x86_const
 
-from harness.landing.instruction import Flow, Instruction
+from harness.landing.instruction import Flow, Instruction, Kind
 
 _X86_TRAPS = frozenset({x86_const.X86_INS_UD0, x86_const.X86_INS_UD1, x86_const.X86_INS_UD2, x86_const.X86_INS_INT3})
 _X86_LEAVES = frozenset(
@@ -20,6 +20,12 @@ _X86_LEAVES = frozenset(
     }
 )
 _ARM64_LEAVES = frozenset({"b", "bl", "br", "blr", "ret", "cbz", "cbnz", "tbz", "tbnz", "eret", "svc", "hvc", "smc"})
+_ARM64_KINDS = {
+    **dict.fromkeys(("cbz", "cbnz", "tbz", "tbnz"), Kind.CONDITIONAL),
+    **dict.fromkeys(("bl", "blr"), Kind.CALL),
+    **dict.fromkeys(("b", "br"), Kind.JUMP),
+    "ret": Kind.RETURN,
+}
 _ARM64_TRAPS = frozenset({"brk", "hlt", "udf"})
 _ARM64_REFUSED = frozenset({"msr", "prfm", "hint", "yield", "esb", "psb", "tsb", "csdb", "dgh"})
 _ARM64_WORD = 4
@@ -51,7 +57,19 @@ def _x86(found: capstone.CsInsn) -> Instruction:
         return Instruction(found.address, found.size, Flow.PLAIN)
     target = next((operand.imm for operand in found.operands if operand.type == x86_const.X86_OP_IMM), None)
     computed = target is None and capstone.CS_GRP_JUMP in found.groups
-    return Instruction(found.address, found.size, Flow.COMPUTED if computed else Flow.ENDS, target)
+    return Instruction(
+        found.address, found.size, Flow.COMPUTED if computed else Flow.ENDS, target, kind=_x86_kind(found)
+    )
+
+
+def _x86_kind(found: capstone.CsInsn) -> Kind:
+    if capstone.CS_GRP_CALL in found.groups:
+        return Kind.CALL
+    if capstone.CS_GRP_RET in found.groups:
+        return Kind.RETURN
+    if capstone.CS_GRP_JUMP not in found.groups:
+        return Kind.OTHER
+    return Kind.JUMP if found.id in (x86_const.X86_INS_JMP, x86_const.X86_INS_LJMP) else Kind.CONDITIONAL
 
 
 def decode_aarch64(code: bytes) -> list[Instruction]:
@@ -72,7 +90,9 @@ def _arm64(found: capstone.CsInsn) -> Instruction:
         # tbz has the bit's number before its target.
         targets = [operand.imm for operand in found.operands if operand.type == arm64_const.ARM64_OP_IMM]
         flow = Flow.COMPUTED if mnemonic == "br" else Flow.ENDS
-        return Instruction(found.address, _ARM64_WORD, flow, targets[-1] if targets else None)
+        kind = _ARM64_KINDS.get(found.mnemonic, Kind.OTHER)
+        kind = Kind.CONDITIONAL if found.mnemonic.startswith("b.") else kind
+        return Instruction(found.address, _ARM64_WORD, flow, targets[-1] if targets else None, kind=kind)
     return Instruction(found.address, _ARM64_WORD, _arm64_flow(mnemonic, found.op_str))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from harness.landing.instruction import Flow, Instruction
+from harness.landing.instruction import Flow, Instruction, Kind
 
 _WORD = 4
 _DELAY = 8  # A displacement counts from the instruction after the delay slot.
@@ -17,10 +17,12 @@ _SYSTEM = 0x00
 _BREAK, _RFI, _RFIR = 0x00, 0x60, 0x65
 # COMBT, COMIBT, COMBF, COMIBF, CMPB (double), ADDBT, ADDIBT, ADDBF, ADDIBF, CMPB (double), BVB, BB, MOVB, MOVIB, CMPIB
 _SHORT_BRANCHES = frozenset({0x20, 0x21, 0x22, 0x23, 0x27, 0x28, 0x29, 0x2A, 0x2B, 0x2F, 0x30, 0x31, 0x32, 0x33, 0x3B})
-_EXTERNAL_BRANCHES = frozenset({0x38, 0x39})  # BE, BLE
+_BRANCH_LINK_EXTERNAL = 0x39  # BLE
+_EXTERNAL_BRANCHES = frozenset({0x38, _BRANCH_LINK_EXTERNAL})  # BE, BLE
 _BRANCH = 0x3A
 _BL, _GATE, _BLR, _BL_LONG, _BV = 0, 1, 2, 5, 6
 _RETURN_POINTER = 2
+_NULLIFY = 2  # The bit of a branch that nullifies its delay slot.
 
 # Instructions with a condition on which the next is nullified: where the condition stands.
 _ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2C, 0x2D})  # register forms; COMICLR, SUBI, ADDIT, ADDI
@@ -38,14 +40,16 @@ def decode(code: bytes) -> list[Instruction]:
 def _instruction(offset: int, word: int) -> Instruction:
     major = word >> 26
     if major in _SHORT_BRANCHES:
-        return _branch(offset, _assemble_12(word))
+        return _branch(offset, _assemble_12(word), Kind.CONDITIONAL)
     if major == _BRANCH:
         return _long_branch(offset, word)
     if major in _EXTERNAL_BRANCHES:
-        return _branch(offset, None)
+        return _branch(offset, None, Kind.CALL if major == _BRANCH_LINK_EXTERNAL else Kind.JUMP)
     if major == _SYSTEM and (word >> 5) & 0xFF in (_BREAK, _RFI, _RFIR):
         return Instruction(offset, _WORD, Flow.ENDS)
-    return Instruction(offset, _WORD, Flow.SKIPS if _nullifies(major, word) else Flow.PLAIN)
+    if _nullifies(major, word):
+        return Instruction(offset, _WORD, Flow.SKIPS, kind=Kind.SKIP)
+    return Instruction(offset, _WORD, Flow.PLAIN)
 
 
 def _nullifies(major: int, word: int) -> bool:
@@ -59,19 +63,20 @@ def _nullifies(major: int, word: int) -> bool:
 
 def _long_branch(offset: int, word: int) -> Instruction:
     """Major opcode 0x3a: B and B,L of two lengths, GATE, and the branches through a register."""
-    kind = (word >> 13) & 0x7
-    if kind in (_BL, _GATE):
-        return _branch(offset, _assemble_17(word))
-    if kind == _BL_LONG:
-        return _branch(offset, _assemble_22(word))
+    form = (word >> 13) & 0x7
     index, base = (word >> 16) & 0x1F, (word >> 21) & 0x1F
-    returns = kind == _BV and index == 0 and base == _RETURN_POINTER
-    return Instruction(offset, _WORD, Flow.ENDS if returns else Flow.COMPUTED)
+    if form in (_BL, _GATE):
+        return _branch(offset, _assemble_17(word), Kind.CALL if base else Kind.JUMP)
+    if form == _BL_LONG:  # It always links, to the return pointer.
+        return _branch(offset, _assemble_22(word), Kind.CALL)
+    if form == _BV and index == 0 and base == _RETURN_POINTER:
+        return Instruction(offset, _WORD, Flow.ENDS, kind=Kind.LONE_RETURN if word & _NULLIFY else Kind.RETURN)
+    return Instruction(offset, _WORD, Flow.COMPUTED, kind=Kind.JUMP)
 
 
-def _branch(offset: int, displacement: int | None) -> Instruction:
+def _branch(offset: int, displacement: int | None, kind: Kind) -> Instruction:
     target = None if displacement is None else offset + _DELAY + displacement * _WORD
-    return Instruction(offset, _WORD, Flow.ENDS, target)
+    return Instruction(offset, _WORD, Flow.ENDS, target, kind=kind)
 
 
 def _assemble_12(word: int) -> int:

@@ -25,6 +25,21 @@ class Flow(Enum):
     """No instruction is known for these bytes."""
 
 
+class Kind(Enum):
+    """What an instruction is for, where a probe on it may go wrong in a way of its own."""
+
+    OTHER = "other"
+    CONDITIONAL = "conditional"
+    """A branch, taken or not."""
+    JUMP = "jump"
+    CALL = "call"
+    RETURN = "return"
+    LONE_RETURN = "lone-return"
+    """A return that nullifies its delay slot."""
+    SKIP = "skip"
+    """It may nullify the next one."""
+
+
 class Instruction(NamedTuple):
     """One instruction of a function.
 
@@ -38,6 +53,7 @@ class Instruction(NamedTuple):
     flow: Flow
     target: int | None = None
     padding: bool = False
+    kind: Kind = Kind.OTHER
 
     @property
     def end(self) -> int:

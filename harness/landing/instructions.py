@@ -9,7 +9,7 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
 from harness.landing import decode_capstone, decode_parisc
-from harness.landing.instruction import Flow, Instruction
+from harness.landing.instruction import Flow, Instruction, Kind
 
 _FENTRY = "__fentry__"
 
@@ -20,7 +20,8 @@ class _Machine(NamedTuple):
     `fixed_width`: every word is an instruction, whatever it means. `entry_pad` may stand before what ftrace patches;
     `entry_nops` is how many nops ftrace has there, of which it patches the last (0: it patches a call of __fentry__, or
     has nothing). `probed_on_ftrace` tells whether a kprobe may stand on what it patches: x86 has KPROBES_ON_FTRACE,
-    arm64 answers EINVAL (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
+    arm64 answers EINVAL (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels). `delay_slots`:
+    what follows a branch still runs.
     """
 
     decode: Callable[[bytes], list[Instruction]]
@@ -28,6 +29,7 @@ class _Machine(NamedTuple):
     entry_pad: bytes = b""
     entry_nops: int = 0
     probed_on_ftrace: bool = True
+    delay_slots: bool = False
 
 
 _MACHINES: Mapping[Decoder, _Machine] = {
@@ -37,8 +39,28 @@ _MACHINES: Mapping[Decoder, _Machine] = {
     Decoder.AARCH64: _Machine(
         decode_capstone.decode_aarch64, entry_pad=bytes.fromhex("5f2403d5"), entry_nops=2, probed_on_ftrace=False
     ),
-    Decoder.PARISC: _Machine(decode_parisc.decode),
+    Decoder.PARISC: _Machine(decode_parisc.decode, delay_slots=True),
 }
+
+
+def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
+    """A function's instructions, without the padding that a size taken from kallsyms includes.
+
+    A branch that a relocation has still to aim has no target; what ftrace patches is plain, or refused.
+    """
+    machine = _MACHINES[decoder]
+    found = machine.decode(elf.code(symbol))
+    while symbol.padded and len(found) > 1 and found[-1].padding:
+        found.pop()
+    unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
+    if not found or (unknown and not machine.fixed_width):
+        raise PinpointError(
+            f"no instruction is known at {symbol.name}+{unknown.offset if unknown else 0:#x}", where=str(elf.path)
+        )
+    patched = _ftrace_site(elf, symbol, machine, found)
+    on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
+    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.place(symbol), symbol.size)
+    return [_settled(each, patched, on_ftrace, unaimed) for each in found]
 
 
 def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
@@ -46,7 +68,7 @@ def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
 
     Raises PinpointError for a function without bytes, and for bytes after which nobody can tell the boundaries.
     """
-    return tuple(each.offset for each in _decoded(elf, symbol, decoder))
+    return tuple(each.offset for each in decoded(elf, symbol, decoder))
 
 
 def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
@@ -56,7 +78,7 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     or that anything branches to; without those that may be left out or let others be. A function with a computed jump
     has none: nobody can tell where that goes. Raises PinpointError as `boundaries` does.
     """
-    code = _decoded(elf, symbol, decoder)
+    code = decoded(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
         return ()
     aimed_at = {each.target for each in code} | _aimed_at_from_cold(elf, symbol, decoder)
@@ -69,8 +91,31 @@ def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     Without those inside of branches, calls and nops: what the kernel patches at boot or later is among these, and a
     patch may be shorter than what it replaces, so that an instruction starts there after all.
     """
-    plain = (each for each in _decoded(elf, symbol, decoder) if each.flow is Flow.PLAIN)
+    plain = (each for each in decoded(elf, symbol, decoder) if each.flow is Flow.PLAIN)
     return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
+
+
+def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ...], ...]:
+    """The offsets of all instructions of a function, in groups of which each member runs as often as the others.
+
+    A group ends before whatever is branched to, and behind whatever can leave the line; a delay slot, and what a
+    nullifying instruction may leave out, stand alone. After a computed jump nobody knows where it goes: every
+    instruction of such a function stands alone. Raises PinpointError as `decoded` does.
+    """
+    code = decoded(elf, symbol, decoder)
+    alone = any(each.flow is Flow.COMPUTED for each in code)
+    begins = {each.target for each in code} | _aimed_at_from_cold(elf, symbol, decoder)
+    slots = 1 + _MACHINES[decoder].delay_slots
+    for place, each in enumerate(code):
+        if each.flow in _LEAVES or each.flow is Flow.SKIPS:
+            after = 2 if each.flow is Flow.SKIPS else slots
+            begins |= {later.offset for later in code[place + 1 : place + 1 + after]}
+    groups: list[list[int]] = []
+    for each in code:
+        if alone or not groups or each.offset in begins:
+            groups.append([])
+        groups[-1].append(each.offset)
+    return tuple(map(tuple, groups))
 
 
 def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
@@ -91,29 +136,10 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
 _LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
 
 
-def _decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
-    """A function's instructions, without the padding that a size taken from kallsyms includes.
-
-    A branch that a relocation has still to aim has no target; what ftrace patches is plain, or refused.
-    """
-    machine = _MACHINES[decoder]
-    found = machine.decode(elf.code(symbol))
-    while symbol.padded and len(found) > 1 and found[-1].padding:
-        found.pop()
-    unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
-    if not found or (unknown and not machine.fixed_width):
-        raise PinpointError(
-            f"no instruction is known at {symbol.name}+{unknown.offset if unknown else 0:#x}", where=str(elf.path)
-        )
-    patched = _ftrace_site(elf, symbol, machine, found)
-    on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
-    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.place(symbol), symbol.size)
-    return [_settled(each, patched, on_ftrace, unaimed) for each in found]
-
-
 def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: set[int]) -> Instruction:
     if patched is not None and each.offset <= patched and each.flow in _LEAVES:
-        return each._replace(flow=on_ftrace if each.offset == patched else Flow.PLAIN, target=None)
+        flow = on_ftrace if each.offset == patched else Flow.PLAIN
+        return each._replace(flow=flow, target=None, kind=Kind.OTHER)
     if each.target is not None and not unaimed.isdisjoint(range(each.offset, each.end)):
         return each._replace(target=None)
     return each
