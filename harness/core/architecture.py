@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+
+from harness.core.defects import Defect, Symptom
 
 
 class Decoder(Enum):
@@ -57,7 +60,10 @@ class Probing:
     begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a
     pre-handler stands past that address; `mid_instruction` the errno for an offset inside an instruction; `alignment`
     the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
-    function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr).
+    function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument`
+    is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `program_counter`
+    finds it in what QEMU's monitor answers to `info registers`; `defects` are the kinds of instruction that the kernel
+    steps wrong, by their names in harness/landing/instruction.py.
     """
 
     breakpoint: bytes
@@ -67,7 +73,10 @@ class Probing:
     alignment: int
     decoder: Decoder
     translation: Translation
+    first_argument: int
+    program_counter: str
     entry_landing_pad: bytes = b""
+    defects: Mapping[str, Defect] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,30 @@ class Architecture:
 
 _UNAME = {"arm64": "aarch64"}
 
+# arch/parisc/kernel/kprobes.c steps an instruction by a copy of it with a break behind, and tells by the break where to
+# go on; the line numbers are those of 6.1.
+_PARISC_FALLS_THROUGH = (
+    "arch/parisc/kernel/kprobes.c:161 (6.1): the switch looks at regs->iir, which is the second break, never the "
+    "stepped branch, so that line 172 goes on behind it"
+)
+_PARISC_DEFECTS = {
+    "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through"),
+    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is passed over"),
+    "return": Defect(
+        Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: a return runs on past the end of its function, into zeros"
+    ),
+    "lone-return": Defect(
+        Symptom.SAME_RESULT_HITS_MISSED,
+        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped branch nullifies the second break behind it, so that "
+        "reset_current_kprobe() in line 177 is never reached and every later hit is taken for a nested one (line 100)",
+    ),
+    "skip": Defect(
+        Symptom.TRAPS_FOR_EVER,
+        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break behind it and the "
+        "CPU runs on into the next instruction slot",
+    ),
+}
+
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
     for entry in (
@@ -133,6 +166,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 alignment=1,
                 decoder=Decoder.X86_64,
                 translation=Translation.QEMU,
+                first_argument=14 * 8,  # di
+                program_counter=r"RIP=([0-9a-f]+)",
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
             ),
         ),
@@ -161,6 +196,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 alignment=4,
                 decoder=Decoder.AARCH64,
                 translation=Translation.QEMU,
+                first_argument=0,  # regs[0]
+                program_counter=r"PC=([0-9a-f]+)",
             ),
         ),
         Architecture(
@@ -188,6 +225,9 @@ ARCHITECTURES: dict[str, Architecture] = {
                 alignment=4,
                 decoder=Decoder.PARISC,
                 translation=Translation.PARISC_TABLES,
+                first_argument=26 * 4,  # gr[26]
+                program_counter=r"IA_F [0-9a-f]+:([0-9a-f]+)",
+                defects=_PARISC_DEFECTS,
             ),
         ),
     )
