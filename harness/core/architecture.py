@@ -76,7 +76,7 @@ class Probing:
     first_argument: int
     program_counter: str
     entry_landing_pad: bytes = b""
-    defects: Mapping[str, Defect] = field(default_factory=dict)
+    defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
