@@ -48,7 +48,7 @@ def places(elf: Elf, file: str, line: int) -> list[Place]:
     lowest: dict[tuple[str, int], Place] = {}
     for row in sorted(row for row in code if row.line == line):
         for symbol in _enclosing(elf, row.section, row.offset)[:1]:
-            here = Place(row.section, row.offset, symbol.name, row.offset - symbol.address)
+            here = Place(row.section, row.offset, symbol.name, row.offset - elf.place(symbol))
             lowest.setdefault((symbol.section, symbol.address), here)
     if not lowest:
         near = min({row.line for row in code}, key=lambda other: abs(other - line))
@@ -87,7 +87,7 @@ def _enclosing(elf: Elf, section: str, offset: int) -> Sequence[Symbol]:
     return [
         symbol
         for symbol in elf.symbols
-        if symbol.kind == "func" and symbol.section == section and 0 <= offset - symbol.address < symbol.size
+        if symbol.kind == "func" and symbol.section == section and 0 <= offset - elf.place(symbol) < symbol.size
     ]
 
 
