@@ -15,6 +15,8 @@ from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, MUTANTS
 from harness.landing.probing import ProbingIn
+from harness.landing.sweep_guests import Fresh
+from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
 from harness.matrix import cells, checkup, rows, selection, workers
 from harness.matrix.run import MatrixRun
@@ -30,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinpoint")
     group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
     group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
+    group.addoption("--sweep", choices=("sample", "all"), default="sample", help="arm some functions, or all")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -191,6 +194,18 @@ def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iter
     with ProbingIn(layout, MUTANTS[mutant] if mutant else HONEST) as tool:
         request.node.stash[WATCH].probing = tool
         yield tool
+
+
+@pytest.fixture
+def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeping:
+    """Sweeps of this VM: `sweeping.resolved()`, `sweeping.armed()`; each gives what became of every site."""
+    return Sweeping(
+        layout,
+        fresh,
+        request.config.stash[RUN].bus,
+        mutant=MUTANTS[mutant] if mutant else HONEST,
+        everything=request.config.option.sweep == "all",
+    )
 
 
 @pytest.fixture

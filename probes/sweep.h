@@ -30,7 +30,7 @@ struct pinpoint_swept {
  * @length: bytes of @text
  * @sites: in the order asked for
  * @count: how many there are
- * @registered: those that the kernel has now, as unregister_kprobes() wants them
+ * @registered: those that the kernel has now, filled from the end, the last of @count first
  * @standing: how many these are
  * @registering: nanoseconds that registering all took
  * @removing: nanoseconds that removing all took
@@ -45,6 +45,18 @@ struct pinpoint_batch {
 	u64 registering;
 	u64 removing;
 };
+
+/**
+ * struct pinpoint_flight_recorder - read from outside when the guest is dead
+ * @trying: number in the batch of the site that was last handed to the kernel
+ * @hit: number of the site that was last hit
+ */
+struct pinpoint_flight_recorder {
+	u32 trying;
+	u32 hit;
+};
+
+extern struct pinpoint_flight_recorder pinpoint_recorder;
 
 /* Guards the batch. */
 extern struct mutex pinpoint_sweeping;

@@ -11,6 +11,8 @@
 
 #include "sweep.h"
 
+struct pinpoint_flight_recorder pinpoint_recorder;
+
 /*
  * Any function of the kernel may come through here, from any context: it
  * calls nothing, and a count that two processors race for may be short.
@@ -19,6 +21,7 @@ static int pinpoint_swept_over(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct pinpoint_swept *site = container_of(kp, struct pinpoint_swept, kp);
 
+	WRITE_ONCE(pinpoint_recorder.hit, site - pinpoint_batch.sites);
 	WRITE_ONCE(site->ip, instruction_pointer(regs));
 	WRITE_ONCE(site->hits, site->hits + 1);
 	return 0;
@@ -38,6 +41,16 @@ static void pinpoint_renew(struct kprobe *kp, bool armed)
 	kp->flags = armed ? 0 : KPROBE_FLAG_DISABLED;
 }
 
+/*
+ * The last registered is the first to be removed. ftrace looks for its sites
+ * from the lowest address up to the highest that it still has to find
+ * (__ftrace_hash_rec_update()), so batches in order of addresses go faster.
+ */
+static void pinpoint_last_first(struct pinpoint_batch *batch, struct kprobe *kp)
+{
+	batch->registered[batch->count - ++batch->standing] = kp;
+}
+
 /**
  * pinpoint_register_batch() - register every site of the batch
  * @armed: put breakpoints there, too
@@ -53,10 +66,11 @@ int pinpoint_register_batch(bool armed)
 	for (i = 0; i < batch->count; i++) {
 		struct pinpoint_swept *site = &batch->sites[i];
 
+		WRITE_ONCE(pinpoint_recorder.trying, i);
 		pinpoint_renew(&site->kp, armed);
 		site->error = pinpoint_sweep_register(i, &site->kp);
 		if (!site->error)
-			batch->registered[batch->standing++] = &site->kp;
+			pinpoint_last_first(batch, &site->kp);
 		cond_resched();
 	}
 	batch->registering = ktime_get_ns() - began;
@@ -71,7 +85,7 @@ void pinpoint_remove_batch(void)
 	struct pinpoint_batch *batch = &pinpoint_batch;
 	u64 began = ktime_get_ns();
 
-	unregister_kprobes(batch->registered, batch->standing);
+	unregister_kprobes(batch->registered + batch->count - batch->standing, batch->standing);
 	batch->standing = 0;
 	batch->removing = ktime_get_ns() - began;
 }

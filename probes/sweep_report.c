@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /sys/kernel/debug/pinpoint_sweep/report: "REGISTERING REMOVING", both in
- * nanoseconds, then a line for each site: "ERRNO ADDRESS HITS IP".
+ * /sys/kernel/debug/pinpoint_sweep/report: "REGISTERING REMOVING RECORDER",
+ * nanoseconds, and where the flight recorder is, in hex; then a line for each
+ * site: "ERRNO ADDRESS HITS IP".
  *
  * ERRNO is positive, 0 for a kprobe that the kernel took; ADDRESS is kp.addr,
  * IP the instruction pointer at the last hit, both in hex. No words: there
@@ -40,7 +41,8 @@ static int pinpoint_sweep_report_show(struct seq_file *out, void *at)
 	struct pinpoint_swept *site = at;
 
 	if (at == SEQ_START_TOKEN)
-		seq_printf(out, "%llu %llu\n", pinpoint_batch.registering, pinpoint_batch.removing);
+		seq_printf(out, "%llu %llu %lx\n", pinpoint_batch.registering,
+			   pinpoint_batch.removing, (unsigned long)&pinpoint_recorder);
 	else
 		seq_printf(out, "%d %lx %lu %lx\n", -site->error,
 			   site->error ? 0 : (unsigned long)site->kp.addr,

@@ -12,6 +12,8 @@ from harness.landing import decode_capstone, decode_parisc
 from harness.landing.instruction import Flow, Instruction, Kind
 
 _FENTRY = "__fentry__"
+# Bytes that no instruction is longer than.
+_LONGEST = 16
 
 
 class _Machine(NamedTuple):
@@ -116,6 +118,12 @@ def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ..
             groups.append([])
         groups[-1].append(each.offset)
     return tuple(map(tuple, groups))
+
+
+def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
+    """A function's first instruction as its bytes have it, None for a function without bytes."""
+    found = _MACHINES[decoder].decode(elf.code(symbol)[:_LONGEST])
+    return found[0] if found else None
 
 
 def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:

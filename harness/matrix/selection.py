@@ -13,6 +13,7 @@ from harness.landing.mutants import MUTANTS
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
+    "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
 )
 
 

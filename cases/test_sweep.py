@@ -1,0 +1,63 @@
+"""A whole kernel swept: every function that can be named resolves, and breakpoints stand where its ELF says.
+
+The kernel resolves symbol_name + offset; thousands of kprobes are registered in one go by pinpoint_sweep. What it
+refuses must be on its own blacklist, or have another reason that docs/sweeps.md gives with file and line.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing import sweep_tracefs
+from harness.landing.site import Site
+from harness.landing.sweeping import Sweeping
+from harness.landing.target import Target
+from harness.report.figures import Figure
+
+pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
+
+
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_resolves(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
+    """Every function with a unique name, registered disabled: what is reported, what is listed and the ELF agree."""
+    swept = sweeping.resolved()
+    figure("sweep.eligible", swept.sites, "sites")
+    figure("sweep.landed", swept.landed, "sites")
+    figure("sweep.unexplained", len(swept.unexplained), "sites", goal="0")
+    figure("sweep.per_second", round(swept.per_second, 1), "sites/s")
+    figure("sweep.seconds", round(swept.seconds, 1), "s", goal="at most 180")
+    swept.prove()
+
+
+@pytest.mark.mutants("one-instruction-off", "only-reported", "stale-snapshot")
+def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
+    """Armed, listed, seen from outside, removed, the original bytes back: a sample, or everything with --sweep=all."""
+    swept = sweeping.armed()
+    figure("sweep.armed", swept.sites, "sites")
+    figure("sweep.armed_landed", swept.landed, "sites")
+    figure("sweep.armed_unexplained", len(swept.unexplained), "sites", goal="0")
+    figure("sweep.armed_per_second", round(swept.per_second, 1), "sites/s")
+    swept.prove()
+
+
+def test_faster_than_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
+    """The same sites in the same guest: armed, read from outside and removed, beside the whole cycle of tracefs."""
+    if not sweep_tracefs.offered(guest):
+        pytest.skip(f"{guest.name} has no kprobe events")
+    ours, peer = sweeping.beside_tracefs()
+    figure("sweep.tracefs_per_second", round(peer.per_second, 1), "sites/s")
+    ratio = figure("sweep.ratio_to_tracefs", round(ours.per_second / peer.per_second, 1), "x", goal="at least 3")
+    ours.prove()
+    assert ratio.holds, f"{ours.per_second:.1f} sites/s, tracefs {peer.per_second:.1f}: {peer}"
+
+
+@pytest.mark.parametrize("way", ["oops-at", "hang-at"])
+def test_survives_a_deadly_site(target: Target, sweeping: Sweeping, way: str) -> None:
+    """A site that kills the guest is found on fresh guests and named; all the others are swept."""
+    deadly = target.site("loop")
+    sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
+    sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
+    swept = sweeping.on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
+    assert swept.deadly == [deadly]
+    assert swept.landed == len(sites) - 1, swept.unexplained

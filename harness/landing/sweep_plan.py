@@ -1,0 +1,78 @@
+"""What a sweep sweeps: every function that can be named, or a sample of them that has one of every kind."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+
+from harness.core.elf import Symbol
+from harness.landing.instructions import first
+from harness.landing.layout import Layout
+from harness.landing.order import unique_functions
+from harness.landing.site import Site
+
+# A kernel of no more functions than this is armed whole by default: that takes minutes on an emulated machine.
+FEW = 16_000
+# Functions of each kind, and of all kinds, in a sample.
+_OF_A_KIND = 3
+_SPREAD = 300
+# A batch: enough that a grace period and a round trip cost nothing, few enough that progress is seen and that ftrace,
+# which copies its list of sites for every site (ftrace_set_hash(), kernel/trace/ftrace.c, 6.1), copies little.
+RESOLVED_BATCH = 2000
+ARMED_BATCH = 400
+
+
+def eligible(layout: Layout) -> list[Site]:
+    """Every function of the kernel's text whose name is unique, by address, and every function of the loaded targets.
+
+    A name that occurs twice means the one that kallsyms finds first: no symbol + offset can ask for the others.
+    """
+    return [*_kernel(layout), *_targets(layout)]
+
+
+def sample(layout: Layout) -> list[Site]:
+    """Every target function, some of every kind of entry, and entries spread over the kernel's text; by address."""
+    functions = unique_functions(layout.kernel)
+    kinds: defaultdict[Hashable, list[Symbol]] = defaultdict(list)
+    for symbol in functions:
+        kinds[_kind(layout, symbol)].append(symbol)
+    chosen = {symbol for found in kinds.values() for symbol in _spread(found, _OF_A_KIND)}
+    chosen |= set(_spread(functions, _SPREAD))
+    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *_targets(layout)]
+
+
+def default_armed(layout: Layout) -> list[Site]:
+    """Everything on a small kernel, a sample of a large one."""
+    everything = eligible(layout)
+    return everything if len(everything) <= FEW else sample(layout)
+
+
+def batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
+    """The sites in their order, `size` at a time."""
+    return [sites[start : start + size] for start in range(0, len(sites), size)]
+
+
+def _kernel(layout: Layout) -> list[Site]:
+    return [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
+
+
+def _targets(layout: Layout) -> list[Site]:
+    return [
+        Site(symbol.name, module=target.module)
+        for target in layout.targets.values()
+        for symbol in target.functions
+        if symbol.section in target.sections and not symbol.section.startswith((".init", ".exit"))
+    ]
+
+
+def _kind(layout: Layout, symbol: Symbol) -> Hashable:
+    """What is told apart: what the entry's instruction does and how long it is, and which part of a function it is."""
+    entry = first(layout.kernel, symbol, layout.guest.image.recipe.architecture.probing.decoder)
+    part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
+    return (entry and (entry.flow, entry.size, entry.target is not None)), part
+
+
+def _spread(functions: Sequence[Symbol], count: int) -> list[Symbol]:
+    """At most `count` of them, evenly spread."""
+    count = min(count, len(functions))
+    return [functions[index * len(functions) // count] for index in range(count)]

@@ -1,0 +1,84 @@
+"""Sweeps as cases use them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.core.events import Bus
+from harness.landing import sweep_plan, sweep_tracefs
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.site import Site
+from harness.landing.sweep import Sweep, Swept
+from harness.landing.sweep_guests import Fresh, FreshGuests, sweep_one_guest
+from harness.landing.sweep_module import SweepModule
+from harness.landing.sweep_tracefs import Peer
+
+# Shapes of the target that a mutant is caught at: more prove no more.
+_SHAPES = ("leaf", "static", "calls", "loop")
+_CORES = len(os.sched_getaffinity(0))
+# Sites that tracefs is measured at: each of them costs it as much as a dozen of ours.
+_PEER_SITES = 100
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """Sweeps of one cell's VM. `workers` is how many guests of its own a sweep may use at once."""
+
+    layout: Layout
+    fresh: Fresh
+    bus: Bus
+    mutant: Mutant = HONEST
+    everything: bool = False
+    workers: int = _CORES
+
+    def resolved(self) -> Swept:
+        """Every eligible site registered disabled, in the row's own guest: nothing there is patched."""
+        sites = self._few() if self.mutant is not HONEST else sweep_plan.eligible(self.layout)
+        return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
+
+    def armed(self) -> Swept:
+        """Breakpoints at a sample, at everything on a small kernel or where asked for; on guests that may die of it."""
+        if self.mutant is not HONEST:
+            return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
+        everything = self.everything
+        sites = sweep_plan.eligible(self.layout) if everything else sweep_plan.default_armed(self.layout)
+        return self.on_fresh_guests(sites, workers=self.workers if everything else 1)
+
+    def on_fresh_guests(self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()) -> Swept:
+        """These sites armed, on guests of their own; `parameters` go to the sweep module."""
+        with self.bus.step(self.layout.guest.name, "armed") as step:
+            guests = FreshGuests(self.fresh, step, workers=workers, parameters=parameters)
+            swept = guests.sweep(sweep_plan.batches(sites, sweep_plan.ARMED_BATCH))
+            step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
+        return swept
+
+    def beside_tracefs(self) -> tuple[Swept, Peer]:
+        """The same sites in the same guest, through tracefs and armed by us.
+
+        Ours include all that goes to and fro, is read from outside and compared; neither counts the loading of modules.
+        """
+        entries = sweep_plan.eligible(self.layout)
+        sites = [entries[index * len(entries) // _PEER_SITES] for index in range(_PEER_SITES)]
+        with self.bus.step(self.layout.guest.name, "tracefs") as step:
+            peer = sweep_tracefs.cycle(self.layout.guest, sites)
+            step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
+        return self._here(sites, armed=True, size=_PEER_SITES), peer
+
+    def _here(self, sites: Sequence[Site], *, armed: bool, size: int) -> Swept:
+        """These sites in the row's own guest."""
+        module = SweepModule(self.layout.guest, self.mutant.parameters(self.layout, sites))
+        sweep = Sweep(self.layout, module, armed=armed, mutant=self.mutant)
+        module.load()
+        try:
+            with self.bus.step(self.layout.guest.name, "armed" if armed else "resolved") as step:
+                swept = sweep_one_guest(sweep, sweep_plan.batches(sites, size), step)
+                step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second")
+        finally:
+            module.unload()
+        return swept
+
+    def _few(self) -> list[Site]:
+        return [target.site(shape) for target in self.layout.targets.values() for shape in _SHAPES]
