@@ -62,7 +62,8 @@ class Probing:
     the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
     function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument`
     is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `program_counter`
-    finds it in what QEMU's monitor answers to `info registers`; `defects` are the kinds of instruction that the kernel
+    finds it in what QEMU's monitor answers to `info registers`; `flag_patches` is how the patch begins where the kernel
+    lists a probe with a flag; `defects` are the kinds of instruction that the kernel
     steps wrong, by their names in harness/landing/instruction.py.
     """
 
@@ -76,6 +77,7 @@ class Probing:
     first_argument: int
     program_counter: str
     entry_landing_pad: bytes = b""
+    flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
 
@@ -168,6 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
                 program_counter=r"RIP=([0-9a-f]+)",
+                flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
             ),
         ),
