@@ -12,9 +12,11 @@ import pytest
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.images.image import Image
+from harness.landing.conversion import Conversions
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, MUTANTS
 from harness.landing.probing import ProbingIn
+from harness.landing.reading import Readings
 from harness.landing.sweep_guests import Fresh
 from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
@@ -206,6 +208,18 @@ def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutan
         mutant=MUTANTS[mutant] if mutant else HONEST,
         everything=request.config.option.sweep == "all",
     )
+
+
+@pytest.fixture
+def conversions(layout: Layout, mutant: str) -> Conversions:
+    """Addresses into closest symbol + offset and back: `conversions.prove(sites)`."""
+    return Conversions(layout, MUTANTS[mutant] if mutant else HONEST)
+
+
+@pytest.fixture
+def readings(layout: Layout, mutant: str) -> Readings:
+    """Data by its symbol, read inside the guest and outside of it: `readings.prove(datum, value)`."""
+    return Readings(layout, MUTANTS[mutant] if mutant else HONEST)
 
 
 @pytest.fixture

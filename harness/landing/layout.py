@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.landing.closest import Closest, Named
 from harness.landing.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -67,6 +67,16 @@ class Layout:
         pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
         shift = len(pad) if pad and site.offset == 0 and self.code(site)[: len(pad)] == pad else 0
         return self.base(symbol, site.module) + site.offset + shift
+
+    def start(self, site: Site) -> int:
+        """Where the site's symbol is loaded; a probe on an entry may land past it, see `address`."""
+        _, symbol = self.symbol(site)
+        return self.base(symbol, site.module)
+
+    def boundaries(self, site: Site) -> list[Site]:
+        """The site's function at each of its instructions. Raises PinpointError where nobody can tell them."""
+        elf, symbol = self.symbol(site)
+        return [site.at(offset) for offset in boundaries(elf, symbol, self._decoder)]
 
     def straight(self, site: Site, count: int) -> list[Site]:
         """The site's function at its entry and at inner boundaries that run exactly once a call, `count` in all.
@@ -135,24 +145,29 @@ class Layout:
         return elf.code(symbol)
 
     def meaning(self, address: int) -> str:
-        """The closest function at or below an address and the offset into it, as `sym+0xoff [mod]`."""
-        starts, names = self._functions
-        index = bisect_right(starts, address) - 1
-        if index < 0:
-            return "nothing known"
-        return f"{names[index][0]}+{address - starts[index]:#x}{names[index][1]}"
+        """The closest symbol at or below an address and the offset into it, as `sym+0xoff [mod]`."""
+        return str(self.closest.at(address) or "nothing known")
 
     @cached_property
-    def _functions(self) -> tuple[list[int], list[tuple[str, str]]]:
-        """Every function's loaded address, sorted, and its name beside it."""
-        known = [
-            (symbol.address + self.slide, (symbol.name, "")) for symbol in self.kernel.symbols if symbol.kind == "func"
-        ]
+    def closest(self) -> Closest:
+        """Every symbol that kallsyms may keep, where it is loaded: functions before what shares their addresses."""
+        kernel = _functions_first(self.kernel, self.kernel.sections)
+        known = [Named(symbol.address + self.slide, symbol.name) for symbol in kernel]
         for module, target in self.targets.items():
-            known += [
-                (target.sections[symbol.section] + symbol.address, (symbol.name, f" [{module}]"))
-                for symbol in target.elf.symbols
-                if symbol.kind == "func" and symbol.section in target.sections
-            ]
-        known.sort()
-        return [start for start, _ in known], [name for _, name in known]
+            symbols = _functions_first(target.elf, self.lasting(module))
+            known += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
+        return Closest(known)
+
+    def lasting(self, module: str) -> set[str]:
+        """The sections of a module that stay: sysfs shows those of its initializer, too, long after they are freed."""
+        return {name for name in self.targets[module].sections if not name.startswith(".init")}
+
+    def mark(self, name: str) -> int:
+        """Where one of the linker's own symbols in vmlinux is, as `_etext`."""
+        return self.kernel.named(name)[0].address + self.slide
+
+
+def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:
+    """The symbols that stand in one of these sections; the stable sort leaves those of a kind in the table's order."""
+    standing = (each for each in elf.symbols if each.section in sections and each.kind not in ("section", "file"))
+    return sorted(standing, key=lambda symbol: symbol.kind != "func")

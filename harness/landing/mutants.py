@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.landing import data
+from harness.landing.data import Datum
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -38,12 +40,17 @@ class Mutant:
 
     `parameters` make the probe module itself wrong (probes/probe_mutants.c); `bad_spec` gives the spec really tried
     where a refusal is expected; `stays` leaves the probe module loaded when it should go; `relocates_by_hand` takes
-    text base + file offset for a module's symbol instead of its section.
+    text base + file offset for a module's symbol instead of its section. Of other checks: `converts_too_far` adds so
+    many bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do;
+    `reads_beyond` reads what stands behind a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     bad_spec: Callable[[str], str] = _honest_bad_spec
     stays: bool = False
+    converts_too_far: int = 0
+    places: Callable[[Layout, Datum], int] | None = None
+    reads_beyond: bool = False
     relocates_by_hand: bool = False
 
 
@@ -55,4 +62,8 @@ MUTANTS: dict[str, Mutant] = {
     "text-base": Mutant(relocates_by_hand=True),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
+    "converts-too-far": Mutant(converts_too_far=4),
+    "next-data-symbol": Mutant(places=data.by_next_symbol),
+    "data-by-text-base": Mutant(places=data.by_text_base),
+    "reads-next-word": Mutant(reads_beyond=True),
 }

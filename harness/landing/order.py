@@ -16,12 +16,17 @@ from harness.landing.site import Site
 _BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
 
 
+def named_once(elf: Elf) -> list[Symbol]:
+    """The functions whose names occur once in the whole file, in the order of their addresses."""
+    named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
+    functions = (symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1)
+    return sorted(functions, key=lambda symbol: symbol.address)
+
+
 def unique_functions(elf: Elf) -> list[Symbol]:
     """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
-    named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
-    functions = [symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1]
     begin, end = (elf.named(name)[0].address for name in ("_stext", "_etext"))
-    return sorted((symbol for symbol in functions if begin <= symbol.address < end), key=lambda symbol: symbol.address)
+    return [symbol for symbol in named_once(elf) if begin <= symbol.address < end]
 
 
 def moved(kernel: Elf, other: Path) -> list[Symbol]:

@@ -111,6 +111,18 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
     return any("[FTRACE]" in listed.flags for listed in scene.listed)
 
 
+def _data_symbols(scene: _Scene) -> bool:
+    """KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not functions alone."""
+    wanted = ("linux_banner", "pinpoint_data_word")
+    listing = scene.guest.script(f"grep -w -e {' -e '.join(wanted)} /proc/kallsyms").stdout
+    return {line.split()[2] for line in listing.splitlines()} >= set(wanted)
+
+
+def _cold_halves(scene: _Scene) -> bool:
+    """Whether this architecture's gcc moves unlikely parts of functions into symbols of their own."""
+    return bool(scene.target.elf.named("pinpoint_cold_part.cold"))
+
+
 def _section_fd_pins(scene: _Scene) -> bool:
     """Whether an open section file raises the reference count: it did until 2.6.22, 2.6.23 cut that."""
     module = f"/sys/module/{scene.target.module}"
@@ -130,4 +142,6 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "optimized_kprobes": _optimized_kprobes,
     "ftrace_kprobes": _ftrace_kprobes,
     "section_fd_pins": _section_fd_pins,
+    "data_symbols": _data_symbols,
+    "cold_halves": _cold_halves,
 }

@@ -1,0 +1,127 @@
+"""An address is closest symbol + offset, and that is the address again: pure-address kprobes need no symbol of ours.
+
+_kprobe_addr() turns every address into symbol + offset and back before it registers (kernel/kprobes.c, 6.1). The kernel
+counts from the closest symbol below, whatever that is and however far (get_symbol_pos(), kernel/kallsyms.c;
+find_kallsyms_symbol(), kernel/module/kallsyms.c): the end of a function is no end to it.
+"""
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing import outskirts
+from harness.landing.conversion import Conversions
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.order import named_once, spread, unique_functions
+from harness.landing.probing import ProbingIn
+from harness.landing.refusal import expect_refusal
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.report.figures import Figure
+
+# Functions of the kernel, evenly spread over its text; of each the first, the middle and the last instruction.
+SAMPLE = 96
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("converts-too-far")
+def test_kernel_text(layout: Layout, conversions: Conversions, figure: Callable[..., Figure]) -> None:
+    """Instructions spread over the whole kernel text: there and back, and registered at one address both ways."""
+    functions = spread(layout, unique_functions(layout.kernel), SAMPLE)
+    found = conversions.prove([site for function in functions for site in ends_and_middle(layout.boundaries(function))])
+    taken = sum(conversion.registered for conversion in found)
+    figure("closest.kernel_addresses", len(found), "addresses")
+    figure("closest.kernel_registered", taken, "addresses")
+    assert taken > len(found) // 2, f"only {taken} of {len(found)} addresses could be probed at all"
+
+
+def ends_and_middle(sites: list[Site]) -> list[Site]:
+    """First, middle and last."""
+    return list(dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1])))
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("converts-too-far")
+def test_every_instruction_of_a_module(
+    layout: Layout, target: Target, conversions: Conversions, figure: Callable[..., Figure]
+) -> None:
+    """Every instruction of every function that stays loaded, `.cold` halves and second names too."""
+    functions = [each for each in target.functions if each.section in layout.lasting(target.module)]
+    sites = [Site(each.name, module=target.module) for each in functions]
+    found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)])
+    figure("closest.module_addresses", len(found), "addresses")
+    assert len(found) > 200
+
+
+@pytest.mark.requires("kprobes", "cold_halves")
+@pytest.mark.mutants("converts-too-far")
+def test_cold_half(layout: Layout, target: Target, conversions: Conversions) -> None:
+    """What gcc moved away is a symbol of its own: no offset into the function leads there."""
+    cold = layout.boundaries(target.site("cold_part.cold"))
+    for conversion in conversions.prove(cold):
+        assert conversion.kernel.name == "pinpoint_cold_part.cold"
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("converts-too-far")
+def test_behind_functions(layout: Layout, target: Target, conversions: Conversions) -> None:
+    """Behind a function the kernel counts on from its start, and takes a probe: on padding, in stubs, on zeros."""
+    behind = [*outskirts.behind_functions(layout, target.module), outskirts.last_word(layout, target.module)]
+    assert len(behind) > 1
+    for conversion in conversions.prove(behind):
+        assert conversion.registered, str(conversion)
+
+
+@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.mutants("converts-too-far")
+def test_in_stubs(layout: Layout, target: Target, conversions: Conversions) -> None:
+    """Stubs have no symbols: a stub is so much past the function in front of it, and may be probed."""
+    stubs = outskirts.stubs(layout, target.module)
+    assert stubs
+    for conversion in conversions.prove(stubs):
+        assert conversion.registered, str(conversion)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("converts-too-far")
+def test_name_of_two_functions(layout: Layout, target: Target, conversions: Conversions) -> None:
+    """An address in the second function of a name has no way back by it: the name means the first in the table.
+
+    find_kallsyms_symbol_value() (kernel/module/kallsyms.c, 6.1) stops at the first; only the bare address will do.
+    """
+    first, second = (layout.base(twin, target.module) for twin in target.elf.named("pinpoint_twin"))
+    found = conversions.of(second)
+    if (found.kernel.name, found.by_address.address, found.by_symbol.address) != ("pinpoint_twin", second, first):
+        raise Missed(str(found))
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_behind_kernel_text(guest: Guest, layout: Layout, probing: ProbingIn) -> None:
+    """Behind _etext: no text, EINVAL (check_kprobe_address_safe()). Without data in kallsyms no symbol, either: ENOENT.
+
+    is_ksym_addr() (kernel/kallsyms_internal.h, 6.1) ends with the text there, so that _kprobe_addr() fails first.
+    """
+    known = guest.image.recipe.traits.data_symbols
+    expect_refusal(probing, f"@{layout.mark('_etext'):#x}", errno.EINVAL if known else errno.ENOENT)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
+    """kallsyms keeps `.init.text`, whose memory is long freed: EINVAL by name and by address (core_kernel_text())."""
+    begin, end = layout.mark("_sinittext"), layout.mark("_einittext")
+    gone = next(each for each in named_once(layout.kernel) if begin <= each.address + layout.slide < end)
+    expect_refusal(probing, gone.name, errno.EINVAL)
+    expect_refusal(probing, f"@{gone.address + layout.slide:#x}", errno.EINVAL)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_outside_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """In front of a module's first symbol nothing is closest, ENOENT; its data are not text, EINVAL."""
+    expect_refusal(probing, f"@{outskirts.below(layout, target.module):#x}", errno.ENOENT)
+    expect_refusal(probing, f"@{outskirts.behind_text(layout, target.module):#x}", errno.EINVAL)

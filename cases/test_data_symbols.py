@@ -1,0 +1,81 @@
+"""Data has symbols, too: unexported variables are found by name, and are what they must be, inside and outside.
+
+A module's data stands by its section's address in sysfs + the ELF file's offset, vmlinux's by its linked address + the
+slide. kallsyms knows data where the kernel has KALLSYMS_ALL (is_core_symbol(), kernel/module/kallsyms.c, 6.1).
+"""
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing.data import Datum
+from harness.landing.reading import Readings
+from harness.landing.target import Target
+
+# What probes/target_data.c puts into its words.
+WORDS = {"data": 0x50494E01, "bss": 0x50494E02, "rodata": 0x50494E03}
+PER_CPU = 0x50494E04
+CHOSEN = 0x50494E05
+
+# struct new_utsname is six fields of 65 characters; release is the third (include/uapi/linux/utsname.h).
+RELEASE = 2 * 65
+# More than any task_struct has before its comm[].
+TASK = 8192
+
+
+@pytest.mark.mutants("next-data-symbol", "data-by-text-base", "reads-next-word")
+@pytest.mark.parametrize("kind", WORDS)
+def test_module_data(target: Target, readings: Readings, kind: str) -> None:
+    """`.data`, `.bss` and `.rodata` of a module."""
+    readings.prove(Datum(f"pinpoint_{kind}_word", 4, module=target.module), readings.encoded(WORDS[kind], 4))
+
+
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_module_per_cpu_data(target: Target, readings: Readings) -> None:
+    """A module's per-CPU word. With SMP sysfs has no such section: a pointer that the loader relocated leads there."""
+    datum = Datum("pinpoint_percpu_word", 4, module=target.module, cpu=0)
+    readings.prove(datum, readings.encoded(PER_CPU, 4))
+
+
+@pytest.mark.requires("data_symbols")
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
+    """linux_banner in `.rodata` says what /proc/version says."""
+    version = guest.read_text("/proc/version").encode()
+    readings.prove(Datum("linux_banner", len(version)), version)
+
+
+@pytest.mark.requires("data_symbols")
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_kernel_data(guest: Guest, readings: Readings) -> None:
+    """init_uts_ns in `.data` has the release."""
+    release = guest.image.release.encode() + b"\0"
+    readings.prove(Datum("init_uts_ns", len(release), offset=RELEASE), release)
+
+
+@pytest.mark.requires("data_symbols")
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_kernel_bss(guest: Guest, readings: Readings) -> None:
+    """core_pipe_limit, static in `.bss`, is what sysctl set (fs/coredump.c)."""
+    limit = "/proc/sys/kernel/core_pipe_limit"
+    before = guest.read_text(limit).strip()
+    guest.script(f"echo {CHOSEN} >{limit}").check()
+    try:
+        readings.prove(Datum("core_pipe_limit", 4), readings.encoded(CHOSEN, 4))
+    finally:
+        guest.script(f"echo {before} >{limit}").check()
+
+
+@pytest.mark.requires("data_symbols")
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_kernel_pointer(guest: Guest, readings: Readings) -> None:
+    """saved_command_line points to what /proc/cmdline shows."""
+    line = guest.read_text("/proc/cmdline").strip().encode() + b"\0"
+    readings.prove(Datum("saved_command_line", readings.word_bytes), readings.points_to(line))
+
+
+@pytest.mark.requires("data_symbols")
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_kernel_per_cpu_data(readings: Readings) -> None:
+    """ksoftirqd, per CPU, points to the task of that name (kernel/softirq.c)."""
+    datum = Datum("ksoftirqd", readings.word_bytes, cpu=0)
+    readings.prove(datum, readings.points_to(b"ksoftirqd/0\0", within=TASK))

@@ -1,0 +1,129 @@
+"""Data by its symbol: where the ELF files say that it is, where the kernel does, where the module itself does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.core.elf import Elf, Symbol
+from harness.core.errors import GuestError
+from harness.landing.closest import Told
+from harness.landing.layout import Layout
+from harness.landing.witness import Statement
+
+
+@dataclass(frozen=True)
+class Datum:
+    """A variable, or the `size` bytes of it from `offset` on.
+
+    `module` defines it, empty for vmlinux; with `cpu` it is a per-CPU variable and that CPU's copy of it is meant.
+    """
+
+    symbol: str
+    size: int
+    module: str = ""
+    offset: int = 0
+    cpu: int | None = None
+
+    def __str__(self) -> str:
+        where = f" [{self.module}]" if self.module else ""
+        return f"{self.symbol}+{self.offset:#x}{where}{'' if self.cpu is None else f' of CPU {self.cpu}'}"
+
+
+def elf_of(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
+    """The ELF file and the symbol that a datum names. Raises GuestError when it is not exactly one."""
+    elf = layout.targets[datum.module].elf if datum.module else layout.kernel
+    found = elf.named(datum.symbol)
+    if len(found) != 1:
+        raise GuestError(f"{len(found)} symbols are named {datum.symbol}", where=str(elf.path))
+    return elf, found[0]
+
+
+def by_elf(layout: Layout, datum: Datum) -> int:
+    """Section + offset for a module, linked address + slide for vmlinux; of a per-CPU variable its offset pointer."""
+    elf, symbol = elf_of(layout, datum)
+    return _loaded(layout, datum, elf, symbol) + datum.offset
+
+
+def by_text_base(layout: Layout, datum: Datum) -> int:
+    """A module's datum as the 2008 letter forbids it: the text's address + the distance in the file."""
+    elf, symbol = elf_of(layout, datum)
+    loaded = layout.targets[datum.module].sections
+    text = min((elf.sections[name] for name in loaded if name.startswith(".text")), key=lambda each: each.offset)
+    distance = elf.sections[symbol.section].offset + elf.place(symbol) - text.offset
+    return loaded[text.name] + distance + datum.offset
+
+
+def by_next_symbol(layout: Layout, datum: Datum) -> int:
+    """Where the symbol after the datum's own in its section is: for a mutant. Past the section's last, its end."""
+    elf, symbol = elf_of(layout, datum)
+    behind = [other for other in elf.symbols if other.section == symbol.section and other.address > symbol.address]
+    section = elf.sections[symbol.section]
+    end = min((other.address for other in behind), default=section.address + section.size)
+    return by_elf(layout, datum) + end - symbol.address
+
+
+def _loaded(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
+    if not datum.module:
+        return symbol.address + (0 if _is_offset(elf, symbol) else layout.slide)
+    if symbol.section in layout.targets[datum.module].sections:
+        return layout.base(symbol, datum.module)
+    return _relocated(layout, datum, elf, symbol)
+
+
+def _is_offset(elf: Elf, symbol: Symbol) -> bool:
+    """True for a per-CPU variable of a kernel that links these from zero (x86_64 with SMP): it does not slide."""
+    bounds = [elf.named(name) for name in ("__per_cpu_start", "__per_cpu_end")]
+    if not all(bounds):
+        return False
+    start, end = (found[0].address for found in bounds)
+    return start == 0 and symbol.address < end
+
+
+def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
+    """A symbol of a section that sysfs does not list, out of a pointer to it that the module loader has relocated.
+
+    With SMP a module's per-CPU section is no part of the module: layout_and_allocate() (kernel/module/main.c, 6.1)
+    takes SHF_ALLOC from it, and add_sect_attrs() passes it over. The target has a pointer, named like its word.
+    """
+    pointer = elf.named(datum.symbol.replace("_word", "_place"))
+    if len(pointer) != 1:
+        raise GuestError(f"{symbol.section} is not in sysfs, and nothing points to {datum.symbol}", where=str(elf.path))
+    content = layout.guest.memory.read(layout.base(pointer[0], datum.module), elf.word_bytes)
+    return int.from_bytes(content, "little" if elf.little_endian else "big")
+
+
+def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
+    """What /proc/kallsyms lists: data only with KALLSYMS_ALL, a module's as well (is_core_symbol(), 6.1)."""
+    owner = f"[{datum.module}]" if datum.module else ""
+    found = layout.guest.run("grep", "-w", "-F", datum.symbol, "/proc/kallsyms").stdout.splitlines()
+    split = ([*line.split(), ""] for line in found)
+    places = [int(words[0], 16) for words in split if (words[2], words[3]) == (datum.symbol, owner)]
+    if len(places) != 1:
+        return Statement("kallsyms", None, f"lists it {len(places)} times")
+    return Statement("kallsyms", places[0] + datum.offset)
+
+
+def by_closest(layout: Layout, datum: Datum, address: int, told: Told | None) -> Statement:
+    """The datum's address if the kernel finds its symbol closest to `address` (sprint_symbol()).
+
+    It needs data in kallsyms: without, the kernel calls a module's data by its last function, however far below
+    (find_kallsyms_symbol(), kernel/module/kallsyms.c, 6.1).
+    """
+    if told is None or not layout.guest.image.recipe.traits.data_symbols:
+        return Statement("closest", None, f"the kernel calls it {told}")
+    place = layout.closest.at(address)
+    names = place.names if place else ()
+    if datum.symbol not in names or not told.means(place):
+        return Statement("closest", None, f"another symbol, {told}", contradicts=True)
+    return Statement("closest", address - told.offset + datum.offset, str(told))
+
+
+def by_module(layout: Layout, datum: Datum) -> Statement:
+    """What the target itself says: its parameter `data` shows the addresses as its own code has them."""
+    if not datum.module:
+        return Statement("module", None, "vmlinux does not say")
+    listing = layout.guest.read_text(f"/sys/module/{datum.module}/parameters/data")
+    places = dict(line.split() for line in listing.splitlines())
+    if datum.symbol not in places:
+        return Statement("module", None, "not among its words")
+    return Statement("module", int(places[datum.symbol], 16) + datum.offset)

@@ -1,0 +1,64 @@
+"""Where no function is and a text still goes on: padding, linker stubs, what is behind the last function."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+
+_PAGE = 4096
+# Every architecture's linker stub in a module is at least as long (arch/parisc/kernel/module.c, struct stub_entry).
+_STUB = 8
+
+
+def behind_functions(layout: Layout, module: str) -> list[Site]:
+    """The first byte behind each function of a module that no other follows at once."""
+    return [site.at(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
+
+
+def stubs(layout: Layout, module: str) -> list[Site]:
+    """The last linker stub in front of each section of functions, but the first section's, which nothing is before."""
+    return [
+        site.at(following - _STUB - start)
+        for start, end, following, site in _gaps(layout, module)
+        if end + _STUB <= following
+    ]
+
+
+def last_word(layout: Layout, module: str) -> Site:
+    """The last four bytes of the module's text as it is mapped: by whole pages, zeros behind the last function."""
+    start, end, site = _functions(layout, module)[-1]
+    return site.at((end | _PAGE - 1) + 1 - 4 - start)
+
+
+def below(layout: Layout, module: str) -> int:
+    """An address in front of everything of a module that has a symbol: in the first section's stubs, or outside."""
+    return min(layout.targets[module].sections.values()) - _STUB
+
+
+def behind_text(layout: Layout, module: str) -> int:
+    """The first address behind the module's text: its read-only data begin on the next page."""
+    _, end, _ = _functions(layout, module)[-1]
+    return (end | _PAGE - 1) + 1
+
+
+def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
+    """Start and end of each function, where the next one starts, and its site, if its name is enough to find it by."""
+    named_once = {symbol.name for symbol in layout.targets[module].functions}
+    return [
+        (start, end, following, site)
+        for (start, end, site), (following, _, _) in pairwise(_functions(layout, module))
+        if site.symbol in named_once
+    ]
+
+
+def _functions(layout: Layout, module: str) -> list[tuple[int, int, Site]]:
+    """Start, end and site of the module's functions that stay loaded, by address, one of each address."""
+    target = layout.targets[module]
+    found = {
+        layout.base(symbol, module): (symbol.size, Site(symbol.name, module=module))
+        for symbol in target.elf.symbols
+        if symbol.kind == "func" and symbol.section in layout.lasting(module)
+    }
+    return [(start, start + size, site) for start, (size, site) in sorted(found.items())]
