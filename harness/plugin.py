@@ -20,9 +20,11 @@ from harness.landing.reading import Readings
 from harness.landing.sweep_guests import Fresh
 from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
+from harness.landing.trial import Trial
 from harness.matrix import cells, checkup, rows, selection, workers
 from harness.matrix.run import MatrixRun
 from harness.report.figures import Figure
+from harness.report.trials import TrialRow
 from harness.verdict.words import Verdict
 
 RUN = pytest.StashKey[MatrixRun]()
@@ -184,10 +186,10 @@ def sections(guest: Guest) -> Iterator[Target]:
 
 
 @pytest.fixture
-def layout(request: pytest.FixtureRequest, guest: Guest) -> Layout:
+def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str], Image]) -> Layout:
     """Where the ELF files say that everything is in this guest, with the targets this case has loaded."""
     names = [name for name in ("target", "sections") if name in request.fixturenames]
-    return Layout(guest, [request.getfixturevalue(name) for name in names])
+    return Layout(guest, [request.getfixturevalue(name) for name in names], image_of)
 
 
 @pytest.fixture
@@ -226,6 +228,19 @@ def readings(layout: Layout, mutant: str) -> Readings:
 def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
     """Keep a measured figure of this VM: `figure(name, value, unit, goal="at most N")`."""
     return partial(request.config.stash[RUN].figures.add, vm=vm)
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
+    """Keep a trial of relocation by hand in the trial table: `tried(trial, headline=True)`."""
+
+    def keep(trial: Trial, *, headline: bool = False) -> TrialRow:
+        sizes = {f"{way}_bytes": size for way, size in trial.carried()._asdict().items()}
+        row = TrialRow(vm=vm, trial=trial.name, made_for=trial.made_for, **trial.counts(), **sizes)
+        request.config.stash[RUN].trials.add(row, headline=headline)
+        return row
+
+    return keep
 
 
 @pytest.fixture

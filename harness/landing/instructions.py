@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.core.architecture import Decoder
@@ -16,10 +16,19 @@ _FENTRY = "__fentry__"
 _LONGEST = 16
 
 
+def _words(code: bytes) -> range:
+    return range(0, len(code), 4)
+
+
+def _none(_: bytes) -> tuple[()]:
+    return ()
+
+
 class _Machine(NamedTuple):
     """How one decoder's machine code is read.
 
-    `fixed_width`: every word is an instruction, whatever it means. `entry_pad` may stand before what ftrace patches;
+    `starts` gives instructions' offsets only, `stubs` where stubs begin and end. `fixed_width`: every word is an
+    instruction, whatever it means. `entry_pad` may stand before what ftrace patches;
     `entry_nops` is how many nops ftrace has there, of which it patches the last (0: it patches a call of __fentry__, or
     has nothing). `probed_on_ftrace` tells whether a kprobe may stand on what it patches: x86 has KPROBES_ON_FTRACE,
     arm64 answers EINVAL (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels). `delay_slots`:
@@ -27,6 +36,8 @@ class _Machine(NamedTuple):
     """
 
     decode: Callable[[bytes], list[Instruction]]
+    starts: Callable[[bytes], Iterable[int]] = _words
+    stubs: Callable[[bytes], Iterable[tuple[int, int]]] = _none
     fixed_width: bool = True
     entry_pad: bytes = b""
     entry_nops: int = 0
@@ -36,12 +47,17 @@ class _Machine(NamedTuple):
 
 _MACHINES: Mapping[Decoder, _Machine] = {
     # ENDBR64, then `call __fentry__`.
-    Decoder.X86_64: _Machine(decode_capstone.decode_x86_64, fixed_width=False, entry_pad=bytes.fromhex("f30f1efa")),
+    Decoder.X86_64: _Machine(
+        decode_capstone.decode_x86_64,
+        starts=decode_capstone.starts_x86_64,
+        fixed_width=False,
+        entry_pad=bytes.fromhex("f30f1efa"),
+    ),
     # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
     Decoder.AARCH64: _Machine(
         decode_capstone.decode_aarch64, entry_pad=bytes.fromhex("5f2403d5"), entry_nops=2, probed_on_ftrace=False
     ),
-    Decoder.PARISC: _Machine(decode_parisc.decode, delay_slots=True),
+    Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stubs, delay_slots=True),
 }
 
 
@@ -85,6 +101,37 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
         return ()
     aimed_at = {each.target for each in code} | _aimed_at_from_cold(elf, symbol, decoder)
     return tuple(_line(code, aimed_at))
+
+
+def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
+    """The offsets of instructions that go on to the next and always run, none of them in a delay slot.
+
+    Raises PinpointError as `boundaries` does.
+    """
+    code = decoded(elf, symbol, decoder)
+    leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _MACHINES[decoder].delay_slots else {Flow.SKIPS}
+    skippable = {each.end for each in code if each.flow in leaving}
+    return frozenset(each.offset for each in code if each.flow is Flow.PLAIN and each.offset not in skippable)
+
+
+def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
+    """The offsets of all instructions, padding included: as `boundaries`, but not asking what each does, and fast."""
+    return _MACHINES[decoder].starts(elf.code(symbol))
+
+
+def is_padding(code: bytes, decoder: Decoder) -> bool:
+    """True for bytes that only fill the room behind a function: nops, traps, zeros."""
+    return all(each.padding for each in _MACHINES[decoder].decode(code))
+
+
+def padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+    """True when the instruction that an offset is in, decoded from the code's begin, only fills room."""
+    return any(each.padding for each in _MACHINES[decoder].decode(code) if each.offset <= offset < each.end)
+
+
+def stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+    """True when an offset is in a stub that a linker or a module loader made for a far call."""
+    return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
 
 
 def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,13 +12,14 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.images.image import Image
 from harness.landing.closest import Closest, Named
 from harness.landing.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
 
 # The kernel's own first text symbol: linked in every vmlinux, listed in every /proc/kallsyms.
-_ANCHOR = "_stext"
+ANCHOR = "_stext"
 _slides: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
 
 
@@ -34,10 +35,28 @@ class Gap(NamedTuple):
 class Layout:
     """The ELF's view of one guest, with the targets that are loaded in it."""
 
-    def __init__(self, guest: Guest, targets: Iterable[Target] = ()) -> None:
+    def __init__(
+        self, guest: Guest, targets: Iterable[Target] = (), image_of: Callable[[str], Image] | None = None
+    ) -> None:
         self.guest = guest
         self.kernel = Elf.kept(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
+        self._image_of = image_of
+
+    @cached_property
+    def sibling(self) -> Elf | None:
+        """The vmlinux of the same source and configuration with another order of functions, None where there is none.
+
+        Its image is prepared when this is first asked for.
+        """
+        name = self.guest.image.recipe.kernel.sibling
+        return Elf.kept(self._image_of(name).vmlinux) if name and self._image_of else None
+
+    @property
+    def other_modules(self) -> dict[str, Elf]:
+        """The files of the targets' other builds, which have another layout, by the targets' names."""
+        files = self.guest.image.modules
+        return {name: Elf.kept(files[f"other/{name}"]) for name in self.targets if f"other/{name}" in files}
 
     @property
     def slide(self) -> int:
@@ -47,11 +66,11 @@ class Layout:
         return _slides[self.guest]
 
     def _measure_slide(self) -> int:
-        listing = self.guest.run("grep", "-m1", f" {_ANCHOR}$", "/proc/kallsyms").check().stdout
+        listing = self.guest.run("grep", "-m1", f" {ANCHOR}$", "/proc/kallsyms").check().stdout
         running = int(listing.split()[0], 16)
         if running == 0:
             raise GuestError("/proc/kallsyms shows zeros", where=self.guest.name, mend="kptr_restrict must be 0")
-        return running - self.kernel.named(_ANCHOR)[0].address
+        return running - self.kernel.named(ANCHOR)[0].address
 
     def symbol(self, site: Site) -> tuple[Elf, Symbol]:
         """The ELF file and the function a site names."""
@@ -124,20 +143,6 @@ class Layout:
             Gap(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
             for left, right in pairwise(functions)
         ]
-
-    def by_hand(self, site: Site) -> int:
-        """Where a module's site would be by relocation as the 2008 letter forbids it: text base + file offset.
-
-        The base is the first `.text` section of the file that is loaded. Right only where all gaps are as in the file.
-        """
-        elf, symbol = self.symbol(site)
-        sections = self.targets[site.module].sections
-        text = min(
-            (elf.sections[name] for name in sections if name.startswith(".text")),
-            key=lambda section: section.offset,
-        )
-        in_file = elf.sections[symbol.section].offset + symbol.address - text.offset
-        return sections[text.name] + in_file + site.offset
 
     def code(self, site: Site) -> bytes:
         """The function's own bytes in its ELF file, relocations not applied."""

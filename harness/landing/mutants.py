@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.landing import data
+from harness.landing import by_hand, data
 from harness.landing.data import Datum
 from harness.landing.layout import Layout
+from harness.landing.probe import Request
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
@@ -39,19 +40,19 @@ class Mutant:
     """What a broken probe does instead.
 
     `parameters` make the probe module itself wrong (probes/probe_mutants.c); `bad_spec` gives the spec really tried
-    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `relocates_by_hand` takes
-    text base + file offset for a module's symbol instead of its section. Of other checks: `converts_too_far` adds so
-    many bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do;
-    `reads_beyond` reads what stands behind a datum.
+    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `relocates` loads a module
+    with addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so many
+    bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond`
+    reads what stands behind a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     bad_spec: Callable[[str], str] = _honest_bad_spec
     stays: bool = False
+    relocates: Callable[[Layout, Sequence[Site]], Request] | None = None
     converts_too_far: int = 0
     places: Callable[[Layout, Datum], int] | None = None
     reads_beyond: bool = False
-    relocates_by_hand: bool = False
 
 
 HONEST = Mutant()
@@ -59,7 +60,8 @@ HONEST = Mutant()
 MUTANTS: dict[str, Mutant] = {
     "one-instruction-off": Mutant(parameters=_one_instruction_off),
     "only-reported": Mutant(parameters=_only_reported),
-    "text-base": Mutant(relocates_by_hand=True),
+    "text-base": Mutant(relocates=by_hand.from_text_base),
+    "other-build": Mutant(relocates=by_hand.of_other_build),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
     "converts-too-far": Mutant(converts_too_far=4),

@@ -11,10 +11,17 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 
 MODULE = "pinpoint_probe"
-_REPORT = f"/sys/kernel/debug/{MODULE}/report"
 _LIST = "/sys/kernel/debug/kprobes/list"
 _CUT = "--pinpoint-cut--"
-_LOOK = f"cat {_REPORT} && echo {_CUT} && cat {_LIST}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A probe module to load: `specs` are sites as it reads them (probes/probe_spec.c, probes/byhand_spec.c)."""
+
+    specs: Sequence[str]
+    parameters: Sequence[str] = ()
+    module: str = MODULE
 
 
 @dataclass(frozen=True)
@@ -58,23 +65,32 @@ def standing(guest: Guest) -> tuple[ListedProbe, ...]:
     return parse_list(guest.read_text(_LIST))
 
 
-def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = ()) -> ProbeView:
-    """Load the probe module with these sites and read what became of them. One round trip.
+def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), module: str = MODULE) -> ProbeView:
+    """Load a probe module with these sites and read what became of them. One round trip.
 
-    Raises GuestError when the module itself does not load; a refused site is in its report.
+    The parameters are set before the sites are. Raises GuestError when the module itself does not load; a refused site
+    is in its report.
     """
-    words = shlex.join(["insmod", guest.ship(MODULE), f"site={','.join(specs)}", *parameters])
-    return _view(guest, f"{words} && {_LOOK}")
+    words = shlex.join(["insmod", guest.ship(module), *parameters, f"site={','.join(specs)}"])
+    return _view(guest, f"{words} && {_look(module)}")
 
 
-def look(guest: Guest) -> ProbeView:
+def look(guest: Guest, module: str = MODULE) -> ProbeView:
     """Read report and list and leave the module loaded. One round trip."""
-    return _view(guest, _LOOK)
+    return _view(guest, _look(module))
 
 
-def unload(guest: Guest) -> ProbeView:
+def unload(guest: Guest, module: str = MODULE) -> ProbeView:
     """Read the last report, unload, and read the list afterwards. One round trip."""
-    return _view(guest, f"cat {_REPORT} && rmmod {MODULE} && echo {_CUT} && cat {_LIST}")
+    return _view(guest, f"cat {_report(module)} && rmmod {module} && echo {_CUT} && cat {_LIST}")
+
+
+def _look(module: str) -> str:
+    return f"cat {_report(module)} && echo {_CUT} && cat {_LIST}"
+
+
+def _report(module: str) -> str:
+    return f"/sys/kernel/debug/{module}/report"
 
 
 def _view(guest: Guest, script: str) -> ProbeView:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from harness.core.architecture import Probing as ProbingTraits
@@ -11,6 +11,7 @@ from harness.landing import probe, witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
+from harness.landing.probe import Request
 from harness.landing.site import Site
 from harness.landing.witness import Window
 
@@ -18,17 +19,34 @@ _PAGE = 4096
 # Bytes past a site that are watched: no patch on any architecture of the table is longer than 5.
 _BEYOND = 16
 
+Relocation = Callable[[Layout, Sequence[Site]], Request]
+
+
+def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
+    return Request([site.spec for site in sites])
+
 
 class Probes:
-    """Probes on sites while the `with` block runs; afterwards, what became of them."""
+    """Probes on sites while the `with` block runs; afterwards, what became of them.
 
-    def __init__(self, layout: Layout, sites: Sequence[Site], mutant: Mutant = HONEST) -> None:
+    The kernel is asked for each by symbol + offset, unless `relocation` asks in another way; in any way they must land
+    where the ELF files say.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        sites: Sequence[Site],
+        mutant: Mutant = HONEST,
+        relocation: Relocation | None = None,
+    ) -> None:
         self.layout = layout
         self.guest: Guest = layout.guest
         self.sites = tuple(sites)
         self.mutant = mutant
         self.ended = False
-        self.addresses = tuple(self._elf_address(site) for site in self.sites)
+        self.addresses = tuple(layout.address(site) for site in self.sites)
+        self._request = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
 
     @property
@@ -39,17 +57,16 @@ class Probes:
         self._before = self._read()
         self._standing = probe.standing(self.guest)
         wrongs = self.mutant.parameters(self.layout, self.sites)
-        self._view = probe.load(self.guest, [site.spec for site in self.sites], wrongs)
+        asked = self._request
+        self._view = probe.load(self.guest, asked.specs, [*asked.parameters, *wrongs], asked.module)
         self._during = self._read()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._final = probe.look(self.guest) if self.mutant.stays else probe.unload(self.guest)
+        last = probe.look if self.mutant.stays else probe.unload
+        self._final = last(self.guest, self._request.module)
         self._after = self._read()
         self.ended = True
-
-    def _elf_address(self, site: Site) -> int:
-        return self.layout.by_hand(site) if self.mutant.relocates_by_hand else self.layout.address(site)
 
     def _span(self, site: Site, address: int) -> tuple[int, int]:
         """Start and size of the memory watched for a site: from its function's start, in no page without code."""
@@ -95,8 +112,8 @@ class Probes:
         left = self._final.beyond(self._standing)
         if left:
             raise Missed(f"still listed after unload: {left}")
-        if probe.MODULE in self.guest.read_text("/proc/modules"):
-            raise Missed(f"{probe.MODULE} is still loaded")
+        if self._request.module in self.guest.read_text("/proc/modules"):
+            raise Missed(f"{self._request.module} is still loaded")
         for site, window in zip(self.sites, self.windows, strict=True):
             if not window.restored:
                 raise Missed(
@@ -120,9 +137,9 @@ class ProbingIn:
         if self.mutant.stays and self.lives:
             probe.unload(self.layout.guest)
 
-    def on(self, *sites: Site) -> Probes:
+    def on(self, *sites: Site, relocation: Relocation | None = None) -> Probes:
         """Probes on these sites, in one life of the probe module."""
-        probes = Probes(self.layout, sites, self.mutant)
+        probes = Probes(self.layout, sites, self.mutant, relocation)
         self.lives.append(probes)
         return probes
 

@@ -76,6 +76,12 @@ class Target:
         named = Counter(symbol.name for symbol in self.elf.symbols if symbol.kind == "func")
         return [symbol for symbol in self.elf.symbols if symbol.kind == "func" and named[symbol.name] == 1]
 
+    def keeps(self, symbol: Symbol) -> bool:
+        """Is this function still there, once the initializer ran and its sections were freed?"""
+        section = self.elf.sections.get(symbol.section)
+        loaded = section is not None and section.executable and section.name in self.sections
+        return loaded and not symbol.section.startswith(".init")
+
     def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in this module's function `pinpoint_<shape>`."""
         return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)

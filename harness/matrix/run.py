@@ -26,6 +26,7 @@ from harness.report.html import write_html
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
+from harness.report.trials import Trials
 from harness.verdict.words import Verdict
 
 # Set by the launcher, in seconds since the epoch, so that the figures count what it installed.
@@ -67,6 +68,11 @@ class MatrixRun:
     def figures(self) -> Figures:
         """Every figure that a case or the run measured."""
         return Figures(self.directory)
+
+    @cached_property
+    def trials(self) -> Trials:
+        """The trial table of relocation by hand."""
+        return Trials(self.directory, self.figures)
 
     @cached_property
     def _results(self) -> Results:
@@ -150,7 +156,14 @@ class MatrixRun:
         """Case by VM, each failure with the command that runs it again, and what was asked for and did not run."""
         if self._asked and not self._is_worker:
             color = terminalreporter._tw.hasmarkup
-            write_summary(terminalreporter.write_line, self._cells, self._replays(), self._missing(), color=color)
+            write_summary(
+                terminalreporter.write_line,
+                self._cells,
+                self._replays(),
+                self._missing(),
+                trials=self.trials.read(),
+                color=color,
+            )
             terminalreporter.write_line(f"results: {self.directory.path}")
 
     @property

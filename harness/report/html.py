@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.core.files import write_text
+from harness.report import trials
 from harness.report.figures import Figures
 from harness.report.pivot import Pivot, tally
 from harness.report.progress import clock
@@ -27,7 +28,7 @@ def write_html(directory: RunDirectory) -> Path:
     Everything in it that a guest could have written is escaped and stripped of control codes.
     """
     cells = Results(directory).read()
-    pivot = Pivot(cells)
+    pivot, figures = Pivot(cells), Figures(directory)
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -39,7 +40,10 @@ def write_html(directory: RunDirectory) -> Path:
     page = environment.get_template(_TEMPLATE).render(
         name=directory.name,
         pivot=pivot,
-        figures=Figures(directory).read(),
+        figures=figures.read(),
+        trials=trials.Trials(directory, figures).read(),
+        trial_headings=trials.HEADINGS,
+        trial_names=trials.NAMES,
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles={vm: directory.console(vm).exists() for vm in pivot.vms},
         seconds=clock(sum(cell.seconds for cell in cells)),

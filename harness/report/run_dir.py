@@ -50,6 +50,11 @@ class RunDirectory:
         return self.path / "figures.jsonl"
 
     @property
+    def trials(self) -> Path:
+        """One JSON object a trial of relocation by hand, a line each."""
+        return self.path / "trials.jsonl"
+
+    @property
     def junit(self) -> Path:
         """pytest's own JUnit file."""
         return self.path / "junit.xml"

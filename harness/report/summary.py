@@ -14,6 +14,8 @@ from rich.text import Text
 
 from harness.report.pivot import Pivot, Square, tally
 from harness.report.record import Cell
+from harness.report.trials import TrialRow
+from harness.report.trials import table as table_of_trials
 from harness.verdict.printk import plain
 from harness.verdict.words import Verdict
 
@@ -50,6 +52,7 @@ def write_summary(
     replays: Mapping[tuple[str, str, str], str],
     missing: Iterable[Asked],
     *,
+    trials: Sequence[TrialRow] = (),
     color: bool = False,
 ) -> None:
     """Write the summary of a run line by line.
@@ -63,6 +66,8 @@ def write_summary(
     console.print()
     if cells:
         console.print(_table(pivot))
+    if trials:
+        console.print(table_of_trials(trials))
     if any(cell.mutant for cell in cells):
         console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")
     for (vm, reason), count in pivot.skipped().items():

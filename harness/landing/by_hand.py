@@ -1,0 +1,88 @@
+"""Relocation by hand, as systemtap's runtime did it when the letter of 2008 was written.
+
+A probe was compiled with its site's distance from one base: `_stext` in the vmlinux it was made for, or the text of a
+module's file. When it was loaded, staprun told it where the base is now (/proc/kallsyms, sysfs), and the sum was the
+address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand_spec.c adds up just so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+from harness.core.elf import Elf, Section
+from harness.landing.layout import ANCHOR, Layout
+from harness.landing.probe import Request
+from harness.landing.site import Site
+
+MODULE = "pinpoint_byhand"
+
+
+class ByHand:
+    """Relocation in one guest, of probes made for its own kernel and modules or for others.
+
+    `vmlinux` is the kernel that the probes were made for, `modules` the files of the modules they were made for, by
+    module name; what is left out is the guest's own. A probe that is `absolute` was compiled with link-time addresses
+    and does not ask where `_stext` is.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        vmlinux: Elf | None = None,
+        modules: Mapping[str, Elf] | None = None,
+        absolute: bool = False,
+    ) -> None:
+        self._layout = layout
+        self._vmlinux = vmlinux or layout.kernel
+        self._modules = {name: target.elf for name, target in layout.targets.items()} | dict(modules or {})
+        self._absolute = absolute
+        self._modulus = 1 << 8 * layout.guest.image.recipe.architecture.word_bytes
+
+    def base(self, module: str) -> int:
+        """What staprun tells: where `_stext`, or the lowest text section of a module's file, is loaded."""
+        if module:
+            target = self._layout.targets[module]
+            return target.sections[_lowest_text(target.elf, target.sections).name]
+        slide = 0 if self._absolute else self._layout.slide
+        return self._layout.kernel.named(ANCHOR)[0].address + slide
+
+    def offset(self, site: Site) -> int:
+        """What the probe was compiled with: bytes from `_stext`, or from the text's begin in a module's file."""
+        if not site.module:
+            return self._vmlinux.function(site.symbol).address - self._vmlinux.named(ANCHOR)[0].address + site.offset
+        made_for = self._modules[site.module]
+        symbol = made_for.function(site.symbol)
+        text = _lowest_text(made_for, made_for.sections)
+        return made_for.sections[symbol.section].offset + symbol.address - text.offset + site.offset
+
+    def address(self, site: Site) -> int:
+        """Where the sum points, which wraps as the kernel's unsigned long does."""
+        return (self.base(site.module) + self.offset(site)) % self._modulus
+
+    def request(self, sites: Sequence[Site], *parameters: str) -> Request:
+        """What the probe module is loaded with: the bases now, and each site's offset from one of them."""
+        names = list(dict.fromkeys(site.module for site in sites))
+        bases = ",".join(f"{self.base(name):#x}" for name in names)
+        specs = [f"{names.index(site.module)}+{self.offset(site) % self._modulus:#x}" for site in sites]
+        return Request(specs, [f"base={bases}", *parameters], MODULE)
+
+
+def _lowest_text(elf: Elf, loaded: Container[str]) -> Section:
+    """The first section of a module's file that is text and is loaded."""
+    text = (section for section in elf.sections.values() if section.name.startswith(".text") and section.name in loaded)
+    return min((section for section in text if section.size), key=lambda section: section.offset)
+
+
+# A mutant's probes stand where nobody knows what they hit: the kernel resolves and checks them, and arms none.
+UNARMED = "disabled=1"
+
+
+def from_text_base(layout: Layout, sites: Sequence[Site]) -> Request:
+    """The mutant that takes text base + file offset for a module's symbol."""
+    return ByHand(layout).request(sites, UNARMED)
+
+
+def of_other_build(layout: Layout, sites: Sequence[Site]) -> Request:
+    """The mutant that takes the other build's offset: of the kernel's sibling, of the module's other layout."""
+    return ByHand(layout, vmlinux=layout.sibling, modules=layout.other_modules).request(sites, UNARMED)

@@ -1,0 +1,224 @@
+"""Relocation by hand: the arithmetic, what stands where it points, what it carries, and the table."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES, Decoder
+from harness.core.elf_tables import Section, Symbol
+from harness.landing.by_hand import ByHand
+from harness.landing.carried import measure
+from harness.landing.instructions import padding_at, starts, stub_at
+from harness.landing.names import missed_by_symbol
+from harness.landing.places import Place, Places
+from harness.landing.site import Site
+from harness.report.figures import Figures
+from harness.report.html import write_html
+from harness.report.run_dir import RunDirectory
+from harness.report.summary import write_summary
+from harness.report.trials import TrialRow, Trials
+
+SLIDE = 0x200000
+LDIL, BE = 0x20204000, 0xE0202002  # ldil L'...,%r1; be,n R'...(%sr4,%r1)
+
+
+class FakeElf:
+    """As much of an ELF file as relocation by hand reads."""
+
+    def __init__(self, symbols: dict[str, tuple[str, int, int]], sections: dict[str, tuple[int, int, bytes]]) -> None:
+        self.path = Path("fake")
+        self.sections = {
+            name: Section(name, address, offset, len(code), True, True, True, 4)
+            for name, (address, offset, code) in sections.items()
+        }
+        self.symbols = [
+            Symbol(name, address, size, section, "func" if size else "notype", "global")
+            for name, (section, address, size) in symbols.items()
+        ]
+        self._code = {name: (address, code) for name, (address, _, code) in sections.items()}
+
+    def named(self, name: str) -> list[Symbol]:
+        return [symbol for symbol in self.symbols if symbol.name == name]
+
+    def function(self, name: str) -> Symbol:
+        return self.named(name)[0]
+
+    def code(self, symbol: Symbol) -> bytes:
+        address, code = self._code[symbol.section]
+        return code[symbol.address - address :][: symbol.size]
+
+    def bytes_at(self, address: int, size: int) -> bytes:
+        start, code = self._code[".text"]
+        return code[address - start :][:size]
+
+
+def kernel(order: str, gap: bytes = b"") -> FakeElf:
+    """A kernel of 16-byte functions in an order, one letter each, a gap behind the first."""
+    code = b"\x90" * 11 + bytes.fromhex("b801000000")
+    functions, place, text = {}, 0x1000, b""
+    for letter in order:
+        functions[letter] = (".text", place, 16)
+        text += code + (gap if letter == order[0] else b"")
+        place = 0x1000 + len(text)
+    borders = {"_stext": (".text", 0x1000, 0), "_etext": (".text", place, 0)}
+    return FakeElf({**functions, **borders}, {".text": (0x1000, 0x400, text)})
+
+
+def module(**places: int) -> FakeElf:
+    """A module whose functions stand in sections `.text.NAME` at file offsets."""
+    return FakeElf(
+        {name: (f".text.{name}", 0, 16) for name in places},
+        {f".text.{name}": (0, offset, bytes(16)) for name, offset in places.items()},
+    )
+
+
+def layout(vmlinux: FakeElf, slide: int = SLIDE, arch: str = "x86_64", **targets: Any) -> Any:  # noqa: ANN401 - stands in
+    def base(symbol: Symbol, name: str) -> int:
+        return symbol.address + (targets[name].sections[symbol.section] if name else slide)
+
+    recipe = SimpleNamespace(architecture=ARCHITECTURES[arch])
+    guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe))
+    return SimpleNamespace(guest=guest, kernel=vmlinux, slide=slide, targets=targets, base=base)
+
+
+def test_stext_and_offset_lands_on_the_kernel_it_was_made_for_whatever_its_slide() -> None:
+    assert ByHand(layout(kernel("abc"))).address(Site("c", 4)) == 0x1000 + SLIDE + 0x24
+
+
+def test_another_order_moves_what_stands_there() -> None:
+    here = layout(kernel("abc"))
+    by_hand = ByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
+    assert by_hand.address(Site("a")) == 0x1010 + SLIDE
+    assert Places(here).site(by_hand.address(Site("a"))) == Site("b")
+
+
+def test_a_link_time_address_knows_no_slide() -> None:
+    assert ByHand(layout(kernel("abc")), absolute=True).address(Site("b")) == 0x1010
+
+
+def test_a_modules_offset_counts_from_its_first_loaded_text_in_the_file() -> None:
+    target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
+    by_hand = ByHand(layout(kernel("abc"), m=target))
+    assert by_hand.address(Site("g", 4, module="m")) == 0x9024  # 0x14 before where it is
+    other = ByHand(layout(kernel("abc"), m=target), modules={"m": module(g=0x40, f=0x50)})  # type: ignore[dict-item]
+    assert other.address(Site("f", module="m")) == 0x9010
+
+
+def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> None:
+    target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
+    sites = [Site("b"), Site("g", 4, module="m"), Site("a")]
+    asked = ByHand(layout(kernel("abc"), m=target)).request(sites, "disabled=1")
+    assert asked.module == "pinpoint_byhand"
+    assert asked.parameters == [f"base={0x1000 + SLIDE:#x},0x9000", "disabled=1"]
+    assert asked.specs == ["0+0x10", "1+0x24", "0+0x0"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "place"),
+    [
+        (0x0, Place.INSTRUCTION),
+        (0xB, Place.INSTRUCTION),
+        (0xC, Place.MID_INSTRUCTION),
+        (0x10, Place.PADDING),
+        (0x16, Place.PADDING),  # inside a nop of six bytes: still padding
+        (0x1A, Place.UNNAMED),
+        (0x20, Place.INSTRUCTION),
+        (0x50, Place.OUTSIDE),
+        (-1, Place.OUTSIDE),
+    ],
+)
+def test_places_of_a_kernel(offset: int, place: Place) -> None:
+    # Between the first two functions: int3 four times, a long nop, then code of no symbol.
+    gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
+    assert Places(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
+
+
+def test_stubs_of_a_parisc_kernel() -> None:
+    gap = struct.pack(">6I", LDIL, BE, LDIL, BE, 0, 0)
+    places = Places(layout(kernel("ab", gap), arch="parisc"))
+    seen = [places.at(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
+    assert seen == [Place.STUB] * 4 + [Place.PADDING] * 2
+    assert places.at(0x1000 + SLIDE + 2) is Place.MID_INSTRUCTION
+
+
+def test_a_call_through_another_register_is_no_stub() -> None:
+    other = struct.pack(">2I", 0x20404000, 0xE0402002)
+    assert not stub_at(other, 0, Decoder.PARISC)
+    assert not stub_at(struct.pack(">2I", LDIL, BE), 0, Decoder.AARCH64)
+
+
+def test_starts_are_found_without_knowing_what_each_does() -> None:
+    elf = kernel("a")
+    assert list(starts(elf, elf.function("a"), Decoder.X86_64))[-2:] == [10, 11]  # type: ignore[arg-type]
+    assert list(starts(elf, elf.function("a"), Decoder.PARISC)) == [0, 4, 8, 12]  # type: ignore[arg-type]
+    assert padding_at(b"\x90\xb8\1\0\0\0", 0, Decoder.X86_64)
+    assert not padding_at(b"\x90\xb8\1\0\0\0", 1, Decoder.X86_64)
+
+
+def test_names_are_taken_as_the_kernel_takes_them() -> None:
+    listing = "1000 T f\n2000 t f\n3000 t f\t[m]\n4000 t g\t[m]\n"
+    done = SimpleNamespace(stdout=listing, check=lambda: done)
+    guest = SimpleNamespace(guest=SimpleNamespace(script=lambda _: done))
+    wanted = [(Site("f"), 0x1000), (Site("f", module="m"), 0x3000), (Site("g", module="m"), 0x4000)]
+    assert missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
+    absent = Site("absent")
+    assert missed_by_symbol(guest, [(Site("f"), 0x2000), (absent, 0)]) == [Site("f"), absent]  # type: ignore[arg-type]
+
+
+def test_tables_are_measured_as_compiled() -> None:
+    by_hand = ByHand(layout(kernel("abc")))
+    carried = measure(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
+    # A word and a pointer for each name of two bytes; a word a site; a pointer and a padded int a site.
+    assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))
+
+
+ROW = TrialRow(
+    vm="parisc",
+    trial="other-order",
+    made_for="its-sibling",
+    symbols=14_584,
+    missed=14_500,
+    instruction=14_000,
+    mid_instruction=0,
+    in_stub=400,
+    in_padding=50,
+    unnamed_code=50,
+    outside_text=0,
+    missed_by_symbol=0,
+    table_bytes=400_000,
+    by_hand_bytes=450_000,
+    by_symbol_bytes=400_000,
+)
+
+
+def test_a_trial_is_a_row_and_figures_and_a_headline_the_vms_own(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path)
+    trials = Trials(directory, Figures(directory))
+    trials.add(ROW, headline=True)
+    assert trials.read() == [ROW]
+    figures = {figure.figure: figure for figure in Figures(directory).read()}
+    assert (figures["byhand.symbols"].value, figures["byhand.missed"].value) == (14_584, 14_500)
+    assert figures["byhand.other-order.in_stub"].value == 400
+    assert figures["bysymbol.missed"].goal == "0"
+    assert figures["bysymbol.missed"].holds
+    trials.add(ROW.model_copy(update={"trial": "module", "missed_by_symbol": 2}), headline=False)
+    later = Figures(directory).read()[len(figures) :]
+    assert {figure.figure.count(".") for figure in later} == {2}
+    assert [figure.figure for figure in later if not figure.holds] == ["bysymbol.module.missed"]
+
+
+def test_the_table_is_in_the_summary_and_in_the_report(tmp_path: Path) -> None:
+    directory = RunDirectory.create(tmp_path)
+    Trials(directory, Figures(directory)).add(ROW, headline=True)
+    lines: list[str] = []
+    write_summary(lines.append, [], {}, [], trials=[ROW])
+    (shown,) = [line for line in lines if "its-sibling" in line]
+    assert shown.split()[:6] == ["parisc", "other-order", "its-sibling", "14,584", "14,500", "14,000"]
+    page = write_html(directory).read_text()
+    assert '<td class="number">14,500</td>' in page
+    assert "into stub" in " ".join(page.split())
