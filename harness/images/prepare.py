@@ -21,8 +21,8 @@ class _KernelRoom(Protocol):
     def obtain(self, recipe: Recipe, workshop: Workshop) -> KernelBuild: ...
 
 
-def prepare(recipe: Recipe, workshop: Workshop) -> Image:
-    """Everything a guest of this recipe needs, verified.
+def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image:
+    """Everything a guest of this recipe needs, verified; without the modules of probes/ where they are not wanted.
 
     The userland, which needs no kernel, is made while the kernel is; then the modules while the root file system is
     packed. Raises RecipeError, BuildError or HostError, each one line.
@@ -36,7 +36,7 @@ def prepare(recipe: Recipe, workshop: Workshop) -> Image:
         if userland:
             userland.result()
         packed = aside.submit(rootfs.obtain, recipe, kernel, workshop)
-        built = modules.obtain(recipe, kernel, workshop)
+        built = modules.obtain(recipe, kernel, workshop) if probes else {}
         initrd = packed.result().path / rootfs.INITRD
     return Image(
         recipe=recipe,
