@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Order the items in rows and skip the cells whose VM lacks a trait."""
     run = config.stash[RUN]
     selection.skip_cells_without_traits(items, run.recipes)
-    items[:] = selection.in_rows(items, list(run.recipes))
+    items[:] = selection.in_rows(items, run.rows)
     workers.mark_rows(items)
 
 
@@ -81,13 +81,17 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Watch each cell from its first phase."""
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    """Watch each cell from its first phase; after the last of a row its guest goes."""
     cell = selection.cell_of(item)
-    if cell is not None:
-        recipe = item.config.stash[RUN].recipes[cell.vm]
-        item.stash[WATCH] = cells.CellWatch(cell, recipe.traits.model_dump())
-    return (yield)
+    if cell is None:
+        return (yield)
+    run = item.config.stash[RUN]
+    item.stash[WATCH] = cells.CellWatch(cell, run.recipes[cell.vm].traits.model_dump())
+    result = yield
+    if nextitem is None or selection.vm_of(nextitem) != cell.vm:
+        run.fleet.retire(cell.vm)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -186,9 +190,16 @@ def sections(guest: Guest) -> Iterator[Target]:
 
 
 @pytest.fixture
+def rebuilt(guest: Guest) -> Iterator[Target]:
+    """`pinpoint_target` in its other build, loaded for this cell: the same functions in another layout."""
+    with Target(guest, "other/pinpoint_target") as loaded:
+        yield loaded
+
+
+@pytest.fixture
 def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str], Image]) -> Layout:
     """Where the ELF files say that everything is in this guest, with the targets this case has loaded."""
-    names = [name for name in ("target", "sections") if name in request.fixturenames]
+    names = [name for name in ("target", "sections", "rebuilt") if name in request.fixturenames]
     return Layout(guest, [request.getfixturevalue(name) for name in names], image_of)
 
 
@@ -198,6 +209,18 @@ def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iter
     with ProbingIn(layout, MUTANTS[mutant] if mutant else HONEST) as tool:
         request.node.stash[WATCH].probing = tool
         yield tool
+
+
+@pytest.fixture
+def probing_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., ProbingIn]:
+    """Probes in a guest the case has booted, or with targets it has loaded itself: `probing_in(guest, target, ...)`."""
+
+    def tool(running: Guest, *targets: Target) -> ProbingIn:
+        made = ProbingIn(Layout(running, targets), MUTANTS[mutant] if mutant else HONEST)
+        request.node.stash[WATCH].probing = made
+        return made
+
+    return tool
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ def boot(self, name):
 
 
 fleet.Fleet._prepare_and_boot = boot
+fleet.Fleet.build = lambda self, names, compared: None
 import harness.matrix.checkup as checkup
 checkup.end = lambda guest: None
 """
@@ -59,12 +60,12 @@ def test_a_case_is_a_cell_a_vm_with_its_mutants_first(matrix: pytest.Pytester) -
     case = '@pytest.mark.mutants("text-base", "only-reported")\ndef test_it(vm, mutant): pass'
     listed = run(matrix, case, "--collect-only", "-q", "--vm", "parisc", "--vm", "arm64-debian").outlines
     assert [line.partition("::")[2] for line in listed if "::" in line] == [
-        "test_it[parisc-mutant:text-base]",
-        "test_it[parisc-mutant:only-reported]",
-        "test_it[parisc]",
         "test_it[arm64-debian-mutant:text-base]",
         "test_it[arm64-debian-mutant:only-reported]",
         "test_it[arm64-debian]",
+        "test_it[parisc-mutant:text-base]",
+        "test_it[parisc-mutant:only-reported]",
+        "test_it[parisc]",
     ]
     assert not (matrix.path / "results").exists()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from harness.core.deadline import Deadline
@@ -26,17 +27,30 @@ from harness.matrix import checkup
 _BOOT_SECONDS = 180.0
 
 
+def _build_here(_: str) -> None:
+    """Nobody else builds: the image is built by this process."""
+
+
 class Fleet:
     """One guest a VM, as long as it is well; a retired one is replaced when next asked for."""
 
     def __init__(
-        self, recipes: Iterable[Recipe], *, workshop: Workshop, directory: Path, forced_accelerator: str | None
+        self,
+        recipes: Iterable[Recipe],
+        *,
+        workshop: Workshop,
+        bus: Bus,
+        directory: Path,
+        forced_accelerator: str | None,
+        await_image: Callable[[str], None] = _build_here,
     ) -> None:
+        """`bus` hears of boots, the workshop's own of builds; `await_image` waits for another process's build."""
         self.recipes = {recipe.name: recipe for recipe in recipes}
+        self.bus = bus
         self._workshop = workshop
+        self._await_image = await_image
         self._directory = directory
         self._forced = forced_accelerator
-        self._keys = RunKeys.make()
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.recipes)), thread_name_prefix="row")
         # One boot at a time for every two cores: a guest that shares a core looks hung.
         self._booting = threading.Semaphore(max(1, workshop.slots.cores // 2))
@@ -45,10 +59,15 @@ class Fleet:
         self._compared: set[str] = set()
         self._fresh = itertools.count(1)
 
-    @property
-    def bus(self) -> Bus:
-        """Where the fleet tells what it does."""
-        return self._workshop.bus
+    @cached_property
+    def _keys(self) -> RunKeys:
+        return RunKeys.make()
+
+    def build(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
+        """Start building the images of these rows in the background, and of the siblings of those in `compared`."""
+        siblings = [self.recipes[name].kernel.sibling for name in compared]
+        for name in dict.fromkeys([*names, *filter(None, siblings)]):
+            self._pool.submit(self._prepare, name)
 
     def begin(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
         """Start preparing these rows in the background, in this order; those under way are left alone.
@@ -111,6 +130,7 @@ class Fleet:
         if image is mine:
             try:
                 recipe = self.recipes[name] if name in self.recipes else select([name])[0]
+                self._await_image(name)
                 mine.set_result(prepare(recipe, self._workshop))
             except BaseException as error:
                 mine.set_exception(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 
 import pytest
@@ -19,26 +19,37 @@ def run(session: pytest.Session, fleet: Fleet, speak: Callable[[], None]) -> Non
 
     `speak` is called where nothing else prints, between items and while waiting. Stops as pytest's own loop does.
     """
-    rows: dict[str, list[pytest.Item]] = {}
-    own: list[pytest.Item] = []
-    for item in session.items:
-        cell = cell_of(item)
-        (own if cell is None else rows.setdefault(cell.vm, [])).append(item)
-    wanted = [vm for vm, items in rows.items() if not all(_skipped(item) for item in items)]
-    fleet.begin(wanted, [vm for vm in wanted if any(_compares(item) for item in rows[vm])])
+    own = [item for item in session.items if cell_of(item) is None]
+    rows = _rows(session.items)
+    booting, compared = wanted(session.items)
+    fleet.begin(booting, compared)
     _run_items(session, own, speak)
     while rows:
-        vm = next((name for name in rows if name not in wanted or fleet.ready(name)), None)
+        vm = next((name for name in rows if name not in booting or fleet.ready(name)), None)
         if vm is None:
             fleet.wait_any(list(rows), _LOOK_SECONDS)
             speak()
             continue
         _run_items(session, rows.pop(vm), speak)
-        fleet.retire(vm)
+
+
+def wanted(items: Iterable[pytest.Item]) -> tuple[list[str], list[str]]:
+    """The rows that have a cell to run, in the items' order, and those of them that compare with a sibling's image."""
+    running = {vm: cells for vm, row in _rows(items).items() if (cells := [item for item in row if not _skipped(item)])}
+    return list(running), [vm for vm, row in running.items() if any(_compares(item) for item in row)]
+
+
+def _rows(items: Iterable[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    rows: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cell = cell_of(item)
+        if cell is not None:
+            rows.setdefault(cell.vm, []).append(item)
+    return rows
 
 
 def _compares(item: pytest.Item) -> bool:
-    return isinstance(item, pytest.Function) and "image_of" in item.fixturenames and not _skipped(item)
+    return isinstance(item, pytest.Function) and "image_of" in item.fixturenames
 
 
 def _skipped(item: pytest.Item) -> bool:

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Generator
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ from harness.core import paths, process
 from harness.core.events import Bus
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
-from harness.matrix import workers
+from harness.matrix import foreman, rows, workers
 from harness.matrix.cells import CellWatch
 from harness.matrix.fleet import Fleet
+from harness.matrix.order import in_order
 from harness.matrix.selection import CellId, cell_of
+from harness.report import durations
 from harness.report.board import Board
 from harness.report.figures import Figures
 from harness.report.html import write_html
@@ -31,6 +35,10 @@ from harness.verdict.words import Verdict
 
 # Set by the launcher, in seconds since the epoch, so that the figures count what it installed.
 _BEGAN = "PINPOINT_BEGAN"
+
+
+def _durations() -> Path:
+    return paths.cache() / "durations.json"
 
 
 class MatrixRun:
@@ -51,18 +59,40 @@ class MatrixRun:
     def directory(self) -> RunDirectory:
         """Where this run's results go."""
         if self._is_worker:
-            return RunDirectory(workers.lent_directory(self._config))
+            return RunDirectory(Path(workers.lent(self._config).directory))
         return RunDirectory.create(paths.results())
 
     @cached_property
     def fleet(self) -> Fleet:
         """The rows' images and guests."""
+        foreman = self._foreman if self._is_worker else None
         return Fleet(
             self.recipes.values(),
-            workshop=Workshop.in_cache(self.bus),
+            workshop=Workshop.in_cache(Bus() if foreman else self.bus),
+            bus=self.bus,
             directory=self.directory.path,
             forced_accelerator=self._config.option.accel,
+            **({"await_image": foreman.await_image} if foreman else {}),
         )
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The names of the VMs asked for, in the order their rows begin."""
+        if self._is_worker:
+            return list(workers.lent(self._config).rows)
+        return in_order(self.recipes.values(), Workshop.in_cache(Bus()), durations.of_rows(_durations()))
+
+    @cached_property
+    def _foreman(self) -> foreman.Worker:
+        """In a worker: the way to the controller, which hears from now on what this process's bus carries."""
+        way = foreman.Worker(workers.lent(self._config).foreman)
+        self.bus.subscribe(way.hear)
+        return way
+
+    @cached_property
+    def _leader(self) -> foreman.Foreman:
+        """In the controller: who builds for the workers."""
+        return foreman.Foreman(self.bus, self.fleet.build, self.fleet.image)
 
     @cached_property
     def figures(self) -> Figures:
@@ -85,6 +115,9 @@ class MatrixRun:
 
         def write_line(line: str) -> None:
             reporter.ensure_newline()
+            # With pytest-xdist the reporter does not know of the dots it has written.
+            if reporter._tw.width_of_current_line:
+                reporter._tw.line()
             reporter.write_line(line)
             reporter.flush()
 
@@ -99,7 +132,11 @@ class MatrixRun:
     def collected(self, items: list[pytest.Item]) -> None:
         """Remember the cells asked for; each must end with a verdict. From now on the board hears the bus."""
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
-        if self._asked and not self._is_worker:
+        if not self._asked:
+            return
+        if self._is_worker:
+            self._foreman.tell_rows(*rows.wanted(items))
+        else:
             self._board.flush()
 
     def survivors(self, watch: CellWatch) -> str:
@@ -124,10 +161,16 @@ class MatrixRun:
         self._results.write(cell)
         self._board.count(cell)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, Any, Any]:
+        """In pytest-xdist's controller, which runs nothing itself, the board speaks while the workers run."""
+        with workers.speaking(self._config, self.speak) if workers.is_controller(self._config) else nullcontext():
+            return (yield)
+
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
-        """A worker writes its consoles beside the results."""
-        workers.lend_directory(node, self.directory.path)
+        """Before a worker starts: lend it what all share."""
+        workers.lend(node, workers.Lent(str(self.directory.path), self.rows, self._leader.address))
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401, ARG002 - as above
@@ -137,6 +180,8 @@ class MatrixRun:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
+        if "_leader" in self.__dict__:
+            self._leader.close()
         if "fleet" in self.__dict__:
             if exitstatus == pytest.ExitCode.INTERRUPTED:
                 process.stop_all()
@@ -149,6 +194,7 @@ class MatrixRun:
             return
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         self._count_mutants()
+        durations.remember(_durations(), self._cells)
         write_html(self.directory)
         session.exitstatus = self._status(exitstatus)
 

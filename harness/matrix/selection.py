@@ -64,6 +64,12 @@ def cell_of(item: pytest.Item) -> CellId | None:
     return CellId("".join((function, *(f"[{part}]" for part in others))), vm, mutant, item.name)
 
 
+def vm_of(item: pytest.Item) -> str:
+    """The VM whose cell an item is, empty for the harness's own tests."""
+    cell = cell_of(item)
+    return cell.vm if cell else ""
+
+
 def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
     """The first trait the case requires and the recipe does not have, empty when it has all."""
     for marker in item.iter_markers("requires"):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
 
 from harness.matrix.selection import CellId, cell_of
 
-_DIRECTORY = "pinpoint_directory"
+_LENT = "pinpoint_lent"
 _ASKED = "pinpoint_asked"
+# How often a controller that waits for its workers lets the board speak.
+_LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Lent:
+    """What the controller lends a worker: where results go, the order of the rows, where the foreman listens."""
+
+    directory: str
+    rows: Sequence[str]
+    foreman: str
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -26,9 +38,10 @@ def is_controller(config: pytest.Config) -> bool:
 
 
 def keep_rows_together(config: pytest.Config) -> None:
-    """Let `-n` hand out rows, not single cells: a row shares its guest."""
+    """Let `-n` hand out rows in our order, not single cells: a row shares its guest."""
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
+        config.option.loadscopereorder = False
 
 
 def mark_rows(items: Iterable[pytest.Item]) -> None:
@@ -39,14 +52,37 @@ def mark_rows(items: Iterable[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(cell.vm))
 
 
-def lend_directory(node: Any, directory: Path) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
-    """Tell a worker where the run's results go."""
-    node.workerinput[_DIRECTORY] = str(directory)
+def lend(node: Any, lent: Lent) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
+    """From the controller, before the worker starts."""
+    node.workerinput[_LENT] = asdict(lent)
 
 
-def lent_directory(config: pytest.Config) -> Path:
-    """In a worker: where the run's results go."""
-    return Path(config.workerinput[_DIRECTORY])  # type: ignore[attr-defined]
+def lent(config: pytest.Config) -> Lent:
+    """In a worker: what the controller lent."""
+    return Lent(**config.workerinput[_LENT])  # type: ignore[attr-defined]
+
+
+@contextmanager
+def speaking(config: pytest.Config, speak: Callable[[], None]) -> Iterator[None]:
+    """In the controller: let `speak` be called between the workers' reports, where nothing else prints.
+
+    pytest-xdist's loop waits on a queue and calls `worker_<name>` for what it finds there (DSession.loop_once(), 3.8).
+    """
+    session: Any = config.pluginmanager.getplugin("dsession")
+    session.worker_pinpoint_look = speak
+    over = threading.Event()
+
+    def remind() -> None:
+        while not over.wait(_LOOK_SECONDS):
+            session.queue.put(("pinpoint_look", {}))
+
+    reminder = threading.Thread(target=remind, name="board", daemon=True)
+    reminder.start()
+    try:
+        yield
+    finally:
+        over.set()
+        reminder.join()
 
 
 def tell_asked(config: pytest.Config, asked: dict[str, CellId]) -> None:
