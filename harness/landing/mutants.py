@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.landing import by_hand, data
+from harness.landing import by_hand, data, precompiled
 from harness.landing.data import Datum
 from harness.landing.layout import Layout
 from harness.landing.probe import Request
@@ -62,6 +62,8 @@ MUTANTS: dict[str, Mutant] = {
     "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates=by_hand.from_text_base),
     "other-build": Mutant(relocates=by_hand.of_other_build),
+    "stale-offset": Mutant(relocates=precompiled.of_any_build),
+    "previous-instance": Mutant(relocates=precompiled.of_previous_instance),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
     "converts-too-far": Mutant(converts_too_far=4),

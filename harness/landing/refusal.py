@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.landing.landing import Missed
+from harness.landing.precompiled import PrecompiledSite, Refused, by_section
 from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
 
 
 def expect_refusal(probing: ProbingIn, spec: str, wanted: int) -> None:
@@ -13,6 +17,24 @@ def expect_refusal(probing: ProbingIn, spec: str, wanted: int) -> None:
     got = probing.attempt(spec)
     if got != wanted:
         raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
+
+
+def expect_other_build_refused(probing: ProbingIn, made: Sequence[PrecompiledSite], meant: Sequence[Site]) -> Refused:
+    """Try to put probes on sites that were made for another build of the loaded module; gives how that was refused.
+
+    `meant` is where each of them is in the loaded build. Raises Missed, with the witness table, when the probes are
+    put somewhere instead.
+    """
+    # What was carried stays as it is; where it must land is now told by the loaded build.
+    stale = [replace(old, symbol=site.symbol, offset=site.offset) for old, site in zip(made, meant, strict=True)]
+    try:
+        probes = probing.on(*stale, relocation=by_section)
+    except Refused as refused:
+        return refused
+    with probes:
+        pass
+    probes.prove()
+    raise Missed("sites of another build were taken, and happen to land")
 
 
 def _name(number: int) -> str:

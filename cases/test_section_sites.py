@@ -1,0 +1,81 @@
+"""A place given as file:line lands, as section + offset, where symbol + offset does; in another build it is refused.
+
+A precompiled probe carries no symbol of its target: the module's DWARF line table gave it a section and an offset, and
+it adds the section's loaded address, from sysfs. That holds for the one build whose line table it was, so the build-id
+goes with it and is compared with that of the loaded module.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.core import paths
+from harness.core.elf import Elf
+from harness.guest.guest import Guest
+from harness.landing.dwarf import line_of
+from harness.landing.precompiled import PrecompiledSite, by_section
+from harness.landing.probing import ProbingIn
+from harness.landing.refusal import expect_other_build_refused
+from harness.landing.target import Target
+from harness.report.figures import Figure
+
+TIMES = 3
+SHAPES = ("leaf", "calls", "static")
+# Lines of pinpoint_mix(), which is inlined into every shape: each has code in many functions.
+SOURCE = "shapes.h"
+LINES = ("x ^= x << 13;", "x += salt;", "x ^= x >> 11;")
+
+
+def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
+    """Where the lines are in one shape of one build of pinpoint_target."""
+    return [
+        PrecompiledSite.at_line(
+            "pinpoint_target", elf, SOURCE, line_of(paths.PROBES / SOURCE, text), f"pinpoint_{shape}"
+        )
+        for text in LINES
+    ]
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_line(target: Target, probing: ProbingIn, shape: str) -> None:
+    """By section + offset and by symbol + offset all witnesses agree on the same addresses, hit once a call."""
+    sites = sites_at_lines(target.elf, shape)
+    with probing.on(*sites, relocation=by_section) as by_line:
+        target.call(shape, TIMES)
+    by_line.prove(hits=TIMES)
+    with probing.on(*sites) as by_symbol:
+        target.call(shape, TIMES)
+    by_symbol.prove(hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("stale-offset")
+def test_other_build_is_refused(
+    guest: Guest, rebuilt: Target, probing: ProbingIn, figure: Callable[..., Figure]
+) -> None:
+    """Sites of one build are refused in another build of the same module, where each of them would have missed."""
+    made = [
+        site for shape in SHAPES for site in sites_at_lines(Elf.kept(guest.image.modules["pinpoint_target"]), shape)
+    ]
+    meant = [site for shape in SHAPES for site in sites_at_lines(rebuilt.elf, shape)]
+    refused = expect_other_build_refused(probing, made, meant)
+    assert rebuilt.build_id in str(refused)
+    assert "\n" not in str(refused)
+    missed_by = [
+        rebuilt.sections[stale.section] + stale.place - probing.layout.address(site)
+        for stale, site in zip(made, meant, strict=True)
+    ]
+    assert all(missed_by), f"a stale offset would have landed: {missed_by}"
+    figure("precompiled.stale_misses_by", max(map(abs, missed_by)), "bytes")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_build_with_its_own_sites(rebuilt: Target, probing: ProbingIn, shape: str) -> None:
+    """Nothing is wrong with the other build: the same lines, from its own line table, land in it."""
+    with probing.on(*sites_at_lines(rebuilt.elf, shape), relocation=by_section) as probes:
+        rebuilt.call(shape, TIMES)
+    probes.prove(hits=TIMES)
