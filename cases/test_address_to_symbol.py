@@ -12,7 +12,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing import outskirts
-from harness.landing.conversion import Conversions
+from harness.landing.conversion import Conversions, by_address
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.order import named_once, spread, unique_functions
@@ -22,6 +22,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.report.figures import Figure
 
+TIMES = 3
 # Functions of the kernel, evenly spread over its text; of each the first, the middle and the last instruction.
 SAMPLE = 96
 
@@ -54,6 +55,16 @@ def test_every_instruction_of_a_module(
     found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)])
     figure("closest.module_addresses", len(found), "addresses")
     assert len(found) > 200
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_hit_by_address(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Probes on bare addresses are hit as often as their instructions run; on both names of a function, too."""
+    sites = layout.straight(target.site("leaf"), 4)
+    with probing.on(*sites, target.site("alias"), relocation=by_address) as probes:
+        target.call("alias", TIMES)
+    probes.prove(hits=TIMES)
 
 
 @pytest.mark.requires("kprobes", "cold_halves")

@@ -4,12 +4,16 @@ A module's data stands by its section's address in sysfs + the ELF file's offset
 slide. kallsyms knows data where the kernel has KALLSYMS_ALL (is_core_symbol(), kernel/module/kallsyms.c, 6.1).
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.data import Datum
+from harness.landing.data import Datum, shifts
+from harness.landing.layout import Layout
 from harness.landing.reading import Readings
 from harness.landing.target import Target
+from harness.report.figures import Figure
 
 # What probes/target_data.c puts into its words.
 WORDS = {"data": 0x50494E01, "bss": 0x50494E02, "rodata": 0x50494E03}
@@ -79,3 +83,15 @@ def test_kernel_per_cpu_data(readings: Readings) -> None:
     """ksoftirqd, per CPU, points to the task of that name (kernel/softirq.c)."""
     datum = Datum("ksoftirqd", readings.word_bytes, cpu=0)
     readings.prove(datum, readings.points_to(b"ksoftirqd/0\0", within=TASK))
+
+
+@pytest.mark.requires("data_symbols")
+def test_kernel_data_by_hand(layout: Layout, figure: Callable[..., Figure]) -> None:
+    """What `_stext` + offset and `_sdata` + offset of the sibling kernel would miss; counted, the files say it all."""
+    if layout.sibling is None:
+        pytest.skip(f"{layout.guest.name} has no sibling with another order of functions")
+    found = shifts(layout.kernel, layout.sibling)
+    figure("byhand.data_variables", found.variables, "variables")
+    figure("byhand.data_missed_from_stext", found.from_text, "variables")
+    figure("byhand.data_missed_from_sdata", found.from_data, "variables")
+    assert found.variables > 1000

@@ -43,7 +43,7 @@ class ByHand:
         """What staprun tells: where `_stext`, or the lowest text section of a module's file, is loaded."""
         if module:
             target = self._layout.targets[module]
-            return target.sections[_lowest_text(target.elf, target.sections).name]
+            return target.sections[lowest_text(target.elf, target.sections).name]
         slide = 0 if self._absolute else self._layout.slide
         return self._layout.kernel.named(ANCHOR)[0].address + slide
 
@@ -53,7 +53,7 @@ class ByHand:
             return self._vmlinux.function(site.symbol).address - self._vmlinux.named(ANCHOR)[0].address + site.offset
         made_for = self._modules[site.module]
         symbol = made_for.function(site.symbol)
-        text = _lowest_text(made_for, made_for.sections)
+        text = lowest_text(made_for, made_for.sections)
         return made_for.sections[symbol.section].offset + symbol.address - text.offset + site.offset
 
     def address(self, site: Site) -> int:
@@ -68,7 +68,7 @@ class ByHand:
         return Request(specs, [f"base={bases}", *parameters], MODULE)
 
 
-def _lowest_text(elf: Elf, loaded: Container[str]) -> Section:
+def lowest_text(elf: Elf, loaded: Container[str]) -> Section:
     """The first section of a module's file that is text and is loaded."""
     text = (section for section in elf.sections.values() if section.name.startswith(".text") and section.name in loaded)
     return min((section for section in text if section.size), key=lambda section: section.offset)

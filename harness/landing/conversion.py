@@ -12,13 +12,18 @@ from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.peek import Question
-from harness.landing.probe import SiteReport
+from harness.landing.probe import Request, SiteReport
 from harness.landing.site import Site
 
 # The kernel resolves, and puts no breakpoint: so many sites cost no more than a few armed ones.
 _ONLY_RESOLVE = ["disabled=1"]
 # Two forms of so many sites fit into the one argument that insmod may have (MAX_ARG_STRLEN).
 _AT_ONCE = 800
+
+
+def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
+    """Probes asked for by their addresses alone: such a kprobe has no symbol_name."""
+    return Request([f"@{layout.start(site) + site.offset:#x}" for site in sites])
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
+from harness.landing.by_hand import lowest_text
 from harness.landing.closest import Told
 from harness.landing.layout import Layout
 from harness.landing.witness import Statement
@@ -48,7 +51,7 @@ def by_text_base(layout: Layout, datum: Datum) -> int:
     """A module's datum as the 2008 letter forbids it: the text's address + the distance in the file."""
     elf, symbol = elf_of(layout, datum)
     loaded = layout.targets[datum.module].sections
-    text = min((elf.sections[name] for name in loaded if name.startswith(".text")), key=lambda each: each.offset)
+    text = lowest_text(elf, loaded)
     distance = elf.sections[symbol.section].offset + elf.place(symbol) - text.offset
     return loaded[text.name] + distance + datum.offset
 
@@ -127,3 +130,33 @@ def by_module(layout: Layout, datum: Datum) -> Statement:
     if datum.symbol not in places:
         return Statement("module", None, "not among its words")
     return Statement("module", int(places[datum.symbol], 16) + datum.offset)
+
+
+class Shifts(NamedTuple):
+    """Of `variables` that two kernels have by one name, so many stand elsewhere from `_stext`, from `_sdata`."""
+
+    variables: int
+    from_text: int
+    from_data: int
+
+
+def shifts(kernel: Elf, other: Elf) -> Shifts:
+    """What relocation by hand would miss with offsets made for the other kernel."""
+    here, there = _variables(kernel), _variables(other)
+    shared = here.keys() & there.keys()
+    missed = []
+    for base in ("_stext", "_sdata"):
+        moved = kernel.named(base)[0].address - other.named(base)[0].address
+        missed.append(sum(here[name] - there[name] != moved for name in shared))
+    return Shifts(len(shared), *missed)
+
+
+def _variables(kernel: Elf) -> dict[str, int]:
+    """The addresses of variables whose names occur once, but per-CPU ones, which no slide moves."""
+    data = {name for name, each in kernel.sections.items() if each.allocated and not each.executable}
+    named = Counter(symbol.name for symbol in kernel.symbols)
+    return {
+        symbol.name: symbol.address
+        for symbol in kernel.symbols
+        if symbol.kind == "object" and named[symbol.name] == 1 and symbol.section in data - {".data..percpu"}
+    }
