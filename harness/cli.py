@@ -22,6 +22,7 @@ from harness.images import prepare
 from harness.images.image import Image
 from harness.images.recipe import Recipe, load_all, select
 from harness.images.workshop import Workshop
+from harness.matrix import verification
 from harness.report.board import Board
 
 _PROGRAM = "./pinpoint"
@@ -102,6 +103,15 @@ def build(vms: Sequence[str]) -> int:
     finally:
         board.close()
     return max((_told(name, image) for name, image in built.items()), default=0)
+
+
+@cli.command()
+@click.argument("file", metavar="FILE.ko", type=click.Path(path_type=Path))
+@click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel the module was built for.")
+@click.option("--system-map", type=click.Path(path_type=Path), help="That kernel's System.map, to name addresses by.")
+def verify(file: Path, vm: str, system_map: Path | None) -> int:
+    """Load someone else's probe module and check every kprobe it makes, from outside the guest."""
+    return verification.verify(file, select([vm])[0], system_map)
 
 
 @cli.command()

@@ -76,6 +76,8 @@ _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
 _PARAVIRT = ("__parainstructions", "__parainstructions_end", ".parainstructions")
 _JUMPS = (*_between("__jump_table"), "__jump_table")
 
+# Where ftrace's own entry code calls whoever traces (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
+_FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
 # Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
 _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler_csum"})
 
@@ -92,7 +94,7 @@ MACHINES: Mapping[str, Machine] = {
             Table(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), pointer=True),
         ),
         # The trampolines of static calls (include/linux/static_call.h).
-        named=lambda name: name.startswith("__SCT__"),
+        named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
     ),
     "EM_AARCH64": Machine(
         tables=(
@@ -101,6 +103,7 @@ MACHINES: Mapping[str, Machine] = {
             # The two nops of -fpatchable-function-entry=2.
             Table(*_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), pointer=True),
         ),
+        named=_FTRACE_CALLS.__contains__,
     ),
     "EM_PARISC": Machine(
         tables=(
@@ -109,6 +112,6 @@ MACHINES: Mapping[str, Machine] = {
         ),
         # R_PARISC_PCREL32, arch/parisc/kernel/module.c.
         distance_bias=8,
-        named=lambda name: name in _WRITTEN_AT_BOOT,
+        named=_WRITTEN_AT_BOOT.__contains__,
     ),
 }

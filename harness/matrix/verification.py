@@ -1,0 +1,155 @@
+"""`./pinpoint verify`: someone else's module against one VM, from its file to a table and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+
+from harness.core import paths, process
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.core.errors import GuestError, GuestLost
+from harness.core.events import Bus
+from harness.guest.accelerator import choose
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.images import foreign
+from harness.images.image import Image
+from harness.images.prepare import prepare
+from harness.images.recipe import Recipe
+from harness.images.workshop import Workshop
+from harness.landing.landing import Landing
+from harness.landing.system_map import SystemMap
+from harness.landing.verify import Life
+from harness.matrix import checkup
+from harness.matrix.checkup import KernelComplained, LeftBehind
+from harness.report.board import Board
+
+_BOOT_SECONDS = 180.0
+# How often the board may speak.
+_LOOK_SECONDS = 0.5
+_HELD, _MISSED = 0, 1
+_SHOWN_LINES = 12
+
+Say = Callable[[str], None]
+
+
+def verify(file: Path, recipe: Recipe, system_map: Path | None) -> int:
+    """Do it all, with the board on the terminal and the table on standard output. Gives the exit status, 0 or 1.
+
+    Raises UsageError for a module or a map that cannot be right, BuildError, BootError or HostError where we fail.
+    """
+    bus = Bus()
+    board = Board(bus, sys.stdout.isatty())
+    said: list[str] = []
+    log = paths.cache() / "logs" / f"verify-{recipe.name}.log"
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as aside:
+        try:
+            status = aside.submit(_whole, file, recipe, system_map, bus, log, said.append)
+            while not wait([status], timeout=_LOOK_SECONDS).done:
+                board.flush()
+        except KeyboardInterrupt:
+            process.stop_all()
+            raise
+        finally:
+            board.close()
+    for text in said:
+        print(text)
+    return status.result()
+
+
+def _whole(file: Path, recipe: Recipe, system_map: Path | None, bus: Bus, log: Path, say: Say) -> int:
+    return Verification(file, recipe, system_map, Workshop.in_cache(bus)).run(log, say)
+
+
+class Verification:
+    """One module, on one VM. Everything that needs no guest is checked before one is booted."""
+
+    def __init__(self, file: Path, recipe: Recipe, system_map: Path | None, workshop: Workshop) -> None:
+        """Raises UsageError, one line, when the module or the System.map cannot be right for the VM."""
+        elf = foreign.read(file, recipe.architecture)
+        names = SystemMap.read(system_map) if system_map else None
+        image = prepare(recipe, workshop, probes=False)
+        foreign.demand_kernel(elf, image)
+        if names:
+            names.demand_of(Elf.kept(image.vmlinux))
+        self._name = foreign.name(elf)
+        self._names = names
+        self._image: Image = replace(image, modules={self._name: file})
+        self._bus = workshop.bus
+
+    def run(self, log: Path, say: Say) -> int:
+        """Boot, load, check, unload; say what was seen. Gives 0 when every kprobe landed and all was well, else 1.
+
+        The guest's console goes to `log`. Raises what the boot raises.
+        """
+        guest = Guest.boot(
+            self._image,
+            log=log,
+            keys=RunKeys.make(),
+            accelerator=choose(self._image.recipe.architecture, None),
+            bus=self._bus,
+            deadline=Deadline.after(_BOOT_SECONDS),
+        )
+        with guest:
+            checkup.begin(guest)
+            wrongs = [*self._live(guest, say), *_after(guest)]
+        for wrong in wrongs:
+            say(f"{self._name}: {wrong}")
+        if wrongs:
+            say(f"(the whole console: {log})")
+        return _MISSED if wrongs else _HELD
+
+    def _live(self, guest: Guest, say: Say) -> list[str]:
+        """One life of the module; what was wrong with it."""
+        try:
+            life = Life(guest, self._name, self._names)
+        except GuestLost as lost:
+            return [str(checkup.last_words(guest, lost))]
+        except GuestError as error:
+            return [error.what]
+        if life.landings:
+            say(table(life.landings))
+        missed = [landing for landing in life.landings if landing.complaint]
+        for landing in missed:
+            say(f"\n{landing.site}: {landing.complaint}\n\n{landing.table()}")
+        found = [f"{len(missed)} of {len(life.landings)} kprobes did not land"] if missed else []
+        return [*found, *life.wrongs]
+
+
+def _after(guest: Guest) -> list[str]:
+    """What the kernel complained of, or what is left of the module."""
+    try:
+        checkup.end(guest)
+    except KernelComplained as complained:
+        return [f"the kernel complained: {complained}", *_words(complained)]
+    except LeftBehind as left:
+        return [str(left).replace("the cell", "the module")]
+    except GuestError as lost:
+        return [str(checkup.last_words(guest, lost))]
+    return []
+
+
+def _words(complained: KernelComplained) -> list[str]:
+    """The kernel's own words: the first lines of its first complaint, which the others follow from."""
+    return [line.strip() for line in complained.complaints[0].lines[:_SHOWN_LINES]]
+
+
+def table(landings: Iterable[Landing]) -> str:
+    """One line for each kprobe: where it is, what that means, what memory has there, whether it landed."""
+    rows = [("kprobe", "address", "means", "memory", "verdict")]
+    for landing in landings:
+        said = {each.witness: each for each in landing.statements}
+        address = said["listed"].address
+        where = "-" if address is None else f"{address:#x}"
+        means = "-" if address is None else landing.meaning(address)
+        seen = said["outside"].says if "outside" in said else "-"
+        rows.append((str(landing.site), where, means, seen, "missed" if landing.complaint else "landed"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in rows
+    )

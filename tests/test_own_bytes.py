@@ -1,0 +1,200 @@
+"""Memory held against the ELF's own bytes: what is masked, by whose tables, and what a stray byte is told as."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.landing import own_bytes, witness
+from harness.landing.own_bytes import OwnBytes
+from harness.landing.patch_sites import LINKED, patch_sites
+from harness.landing.probing import settled
+from harness.landing.witness import Window
+
+X86 = ARCHITECTURES["x86_64"].probing
+START = 0x1000
+CODE = bytes.fromhex("0f1f440000 55 4889e5 5d c3 90909090 cc")
+
+# A kernel of one function: what ftrace patches, an alternative of three bytes, a lock prefix, two static jumps.
+KERNEL = """\
+        .text
+        .globl _stext, f, _etext
+        .type f, @function
+_stext:
+f:      call __fentry__
+alt:    nopl (%rax)
+locked: lock incl (%rdi)
+short:  jmp far
+        nop
+long:   .byte 0x0f, 0x1f, 0x44, 0x00, 0x00
+far:    ret
+        .size f, . - f
+__fentry__: ret
+_etext:
+        .data
+__alt_instructions:
+        .long alt - ., far - .
+        .word 3
+        .byte 3, 1
+__alt_instructions_end:
+__smp_locks:
+        .long locked - .
+        .long 0
+__smp_locks_end:
+        .balign 8
+__start___jump_table:
+        .long short - ., far - .
+        .quad 0
+        .long long - ., far - .
+        .quad 0
+__stop___jump_table:
+__start_mcount_loc:
+        .quad f
+__stop_mcount_loc:
+"""
+
+MODULE = """\
+        .text
+        .type f, @function
+        .globl f
+f:      call __fentry__
+        push %rbp
+        call elsewhere
+        jmp __x86_return_thunk
+        .size f, . - f
+        .section __mcount_loc,"a"
+        .quad f
+        .section .return_sites,"a"
+        .long f + 11 - .
+"""
+
+
+def assembled(tmp_path: Path, name: str, text: str) -> Path:
+    source, object_file = tmp_path / f"{name}.S", tmp_path / f"{name}.o"
+    source.write_text(text)
+    subprocess.run(["x86_64-linux-gnu-gcc", "-c", source, "-o", object_file], check=True)
+    return object_file
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Elf:
+    linked = tmp_path / "vmlinux"
+    object_file = assembled(tmp_path, "kernel", KERNEL)
+    subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", "-Ttext=0x401000", object_file, "-o", linked], check=True)
+    return Elf.read(linked)
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Elf:
+    return Elf.read(assembled(tmp_path, "module", MODULE))
+
+
+def own(masked: frozenset[int] = frozenset()) -> OwnBytes:
+    return OwnBytes(START, CODE, masked)
+
+
+def patched(place: int, patch: bytes, code: bytes = CODE) -> bytes:
+    return code[:place] + patch + code[place + len(patch) :]
+
+
+def test_a_kernels_own_tables_tell_what_it_patches(kernel: Elf) -> None:
+    f = kernel.function("f")
+    masked = patch_sites(kernel).within(LINKED, f.address, f.size)
+    ftrace, alternative, lock, short, long = range(5), range(5, 8), [8], range(11, 13), range(14, 19)
+    assert masked == {*ftrace, *alternative, *lock, *short, *long}
+    assert patch_sites(kernel).known
+
+
+def test_what_is_asked_for_may_begin_inside_a_patch(kernel: Elf) -> None:
+    start = kernel.function("f").address
+    assert patch_sites(kernel).within(LINKED, start + 3, 3) == {0, 1, 2}
+    assert patch_sites(kernel).within(LINKED, start - 8, 8) == set()
+
+
+def test_a_module_is_masked_by_relocations_and_by_its_tables(module: Elf) -> None:
+    loaded = own_bytes.of_module(module, ".text", START, START, 64)
+    assert len(loaded.code) == 16, "it ends with the section"
+    assert loaded.masked == {*range(5), *range(7, 11), *range(11, 16)}
+    assert loaded.compared == 2
+
+
+def test_a_kernel_that_tells_no_tables_is_not_compared(tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", assembled(tmp_path, "m", "f: .globl f\nret\n"), "-o", bare])
+    elf = Elf.read(bare)
+    assert own_bytes.of_kernel(elf, 0, elf.named("f")[0].address, 16).compared == 0
+
+
+def test_a_slide_is_taken_off(kernel: Elf) -> None:
+    start = kernel.function("f").address
+    seen = own_bytes.of_kernel(kernel, 0x200000, start + 0x200000, 8)
+    assert seen.code == kernel.code(kernel.function("f"))[:8]
+
+
+def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
+    code = bytes.fromhex("48c7c0") + (0x81000000).to_bytes(4, "little") + b"\xc3"
+    kept = OwnBytes(START, code, frozenset(), slide=0x0B600000)
+    moved = bytes.fromhex("48c7c0") + (0x8C600000).to_bytes(4, "little") + b"\xc3"
+    other = bytes.fromhex("48c7c0") + (0x8C700000).to_bytes(4, "little") + b"\xc3"
+    assert kept.strays(moved) == []
+    assert kept.strays(other)
+    assert OwnBytes(START, code, frozenset()).strays(moved)
+
+
+def test_memory_that_is_the_elfs_own_says_how_much_was_compared() -> None:
+    window = Window(START, CODE, patched(5, b"\xcc"), CODE)
+    seen = witness.outside(window, START + 5, X86, own(frozenset(range(5))))
+    assert (seen.address, seen.contradicts) == (START + 5, False)
+    assert seen.says == "55 became cc; 11 bytes around are the ELF's, 5 masked"
+
+
+@pytest.mark.parametrize("when", ["before", "with", "after"])
+def test_a_byte_that_is_not_the_elfs_contradicts_and_both_are_shown(when: str) -> None:
+    states = {"before": CODE, "with": patched(5, b"\xcc"), "after": CODE}
+    states[when] = patched(8, b"\x90", states[when])
+    seen = witness.outside(Window(START, *states.values()), START + 5, X86, own())
+    assert seen.contradicts
+    assert f"at 0x1008 the ELF has e55dc390909090cc, memory 905dc390909090cc {when} the probe" in seen.says
+
+
+def test_masked_bytes_may_be_anything() -> None:
+    before = patched(0, bytes.fromhex("e811223344"))
+    seen = witness.outside(
+        Window(START, before, patched(5, b"\xcc", before), before), START + 5, X86, own(frozenset(range(5)))
+    )
+    assert not seen.contradicts
+
+
+def test_too_little_to_compare_cannot_speak() -> None:
+    few = frozenset(range(len(CODE) - own_bytes.FEWEST + 1))
+    seen = witness.outside(Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few))
+    assert seen.address is None
+    assert not seen.contradicts
+    assert "only 3 bytes of the ELF" in seen.says
+
+
+def test_memory_that_is_being_patched_is_read_again() -> None:
+    # text_poke_bp() writes int3, then the jump's tail, then its first byte.
+    states = iter([b"\xcc\0\0\0\0", b"\xcc\1\2\3\4", b"\xe9\1\2\3\4", b"\xe9\1\2\3\4", b"never asked for"])
+    assert settled(lambda: [next(states)]) == [b"\xe9\1\2\3\4"]
+
+
+def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:
+    seen = witness.outside(Window(START, CODE, patched(5, b"\xcc\1\2\3\4"), CODE), START + 5, X86, own())
+    assert seen.contradicts
+
+
+def test_a_snapshot_of_another_life_shows_the_probe_elsewhere() -> None:
+    stale = patched(6, b"\xcc")
+    assert witness.outside(Window(START, CODE, stale, CODE), START + 5, X86, own()).address == START + 6
+
+
+def test_a_probe_that_stood_there_before_need_not_change_memory() -> None:
+    probed = patched(5, b"\xcc")
+    window = Window(START, probed, probed, probed)
+    assert witness.outside(window, START + 5, X86, own(), [START + 5]).address == START + 5
+    assert witness.outside(window, START + 5, X86, own()).contradicts
