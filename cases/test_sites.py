@@ -36,7 +36,7 @@ def read_version(target: Target) -> None:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", "next-symbol")
 @pytest.mark.parametrize(
     ("symbol", "run_it"),
     [
@@ -72,7 +72,7 @@ def test_module_function(layout: Layout, target: Target, probing: ProbingIn, sha
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", "next-symbol", "stale-snapshot")
 def test_not_called_not_hit(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """Probes on a function that is not called are never hit, though its neighbour is."""
     sites = layout.straight(target.site("leaf"), BOUNDARIES)
@@ -82,7 +82,7 @@ def test_not_called_not_hit(layout: Layout, target: Target, probing: ProbingIn) 
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", "stale-snapshot")
 def test_recursion_hits_at_every_level(target: Target, probing: ProbingIn) -> None:
     """A recursive function is hit once a level: three times as often when called three times."""
     entry = target.site("recursive")

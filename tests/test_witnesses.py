@@ -1,5 +1,7 @@
 """Witnesses, landings and the table a maintainer is shown."""
 
+from dataclasses import replace
+
 import pytest
 
 from harness.core.architecture import ARCHITECTURES
@@ -42,6 +44,23 @@ def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
         prove([landing(0x1004, None, 0x1004, None, None)])
 
 
+def test_one_that_contradicts_is_a_miss_however_many_agree() -> None:
+    said = landing(0x1004, 0x1004, 0x1004, 0x1004, None)
+    stale = Statement("outside", None, "nothing changed in 32 bytes from 0x1000", contradicts=True)
+    with pytest.raises(Missed, match="the outside witness contradicts: nothing changed"):
+        prove([replace(said, statements=[*said.statements[:4], stale])])
+
+
+def test_the_table_shows_the_bytes_that_each_witness_means() -> None:
+    said = landing(0x1004, 0x1004, 0x1004)
+    seen = Statement("outside", 0x1005, "5d became cc", code=b"\xcc\xc3")
+    with pytest.raises(Missed) as caught:
+        prove([replace(said, statements=[*said.statements, seen])])
+    header, *rows = str(caught.value).splitlines()[2:]
+    assert header.split() == ["witness", "address", "means", "bytes", "says"]
+    assert rows[-1].split(maxsplit=4) == ["outside", "0x1005", "leaf+0x5", "ccc3", "5d became cc"]
+
+
 def test_wrong_hits_are_a_miss() -> None:
     with pytest.raises(Missed, match="hit 2 times, its site ran 3 times"):
         prove([landing(0x1004, 0x1004, 0x1004, hits=2)], hits=3)
@@ -72,15 +91,16 @@ def test_outside_tells_a_probe_one_byte_off() -> None:
     assert witness.outside(window, 0x1005, X86).address == 0x1006
 
 
-def test_outside_cannot_speak_when_nothing_changed() -> None:
+def test_outside_contradicts_when_nothing_changed() -> None:
     seen = witness.outside(Window(0x1000, CODE, CODE), 0x1000, X86)
     assert seen.address is None
+    assert seen.contradicts
     assert "nothing changed" in seen.says
 
 
 def test_outside_does_not_take_any_change_for_a_probe() -> None:
     seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
-    assert seen.address is None
+    assert seen.contradicts
     assert "no probe" in seen.says
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from harness.landing import by_hand, data, precompiled
 from harness.landing.data import Datum
 from harness.landing.layout import Layout
+from harness.landing.neighbour import next_entry
 from harness.landing.probe import Request
 from harness.landing.site import Site
 
@@ -31,6 +32,15 @@ def _one_instruction_off(layout: Layout, sites: Sequence[Site]) -> list[str]:
     return ["mutant=one-instruction-off", f"mutant_shift={shifts}"]
 
 
+def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
+    """Each probe goes to the first place of the next function in memory that a probe may stand on."""
+    shifts = []
+    for site in sites:
+        _, symbol = layout.symbol(site)
+        shifts.append(str(next_entry(layout, site) - layout.base(symbol, site.module) - site.offset))
+    return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
+
+
 def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
     return ["mutant=report-without-registering"]
 
@@ -40,15 +50,17 @@ class Mutant:
     """What a broken probe does instead.
 
     `parameters` make the probe module itself wrong (probes/probe_mutants.c); `bad_spec` gives the spec really tried
-    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `relocates` loads a module
-    with addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so many
-    bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond`
-    reads what stands behind a datum.
+    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no broken
+    probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a module with
+    addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so many bytes
+    to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond` reads
+    what stands behind a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     bad_spec: Callable[[str], str] = _honest_bad_spec
     stays: bool = False
+    stale_snapshot: bool = False
     relocates: Callable[[Layout, Sequence[Site]], Request] | None = None
     converts_too_far: int = 0
     places: Callable[[Layout, Datum], int] | None = None
@@ -59,6 +71,7 @@ HONEST = Mutant()
 
 MUTANTS: dict[str, Mutant] = {
     "one-instruction-off": Mutant(parameters=_one_instruction_off),
+    "next-symbol": Mutant(parameters=_next_symbol),
     "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates=by_hand.from_text_base),
     "other-build": Mutant(relocates=by_hand.of_other_build),
@@ -66,6 +79,7 @@ MUTANTS: dict[str, Mutant] = {
     "previous-instance": Mutant(relocates=precompiled.of_previous_instance),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
+    "stale-snapshot": Mutant(stale_snapshot=True),
     "converts-too-far": Mutant(converts_too_far=4),
     "next-data-symbol": Mutant(places=data.by_next_symbol),
     "data-by-text-base": Mutant(places=data.by_text_base),

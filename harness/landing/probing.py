@@ -11,19 +11,32 @@ from harness.landing import probe, witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
+from harness.landing.own_bytes import around
 from harness.landing.probe import Request
 from harness.landing.site import Site
 from harness.landing.witness import Window
 
 _PAGE = 4096
-# Bytes past a site that are watched: no patch on any architecture of the table is longer than 5.
-_BEYOND = 16
+# Bytes past a site that are watched: no patch on any architecture of the table is longer than 5, and a few instructions
+# behind it shall be there to hold against the ELF.
+_BEYOND = 32
+_READINGS = 8
 
 Relocation = Callable[[Layout, Sequence[Site]], Request]
 
 
 def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
     return Request([site.spec for site in sites])
+
+
+def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
+    """Memory, read until two readings agree: the kernel may be writing a jump there in steps (text_poke_bp())."""
+    seen = read()
+    for _ in range(_READINGS):
+        before, seen = seen, read()
+        if seen == before:
+            break
+    return seen
 
 
 class Probes:
@@ -55,11 +68,12 @@ class Probes:
 
     def __enter__(self) -> Self:
         self._before = self._read()
+        self._own = [around(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
         self._standing = probe.standing(self.guest)
         wrongs = self.mutant.parameters(self.layout, self.sites)
         asked = self._request
         self._view = probe.load(self.guest, asked.specs, [*asked.parameters, *wrongs], asked.module)
-        self._during = self._read()
+        self._during = self._before if self.mutant.stale_snapshot else self._read()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,7 +90,7 @@ class Probes:
         return start, min(start + site.offset + _BEYOND, mapped) - start
 
     def _read(self) -> list[bytes]:
-        return self.guest.memory.read_many(self._spans)
+        return settled(lambda: self.guest.memory.read_many(self._spans))
 
     @property
     def windows(self) -> list[Window]:
@@ -90,17 +104,20 @@ class Probes:
     def landings(self) -> list[Landing]:
         """What the witnesses say of each site."""
         found = []
-        for site, address, early, late, window in zip(
-            self.sites, self.addresses, self._view.reports, self._final.reports, self.windows, strict=True
+        listed = self._view.beyond(self._standing)
+        standing = [each.address for each in self._standing]
+        for site, address, early, late, window, own in zip(
+            self.sites, self.addresses, self._view.reports, self._final.reports, self.windows, self._own, strict=True
         ):
             statements = (
                 witness.reported(early),
-                witness.listed(self._view.beyond(self._standing), address),
+                witness.listed(listed, address),
                 witness.elf(address),
                 witness.trapped(late, self._traits),
-                witness.outside(window, address, self._traits),
+                witness.outside(window, address, self._traits, own, standing),
             )
-            found.append(Landing(site, statements, late.hits, self.layout.meaning))
+            shown = [witness.with_bytes(statement, window, own) for statement in statements]
+            found.append(Landing(site, shown, late.hits, self.layout.meaning))
         return found
 
     def prove(self, hits: int | None = None) -> None:

@@ -146,10 +146,8 @@ class Window:
         put = {
             address - self.start + byte
             for address in self.changes(probing)
-            if self.patch_at(address, probing)
-            for byte in range(longest)
+            for byte in range(self.patch_at(address, probing))
         }
-        put = {byte for byte in put if byte < self.size and self.before[byte] != self.during[byte]}
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
         for when, memory, probed in states:
             strays = own.strays(memory, probed)
