@@ -21,13 +21,15 @@ class Missed(AssertionError):
 class Landing:
     """Where one probe landed.
 
-    `meaning` turns an address into symbol + offset for the table.
+    `meaning` turns an address into symbol + offset for the table; `escaped` is what the probe went into when all agree
+    that it is past the end of its function, which is no landing.
     """
 
     site: Site
     statements: Sequence[Statement]
     hits: int
     meaning: Callable[[int], str]
+    escaped: str = ""
 
     @property
     def speaking(self) -> list[Statement]:
@@ -36,7 +38,12 @@ class Landing:
 
     @property
     def complaint(self) -> str:
-        """Why this is no landing, empty when all speaking witnesses agree, none contradicts, and they are enough."""
+        """Why this is no landing, empty for one: the witnesses' disagreement, or where else they agree that it is."""
+        return self.disagreement or (f"escaped into {self.escaped}" if self.escaped else "")
+
+    @property
+    def disagreement(self) -> str:
+        """Empty when all speaking witnesses agree, none contradicts, and they are enough."""
         addresses = {statement.address for statement in self.speaking}
         contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
@@ -54,7 +61,8 @@ class Landing:
         lines = (
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
         )
-        return "\n".join(line.rstrip() for line in lines)
+        told = [f"escaped into {self.escaped}"] if self.escaped else []
+        return "\n".join([*(line.rstrip() for line in lines), *told])
 
     def _row(self, said: Statement) -> tuple[str, str, str, str, str]:
         if said.address is None:
@@ -66,6 +74,7 @@ class Landing:
         return {
             "site": str(self.site),
             "hits": self.hits,
+            **({"escaped": self.escaped} if self.escaped else {}),
             **{
                 statement.witness: statement.says
                 if statement.address is None or statement.contradicts
