@@ -1,4 +1,4 @@
-"""What no kernel may take as a kprobe is refused with the right errno, and leaves nothing behind.
+"""What no kernel may take as a kprobe is refused with the right errno, and what it takes past a function's end is told.
 
 The errnos are those of kernel/kprobes.c and arch/*/kernel/kprobes.c in 6.1; where architectures differ they stand in
 the architecture table. After each attempt the guest is checked: no complaint, no module, no kprobe left.
@@ -9,44 +9,28 @@ import errno
 import pytest
 
 from harness.guest.guest import Guest
+from harness.landing.escape import expect_escape, next_function
+from harness.landing.everywhere import Everywhere
 from harness.landing.layout import Layout
+from harness.landing.order import blacklist_names, freed_functions
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-
-@pytest.mark.requires("kprobes")
-@pytest.mark.mutants("registers-anyway")
-@pytest.mark.parametrize(
-    "spec",
-    [
-        pytest.param("pinpoint_no_such_symbol", id="unknown-symbol"),
-        pytest.param("pinpoint_absent:clock_t_to_jiffies", id="absent-module"),
-        pytest.param("+0x0", id="empty-name"),
-    ],
-)
-def test_unresolvable_name(probing: ProbingIn, spec: str) -> None:
-    """A name that kallsyms does not know is ENOENT (_kprobe_addr(), since 4.13)."""
-    expect_refusal(probing, spec, errno.ENOENT)
+TIMES = 3
+# Tried in one life of the probe module; a look-up by name costs milliseconds.
+SAMPLE = 64
+# Of a thousand offsets inside instructions, each refused in 10 ms under emulation.
+EVERY = 5
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, probing: ProbingIn) -> None:
-    """An offset inside an instruction, or misaligned where all are of one width, is refused by the architecture."""
-    traits = guest.image.recipe.architecture.probing
-    for site in layout.mid_instruction(target.site("leaf"))[:3]:
-        expect_refusal(probing, site.spec, traits.mid_instruction)
-
-
-@pytest.mark.requires("kprobes")
-@pytest.mark.mutants("registers-anyway")
-def test_blacklisted(guest: Guest, probing: ProbingIn) -> None:
-    """A function on the kernel's own blacklist is EINVAL (within_kprobe_blacklist())."""
-    blacklisted = [line.split()[-1] for line in guest.read_text("/sys/kernel/debug/kprobes/blacklist").splitlines()]
-    symbol = next(name for name in blacklisted if name.isidentifier())
-    expect_refusal(probing, symbol, errno.EINVAL)
+def test_unresolvable_name(probing: ProbingIn) -> None:
+    """A symbol, or a module, that kallsyms does not know is ENOENT, and so is no name at all (_kprobe_addr())."""
+    specs = ("pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", "+0x0")
+    expect_refusal(probing, *specs, wanted=errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")
@@ -54,4 +38,76 @@ def test_blacklisted(guest: Guest, probing: ProbingIn) -> None:
 def test_symbol_and_address(layout: Layout, probing: ProbingIn) -> None:
     """Both a symbol and an address are EINVAL, even when they mean the same place."""
     address = layout.address(Site("clock_t_to_jiffies"))
-    expect_refusal(probing, f"@{address:#x}/clock_t_to_jiffies", errno.EINVAL)
+    expect_refusal(probing, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """An offset inside an instruction, or misaligned where all are of one width, is refused by the architecture.
+
+    Tried in every function of a module.
+    """
+    inside = [site for start in Everywhere(layout, target).entries for site in layout.mid_instruction(start)][::EVERY]
+    wanted = guest.image.recipe.architecture.probing.mid_instruction
+    expect_refusal(probing, *(site.spec for site in inside), wanted=wanted)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_blacklisted(guest: Guest, probing: ProbingIn) -> None:
+    """A function on the kernel's own blacklist is EINVAL (within_kprobe_blacklist())."""
+    expect_refusal(probing, *blacklist_names(guest)[:SAMPLE], wanted=errno.EINVAL)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_module_init_text(target: Target, probing: ProbingIn) -> None:
+    """A module's .init.text is freed once it ran, and its symbols with it: ENOENT, by the module's name and without."""
+    freed = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
+    assert freed, "the module has no initialisation text"
+    specs = [f"{target.module}:{name}" for name in freed] + [name for name in freed if name != "init_module"]
+    expect_refusal(probing, *specs, wanted=errno.ENOENT)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
+    """The kernel's .init.text is freed at boot, but kallsyms keeps its names: EINVAL (check_kprobe_address_safe())."""
+    expect_refusal(probing, *freed_functions(layout)[:SAMPLE], wanted=errno.EINVAL)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_past_the_end_of_a_module_function(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """An offset that reaches the next function is taken, and hit when that one runs: escaped, not landed."""
+    site = target.site("leaf")
+    following = next_function(layout, site)
+    distance = following.start - layout.address(site)
+    with probing.on(site.at(distance)) as probes:
+        target.call_all(TIMES)
+    expect_escape(probes.landings[0], f"next symbol {following.name}+0x0")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """The offset may be of any size, and reach into a function of another file: escaped, not landed."""
+    near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.address)
+    distance = layout.address(far) - layout.address(near)
+    with probing.on(near.at(distance)) as probes:
+        target.call(far.symbol, TIMES)
+    expect_escape(probes.landings[0], f"next symbol {far.symbol}+0x0")
+    assert probes.landings[0].hits == TIMES
+
+
+@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.mutants("only-reported")
+def test_past_the_end_into_a_stub(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Where the module loader puts stubs between functions, the first offset behind one is in a stub: escaped."""
+    site = target.site("leaf")
+    _, symbol = layout.symbol(site)
+    with probing.on(site.at(symbol.size)) as probes:
+        target.call("leaf", TIMES)
+    expect_escape(probes.landings[0], "stub before ")
+    assert probes.landings[0].hits == 0

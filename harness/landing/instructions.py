@@ -173,6 +173,11 @@ def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
     return found[0] if found else None
 
 
+def has_delay_slots(decoder: Decoder) -> bool:
+    """True where the instruction behind a branch runs before what the branch goes to."""
+    return _MACHINES[decoder].delay_slots
+
+
 def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that it does not trace."""
     return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.code(symbol)))

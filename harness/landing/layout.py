@@ -73,8 +73,15 @@ class Layout:
         return running - self.kernel.named(ANCHOR)[0].address
 
     def symbol(self, site: Site) -> tuple[Elf, Symbol]:
-        """The ELF file and the function a site names."""
+        """The ELF file and the function a site names.
+
+        Of several the one that the kernel takes: its own at the lowest address, a module's first in the symbol table
+        (kallsyms_lookup_name(), find_kallsyms_symbol_value(), 6.1).
+        """
         elf = self.targets[site.module].elf if site.module else self.kernel
+        named = [symbol for symbol in elf.named(site.symbol) if symbol.kind == "func"]
+        if len(named) > 1:
+            return elf, named[0] if site.module else min(named, key=lambda symbol: symbol.address)
         return elf, elf.function(site.symbol)
 
     def address(self, site: Site) -> int:
@@ -95,31 +102,33 @@ class Layout:
     def boundaries(self, site: Site) -> list[Site]:
         """The site's function at each of its instructions. Raises PinpointError where nobody can tell them."""
         elf, symbol = self.symbol(site)
-        return [site.at(offset) for offset in boundaries(elf, symbol, self._decoder)]
+        return [site.at(offset) for offset in boundaries(elf, symbol, self.decoder)]
 
-    def straight(self, site: Site, count: int) -> list[Site]:
-        """The site's function at its entry and at inner boundaries that run exactly once a call, `count` in all.
+    def straight(self, site: Site, count: int | None = None) -> list[Site]:
+        """The site's function at its entry and at inner boundaries that run exactly once a call, `count` or all.
 
         Raises GuestError when the function has fewer: then it is no function to claim inner boundaries of.
         """
         elf, symbol = self.symbol(site)
-        offsets = straight(elf, symbol, self._decoder)[:count]
-        if len(offsets) < count:
+        offsets = straight(elf, symbol, self.decoder)[:count]
+        if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
 
     def following(self, site: Site) -> Site:
-        """The site one instruction on."""
+        """The site one instruction on; behind the function's last one, its end."""
         elf, symbol = self.symbol(site)
-        return site.at(next(offset for offset in boundaries(elf, symbol, self._decoder) if offset > site.offset))
+        later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > site.offset)
+        return site.at(next(later, symbol.size))
 
     def mid_instruction(self, site: Site) -> list[Site]:
         """The site's function at every offset that is inside an instruction or misaligned."""
         elf, symbol = self.symbol(site)
-        return [site.at(offset) for offset in inside(elf, symbol, self._decoder)]
+        return [site.at(offset) for offset in inside(elf, symbol, self.decoder)]
 
     @property
-    def _decoder(self) -> Decoder:
+    def decoder(self) -> Decoder:
+        """How instruction boundaries are found."""
         return self.guest.image.recipe.architecture.probing.decoder
 
     def base(self, symbol: Symbol, module: str) -> int:

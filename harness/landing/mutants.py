@@ -17,6 +17,8 @@ from harness.landing.probe import Request
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
+# So many sites the probe module can shift (probes/probe_mutants.c); those behind them stay honest.
+_SHIFTS = 64
 
 
 def _no_parameters(_: Layout, __: Sequence[Site]) -> list[str]:
@@ -28,7 +30,7 @@ def _honest_bad_spec(spec: str) -> str:
 
 
 def _one_instruction_off(layout: Layout, sites: Sequence[Site]) -> list[str]:
-    shifts = ",".join(str(layout.following(site).offset - site.offset) for site in sites)
+    shifts = ",".join(str(layout.following(site).offset - site.offset) for site in sites[:_SHIFTS])
     return ["mutant=one-instruction-off", f"mutant_shift={shifts}"]
 
 
@@ -39,6 +41,11 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
         _, symbol = layout.symbol(site)
         shifts.append(str(next_entry(layout, site) - layout.base(symbol, site.module) - site.offset))
     return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
+
+
+def _clobbers(layout: Layout, _: Sequence[Site]) -> list[str]:
+    argument = layout.guest.image.recipe.architecture.probing.first_argument
+    return ["mutant=clobbers", f"mutant_clobber={argument}"]
 
 
 def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
@@ -60,11 +67,11 @@ class Mutant:
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     bad_spec: Callable[[str], str] = _honest_bad_spec
     stays: bool = False
-    stale_snapshot: bool = False
-    relocates: Callable[[Layout, Sequence[Site]], Request] | None = None
     converts_too_far: int = 0
     places: Callable[[Layout, Datum], int] | None = None
     reads_beyond: bool = False
+    stale_snapshot: bool = False
+    relocates: Callable[[Layout, Sequence[Site]], Request] | None = None
 
 
 HONEST = Mutant()
@@ -77,11 +84,12 @@ MUTANTS: dict[str, Mutant] = {
     "other-build": Mutant(relocates=by_hand.of_other_build),
     "stale-offset": Mutant(relocates=precompiled.of_any_build),
     "previous-instance": Mutant(relocates=precompiled.of_previous_instance),
+    "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
-    "stale-snapshot": Mutant(stale_snapshot=True),
     "converts-too-far": Mutant(converts_too_far=4),
     "next-data-symbol": Mutant(places=data.by_next_symbol),
     "data-by-text-base": Mutant(places=data.by_text_base),
     "reads-next-word": Mutant(reads_beyond=True),
+    "stale-snapshot": Mutant(stale_snapshot=True),
 }

@@ -56,6 +56,42 @@ def blacklist(guest: Guest) -> list[tuple[int, int]]:
     return list(_ranges(guest.read_text(_BLACKLIST).splitlines()))
 
 
+def blacklist_names(guest: Guest) -> list[str]:
+    """The names of the kernel's blacklist that can be asked for, each once, in its order."""
+    names = Counter(line.split()[-1] for line in guest.read_text(_BLACKLIST).splitlines())
+    return [name for name, times in names.items() if name.isidentifier() and times == 1]
+
+
+def several_times(layout: Layout, count: int) -> list[str]:
+    """`count` names, evenly spread, that several functions of the kernel's text and nothing else have.
+
+    Without those of which one is on the blacklist.
+    """
+    kernel = layout.kernel
+    forbidden = blacklist(layout.guest)
+    begin, end = (kernel.named(name)[0].address for name in ("_stext", "_etext"))
+
+    def eligible(symbol: Symbol) -> bool:
+        address = symbol.address + layout.slide
+        inside = begin <= symbol.address < end and symbol.kind == "func"
+        return inside and not any(start <= address < stop for start, stop in forbidden)
+
+    by_name: dict[str, list[Symbol]] = {}
+    for symbol in kernel.symbols:
+        by_name.setdefault(symbol.name, []).append(symbol)
+    found = [name for name, named in by_name.items() if len(named) > 1 and all(map(eligible, named))]
+    return [found[index * len(found) // count] for index in range(min(count, len(found)))]
+
+
+def freed_functions(layout: Layout) -> list[str]:
+    """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
+    kernel = layout.kernel
+    named = Counter(symbol.name for symbol in kernel.symbols if symbol.section)
+    begin, end = (kernel.named(name)[0].address for name in ("_sinittext", "_einittext"))
+    found = [symbol for symbol in kernel.symbols if symbol.kind == "func" and begin <= symbol.address < end]
+    return [symbol.name for symbol in found if named[symbol.name] == 1 and symbol.name.isidentifier()]
+
+
 def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:
     for line in lines:
         start, _, end = line.split()[0].partition("-")

@@ -29,7 +29,9 @@ class SiteReport:
     """What the probe module says of one site.
 
     `errno` is positive, 0 for a registered probe; `address` is `kp.addr`, 0 when refused; `hits` counts the
-    pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any.
+    pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any;
+    `missed` counts the hits for which the kernel ran no handler. Of a kretprobe `returns` counts the returns it saw and
+    `value` is what the last one returned.
     """
 
     spec: str
@@ -37,15 +39,19 @@ class SiteReport:
     address: int
     hits: int
     ip: int
+    missed: int = 0
+    returns: int = 0
+    value: int = 0
 
 
 @dataclass(frozen=True)
 class ListedProbe:
-    """One line of `/sys/kernel/debug/kprobes/list`: address, reverse look-up, flags as `[OPTIMIZED]`."""
+    """One line of `/sys/kernel/debug/kprobes/list`: address, reverse look-up, flags as `[OPTIMIZED]`; `k`, or `r`."""
 
     address: int
     meaning: str
     flags: tuple[str, ...]
+    kind: str = "k"
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,9 @@ def parse_report(text: str) -> tuple[SiteReport, ...]:
                 address=int(fields["address"], 16),
                 hits=int(fields["hits"]),
                 ip=int(fields["ip"], 16),
+                missed=int(fields["missed"]),
+                returns=int(fields.get("returns", "0")),
+                value=int(fields.get("value", "0"), 16),
             )
         )
     return tuple(reports)
@@ -126,5 +135,5 @@ def parse_list(text: str) -> tuple[ListedProbe, ...]:
     probes = []
     for line in text.splitlines():
         words = _FLAG.sub(" ", line).split()
-        probes.append(ListedProbe(int(words[0], 16), " ".join(words[2:]), tuple(_FLAG.findall(line))))
+        probes.append(ListedProbe(int(words[0], 16), " ".join(words[2:]), tuple(_FLAG.findall(line)), words[1]))
     return tuple(probes)

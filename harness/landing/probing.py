@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Self
 
 from harness.core.architecture import Probing as ProbingTraits
 from harness.guest.guest import Guest
-from harness.landing import probe, witness
+from harness.landing import escape, probe, witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import around
-from harness.landing.probe import Request
+from harness.landing.probe import ListedProbe, Request, SiteReport
 from harness.landing.site import Site
+from harness.landing.target import Target
 from harness.landing.witness import Window
 
 _PAGE = 4096
@@ -100,11 +102,26 @@ class Probes:
             for span, *states in zip(self._spans, self._before, self._during, self._after, strict=True)
         ]
 
+    def look_again(self) -> None:
+        """Read report, list and memory once more: the witnesses speak of now, no longer of the moment of loading."""
+        self._view = probe.look(self.guest, self._request.module)
+        self._during = self._before if self.mutant.stale_snapshot else self._read()
+
     @property
+    def listed(self) -> tuple[ListedProbe, ...]:
+        """What the kernel listed of these probes when it was last looked at."""
+        return self._view.beyond(self._standing)
+
+    @cached_property
+    def reports(self) -> tuple[SiteReport, ...]:
+        """The probe module's last report of each site."""
+        return self._final.reports
+
+    @cached_property
     def landings(self) -> list[Landing]:
         """What the witnesses say of each site."""
         found = []
-        listed = self._view.beyond(self._standing)
+        listed = self.listed
         standing = [each.address for each in self._standing]
         for site, address, early, late, window, own in zip(
             self.sites, self.addresses, self._view.reports, self._final.reports, self.windows, self._own, strict=True
@@ -117,7 +134,8 @@ class Probes:
                 witness.outside(window, address, self._traits, own, standing),
             )
             shown = [witness.with_bytes(statement, window, own) for statement in statements]
-            found.append(Landing(site, shown, late.hits, self.layout.meaning))
+            escaped = escape.into(self.layout, site, address)
+            found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
         return found
 
     def prove(self, hits: int | None = None) -> None:
@@ -160,8 +178,15 @@ class ProbingIn:
         self.lives.append(probes)
         return probes
 
-    def attempt(self, spec: str) -> int:
-        """Try one spec as it stands; gives the errno of the registration, 0 if the kernel took it."""
-        view = probe.load(self.layout.guest, [self.mutant.bad_spec(spec)])
-        probe.unload(self.layout.guest)
-        return view.reports[0].errno
+    def know(self, *targets: Target) -> None:
+        """Take these loaded targets, in place of the case's fixtures, for where sites and addresses may be."""
+        self.layout = Layout(self.layout.guest, targets)
+
+    def attempt(self, *specs: str, module: str = probe.MODULE) -> list[int]:
+        """Try specs as they stand, in one life of a probe module.
+
+        Gives the errno of each registration, 0 where the kernel took it.
+        """
+        view = probe.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], module=module)
+        probe.unload(self.layout.guest, module)
+        return [report.errno for report in view.reports]

@@ -6,17 +6,21 @@ import errno
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.landing import probe
 from harness.landing.landing import Missed
 from harness.landing.precompiled import PrecompiledSite, Refused, by_section
 from harness.landing.probing import ProbingIn
 from harness.landing.site import Site
 
 
-def expect_refusal(probing: ProbingIn, spec: str, wanted: int) -> None:
-    """Try to register a kprobe on `spec`. Raises Missed unless the kernel refuses with this errno (positive)."""
-    got = probing.attempt(spec)
-    if got != wanted:
-        raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
+def expect_refusal(probing: ProbingIn, *specs: str, wanted: int, module: str = probe.MODULE) -> None:
+    """Try to register a probe on each spec, in one life of a probe module.
+
+    Raises Missed unless the kernel refuses each with this errno (positive).
+    """
+    for spec, got in zip(specs, probing.attempt(*specs, module=module), strict=True):
+        if got != wanted:
+            raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
 
 
 def expect_other_build_refused(probing: ProbingIn, made: Sequence[PrecompiledSite], meant: Sequence[Site]) -> Refused:

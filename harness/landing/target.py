@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Self
 
+from harness.core.deadline import Deadline
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -86,8 +87,17 @@ class Target:
         """A site in this module's function `pinpoint_<shape>`."""
         return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)
 
-    def call(self, shape: str, times: int = 1) -> str:
+    def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; gives the checksum of what it returned."""
-        directory = f"/sys/kernel/debug/{self.module}"
-        result = self.guest.script(f"echo {shape} {times} >{directory}/call && cat {directory}/result").check()
-        return result.stdout.strip()
+        told = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
+        return self.guest.script(told, deadline).check().stdout.strip()
+
+    def call_all(self, times: int = 1) -> list[str]:
+        """Call every shape of the module so often; gives their checksums, each with its name. One round trip."""
+        names = f"$(sed 's/name=//; s/ .*//' {self._directory}/shapes)"
+        told = f"for shape in {names}; do echo $shape {times} >call && cat result || exit; done"
+        return self.guest.script(f"cd {self._directory} && {told}").check().stdout.splitlines()
+
+    @property
+    def _directory(self) -> str:
+        return f"/sys/kernel/debug/{self.module}"

@@ -1,0 +1,77 @@
+"""One name, several functions: which of them the kernel takes, and it takes one without a word.
+
+register_kprobe() asks kallsyms_lookup_name() (kernel/kallsyms.c, kernel/module/kallsyms.c, 6.1): vmlinux before
+modules, in vmlinux the lowest address, among modules the newest loaded, in a module the first in its symbol table.
+tracefs and perf refuse such a name.
+"""
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.order import several_times
+from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+TIMES = 3
+# Of the names that vmlinux has more than once; a registration costs milliseconds.
+SAMPLE = 24
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.parametrize(
+    ("first", "last"), [("pinpoint_target", "pinpoint_second"), ("pinpoint_second", "pinpoint_target")]
+)
+def test_newest_module_wins(guest: Guest, probing: ProbingIn, first: str, last: str) -> None:
+    """Of two modules that have a function of a name, the one that was loaded last; MOD:SYM names the other."""
+    with Target(guest, first) as older, Target(guest, last) as newer:
+        probing.know(older, newer)
+        with probing.on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
+            newer.call("leaf", TIMES)
+            older.call("leaf", TIMES)
+        probes.prove(hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_kernel_beats_module(guest: Guest, probing: ProbingIn) -> None:
+    """A function of the kernel, even a static one, before a module's; MOD:SYM names the module's."""
+    with Target(guest, "pinpoint_second") as second:
+        probing.know(second)
+        with probing.on(Site("version_proc_show"), Site("version_proc_show", module=second.module)) as probes:
+            second.call("version_proc_show", TIMES)
+            for _ in range(TIMES):
+                guest.run("cat", "/proc/version").check()
+        probes.prove(hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_first_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Of two static functions of one module, the first in its symbol table."""
+    twins = [symbol for symbol in target.elf.named("pinpoint_twin") if symbol.kind == "func"]
+    assert len(twins) > 1, "the module has no twins"
+    with probing.on(target.site("twin")) as probes:
+        target.call("twin", TIMES)
+        target.call("other_twin", TIMES)
+    probes.prove(hits=TIMES)
+    if layout.base(twins[0], target.module) != probes.reports[0].address:
+        raise Missed(f"not the first in the symbol table\n\n{probes.landings[0].table()}")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_lowest_in_the_kernel(layout: Layout, probing: ProbingIn) -> None:
+    """Of several functions of the kernel that have one name, the one at the lowest address."""
+    names = several_times(layout, SAMPLE)
+    assert names, "no name is used twice"
+    with probing.on(*map(Site, names)) as probes:
+        pass
+    probes.prove()
+    for name, report in zip(names, probes.reports, strict=True):
+        lowest = min(symbol.address for symbol in layout.kernel.named(name)) + layout.slide
+        if report.address != lowest:
+            raise Missed(f"{name} landed at {report.address:#x}, the lowest is {lowest:#x}")

@@ -1,0 +1,48 @@
+"""kretprobes stand on a function's entry, nowhere else, and see every return and what it returns."""
+
+import errno
+
+import pytest
+
+from harness.landing import returns
+from harness.landing.layout import Layout
+from harness.landing.probing import ProbingIn
+from harness.landing.refusal import expect_refusal
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+TIMES = 5
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("stale-snapshot")
+@pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
+def test_entry(target: Target, probing: ProbingIn, shape: str) -> None:
+    """On the entry of a function of a module or of the kernel: it lands, and sees each entry and each return."""
+    site = Site(shape) if shape == "clock_t_to_jiffies" else target.site(shape)
+    with probing.on(site, relocation=returns.by_symbol) as probes:
+        unprobed = target.call(shape, TIMES)
+    probes.prove(hits=TIMES)
+    returns.expect_listed(probes)
+    returns.expect_returns(probes, TIMES)
+    if target.call(shape, TIMES) != unprobed:
+        raise AssertionError("the function returned something else while it was probed")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("stale-snapshot")
+@pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
+def test_value(target: Target, probing: ProbingIn, shape: str) -> None:
+    """It sees the value that the caller gets."""
+    with probing.on(target.site(shape), relocation=returns.by_symbol) as probes:
+        result = target.call(shape, 1)
+    probes.prove(hits=1)
+    returns.expect_value(probes, result)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_off_the_entry(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Behind the entry a return address is where nobody knows: EINVAL (register_kretprobe())."""
+    inner = [site for shape in ("leaf", "calls", "loop") for site in layout.straight(target.site(shape), 4)[1:]]
+    expect_refusal(probing, *(site.spec for site in inner), wanted=errno.EINVAL, module=returns.MODULE)

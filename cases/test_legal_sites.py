@@ -1,0 +1,87 @@
+"""Where a kprobe may stand: every instruction boundary, ftrace's call, under a jump, beside others on one site."""
+
+import errno
+
+import pytest
+
+from harness.landing import several
+from harness.landing.everywhere import Everywhere
+from harness.landing.flags import apart, await_flag, expect_flag
+from harness.landing.instructions import ftrace_site
+from harness.landing.layout import Layout
+from harness.landing.probing import ProbingIn
+from harness.landing.refusal import expect_refusal
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+TIMES = 3
+TOGETHER = 4
+# Shapes of which none calls another; bytes that a jump displaces.
+SHAPES = ("loop", "picks", "reads_data", "cold_part")
+JUMP = 5
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+def test_every_boundary(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Every instruction of every function of a module takes a probe, but those that the architecture says it cannot."""
+    everywhere = Everywhere(layout, target)
+    with probing.on(*everywhere.taken) as probes:
+        pass
+    probes.prove(hits=0)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-anyway")
+def test_boundaries_refused(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """What cannot be stepped, what ftrace patches without kprobes on it, and a static call are EINVAL."""
+    sites = Everywhere(layout, target).refused
+    if not sites:
+        pytest.skip("every instruction of the module can be probed")
+    expect_refusal(probing, *(site.spec for site in sites), wanted=errno.EINVAL)
+
+
+@pytest.mark.requires("kprobes", "ftrace_kprobes")
+@pytest.mark.mutants("only-reported", "one-instruction-off")
+@pytest.mark.parametrize("site", [Site("clock_t_to_jiffies"), Site("pinpoint_leaf", module="pinpoint_target")], ids=str)
+def test_on_ftrace(layout: Layout, target: Target, probing: ProbingIn, site: Site) -> None:
+    """A probe on the instruction that ftrace patches is listed [FTRACE]; memory has a call there, no breakpoint."""
+    elf, symbol = layout.symbol(site)
+    patched = ftrace_site(elf, symbol, layout.decoder)
+    assert patched is not None, f"{site} is not traced"
+    with probing.on(site.at(patched)) as probes:
+        target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
+    probes.prove(hits=TIMES)
+    expect_flag(probes, "[FTRACE]", at_least=1)
+
+
+@pytest.mark.requires("kprobes", "optimized_kprobes")
+@pytest.mark.mutants("only-reported", "one-instruction-off")
+def test_optimized(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Probes apart from each other become jumps, in time, where the kernel can: listed [OPTIMIZED], hit as before.
+
+    Outside, a jump stands where the list says so, and a breakpoint where it does not. Which instructions a jump may
+    displace is the kernel's to say (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); some of these it may.
+    """
+    sites = [site for shape in SHAPES for site in apart(layout.straight(target.site(shape)), JUMP)]
+    with probing.on(*sites) as probes:
+        await_flag(probes, "[OPTIMIZED]")
+        for shape in SHAPES:
+            target.call(shape, TIMES)
+    probes.prove(hits=TIMES)
+    expect_flag(probes, "[OPTIMIZED]", at_least=len(SHAPES))
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_several_on_one_site(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Several probes on one site are all hit; when one is removed the others stay, and so does the breakpoint."""
+    site = layout.straight(target.site("leaf"), 3)[-1]
+    with probing.on(*[site] * TOGETHER) as probes:
+        several.expect_no_second_time(probes, 1)
+        target.call("leaf", TIMES)
+        several.remove(probes, 0)
+        probes.look_again()
+        target.call("leaf", TIMES)
+    probes.prove()
+    several.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])

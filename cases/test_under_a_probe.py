@@ -1,0 +1,100 @@
+"""A probed function computes what it does unprobed, whichever of its instructions is probed.
+
+The kernel runs a copy of the probed instruction, or does by hand what it does. That is easy for an addition, and has to
+be done right for whatever leaves the line of execution: branches, calls, returns, delay slots. What a kernel is known
+to do wrong there stands in the architecture table, with its lines; such a cell asserts that very symptom.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing import under_probe
+from harness.landing.everywhere import Everywhere
+from harness.landing.instruction import Kind
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.probing import ProbingIn
+from harness.landing.target import Target
+from harness.verdict.known import known_fail
+
+Fresh = Callable[..., AbstractContextManager[Guest]]
+
+# Enough for every branch of every shape to go both ways.
+TIMES = 8
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("clobbers", "one-instruction-off")
+def test_every_instruction(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """With a probe on every instruction of a module that is stepped right, all its functions return the same.
+
+    Instructions that only run together are hit as often as each other, and of the shape that branches every one is hit.
+    """
+    everywhere = Everywhere(layout, target)
+    unprobed = target.call_all(TIMES)
+    with probing.on(*everywhere.stepped_right) as probes:
+        probed = target.call_all(TIMES)
+    if probed != unprobed:
+        raise Missed(f"a probed function computes something else: {sorted({*probed} ^ {*unprobed})}")
+    probes.prove()
+    everywhere.demand_even_hits(probes)
+    everywhere.demand_all_hit(probes, "branches")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        pytest.param(Kind.CONDITIONAL, "branches", id="taken-branch"),
+        pytest.param(Kind.CALL, "calls", id="call"),
+        pytest.param(Kind.RETURN, "leaf", id="return"),
+        pytest.param(Kind.LONE_RETURN, "loop", id="return-without-delay-slot"),
+        pytest.param(Kind.SKIP, "picks", id="nullifying"),
+    ],
+)
+def test_leaving_the_line(
+    target: Target, layout: Layout, probing: ProbingIn, fresh: Fresh, kind: Kind, shape: str
+) -> None:
+    """One instruction that leaves the line of execution: probed, the function returns what it does unprobed.
+
+    Where the kernel is known to step this kind wrong, it does so in just the way that is written down; if the guest
+    does not live through that, it is one of its own.
+    """
+    site = under_probe.first_of_kind(layout, target.site(shape), kind)
+    if site is None:
+        pytest.skip(f"{shape} has no such instruction on {layout.guest.name}")
+    defect = layout.guest.image.recipe.architecture.probing.defects.get(kind.value)
+    if defect is None:
+        under_probe.call(target, shape, site, TIMES, probing.mutant).demand_exact()
+        return
+    if not defect.fatal:
+        under_probe.call(target, shape, site, TIMES, probing.mutant).demand_symptom(defect)
+    else:
+        with fresh(may_die=True) as guest:
+            own = Target(guest, target.module)
+            own.load()
+            under_probe.call(own, shape, site, TIMES, probing.mutant).demand_symptom(defect)
+    known_fail(defect.why)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_branch_not_taken(target: Target, layout: Layout, probing: ProbingIn) -> None:
+    """A conditional branch that is not taken goes on behind itself: the loop that is always entered."""
+    site = under_probe.first_of_kind(layout, target.site("loop"), Kind.CONDITIONAL)
+    assert site is not None, "the loop has no conditional branch"
+    under_probe.call(target, "loop", site, TIMES, probing.mutant).demand_exact()
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_delay_slot(target: Target, layout: Layout, probing: ProbingIn) -> None:
+    """A probe in the delay slot of a call: the call goes where it goes."""
+    slot = under_probe.delay_slot(layout, target.site("calls"))
+    if slot is None:
+        pytest.skip(f"{layout.guest.name} has no delay slots")
+    under_probe.call(target, "calls", slot, TIMES, probing.mutant).demand_exact()

@@ -1,0 +1,107 @@
+"""Every instruction boundary of a target module's functions: which the kernel must take, which it must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.core.elf import Symbol
+from harness.landing.instruction import Flow, Instruction, Kind
+from harness.landing.instructions import decoded, even_runs
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.probing import Probes
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# What branches, calls, returns or lets others out; a probe on any other instruction is stepped right everywhere.
+_LEAVES_THE_LINE = frozenset(Kind) - {Kind.OTHER}
+# x86 calls a static call by way of this trampoline (include/linux/static_call_types.h).
+_STATIC_CALL = "__SCT__"
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """All boundaries of all functions of a target that stay loaded after its initialisation.
+
+    Functions whose name the module uses twice are left out, for symbol + offset cannot tell them apart, and of two
+    names for one address the second.
+    """
+
+    layout: Layout
+    target: Target
+
+    @property
+    def entries(self) -> list[Site]:
+        """Every function at its entry."""
+        return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
+
+    @property
+    def taken(self) -> list[Site]:
+        """Where the kernel must take a probe."""
+        return [site for site, each in self._boundaries if not self._refused(site, each)]
+
+    @property
+    def refused(self) -> list[Site]:
+        """Where it must answer EINVAL: what the architecture cannot step, what ftrace or a static call patches."""
+        return [site for site, each in self._boundaries if self._refused(site, each)]
+
+    @property
+    def stepped_right(self) -> list[Site]:
+        """Those of `taken` that the architecture steps right: all, or none that leaves the line of execution."""
+        if not self.layout.guest.image.recipe.architecture.probing.defects:
+            return self.taken
+        return [
+            site
+            for site, each in self._boundaries
+            if not self._refused(site, each) and each.kind not in _LEAVES_THE_LINE
+        ]
+
+    @cached_property
+    def functions(self) -> list[Symbol]:
+        """One symbol for each function."""
+        found: dict[int, Symbol] = {}
+        for symbol in self.target.functions:
+            if symbol.section in self.target.sections and not symbol.section.startswith(".init"):
+                found.setdefault(self.layout.base(symbol, self.target.module), symbol)
+        return [symbol for _, symbol in sorted(found.items())]
+
+    def demand_even_hits(self, probes: Probes) -> None:
+        """Raise Missed unless probes on instructions that only run together were hit as often as each other."""
+        hits: Mapping[Site, int] = {landing.site: landing.hits for landing in probes.landings}
+        for symbol in self.functions:
+            start = Site(symbol.name, module=self.target.module)
+            for group in even_runs(self.target.elf, symbol, self.layout.decoder):
+                seen = {offset: hits[start.at(offset)] for offset in group if start.at(offset) in hits}
+                if len(set(seen.values())) > 1:
+                    told = ", ".join(f"+{offset:#x}: {times}" for offset, times in seen.items())
+                    raise Missed(f"{symbol.name}: instructions that run together were hit unevenly: {told}")
+
+    def demand_all_hit(self, probes: Probes, shape: str) -> None:
+        """Raise Missed unless every probe in the shape's function was hit."""
+        name = self.target.site(shape).symbol
+        unhit = [landing.site for landing in probes.landings if landing.site.symbol == name and not landing.hits]
+        if unhit:
+            raise Missed(f"never hit: {', '.join(map(str, unhit))}")
+
+    @cached_property
+    def _boundaries(self) -> list[tuple[Site, Instruction]]:
+        return list(self._all())
+
+    def _all(self) -> Iterator[tuple[Site, Instruction]]:
+        for symbol in self.functions:
+            for each in decoded(self.target.elf, symbol, self.layout.decoder):
+                yield Site(symbol.name, each.offset, module=self.target.module), each
+
+    def _refused(self, site: Site, each: Instruction) -> bool:
+        return each.flow is Flow.REFUSED or (each.kind is Kind.CALL and self._names(site, each, _STATIC_CALL))
+
+    def _names(self, site: Site, each: Instruction, prefix: str) -> bool:
+        """True when a relocation inside the instruction names a symbol that begins so."""
+        _, symbol = self.layout.symbol(site)
+        place = self.target.elf.place(symbol)
+        return any(
+            place + each.offset <= found.offset < place + each.end and found.symbol.name.startswith(prefix)
+            for found in self.target.elf.relocations(symbol.section)
+        )

@@ -1,0 +1,61 @@
+"""What the kernel made of a breakpoint: a jump once it has optimised it, a call where ftrace had one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.core.deadline import Deadline
+from harness.landing.landing import Missed
+from harness.landing.probing import Probes
+from harness.landing.site import Site
+
+# The optimiser waits for a quiet moment of every task (kprobe_optimizer(), kernel/kprobes.c, 6.1).
+_SECONDS = 30.0
+
+
+def apart(sites: Iterable[Site], distance: int) -> list[Site]:
+    """Sites of one function, in order, without those that are nearer than that to the one before, in bytes."""
+    kept: list[Site] = []
+    for site in sites:
+        if not kept or site.offset - kept[-1].offset >= distance:
+            kept.append(site)
+    return kept
+
+
+def await_flag(probes: Probes, flag: str) -> None:
+    """Look until the kernel lists some of these probes with the flag, and no more than at the look before.
+
+    Returns at once when one is not listed at all: there is nothing to wait for. Raises Missed after half a minute.
+    """
+    deadline = Deadline.after(_SECONDS)
+    before: list[tuple[str, ...] | None] = []
+    while not deadline.expired:
+        flags = [_flags_at(probes, address) for address in probes.addresses]
+        if None in flags or (flags == before and any(flag in (each or ()) for each in flags)):
+            return
+        before = flags
+        probes.look_again()
+    raise Missed(f"no probe became {flag} in {_SECONDS:.0f} s")
+
+
+def expect_flag(probes: Probes, flag: str, at_least: int) -> None:
+    """Raise Missed unless so many are listed with the flag, and memory has what every probe's flag means there.
+
+    What that is stands in the architecture table; without a flag it is the breakpoint.
+    """
+    traits = probes.guest.image.recipe.architecture.probing
+    with_flag = 0
+    for site, address, window in zip(probes.sites, probes.addresses, probes.windows, strict=True):
+        flags = _flags_at(probes, address) or ()
+        wanted = next((traits.flag_patches[each] for each in flags), traits.breakpoint)
+        with_flag += flag in flags
+        seen = window.during[address - window.start :][: len(wanted)]
+        if seen != wanted:
+            raise Missed(f"{site}: listed with {flags or 'no flag'}, and memory has {seen.hex()}, not {wanted.hex()}")
+    if with_flag < at_least:
+        raise Missed(f"{with_flag} of {len(probes.sites)} probes are {flag}, not {at_least}")
+
+
+def _flags_at(probes: Probes, address: int) -> tuple[str, ...] | None:
+    """The flags that the kernel lists a probe there with, None when it lists none there."""
+    return next((each.flags for each in probes.listed if each.address == address), None)

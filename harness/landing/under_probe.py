@@ -1,0 +1,131 @@
+"""What a function computes while one of its instructions is probed, and what becomes of the guest."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from harness.core.deadline import Deadline
+from harness.core.defects import Defect, Symptom
+from harness.core.elf import Elf, Symbol
+from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.landing import probe
+from harness.landing.instruction import Instruction, Kind
+from harness.landing.instructions import decoded, has_delay_slots
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# A call takes milliseconds, on parisc beside a compile tenths of a second; a guest that traps for ever takes for ever.
+_CALL_SECONDS = 8.0
+_SAMPLES = 40
+_SAMPLE_PAUSE = 0.02
+# A guest that only traps is never elsewhere; one sample may be taken on the way into the trap.
+_MOST = 0.9
+_RETURN_THUNK = "__x86_return_thunk"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One instruction probed, and its function called `times` times.
+
+    `unprobed` and `probed` are the checksums of what it returned, `probed` "" when the guest did not live through the
+    call; `seen` is then how often the CPU was sampled in which function.
+    """
+
+    site: Site
+    times: int
+    unprobed: str
+    probed: str
+    hits: int = 0
+    missed: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def exact(self) -> bool:
+        """True when the probe changed nothing and saw every call that reached it."""
+        return self.probed == self.unprobed and self.missed == 0 and self.hits > 0
+
+    def demand_exact(self) -> None:
+        """Raise Missed unless the function computed what it does unprobed, hit and none missed."""
+        if not self.exact:
+            raise Missed(str(self))
+
+    def demand_symptom(self, defect: Defect) -> None:
+        """Raise Missed unless the kernel failed exactly in the way that is written down of it."""
+        shows = {
+            Symptom.WRONG_RESULT: self.probed not in ("", self.unprobed),
+            Symptom.TRAPS_FOR_EVER: self._traps_for_ever,
+            Symptom.SAME_RESULT_HITS_MISSED: self.probed == self.unprobed
+            and (self.hits, self.missed) == (1, self.times - 1),
+        }
+        if not shows[defect.symptom]:
+            mended = " (the kernel is mended: update the architecture table)" if self.exact else ""
+            raise Missed(f"not the documented defect, {defect.symptom.value}{mended}: {self}")
+
+    @property
+    def _traps_for_ever(self) -> bool:
+        return not self.probed and self.seen.total() > 0 and self.seen["?"] < self.seen.total()
+
+    def __str__(self) -> str:
+        told = f"{self.site}: {self.unprobed} unprobed, {self.probed or 'no answer'} probed"
+        told += f"; hits {self.hits}, missed {self.missed} of {self.times}"
+        return f"{told}; seen in {dict(self.seen)}" if self.seen else told
+
+
+def first_of_kind(layout: Layout, site: Site, kind: Kind) -> Site | None:
+    """The first instruction of that kind in the site's function, None where it has none.
+
+    A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
+    """
+    elf, symbol = layout.symbol(site)
+    thunks = _named_by_relocations(elf, symbol, _RETURN_THUNK)
+
+    def kind_of(each: Instruction) -> Kind:
+        thunk = each.kind is Kind.JUMP and not thunks.isdisjoint(range(each.offset, each.end))
+        return Kind.RETURN if thunk else each.kind
+
+    code = decoded(elf, symbol, layout.decoder)
+    return next((site.at(each.offset) for each in code if kind_of(each) is kind), None)
+
+
+def delay_slot(layout: Layout, site: Site) -> Site | None:
+    """The delay slot of the first call in the site's function, None where the machine has no delay slots."""
+    called = first_of_kind(layout, site, Kind.CALL)
+    return layout.following(called) if called and has_delay_slots(layout.decoder) else None
+
+
+def _named_by_relocations(elf: Elf, symbol: Symbol, name: str) -> set[int]:
+    """Offsets from a function's start at which relocations name that symbol."""
+    if elf.linked:
+        return set()
+    place = elf.place(symbol)
+    return {found.offset - place for found in elf.relocations(symbol.section) if found.symbol.name == name}
+
+
+def call(target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST) -> Outcome:
+    """Probe one site, call the shape, and tell what came of it. A guest that was lost is left as it is."""
+    layout = Layout(target.guest, [target])
+    unprobed = target.call(shape, times)
+    probe.load(target.guest, [site.spec], mutant.parameters(layout, [site]))
+    try:
+        probed = target.call(shape, times, Deadline.after(_CALL_SECONDS))
+    except (DeadlineExceeded, GuestLost):
+        return Outcome(site, times, unprobed, "", seen=sample(layout))
+    report = probe.unload(target.guest).reports[0]
+    return Outcome(site, times, unprobed, probed, report.hits, report.missed)
+
+
+def sample(layout: Layout) -> Counter[str]:
+    """Where the CPU is, looked at many times through QEMU's monitor: function names and how often, `?` for none."""
+    pattern = re.compile(layout.guest.image.recipe.architecture.probing.program_counter)
+    seen: Counter[str] = Counter()
+    for _ in range(_SAMPLES):
+        found = pattern.search(layout.guest.monitor.hmp("info registers"))
+        seen[layout.meaning(int(found[1], 16)).partition("+")[0] if found else "?"] += 1
+        time.sleep(_SAMPLE_PAUSE)
+    return seen
