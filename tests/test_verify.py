@@ -1,0 +1,284 @@
+"""`./pinpoint verify`: what is told, with which status, before any guest is booted; what a file tells of its sites."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.core.architecture import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.core.errors import BootError, UsageError
+from harness.guest.guest import Guest
+from harness.images import foreign
+from harness.images.image import Image
+from harness.images.recipe import Recipe
+from harness.landing import meant
+from harness.landing.kernel_text import KernelText
+from harness.landing.landing import Landing
+from harness.landing.site import Site
+from harness.landing.system_map import SystemMap
+from harness.landing.witness import Statement
+from harness.matrix import verification
+
+X86 = ARCHITECTURES["x86_64"]
+RELEASE = "6.1.0-test"
+
+MODULE = f"""\
+struct list {{ void *next, *prev; }};
+struct kprobe {{ struct list hash, list; unsigned long missed; void *addr; const char *name; unsigned int offset; }};
+#define INFO(tag, text) static const char tag[] __attribute__((section(".modinfo"), used)) = #tag "=" text
+INFO(vermagic, "{RELEASE} SMP mod_unload ");
+INFO(name, "my_probe");
+char this_module[64] __attribute__((section(".gnu.linkonce.this_module"))) = {{ 1 }};
+int leaf(int x) {{ return x + 1; }}
+struct kprobe first = {{ .name = "vfs_read", .offset = 4 }};
+struct kprobe second = {{ .name = "ext4:ext4_sync_file" }};
+struct kprobe by_address = {{ .addr = leaf }};
+const char *no_probe[2] = {{ "vfs_write", 0 }};
+"""
+
+
+def compiled(directory: Path, text: str = MODULE, *flags: str) -> Path:
+    source, module = directory / "my-probe.c", directory / "my-probe.ko"
+    source.write_text(text)
+    command = ["x86_64-linux-gnu-gcc", "-fno-pic", "-fno-common", "-ffreestanding", *flags, "-c", source, "-o", module]
+    subprocess.run(command, check=True)
+    return module
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    return compiled(tmp_path)
+
+
+def recipe(arch: str = "x86_64") -> Recipe:
+    kernel = {"source": "debian-source", "package": "linux-source"}
+    return Recipe.model_validate({"name": "vm", "arch": arch, "describe": "a test", "kernel": kernel})
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    """The image of a kernel with two hundred functions."""
+    source, vmlinux = tmp_path / "kernel.c", tmp_path / "vmlinux"
+    source.write_text("\n".join(f"int f{number}(void) {{ return {number}; }}" for number in range(200)))
+    subprocess.run(["x86_64-linux-gnu-gcc", "-nostdlib", "-static", "-Wl,-ef0", source, "-o", vmlinux], check=True)
+    return Image(recipe(), "key", vmlinux, vmlinux, vmlinux, {}, RELEASE, "", {}, {})
+
+
+def mapped(image: Image, shift: int = 0) -> str:
+    functions = [symbol for symbol in Elf.read(image.vmlinux).symbols if symbol.kind == "func"]
+    return "".join(f"{symbol.address + index * shift:016x} T {symbol.name}\n" for index, symbol in enumerate(functions))
+
+
+def refused(file: Path, *, by: str = "x86_64") -> str:
+    with pytest.raises(UsageError) as caught:
+        foreign.read(file, ARCHITECTURES[by])
+    assert caught.value.exit_status == 2
+    assert "\n" not in str(caught.value)
+    assert str(file) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
+    assert foreign.name(foreign.read(module, X86)) == "my_probe"
+
+
+def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
+    module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
+    assert foreign.name(foreign.read(module, X86)) == "my_probe"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "none.ko")
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    assert "directory" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", b"\x7fELF"], ids=["empty", "script", "cut"])
+def test_no_elf(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "odd.ko"
+    file.write_bytes(content)
+    assert "give the .ko file that kbuild made" in refused(file)
+
+
+def test_half_a_module(module: Path) -> None:
+    module.write_bytes(module.read_bytes()[: module.stat().st_size // 2])
+    assert "not a whole ELF file" in refused(module)
+
+
+@pytest.mark.parametrize("program", ["xz", "gzip"])
+def test_a_compressed_module_is_told_how_to_be_unpacked(module: Path, program: str) -> None:
+    subprocess.run([program, module], check=True)
+    (packed,) = module.parent.glob("my-probe.ko.*")
+    assert f"unpack it with {program} -d" in refused(packed)
+
+
+def test_a_program(image: Image) -> None:
+    assert "linked program or library, no module" in refused(image.vmlinux)
+
+
+def test_an_object_file_that_is_no_module(tmp_path: Path) -> None:
+    assert "object file, no module" in refused(compiled(tmp_path, "int leaf(int x) { return x; }\n"))
+
+
+def test_another_architecture_names_both(module: Path) -> None:
+    told = refused(module, by="parisc")
+    assert "EM_X86_64, 64 bit" in told
+    assert "EM_PARISC, 32 bit" in told
+
+
+def test_another_word_size(tmp_path: Path) -> None:
+    assert "EM_X86_64, 32 bit" in refused(compiled(tmp_path, MODULE, "-mx32"))
+
+
+def test_a_stripped_module(module: Path) -> None:
+    subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-all", module], check=True)
+    assert "no symbol table; give the file before it was stripped" in refused(module)
+
+
+def test_debug_information_is_not_needed(module: Path) -> None:
+    subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-debug", module], check=True)
+    foreign.read(module, X86)
+
+
+def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
+    elf = foreign.read(compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old")), X86)
+    with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, vm runs {RELEASE}"):
+        foreign.demand_kernel(elf, image)
+
+
+def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
+    elf = foreign.read(compiled(tmp_path, MODULE.replace("vermagic", "author")), X86)
+    with pytest.raises(UsageError, match="built for the kernel of no name"):
+        foreign.demand_kernel(elf, image)
+
+
+def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -> None:
+    path = tmp_path / "System.map"
+    path.write_text(mapped(image) + "0000000000001000 D not_text\n")
+    names, kernel = SystemMap.read(path), Elf.read(image.vmlinux)
+    names.demand_of(kernel)
+    assert names.meaning(kernel.function("f7").address + 3) == "f7+0x3"
+    assert names.meaning(0) == ""
+
+
+def test_another_kernels_map_tells_how_many_names_agree(tmp_path: Path, image: Image) -> None:
+    path = tmp_path / "System.map"
+    path.write_text(mapped(image, shift=16))
+    with pytest.raises(UsageError, match="is of another kernel: 1 of 200 names") as caught:
+        SystemMap.read(path).demand_of(Elf.read(image.vmlinux))
+    assert caught.value.exit_status == 2
+
+
+def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
+    path = tmp_path / "System.map"
+    path.write_text(mapped(image).replace(" T f", " T g"))
+    with pytest.raises(UsageError, match="0 of 0 names"):
+        SystemMap.read(path).demand_of(Elf.read(image.vmlinux))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"ffffffffffffffff B The real System.map is in the linux-image-dbg package\n", ":1: not a symbol"),
+        (b"0000 T f\n\n", ":2: not a symbol"),
+        (b"zzzz T f\n", ":1: not a symbol"),
+        (b"0000000000001000 T f\n", "has 1 text symbols"),
+        (b"", "has 0 text symbols"),
+        (b"\x7fELF\xff\xfe", "is no text"),
+    ],
+)
+def test_what_is_no_map(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "System.map"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        SystemMap.read(path)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_tells_the_sites_it_means(module: Path) -> None:
+    assert meant.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
+
+
+def test_kernel_text_tells_where_it_differs() -> None:
+    before, after = bytes(9000), bytearray(9000)
+    after[1], after[8191], after[8999] = 1, 2, 3
+    differing = KernelText(0x1000, before).differing(KernelText(0x1000, bytes(after)))
+    assert list(differing) == [0x1001, 0x1000 + 8191, 0x1000 + 8999]
+    assert KernelText(0x1000, before).holds(0x1000 + 8999)
+    assert not KernelText(0x1000, before).holds(0x1000 + 9000)
+
+
+def landing(name: str, *statements: Statement) -> Landing:
+    return Landing(Site(name, 4), statements, 0, lambda address: f"{name}+{address - 0x1000:#x}")
+
+
+def test_the_table_has_a_line_for_each_kprobe() -> None:
+    seen = [Statement(witness, 0x1004, "55 became cc") for witness in ("listed", "elf", "outside")]
+    lost = Statement("listed", None, "no kprobe is listed there", contradicts=True)
+    header, landed, missed = verification.table([landing("good", *seen), landing("bad", lost)]).splitlines()
+    assert header.split() == ["kprobe", "address", "means", "memory", "verdict"]
+    assert landed.split() == ["good+0x4", "0x1004", "good+0x4", "55", "became", "cc", "landed"]
+    assert missed.split() == ["bad+0x4", "-", "-", "-", "missed"]
+
+
+@dataclass
+class Booted:
+    """Instead of a boot, that one was asked for."""
+
+    asked: list[Image] = field(default_factory=list)
+
+    def boot(self, image: Image, **_: object) -> Guest:
+        self.asked.append(image)
+        raise BootError("this test boots nothing", where=image.recipe.name)
+
+
+@pytest.fixture
+def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Booted:
+    """`verify` with this image for every VM, and no guest."""
+    found = Booted()
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(verification, "prepare", lambda *_, **__: image)
+    monkeypatch.setattr(verification, "Guest", found)
+    return found
+
+
+def test_a_good_module_gets_as_far_as_the_boot(
+    booted: Booted, module: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["verify", str(module), "--vm", "x86_64-debian"]) == 3
+    assert [image.modules for image in booted.asked] == [{"my_probe": module}]
+    assert "this test boots nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["parisc", "arm64-debian", "no-such-vm"])
+def test_nothing_is_booted_for_what_cannot_be_right(
+    booted: Booted, module: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["verify", str(module), "--vm", name]) == 2
+    assert booted.asked == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pinpoint: ")
+
+
+def test_nothing_is_booted_for_another_kernels_map(
+    booted: Booted, image: Image, module: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "System.map"
+    path.write_text(mapped(image, shift=4))
+    assert cli.main(["verify", str(module), "--vm", "x86_64-debian", "--system-map", str(path)]) == 2
+    assert booted.asked == []
+    assert "is of another kernel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--vm", "parisc"], ["a.ko"], ["a.ko", "b.ko", "--vm", "parisc"]])
+def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", *arguments]) == 2
+    assert "./pinpoint -h" in capsys.readouterr().err
