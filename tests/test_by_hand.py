@@ -146,6 +146,12 @@ def test_stubs_of_a_parisc_kernel() -> None:
     assert places.at(0x1000 + SLIDE + 2) is Place.MID_INSTRUCTION
 
 
+def test_veneers_of_an_arm64_module() -> None:
+    veneer = bytes.fromhex("704d1df010423f9100021fd6")  # as the loader of Debian's 6.1 wrote one
+    seen = [stub_at(b"\0" * 4 + veneer + b"\0" * 4, offset, Decoder.AARCH64) for offset in range(0, 20, 4)]
+    assert seen == [False, True, True, True, False]
+
+
 def test_a_call_through_another_register_is_no_stub() -> None:
     other = struct.pack(">2I", 0x20404000, 0xE0402002)
     assert not stub_at(other, 0, Decoder.PARISC)

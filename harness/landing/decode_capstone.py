@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 
 import capstone
@@ -29,6 +30,7 @@ _ARM64_KINDS = {
 _ARM64_TRAPS = frozenset({"brk", "hlt", "udf"})
 _ARM64_REFUSED = frozenset({"msr", "prfm", "hint", "yield", "esb", "psb", "tsb", "csdb", "dgh"})
 _ARM64_WORD = 4
+_ADRP_X16, _ADD_X16, _BR_X16 = 0x90000010, 0x91000210, 0xD61F0200
 
 
 @lru_cache
@@ -88,6 +90,16 @@ def decode_aarch64(code: bytes) -> list[Instruction]:
     """Every word of a function as an instruction."""
     found = _disassembler(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN).disasm(code, 0)
     return [_arm64(instruction) for instruction in found]
+
+
+def stubs_aarch64(code: bytes) -> list[tuple[int, int]]:
+    """Where a module's veneers begin and end: ADRP x16, ADD x16, BR x16 (get_plt_entry(), module-plts.c, 6.1)."""
+    words = [word for (word,) in struct.iter_unpack("<I", code[: len(code) // _ARM64_WORD * _ARM64_WORD])]
+    return [
+        (number * _ARM64_WORD, (number + 3) * _ARM64_WORD)
+        for number, (page, low, branch) in enumerate(zip(words, words[1:], words[2:], strict=False))
+        if page & 0x9F00001F == _ADRP_X16 and low & 0xFFC003FF == _ADD_X16 and branch == _BR_X16
+    ]
 
 
 def _arm64(found: capstone.CsInsn) -> Instruction:

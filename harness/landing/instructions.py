@@ -55,7 +55,11 @@ _MACHINES: Mapping[Decoder, _Machine] = {
     ),
     # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
     Decoder.AARCH64: _Machine(
-        decode_capstone.decode_aarch64, entry_pad=bytes.fromhex("5f2403d5"), entry_nops=2, probed_on_ftrace=False
+        decode_capstone.decode_aarch64,
+        stubs=decode_capstone.stubs_aarch64,
+        entry_pad=bytes.fromhex("5f2403d5"),
+        entry_nops=2,
+        probed_on_ftrace=False,
     ),
     Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stubs, delay_slots=True),
 }
