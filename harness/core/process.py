@@ -77,7 +77,7 @@ def spawn(
             preexec_fn=before_exec,
         )
 
-    if _closing.is_set():
+    if stopping():
         raise HostError("the run is being stopped")
     try:
         child = _spawner.submit(start).result()
@@ -96,6 +96,11 @@ def stop_all() -> None:
     for child in list(_live):
         if child.poll() is None:
             stop(child)
+
+
+def stopping() -> bool:
+    """True once this run is on its way out: whoever waits for something should not."""
+    return _closing.is_set()
 
 
 def stop(child: subprocess.Popen[bytes], grace: float = 5.0) -> None:

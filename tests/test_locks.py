@@ -1,0 +1,52 @@
+"""File locks: a waiting run says so, gives up at its deadline, and leaves at once when it is stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from harness.core import locks, process
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Iterator[Path]:
+    """A lock that another run holds."""
+    with FileLock(tmp_path / "lock") as lock:
+        yield Path(lock.lock_file)
+
+
+def test_a_free_lock_is_taken_in_silence(tmp_path: Path) -> None:
+    told: list[str] = []
+    with locks.held(tmp_path / "below" / "lock", deadline=Deadline.after(5), on_wait=told.append):
+        pass
+    assert told == []
+
+
+def test_a_lock_that_is_not_given_back_in_time(taken: Path) -> None:
+    told: list[str] = []
+    with (
+        pytest.raises(HostError, match="another run holds it and does not end; end that run"),
+        locks.held(taken, deadline=Deadline.after(0.1), on_wait=told.append),
+    ):
+        pass
+    assert told == ["another run is at it; waiting"]
+
+
+def test_a_run_that_is_stopped_does_not_wait_on(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing = threading.Event()
+    monkeypatch.setattr(process, "_closing", closing)
+    began = time.monotonic()
+    threading.Timer(0.2, closing.set).start()
+    with (
+        pytest.raises(HostError, match="the run is being stopped"),
+        locks.held(taken, deadline=Deadline.after(60), on_wait=lambda _told: None),
+    ):
+        pass
+    assert time.monotonic() - began < 20
