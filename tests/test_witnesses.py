@@ -149,5 +149,5 @@ def test_list_lines_are_read() -> None:
     assert parse_list(text) == (
         ListedProbe(0xFFFFFFFFC0008004, "pinpoint_leaf+0x4 pinpoint_target", ()),
         ListedProbe(0xFFFFFFFF81000000, "hex2bin+0x0", ("[DISABLED]", "[FTRACE]")),
-        ListedProbe(0xC0008000, "pinpoint_leaf+0x0", ("[OPTIMIZED]",)),
+        ListedProbe(0xC0008000, "pinpoint_leaf+0x0", ("[OPTIMIZED]",), kind="r"),
     )

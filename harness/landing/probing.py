@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Self
 
 from harness.core.architecture import Probing as ProbingTraits
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import escape, probe, witness
 from harness.landing.landing import Landing, Missed, prove
@@ -23,6 +25,7 @@ _PAGE = 4096
 # behind it shall be there to hold against the ELF.
 _BEYOND = 32
 _READINGS = 8
+_SHOWN_ASTRAY = 4
 
 Relocation = Callable[[Layout, Sequence[Site]], Request]
 
@@ -76,6 +79,7 @@ class Probes:
         asked = self._request
         self._view = probe.load(self.guest, asked.specs, [*asked.parameters, *wrongs], asked.module)
         self._during = self._before if self.mutant.stale_snapshot else self._read()
+        self._elsewhere = self._astray()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,6 +94,16 @@ class Probes:
         start = address - site.offset
         mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
         return start, min(start + site.offset + _BEYOND, mapped) - start
+
+    def _astray(self) -> dict[int, bytes]:
+        """Memory at the first addresses of probes that are in no window, for the table of a disagreement."""
+        found: dict[int, bytes] = {}
+        reported = [each.address for each in self._view.reports if each.address]
+        watched = [range(start, start + size) for start, size in self._spans]
+        for address in [each for each in reported if not any(each in span for span in watched)][:_SHOWN_ASTRAY]:
+            with suppress(GuestError):  # unmapped; a lost guest says so at the next step
+                found[address] = self.guest.memory.read(address, witness.SHOWN)
+        return found
 
     def _read(self) -> list[bytes]:
         return settled(lambda: self.guest.memory.read_many(self._spans))
@@ -133,7 +147,7 @@ class Probes:
                 witness.trapped(late, self._traits),
                 witness.outside(window, address, self._traits, own, standing),
             )
-            shown = [witness.with_bytes(statement, window, own) for statement in statements]
+            shown = [witness.with_bytes(statement, window, own, self._elsewhere) for statement in statements]
             escaped = escape.into(self.layout, site, address)
             found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
         return found

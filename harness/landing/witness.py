@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.core.architecture import Probing
 from harness.landing.own_bytes import FEWEST, OwnBytes
 from harness.landing.probe import ListedProbe, SiteReport
 
-_SHOWN = 8
+# Bytes of a place that a table shows.
+SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,17 @@ def trapped(report: SiteReport, probing: Probing) -> Statement:
     return Statement("trapped", report.ip - probing.trap_offset, f"ip {report.ip:#x}")
 
 
-def with_bytes(said: Statement, window: Window, own: OwnBytes) -> Statement:
-    """A statement and the bytes at its address: the ELF's own for what the ELF says, memory's for all others."""
+def with_bytes(said: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
+    """A statement and the bytes at its address: the ELF's own for what the ELF says, memory's for all others.
+
+    `elsewhere` is what memory has at addresses outside of the window.
+    """
     if said.address is None:
         return said
     content = own.code if said.witness == "elf" else window.during
     place = said.address - window.start
-    return replace(said, code=content[place : place + _SHOWN] if place >= 0 else b"")
+    inside = content[place : place + SHOWN] if place >= 0 else b""
+    return replace(said, code=inside or elsewhere.get(said.address, b""))
 
 
 def outside(
@@ -152,7 +157,7 @@ class Window:
         for when, memory, probed in states:
             strays = own.strays(memory, probed)
             if strays:
-                first = slice(strays[0], strays[0] + _SHOWN)
+                first = slice(strays[0], strays[0] + SHOWN)
                 where = f"at {self.start + strays[0]:#x} the ELF has {own.code[first].hex()}"
                 return f"{where}, memory {memory[first].hex()} {when} the probe"
         return ""
