@@ -22,6 +22,10 @@ static unsigned int mutant_clobber;
 module_param(mutant_clobber, uint, 0444);
 MODULE_PARM_DESC(mutant_clobber, "bytes into struct pt_regs of what clobbers changes: the first argument");
 
+static unsigned int mutant_victim;
+module_param(mutant_victim, uint, 0444);
+MODULE_PARM_DESC(mutant_victim, "number of the site, at a function's entry, where clobbers does so");
+
 static void pinpoint_aim_too_far(struct pinpoint_site *site)
 {
 	if (site->index < mutant_shifts)
@@ -44,7 +48,7 @@ static void pinpoint_clobber(struct pinpoint_site *site, struct pt_regs *regs)
 {
 	unsigned long *argument = (void *)regs + mutant_clobber;
 
-	if (!site->kp.offset && mutant_clobber <= sizeof(*regs) - sizeof(*argument))
+	if (site->index == mutant_victim && mutant_clobber <= sizeof(*regs) - sizeof(*argument))
 		*argument ^= 1;
 }
 NOKPROBE_SYMBOL(pinpoint_clobber);

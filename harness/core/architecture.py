@@ -229,7 +229,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.PARISC,
                 translation=Translation.PARISC_TABLES,
                 first_argument=26 * 4,  # gr[26]
-                program_counter=r"IA_F [0-9a-f]+:([0-9a-f]+)",
+                program_counter=r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)",
                 defects=_PARISC_DEFECTS,
             ),
         ),

@@ -17,6 +17,7 @@ from harness.landing.probe import Request
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
+_VICTIM = "pinpoint_leaf"
 # So many sites the probe module can shift (probes/probe_mutants.c); those behind them stay honest.
 _SHIFTS = 64
 
@@ -43,9 +44,12 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
     return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
 
 
-def _clobbers(layout: Layout, _: Sequence[Site]) -> list[str]:
+def _clobbers(layout: Layout, sites: Sequence[Site]) -> list[str]:
+    """The probe on the leaf's entry changes its argument: a number, where others have pointers to crash by."""
     argument = layout.guest.image.recipe.architecture.probing.first_argument
-    return ["mutant=clobbers", f"mutant_clobber={argument}"]
+    entry = layout.address(Site(_VICTIM, module=sites[0].module))
+    victim = next(index for index, site in enumerate(sites) if layout.address(site) == entry)
+    return ["mutant=clobbers", f"mutant_clobber={argument}", f"mutant_victim={victim}"]
 
 
 def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:

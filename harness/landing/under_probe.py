@@ -110,6 +110,7 @@ def _named_by_relocations(elf: Elf, symbol: Symbol, name: str) -> set[int]:
 def call(target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST) -> Outcome:
     """Probe one site, call the shape, and tell what came of it. A guest that was lost is left as it is."""
     layout = Layout(target.guest, [target])
+    _ = layout.slide  # Asked while the guest still answers; sampling needs it.
     unprobed = target.call(shape, times)
     probe.load(target.guest, [site.spec], mutant.parameters(layout, [site]))
     try:
