@@ -173,8 +173,12 @@ def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ..
 
 def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
     """A function's first instruction as its bytes have it, None for a function without bytes."""
-    found = _MACHINES[decoder].decode(elf.code(symbol)[:_LONGEST])
-    return found[0] if found else None
+    return decoded_first(elf.code(symbol)[:_LONGEST], decoder)
+
+
+def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
+    """The instruction that some bytes begin with, None when there are none."""
+    return next(iter(_MACHINES[decoder].decode(code)), None)
 
 
 def has_delay_slots(decoder: Decoder) -> bool:

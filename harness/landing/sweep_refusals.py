@@ -10,20 +10,42 @@ import errno
 import struct
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 from harness.core.errors import PinpointError
+from harness.landing.flat_tables import MACHINE as FLAT_MACHINE
+from harness.landing.flat_tables import FlatTables
+from harness.landing.instruction import Flow, Kind
+from harness.landing.instructions import decoded_first
 from harness.landing.layout import Layout
 from harness.landing.order import blacklist
+from harness.landing.patch_tables import JUMPS
 from harness.landing.site import Site
 
-# Tables whose entries begin with the address of a piece of code, relative to the entry itself, by the symbols that
-# stand at their start and end: struct jump_entry (CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE), struct static_call_site,
-# struct bug_entry (CONFIG_GENERIC_BUG_RELATIVE_POINTERS); 6.1.
-_TABLES: Mapping[str, tuple[str, str]] = {
-    "jump label": ("__start___jump_table", "__stop___jump_table"),
-    "static call": ("__start_static_call_sites", "__stop_static_call_sites"),
-    "BUG or WARN": ("__start___bug_table", "__stop___bug_table"),
+_WORD = 4
+
+
+class _Table(NamedTuple):
+    """A table whose rows begin with the distance from the row to a piece of code, 32 bits signed.
+
+    `first` and `last` are the symbols around it; a row has so many bytes, and so many words of the machine's.
+    """
+
+    first: str
+    last: str
+    size: int
+    words: int = 0
+
+
+_TABLES: Mapping[str, _Table] = {
+    # struct jump_entry with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE, struct static_call_site, struct bug_entry with
+    # CONFIG_GENERIC_BUG_RELATIVE_POINTERS and CONFIG_DEBUG_BUGVERBOSE; 6.1.
+    "jump label": _Table(JUMPS, "__stop___jump_table", 8, 1),
+    "static call": _Table("__start_static_call_sites", "__stop_static_call_sites", 8),
+    "BUG or WARN": _Table("__start___bug_table", "__stop___bug_table", 12),
 }
+# What ends a line and is no branch: traps, returns from exceptions, exclusive loads.
+_TRAP = (Flow.ENDS, Kind.OTHER)
 _PREAMBLES = ("__cfi_", "__pfx_")
 
 
@@ -32,7 +54,6 @@ class Refusals:
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        self._traits = layout.guest.image.recipe.architecture.probing
 
     def reason(self, site: Site, address: int, number: int) -> str:
         """The documented reason for refusing a probe at an address with this errno, "" when there is none."""
@@ -46,7 +67,7 @@ class Refusals:
         yield "preamble of a function", site.symbol.startswith(_PREAMBLES)
         for name, places in self._tables.items():
             yield name, address in places
-        yield "begins with a breakpoint", self._trap_at(address)
+        yield "instruction that is not stepped", self._unsteppable(address)
 
     def _blacklisted(self, address: int) -> bool:
         return any(start <= address < end for start, end in self._ranges)
@@ -63,29 +84,33 @@ class Refusals:
 
     @cached_property
     def _tables(self) -> Mapping[str, frozenset[int]]:
-        return {name: frozenset(self._places(*borders)) for name, borders in _TABLES.items()}
+        return {name: frozenset(self._places(table)) for name, table in _TABLES.items()}
 
-    def _places(self, first: str, last: str) -> Iterator[int]:
-        """Addresses of code that the entries of a table begin with."""
+    def _places(self, table: _Table) -> Iterator[int]:
+        """Loaded addresses of the code that the rows of a table begin with."""
         kernel = self.layout.kernel
-        start, end = (kernel.named(name) for name in (first, last))
-        size = self._entry_size(first)
-        if not start or not end or not size:
-            return
         order = "<" if kernel.little_endian else ">"
-        content = kernel.bytes_at(start[0].address, end[0].address - start[0].address)
-        for place in range(0, len(content) - size + 1, size):
-            distance = struct.unpack_from(f"{order}i", content, place)[0]
-            yield start[0].address + place + distance + self.layout.slide
+        size = table.size + table.words * kernel.word_bytes
+        for start, end in self._stretches(table):
+            content = kernel.bytes_at(start, end - start)
+            for place in range(0, len(content) - size + 1, size):
+                distance = struct.unpack_from(f"{order}i", content, place)[0]
+                yield start + place + distance + self.layout.slide
 
-    def _entry_size(self, table: str) -> int:
-        word = self.layout.kernel.word_bytes
-        return {"__start___jump_table": 8 + word, "__start_static_call_sites": 8, "__start___bug_table": 12}[table]
+    def _stretches(self, table: _Table) -> list[tuple[int, int]]:
+        """Where a table stands; nowhere in a kernel that has none."""
+        kernel = self.layout.kernel
+        first, last = kernel.named(table.first), kernel.named(table.last)
+        if first and last:
+            return [(first[0].address, last[0].address)]
+        recovered = table.first == JUMPS and kernel.machine == FLAT_MACHINE
+        return [(rows.start, rows.end) for rows in FlatTables(kernel).rows(JUMPS)] if recovered else []
 
-    def _trap_at(self, address: int) -> bool:
-        """A breakpoint that is the kernel's own code, as in a retpoline that boot has overwritten."""
+    def _unsteppable(self, address: int) -> bool:
+        """An instruction that the architecture's kprobes cannot step, as memory has it now: a trap among others."""
         try:
-            found = self.layout.guest.memory.read(address, len(self._traits.breakpoint))
+            code = self.layout.guest.memory.read(address, _WORD)
         except PinpointError:
             return False
-        return found == self._traits.breakpoint
+        found = decoded_first(code, self.layout.guest.image.recipe.architecture.probing.decoder)
+        return found is not None and (found.flow is Flow.REFUSED or (found.flow, found.kind) == _TRAP)

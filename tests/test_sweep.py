@@ -1,0 +1,178 @@
+"""Sweeps: what is judged of a batch, which refusals are explained, and how a deadly site is found. No VM."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.core.architecture import Decoder
+from harness.core.errors import GuestError, GuestLost
+from harness.core.events import Bus, Event
+from harness.guest.guest import Guest
+from harness.landing import sweep_guests, sweep_plan, sweep_refusals
+from harness.landing.landing import Landing, Missed
+from harness.landing.layout import Layout
+from harness.landing.probe import ListedProbe
+from harness.landing.site import Site
+from harness.landing.sweep import Refusal, Swept
+from harness.landing.sweep_guests import FreshGuests
+from harness.landing.sweep_module import Listing
+from harness.landing.sweep_refusals import Refusals
+from harness.landing.witness import Statement
+
+SITES = [Site(f"f{number}") for number in range(40)]
+
+
+def test_listing_finds_the_closest_on_either_side() -> None:
+    listing = Listing(ListedProbe(address, "f+0x0", ()) for address in (0x30, 0x10, 0x20))
+    assert [each.address for each in listing.near(0x20)] == [0x10, 0x20]
+    assert [each.address for each in listing.near(0x21)] == [0x20, 0x30]
+    assert [each.address for each in listing.near(0x99)] == [0x30]
+    assert [each.address for each in listing.near(0)] == [0x10]
+    assert Listing([]).near(0x10) == []
+
+
+def test_batches_keep_order_and_lose_nothing() -> None:
+    parts = sweep_plan.batches(SITES, 16)
+    assert [len(part) for part in parts] == [16, 16, 8]
+    assert [site for part in parts for site in part] == SITES
+
+
+def missed(site: Site) -> Landing:
+    return Landing(site, [Statement("reported", 0x10), Statement("elf", 0x14)], 0, hex)
+
+
+def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
+    swept = Swept(landed=3, refused=[Refusal(SITES[0], errno.EINVAL, "blacklisted")])
+    swept.prove()
+    swept.add(Swept(missed=[missed(SITES[1])], refused=[Refusal(SITES[2], errno.EILSEQ, "")], deadly=[SITES[3]]))
+    assert swept.sites == 7
+    assert len(swept.unexplained) == 3
+    with pytest.raises(Missed, match="3 of 7 sites are unexplained") as caught:
+        swept.prove()
+    assert "f2+0x0: refused with errno 84" in str(caught.value)
+    assert "f3+0x0: kills the guest" in str(caught.value)
+    assert "witness" in str(caught.value)
+
+
+@contextmanager
+def a_guest() -> Iterator[Guest]:
+    yield cast(Guest, object())
+
+
+class Deadly:
+    """Stands for target, module, layout and sweep: the guest dies of each site in `killers`."""
+
+    def __init__(self, killers: set[Site], recorded: Callable[[Sequence[Site]], list[int]]) -> None:
+        self.killers = killers
+        self.recorded = recorded
+        self.tried: list[Sequence[Site]] = []
+
+    def __call__(self, *_: object, **__: object) -> Deadly:
+        return self
+
+    def load(self) -> None: ...
+
+    def unload(self) -> None: ...
+
+    def batch(self, sites: Sequence[Site]) -> Swept:
+        self.tried.append(sites)
+        if self.killers & set(sites):
+            raise GuestLost("dead")
+        return Swept(landed=len(sites))
+
+    def last_words(self) -> list[int]:
+        return self.recorded(self.tried[-1])
+
+
+def no_recorder(_: Sequence[Site]) -> list[int]:
+    raise GuestError("no memory")
+
+
+def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, Swept, list[Event]]:
+    for name in ("Target", "SweepModule", "Layout", "Sweep"):
+        monkeypatch.setattr(sweep_guests, name, deadly)
+    bus, heard = Bus(), []
+    bus.subscribe(heard.append)
+    with bus.step("vm", "armed") as step:
+        guests = FreshGuests(a_guest, step)
+        swept = guests.sweep(sweep_plan.batches(SITES, 20))
+    return guests, swept, heard
+
+
+@pytest.mark.parametrize("killers", [{7}, {0, 39}, {18, 19, 20}, set()])
+def test_bisects_to_every_deadly_site_and_sweeps_the_rest(monkeypatch: pytest.MonkeyPatch, killers: set[int]) -> None:
+    deadly = Deadly({SITES[number] for number in killers}, no_recorder)
+    _, swept, _ = hunt(monkeypatch, deadly)
+    assert set(swept.deadly) == deadly.killers
+    assert swept.landed == len(SITES) - len(killers)
+
+
+def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
+    culprit = SITES[27]
+    deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
+    guests, swept, heard = hunt(monkeypatch, deadly)
+    assert swept.deadly == [culprit]
+    assert swept.landed == len(SITES) - 1
+    assert guests.guests == 3, "one that died of the batch, one of the culprit alone, one that did the rest"
+    assert any("kills the guest" in event.detail for event in heard)
+
+
+def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadly = Deadly(set(), no_recorder)
+    monkeypatch.setattr(deadly, "batch", lambda _: (_ for _ in ()).throw(Missed("left")))
+    with pytest.raises(Missed, match="left"):
+        hunt(monkeypatch, deadly)
+
+
+class FakeKernel:
+    """A kernel with a jump table of one entry and a function `base`."""
+
+    word_bytes, little_endian, machine = 8, True, "EM_X86_64"
+
+    def named(self, name: str) -> list[Any]:
+        places = {"__start___jump_table": 0x1000, "__stop___jump_table": 0x1010, "base": 0x500}
+        return [SimpleNamespace(address=places[name])] if name in places else []
+
+    def bytes_at(self, address: int, size: int) -> bytes:
+        return struct.pack("<iiq", 0x700 - address, 0, 0)[:size]
+
+
+def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusals:
+    monkeypatch.setattr(sweep_refusals, "blacklist", lambda _: [(0x100500, 0x100600)])
+    probing = SimpleNamespace(decoder=Decoder.X86_64)
+    guest = SimpleNamespace(
+        image=SimpleNamespace(recipe=SimpleNamespace(architecture=SimpleNamespace(probing=probing))),
+        memory=SimpleNamespace(read=lambda *_: memory),
+    )
+    return Refusals(cast(Layout, SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000)))
+
+
+@pytest.mark.parametrize(
+    ("symbol", "address", "number", "reason"),
+    [
+        ("base", 0x100500, errno.EINVAL, "blacklisted"),
+        ("base.cold", 0x100900, errno.EINVAL, "part of a blacklisted function"),
+        ("other.cold", 0x100900, errno.EINVAL, ""),
+        ("__pfx_f", 0x100900, errno.EINVAL, "preamble of a function"),
+        ("f", 0x100700, errno.EINVAL, "jump label"),
+        ("f", 0x100701, errno.EINVAL, ""),
+        ("base", 0x100500, errno.ENOENT, ""),
+    ],
+)
+def test_refusals_have_the_reasons_of_the_kernel(
+    monkeypatch: pytest.MonkeyPatch, symbol: str, address: int, number: int, reason: str
+) -> None:
+    assert refusals(monkeypatch).reason(Site(symbol), address, number) == reason
+
+
+@pytest.mark.parametrize("code", [b"\xcc", b"\x0f\x0b"])
+def test_a_trap_of_the_kernels_own_is_a_reason(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
+    reason = refusals(monkeypatch, code).reason(Site("f"), 0x100900, errno.EINVAL)
+    assert reason == "instruction that is not stepped"
