@@ -39,6 +39,11 @@ def into(layout: Layout, site: Site, address: int) -> str:
     return (stub and _stub(layout, site.module, address)) or f"padding behind {before.name}"
 
 
+def in_function(layout: Layout, address: int) -> bool:
+    """True when a function of the kernel or of a loaded target is at the address."""
+    return any(each.start <= address < each.end for module in ("", *layout.targets) for each in _loaded(layout, module))
+
+
 def next_function(layout: Layout, site: Site) -> Function:
     """The function that follows the site's in memory, in the kernel or in the same module."""
     start = layout.address(site.at(0))

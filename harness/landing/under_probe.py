@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
 from harness.core.defects import Defect, Symptom
 from harness.core.elf import Elf, Symbol
-from harness.core.errors import DeadlineExceeded, GuestLost
-from harness.landing import probe
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.landing import escape, probe
 from harness.landing.instruction import Instruction, Kind
 from harness.landing.instructions import decoded, has_delay_slots
 from harness.landing.landing import Missed
@@ -22,11 +22,32 @@ from harness.landing.target import Target
 
 # A call takes milliseconds, on parisc beside a compile tenths of a second; a guest that traps for ever takes for ever.
 _CALL_SECONDS = 8.0
-_SAMPLES = 40
-_SAMPLE_PAUSE = 0.02
-# A guest that only traps is never elsewhere; one sample may be taken on the way into the trap.
-_MOST = 0.9
+_LOOKS = 40
+_LOOK_PAUSE = 0.02
+# A CPU that takes one trap for ever is at its instruction again after each; half of 140 looks found it there.
+_STANDS = 0.2
 _RETURN_THUNK = "__x86_return_thunk"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a lost guest's CPU is most of the time: `share` of the looks found it at one address.
+
+    `where` is the address as symbol + offset; `in_function` tells whether any function of the kernel or of a target
+    is there.
+    """
+
+    where: str
+    share: float
+    in_function: bool
+
+    @property
+    def for_ever(self) -> bool:
+        """True when it stands where no function is, and so can go nowhere."""
+        return self.share >= _STANDS and not self.in_function
+
+    def __str__(self) -> str:
+        return f"{self.share:.0%} of the time at {self.where}, {'in' if self.in_function else 'outside of'} a function"
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class Outcome:
     """One instruction probed, and its function called `times` times.
 
     `unprobed` and `probed` are the checksums of what it returned, `probed` "" when the guest did not live through the
-    call; `seen` is then how often the CPU was sampled in which function.
+    call, and `stands` is then where.
     """
 
     site: Site
@@ -43,7 +64,7 @@ class Outcome:
     probed: str
     hits: int = 0
     missed: int = 0
-    seen: Counter[str] = field(default_factory=Counter)
+    stands: Standing | None = None
 
     @property
     def exact(self) -> bool:
@@ -57,24 +78,24 @@ class Outcome:
 
     def demand_symptom(self, defect: Defect) -> None:
         """Raise Missed unless the kernel failed exactly in the way that is written down of it."""
-        shows = {
-            Symptom.WRONG_RESULT: self.probed not in ("", self.unprobed),
-            Symptom.TRAPS_FOR_EVER: self._traps_for_ever,
-            Symptom.SAME_RESULT_HITS_MISSED: self.probed == self.unprobed
-            and (self.hits, self.missed) == (1, self.times - 1),
-        }
-        if not shows[defect.symptom]:
-            mended = " (the kernel is mended: update the architecture table)" if self.exact else ""
+        if not self._shows(defect.symptom):
+            mended = " (the kernel is mended: take it out of the architecture table)" if self.exact else ""
             raise Missed(f"not the documented defect, {defect.symptom.value}{mended}: {self}")
 
-    @property
-    def _traps_for_ever(self) -> bool:
-        return not self.probed and self.seen.total() > 0 and self.seen["?"] < self.seen.total()
+    def _shows(self, symptom: Symptom) -> bool:
+        match symptom:
+            case Symptom.WRONG_RESULT:
+                return self.probed not in ("", self.unprobed) and self.hits > 0
+            case Symptom.SAME_RESULT_HITS_MISSED:
+                return self.probed == self.unprobed and (self.hits, self.missed) == (1, self.times - 1)
+            case Symptom.TRAPS_FOR_EVER:
+                return self.stands is not None and self.stands.for_ever
 
     def __str__(self) -> str:
-        told = f"{self.site}: {self.unprobed} unprobed, {self.probed or 'no answer'} probed"
-        told += f"; hits {self.hits}, missed {self.missed} of {self.times}"
-        return f"{told}; seen in {dict(self.seen)}" if self.seen else told
+        if self.stands:
+            return f"{self.site}: {self.unprobed} unprobed, no answer probed; the CPU is {self.stands}"
+        counted = f"hit {self.hits} and missed {self.missed} times in {self.times} calls"
+        return f"{self.site}: {self.unprobed} unprobed, {self.probed} probed; {counted}"
 
 
 def first_of_kind(layout: Layout, site: Site, kind: Kind) -> Site | None:
@@ -110,23 +131,27 @@ def _named_by_relocations(elf: Elf, symbol: Symbol, name: str) -> set[int]:
 def call(target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST) -> Outcome:
     """Probe one site, call the shape, and tell what came of it. A guest that was lost is left as it is."""
     layout = Layout(target.guest, [target])
-    _ = layout.slide  # Asked while the guest still answers; sampling needs it.
+    _ = layout.slide  # Asked while the guest still answers; looking from outside needs it.
     unprobed = target.call(shape, times)
     probe.load(target.guest, [site.spec], mutant.parameters(layout, [site]))
     try:
         probed = target.call(shape, times, Deadline.after(_CALL_SECONDS))
     except (DeadlineExceeded, GuestLost):
-        return Outcome(site, times, unprobed, "", seen=sample(layout))
+        return Outcome(site, times, unprobed, "", stands=standing(layout))
     report = probe.unload(target.guest).reports[0]
     return Outcome(site, times, unprobed, probed, report.hits, report.missed)
 
 
-def sample(layout: Layout) -> Counter[str]:
-    """Where the CPU is, looked at many times through QEMU's monitor: function names and how often, `?` for none."""
+def standing(layout: Layout) -> Standing:
+    """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest."""
     pattern = re.compile(layout.guest.image.recipe.architecture.probing.program_counter)
-    seen: Counter[str] = Counter()
-    for _ in range(_SAMPLES):
-        found = pattern.search(layout.guest.monitor.hmp("info registers"))
-        seen[layout.meaning(int(found[1], 16)).partition("+")[0] if found else "?"] += 1
-        time.sleep(_SAMPLE_PAUSE)
-    return seen
+    seen: Counter[int] = Counter()
+    for _ in range(_LOOKS):
+        told = layout.guest.monitor.hmp("info registers")
+        found = pattern.search(told)
+        if found is None:
+            raise GuestError(f"no program counter in {told.split()[:8]}", where=layout.guest.name)
+        seen[int(found[1], 16)] += 1
+        time.sleep(_LOOK_PAUSE)
+    address, times = seen.most_common(1)[0]
+    return Standing(layout.meaning(address), times / _LOOKS, escape.in_function(layout, address))

@@ -1,0 +1,97 @@
+"""What each instruction is for, and which instructions run equally often, on functions assembled here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.landing.instruction import Kind
+from harness.landing.instructions import decoded, even_runs
+
+X86 = """
+    test %edi, %edi
+    jz 2f
+    add $1, %edi
+    xor %eax, %eax
+2:  lea (%rdi), %eax
+    call other
+    ret
+"""
+ARM64 = """
+    add w0, w0, #1
+    cbz w0, 2f
+    add w1, w0, #2
+    bl other
+2:  ret
+"""
+PARISC = """
+    ldi 1, %r20
+    comib,=,n 0, %r26, 2f
+    copy %r26, %r28
+    comclr,<> %r20, %r26, %r0
+    ldi 3, %r28
+    addi 1, %r28, %r28
+    bl other, %rp
+    nop
+2:  bv,n %r0(%rp)
+    nop
+    bv %r0(%rp)
+    nop
+"""
+O, C, K, R = Kind.OTHER, Kind.CONDITIONAL, Kind.CALL, Kind.RETURN
+
+
+def _function(directory: Path, architecture: str, body: str) -> tuple[Elf, str]:
+    compiler = f"{ARCHITECTURES[architecture].cross_prefix}gcc"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    source, made = directory / "it.s", directory / "it.o"
+    source.write_text(f".text\n.globl it\n.type it, %function\nit:\n{body}\n.size it, .-it\n")
+    subprocess.run([compiler, "-c", "-o", made, source], check=True)
+    return Elf.read(made), architecture
+
+
+def _kinds(elf: Elf, architecture: str) -> list[Kind]:
+    code = decoded(elf, elf.function("it"), ARCHITECTURES[architecture].probing.decoder)
+    return [each.kind for each in code]
+
+
+def _runs(elf: Elf, architecture: str) -> list[list[int]]:
+    """The groups, by the instructions' numbers instead of their offsets."""
+    where = (elf, elf.function("it"), ARCHITECTURES[architecture].probing.decoder)
+    number = {each.offset: place for place, each in enumerate(decoded(*where))}
+    return [[number[offset] for offset in group] for group in even_runs(*where)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "body", "kinds"),
+    [
+        ("x86_64", X86, [O, C, O, O, O, K, R]),
+        ("arm64", ARM64, [O, C, O, K, R]),
+        ("parisc", PARISC, [O, C, O, Kind.SKIP, O, O, K, O, Kind.LONE_RETURN, O, R, O]),
+    ],
+)
+def test_kinds(tmp_path: Path, architecture: str, body: str, kinds: list[Kind]) -> None:
+    assert _kinds(*_function(tmp_path, architecture, body)) == kinds
+
+
+@pytest.mark.parametrize(
+    ("architecture", "body", "runs"),
+    [
+        ("x86_64", X86, [[0, 1], [2, 3], [4, 5], [6]]),
+        ("arm64", ARM64, [[0, 1], [2, 3], [4]]),
+        # What a branch's delay slot and a nullifying instruction's successor do is known of neither.
+        ("parisc", PARISC, [[0, 1], [2], [3], [4], [5, 6], [7], [8], [9], [10], [11]]),
+    ],
+)
+def test_runs_together(tmp_path: Path, architecture: str, body: str, runs: list[list[int]]) -> None:
+    assert _runs(*_function(tmp_path, architecture, body)) == runs
+
+
+def test_after_a_computed_jump_every_instruction_stands_alone(tmp_path: Path) -> None:
+    assert _runs(*_function(tmp_path, "x86_64", "add $1, %edi\njmp *%rax\nret")) == [[0], [1], [2]]
