@@ -57,13 +57,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     selection.parametrize(metafunc, list(metafunc.config.stash[RUN].recipes))
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Cells of one row share a guest, and so a worker."""
+    workers.mark_row(item)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the items in rows and skip the cells whose VM lacks a trait."""
     run = config.stash[RUN]
     selection.skip_cells_without_traits(items, run.recipes)
     items[:] = selection.in_rows(items, run.rows)
-    workers.mark_rows(items)
 
 
 @pytest.hookimpl(tryfirst=True)

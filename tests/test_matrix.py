@@ -193,15 +193,26 @@ def test_a_run_leaves_junit_html_and_figures(matrix: pytest.Pytester) -> None:
 
 
 def test_workers_of_xdist_share_one_result(matrix: pytest.Pytester) -> None:
-    case = "def test_a(guest): pass\ndef test_b(guest): assert False"
+    case = """
+import os
+from pathlib import Path
+
+@pytest.mark.parametrize("number", range(4))
+def test_a(guest, vm, number):
+    Path(f"{vm}-on-{os.environ['PYTEST_XDIST_WORKER']}").touch()
+
+def test_b(guest):
+    assert False
+"""
     assert run(matrix, case, "--vm", "arm64-debian", "--vm", "x86_64-debian", "-n", "2").ret == 1
-    assert sorted((cell["vm"], cell["case"], cell["verdict"]) for cell in cells(matrix)) == [
-        ("arm64-debian", "test_a", "pass"),
-        ("arm64-debian", "test_b", "fail"),
-        ("x86_64-debian", "test_a", "pass"),
-        ("x86_64-debian", "test_b", "fail"),
-    ]
+    verdicts = [(cell["vm"], cell["verdict"]) for cell in cells(matrix)]
+    assert sorted(verdicts) == sorted(
+        (vm, verdict) for vm in ("arm64-debian", "x86_64-debian") for verdict in [*["pass"] * 4, "fail"]
+    )
     assert len(list((matrix.path / "results").glob("2*"))) == 1
+    # A row shares its guest, and so stays with one worker; the other has the other row.
+    assert len({path.name.partition("-on-")[2] for path in matrix.path.glob("*-on-gw*")}) == 2
+    assert len(list(matrix.path.glob("*-on-gw*"))) == 2
 
 
 def test_results_are_outside_the_project(matrix: pytest.Pytester) -> None:

@@ -170,7 +170,8 @@ class MatrixRun:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Before a worker starts: lend it what all share."""
-        workers.lend(node, workers.Lent(str(self.directory.path), self.rows, self._leader.address))
+        grouped = self._config.option.dist == "loadgroup"
+        workers.lend(node, workers.Lent(str(self.directory.path), self.rows, self._leader.address, grouped))
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401, ARG002 - as above

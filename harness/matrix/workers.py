@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,11 +20,15 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Lent:
-    """What the controller lends a worker: where results go, the order of the rows, where the foreman listens."""
+    """What the controller lends a worker.
+
+    Where results go, the order of the rows, where the foreman listens, and whether cells are handed out in groups.
+    """
 
     directory: str
     rows: Sequence[str]
     foreman: str
+    grouped: bool
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -38,18 +42,22 @@ def is_controller(config: pytest.Config) -> bool:
 
 
 def keep_rows_together(config: pytest.Config) -> None:
-    """Let `-n` hand out rows in our order, not single cells: a row shares its guest."""
-    if getattr(config.option, "dist", "no") == "load":
+    """Let `-n` hand out rows in our order, not single cells: a row shares its guest.
+
+    A worker reads its own arguments, where `-n` alone is no word about groups (setup_config() in pytest-xdist, 3.8).
+    """
+    if is_worker(config):
+        config.option.loadgroup = lent(config).grouped
+    elif getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
         config.option.loadscopereorder = False
 
 
-def mark_rows(items: Iterable[pytest.Item]) -> None:
-    """Tell pytest-xdist which cells are one row."""
-    for item in items:
-        cell = cell_of(item)
-        if cell is not None:
-            item.add_marker(pytest.mark.xdist_group(cell.vm))
+def mark_row(item: pytest.Item) -> None:
+    """Tell pytest-xdist which row a cell is of: before it names its groups, when the collection is modified."""
+    cell = cell_of(item)
+    if cell is not None:
+        item.add_marker(pytest.mark.xdist_group(cell.vm))
 
 
 def lend(node: Any, lent: Lent) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
