@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -54,16 +55,16 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
     options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
     options += [f"--accel={accel}"] if accel else []
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
-    return _pytest([*options, *pytest_arguments, *chosen])
+    return _pytest([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 
 
 @cli.command(context_settings=_FORWARDED)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: Sequence[str]) -> int:
     """Run the project's own tests and the core matrix, in one pytest run. What CI runs."""
-    select(())
+    rows = len(select(()))
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
-    return _pytest([*pytest_arguments, *chosen])
+    return _pytest([*_side_by_side(rows, pytest_arguments), *pytest_arguments, *chosen])
 
 
 @cli.command(name="list")
@@ -167,6 +168,17 @@ def _pytest(arguments: Sequence[str]) -> int:
             click.echo(f"pinpoint: no case matches: {shlex.join(arguments)}", err=True)
             return WRONG_USE
     return HARNESS_FAILED
+
+
+# What pytest can do in one process only, or what settles already how many there are.
+_ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
+
+
+def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
+    """Rows side by side, each in a process of its own, as many as there are cores."""
+    count = min(rows, len(os.sched_getaffinity(0)))
+    alone = count < 2 or any(word.startswith(_ALONE) for word in arguments)
+    return [] if alone else ["-n", str(count)]
 
 
 def _names_tests(arguments: Sequence[str]) -> bool:
