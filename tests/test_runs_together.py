@@ -11,7 +11,8 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.landing.instruction import Kind
-from harness.landing.instructions import decoded, even_runs
+from harness.landing.instructions import decoded
+from harness.landing.runs import even_runs
 
 X86 = """
     test %edi, %edi
@@ -43,7 +44,7 @@ PARISC = """
     bv %r0(%rp)
     nop
 """
-O, C, K, R = Kind.OTHER, Kind.CONDITIONAL, Kind.CALL, Kind.RETURN
+N, C, K, R = Kind.OTHER, Kind.CONDITIONAL, Kind.CALL, Kind.RETURN
 
 
 def _function(directory: Path, architecture: str, body: str) -> tuple[Elf, str]:
@@ -71,9 +72,9 @@ def _runs(elf: Elf, architecture: str) -> list[list[int]]:
 @pytest.mark.parametrize(
     ("architecture", "body", "kinds"),
     [
-        ("x86_64", X86, [O, C, O, O, O, K, R]),
-        ("arm64", ARM64, [O, C, O, K, R]),
-        ("parisc", PARISC, [O, C, O, Kind.SKIP, O, O, K, O, Kind.LONE_RETURN, O, R, O]),
+        ("x86_64", X86, [N, C, N, N, N, K, R]),
+        ("arm64", ARM64, [N, C, N, K, R]),
+        ("parisc", PARISC, [N, C, N, Kind.SKIP, N, N, K, N, Kind.LONE_RETURN, N, R, N]),
     ],
 )
 def test_kinds(tmp_path: Path, architecture: str, body: str, kinds: list[Kind]) -> None:

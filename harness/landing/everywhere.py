@@ -8,10 +8,11 @@ from functools import cached_property
 
 from harness.core.elf import Symbol
 from harness.landing.instruction import Flow, Instruction, Kind
-from harness.landing.instructions import decoded, even_runs
+from harness.landing.instructions import decoded
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probing import Probes
+from harness.landing.runs import even_runs
 from harness.landing.site import Site
 from harness.landing.target import Target
 

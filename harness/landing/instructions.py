@@ -103,7 +103,7 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     code = decoded(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
         return ()
-    aimed_at = {each.target for each in code} | _aimed_at_from_cold(elf, symbol, decoder)
+    aimed_at = {each.target for each in code} | aimed_at_from_cold(elf, symbol, decoder)
     return tuple(_line(code, aimed_at))
 
 
@@ -148,29 +148,6 @@ def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
 
 
-def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ...], ...]:
-    """The offsets of all instructions of a function, in groups of which each member runs as often as the others.
-
-    A group ends before whatever is branched to, and behind whatever can leave the line; a delay slot, and what a
-    nullifying instruction may leave out, stand alone. After a computed jump nobody knows where it goes: every
-    instruction of such a function stands alone. Raises PinpointError as `decoded` does.
-    """
-    code = decoded(elf, symbol, decoder)
-    alone = any(each.flow is Flow.COMPUTED for each in code)
-    begins = {each.target for each in code} | _aimed_at_from_cold(elf, symbol, decoder)
-    slots = 1 + _MACHINES[decoder].delay_slots
-    for place, each in enumerate(code):
-        if each.flow in _LEAVES or each.flow is Flow.SKIPS:
-            after = 2 if each.flow is Flow.SKIPS else slots
-            begins |= {later.offset for later in code[place + 1 : place + 1 + after]}
-    groups: list[list[int]] = []
-    for each in code:
-        if alone or not groups or each.offset in begins:
-            groups.append([])
-        groups[-1].append(each.offset)
-    return tuple(map(tuple, groups))
-
-
 def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
     """A function's first instruction as its bytes have it, None for a function without bytes."""
     return decoded_first(elf.code(symbol)[:_LONGEST], decoder)
@@ -194,18 +171,19 @@ def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
 def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
     skipped = False
     for each in code:
-        if each.flow in _LEAVES or (each.offset and each.offset in aimed_at):
+        if each.flow in LEAVES or (each.offset and each.offset in aimed_at):
             return
         if each.flow is Flow.PLAIN and not skipped:
             yield each.offset
         skipped = each.flow is Flow.SKIPS
 
 
-_LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
+# After these nobody knows that the next one follows.
+LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
 
 
 def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: set[int]) -> Instruction:
-    if patched is not None and each.offset <= patched and each.flow in _LEAVES:
+    if patched is not None and each.offset <= patched and each.flow in LEAVES:
         flow = on_ftrace if each.offset == patched else Flow.PLAIN
         return each._replace(flow=flow, target=None, kind=Kind.OTHER)
     if each.target is not None and not unaimed.isdisjoint(range(each.offset, each.end)):
@@ -232,7 +210,7 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
     return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
 
 
-def _aimed_at_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+def aimed_at_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
     """Offsets that the function's `.cold` half, which gcc moved away, may branch back to.
 
     In a module its branches are relocated by the hot half's section and an addend, which on x86 counts from four bytes

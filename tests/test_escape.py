@@ -1,0 +1,93 @@
+"""What escaped is told, and never is a landing; what shows of a kernel's defects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.core.defects import Defect, Symptom
+from harness.landing.escape import expect_escape
+from harness.landing.flags import apart
+from harness.landing.landing import Landing, Missed, prove
+from harness.landing.site import Site
+from harness.landing.under_probe import Outcome, Standing
+from harness.landing.witness import Statement
+
+SITE = Site("leaf", 0x30, module="target")
+AGREED = [Statement(name, 0x1030) for name in ("reported", "listed", "elf", "outside")]
+
+
+def landing(escaped: str, statements: list[Statement] = AGREED) -> Landing:
+    return Landing(SITE, statements, 0, lambda address: f"leaf+{address - 0x1000:#x}", escaped)
+
+
+def test_an_escape_is_no_landing_though_all_witnesses_agree() -> None:
+    with pytest.raises(Missed, match=r"escaped into next symbol calls\+0x0") as caught:
+        prove([landing("next symbol calls+0x0")])
+    assert str(caught.value).splitlines()[-1] == "escaped into next symbol calls+0x0"
+
+
+def test_the_results_tell_an_escape() -> None:
+    assert landing("stub before .text.calls").record()["escaped"] == "stub before .text.calls"
+    assert "escaped" not in landing("").record()
+
+
+def test_an_escape_is_expected_where_it_went() -> None:
+    expect_escape(landing("next symbol calls+0x0"), "next symbol calls+0x0")
+    for other in ("", "padding behind leaf"):
+        with pytest.raises(Missed, match="not told to be in 'next symbol"):
+            expect_escape(landing(other), "next symbol")
+
+
+def test_an_escape_of_which_the_witnesses_disagree_is_a_miss() -> None:
+    with pytest.raises(Missed, match="disagree"):
+        expect_escape(landing("next symbol calls+0x0", [*AGREED, Statement("trapped", 0x1034)]), "next symbol")
+
+
+def outcome(probed: str, hits: int, missed: int = 0, stands: Standing | None = None) -> Outcome:
+    return Outcome(SITE, 8, "0xfeed", probed, hits, missed, stands)
+
+
+EXACT = outcome("0xfeed", 8)
+SHOWS = {
+    Symptom.WRONG_RESULT: outcome("0xbad", 8),
+    Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
+    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=Standing("leaf+0x30", 0.5, in_function=False)),
+}
+
+
+@pytest.mark.parametrize("symptom", Symptom)
+def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
+    defect = Defect(symptom, "why")
+    SHOWS[symptom].demand_symptom(defect)
+    for other in SHOWS.values():
+        if other is not SHOWS[symptom]:
+            with pytest.raises(Missed, match=f"not the documented defect, {symptom.value}"):
+                other.demand_symptom(defect)
+
+
+@pytest.mark.parametrize("symptom", Symptom)
+def test_a_mended_kernel_is_told(symptom: Symptom) -> None:
+    EXACT.demand_exact()
+    with pytest.raises(Missed, match="the kernel is mended"):
+        EXACT.demand_symptom(Defect(symptom, "why"))
+
+
+@pytest.mark.parametrize("wrong", [*SHOWS.values(), outcome("0xfeed", 0)])
+def test_what_is_not_exact_is_a_miss(wrong: Outcome) -> None:
+    with pytest.raises(Missed):
+        wrong.demand_exact()
+
+
+@pytest.mark.parametrize("change", [{"share": 0.1}, {"in_function": True}])
+def test_a_guest_that_is_only_slow_does_not_trap_for_ever(change: dict[str, float]) -> None:
+    stands = SHOWS[Symptom.TRAPS_FOR_EVER].stands
+    assert stands is not None
+    with pytest.raises(Missed, match="traps for ever"):
+        outcome("", 0, stands=replace(stands, **change)).demand_symptom(Defect(Symptom.TRAPS_FOR_EVER, "why"))
+
+
+def test_sites_apart() -> None:
+    offsets = [0, 3, 5, 7, 9, 12]
+    assert [site.offset for site in apart(map(SITE.at, offsets), 5)] == [0, 5, 12]
