@@ -118,7 +118,8 @@ class Trial:
         refused = [aim for place in Place if place is not Place.INSTRUCTION for aim in self._of(place)]
         if refused:
             self._resolve(refused)
-        with probing.on(*sample(self.places, [aim.site for aim in self.missed or self.aims])) as probes:
+        missed = sample(self.places, [aim.site for aim in self.missed])
+        with probing.on(*(missed or sample(self.places, [aim.site for aim in self.aims]))) as probes:
             pass
         probes.prove()
 
