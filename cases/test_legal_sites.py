@@ -8,6 +8,7 @@ from harness.landing import several
 from harness.landing.everywhere import Everywhere
 from harness.landing.flags import apart, await_flag, expect_flag
 from harness.landing.instructions import ftrace_site
+from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
@@ -53,6 +54,25 @@ def test_on_ftrace(layout: Layout, target: Target, probing: ProbingIn, site: Sit
         target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
     probes.prove(hits=TIMES)
     expect_flag(probes, "[FTRACE]", at_least=1)
+
+
+@pytest.mark.requires("kprobes", "entry_landing_pad")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_entry_shift(layout: Layout, target: Target, probing: ProbingIn) -> None:
+    """Where functions begin with a landing pad, as ENDBR64, a probe on the entry stands behind it.
+
+    Symbol + 0 and symbol + the pad's size are one place (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c,
+    6.1).
+    """
+    entry = Site("clock_t_to_jiffies")
+    pad = len(layout.guest.image.recipe.architecture.probing.entry_landing_pad)
+    with probing.on(entry, entry.at(pad)) as probes:
+        target.call("clock_t_to_jiffies", TIMES)
+    probes.prove(hits=TIMES)
+    _, symbol = layout.symbol(entry)
+    seen = {report.address - layout.base(symbol, "") for report in probes.reports}
+    if seen != {pad}:
+        raise Missed(f"{entry} and {entry.at(pad)} landed {seen} behind the symbol, not both {pad}")
 
 
 @pytest.mark.requires("kprobes", "optimized_kprobes")

@@ -68,6 +68,7 @@ class Traits(_Table):
     module_stubs: bool = False
     optimized_kprobes: bool = False
     ftrace_kprobes: bool = False
+    entry_landing_pad: bool = False
     data_symbols: bool = False
     cold_halves: bool = False
     section_fd_pins: bool = False

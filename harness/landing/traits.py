@@ -11,6 +11,7 @@ from harness.guest.guest import Guest
 from harness.images.recipe import Traits
 from harness.landing import probe
 from harness.landing.layout import Layout
+from harness.landing.site import Site
 from harness.landing.target import Target
 
 # A kernel built with one section per function has one for nearly each of its functions; even the smallest
@@ -123,6 +124,12 @@ def _cold_halves(scene: _Scene) -> bool:
     return bool(scene.target.elf.named("pinpoint_cold_part.cold"))
 
 
+def _entry_landing_pad(scene: _Scene) -> bool:
+    """Whether the kernel put a probe on symbol + 0 behind where the symbol is."""
+    _, symbol = scene.layout.symbol(Site(_FUNCTION))
+    return scene.report.address > scene.layout.base(symbol, "")
+
+
 def _section_fd_pins(scene: _Scene) -> bool:
     """Whether an open section file raises the reference count: it did until 2.6.22, 2.6.23 cut that."""
     module = f"/sys/module/{scene.target.module}"
@@ -141,6 +148,7 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "module_stubs": _module_stubs,
     "optimized_kprobes": _optimized_kprobes,
     "ftrace_kprobes": _ftrace_kprobes,
+    "entry_landing_pad": _entry_landing_pad,
     "section_fd_pins": _section_fd_pins,
     "data_symbols": _data_symbols,
     "cold_halves": _cold_halves,
