@@ -253,8 +253,9 @@ def readings(layout: Layout, mutant: str) -> Readings:
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
-    """Keep a measured figure of this VM: `figure(name, value, unit, goal="at most N")`."""
-    return partial(request.config.stash[RUN].figures.add, vm=vm)
+    """Keep a measured figure of this VM: `figure(name, value, unit, goal="at most N")`; none of a mutant's cell."""
+    honest = not request.node.stash[WATCH].identity.mutant
+    return partial(request.config.stash[RUN].figures.add, vm=vm, keep=honest)
 
 
 @pytest.fixture

@@ -35,15 +35,24 @@ class Figures:
         self._path = directory.figures
 
     def add(
-        self, figure: str, value: float, unit: str, *, vm: str = "", goal: str = "", holds: bool | None = None
+        self,
+        figure: str,
+        value: float,
+        unit: str,
+        *,
+        vm: str = "",
+        goal: str = "",
+        holds: bool | None = None,
+        keep: bool = True,
     ) -> Figure:
-        """Keep a figure. Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here.
+        """Keep a figure, or only judge it. Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here.
 
         Raises HostError when it cannot be written.
         """
         verdict = meets(value, goal) if holds is None else holds
         kept = Figure(figure=figure, vm=vm, value=value, unit=unit, goal=goal, holds=verdict)
-        lines.append(self._path, kept)
+        if keep:
+            lines.append(self._path, kept)
         return kept
 
     def read(self) -> list[Figure]:
