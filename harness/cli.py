@@ -95,12 +95,14 @@ def build(vms: Sequence[str]) -> int:
     workshop = Workshop.in_cache(bus)
     try:
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
-            built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
-            while wait(built.values(), timeout=_LOOK_SECONDS).not_done:
-                board.flush()
-    except KeyboardInterrupt:
-        process.stop_all()
-        raise
+            try:
+                built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
+                while wait(built.values(), timeout=_LOOK_SECONDS).not_done:
+                    board.flush()
+            except KeyboardInterrupt:
+                # Before the pool is left, which waits for its builds to end.
+                process.stop_all()
+                raise
     finally:
         board.close()
     return max((_told(name, image) for name, image in built.items()), default=0)

@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,6 +164,20 @@ def test_the_worst_build_gives_the_status(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cli.prepare, "prepare", fail)
     assert cli.main(["build", "--vm", "parisc"]) == 2
     assert cli.main(["build", "--vm", "parisc,x86_64-debian"]) == 3
+
+
+def test_an_interrupted_build_does_not_finish_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = threading.Event()
+
+    def build(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(20), "the build ran to its end"
+
+    monkeypatch.setattr(cli.prepare, "prepare", build)
+    monkeypatch.setattr(cli.process, "stop_all", stopped.set)
+    began = time.monotonic()
+    assert cli.main(["build", "--vm", "parisc"]) == 130
+    assert time.monotonic() - began < 15
 
 
 def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
