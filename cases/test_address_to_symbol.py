@@ -15,7 +15,7 @@ from harness.landing import outskirts
 from harness.landing.conversion import Conversions, by_address
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import named_once, spread, unique_functions
+from harness.landing.order import freed_functions, spread, unique_functions
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
 from harness.landing.site import Site
@@ -114,25 +114,23 @@ def test_name_of_two_functions(layout: Layout, target: Target, conversions: Conv
 def test_behind_kernel_text(guest: Guest, layout: Layout, probing: ProbingIn) -> None:
     """Behind _etext: no text, EINVAL (check_kprobe_address_safe()). Without data in kallsyms no symbol, either: ENOENT.
 
-    is_ksym_addr() (kernel/kallsyms_internal.h, 6.1) ends with the text there, so that _kprobe_addr() fails first.
+    is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text there, so that _kprobe_addr() fails first.
     """
     known = guest.image.recipe.traits.data_symbols
-    expect_refusal(probing, f"@{layout.mark('_etext'):#x}", errno.EINVAL if known else errno.ENOENT)
+    expect_refusal(probing, f"@{layout.mark('_etext'):#x}", wanted=errno.EINVAL if known else errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
     """kallsyms keeps `.init.text`, whose memory is long freed: EINVAL by name and by address (core_kernel_text())."""
-    begin, end = layout.mark("_sinittext"), layout.mark("_einittext")
-    gone = next(each for each in named_once(layout.kernel) if begin <= each.address + layout.slide < end)
-    expect_refusal(probing, gone.name, errno.EINVAL)
-    expect_refusal(probing, f"@{gone.address + layout.slide:#x}", errno.EINVAL)
+    gone = Site(freed_functions(layout)[0])
+    expect_refusal(probing, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_outside_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """In front of a module's first symbol nothing is closest, ENOENT; its data are not text, EINVAL."""
-    expect_refusal(probing, f"@{outskirts.below(layout, target.module):#x}", errno.ENOENT)
-    expect_refusal(probing, f"@{outskirts.behind_text(layout, target.module):#x}", errno.EINVAL)
+    expect_refusal(probing, f"@{outskirts.below(layout, target.module):#x}", wanted=errno.ENOENT)
+    expect_refusal(probing, f"@{outskirts.behind_text(layout, target.module):#x}", wanted=errno.EINVAL)

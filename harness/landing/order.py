@@ -86,10 +86,9 @@ def several_times(layout: Layout, count: int) -> list[str]:
 def freed_functions(layout: Layout) -> list[str]:
     """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
     kernel = layout.kernel
-    named = Counter(symbol.name for symbol in kernel.symbols if symbol.section)
     begin, end = (kernel.named(name)[0].address for name in ("_sinittext", "_einittext"))
-    found = [symbol for symbol in kernel.symbols if symbol.kind == "func" and begin <= symbol.address < end]
-    return [symbol.name for symbol in found if named[symbol.name] == 1 and symbol.name.isidentifier()]
+    freed = (symbol.name for symbol in named_once(kernel) if begin <= symbol.address < end)
+    return [name for name in freed if name.isidentifier()]
 
 
 def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:
