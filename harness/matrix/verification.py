@@ -107,8 +107,8 @@ class Verification:
         """One life of the module; what was wrong with it."""
         try:
             life = Life(guest, self._name, self._names)
-        except GuestLost as lost:
-            return [str(checkup.last_words(guest, lost))]
+        except GuestLost:
+            return []  # the check-up finds the same, and the kernel's words
         except GuestError as error:
             return [error.what]
         if life.landings:
@@ -124,18 +124,21 @@ def _after(guest: Guest) -> list[str]:
     """What the kernel complained of, or what is left of the module."""
     try:
         checkup.end(guest)
-    except KernelComplained as complained:
-        return [f"the kernel complained: {complained}", *_words(complained)]
     except LeftBehind as left:
         return [str(left).replace("the cell", "the module")]
+    except KernelComplained as complained:
+        return _words(complained)
     except GuestError as lost:
-        return [str(checkup.last_words(guest, lost))]
+        return _words(checkup.last_words(guest, lost))
     return []
 
 
-def _words(complained: KernelComplained) -> list[str]:
-    """The kernel's own words: the first lines of its first complaint, which the others follow from."""
-    return [line.strip() for line in complained.complaints[0].lines[:_SHOWN_LINES]]
+def _words(error: Exception) -> list[str]:
+    """The kernel's own words: the first lines of its first complaint, which others follow from."""
+    if not isinstance(error, KernelComplained):
+        return [str(error)]
+    first = error.complaints[0]
+    return [f"the kernel complained: {first}", *(f"    {line.strip()}" for line in first.lines[:_SHOWN_LINES])]
 
 
 def table(landings: Iterable[Landing]) -> str:
