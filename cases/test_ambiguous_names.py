@@ -8,9 +8,9 @@ tracefs and perf refuse such a name.
 import pytest
 
 from harness.guest.guest import Guest
+from harness.landing.kernel_names import used_twice
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import several_times
 from harness.landing.probing import ProbingIn
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -66,7 +66,7 @@ def test_first_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_lowest_in_the_kernel(layout: Layout, probing: ProbingIn) -> None:
     """Of several functions of the kernel that have one name, the one at the lowest address."""
-    names = several_times(layout, SAMPLE)
+    names = used_twice(layout, SAMPLE)
     assert names, "no name is used twice"
     with probing.on(*map(Site, names)) as probes:
         pass

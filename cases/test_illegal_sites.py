@@ -11,8 +11,8 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.escape import expect_escape, next_function
 from harness.landing.everywhere import Everywhere
+from harness.landing.kernel_names import blacklisted, freed
 from harness.landing.layout import Layout
-from harness.landing.order import blacklist_names, freed_functions
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
 from harness.landing.site import Site
@@ -57,16 +57,16 @@ def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, pro
 @pytest.mark.mutants("registers-anyway")
 def test_blacklisted(guest: Guest, probing: ProbingIn) -> None:
     """A function on the kernel's own blacklist is EINVAL (within_kprobe_blacklist())."""
-    expect_refusal(probing, *blacklist_names(guest)[:SAMPLE], wanted=errno.EINVAL)
+    expect_refusal(probing, *blacklisted(guest)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_module_init_text(target: Target, probing: ProbingIn) -> None:
     """A module's .init.text is freed once it ran, and its symbols with it: ENOENT, by the module's name and without."""
-    freed = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
-    assert freed, "the module has no initialisation text"
-    specs = [f"{target.module}:{name}" for name in freed] + [name for name in freed if name != "init_module"]
+    gone = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
+    assert gone, "the module has no initialisation text"
+    specs = [f"{target.module}:{name}" for name in gone] + gone
     expect_refusal(probing, *specs, wanted=errno.ENOENT)
 
 
@@ -74,7 +74,7 @@ def test_module_init_text(target: Target, probing: ProbingIn) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
     """The kernel's .init.text is freed at boot, but kallsyms keeps its names: EINVAL (check_kprobe_address_safe())."""
-    expect_refusal(probing, *freed_functions(layout)[:SAMPLE], wanted=errno.EINVAL)
+    expect_refusal(probing, *freed(layout)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")

@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-_BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
+BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
 
 
 def named_once(elf: Elf) -> list[Symbol]:
@@ -53,42 +53,7 @@ def spread(layout: Layout, functions: Sequence[Symbol], count: int) -> list[Site
 
 def blacklist(guest: Guest) -> list[tuple[int, int]]:
     """The address ranges that the kernel refuses to probe: `START-END NAME` a line (kernel/kprobes.c, 6.1)."""
-    return list(_ranges(guest.read_text(_BLACKLIST).splitlines()))
-
-
-def blacklist_names(guest: Guest) -> list[str]:
-    """The names of the kernel's blacklist that can be asked for, each once, in its order."""
-    names = Counter(line.split()[-1] for line in guest.read_text(_BLACKLIST).splitlines())
-    return [name for name, times in names.items() if name.isidentifier() and times == 1]
-
-
-def several_times(layout: Layout, count: int) -> list[str]:
-    """`count` names, evenly spread, that several functions of the kernel's text and nothing else have.
-
-    Without those of which one is on the blacklist.
-    """
-    kernel = layout.kernel
-    forbidden = blacklist(layout.guest)
-    begin, end = (kernel.named(name)[0].address for name in ("_stext", "_etext"))
-
-    def eligible(symbol: Symbol) -> bool:
-        address = symbol.address + layout.slide
-        inside = begin <= symbol.address < end and symbol.kind == "func"
-        return inside and not any(start <= address < stop for start, stop in forbidden)
-
-    by_name: dict[str, list[Symbol]] = {}
-    for symbol in kernel.symbols:
-        by_name.setdefault(symbol.name, []).append(symbol)
-    found = [name for name, named in by_name.items() if len(named) > 1 and all(map(eligible, named))]
-    return [found[index * len(found) // count] for index in range(min(count, len(found)))]
-
-
-def freed_functions(layout: Layout) -> list[str]:
-    """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
-    kernel = layout.kernel
-    begin, end = (kernel.named(name)[0].address for name in ("_sinittext", "_einittext"))
-    freed = (symbol.name for symbol in named_once(kernel) if begin <= symbol.address < end)
-    return [name for name in freed if name.isidentifier()]
+    return list(_ranges(guest.read_text(BLACKLIST).splitlines()))
 
 
 def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:

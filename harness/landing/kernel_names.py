@@ -1,0 +1,63 @@
+"""Names in a booted kernel that say less, or other, than a probe needs: used twice, freed, forbidden."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from harness.core.elf import Symbol
+from harness.guest.guest import Guest
+from harness.landing.instruction import Flow, Kind
+from harness.landing.instructions import first
+from harness.landing.layout import Layout
+from harness.landing.order import BLACKLIST, blacklist
+
+
+def blacklisted(guest: Guest) -> list[str]:
+    """The names on the kernel's own blacklist that can be asked for, those it has once, in its order."""
+    names = Counter(line.split()[-1] for line in guest.read_text(BLACKLIST).splitlines())
+    return [name for name, times in names.items() if name.isidentifier() and times == 1]
+
+
+def freed(layout: Layout) -> list[str]:
+    """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
+    inside = range(*(layout.kernel.named(name)[0].address for name in ("_sinittext", "_einittext")))
+    named = _by_name(layout)
+    return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
+
+
+def used_twice(layout: Layout, count: int) -> list[str]:
+    """`count` names, evenly spread, that several functions of the kernel's text and nothing else have.
+
+    Without those of which one may not be probed: on the blacklist, or a mere BUG() (find_bug(), lib/bug.c, 6.1).
+    """
+    inside = range(*(layout.kernel.named(name)[0].address for name in ("_stext", "_etext")))
+    forbidden = [range(start - layout.slide, end - layout.slide) for start, end in blacklist(layout.guest)]
+    found = list(_shared(layout, inside, forbidden))
+    return [found[index * len(found) // count] for index in range(min(count, len(found)))]
+
+
+def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:
+    for name, named in _by_name(layout).items():
+        if len(named) > 1 and all(_is_function(symbol, inside) for symbol in named):
+            clear = not any(symbol.address in each for each in forbidden for symbol in named)
+            if clear and not any(_traps(layout, symbol) for symbol in named):
+                yield name
+
+
+def _by_name(layout: Layout) -> dict[str, list[Symbol]]:
+    found: defaultdict[str, list[Symbol]] = defaultdict(list)
+    for symbol in layout.kernel.symbols:
+        if symbol.section and symbol.name.isidentifier():
+            found[symbol.name].append(symbol)
+    return found
+
+
+def _is_function(symbol: Symbol, inside: range) -> bool:
+    return symbol.kind == "func" and symbol.address in inside
+
+
+def _traps(layout: Layout, symbol: Symbol) -> bool:
+    """True for a function that begins with a trap."""
+    begins = first(layout.kernel, symbol, layout.decoder)
+    return begins is None or (begins.flow is Flow.ENDS and begins.kind is Kind.OTHER)
