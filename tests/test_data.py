@@ -1,0 +1,164 @@
+"""Data by its symbol: who says where it is, what the mutants say instead, and what an offset by hand would miss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.core.elf_tables import Section, Symbol
+from harness.core.errors import GuestError
+from harness.landing import data
+from harness.landing.closest import Closest, Named, Told
+from harness.landing.data import Datum, shifts
+from harness.landing.mutants import MUTANTS
+from harness.landing.reading import Readings
+
+SLIDE = 0x100000
+TEXT, DATA = 0x4000, 0x9000
+POINTER = 0x35000
+
+
+class FakeElf:
+    """As much of an ELF file as data are found by: sections by name, symbols as (name, section, address)."""
+
+    path = Path("fake")
+    word_bytes = 8
+    little_endian = True
+
+    def __init__(self, sections: dict[str, tuple[int, int, int]], symbols: list[tuple[str, str, int]]) -> None:
+        self.sections = {
+            name: Section(name, address, offset, size, name == ".text", True, True, 8)
+            for name, (address, offset, size) in sections.items()
+        }
+        self.symbols = [Symbol(name, address, 4, section, "object", "local") for name, section, address in symbols]
+
+    def named(self, name: str) -> list[Symbol]:
+        return [symbol for symbol in self.symbols if symbol.name == name]
+
+    def place(self, symbol: Symbol) -> int:
+        return symbol.address - self.sections[symbol.section].address
+
+
+MODULE = FakeElf(
+    {".text": (0, 0x40, 0x100), ".data": (0, 0x200, 0x30), ".data..percpu": (0, 0x300, 8)},
+    [
+        ("pinpoint_data_word", ".data", 0x20),
+        ("next", ".data", 0x28),
+        ("pinpoint_percpu_place", ".data", 0x8),
+        ("pinpoint_percpu_word", ".data..percpu", 0),
+    ],
+)
+
+
+def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None) -> FakeElf:
+    """A kernel with variables a, b, c, `before` more bytes in front of b; with per-CPU ones linked at `per_cpu`."""
+    symbols = [("a", ".data", 0x8000), ("b", ".data", 0x8010 + before), ("c", ".data", 0x8020 + before)]
+    symbols += [("_stext", ".text", text), ("_sdata", ".data", 0x8000), ("twice", ".data", 1), ("twice", ".data", 2)]
+    sections = {".text": (text, 0, 0x100), ".data": (0x8000, 0x100, 0x100)}
+    if per_cpu is not None:
+        sections[".data..percpu"] = (per_cpu, 0x200, 0x100)
+        symbols += [(name, ".data..percpu", per_cpu + at) for name, at in (("__per_cpu_start", 0), ("cpu_word", 8))]
+        symbols.append(("__per_cpu_end", ".data..percpu", per_cpu + 0x100))
+    return FakeElf(sections, symbols)
+
+
+def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsyms: str = "") -> Any:  # noqa: ANN401 - stands in
+    target = SimpleNamespace(elf=MODULE, sections={".text": TEXT, ".data": DATA})
+    guest = SimpleNamespace(
+        image=SimpleNamespace(recipe=SimpleNamespace(traits=SimpleNamespace(data_symbols=data_symbols))),
+        memory=SimpleNamespace(
+            read=lambda address, size: POINTER.to_bytes(size, "little") if address == DATA + 8 else b""
+        ),
+        run=lambda *_: SimpleNamespace(stdout=kallsyms),
+        read_text=lambda _: f"pinpoint_data_word {DATA + 0x20:#x}\n",
+    )
+    return SimpleNamespace(
+        guest=guest,
+        kernel=vmlinux or kernel(),
+        slide=SLIDE,
+        targets={"m": target},
+        base=lambda symbol, module: symbol.address + (target.sections[symbol.section] if module else SLIDE),
+        closest=Closest([Named(DATA + 0x20, "pinpoint_data_word", "m"), Named(DATA + 0x28, "next", "m")]),
+    )
+
+
+def test_section_and_offset_or_address_and_slide() -> None:
+    assert data.by_elf(layout(), Datum("pinpoint_data_word", 4, module="m")) == DATA + 0x20
+    assert data.by_elf(layout(), Datum("b", 4, offset=2)) == 0x8012 + SLIDE
+
+
+def test_per_cpu_variables_linked_from_zero_do_not_slide() -> None:
+    assert data.by_elf(layout(kernel(per_cpu=0)), Datum("cpu_word", 4, cpu=0)) == 8
+    assert data.by_elf(layout(kernel(per_cpu=0)), Datum("b", 4)) == 0x8010 + SLIDE
+    assert data.by_elf(layout(kernel(per_cpu=0x9000)), Datum("cpu_word", 4, cpu=0)) == 0x9008 + SLIDE
+
+
+def test_a_section_that_sysfs_does_not_list_is_found_by_the_relocated_pointer() -> None:
+    assert data.by_elf(layout(), Datum("pinpoint_percpu_word", 4, module="m", cpu=0)) == POINTER
+
+
+@pytest.mark.parametrize("symbol", ["nowhere", "twice"])
+def test_a_name_of_none_or_several_is_no_datum(symbol: str) -> None:
+    with pytest.raises(GuestError, match=f"symbols are named {symbol}"):
+        data.by_elf(layout(), Datum(symbol, 4))
+
+
+def test_the_mutants_point_elsewhere() -> None:
+    datum = Datum("pinpoint_data_word", 4, module="m")
+    assert data.by_next_symbol(layout(), datum) == DATA + 0x28
+    assert data.by_next_symbol(layout(), Datum("next", 4, module="m")) == DATA + 0x30
+    assert data.by_text_base(layout(), datum) == TEXT + 0x200 - 0x40 + 0x20
+
+
+@pytest.mark.parametrize(
+    ("listing", "address"),
+    [
+        (f"{DATA + 0x20:016x} d pinpoint_data_word\t[m]\n", DATA + 0x20),
+        (f"{DATA:016x} d pinpoint_data_word\n{DATA + 0x20:016x} d pinpoint_data_word\t[m]\n", DATA + 0x20),
+        ("0000000000001000 d pinpoint_data_word\t[other]\n", None),
+        ("0000000000001000 d x.pinpoint_data_word\t[m]\n", None),
+        ("0000000000001000 d pinpoint_data_word\t[m]\n" * 2, None),
+        ("", None),
+    ],
+)
+def test_kallsyms_speaks_when_it_lists_the_symbol_once(listing: str, address: int | None) -> None:
+    said = data.by_kallsyms(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
+    assert said.address == address
+
+
+def test_the_kernels_closest_symbol_agrees_contradicts_or_cannot_tell() -> None:
+    datum = Datum("pinpoint_data_word", 4, module="m")
+    here, told = DATA + 0x20, Told("pinpoint_data_word", 0, "m")
+    assert data.by_closest(layout(), datum, here, told).address == here
+    assert data.by_closest(layout(), datum, DATA + 0x28, Told("next", 0, "m")).contradicts
+    blind = data.by_closest(layout(data_symbols=False), datum, here, Told("last_function", 0x1234, "m"))
+    assert (blind.address, blind.contradicts) == (None, False)
+    assert data.by_closest(layout(), datum, here, None).address is None
+
+
+def test_the_module_speaks_of_its_words() -> None:
+    assert data.by_module(layout(), Datum("pinpoint_data_word", 4, module="m")).address == DATA + 0x20
+    assert data.by_module(layout(), Datum("next", 4, module="m")).address is None
+    assert data.by_module(layout(), Datum("b", 4)).address is None
+
+
+def test_what_offsets_of_another_kernel_miss() -> None:
+    assert shifts(kernel(), kernel()) == (4, 0, 0)  # type: ignore[arg-type]
+    assert shifts(kernel(), kernel(text=0x2000)) == (4, 4, 0)  # type: ignore[arg-type]
+    assert shifts(kernel(), kernel(before=8)) == (4, 2, 2)  # type: ignore[arg-type]
+
+
+def test_numbers_are_in_the_guests_order() -> None:
+    big = kernel()
+    big.little_endian = False
+    assert Readings(layout()).encoded(0x50494E01, 4) == bytes.fromhex("014e4950")
+    assert Readings(layout(big)).encoded(0x50494E01, 4) == bytes.fromhex("50494e01")
+
+
+def test_every_mutant_of_data_is_one() -> None:
+    assert MUTANTS["next-data-symbol"].places is data.by_next_symbol
+    assert MUTANTS["data-by-text-base"].places is data.by_text_base
+    assert MUTANTS["reads-next-word"].reads_beyond
