@@ -45,9 +45,9 @@ class Figures:
         holds: bool | None = None,
         keep: bool = True,
     ) -> Figure:
-        """Keep a figure, or only judge it. Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here.
+        """Keep a figure, or only judge it.
 
-        Raises HostError when it cannot be written.
+        Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here. Raises HostError when it cannot be written.
         """
         verdict = meets(value, goal) if holds is None else holds
         kept = Figure(figure=figure, vm=vm, value=value, unit=unit, goal=goal, holds=verdict)
