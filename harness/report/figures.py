@@ -47,7 +47,8 @@ class Figures:
     ) -> Figure:
         """Keep a figure, or only judge it.
 
-        Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here. Raises HostError when it cannot be written.
+        Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here. Raises HostError when it
+        cannot be written.
         """
         verdict = meets(value, goal) if holds is None else holds
         kept = Figure(figure=figure, vm=vm, value=value, unit=unit, goal=goal, holds=verdict)
