@@ -27,11 +27,11 @@ TIMES = 8
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("clobbers", "one-instruction-off")
+@pytest.mark.mutants("clobbers")
 def test_every_instruction(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """With a probe on every instruction of a module that is stepped right, all its functions return the same.
 
-    Instructions that only run together are hit as often as each other, and of the shape that branches every one is hit.
+    Instructions that only run together are hit as often as each other, and every one of the shape that branches is hit.
     """
     everywhere = Everywhere(layout, target)
     unprobed = target.call_all(TIMES)
