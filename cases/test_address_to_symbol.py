@@ -13,9 +13,10 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing import outskirts
 from harness.landing.conversion import Conversions, by_address
+from harness.landing.kernel_names import freed
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import freed_functions, spread, unique_functions
+from harness.landing.order import spread, unique_functions
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
 from harness.landing.site import Site
@@ -124,7 +125,7 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, probing: ProbingIn) ->
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
     """kallsyms keeps `.init.text`, whose memory is long freed: EINVAL by name and by address (core_kernel_text())."""
-    gone = Site(freed_functions(layout)[0])
+    gone = Site(freed(layout)[0])
     expect_refusal(probing, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
 
 
