@@ -86,7 +86,7 @@ def test_module_text_base(layout: Layout, target: Target, probing: ProbingIn, tr
 def test_module_made_for_another_layout(layout: Layout, target: Target, probing: ProbingIn, tried: Tried) -> None:
     """Made for another build of the module, which has the same functions in another layout: misses everywhere."""
     by_hand = ByHand(layout, modules=layout.other_modules)
-    trial = Trial.of_module(layout, target, "rebuilt-module", f"other build of {target.module}", by_hand)
+    trial = Trial.of_module(layout, target, "rebuilt-module", f"{target.module}, rebuilt", by_hand)
     trial.prove(probing)
     row = tried(trial)
     assert row.missed > row.symbols / 2

@@ -31,7 +31,7 @@ class FakeElf:
     """As much of an ELF file as relocation by hand reads."""
 
     def __init__(self, symbols: dict[str, tuple[str, int, int]], sections: dict[str, tuple[int, int, bytes]]) -> None:
-        self.path = Path("fake")
+        self.path, self.linked = Path("fake"), True
         self.sections = {
             name: Section(name, address, offset, len(code), True, True, True, 4)
             for name, (address, offset, code) in sections.items()
@@ -136,6 +136,17 @@ def test_places_of_a_kernel(offset: int, place: Place) -> None:
     # Between the first two functions: int3 four times, a long nop, then code of no symbol.
     gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
     assert Places(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
+
+
+def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
+    body = b"\xb8\1\0\0\0" + b"\xe9\0\0\0\0"  # mov, then a jump: to a return thunk, perhaps
+    elf = FakeElf(
+        {"_stext": (".text", 0x1000, 0), "a": (".text", 0x1000, 10), "_etext": (".text", 0x100A, 0)},
+        {".text": (0x1000, 0x400, body)},
+    )
+    places = Places(layout(elf, slide=0))
+    assert places.at(0x1007) is Place.MID_INSTRUCTION
+    assert [places.never_starts(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [False, True, False, False, False]
 
 
 def test_stubs_of_a_parisc_kernel() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.instructions import is_padding, padding_at, plain, starts, stub_at
+from harness.landing.instructions import inside, is_padding, padding_at, plain, starts, stub_at
 from harness.landing.layout import ANCHOR, Layout
 from harness.landing.order import blacklist
 from harness.landing.site import Site
@@ -86,6 +86,13 @@ class Places:
         elf, symbol = self._layout.symbol(site)
         behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
         return bool(behind) and {site.offset, min(behind)} <= plain(elf, symbol, self._decoder)
+
+    def never_starts(self, address: int) -> bool:
+        """Is that inside of an instruction which nothing patches?"""
+        found = self._before(address)
+        if found is None or address >= found.end:
+            return False
+        return address - found.start in inside(found.elf, found.symbol, self._decoder)
 
     def _before(self, address: int) -> _Function | None:
         """The last function that begins at or before an address."""
