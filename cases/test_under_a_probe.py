@@ -17,6 +17,7 @@ from harness.landing.instruction import Kind
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.verdict.known import known_fail
 
@@ -24,6 +25,30 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 # Enough for every branch of every shape to go both ways.
 TIMES = 8
+
+
+def under_probe_or_defect(
+    kind: str,
+    target: Target,
+    shape: str,
+    site: Site,
+    probing: ProbingIn,
+    fresh: Fresh,
+    nested: Site | None = None,
+) -> None:
+    """Exact, or the defect of that kind which the architecture table has; in a guest of its own if that is fatal."""
+    defect = target.guest.image.recipe.architecture.probing.defects.get(kind)
+    if defect is None:
+        under_probe.call(target, shape, site, TIMES, probing.mutant, nested=nested).demand_exact()
+        return
+    if not defect.fatal:
+        under_probe.call(target, shape, site, TIMES, probing.mutant, nested=nested).demand_symptom(defect)
+    else:
+        with fresh(may_die=True) as guest:
+            own = Target(guest, target.module)
+            own.load()
+            under_probe.call(own, shape, site, TIMES, probing.mutant, nested=nested).demand_symptom(defect)
+    known_fail(defect.why)
 
 
 @pytest.mark.requires("kprobes")
@@ -67,18 +92,18 @@ def test_leaving_the_line(
     site = under_probe.first_of_kind(layout, target.site(shape), kind)
     if site is None:
         pytest.skip(f"{shape} has no such instruction on {layout.guest.name}")
-    defect = layout.guest.image.recipe.architecture.probing.defects.get(kind.value)
-    if defect is None:
-        under_probe.call(target, shape, site, TIMES, probing.mutant).demand_exact()
-        return
-    if not defect.fatal:
-        under_probe.call(target, shape, site, TIMES, probing.mutant).demand_symptom(defect)
-    else:
-        with fresh(may_die=True) as guest:
-            own = Target(guest, target.module)
-            own.load()
-            under_probe.call(own, shape, site, TIMES, probing.mutant).demand_symptom(defect)
-    known_fail(defect.why)
+    under_probe_or_defect(kind.value, target, shape, site, probing, fresh)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_probe_in_a_handler(layout: Layout, target: Target, probing: ProbingIn, fresh: Fresh) -> None:
+    """A probe that is hit inside of another's handler runs no handler, is counted as missed, and does no harm.
+
+    Neither is on an entry: where that is ftrace's, ftrace itself lets no nested call through, and counts nothing.
+    """
+    outer, inner = (layout.straight(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies")))
+    under_probe_or_defect("nested", target, "leaf", outer, probing, fresh, nested=inner)
 
 
 @pytest.mark.requires("kprobes")

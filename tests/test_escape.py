@@ -80,6 +80,13 @@ def test_what_is_not_exact_is_a_miss(wrong: Outcome) -> None:
         wrong.demand_exact()
 
 
+def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
+    replace(EXACT, inner=(0, 8)).demand_exact()
+    for hits, missed in ((8, 0), (0, 7)):
+        with pytest.raises(Missed, match=f"in its handler hit {hits} and missed {missed} times"):
+            replace(EXACT, inner=(hits, missed)).demand_exact()
+
+
 @pytest.mark.parametrize("change", [{"share": 0.1}, {"in_function": True}])
 def test_a_guest_that_is_only_slow_does_not_trap_for_ever(change: dict[str, float]) -> None:
     stands = SHOWS[Symptom.TRAPS_FOR_EVER].stands

@@ -64,7 +64,7 @@ class Probing:
     is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `program_counter`
     finds it in what QEMU's monitor answers to `info registers`; `flag_patches` is how the patch begins where the kernel
     lists a probe with a flag; `defects` are the kinds of instruction that the kernel
-    steps wrong, by their names in harness/landing/instruction.py.
+    steps wrong, by their names in harness/landing/instruction.py, and `nested`, a probe hit inside of a handler.
     """
 
     breakpoint: bytes
@@ -134,6 +134,11 @@ _PARISC_DEFECTS = {
         Symptom.TRAPS_FOR_EVER,
         "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break behind it and the "
         "CPU runs on into the next instruction slot",
+    ),
+    "nested": Defect(
+        Symptom.TRAPS_FOR_EVER,
+        "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without moving iaoq "
+        "on, and line 143 passes over the same break ever after",
     ),
 }
 

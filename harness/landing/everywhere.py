@@ -8,7 +8,7 @@ from functools import cached_property
 
 from harness.core.elf import Symbol
 from harness.landing.instruction import Flow, Instruction, Kind
-from harness.landing.instructions import decoded
+from harness.landing.instructions import decoded, relocated_by
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probing import Probes
@@ -96,13 +96,6 @@ class Everywhere:
                 yield Site(symbol.name, each.offset, module=self.target.module), each
 
     def _refused(self, site: Site, each: Instruction) -> bool:
-        return each.flow is Flow.REFUSED or (each.kind is Kind.CALL and self._names(site, each, _STATIC_CALL))
-
-    def _names(self, site: Site, each: Instruction, prefix: str) -> bool:
-        """True when a relocation inside the instruction names a symbol that begins so."""
         _, symbol = self.layout.symbol(site)
-        place = self.target.elf.place(symbol)
-        return any(
-            place + each.offset <= found.offset < place + each.end and found.symbol.name.startswith(prefix)
-            for found in self.target.elf.relocations(symbol.section)
-        )
+        static_calls = relocated_by(self.target.elf, symbol, _STATIC_CALL) if each.kind is Kind.CALL else set()
+        return each.flow is Flow.REFUSED or not static_calls.isdisjoint(range(each.offset, each.end))

@@ -158,6 +158,15 @@ def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
     return next(iter(_MACHINES[decoder].decode(code)), None)
 
 
+def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
+    """Offsets into a module's function at which relocations name a symbol that begins so; none in a linked file."""
+    if elf.linked:
+        return set()
+    place = elf.place(symbol)
+    found = elf.relocations(symbol.section)
+    return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
+
+
 def has_delay_slots(decoder: Decoder) -> bool:
     """True where the instruction behind a branch runs before what the branch goes to."""
     return _MACHINES[decoder].delay_slots

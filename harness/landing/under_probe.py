@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
 from harness.core.defects import Defect, Symptom
-from harness.core.elf import Elf, Symbol
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.landing import escape, probe
 from harness.landing.instruction import Instruction, Kind
-from harness.landing.instructions import decoded, has_delay_slots
+from harness.landing.instructions import decoded, has_delay_slots, relocated_by
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -55,7 +54,7 @@ class Outcome:
     """One instruction probed, and its function called `times` times.
 
     `unprobed` and `probed` are the checksums of what it returned, `probed` "" when the guest did not live through the
-    call, and `stands` is then where.
+    call, and `stands` is then where. `inner` are hits and misses of a probe inside of the handler.
     """
 
     site: Site
@@ -65,11 +64,16 @@ class Outcome:
     hits: int = 0
     missed: int = 0
     stands: Standing | None = None
+    inner: tuple[int, int] | None = None
 
     @property
     def exact(self) -> bool:
-        """True when the probe changed nothing and saw every call that reached it."""
-        return self.probed == self.unprobed and self.missed == 0 and self.hits > 0
+        """True when the probe changed nothing and saw every call that reached it.
+
+        A probe hit inside of a handler runs none, and is counted as missed.
+        """
+        same = self.probed == self.unprobed and self.missed == 0 and self.hits > 0
+        return same and self.inner in (None, (0, self.hits))
 
     def demand_exact(self) -> None:
         """Raise Missed unless the function computed what it does unprobed, hit and none missed."""
@@ -95,7 +99,8 @@ class Outcome:
         if self.stands:
             return f"{self.site}: {self.unprobed} unprobed, no answer probed; the CPU is {self.stands}"
         counted = f"hit {self.hits} and missed {self.missed} times in {self.times} calls"
-        return f"{self.site}: {self.unprobed} unprobed, {self.probed} probed; {counted}"
+        inner = "" if self.inner is None else f"; in its handler hit {self.inner[0]} and missed {self.inner[1]} times"
+        return f"{self.site}: {self.unprobed} unprobed, {self.probed} probed; {counted}{inner}"
 
 
 def first_of_kind(layout: Layout, site: Site, kind: Kind) -> Site | None:
@@ -104,7 +109,7 @@ def first_of_kind(layout: Layout, site: Site, kind: Kind) -> Site | None:
     A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
     """
     elf, symbol = layout.symbol(site)
-    thunks = _named_by_relocations(elf, symbol, _RETURN_THUNK)
+    thunks = relocated_by(elf, symbol, _RETURN_THUNK)
 
     def kind_of(each: Instruction) -> Kind:
         thunk = each.kind is Kind.JUMP and not thunks.isdisjoint(range(each.offset, each.end))
@@ -120,26 +125,27 @@ def delay_slot(layout: Layout, site: Site) -> Site | None:
     return layout.following(called) if called and has_delay_slots(layout.decoder) else None
 
 
-def _named_by_relocations(elf: Elf, symbol: Symbol, name: str) -> set[int]:
-    """Offsets from a function's start at which relocations name that symbol."""
-    if elf.linked:
-        return set()
-    place = elf.place(symbol)
-    return {found.offset - place for found in elf.relocations(symbol.section) if found.symbol.name == name}
+def call(
+    target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST, *, nested: Site | None = None
+) -> Outcome:
+    """Probe one site, call the shape, and tell what came of it. A guest that was lost is left as it is.
 
-
-def call(target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST) -> Outcome:
-    """Probe one site, call the shape, and tell what came of it. A guest that was lost is left as it is."""
+    `nested` is probed, too, and is what the first probe's handler runs (probes/probe_main.c, parameter nests).
+    """
     layout = Layout(target.guest, [target])
     _ = layout.slide  # Asked while the guest still answers; looking from outside needs it.
     unprobed = target.call(shape, times)
-    probe.load(target.guest, [site.spec], mutant.parameters(layout, [site]))
+    sites, wrongs = [site], mutant.parameters(layout, [site])
+    if nested:
+        sites, wrongs = [site, nested], [*wrongs, "nests=1"]
+    probe.load(target.guest, [each.spec for each in sites], wrongs)
     try:
         probed = target.call(shape, times, Deadline.after(_CALL_SECONDS))
     except (DeadlineExceeded, GuestLost):
         return Outcome(site, times, unprobed, "", stands=standing(layout))
-    report = probe.unload(target.guest).reports[0]
-    return Outcome(site, times, unprobed, probed, report.hits, report.missed)
+    first, *others = probe.unload(target.guest).reports
+    inner = [(each.hits, each.missed) for each in others]
+    return Outcome(site, times, unprobed, probed, first.hits, first.missed, inner=inner[0] if inner else None)
 
 
 def standing(layout: Layout) -> Standing:
