@@ -20,8 +20,8 @@ from harness.landing.reading import Readings
 from harness.landing.sweep_guests import Fresh
 from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
-from harness.landing.trial import Trial
 from harness.matrix import cells, checkup, rows, selection, workers
+from harness.matrix import tried as tried_trials
 from harness.matrix.run import MatrixRun
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
@@ -261,14 +261,7 @@ def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
 @pytest.fixture
 def tried(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
     """Keep a trial of relocation by hand in the trial table: `tried(trial, headline=True)`."""
-
-    def keep(trial: Trial, *, headline: bool = False) -> TrialRow:
-        sizes = {f"{way}_bytes": size for way, size in trial.carried()._asdict().items()}
-        row = TrialRow(vm=vm, trial=trial.name, made_for=trial.made_for, **trial.counts(), **sizes)
-        request.config.stash[RUN].trials.add(row, headline=headline)
-        return row
-
-    return keep
+    return partial(tried_trials.keep, request.config.stash[RUN].trials, vm)
 
 
 @pytest.fixture
