@@ -94,5 +94,10 @@ def test_runs_together(tmp_path: Path, architecture: str, body: str, runs: list[
     assert _runs(*_function(tmp_path, architecture, body)) == runs
 
 
+def test_through_memory(tmp_path: Path) -> None:
+    body = "call *8(%rbx)\njmp *(%rax)\ncall *%rax\nmov (%rax), %eax"
+    assert _kinds(*_function(tmp_path, "x86_64", body)) == [Kind.THROUGH_MEMORY, Kind.THROUGH_MEMORY, K, N]
+
+
 def test_after_a_computed_jump_every_instruction_stands_alone(tmp_path: Path) -> None:
     assert _runs(*_function(tmp_path, "x86_64", "add $1, %edi\njmp *%rax\nret")) == [[0], [1], [2]]

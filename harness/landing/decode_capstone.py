@@ -77,6 +77,9 @@ def _x86(found: capstone.CsInsn) -> Instruction:
 
 
 def _x86_kind(found: capstone.CsInsn) -> Kind:
+    leaves = {capstone.CS_GRP_CALL, capstone.CS_GRP_JUMP} & set(found.groups)
+    if leaves and any(operand.type == x86_const.X86_OP_MEM for operand in found.operands):
+        return Kind.THROUGH_MEMORY
     if capstone.CS_GRP_CALL in found.groups:
         return Kind.CALL
     if capstone.CS_GRP_RET in found.groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,12 +42,15 @@ class Everywhere:
     @property
     def taken(self) -> list[Site]:
         """Where the kernel must take a probe."""
-        return [site for site, each in self._boundaries if not self._refused(site, each)]
+        return [site for site, each in self._boundaries if not self._refusal(site, each)]
 
-    @property
-    def refused(self) -> list[Site]:
-        """Where it must answer EINVAL: what the architecture cannot step, what ftrace or a static call patches."""
-        return [site for site, each in self._boundaries if self._refused(site, each)]
+    def refused(self, number: int) -> list[Site]:
+        """Where the kernel must answer this errno.
+
+        EINVAL where the architecture cannot step, and where ftrace or a static call is patched; EOPNOTSUPP for calls
+        through memory (prepare_emulation(), arch/x86/kernel/kprobes/core.c, 6.1).
+        """
+        return [site for site, each in self._boundaries if self._refusal(site, each) == number]
 
     @property
     def stepped_right(self) -> list[Site]:
@@ -56,7 +60,7 @@ class Everywhere:
         return [
             site
             for site, each in self._boundaries
-            if not self._refused(site, each) and each.kind not in _LEAVES_THE_LINE
+            if not self._refusal(site, each) and each.kind not in _LEAVES_THE_LINE
         ]
 
     @cached_property
@@ -95,7 +99,10 @@ class Everywhere:
             for each in decoded(self.target.elf, symbol, self.layout.decoder):
                 yield Site(symbol.name, each.offset, module=self.target.module), each
 
-    def _refused(self, site: Site, each: Instruction) -> bool:
+    def _refusal(self, site: Site, each: Instruction) -> int:
+        if each.kind is Kind.THROUGH_MEMORY:
+            return errno.EOPNOTSUPP
         _, symbol = self.layout.symbol(site)
         static_calls = relocated_by(self.target.elf, symbol, _STATIC_CALL) if each.kind is Kind.CALL else set()
-        return each.flow is Flow.REFUSED or not static_calls.isdisjoint(range(each.offset, each.end))
+        refused = each.flow is Flow.REFUSED or not static_calls.isdisjoint(range(each.offset, each.end))
+        return errno.EINVAL if refused else 0

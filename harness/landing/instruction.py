@@ -36,6 +36,8 @@ class Kind(Enum):
     RETURN = "return"
     LONE_RETURN = "lone-return"
     """A return that nullifies its delay slot."""
+    THROUGH_MEMORY = "through-memory"
+    """A call of, or a jump to, an address that is read from memory, which x86 does not step (EOPNOTSUPP)."""
     SKIP = "skip"
     """It may nullify the next one."""
 
