@@ -5,6 +5,8 @@ modules, in vmlinux the lowest address, among modules the newest loaded, in a mo
 tracefs and perf refuse such a name.
 """
 
+from collections.abc import Callable
+
 import pytest
 
 from harness.guest.guest import Guest
@@ -25,11 +27,10 @@ SAMPLE = 24
 @pytest.mark.parametrize(
     ("first", "last"), [("pinpoint_target", "pinpoint_second"), ("pinpoint_second", "pinpoint_target")]
 )
-def test_newest_module_wins(guest: Guest, probing: ProbingIn, first: str, last: str) -> None:
+def test_newest_module_wins(guest: Guest, probing_in: Callable[..., ProbingIn], first: str, last: str) -> None:
     """Of two modules that have a function of a name, the one that was loaded last; MOD:SYM names the other."""
     with Target(guest, first) as older, Target(guest, last) as newer:
-        probing.know(older, newer)
-        with probing.on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
+        with probing_in(guest, older, newer).on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
             newer.call("leaf", TIMES)
             older.call("leaf", TIMES)
         probes.prove(hits=TIMES)
@@ -37,11 +38,11 @@ def test_newest_module_wins(guest: Guest, probing: ProbingIn, first: str, last: 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_kernel_beats_module(guest: Guest, probing: ProbingIn) -> None:
+def test_kernel_beats_module(guest: Guest, probing_in: Callable[..., ProbingIn]) -> None:
     """A function of the kernel, even a static one, before a module's; MOD:SYM names the module's."""
     with Target(guest, "pinpoint_second") as second:
-        probing.know(second)
-        with probing.on(Site("version_proc_show"), Site("version_proc_show", module=second.module)) as probes:
+        by_name = Site("version_proc_show")
+        with probing_in(guest, second).on(by_name, Site(by_name.symbol, module=second.module)) as probes:
             second.call("version_proc_show", TIMES)
             for _ in range(TIMES):
                 guest.run("cat", "/proc/version").check()

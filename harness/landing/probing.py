@@ -17,7 +17,6 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import around
 from harness.landing.probe import ListedProbe, Request, SiteReport
 from harness.landing.site import Site
-from harness.landing.target import Target
 from harness.landing.witness import Window
 
 _PAGE = 4096
@@ -191,10 +190,6 @@ class ProbingIn:
         probes = Probes(self.layout, sites, self.mutant, relocation)
         self.lives.append(probes)
         return probes
-
-    def know(self, *targets: Target) -> None:
-        """Take these loaded targets, in place of the case's fixtures, for where sites and addresses may be."""
-        self.layout = Layout(self.layout.guest, targets)
 
     def attempt(self, *specs: str, module: str = probe.MODULE) -> list[int]:
         """Try specs as they stand, in one life of a probe module.
