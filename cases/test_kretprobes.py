@@ -15,22 +15,21 @@ TIMES = 5
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("stale-snapshot")
+@pytest.mark.mutants("blind-to-returns", "stale-snapshot")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
 def test_entry(target: Target, probing: ProbingIn, shape: str) -> None:
     """On the entry of a function of a module or of the kernel: it lands, and sees each entry and each return."""
     site = Site(shape) if shape == "clock_t_to_jiffies" else target.site(shape)
     with probing.on(site, relocation=returns.by_symbol) as probes:
-        unprobed = target.call(shape, TIMES)
+        probed = target.call(shape, TIMES)
     probes.prove(hits=TIMES)
     returns.expect_listed(probes)
     returns.expect_returns(probes, TIMES)
-    if target.call(shape, TIMES) != unprobed:
-        raise AssertionError("the function returned something else while it was probed")
+    assert target.call(shape, TIMES) == probed, "the function returned something else while it was probed"
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("stale-snapshot")
+@pytest.mark.mutants("blind-to-returns")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
 def test_value(target: Target, probing: ProbingIn, shape: str) -> None:
     """It sees the value that the caller gets."""

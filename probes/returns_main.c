@@ -16,6 +16,7 @@
 #include <linux/module.h>
 #include <linux/ptrace.h>
 #include <linux/seq_file.h>
+#include <linux/string.h>
 
 #include "probe.h"
 
@@ -35,6 +36,10 @@ struct pinpoint_return {
 	atomic_long_t returns;
 	unsigned long value;
 };
+
+static char *mutant = "none";
+module_param(mutant, charp, 0444);
+MODULE_PARM_DESC(mutant, "none or blind-to-returns");
 
 static struct pinpoint_return *pinpoint_returns;
 static struct dentry *pinpoint_dir;
@@ -59,6 +64,13 @@ static int pinpoint_returned(struct kretprobe_instance *ri, struct pt_regs *regs
 }
 NOKPROBE_SYMBOL(pinpoint_returned);
 
+/* The mutant's: it sees functions entered, but never returning. */
+static int pinpoint_looked_away(struct kretprobe_instance *ri, struct pt_regs *regs)
+{
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_looked_away);
+
 static int pinpoint_report_show(struct seq_file *out, void *unused)
 {
 	struct pinpoint_return *each;
@@ -81,7 +93,7 @@ static void pinpoint_register(struct pinpoint_return *each, struct pinpoint_site
 	each->rp.kp.addr = site->kp.addr;
 	each->rp.kp.offset = site->kp.offset;
 	each->rp.entry_handler = pinpoint_entered;
-	each->rp.handler = pinpoint_returned;
+	each->rp.handler = strcmp(mutant, "none") ? pinpoint_looked_away : pinpoint_returned;
 	each->rp.maxactive = PINPOINT_ACTIVE;
 	site->error = register_kretprobe(&each->rp);
 }

@@ -88,6 +88,7 @@ MUTANTS: dict[str, Mutant] = {
     "other-build": Mutant(relocates=by_hand.of_other_build),
     "stale-offset": Mutant(relocates=precompiled.of_any_build),
     "previous-instance": Mutant(relocates=precompiled.of_previous_instance),
+    "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
