@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from harness.core.defects import Defect, Symptom
-from harness.landing.escape import expect_escape
+from harness.core.elf_tables import Section, Symbol
+from harness.landing.escape import expect_escape, in_function, into, next_function
 from harness.landing.flags import apart
 from harness.landing.landing import Landing, Missed, prove
+from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.under_probe import Outcome, Standing
 from harness.landing.witness import Statement
@@ -43,6 +47,67 @@ def test_an_escape_is_expected_where_it_went() -> None:
 def test_an_escape_of_which_the_witnesses_disagree_is_a_miss() -> None:
     with pytest.raises(Missed, match="disagree"):
         expect_escape(landing("next symbol calls+0x0", [*AGREED, Statement("trapped", 0x1034)]), "next symbol")
+
+
+LEAF = Symbol("leaf", 0x10, 0x30, ".text.leaf", "func", "global")
+CALLS = Symbol("calls", 0, 0x20, ".text.calls", "func", "global")
+GONE = Symbol("setup", 0, 0x400, ".init.text", "func", "local")
+LOADED = {".text.leaf": 0x1000, ".text.calls": 0x1080, ".init.text": 0x1000}
+
+
+class FakeElf:
+    """A module's file: .text.leaf of 0x50 bytes, .text.calls behind it, and .init.text, whose memory is leaf's now."""
+
+    symbols = (GONE, LEAF, CALLS)
+    sections = {name: Section(name, 0, 0, 0x50, True, True, True, 4) for name in LOADED}  # noqa: RUF012 - read only
+
+    def function(self, name: str) -> Symbol:
+        return next(symbol for symbol in self.symbols if symbol.name == name)
+
+
+class FakeLayout(SimpleNamespace):
+    """What the ELF files say of a guest with that module."""
+
+    def symbol(self, site: Site) -> tuple[FakeElf, Symbol]:
+        return FakeElf(), FakeElf().function(site.symbol)
+
+    def base(self, symbol: Symbol, _: str) -> int:
+        return LOADED[symbol.section] + symbol.address
+
+    def address(self, site: Site) -> int:
+        return self.base(self.symbol(site)[1], site.module) + site.offset
+
+
+def layout(*, stubs: bool) -> Layout:
+    recipe = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
+    target = SimpleNamespace(elf=FakeElf(), sections=LOADED)
+    kernel = SimpleNamespace(symbols=(), sections=())
+    guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe))
+    return cast(Layout, FakeLayout(guest=guest, targets={"target": target}, kernel=kernel, slide=0))
+
+
+@pytest.mark.parametrize(
+    ("address", "stubs", "told"),
+    [
+        pytest.param(0x1010, True, "", id="entry"),
+        pytest.param(0x103F, True, "", id="last-byte"),
+        pytest.param(0x1040, True, "padding behind leaf", id="same-section"),
+        pytest.param(0x1050, True, "stub before .text.calls", id="between-sections"),
+        pytest.param(0x1050, False, "padding behind leaf", id="no-stubs-here"),
+        pytest.param(0x1084, True, "next symbol calls+0x4", id="next"),
+    ],
+)
+def test_into_what_a_probe_on_leaf_went(address: int, stubs: bool, told: str) -> None:
+    assert into(layout(stubs=stubs), SITE.at(0), address) == told
+
+
+def test_the_next_function_is_not_one_that_was_freed() -> None:
+    assert next_function(layout(stubs=True), SITE.at(0)).name == "calls"
+
+
+def test_in_a_function_or_not() -> None:
+    assert in_function(layout(stubs=True), 0x1090)
+    assert not in_function(layout(stubs=True), 0x1050)
 
 
 def outcome(probed: str, hits: int, missed: int = 0, stands: Standing | None = None) -> Outcome:
