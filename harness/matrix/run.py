@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Generator
@@ -18,7 +17,7 @@ from harness.core import paths, process
 from harness.core.events import Bus
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
-from harness.matrix import foreman, rows, workers
+from harness.matrix import foreman, rows, terminal, workers
 from harness.matrix.cells import CellWatch
 from harness.matrix.fleet import Fleet
 from harness.matrix.order import in_order
@@ -111,19 +110,7 @@ class MatrixRun:
     @cached_property
     def _board(self) -> Board:
         """The board, printing through pytest's own reporter so that neither breaks the other's lines."""
-        reporter = self._config.pluginmanager.getplugin("terminalreporter")
-
-        def write_line(line: str) -> None:
-            reporter.ensure_newline()
-            # With pytest-xdist the reporter does not know of the dots it has written.
-            if reporter._tw.width_of_current_line:
-                reporter._tw.line()
-            reporter.write_line(line)
-            reporter.flush()
-
-        board = Board(self.bus, sys.stdout.isatty(), write_line)
-        reporter._tw._file = board.above(reporter._tw._file)
-        return board
+        return terminal.board(self._config.pluginmanager.getplugin("terminalreporter"), self.bus)
 
     def speak(self) -> None:
         """Let the board print what happened since: called where nothing else prints."""

@@ -1,0 +1,158 @@
+"""The fixtures of cases: guests, targets, and the tools that prove where probes land."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import pytest
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.images.image import Image
+from harness.landing.conversion import Conversions
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, MUTANTS
+from harness.landing.probing import ProbingIn
+from harness.landing.reading import Readings
+from harness.landing.sweep_guests import Fresh
+from harness.landing.sweeping import Sweeping
+from harness.landing.target import Target
+from harness.matrix import checkup
+from harness.matrix import tried as tried_trials
+from harness.plugin import RUN, WATCH
+from harness.report.figures import Figure
+from harness.report.trials import TrialRow
+
+
+@pytest.fixture
+def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
+    """A running guest of the cell's VM, shared by the cells of a row; checked and left clean after each.
+
+    What the kernel complained of while the cell ran, and what the cell left behind, fail the cell and cost the guest.
+    """
+    run = request.config.stash[RUN]
+    running = run.fleet.guest(vm)
+    request.node.stash[WATCH].guest = running
+    yield running
+    try:
+        checkup.end(running)
+    except GuestError as lost:
+        run.fleet.retire(vm)
+        raise checkup.last_words(running, lost) from lost
+    except Exception:
+        run.fleet.retire(vm)
+        raise
+
+
+@pytest.fixture
+def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
+    """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, and KASLR slides it anew.
+
+    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case.
+    """
+
+    @contextmanager
+    def boot(*, may_die: bool = False) -> Iterator[Guest]:
+        with request.config.stash[RUN].fleet.fresh(vm) as running:
+            request.node.stash[WATCH].guest = running
+            try:
+                yield running
+                if not may_die:
+                    checkup.end(running)
+            except GuestError as lost:
+                raise checkup.last_words(running, lost) from lost
+
+    return boot
+
+
+@pytest.fixture
+def target(guest: Guest) -> Iterator[Target]:
+    """The target module `pinpoint_target`, loaded for this cell."""
+    with Target(guest, "pinpoint_target") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def sections(guest: Guest) -> Iterator[Target]:
+    """`pinpoint_sections`: the same functions, each in a section of its own, loaded for this cell."""
+    with Target(guest, "pinpoint_sections") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def rebuilt(guest: Guest) -> Iterator[Target]:
+    """`pinpoint_target` in its other build, loaded for this cell: the same functions in another layout."""
+    with Target(guest, "other/pinpoint_target") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str], Image]) -> Layout:
+    """Where the ELF files say that everything is in this guest, with the targets this case has loaded."""
+    names = [name for name in ("target", "sections", "rebuilt") if name in request.fixturenames]
+    return Layout(guest, [request.getfixturevalue(name) for name in names], image_of)
+
+
+@pytest.fixture
+def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[ProbingIn]:
+    """Probes in this guest: `with probing.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
+    with ProbingIn(layout, MUTANTS[mutant] if mutant else HONEST) as tool:
+        request.node.stash[WATCH].probing = tool
+        yield tool
+
+
+@pytest.fixture
+def probing_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., ProbingIn]:
+    """Probes in a guest the case has booted, or with targets it has loaded itself: `probing_in(guest, target, ...)`."""
+
+    def tool(running: Guest, *targets: Target) -> ProbingIn:
+        made = ProbingIn(Layout(running, targets), MUTANTS[mutant] if mutant else HONEST)
+        request.node.stash[WATCH].probing = made
+        return made
+
+    return tool
+
+
+@pytest.fixture
+def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeping:
+    """Sweeps of this VM: `sweeping.resolved()`, `sweeping.armed()`; each gives what became of every site."""
+    return Sweeping(
+        layout,
+        fresh,
+        request.config.stash[RUN].bus,
+        mutant=MUTANTS[mutant] if mutant else HONEST,
+        everything=request.config.option.sweep == "all",
+    )
+
+
+@pytest.fixture
+def conversions(layout: Layout, mutant: str) -> Conversions:
+    """Addresses into closest symbol + offset and back: `conversions.prove(sites)`."""
+    return Conversions(layout, MUTANTS[mutant] if mutant else HONEST)
+
+
+@pytest.fixture
+def readings(layout: Layout, mutant: str) -> Readings:
+    """Data by its symbol, read inside the guest and outside of it: `readings.prove(datum, value)`."""
+    return Readings(layout, MUTANTS[mutant] if mutant else HONEST)
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
+    """Keep a measured figure of this VM: `figure(name, value, unit, goal="at most N")`; none of a mutant's cell."""
+    honest = not request.node.stash[WATCH].identity.mutant
+    return partial(request.config.stash[RUN].figures.add, vm=vm, keep=honest)
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
+    """Keep a trial of relocation by hand in the trial table: `tried(trial, headline=True)`."""
+    return partial(tried_trials.keep, request.config.stash[RUN].trials, vm)
+
+
+@pytest.fixture
+def image_of(request: pytest.FixtureRequest) -> Callable[[str], Image]:
+    """The image of another VM, for cases that compare kernels."""
+    return request.config.stash[RUN].fleet.image
