@@ -14,6 +14,7 @@ from harness.landing.site import Site
 from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
 from harness.report.figures import Figure
+from harness.verdict.known import known_fail
 
 pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
 
@@ -38,7 +39,11 @@ def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
     figure("sweep.armed_landed", swept.landed, "sites")
     figure("sweep.armed_unexplained", len(swept.unexplained), "sites", goal="0")
     figure("sweep.armed_per_second", round(swept.per_second, 1), "sites/s")
+    figure("sweep.armed_deadly", len(swept.deadly), "sites")
     swept.prove()
+    if swept.deadly:
+        sites = ", ".join(death.site.symbol for death in swept.deadly)
+        known_fail(f"a probe kills the guest at {sites}: {swept.deadly[0].reason}")
 
 
 def test_faster_than_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
@@ -59,5 +64,5 @@ def test_survives_a_deadly_site(target: Target, sweeping: Sweeping, way: str) ->
     sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
     swept = sweeping.on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
-    assert swept.deadly == [deadly]
+    assert [death.site for death in swept.deadly] == [deadly]
     assert swept.landed == len(sites) - 1, swept.unexplained

@@ -50,10 +50,12 @@ struct pinpoint_batch {
  * struct pinpoint_flight_recorder - read from outside when the guest is dead
  * @trying: number in the batch of the site that was last handed to the kernel
  * @hit: number of the site that was last hit
+ * @held: 1 while a batch is armed and nothing else runs
  */
 struct pinpoint_flight_recorder {
 	u32 trying;
 	u32 hit;
+	u32 held;
 };
 
 extern struct pinpoint_flight_recorder pinpoint_recorder;
@@ -62,10 +64,17 @@ extern struct pinpoint_flight_recorder pinpoint_recorder;
 extern struct mutex pinpoint_sweeping;
 extern struct pinpoint_batch pinpoint_batch;
 
+/* A kprobe's number in the batch. */
+static __always_inline u32 pinpoint_number(struct kprobe *kp)
+{
+	return container_of(kp, struct pinpoint_swept, kp) - pinpoint_batch.sites;
+}
+
 int pinpoint_append_text(const char __user *buf, size_t count);
 int pinpoint_read_batch(void);
 void pinpoint_forget_batch(void);
 int pinpoint_register_batch(bool armed);
+int pinpoint_hold_batch(void);
 void pinpoint_remove_batch(void);
 int pinpoint_sweep_register(unsigned int index, struct kprobe *kp);
 void pinpoint_open_sweep_report(struct dentry *dir);

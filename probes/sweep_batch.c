@@ -21,7 +21,7 @@ static int pinpoint_swept_over(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct pinpoint_swept *site = container_of(kp, struct pinpoint_swept, kp);
 
-	WRITE_ONCE(pinpoint_recorder.hit, site - pinpoint_batch.sites);
+	WRITE_ONCE(pinpoint_recorder.hit, pinpoint_number(kp));
 	WRITE_ONCE(site->ip, instruction_pointer(regs));
 	WRITE_ONCE(site->hits, site->hits + 1);
 	return 0;

@@ -7,8 +7,10 @@
  * sites: opened for writing, begins a new batch; takes SYM+0xOFF, one a line,
  *	in as many writes as it likes.
  * do: "resolve" registers the batch disabled, so that the kernel resolves
- *	every site and puts no breakpoint; "arm" registers it armed; "remove"
- *	takes all of it away. A refused site is reported, and the others go on.
+ *	every site and puts no breakpoint; "arm" registers it armed; "hold"
+ *	registers it disabled after it was armed for a while in which nothing
+ *	else ran; "remove" takes all of it away. A refused site is reported, and
+ *	the others go on.
  * report: what became of each site.
  */
 #include <linux/debugfs.h>
@@ -59,19 +61,21 @@ static const struct file_operations pinpoint_sites_fops = {
 
 static int pinpoint_do(const char *word)
 {
-	bool armed = sysfs_streq(word, "arm");
+	bool armed = sysfs_streq(word, "arm"), held = sysfs_streq(word, "hold");
 	int error;
 
 	if (sysfs_streq(word, "remove")) {
 		pinpoint_remove_batch();
 		return 0;
 	}
-	if (!armed && !sysfs_streq(word, "resolve"))
+	if (!armed && !held && !sysfs_streq(word, "resolve"))
 		return -EINVAL;
 	if (pinpoint_batch.standing)
 		return -EBUSY;
 	error = pinpoint_read_batch();
-	return error ? error : pinpoint_register_batch(armed);
+	if (error)
+		return error;
+	return held ? pinpoint_hold_batch() : pinpoint_register_batch(armed);
 }
 
 static ssize_t pinpoint_do_write(struct file *file, const char __user *buf,

@@ -20,7 +20,7 @@ from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.probe import ListedProbe
 from harness.landing.site import Site
-from harness.landing.sweep import Refusal, Swept
+from harness.landing.sweep import Death, Refusal, Swept
 from harness.landing.sweep_guests import FreshGuests
 from harness.landing.sweep_module import Listing
 from harness.landing.sweep_refusals import Refusals
@@ -38,10 +38,12 @@ def test_listing_finds_the_closest_on_either_side() -> None:
     assert Listing([]).near(0x10) == []
 
 
-def test_batches_keep_order_and_lose_nothing() -> None:
+def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
     parts = sweep_plan.batches(SITES, 16)
-    assert [len(part) for part in parts] == [16, 16, 8]
-    assert [site for part in parts for site in part] == SITES
+    assert [len(part) for part in parts] == [14, 13, 13]
+    assert list(parts[0][:3]) == [SITES[0], SITES[3], SITES[6]]
+    assert {site for part in parts for site in part} == set(SITES)
+    assert sweep_plan.batches([], 16) == []
 
 
 def missed(site: Site) -> Landing:
@@ -51,10 +53,16 @@ def missed(site: Site) -> Landing:
 def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
     swept = Swept(landed=3, refused=[Refusal(SITES[0], errno.EINVAL, "blacklisted")])
     swept.prove()
-    swept.add(Swept(missed=[missed(SITES[1])], refused=[Refusal(SITES[2], errno.EILSEQ, "")], deadly=[SITES[3]]))
-    assert swept.sites == 7
+    swept.add(
+        Swept(
+            missed=[missed(SITES[1])],
+            refused=[Refusal(SITES[2], errno.EILSEQ, "")],
+            deadly=[Death(SITES[3], ""), Death(SITES[4], "stepped wrongly")],
+        )
+    )
+    assert swept.sites == 8
     assert len(swept.unexplained) == 3
-    with pytest.raises(Missed, match="3 of 7 sites are unexplained") as caught:
+    with pytest.raises(Missed, match="3 of 8 sites are unexplained") as caught:
         swept.prove()
     assert "f2+0x0: refused with errno 84" in str(caught.value)
     assert "f3+0x0: kills the guest" in str(caught.value)
@@ -73,6 +81,7 @@ class Deadly:
         self.killers = killers
         self.recorded = recorded
         self.tried: list[Sequence[Site]] = []
+        self.wrong: dict[Site, str] = {}
 
     def __call__(self, *_: object, **__: object) -> Deadly:
         return self
@@ -110,7 +119,7 @@ def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, 
 def test_bisects_to_every_deadly_site_and_sweeps_the_rest(monkeypatch: pytest.MonkeyPatch, killers: set[int]) -> None:
     deadly = Deadly({SITES[number] for number in killers}, no_recorder)
     _, swept, _ = hunt(monkeypatch, deadly)
-    assert set(swept.deadly) == deadly.killers
+    assert {death.site for death in swept.deadly} == deadly.killers
     assert swept.landed == len(SITES) - len(killers)
 
 
@@ -118,7 +127,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
     culprit = SITES[27]
     deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
     guests, swept, heard = hunt(monkeypatch, deadly)
-    assert swept.deadly == [culprit]
+    assert swept.deadly == [Death(culprit, "")]
     assert swept.landed == len(SITES) - 1
     assert guests.guests == 3, "one that died of the batch, one of the culprit alone, one that did the rest"
     assert any("kills the guest" in event.detail for event in heard)
@@ -148,7 +157,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
     monkeypatch.setattr(sweep_refusals, "blacklist", lambda _: [(0x100500, 0x100600)])
     probing = SimpleNamespace(decoder=Decoder.X86_64)
     guest = SimpleNamespace(
-        image=SimpleNamespace(recipe=SimpleNamespace(architecture=SimpleNamespace(probing=probing))),
+        image=SimpleNamespace(config={}, recipe=SimpleNamespace(architecture=SimpleNamespace(probing=probing))),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     return Refusals(cast(Layout, SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000)))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from harness.core.deadline import Deadline
 from harness.guest.guest import Guest
-from harness.landing import witness
+from harness.landing import sweep_plan, witness
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -26,6 +26,13 @@ _SITE_SECONDS = 0.15
 # Bytes watched at each site: no patch on any architecture of the table is longer than 5.
 _WATCHED = 8
 _PAGE = 4096
+
+
+class Death(NamedTuple):
+    """A site that killed a guest, and the documented defect of the kernel that it died of, "" when there is none."""
+
+    site: Site
+    reason: str
 
 
 class Refusal(NamedTuple):
@@ -46,7 +53,7 @@ class Swept:
     landed: int = 0
     missed: list[Landing] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
-    deadly: list[Site] = field(default_factory=list)
+    deadly: list[Death] = field(default_factory=list)
     hits: int = 0
     seconds: float = 0.0
 
@@ -66,7 +73,7 @@ class Swept:
         return [
             *(f"{refusal.site}: refused with errno {refusal.errno}" for refusal in self.refused if not refusal.reason),
             *(f"{landing.site}: {landing.complaint}" for landing in self.missed),
-            *(f"{site}: kills the guest" for site in self.deadly),
+            *(f"{death.site}: kills the guest" for death in self.deadly if not death.reason),
         ]
 
     def add(self, other: Swept) -> None:
@@ -89,7 +96,10 @@ class Swept:
 
 
 class Sweep:
-    """Sweeps one guest. `armed` puts breakpoints in place and reads them from outside; without, nothing is patched."""
+    """Sweeps one guest. `armed` puts breakpoints in place and reads them from outside; without, nothing is patched.
+
+    `wrong` are those sites of the batch under way that the kernel would step wrongly, and its defect.
+    """
 
     def __init__(self, layout: Layout, module: SweepModule, *, armed: bool, mutant: Mutant = HONEST) -> None:
         self.layout = layout
@@ -97,6 +107,7 @@ class Sweep:
         self.module = module
         self.armed = armed
         self.mutant = mutant
+        self.wrong: dict[Site, str] = {}
         self._refusals = Refusals(layout)
         self._traits = self.guest.image.recipe.architecture.probing
 
@@ -104,13 +115,24 @@ class Sweep:
         """Sweep these sites in one go. Raises GuestError, GuestLost or DeadlineExceeded when the guest dies of it."""
         began = time.monotonic()
         deadline = Deadline.after(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
-        addresses = [self.layout.address(site) for site in sites]
-        said = self._armed(sites, addresses, deadline) if self.armed else self._resolved(sites, addresses, deadline)
         swept = Swept()
-        for site, address, (report, statements) in zip(sites, addresses, said, strict=True):
+        addresses = [self.layout.address(site) for site in sites]
+        for site, address, (report, statements) in zip(
+            sites, addresses, self._say(sites, addresses, deadline), strict=True
+        ):
             self._judge(swept, Landing(site, statements, report.hits, self.layout.meaning), report, address)
         swept.seconds = time.monotonic() - began
         return swept
+
+    def _say(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
+        """What the witnesses say of each.
+
+        Where kprobes have defects, breakpoints are in place only while nothing runs but what puts them there.
+        """
+        if not self.armed:
+            return self._resolved(sites, addresses, deadline)
+        self.wrong = sweep_plan.stepped_wrong(self.layout, sites)
+        return (self._held if self._traits.defects else self._armed)(sites, addresses, deadline)
 
     def _judge(self, swept: Swept, landing: Landing, report: SiteReport, address: int) -> None:
         swept.hits += report.hits
@@ -128,33 +150,55 @@ class Sweep:
             listed = witness.listed(batch.listing.near(address), address)
             yield report, (witness.reported(report), listed, witness.elf(address))
 
+    def _held(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
+        """Armed while nothing else runs: the list can only be read afterwards, when the probes are disabled."""
+        specs = [site.spec for site in sites]
+        spans = _spans(addresses)
+        before = self.guest.memory.read_many(spans)
+        held, during = self.module.hold(specs, lambda: self.guest.memory.read_many(spans), deadline)
+        during = before if self.mutant.stale_snapshot else during
+        removed = self.module.remove(specs, deadline)
+        _demand_gone(removed)
+        memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
+        for address, report, states in zip(addresses, held.reports, memory, strict=True):
+            listed = witness.listed(held.listing.near(address), address)
+            yield report, self._statements(address, report, report, listed, Window(address, *states))
+
     def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
         specs = [site.spec for site in sites]
-        spans = [(address, min(_WATCHED, _PAGE - address % _PAGE)) for address in addresses]
+        spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
         armed = self.module.arm(specs, deadline)
         during = before if self.mutant.stale_snapshot else self.guest.memory.read_many(spans)
         removed = self.module.remove(specs, deadline)
-        after = self.guest.memory.read_many(spans)
         _demand_gone(removed)
-        for address, early, late, *bytes_there in zip(
-            addresses, armed.reports, removed.reports, before, during, after, strict=True
-        ):
-            window = Window(address, *bytes_there)
-            outside = _restored(witness.outside(window, address, self._traits), window)
-            yield (
-                late if not early.errno else early,
-                (
-                    witness.reported(early),
-                    _enabled(witness.listed(armed.listing.near(address), address)),
-                    witness.elf(address),
-                    witness.trapped(late, self._traits),
-                    outside,
-                ),
-            )
+        memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
+        for address, early, late, states in zip(addresses, armed.reports, removed.reports, memory, strict=True):
+            listed = _enabled(witness.listed(armed.listing.near(address), address))
+            yield late, self._statements(address, early, late, listed, Window(address, *states))
+
+    def _statements(
+        self, address: int, early: SiteReport, late: SiteReport, listed: Statement, window: Window
+    ) -> tuple[Statement, ...]:
+        outside = witness.outside(window, address, self._traits)
+        if address in self.module.standing and window.patch_at(address, self._traits):
+            # Memory shows nothing of a second probe on one site: on parisc __kretprobe_trampoline has the kernel's own.
+            outside = Statement("outside", address, "a probe stood there before")
+        return (
+            witness.reported(early),
+            listed,
+            witness.elf(address),
+            witness.trapped(late, self._traits),
+            _restored(outside, window),
+        )
 
 
 _Said = tuple[SiteReport, tuple[Statement, ...]]
+
+
+def _spans(addresses: Sequence[int]) -> list[tuple[int, int]]:
+    """What is watched of each, in no page but its own."""
+    return [(address, min(_WATCHED, _PAGE - address % _PAGE)) for address in addresses]
 
 
 def _demand_gone(removed: Batch) -> None:

@@ -14,7 +14,7 @@ from harness.core.events import Step
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep import Sweep, Swept
+from harness.landing.sweep import Death, Sweep, Swept
 from harness.landing.sweep_module import SweepModule
 from harness.landing.target import Target
 
@@ -76,7 +76,7 @@ class FreshGuests:
             try:
                 self._keep(sweep.batch(batch))
             except _DEATHS as death:
-                self._take_apart(batch, suspects(module, batch), death)
+                self._take_apart(batch, suspects(module, batch), sweep.wrong.get(batch[0], ""), death)
                 raise _Died from death
         module.unload()
         target.unload()
@@ -90,11 +90,11 @@ class FreshGuests:
             self.swept.add(swept)
             say_progress(self._step, self.swept.sites, self._sites, time.monotonic() - self._began)
 
-    def _take_apart(self, batch: Sequence[Site], suspected: Sequence[Site], death: Exception) -> None:
-        """Suspects alone, the others in halves; a batch of one is the culprit."""
+    def _take_apart(self, batch: Sequence[Site], suspected: Sequence[Site], defect: str, death: Exception) -> None:
+        """Suspects alone, the others in halves; a batch of one is the culprit, and `defect` what it died of."""
         with self._lock:
             if len(batch) == 1:
-                self.swept.deadly.append(batch[0])
+                self.swept.deadly.append(Death(batch[0], defect))
                 self._step.say(f"{batch[0]} kills the guest: {death}")
                 return
             others = [site for site in batch if site not in suspected]

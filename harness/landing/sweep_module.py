@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import struct
+import time
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import Result
 from harness.landing import probe
 from harness.landing.probe import ListedProbe, SiteReport, parse_list
 
@@ -18,6 +23,7 @@ _DIRECTORY = f"/sys/kernel/debug/{MODULE}"
 _LIST = "/sys/kernel/debug/kprobes/list"
 _SITES = "/tmp/pinpoint_sites"
 _CUT = "--pinpoint-cut--"
+_PAUSE = 0.02
 # With ftrace off, a kprobe on ftrace's site only notes what is to be patched; turned on, it patches all in one go
 # (ftrace_ops_update_code(), ftrace_startup_sysctl(), kernel/trace/ftrace.c, 6.1). Kernels without ftrace lack the file.
 _IN_ONE_GO = """
@@ -27,7 +33,13 @@ echo {word} >{directory}/do; rc=$?
 [ ! -e $f ] || echo 1 >$f
 [ $rc = 0 ] || exit $rc
 """
-_OPTIMIZATION = "/proc/sys/debug/kprobes-optimization"
+# What is off while a sweep runs. An optimised probe is patched twice, by a worker, some ticks after it was armed. The
+# watchdog complains of one registration that takes 20 s: symbols at the borders of x86's text are followed by a
+# megabyte of padding and more, which can_optimize() (arch/x86/kernel/kprobes/opt.c, 6.1) decodes to the end.
+_OFF = ("/proc/sys/debug/kprobes-optimization", "/proc/sys/kernel/soft_watchdog")
+
+
+_Seen = TypeVar("_Seen")
 
 
 class Listing:
@@ -63,28 +75,35 @@ class Spent:
 
 
 class SweepModule:
-    """The module, loaded in a guest with jump optimisation off; nothing is undone by itself, the guest may be dead."""
+    """The module, loaded in a guest that leaves it in peace; nothing is undone by itself, the guest may be dead."""
 
     def __init__(self, guest: Guest, parameters: Sequence[str] = ()) -> None:
         self.guest = guest
         self._parameters = parameters
         self._recorder = 0
-        self._optimization = ""
+        self._were: dict[str, str] = {}
         self._standing: Collection[ListedProbe] = ()
+
+    @property
+    def standing(self) -> set[int]:
+        """Addresses of the probes that the kernel listed before."""
+        return {each.address for each in self._standing}
 
     def load(self) -> None:
         """insmod. Raises GuestError when the kernel refuses."""
         self._standing = probe.standing(self.guest)
         self.guest.run("insmod", self.guest.ship(MODULE), *self._parameters).check()
-        # An optimised probe is patched twice, by a worker, some ticks after it was armed.
-        look = f"[ ! -e {_OPTIMIZATION} ] || {{ cat {_OPTIMIZATION}; echo 0 >{_OPTIMIZATION}; }}"
-        self._optimization = self.guest.script(f"{look}").check().stdout.strip()
+        off = "; ".join(
+            f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
+        )
+        lines = self.guest.script(off).check().stdout.splitlines()
+        self._were = {line.split()[0]: line.split()[1] for line in lines}
         self._recorder = self._read_head()[2]
 
     def unload(self) -> None:
-        """rmmod, which removes what is still registered, and jump optimisation as it was."""
-        restore = f"echo {self._optimization} >{_OPTIMIZATION}" if self._optimization else "true"
-        self.guest.script(f"rmmod {MODULE} && {restore}").check()
+        """rmmod, which removes what is still registered; what was turned off is as it was."""
+        restore = [f"echo {value} >{setting}" for setting, value in self._were.items()]
+        self.guest.script(" && ".join([f"rmmod {MODULE}", *restore])).check()
 
     def resolve(self, specs: Sequence[str], deadline: Deadline) -> Batch:
         """Register every spec disabled, read what became of it, and remove all. Raises GuestError."""
@@ -97,6 +116,27 @@ class SweepModule:
         self._write(specs, deadline)
         arm = _IN_ONE_GO.format(word="arm", directory=_DIRECTORY)
         return self._batch(specs, self.guest.script(arm + _LOOK, deadline).check().stdout)
+
+    def hold(self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline) -> tuple[Batch, _Seen]:
+        """Arm every spec while nothing else runs in the guest, and look at it from outside; they are disabled after.
+
+        Raises GuestError when the guest does not hold them for long enough to look.
+        """
+        self._write(specs, deadline)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self.guest.script, f"echo hold >{_DIRECTORY}/do && {_LOOK}", deadline)
+            seen = self._while_held(look, answer)
+            return self._batch(specs, answer.result().check().stdout), seen
+
+    def _while_held(self, look: Callable[[], _Seen], answer: Future[Result]) -> _Seen:
+        while not answer.done():
+            if self._recorded()[2]:
+                seen = look()
+                if self._recorded()[2]:
+                    return seen
+            time.sleep(_PAUSE)
+        answer.result().check()
+        raise GuestError("the batch was not held for long enough to be looked at", where=self.guest.name)
 
     def remove(self, specs: Sequence[str], deadline: Deadline) -> Batch:
         """Remove what is standing; the reports have all hits, the listing is what is left."""
@@ -113,8 +153,13 @@ class SweepModule:
 
         To be asked of a guest that no longer answers; raises GuestError when its memory cannot be read either.
         """
+        return self._recorded()[:2]
+
+    def _recorded(self) -> list[int]:
+        """The flight recorder: struct pinpoint_flight_recorder, probes/sweep.h."""
         order = "<" if Elf.kept(self.guest.image.vmlinux).little_endian else ">"
-        return list(struct.unpack(f"{order}II", self.guest.memory.read(self._recorder, 8)))
+        form = struct.Struct(f"{order}III")
+        return list(form.unpack(self.guest.memory.read(self._recorder, form.size)))
 
     def _write(self, specs: Sequence[str], deadline: Deadline) -> None:
         self.guest.put("".join(f"{spec}\n" for spec in specs).encode(), _SITES, deadline=deadline)

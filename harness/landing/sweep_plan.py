@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+from harness.core.architecture import Probing
 from harness.core.elf import Symbol
-from harness.landing.instructions import first
+from harness.landing.instruction import Flow, Instruction
+from harness.landing.instructions import decoded_first, first
 from harness.landing.layout import Layout
 from harness.landing.order import unique_functions
 from harness.landing.site import Site
@@ -20,6 +22,8 @@ _SPREAD = 300
 # which copies its list of sites for every site (ftrace_set_hash(), kernel/trace/ftrace.c, 6.1), copies little.
 RESOLVED_BATCH = 2000
 ARMED_BATCH = 400
+# Bytes of an instruction where they are of one width, as they are wherever an entry's kind matters.
+_WORD = 4
 
 
 def eligible(layout: Layout) -> list[Site]:
@@ -47,9 +51,42 @@ def default_armed(layout: Layout) -> list[Site]:
     return everything if len(everything) <= FEW else sample(layout)
 
 
+def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
+    """Those of the sites that the kernel steps wrongly if anything comes through them, and the kernel's defect.
+
+    Where kprobes have defects (`defects` in the architecture table), they are those of instructions that do more than
+    go on to the next. What stands there is read from outside: alternatives have put branches where the ELF has none
+    (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
+    """
+    probing = layout.guest.image.recipe.architecture.probing
+    if not probing.defects:
+        return {}
+    code = layout.guest.memory.read_many([(layout.address(site), _WORD) for site in sites])
+    entries = ((site, decoded_first(word, probing.decoder)) for site, word in zip(sites, code, strict=True))
+    wrong = {site: entry for site, entry in entries if entry is not None and entry.flow is not Flow.PLAIN}
+    return {site: _defect(probing, entry) for site, entry in wrong.items()}
+
+
+def _defect(probing: Probing, entry: Instruction) -> str:
+    """The defect of the entry's kind; of a kind that the table has none for, that its entry is stepped like those."""
+    known = probing.defects.get(entry.kind.value) or next(iter(probing.defects.values()))
+    return f"its entry is a {entry.kind.value}; {known.why}"
+
+
+def safe_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
+    """The sites, those that are stepped wrongly last, so that whole batches are of a kind."""
+    wrong = stepped_wrong(layout, sites)
+    return sorted(sites, key=lambda site: site in wrong)
+
+
 def batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
-    """The sites in their order, `size` at a time."""
-    return [sites[start : start + size] for start in range(0, len(sites), size)]
+    """At most `size` sites each, in their order and spread over all.
+
+    Neighbours call each other, so that with all of them probed one hit is inside of another; parisc traps for ever when
+    a probe on its trap handler meets any other that is hit.
+    """
+    count = -(-len(sites) // size)
+    return [sites[start::count] for start in range(count)]
 
 
 def _kernel(layout: Layout) -> list[Site]:

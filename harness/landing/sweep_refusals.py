@@ -26,26 +26,20 @@ _WORD = 4
 
 
 class _Table(NamedTuple):
-    """A table whose rows begin with the distance from the row to a piece of code, 32 bits signed.
+    """A table whose rows begin with a piece of code: its distance from the row, or its address where `absolute`.
 
-    `first` and `last` are the symbols around it; a row has so many bytes, and so many words of the machine's.
+    `first` and `last` are the symbols around it, `size` the bytes of a row.
     """
 
     first: str
     last: str
     size: int
-    words: int = 0
+    absolute: bool = False
 
 
-_TABLES: Mapping[str, _Table] = {
-    # struct jump_entry with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE, struct static_call_site, struct bug_entry with
-    # CONFIG_GENERIC_BUG_RELATIVE_POINTERS and CONFIG_DEBUG_BUGVERBOSE; 6.1.
-    "jump label": _Table(JUMPS, "__stop___jump_table", 8, 1),
-    "static call": _Table("__start_static_call_sites", "__stop_static_call_sites", 8),
-    "BUG or WARN": _Table("__start___bug_table", "__stop___bug_table", 12),
-}
 # What ends a line and is no branch: traps, returns from exceptions, exclusive loads.
 _TRAP = (Flow.ENDS, Kind.OTHER)
+_BUGS = ("__start___bug_table", "__stop___bug_table")
 _PREAMBLES = ("__cfi_", "__pfx_")
 
 
@@ -84,18 +78,28 @@ class Refusals:
 
     @cached_property
     def _tables(self) -> Mapping[str, frozenset[int]]:
-        return {name: frozenset(self._places(table)) for name, table in _TABLES.items()}
+        config, word = self.layout.guest.image.config, self.layout.kernel.word_bytes
+        relative = "CONFIG_GENERIC_BUG_RELATIVE_POINTERS" in config
+        verbose = "CONFIG_DEBUG_BUGVERBOSE" in config
+        pointer = 4 if relative else word
+        # struct jump_entry with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE, struct static_call_site, struct bug_entry; 6.1.
+        tables = {
+            "jump label": _Table(JUMPS, "__stop___jump_table", 8 + word),
+            "static call": _Table("__start_static_call_sites", "__stop_static_call_sites", 8),
+            "BUG or WARN": _Table(*_BUGS, 2 * pointer + 4 if verbose else -(-(pointer + 2) // 4) * 4, not relative),
+        }
+        return {name: frozenset(self._places(table)) for name, table in tables.items()}
 
     def _places(self, table: _Table) -> Iterator[int]:
         """Loaded addresses of the code that the rows of a table begin with."""
         kernel = self.layout.kernel
         order = "<" if kernel.little_endian else ">"
-        size = table.size + table.words * kernel.word_bytes
+        field = {4: "I", 8: "Q"}[kernel.word_bytes] if table.absolute else "i"
         for start, end in self._stretches(table):
             content = kernel.bytes_at(start, end - start)
-            for place in range(0, len(content) - size + 1, size):
-                distance = struct.unpack_from(f"{order}i", content, place)[0]
-                yield start + place + distance + self.layout.slide
+            for place in range(0, len(content) - table.size + 1, table.size):
+                code = struct.unpack_from(f"{order}{field}", content, place)[0]
+                yield (code if table.absolute else start + place + code) + self.layout.slide
 
     def _stretches(self, table: _Table) -> list[tuple[int, int]]:
         """Where a table stands; nowhere in a kernel that has none."""

@@ -51,7 +51,7 @@ class Sweeping:
         """These sites armed, on guests of their own; `parameters` go to the sweep module."""
         with self.bus.step(self.layout.guest.name, "armed") as step:
             guests = FreshGuests(self.fresh, step, workers=workers, parameters=parameters)
-            swept = guests.sweep(sweep_plan.batches(sites, sweep_plan.ARMED_BATCH))
+            swept = guests.sweep(sweep_plan.batches(sweep_plan.safe_first(self.layout, sites), sweep_plan.ARMED_BATCH))
             step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
         return swept
 
