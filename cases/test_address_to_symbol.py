@@ -16,9 +16,10 @@ from harness.landing.conversion import Conversions, by_address
 from harness.landing.kernel_names import freed
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import spread, unique_functions
+from harness.landing.order import unique_functions
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
+from harness.landing.sample import spread
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.report.figures import Figure

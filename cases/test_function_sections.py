@@ -10,8 +10,9 @@ import pytest
 from harness.images.image import Image
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import moved, spread
+from harness.landing.order import moved
 from harness.landing.probing import ProbingIn
+from harness.landing.sample import spread
 from harness.landing.site import Site
 from harness.landing.target import Target
 

@@ -185,3 +185,17 @@ def test_refusals_have_the_reasons_of_the_kernel(
 def test_a_trap_of_the_kernels_own_is_a_reason(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
     reason = refusals(monkeypatch, code).reason(Site("f"), 0x100900, errno.EINVAL)
     assert reason == "instruction that is not stepped"
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "reason"),
+    [
+        pytest.param("ff2512345678", errno.EOPNOTSUPP, "call or jump through memory", id="jmp *mem"),
+        pytest.param("ff5708", errno.EOPNOTSUPP, "call or jump through memory", id="call *8(%rdi)"),
+        pytest.param("ff5708", errno.EINVAL, "", id="the other errno"),
+        pytest.param("ffe0", errno.EOPNOTSUPP, "", id="jmp *%rax"),
+        pytest.param("90", errno.EOPNOTSUPP, "", id="nop"),
+    ],
+)
+def test_x86_steps_nothing_through_memory(monkeypatch: pytest.MonkeyPatch, code: str, number: int, reason: str) -> None:
+    assert refusals(monkeypatch, bytes.fromhex(code)).reason(Site("f"), 0x100900, number) == reason

@@ -1,4 +1,4 @@
-"""The order of functions in two kernels, and samples spread over a kernel's text."""
+"""The order of functions in two kernels, and what the kernel itself says it refuses."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 from harness.core.elf import Elf, Symbol
-from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.landing.layout import Layout
-from harness.landing.site import Site
+
+_Any = TypeVar("_Any")
 
 BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
 
@@ -38,17 +38,10 @@ def moved(kernel: Elf, other: Path) -> list[Symbol]:
     return [symbol for before, symbol in pairwise(ours) if follows.get(symbol.name) != before.name]
 
 
-def spread(layout: Layout, functions: Sequence[Symbol], count: int) -> list[Site]:
-    """`count` entries of these functions, evenly spread over them, passing over what the kernel has blacklisted."""
-    forbidden = blacklist(layout.guest)
-    eligible = [
-        symbol
-        for symbol in functions
-        if not any(start <= symbol.address + layout.slide < end for start, end in forbidden)
-    ]
-    if len(eligible) < count:
-        raise GuestError(f"only {len(eligible)} functions to choose {count} from", where=layout.guest.name)
-    return [Site(eligible[index * len(eligible) // count].name) for index in range(count)]
+def evenly(found: Sequence[_Any], count: int) -> list[_Any]:
+    """At most so many of them, evenly spread."""
+    taken = min(count, len(found))
+    return [found[index * len(found) // taken] for index in range(taken)]
 
 
 def blacklist(guest: Guest) -> list[tuple[int, int]]:

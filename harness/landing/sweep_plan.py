@@ -10,7 +10,7 @@ from harness.core.elf import Symbol
 from harness.landing.instruction import Flow, Instruction
 from harness.landing.instructions import decoded_first, first
 from harness.landing.layout import Layout
-from harness.landing.order import unique_functions
+from harness.landing.order import evenly, unique_functions
 from harness.landing.site import Site
 
 # A kernel of no more functions than this is armed whole by default: that takes minutes on an emulated machine.
@@ -40,8 +40,8 @@ def sample(layout: Layout) -> list[Site]:
     kinds: defaultdict[Hashable, list[Symbol]] = defaultdict(list)
     for symbol in functions:
         kinds[_kind(layout, symbol)].append(symbol)
-    chosen = {symbol for found in kinds.values() for symbol in _spread(found, _OF_A_KIND)}
-    chosen |= set(_spread(functions, _SPREAD))
+    chosen = {symbol for found in kinds.values() for symbol in evenly(found, _OF_A_KIND)}
+    chosen |= set(evenly(functions, _SPREAD))
     return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *_targets(layout)]
 
 
@@ -107,9 +107,3 @@ def _kind(layout: Layout, symbol: Symbol) -> Hashable:
     entry = first(layout.kernel, symbol, layout.guest.image.recipe.architecture.probing.decoder)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part
-
-
-def _spread(functions: Sequence[Symbol], count: int) -> list[Symbol]:
-    """At most `count` of them, evenly spread."""
-    count = min(count, len(functions))
-    return [functions[index * len(functions) // count] for index in range(count)]

@@ -15,14 +15,15 @@ from typing import NamedTuple
 from harness.core.errors import PinpointError
 from harness.landing.flat_tables import MACHINE as FLAT_MACHINE
 from harness.landing.flat_tables import FlatTables
-from harness.landing.instruction import Flow, Kind
+from harness.landing.instruction import Flow, Instruction, Kind
 from harness.landing.instructions import decoded_first
 from harness.landing.layout import Layout
 from harness.landing.order import blacklist
 from harness.landing.patch_tables import JUMPS
 from harness.landing.site import Site
 
-_WORD = 4
+# Bytes of the longest instruction of any architecture, x86's 15, in whole words.
+_LONGEST = 16
 
 
 class _Table(NamedTuple):
@@ -51,6 +52,8 @@ class Refusals:
 
     def reason(self, site: Site, address: int, number: int) -> str:
         """The documented reason for refusing a probe at an address with this errno, "" when there is none."""
+        if number == errno.EOPNOTSUPP:
+            return "call or jump through memory" if self._through_memory(address) else ""
         if number != errno.EINVAL:
             return ""
         return next((reason for reason, holds in self._reasons(site, address) if holds), "")
@@ -110,11 +113,20 @@ class Refusals:
         recovered = table.first == JUMPS and kernel.machine == FLAT_MACHINE
         return [(rows.start, rows.end) for rows in FlatTables(kernel).rows(JUMPS)] if recovered else []
 
+    def _through_memory(self, address: int) -> bool:
+        """x86 steps no call or jump whose target is in memory (prepare_emulation())."""
+        found = self._instruction(address)
+        return found is not None and found.kind is Kind.THROUGH_MEMORY
+
     def _unsteppable(self, address: int) -> bool:
         """An instruction that the architecture's kprobes cannot step, as memory has it now: a trap among others."""
-        try:
-            code = self.layout.guest.memory.read(address, _WORD)
-        except PinpointError:
-            return False
-        found = decoded_first(code, self.layout.guest.image.recipe.architecture.probing.decoder)
+        found = self._instruction(address)
         return found is not None and (found.flow is Flow.REFUSED or (found.flow, found.kind) == _TRAP)
+
+    def _instruction(self, address: int) -> Instruction | None:
+        """What stands there in memory now; None where nothing can be read."""
+        try:
+            code = self.layout.guest.memory.read(address, _LONGEST)
+        except PinpointError:
+            return None
+        return decoded_first(code, self.layout.guest.image.recipe.architecture.probing.decoder)

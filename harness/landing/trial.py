@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from harness.core.elf import Elf
 from harness.landing import probe
@@ -14,13 +14,12 @@ from harness.landing.carried import Carried, measure
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.names import missed_by_symbol
-from harness.landing.order import unique_functions
+from harness.landing.order import evenly, unique_functions
 from harness.landing.places import Place, Places
 from harness.landing.probing import ProbingIn
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-_Any = TypeVar("_Any")
 # Sites of each kind that are really registered: arming one costs some 10 ms under emulation.
 SAMPLE = 12
 # A kind's candidates that are looked at to find so many that can be registered.
@@ -153,21 +152,15 @@ class Trial:
         """
         found = [aim for aim in self.missed if aim.place is place]
         if place is Place.MID_INSTRUCTION:
-            found = [aim for aim in _spread(found, _CHOICE) if self.places.never_starts(aim.address)]
-        return _spread(found, SAMPLE)
+            found = [aim for aim in evenly(found, _CHOICE) if self.places.never_starts(aim.address)]
+        return evenly(found, SAMPLE)
 
     def _registrable(self, aims: Sequence[Aim]) -> list[tuple[Aim, Site]]:
         """A spread sample of aims at instructions that may be armed, and the site that each is at."""
-        found = [(aim, there) for aim in _spread(aims, _CHOICE) if (there := self.places.site(aim.address))]
-        return _spread([(aim, there) for aim, there in found if self.places.safe(there)], SAMPLE)
+        found = [(aim, there) for aim in evenly(aims, _CHOICE) if (there := self.places.site(aim.address))]
+        return evenly([(aim, there) for aim, there in found if self.places.safe(there)], SAMPLE)
 
 
 def sample(places: Places, sites: Sequence[Site]) -> list[Site]:
     """Some of these sites, evenly spread, without those that the kernel refuses or may step wrongly."""
-    return _spread([site for site in _spread(sites, _CHOICE) if places.safe(site)], SAMPLE)
-
-
-def _spread(found: Sequence[_Any], count: int) -> list[_Any]:
-    """At most so many, evenly spread."""
-    taken = min(count, len(found))
-    return [found[index * len(found) // taken] for index in range(taken)]
+    return evenly([site for site in evenly(sites, _CHOICE) if places.safe(site)], SAMPLE)
