@@ -114,3 +114,9 @@ def test_host_packages_are_named_once_and_told_about() -> None:
 def test_shell_scripts_parse() -> None:
     for script in ("pinpoint", ".ci/run"):
         assert subprocess.run(["sh", "-n", PROJECT / script], check=False).returncode == 0
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Pytest imports a file by its name alone: of two it collects one, and `./pinpoint test` has both directories."""
+    names = [path.name for directory in ("tests", "cases") for path in (PROJECT / directory).glob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
