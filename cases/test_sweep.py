@@ -48,8 +48,8 @@ def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
 
 def test_faster_than_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
     """The same sites in the same guest: armed, read from outside and removed, beside the whole cycle of tracefs."""
-    if not sweep_tracefs.offered(guest):
-        pytest.skip(f"{guest.name} has no kprobe events")
+    if lacking := sweep_tracefs.not_offered(guest):
+        pytest.skip(f"{guest.name}: {lacking}")
     ours, peer = sweeping.beside_tracefs()
     figure("sweep.tracefs_per_second", round(peer.per_second, 1), "sites/s")
     ratio = figure("sweep.ratio_to_tracefs", round(ours.per_second / peer.per_second, 1), "x", goal="at least 3")

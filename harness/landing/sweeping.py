@@ -19,8 +19,8 @@ from harness.landing.sweep_tracefs import Peer
 # Shapes of the target that a mutant is caught at: more prove no more.
 _SHAPES = ("leaf", "static", "calls", "loop")
 _CORES = len(os.sched_getaffinity(0))
-# Sites that tracefs is measured at: each of them costs it as much as a dozen of ours.
-_PEER_SITES = 100
+# Sites that tracefs is measured at: one batch, as sweeps go. A batch has costs of its own, whatever its size.
+_PEER_SITES = sweep_plan.ARMED_BATCH
 
 
 @dataclass(frozen=True)
