@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.core.events import Bus
 from harness.landing import sweep_plan, sweep_tracefs
@@ -59,7 +59,13 @@ class Sweeping:
         """The same sites in the same guest, through tracefs and armed by us.
 
         Ours include all that goes to and fro, is read from outside and compared; neither counts the loading of modules.
+        A guest of its own: what is removed while ftrace is off leaves flags in ftrace's records, and the kernel warns
+        when later the last probe goes (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192).
         """
+        with self.fresh() as other:
+            return replace(self, layout=Layout(other))._beside_tracefs()
+
+    def _beside_tracefs(self) -> tuple[Swept, Peer]:
         entries = sweep_plan.eligible(self.layout)
         sites = [entries[index * len(entries) // _PEER_SITES] for index in range(_PEER_SITES)]
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
