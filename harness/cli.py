@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -28,8 +28,6 @@ from harness.report.board import Board
 
 _PROGRAM = "./pinpoint"
 WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
-# How often the board of `build` may speak.
-_LOOK_SECONDS = 0.5
 
 _VM = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; again for more. All core VMs without it.")
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -95,14 +93,9 @@ def build(vms: Sequence[str]) -> int:
     workshop = Workshop.in_cache(bus)
     try:
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
-            try:
-                built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
-                while wait(built.values(), timeout=_LOOK_SECONDS).not_done:
-                    board.flush()
-            except KeyboardInterrupt:
-                # Before the pool is left, which waits for its builds to end.
-                process.stop_all()
-                raise
+            built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
+            # Within the pool, which otherwise waits for its builds to end.
+            board.follow(built.values())
     finally:
         board.close()
     return max((_told(name, image) for name, image in built.items()), default=0)

@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.landing.conversion import Conversions
 from harness.landing.layout import Layout
-from harness.landing.mutants import HONEST, MUTANTS
+from harness.landing.mutants import named
 from harness.landing.probing import ProbingIn
 from harness.landing.reading import Readings
 from harness.landing.sweep_guests import Fresh
@@ -98,7 +98,7 @@ def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str
 @pytest.fixture
 def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[ProbingIn]:
     """Probes in this guest: `with probing.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
-    with ProbingIn(layout, MUTANTS[mutant] if mutant else HONEST) as tool:
+    with ProbingIn(layout, named(mutant)) as tool:
         request.node.stash[WATCH].probing = tool
         yield tool
 
@@ -108,7 +108,7 @@ def probing_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Pro
     """Probes in a guest the case has booted, or with targets it has loaded itself: `probing_in(guest, target, ...)`."""
 
     def tool(running: Guest, *targets: Target) -> ProbingIn:
-        made = ProbingIn(Layout(running, targets), MUTANTS[mutant] if mutant else HONEST)
+        made = ProbingIn(Layout(running, targets), named(mutant))
         request.node.stash[WATCH].probing = made
         return made
 
@@ -122,7 +122,7 @@ def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutan
         layout,
         fresh,
         request.config.stash[RUN].bus,
-        mutant=MUTANTS[mutant] if mutant else HONEST,
+        mutant=named(mutant),
         everything=request.config.option.sweep == "all",
     )
 
@@ -130,13 +130,13 @@ def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutan
 @pytest.fixture
 def conversions(layout: Layout, mutant: str) -> Conversions:
     """Addresses into closest symbol + offset and back: `conversions.prove(sites)`."""
-    return Conversions(layout, MUTANTS[mutant] if mutant else HONEST)
+    return Conversions(layout, named(mutant))
 
 
 @pytest.fixture
 def readings(layout: Layout, mutant: str) -> Readings:
     """Data by its symbol, read inside the guest and outside of it: `readings.prove(datum, value)`."""
-    return Readings(layout, MUTANTS[mutant] if mutant else HONEST)
+    return Readings(layout, named(mutant))
 
 
 @pytest.fixture

@@ -98,3 +98,8 @@ MUTANTS: dict[str, Mutant] = {
     "reads-next-word": Mutant(reads_beyond=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }
+
+
+def named(name: str) -> Mutant:
+    """The mutant of a cell: the honest one for a cell that has none."""
+    return MUTANTS[name] if name else HONEST

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from harness.core import paths, process
+from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, GuestLost
@@ -29,8 +29,6 @@ from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.report.board import Board
 
 _BOOT_SECONDS = 180.0
-# How often the board may speak.
-_LOOK_SECONDS = 0.5
 _HELD, _MISSED = 0, 1
 _SHOWN_LINES = 12
 
@@ -49,11 +47,7 @@ def verify(file: Path, recipe: Recipe, system_map: Path | None) -> int:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as aside:
         try:
             status = aside.submit(_whole, file, recipe, system_map, bus, log, said.append)
-            while not wait([status], timeout=_LOOK_SECONDS).done:
-                board.flush()
-        except KeyboardInterrupt:
-            process.stop_all()
-            raise
+            board.follow([status])
         finally:
             board.close()
     for text in said:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TextIO
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, wait
+from typing import Any, TextIO
 
+from harness.core import process
 from harness.core.events import Bus, Phase
 from harness.report.live import LiveView
 from harness.report.progress import Activity, Progress, clock
@@ -14,6 +16,8 @@ from harness.verdict.printk import plain
 
 # A step that goes on without ending is told of this often where there is no terminal.
 _PATIENCE = 10.0
+# How often the board may speak while jobs run.
+_LOOK_SECONDS = 0.5
 
 
 class Board:
@@ -45,6 +49,15 @@ class Board:
             if self._worth_a_line(activity):
                 self._told[activity.event.vm, activity.event.step] = time.monotonic()
                 self._write_line(self._line(activity))
+
+    def follow(self, jobs: Collection[Future[Any]]) -> None:
+        """Show what goes on until these jobs have ended. An interruption ends their children, and goes on."""
+        try:
+            while wait(jobs, timeout=_LOOK_SECONDS).not_done:
+                self.flush()
+        except KeyboardInterrupt:
+            process.stop_all()
+            raise
 
     def close(self) -> None:
         """Tell what is untold and give the terminal back."""
