@@ -21,32 +21,36 @@ from harness.landing.target import Target
 
 # A call takes milliseconds, on parisc beside a compile tenths of a second; a guest that traps for ever takes for ever.
 _CALL_SECONDS = 8.0
-_LOOKS = 40
+_LOOKS = 400
 _LOOK_PAUSE = 0.02
-# A CPU that takes one trap for ever is at its instruction again after each; half of 140 looks found it there.
-_STANDS = 0.2
+# A CPU that takes one trap for ever is at its instruction again after each: half of 140 looks found it there, and the
+# others in the trap's handlers, where one address can be seen more often.
+_STANDS = 0.1
+_STOOD = 8
 _RETURN_THUNK = "__x86_return_thunk"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a lost guest's CPU is most of the time: `share` of the looks found it at one address.
+    """Where a lost guest's CPU is again and again: `times` of `looks` found it at one address.
 
     `where` is the address as symbol + offset; `in_function` tells whether any function of the kernel or of a target
     is there.
     """
 
     where: str
-    share: float
+    times: int
+    looks: int
     in_function: bool
 
     @property
     def for_ever(self) -> bool:
         """True when it stands where no function is, and so can go nowhere."""
-        return self.share >= _STANDS and not self.in_function
+        return self.times >= _STOOD and self.times >= _STANDS * self.looks and not self.in_function
 
     def __str__(self) -> str:
-        return f"{self.share:.0%} of the time at {self.where}, {'in' if self.in_function else 'outside of'} a function"
+        place = "in" if self.in_function else "outside of"
+        return f"{self.times} of {self.looks} times at {self.where}, {place} a function"
 
 
 @dataclass(frozen=True)
@@ -149,15 +153,28 @@ def call(
 
 
 def standing(layout: Layout) -> Standing:
-    """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest."""
-    pattern = re.compile(layout.guest.image.recipe.architecture.probing.program_counter)
+    """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest.
+
+    Looks until one address outside of all functions was seen often enough; failing that, tells where it was most.
+    """
     seen: Counter[int] = Counter()
-    for _ in range(_LOOKS):
-        told = layout.guest.monitor.hmp("info registers")
-        found = pattern.search(told)
-        if found is None:
-            raise GuestError(f"no program counter in {told.split()[:8]}", where=layout.guest.name)
-        seen[int(found[1], 16)] += 1
+    for looks in range(1, _LOOKS + 1):
+        address = _program_counter(layout)
+        seen[address] += 1
+        found = _stood(layout, address, seen[address], looks) if seen[address] >= _STOOD else None
+        if found and found.for_ever:
+            return found
         time.sleep(_LOOK_PAUSE)
-    address, times = seen.most_common(1)[0]
-    return Standing(layout.meaning(address), times / _LOOKS, escape.in_function(layout, address))
+    return _stood(layout, *seen.most_common(1)[0], _LOOKS)
+
+
+def _stood(layout: Layout, address: int, times: int, looks: int) -> Standing:
+    return Standing(layout.meaning(address), times, looks, escape.in_function(layout, address))
+
+
+def _program_counter(layout: Layout) -> int:
+    told = layout.guest.monitor.hmp("info registers")
+    found = re.search(layout.guest.image.recipe.architecture.probing.program_counter, told)
+    if found is None:
+        raise GuestError(f"no program counter in {told.split()[:8]}", where=layout.guest.name)
+    return int(found[1], 16)
