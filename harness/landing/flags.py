@@ -23,19 +23,22 @@ def apart(sites: Iterable[Site], distance: int) -> list[Site]:
 
 
 def await_flag(probes: Probes, flag: str) -> None:
-    """Look until the kernel lists some of these probes with the flag, and no more than at the look before.
+    """Look until the kernel lists some of these probes with the flag, as it did a look before, and memory agrees.
 
-    Returns at once when one is not listed at all: there is nothing to wait for. Raises Missed after half a minute.
+    The flag alone is too early: it is set when the optimiser's work is queued (optimize_kprobe(), kernel/kprobes.c,
+    6.1). Returns at once when one is not listed at all: there is nothing to wait for. Raises Missed after half a
+    minute.
     """
     deadline = Deadline.after(_SECONDS)
     before: list[tuple[str, ...] | None] = []
     while not deadline.expired:
         flags = [_flags_at(probes, address) for address in probes.addresses]
-        if None in flags or (flags == before and any(flag in (each or ()) for each in flags)):
+        settled = flags == before and any(flag in (each or ()) for each in flags)
+        if None in flags or (settled and not _contradiction(probes)):
             return
         before = flags
         probes.look_again()
-    raise Missed(f"no probe became {flag} in {_SECONDS:.0f} s")
+    raise Missed(_contradiction(probes) or f"no probe became {flag} in {_SECONDS:.0f} s")
 
 
 def expect_flag(probes: Probes, flag: str, at_least: int) -> None:
@@ -43,17 +46,24 @@ def expect_flag(probes: Probes, flag: str, at_least: int) -> None:
 
     What that is stands in the architecture table; without a flag it is the breakpoint.
     """
+    wrong = _contradiction(probes)
+    if wrong:
+        raise Missed(wrong)
+    with_flag = sum(flag in (_flags_at(probes, address) or ()) for address in probes.addresses)
+    if with_flag < at_least:
+        raise Missed(f"{with_flag} of {len(probes.sites)} probes are {flag}, not {at_least}")
+
+
+def _contradiction(probes: Probes) -> str:
+    """The first probe where memory has not what its flag means; "" when there is none."""
     traits = probes.guest.image.recipe.architecture.probing
-    with_flag = 0
     for site, address, window in zip(probes.sites, probes.addresses, probes.windows, strict=True):
         flags = _flags_at(probes, address) or ()
         wanted = next((traits.flag_patches[each] for each in flags), traits.breakpoint)
-        with_flag += flag in flags
         seen = window.during[address - window.start :][: len(wanted)]
         if seen != wanted:
-            raise Missed(f"{site}: listed with {flags or 'no flag'}, and memory has {seen.hex()}, not {wanted.hex()}")
-    if with_flag < at_least:
-        raise Missed(f"{with_flag} of {len(probes.sites)} probes are {flag}, not {at_least}")
+            return f"{site}: listed with {flags or 'no flag'}, and memory has {seen.hex()}, not {wanted.hex()}"
+    return ""
 
 
 def _flags_at(probes: Probes, address: int) -> tuple[str, ...] | None:

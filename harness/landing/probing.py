@@ -65,6 +65,7 @@ class Probes:
         self.addresses = tuple(layout.address(site) for site in self.sites)
         self._request = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
+        self._after = [b""] * len(self._spans)
 
     @property
     def _traits(self) -> ProbingTraits:
@@ -109,7 +110,7 @@ class Probes:
 
     @property
     def windows(self) -> list[Window]:
-        """Guest memory around each site before, during and after."""
+        """Guest memory around each site before, during and after; no bytes after while the probes are there."""
         return [
             Window(span[0], *states)
             for span, *states in zip(self._spans, self._before, self._during, self._after, strict=True)
