@@ -27,6 +27,8 @@ from harness.report.figures import Figure
 TIMES = 3
 # Functions of the kernel, evenly spread over its text; of each the first, the middle and the last instruction.
 SAMPLE = 96
+# Of a module's instructions every third: on x86 each takes the kernel 22 ms, there and back.
+EVERY = 3
 
 
 @pytest.mark.requires("kprobes")
@@ -48,15 +50,13 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_every_instruction_of_a_module(
-    layout: Layout, target: Target, conversions: Conversions, figure: Callable[..., Figure]
-) -> None:
-    """Every instruction of every function that stays loaded, `.cold` halves and second names too."""
+def test_module_text(layout: Layout, target: Target, conversions: Conversions, figure: Callable[..., Figure]) -> None:
+    """Instructions of every function that stays loaded, from its entry on, of `.cold` halves and second names too."""
     functions = [each for each in target.functions if each.section in layout.lasting(target.module)]
     sites = [Site(each.name, module=target.module) for each in functions]
-    found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)])
+    found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)[::EVERY]])
     figure("closest.module_addresses", len(found), "addresses")
-    assert len(found) > 200
+    assert len(found) > 100
 
 
 @pytest.mark.requires("kprobes")

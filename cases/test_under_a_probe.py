@@ -13,6 +13,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing import under_probe
 from harness.landing.everywhere import Everywhere
+from harness.landing.flags import unoptimized
 from harness.landing.instruction import Kind
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
@@ -52,15 +53,15 @@ def under_probe_or_defect(
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("clobbers")
+@pytest.mark.mutants("clobbers", "one-instruction-off")
 def test_every_instruction(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """With a probe on every instruction of a module that is stepped right, all its functions return the same.
 
     Instructions that only run together are hit as often as each other, and every one of the shape that branches is hit.
     """
-    everywhere = Everywhere(layout, target)
+    everywhere = Everywhere(layout, target, probing.mutant)
     unprobed = target.call_all(TIMES)
-    with probing.on(*everywhere.stepped_right) as probes:
+    with unoptimized(target.guest), probing.on(*everywhere.stepped_right) as probes:
         probed = target.call_all(TIMES)
     if probed != unprobed:
         raise Missed(f"a probed function computes something else: {sorted({*probed} ^ {*unprobed})}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from harness.landing import closest, peek
-from harness.landing.closest import Closest, Named, Place, Told
+from harness.landing.closest import Closest, ClosestOfAll, Named, Place, Told
 from harness.landing.conversion import Conversion
 from harness.landing.peek import Question
 from harness.landing.probe import SiteReport
@@ -39,6 +39,16 @@ TABLE = Closest(
 )
 def test_closest_is_the_symbol_below_however_far(address: int, place: Place | None) -> None:
     assert TABLE.at(address) == place
+
+
+def test_tables_side_by_side_each_moved_by_its_own_bytes() -> None:
+    both = ClosestOfAll((Closest([Named(0x10, "start"), Named(0x90, "end")]), 0x1000), (TABLE, 0x8000))
+    assert [str(both.at(address)) for address in (0x100F, 0x1090, 0x9008, 0xA001)] == [
+        "None",
+        "end+0x0",
+        "alpha+0x8",
+        "beta+0x1 [target]",
+    ]
 
 
 def test_symbols_that_kallsyms_drops_are_no_places() -> None:

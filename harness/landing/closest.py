@@ -73,6 +73,18 @@ class Closest:
         return Place(tuple(self._names[start]), address - start[0], start[1])
 
 
+class ClosestOfAll:
+    """Several tables as one, each with the bytes that its symbols were moved by."""
+
+    def __init__(self, *tables: tuple[Closest, int]) -> None:
+        self._tables = tables
+
+    def at(self, address: int) -> Place | None:
+        """What an address means; None below all symbols."""
+        places = (table.at(address - moved) for table, moved in self._tables)
+        return min(filter(None, places), key=lambda place: place.offset, default=None)
+
+
 # sprint_symbol(): "sym+0xoff/0xsize", " [mod]" behind it; kprobes/list: "sym+0xoff", " mod" (kernel/kprobes.c, 6.1).
 _WORDS = re.compile(r"(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
 

@@ -11,6 +11,7 @@ from harness.landing.closest import Place, Told
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
+from harness.landing.order import evenly
 from harness.landing.peek import Question
 from harness.landing.probe import Request, SiteReport
 from harness.landing.site import Site
@@ -19,6 +20,7 @@ from harness.landing.site import Site
 _ONLY_RESOLVE = ["disabled=1"]
 # Two forms of so many sites fit into the one argument that insmod may have (MAX_ARG_STRLEN).
 _AT_ONCE = 800
+_OF_A_MUTANT = 16
 
 
 def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
@@ -90,7 +92,11 @@ class Conversions:
         self.mutant = mutant
 
     def prove(self, sites: Sequence[Site]) -> list[Conversion]:
-        """Convert every site's address and come back to it, both ways. Raises Missed with what disagrees."""
+        """Convert every site's address and come back to it, both ways. Raises Missed with what disagrees.
+
+        A mutant is tried at some of the sites: more prove no more.
+        """
+        sites = sites if self.mutant is HONEST else evenly(sites, _OF_A_MUTANT)
         starts = [self.layout.start(site) + site.offset for site in sites]
         found = self._all(starts, [self.layout.address(site) for site in sites])
         wrong = [conversion for conversion in found if conversion.complaint]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -13,7 +13,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.image import Image
-from harness.landing.closest import Closest, Named
+from harness.landing.closest import Closest, ClosestOfAll, Named
 from harness.landing.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -163,14 +163,13 @@ class Layout:
         return str(self.closest.at(address) or "nothing known")
 
     @cached_property
-    def closest(self) -> Closest:
+    def closest(self) -> ClosestOfAll:
         """Every symbol that kallsyms may keep, where it is loaded: functions before what shares their addresses."""
-        kernel = _functions_first(self.kernel, self.kernel.sections)
-        known = [Named(symbol.address + self.slide, symbol.name) for symbol in kernel]
+        modules: list[Named] = []
         for module, target in self.targets.items():
             symbols = _functions_first(target.elf, self.lasting(module))
-            known += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
-        return Closest(known)
+            modules += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
+        return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
 
     def lasting(self, module: str) -> set[str]:
         """The sections of a module that stay: sysfs shows those of its initializer, too, long after they are freed."""
@@ -179,6 +178,12 @@ class Layout:
     def mark(self, name: str) -> int:
         """Where one of the linker's own symbols in vmlinux is, as `_etext`."""
         return self.kernel.named(name)[0].address + self.slide
+
+
+@lru_cache(maxsize=8)
+def _closest_as_linked(vmlinux: Elf) -> Closest:
+    """A kernel has 100,000 symbols and more: all guests of it share this table."""
+    return Closest(Named(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
 
 
 def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:

@@ -56,10 +56,14 @@ class ListedProbe:
 
 @dataclass(frozen=True)
 class ProbeView:
-    """The probe module's own report and the kernel's list, read in one go."""
+    """The probe module's own report and the kernel's list, read in one go.
+
+    `standing` is what the list had just before the module was loaded, of a view that loading gave.
+    """
 
     reports: tuple[SiteReport, ...]
     listed: tuple[ListedProbe, ...]
+    standing: tuple[ListedProbe, ...] = ()
 
     def beyond(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
         """What the list has that it did not have before: parisc lists one probe of its own from boot."""
@@ -78,7 +82,7 @@ def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), mod
     is in its report.
     """
     words = shlex.join(["insmod", guest.ship(module), *parameters, f"site={','.join(specs)}"])
-    return _view(guest, f"{words} && {_look(module)}")
+    return _view(guest, f"cat {_LIST} && echo {_CUT} && {words} && {_look(module)}")
 
 
 def look(guest: Guest, module: str = MODULE) -> ProbeView:
@@ -103,8 +107,8 @@ def _view(guest: Guest, script: str) -> ProbeView:
     result = guest.script(script)
     if result.rc != 0:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
-    reports, _, listing = result.stdout.partition(f"{_CUT}\n")
-    return ProbeView(parse_report(reports), parse_list(listing))
+    *before, reports, listing = result.stdout.split(f"{_CUT}\n")
+    return ProbeView(parse_report(reports), parse_list(listing), parse_list("".join(before)))
 
 
 def parse_report(text: str) -> tuple[SiteReport, ...]:

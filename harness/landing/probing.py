@@ -74,10 +74,10 @@ class Probes:
     def __enter__(self) -> Self:
         self._before = self._read()
         self._own = [around(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
-        self._standing = probe.standing(self.guest)
         wrongs = self.mutant.parameters(self.layout, self.sites)
         asked = self._request
         self._view = probe.load(self.guest, asked.specs, [*asked.parameters, *wrongs], asked.module)
+        self._standing = self._view.standing
         self._during = self._before if self.mutant.stale_snapshot else self._read()
         self._elsewhere = self._astray()
         return self

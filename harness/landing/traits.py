@@ -47,9 +47,8 @@ def prove(guest: Guest) -> None:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    standing = probe.standing(guest)
     view = probe.load(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, view.reports[0], view.beyond(standing))
+    scene = _Scene(guest, layout, target, view.reports[0], view.beyond(view.standing))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
