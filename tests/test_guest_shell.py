@@ -75,6 +75,23 @@ def test_commands_leave_each_other_alone(shell: Shell) -> None:
     assert script(shell, "echo ${x-unset}; pwd") == (0, f"unset\n{script(shell, 'pwd')[1]}", "")
 
 
+def test_in_place_needs_no_process_and_keeps_the_status(shell: Shell) -> None:
+    def in_place(text: str) -> tuple[int, str]:
+        result = shell.run(("sh", "-c", text), Deadline.after(SOON), in_place=True)
+        return result.rc, result.stdout
+
+    assert in_place("echo one; false") == (1, "one\n")
+    assert in_place("cat - <<.\ntwo\n.\n") == (0, "two\n")
+    # A subshell would have taken the variable with it.
+    assert in_place("kept=here") == (0, "")
+    assert in_place("echo $kept; cat") == (0, "here\n")
+
+
+def test_a_word_of_the_shell_does_not_end_it(shell: Shell) -> None:
+    assert shell.run(("exit", "3"), Deadline.after(SOON)).rc == 3
+    assert script(shell, "echo on") == (0, "on\n", "")
+
+
 def test_broken_script_is_its_own_failure(shell: Shell) -> None:
     rc, _, complaint = script(shell, "if (; then")
     assert rc

@@ -140,9 +140,12 @@ class Guest:
         """Run a program in the guest. Raises GuestLost, or DeadlineExceeded while it still runs."""
         return self._shell.run(argv, deadline or Deadline.after(_COMMAND_SECONDS))
 
-    def script(self, text: str, deadline: Deadline | None = None) -> Result:
-        """Run a shell script in the guest: one round trip, however many commands."""
-        return self.run("sh", "-c", text, deadline=deadline)
+    def script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
+        """Run a shell script in the guest: one round trip, however many commands.
+
+        `in_place` saves a process, for one that neither exits nor changes anything of the shell but variables.
+        """
+        return self._shell.run(("sh", "-c", text), deadline or Deadline.after(_COMMAND_SECONDS), in_place=in_place)
 
     def put(self, content: bytes | Path, to: str, mode: int = 0o644, deadline: Deadline | None = None) -> None:
         """Write a file in the guest and verify it by SHA-256. Raises GuestError."""
@@ -166,14 +169,16 @@ class Guest:
         return self.fenced("true", deadline)[1]
 
     def fenced(self, text: str, deadline: Deadline) -> tuple[Result, str]:
-        """Run a script and then fence, in the same round trip.
+        """Run a script as `script` does in place, and then fence, in the same round trip.
 
         A line written to /dev/kmsg goes through the kernel's one log, which the console prints in order
         (kernel/printk/printk.c, console_unlock(), 6.1); level 1 passes whatever console level is set.
         """
         with self._fencing:
             mark = f"pinpoint: fence {secrets.token_hex(8)}"
-            result = self.script(f"( {text}\n); rc=$?; echo '<1>{mark}' >/dev/kmsg; exit $rc", deadline)
+            status = "pinpoint_status() { return $1; }"
+            told = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
+            result = self.script(told, deadline, in_place=True)
             heard = self.console.await_line([rf"[^\n]*{mark}\r?\n"], deadline, since=self._fenced)
             start, self._fenced = self._fenced, heard.end
             return result, self.console.text(start, heard.start)

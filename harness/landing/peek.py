@@ -55,7 +55,10 @@ def _ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
     load = shlex.join(["insmod", guest.ship(_MODULE), f"at={','.join(question.spec for question in questions)}"])
     report = f"/sys/kernel/debug/{_MODULE}/report"
     # The module goes whatever became of the report.
-    return parse(guest.script(f"{load} || exit; cat {report}; rc=$?; rmmod {_MODULE} && exit $rc").check().stdout)
+    answer = guest.script(
+        f"{load} && {{ cat {report}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True
+    ).check()
+    return parse(answer.stdout)
 
 
 def parse(report: str) -> list[Answer]:

@@ -96,7 +96,7 @@ def unload(guest: Guest, module: str = MODULE) -> ProbeView:
 
 
 def _look(module: str) -> str:
-    return f"cat {_report(module)} && echo {_CUT} && cat {_LIST}"
+    return f"cat {_report(module)} - {_LIST} <<.\n{_CUT}\n.\n"
 
 
 def _report(module: str) -> str:
@@ -104,7 +104,7 @@ def _report(module: str) -> str:
 
 
 def _view(guest: Guest, script: str) -> ProbeView:
-    result = guest.script(script)
+    result = guest.script(script, in_place=True)
     if result.rc != 0:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
     *before, reports, listing = result.stdout.split(f"{_CUT}\n")

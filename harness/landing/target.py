@@ -46,9 +46,10 @@ class Target:
         """
         path = self.guest.ship(self.build)
         # Not the shell's own read: it asks for one byte at a time, and the file gives no second one (EINVAL).
-        listing = f"cd /sys/module/{self.module}/sections && grep -H '' $(ls -A)"
-        note = "echo && cat ../notes/.note.gnu.build-id"
-        told, _, notes = self.guest.script(f"insmod {path} && {listing} && {note}").check().out.partition(b"\n\n")
+        own = f"/sys/module/{self.module}"
+        listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
+        steps = f"insmod {path} && {{ {listing}; echo; cat {own}/notes/.note.gnu.build-id; }}"
+        told, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
         self.previous = getattr(self, "sections", {})
         self.sections = self._parsed(told.decode())
         self.build_id = build_id(notes)
@@ -58,14 +59,16 @@ class Target:
         self.guest.run("rmmod", self.module).check()
 
     def _parsed(self, listing: str) -> Mapping[str, int]:
-        """Section name to loaded address, from `NAME:0xADDRESS` lines; the kernel lists no empty section.
+        """Section name to loaded address, from `NAME:0xADDRESS` lines, NAME with any path; the kernel lists no empty
+        section.
 
         A zero is what `kptr_restrict` shows instead of an address (module_sect_read(), kernel/module/sysfs.c, 6.1); it
         is refused with a GuestError.
         """
         found = {}
         for line in listing.splitlines():
-            name, _, address = line.rpartition(":")
+            path, _, address = line.rpartition(":")
+            name = path.rpartition("/")[2]
             if int(address, 16) == 0:
                 raise GuestError(f"section {name} of {self.module} shows as 0", mend="kptr_restrict must be 0")
             found[name] = int(address, 16)
@@ -90,13 +93,15 @@ class Target:
     def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; gives the checksum of what it returned."""
         told = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
-        return self.guest.script(told, deadline).check().stdout.strip()
+        return self.guest.script(told, deadline, in_place=True).check().stdout.strip()
 
     def call_all(self, times: int = 1) -> list[str]:
         """Call every shape of the module so often; gives their checksums, each with its name. One round trip."""
-        names = f"$(sed 's/name=//; s/ .*//' {self._directory}/shapes)"
-        told = f"for shape in {names}; do echo $shape {times} >call && cat result || exit; done"
-        return self.guest.script(f"cd {self._directory} && {told}").check().stdout.splitlines()
+        own = self._directory
+        names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
+        call = f"echo $shape {times} >{own}/call && cat {own}/result"
+        told = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
+        return self.guest.script(told, in_place=True).check().stdout.splitlines()
 
     @property
     def _directory(self) -> str:

@@ -14,7 +14,8 @@ from harness.verdict.words import Verdict
 # A fence is one SSH round trip and one console line; a guest that cannot do that in this time is lost.
 _FENCE_SECONDS = 60.0
 # What a cell may not change: the loaded modules and the listed kprobes.
-_PRINT_STATE = "cut -d' ' -f1 /proc/modules; cat /sys/kernel/debug/kprobes/list"
+_MODULES = "/proc/modules"
+_PRINT_STATE = f"grep -H '' {_MODULES} /sys/kernel/debug/kprobes/list"
 _clean: WeakKeyDictionary[Guest, tuple[str, ...]] = WeakKeyDictionary()
 
 
@@ -64,7 +65,14 @@ def _state(guest: Guest) -> tuple[str, ...]:
     found = _alarming(guest, printed)
     if found:
         raise KernelComplained(found)
-    return tuple(result.check().stdout.splitlines())
+    # 1 is that nothing is loaded and nothing probed.
+    return tuple(map(_what_stays, (result if result.rc == 1 else result.check()).stdout.splitlines()))
+
+
+def _what_stays(line: str) -> str:
+    """A module's name without its reference count, or a listed kprobe as it is."""
+    path, _, told = line.partition(":")
+    return told.split()[0] if path == _MODULES else told
 
 
 def _alarming(guest: Guest, text: str) -> tuple[Complaint, ...]:
