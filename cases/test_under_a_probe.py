@@ -53,7 +53,7 @@ def under_probe_or_defect(
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("clobbers", "one-instruction-off")
+@pytest.mark.mutants("clobbers", "only-reported")
 def test_every_instruction(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """With a probe on every instruction of a module that is stepped right, all its functions return the same.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,8 @@ _PANIC = r"Kernel panic - not syncing[^\r\n]*"
 # A panic prints its trace after its first line and then resets; all of that is wanted in the error.
 _PANIC_TAIL_SECONDS = 3.0
 _COMMAND_SECONDS = 120.0
+# What a guest that let a deadline pass gets for its next answer: cleaning up after it shall not wait as long again.
+_DOUBTED_SECONDS = 10.0
 _SHOWN_LINES = 15
 
 
@@ -46,6 +49,7 @@ class Guest:
         self._link: SshLink | None = None
         self._ended = ""
         self._shipped: dict[str, str] = {}
+        self._doubted = False
         self._fenced = 0
         self._fencing = threading.Lock()
         emulator.monitor.when_over(self._over)
@@ -138,14 +142,26 @@ class Guest:
 
     def run(self, *argv: str, deadline: Deadline | None = None) -> Result:
         """Run a program in the guest. Raises GuestLost, or DeadlineExceeded while it still runs."""
-        return self._shell.run(argv, deadline or Deadline.after(_COMMAND_SECONDS))
+        return self._ask(argv, deadline, in_place=False)
 
     def script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
         """Run a shell script in the guest: one round trip, however many commands.
 
         `in_place` saves a process, for one that neither exits nor changes anything of the shell but variables.
         """
-        return self._shell.run(("sh", "-c", text), deadline or Deadline.after(_COMMAND_SECONDS), in_place=in_place)
+        return self._ask(("sh", "-c", text), deadline, in_place=in_place)
+
+    def _ask(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
+        deadline = deadline or Deadline.after(_COMMAND_SECONDS)
+        if self._doubted:
+            deadline = deadline.sooner(_DOUBTED_SECONDS)
+        try:
+            result = self._shell.run(argv, deadline, in_place=in_place)
+        except DeadlineExceeded:
+            self._doubted = True
+            raise
+        self._doubted = False
+        return result
 
     def put(self, content: bytes | Path, to: str, mode: int = 0o644, deadline: Deadline | None = None) -> None:
         """Write a file in the guest and verify it by SHA-256. Raises GuestError."""

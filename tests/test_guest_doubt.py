@@ -1,0 +1,44 @@
+"""A guest that does not answer in time is not waited for as long again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded
+from harness.guest.guest import Guest
+from harness.guest.result import Result
+
+
+class Shell:
+    """Answers, or lets the deadline pass; notes how long it was given."""
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.given: list[float] = []
+
+    def run(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool) -> Result:
+        assert not in_place
+        self.given.append(round(deadline.remaining()))
+        if not self.answers:
+            raise DeadlineExceeded("no answer")
+        return Result("a-vm", tuple(argv), 0, b"", b"", 0.0)
+
+
+def test_silence_makes_the_next_waits_short_until_an_answer_comes() -> None:
+    shell = Shell()
+    emulator = SimpleNamespace(monitor=SimpleNamespace(when_over=lambda _: None))
+    guest = Guest(cast(Any, None), cast(Any, emulator), cast(Any, None))
+    guest.__dict__["_shell"] = shell
+    for answers in (True, False, False, True, True):
+        shell.answers = answers
+        if answers:
+            guest.run("true")
+        else:
+            with pytest.raises(DeadlineExceeded):
+                guest.run("true")
+    assert shell.given == [120, 120, 10, 10, 120]
