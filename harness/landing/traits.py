@@ -114,7 +114,8 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
 def _data_symbols(scene: _Scene) -> bool:
     """KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not functions alone."""
     wanted = ("linux_banner", "pinpoint_data_word")
-    listing = scene.guest.script(f"grep -w -e {' -e '.join(wanted)} /proc/kallsyms").stdout
+    # Fixed strings: busybox takes 4 to 6 s to hold 95,000 lines against a pattern under emulation, 0.5 s so.
+    listing = scene.guest.run("grep", "-F", "-e", wanted[0], "-e", wanted[1], "/proc/kallsyms").stdout
     return {line.split()[2] for line in listing.splitlines()} >= set(wanted)
 
 
