@@ -19,11 +19,14 @@ from harness.landing.reading import Readings
 from harness.landing.sweep_guests import Fresh
 from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
-from harness.matrix import checkup
+from harness.matrix import checkup, kept
 from harness.matrix import tried as tried_trials
 from harness.plugin import RUN, WATCH
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
+
+# Fixtures that load a target module, and its build.
+_BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "other/pinpoint_target"}
 
 
 @pytest.fixture
@@ -35,6 +38,7 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     run = request.config.stash[RUN]
     running = run.fleet.guest(vm)
     request.node.stash[WATCH].guest = running
+    kept.make_room(running, _asked_for(request))
     yield running
     try:
         checkup.end(running)
@@ -68,30 +72,38 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
 
 
 @pytest.fixture
-def target(guest: Guest) -> Iterator[Target]:
-    """The target module `pinpoint_target`, loaded for this cell."""
-    with Target(guest, "pinpoint_target") as loaded:
-        yield loaded
+def target(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
+    """The target module `pinpoint_target`, loaded."""
+    yield from _loaded(request, guest, "target")
 
 
 @pytest.fixture
-def sections(guest: Guest) -> Iterator[Target]:
-    """`pinpoint_sections`: the same functions, each in a section of its own, loaded for this cell."""
-    with Target(guest, "pinpoint_sections") as loaded:
-        yield loaded
+def sections(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
+    """`pinpoint_sections`: the same functions, each in a section of its own, loaded."""
+    yield from _loaded(request, guest, "sections")
 
 
 @pytest.fixture
-def rebuilt(guest: Guest) -> Iterator[Target]:
-    """`pinpoint_target` in its other build, loaded for this cell: the same functions in another layout."""
-    with Target(guest, "other/pinpoint_target") as loaded:
-        yield loaded
+def rebuilt(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
+    """`pinpoint_target` in its other build, loaded: the same functions in another layout."""
+    yield from _loaded(request, guest, "rebuilt")
+
+
+def _loaded(request: pytest.FixtureRequest, guest: Guest, fixture: str) -> Iterator[Target]:
+    loaded = kept.take(guest, _BUILDS[fixture])
+    yield loaded
+    kept.give_back(loaded, alone=len(_asked_for(request)) == 1)
+
+
+def _asked_for(request: pytest.FixtureRequest) -> list[str]:
+    """The builds of the target modules that this cell's fixtures load."""
+    return [build for name, build in _BUILDS.items() if name in request.fixturenames]
 
 
 @pytest.fixture
 def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str], Image]) -> Layout:
     """Where the ELF files say that everything is in this guest, with the targets this case has loaded."""
-    names = [name for name in ("target", "sections", "rebuilt") if name in request.fixturenames]
+    names = [name for name in _BUILDS if name in request.fixturenames]
     return Layout(guest, [request.getfixturevalue(name) for name in names], image_of)
 
 

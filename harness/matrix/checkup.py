@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.matrix import kept
 from harness.verdict.complaints import Complaint, allowed, read
 from harness.verdict.words import Verdict
 
@@ -42,14 +43,14 @@ def begin(guest: Guest) -> None:
 
 
 def end(guest: Guest) -> None:
-    """Demand that a cell left the guest as it found it.
+    """Demand that a cell left the guest as it found it, but for a target module that is kept.
 
     Raises KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is not used
     again, so what was clean before the first cell is clean before every one.
     """
-    after, before = _state(guest), _clean[guest]
-    if after != before:
-        changed = sorted(set(after) ^ set(before))
+    after, expected = sorted(_state(guest)), sorted([*_clean[guest], *kept.modules(guest)])
+    if after != expected:
+        changed = sorted(set(after) ^ set(expected))
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
 
 
