@@ -21,6 +21,8 @@ from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
 from harness.matrix import checkup
 from harness.matrix import tried as tried_trials
+from harness.pinning.loading import Loading
+from harness.pinning.mutants import named as breaking
 from harness.plugin import RUN, WATCH
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
@@ -65,6 +67,17 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
                 raise checkup.last_words(running, lost) from lost
 
     return boot
+
+
+@pytest.fixture
+def expendable(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator[Guest]:
+    """The row's guest, or, in a mutant's cell, one for it alone that need not live through it."""
+    if not mutant:
+        yield request.getfixturevalue("guest")
+        return
+    with request.config.stash[RUN].fleet.fresh(vm) as other:
+        request.node.stash[WATCH].guest = other
+        yield other
 
 
 @pytest.fixture
@@ -113,6 +126,13 @@ def probing_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Pro
         return made
 
     return tool
+
+
+@pytest.fixture
+def loading(mutant: str, guest: Guest) -> Iterator[Loading]:
+    """Loaders in this guest: `with loading(Order(...)) as loader`. In a mutant's cell they are broken on purpose."""
+    with Loading(guest, breaking(mutant)) as tool:
+        yield tool
 
 
 @pytest.fixture

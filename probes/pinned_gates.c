@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Gates in the initializer: places where it stops until told to go on.
+ * Gates in a module's initializer or exit: places where it stops until told to
+ * go on.
  *
- * At a gate it says "pinpoint_pinned: at NAME" in the kernel's log and waits
+ * At a gate it says "MODULE: at NAME" in the kernel's log and waits
  * until someone writes anything to the parameter open_gate. A parameter, not a
  * file in debugfs: sysfs waits for a write under way when the module is freed,
  * while an open debugfs file would keep a pointer into the module, which is
@@ -22,7 +23,7 @@
 static char *gates[PINPOINT_GATES];
 static unsigned int gate_count;
 module_param_array(gates, charp, &gate_count, 0444);
-MODULE_PARM_DESC(gates, "where to stop: entered, validated, registered");
+MODULE_PARM_DESC(gates, "where to stop: entered, validated, registered; leaving");
 
 static DECLARE_WAIT_QUEUE_HEAD(pinpoint_gate_queue);
 static bool pinpoint_gate_open;

@@ -80,7 +80,7 @@ static bool pinpoint_take_reference(const struct pinpoint_target *target)
 
 static const char *pinpoint_wrong(const struct pinpoint_target *target)
 {
-	if (pinpoint_acts("trusts-address"))
+	if (pinpoint_acts("trusts-address") || pinpoint_acts("handle-unchecked"))
 		return NULL;
 	if (!pinpoint_same_base(target))
 		return "another base";

@@ -31,7 +31,7 @@ class _Spoken(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         """Up to `size` bytes, as SpawnBase asks: raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
         self._channel.settimeout(self.timeout if timeout == -1 else timeout)
         try:
-            given = self._channel.recv(size)
+            given: bytes = self._channel.recv(size)
         except TimeoutError:
             raise pexpect.TIMEOUT("dialogue") from None
         if not given:
@@ -90,7 +90,7 @@ class Dialogue:
                 raise TimeoutError("deadline")
             if not self._link.alive:
                 raise GuestLost("the guest is gone", where=self._name)
-            return self._channel.recv_exit_status()
+            return int(self._channel.recv_exit_status())
 
     def close_input(self) -> None:
         """Close its standard input: it reads the end of it."""

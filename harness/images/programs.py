@@ -1,4 +1,4 @@
-"""The small programs of probes/loader that run in a guest: static, so that any userland of its architecture bears them."""
+"""The small programs of probes/loader that run in a guest: static, so that any userland bears them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ KIND = "programs"
 # Each program by the sources it is made of, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image"),
+    "pinpoint_holder": ("holder", "gates"),
 }
 _FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0
@@ -55,6 +56,6 @@ class _Job:
         log.unlink(missing_ok=True)
         for name, sources in PROGRAMS.items():
             files = [_sources() / f"{source}.c" for source in sources]
-            argv = [f"{self.architecture.cross_prefix}gcc", *_FLAGS, "-o", entry / name, *files]
+            argv: list[str | Path] = [f"{self.architecture.cross_prefix}gcc", *_FLAGS, "-o", entry / name, *files]
             run_logged(argv, f"building {name}", log, deadline=Deadline.after(_BUILD_S), nice=0)
         return {"bytes": {name: (entry / name).stat().st_size for name in PROGRAMS}}

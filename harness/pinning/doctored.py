@@ -1,0 +1,52 @@
+"""Module files changed in one place, for what a kernel or a validator must tell from the original."""
+
+from __future__ import annotations
+
+from harness.core.elf import Elf
+from harness.guest.guest import Guest
+
+_NOTE = ".note.gnu.build-id"
+_NOTE_HEADER = 16
+# Where e_machine stands in an ELF header of either word size.
+_MACHINE = 18
+
+
+def shipped(guest: Guest, name: str, content: bytes) -> str:
+    """Put a module's file into the guest; gives its path there."""
+    path = f"/tmp/{name}.ko"
+    guest.put(content, path)
+    return path
+
+
+def with_another_build_id(elf: Elf) -> bytes:
+    """The same module, address for address, as a build of other sources: only its build-id differs."""
+    section = elf.sections[_NOTE]
+    note = elf.section_bytes(_NOTE, 0, section.size)
+    return _replaced(elf, note, note[:_NOTE_HEADER] + bytes(0xFF ^ byte for byte in note[_NOTE_HEADER:]))
+
+
+def for_another_kernel(elf: Elf) -> bytes:
+    """The same module with another release in its vermagic, of the same length."""
+    return _replaced(elf, b"vermagic=", b"vermagic=9", keep=1)
+
+
+def for_another_machine(elf: Elf) -> bytes:
+    """The same module, for a machine that is none."""
+    content = bytearray(elf.path.read_bytes())
+    content[_MACHINE : _MACHINE + 2] = b"\xff\xff"
+    return bytes(content)
+
+
+def truncated(elf: Elf) -> bytes:
+    """The first half of a module's file."""
+    content = elf.path.read_bytes()
+    return content[: len(content) // 2]
+
+
+def _replaced(elf: Elf, old: bytes, new: bytes, *, keep: int = 0) -> bytes:
+    """The file with `old`, which it must have once, overwritten by `new`, whose last `keep` bytes go beyond it."""
+    content = elf.path.read_bytes()
+    if content.count(old) != 1 or len(new) != len(old) + keep:
+        raise ValueError(f"{elf.path.name} has {content.count(old)} times what is to be replaced")
+    place = content.index(old)
+    return content[:place] + new + content[place + len(new) :]

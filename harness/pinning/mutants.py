@@ -1,0 +1,42 @@
+"""Loaders and validators broken on purpose: each does the harm that one step of the protocol is there against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.pinning.loader import Order
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is broken.
+
+    `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
+    one instruction too far.
+    """
+
+    loader: str = ""
+    probe: str = ""
+    misses: bool = False
+
+    def breaks(self, order: Order) -> Order:
+        """The same order, for a loader and a probe that are broken so."""
+        parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
+        return replace(order, mutant=self.loader, parameters=parameters)
+
+
+HONEST = Mutant()
+
+MUTANTS: Mapping[str, Mutant] = {
+    "closes-early": Mutant(loader="closes-early"),
+    "skips-re-read": Mutant(loader="skips-re-read"),
+    "handle-unchecked": Mutant(probe="handle-unchecked"),
+    "trusts-address": Mutant(probe="trusts-address"),
+    "one-instruction-off": Mutant(misses=True),
+}
+
+
+def named(name: str) -> Mutant:
+    """The mutant of a cell: the honest one for a cell that has none, or one that breaks a probe (harness/landing)."""
+    return MUTANTS.get(name, HONEST)
