@@ -12,7 +12,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored
 from harness.pinning.loader import PROBE, Order, Status
-from harness.pinning.loading import Loading, expect, expect_gone, for_build
+from harness.pinning.loading import Loading, expect, expect_gone, for_build, survived
 from harness.pinning.mutants import named
 
 TIMES = 3
@@ -74,6 +74,6 @@ def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
     with Loading(expendable, named(mutant))(for_build(target, Order(gates=["load"]))) as loader:
         loader.reach("load")
         target.unload()
-        outcome = loader.finish()
+        outcome = survived(loader)
     expect(outcome, Status.LOAD, "ESTALE")
     expect_gone(expendable, PROBE)

@@ -70,8 +70,10 @@ static bool pinpoint_take_reference(const struct pinpoint_target *target)
 {
 	bool taken;
 
-	if (pinpoint_acts("handle-unchecked"))
-		return try_module_get(target->handle);
+	if (pinpoint_acts("handle-unchecked")) {
+		__module_get(target->handle);
+		return true;
+	}
 	preempt_disable();
 	taken = pinpoint_is_handle(target) && try_module_get(target->handle);
 	preempt_enable();

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
+from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
 from harness.landing import probe, witness
 from harness.landing.landing import Landing, Missed, prove
@@ -87,6 +88,14 @@ def for_site(layout: Layout, target: Target, site: Site, order: Order | None = N
         sections=[(target.module, symbol.section)],
         parameters=[*plain.parameters, f"site=0+{inside:#x}"],
     )
+
+
+def survived(loader: Loader) -> Outcome:
+    """How a loader ended that may take its kernel with it. Raises Missed with the kernel's end if it does."""
+    try:
+        return loader.finish()
+    except GuestLost as lost:
+        raise Missed(f"the kernel did not live through the load: {lost}") from lost
 
 
 def expect(outcome: Outcome, status: Status, errno: str = "") -> None:

@@ -13,12 +13,14 @@ class Mutant:
     """What is broken.
 
     `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
-    one instruction too far.
+    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides.
     """
 
     loader: str = ""
     probe: str = ""
     misses: bool = False
+    lets_go: bool = False
+    holds_more: bool = False
 
     def breaks(self, order: Order) -> Order:
         """The same order, for a loader and a probe that are broken so."""
@@ -34,6 +36,8 @@ MUTANTS: Mapping[str, Mutant] = {
     "handle-unchecked": Mutant(probe="handle-unchecked"),
     "trusts-address": Mutant(probe="trusts-address"),
     "one-instruction-off": Mutant(misses=True),
+    "lets-go": Mutant(lets_go=True),
+    "holds-more": Mutant(holds_more=True),
 }
 
 
