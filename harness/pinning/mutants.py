@@ -13,7 +13,8 @@ class Mutant:
     """What is broken.
 
     `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
-    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides.
+    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
+    `probes_again` registers a probe anew when its target has come back.
     """
 
     loader: str = ""
@@ -21,6 +22,7 @@ class Mutant:
     misses: bool = False
     lets_go: bool = False
     holds_more: bool = False
+    probes_again: bool = False
 
     def breaks(self, order: Order) -> Order:
         """The same order, for a loader and a probe that are broken so."""
@@ -38,6 +40,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "one-instruction-off": Mutant(misses=True),
     "lets-go": Mutant(lets_go=True),
     "holds-more": Mutant(holds_more=True),
+    "probes-again": Mutant(probes_again=True),
 }
 
 
