@@ -1,4 +1,4 @@
-"""A kprobe does not hold the module it stands in: what becomes of it when that is removed, and of one that comes late."""
+"""A kprobe does not hold the module it stands in: what becomes of it, and of one that comes too late."""
 
 import errno
 

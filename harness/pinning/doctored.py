@@ -26,8 +26,11 @@ def with_another_build_id(elf: Elf) -> bytes:
 
 
 def for_another_kernel(elf: Elf) -> bytes:
-    """The same module with another release in its vermagic, of the same length."""
-    return _replaced(elf, b"vermagic=", b"vermagic=9", keep=1)
+    """The same module with a word changed in its vermagic.
+
+    Not the release, which a kernel with CONFIG_MODVERSIONS passes over (same_magic(), kernel/module/version.c, 6.1).
+    """
+    return _replaced(elf, b"mod_unload", b"mod_reload")
 
 
 def for_another_machine(elf: Elf) -> bytes:
@@ -43,10 +46,9 @@ def truncated(elf: Elf) -> bytes:
     return content[: len(content) // 2]
 
 
-def _replaced(elf: Elf, old: bytes, new: bytes, *, keep: int = 0) -> bytes:
-    """The file with `old`, which it must have once, overwritten by `new`, whose last `keep` bytes go beyond it."""
+def _replaced(elf: Elf, old: bytes, new: bytes) -> bytes:
+    """The file with `old`, which it must have once, overwritten by `new` of the same length."""
     content = elf.path.read_bytes()
-    if content.count(old) != 1 or len(new) != len(old) + keep:
+    if content.count(old) != 1 or len(new) != len(old):
         raise ValueError(f"{elf.path.name} has {content.count(old)} times what is to be replaced")
-    place = content.index(old)
-    return content[:place] + new + content[place + len(new) :]
+    return content.replace(old, new)

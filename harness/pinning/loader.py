@@ -14,6 +14,7 @@ from typing import Self
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.landing.landing import Missed
 
 PROGRAM = "pinpoint_loader"
 PROBE = "pinpoint_pinned"
@@ -120,12 +121,12 @@ class Outcome:
         return f"{self.status.name} {self.failed.subject} {self.errno}".replace("  ", " ")
 
 
-class EndedEarly(GuestError):
+class EndedEarly(Missed):
     """The loader ended before it came to a gate; `outcome` tells how."""
 
-    def __init__(self, outcome: Outcome, wanted: str, *, where: str) -> None:
+    def __init__(self, outcome: Outcome, wanted: str) -> None:
         self.outcome = outcome
-        super().__init__(f"the loader ended before {wanted}: {outcome}", where=where)
+        super().__init__(f"the loader ended before {wanted}: {outcome}")
 
 
 class Loader:
@@ -154,7 +155,7 @@ class Loader:
         """Its process id in the guest; waits for its first line if need be."""
         while not self._steps:
             if self.heard() is None:
-                raise EndedEarly(self.ended(), "its first step", where=self._guest.name)
+                raise EndedEarly(self.ended(), "its first step")
         return int(self._steps[0].fields["pid"])
 
     def heard(self, deadline: Deadline | None = None) -> Said | None:
@@ -175,7 +176,7 @@ class Loader:
                 return said
             if said.word == "at":
                 raise GuestError(f"stands at {said.step}, not at {step}", where=self._guest.name)
-        raise EndedEarly(self.ended(), step, where=self._guest.name)
+        raise EndedEarly(self.ended(), step)
 
     def go(self, deadline: Deadline | None = None) -> None:
         """Let it go on from the gate it stands at."""

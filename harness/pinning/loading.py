@@ -16,6 +16,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.loader import PROBE, Loader, Order, Outcome, Status
 from harness.pinning.mutants import HONEST, Mutant
+from harness.pinning.removing import delete
 
 
 class Loading:
@@ -41,6 +42,15 @@ class Loading:
         """One loader from start to end."""
         with self(order) as loader:
             return loader.finish()
+
+    def expect_refusal(self, order: Order, status: Status, errno: str) -> None:
+        """Run one loader, which must end so, and leave no probe. Raises Missed."""
+        expect(self.run(order), status, errno)
+        expect_gone(self.guest, PROBE)
+
+    def delete(self, module: str) -> str:
+        """Remove a module; gives the errno's name, empty when it went."""
+        return delete(self.guest, module, force=self.mutant.forces)
 
     def prove_landing(self, layout: Layout, site: Site, act: Callable[[], object], hits: int) -> None:
         """Load a probe for one site in a target, let `act` run it, unload; four witnesses tell where it was.

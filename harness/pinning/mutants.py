@@ -14,7 +14,8 @@ class Mutant:
 
     `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
     one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
-    `probes_again` registers a probe anew when its target has come back.
+    `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
+    no kernel refuses, instead of the one it was given; `forces` removes by force.
     """
 
     loader: str = ""
@@ -23,9 +24,13 @@ class Mutant:
     lets_go: bool = False
     holds_more: bool = False
     probes_again: bool = False
+    loads_anyway: bool = False
+    forces: bool = False
 
     def breaks(self, order: Order) -> Order:
         """The same order, for a loader and a probe that are broken so."""
+        if self.loads_anyway:
+            return Order()
         parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
         return replace(order, mutant=self.loader, parameters=parameters)
 
@@ -41,6 +46,8 @@ MUTANTS: Mapping[str, Mutant] = {
     "lets-go": Mutant(lets_go=True),
     "holds-more": Mutant(holds_more=True),
     "probes-again": Mutant(probes_again=True),
+    "loads-anyway": Mutant(loads_anyway=True),
+    "forces": Mutant(forces=True),
 }
 
 

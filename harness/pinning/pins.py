@@ -47,7 +47,7 @@ class Pin:
 PINS = (
     Pin("refcnt-fd", holding.a_file(f"{_MODULE}/refcnt"), _never),
     Pin("misc-fd", holding.a_file(_MISC), _always),
-    Pin("section-fd", holding.a_file(f"{_MODULE}/sections/.text"), lambda traits: traits.section_fd_pins),
+    Pin("section-fd", holding.a_file(f"{_MODULE}/sections/.data"), lambda traits: traits.section_fd_pins),
     Pin(
         "handle-fd",
         holding.a_file(f"{_MODULE}/sections/.gnu.linkonce.this_module"),
