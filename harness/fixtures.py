@@ -23,6 +23,7 @@ from harness.matrix import checkup
 from harness.matrix import tried as tried_trials
 from harness.pinning.loading import Loading
 from harness.pinning.mutants import named as breaking
+from harness.pinning.scheduling import Scheduling
 from harness.plugin import RUN, WATCH
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
@@ -157,6 +158,13 @@ def conversions(layout: Layout, mutant: str) -> Conversions:
 def readings(layout: Layout, mutant: str) -> Readings:
     """Data by its symbol, read inside the guest and outside of it: `readings.prove(datum, value)`."""
     return Readings(layout, named(mutant))
+
+
+@pytest.fixture
+def scheduling(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Scheduling:
+    """Orders of loading and removal: `scheduling.run(scheduling.chosen())`, `scheduling.play("open remove read")`."""
+    options = request.config.option
+    return Scheduling(Loading(guest, breaking(mutant)), options.schedules == "all", options.schedule)
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ class Mutant:
     `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
     one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
     `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
-    no kernel refuses, instead of the one it was given; `forces` removes by force.
+    no kernel refuses, instead of the one it was given; `forces` removes by force; `other_rule` models a
+    kernel of the other pin rule.
     """
 
     loader: str = ""
@@ -26,6 +27,7 @@ class Mutant:
     probes_again: bool = False
     loads_anyway: bool = False
     forces: bool = False
+    other_rule: bool = False
 
     def breaks(self, order: Order) -> Order:
         """The same order, for a loader and a probe that are broken so."""
@@ -48,6 +50,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "probes-again": Mutant(probes_again=True),
     "loads-anyway": Mutant(loads_anyway=True),
     "forces": Mutant(forces=True),
+    "other-rule": Mutant(other_rule=True),
 }
 
 
