@@ -9,7 +9,7 @@ from harness.landing.layout import Layout
 from harness.landing.probing import ProbingIn
 from harness.landing.refusal import expect_refusal
 from harness.landing.target import Target
-from harness.pinning.across import cross, expect_errnos, race
+from harness.pinning.across import cross, expect_errnos, race, settle
 from harness.pinning.going import going
 from harness.pinning.loading import Loading
 from harness.pinning.mutants import named
@@ -21,7 +21,9 @@ ROUNDS = 40
 @pytest.mark.mutants("only-reported", "probes-again")
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, probing: ProbingIn, mutant: str) -> None:
     """It is GONE in the list, unregisters cleanly, and is not hit by the next module at its very address."""
-    crossing = cross(probing, target, layout.straight(target.site("leaf"))[1], named(mutant))
+    site = layout.straight(target.site("leaf"))[1]
+    settle(target, site)
+    crossing = cross(probing, target, site, named(mutant))
     assert not crossing.moved, "the module's next life stands elsewhere, so that nothing could have hit it"
     crossing.prove()
 
@@ -31,6 +33,7 @@ def test_target_removed_under_a_kprobe(layout: Layout, target: Target, probing: 
 def test_new_probe_beside_a_gone_one(layout: Layout, target: Target, probing: ProbingIn, loading: Loading) -> None:
     """A probe at the address of a GONE one works, though the kernel keeps both as one (register_aggr_kprobe(), 6.1)."""
     site = layout.straight(target.site("leaf"))[1]
+    settle(target, site)
     with probing.on(site) as gone:
         target.unload()
         target.load()

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
@@ -16,7 +18,8 @@ from harness.pinning.going import going
 from harness.pinning.holding import TARGET as GOING_TARGET
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loading import Loading, expect
-from harness.pinning.mutants import named
+
+Fresh = Callable[..., AbstractContextManager[Guest]]
 
 SOMEBODY = 1000
 MANY = 100
@@ -81,13 +84,14 @@ def test_number_that_is_no_handle(target: Target, loading: Loading) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
-def test_image_that_is_none(guest: Guest, target: Target, loading: Loading, *, in_memory: bool) -> None:
+def test_image_that_is_none(guest: Guest, loading: Loading, *, in_memory: bool) -> None:
     """Garbage, half a file, a module for another machine or another kernel: ENOEXEC, by either system call."""
+    module = Elf.kept(guest.image.modules["pinpoint_noexit"])
     images = {
         "garbage": b"no module at all\n" * 64,
-        "half": doctored.truncated(target.elf),
-        "foreign": doctored.for_another_machine(target.elf),
-        "vermagic": doctored.for_another_kernel(target.elf),
+        "half": doctored.truncated(module),
+        "foreign": doctored.for_another_machine(module),
+        "vermagic": doctored.for_another_kernel(module),
     }
     for name, content in images.items():
         path = doctored.shipped(guest, name, content)
@@ -129,15 +133,35 @@ def test_target_without_exit(guest: Guest, loading: Loading) -> None:
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_lockdown(guest: Guest, mutant: str, fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
-    """Under lockdown an unsigned probe is EPERM. There is no way back, so this takes a guest of its own."""
+def test_two_sections_of_one_name(loading: Loading, mutant: str, fresh: Fresh) -> None:
+    """A module with two sections of one name is loaded, loses its whole sections/ with a warning, and has no handle.
+
+    The warning is a complaint like any other, so this takes a guest of its own; the mutant is caught in the row's.
+    """
+    order = Order(targets=["pinpoint_sections"])
+    if mutant:
+        loading.expect_refusal(order, Status.OPEN, "ENOENT")
+    with fresh(may_die=True) as other:
+        twins = doctored.with_two_sections_of_one_name(Elf.kept(other.image.modules["pinpoint_sections"]))
+        other.run("insmod", doctored.shipped(other, "twins", twins)).check()
+        assert "sysfs: cannot create duplicate filename" in other.fence(Deadline.after(60))
+        Loading(other).expect_refusal(order, Status.OPEN, "ENOENT")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_lockdown(guest: Guest, loading: Loading, mutant: str, fresh: Fresh) -> None:
+    """Under lockdown an unsigned probe is EPERM. There is no way back, so this takes a guest of its own.
+
+    The mutant is a kernel that is not locked down: the row's.
+    """
     if guest.image.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") != "y":
         pytest.skip(f"{guest.name} has no lockdown")
+    if mutant:
+        loading.expect_refusal(Order(), Status.LOAD, "EPERM")
     with fresh() as locked:
-        locked.script("mount -t securityfs none /sys/kernel/security && cd /sys/kernel/security").check()
-        if not mutant:
-            locked.script("echo integrity >/sys/kernel/security/lockdown").check()
-        Loading(locked, named(mutant)).expect_refusal(Order(), Status.LOAD, "EPERM")
+        lockdown = "/sys/kernel/security/lockdown"
+        locked.script(f"mount -t securityfs none /sys/kernel/security && echo integrity >{lockdown}").check()
+        Loading(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
 
 
 def _lists(target: Target, handle: int) -> list[str]:

@@ -6,6 +6,15 @@
 #include <linux/init.h>
 #include <linux/module.h>
 
+/*
+ * A module without a function that stays has no symbol at all where data has
+ * none (without KALLSYMS_ALL), and no look-up finds it.
+ */
+static noinline int __used pinpoint_noexit_stays(int x)
+{
+	return x + 1;
+}
+
 static int __init pinpoint_noexit_init(void)
 {
 	return 0;

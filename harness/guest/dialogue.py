@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ import pexpect
 from pexpect.spawnbase import SpawnBase
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.core.errors import DeadlineExceeded
 from harness.guest.result import typed
 from harness.guest.ssh import SshLink
 
@@ -49,7 +50,7 @@ class Dialogue:
         with link.told(self._argv, deadline):
             self._channel = link.open(deadline)
             self._channel.set_combine_stderr(True)
-            self._channel.exec_command(f"exec {typed(self._argv)}")
+            self._channel.exec_command(f"exec {shlex.join(self._argv)}")
         self._spoken = _Spoken(self._channel)
 
     def __enter__(self) -> Self:
@@ -61,16 +62,14 @@ class Dialogue:
         self.hang_up()
 
     def line(self, deadline: Deadline) -> str | None:
-        """The next line it says, without its end; None when it has ended or hung up.
+        """The next line it says, without its end; None when no more will come: `status` tells why.
 
-        Raises GuestLost when the connection breaks, DeadlineExceeded when nothing is said in time.
+        Raises DeadlineExceeded when nothing is said in time.
         """
         with self._link.told(self._argv, deadline):
             try:
                 self._spoken.expect_list([re.compile(rb"[^\n]*\n")], timeout=deadline.remaining())
             except pexpect.EOF:
-                if not self._link.alive:
-                    raise EOFError("closed by the guest") from None
                 return None
             except pexpect.TIMEOUT:
                 raise DeadlineExceeded(f"`{typed(self._argv)}` said nothing in time", where=self._name) from None
@@ -78,19 +77,24 @@ class Dialogue:
         return said.decode(errors="replace").removesuffix("\n")
 
     def say(self, line: str, deadline: Deadline) -> None:
-        """Write one line to its standard input. Raises as `line` does."""
+        """Write one line to its standard input. Raises GuestLost when the connection breaks, or it reads no more."""
         with self._link.told(self._argv, deadline):
             self._channel.settimeout(max(0.001, deadline.remaining()))
             self._channel.sendall(f"{line}\n".encode())
 
     def status(self, deadline: Deadline) -> int:
-        """Its exit status once it has ended; -1 when a signal ended it. Raises as `line` does."""
+        """Its exit status once it has ended; -1 when a signal ended it.
+
+        Raises GuestLost when the connection broke, DeadlineExceeded while it still runs.
+        """
         with self._link.told(self._argv, deadline):
             if not self._channel.status_event.wait(deadline.remaining()):
                 raise TimeoutError("deadline")
-            if not self._link.alive:
-                raise GuestLost("the guest is gone", where=self._name)
-            return int(self._channel.recv_exit_status())
+            status = int(self._channel.recv_exit_status())
+            if status < 0:
+                # A broken connection looks the same for a moment; one that opens another channel is whole.
+                self._link.open(deadline).close()
+            return status
 
     def close_input(self) -> None:
         """Close its standard input: it reads the end of it."""

@@ -22,8 +22,9 @@ KIND = "programs"
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image"),
     "pinpoint_holder": ("holder", "gates"),
+    "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
 }
-_FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0
 
 
@@ -56,6 +57,6 @@ class _Job:
         log.unlink(missing_ok=True)
         for name, sources in PROGRAMS.items():
             files = [_sources() / f"{source}.c" for source in sources]
-            argv: list[str | Path] = [f"{self.architecture.cross_prefix}gcc", *_FLAGS, "-o", entry / name, *files]
+            argv: list[str | Path] = [f"{self.architecture.cross_prefix}gcc", *FLAGS, "-o", entry / name, *files]
             run_logged(argv, f"building {name}", log, deadline=Deadline.after(_BUILD_S), nice=0)
         return {"bytes": {name: (entry / name).stat().st_size for name in PROGRAMS}}

@@ -42,6 +42,18 @@ class Crossing:
             raise Missed(f"hit {self.hits} times, its target's first life ran {_BEFORE} times")
 
 
+def settle(target: Target, site: Site) -> None:
+    """Once through a probe's life and the target's, so that what the kernel allocates once has its place.
+
+    A page of instruction slots goes into the very hole that the target leaves, on parisc; after that the target comes
+    back to where it was.
+    """
+    probe.load(target.guest, [site.spec])
+    target.unload()
+    target.load()
+    probe.unload(target.guest)
+
+
 def cross(probing: ProbingIn, target: Target, site: Site, mutant: Mutant) -> Crossing:
     """Probe a site, remove the target, load it again, call it in both lives, unregister.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from elftools.elf.elffile import ELFFile
+
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
 
@@ -9,6 +11,7 @@ _NOTE = ".note.gnu.build-id"
 _NOTE_HEADER = 16
 # Where e_machine stands in an ELF header of either word size.
 _MACHINE = 18
+_TWINS = (".text.pinpoint_leaf", ".text.pinpoint_calls")
 
 
 def shipped(guest: Guest, name: str, content: bytes) -> str:
@@ -37,6 +40,18 @@ def for_another_machine(elf: Elf) -> bytes:
     """The same module, for a machine that is none."""
     content = bytearray(elf.path.read_bytes())
     content[_MACHINE : _MACHINE + 2] = b"\xff\xff"
+    return bytes(content)
+
+
+def with_two_sections_of_one_name(elf: Elf) -> bytes:
+    """A module with a section for each function, two of which have the name of one."""
+    content = bytearray(elf.path.read_bytes())
+    with elf.path.open("rb") as stream:
+        parsed = ELFFile(stream)
+        start, size = parsed["e_shoff"], parsed["e_shentsize"]
+        first, second = (start + size * parsed.get_section_index(name) for name in _TWINS)
+    # A section's header begins with where its name is, a word of four bytes in either class.
+    content[second : second + 4] = content[first : first + 4]
     return bytes(content)
 
 
