@@ -20,7 +20,7 @@ KIND = "programs"
 
 # Each program by the sources it is made of, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image"),
+    "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
     "pinpoint_holder": ("holder", "gates"),
     "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
 }

@@ -130,19 +130,24 @@ class EndedEarly(Missed):
 
 
 class Loader:
-    """One loader, from its start to its end. Leaving the `with` block hangs up: one that waits at a gate ends then."""
+    """One loader, from its start to its end. Leaving the `with` block hangs up: one that waits at a gate ends then.
+
+    `began` is where the guest's console was when it was started.
+    """
 
     def __init__(self, guest: Guest, order: Order, program: str = PROGRAM) -> None:
-        self._guest = guest
+        self.guest = guest
         self._order = order
         self._program = program
         self._steps: list[Said] = []
+        self._stands = False
 
     def __enter__(self) -> Self:
         order = self._order
-        image = order.probe if "/" in order.probe else self._guest.ship(order.probe)
-        argv = [self._guest.program(self._program), *order.words(), image, *order.parameters]
-        self._dialogue = self._guest.talk(*argv)
+        image = order.probe if "/" in order.probe else self.guest.ship(order.probe)
+        argv = [self.guest.program(self._program), *order.words(), image, *order.parameters]
+        self.began = self.guest.console.position
+        self._dialogue = self.guest.talk(*argv)
         return self
 
     def __exit__(
@@ -163,8 +168,10 @@ class Loader:
         line = self._dialogue.line(deadline or Deadline.after(_STEP_SECONDS))
         if line is None:
             return None
-        self._steps.append(Said.parsed(line))
-        return self._steps[-1]
+        said = Said.parsed(line)
+        self._steps.append(said)
+        self._stands = said.word == "at"
+        return said
 
     def reach(self, step: str, deadline: Deadline | None = None) -> Said:
         """Wait until it stands at the gate before `step`, which its order must have.
@@ -175,19 +182,20 @@ class Loader:
             if said.word == "at" and said.step == step:
                 return said
             if said.word == "at":
-                raise GuestError(f"stands at {said.step}, not at {step}", where=self._guest.name)
+                raise GuestError(f"stands at {said.step}, not at {step}", where=self.guest.name)
         raise EndedEarly(self.ended(), step)
 
     def go(self, deadline: Deadline | None = None) -> None:
         """Let it go on from the gate it stands at."""
+        self._stands = False
         self._dialogue.say("go", deadline or Deadline.after(_STEP_SECONDS))
 
     def finish(self, deadline: Deadline | None = None) -> Outcome:
         """Let it go through every gate that is left, and wait for its end."""
-        if self._steps and self._steps[-1].word == "at":
+        if self._stands:
             self.go(deadline)
-        while said := self.heard(deadline):
-            if said.word == "at":
+        while self.heard(deadline):
+            if self._stands:
                 self.go(deadline)
         return self.ended(deadline)
 

@@ -34,7 +34,7 @@ class Mutant:
         if self.loads_anyway:
             return Order()
         parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
-        return replace(order, mutant=self.loader, parameters=parameters)
+        return replace(order, mutant=self.loader or order.mutant, parameters=parameters)
 
 
 HONEST = Mutant()
@@ -43,6 +43,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "closes-early": Mutant(loader="closes-early"),
     "skips-re-read": Mutant(loader="skips-re-read"),
     "handle-unchecked": Mutant(probe="handle-unchecked"),
+    "accompanied": Mutant(loader="accompanied"),
     "trusts-address": Mutant(probe="trusts-address"),
     "one-instruction-off": Mutant(misses=True),
     "lets-go": Mutant(lets_go=True),

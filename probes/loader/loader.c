@@ -12,7 +12,8 @@
  *	-m			init_module(2), from memory, not finit_module(2)
  *	-w			hold the tokens until the probe is removed
  *	-u UID			become this user first
- *	-x MUTANT		closes-early or skips-re-read: wrong on purpose
+ *	-x MUTANT		closes-early, skips-re-read: wrong on purpose;
+ *				betrayed, accompanied: by a second task
  *
  * Steps: open, read, look, image, load, reread, undo, hold, close. What they do,
  * print and cost an exit status: docs/pinning.md.
@@ -27,6 +28,7 @@
 #include "facts.h"
 #include "gates.h"
 #include "image.h"
+#include "second.h"
 #include "tokens.h"
 
 struct plan {
@@ -35,6 +37,8 @@ struct plan {
 	int until_removed;
 	int closes_early;
 	int skips_reread;
+	int accompanied;
+	int betrayed;
 };
 
 static void usage(const char *what)
@@ -67,6 +71,10 @@ static void break_on_purpose(struct plan *plan, const char *mutant)
 		plan->closes_early = 1;
 	else if (!strcmp(mutant, "skips-re-read"))
 		plan->skips_reread = 1;
+	else if (!strcmp(mutant, "accompanied"))
+		plan->accompanied = 1;
+	else if (!strcmp(mutant, "betrayed"))
+		plan->accompanied = plan->betrayed = 1;
 	else
 		usage("unknown mutant");
 }
@@ -138,7 +146,7 @@ static void hold(const struct plan *plan)
 	gate("hold", plan->name);
 	if (plan->until_removed)
 		await_removal(plan->name);
-	did("hold", plan->name, "%s", plan->until_removed ? "removed" : "");
+	did("hold", plan->name, "removed=%d", plan->until_removed);
 }
 
 int main(int argc, char **argv)
@@ -161,6 +169,8 @@ int main(int argc, char **argv)
 	if (plan.closes_early)
 		quietly_close_tokens();
 	open_image(argv[optind], plan.in_memory);
+	if (plan.accompanied)
+		start_second(plan.betrayed);
 	load_image(plan.name, probe_parameters(argv + optind + 1));
 	if (!plan.skips_reread)
 		reread_tokens(plan.name);

@@ -86,8 +86,8 @@ void read_tokens(void)
 
 /**
  * token_error() - does this token still name the life it named before?
- * @token: open and read; one that was closed is opened anew by its name, which
- *	names whatever module has it now
+ * @token: open and read; one that was closed, as no honest loader does, is
+ *	looked up by its name, which is that of whatever module has it now
  *
  * Return: 0, ENODEV for a life that is over, ESTALE for another address, or
  * what else the kernel says.
@@ -98,10 +98,9 @@ int token_error(struct token *token)
 	int error;
 
 	if (token->fd < 0)
-		token->fd = open_section(token->module, token->section);
-	if (token->fd < 0)
-		return errno;
-	error = read_address(token->fd, &address);
+		error = read_section(token->module, token->section, &address);
+	else
+		error = read_address(token->fd, &address);
 	if (error)
 		return error;
 	return address == token->address ? 0 : ESTALE;
