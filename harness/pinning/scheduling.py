@@ -14,11 +14,13 @@ from harness.pinning.play import Play, play
 from harness.pinning.stage import GuestStage
 from harness.pinning.steps import Schedule, parse
 
-# What no other step can be seen from: a life of the target that no address tells from the one before it.
+# A life of the target that no address tells from the one before it. Where modules share a region with all of vmalloc
+# (parisc) it stands there again only while the probe module is not loaded.
 _REUSE = (
-    "open read look load remove reload validate register return reread",
+    "open read look remove imitate load validate",
     "open read look remove reload load validate register return reread",
-    "open read look load remove imitate validate",
+    "open read look load remove reload validate register return reread",
+    "open read look load validate register return remove reload reread",
 )
 _REUSE_PINNED = tuple(each.replace("remove", "force") for each in _REUSE)
 # So many schedules are drawn, and so many where all are asked for; each of so many steps at most.
