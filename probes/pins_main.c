@@ -52,6 +52,20 @@ int pinpoint_needed(int x)
 }
 EXPORT_SYMBOL_GPL(pinpoint_needed);
 
+/*
+ * For BPF to attach to. What BTF says of it, "void pinpoint_traced(void)", is
+ * written into the section by whoever knows how many types vmlinux has
+ * (harness/pinning/btf.py), and the section is called .BTF then: pahole makes
+ * none for a module that is built without vmlinux.
+ */
+noinline void pinpoint_traced(void);
+noinline void pinpoint_traced(void)
+{
+	barrier();
+}
+
+static const char pinpoint_btf[64] __used __section(".pinpoint_btf") = "BTF";
+
 static int pinpoint_register_devices(void)
 {
 	int error;

@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from harness.core.deadline import Deadline
+from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.images.image import Image
 from harness.landing import probe
+from harness.pinning.btf import Base, with_btf
+from harness.pinning.doctored import shipped
 from harness.pinning.loader import Said
 from harness.pinning.removing import HOLDER
 
@@ -17,6 +21,7 @@ _FUNCTION = f"{TARGET}:pinpoint_needed"
 _EVENT = "pinpoint/held"
 _TRACING = "/sys/kernel/tracing"
 _SECONDS = 60.0
+_FENTRY = ("BPF_SYSCALL", "BPF_JIT", "DEBUG_INFO_BTF_MODULES", "DYNAMIC_FTRACE_WITH_DIRECT_CALLS")
 
 # Uses what is held once more: `works`, the errno's name, or GONE of a kprobe.
 Again = Callable[[], str]
@@ -44,6 +49,34 @@ def a_character_device() -> Hold:
 def a_socket(congestion_control: str) -> Hold:
     """A TCP socket with a congestion control; `again` asks for its name."""
     return _by_holder("tcp", congestion_control)
+
+
+def a_bpf_program() -> Hold:
+    """A BPF program at a function's entry; `again` asks for its link. Needs the target as `target_image` has it."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function}")(guest) as again:
+            yield again
+
+    return hold
+
+
+def has_fentry(image: Image) -> bool:
+    """Has this kernel BTF of modules, and a way to call a BPF program from a function's entry?"""
+    return all(image.config.get(f"CONFIG_{option}") == "y" for option in _FENTRY)
+
+
+def target_image(guest: Guest) -> str:
+    """The target's file in the guest: with BTF where the kernel reads it."""
+    if not has_fentry(guest.image):
+        return guest.ship(TARGET)
+    return shipped(guest, f"{TARGET}-btf", with_btf(Elf.kept(guest.image.modules[TARGET]), _btf_base(guest)))
+
+
+def _btf_base(guest: Guest) -> Base:
+    told = Said.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
+    return Base(int(told.fields["types"]), int(told.fields["strings"]))
 
 
 def a_dependent() -> Hold:

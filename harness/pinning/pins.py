@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
+from harness.images.image import Image
 from harness.images.recipe import Traits
 from harness.landing.landing import Missed
 from harness.pinning import holding
@@ -24,6 +25,10 @@ def _always(_: Traits) -> bool:
     return True
 
 
+def _everywhere(_: Image) -> bool:
+    return True
+
+
 def _never(_: Traits) -> bool:
     return False
 
@@ -32,18 +37,19 @@ def _never(_: Traits) -> bool:
 class Pin:
     """One thing that may hold a module: how it is held, and whether it should on a kernel of these traits.
 
-    `over` is what it says once the module is gone.
+    `over` is what it says once the module is gone; `there` tells whether the kernel has such a thing at all.
     """
 
     name: str
     hold: Hold
     rule: Callable[[Traits], bool]
     over: str = "ENODEV"
+    there: Callable[[Image], bool] = _everywhere
 
 
 # Two of either kind first, so that a mutant is caught soon. sysfs: kernfs_fop_open() takes no module; debugfs, misc and
-# character devices take fops->owner; a dependent, module_dependent code; a socket, tcp_set_congestion_control();
-# kprobes only while they are being registered (kernel/kprobes.c). All read in 6.1.
+# character devices take fops->owner; a dependent, ref_module(); a socket, tcp_set_congestion_control(); BPF,
+# bpf_check_attach_target(); kprobes only while they are being registered (kernel/kprobes.c). All read in 6.1.
 PINS = (
     Pin("refcnt-fd", holding.a_file(f"{_MODULE}/refcnt"), _never),
     Pin("misc-fd", holding.a_file(_MISC), _always),
@@ -59,6 +65,7 @@ PINS = (
     Pin("debugfs-fd", holding.a_file(f"/sys/kernel/debug/{TARGET}/file"), _always),
     Pin("dependent-module", holding.a_dependent(), _always),
     Pin("tcp-congestion", holding.a_socket("pinpoint"), _always),
+    Pin("bpf-fentry", holding.a_bpf_program(), _always, there=holding.has_fentry),
     Pin("registered-kprobe", holding.a_registered_kprobe(), _never, over="GONE"),
     Pin("tracefs-kprobe", holding.a_tracefs_kprobe(), _never, over="GONE"),
 )
@@ -94,9 +101,12 @@ class Row:
 
 
 def measured(guest: Guest, mutant: Mutant) -> Iterator[Row]:
-    """One row for each of PINS, each with a life of the target of its own."""
+    """One row for each of PINS that the kernel has, each with a life of the target of its own."""
+    target = holding.target_image(guest)
     for pin in PINS:
-        guest.run("insmod", guest.ship(TARGET)).check()
+        if not pin.there(guest.image):
+            continue
+        guest.run("insmod", target).check()
         yield _measure(guest, pin, mutant)
 
 

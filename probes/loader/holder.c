@@ -4,6 +4,8 @@
  *
  *	pinpoint_holder file PATH	opens and reads it
  *	pinpoint_holder tcp NAME	a socket with this congestion control
+ *	pinpoint_holder fentry MODULE:ID	BPF at a function's entry, by its BTF id
+ *	pinpoint_holder btf PATH	says how many types and bytes of strings there are
  *	pinpoint_holder delete MODULE	delete_module(2), without waiting
  *	pinpoint_holder force MODULE	the same by force
  *
@@ -22,6 +24,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "bpf.h"
 #include "gates.h"
 
 static int use_file(int fd)
@@ -78,6 +81,10 @@ int main(int argc, char **argv)
 		hold(argv[2], open(argv[2], O_RDONLY), use_file);
 	else if (!strcmp(verb, "tcp"))
 		hold(argv[2], open_socket(argv[2]), use_socket);
+	else if (!strcmp(verb, "fentry"))
+		hold(argv[2], attach_fentry(argv[2]), use_link);
+	else if (!strcmp(verb, "btf"))
+		count_btf(argv[2]);
 	else if (!strcmp(verb, "delete"))
 		delete(argv[2], 0);
 	else if (!strcmp(verb, "force"))
