@@ -49,7 +49,7 @@ class Pin:
 
 # Two of either kind first, so that a mutant is caught soon. sysfs: kernfs_fop_open() takes no module; debugfs, misc and
 # character devices take fops->owner; a dependent, ref_module(); a socket, tcp_set_congestion_control(); BPF,
-# bpf_check_attach_target(); kprobes only while they are being registered (kernel/kprobes.c). All read in 6.1.
+# bpf_trampoline_module_get(); kprobes only while they are being registered (kernel/kprobes.c). All read in 6.1.
 PINS = (
     Pin("refcnt-fd", holding.a_file(f"{_MODULE}/refcnt"), _never),
     Pin("misc-fd", holding.a_file(_MISC), _always),
