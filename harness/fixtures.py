@@ -24,6 +24,7 @@ from harness.matrix import tried as tried_trials
 from harness.pinning.loading import Loading
 from harness.pinning.mutants import named as breaking
 from harness.pinning.scheduling import Scheduling
+from harness.pinning.stressing import Stressing
 from harness.plugin import RUN, WATCH
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
@@ -53,12 +54,13 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
 def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
     """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, and KASLR slides it anew.
 
-    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case.
+    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case, and
+    `fresh(cpus=2)` gives it other than the recipe's virtual CPUs.
     """
 
     @contextmanager
-    def boot(*, may_die: bool = False) -> Iterator[Guest]:
-        with request.config.stash[RUN].fleet.fresh(vm) as running:
+    def boot(*, may_die: bool = False, cpus: int = 0) -> Iterator[Guest]:
+        with request.config.stash[RUN].fleet.fresh(vm, cpus) as running:
             request.node.stash[WATCH].guest = running
             try:
                 yield running
@@ -165,6 +167,13 @@ def scheduling(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Sch
     """Orders of loading and removal: `scheduling.run(scheduling.chosen())`, `scheduling.play("open remove read")`."""
     options = request.config.option
     return Scheduling(Loading(guest, breaking(mutant)), options.schedules == "all", options.schedule)
+
+
+@pytest.fixture
+def stressing(request: pytest.FixtureRequest, mutant: str) -> Stressing:
+    """A race without gates: `stressing.race()`, on a guest with two virtual CPUs where the kernel is for several."""
+    fresh, guest = request.getfixturevalue("fresh"), request.getfixturevalue("guest")
+    return Stressing(guest, fresh, breaking(mutant), request.config.option.stress)
 
 
 @pytest.fixture

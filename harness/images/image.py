@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.images.recipe import Recipe
@@ -31,3 +31,8 @@ class Image:
     config: Mapping[str, str]
     facts: Mapping[str, int]
     programs: Mapping[str, Path] = field(default_factory=dict)
+
+    def with_cpus(self, cpus: int) -> Image:
+        """The same image for a machine with so many virtual CPUs."""
+        machine = self.recipe.machine.model_copy(update={"cpus": cpus})
+        return replace(self, recipe=self.recipe.model_copy(update={"machine": machine}))

@@ -16,7 +16,7 @@ class Mutant:
     one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
     `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
     no kernel refuses, instead of the one it was given; `forces` removes by force; `other_rule` models a
-    kernel of the other pin rule.
+    kernel of the other pin rule; `strange_image` races with a file that is no module.
     """
 
     loader: str = ""
@@ -28,6 +28,7 @@ class Mutant:
     loads_anyway: bool = False
     forces: bool = False
     other_rule: bool = False
+    strange_image: bool = False
 
     def breaks(self, order: Order) -> Order:
         """The same order, for a loader and a probe that are broken so."""
@@ -52,6 +53,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "loads-anyway": Mutant(loads_anyway=True),
     "forces": Mutant(forces=True),
     "other-rule": Mutant(other_rule=True),
+    "strange-image": Mutant(strange_image=True),
 }
 
 
