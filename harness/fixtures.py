@@ -21,6 +21,10 @@ from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
 from harness.matrix import checkup, kept
 from harness.matrix import tried as tried_trials
+from harness.pinning.loading import Loading
+from harness.pinning.mutants import named as breaking
+from harness.pinning.scheduling import Scheduling
+from harness.pinning.stressing import Stressing
 from harness.plugin import RUN, WATCH
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
@@ -54,12 +58,13 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
 def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
     """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, and KASLR slides it anew.
 
-    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case.
+    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case, and
+    `fresh(cpus=2)` gives it other than the recipe's virtual CPUs.
     """
 
     @contextmanager
-    def boot(*, may_die: bool = False) -> Iterator[Guest]:
-        with request.config.stash[RUN].fleet.fresh(vm) as running:
+    def boot(*, may_die: bool = False, cpus: int = 0) -> Iterator[Guest]:
+        with request.config.stash[RUN].fleet.fresh(vm, cpus) as running:
             request.node.stash[WATCH].guest = running
             try:
                 yield running
@@ -69,6 +74,17 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
                 raise checkup.last_words(running, lost) from lost
 
     return boot
+
+
+@pytest.fixture
+def expendable(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator[Guest]:
+    """The row's guest, or, in a mutant's cell, one for it alone that need not live through it."""
+    if not mutant:
+        yield request.getfixturevalue("guest")
+        return
+    with request.config.stash[RUN].fleet.fresh(vm) as other:
+        request.node.stash[WATCH].guest = other
+        yield other
 
 
 @pytest.fixture
@@ -128,6 +144,13 @@ def probing_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Pro
 
 
 @pytest.fixture
+def loading(mutant: str, guest: Guest) -> Iterator[Loading]:
+    """Loaders in this guest: `with loading(Order(...)) as loader`. In a mutant's cell they are broken on purpose."""
+    with Loading(guest, breaking(mutant)) as tool:
+        yield tool
+
+
+@pytest.fixture
 def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeping:
     """Sweeps of this VM: `sweeping.resolved()`, `sweeping.armed()`; each gives what became of every site."""
     return Sweeping(
@@ -149,6 +172,20 @@ def conversions(layout: Layout, mutant: str) -> Conversions:
 def readings(layout: Layout, mutant: str) -> Readings:
     """Data by its symbol, read inside the guest and outside of it: `readings.prove(datum, value)`."""
     return Readings(layout, named(mutant))
+
+
+@pytest.fixture
+def scheduling(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Scheduling:
+    """Orders of loading and removal: `scheduling.run(scheduling.chosen())`, `scheduling.play("open remove read")`."""
+    options = request.config.option
+    return Scheduling(Loading(guest, breaking(mutant)), options.schedules == "all", options.schedule)
+
+
+@pytest.fixture
+def stressing(request: pytest.FixtureRequest, mutant: str) -> Stressing:
+    """A race without gates: `stressing.race()`, on a guest with two virtual CPUs where the kernel is for several."""
+    fresh, guest = request.getfixturevalue("fresh"), request.getfixturevalue("guest")
+    return Stressing(guest, fresh, breaking(mutant), request.config.option.stress)
 
 
 @pytest.fixture

@@ -23,6 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinpoint")
     group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
     group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
+    group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
+    group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
+    group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
     group.addoption("--sweep", choices=("sample", "all"), default="sample", help="arm some functions, or all")
 
 

@@ -19,6 +19,7 @@ from harness.core.events import Bus, Step
 from harness.guest import identity, testinfra_backend
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
+from harness.guest.dialogue import Dialogue
 from harness.guest.emulator import Emulator
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
@@ -175,6 +176,18 @@ class Guest:
             self.put(self.image.modules[module], path)
             self._shipped[module] = path
         return self._shipped[module]
+
+    def program(self, name: str) -> str:
+        """Put one of the image's programs into the guest, the first time it is asked for; gives its path there."""
+        if name not in self._shipped:
+            path = f"/tmp/{name}"
+            self.put(self.image.programs[name], path, mode=0o755)
+            self._shipped[name] = path
+        return self._shipped[name]
+
+    def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
+        """Start a program that is talked with line by line, in a channel of its own."""
+        return Dialogue(self.name, self.link, argv, deadline or Deadline.after(_COMMAND_SECONDS))
 
     def read_text(self, path: str) -> str:
         """The text of a file in the guest. Raises GuestError when it cannot be read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.images.recipe import Recipe
@@ -17,7 +17,7 @@ class Image:
     text as linked (slide 0); `build_id` the GNU build-id of both, in hex; `initrd` the shared part of the root file
     system, an uncompressed cpio to which each run appends its keys; `modules` the built probe modules by name;
     `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
-    build measured, for traits that leave no other mark.
+    build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name.
     """
 
     recipe: Recipe
@@ -30,3 +30,9 @@ class Image:
     build_id: str
     config: Mapping[str, str]
     facts: Mapping[str, int]
+    programs: Mapping[str, Path] = field(default_factory=dict)
+
+    def with_cpus(self, cpus: int) -> Image:
+        """The same image for a machine with so many virtual CPUs."""
+        machine = self.recipe.machine.model_copy(update={"cpus": cpus})
+        return replace(self, recipe=self.recipe.model_copy(update={"machine": machine}))

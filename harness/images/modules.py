@@ -74,7 +74,9 @@ def vermagic(elf: Elf) -> str:
 
 
 def _probe_sources() -> list[Path]:
-    return sorted(path for pattern in _SOURCES for path in paths.PROBES.rglob(pattern))
+    """The files of every directory that has a Kbuild: probes/loader has none, its programs are no modules."""
+    directories = [kbuild.parent for kbuild in paths.PROBES.rglob("Kbuild")]
+    return sorted(path for directory in directories for pattern in _SOURCES for path in directory.glob(pattern))
 
 
 def _probes_digest() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from harness.images import debian_kernel, modules, rootfs, source_kernel
+from harness.images import debian_kernel, modules, programs, rootfs, source_kernel
 from harness.images.image import Image
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
@@ -22,7 +22,7 @@ class _KernelRoom(Protocol):
 
 
 def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image:
-    """Everything a guest of this recipe needs, verified; without the modules of probes/ where they are not wanted.
+    """Everything a guest of this recipe needs, verified; without what is made of probes/ where that is not wanted.
 
     The userland, which needs no kernel, is made while the kernel is; then the modules while the root file system is
     packed. Raises RecipeError, BuildError or HostError, each one line.
@@ -37,6 +37,7 @@ def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image
             userland.result()
         packed = aside.submit(rootfs.obtain, recipe, kernel, workshop)
         built = modules.obtain(recipe, kernel, workshop) if probes else {}
+        hands = programs.obtain(recipe, workshop) if probes else {}
         initrd = packed.result().path / rootfs.INITRD
     return Image(
         recipe=recipe,
@@ -49,6 +50,7 @@ def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image
         build_id=kernel.build_id,
         config=kernel.config,
         facts=kernel.facts,
+        programs=hands,
     )
 
 
@@ -72,6 +74,7 @@ def _layers(recipe: Recipe, workshop: Workshop) -> list[tuple[str, list[str]]]:
         (debian_kernel.KIND, kernel),
         (rootfs.KIND, rootfs.parts(recipe, key, workshop)),
         (modules.KIND, modules.parts(recipe, key)),
+        (programs.KIND, programs.parts(recipe)),
     ]
 
 

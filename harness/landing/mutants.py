@@ -101,5 +101,5 @@ MUTANTS: dict[str, Mutant] = {
 
 
 def named(name: str) -> Mutant:
-    """The mutant of a cell: the honest one for a cell that has none."""
-    return MUTANTS[name] if name else HONEST
+    """The mutant of a cell: the honest one for a cell that has none, or one that breaks no probe (harness/pinning)."""
+    return MUTANTS.get(name, HONEST)

@@ -75,6 +75,11 @@ class Target:
         return found
 
     @property
+    def handle(self) -> int:
+        """The address of its struct module."""
+        return self.sections[".gnu.linkonce.this_module"]
+
+    @property
     def functions(self) -> list[Symbol]:
         """The module's functions whose names it uses once; two static ones of a name cannot be told apart."""
         named = Counter(symbol.name for symbol in self.elf.symbols if symbol.kind == "func")

@@ -98,13 +98,14 @@ class Fleet:
         return self._guests[name].result()
 
     @contextmanager
-    def fresh(self, name: str) -> Iterator[Guest]:
+    def fresh(self, name: str, cpus: int = 0) -> Iterator[Guest]:
         """Another guest of the VM beside the row's own, its boot judged but its traits not proved again.
 
-        Raises what its build or boot raises.
+        It has so many virtual CPUs, by default as many as the recipe says. Raises what its build or boot raises.
         """
+        image = self._prepare(name)
         with self._booting:
-            guest = self._boot(self._prepare(name), f"{name}-fresh-{next(self._fresh)}")
+            guest = self._boot(image.with_cpus(cpus) if cpus else image, f"{name}-fresh-{next(self._fresh)}")
         with guest:
             checkup.begin(guest)
             yield guest

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from harness.images.recipe import Recipe
-from harness.landing.mutants import MUTANTS
+from harness.landing import mutants as landing
+from harness.pinning import mutants as pinning
 
+MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
@@ -43,7 +45,8 @@ def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
     names = tuple(marker.args) if marker else ()
     for name in names:
         if name not in MUTANTS:
-            raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {', '.join(MUTANTS)}")
+            known = ", ".join(sorted(MUTANTS))
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {known}")
     # Mutants come first: an honest cell is green only if its mutants were caught on that very VM.
     cells = [(vm, mutant) for vm in vms for mutant in (*names, "")]
     metafunc.parametrize(("vm", "mutant"), cells, ids=[_label(vm, mutant) for vm, mutant in cells])

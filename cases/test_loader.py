@@ -1,0 +1,79 @@
+"""A precompiled probe module is loaded safely against targets that come and go, whatever the kernel's open files pin.
+
+The loader opens and reads the target's handle, loads the probe, and reads the handle again; the probe validates the
+handle itself. Between any two steps the target may be removed, or replaced by its like.
+"""
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.pinning import doctored
+from harness.pinning.loader import PROBE, Order, Status
+from harness.pinning.loading import Loading, expect, expect_gone, for_build, survived
+from harness.pinning.mutants import named
+
+TIMES = 3
+
+
+def _demand_no_pin(guest: Guest) -> None:
+    """Where an open section file holds its module, none of this can happen while the loader has its tokens."""
+    if guest.image.recipe.traits.section_fd_pins:
+        pytest.skip(f"{guest.name} has section_fd_pins: a target with an open token stays")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off")
+def test_probe_lands(layout: Layout, target: Target, loading: Loading) -> None:
+    """Loaded by section + offset, with no symbol looked up, the probe is where the ELF says and is hit by each call."""
+    site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
+    loading.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("closes-early", "skips-re-read")
+def test_replaced_by_its_like(target: Target, loading: Loading) -> None:
+    """The same build at the same address passes every check of the probe; the token, read again, gives it away."""
+    _demand_no_pin(loading.guest)
+    with loading(for_build(target, Order(gates=["load"]))) as loader:
+        loader.reach("load")
+        handle = target.handle
+        target.unload()
+        target.load()
+        assert target.handle == handle, "the kernel gave the same module another place"
+        outcome = loader.finish()
+    expect(outcome, Status.STALE, "ENODEV")
+    expect_gone(loading.guest, PROBE)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("trusts-address")
+def test_replaced_by_another_build(target: Target, loading: Loading) -> None:
+    """Another build that has everything at the same addresses: the probe compares build-ids, and refuses."""
+    _demand_no_pin(loading.guest)
+    rebuilt = doctored.shipped(loading.guest, "rebuilt", doctored.with_another_build_id(target.elf))
+    with loading(for_build(target, Order(gates=["load"]))) as loader:
+        loader.reach("load")
+        target.unload()
+        loading.guest.run("insmod", rebuilt).check()
+        outcome = loader.finish()
+    expect(outcome, Status.LOAD, "ESTALE")
+    expect_gone(loading.guest, PROBE)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("handle-unchecked")
+def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
+    """The handle of a module that is gone is refused by a look-up, never followed: anything may be there now."""
+    _demand_no_pin(expendable)
+    _demand_no_pin(expendable)
+    target = Target(expendable, "pinpoint_target")
+    target.load()
+    with Loading(expendable, named(mutant))(for_build(target, Order(gates=["load"]))) as loader:
+        loader.reach("load")
+        target.unload()
+        outcome = survived(loader)
+    expect(outcome, Status.LOAD, "ESTALE")
+    expect_gone(expendable, PROBE)

@@ -1,0 +1,174 @@
+"""What the loader, the probe or the kernel must refuse, with which errno; the guest lives, and no probe stays.
+
+The errnos are those of kernel/module and kernel/params.c in 6.1. Statuses are the loader's: the step that failed.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.guest.guest import Guest
+from harness.landing.landing import Missed
+from harness.landing.target import Target
+from harness.pinning import doctored
+from harness.pinning.going import going
+from harness.pinning.holding import TARGET as GOING_TARGET
+from harness.pinning.loader import PROBE, Order, Status
+from harness.pinning.loading import Loading, expect
+
+Fresh = Callable[..., AbstractContextManager[Guest]]
+
+SOMEBODY = 1000
+MANY = 100
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_module_without_sections(loading: Loading) -> None:
+    """A module that is not there has no handle, and neither has one that is built in: ENOENT at the open."""
+    assert loading.guest.script("[ -d /sys/module/kernel ]").ok
+    for name in ("pinpoint_absent", "kernel"):
+        loading.expect_refusal(Order(targets=[name]), Status.OPEN, "ENOENT")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_hidden_addresses(target: Target, loading: Loading) -> None:
+    """With kptr_restrict=2 even root reads zeros: a refusal, never an address."""
+    loading.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
+    try:
+        loading.expect_refusal(Order(targets=[target.module]), Status.ZERO, "EACCES")
+    finally:
+        loading.guest.script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_not_root(target: Target, loading: Loading) -> None:
+    """Section files are 0400: EACCES; without a target it is the load itself that needs CAP_SYS_MODULE: EPERM."""
+    loading.expect_refusal(Order(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
+    loading.expect_refusal(Order(user=SOMEBODY), Status.LOAD, "EPERM")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_removed_between_open_and_read(target: Target, loading: Loading) -> None:
+    """A token of a life that ended before it was ever read is ENODEV, though the module is loaded again by then."""
+    if loading.guest.image.recipe.traits.section_fd_pins:
+        pytest.skip(f"{loading.guest.name} has section_fd_pins: a target with an open token stays")
+    with loading(Order(targets=[target.module], gates=["read"])) as loader:
+        loader.reach("read")
+        target.unload()
+        target.load()
+        expect(loader.finish(), Status.READ, "ENODEV")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_going_target(guest: Guest, loading: Loading) -> None:
+    """The handle of a module that is GOING can still be read; the probe gets no reference to it: ESTALE.
+
+    Where an open file takes a reference, it is the open that is refused.
+    """
+    pins = guest.image.recipe.traits.section_fd_pins
+    with going(guest):
+        outcome = loading.run(Order(targets=[GOING_TARGET]))
+        removal = loading.delete(GOING_TARGET)
+    expect(outcome, *((Status.OPEN, "ENODEV") if pins else (Status.LOAD, "ESTALE")))
+    assert removal == "EBUSY"
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_number_that_is_no_handle(target: Target, loading: Loading) -> None:
+    """What a broken loader might say: another place in the module, or none at all, another base, too short a list."""
+    for number in (target.handle + 8, target.sections[".data"], 8):
+        loading.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
+    loading.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
+    loading.expect_refusal(Order(parameters=_lists(target, 0)), Status.LOAD, "EINVAL")
+    loading.expect_refusal(Order(parameters=_lists(target, target.handle)[:2]), Status.LOAD, "EINVAL")
+
+
+@pytest.mark.mutants("loads-anyway")
+@pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
+def test_image_that_is_none(guest: Guest, loading: Loading, *, in_memory: bool) -> None:
+    """Garbage, half a file, a module for another machine or another kernel: ENOEXEC, by either system call."""
+    module = Elf.kept(guest.image.modules["pinpoint_noexit"])
+    images = {
+        "garbage": b"no module at all\n" * 64,
+        "half": doctored.truncated(module),
+        "foreign": doctored.for_another_machine(module),
+        "vermagic": doctored.for_another_kernel(module),
+    }
+    for name, content in images.items():
+        path = doctored.shipped(guest, name, content)
+        loading.expect_refusal(Order(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_parameters_too_long(loading: Loading) -> None:
+    """A text of more than 1024 characters is ENOSPC, a list with more values than there is room for is EINVAL."""
+    loading.expect_refusal(Order(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
+    loading.expect_refusal(Order(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_hundred_targets(target: Target, loading: Loading) -> None:
+    """A hundred tokens and as many handles: each is validated and read again. One module, named a hundred times."""
+    order = Order(targets=[target.module] * MANY)
+    outcome = loading.run(order)
+    expect(outcome, Status.DONE)
+    loading.guest.run("rmmod", PROBE).check()
+    reread = [said for said in outcome.steps if said.step == "reread"]
+    if len(reread) != MANY:
+        raise Missed(f"{len(reread)} tokens were read again, not {MANY}")
+
+
+@pytest.mark.mutants("forces")
+def test_target_without_exit(guest: Guest, loading: Loading) -> None:
+    """A module with an initializer and no exit is EBUSY for ever, but by force; as a target it is like any other."""
+    name = "pinpoint_noexit"
+    guest.run("insmod", guest.ship(name)).check()
+    try:
+        expect(loading.run(Order(targets=[name])), Status.DONE)
+        guest.run("rmmod", PROBE).check()
+        removal = loading.delete(name)
+    finally:
+        guest.run("rmmod", "-f", name)
+    if removal != "EBUSY":
+        raise Missed(f"removal of a module without an exit gives {removal or 'no error'}")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_two_sections_of_one_name(loading: Loading, mutant: str, fresh: Fresh) -> None:
+    """A module with two sections of one name is loaded, loses its whole sections/ with a warning, and has no handle.
+
+    The warning is a complaint like any other, so this takes a guest of its own; the mutant is caught in the row's.
+    """
+    order = Order(targets=["pinpoint_sections"])
+    if mutant:
+        loading.expect_refusal(order, Status.OPEN, "ENOENT")
+    with fresh(may_die=True) as other:
+        twins = doctored.with_two_sections_of_one_name(Elf.kept(other.image.modules["pinpoint_sections"]))
+        other.run("insmod", doctored.shipped(other, "twins", twins)).check()
+        assert "sysfs: cannot create duplicate filename" in other.fence(Deadline.after(60))
+        Loading(other).expect_refusal(order, Status.OPEN, "ENOENT")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_lockdown(guest: Guest, loading: Loading, mutant: str, fresh: Fresh) -> None:
+    """Under lockdown an unsigned probe is EPERM. There is no way back, so this takes a guest of its own.
+
+    The mutant is a kernel that is not locked down: the row's.
+    """
+    if guest.image.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") != "y":
+        pytest.skip(f"{guest.name} has no lockdown")
+    if mutant:
+        loading.expect_refusal(Order(), Status.LOAD, "EPERM")
+    with fresh() as locked:
+        lockdown = "/sys/kernel/security/lockdown"
+        locked.script(f"mount -t securityfs none /sys/kernel/security && echo integrity >{lockdown}").check()
+        Loading(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
+
+
+def _lists(target: Target, handle: int) -> list[str]:
+    """What the loader would say of a target, with this handle and a base that is none."""
+    lists = {"addresses": f"{handle:#x}", "names": target.module, "bases": "8", "notes": "0"}
+    return [f"module_{name}={value}" for name, value in lists.items()]

@@ -1,0 +1,81 @@
+"""Where an open section file holds its module, as until 2.6.22, the 2006 letter is right: and these are its limits."""
+
+import pytest
+
+from harness.landing.landing import Missed
+from harness.landing.target import Target
+from harness.pinning.initializing import stopped
+from harness.pinning.loader import PROBE, Loader, Order, Status
+from harness.pinning.loading import Loading, expect
+
+IN_USE = "EAGAIN"
+
+
+def _expect_held(loading: Loading, target: Target) -> None:
+    removal = loading.delete(target.module)
+    if not removal:
+        target.load()
+        raise Missed(f"{target.module} was removed")
+    assert removal == IN_USE
+
+
+@pytest.mark.requires("kprobes", "section_fd_pins")
+@pytest.mark.mutants("closes-early")
+def test_held_until_the_load(target: Target, loading: Loading) -> None:
+    """Between the open and the load removal is refused, and the probe is loaded for the instance that was opened."""
+    with loading(Order(targets=[target.module], gates=["load"])) as loader:
+        loader.reach("load")
+        _expect_held(loading, target)
+        expect(loader.finish(), Status.DONE)
+    loading.guest.run("rmmod", PROBE).check()
+
+
+@pytest.mark.requires("kprobes", "section_fd_pins")
+@pytest.mark.mutants("closes-early")
+def test_loader_killed_in_the_initializer(target: Target, loading: Loading) -> None:
+    """SIGKILL releases nothing until the initializer returns: its task is in the kernel and keeps its open files."""
+    with loading(Order(targets=[target.module], parameters=["gates=entered"])) as loader:
+        with stopped(loader, "entered"):
+            loading.guest.run("kill", "-KILL", str(loader.pid)).check()
+            _expect_held(loading, target)
+        assert loader.finish().status is Status.KILLED
+    loading.guest.run("rmmod", PROBE).check()
+
+
+@pytest.mark.requires("kprobes", "section_fd_pins")
+@pytest.mark.mutants("accompanied")
+def test_second_task_breaks_the_pin(target: Target, loading: Loading) -> None:
+    """A task that shares the loader's open files closes the token meanwhile: the target can go. The probe refuses."""
+    order = Order(targets=[target.module], parameters=["gates=entered"], mutant="betrayed")
+    with loading(order) as loader:
+        loader.reach("betray")
+        with stopped(loader, "entered"):
+            _expect_held(loading, target)
+            _betray(loader)
+            removal = loading.delete(target.module)
+        outcome = loader.finish()
+    if not removal:
+        target.load()
+    expect(outcome, Status.LOAD, "ESTALE")
+
+
+def _betray(loader: Loader) -> None:
+    """Let the second task go on, until it says that it has closed what it closes."""
+    loader.go()
+    while said := loader.heard():
+        if said.step == "betray":
+            return
+
+
+@pytest.mark.requires("kprobes", "section_fd_pins")
+@pytest.mark.mutants("closes-early")
+def test_held_until_the_probe_is_removed(target: Target, loading: Loading) -> None:
+    """A loader that keeps its tokens until the probe is removed keeps the target as long, and no longer."""
+    with loading(Order(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
+        loader.reach("hold")
+        loader.go()
+        _expect_held(loading, target)
+        loading.guest.run("rmmod", PROBE).check()
+        expect(loader.finish(), Status.DONE)
+    target.unload()
+    target.load()

@@ -1,0 +1,33 @@
+"""Loading a probe module while its target comes and goes, in every order: each step ends as the protocol's model says.
+
+The steps and the model: docs/pinning.md, harness/pinning/model.py. A schedule is printed as one line and played again
+from it: `./pinpoint run --vm NAME -k test_orders --schedule 'LINE'`.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.pinning.scheduling import Scheduling
+from harness.report.figures import Figure
+
+pytestmark = pytest.mark.requires("kprobes")
+
+
+@pytest.mark.mutants("closes-early", "skips-re-read", "trusts-address")
+def test_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
+    """A few orders in which every situation of one intervention occurs, address reuse among them; or all of two."""
+    played = scheduling.run(scheduling.chosen())
+    figure("schedules.run", len(played.plays), "schedules")
+    figure("schedules.reused", played.reused, "schedules")
+    figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")
+    figure("schedules.seconds_each", round(played.seconds_each, 2), "s", goal="at most 2")
+    played.prove()
+
+
+@pytest.mark.mutants("other-rule")
+def test_longer_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
+    """Orders of many more steps, drawn from the model by hypothesis; one that fails is shrunk to the shortest."""
+    played = scheduling.explored()
+    figure("schedules.long_run", len(played.plays), "schedules")
+    figure("schedules.long_steps", sum(len(play.turns) for play in played.plays), "steps")

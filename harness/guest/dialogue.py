@@ -1,0 +1,106 @@
+"""A program in a guest that is talked with line by line, by pexpect over a channel of the SSH connection."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import paramiko
+import pexpect
+from pexpect.spawnbase import SpawnBase
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded
+from harness.guest.result import typed
+from harness.guest.ssh import SshLink
+
+_CHUNK = 1 << 16
+
+
+class _Spoken(SpawnBase):  # type: ignore[misc]  # pexpect has no types
+    """pexpect's view of a channel's output, standard error mixed in."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        super().__init__(maxread=_CHUNK)
+        self._channel = channel
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
+        """Up to `size` bytes, as SpawnBase asks: raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
+        self._channel.settimeout(self.timeout if timeout == -1 else timeout)
+        try:
+            given: bytes = self._channel.recv(size)
+        except TimeoutError:
+            raise pexpect.TIMEOUT("dialogue") from None
+        if not given:
+            raise pexpect.EOF("dialogue")
+        return given
+
+
+class Dialogue:
+    """One program, from its start to its end; leaving the `with` block hangs up, which closes its standard input."""
+
+    def __init__(self, name: str, link: SshLink, argv: Sequence[str], deadline: Deadline) -> None:
+        self._name = name
+        self._link = link
+        self._argv = tuple(argv)
+        with link.told(self._argv, deadline):
+            self._channel = link.open(deadline)
+            self._channel.set_combine_stderr(True)
+            self._channel.exec_command(f"exec {shlex.join(self._argv)}")
+        self._spoken = _Spoken(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.hang_up()
+
+    def line(self, deadline: Deadline) -> str | None:
+        """The next line it says, without its end; None when no more will come: `status` tells why.
+
+        Raises DeadlineExceeded when nothing is said in time.
+        """
+        with self._link.told(self._argv, deadline):
+            try:
+                self._spoken.expect_list([re.compile(rb"[^\n]*\n")], timeout=deadline.remaining())
+            except pexpect.EOF:
+                return None
+            except pexpect.TIMEOUT:
+                raise DeadlineExceeded(f"`{typed(self._argv)}` said nothing in time", where=self._name) from None
+        said: bytes = self._spoken.match[0]
+        return said.decode(errors="replace").removesuffix("\n")
+
+    def say(self, line: str, deadline: Deadline) -> None:
+        """Write one line to its standard input. Raises GuestLost when the connection breaks, or it reads no more."""
+        with self._link.told(self._argv, deadline):
+            self._channel.settimeout(max(0.001, deadline.remaining()))
+            self._channel.sendall(f"{line}\n".encode())
+
+    def status(self, deadline: Deadline) -> int:
+        """Its exit status once it has ended; -1 when a signal ended it.
+
+        Raises GuestLost when the connection broke, DeadlineExceeded while it still runs.
+        """
+        with self._link.told(self._argv, deadline):
+            if not self._channel.status_event.wait(deadline.remaining()):
+                raise TimeoutError("deadline")
+            status = int(self._channel.recv_exit_status())
+            if status < 0:
+                # A broken connection looks the same for a moment; one that opens another channel is whole.
+                self._link.open(deadline).close()
+            return status
+
+    def close_input(self) -> None:
+        """Close its standard input: it reads the end of it."""
+        self._channel.shutdown_write()
+
+    def hang_up(self) -> None:
+        """Close the channel. A program that waits for a line then reads the end of its input."""
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.close()

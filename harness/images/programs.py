@@ -1,0 +1,62 @@
+"""The small programs of probes/loader that run in a guest: static, so that any userland bears them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import paths
+from harness.core.architecture import Architecture
+from harness.core.deadline import Deadline
+from harness.core.events import Step
+from harness.core.files import sha256, tree_digest
+from harness.images.kbuild import compiler_version, run_logged
+from harness.images.recipe import Recipe
+from harness.images.workshop import Workshop
+
+KIND = "programs"
+
+# Each program by the sources it is made of, without their suffix.
+PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
+    "pinpoint_holder": ("holder", "bpf", "btf", "gates"),
+    "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
+}
+FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
+_BUILD_S = 120.0
+
+
+def parts(recipe: Recipe) -> list[str]:
+    """Everything that goes into the programs, which are the same for every kernel of an architecture."""
+    sources = tree_digest(_sources(), "*.[ch]")
+    return [recipe.arch, sources, compiler_version(recipe.architecture), sha256(Path(__file__))]
+
+
+def obtain(recipe: Recipe, workshop: Workshop) -> Mapping[str, Path]:
+    """Every program by its name. Raises BuildError with the log when one does not build."""
+    job = _Job(recipe.architecture)
+    entry = workshop.store.obtain(KIND, parts(recipe), vm=recipe.name, build=job.build)
+    return {name: entry.path / name for name in PROGRAMS}
+
+
+def _sources() -> Path:
+    return paths.PROBES / "loader"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One architecture's programs to be built into a store entry."""
+
+    architecture: Architecture
+
+    def build(self, entry: Path, _step: Step) -> Mapping[str, Any]:
+        """Compile and link each in one go: a second or two, so no turn is waited for."""
+        log = paths.cache() / "logs" / f"programs-{self.architecture.name}.log"
+        log.unlink(missing_ok=True)
+        for name, sources in PROGRAMS.items():
+            files = [_sources() / f"{source}.c" for source in sources]
+            argv: list[str | Path] = [f"{self.architecture.cross_prefix}gcc", *FLAGS, "-o", entry / name, *files]
+            run_logged(argv, f"building {name}", log, deadline=Deadline.after(_BUILD_S), nice=0)
+        return {"bytes": {name: (entry / name).stat().st_size for name in PROGRAMS}}

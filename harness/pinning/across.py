@@ -1,0 +1,101 @@
+"""A kprobe whose target is removed under it and loaded again; and one registered while the target comes and goes."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from harness.core.deadline import Deadline
+from harness.guest.guest import Guest
+from harness.landing import probe
+from harness.landing.landing import Missed
+from harness.landing.probe import ListedProbe
+from harness.landing.probing import ProbingIn
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.pinning.mutants import Mutant
+
+# How often the target's function is called in its first life and in its second; different, to be told apart.
+_BEFORE, _AFTER = 2, 3
+_SHAPE = "leaf"
+_RACE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """What became of a probe: how the kernel listed it without its target, and its hits in all.
+
+    `moved` tells that the target's second life stood elsewhere.
+    """
+
+    listed: tuple[ListedProbe, ...]
+    hits: int
+    moved: bool
+
+    def prove(self) -> None:
+        """GONE in the list, silent ever after. Raises Missed."""
+        if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
+            raise Missed(f"without its target the probe is listed as {self.listed}")
+        if self.hits != _BEFORE:
+            raise Missed(f"hit {self.hits} times, its target's first life ran {_BEFORE} times")
+
+
+def settle(target: Target, site: Site) -> None:
+    """Once through a probe's life and the target's, so that what the kernel allocates once has its place.
+
+    A page of instruction slots goes into the very hole that the target leaves, on parisc; after that the target comes
+    back to where it was.
+    """
+    probe.load(target.guest, [site.spec])
+    target.unload()
+    target.load()
+    probe.unload(target.guest)
+
+
+def cross(probing: ProbingIn, target: Target, site: Site, mutant: Mutant) -> Crossing:
+    """Probe a site, remove the target, load it again, call it in both lives, unregister.
+
+    Raises Missed when anything is left then.
+    """
+    address = probing.layout.address(site)
+    standing = probe.standing(target.guest)
+    with probing.on(site) as probes:
+        target.call(_SHAPE, _BEFORE)
+        target.unload()
+        listed = probe.look(target.guest).beyond(standing)
+        target.load()
+        if mutant.probes_again:
+            probe.unload(target.guest)
+            probe.load(target.guest, [site.spec])
+        target.call(_SHAPE, _AFTER)
+    probes.prove_gone()
+    return Crossing(listed, probes.reports[0].hits, moved=probing.layout.address(site) != address)
+
+
+def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
+    """Register a probe so often while a module is loaded and removed beside it; gives how often there was which errno.
+
+    Nothing keeps the two in step. Raises GuestError when the module cannot be loaded, or does not go in the end: a
+    removal that meets a registration is refused for that moment (EWOULDBLOCK), and is tried again.
+    """
+    target, mine = guest.ship(module), guest.ship(probe.MODULE)
+    report = f"/sys/kernel/debug/{probe.MODULE}/report"
+    churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
+    register = f"insmod {mine} site={spec} && cat {report} && rmmod {probe.MODULE} || exit"
+    told = guest.script(
+        f"touch /tmp/racing; ( {churn} ) & "
+        f"( for round in $(seq {rounds}); do {register}; done ); status=$?; rm -f /tmp/racing; wait $! && exit $status",
+        Deadline.after(_RACE_SECONDS),
+    ).check()
+    return Counter(report.errno for report in probe.parse_report(told.stdout))
+
+
+def expect_errnos(seen: Counter[int], allowed: Collection[int]) -> None:
+    """Only these errnos, a success and a refusal at least once each. Raises Missed: without both there was no race."""
+    strange = set(seen) - set(allowed)
+    if strange:
+        raise Missed(f"refused with {', '.join(errno.errorcode.get(each, str(each)) for each in strange)}")
+    if not seen[0] or len(seen) < 2:
+        raise Missed(f"registration and removal never met: {dict(seen)}")

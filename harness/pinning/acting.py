@@ -1,0 +1,114 @@
+"""One loader on stage: its steps, each through a gate of its own or of the initializer that it is in."""
+
+from __future__ import annotations
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.pinning.loader import PROBE, Loader, Status
+from harness.pinning.model import KILLED, OK, WAITS
+from harness.pinning.steps import INITIALIZER, Verb
+
+GATES = ("open", "read", "look", "load", "reread", "close")
+INITIALIZER_GATES = ("entered", "validated", "registered")
+_OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
+# Looks at a loader until the kernel has it where it stays: waiting idly at an initializer's gate (wait_event_idle(), as
+# nothing else in a load does), waiting interruptibly for another load of the name (add_unformed_module(), part of
+# load_module()), or gone. It is given up after so many looks.
+_SETTLED = """
+n=0
+while [ $((n += 1)) -lt 20000 ]; do
+    read -r _ _ state _ 2>/dev/null </proc/{pid}/stat || state=Z
+    case $state in
+    I) echo gate; exit;;
+    Z) echo ended; exit;;
+    S) if grep -q load_module /proc/{pid}/stack 2>/dev/null; then echo waits; exit; fi;;
+    esac
+done
+echo moving
+"""
+# Until a loader that was hung up on has ended; an initializer's gates are opened as it comes to them.
+_LET_GO = f"""
+n=0
+while [ -d /proc/{{pid}} ]; do
+    [ $((n += 1)) -lt 20000 ] || exit 1
+    [ -e {_OPEN_GATE} ] && echo 2>/dev/null >{_OPEN_GATE}
+done
+exit 0
+"""
+
+
+class Actor:
+    """One loader. It is started at its first step, and stands at a gate or in the kernel between steps."""
+
+    def __init__(self, guest: Guest, loader: Loader) -> None:
+        """`loader` is running; its order has GATES, its probe's parameters have INITIALIZER_GATES."""
+        self._guest = guest
+        self._loader = loader
+        self._pid = self._loader.pid
+        self._at = self._next_gate()
+        self.inside = False
+
+    def take(self, verb: Verb) -> str:
+        """Take the next step of its life; gives its outcome: ok, waits, killed or the errno's name."""
+        if verb is Verb.LOAD:
+            self._loader.go()
+            return self._settle()
+        if verb in INITIALIZER:
+            return self._on(verb)
+        if self._at != verb.value:
+            # It passed over the step: it found nothing to say.
+            return OK
+        while self._at == verb.value:
+            self._loader.go()
+            self._at = self._next_gate()
+        return OK if self._at or verb is Verb.CLOSE else self.end()
+
+    def _on(self, verb: Verb) -> str:
+        """Open the gate that the initializer stands at; the last one lets it return."""
+        opened = f"echo >{_OPEN_GATE}"
+        if verb is not Verb.RETURN:
+            return self._settle(opened)
+        self._guest.script(opened).check()
+        self.inside = False
+        self._at = self._next_gate()
+        return OK if self._at else self.end()
+
+    def kill(self) -> str:
+        """SIGKILL; `waits` when the kernel keeps it until its initializer has returned."""
+        where = self._settled(f"kill -KILL {self._pid}")
+        return WAITS if where == "gate" else self.end()
+
+    def _settle(self, first: str = "true") -> str:
+        """What became of a loader that is inside of init_module(2)."""
+        where = self._settled(first)
+        self.inside = where == "gate"
+        return {"gate": OK, "waits": WAITS}.get(where) or self.end()
+
+    def _settled(self, first: str) -> str:
+        looked = self._guest.script(f"{first} && {_SETTLED.format(pid=self._pid)}").check().stdout.strip()
+        if looked == "moving":
+            raise GuestError(f"the loader {self._pid} comes to no rest", where=self._guest.name)
+        return looked
+
+    def _next_gate(self) -> str:
+        """The gate it comes to, empty when it ends instead."""
+        while said := self._loader.heard():
+            if said.word == "at":
+                return said.step
+        return ""
+
+    def end(self) -> str:
+        """How it ended."""
+        self.inside = False
+        self._at = ""
+        while self._loader.heard():
+            pass
+        ended = self._loader.ended()
+        if ended.status is Status.KILLED:
+            return KILLED
+        # An undo comes only after a token that could not be read again.
+        return f"ENODEV, undo {ended.errno}" if ended.status is Status.UNDO else ended.errno or OK
+
+    def await_end(self) -> None:
+        """Once it was hung up on: let an initializer that it is in go through its gates until the loader has ended."""
+        self._guest.script(_LET_GO.format(pid=self._pid)).check()

@@ -1,0 +1,69 @@
+"""Longer schedules than can be enumerated, drawn by hypothesis from the model and shrunk to the shortest that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as draw
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from harness.pinning.enumerate import possible
+from harness.pinning.model import Rule, beginning
+from harness.pinning.play import Play, Player, Stage
+
+Stages = Callable[[], AbstractContextManager[Stage]]
+
+
+def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: bool, varied: bool) -> list[Play]:
+    """Play so many schedules of at most so many steps, each step drawn from those that the model has an outcome for.
+
+    `shrinks` looks for the shortest schedule that fails, `varied` draws others each time. Gives what was played. Raises
+    Missed with the line of the schedule of which the model was wrong.
+    """
+    played: list[Play] = []
+
+    class Orders(RuleBasedStateMachine):
+        """One schedule on a stage of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._open = ExitStack()
+            self._player = Player(self._open.enter_context(stages()), pins)
+            # What is drawn must not depend on where the kernel puts the target: hypothesis replays what it drew.
+            self._drawn = beginning(pins)
+
+        @precondition(lambda self: bool(possible(self._drawn)))
+        @rule(data=draw.data())
+        def take(self, data: draw.DataObject) -> None:
+            """Any step that can be taken now."""
+            step = data.draw(draw.sampled_from(possible(self._drawn)))
+            self._drawn = self._drawn.after(step)[0]
+            if self._player.moved and self._player.why_not(step):
+                return
+            if not self._player.take(step).agrees:
+                self._player.done().prove()
+
+        def teardown(self) -> None:
+            """What the kernel shows at the end is held against the model too."""
+            with self._open:
+                played.append(self._player.done())
+                played[-1].prove()
+
+    phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
+    run_state_machine_as_test(
+        Orders,
+        settings=settings(
+            max_examples=schedules,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            derandomize=not varied,
+            phases=phases,
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    return played

@@ -1,0 +1,62 @@
+"""Loaders and validators broken on purpose: each does the harm that one step of the protocol is there against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.pinning.loader import Order
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """What is broken.
+
+    `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
+    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
+    `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
+    no kernel refuses, instead of the one it was given; `forces` removes by force; `other_rule` models a
+    kernel of the other pin rule; `strange_image` races with a file that is no module.
+    """
+
+    loader: str = ""
+    probe: str = ""
+    misses: bool = False
+    lets_go: bool = False
+    holds_more: bool = False
+    probes_again: bool = False
+    loads_anyway: bool = False
+    forces: bool = False
+    other_rule: bool = False
+    strange_image: bool = False
+
+    def breaks(self, order: Order) -> Order:
+        """The same order, for a loader and a probe that are broken so."""
+        if self.loads_anyway:
+            return Order()
+        parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
+        return replace(order, mutant=self.loader or order.mutant, parameters=parameters)
+
+
+HONEST = Mutant()
+
+MUTANTS: Mapping[str, Mutant] = {
+    "closes-early": Mutant(loader="closes-early"),
+    "skips-re-read": Mutant(loader="skips-re-read"),
+    "handle-unchecked": Mutant(probe="handle-unchecked"),
+    "accompanied": Mutant(loader="accompanied"),
+    "trusts-address": Mutant(probe="trusts-address"),
+    "one-instruction-off": Mutant(misses=True),
+    "lets-go": Mutant(lets_go=True),
+    "holds-more": Mutant(holds_more=True),
+    "probes-again": Mutant(probes_again=True),
+    "loads-anyway": Mutant(loads_anyway=True),
+    "forces": Mutant(forces=True),
+    "other-rule": Mutant(other_rule=True),
+    "strange-image": Mutant(strange_image=True),
+}
+
+
+def named(name: str) -> Mutant:
+    """The mutant of a cell: the honest one for a cell that has none, or one that breaks a probe (harness/landing)."""
+    return MUTANTS.get(name, HONEST)

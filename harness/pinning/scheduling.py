@@ -1,0 +1,115 @@
+"""Schedules as cases use them: which ones there are for this kernel, each played, all held against the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from harness.pinning.enumerate import Enumerated, covering, enumerated
+from harness.pinning.loading import Loading
+from harness.pinning.machine import explore
+from harness.pinning.model import Rule
+from harness.pinning.mutants import HONEST
+from harness.pinning.play import Play, play
+from harness.pinning.stage import GuestStage
+from harness.pinning.steps import Schedule, parse
+
+# A life of the target that no address tells from the one before it. Where modules share a region with all of vmalloc
+# (parisc) it stands there again only while the probe module is not loaded.
+_REUSE = (
+    "open read look remove imitate load validate",
+    "open read look remove reload load validate register return reread",
+    "open read look load remove reload validate register return reread",
+    "open read look load validate register return remove reload reread",
+)
+_REUSE_PINNED = tuple(each.replace("remove", "force") for each in _REUSE)
+# So many schedules are drawn, and so many where all are asked for; each of so many steps at most.
+_FEW, _MANY = 3, 100
+_LONG = 25
+
+
+@dataclass(frozen=True)
+class Played:
+    """Schedules that were played."""
+
+    plays: tuple[Play, ...]
+
+    @property
+    def disagreed(self) -> list[Play]:
+        """Those of which the model was wrong."""
+        return [each for each in self.plays if not each.agrees]
+
+    @property
+    def reused(self) -> int:
+        """In how many a new life of the target stood where the old one had."""
+        return sum(each.reused for each in self.plays)
+
+    @property
+    def seconds_each(self) -> float:
+        """From the first step to the last, on average."""
+        return sum(each.seconds for each in self.plays) / len(self.plays)
+
+    def prove(self) -> None:
+        """Raise Missed with the line of the first schedule of which the model was wrong."""
+        for each in self.plays:
+            each.prove()
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """Schedules in one guest. `everything` for all of them, `lines` for those given with --schedule alone."""
+
+    loading: Loading
+    everything: bool = False
+    lines: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def rule(self) -> Rule:
+        """What an open section file does on this kernel: the recipe says it, and was proved when the guest booted."""
+        pins = self.loading.guest.image.recipe.traits.section_fd_pins != self.loading.mutant.other_rule
+        return Rule.PINS if pins else Rule.TOKEN
+
+    def enumerated(self, interventions: int) -> Enumerated:
+        """Every order of a loader's life with at most so many interventions."""
+        return enumerated(self.rule, interventions)
+
+    def chosen(self) -> tuple[Schedule, ...]:
+        """What is to be played: the lines given, everything, or a few in which every situation occurs."""
+        if self.lines:
+            return tuple(parse(line) for line in self.lines)
+        if self.everything:
+            return self.enumerated(2).schedules
+        reuse = _REUSE_PINNED if self.rule is Rule.PINS else _REUSE
+        return tuple(dict.fromkeys((*map(parse, reuse), *covering(self.rule, self.enumerated(1).schedules))))
+
+    def play(self, line: str) -> Play:
+        """One schedule, by its line."""
+        return self._play(parse(line))
+
+    def run(self, schedules: Iterable[Schedule]) -> Played:
+        """Play them in order; in a mutant's cell up to the first of which the model was wrong."""
+        plays: list[Play] = []
+        for schedule in schedules:
+            plays.append(self._play(schedule))
+            if self.loading.mutant is not HONEST and not plays[-1].agrees:
+                break
+        return Played(tuple(plays))
+
+    def explored(self) -> Played:
+        """Longer ones, drawn from the model: a few, the same each time, or where everything is asked for many others.
+
+        Raises Missed with the shortest line of which the model is wrong; in a mutant's cell with the first found.
+        """
+        plays = explore(
+            lambda: GuestStage(self.loading),
+            self.rule,
+            schedules=_MANY if self.everything else _FEW,
+            steps=_LONG,
+            shrinks=self.loading.mutant is HONEST,
+            varied=self.everything,
+        )
+        return Played(tuple(plays))
+
+    def _play(self, schedule: Schedule) -> Play:
+        with GuestStage(self.loading) as stage:
+            return play(stage, self.rule, schedule)

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_stress - loads, removes, reads and probes one target, all at once
+ *
+ *	pinpoint_stress CHANGES SECONDS FILE TARGET PROBE LOADER [WORD...]
+ *
+ * Four processes, none of which waits for another: one loads the module TARGET
+ * from FILE, one removes it, one opens and reads its handle, one runs LOADER,
+ * which loads the module PROBE, and removes that again. They end when CHANGES
+ * loads and removals of TARGET have succeeded, or after SECONDS. Then a line for
+ * each outcome:
+ *
+ *	did load|remove|read|probe ERRNO times=N
+ *
+ * with ERRNO 0 for success; of a probe it is STEP:ERRNO as the loader told it.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gates.h"
+#include "outcomes.h"
+#include "tokens.h"
+
+#define WORKERS	4
+
+static struct shared {
+	unsigned long changes;
+	unsigned int ready;
+	int over;
+} *shared;
+
+static unsigned long most;
+static time_t end;
+static const char *file, *target, *probe;
+static char **loader;
+
+static time_t now(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec;
+}
+
+static int over(void)
+{
+	if (now() >= end || __atomic_load_n(&shared->changes, __ATOMIC_RELAXED) >= most)
+		__atomic_store_n(&shared->over, 1, __ATOMIC_RELAXED);
+	return __atomic_load_n(&shared->over, __ATOMIC_RELAXED);
+}
+
+/*
+ * One that was refused lets the others have the CPU: at once it would only be
+ * refused again. Refusals do not count, or the race would be over before the
+ * first load is.
+ */
+static void attempted(const char *what, long failed)
+{
+	count_error(what, failed ? errno : 0);
+	if (failed)
+		sched_yield();
+	else
+		__atomic_add_fetch(&shared->changes, 1, __ATOMIC_RELAXED);
+}
+
+static void load_once(void)
+{
+	int image = open(file, O_RDONLY | O_CLOEXEC);
+
+	if (image < 0)
+		fail(STATUS_IMAGE, "load", file, errno);
+	attempted("load", syscall(SYS_finit_module, image, "", 0));
+	close(image);
+}
+
+static void remove_once(void)
+{
+	attempted("remove", syscall(SYS_delete_module, target, O_NONBLOCK));
+}
+
+static void read_once(void)
+{
+	unsigned long address;
+
+	count_error("read", read_section(target, HANDLE_SECTION, &address));
+}
+
+/* The loader's last line is "failed STEP [SUBJECT] errno=NAME", or it is done. */
+static void count_loader(FILE *said)
+{
+	char line[512], outcome[64] = "0", step[32];
+
+	while (fgets(line, sizeof(line), said)) {
+		char *error = strstr(line, "errno=");
+
+		if (error && sscanf(line, "failed %31s", step) == 1)
+			snprintf(outcome, sizeof(outcome), "%s:%.*s", step,
+				 (int)strcspn(error + 6, " \n"), error + 6);
+	}
+	count("probe", outcome);
+}
+
+static void probe_once(void)
+{
+	int ends[2];
+	pid_t child;
+	FILE *said;
+
+	if (pipe2(ends, O_CLOEXEC))
+		fail(STATUS_BEGIN, "probe", "", errno);
+	child = fork();
+	if (!child) {
+		dup2(ends[1], STDOUT_FILENO);
+		execv(loader[0], loader);
+		_exit(127);
+	}
+	close(ends[1]);
+	said = fdopen(ends[0], "r");
+	count_loader(said);
+	fclose(said);
+	waitpid(child, NULL, 0);
+	syscall(SYS_delete_module, probe, O_NONBLOCK);
+}
+
+/* All begin at once: the first alone would be done before the last is born. */
+static void work(void (*once)(void))
+{
+	__atomic_add_fetch(&shared->ready, 1, __ATOMIC_RELAXED);
+	while (__atomic_load_n(&shared->ready, __ATOMIC_RELAXED) < WORKERS)
+		sched_yield();
+	while (!over())
+		once();
+	exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	void (*const workers[WORKERS])(void) = { load_once, remove_once, read_once, probe_once };
+	unsigned int i, failed = 0;
+	int status;
+
+	if (argc < 7)
+		return STATUS_USAGE;
+	most = strtoul(argv[1], NULL, 10);
+	end = now() + strtoul(argv[2], NULL, 10);
+	file = argv[3];
+	target = argv[4];
+	probe = argv[5];
+	loader = argv + 6;
+	shared = share(sizeof(*shared));
+	share_outcomes();
+	for (i = 0; i < WORKERS; i++)
+		if (!fork())
+			work(workers[i]);
+	while (wait(&status) > 0)
+		failed |= status;
+	tell_outcomes();
+	return failed ? STATUS_BEGIN : STATUS_DONE;
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Is a module, to which a reference is held, the one that the sites were
+ * computed for?
+ */
+#include <linux/elf.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/string.h>
+#include <linux/uaccess.h>
+
+#include "pinned.h"
+
+#define PINPOINT_ID_BYTES	64
+#define PINPOINT_BUILD_ID	3
+
+/* What holds the base has changed its name twice; Kbuild reads it off the header. */
+static unsigned long pinpoint_base(const struct module *mod)
+{
+#if defined(PINPOINT_MODULE_MEM)
+	return (unsigned long)mod->mem[MOD_TEXT].base;
+#elif defined(PINPOINT_CORE_LAYOUT)
+	return (unsigned long)mod->core_layout.base;
+#else
+	return (unsigned long)mod->module_core;
+#endif
+}
+
+/**
+ * pinpoint_same_base() - does the target's memory begin where it should?
+ */
+bool pinpoint_same_base(const struct pinpoint_target *target)
+{
+	return pinpoint_base(target->handle) == target->base;
+}
+
+/* Elf32_Nhdr and Elf64_Nhdr are the same three words. */
+struct pinpoint_note {
+	struct elf32_note header;
+	char name[4];
+	u8 id[PINPOINT_ID_BYTES];
+};
+
+static bool pinpoint_read_note(const struct pinpoint_target *target, struct pinpoint_note *note)
+{
+	size_t fixed = offsetof(struct pinpoint_note, id);
+
+	if (!within_module(target->note, target->handle) ||
+	    copy_from_kernel_nofault(note, (void *)target->note, fixed))
+		return false;
+	if (note->header.n_type != PINPOINT_BUILD_ID || memcmp(note->name, "GNU", 4) ||
+	    note->header.n_descsz > sizeof(note->id))
+		return false;
+	return !copy_from_kernel_nofault(note->id, (void *)(target->note + fixed), note->header.n_descsz);
+}
+
+/**
+ * pinpoint_same_build() - is the target of the build that was asked for?
+ *
+ * Read from its memory: what struct module keeps of it depends on the kernel's
+ * configuration (CONFIG_STACKTRACE_BUILD_ID).
+ */
+bool pinpoint_same_build(const struct pinpoint_target *target)
+{
+	char hex[2 * PINPOINT_ID_BYTES + 1];
+	struct pinpoint_note note;
+
+	if (!*target->build_id)
+		return true;
+	if (!pinpoint_read_note(target, &note))
+		return false;
+	*bin2hex(hex, note.id, note.header.n_descsz) = '\0';
+	return !strcmp(hex, target->build_id);
+}

@@ -1,0 +1,122 @@
+"""The Python side of the loader: orders into words, lines into what was said, and a dialogue over a real channel."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+import paramiko
+import pytest
+from ssh_server import SOON, Server, end
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.dialogue import Dialogue
+from harness.pinning.loader import Order, Outcome, Said, Status
+from harness.pinning.mutants import MUTANTS
+
+
+def run_locally(channel: paramiko.Channel, command: str) -> None:
+    """A process with the channel as its standard streams, each line passed on as it comes."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["/bin/sh", "-c", command], stdin=pipe, stdout=pipe, bufsize=0) as process:
+        assert process.stdin
+        assert process.stdout
+        threading.Thread(target=feed, args=(channel, process.stdin), daemon=True).start()
+        while said := process.stdout.read(1 << 16):
+            channel.sendall(said)
+    if process.returncode < 0:
+        channel.close()  # For one that a signal ended dropbear sends no status.
+    else:
+        end(channel, process.returncode)
+
+
+def feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
+    while said := channel.recv(1 << 16):
+        stdin.write(said)
+    stdin.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    made.behaviour = run_locally
+    yield made
+    made.die()
+
+
+def talk(server: Server, script: str) -> Dialogue:
+    return Dialogue("a-vm", server.link(), ["sh", "-c", script], soon())
+
+
+def soon() -> Deadline:
+    return Deadline.after(SOON)
+
+
+def test_an_order_in_words() -> None:
+    order = Order(
+        targets=["a", "b"], sections=[("a", ".text")], gates=["load"], name="c", in_memory=True, user=7, mutant="m"
+    )
+    assert order.words() == ["-t", "a", "-t", "b", "-s", "a:.text", "-g", "load", "-n", "c", "-u", "7", "-x", "m", "-m"]
+    assert Order(until_removed=True).words() == ["-w"]
+
+
+def test_lines() -> None:
+    assert Said.parsed("at load probe") == Said("at", "load", "probe")
+    assert Said.parsed("did begin probe pid=7") == Said("did", "begin", "probe", {"pid": "7"})
+    assert Said.parsed("did close tokens=2") == Said("did", "close", "", {"tokens": "2"})
+    with pytest.raises(GuestError, match="not a line of the loader's"):
+        Said.parsed("sh: pinpoint_loader: not found")
+
+
+def test_how_it_ended_is_told() -> None:
+    steps = (Said("did", "begin", "probe", {"pid": "7"}), Said("failed", "load", "probe", {"errno": "ESTALE"}))
+    assert str(Outcome(Status.LOAD, steps)) == "LOAD probe ESTALE"
+    assert str(Outcome(Status.KILLED, steps[:1])) == "KILLED"
+    assert Outcome(Status.DONE, steps[:1]).errno == ""
+
+
+def test_mutants_break_orders_and_leave_the_rest() -> None:
+    order = Order(targets=["a"], parameters=["keeps=1"])
+    assert MUTANTS["closes-early"].breaks(order) == Order(targets=["a"], parameters=["keeps=1"], mutant="closes-early")
+    assert MUTANTS["trusts-address"].breaks(order).parameters == ["keeps=1", "mutant=trusts-address"]
+
+
+def test_a_dialogue_line_by_line(server: Server) -> None:
+    with talk(server, "echo at gate; read word; echo did $word; exit 7") as dialogue:
+        assert dialogue.line(soon()) == "at gate"
+        dialogue.say("go", soon())
+        assert dialogue.line(soon()) == "did go"
+        assert dialogue.line(soon()) is None
+        assert dialogue.status(soon()) == 7
+
+
+def test_silence_is_told_and_not_waited_out(server: Server) -> None:
+    with talk(server, "read word; echo $word") as dialogue:
+        with pytest.raises(DeadlineExceeded, match="said nothing in time"):
+            dialogue.line(Deadline.after(0.2))
+        dialogue.say("late", soon())
+        assert dialogue.line(soon()) == "late"
+
+
+def test_hanging_up_ends_what_waits(server: Server) -> None:
+    with talk(server, "read word || echo end of input") as dialogue:
+        dialogue.close_input()
+        assert dialogue.line(soon()) == "end of input"
+
+
+def test_a_killed_program_is_no_lost_guest(server: Server) -> None:
+    with talk(server, "kill -9 $$") as dialogue:
+        assert dialogue.line(soon()) is None
+        assert dialogue.status(soon()) == -1
+
+
+def test_a_guest_that_goes_is_told(server: Server) -> None:
+    with talk(server, "echo here; read word") as dialogue:
+        assert dialogue.line(soon()) == "here"
+        server.die()
+        assert dialogue.line(soon()) is None
+        with pytest.raises(GuestLost):
+            dialogue.status(soon())

@@ -1,0 +1,96 @@
+"""The loader and the holder themselves, built for this host: lines, gates, exit statuses. No module is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+from harness.images.programs import FLAGS, PROGRAMS
+from harness.pinning.loader import Order, Said, Status
+
+SOON = 30.0
+# No process of a host's user can have a module of this name.
+ABSENT = "pinpoint_no_such_module"
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("programs")
+    for name, sources in PROGRAMS.items():
+        files = [paths.PROBES / "loader" / f"{source}.c" for source in sources]
+        subprocess.run(["gcc", *FLAGS, "-o", directory / name, *files], check=True)
+    return directory
+
+
+def run(program: Path, *words: str, say: str = "") -> tuple[Status, list[str]]:
+    done = subprocess.run([program, *words], input=say, capture_output=True, text=True, timeout=SOON, check=False)
+    return Status(done.returncode), done.stdout.splitlines()
+
+
+def load(programs: Path, order: Order, *, image: str = "/nowhere/probe.ko", say: str = "") -> tuple[Status, list[str]]:
+    return run(programs / "pinpoint_loader", *order.words(), image, *order.parameters, say=say)
+
+
+def test_without_an_image_it_is_wrong_use(programs: Path) -> None:
+    assert run(programs / "pinpoint_loader") == (Status.USAGE, [])
+    assert run(programs / "pinpoint_loader", "-x", "no-such-mutant", "probe.ko") == (Status.USAGE, [])
+
+
+def test_a_missing_target_is_told_by_name_and_status(programs: Path) -> None:
+    status, lines = load(programs, Order(targets=[ABSENT]))
+    begin, failed = map(Said.parsed, lines)
+    assert (status, begin.step, begin.subject) == (Status.OPEN, "begin", "probe")
+    assert failed == Said("failed", "open", f"{ABSENT}/.gnu.linkonce.this_module", {"errno": "ENOENT"})
+
+
+def test_a_missing_image(programs: Path) -> None:
+    status, lines = load(programs, Order(name="other"))
+    assert (status, lines[-1]) == (Status.IMAGE, "failed image /nowhere/probe.ko errno=ENOENT")
+    assert lines[0].startswith("did begin other pid=")
+
+
+def test_it_stands_at_a_gate_until_told(programs: Path) -> None:
+    argv = [programs / "pinpoint_loader", *Order(targets=[ABSENT], gates=["open"]).words(), "probe.ko"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline().startswith("did begin")
+        assert process.stdout.readline() == f"at open {ABSENT}/.gnu.linkonce.this_module\n"
+        assert process.poll() is None
+        process.stdin.write("go\n")
+        assert process.stdout.readline().startswith("failed open")
+        assert process.wait(SOON) == Status.OPEN
+
+
+@pytest.mark.parametrize(("said", "errno"), [("", "EPIPE"), ("stop\n", "EINVAL"), ("go", "EPIPE")])
+def test_at_a_gate_it_takes_nothing_but_go(programs: Path, said: str, errno: str) -> None:
+    status, lines = load(programs, Order(gates=["image"]), say=said)
+    assert (status, lines[-1]) == (Status.GATE, f"failed image /nowhere/probe.ko errno={errno}")
+
+
+def test_each_gate_takes_one_line(programs: Path, tmp_path: Path) -> None:
+    image = tmp_path / "empty.ko"
+    image.write_bytes(b"")
+    status, lines = load(programs, Order(gates=["image", "load"]), image=str(image), say="go\n")
+    assert (status, lines[-1]) == (Status.GATE, "failed load empty errno=EPIPE")
+
+
+def test_the_holder_uses_what_it_holds_twice(programs: Path, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    held.write_text("held")
+    status, lines = run(programs / "pinpoint_holder", "file", str(held), say="go\n")
+    assert status == Status.DONE
+    assert [Said.parsed(line).step for line in lines] == ["hold", "again", "again", "close"]
+    assert Said.parsed(lines[2]).fields == {"errno": "0"}
+
+
+def test_the_holder_tells_what_it_cannot_hold(programs: Path) -> None:
+    assert run(programs / "pinpoint_holder", "file", "/nowhere") == (
+        Status.HOLD,
+        ["failed hold /nowhere errno=ENOENT"],
+    )
+    assert run(programs / "pinpoint_holder", "keep", "/nowhere") == (Status.USAGE, [])

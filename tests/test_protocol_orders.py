@@ -1,0 +1,223 @@
+"""The model of the loading protocol, its schedules, and how a schedule of which it is wrong is found and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as draw
+
+from harness.core.errors import UsageError
+from harness.landing.landing import Missed
+from harness.pinning.enumerate import covering, enumerated, situations
+from harness.pinning.machine import explore
+from harness.pinning.model import NotNowError, Rule, UndefinedError, World, beginning
+from harness.pinning.play import Play, play
+from harness.pinning.steps import LIFE, LOADS, Schedule, Step, Verb, line, parse
+
+BOTH = pytest.mark.parametrize("rule", list(Rule))
+TOKEN, PINS = Rule.TOKEN, Rule.PINS
+
+
+class ModelStage:
+    """A kernel that keeps a rule of its own, and whose allocator gives every load a place as `places` has it."""
+
+    def __init__(self, rule: Rule, *, moves: bool = False) -> None:
+        self._world = beginning(rule)
+        self._moves = moves
+
+    def take(self, step: Step, _now: World) -> str:
+        place = f"place {self._world.lives}" if self._moves and step.verb in LOADS else None
+        self._world, outcome = self._world.after(step, place)
+        return outcome
+
+    def place(self) -> str:
+        assert self._world.target is not None
+        return self._world.target.place
+
+    def state(self) -> str:
+        return self._world.state
+
+
+def outcomes(rule: Rule, text: str) -> list[str]:
+    """What the model says of each step."""
+    world, found = beginning(rule), []
+    for step in parse(text):
+        world, outcome = world.after(step)
+        found.append(outcome)
+    return found
+
+
+@given(draw.lists(draw.builds(Step, draw.sampled_from(Verb), draw.sampled_from((1, 2)))))
+def test_a_schedule_replays_from_its_line(steps: list[Step]) -> None:
+    assert parse(line(steps)) == tuple(steps)
+
+
+@pytest.mark.parametrize("word", ["opens", "3.open", "1.open", "2.", "two.open", "0.open"])
+def test_a_word_that_is_no_step_is_named(word: str) -> None:
+    with pytest.raises(UsageError, match=f"{word!r} is no step"):
+        parse(f"open {word}")
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "last"),
+    [
+        (TOKEN, "open read look load validate register return reread close", "ok"),
+        (PINS, "open read look load validate register return reread close", "ok"),
+        # What the letter of 2006 rests on, and what 2.6.23 made of it.
+        (PINS, "open remove", "EWOULDBLOCK"),
+        (TOKEN, "open remove", "ok"),
+        (TOKEN, "open remove read", "ENODEV"),
+        (TOKEN, "remove open", "ENOENT"),
+        (TOKEN, "open read remove look", "ENOENT"),
+        (TOKEN, "open read look remove load validate", "ESTALE"),
+        # Another build at the same place, and at another.
+        (TOKEN, "open read look remove imitate load validate", "ESTALE"),
+        (TOKEN, "open read look remove rebuild load validate", "ESTALE"),
+        # The same build at the same place passes validation; only the token tells.
+        (TOKEN, "open read look remove reload load validate", "ok"),
+        (TOKEN, "open read look remove reload load validate register return reread", "ENODEV"),
+        (TOKEN, "open read look load validate remove", "EWOULDBLOCK"),
+        (TOKEN, "open read look load validate register return remove", "ok"),
+        (PINS, "open read look load validate register return remove", "EWOULDBLOCK"),
+        (PINS, "open read look load validate register return reread close remove", "ok"),
+        # A killed loader stays inside of init_module(2), and its fds open with it.
+        (PINS, "open kill", "killed"),
+        (PINS, "open kill remove", "ok"),
+        (PINS, "open read look load kill", "waits"),
+        (PINS, "open read look load kill remove", "EWOULDBLOCK"),
+        (PINS, "open read look load kill validate register return", "killed"),
+        (PINS, "open read look load kill validate register return remove", "ok"),
+        (TOKEN, "open read look load kill remove validate", "killed"),
+        # A name can be loaded once.
+        (TOKEN, "open read look load 2.open 2.read 2.look 2.load", "waits"),
+        (TOKEN, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load EEXIST"),
+        (TOKEN, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load EBUSY"),
+        (TOKEN, "open read look load 2.open 2.read 2.look 2.load 2.kill", "killed"),
+        (TOKEN, "open read look load unprobe", "EBUSY"),
+        (TOKEN, "open read look load validate register return unprobe remove reread", "ENODEV, undo ENOENT"),
+        # Forced removal passes over what fds hold.
+        (PINS, "open force read", "ENODEV"),
+    ],
+)
+def test_the_model_says(rule: Rule, text: str, last: str) -> None:
+    assert outcomes(rule, text)[-1] == last
+
+
+def test_force_under_a_reference_is_not_defined() -> None:
+    with pytest.raises(UndefinedError):
+        outcomes(TOKEN, "open read look load validate force")
+
+
+@pytest.mark.parametrize("text", ["read", "open open", "open kill read", "kill kill", "2.read"])
+def test_a_step_before_its_time_is_refused(text: str) -> None:
+    with pytest.raises(NotNowError):
+        outcomes(TOKEN, text)
+    with pytest.raises(UsageError, match="cannot be taken now"):
+        play(ModelStage(TOKEN), TOKEN, parse(text))
+
+
+@BOTH
+def test_enumeration_without_interventions_is_the_loaders_life(rule: Rule) -> None:
+    assert enumerated(rule, 0).schedules == (tuple(map(Step, LIFE)),)
+
+
+def inserted(rule: Rule, most: int) -> set[str]:
+    """Every schedule with one or two removals or reloads, by brute force over all words."""
+    found, ahead = set(), [((), beginning(rule), most)]
+    while ahead:
+        done, world, left = ahead.pop()
+        verb = world.loaders[1].next
+        if verb is None:
+            found.add(line(done))
+            continue
+        for each in (verb, *((Verb.REMOVE, Verb.RELOAD) if left else ())):
+            after, outcome = world.after(Step(each))
+            if each is verb or outcome not in ("ENOENT", "EEXIST"):
+                ahead.append(((*done, Step(each)), after, left - (each is not verb)))
+    return found
+
+
+@BOTH
+@pytest.mark.parametrize("most", [1, 2])
+def test_enumeration_is_complete_and_without_repetition(rule: Rule, most: int) -> None:
+    schedules = enumerated(rule, most).schedules
+    assert len(set(schedules)) == len(schedules)
+    others = {Verb.REMOVE, Verb.RELOAD}
+    plain = [each for each in schedules if all(step.verb in others or step in map(Step, LIFE) for step in each)]
+    assert set(map(line, plain)) == inserted(rule, most)
+
+
+@BOTH
+def test_what_is_left_out_frees_a_module_under_a_reference(rule: Rule) -> None:
+    left_out = enumerated(rule, 2).undefined
+    assert left_out
+    assert {each[-1] for each in left_out} == {Step(Verb.FORCE)}
+    assert all(Step(Verb.VALIDATE) in each for each in left_out)
+
+
+@BOTH
+def test_a_few_schedules_cover_every_situation(rule: Rule) -> None:
+    schedules = enumerated(rule, 1).schedules
+    few = covering(rule, schedules)
+    every = {situation for each in schedules for situation in situations(rule, each)}
+    assert {situation for each in few for situation in situations(rule, each)} == every
+    assert len(few) < len(schedules)
+
+
+@BOTH
+def test_a_kernel_of_the_rule_agrees(rule: Rule) -> None:
+    for schedule in enumerated(rule, 2).schedules[::7]:
+        play(ModelStage(rule), rule, schedule).prove()
+
+
+def test_an_allocator_that_moves_modules_is_no_disagreement() -> None:
+    text = "open read look remove reload load validate register return"
+    played = play(ModelStage(TOKEN, moves=True), TOKEN, parse(text))
+    played.prove()
+    assert (str(played.turns[-1]), played.reused) == ("validate: ESTALE", False)
+    assert play(ModelStage(TOKEN), TOKEN, parse(text)).reused
+
+
+def wrong(play: Play) -> str:
+    with pytest.raises(Missed) as missed:
+        play.prove()
+    return str(missed.value)
+
+
+def test_a_disagreement_ends_the_schedule_and_tells_its_line() -> None:
+    told = wrong(play(ModelStage(TOKEN), PINS, parse("open read remove look")))
+    assert told.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model says EWOULDBLOCK"
+
+
+def test_a_count_that_is_not_balanced_is_a_disagreement() -> None:
+    told = wrong(play(ModelStage(TOKEN), PINS, parse("open")))
+    assert "at the end target referenced 0 times, no probe; the model says target referenced 2 times" in told
+
+
+@contextmanager
+def staged(rule: Rule, *, moves: bool = False) -> Iterator[ModelStage]:
+    yield ModelStage(rule, moves=moves)
+
+
+def test_the_machine_shrinks_to_the_shortest_schedule() -> None:
+    with pytest.raises(Missed, match=r"^--schedule 'open( remove)?': "):
+        explore(lambda: staged(TOKEN), PINS, schedules=50, steps=30, shrinks=True, varied=False)
+
+
+@BOTH
+@pytest.mark.parametrize("moves", [False, True])
+def test_the_machine_agrees_with_a_kernel_of_its_rule(rule: Rule, moves: bool) -> None:
+    played = explore(lambda: staged(rule, moves=moves), rule, schedules=30, steps=30, shrinks=False, varied=False)
+    assert len(played) >= 30
+    assert max(len(each.turns) for each in played) > 20
+
+
+def test_every_long_schedule_is_a_schedule() -> None:
+    def parsed(played: Play) -> Schedule:
+        return parse(played.line)
+
+    for each in explore(lambda: staged(TOKEN), TOKEN, schedules=10, steps=20, shrinks=False, varied=False):
+        assert parsed(each) == tuple(turn.step for turn in each.turns)

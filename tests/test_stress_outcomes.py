@@ -1,0 +1,50 @@
+"""What a race without gates may end in, and what is told of one that ended otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from harness.landing.landing import Missed
+from harness.pinning.stress import Stressed
+
+FAIR = {
+    ("load", "0"): 30,
+    ("load", "EEXIST"): 9,
+    ("remove", "0"): 30,
+    ("remove", "EAGAIN"): 4,
+    ("read", "0"): 100,
+    ("read", "ENODEV"): 1,
+    ("probe", "load:ESTALE"): 5,
+}
+
+
+def race(changed: dict[tuple[str, str], int] | None = None, *, left: str = "", leaks: str = "") -> Stressed:
+    return Stressed(Counter({**FAIR, **(changed or {})}), 1.0, left, leaks)
+
+
+def test_a_fair_race() -> None:
+    race().prove()
+    assert (race().operations, race().attempts, race().changes) == (179, 73, 60)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({("load", "ENOEXEC"): 1}, "load: ENOEXEC, 1 times"),
+        ({("remove", "EINVAL"): 2}, "remove: EINVAL, 2 times"),
+        ({("probe", "load:EINVAL"): 1}, "probe: load:EINVAL, 1 times"),
+        ({("remove", "0"): 0}, "no remove ever succeeded"),
+        ({("probe", "load:ESTALE"): 0}, "no probe ever came to its load"),
+    ],
+)
+def test_an_outcome_that_no_rule_allows(changed: dict[tuple[str, str], int], told: str) -> None:
+    with pytest.raises(Missed, match=told):
+        race(changed).prove()
+
+
+@pytest.mark.parametrize("what", [{"left": "pinpoint_target is referenced"}, {"leaks": "unreferenced object"}])
+def test_what_is_not_given_back(what: dict[str, str]) -> None:
+    with pytest.raises(Missed, match=next(iter(what.values()))):
+        race(**what).prove()
