@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
@@ -21,6 +23,8 @@ from harness.landing.target import Target
 
 # A call takes milliseconds, on parisc beside a compile tenths of a second; a guest that traps for ever takes for ever.
 _CALL_SECONDS = 8.0
+# A call that takes longer is looked at while it lasts.
+_PATIENCE = 1.5
 _LOOKS = 400
 _LOOK_PAUSE = 0.02
 # A CPU that takes one trap for ever is at its instruction again after each: half of 140 looks found it there, and the
@@ -132,7 +136,7 @@ def delay_slot(layout: Layout, site: Site) -> Site | None:
 def call(
     target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST, *, nested: Site | None = None
 ) -> Outcome:
-    """Probe one site, call the shape, and tell what came of it. A guest that was lost is left as it is.
+    """Probe one site, call the shape, and tell what came of it. A guest that traps for ever is stopped.
 
     `nested` is probed, too, and is what the first probe's handler runs (probes/probe_main.c, parameter nests).
     """
@@ -143,22 +147,39 @@ def call(
     if nested:
         sites, wrongs = [site, nested], [*wrongs, "nests=1"]
     probe.load(target.guest, [each.spec for each in sites], wrongs)
-    try:
-        probed = target.call(shape, times, Deadline.after(_CALL_SECONDS))
-    except (DeadlineExceeded, GuestLost):
-        return Outcome(site, times, unprobed, "", stands=standing(layout))
+    probed, stands = _called(layout, lambda: target.call(shape, times, Deadline.after(_CALL_SECONDS)))
+    if stands:
+        return Outcome(site, times, unprobed, probed, stands=stands)
     first, *others = probe.unload(target.guest).reports
     inner = [(each.hits, each.missed) for each in others]
     return Outcome(site, times, unprobed, probed, first.hits, first.missed, inner=inner[0] if inner else None)
 
 
-def standing(layout: Layout) -> Standing:
+def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | None]:
+    """What the call gave, or "" and where the CPU stands when none came."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(call)
+        wait([answer], _PATIENCE)
+        stands = None if answer.done() else standing(layout, answer.done)
+        if stands and stands.for_ever:
+            layout.guest.stop()
+            return "", stands
+    try:
+        return answer.result(), None
+    except (DeadlineExceeded, GuestLost):
+        return "", standing(layout)
+
+
+def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standing | None:
     """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest.
 
-    Looks until one address outside of all functions was seen often enough; failing that, tells where it was most.
+    Looks until one address outside of all functions was seen often enough; failing that, tells where it was most, and
+    nothing when it is `over`.
     """
     seen: Counter[int] = Counter()
     for looks in range(1, _LOOKS + 1):
+        if over():
+            return None
         address = _program_counter(layout)
         seen[address] += 1
         found = _stood(layout, address, seen[address], looks) if seen[address] >= _STOOD else None
