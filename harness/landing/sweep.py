@@ -98,14 +98,18 @@ class Swept:
 class Sweep:
     """Sweeps one guest. `armed` puts breakpoints in place and reads them from outside; without, nothing is patched.
 
-    `wrong` are those sites of the batch under way that the kernel would step wrongly, and its defect.
+    Nobody runs what is `idle`: it is armed in the running guest even where kprobes have defects. `wrong` are those
+    sites of the batch under way that the kernel would step wrongly, and its defect.
     """
 
-    def __init__(self, layout: Layout, module: SweepModule, *, armed: bool, mutant: Mutant = HONEST) -> None:
+    def __init__(
+        self, layout: Layout, module: SweepModule, *, armed: bool, mutant: Mutant = HONEST, idle: bool = False
+    ) -> None:
         self.layout = layout
         self.guest: Guest = layout.guest
         self.module = module
         self.armed = armed
+        self._idle = idle
         self.mutant = mutant
         self.wrong: dict[Site, str] = {}
         self._refusals = Refusals(layout)
@@ -132,7 +136,8 @@ class Sweep:
         if not self.armed:
             return self._resolved(sites, addresses, deadline)
         self.wrong = sweep_plan.stepped_wrong(self.layout, sites)
-        return (self._held if self._traits.defects else self._armed)(sites, addresses, deadline)
+        held = self._traits.defects and not self._idle
+        return (self._held if held else self._armed)(sites, addresses, deadline)
 
     def _judge(self, swept: Swept, landing: Landing, report: SiteReport, address: int) -> None:
         swept.hits += report.hits

@@ -31,7 +31,7 @@ def eligible(layout: Layout) -> list[Site]:
 
     A name that occurs twice means the one that kallsyms finds first: no symbol + offset can ask for the others.
     """
-    return [*_kernel(layout), *_targets(layout)]
+    return [*_kernel(layout), *of_targets(layout)]
 
 
 def sample(layout: Layout) -> list[Site]:
@@ -42,7 +42,7 @@ def sample(layout: Layout) -> list[Site]:
         kinds[_kind(layout, symbol)].append(symbol)
     chosen = {symbol for found in kinds.values() for symbol in evenly(found, _OF_A_KIND)}
     chosen |= set(evenly(functions, _SPREAD))
-    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *_targets(layout)]
+    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *of_targets(layout)]
 
 
 def default_armed(layout: Layout) -> list[Site]:
@@ -93,7 +93,8 @@ def _kernel(layout: Layout) -> list[Site]:
     return [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
 
 
-def _targets(layout: Layout) -> list[Site]:
+def of_targets(layout: Layout) -> list[Site]:
+    """Every function of the loaded targets that stays."""
     return [
         Site(symbol.name, module=target.module)
         for target in layout.targets.values()

@@ -43,8 +43,6 @@ class Peer:
 
 def not_offered(guest: Guest) -> str:
     """Why tracefs cannot be compared with here, "" when it can."""
-    if guest.image.recipe.architecture.probing.defects:
-        return "tracefs arms a batch while the guest runs, and this kernel steps some entries wrongly"
     return "" if guest.run("test", "-e", _EVENTS).ok else "no kprobe events (CONFIG_KPROBE_EVENTS)"
 
 

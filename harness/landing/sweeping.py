@@ -10,11 +10,13 @@ from harness.core.events import Bus
 from harness.landing import sweep_plan, sweep_tracefs
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
+from harness.landing.order import evenly
 from harness.landing.site import Site
 from harness.landing.sweep import Sweep, Swept
 from harness.landing.sweep_guests import Fresh, FreshGuests, sweep_one_guest
 from harness.landing.sweep_module import SweepModule
 from harness.landing.sweep_tracefs import Peer
+from harness.landing.target import Target
 
 # Shapes of the target that a mutant is caught at: more prove no more.
 _SHAPES = ("leaf", "static", "calls", "loop")
@@ -62,21 +64,30 @@ class Sweeping:
         A guest of its own: what is removed while ftrace is off leaves flags in ftrace's records, and the kernel warns
         when later the last probe goes (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192).
         """
-        with self.fresh() as other:
-            return replace(self, layout=Layout(other))._beside_tracefs()
+        with (
+            self.fresh() as other,
+            Target(other, "pinpoint_target") as target,
+            Target(other, "pinpoint_sections") as more,
+        ):
+            return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
 
     def _beside_tracefs(self) -> tuple[Swept, Peer]:
-        entries = sweep_plan.eligible(self.layout)
-        sites = [entries[index * len(entries) // _PEER_SITES] for index in range(_PEER_SITES)]
+        """Spread over the kernel; where kprobes have defects, what nobody runs meanwhile: the targets' functions.
+
+        tracefs arms while the guest runs, and its own handler runs much of the kernel: one hit inside of another.
+        """
+        defects = self.layout.guest.image.recipe.architecture.probing.defects
+        entries = sweep_plan.of_targets(self.layout) if defects else sweep_plan.eligible(self.layout)
+        sites = evenly(entries, _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = sweep_tracefs.cycle(self.layout.guest, sites)
             step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
-        return self._here(sites, armed=True, size=_PEER_SITES), peer
+        return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
 
-    def _here(self, sites: Sequence[Site], *, armed: bool, size: int) -> Swept:
+    def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> Swept:
         """These sites in the row's own guest."""
         module = SweepModule(self.layout.guest, self.mutant.parameters(self.layout, sites))
-        sweep = Sweep(self.layout, module, armed=armed, mutant=self.mutant)
+        sweep = Sweep(self.layout, module, armed=armed, mutant=self.mutant, idle=idle)
         module.load()
         try:
             with self.bus.step(self.layout.guest.name, "armed" if armed else "resolved") as step:
