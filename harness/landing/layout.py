@@ -90,9 +90,13 @@ class Layout:
         A probe on an entry that begins with a landing pad is put behind it (arch_adjust_kprobe_addr(), since 5.19).
         """
         _, symbol = self.symbol(site)
-        pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
-        shift = len(pad) if pad and site.offset == 0 and self.code(site)[: len(pad)] == pad else 0
+        shift = 0 if site.offset else self.landing_pad(site)
         return self.base(symbol, site.module) + site.offset + shift
+
+    def landing_pad(self, site: Site) -> int:
+        """The size of the landing pad that the site's function begins with, in bytes, 0 where it has none."""
+        pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
+        return len(pad) if pad and self.code(site)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
         """Where the site's symbol is loaded; a probe on an entry may land past it, see `address`."""
