@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as draw
 
-from harness.core.errors import UsageError
+from harness.core.errors import GuestLost, UsageError
 from harness.landing.landing import Missed
 from harness.pinning.enumerate import covering, enumerated, situations
 from harness.pinning.machine import explore
@@ -221,3 +221,17 @@ def test_every_long_schedule_is_a_schedule() -> None:
 
     for each in explore(lambda: staged(TOKEN), TOKEN, schedules=10, steps=20, shrinks=False, varied=False):
         assert parsed(each) == tuple(turn.step for turn in each.turns)
+
+
+def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
+    lost = GuestLost("the connection broke")
+
+    class Mortal(ModelStage):
+        def take(self, step: Step, now: World) -> str:
+            if now.lives > 1:
+                raise lost
+            return super().take(step, now)
+
+    with pytest.raises(GuestLost) as raised:
+        explore(lambda: nullcontext(Mortal(TOKEN)), TOKEN, schedules=30, steps=30, shrinks=True, varied=False)
+    assert raised.value is lost

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as draw
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from harness.core.errors import PinpointError
 from harness.pinning.enumerate import possible
 from harness.pinning.model import Rule, beginning
 from harness.pinning.play import Play, Player, Stage
+from harness.pinning.steps import Step
 
 Stages = Callable[[], AbstractContextManager[Stage]]
 
@@ -20,9 +22,19 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
     """Play so many schedules of at most so many steps, each step drawn from those that the model has an outcome for.
 
     `shrinks` looks for the shortest schedule that fails, `varied` draws others each time. Gives what was played. Raises
-    Missed with the line of the schedule of which the model was wrong.
+    Missed with the line of the schedule of which the model was wrong; what stops the guest or the harness is raised as
+    it is, and not taken for a schedule that fails.
     """
     played: list[Play] = []
+    broken: list[PinpointError] = []
+
+    @contextmanager
+    def unless_broken() -> Iterator[None]:
+        """Nothing is played any more once something broke."""
+        try:
+            yield
+        except PinpointError as error:
+            broken.append(error)
 
     class Orders(RuleBasedStateMachine):
         """One schedule on a stage of its own."""
@@ -30,9 +42,11 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
         def __init__(self) -> None:
             super().__init__()
             self._open = ExitStack()
-            self._player = Player(self._open.enter_context(stages()), pins)
             # What is drawn must not depend on where the kernel puts the target: hypothesis replays what it drew.
             self._drawn = beginning(pins)
+            self._player: Player | None = None
+            with unless_broken():
+                self._player = None if broken else Player(self._open.enter_context(stages()), pins)
 
         @precondition(lambda self: bool(possible(self._drawn)))
         @rule(data=draw.data())
@@ -40,16 +54,21 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
             """Any step that can be taken now."""
             step = data.draw(draw.sampled_from(possible(self._drawn)))
             self._drawn = self._drawn.after(step)[0]
-            if self._player.moved and self._player.why_not(step):
+            with unless_broken():
+                self._take(step)
+
+        def _take(self, step: Step) -> None:
+            if broken or self._player is None or (self._player.moved and self._player.why_not(step)):
                 return
             if not self._player.take(step).agrees:
                 self._player.done().prove()
 
         def teardown(self) -> None:
             """What the kernel shows at the end is held against the model too."""
-            with self._open:
-                played.append(self._player.done())
-                played[-1].prove()
+            with unless_broken(), self._open:
+                if self._player is not None and not broken:
+                    played.append(self._player.done())
+                    played[-1].prove()
 
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
     run_state_machine_as_test(
@@ -66,4 +85,6 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
             suppress_health_check=list(HealthCheck),
         ),
     )
+    if broken:
+        raise broken[0]
     return played
