@@ -96,7 +96,7 @@ class Scheduling:
         return Played(tuple(plays))
 
     def explored(self) -> Played:
-        """Longer ones, drawn from the model: a few, the same each time, or where everything is asked for many others.
+        """Longer ones, drawn from the model: many others each time where everything is asked for, else a few.
 
         Raises Missed with the shortest line of which the model is wrong; in a mutant's cell with the first found.
         """
