@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +51,7 @@ class Guest:
         self._emulator = emulator
         self._link: SshLink | None = None
         self._ended = ""
-        self._shipped: dict[str, str] = {}
+        self._shipped: set[str] = set()
         self._doubted = False
         self._fenced = 0
         self._fencing = threading.Lock()
@@ -153,11 +155,9 @@ class Guest:
         return self._ask(("sh", "-c", text), deadline, in_place=in_place)
 
     def _ask(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
-        deadline = deadline or Deadline.after(_COMMAND_SECONDS)
-        if self._doubted:
-            deadline = deadline.sooner(_DOUBTED_SECONDS)
+        given = (deadline or Deadline.after(_COMMAND_SECONDS)).sooner(_DOUBTED_SECONDS if self._doubted else math.inf)
         try:
-            result = self._shell.run(argv, deadline, in_place=in_place)
+            result = self._shell.run(argv, given, in_place=in_place)
         except DeadlineExceeded:
             self._doubted = True
             raise
@@ -170,20 +170,18 @@ class Guest:
 
     def ship(self, module: str) -> str:
         """Put one of the image's modules into the guest, the first time it is asked for; gives its path there."""
-        if module not in self._shipped:
-            # `other/pinpoint_target` beside `pinpoint_target`: the kernel takes a module's name from inside the file.
-            path = f"/tmp/{module.replace('/', '-')}.ko"
-            self.put(self.image.modules[module], path)
-            self._shipped[module] = path
-        return self._shipped[module]
+        # `other/pinpoint_target` beside `pinpoint_target`: the kernel takes a module's name from inside the file.
+        return self._once(self.image.modules[module], f"/tmp/{module.replace('/', '-')}.ko", 0o644)
 
     def program(self, name: str) -> str:
         """Put one of the image's programs into the guest, the first time it is asked for; gives its path there."""
-        if name not in self._shipped:
-            path = f"/tmp/{name}"
-            self.put(self.image.programs[name], path, mode=0o755)
-            self._shipped[name] = path
-        return self._shipped[name]
+        return self._once(self.image.programs[name], f"/tmp/{name}", 0o755)
+
+    def _once(self, file: Path, path: str, mode: int) -> str:
+        if path not in self._shipped:
+            self.put(file, path, mode)
+        self._shipped.add(path)
+        return path
 
     def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
         """Start a program that is talked with line by line, in a channel of its own."""
@@ -236,10 +234,8 @@ class Guest:
 
     def _hear_panic_out(self, deadline: Deadline) -> None:
         """Wait for the reset that follows a panic, so that the console is complete."""
-        try:
+        with suppress(PinpointError):
             self.monitor.wait_event("SHUTDOWN", deadline=deadline.sooner(_PANIC_TAIL_SECONDS))
-        except PinpointError:
-            return
 
     def _boot_error(self, failure: PinpointError) -> BootError:
         """What went wrong with the console's last lines, or QEMU's words when it has gone."""
