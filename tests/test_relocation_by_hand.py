@@ -178,9 +178,8 @@ def test_starts_are_found_without_knowing_what_each_does() -> None:
 
 
 def test_names_are_taken_as_the_kernel_takes_them() -> None:
-    listing = "1000 T f\n2000 t f\n3000 t f\t[m]\n4000 t g\t[m]\n"
-    done = SimpleNamespace(stdout=listing, check=lambda: done)
-    guest = SimpleNamespace(guest=SimpleNamespace(script=lambda _: done))
+    listing = "0800 D f\n1000 T f\n2000 t f\n3000 t f\t[m]\n4000 t g\t[m]\n"
+    guest = SimpleNamespace(guest=SimpleNamespace(read_text=lambda _: listing))
     wanted = [(Site("f"), 0x1000), (Site("f", module="m"), 0x3000), (Site("g", module="m"), 0x4000)]
     assert missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
     absent = Site("absent")

@@ -148,10 +148,7 @@ class Guest:
         return self._ask(argv, deadline, in_place=False)
 
     def script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
-        """Run a shell script in the guest: one round trip, however many commands.
-
-        `in_place` saves a process, for one that neither exits nor changes anything of the shell but variables.
-        """
+        """Run a shell script in the guest: one round trip, however many commands; `in_place` as in Shell.run()."""
         return self._ask(("sh", "-c", text), deadline, in_place=in_place)
 
     def _ask(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
