@@ -72,13 +72,13 @@ class Sweeping:
             return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
 
     def _beside_tracefs(self) -> tuple[Swept, Peer]:
-        """Spread over the kernel; where kprobes have defects, what nobody runs meanwhile: the targets' functions.
+        """Entries all over the kernel; where kprobes have defects, what nobody runs meanwhile: instructions of targets.
 
         tracefs arms while the guest runs, and its own handler runs much of the kernel: one hit inside of another.
         """
         defects = self.layout.guest.image.recipe.architecture.probing.defects
-        entries = sweep_plan.of_targets(self.layout) if defects else sweep_plan.eligible(self.layout)
-        sites = evenly(entries, _PEER_SITES)
+        idle = (each for start in sweep_plan.of_targets(self.layout) for each in self.layout.boundaries(start))
+        sites = evenly(list(idle) if defects else sweep_plan.eligible(self.layout), _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = sweep_tracefs.cycle(self.layout.guest, sites)
             step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
