@@ -8,11 +8,9 @@
  *
  *	insmod pinpoint_byhand.ko base=0xffffffff81000000 site=0+0x1a2b0
  */
-#include <linux/kernel.h>
 #include <linux/moduleparam.h>
-#include <linux/string.h>
 
-#include "probe.h"
+#include "indexed_spec.h"
 
 static unsigned long base[4];
 static unsigned int bases;
@@ -27,15 +25,5 @@ MODULE_PARM_DESC(base, "where _stext, or a module's text, is now; must come befo
  */
 int pinpoint_read_spec(struct pinpoint_site *site)
 {
-	char *offset = strchr(site->symbol, '+');
-	unsigned long distance;
-	unsigned int which;
-
-	if (!offset)
-		return -EINVAL;
-	*offset++ = '\0';
-	if (kstrtouint(site->symbol, 0, &which) || which >= bases || kstrtoul(offset, 0, &distance))
-		return -EINVAL;
-	site->kp.addr = (kprobe_opcode_t *)(base[which] + distance);
-	return 0;
+	return pinpoint_read_indexed(site, base, bases);
 }

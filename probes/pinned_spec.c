@@ -3,11 +3,9 @@
  * A site as a precompiled probe has it: section + offset. It is written
  * SECTION+0xOFF, where SECTION counts the parameter section_addresses from 0.
  */
-#include <linux/kernel.h>
 #include <linux/moduleparam.h>
-#include <linux/string.h>
 
-#include "probe.h"
+#include "indexed_spec.h"
 
 static unsigned long section_addresses[256];
 static unsigned int section_count;
@@ -22,15 +20,5 @@ MODULE_PARM_DESC(section_addresses, "where the sections are; must come before th
  */
 int pinpoint_read_spec(struct pinpoint_site *site)
 {
-	char *offset = strchr(site->symbol, '+');
-	unsigned long distance;
-	unsigned int which;
-
-	if (!offset)
-		return -EINVAL;
-	*offset++ = '\0';
-	if (kstrtouint(site->symbol, 0, &which) || which >= section_count || kstrtoul(offset, 0, &distance))
-		return -EINVAL;
-	site->kp.addr = (kprobe_opcode_t *)(section_addresses[which] + distance);
-	return 0;
+	return pinpoint_read_indexed(site, section_addresses, section_count);
 }
