@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -52,7 +53,8 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own that gets `death_signal` when this process ends, however it ends.
 
-    `env` is added to this process's environment. Raises HostError when the program is not there.
+    `env` is added to this process's environment; `nice` holds against this run's other children too, see _yield().
+    Raises HostError when the program is not there.
     """
     words = [str(word) for word in argv]
     parent = os.getpid()
@@ -62,7 +64,7 @@ def spawn(
         if os.getppid() != parent:
             os._exit(127)
         if nice:
-            os.nice(nice)
+            _yield(nice)
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -88,6 +90,17 @@ def spawn(
         ) from None
     _live.add(child)
     return child
+
+
+def _yield(nice: int) -> None:
+    """Be nice, as a session too.
+
+    Where the kernel shares the processors out by sessions first, a nice value counts inside of its session only, and
+    each child of ours is a session of its own (sched(7), the autogroup feature).
+    """
+    os.nice(nice)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice))
 
 
 def stop_all() -> None:

@@ -22,6 +22,8 @@ from harness.guest.memory import SharedFile
 from harness.guest.monitor import Monitor
 from harness.images.image import Image
 
+# More than compiles (kbuild.NICE): a kernel that comes late holds up its whole row, a slower guest only its cells.
+_NICE = 5
 # How long QEMU gets to end after it was told to; it has nothing to save.
 _QUIT_SECONDS = 5.0
 # The forwarding in the monitor's `info usernet` (net/slirp.c): the host's port is before the guest's address.
@@ -65,7 +67,7 @@ class Emulator:
             )
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
             inherited = (wiring.console, wiring.monitor, initrd, self.shared.descriptor)
-            self._child = process.spawn(self.argv, stdout=self._said, stderr=self._said, pass_fds=inherited)
+            self._child = process.spawn(self.argv, stdout=self._said, stderr=self._said, pass_fds=inherited, nice=_NICE)
             self._open.callback(process.stop, self._child, _QUIT_SECONDS)
             its_console.close()
             its_monitor.close()
