@@ -22,7 +22,7 @@ from harness.landing.target import Target
 
 TIMES = 2
 MODULES = ("pinpoint_target", "pinpoint_second", "pinpoint_sections")
-Fresh = Callable[[], AbstractContextManager[Guest]]
+Fresh = Callable[..., AbstractContextManager[Guest]]
 Probing = Callable[..., ProbingIn]
 
 
@@ -59,7 +59,7 @@ def probe_bytes(guest: Guest) -> str:
 def rebooted(fresh: Fresh, guest: Guest) -> Iterator[Guest]:
     """The VM booted again; where there is KASLR, at another slide: one boot in some hundreds hits upon the same."""
     for _ in range(3):
-        with fresh() as other:
+        with fresh(anew=True) as other:
             if not guest.image.recipe.traits.kaslr or Layout(other).slide != Layout(guest).slide:
                 yield other
                 return

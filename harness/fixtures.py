@@ -56,15 +56,16 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
 
 @pytest.fixture
 def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
-    """Guests of the cell's VM for this case alone: `with fresh() as other`. Each boots anew, and KASLR slides it anew.
+    """Guests of the cell's VM for this case alone: `with fresh() as other`.
 
-    One that is alive at the end is checked as the row's guest is; `fresh(may_die=True)` leaves that to the case, and
-    `fresh(cpus=2)` gives it other than the recipe's virtual CPUs.
+    Each is thawed, as nobody used it before; `fresh(anew=True)` boots it, and KASLR slides it anew; `fresh(cpus=2)`
+    gives it other than the recipe's virtual CPUs. One that is alive at the end is checked as the row's guest is;
+    `fresh(may_die=True)` leaves that to the case.
     """
 
     @contextmanager
-    def boot(*, may_die: bool = False, cpus: int = 0) -> Iterator[Guest]:
-        with request.config.stash[RUN].fleet.fresh(vm, cpus) as running:
+    def begin(*, may_die: bool = False, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
+        with request.config.stash[RUN].fleet.fresh(vm, cpus=cpus, anew=anew) as running:
             request.node.stash[WATCH].guest = running
             try:
                 yield running
@@ -73,7 +74,7 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
             except GuestError as lost:
                 raise checkup.last_words(running, lost) from lost
 
-    return boot
+    return begin
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from harness.guest.accelerator import TCG, Accelerator, choose
 from harness.guest.canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.start import Beginning, boot
 from harness.images.image import Image
 from harness.images.recipe import Kernel, Machine, Recipe
 
@@ -118,14 +119,8 @@ class Pretender:
             config={},
             facts={},
         )
-        return Guest.boot(
-            image,
-            log=self.directory / "console" / "pretender.log",
-            keys=RunKeys.make(),
-            accelerator=Accelerator(TCG, "a test"),
-            bus=Bus(),
-            deadline=Deadline.after(seconds),
-        )
+        log = self.directory / "console" / "pretender.log"
+        return boot(image, Beginning(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds)))
 
 
 @pytest.fixture
@@ -174,7 +169,7 @@ def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
 def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the guest stopped: SHUTDOWN guest-shutdown"):
-        pretender.boot(arm64(b"pinpoint: ready\r\n", PSCI_SYSTEM_OFF))
+        pretender.boot(arm64(b"pinpoint: waiting\r\npinpoint: ready\r\n", PSCI_SYSTEM_OFF))
     assert time.monotonic() - began < 10
 
 

@@ -1,47 +1,19 @@
-"""The keys of a run and the archive that brings them into a guest."""
+"""The keys of a run and the word that brings them into a guest."""
 
 from __future__ import annotations
 
+import base64
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+import tempfile
+import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import paramiko
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from harness.guest.keys import RunKeys
-from harness.images.image import Image
-
-HOST_KEY = "etc/dropbear/dropbear_ed25519_host_key"
-AUTHORIZED = "root/.ssh/authorized_keys"
-
-
-@dataclass(frozen=True)
-class Member:
-    mode: int
-    owner: int
-    group: int
-    content: bytes
-
-
-def members(archive: bytes) -> Iterator[tuple[str, Member]]:
-    """Read a newc archive as the kernel does: by its header fields, every part padded to 4 bytes."""
-    place = 0
-    while place < len(archive):
-        assert archive[place : place + 6] == b"070701"
-        fields = [int(archive[place + 6 + 8 * index :][:8], 16) for index in range(13)]
-        name_at = place + 110
-        name = archive[name_at : name_at + fields[11] - 1].decode()
-        content_at = name_at + fields[11] + -(name_at + fields[11]) % 4
-        content = archive[content_at : content_at + fields[6]]
-        place = content_at + fields[6] + -fields[6] % 4
-        if name == "TRAILER!!!":
-            return
-        yield name, Member(fields[1], fields[2], fields[3], content)
+from harness.guest.word import word
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +21,8 @@ def keys() -> RunKeys:
     return RunKeys.make()
 
 
-def test_overlay_files_are_roots_alone(keys: RunKeys) -> None:
-    found = dict(members(keys.overlay))
-    assert {name: oct(found[name].mode) for name in (HOST_KEY, AUTHORIZED)} == {
-        HOST_KEY: "0o100600",
-        AUTHORIZED: "0o100600",
-    }
-    assert {name: oct(found[name].mode) for name in ("root/.ssh", "etc")} == {"root/.ssh": "0o40700", "etc": "0o40755"}
-    assert {(member.owner, member.group) for member in found.values()} == {(0, 0)}
-
-
-def test_directories_come_before_what_is_in_them(keys: RunKeys) -> None:
-    names = [name for name, _ in members(keys.overlay)]
-    for name in names:
-        parent = name.rpartition("/")[0]
-        assert not parent or parent in names[: names.index(name)]
-
-
 def test_host_key_is_the_one_we_pin(keys: RunKeys) -> None:
-    stored = dict(members(keys.overlay))[HOST_KEY].content
+    stored = keys.host_key
     assert stored[:15] == b"\0\0\0\x0bssh-ed25519"
     assert stored[15:19] == (64).to_bytes(4, "big")
     private, public = stored[19:51], stored[51:]
@@ -76,7 +31,7 @@ def test_host_key_is_the_one_we_pin(keys: RunKeys) -> None:
 
 
 def test_authorized_key_is_the_one_we_log_in_with(keys: RunKeys) -> None:
-    kind, blob, _ = dict(members(keys.overlay))[AUTHORIZED].content.decode().split()
+    kind, blob, _ = keys.authorized.split()
     assert (kind, blob) == ("ssh-rsa", keys.client.get_base64())
     assert keys.client.can_sign()
 
@@ -88,23 +43,44 @@ def test_every_run_has_its_own(keys: RunKeys) -> None:
 
 
 def test_no_private_key_is_printed(keys: RunKeys) -> None:
-    assert "overlay" not in repr(keys)
+    assert "host_key" not in repr(keys)
 
 
-@pytest.mark.parametrize("length", [512, 511, 510, 509])
-def test_initrd_begins_with_the_image_and_stays_aligned(keys: RunKeys, tmp_path: Path, length: int) -> None:
-    shared = tmp_path / "initrd.cpio"
-    shared.write_bytes(b"x" * length)
-    joined = keys.initrd(cast(Image, SimpleNamespace(initrd=shared)))
-    assert joined.startswith(b"x" * length)
-    assert joined.endswith(keys.overlay)
-    assert (len(joined) - len(keys.overlay)) % 4 == 0
+def heard(told: bytes, directory: Path) -> dict[str, str]:
+    """What a guest's shell makes of the word: each file it writes and each program it calls, with its input."""
+    length, _, script = told.partition(b"\n")
+    assert int(length) == len(script)
+    text = script.decode().replace("/root/", f"{directory}/").replace("/etc/dropbear/", f"{directory}/")
+    text = text.replace("/tmp/pinpoint_reseed", f"{directory}/reseed")
+    reseed = directory / "reseed"
+    reseed.write_text(f"#!/bin/sh\ncat >{directory}/seed\n")
+    reseed.chmod(0o700)
+    stands_in = f'must() {{ "$@" || exit 9; }}\ndate() {{ echo "$2" >{directory}/date; }}\n'
+    subprocess.run(["sh", "-c", stands_in + text], check=True, timeout=20)
+    reseed.unlink()
+    return {path.name: path.read_text(errors="replace") for path in directory.rglob("*") if path.is_file()}
 
 
-def test_cpio_reads_the_overlay(keys: RunKeys) -> None:
-    listed = subprocess.run(["cpio", "-it", "--quiet"], input=keys.overlay, capture_output=True, check=True)
-    assert listed.stdout.decode().split()[-1] == HOST_KEY
-    assert not listed.stderr
+def test_a_guest_that_hears_the_word_has_the_runs_keys(keys: RunKeys, tmp_path: Path) -> None:
+    files = heard(word(keys), tmp_path)
+    assert files["authorized_keys"] == f"{keys.authorized}\n"
+    assert (tmp_path / "dropbear_ed25519_host_key").read_bytes() == keys.host_key
+    assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*_key*")} == {"0o600"}
+
+
+def test_a_guest_that_hears_the_word_knows_the_time(keys: RunKeys, tmp_path: Path) -> None:
+    assert abs(int(heard(word(keys), tmp_path)["date"].strip().removeprefix("@")) - time.time()) < 60
+
+
+def test_no_two_guests_hear_the_same_random_numbers(keys: RunKeys, tmp_path: Path) -> None:
+    first, second = (heard(word(keys), Path(tempfile.mkdtemp(dir=tmp_path)))["seed"] for _ in range(2))
+    assert first != second
+    assert len(base64.b64decode(first)) == len(base64.b64decode(second)) == 64
+
+
+def test_the_word_fits_into_a_terminals_buffer(keys: RunKeys) -> None:
+    """The kernel drops what a reader of the terminal has not taken from its 4096 bytes."""
+    assert len(word(keys)) < 4096
 
 
 def test_paramiko_would_refuse_another_host(keys: RunKeys) -> None:

@@ -165,20 +165,25 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     """What init prints when its commands are stand-ins that succeed, or one of them fails; it ends at poweroff."""
     commands = tmp_path / "commands"
     commands.mkdir()
-    for name in ("mount", "mkdir", "insmod", "ifconfig", "dropbear", "poweroff", "sleep"):
+    for name in ("mount", "mkdir", "insmod", "ifconfig", "stty", "dropbear", "poweroff", "sleep"):
         ending = "kill -9 $PPID" if name in ("poweroff", "sleep") else f"exit {int(name == failing)}"
         (commands / name).write_text(f"#!/bin/sh\n{ending}\n")
         (commands / name).chmod(0o755)
     text = (paths.RECIPES / "rootfs/init").read_text()
     script = text.replace("/usr/sbin:/usr/bin:/sbin:/bin", f"{commands}:/usr/bin:/bin", 1)
     script = script.replace("/proc/sys/kernel/kptr_restrict", str(tmp_path / "kptr_restrict"))
-    assert script.count(str(tmp_path)) == 2
-    done = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, text=True, timeout=20, check=False)
+    script = script.replace("/run/word", str(tmp_path / "word"))
+    assert script.count(str(tmp_path)) == 5
+    word = "echo the word\n"
+    done = subprocess.run(
+        ["sh", "-c", script], input=f"{len(word)}\n{word}", stdout=subprocess.PIPE, text=True, timeout=20, check=False
+    )
     return done.stdout.splitlines()
 
 
 def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
-    assert run_init(tmp_path) == ["pinpoint: init", "pinpoint: ready"]
+    assert run_init(tmp_path) == ["pinpoint: init", "pinpoint: waiting", "the word", "pinpoint: ready"]
+    assert not (tmp_path / "word").exists()
     assert (tmp_path / "kptr_restrict").read_text() == "0\n"
 
 
@@ -188,11 +193,14 @@ def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
         ("mount", "mount -t proc proc /proc"),
         ("mkdir", "mkdir /dev/pts"),
         ("ifconfig", "ifconfig lo 127.0.0.1 up"),
+        ("stty", "stty -echo"),
         ("dropbear", "dropbear -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid"),
     ],
 )
 def test_init_names_the_step_that_failed(tmp_path: Path, failing: str, step: str) -> None:
-    assert run_init(tmp_path, failing) == ["pinpoint: init", f"pinpoint: init failed: {step}"]
+    told = run_init(tmp_path, failing)
+    assert (told[0], told[-1]) == ("pinpoint: init", f"pinpoint: init failed: {step}")
+    assert "pinpoint: ready" not in told
 
 
 def test_the_password_of_root_opens_nothing() -> None:

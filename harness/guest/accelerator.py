@@ -68,6 +68,11 @@ def choose(architecture: Architecture, forced: str | None = None) -> Accelerator
     return Accelerator(TCG, f"no {KVM}: {complaint}")
 
 
+def host_identity(accelerator: Accelerator) -> str:
+    """What a frozen guest depends on of this host: nothing but QEMU under emulation, else its CPU and its kernel."""
+    return "" if accelerator.emulated else _BOOT_ID.read_text()
+
+
 def qemu_version(program: str) -> str:
     """The first line that QEMU says of itself. Raises HostError naming the Debian package when it is not there."""
     try:

@@ -147,6 +147,13 @@ class Console:
         """The last lines."""
         return self.text().splitlines()[-count:]
 
+    def type(self, text: bytes) -> None:
+        """Send to the guest what a person would type. Raises GuestLost when QEMU is gone."""
+        try:
+            self._connection.sendall(text)
+        except OSError:
+            raise GuestLost("the console closed", where=self._name) from None
+
     def await_line(self, patterns: Sequence[str], deadline: Deadline, *, since: int = 0) -> Heard:
         """Wait for the first match of one of these regular expressions at or after a position.
 

@@ -7,17 +7,14 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, GuestLost, HostError, PinpointError
-from harness.guest import qemu
+from harness.guest import qemu, state
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
-from harness.guest.keys import RunKeys
 from harness.guest.memory import SharedFile
 from harness.guest.monitor import Monitor
 from harness.images.image import Image
@@ -34,19 +31,29 @@ class Emulator:
     """A QEMU that has started to run its guest. It dies with this process, however that ends."""
 
     def __init__(
-        self, image: Image, *, console_log: Path, keys: RunKeys, accelerator: Accelerator, deadline: Deadline
+        self,
+        image: Image,
+        *,
+        console_log: Path,
+        accelerator: Accelerator,
+        deadline: Deadline,
+        frozen: Path | None = None,
     ) -> None:
-        """Start QEMU. Raises HostError when there is none, or with its words when it ends at once."""
+        """Start QEMU, with the guest that is frozen in a file if one is given.
+
+        Raises HostError when there is none, or with its words when it ends at once; GuestError when it does not take
+        the frozen guest.
+        """
         self.name = image.recipe.name
         self._open = contextlib.ExitStack()
         try:
-            self._start(image, console_log, keys, accelerator, deadline)
+            self._start(image, console_log, accelerator, frozen, deadline)
         except BaseException:
             self._open.close()
             raise
 
     def _start(
-        self, image: Image, console_log: Path, keys: RunKeys, accelerator: Accelerator, deadline: Deadline
+        self, image: Image, console_log: Path, accelerator: Accelerator, frozen: Path | None, deadline: Deadline
     ) -> None:
         """What is opened is put on the stack that `stop` closes, the latest first."""
         self.shared = SharedFile.make()
@@ -55,7 +62,7 @@ class Emulator:
         self._open.callback(os.close, self._said)
         console, its_console = socket.socketpair()
         monitor, its_monitor = socket.socketpair()
-        with its_console, its_monitor, _in_memory(keys.initrd(image)) as initrd:
+        with its_console, its_monitor:
             self._open.callback(monitor.close)
             self.console = self._open.enter_context(contextlib.closing(Console(self.name, console)))
             wiring = qemu.Wiring(
@@ -63,21 +70,24 @@ class Emulator:
                 monitor=its_monitor.fileno(),
                 console_log=console_log,
                 kernel=image.kernel,
-                initrd=Path(f"/dev/fd/{initrd}"),
+                initrd=image.initrd,
+                incoming=frozen is not None,
             )
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
-            inherited = (wiring.console, wiring.monitor, initrd, self.shared.descriptor)
+            inherited = (wiring.console, wiring.monitor, self.shared.descriptor)
             self._child = process.spawn(self.argv, stdout=self._said, stderr=self._said, pass_fds=inherited, nice=_NICE)
             self._open.callback(process.stop, self._child, _QUIT_SECONDS)
             its_console.close()
             its_monitor.close()
-            self.monitor = self._negotiate(monitor, deadline)
+            self.monitor = self._negotiate(monitor, frozen, deadline)
             self._open.callback(self.monitor.close)
 
-    def _negotiate(self, connection: socket.socket, deadline: Deadline) -> Monitor:
+    def _negotiate(self, connection: socket.socket, frozen: Path | None, deadline: Deadline) -> Monitor:
         """Let the guest run as soon as QEMU can be heard: it answers when the machine is set up, all its files read."""
         try:
             monitor = Monitor(self.name, connection, deadline)
+            if frozen:
+                state.load(monitor, frozen, deadline)
             monitor.execute("cont", deadline=deadline)
         except GuestLost:
             # It closes its sockets before it has written why.
@@ -109,15 +119,3 @@ class Emulator:
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
                 self._child.wait(_QUIT_SECONDS)
         self._open.close()
-
-
-@contextmanager
-def _in_memory(content: bytes) -> Iterator[int]:
-    """A file that has no name and is gone when the last process closes it: nobody else reads the keys in it."""
-    descriptor = os.memfd_create("pinpoint-initrd")
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as stream:
-            stream.write(content)
-        yield descriptor
-    finally:
-        os.close(descriptor)

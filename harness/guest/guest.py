@@ -1,11 +1,10 @@
-"""A running guest: booted, proved to be its image's kernel, asked and told things, stopped."""
+"""A running guest: asked and told things, stopped. How it began is in start.py."""
 
 from __future__ import annotations
 
 import math
 import secrets
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -16,9 +15,8 @@ from typing import Self
 import testinfra.host
 
 from harness.core.deadline import Deadline
-from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
-from harness.core.events import Bus, Step
-from harness.guest import identity, testinfra_backend
+from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.guest import testinfra_backend
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
 from harness.guest.dialogue import Dialogue
@@ -29,16 +27,12 @@ from harness.guest.monitor import Monitor
 from harness.guest.result import Result
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
+from harness.guest.word import WAITING
 from harness.images.image import Image
 
-READY = r"pinpoint: ready"
-_PANIC = r"Kernel panic - not syncing[^\r\n]*"
-# A panic prints its trace after its first line and then resets; all of that is wanted in the error.
-_PANIC_TAIL_SECONDS = 3.0
 _COMMAND_SECONDS = 120.0
 # What a guest that let a deadline pass gets for its next answer: cleaning up after it shall not wait as long again.
 _DOUBTED_SECONDS = 10.0
-_SHOWN_LINES = 15
 
 
 class Guest:
@@ -56,37 +50,6 @@ class Guest:
         self._fenced = 0
         self._fencing = threading.Lock()
         emulator.monitor.when_over(self._over)
-
-    @classmethod
-    def boot(
-        cls,
-        image: Image,
-        *,
-        log: Path,
-        keys: RunKeys,
-        accelerator: Accelerator,
-        bus: Bus,
-        deadline: Deadline,
-    ) -> Guest:
-        """Start a guest and wait until it answers and has proved which kernel it runs.
-
-        Its console goes to `log`. Raises BootError with the console's last lines when it panics, stops, or is not ready
-        by the deadline; GuestError when another kernel answers; HostError without QEMU.
-        """
-        began = time.monotonic()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with bus.step(image.recipe.name, "boot") as step:
-            step.say(f"under {accelerator.name}: {accelerator.reason}")
-            emulator = Emulator(image, console_log=log, keys=keys, accelerator=accelerator, deadline=deadline)
-            guest = cls(image, emulator, accelerator)
-            try:
-                guest._become_ready(keys, step, deadline)
-            except BaseException:
-                guest.stop()
-                raise
-            guest.boot_seconds = time.monotonic() - began
-            step.close_with(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
-        return guest
 
     def __enter__(self) -> Self:
         return self
@@ -167,12 +130,23 @@ class Guest:
 
     def ship(self, module: str) -> str:
         """Put one of the image's modules into the guest, the first time it is asked for; gives its path there."""
-        # `other/pinpoint_target` beside `pinpoint_target`: the kernel takes a module's name from inside the file.
-        return self._once(self.image.modules[module], f"/tmp/{module.replace('/', '-')}.ko", 0o644)
+        return self._once(self.image.modules[module], _module_path(module), 0o644)
 
     def program(self, name: str) -> str:
         """Put one of the image's programs into the guest, the first time it is asked for; gives its path there."""
-        return self._once(self.image.programs[name], f"/tmp/{name}", 0o755)
+        return self._once(self.image.programs[name], _program_path(name), 0o755)
+
+    def ship_all(self) -> None:
+        """Put every module and program of the image into the guest."""
+        for module in self.image.modules:
+            self.ship(module)
+        for name in self.image.programs:
+            self.program(name)
+
+    def has_all(self) -> None:
+        """Know that what `ship_all` does was done: the guest began where one that has it all was frozen."""
+        self._shipped.update(map(_module_path, self.image.modules))
+        self._shipped.update(map(_program_path, self.image.programs))
 
     def _once(self, file: Path, path: str, mode: int) -> str:
         if path not in self._shipped:
@@ -187,6 +161,28 @@ class Guest:
     def read_text(self, path: str) -> str:
         """The text of a file in the guest. Raises GuestError when it cannot be read."""
         return self.run("cat", path).check().stdout
+
+    def connect(self, keys: RunKeys, deadline: Deadline) -> None:
+        """Log in, once it is ready. Raises GuestLost when nobody answers, GuestError when it is another's key."""
+        self._link = SshLink(self.name, self._emulator.ssh_port(), keys)
+        if self._ended:
+            self._link.cut(self._ended)
+        self._link.connect(deadline)
+
+    def forget_run(self, deadline: Deadline) -> None:
+        """Have it forget this run's keys, end every process and wait for another run's word; then it can be frozen.
+
+        Raises GuestLost when it does not answer, DeadlineExceeded.
+        """
+        before = self.console.position
+        with suppress(GuestLost):  # The connection is among what ends.
+            self.link.run(("kill", "-HUP", "1"), deadline)
+        self.console.await_line([WAITING], deadline, since=before)
+        self.link.close()
+
+    def said_by_qemu(self) -> str:
+        """QEMU's own messages, on one line."""
+        return self._emulator.said()
 
     def fence(self, deadline: Deadline) -> str:
         """All that the console said since the last fence: whatever the kernel printed before this call is in it."""
@@ -213,36 +209,18 @@ class Guest:
             self._link.close()
         self._emulator.stop()
 
-    def _become_ready(self, keys: RunKeys, step: Step, deadline: Deadline) -> None:
-        """Console line, then SSH, then proof."""
-        try:
-            if self.console.await_line([READY, _PANIC], deadline).index:
-                self._hear_panic_out(deadline)
-                raise BootError("the kernel panicked")
-            step.say("ready, connecting")
-            self._link = SshLink(self.name, self._emulator.ssh_port(), keys)
-            if self._ended:
-                self._link.cut(self._ended)
-            self._link.connect(deadline)
-            answer = self.script(identity.ASK, deadline)
-        except (BootError, DeadlineExceeded, GuestLost) as failure:
-            raise self._boot_error(failure) from None
-        identity.prove(self.image, answer)
-
-    def _hear_panic_out(self, deadline: Deadline) -> None:
-        """Wait for the reset that follows a panic, so that the console is complete."""
-        with suppress(PinpointError):
-            self.monitor.wait_event("SHUTDOWN", deadline=deadline.sooner(_PANIC_TAIL_SECONDS))
-
-    def _boot_error(self, failure: PinpointError) -> BootError:
-        """What went wrong with the console's last lines, or QEMU's words when it has gone."""
-        lines = "\n  ".join(self.console.last_lines(_SHOWN_LINES)) or "(the console said nothing)"
-        qemu = f"; QEMU: {said}" if (said := self._emulator.said()) else ""
-        return BootError(f"did not boot: {failure.what}{qemu}\n  {lines}", where=self.name)
-
     def _over(self, reason: str) -> None:
         """The guest will never answer again: whoever waits for it is told now."""
         self._ended = reason
         self.console.end_soon()
         if self._link is not None:
             self._link.cut(reason)
+
+
+def _module_path(module: str) -> str:
+    """Where a module is put: `other/pinpoint_target` beside `pinpoint_target`, for both call themselves the latter."""
+    return f"/tmp/{module.replace('/', '-')}.ko"
+
+
+def _program_path(name: str) -> str:
+    return f"/tmp/{name}"

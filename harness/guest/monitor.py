@@ -80,6 +80,10 @@ class Monitor:
         """Run a command line of the human monitor and give its text."""
         return str(self.execute("human-monitor-command", command_line=line))
 
+    def lend(self, descriptor: int, name: str) -> None:
+        """Hand QEMU an open file, which its commands call `fd:NAME` from now on."""
+        self._await(self._lend(descriptor, name), "a file handed over", Deadline.after(_COMMAND_SECONDS))
+
     def events(self) -> list[MonitorEvent]:
         """Every event so far."""
         with self._news:
@@ -88,12 +92,14 @@ class Monitor:
     def wait_event(self, *names: str, deadline: Deadline, since: int = 0) -> MonitorEvent:
         """The first event of one of these names among those after the first `since`; waits for it.
 
+        A name may be followed by a state, as in `MIGRATION completed`: then the event's status must be that.
+
         Raises GuestLost when QEMU goes away first, DeadlineExceeded.
         """
         with self._news:
             while True:
                 for event in self._events[since:]:
-                    if event.name in names:
+                    if event.name in names or f"{event.name} {event.data.get('status')}" in names:
                         return event
                 if self._gone:
                     raise GuestLost(f"QEMU ended before {' or '.join(names)}", where=self._name)
@@ -148,6 +154,10 @@ class Monitor:
             for command, arguments in commands
         ]
         return list(await asyncio.gather(*sent))
+
+    async def _lend(self, descriptor: int, name: str) -> None:
+        self._client.send_fd_scm(descriptor)
+        await self._client.execute("getfd", {"fdname": name})
 
     async def _listen(self) -> None:
         async for event in self._client.events:

@@ -25,7 +25,8 @@ _KERNEL_ARGUMENTS = (
 class Wiring:
     """What ties one QEMU to us: descriptors it inherits, files it reads and writes.
 
-    `console` and `monitor` are connected sockets; QEMU itself writes all that the console says to `console_log`.
+    `console` and `monitor` are connected sockets; QEMU itself writes all that the console says to `console_log`. With
+    `incoming` it waits to be given a frozen guest instead of starting one.
     """
 
     console: int
@@ -33,6 +34,7 @@ class Wiring:
     console_log: Path
     kernel: Path
     initrd: Path
+    incoming: bool = False
 
 
 def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
@@ -47,7 +49,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
     return [
         machine.qemu,
         *("-name", f"pinpoint-{recipe.name}", "-nodefaults", "-no-user-config", "-display", "none"),
-        *("-no-reboot", "-no-shutdown", "-S"),
+        *("-no-reboot", "-no-shutdown", "-S", *(("-incoming", "defer") if wiring.incoming else ())),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", machine.machine, "-accel", accelerator.name),
         *(("-cpu", model) if model else ()),

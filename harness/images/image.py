@@ -15,7 +15,7 @@ class Image:
 
     `kernel` is what QEMU is given; `vmlinux` the ELF of that very kernel, with a symbol table and the bytes of its
     text as linked (slide 0); `build_id` the GNU build-id of both, in hex; `initrd` the shared part of the root file
-    system, an uncompressed cpio to which each run appends its keys; `modules` the built probe modules by name;
+    system, an uncompressed cpio; `modules` the built probe modules by name;
     `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
     build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name.
     """

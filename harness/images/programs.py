@@ -22,6 +22,7 @@ KIND = "programs"
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
     "pinpoint_holder": ("holder", "bpf", "btf", "gates"),
+    "pinpoint_reseed": ("reseed",),
     "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
 }
 FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")

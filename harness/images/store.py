@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,13 @@ class Store:
         """True when such an entry was built; a cheap look that verifies nothing."""
         return (self.root / f"{kind}-{key_of(parts)}" / manifest.NAME).is_file()
 
+    def drop_unused(self, kind: str, seconds: float) -> None:
+        """Remove the entries of a kind that no run has obtained for so long; those under a lock are left alone."""
+        for path in self.root.glob(f"{kind}-*"):
+            if time.time() - path.stat().st_mtime > seconds:
+                with suppress(Timeout, FileNotFoundError), FileLock(self._lock_path(path.name), timeout=0):
+                    self._discard(path)
+
     def _kept(self, kind: str, key: str, step: Step) -> Entry | None:
         """The entry as it stands, or None; a damaged one is said and removed."""
         path = self.root / f"{kind}-{key}"
@@ -79,6 +89,7 @@ class Store:
         wrong = manifest.damage(path, record) if record else f"{manifest.NAME} is damaged"
         if record and not wrong:
             step.close_with("from the store")
+            os.utime(path)
             return Entry(kind, key, path, record.facts)
         step.say(f"damaged in the store: {wrong}; building it again")
         self._discard(path)

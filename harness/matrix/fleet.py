@@ -13,15 +13,18 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
+from harness.guest import start
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.start import Beginning
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
 from harness.images.workshop import Workshop
-from harness.landing import traits
 from harness.matrix import checkup
+from harness.matrix.freezer import Freezer
+from harness.matrix.once import Once
 
 # From QEMU's start to the first SSH answer. A parisc guest beside a kernel build needed 20 s on 2 cores.
 _BOOT_SECONDS = 180.0
@@ -52,9 +55,10 @@ class Fleet:
         self._directory = directory
         self._forced = forced_accelerator
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.recipes)), thread_name_prefix="row")
-        # One boot at a time for every two cores: a guest that shares a core looks hung.
-        self._booting = threading.Semaphore(max(1, workshop.slots.cores // 2))
-        self._images: dict[str, Future[Image]] = {}
+        # One start at a time for every two cores: a guest that shares a core looks hung.
+        self._starting = threading.Semaphore(max(1, workshop.slots.cores // 2))
+        self._images: Once[str, Image] = Once()
+        self._freezer = Freezer(workshop, forced_accelerator, self._boot_to_freeze)
         self._guests: dict[str, Future[Guest]] = {}
         self._compared: set[str] = set()
         self._fresh = itertools.count(1)
@@ -78,7 +82,7 @@ class Fleet:
         self._compared.update(compared)
         for name in names:
             if name not in self._guests:
-                self._guests[name] = self._pool.submit(self._prepare_and_boot, name)
+                self._guests[name] = self._pool.submit(self._prepare_and_start, name)
 
     def image(self, name: str) -> Image:
         """The image of a VM, a row of this run or not, prepared now if need be. Raises what its build raised."""
@@ -98,14 +102,17 @@ class Fleet:
         return self._guests[name].result()
 
     @contextmanager
-    def fresh(self, name: str, cpus: int = 0) -> Iterator[Guest]:
-        """Another guest of the VM beside the row's own, its boot judged but its traits not proved again.
+    def fresh(self, name: str, *, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
+        """Another guest of the VM beside the row's own: thawed, or booted anew, which KASLR slides anew.
 
         It has so many virtual CPUs, by default as many as the recipe says. Raises what its build or boot raises.
         """
         image = self._prepare(name)
-        with self._booting:
-            guest = self._boot(image.with_cpus(cpus) if cpus else image, f"{name}-fresh-{next(self._fresh)}")
+        if cpus:
+            image = image.with_cpus(cpus)
+        begin = self._boot if anew else self._thaw
+        with self._starting:
+            guest = begin(image, f"{name}-fresh-{next(self._fresh)}")
         with guest:
             checkup.begin(guest)
             yield guest
@@ -126,51 +133,45 @@ class Fleet:
                 self.retire(name)
 
     def _prepare(self, name: str) -> Image:
-        mine: Future[Image] = Future()
-        image = self._images.setdefault(name, mine)
-        if image is mine:
-            try:
-                recipe = self.recipes[name] if name in self.recipes else select([name])[0]
-                self._await_image(name)
-                mine.set_result(prepare(recipe, self._workshop))
-            except BaseException as error:
-                mine.set_exception(error)
-        return image.result()
+        return self._images.get(name, lambda: self._made(name))
 
-    def _prepare_and_boot(self, name: str) -> Guest:
+    def _made(self, name: str) -> Image:
+        recipe = self.recipes[name] if name in self.recipes else select([name])[0]
+        self._await_image(name)
+        return prepare(recipe, self._workshop)
+
+    def _prepare_and_start(self, name: str) -> Guest:
         image = self._prepare(name)
         sibling = image.recipe.kernel.sibling
         if sibling and name in self._compared:
             # Raised again to the cells that ask for it, and to no other.
             with suppress(PinpointError):
                 self._prepare(sibling)
-        with self._booting:
+        with self._starting:
+            guest = self._thaw(image, image.recipe.name)
             try:
-                return self._boot_proved(image)
-            except traits.TraitContradictedError as contradiction:
-                # A slide is zero by chance once in some 500 boots of an x86_64 kernel; only a second boot tells.
-                if contradiction.trait != "kaslr":
-                    raise
-                return self._boot_proved(image)
-
-    def _boot_proved(self, image: Image) -> Guest:
-        """A guest that answers and whose traits are proved."""
-        guest = self._boot(image, image.recipe.name)
-        try:
-            with self.bus.step(guest.name, "traits"):
-                traits.prove(guest)
                 checkup.begin(guest)
-        except BaseException:
-            guest.stop()
-            raise
+            except BaseException:
+                guest.stop()
+                raise
         return guest
 
+    def _thaw(self, image: Image, log_name: str) -> Guest:
+        """A guest that answers, begun where one was frozen whose traits are proved."""
+        return start.thaw(image, self._freezer.frozen(image), self._beginning(image, log_name, self._keys))
+
     def _boot(self, image: Image, log_name: str) -> Guest:
-        """A guest that answers, its console in `console/<log_name>.log`."""
-        return Guest.boot(
-            image,
+        """A guest that answers, booted anew."""
+        return start.boot(image, self._beginning(image, log_name, self._keys))
+
+    def _boot_to_freeze(self, image: Image, keys: RunKeys) -> Guest:
+        return start.boot(image, self._beginning(image, f"{image.recipe.name}-frozen", keys))
+
+    def _beginning(self, image: Image, log_name: str, keys: RunKeys) -> Beginning:
+        """Its console goes to `console/<log_name>.log`."""
+        return Beginning(
             log=self._directory / "console" / f"{log_name}.log",
-            keys=self._keys,
+            keys=keys,
             accelerator=choose(image.recipe.architecture, self._forced),
             bus=self.bus,
             deadline=Deadline.after(_BOOT_SECONDS),

@@ -16,6 +16,7 @@ from harness.core.events import Bus
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.start import Beginning, boot
 from harness.images import foreign
 from harness.images.image import Image
 from harness.images.prepare import prepare
@@ -80,14 +81,9 @@ class Verification:
 
         The guest's console goes to `log`. Raises what the boot raises.
         """
-        guest = Guest.boot(
-            self._image,
-            log=log,
-            keys=RunKeys.make(),
-            accelerator=choose(self._image.recipe.architecture, None),
-            bus=self._bus,
-            deadline=Deadline.after(_BOOT_SECONDS),
-        )
+        accelerator = choose(self._image.recipe.architecture, None)
+        beginning = Beginning(log, RunKeys.make(), accelerator, self._bus, Deadline.after(_BOOT_SECONDS))
+        guest = boot(self._image, beginning)
         with guest:
             checkup.begin(guest)
             wrongs = [*self._live(guest, say), *_after(guest)]

@@ -1,0 +1,109 @@
+"""How a guest begins: booted, or thawed where another was frozen. Either way it waits for this run's word."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.deadline import Deadline
+from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
+from harness.core.events import Bus, Step
+from harness.guest import identity, state
+from harness.guest.accelerator import Accelerator
+from harness.guest.emulator import Emulator
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.guest.word import READY, WAITING, word
+from harness.images.image import Image
+
+_PANIC = r"Kernel panic - not syncing[^\r\n]*"
+# A panic prints its trace after its first line and then resets; all of that is wanted in the error.
+_PANIC_TAIL_SECONDS = 3.0
+_SHOWN_LINES = 15
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a guest begins with: where its console goes, who may log in, what emulates it, who hears of it, how long."""
+
+    log: Path
+    keys: RunKeys
+    accelerator: Accelerator
+    bus: Bus
+    deadline: Deadline
+
+
+def boot(image: Image, beginning: Beginning) -> Guest:
+    """Start a guest and wait until it answers and has proved which kernel it runs.
+
+    Raises BootError with the console's last lines when it panics, stops, or is not ready by the deadline; GuestError
+    when another kernel answers; HostError without QEMU.
+    """
+    return _begin(image, beginning, "boot", None)
+
+
+def thaw(image: Image, frozen: Path, beginning: Beginning) -> Guest:
+    """Start a guest where `freeze` left one, all that was shipped in it. Raises as `boot` does, GuestError besides."""
+    guest = _begin(image, beginning, "thaw", frozen)
+    guest.has_all()
+    return guest
+
+
+def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
+    """Ship everything, have the guest forget the run, and write it to a new file. It stands still afterwards.
+
+    Raises GuestError, DeadlineExceeded, OSError.
+    """
+    guest.ship_all()
+    guest.forget_run(deadline)
+    state.save(guest.monitor, path, deadline)
+
+
+def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) -> Guest:
+    began = time.monotonic()
+    beginning.log.parent.mkdir(parents=True, exist_ok=True)
+    accelerator, deadline = beginning.accelerator, beginning.deadline
+    with beginning.bus.step(image.recipe.name, how) as step:
+        step.say(f"under {accelerator.name}: {accelerator.reason}")
+        emulator = Emulator(image, console_log=beginning.log, accelerator=accelerator, deadline=deadline, frozen=frozen)
+        guest = Guest(image, emulator, accelerator)
+        try:
+            if not frozen:
+                _hear(guest, WAITING, deadline)
+            _become_ready(guest, beginning.keys, step, deadline)
+        except (BootError, DeadlineExceeded, GuestLost) as failure:
+            raise _stopped(guest, failure) from None
+        except BaseException:
+            guest.stop()
+            raise
+        guest.boot_seconds = time.monotonic() - began
+        step.close_with(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
+    return guest
+
+
+def _become_ready(guest: Guest, keys: RunKeys, step: Step, deadline: Deadline) -> None:
+    """The run's word, the console's answer, SSH, proof."""
+    guest.console.type(word(keys))
+    _hear(guest, READY, deadline)
+    step.say("ready, connecting")
+    guest.connect(keys, deadline)
+    identity.prove(guest.image, guest.script(identity.ASK, deadline))
+
+
+def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
+    """Wait for a line of init's. Raises BootError when the kernel panics first."""
+    if guest.console.await_line([line, _PANIC], deadline).index:
+        # The reset that follows a panic makes the console complete.
+        with suppress(PinpointError):
+            guest.monitor.wait_event("SHUTDOWN", deadline=deadline.sooner(_PANIC_TAIL_SECONDS))
+        raise BootError("the kernel panicked")
+
+
+def _stopped(guest: Guest, failure: PinpointError) -> BootError:
+    """Stop the guest; what went wrong with the console's last lines, or QEMU's words when it has gone."""
+    lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console said nothing)"
+    qemu = f"; QEMU: {said}" if (said := guest.said_by_qemu()) else ""
+    guest.stop()
+    return BootError(f"did not boot: {failure.what}{qemu}\n  {lines}", where=guest.name)

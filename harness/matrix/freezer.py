@@ -1,0 +1,99 @@
+"""Frozen guests in the store: booted once, their traits proved, everything shipped; each guest of a row is thawed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.core.deadline import Deadline
+from harness.core.events import Step
+from harness.guest import qemu, start
+from harness.guest.accelerator import Accelerator, choose, host_identity, qemu_version
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.images.image import Image
+from harness.images.store import key_of
+from harness.images.workshop import Workshop
+from harness.landing import traits
+from harness.matrix import checkup
+from harness.matrix.once import Once
+
+KIND = "frozen"
+_STATE = "state"
+# Shipping everything to an emulated parisc, and writing what is in its memory.
+_FREEZE_SECONDS = 180.0
+# A frozen guest takes some 100 MB; what no run thawed for a day is of another kernel, or of other probes.
+_KEPT_SECONDS = 24 * 3600.0
+
+Boot = Callable[[Image, RunKeys], Guest]
+
+
+class Freezer:
+    """One frozen guest for each image, machine, accelerator and QEMU, made when it is first asked for."""
+
+    def __init__(self, workshop: Workshop, forced_accelerator: str | None, boot: Boot) -> None:
+        """`boot` starts a guest that lets the given keys in."""
+        self._workshop = workshop
+        self._forced = forced_accelerator
+        self._boot = boot
+        self._made: Once[str, Path] = Once()
+
+    def frozen(self, image: Image) -> Path:
+        """The file to thaw guests of the image from. Raises what its boot raises, and when its traits are not so.
+
+        Only this very QEMU with this very command line is ever given it (docs/architecture.md, "Freeze and thaw").
+        """
+        parts = frozen_parts(image, choose(image.recipe.architecture, self._forced))
+        return self._made.get(key_of(parts), lambda: self._obtain(image, parts))
+
+    def _obtain(self, image: Image, parts: list[str]) -> Path:
+        store = self._workshop.store
+        entry = store.obtain(
+            KIND, parts, vm=image.recipe.name, build=lambda path, step: self._freeze(image, path, step)
+        )
+        store.drop_unused(KIND, _KEPT_SECONDS)
+        return entry.path / _STATE
+
+    def _freeze(self, image: Image, entry: Path, step: Step) -> Mapping[str, Any]:
+        # Keys of its own, which nobody has when it is thawed.
+        keys = RunKeys.make()
+        with self._proved(image, keys) as guest:
+            step.say("freezing")
+            start.freeze(guest, entry / _STATE, Deadline.after(_FREEZE_SECONDS))
+            return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
+
+    def _proved(self, image: Image, keys: RunKeys) -> Guest:
+        """A guest that answers and whose traits are proved."""
+        try:
+            return self._boot_proved(image, keys)
+        except traits.TraitContradictedError as contradiction:
+            # A slide is zero by chance once in some 500 boots of an x86_64 kernel; only a second boot tells.
+            if contradiction.trait != "kaslr":
+                raise
+            return self._boot_proved(image, keys)
+
+    def _boot_proved(self, image: Image, keys: RunKeys) -> Guest:
+        guest = self._boot(image, keys)
+        try:
+            checkup.begin(guest)
+            traits.prove(guest)
+            checkup.end(guest)
+        except BaseException:
+            guest.stop()
+            raise
+        return guest
+
+
+def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
+    """Everything that a frozen guest depends on, for its store key."""
+    recipe = image.recipe
+    anywhere = qemu.Wiring(
+        console=0, monitor=0, console_log=Path("console"), kernel=Path("kernel"), initrd=Path("initrd")
+    )
+    return [
+        image.key,
+        qemu_version(recipe.architecture.machine.qemu),
+        host_identity(accelerator),
+        *qemu.argv(recipe, accelerator, anywhere),
+    ]

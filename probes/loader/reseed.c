@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_reseed: mix what is read from standard input into the kernel's random numbers, and make them begin anew.
+ *
+ * Guests thawed from one state would otherwise hand out the same numbers, SSH's among them. Writing to /dev/urandom
+ * mixes at once but shows only at the next reseeding, up to a minute later (drivers/char/random.c, 6.1).
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/random.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+static int failed(const char *what)
+{
+	fprintf(stderr, "pinpoint_reseed: %s: %s\n", what, strerror(errno));
+	return 1;
+}
+
+int main(void)
+{
+	char seed[256];
+	size_t length = 0;
+	ssize_t got;
+	int urandom;
+
+	while ((got = read(STDIN_FILENO, seed + length, sizeof(seed) - length)) > 0)
+		length += got;
+	if (got < 0 || !length)
+		return failed("reading the seed");
+	urandom = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
+	if (urandom < 0)
+		return failed("/dev/urandom");
+	if (write(urandom, seed, length) != (ssize_t)length)
+		return failed("mixing");
+	/* ENODATA: not seeded for the first time yet, so nothing was handed out that could come again. */
+	if (ioctl(urandom, RNDRESEEDCRNG) && errno != ENODATA)
+		return failed("RNDRESEEDCRNG");
+	return 0;
+}

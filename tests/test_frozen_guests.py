@@ -1,0 +1,101 @@
+"""Frozen guests: what their store key holds, and what of them the store keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.core.events import Bus, Step
+from harness.guest.accelerator import Accelerator
+from harness.images.image import Image
+from harness.images.recipe import Kernel, Machine, Recipe
+from harness.images.store import Store
+from harness.matrix import freezer
+from harness.matrix.once import Once
+
+TCG = Accelerator("tcg", "a test")
+DAY = 24 * 3600.0
+
+
+def empty(entry: Path, _step: Step) -> Mapping[str, Any]:
+    """A frozen guest of no bytes."""
+    (entry / "state").write_text("")
+    return {}
+
+
+def parts(key: str = "an-image", accelerator: Accelerator = TCG, **machine: int) -> list[str]:
+    recipe = Recipe(
+        name="a-vm",
+        arch="arm64",
+        describe="",
+        kernel=Kernel(source="debian-binary", package="none"),
+        machine=Machine(**machine),
+    )
+    return freezer.frozen_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe)), accelerator)
+
+
+def test_one_guest_thaws_on_the_machine_it_was_frozen_on() -> None:
+    assert parts() == parts()
+    others = [parts("another"), parts(cpus=2), parts(memory_mib=256), parts(accelerator=Accelerator("kvm", ""))]
+    assert all(other != parts() for other in others)
+
+
+def test_another_qemu_never_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = parts()
+    monkeypatch.setattr(freezer, "qemu_version", lambda _program: "QEMU emulator version 99.0")
+    assert parts() != before
+
+
+def test_what_no_run_thaws_is_dropped(tmp_path: Path) -> None:
+    store = Store(tmp_path, Bus())
+    fresh, old = (store.obtain("frozen", [name], vm="a-vm", build=empty) for name in ("fresh", "old"))
+    other = store.obtain("kernel", ["old"], vm="a-vm", build=empty)
+    for entry in (old, other):
+        os.utime(entry.path, (time.time() - 2 * DAY,) * 2)
+    store.drop_unused("frozen", DAY)
+    assert (fresh.path.exists(), old.path.exists(), other.path.exists()) == (True, False, True)
+
+
+def test_what_a_run_obtains_is_used(tmp_path: Path) -> None:
+    store = Store(tmp_path, Bus())
+    for _ in range(2):
+        entry = store.obtain("frozen", ["x"], vm="a-vm", build=empty)
+        os.utime(entry.path, (time.time() - 2 * DAY,) * 2)
+    store.obtain("frozen", ["x"], vm="a-vm", build=empty)
+    store.drop_unused("frozen", DAY)
+    assert entry.path.exists()
+
+
+def test_made_once_for_all_who_ask() -> None:
+    once: Once[str, None] = Once()
+    made: list[int] = []
+    entered = threading.Barrier(4)
+
+    def ask() -> None:
+        entered.wait(10)
+        once.get("key", lambda: made.append(1))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert made == [1]
+
+
+def test_what_making_raised_is_raised_to_each() -> None:
+    once: Once[str, int] = Once()
+
+    def fail() -> int:
+        raise OSError("no")
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="no"):
+            once.get("key", fail)
