@@ -18,6 +18,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest import testinfra_backend
 from harness.guest.accelerator import Accelerator
+from harness.guest.cargo import Piece, put_all
 from harness.guest.console import Console
 from harness.guest.dialogue import Dialogue
 from harness.guest.emulator import Emulator
@@ -130,27 +131,32 @@ class Guest:
 
     def ship(self, module: str) -> str:
         """Put one of the image's modules into the guest, the first time it is asked for; gives its path there."""
-        return self._once(self.image.modules[module], _module_path(module), 0o644)
+        return self._once(_module_path(module))
 
     def program(self, name: str) -> str:
         """Put one of the image's programs into the guest, the first time it is asked for; gives its path there."""
-        return self._once(self.image.programs[name], _program_path(name), 0o755)
+        return self._once(_program_path(name))
 
-    def ship_all(self) -> None:
-        """Put every module and program of the image into the guest."""
-        for module in self.image.modules:
-            self.ship(module)
-        for name in self.image.programs:
-            self.program(name)
+    def ship_all(self, deadline: Deadline) -> None:
+        """Put every module and program of the image that it does not have into the guest."""
+        put_all(
+            self.link, {path: self._cargo[path] for path in self._cargo.keys() - self._shipped}, self.name, deadline
+        )
+        self.has_all()
 
     def has_all(self) -> None:
-        """Know that what `ship_all` does was done: the guest began where one that has it all was frozen."""
-        self._shipped.update(map(_module_path, self.image.modules))
-        self._shipped.update(map(_program_path, self.image.programs))
+        """Know that `ship_all` was done, by this guest or by the one whose frozen state it began with."""
+        self._shipped.update(self._cargo)
 
-    def _once(self, file: Path, path: str, mode: int) -> str:
+    @cached_property
+    def _cargo(self) -> dict[str, Piece]:
+        """What can be shipped, by its path in the guest."""
+        modules = {_module_path(name): Piece(file, 0o644) for name, file in self.image.modules.items()}
+        return modules | {_program_path(name): Piece(file, 0o755) for name, file in self.image.programs.items()}
+
+    def _once(self, path: str) -> str:
         if path not in self._shipped:
-            self.put(file, path, mode)
+            self.put(self._cargo[path].file, path, self._cargo[path].mode)
         self._shipped.add(path)
         return path
 

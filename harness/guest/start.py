@@ -56,7 +56,7 @@ def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
 
     Raises GuestError, DeadlineExceeded, OSError.
     """
-    guest.ship_all()
+    guest.ship_all(deadline)
     guest.forget_run(deadline)
     state.save(guest.monitor, path, deadline)
 

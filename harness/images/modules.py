@@ -124,7 +124,7 @@ class _Job:
         maps = {scratch: "probes", headers.objects: "objects", headers.source: "linux"}
         flags = [
             self.recipe.kernel.cflags,
-            "-Werror -g",
+            "-Werror -g1",
             *(f"-ffile-prefix-map={old}={new}" for old, new in maps.items()),
         ]
         log = paths.cache() / "logs" / f"modules-{self.recipe.name}.log"
