@@ -21,9 +21,13 @@ pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.us
 
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_resolves(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
-    """Every function with a unique name, registered disabled: what is reported, what is listed and the ELF agree."""
+    """Functions with a unique name, registered disabled: what is reported, what is listed and the ELF agree.
+
+    A spread of them, or every one with --sweep=kernel and with ./pinpoint test.
+    """
     swept = sweeping.resolved()
-    figure("sweep.eligible", swept.sites, "sites")
+    figure("sweep.eligible", sweeping.eligible, "sites")
+    figure("sweep.resolved", swept.sites, "sites")
     figure("sweep.landed", swept.landed, "sites")
     figure("sweep.unexplained", len(swept.unexplained), "sites", goal="0")
     figure("sweep.per_second", round(swept.per_second, 1), "sites/s")
@@ -33,7 +37,10 @@ def test_resolves(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
 
 @pytest.mark.mutants("one-instruction-off", "only-reported", "stale-snapshot")
 def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
-    """Armed, listed, seen from outside, removed, the original bytes back: a sample, or everything with --sweep=all."""
+    """Armed, listed, seen from outside, removed, the original bytes back: a sample, or everything with --sweep=all.
+
+    A small kernel is armed whole with --sweep=kernel too.
+    """
     swept = sweeping.armed()
     figure("sweep.armed", swept.sites, "sites")
     figure("sweep.armed_landed", swept.landed, "sites")

@@ -59,10 +59,10 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
 @cli.command(context_settings=_FORWARDED)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: Sequence[str]) -> int:
-    """Run the project's own tests and the core matrix, in one pytest run. What CI runs."""
+    """Run the project's own tests and the core matrix, whole kernels swept, in one pytest run. What CI runs."""
     rows = len(select(()))
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
-    return _pytest([*_side_by_side(rows, pytest_arguments), *pytest_arguments, *chosen])
+    return _pytest([*_side_by_side(rows, pytest_arguments), *_WHOLE_KERNELS, *pytest_arguments, *chosen])
 
 
 @cli.command(name="list")
@@ -165,6 +165,7 @@ def _pytest(arguments: Sequence[str]) -> int:
     return HARNESS_FAILED
 
 
+_WHOLE_KERNELS = ("--sweep", "kernel")
 # What pytest can do in one process only, or what settles already how many there are.
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 

@@ -17,6 +17,7 @@ from harness.landing.mutants import named
 from harness.landing.probing import ProbingIn
 from harness.landing.reading import Readings
 from harness.landing.sweep_guests import Fresh
+from harness.landing.sweep_plan import Depth
 from harness.landing.sweeping import Sweeping
 from harness.landing.target import Target
 from harness.matrix import checkup, kept
@@ -159,7 +160,7 @@ def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutan
         fresh,
         request.config.stash[RUN].bus,
         mutant=named(mutant),
-        everything=request.config.option.sweep == "all",
+        depth=Depth(request.config.option.sweep),
     )
 
 

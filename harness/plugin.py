@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import PinpointError
+from harness.landing.sweep_plan import Depth
 from harness.matrix import cells, rows, selection, workers
 from harness.matrix.run import MatrixRun
 from harness.verdict.words import Verdict
@@ -26,7 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
-    group.addoption("--sweep", choices=("sample", "all"), default="sample", help="arm some functions, or all")
+    depths = [depth.value for depth in Depth]
+    group.addoption("--sweep", choices=depths, default=Depth.SAMPLE.value, help="how much of each kernel is swept")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -23,6 +23,7 @@ from harness.landing.site import Site
 from harness.landing.sweep import Death, Refusal, Swept
 from harness.landing.sweep_guests import FreshGuests
 from harness.landing.sweep_module import Listing
+from harness.landing.sweep_plan import Depth
 from harness.landing.sweep_refusals import Refusals
 from harness.landing.witness import Statement
 
@@ -44,6 +45,26 @@ def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
     assert list(parts[0][:3]) == [SITES[0], SITES[3], SITES[6]]
     assert {site for part in parts for site in part} == set(SITES)
     assert sweep_plan.batches([], 16) == []
+
+
+@pytest.mark.parametrize(
+    ("functions", "depth", "resolved", "armed"),
+    [
+        (5000, Depth.SAMPLE, 1500, 300),
+        (5000, Depth.KERNEL, 5000, 5000),
+        (20_000, Depth.KERNEL, 20_000, 300),
+        (20_000, Depth.ALL, 20_000, 20_000),
+    ],
+)
+def test_how_much_a_depth_sweeps(
+    functions: int, depth: Depth, resolved: int, armed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    symbols = [SimpleNamespace(name=f"f{number}") for number in range(functions)]
+    monkeypatch.setattr(sweep_plan, "unique_functions", lambda _kernel: symbols)
+    monkeypatch.setattr(sweep_plan, "_sample", lambda _layout: SITES[:1] * 300)
+    layout = cast(Layout, SimpleNamespace(kernel=None, targets={}))
+    assert len(sweep_plan.to_resolve(layout, depth)) == resolved
+    assert len(sweep_plan.to_arm(layout, depth)) == armed
 
 
 def missed(site: Site) -> Landing:

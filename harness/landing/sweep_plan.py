@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from enum import Enum
 
 from harness.core.architecture import Probing
 from harness.core.elf import Symbol
@@ -13,8 +14,10 @@ from harness.landing.layout import Layout
 from harness.landing.order import evenly, unique_functions
 from harness.landing.site import Site
 
-# A kernel of no more functions than this is armed whole by default: that takes minutes on an emulated machine.
-FEW = 16_000
+# A kernel of no more functions than this is armed whole when kernels are swept: that takes minutes under emulation.
+_FEW = 16_000
+# Functions whose resolving takes a small part of a minute under emulation.
+_SPREAD_RESOLVED = 1500
 # Functions of each kind, and of all kinds, in a sample.
 _OF_A_KIND = 3
 _SPREAD = 300
@@ -34,8 +37,34 @@ def eligible(layout: Layout) -> list[Site]:
     return [*_kernel(layout), *of_targets(layout)]
 
 
-def sample(layout: Layout) -> list[Site]:
-    """Every target function, some of every kind of entry, and entries spread over the kernel's text; by address."""
+class Depth(Enum):
+    """How much of a kernel is swept."""
+
+    SAMPLE = "sample"
+    """A spread of the kernel's functions resolved, fewer of them armed."""
+    KERNEL = "kernel"
+    """Every function resolved, and armed on a small kernel; a sample armed on a large one."""
+    ALL = "all"
+    """Every function resolved and armed."""
+
+
+def to_resolve(layout: Layout, depth: Depth) -> list[Site]:
+    """What is registered disabled; by address."""
+    if depth is Depth.SAMPLE:
+        return [*evenly(_kernel(layout), _SPREAD_RESOLVED), *of_targets(layout)]
+    return eligible(layout)
+
+
+def to_arm(layout: Layout, depth: Depth) -> list[Site]:
+    """What breakpoints are put on; by address."""
+    everything = eligible(layout)
+    if depth is Depth.ALL or (depth is Depth.KERNEL and len(everything) <= _FEW):
+        return everything
+    return _sample(layout)
+
+
+def _sample(layout: Layout) -> list[Site]:
+    """Every target function, some of every kind of entry, and entries spread over the kernel's text."""
     functions = unique_functions(layout.kernel)
     kinds: defaultdict[Hashable, list[Symbol]] = defaultdict(list)
     for symbol in functions:
@@ -43,12 +72,6 @@ def sample(layout: Layout) -> list[Site]:
     chosen = {symbol for found in kinds.values() for symbol in evenly(found, _OF_A_KIND)}
     chosen |= set(evenly(functions, _SPREAD))
     return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *of_targets(layout)]
-
-
-def default_armed(layout: Layout) -> list[Site]:
-    """Everything on a small kernel, a sample of a large one."""
-    everything = eligible(layout)
-    return everything if len(everything) <= FEW else sample(layout)
 
 
 def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:

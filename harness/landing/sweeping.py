@@ -15,6 +15,7 @@ from harness.landing.site import Site
 from harness.landing.sweep import Sweep, Swept
 from harness.landing.sweep_guests import Fresh, FreshGuests, sweep_one_guest
 from harness.landing.sweep_module import SweepModule
+from harness.landing.sweep_plan import Depth
 from harness.landing.sweep_tracefs import Peer
 from harness.landing.target import Target
 
@@ -33,21 +34,25 @@ class Sweeping:
     fresh: Fresh
     bus: Bus
     mutant: Mutant = HONEST
-    everything: bool = False
+    depth: Depth = Depth.SAMPLE
     workers: int = _CORES
 
+    @property
+    def eligible(self) -> int:
+        """How many sites a sweep of the whole kernel and of the loaded targets has."""
+        return len(sweep_plan.eligible(self.layout))
+
     def resolved(self) -> Swept:
-        """Every eligible site registered disabled, in the row's own guest: nothing there is patched."""
-        sites = self._few() if self.mutant is not HONEST else sweep_plan.eligible(self.layout)
+        """Sites registered disabled, in the row's own guest: nothing there is patched."""
+        sites = self._few() if self.mutant is not HONEST else sweep_plan.to_resolve(self.layout, self.depth)
         return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
 
     def armed(self) -> Swept:
-        """Breakpoints at a sample, at everything on a small kernel or where asked for; on guests that may die of it."""
+        """Breakpoints, on guests that may die of it; on several where it is everything."""
         if self.mutant is not HONEST:
             return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
-        everything = self.everything
-        sites = sweep_plan.eligible(self.layout) if everything else sweep_plan.default_armed(self.layout)
-        return self.on_fresh_guests(sites, workers=self.workers if everything else 1)
+        workers = self.workers if self.depth is Depth.ALL else 1
+        return self.on_fresh_guests(sweep_plan.to_arm(self.layout, self.depth), workers=workers)
 
     def on_fresh_guests(self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()) -> Swept:
         """These sites armed, on guests of their own; `parameters` go to the sweep module."""
