@@ -28,7 +28,6 @@ from harness.matrix import checkup
 from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.report.board import Board
 
-_BOOT_SECONDS = 180.0
 _HELD, _MISSED = 0, 1
 _SHOWN_LINES = 12
 
@@ -86,7 +85,7 @@ class Verification:
             keys=RunKeys.make(),
             accelerator=choose(self._image.recipe.architecture, None),
             bus=self._bus,
-            deadline=Deadline.after(_BOOT_SECONDS),
+            deadline=Deadline.after(self._image.recipe.machine.boot_seconds),
         )
         with guest:
             checkup.begin(guest)
