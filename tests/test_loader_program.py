@@ -88,6 +88,19 @@ def test_the_holder_uses_what_it_holds_twice(programs: Path, tmp_path: Path) -> 
     assert Said.parsed(lines[2]).fields == {"errno": "0"}
 
 
+@pytest.mark.parametrize(("module", "count"), [("abc", "2"), ("pinpoint_noexit", "0"), ("x" * 64, "2")])
+def test_copies_need_room_for_a_number(programs: Path, module: str, count: str) -> None:
+    assert run(programs / "pinpoint_holder", "copies", "/nowhere", module, count) == (Status.USAGE, [])
+
+
+def test_copies_that_the_kernel_does_not_take_are_told_by_name(programs: Path, tmp_path: Path) -> None:
+    garbage = tmp_path / "garbage.ko"
+    garbage.write_bytes(b"no module\n")
+    status, lines = run(programs / "pinpoint_holder", "copies", str(garbage), "pinpoint_noexit", "2")
+    assert status is Status.LOAD
+    assert lines[0].startswith("failed load pinpoint_noe000 errno=E")
+
+
 def test_the_holder_tells_what_it_cannot_hold(programs: Path) -> None:
     assert run(programs / "pinpoint_holder", "file", "/nowhere") == (
         Status.HOLD,

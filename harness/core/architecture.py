@@ -157,6 +157,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             machine=Machine(
                 qemu="qemu-system-x86_64",
                 machine="q35",
+                # On a busy host the timer may not tick while the kernel waits for it, which then panics:
+                # "IO-APIC + timer doesn't work!" (check_timer(), arch/x86/kernel/apic/io_apic.c, 6.1).
+                kernel_arguments=("no_timer_check",),
                 # With RDRAND the kernel has its entropy at once; without, dropbear waits a second for it.
                 cpu="qemu64,+rdrand",
                 console="ttyS0",

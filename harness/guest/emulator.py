@@ -23,6 +23,9 @@ from harness.images.image import Image
 _NICE = 5
 # How long QEMU gets to end after it was told to; it has nothing to save.
 _QUIT_SECONDS = 5.0
+# A UART's bytes come one by one, and each costs the socket 760 bytes: by default 278 of them fill it. What then waits,
+# QEMU 7.2 writes to its log once for each try (qemu_chr_write_buffer(), chardev/char.c), so that characters double.
+_CONSOLE_BYTES = 4 << 20
 # The forwarding in the monitor's `info usernet` (net/slirp.c): the host's port is before the guest's address.
 _FORWARD = re.compile(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{qemu.SSH_PORT}\s")
 
@@ -61,6 +64,7 @@ class Emulator:
         self._said = os.memfd_create("pinpoint-qemu-stderr")
         self._open.callback(os.close, self._said)
         console, its_console = socket.socketpair()
+        its_console.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CONSOLE_BYTES)
         monitor, its_monitor = socket.socketpair()
         with its_console, its_monitor:
             self._open.callback(monitor.close)

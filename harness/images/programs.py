@@ -21,7 +21,7 @@ KIND = "programs"
 # Each program by the sources it is made of, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
-    "pinpoint_holder": ("holder", "bpf", "btf", "gates"),
+    "pinpoint_holder": ("holder", "bpf", "btf", "copies", "gates"),
     "pinpoint_reseed": ("reseed",),
     "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
 }

@@ -49,13 +49,15 @@ class Machine(_Table):
     """What QEMU gives the guest.
 
     `boot` is `image` (the kernel file as its boot loader would start it; KASLR happens) or `pvh` (x86_64 only: the
-    unpacked ELF by its PVH entry, without the decompressor and so without KASLR).
+    unpacked ELF by its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the most that may
+    pass from QEMU's start to the first SSH answer: a parisc guest beside a kernel build needed 20 s on 2 cores.
     """
 
     memory_mib: int = Field(default=512, ge=64)
     cpus: int = Field(default=1, ge=1)
     boot: Literal["image", "pvh"] = "image"
     append: str = ""
+    boot_seconds: int = Field(default=180, ge=1)
 
 
 class Traits(_Table):

@@ -26,9 +26,6 @@ from harness.matrix import checkup
 from harness.matrix.freezer import Freezer
 from harness.matrix.once import Once
 
-# From QEMU's start to the first SSH answer. A parisc guest beside a kernel build needed 20 s on 2 cores.
-_BOOT_SECONDS = 180.0
-
 
 def _build_here(_: str) -> None:
     """Nobody else builds: the image is built by this process."""
@@ -174,5 +171,5 @@ class Fleet:
             keys=keys,
             accelerator=choose(image.recipe.architecture, self._forced),
             bus=self.bus,
-            deadline=Deadline.after(_BOOT_SECONDS),
+            deadline=Deadline.after(image.recipe.machine.boot_seconds),
         )

@@ -21,8 +21,6 @@ from harness.matrix.once import Once
 
 KIND = "frozen"
 _STATE = "state"
-# Shipping everything to an emulated parisc, and writing what is in its memory.
-_FREEZE_SECONDS = 180.0
 # A frozen guest takes some 100 MB; what no run thawed for a day is of another kernel, or of other probes.
 _KEPT_SECONDS = 24 * 3600.0
 
@@ -60,7 +58,7 @@ class Freezer:
         keys = RunKeys.make()
         with self._proved(image, keys) as guest:
             step.say("freezing")
-            start.freeze(guest, entry / _STATE, Deadline.after(_FREEZE_SECONDS))
+            start.freeze(guest, entry / _STATE, Deadline.after(image.recipe.machine.boot_seconds))
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
     def _proved(self, image: Image, keys: RunKeys) -> Guest:

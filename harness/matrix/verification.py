@@ -29,7 +29,6 @@ from harness.matrix import checkup
 from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.report.board import Board
 
-_BOOT_SECONDS = 180.0
 _HELD, _MISSED = 0, 1
 _SHOWN_LINES = 12
 
@@ -82,8 +81,8 @@ class Verification:
         The guest's console goes to `log`. Raises what the boot raises.
         """
         accelerator = choose(self._image.recipe.architecture, None)
-        beginning = Beginning(log, RunKeys.make(), accelerator, self._bus, Deadline.after(_BOOT_SECONDS))
-        guest = boot(self._image, beginning)
+        deadline = Deadline.after(self._image.recipe.machine.boot_seconds)
+        guest = boot(self._image, Beginning(log, RunKeys.make(), accelerator, self._bus, deadline))
         with guest:
             checkup.begin(guest)
             wrongs = [*self._live(guest, say), *_after(guest)]

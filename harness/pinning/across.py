@@ -21,6 +21,8 @@ from harness.pinning.mutants import Mutant
 _BEFORE, _AFTER = 2, 3
 _SHAPE = "leaf"
 _RACE_SECONDS = 300.0
+# So many successes and so many refusals are a race.
+_OFTEN = 5
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,22 @@ def cross(probing: ProbingIn, target: Target, site: Site, mutant: Mutant) -> Cro
 
 
 def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
-    """Register a probe so often while a module is loaded and removed beside it; gives how often there was which errno.
+    """Register a probe while a module is loaded and removed beside it; gives how often there was which errno.
 
-    Nothing keeps the two in step. Raises GuestError when the module cannot be loaded, or does not go in the end: a
-    removal that meets a registration is refused for that moment (EWOULDBLOCK), and is tried again.
+    Until success and refusal each came often enough, or at most so many times; nothing keeps the two in step. Raises
+    GuestError when the module cannot be loaded, or does not go in the end: a removal that meets a registration is
+    refused for that moment (EWOULDBLOCK), and is tried again.
     """
     target, mine = guest.ship(module), guest.ship(probe.MODULE)
     report = f"/sys/kernel/debug/{probe.MODULE}/report"
     churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
-    register = f"insmod {mine} site={spec} && cat {report} && rmmod {probe.MODULE} || exit"
+    goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"
+    register = f"insmod {mine} site={spec} && told=$(cat {report}) && rmmod {probe.MODULE} || exit; echo $told"
+    count = "case $told in *' errno=0 '*) met=$((met + 1));; *) refused=$((refused + 1));; esac"
     told = guest.script(
         f"touch /tmp/racing; ( {churn} ) & "
-        f"( for round in $(seq {rounds}); do {register}; done ); status=$?; rm -f /tmp/racing; wait $! && exit $status",
+        f"( round=0 met=0 refused=0; while {goes_on}; do {register}; {count}; done ); "
+        "status=$?; rm -f /tmp/racing; wait $! && exit $status",
         Deadline.after(_RACE_SECONDS),
     ).check()
     return Counter(report.errno for report in probe.parse_report(told.stdout))

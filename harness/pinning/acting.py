@@ -15,16 +15,17 @@ _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # nothing else in a load does), waiting interruptibly for another load of the name (add_unformed_module(), part of
 # load_module()), or gone. It is given up after so many looks.
 _SETTLED = """
-n=0
-while [ $((n += 1)) -lt 20000 ]; do
+n=0 where=
+while [ ! "$where" ]; do
+    [ $((n += 1)) -lt 20000 ] || where=moving
     read -r _ _ state _ 2>/dev/null </proc/{pid}/stat || state=Z
     case $state in
-    I) echo gate; exit;;
-    Z) echo ended; exit;;
-    S) if grep -q load_module /proc/{pid}/stack 2>/dev/null; then echo waits; exit; fi;;
+    I) where=gate;;
+    Z) where=ended;;
+    S) if grep -q load_module /proc/{pid}/stack 2>/dev/null; then where=waits; fi;;
     esac
 done
-echo moving
+echo $where
 """
 # Until a loader that was hung up on has ended; an initializer's gates are opened as it comes to them.
 _LET_GO = f"""
@@ -46,7 +47,7 @@ class Actor:
         self._loader = loader
         self._pid = self._loader.pid
         self._at = self._next_gate()
-        self.inside = False
+        self.inside = self._ended = False
 
     def take(self, verb: Verb) -> str:
         """Take the next step of its life; gives its outcome: ok, waits, killed or the errno's name."""
@@ -68,7 +69,7 @@ class Actor:
         opened = f"echo >{_OPEN_GATE}"
         if verb is not Verb.RETURN:
             return self._settle(opened)
-        self._guest.script(opened).check()
+        self._guest.script(opened, in_place=True).check()
         self.inside = False
         self._at = self._next_gate()
         return OK if self._at else self.end()
@@ -85,7 +86,8 @@ class Actor:
         return {"gate": OK, "waits": WAITS}.get(where) or self.end()
 
     def _settled(self, first: str) -> str:
-        looked = self._guest.script(f"{first} && {_SETTLED.format(pid=self._pid)}").check().stdout.strip()
+        script = f"{first} && {{ {_SETTLED.format(pid=self._pid)} }}"
+        looked = self._guest.script(script, in_place=True).check().stdout.strip()
         if looked == "moving":
             raise GuestError(f"the loader {self._pid} comes to no rest", where=self._guest.name)
         return looked
@@ -104,6 +106,7 @@ class Actor:
         while self._loader.heard():
             pass
         ended = self._loader.ended()
+        self._ended = True
         if ended.status is Status.KILLED:
             return KILLED
         # An undo comes only after a token that could not be read again.
@@ -111,4 +114,6 @@ class Actor:
 
     def await_end(self) -> None:
         """Once it was hung up on: let an initializer that it is in go through its gates until the loader has ended."""
+        if self._ended:
+            return
         self._guest.script(_LET_GO.format(pid=self._pid)).check()

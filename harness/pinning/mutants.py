@@ -15,8 +15,8 @@ class Mutant:
     `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
     one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
     `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
-    no kernel refuses, instead of the one it was given; `forces` removes by force; `other_rule` models a
-    kernel of the other pin rule; `strange_image` races with a file that is no module.
+    no kernel refuses, instead of the one it was given; `forces` removes by force, `asks` without where force is meant;
+    `other_rule` models a kernel of the other pin rule; `strange_image` races with a file that is no module.
     """
 
     loader: str = ""
@@ -27,6 +27,7 @@ class Mutant:
     probes_again: bool = False
     loads_anyway: bool = False
     forces: bool = False
+    asks: bool = False
     other_rule: bool = False
     strange_image: bool = False
 
@@ -52,6 +53,7 @@ MUTANTS: Mapping[str, Mutant] = {
     "probes-again": Mutant(probes_again=True),
     "loads-anyway": Mutant(loads_anyway=True),
     "forces": Mutant(forces=True),
+    "only-asks": Mutant(asks=True),
     "other-rule": Mutant(other_rule=True),
     "strange-image": Mutant(strange_image=True),
 }

@@ -43,7 +43,7 @@ class GuestStage:
 
     def __enter__(self) -> Self:
         self._files = _files(self._guest)
-        self._place = self._guest.script(f"insmod {self._files[Verb.RELOAD]} && {_PLACE}").check().stdout
+        self._place = self._guest.script(f"insmod {self._files[Verb.RELOAD]} && {_PLACE}", in_place=True).check().stdout
         return self
 
     def __exit__(
@@ -54,7 +54,7 @@ class GuestStage:
         for actor in self._actors.values():
             actor.await_end()
         removed = (f"{{ [ ! -d /sys/module/{name} ] || rmmod {name}; }}" for name in (PROBE, TARGET))
-        self._guest.script(" && ".join(removed)).check()
+        self._guest.script(" && ".join(removed), in_place=True).check()
 
     def place(self) -> str:
         """Handle and base of the target as its files show them."""
@@ -62,7 +62,7 @@ class GuestStage:
 
     def state(self) -> str:
         """The target's reference count and the probe module's state, as sysfs shows them."""
-        target, probe = self._guest.script(_STATE).check().stdout.splitlines()
+        target, probe = self._guest.script(_STATE, in_place=True).check().stdout.splitlines()
         return f"{target}, {probe.replace('coming', 'loading')}"
 
     def take(self, step: Step, now: World) -> str:
@@ -87,7 +87,7 @@ class GuestStage:
         return delete(self._guest, module, force=force).replace("EAGAIN", "EWOULDBLOCK") or OK
 
     def _load(self, path: str) -> str:
-        loaded = self._guest.script(f"insmod {path} && {_PLACE}")
+        loaded = self._guest.script(f"insmod {path} && {_PLACE}", in_place=True)
         if not loaded.ok and _PRESENT in loaded.stderr:
             return "EEXIST"
         self._place = loaded.check().stdout

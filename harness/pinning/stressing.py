@@ -13,7 +13,7 @@ from harness.pinning.stress import Stressed, stress
 
 _CPUS = 2
 # A mutant shows in any race, however short; one with which nothing succeeds would last as long as it may.
-_FOR_MUTANTS, _FOR_MUTANTS_SECONDS = 10, 5.0
+_FOR_MUTANTS, _FOR_MUTANTS_SECONDS = 4, 2.0
 # A load costs a debugging kernel under emulation some tenths of a second at worst.
 _SECONDS_A_CHANGE = 0.5
 _SECONDS = 60.0

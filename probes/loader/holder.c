@@ -6,6 +6,7 @@
  *	pinpoint_holder tcp NAME	a socket with this congestion control
  *	pinpoint_holder fentry MODULE:ID	BPF at a function's entry, by its BTF id
  *	pinpoint_holder btf PATH	says how many types and bytes of strings there are
+ *	pinpoint_holder copies FILE MODULE COUNT	modules that differ in their names
  *	pinpoint_holder delete MODULE	delete_module(2), without waiting
  *	pinpoint_holder force MODULE	the same by force
  *
@@ -25,6 +26,7 @@
 #include <unistd.h>
 
 #include "bpf.h"
+#include "copies.h"
 #include "gates.h"
 
 static int use_file(int fd)
@@ -77,7 +79,9 @@ int main(int argc, char **argv)
 {
 	const char *verb = argc == 3 ? argv[1] : "";
 
-	if (!strcmp(verb, "file"))
+	if (argc == 5 && !strcmp(argv[1], "copies"))
+		hold_copies(argv[2], argv[3], argv[4]);
+	else if (!strcmp(verb, "file"))
 		hold(argv[2], open(argv[2], O_RDONLY), use_file);
 	else if (!strcmp(verb, "tcp"))
 		hold(argv[2], open_socket(argv[2]), use_socket);
