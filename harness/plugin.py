@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.matrix import cells, rows, selection, workers
+from harness.matrix import cells, hands, rows, selection, workers
 from harness.matrix.run import MatrixRun
-from harness.verdict.words import Verdict
 
 pytest_plugins = ("harness.fixtures",)
 
@@ -23,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinpoint")
     group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
     group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
+    group.addoption("--as-honest", action="store_true", help="judge mutants as honest cells: caught, they fail")
+    group.addoption("--at-failure", choices=hands.WAYS, help="go into the guest of the first cell that fails")
+    group.addoption("--into", default=None, metavar="DIR", help="where the run's directory goes")
     group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
@@ -92,7 +94,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Turn a mutant's cell round: it holds if the case caught the mutant."""
     watch = item.stash.get(WATCH, None)
-    if watch is None or not watch.identity.mutant:
+    if watch is None or not watch.identity.mutant or item.config.option.as_honest:
         return (yield)
     try:
         yield
@@ -111,17 +113,16 @@ def pytest_runtest_makereport(
     watch = item.stash.get(WATCH, None)
     if watch is None:
         return report
+    run = item.config.stash[RUN]
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
+        run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
-        run = item.config.stash[RUN]
-        survived = run.survivors(watch)
-        if survived:
-            watch.worse(Verdict.FAIL, survived)
-            if report.outcome == "passed":
-                report.outcome, report.longrepr = "failed", survived
+        survived = cells.without_proof(watch, run.survivors(watch))
+        if survived and report.outcome == "passed":
+            report.outcome, report.longrepr = "failed", survived
         run.ended(watch)
         report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
         watch.let_go()

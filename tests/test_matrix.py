@@ -18,7 +18,9 @@ pytest_plugins = ["harness.plugin"]
 
 class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
-    accelerator = type("Accelerator", (), {"name": "tcg"})
+    image.build_id, image.modules = "b1d", {}
+    accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
+    argv, boot_seconds, shipped = ["qemu"], 1.0, {}
 
     def stop(self):
         pass
@@ -34,6 +36,10 @@ fleet.Fleet._prepare_and_boot = boot
 fleet.Fleet.build = lambda self, names, compared: None
 import harness.matrix.checkup as checkup
 checkup.end = lambda guest: None
+import harness.matrix.bundling as bundling
+from harness.report.evidence import Evidence
+bundling.gather = lambda guest, error: Evidence({"console.log": f"console\\n{error}\\n".encode()}, {"dmesg.txt": "no"})
+bundling._hashes = lambda image: {}
 """
 
 
@@ -100,7 +106,7 @@ def test_a_row_that_cannot_be_built_fails_each_of_its_cells_and_no_other(matrix:
         "arm64-debian": "pass",
     }
     result.stdout.fnmatch_lines(
-        ["no mirror; see the network", "*again: ./pinpoint run --vm parisc -k 'test_it?parisc?'"]
+        ["no mirror; see the network", "*again: ./pinpoint repro */bundles/parisc/test_it-parisc-*"]
     )
 
 

@@ -51,7 +51,7 @@ class Guest:
         self._emulator = emulator
         self._link: SshLink | None = None
         self._ended = ""
-        self._shipped: set[str] = set()
+        self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
         self._doubted = False
         self._fenced = 0
         self._fencing = threading.Lock()
@@ -175,9 +175,9 @@ class Guest:
         return self._once(self.image.programs[name], f"/tmp/{name}", 0o755)
 
     def _once(self, file: Path, path: str, mode: int) -> str:
-        if path not in self._shipped:
+        if path not in self.shipped:
             self.put(file, path, mode)
-        self._shipped.add(path)
+        self.shipped[path] = file
         return path
 
     def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,12 +22,13 @@ MARKERS = (
 
 @dataclass(frozen=True)
 class CellId:
-    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds."""
+    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds, in `file`."""
 
     case: str
     vm: str
     mutant: str
     item: str
+    file: str = ""
 
     @property
     def replay(self) -> str:
@@ -64,7 +66,8 @@ def cell_of(item: pytest.Item) -> CellId | None:
     vm, mutant = callspec.params["vm"], callspec.params.get("mutant", "")
     function, _, label = item.name.removesuffix("]").partition("[")
     others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
-    return CellId("".join((function, *(f"[{part}]" for part in others))), vm, mutant, item.name)
+    case = "".join((function, *(f"[{part}]" for part in others)))
+    return CellId(case, vm, mutant, item.name, os.path.relpath(item.path, item.config.rootpath))
 
 
 def vm_of(item: pytest.Item) -> str:

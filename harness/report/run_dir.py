@@ -64,6 +64,11 @@ class RunDirectory:
         """The report for people."""
         return self.path / "report.html"
 
+    @property
+    def bundles(self) -> Path:
+        """A directory a VM, and in it one a cell that did not hold."""
+        return self.path / "bundles"
+
     def console(self, vm: str) -> Path:
         """The whole console of a VM's guests."""
         return self.path / "console" / f"{vm}.log"

@@ -1,0 +1,34 @@
+"""What a run ends with: its exit status and its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from harness.report.figures import Figures
+from harness.report.record import Cell
+from harness.verdict.words import Verdict
+
+
+def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
+    """0 all held, 1 a cell failed or, where the run is not `complete`, did not run, 3 the harness or the host failed.
+
+    pytest's own status where that is another.
+    """
+    if of_pytest not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        return of_pytest
+    if any(cell.verdict is Verdict.HARNESS_ERROR for cell in cells):
+        return 3
+    if not complete or not all(cell.verdict.good for cell in cells):
+        return 1
+    return of_pytest
+
+
+def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
+    """How many mutants were caught on each VM."""
+    for vm in {cell.vm for cell in cells}:
+        mutants = [cell for cell in cells if cell.vm == vm and cell.mutant and cell.verdict is not Verdict.SKIP]
+        caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
+        figures.add("mutants.caught", caught, "mutants", vm=vm)
+        figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
