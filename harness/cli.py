@@ -26,6 +26,7 @@ from harness.images.workshop import Workshop
 from harness.matrix import session, verification
 from harness.matrix.session import INTERRUPTED, WRONG_USE
 from harness.report.board import Board
+from harness.verdict.printk import plain
 
 _PROGRAM = "./pinpoint"
 
@@ -195,10 +196,10 @@ def _tell(error: PinpointError, about: str = "") -> None:
     """One line; for a failed build the end of its log before it."""
     if isinstance(error, BuildError):
         for line in error.last_lines():
-            click.echo(f"    {line}", err=True)
+            click.echo(f"    {plain(line)}", err=True)
         if error.log:
             click.echo(f"    (the whole log: {error.log})", err=True)
-    click.echo(": ".join(part for part in ("pinpoint", about, str(error)) if part), err=True)
+    click.echo(plain(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)
 
 
 if __name__ == "__main__":

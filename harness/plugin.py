@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.matrix import cells, hands, rows, selection, workers
+from harness.matrix import cells, hands, harmless, rows, selection, workers
 from harness.matrix.run import MatrixRun
 
 pytest_plugins = ("harness.fixtures",)
@@ -119,6 +119,7 @@ def pytest_runtest_makereport(
         if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
         run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
+    harmless.disarm(report)
     if report.when == "teardown":
         survived = cells.without_proof(watch, run.survivors(watch))
         if survived and report.outcome == "passed":

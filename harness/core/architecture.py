@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from harness.core.defects import Defect, Symptom
+from harness.core.registers import Registers
 
 
 class Decoder(Enum):
@@ -61,8 +62,8 @@ class Probing:
     pre-handler stands past that address; `mid_instruction` the errno for an offset inside an instruction; `alignment`
     the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
     function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument`
-    is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `program_counter`
-    finds it in what QEMU's monitor answers to `info registers`; `flag_patches` is how the patch begins where the kernel
+    is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers`
+    reads what QEMU's monitor answers to `info registers`; `flag_patches` is how the patch begins where the kernel
     lists a probe with a flag; `defects` are the kinds of instruction that the kernel
     steps wrong, by their names in harness/landing/instruction.py, and `nested`, a probe hit inside of a handler.
     """
@@ -75,7 +76,7 @@ class Probing:
     decoder: Decoder
     translation: Translation
     first_argument: int
-    program_counter: str
+    registers: Registers
     entry_landing_pad: bytes = b""
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
@@ -158,7 +159,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             word_bytes=8,
             machine=Machine(
                 qemu="qemu-system-x86_64",
-                machine="q35",
+                # Without disks, a bus for sensors, USB and a mouse port of VMware's: nothing here needs them.
+                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
                 # With RDRAND the kernel has its entropy at once; without, dropbear waits a second for it.
                 cpu="qemu64,+rdrand",
                 console="ttyS0",
@@ -176,7 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.X86_64,
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
-                program_counter=r"RIP=([0-9a-f]+)",
+                registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
             ),
@@ -208,7 +210,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.AARCH64,
                 translation=Translation.QEMU,
                 first_argument=0,  # regs[0]
-                program_counter=r"PC=([0-9a-f]+)",
+                registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
             ),
         ),
         Architecture(
@@ -238,7 +240,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.PARISC,
                 translation=Translation.PARISC_TABLES,
                 first_argument=26 * 4,  # gr[26]
-                program_counter=r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)",
+                registers=Registers(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
                 defects=_PARISC_DEFECTS,
             ),
         ),

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from harness.core import process
 from harness.core.architecture import Architecture
+from harness.core.elf import Elf
 from harness.core.errors import GuestError, HostError
 from harness.guest.guest import Guest
 
 # Debian's gdb knows the host's own architecture only.
 _FOR_ALL, _FOR_NATIVE = "gdb-multiarch", "gdb"
+_TABLES = (".symtab", ".strtab")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ class Symbols:
 
 
 def _module(path: Path, sections: Mapping[str, int]) -> str:
-    places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(sections.items()))
+    own = Elf.kept(path).sections
+    # The kernel lists its copy of the symbol table, too, which is no section of code or data.
+    loaded = {name: address for name, address in sections.items() if name in own and name not in _TABLES}
+    places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(loaded.items()))
     return f"add-symbol-file {_quoted(path)} {places}"
 
 

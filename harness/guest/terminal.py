@@ -20,13 +20,16 @@ from harness.guest.ssh import SshLink
 
 _CHUNK = 1 << 12
 _OPEN_SECONDS = 60.0
+# The status of a shell that has closed its output follows at once; a broken connection has none.
+_STATUS_SECONDS = 5.0
 _STDIN, _STDOUT = 0, 1
 # What line editing and colours need (ECMA-48): cursor, erase, insert, delete, graphic rendition, and bracketed paste.
 # All else could retitle the terminal, write to its clipboard, or make it type: its answers go to the host's shell.
 _HARMLESS = re.compile(rb"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
 _ESCAPE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?\Z")
-_CONTROLS = re.compile(rb"[\x00-\x06\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?\Z|\xc2\Z")
+# Control codes, and those of eight bits as UTF-8 has them; bell, backspace, tab and line ends are let through.
+_CONTROLS = re.compile(rb"[\x00-\x06\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]")
 # A sequence longer than this is none that anybody waits the end of.
 _LONGEST = 4096
 
@@ -91,7 +94,8 @@ def _carry(channel: paramiko.Channel) -> int:
         if channel in ready:
             said = channel.recv(_CHUNK)
             if not said:
-                return channel.recv_exit_status() if channel.exit_status_ready() else 0
+                channel.status_event.wait(_STATUS_SECONDS)
+                return max(0, channel.exit_status)
             sys.stdout.flush()
             os.write(_STDOUT, harmless.feed(said))
 
