@@ -11,7 +11,7 @@ from harness.core.errors import PinpointError
 from harness.matrix import cells, hands, harmless, rows, selection, workers
 from harness.matrix.run import MatrixRun
 
-pytest_plugins = ("harness.fixtures",)
+pytest_plugins = ("harness.fixtures", "harness.faulting")
 
 RUN = pytest.StashKey[MatrixRun]()
 WATCH = pytest.StashKey[cells.CellWatch]()

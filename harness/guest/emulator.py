@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.core import process
 from harness.core.deadline import Deadline
-from harness.core.errors import GuestError, GuestLost, HostError, PinpointError
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
 from harness.guest import qemu
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
@@ -81,6 +81,8 @@ class Emulator:
             # It closes its sockets before it has written why.
             process.stop(self._child, _QUIT_SECONDS)
             raise HostError(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
+        except DeadlineExceeded:
+            raise HostError(f"QEMU does not answer: {self.said() or 'it said nothing'}", where=self.name) from None
         return monitor
 
     @property

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from harness.core.deadline import Deadline
-from harness.core.errors import GuestError
+from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix import kept
-from harness.verdict.complaints import Complaint, allowed, read
+from harness.verdict.complaints import Complaint, allowed, confirmed, read
 from harness.verdict.words import Verdict
 
 # A fence is one SSH round trip and one console line; a guest that cannot do that in this time is lost.
 _FENCE_SECONDS = 60.0
+# A guest that has just answered reads its log in a second or two.
+_LOG_SECONDS = 30.0
 # What a cell may not change: the loaded modules and the listed kprobes.
 _MODULES = "/proc/modules"
 _PRINT_STATE = f"grep -H '' {_MODULES} /sys/kernel/debug/kprobes/list"
@@ -63,11 +65,26 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
 def _state(guest: Guest) -> tuple[str, ...]:
     """What may not change; everything that the kernel printed up to its being read is judged first."""
     result, printed = guest.fenced(_PRINT_STATE, Deadline.after(_FENCE_SECONDS))
-    found = _alarming(guest, printed)
+    found = _borne_out(guest, _alarming(guest, printed))
     if found:
         raise KernelComplained(found)
     # 1 is that nothing is loaded and nothing probed.
     return tuple(map(_what_stays, (result if result.rc == 1 else result.check()).stdout.splitlines()))
+
+
+def _borne_out(guest: Guest, heard: Sequence[Complaint]) -> Sequence[Complaint]:
+    """Those of a console's complaints that the kernel's own log has too; all, from a guest that cannot tell any more.
+
+    A program that writes to the console, or to /dev/kmsg, can imitate each byte of a complaint there, but not that the
+    kernel's log has it from the kernel.
+    """
+    if not heard:
+        return heard
+    try:
+        log = guest.script("dmesg -r", Deadline.after(_LOG_SECONDS))
+    except PinpointError:
+        return heard
+    return confirmed(heard, log.out) if log.ok else heard
 
 
 def _what_stays(line: str) -> str:
