@@ -63,15 +63,27 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 	WRITE_ONCE(*(int *)&pinpoint_constant, 0);
 }
 
-/* On x86 an undefined instruction, on parisc `break 0,0`, on arm64 `udf`. */
+#if defined(CONFIG_X86)
+#define PINPOINT_ILLEGAL	"ud2"
+#define PINPOINT_BREAKPOINT	"int3"
+#elif defined(CONFIG_PARISC)
+#define PINPOINT_ILLEGAL	".long 0xffffffff"
+#define PINPOINT_BREAKPOINT	"break 0,0"
+#else
+#define PINPOINT_ILLEGAL	".long 0"
+#define PINPOINT_BREAKPOINT	"brk #7"
+#endif
+
 static noinline void pinpoint_illegal(unsigned int seconds)
 {
-#ifdef CONFIG_X86
-	asm volatile("ud2");
-#else
-	asm volatile(".long 0");
-#endif
+	asm volatile(PINPOINT_ILLEGAL);
 	unreachable();
+}
+
+/* A breakpoint that nobody placed. */
+static noinline void pinpoint_breakpoint(unsigned int seconds)
+{
+	asm volatile(PINPOINT_BREAKPOINT);
 }
 
 static noinline void pinpoint_divide(unsigned int seconds)
@@ -135,6 +147,7 @@ const struct pinpoint_crime pinpoint_faults[] = {
 	{ "poison_read", pinpoint_poison_read, true },
 	{ "constant_write", pinpoint_constant_write, IS_ENABLED(CONFIG_STRICT_MODULE_RWX) },
 	{ "illegal", pinpoint_illegal, true },
+	{ "breakpoint", pinpoint_breakpoint, true },
 	{ "divide", pinpoint_divide, IS_ENABLED(CONFIG_X86) || IS_ENABLED(CONFIG_PARISC) },
 	{ "unaligned", pinpoint_unaligned, IS_ENABLED(CONFIG_PARISC) },
 	{ "recursion", pinpoint_recursion, IS_ENABLED(CONFIG_VMAP_STACK) },

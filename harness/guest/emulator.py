@@ -90,6 +90,11 @@ class Emulator:
         """QEMU's process id."""
         return self._child.pid
 
+    @property
+    def status(self) -> int | None:
+        """QEMU's exit status, negative for the signal that killed it; None while it runs."""
+        return self._child.poll()
+
     def ssh_port(self) -> int:
         """The loopback port that QEMU chose and forwards to the guest's SSH server."""
         listing = self.monitor.hmp("info usernet")

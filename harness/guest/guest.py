@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import testinfra.host
@@ -23,6 +22,7 @@ from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
 from harness.guest.dialogue import Dialogue
 from harness.guest.emulator import Emulator
+from harness.guest.heart import Heart
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
@@ -50,6 +50,7 @@ class Guest:
         self.boot_seconds = 0.0
         self._emulator = emulator
         self._link: SshLink | None = None
+        self.heart: Heart | None = None  # from the first SSH connection on
         self._ended = ""
         self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
         self._doubted = False
@@ -91,9 +92,7 @@ class Guest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -224,7 +223,10 @@ class Guest:
             if self._ended:
                 self._link.cut(self._ended)
             self._link.connect(deadline)
+            registers = self.image.recipe.architecture.probing.registers
+            self.heart = Heart(self._emulator, self._link, registers, self._over)
             answer = self.script(identity.ASK, deadline)
+            self.heart.calibrate(self.script)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
             raise self._boot_error(failure) from None
         identity.prove(self.image, answer)
