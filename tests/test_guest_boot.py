@@ -94,7 +94,7 @@ class Pretender:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
+    def image(self, kernel: bytes, memory_mib: int = 64) -> Image:
         place = self.directory / "kernel"
         place.write_bytes(kernel)
         initrd = self.directory / "initrd"
@@ -106,7 +106,7 @@ class Pretender:
             kernel=Kernel(source="debian-binary", package="none"),
             machine=Machine(memory_mib=memory_mib),
         )
-        image = Image(
+        return Image(
             recipe=recipe,
             key="",
             kernel=place,
@@ -118,8 +118,10 @@ class Pretender:
             config={},
             facts={},
         )
+
+    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
         return Guest.boot(
-            image,
+            self.image(kernel, memory_mib),
             log=self.directory / "console" / "pretender.log",
             keys=RunKeys.make(),
             accelerator=Accelerator(TCG, "a test"),

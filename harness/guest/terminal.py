@@ -95,7 +95,7 @@ def _carry(channel: paramiko.Channel) -> int:
             said = channel.recv(_CHUNK)
             if not said:
                 channel.status_event.wait(_STATUS_SECONDS)
-                return max(0, channel.exit_status)
+                return max(0, int(channel.exit_status))
             sys.stdout.flush()
             os.write(_STDOUT, harmless.feed(said))
 
