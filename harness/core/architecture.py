@@ -58,14 +58,13 @@ class Probing:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
     `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
-    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a
-    pre-handler stands past that address; `mid_instruction` the errno for an offset inside an instruction; `alignment`
-    the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
-    function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument`
-    is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers`
-    reads what QEMU's monitor answers to `info registers`; `flag_patches` is how the patch begins where the kernel
-    lists a probe with a flag; `defects` are the kinds of instruction that the kernel
-    steps wrong, by their names in harness/landing/instruction.py, and `nested`, a probe hit inside of a handler.
+    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler stands past that
+    address; `mid_instruction` the errno for an offset inside an instruction; `alignment` the bytes every instruction
+    starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
+    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
+    function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
+    `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
+    the kinds of instruction that the kernel steps wrong (harness/landing/instruction.py), and `nested`, a probe in a probe.
     """
 
     breakpoint: bytes
