@@ -121,6 +121,7 @@ def _in_memory(content: bytes) -> Iterator[int]:
     """A file that has no name and is gone when the last process closes it: nobody else reads the keys in it."""
     descriptor = os.memfd_create("pinpoint-initrd")
     try:
+        os.fchmod(descriptor, 0o600)
         with os.fdopen(os.dup(descriptor), "wb") as stream:
             stream.write(content)
         yield descriptor
