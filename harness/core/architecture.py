@@ -64,7 +64,7 @@ class Probing:
     `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
     function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
     `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
-    the kinds of instruction that the kernel steps wrong (harness/landing/instruction.py), and `nested`, a probe in a probe.
+    the kinds of instruction that the kernel steps wrong (landing/instruction.py), and `nested`, a probe in a probe.
     """
 
     breakpoint: bytes
