@@ -22,7 +22,7 @@ class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
     image.build_id, image.modules = "b1d", {}
     accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
-    argv, boot_seconds, shipped = ["qemu"], 1.0, {}
+    argv, boot_seconds, shipped, heart = ["qemu"], 1.0, {}, None
 
     def stop(self):
         pass

@@ -89,6 +89,7 @@ class Bundles:
             qemu=guest.argv if guest else [],
             accelerator_reason=guest.accelerator.reason if guest else "",
             boot_seconds=round(guest.boot_seconds, 3) if guest else 0.0,
+            loop_seconds=guest.heart.loop_seconds if guest and guest.heart else None,
             slide=evidence.slide if evidence else None,
             hashes={
                 **(_hashes(guest.image) if guest else {}),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from harness.report.figures import Figures
+from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.verdict.words import Verdict
 
@@ -32,3 +33,12 @@ def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
         caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
         figures.add("mutants.caught", caught, "mutants", vm=vm)
         figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
+
+
+def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked]) -> None:
+    """How many cells were asked for, ran, were skipped, and never ran."""
+    coverage = Pivot(cells, missing).coverage
+    figures.add("cells.asked", coverage.asked, "cells")
+    figures.add("cells.ran", coverage.ran, "cells")
+    figures.add("cells.skipped", coverage.skipped, "cells")
+    figures.add("cells.lost", coverage.lost, "cells", goal="0")

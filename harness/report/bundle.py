@@ -30,9 +30,10 @@ class Bundle(BaseModel):
 
     `file` is the case's file in the project, `items` pytest's names in it, of the cell and of what it depends on, the
     cell last; `options` are the run's that change what a cell does; `schedule` is the line of the order of loading and
-    removal that failed, `seed` what else was drawn with. `qemu` is the command line, `slide` in bytes, None where it is
-    not known; `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the bundle's own;
-    `absent` names what could not be had, and why.
+    removal that failed, `seed` what else was drawn with. `qemu` is the command line; `loop_seconds` the guest's speed
+    as its heartbeat measured it, the CPU time of a loop (harness/guest/heart.py); `slide` is in bytes; both are None
+    where they are not known. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
+    bundle's own; `absent` names what could not be had, and why.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +49,7 @@ class Bundle(BaseModel):
     qemu: Sequence[str] = ()
     accelerator_reason: str = ""
     boot_seconds: float = 0.0
-    guest_speed: float | None = None
+    loop_seconds: float | None = None
     slide: int | None = None
     hashes: Mapping[str, str] = {}
     files: Mapping[str, str] = {}
