@@ -86,7 +86,7 @@ class Architecture:
     """One architecture.
 
     `debian` is dpkg's name, None where the Debian release has no such port; `elf_machine` what an ELF file of it calls
-    its machine; `gdb` what gdb does.
+    its machine.
     """
 
     name: str
@@ -94,7 +94,6 @@ class Architecture:
     debian: str | None
     kernel: str
     gnu: str
-    gdb: str
     kernel_target: str
     kernel_file: str
     word_bytes: int
@@ -152,7 +151,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             debian="amd64",
             kernel="x86_64",
             gnu="x86_64-linux-gnu",
-            gdb="i386:x86-64",
             kernel_target="bzImage",
             kernel_file="arch/x86/boot/bzImage",
             word_bytes=8,
@@ -191,7 +189,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             debian="arm64",
             kernel="arm64",
             gnu="aarch64-linux-gnu",
-            gdb="aarch64",
             kernel_target="Image",
             kernel_file="arch/arm64/boot/Image",
             word_bytes=8,
@@ -221,7 +218,6 @@ ARCHITECTURES: dict[str, Architecture] = {
             debian=None,
             kernel="parisc",
             gnu="hppa-linux-gnu",
-            gdb="hppa1.0",
             kernel_target="vmlinux",
             kernel_file="vmlinux",
             word_bytes=4,

@@ -69,7 +69,9 @@ def debug(guest: Guest, symbols: Symbols) -> int:
         commands = [
             "set pagination off",
             "set confirm off",
-            f"set architecture {guest.image.recipe.architecture.gdb}",
+            "set sysroot /",
+            # Tells architecture and byte order, and brings no symbols: those are elsewhere in this guest.
+            f"exec-file {_quoted(symbols.vmlinux)}",
             f"target remote {address}",
             *symbols.commands(),
         ]
