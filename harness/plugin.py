@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
+    group.addoption("--crimes", choices=("sample", "all"), default="sample", help="commit some crimes, or all")
     group.addoption("--sweep", choices=("sample", "all"), default="sample", help="arm some functions, or all")
 
 
@@ -58,8 +59,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the items in rows and skip the cells whose VM lacks a trait."""
     run = config.stash[RUN]
-    selection.skip_cells_without_traits(items, run.recipes)
-    items[:] = selection.in_rows(items, run.rows)
+    asked = items if config.option.crimes == "all" else selection.leave_out(items, "crimes")
+    config.hook.pytest_deselected(items=[item for item in items if item not in asked])
+    selection.skip_cells_without_traits(asked, run.recipes)
+    items[:] = selection.in_rows(asked, run.rows)
 
 
 @pytest.hookimpl(tryfirst=True)

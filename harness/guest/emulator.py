@@ -36,6 +36,7 @@ class Emulator:
     ) -> None:
         """Start QEMU. Raises HostError when there is none, or with its words when it ends at once."""
         self.name = image.recipe.name
+        self.stopped = False
         self._open = contextlib.ExitStack()
         try:
             self._start(image, console_log, keys, accelerator, deadline)
@@ -109,6 +110,7 @@ class Emulator:
 
     def stop(self) -> None:
         """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
+        self.stopped = True
         if self._child.poll() is None:
             with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))

@@ -17,6 +17,7 @@ from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.matrix.selection import CellId
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
+from harness.verdict.liveness import GuestDied
 from harness.verdict.words import Verdict
 
 # What is told without a traceback: it is about the guest, the kernel or the host, not about our code.
@@ -88,7 +89,7 @@ class CellWatch:
 def verdict_of(error: BaseException) -> Verdict:
     """The word for what a phase raised."""
     match error:
-        case KernelComplained():
+        case KernelComplained() | GuestDied():
             return error.verdict
         case BootError():
             return Verdict.BOOT_FAIL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -10,6 +11,8 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix import kept
 from harness.verdict.complaints import Complaint, allowed, confirmed, read
+from harness.verdict.liveness import GuestDied, examine
+from harness.verdict.places import namer
 from harness.verdict.words import Verdict
 
 # A fence is one SSH round trip and one console line; a guest that cannot do that in this time is lost.
@@ -27,7 +30,8 @@ class KernelComplained(Exception):
 
     def __init__(self, complaints: Sequence[Complaint]) -> None:
         self.complaints = tuple(complaints)
-        super().__init__("; ".join(str(complaint) for complaint in complaints))
+        told = Counter(str(complaint) for complaint in complaints)
+        super().__init__("; ".join(f"{text} ({times} times)" if times > 1 else text for text, times in told.items()))
 
     @property
     def verdict(self) -> Verdict:
@@ -57,9 +61,14 @@ def end(guest: Guest) -> None:
 
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
-    """Why a guest does not answer: what its kernel complained of, or the loss itself."""
+    """Why a guest does not answer: what its kernel complained of, what became of it, or the loss itself."""
     found = _alarming(guest, guest.console.text())
-    return KernelComplained(found) if found else lost
+    if found:
+        return KernelComplained(found)
+    if guest.heart is None or guest.heart.emulator.stopped:
+        return lost
+    diagnosis = examine(guest, found, namer(guest))
+    return lost if diagnosis.condition.verdict.good else GuestDied(diagnosis, where=guest.name)
 
 
 def _state(guest: Guest) -> tuple[str, ...]:

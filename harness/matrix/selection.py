@@ -17,6 +17,7 @@ MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
+    "crimes: the case kills guests, or takes its time; it runs with `--crimes all`",
 )
 
 
@@ -85,6 +86,11 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
             if not getattr(recipe.traits, trait):
                 return str(trait)
     return ""
+
+
+def leave_out(items: list[pytest.Item], marker: str) -> list[pytest.Item]:
+    """The items without those of a marker: they were not asked for."""
+    return [item for item in items if item.get_closest_marker(marker) is None]
 
 
 def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:
