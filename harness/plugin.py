@@ -10,6 +10,7 @@ import pytest
 from harness.core.errors import PinpointError
 from harness.matrix import cells, hands, harmless, rows, selection, workers
 from harness.matrix.run import MatrixRun
+from harness.matrix.unwritten import Unwritten
 
 pytest_plugins = ("harness.fixtures", "harness.faulting")
 
@@ -42,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(run, "pinpoint-run")
+    config.pluginmanager.register(Unwritten(), "pinpoint-unwritten")
     workers.keep_rows_together(config)
 
 

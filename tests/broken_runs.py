@@ -25,19 +25,15 @@ class BrokenRun:
 
     directory: Path
 
-    def begin(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    def begin(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """Start `./pinpoint` with these arguments; what it says goes to the file `said`."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        results, witness = self.directory / "results", self.directory / "witness"
-        env = {**os.environ, "PINPOINT_RESULTS": str(results), _WITNESS: str(witness), **environment}
-        # A worker of pytest-xdist tells so by its environment, and no run within is one.
-        for name in [name for name in env if name.startswith("PYTEST_")]:
-            del env[name]
+        env = {**os.environ, **_own(self.directory), _WITNESS: str(self.directory / "witness"), **more}
         with self.said_in.open("ab") as said:
             return subprocess.Popen(
                 [paths.PROJECT / "pinpoint", *arguments],
                 cwd=paths.PROJECT,
-                env=env,
+                env=_outside_pytest(env),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
@@ -89,6 +85,22 @@ class BrokenRun:
             except OSError:
                 continue
         return found
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Of a run of the plugin in a directory, its cache there too, which finds what tests share."""
+    modules = f"{paths.PROJECT}:{paths.PROJECT / 'tests'}"
+    cache = {"PINPOINT_CACHE": str(directory / "cache"), "PYTHONPATH": modules}
+    return _outside_pytest({**os.environ, **_own(directory), **cache})
+
+
+def _own(directory: Path) -> dict[str, str]:
+    return {"PINPOINT_RESULTS": str(directory / "results")}
+
+
+def _outside_pytest(variables: dict[str, str]) -> dict[str, str]:
+    """A worker of pytest-xdist knows itself by its environment; no run within it is one."""
+    return {name: value for name, value in variables.items() if not name.startswith("PYTEST_")}
 
 
 def _ended(process: int, deadline: Deadline) -> bool:

@@ -22,14 +22,14 @@ class Programs:
 
     directory: Path
 
-    def image(self, name: str, program: bytes) -> Image:
-        """The image of a VM of this name."""
+    def image(self, name: str, program: bytes, architecture: str = "arm64") -> Image:
+        """The image of a VM of this name; only arm64 runs these programs."""
         kernel, initrd = self.directory / f"{name}.kernel", self.directory / "initrd"
         kernel.write_bytes(program)
         initrd.touch()
         recipe = Recipe(
             name=name,
-            arch="arm64",
+            arch=architecture,
             describe="",
             kernel=Kernel(source="debian-binary", package="none"),
             machine=Machine(memory_mib=64),

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from broken_runs import BrokenRun
+from broken_runs import BrokenRun, environment
 from killed_runs import CASES, VMS
 
-from harness.core import paths
 from harness.faulting import Judge
 
 POINTS = 20
@@ -20,11 +18,8 @@ POINTS = 20
 
 def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:
     script = Path(__file__).parent / "killed_runs.py"
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    env |= {"PINPOINT_RESULTS": str(tmp_path / "results"), "PINPOINT_CACHE": str(tmp_path / "cache")}
-    env |= {"PYTHONPATH": f"{paths.PROJECT}:{script.parent}"}
     words = [sys.executable, str(script), str(tmp_path), str(POINTS)]
-    ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=900, check=False)
+    ended = subprocess.run(words, env=environment(tmp_path), capture_output=True, text=True, timeout=900, check=False)
     runs = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(runs) == POINTS + 2, ended.stderr
     whole = BrokenRun(tmp_path)

@@ -96,6 +96,18 @@ class Emulator:
         """QEMU's exit status, negative for the signal that killed it; None while it runs."""
         return self._child.poll()
 
+    @property
+    def killed(self) -> HostError | None:
+        """That something which is neither its guest nor us ended QEMU; None where nothing did."""
+        if self.monitor.gone:
+            # It hangs up moments before it has ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_QUIT_SECONDS)
+        status = self.status
+        if status is None or status >= 0:
+            return None
+        return HostError(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
+
     def ssh_port(self) -> int:
         """The loopback port that QEMU chose and forwards to the guest's SSH server."""
         listing = self.monitor.hmp("info usernet")

@@ -228,7 +228,7 @@ class Guest:
             answer = self.script(identity.ASK, deadline)
             self.heart.calibrate(self.script)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
-            raise self._boot_error(failure) from None
+            raise self._emulator.killed or self._boot_error(failure) from None
         identity.prove(self.image, answer)
 
     def _hear_panic_out(self, deadline: Deadline) -> None:

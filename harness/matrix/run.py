@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Generator
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.core import paths, process
+from harness.core import launched, paths, process
 from harness.core.events import Bus
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
@@ -35,9 +34,6 @@ from harness.report.summary import write_summary
 from harness.report.trials import Trials
 from harness.verdict.words import Verdict
 
-# Set by the launcher, in seconds since the epoch, so that the figures count what it installed.
-_BEGAN = "PINPOINT_BEGAN"
-
 
 def _durations() -> Path:
     return paths.cache() / "durations.json"
@@ -48,7 +44,7 @@ class MatrixRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._began = float(os.environ.get(_BEGAN, time.time()))
+        self._began = launched.at()
         self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
         self._asked: dict[str, CellId] = {}
@@ -155,10 +151,10 @@ class MatrixRun:
         if kept is None or self._is_worker:
             return
         cell = Cell(**kept)
+        self._results.write(cell)
         if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
             self._measure("run.first_verdict_s", "at most 180")
         self._cells.append(cell)
-        self._results.write(cell)
         self._board.count(cell)
 
     @pytest.hookimpl(wrapper=True)
@@ -191,7 +187,10 @@ class MatrixRun:
             self._board.close()
         if self._is_worker:
             workers.tell_asked(self._config, self._asked)
-        if self._is_worker or not self._asked:
+            return
+        if "directory" in self.__dict__:
+            self._results.close()
+        if not self._asked:
             return
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
@@ -241,5 +240,5 @@ class MatrixRun:
         return {(cell.case, cell.vm, cell.mutant): cell.replay for cell in self._asked.values()} | left
 
     def _measure(self, figure: str, goal: str) -> None:
-        seconds = round(time.time() - self._began, 1)
+        seconds = round(time.monotonic() - self._began, 1)
         self.figures.add(figure, seconds, "s", goal=goal)
