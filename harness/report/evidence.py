@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
 from harness.landing.layout import Layout
+from harness.landing.target import loaded as targets_in
 
 # 100,000 lines of kallsyms take an emulated guest 10 s beside a kernel build; a guest that hangs is not waited for.
 _SECONDS = 60.0
@@ -82,9 +84,17 @@ def gather(guest: Guest, failure: BaseException) -> Evidence:
     silent = silent or _ask(guest, found)
     if silent:
         found.absent |= {each.file: silent for each in _QUESTIONS if each.file not in found.pieces}
+        _remember(guest, found)
     found.add("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
     found.add("events.txt", lambda: _events(guest))
     return found
+
+
+def _remember(guest: Guest, found: Evidence) -> None:
+    """Of a guest that does not answer: what it told before. A slide that nobody asked for is not known."""
+    with suppress(PinpointError):
+        found.slide = Layout(guest).slide
+    found.modules = {guest.image.modules[target.build]: target.sections for target in targets_in(guest)}
 
 
 def _ask(guest: Guest, found: Evidence) -> str:
