@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from harness.core.deadline import Deadline
@@ -13,12 +14,15 @@ from harness.matrix import kept
 from harness.verdict.complaints import Complaint, allowed, confirmed, read
 from harness.verdict.liveness import GuestDied, examine
 from harness.verdict.places import namer
+from harness.verdict.traces import frames
 from harness.verdict.words import Verdict
 
 # A fence is one SSH round trip and one console line; a guest that cannot do that in this time is lost.
 _FENCE_SECONDS = 60.0
 # A guest that has just answered reads its log in a second or two.
 _LOG_SECONDS = 30.0
+# How many lines of stack traces a failure shows.
+_MOST_FRAMES = 40
 # What a cell may not change: the loaded modules and the listed kprobes.
 _MODULES = "/proc/modules"
 _PRINT_STATE = f"grep -H '' {_MODULES} /sys/kernel/debug/kprobes/list"
@@ -26,12 +30,19 @@ _clean: WeakKeyDictionary[Guest, tuple[str, ...]] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
-    """The kernel printed an oops, a warning or worse."""
+    """The kernel printed an oops, a warning or worse; below the complaints stand their traces, with lines of source.
 
-    def __init__(self, complaints: Sequence[Complaint]) -> None:
+    `files` are the files of the modules that were loaded, by name.
+    """
+
+    def __init__(self, complaints: Sequence[Complaint], files: Mapping[str, Path]) -> None:
         self.complaints = tuple(complaints)
         told = Counter(str(complaint) for complaint in complaints)
-        super().__init__("; ".join(f"{text} ({times} times)" if times > 1 else text for text, times in told.items()))
+        heads = "; ".join(f"{text} ({times} times)" if times > 1 else text for text, times in told.items())
+        traces = dict.fromkeys(
+            f"\n    {frame}" for complaint in self.complaints for frame in frames(complaint.lines, files)
+        )
+        super().__init__(heads + "".join(list(traces)[:_MOST_FRAMES]))
 
     @property
     def verdict(self) -> Verdict:
@@ -64,7 +75,7 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
     """Why a guest does not answer: what its kernel complained of, what became of it, or the loss itself."""
     found = _alarming(guest, guest.console.text())
     if found:
-        return KernelComplained(found)
+        return KernelComplained(found, _files(guest))
     if guest.heart is None or guest.heart.emulator.stopped:
         return lost
     diagnosis = examine(guest, found, namer(guest))
@@ -76,7 +87,7 @@ def _state(guest: Guest) -> tuple[str, ...]:
     result, printed = guest.fenced(_PRINT_STATE, Deadline.after(_FENCE_SECONDS))
     found = _borne_out(guest, _alarming(guest, printed))
     if found:
-        raise KernelComplained(found)
+        raise KernelComplained(found, _files(guest))
     # 1 is that nothing is loaded and nothing probed.
     return tuple(map(_what_stays, (result if result.rc == 1 else result.check()).stdout.splitlines()))
 
@@ -100,6 +111,11 @@ def _what_stays(line: str) -> str:
     """A module's name without its reference count, or a listed kprobe as it is."""
     path, _, told = line.partition(":")
     return told.split()[0] if path == _MODULES else told
+
+
+def _files(guest: Guest) -> dict[str, Path]:
+    """The files of what was put into the guest, by the name that a module of it has."""
+    return {file.stem: file for file in guest.shipped.values()}
 
 
 def _alarming(guest: Guest, text: str) -> tuple[Complaint, ...]:

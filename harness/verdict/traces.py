@@ -20,8 +20,8 @@ _FRAME = re.compile(
 )
 # Where the instruction pointer itself is told, by x86, arm64 and parisc; elsewhere stand return addresses.
 _POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: ")
-# The second instruction in flight on parisc, and registers.
-_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr|R[A-Z0-9]{1,2}): |WARNING: |BUG: ")
+# The second instruction in flight on parisc, and the registers that hold a return address the trace has, too.
+_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |WARNING: |BUG: ")
 
 
 @dataclass(frozen=True)
@@ -66,5 +66,6 @@ def source_of(module: Path, function: str, offset: int) -> str:
     own = [row for row in table if row.section == symbols[0].section and begin <= row.offset <= begin + offset]
     if not own:
         return ""
-    nearest = max(own, key=lambda row: row.offset)
+    # Of several statements that begin at one address the last is what is executed there.
+    nearest = max(enumerate(own), key=lambda each: (each[1].offset, each[0]))[1]
     return f"{nearest.file}:{nearest.line}"
