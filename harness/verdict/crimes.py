@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
 from harness.guest.guest import Guest
+from harness.landing.layout import Layout
 from harness.landing.target import Target
 from harness.verdict.complaints import Complaint, allowed, read
 from harness.verdict.kinds import Kind
@@ -123,6 +124,8 @@ class Criminal:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         Target(guest, MODULE).load()
+        # Asked while it answers: what names a program counter needs it.
+        _ = Layout(guest).slide
         self._possible = guest.read_text(_FILE).split()
         guest.fence(Deadline.after(_FENCE_SECONDS))
 
