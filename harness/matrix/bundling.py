@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from harness.core import paths
-from harness.core.errors import BuildError, HostError
+from harness.core.errors import BuildError, GuestError, HostError
 from harness.core.files import sha256
 from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.landing.landing import Missed
-from harness.matrix import again
+from harness.matrix import again, checkup
 from harness.matrix.cells import CellWatch
 from harness.matrix.selection import CellId
 from harness.report import bundle
@@ -50,7 +50,8 @@ class Bundles:
             return
         watch.evidence = gather(watch.guest, error)
         if self._take_over:
-            watch.judge(error)
+            # Judged now as it will be when the fixtures end: what a person then does to the guest is no failure of it.
+            watch.judge(checkup.last_words(watch.guest, error) if isinstance(error, GuestError) else error)
             watch.final = True
             self._take_over(watch.guest, watch.evidence, watch.reason)
 

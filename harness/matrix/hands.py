@@ -16,6 +16,7 @@ from harness.verdict.printk import plain
 
 SHELL, GDB = "shell", "gdb"
 WAYS = (SHELL, GDB)
+_INSTEAD = {SHELL: "; --gdb shows where its kernel stands"}
 _ASK_SECONDS = 60.0
 
 
@@ -37,7 +38,7 @@ class Hands:
             else:
                 _enter(guest)
         except PinpointError as error:
-            _say(str(error))
+            _say(f"{error}{_INSTEAD.get(self._way, '')}")
         finally:
             guest.stop()
 
