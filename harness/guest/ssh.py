@@ -138,8 +138,9 @@ class SshLink:
 
     @property
     def alive(self) -> bool:
-        """False once the connection is known to be broken."""
-        return not self._cut and bool(self._transport.is_active())
+        """False once the connection is known to be broken, or is closed."""
+        transport = self._client.get_transport()
+        return not self._cut and transport is not None and bool(transport.is_active())
 
     def cut(self, reason: str) -> None:
         """Break the connection, for the guest has stopped; whoever waits on it gets GuestLost with this reason."""

@@ -11,7 +11,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix import kept
-from harness.verdict.complaints import Complaint, allowed, confirmed, read
+from harness.verdict.complaints import Complaint, Sorted, allowed, confirmed, read
 from harness.verdict.liveness import GuestDied, examine
 from harness.verdict.places import namer
 from harness.verdict.traces import frames
@@ -54,9 +54,14 @@ class LeftBehind(AssertionError):
     """The cell left modules or kprobes in the guest."""
 
 
-def begin(guest: Guest) -> None:
-    """Note the guest's state before its first cell. Raises KernelComplained for what it printed at boot but noise."""
+def begin(guest: Guest) -> str:
+    """Note the guest's state before its first cell, and tell what its recipe allowed it to print at boot.
+
+    Raises KernelComplained for what else it complained of.
+    """
     _clean[guest] = _state(guest)
+    foreseen = _sorted(guest, guest.console.text()).allowed
+    return "; ".join(f"allowed: {complaint}: {noise.why}" for complaint, noise in foreseen)
 
 
 def end(guest: Guest) -> None:
@@ -119,5 +124,9 @@ def _files(guest: Guest) -> dict[str, Path]:
 
 
 def _alarming(guest: Guest, text: str) -> tuple[Complaint, ...]:
+    return _sorted(guest, text).alarming
+
+
+def _sorted(guest: Guest, text: str) -> Sorted:
     # Every kernel of ours prints times; without them a program's forged panic would pass for one.
-    return allowed(read(text, timed=True), guest.image.recipe.boot_noise).alarming
+    return allowed(read(text, timed=True), guest.image.recipe.boot_noise)

@@ -157,9 +157,9 @@ class Fleet:
         """A guest that answers and whose traits are proved."""
         guest = self._boot(image, image.recipe.name)
         try:
-            with self.bus.step(guest.name, "traits"):
+            with self.bus.step(guest.name, "traits") as step:
                 traits.prove(guest)
-                checkup.begin(guest)
+                step.close_with(checkup.begin(guest))
         except BaseException:
             guest.stop()
             raise
