@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
+from harness.images.recipe import Recipe
 from harness.report.figures import Figures
 from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
+from harness.report.run_dir import RunDirectory
+from harness.verdict.complaints import allowed, read
 from harness.verdict.words import Verdict
 
 
@@ -42,3 +45,15 @@ def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked
     figures.add("cells.ran", coverage.ran, "cells")
     figures.add("cells.skipped", coverage.skipped, "cells")
     figures.add("cells.lost", coverage.lost, "cells", goal="0")
+
+
+def count_false_alarms(
+    figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
+) -> None:
+    """What the reader finds in the whole console logs of rows whose cells are all good, where nothing is to be found."""
+    alarms = 0
+    for vm in {cell.vm for cell in cells}:
+        log = directory.path / "console" / f"{vm}.log"
+        if log.exists() and all(cell.verdict.good for cell in cells if cell.vm == vm):
+            alarms += len(allowed(read(log.read_bytes(), timed=True), recipes[vm].boot_noise).alarming)
+    figures.add("oops.false_alarms", alarms, "complaints", goal="0")

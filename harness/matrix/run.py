@@ -19,7 +19,7 @@ from harness.images.workshop import Workshop
 from harness.matrix import again, foreman, rows, terminal, workers
 from harness.matrix.bundling import Bundles
 from harness.matrix.cells import CellWatch
-from harness.matrix.ending import count_cells, count_mutants, status
+from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
 from harness.matrix.fleet import Fleet
 from harness.matrix.hands import Hands
 from harness.matrix.order import in_order
@@ -197,6 +197,7 @@ class MatrixRun:
             count_mutants(self.figures, self._cells)
         durations.remember(_durations(), self._cells)
         count_cells(self.figures, self._cells, self._missing())
+        count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
         write_html(self.directory, self._missing())
         session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
 
