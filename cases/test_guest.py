@@ -3,14 +3,19 @@
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
 from harness.guest.guest import Guest
+from harness.guest.listeners import listeners
 from harness.landing.target import Target
 
 # As QEMU's user network has it: the guest, and the host's loopback as the guest would see it.
 GUEST, HOST = "10.0.2.15", "10.0.2.2"
+HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
+# What /proc/PID/status has where system calls go through a filter (Documentation/filesystems/proc.rst, 6.1).
+_FILTERED = "2"
 
 
 def test_kernel_shows_what_landings_are_read_from(guest: Guest) -> None:
@@ -45,6 +50,30 @@ def test_reaches_no_network(guest: Guest) -> None:
         assert not attempt.ok, str(attempt)
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
+    """Of all that QEMU listens on there is one port, on loopback: the guest's SSH server. Its sandbox is in force."""
+    found = listeners(guest.pid)
+    assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)], found
+    threads = Path(f"/proc/{guest.pid}/task").glob("*/status")
+    assert {_field(thread.read_text(), "Seccomp") for thread in threads} == {_FILTERED}
+
+
+def test_keys_are_roots_alone(guest: Guest) -> None:
+    """The keys of the run can be read by root in the guest; on the host no file that has a name holds them."""
+    listing = guest.run("ls", "-l", "/root/.ssh/authorized_keys", HOST_KEY).check().stdout
+    assert [line.split()[0] for line in listing.splitlines()] == ["-rw-------"] * 2
+    initrd = guest.argv[guest.argv.index("-initrd") + 1]
+    held = Path(f"/proc/{guest.pid}/fd/{Path(initrd).name}")
+    assert str(held.readlink()).startswith("/memfd:")
+    assert held.stat().st_mode & 0o777 == 0o600
+
+
+def _field(status: str, name: str) -> str:
+    """One field of /proc/PID/status."""
+    words = status.split()
+    return words[words.index(f"{name}:") + 1]
 
 
 def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., AbstractContextManager[Guest]]) -> None:

@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import click
-import pytest
 
+from harness import cli_guests
 from harness import doctor as host
 from harness.core import paths, process
 from harness.core.errors import BuildError, PinpointError
@@ -23,11 +23,12 @@ from harness.images import prepare
 from harness.images.image import Image
 from harness.images.recipe import Recipe, load_all, select
 from harness.images.workshop import Workshop
-from harness.matrix import verification
+from harness.matrix import session, verification
+from harness.matrix.session import INTERRUPTED, WRONG_USE
 from harness.report.board import Board
+from harness.verdict.printk import plain
 
 _PROGRAM = "./pinpoint"
-WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
 
 _VM = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; again for more. All core VMs without it.")
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -53,7 +54,7 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
     options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
     options += [f"--accel={accel}"] if accel else []
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
-    return _pytest([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
+    return session.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 
 
 @cli.command(context_settings=_FORWARDED)
@@ -62,7 +63,7 @@ def test(pytest_arguments: Sequence[str]) -> int:
     """Run the project's own tests and the core matrix, whole kernels swept, in one pytest run. What CI runs."""
     rows = len(select(()))
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
-    return _pytest([*_side_by_side(rows, pytest_arguments), *_WHOLE_KERNELS, *pytest_arguments, *chosen])
+    return session.run([*_side_by_side(rows, pytest_arguments), *_WHOLE_KERNELS, *pytest_arguments, *chosen])
 
 
 @cli.command(name="list")
@@ -116,6 +117,10 @@ def doctor() -> int:
     return host.main()
 
 
+for command in (cli_guests.repro, cli_guests.shell):
+    cli.add_command(command)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Whatever goes wrong is told in one line, but for our own bugs."""
     for sign in (signal.SIGTERM, signal.SIGHUP):
@@ -134,35 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PinpointError as error:
         _tell(error)
         return error.exit_status
-
-
-class _Interruption:
-    """Remembers that a person ended the run: pytest's exit status does not tell that from a broken collection."""
-
-    def __init__(self) -> None:
-        self.seen = False
-
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        self.seen = excinfo.errisinstance(KeyboardInterrupt)
-
-
-def _pytest(arguments: Sequence[str]) -> int:
-    """Run pytest here and turn its exit status into ours."""
-    interruption = _Interruption()
-    common = ["-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT)]
-    status = pytest.main([*common, *arguments], plugins=[interruption])
-    match status:
-        case pytest.ExitCode.OK | pytest.ExitCode.TESTS_FAILED:
-            return int(status)
-        case pytest.ExitCode.INTERRUPTED if interruption.seen:
-            process.stop_all()
-            return INTERRUPTED
-        case pytest.ExitCode.USAGE_ERROR:
-            return WRONG_USE
-        case pytest.ExitCode.NO_TESTS_COLLECTED:
-            click.echo(f"pinpoint: no case matches: {shlex.join(arguments)}", err=True)
-            return WRONG_USE
-    return HARNESS_FAILED
 
 
 _WHOLE_KERNELS = ("--sweep", "kernel")
@@ -221,10 +197,10 @@ def _tell(error: PinpointError, about: str = "") -> None:
     """One line; for a failed build the end of its log before it."""
     if isinstance(error, BuildError):
         for line in error.last_lines():
-            click.echo(f"    {line}", err=True)
+            click.echo(f"    {plain(line)}", err=True)
         if error.log:
             click.echo(f"    (the whole log: {error.log})", err=True)
-    click.echo(": ".join(part for part in ("pinpoint", about, str(error)) if part), err=True)
+    click.echo(plain(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)
 
 
 if __name__ == "__main__":

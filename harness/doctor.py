@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,18 +46,27 @@ def requirements(text: str, machine: str) -> Iterator[Requirement]:
             yield Requirement(package, provides, purpose)
 
 
+def optional(text: str) -> Iterator[Requirement]:
+    """What one command wants and all others do without, from the text of host-packages.txt."""
+    for line in text.splitlines():
+        match line.split(None, 3):
+            case [package, "optional", provides, purpose]:
+                yield Requirement(package, provides, purpose)
+
+
 def main() -> int:
     """Print the host and every requirement, found or missing. The status is 3 when something is missing, else 0."""
     needed = list(requirements(PACKAGES.read_text(), platform.machine()))
-    versions = _debian_versions([each.package for each in needed])
+    wanted = list(optional(PACKAGES.read_text()))
+    versions = _debian_versions([each.package for each in (*needed, *wanted)])
     print(_host())
     for line in _facts():
         print(f"  {line}")
     print()
     for each in needed:
-        found = versions.get(each.package) or each.found
-        mark, says = ("ok     ", found) if each.found else ("MISSING", "not found")
-        print(f"  {mark}  {each.package:<23} {says:<32} {each.purpose}".rstrip())
+        print(_line(each, versions, "MISSING", "not found"))
+    for each in wanted:
+        print(_line(each, versions, "absent", "optional"))
     missing = [each.package for each in needed if not each.found]
     print()
     if not missing:
@@ -66,6 +75,13 @@ def main() -> int:
     print(f"Missing, by Debian's names: {' '.join(missing)}")
     print(f"./pinpoint run installs them where it may; by hand, as root: apt-get install {' '.join(missing)}")
     return _SOMETHING_MISSING
+
+
+def _line(each: Requirement, versions: Mapping[str, str], mark: str, says: str) -> str:
+    """A package that is there with its version, or with `mark` and what that `says`."""
+    if each.found:
+        mark, says = "ok", versions.get(each.package) or each.found
+    return f"  {mark:<7}  {each.package:<23} {says:<32} {each.purpose}".rstrip()
 
 
 def _host() -> str:

@@ -48,9 +48,11 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     try:
         checkup.end(running)
     except GuestError as lost:
+        worse = _noticed(request, checkup.last_words(running, lost))
         run.fleet.retire(vm)
-        raise checkup.last_words(running, lost) from lost
-    except Exception:
+        raise worse from lost
+    except Exception as error:
+        _noticed(request, error)
         run.fleet.retire(vm)
         raise
 
@@ -73,9 +75,18 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
                 if not may_die:
                     checkup.end(running)
             except GuestError as lost:
-                raise checkup.last_words(running, lost) from lost
+                raise _noticed(request, checkup.last_words(running, lost)) from lost
+            except Exception as error:
+                _noticed(request, error)
+                raise
 
     return begin
+
+
+def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
+    """The error, once what its guest still tells is kept: the guest is about to go."""
+    request.config.stash[RUN].bundles.notice(request.node.stash[WATCH], error)
+    return error
 
 
 @pytest.fixture

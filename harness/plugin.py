@@ -9,11 +9,11 @@ import pytest
 
 from harness.core.errors import PinpointError
 from harness.landing.sweep_plan import Depth
-from harness.matrix import cells, rows, selection, workers
+from harness.matrix import cells, hands, harmless, rows, selection, workers
 from harness.matrix.run import MatrixRun
-from harness.verdict.words import Verdict
+from harness.matrix.unwritten import Unwritten
 
-pytest_plugins = ("harness.fixtures",)
+pytest_plugins = ("harness.fixtures", "harness.faulting")
 
 RUN = pytest.StashKey[MatrixRun]()
 WATCH = pytest.StashKey[cells.CellWatch]()
@@ -24,9 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinpoint")
     group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
     group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
+    group.addoption("--as-honest", action="store_true", help="judge mutants as honest cells: caught, they fail")
+    group.addoption("--at-failure", choices=hands.WAYS, help="go into the guest of the first cell that fails")
+    group.addoption("--into", default=None, metavar="DIR", help="where the run's directory goes")
     group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
+    group.addoption("--crimes", choices=("sample", "all"), default="sample", help="commit some crimes, or all")
     depths = [depth.value for depth in Depth]
     group.addoption("--sweep", choices=depths, default=Depth.SAMPLE.value, help="how much of each kernel is swept")
 
@@ -41,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(run, "pinpoint-run")
+    config.pluginmanager.register(Unwritten(), "pinpoint-unwritten")
     workers.keep_rows_together(config)
 
 
@@ -58,8 +63,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the items in rows and skip the cells whose VM lacks a trait."""
     run = config.stash[RUN]
-    selection.skip_cells_without_traits(items, run.recipes)
-    items[:] = selection.in_rows(items, run.rows)
+    asked = items if config.option.crimes == "all" else selection.leave_out(items, "crimes")
+    config.hook.pytest_deselected(items=[item for item in items if item not in asked])
+    selection.skip_cells_without_traits(asked, run.recipes)
+    items[:] = selection.in_rows(asked, run.rows)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -94,7 +101,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Turn a mutant's cell round: it holds if the case caught the mutant."""
     watch = item.stash.get(WATCH, None)
-    if watch is None or not watch.identity.mutant:
+    if watch is None or not watch.identity.mutant or item.config.option.as_honest:
         return (yield)
     try:
         yield
@@ -113,17 +120,17 @@ def pytest_runtest_makereport(
     watch = item.stash.get(WATCH, None)
     if watch is None:
         return report
+    run = item.config.stash[RUN]
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
+        run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
+    harmless.disarm(report)
     if report.when == "teardown":
-        run = item.config.stash[RUN]
-        survived = run.survivors(watch)
-        if survived:
-            watch.worse(Verdict.FAIL, survived)
-            if report.outcome == "passed":
-                report.outcome, report.longrepr = "failed", survived
+        survived = cells.without_proof(watch, run.survivors(watch))
+        if survived and report.outcome == "passed":
+            report.outcome, report.longrepr = "failed", survived
         run.ended(watch)
         report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
         watch.let_go()

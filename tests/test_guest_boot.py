@@ -95,7 +95,7 @@ class Pretender:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
+    def image(self, kernel: bytes, memory_mib: int = 64) -> Image:
         place = self.directory / "kernel"
         place.write_bytes(kernel)
         initrd = self.directory / "initrd"
@@ -107,7 +107,7 @@ class Pretender:
             kernel=Kernel(source="debian-binary", package="none"),
             machine=Machine(memory_mib=memory_mib),
         )
-        image = Image(
+        return Image(
             recipe=recipe,
             key="",
             kernel=place,
@@ -119,8 +119,11 @@ class Pretender:
             config={},
             facts={},
         )
+
+    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
         log = self.directory / "console" / "pretender.log"
-        return boot(image, Beginning(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds)))
+        beginning = Beginning(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds))
+        return boot(self.image(kernel, memory_mib), beginning)
 
 
 @pytest.fixture

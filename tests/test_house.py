@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import doctor
 from harness.core import paths
 from harness.doctor import PACKAGES, requirements
 
@@ -109,6 +110,15 @@ def test_host_packages_are_named_once_and_told_about() -> None:
     on_arm = {each.package for each in requirements(text, "aarch64")}
     assert on_x86 - on_arm == {"gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"}
     assert on_arm - on_x86 == {"gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"}
+
+
+def test_what_is_optional_is_told_and_never_required(capsys: pytest.CaptureFixture[str]) -> None:
+    text = PACKAGES.read_text()
+    named = {each.package for each in doctor.optional(text)}
+    assert named == {"gdb-multiarch"}
+    assert not named & {each.package for machine in ("x86_64", "aarch64") for each in requirements(text, machine)}
+    doctor.main()
+    assert any("gdb-multiarch" in line for line in capsys.readouterr().out.splitlines())
 
 
 def test_shell_scripts_parse() -> None:

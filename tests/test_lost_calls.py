@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import GuestLost
+from harness.core.registers import Registers
 from harness.landing import escape, under_probe
 
 NOWHERE, FUNCTION = 0x810050, 0x10143480
@@ -24,7 +25,7 @@ class Scene:
 
     @property
     def layout(self) -> Any:  # noqa: ANN401 - stands in
-        traits = SimpleNamespace(program_counter=r"pc=(\w+)")
+        traits = SimpleNamespace(registers=Registers(r"pc=(\w+)", "", 0))
         recipe = SimpleNamespace(architecture=SimpleNamespace(probing=traits))
         monitor = SimpleNamespace(hmp=lambda _: f"pc={self._next():x}")
         guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe), monitor=monitor, stop=self.stopped.set)

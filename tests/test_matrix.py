@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.core import paths
+from harness.report import bundle
 
 pytest_plugins = ["pytester"]
 
@@ -18,7 +20,9 @@ pytest_plugins = ["harness.plugin"]
 
 class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
-    accelerator = type("Accelerator", (), {"name": "tcg"})
+    image.build_id, image.modules = "b1d", {}
+    accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
+    argv, boot_seconds, shipped, heart = ["qemu"], 1.0, {}, None
 
     def stop(self):
         pass
@@ -34,6 +38,10 @@ fleet.Fleet._prepare_and_boot = boot
 fleet.Fleet.build = lambda self, names, compared: None
 import harness.matrix.checkup as checkup
 checkup.end = lambda guest: None
+import harness.matrix.bundling as bundling
+from harness.report.evidence import Evidence
+bundling.gather = lambda guest, error: Evidence({"console.log": f"console\\n{error}\\n".encode()}, {"dmesg.txt": "no"})
+bundling._hashes = lambda image: {}
 """
 
 
@@ -53,6 +61,11 @@ def run(matrix: pytest.Pytester, case: str, *arguments: str) -> pytest.RunResult
 
 def cells(matrix: pytest.Pytester) -> list[dict[str, object]]:
     lines = (matrix.path / "results" / "latest" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def figures(matrix: pytest.Pytester) -> list[dict[str, Any]]:
+    lines = (matrix.path / "results" / "latest" / "figures.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -100,7 +113,7 @@ def test_a_row_that_cannot_be_built_fails_each_of_its_cells_and_no_other(matrix:
         "arm64-debian": "pass",
     }
     result.stdout.fnmatch_lines(
-        ["no mirror; see the network", "*again: ./pinpoint run --vm parisc -k 'test_it?parisc?'"]
+        ["no mirror; see the network", "*again: ./pinpoint repro */bundles/parisc/test_it-parisc-*"]
     )
 
 
@@ -122,6 +135,108 @@ def test_an_honest_cell_counts_only_if_its_mutants_were_caught(
     broken, honest = cells(matrix)
     assert (broken["mutant"], broken["verdict"]) == ("text-base", mutant_verdict)
     assert (honest["mutant"], honest["verdict"]) == ("", honest_verdict)
+
+
+def test_a_mutant_judged_as_an_honest_cell_fails_and_leaves_what_replays_it(matrix: pytest.Pytester) -> None:
+    case = """
+@pytest.mark.mutants("text-base")
+def test_it(guest, mutant):
+    if mutant:
+        raise Missed("elsewhere")
+"""
+    assert run(matrix, case, "--vm", "arm64-debian", "--as-honest", "--stress=7").ret == 1
+    broken, honest = cells(matrix)
+    assert (broken["verdict"], broken["reason"]) == ("fail", "elsewhere")
+    assert (honest["verdict"], honest["reason"], honest["bundle"]) == ("pass", "", "")
+    left = bundle.read(matrix.path / "results" / "latest" / str(broken["bundle"]))
+    assert left.nodes == ["test_case.py::test_it[arm64-debian-mutant:text-base]"]
+    assert {"--as-honest", "--stress=7", f"--hypothesis-seed={left.seed}"} <= set(left.options)
+    assert not [line for line in figures(matrix) if line["figure"].startswith("mutants.")]
+
+
+def test_each_cell_that_did_not_hold_leaves_a_bundle_and_no_other_does(matrix: pytest.Pytester) -> None:
+    case = """
+@pytest.mark.mutants("text-base")
+def test_holds(guest, mutant):
+    if mutant:
+        raise Missed("elsewhere")
+
+def test_known(guest): pytest.xfail("documented")
+
+@pytest.mark.requires("optimized_kprobes")
+def test_skipped(guest): pass
+
+@pytest.mark.parametrize("what", ["a/../../b", "c"])
+def test_fails(guest, what): raise Missed(f"elsewhere {what}\\n\\nthe table")
+"""
+    result = run(matrix, case, "--vm", "arm64-debian", "--vm", "parisc")
+    bundles = {(cell["case"], cell["vm"]): str(cell["bundle"]) for cell in cells(matrix) if cell["bundle"]}
+    assert {key for key in bundles if key[1] == "arm64-debian"} == {
+        ("test_fails[a/../../b]", "arm64-debian"),
+        ("test_fails[c]", "arm64-debian"),
+    }
+    # Its row could not be built: no guest, but a bundle all the same.
+    assert {cell["bundle"] == "" for cell in cells(matrix) if cell["verdict"] == "harness-error"} == {False}
+    latest = (matrix.path / "results" / "latest").resolve()
+    place = latest / bundles["test_fails[a/../../b]", "arm64-debian"]
+    assert place.parent == latest / "bundles" / "arm64-debian"
+    assert bundle.read(place).qemu == ["qemu"]
+    assert "the table" in (place / "failure.txt").read_text()
+    assert (place / "console.log").read_text() == "console\nelsewhere a/../../b\n\nthe table\n"
+    assert "- no dmesg.txt: no\n" in (place / "README.md").read_text()
+    result.stdout.fnmatch_lines([f"*again: ./pinpoint repro {place}"])
+
+
+def test_the_bundle_of_a_cell_without_proof_replays_its_mutants_too(matrix: pytest.Pytester) -> None:
+    case = '@pytest.mark.mutants("text-base")\ndef test_it(guest, mutant): pass'
+    run(matrix, case, "--vm", "arm64-debian")
+    _, honest = cells(matrix)
+    left = bundle.read(matrix.path / "results" / "latest" / str(honest["bundle"]))
+    assert left.items == ["test_it[arm64-debian-mutant:text-base]", "test_it[arm64-debian]"]
+
+
+def test_a_disk_that_takes_no_bundle_costs_the_bundle_only(matrix: pytest.Pytester) -> None:
+    full = "import harness.report.bundle as made\ndef write(*_):\n    raise HostError('no bundle: disk full')\n"
+    matrix.makeconftest(f"{CONFTEST}\n{full}\nmade.write = write\n")
+    assert run(matrix, "def test_it(guest): raise Missed('elsewhere')", "--vm", "arm64-debian").ret == 1
+    (cell,) = cells(matrix)
+    assert (cell["verdict"], cell["bundle"]) == ("fail", "")
+    assert cell["reason"] == "elsewhere; no bundle: disk full"
+
+
+def test_a_trait_that_the_kernel_contradicts_is_our_error_and_no_skip(matrix: pytest.Pytester) -> None:
+    contradicted = """
+from harness.landing.traits import TraitContradictedError
+
+def contradict(self, name):
+    raise TraitContradictedError("kaslr", "the recipe says kaslr = true, the kernel false", where=name, mend="mend it")
+
+fleet.Fleet._prepare_and_boot = contradict
+"""
+    matrix.makeconftest(f"{CONFTEST}\n{contradicted}")
+    case = '@pytest.mark.requires("kaslr")\ndef test_a(guest): pass\ndef test_b(guest): pass'
+    assert run(matrix, case, "--vm", "arm64-debian").ret == 3
+    assert [cell["verdict"] for cell in cells(matrix)] == ["harness-error"] * 2
+    assert all("the recipe says kaslr" in str(cell["reason"]) for cell in cells(matrix))
+
+
+def test_a_guests_words_reach_neither_terminal_nor_report_as_control_codes(matrix: pytest.Pytester) -> None:
+    hostile = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+    case = f"""
+def test_a(guest):
+    print("{hostile} printed")
+    raise Missed("{hostile} missed")
+
+def test_b(guest): assert "{hostile}" == "asserted"
+def test_c(guest): pytest.skip("{hostile} skipped")
+def test_d(guest): pytest.xfail("{hostile} known")
+"""
+    result = run(matrix, case, "--vm", "arm64-debian", "-rA")
+    latest = matrix.path / "results" / "latest"
+    shown = [result.stdout.str(), *((latest / name).read_text() for name in ("junit.xml", "report.html"))]
+    assert all(word in shown[0] for word in ("printed", "missed", "asserted", "skipped", "known"))
+    for text in shown:
+        assert not set(text) & set("\x1b\x07\x9b\u202e")
 
 
 def test_a_known_defect_is_no_failure_and_is_told_apart_from_a_pass(matrix: pytest.Pytester) -> None:

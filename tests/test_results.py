@@ -157,10 +157,12 @@ def test_summary(color: bool) -> None:
     if not color:
         assert any(line.split() == ["test_entry", "pass", "(1/1)", "fail", "(0/1)"] for line in lines)
         assert "\x1b" not in text
+        assert any(line.split() == ["test_never", "-", "1", "did", "not", "run"] for line in lines)
     assert "\x1b[2J" not in text
     assert "panic  test_stubs[a] on parisc" in text.replace("\x1b[0m", "").replace("\x1b[1;31m", "")
     assert "  again: ./pinpoint run --vm parisc -k 'test_stubs[a]'" in text
     assert "1 skipped: x86_64-debian has no module_stubs" in text
+    assert "7 cells asked for: 5 ran, 1 skipped, 1 did not run" in text
     assert "did not run  test_never on parisc" in text
 
 
@@ -178,6 +180,7 @@ def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
     Figures(directory).add("run.wall_s", 12, "s", goal="at most 10")
     directory.console("parisc").write_text("boot\n")
     page = write_html(directory).read_text()
+    assert "./pinpoint repro" not in page
     assert "Kernel panic &lt;script&gt; gone" in page
     assert "<script" not in page
     assert "\x1b" not in page
@@ -186,6 +189,18 @@ def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
     assert 'id="test-stubs-a-parisc"' in page
     assert 'href="#test-stubs-a-parisc"' in page
     assert "missed" in page
+
+
+def test_what_never_ran_is_in_the_html_and_no_run_is_green_with_it(directory: RunDirectory) -> None:
+    Results(directory).write(cell("test_entry", "parisc"))
+    assert "every cell held" in write_html(directory).read_text()
+    page = write_html(
+        directory, [cell("test_never", "parisc"), cell("test_entry", "parisc", mutant="one-off")]
+    ).read_text()
+    assert "every cell held" not in page
+    assert "cells did not run" in page
+    assert "3 cells asked for: 1 ran, 0 skipped, 2 did not run" in page
+    assert page.count("1 did not run") == 2
 
 
 def test_html_of_a_run_without_cells_or_with_mutants_only(directory: RunDirectory) -> None:

@@ -194,7 +194,7 @@ def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
         ("mkdir", "mkdir /dev/pts"),
         ("ifconfig", "ifconfig lo 127.0.0.1 up"),
         ("stty", "stty -echo"),
-        ("dropbear", "dropbear -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid"),
+        ("dropbear", "dropbear -E -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid"),
     ],
 )
 def test_init_names_the_step_that_failed(tmp_path: Path, failing: str, step: str) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from harness.core.defects import Defect, Symptom
+from harness.core.registers import Registers
 
 
 class Decoder(Enum):
@@ -57,14 +58,13 @@ class Probing:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
     `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
-    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a
-    pre-handler stands past that address; `mid_instruction` the errno for an offset inside an instruction; `alignment`
-    the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a
-    function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument`
-    is where struct pt_regs has a function's first argument, in bytes (arch/*/include/asm/ptrace.h); `program_counter`
-    finds it in what QEMU's monitor answers to `info registers`; `flag_patches` is how the patch begins where the kernel
-    lists a probe with a flag; `defects` are the kinds of instruction that the kernel
-    steps wrong, by their names in harness/landing/instruction.py, and `nested`, a probe hit inside of a handler.
+    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler stands past that
+    address; `mid_instruction` the errno for an offset inside an instruction; `alignment` the bytes every instruction
+    starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
+    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
+    function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
+    `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
+    the kinds of instruction that the kernel steps wrong (landing/instruction.py), and `nested`, a probe in a probe.
     """
 
     breakpoint: bytes
@@ -75,7 +75,7 @@ class Probing:
     decoder: Decoder
     translation: Translation
     first_argument: int
-    program_counter: str
+    registers: Registers
     entry_landing_pad: bytes = b""
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
@@ -156,16 +156,17 @@ ARCHITECTURES: dict[str, Architecture] = {
             word_bytes=8,
             machine=Machine(
                 qemu="qemu-system-x86_64",
-                machine="q35",
-                # On a busy host the timer may not tick while the kernel waits for it, which then panics:
-                # "IO-APIC + timer doesn't work!" (check_timer(), arch/x86/kernel/apic/io_apic.c, 6.1).
-                kernel_arguments=("no_timer_check",),
+                # Without disks, a bus for sensors, USB and a mouse port of VMware's: nothing here needs them.
+                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
                 # With RDRAND the kernel has its entropy at once; without, dropbear waits a second for it.
                 cpu="qemu64,+rdrand",
                 console="ttyS0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
                 pvh=True,
+                # A loaded host holds QEMU up for longer than the kernel waits for a few ticks, and it panics at boot
+                # that the timer does not work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
+                kernel_arguments=("no_timer_check",),
             ),
             probing=Probing(
                 breakpoint=b"\xcc",
@@ -177,7 +178,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.X86_64,
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
-                program_counter=r"RIP=([0-9a-f]+)",
+                registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
             ),
@@ -208,7 +209,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.AARCH64,
                 translation=Translation.QEMU,
                 first_argument=0,  # regs[0]
-                program_counter=r"PC=([0-9a-f]+)",
+                registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
             ),
         ),
         Architecture(
@@ -237,7 +238,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.PARISC,
                 translation=Translation.PARISC_TABLES,
                 first_argument=26 * 4,  # gr[26]
-                program_counter=r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)",
+                registers=Registers(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
                 defects=_PARISC_DEFECTS,
             ),
         ),

@@ -103,6 +103,25 @@ def _yield(nice: int) -> None:
         Path("/proc/self/autogroup").write_text(str(nice))
 
 
+def foreground(argv: Sequence[str]) -> int:
+    """Run a program that has the terminal until it ends, and gives its exit status; it dies when we do.
+
+    Ctrl-C is for it alone meanwhile. Raises HostError when the program is not there.
+    """
+
+    def before_exec() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.call(argv, preexec_fn=before_exec)
+    except FileNotFoundError:
+        raise HostError(f"{argv[0]} is not installed", mend="run ./pinpoint doctor") from None
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
 def stop_all() -> None:
     """End every child and start no more: what an interrupted run does before it leaves."""
     _closing.set()

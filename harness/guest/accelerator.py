@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ _PACKAGES = {
     "qemu-system-hppa": "qemu-system-misc",
 }
 _SINGING = "sings"
+# Debian 12's. Older ones lack options that guests are started with, or were never tried.
+_OLDEST = (7, 2)
+_VERSION = re.compile(r"version (\d+)\.(\d+)")
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,21 @@ def host_identity(accelerator: Accelerator) -> str:
 
 
 def qemu_version(program: str) -> str:
-    """The first line that QEMU says of itself. Raises HostError naming the Debian package when it is not there."""
+    """The first line that QEMU says of itself.
+
+    Raises HostError naming the Debian package when it is not there, and when it is older than any that was tried.
+    """
     try:
         said = process.run([program, "--version"], deadline=Deadline.after(_TCG_CANARY_SECONDS))
     except HostError:
         package = _PACKAGES.get(program, program)
         raise HostError(f"{program} is not installed", mend=f"install the package {package}") from None
-    return said.output.partition("\n")[0]
+    line = said.output.partition("\n")[0]
+    version = _VERSION.search(line)
+    if version and (int(version[1]), int(version[2])) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise HostError(f"{program} is version {version[1]}.{version[2]}", mend=f"install {oldest} or newer")
+    return line
 
 
 def _complaint(architecture: Architecture, name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.core import process
 from harness.core.deadline import Deadline
-from harness.core.errors import GuestError, GuestLost, HostError, PinpointError
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
 from harness.guest import qemu, state
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
@@ -48,6 +48,7 @@ class Emulator:
         the frozen guest.
         """
         self.name = image.recipe.name
+        self.stopped = False
         self._open = contextlib.ExitStack()
         try:
             self._start(image, console_log, accelerator, frozen, deadline)
@@ -97,12 +98,31 @@ class Emulator:
             # It closes its sockets before it has written why.
             process.stop(self._child, _QUIT_SECONDS)
             raise HostError(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
+        except DeadlineExceeded:
+            raise HostError(f"QEMU does not answer: {self.said() or 'it said nothing'}", where=self.name) from None
         return monitor
 
     @property
     def pid(self) -> int:
         """QEMU's process id."""
         return self._child.pid
+
+    @property
+    def status(self) -> int | None:
+        """QEMU's exit status, negative for the signal that killed it; None while it runs."""
+        return self._child.poll()
+
+    @property
+    def killed(self) -> HostError | None:
+        """That something which is neither its guest nor us ended QEMU; None where nothing did."""
+        if self.monitor.gone:
+            # It hangs up moments before it has ended.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_QUIT_SECONDS)
+        status = self.status
+        if status is None or status >= 0:
+            return None
+        return HostError(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
 
     def ssh_port(self) -> int:
         """The loopback port that QEMU chose and forwards to the guest's SSH server."""
@@ -118,6 +138,7 @@ class Emulator:
 
     def stop(self) -> None:
         """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
+        self.stopped = True
         if self._child.poll() is None:
             with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))

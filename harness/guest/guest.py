@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import testinfra.host
@@ -22,6 +21,7 @@ from harness.guest.cargo import Piece, put_all
 from harness.guest.console import Console
 from harness.guest.dialogue import Dialogue
 from harness.guest.emulator import Emulator
+from harness.guest.heart import Heart
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
@@ -45,8 +45,9 @@ class Guest:
         self.boot_seconds = 0.0
         self._emulator = emulator
         self._link: SshLink | None = None
+        self.heart: Heart | None = None  # from the first SSH connection on
         self._ended = ""
-        self._shipped: set[str] = set()
+        self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
         self._doubted = False
         self._fenced = 0
         self._fencing = threading.Lock()
@@ -55,9 +56,7 @@ class Guest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -139,14 +138,13 @@ class Guest:
 
     def ship_all(self, deadline: Deadline) -> None:
         """Put every module and program of the image that it does not have into the guest."""
-        put_all(
-            self.link, {path: self._cargo[path] for path in self._cargo.keys() - self._shipped}, self.name, deadline
-        )
+        missing = {path: piece for path, piece in self._cargo.items() if path not in self.shipped}
+        put_all(self.link, missing, self.name, deadline)
         self.has_all()
 
     def has_all(self) -> None:
         """Know that `ship_all` was done, by this guest or by the one whose frozen state it began with."""
-        self._shipped.update(self._cargo)
+        self.shipped.update({path: piece.file for path, piece in self._cargo.items()})
 
     @cached_property
     def _cargo(self) -> dict[str, Piece]:
@@ -155,9 +153,10 @@ class Guest:
         return modules | {_program_path(name): Piece(file, 0o755) for name, file in self.image.programs.items()}
 
     def _once(self, path: str) -> str:
-        if path not in self._shipped:
-            self.put(self._cargo[path].file, path, self._cargo[path].mode)
-        self._shipped.add(path)
+        piece = self._cargo[path]
+        if path not in self.shipped:
+            self.put(piece.file, path, piece.mode)
+        self.shipped[path] = piece.file
         return path
 
     def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
@@ -174,6 +173,8 @@ class Guest:
         if self._ended:
             self._link.cut(self._ended)
         self._link.connect(deadline)
+        registers = self.image.recipe.architecture.probing.registers
+        self.heart = Heart(self._emulator, self._link, registers, self._over)
 
     def forget_run(self, deadline: Deadline) -> None:
         """Have it forget this run's keys, end every process and wait for another run's word; then it can be frozen.
@@ -186,9 +187,10 @@ class Guest:
         self.console.await_line([WAITING], deadline, since=before)
         self.link.close()
 
-    def said_by_qemu(self) -> str:
-        """QEMU's own messages, on one line."""
-        return self._emulator.said()
+    @property
+    def emulator(self) -> Emulator:
+        """The QEMU it runs in."""
+        return self._emulator
 
     def fence(self, deadline: Deadline) -> str:
         """All that the console said since the last fence: whatever the kernel printed before this call is in it."""

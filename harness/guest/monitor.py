@@ -122,6 +122,12 @@ class Monitor:
         """True when QEMU has closed the connection."""
         return self._gone
 
+    @property
+    def paused(self) -> bool:
+        """True while QEMU holds the guest still."""
+        changes = [event.name for event in self.events() if event.name in ("STOP", "RESUME")]
+        return changes[-1:] == ["STOP"]
+
     def close(self) -> None:
         """Hang up; QEMU goes on."""
         future = asyncio.run_coroutine_threadsafe(self._hang_up(), _loop())

@@ -9,7 +9,8 @@ import select
 import shlex
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import paramiko
@@ -55,6 +56,7 @@ class SshLink:
         self._connection = socket.socket()
         self._cut = ""
         self.handshake_seconds = 0.0
+        self.awaited: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     def connect(self, deadline: Deadline) -> None:
         """Log in as root. Raises GuestLost when nobody answers, GuestError when it is another's key."""
@@ -101,7 +103,8 @@ class SshLink:
     def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
         """Tell what goes wrong on the connection as GuestLost or DeadlineExceeded during this command."""
         try:
-            yield
+            with self.awaited():
+                yield
         except (paramiko.SSHException, OSError, EOFError) as loss:
             raise self._failure(argv, deadline, loss) from None
 
@@ -129,10 +132,15 @@ class SshLink:
         if result.stdout.split()[:1] != [digest]:
             raise GuestError(f"{to} arrived damaged", where=self._name)
 
+    def beat(self) -> None:
+        """Ask the guest's SSH server something that it must refuse (RFC 4254, 4); returns when it has, or is gone."""
+        self._transport.global_request("beat@pinpoint", wait=True)
+
     @property
     def alive(self) -> bool:
-        """False once the connection is known to be broken."""
-        return not self._cut and bool(self._transport.is_active())
+        """False once the connection is known to be broken, or is closed."""
+        transport = self._client.get_transport()
+        return not self._cut and transport is not None and bool(transport.is_active())
 
     def cut(self, reason: str) -> None:
         """Break the connection, for the guest has stopped; whoever waits on it gets GuestLost with this reason."""

@@ -90,6 +90,8 @@ def _become_ready(guest: Guest, keys: RunKeys, step: Step, deadline: Deadline) -
     step.say("ready, connecting")
     guest.connect(keys, deadline)
     identity.prove(guest.image, guest.script(identity.ASK, deadline))
+    if guest.heart:
+        guest.heart.calibrate(guest.script)
 
 
 def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
@@ -101,9 +103,10 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
         raise BootError("the kernel panicked")
 
 
-def _stopped(guest: Guest, failure: PinpointError) -> BootError:
+def _stopped(guest: Guest, failure: PinpointError) -> PinpointError:
     """Stop the guest; what went wrong with the console's last lines, or QEMU's words when it has gone."""
     lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console said nothing)"
-    qemu = f"; QEMU: {said}" if (said := guest.said_by_qemu()) else ""
+    qemu = f"; QEMU: {said}" if (said := guest.emulator.said()) else ""
+    killed = guest.emulator.killed
     guest.stop()
-    return BootError(f"did not boot: {failure.what}{qemu}\n  {lines}", where=guest.name)
+    return killed or BootError(f"did not boot: {failure.what}{qemu}\n  {lines}", where=guest.name)

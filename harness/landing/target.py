@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from typing import Self
+from weakref import WeakKeyDictionary
 
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf, Symbol
@@ -12,6 +13,13 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
 from harness.landing.site import Site
+
+_loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
+
+
+def loaded(guest: Guest) -> list[Target]:
+    """The targets that are loaded in a guest, as far as is known without asking it."""
+    return list(_loaded.get(guest, {}).values())
 
 
 class Target:
@@ -53,10 +61,12 @@ class Target:
         self.previous = getattr(self, "sections", {})
         self.sections = self._parsed(told.decode())
         self.build_id = build_id(notes)
+        _loaded.setdefault(self.guest, {})[self.module] = self
 
     def unload(self) -> None:
         """rmmod; raises GuestError when the kernel refuses."""
         self.guest.run("rmmod", self.module).check()
+        _loaded.get(self.guest, {}).pop(self.module, None)
 
     def _parsed(self, listing: str) -> Mapping[str, int]:
         """Section name to loaded address, from `NAME:0xADDRESS` lines, NAME with any path; the kernel lists no empty

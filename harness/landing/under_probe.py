@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -195,7 +194,7 @@ def _stood(layout: Layout, address: int, times: int, looks: int) -> Standing:
 
 def _program_counter(layout: Layout) -> int:
     told = layout.guest.monitor.hmp("info registers")
-    found = re.search(layout.guest.image.recipe.architecture.probing.program_counter, told)
-    if found is None:
+    counters = layout.guest.image.recipe.architecture.probing.registers.counters(told)
+    if not counters:
         raise GuestError(f"no program counter in {told.split()[:8]}", where=layout.guest.name)
-    return int(found[1], 16)
+    return counters[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,9 @@ from harness.landing.landing import Missed
 from harness.landing.probing import ProbingIn
 from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.matrix.selection import CellId
+from harness.report.evidence import Evidence
 from harness.report.record import Cell
+from harness.verdict.liveness import GuestDied
 from harness.verdict.words import Verdict
 
 # What is told without a traceback: it is about the guest, the kernel or the host, not about our code.
@@ -27,7 +30,11 @@ class MutantSurvivedError(AssertionError):
 
 @dataclass
 class CellWatch:
-    """What is gathered of a cell while its phases run."""
+    """What is gathered of a cell while its phases run.
+
+    `failed_with` and `told` are the first failure and how pytest tells it, `evidence` what the guest told then; a
+    `final` verdict is not changed by what a person did to the guest afterwards.
+    """
 
     identity: CellId
     traits: dict[str, bool]
@@ -36,10 +43,15 @@ class CellWatch:
     reason: str = ""
     guest: Guest | None = None
     probing: ProbingIn | None = None
+    failed_with: BaseException | None = None
+    told: str = ""
+    evidence: Evidence | None = None
+    bundle: str = ""
+    final: bool = False
 
     def worse(self, verdict: Verdict, reason: str) -> None:
         """Take a verdict if it is worse than what the cell has."""
-        if verdict.severity > self.verdict.severity:
+        if verdict.severity > self.verdict.severity and not self.final:
             self.verdict, self.reason = verdict, reason
 
     def judge(self, error: BaseException) -> None:
@@ -48,7 +60,7 @@ class CellWatch:
 
     def let_go(self) -> None:
         """Keep the verdict only: pytest keeps every item to the end, and with it all that hangs on it."""
-        self.guest = self.probing = None
+        self.guest = self.probing = self.failed_with = self.evidence = None
 
     def record(self) -> Cell:
         """The cell as the results file keeps it."""
@@ -66,7 +78,7 @@ class CellWatch:
             image_key=guest.image.key if guest else "",
             witnesses=self._witnesses(),
             mutant=self.identity.mutant,
-            bundle="",
+            bundle=self.bundle,
         )
 
     def _witnesses(self) -> list[dict[str, Any]]:
@@ -77,7 +89,7 @@ class CellWatch:
 def verdict_of(error: BaseException) -> Verdict:
     """The word for what a phase raised."""
     match error:
-        case KernelComplained():
+        case KernelComplained() | GuestDied():
             return error.verdict
         case BootError():
             return Verdict.BOOT_FAIL
@@ -100,6 +112,15 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
         raise MutantSurvivedError(f"mutant {watch.identity.mutant} was not caught by {watch.identity.case}")
     if not isinstance(error, Missed):
         raise error
+
+
+def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
+    """Fail an honest cell whose mutants survived; why it is, empty when none did."""
+    if not survivors:
+        return ""
+    reason = f"its mutants survived: {', '.join(each.mutant for each in survivors)}"
+    watch.worse(Verdict.FAIL, reason)
+    return reason
 
 
 def one_line(error: BaseException) -> str:

@@ -55,7 +55,7 @@ class Fleet:
         # One start at a time for every two cores: a guest that shares a core looks hung.
         self._starting = threading.Semaphore(max(1, workshop.slots.cores // 2))
         self._images: Once[str, Image] = Once()
-        self._freezer = Freezer(workshop, forced_accelerator, self._boot_to_freeze)
+        self._freezer = Freezer(workshop, bus, forced_accelerator, self._boot_to_freeze)
         self._guests: dict[str, Future[Guest]] = {}
         self._compared: set[str] = set()
         self._fresh = itertools.count(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.deadline import Deadline
-from harness.core.events import Step
+from harness.core.events import Bus, Step
 from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, host_identity, qemu_version
 from harness.guest.guest import Guest
@@ -30,9 +30,10 @@ Boot = Callable[[Image, RunKeys], Guest]
 class Freezer:
     """One frozen guest for each image, machine, accelerator and QEMU, made when it is first asked for."""
 
-    def __init__(self, workshop: Workshop, forced_accelerator: str | None, boot: Boot) -> None:
-        """`boot` starts a guest that lets the given keys in."""
+    def __init__(self, workshop: Workshop, bus: Bus, forced_accelerator: str | None, boot: Boot) -> None:
+        """`boot` starts a guest that lets the given keys in; `bus` hears of the proof of its traits."""
         self._workshop = workshop
+        self._bus = bus
         self._forced = forced_accelerator
         self._boot = boot
         self._made: Once[str, Path] = Once()
@@ -74,9 +75,11 @@ class Freezer:
     def _boot_proved(self, image: Image, keys: RunKeys) -> Guest:
         guest = self._boot(image, keys)
         try:
-            checkup.begin(guest)
-            traits.prove(guest)
-            checkup.end(guest)
+            with self._bus.step(guest.name, "traits") as step:
+                allowed = checkup.begin(guest)
+                traits.prove(guest)
+                checkup.end(guest)
+                step.close_with(allowed)
         except BaseException:
             guest.stop()
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Generator
@@ -13,16 +12,19 @@ from typing import Any
 
 import pytest
 
-from harness.core import paths, process
+from harness.core import launched, paths, process
 from harness.core.events import Bus
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
-from harness.matrix import foreman, rows, terminal, workers
+from harness.matrix import again, foreman, rows, terminal, workers
+from harness.matrix.bundling import Bundles
 from harness.matrix.cells import CellWatch
+from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
 from harness.matrix.fleet import Fleet
+from harness.matrix.hands import Hands
 from harness.matrix.order import in_order
 from harness.matrix.selection import CellId, cell_of
-from harness.report import durations
+from harness.report import bundle, durations
 from harness.report.board import Board
 from harness.report.figures import Figures
 from harness.report.html import write_html
@@ -31,9 +33,6 @@ from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.report.trials import Trials
 from harness.verdict.words import Verdict
-
-# Set by the launcher, in seconds since the epoch, so that the figures count what it installed.
-_BEGAN = "PINPOINT_BEGAN"
 
 
 def _durations() -> Path:
@@ -45,12 +44,14 @@ class MatrixRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._began = float(os.environ.get(_BEGAN, time.time()))
+        self._began = launched.at()
         self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
         self._asked: dict[str, CellId] = {}
         self._cells: list[Cell] = []
-        self._survivors: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._survivors: defaultdict[tuple[str, str], list[CellId]] = defaultdict(list)
+        if not self._is_worker:
+            again.settle_seed(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit)
 
@@ -59,7 +60,8 @@ class MatrixRun:
         """Where this run's results go."""
         if self._is_worker:
             return RunDirectory(Path(workers.lent(self._config).directory))
-        return RunDirectory.create(paths.results())
+        into = self._config.option.into
+        return RunDirectory.create(Path(into) if into else paths.results())
 
     @cached_property
     def fleet(self) -> Fleet:
@@ -104,6 +106,12 @@ class MatrixRun:
         return Trials(self.directory, self.figures)
 
     @cached_property
+    def bundles(self) -> Bundles:
+        """What is left of each cell that does not hold."""
+        hands = Hands(self._config.option.at_failure, self._board.close) if self._config.option.at_failure else None
+        return Bundles(self.directory, self._config, hands)
+
+    @cached_property
     def _results(self) -> Results:
         return Results(self.directory)
 
@@ -126,15 +134,16 @@ class MatrixRun:
         else:
             self._board.flush()
 
-    def survivors(self, watch: CellWatch) -> str:
-        """Why an honest cell cannot be green: the mutants of its case that survived on its VM; empty when none did."""
-        names = self._survivors[watch.identity.case, watch.identity.vm]
-        return "" if watch.identity.mutant or not names else f"its mutants survived: {', '.join(names)}"
+    def survivors(self, watch: CellWatch) -> list[CellId]:
+        """The mutants of an honest cell's case that survived on its VM: for each of them it cannot be green."""
+        return [] if watch.identity.mutant else self._survivors[watch.identity.case, watch.identity.vm]
 
     def ended(self, watch: CellWatch) -> None:
         """A mutant that was not caught, or for the wrong reason, leaves its honest cell without proof."""
-        if watch.identity.mutant and watch.verdict is Verdict.FAIL:
-            self._survivors[watch.identity.case, watch.identity.vm].append(watch.identity.mutant)
+        mutant = watch.identity.mutant and not self._config.option.as_honest
+        if mutant and watch.verdict is Verdict.FAIL:
+            self._survivors[watch.identity.case, watch.identity.vm].append(watch.identity)
+        self.bundles.write(watch, self.survivors(watch))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each cell as it ends. With pytest-xdist only the controller, which has no worker's input, writes."""
@@ -142,10 +151,10 @@ class MatrixRun:
         if kept is None or self._is_worker:
             return
         cell = Cell(**kept)
+        self._results.write(cell)
         if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
             self._measure("run.first_verdict_s", "at most 180")
         self._cells.append(cell)
-        self._results.write(cell)
         self._board.count(cell)
 
     @pytest.hookimpl(wrapper=True)
@@ -178,13 +187,19 @@ class MatrixRun:
             self._board.close()
         if self._is_worker:
             workers.tell_asked(self._config, self._asked)
-        if self._is_worker or not self._asked:
+            return
+        if "directory" in self.__dict__:
+            self._results.close()
+        if not self._asked:
             return
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
-        self._count_mutants()
+        if not self._config.option.as_honest:
+            count_mutants(self.figures, self._cells)
         durations.remember(_durations(), self._cells)
-        write_html(self.directory)
-        session.exitstatus = self._status(exitstatus)
+        count_cells(self.figures, self._cells, self._missing())
+        count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
+        write_html(self.directory, self._missing())
+        session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Case by VM, each failure with the command that runs it again, and what was asked for and did not run."""
@@ -217,27 +232,14 @@ class MatrixRun:
         return [cell for cell in self._asked.values() if (cell.case, cell.vm, cell.mutant) not in ran]
 
     def _replays(self) -> dict[tuple[str, str, str], str]:
-        return {(cell.case, cell.vm, cell.mutant): cell.replay for cell in self._asked.values()}
-
-    def _status(self, pytest_status: int) -> int:
-        """0 all held, 1 a cell failed or did not run, 3 the harness or the host failed; pytest's own otherwise."""
-        if pytest_status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            return pytest_status
-        if any(cell.verdict is Verdict.HARNESS_ERROR for cell in self._cells):
-            return 3
-        if self._missing() or not all(cell.verdict.good for cell in self._cells):
-            return 1
-        return pytest_status
+        """The command that runs each cell again: from its bundle where it left one."""
+        left = {
+            (cell.case, cell.vm, cell.mutant): bundle.command(self.directory.path / cell.bundle)
+            for cell in self._cells
+            if cell.bundle
+        }
+        return {(cell.case, cell.vm, cell.mutant): cell.replay for cell in self._asked.values()} | left
 
     def _measure(self, figure: str, goal: str) -> None:
-        seconds = round(time.time() - self._began, 1)
+        seconds = round(time.monotonic() - self._began, 1)
         self.figures.add(figure, seconds, "s", goal=goal)
-
-    def _count_mutants(self) -> None:
-        for vm in {cell.vm for cell in self._cells}:
-            mutants = [
-                cell for cell in self._cells if cell.vm == vm and cell.mutant and cell.verdict is not Verdict.SKIP
-            ]
-            caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
-            self.figures.add("mutants.caught", caught, "mutants", vm=vm)
-            self.figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")

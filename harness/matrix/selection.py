@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,17 +17,19 @@ MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
+    "crimes: the case kills guests, or takes its time; it runs with `--crimes all`",
 )
 
 
 @dataclass(frozen=True)
 class CellId:
-    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds."""
+    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds, in `file`."""
 
     case: str
     vm: str
     mutant: str
     item: str
+    file: str = ""
 
     @property
     def replay(self) -> str:
@@ -64,7 +67,8 @@ def cell_of(item: pytest.Item) -> CellId | None:
     vm, mutant = callspec.params["vm"], callspec.params.get("mutant", "")
     function, _, label = item.name.removesuffix("]").partition("[")
     others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
-    return CellId("".join((function, *(f"[{part}]" for part in others))), vm, mutant, item.name)
+    case = "".join((function, *(f"[{part}]" for part in others)))
+    return CellId(case, vm, mutant, item.name, os.path.relpath(item.path, item.config.rootpath))
 
 
 def vm_of(item: pytest.Item) -> str:
@@ -82,6 +86,11 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
             if not getattr(recipe.traits, trait):
                 return str(trait)
     return ""
+
+
+def leave_out(items: list[pytest.Item], marker: str) -> list[pytest.Item]:
+    """The items without those of a marker: they were not asked for."""
+    return [item for item in items if item.get_closest_marker(marker) is None]
 
 
 def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:

@@ -28,6 +28,7 @@ from harness.landing.verify import Life
 from harness.matrix import checkup
 from harness.matrix.checkup import KernelComplained, LeftBehind
 from harness.report.board import Board
+from harness.verdict.printk import plain
 
 _HELD, _MISSED = 0, 1
 _SHOWN_LINES = 12
@@ -51,7 +52,7 @@ def verify(file: Path, recipe: Recipe, system_map: Path | None) -> int:
         finally:
             board.close()
     for text in said:
-        print(text)
+        print(plain(text))
     return status.result()
 
 

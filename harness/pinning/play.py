@@ -26,6 +26,14 @@ class Stage(Protocol):
         """What the kernel shows of target and probe module, in the words of World.state."""
 
 
+class Disagreed(Missed):
+    """The model was wrong of a schedule; `schedule` is its line, to be replayed from."""
+
+    def __init__(self, schedule: str, told: str) -> None:
+        self.schedule = schedule
+        super().__init__(f"--schedule '{schedule}': {told}")
+
+
 @dataclass(frozen=True)
 class Turn:
     """One step: what the model predicts of it, and what was seen."""
@@ -73,7 +81,7 @@ class Play:
         turns = "\n".join(str(turn) for turn in self.turns)
         wrong = next((str(turn) for turn in self.turns if not turn.agrees), "")
         wrong = wrong or f"at the end {self.state}; the model says {self.predicted_state}"
-        raise Missed(f"--schedule '{self.line}': {wrong}\n\n{turns}")
+        raise Disagreed(self.line, f"{wrong}\n\n{turns}")
 
 
 class Player:

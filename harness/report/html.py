@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.core.files import write_text
-from harness.report import trials
+from harness.report import bundle, trials
 from harness.report.figures import Figures
-from harness.report.pivot import Pivot, tally
+from harness.report.pivot import Asked, Pivot, tally
 from harness.report.progress import clock
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
@@ -22,13 +22,14 @@ _HERE = Path(__file__).parent
 _TEMPLATE = "report.html.j2"
 
 
-def write_html(directory: RunDirectory) -> Path:
+def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
     """Write `report.html` from the run's results and figures, and return its path.
 
+    `missing` are the cells that were asked for and have no verdict.
     Everything in it that a guest could have written is escaped and stripped of control codes.
     """
     cells = Results(directory).read()
-    pivot, figures = Pivot(cells), Figures(directory)
+    pivot, figures = Pivot(cells, missing), Figures(directory)
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
@@ -50,6 +51,7 @@ def write_html(directory: RunDirectory) -> Path:
         anchor=_anchor,
         clock=clock,
         tally=tally,
+        replay=lambda left: bundle.command(directory.path / left),
     )
     write_text(directory.html, page)
     return directory.html

@@ -5,17 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from harness.report.record import Cell
 from harness.verdict.words import Verdict
 
 
+class Asked(Protocol):
+    """A cell that was asked for."""
+
+    @property
+    def case(self) -> str:
+        """The case."""
+
+    @property
+    def vm(self) -> str:
+        """The VM."""
+
+    @property
+    def mutant(self) -> str:
+        """The mutant, empty for the honest cell."""
+
+
 @dataclass(frozen=True)
 class Square:
-    """What became of one case on one VM: the honest cell if it ran, and the cells of its mutants."""
+    """What became of one case on one VM: the honest cell if it ran, the cells of its mutants, how many never ran."""
 
     honest: Cell | None
     mutants: tuple[Cell, ...]
+    lost: int = 0
 
     @property
     def first(self) -> Cell | None:
@@ -38,13 +56,32 @@ class Square:
         return sum(cell.verdict is Verdict.PASS for cell in self.mutants)
 
 
+class Coverage(NamedTuple):
+    """Cells that ran, that were skipped for a trait their VM does not have, and that never ran."""
+
+    ran: int
+    skipped: int
+    lost: int
+
+    @property
+    def asked(self) -> int:
+        """All that were asked for."""
+        return sum(self)
+
+    def __str__(self) -> str:
+        lost = f", {self.lost} did not run" if self.lost else ""
+        return f"{self.asked} cells asked for: {self.ran} ran, {self.skipped} skipped{lost}"
+
+
 class Pivot:
     """Cases and VMs in the order in which they first ended."""
 
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        self.cells = tuple(cells)
-        self.cases = tuple(dict.fromkeys(cell.case for cell in self.cells))
-        self.vms = tuple(dict.fromkeys(cell.vm for cell in self.cells))
+    def __init__(self, cells: Iterable[Cell], missing: Iterable[Asked] = ()) -> None:
+        """`missing` are the cells that were asked for and have no verdict."""
+        self.cells, self.missing = tuple(cells), tuple(missing)
+        asked = (*self.cells, *self.missing)
+        self.cases = tuple(dict.fromkeys(cell.case for cell in asked))
+        self.vms = tuple(dict.fromkeys(cell.vm for cell in asked))
         # A cell that ran twice (a guest was replaced) counts by its last run.
         self._latest = {(cell.case, cell.vm, cell.mutant): cell for cell in self.cells}
 
@@ -53,7 +90,14 @@ class Pivot:
         mutants = tuple(
             cell for (name, on, mutant), cell in self._latest.items() if mutant and (name, on) == (case, vm)
         )
-        return Square(self._latest.get((case, vm, "")), mutants)
+        lost = sum((each.case, each.vm) == (case, vm) for each in self.missing)
+        return Square(self._latest.get((case, vm, "")), mutants, lost)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How many cells were asked for, and what became of them."""
+        skipped = sum(cell.verdict is Verdict.SKIP for cell in self._latest.values())
+        return Coverage(len(self._latest) - skipped, skipped, len(self.missing))
 
     def totals(self, vm: str = "") -> Counter[Verdict]:
         """How many cells ended in each verdict, on one VM or on all."""

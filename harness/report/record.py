@@ -42,10 +42,18 @@ class Results:
 
     def __init__(self, directory: RunDirectory) -> None:
         self._path = directory.results
+        self._reserve = directory.reserve
 
     def write(self, cell: Cell) -> None:
-        """Keep a cell; it is on the disk when this returns. Raises HostError."""
-        lines.append(self._path, cell)
+        """Keep a cell; it is on the disk when this returns.
+
+        Raises HostError. The first time that is for want of room, the cell is kept in the room that the run reserved.
+        """
+        lines.append(self._path, cell, self._reserve)
+
+    def close(self) -> None:
+        """No more cells will come: what was reserved for them is given up."""
+        self._reserve.unlink(missing_ok=True)
 
     def read(self) -> list[Cell]:
         """The cells kept so far, in order."""

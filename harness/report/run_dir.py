@@ -10,6 +10,8 @@ from pathlib import Path
 from harness.core.errors import HostError
 
 LATEST = "latest"
+# A cell with many witnesses takes some 20 KiB, and the reports that follow it some more.
+_RESERVED = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class RunDirectory:
         path = root / name
         try:
             (path / "console").mkdir(parents=True)
+            cls(path).reserve.write_bytes(bytes(_RESERVED))
             _point(root / LATEST, name)
         except OSError as error:
             raise HostError(
@@ -50,6 +53,11 @@ class RunDirectory:
         return self.path / "figures.jsonl"
 
     @property
+    def reserve(self) -> Path:
+        """Takes room on the disk until the run ends, so that the last cell's result has some."""
+        return self.path / ".reserve"
+
+    @property
     def trials(self) -> Path:
         """One JSON object a trial of relocation by hand, a line each."""
         return self.path / "trials.jsonl"
@@ -63,6 +71,11 @@ class RunDirectory:
     def html(self) -> Path:
         """The report for people."""
         return self.path / "report.html"
+
+    @property
+    def bundles(self) -> Path:
+        """A directory a VM, and in it one a cell that did not hold."""
+        return self.path / "bundles"
 
     def console(self, vm: str) -> Path:
         """The whole console of a VM's guests."""

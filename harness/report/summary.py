@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.report.pivot import Pivot, Square, tally
+from harness.report.pivot import Asked, Pivot, Square, tally
 from harness.report.record import Cell
 from harness.report.trials import TrialRow
 from harness.report.trials import table as table_of_trials
@@ -30,22 +29,6 @@ _NARROWEST = 80
 _UNBOUNDED = 1000
 
 
-class Asked(Protocol):
-    """A cell that was asked for."""
-
-    @property
-    def case(self) -> str:
-        """The case."""
-
-    @property
-    def vm(self) -> str:
-        """The VM."""
-
-    @property
-    def mutant(self) -> str:
-        """The mutant, empty for the honest cell."""
-
-
 def write_summary(
     write_line: Callable[[str], None],
     cells: Sequence[Cell],
@@ -59,13 +42,14 @@ def write_summary(
 
     `replays` maps case, VM and mutant to the command that runs the cell again; `missing` was asked for and did not run.
     """
-    pivot = Pivot(cells)
+    pivot = Pivot(cells, missing)
     buffer = io.StringIO()
     width = max(_NARROWEST, shutil.get_terminal_size().columns) if color else _UNBOUNDED
     console = Console(file=buffer, width=width, force_terminal=color, no_color=not color, highlight=False)
     console.print()
-    if cells:
+    if pivot.cases:
         console.print(_table(pivot))
+        console.print(str(pivot.coverage), style=_BAD if pivot.missing else "")
     if trials:
         console.print(table_of_trials(trials))
     if any(cell.mutant for cell in cells):
@@ -76,7 +60,7 @@ def write_summary(
     for group in pivot.bad():
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get((first.case, first.vm, first.mutant), ""))
-    for asked in missing:
+    for asked in pivot.missing:
         mutant = f", mutant {asked.mutant}" if asked.mutant else ""
         console.print(f"\ndid not run  {asked.case} on {asked.vm}{mutant}", style=_BAD, soft_wrap=True, markup=False)
         replay = replays.get((asked.case, asked.vm, asked.mutant), "")
@@ -96,10 +80,15 @@ def _table(pivot: Pivot) -> Table:
 
 
 def _square(square: Square) -> Text:
-    if square.verdict is None:
+    if square.verdict is None and not square.lost:
         return Text("-", style="dim")
-    mutants = f" ({square.caught}/{square.tried})" if square.tried else ""
-    return Text(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
+    told = Text()
+    if square.verdict is not None:
+        mutants = f" ({square.caught}/{square.tried})" if square.tried else ""
+        told.append(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
+    if square.lost:
+        told.append(f"{', ' if told else ''}{square.lost} did not run", style=_BAD)
+    return told
 
 
 def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> None:

@@ -11,9 +11,10 @@ from harness.verdict.kinds import Kind, Opening, opening_of
 from harness.verdict.printk import Record, records
 from harness.verdict.words import Verdict
 
-# A complaint without an end marker ends here at the latest: at a pause, or after what a full parisc dump needs.
+# A complaint without an end marker ends here at the latest: at a pause, or after what a full parisc dump needs, or the
+# list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).
 _PAUSE_SECONDS = 10.0
-_MOST_LINES = 100
+_MOST_LINES = 200
 
 # kernel/panic.c: print_oops_end_marker(), panic(). mm/kasan/report.c and lib/ubsan.c close with a rule.
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")

@@ -13,9 +13,10 @@ _PREFIX = re.compile(r"\[ {0,4}(?P<seconds>\d{1,10}\.\d{6})\](?:\[ {0,5}[TC]\d{1
 _KMSG = re.compile(r"(?P<level>\d{1,3}),\d+,(?P<microseconds>\d+),[^;\s]{1,40};")
 _LEVEL = re.compile(r"<(?P<level>\d{1,3})>")
 _LEVEL_BEFORE = re.compile(r"<(?P<level>\d{1,3})>$")
-# ECMA-48 control sequences and strings, as a colourful init or firmware prints them, and other control codes.
+# ECMA-48 control sequences and strings, as a colourful init or firmware prints them, and other control codes: those of
+# seven and of eight bits, and Unicode's own that end a line or turn its direction round.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _LINE_END = re.compile(r"\r*\n")
 _USER_FACILITY = 8
 

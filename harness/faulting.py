@@ -1,0 +1,60 @@
+"""What the tests use that break something on purpose: each fault is kept and counted in this run's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.matrix import workers
+from harness.plugin import RUN
+from harness.report.faults import Fault, Faults, Told
+
+Judge = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def judge_fault(request: pytest.FixtureRequest) -> Judge:
+    """`judge_fault(name, expected=(verdict, status), told=(verdict, status), vm="", lost=0, orphaned=0)`.
+
+    Keeps the fault, then demands that what was told is what was expected, and nothing lost or left running.
+    """
+    # Made now: a test that sends the results of the runs it breaks elsewhere does not mean this run.
+    faults = Faults(request.config.stash[RUN].directory)
+
+    def judge(
+        name: str, *, expected: tuple[str, int], told: tuple[str, int], vm: str = "", lost: int = 0, orphaned: int = 0
+    ) -> None:
+        wanted, said = (Told(verdict=verdict, status=status) for verdict, status in (expected, told))
+        fault = Fault(fault=name, vm=vm, expected=wanted, told=said, lost=lost, orphaned=orphaned)
+        faults.add(fault)
+        if fault.misjudged or lost or orphaned:
+            pytest.fail(str(fault), pytrace=False)
+
+    return judge
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Count the faults of the run, of all its workers; a run without any keeps no figures of them."""
+    run = session.config.stash.get(RUN, None)
+    # A run that has no directory has no faults; asking for it would make it.
+    if run is None or workers.is_worker(session.config) or "directory" not in run.__dict__:
+        return
+    faults = Faults(run.directory)
+    if faults.read():
+        faults.count(run.figures)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """One line for all faults, and where they are kept."""
+    run = config.stash.get(RUN, None)
+    if run is None or workers.is_worker(config) or "directory" not in run.__dict__:
+        return
+    kept = Faults(run.directory).read()
+    if kept:
+        wrong = sum(fault.misjudged for fault in kept)
+        lost, orphaned = sum(fault.lost for fault in kept), sum(fault.orphaned for fault in kept)
+        terminalreporter.write_line(
+            f"faults: {len(kept)} injected, {wrong} misjudged, {lost} results lost, {orphaned} processes orphaned: "
+            f"{run.directory.path}"
+        )

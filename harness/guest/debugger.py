@@ -1,0 +1,93 @@
+"""gdb on a guest's kernel: QEMU's stub on a socket of this user alone, every symbol where this very guest has it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core import process
+from harness.core.architecture import Architecture
+from harness.core.elf import Elf
+from harness.core.errors import GuestError, HostError
+from harness.guest.guest import Guest
+
+# Debian's gdb knows the host's own architecture only.
+_FOR_ALL, _FOR_NATIVE = "gdb-multiarch", "gdb"
+_TABLES = (".symtab", ".strtab")
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Where a guest has its kernel and modules.
+
+    `slide` is in bytes; `modules` maps a module's file to the loaded addresses of its sections by name.
+    """
+
+    vmlinux: Path
+    slide: int
+    modules: Mapping[Path, Mapping[str, int]]
+
+    def commands(self) -> list[str]:
+        """gdb's commands that load them. The slide moves every section of vmlinux by as much (gdb 8.2 and later)."""
+        kernel = f"add-symbol-file {_quoted(self.vmlinux)} -o {self.slide:#x}"
+        return [kernel, *(_module(path, sections) for path, sections in self.modules.items())]
+
+
+def _module(path: Path, sections: Mapping[str, int]) -> str:
+    own = Elf.kept(path).sections
+    # The kernel lists its copy of the symbol table, too, which is no section of code or data.
+    loaded = {name: address for name, address in sections.items() if name in own and name not in _TABLES}
+    places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(loaded.items()))
+    return f"add-symbol-file {_quoted(path)} {places}"
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def program(architecture: Architecture) -> str:
+    """The gdb that can debug this architecture. Raises HostError naming the package."""
+    usable = (_FOR_ALL, _FOR_NATIVE) if architecture.native else (_FOR_ALL,)
+    for name in usable:
+        if shutil.which(name):
+            return name
+    raise HostError(f"no gdb for {architecture.name} is installed", mend=f"install the package {_FOR_ALL}")
+
+
+def debug(guest: Guest, symbols: Symbols) -> int:
+    """Run gdb on the guest, which stands still meanwhile; gives gdb's exit status.
+
+    Raises HostError without a gdb, GuestError when QEMU offers no stub.
+    """
+    gdb = program(guest.image.recipe.architecture)
+    with _stub(guest) as address:
+        commands = [
+            "set pagination off",
+            "set confirm off",
+            "set sysroot /",
+            # Tells architecture and byte order, and brings no symbols: those are elsewhere in this guest.
+            f"exec-file {_quoted(symbols.vmlinux)}",
+            f"target remote {address}",
+            *symbols.commands(),
+        ]
+        words = [word for command in commands for word in ("-ex", command)]
+        return process.foreground([gdb, "-nx", "-q", *words])
+
+
+@contextmanager
+def _stub(guest: Guest) -> Iterator[str]:
+    """QEMU's gdb stub on a socket in a directory that only this user can enter; no network has it."""
+    with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-") as directory:
+        address = f"{directory}/stub"
+        said = guest.monitor.hmp(f"gdbserver unix:{address},server=on,wait=off")
+        if not Path(address).is_socket():
+            raise GuestError(f"QEMU offers no gdb stub: {' '.join(said.split())}", where=guest.name)
+        try:
+            yield address
+        finally:
+            guest.monitor.hmp("gdbserver none")

@@ -1,0 +1,59 @@
+"""What a run ends with: its exit status and its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from harness.images.recipe import Recipe
+from harness.report.figures import Figures
+from harness.report.pivot import Asked, Pivot
+from harness.report.record import Cell
+from harness.report.run_dir import RunDirectory
+from harness.verdict.complaints import allowed, read
+from harness.verdict.words import Verdict
+
+
+def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
+    """0 all held, 1 a cell failed or, where the run is not `complete`, did not run, 3 the harness or the host failed.
+
+    pytest's own status where that is another.
+    """
+    if of_pytest not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        return of_pytest
+    if any(cell.verdict is Verdict.HARNESS_ERROR for cell in cells):
+        return 3
+    if not complete or not all(cell.verdict.good for cell in cells):
+        return 1
+    return of_pytest
+
+
+def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
+    """How many mutants were caught on each VM."""
+    for vm in {cell.vm for cell in cells}:
+        mutants = [cell for cell in cells if cell.vm == vm and cell.mutant and cell.verdict is not Verdict.SKIP]
+        caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
+        figures.add("mutants.caught", caught, "mutants", vm=vm)
+        figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
+
+
+def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked]) -> None:
+    """How many cells were asked for, ran, were skipped, and never ran."""
+    coverage = Pivot(cells, missing).coverage
+    figures.add("cells.asked", coverage.asked, "cells")
+    figures.add("cells.ran", coverage.ran, "cells")
+    figures.add("cells.skipped", coverage.skipped, "cells")
+    figures.add("cells.lost", coverage.lost, "cells", goal="0")
+
+
+def count_false_alarms(
+    figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
+) -> None:
+    """What the reader finds in the console logs of rows whose cells are all good, where nothing is to be found."""
+    alarms = 0
+    for vm in {cell.vm for cell in cells}:
+        log = directory.path / "console" / f"{vm}.log"
+        if log.exists() and all(cell.verdict.good for cell in cells if cell.vm == vm):
+            alarms += len(allowed(read(log.read_bytes(), timed=True), recipes[vm].boot_noise).alarming)
+    figures.add("oops.false_alarms", alarms, "complaints", goal="0")

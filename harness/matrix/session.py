@@ -1,0 +1,42 @@
+"""One pytest run in this process, and its exit status in our words."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from harness.core import paths, process
+
+WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
+
+
+class _Interruption:
+    """Remembers that a person ended the run: pytest's exit status does not tell that from a broken collection."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.seen = excinfo.errisinstance(KeyboardInterrupt)
+
+
+def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
+    """Run pytest with these arguments: 0 all held, 1 a cell failed, 2 wrong use, 3 our own fault, 130 interrupted."""
+    interruption = _Interruption()
+    common = ["-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT)]
+    status = pytest.main([*common, *arguments], plugins=[interruption, *plugins])
+    match status:
+        case pytest.ExitCode.OK | pytest.ExitCode.TESTS_FAILED:
+            return int(status)
+        case pytest.ExitCode.INTERRUPTED if interruption.seen:
+            process.stop_all()
+            return INTERRUPTED
+        case pytest.ExitCode.USAGE_ERROR:
+            return WRONG_USE
+        case pytest.ExitCode.NO_TESTS_COLLECTED:
+            print(f"pinpoint: no case matches: {shlex.join(arguments)}", file=sys.stderr)
+            return WRONG_USE
+    return HARNESS_FAILED

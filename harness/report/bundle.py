@@ -1,0 +1,191 @@
+"""A bundle: all that replays one cell that failed, and all that its guest told, in one directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.core import paths
+from harness.core.errors import HostError, UsageError
+from harness.core.files import digest, sha256
+from harness.report.record import Cell
+
+ABOUT = "bundle.json"
+README = "README.md"
+# Bundles of one run share equal files (modules, kallsyms): a row that fails as a whole has hundreds of bundles.
+_SHARED = ".shared"
+_WORTH_SHARING_BYTES = 1 << 16
+_LONGEST_NAME = 100
+
+
+class Bundle(BaseModel):
+    """What `bundle.json` says.
+
+    `file` is the case's file in the project, `items` pytest's names in it, of the cell and of what it depends on, the
+    cell last; `options` are the run's that change what a cell does; `schedule` is the line of the order of loading and
+    removal that failed, `seed` what else was drawn with. `qemu` is the command line; `loop_seconds` the guest's speed
+    as its heartbeat measured it, the CPU time of a loop (harness/guest/heart.py); `slide` is in bytes; both are None
+    where they are not known. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
+    bundle's own; `absent` names what could not be had, and why.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[1] = 1
+    cell: Cell
+    file: str
+    items: Sequence[str]
+    options: Sequence[str]
+    schedule: str = ""
+    seed: str = ""
+    build_id: str = ""
+    qemu: Sequence[str] = ()
+    accelerator_reason: str = ""
+    boot_seconds: float = 0.0
+    loop_seconds: float | None = None
+    slide: int | None = None
+    hashes: Mapping[str, str] = {}
+    files: Mapping[str, str] = {}
+    absent: Mapping[str, str] = {}
+
+    @property
+    def nodes(self) -> list[str]:
+        """pytest's node ids, from the project."""
+        return [f"{self.file}::{item}" for item in self.items]
+
+
+def write(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
+    """Write a bundle below `root` from the contents of its files, and give its directory.
+
+    Written beside and renamed: a bundle is whole or not there. Raises HostError.
+    """
+    place = root / about.cell.vm
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=".bundle-", dir=place))
+        try:
+            return _filled(root, place, beside, about, pieces)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise HostError(
+            f"no bundle can be written: {error.strerror}",
+            where=str(error.filename or place),
+            mend="see disk and rights",
+        ) from None
+
+
+def _filled(root: Path, place: Path, beside: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
+    for name, content in pieces.items():
+        _put(root / _SHARED, beside / name, content.read_bytes() if isinstance(content, Path) else content)
+    final = _free(place / _name(about.items[-1]))
+    (beside / README).write_text(_readme(about, final, sorted(pieces)))
+    own = sorted(path for path in beside.rglob("*") if path.is_file())
+    whole = about.model_copy(update={"files": {str(path.relative_to(beside)): sha256(path) for path in own}})
+    (beside / ABOUT).write_text(whole.model_dump_json(indent=1) + "\n")
+    beside.chmod(0o755)
+    beside.rename(final)
+    return final
+
+
+def _put(shared: Path, path: Path, content: bytes) -> None:
+    """Write a file of a bundle, or link it to the same one of another bundle."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shared.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    if len(content) < _WORTH_SHARING_BYTES:
+        return
+    same = shared / sha256(path)
+    try:
+        os.link(path, same)
+    except FileExistsError:
+        path.unlink()
+        os.link(same, path)
+    except OSError:
+        return  # a file system without links: the bundle has its own
+
+
+def _name(item: str) -> str:
+    """A directory's name for pytest's name of a cell: readable, of plain characters, no other cell's."""
+    plain = re.sub(r"[^A-Za-z0-9_.]+", "-", item).strip("-.")
+    return f"{plain[:_LONGEST_NAME]}-{digest([item])[:6]}"
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first beside it that is not taken: a cell can fail twice in one run."""
+    tried, number = path, 1
+    while tried.exists():
+        number += 1
+        tried = path.with_name(f"{path.name}.{number}")
+    return tried
+
+
+def command(directory: Path) -> str:
+    """The command that replays a bundle, from the project's directory."""
+    inside = directory.is_relative_to(paths.PROJECT)
+    return f"./pinpoint repro {directory.relative_to(paths.PROJECT) if inside else directory}"
+
+
+def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
+    cell = about.cell
+    mutant = f", mutant {cell.mutant}" if cell.mutant else ""
+    absent = [f"- no {name}: {why}" for name, why in about.absent.items()]
+    return "\n".join(
+        [
+            f"# {cell.case} on {cell.vm}{mutant}: {cell.verdict.value}",
+            "",
+            *(f"    {line}" for line in (cell.reason or "no reason given").splitlines()),
+            "",
+            "Again, in Pinpoint's directory:",
+            "",
+            f"    {command(place)}",
+            "",
+            "`--times N` tells how often of N it fails the same way, `--shell` goes into the guest at the failure,",
+            "`--gdb` debugs its kernel there.",
+            "",
+            *(f"- `{name}`" for name in files),
+            *absent,
+            "",
+        ]
+    )
+
+
+def read(directory: Path) -> Bundle:
+    """The bundle in a directory, every file of it as it was written. Raises UsageError, one line, when it is none."""
+    where = str(directory)
+    try:
+        text = (directory / ABOUT).read_text()
+    except NotADirectoryError:
+        raise UsageError("is a file", where=where, mend="name the bundle's directory") from None
+    except FileNotFoundError:
+        wrong = f"has no {ABOUT}: it is no bundle, or half of one" if directory.is_dir() else "is not there"
+        raise UsageError(wrong, where=where, mend="results.jsonl names the bundles of a run") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{ABOUT} cannot be read: {error}", where=where, mend="copy the bundle again") from None
+    about = _parsed(text, where)
+    for name, wanted in about.files.items():
+        path = directory / name
+        if not path.is_file() or sha256(path) != wanted:
+            wrong = "has changed" if path.is_file() else "is missing"
+            raise UsageError(f"{name} {wrong}: the bundle is not whole", where=where, mend="copy it again")
+    return about
+
+
+def _parsed(text: str, where: str) -> Bundle:
+    try:
+        return Bundle.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise UsageError(
+            f"{ABOUT} is not of this version of Pinpoint: {key}: {first['msg']}",
+            where=where,
+            mend="replay it with the version that wrote it",
+        ) from None

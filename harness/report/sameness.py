@@ -1,0 +1,33 @@
+"""Did a cell fail the same way again? By its verdict and its reason, but for what is another in every guest."""
+
+from __future__ import annotations
+
+import re
+
+from harness.report.record import Cell
+
+# In order; each is something that differs from one boot to the next and says nothing about the failure. What stands
+# behind a plus is an offset into a function and stays.
+_CHANGING = (
+    (re.compile(r"(?<!\+)\b0x[0-9a-f]{6,16}\b"), "ADDRESS"),
+    # A register or a word of memory without 0x; a name drawn at random.
+    (re.compile(r"(?<![\w+])(?=[0-9a-f]*\d)[0-9a-f]{8}(?:[0-9a-f]{8})?\b"), "ADDRESS"),
+    (re.compile(r"\[ *\d+\.\d{6}\]"), "[TIME]"),
+    (re.compile(r"\b\d+(?:\.\d+)? ?(?:s|ms|us|seconds?|jiffies)\b"), "TIME"),
+    (re.compile(r"\b(?:pid|PID)[ :]+\d+"), "PID"),
+    (re.compile(r"\b(CPU)[#: ]+\d+"), r"\1"),
+    (re.compile(r"\[#\d+\]"), "[#N]"),
+    (re.compile(r"/tmp/[\w./-]+"), "/tmp/FILE"),
+)
+
+
+def normalised(reason: str) -> str:
+    """A reason without addresses, times, process and CPU numbers."""
+    for pattern, word in _CHANGING:
+        reason = pattern.sub(word, reason)
+    return reason
+
+
+def alike(first: Cell, second: Cell) -> bool:
+    """Did both cells end in the same verdict, for the same reason?"""
+    return (first.verdict, normalised(first.reason)) == (second.verdict, normalised(second.reason))

@@ -1,0 +1,71 @@
+"""Stack traces as function + offset, with file and line where the module's DWARF tells them.
+
+The kernel has put names to addresses itself; which line that is stands in the very file of the module that was loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.elf import Elf
+from harness.core.errors import PinpointError
+from harness.landing.line_table import rows
+
+# `func+0x1/0x20 [module]` behind what an architecture puts before it; `? ` is a value that only looks like a return.
+_FRAME = re.compile(
+    r"(?P<doubtful>\? )?(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+(?: \[(?P<module>\w+)\])?"
+)
+# Where the instruction pointer itself is told, by x86, arm64 and parisc; elsewhere stand return addresses.
+_POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: ")
+# The second instruction in flight on parisc, and the registers that hold a return address the trace has, too.
+_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |WARNING: |BUG: ")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: `offset` bytes into a function, `source` as `file:line`, empty where nothing tells it."""
+
+    function: str
+    offset: int
+    module: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        module = f" [{self.module}]" if self.module else ""
+        source = f" at {self.source}" if self.source else ""
+        return f"{self.function}+{self.offset:#x}{module}{source}"
+
+
+def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
+    """The frames of a complaint's lines, innermost first, each once; `files` are the loaded modules' files by name."""
+    found: dict[Frame, None] = {}
+    for line in lines:
+        match = None if _NO_FRAME.match(line) else _FRAME.search(line)
+        if match and not match["doubtful"]:
+            function, offset, module = match["function"], int(match["offset"], 16), match["module"] or ""
+            returned = _POINTER.match(line) is None
+            source = source_of(files[module], function, offset - returned) if module in files else ""
+            found.setdefault(Frame(function, offset, module, source))
+    return list(found)
+
+
+def source_of(module: Path, function: str, offset: int) -> str:
+    """`file:line` of a place in a module's function, empty where its file does not tell."""
+    elf = Elf.kept(module)
+    symbols = [symbol for symbol in elf.named(function) if symbol.kind == "func"]
+    try:
+        table = rows(elf) if len(symbols) == 1 else ()
+    except PinpointError:
+        return ""
+    if not table:
+        return ""
+    begin = elf.place(symbols[0])
+    own = [row for row in table if row.section == symbols[0].section and begin <= row.offset <= begin + offset]
+    if not own:
+        return ""
+    # Of several statements that begin at one address the last is what is executed there.
+    nearest = max(enumerate(own), key=lambda each: (each[1].offset, each[0]))[1]
+    return f"{nearest.file}:{nearest.line}"

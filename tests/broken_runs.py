@@ -1,0 +1,117 @@
+"""Runs of the real command line in which something breaks, and what is left of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import paths
+from harness.core.deadline import Deadline
+
+CRIMES = paths.PROJECT / "faults" / "crimes.py"
+_WITNESS = "PINPOINT_FAULT_WITNESS"
+# What a process gets to be gone after its run has ended.
+_GONE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class BrokenRun:
+    """One run, its results in a directory that no other run has: by that its processes are known."""
+
+    directory: Path
+
+    def begin(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+        """Start `./pinpoint` with these arguments; what it says goes to the file `said`."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        env = {**os.environ, **_own(self.directory), _WITNESS: str(self.directory / "witness"), **more}
+        with self.said_in.open("ab") as said:
+            return subprocess.Popen(
+                [paths.PROJECT / "pinpoint", *arguments],
+                cwd=paths.PROJECT,
+                env=_outside_pytest(env),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def said_in(self) -> Path:
+        """What the run printed."""
+        return self.directory / "said"
+
+    @property
+    def said(self) -> str:
+        """What the run printed."""
+        return self.said_in.read_text(errors="replace")
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The lines of all `results.jsonl` below the directory. Raises ValueError for a line that is not whole."""
+        files = sorted(self.directory.glob("results/2*/results.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+    def verdict(self, case: str) -> str:
+        """How a case ended; says so when it has no result."""
+        return next((str(cell["verdict"]) for cell in self.cells if cell["case"] == case), "no result")
+
+    def lost(self) -> int:
+        """How many cells ended, as the witness in faults/conftest.py knows, and are not in the results."""
+        witness = self.directory / "witness"
+        ended = witness.read_text().splitlines() if witness.exists() else []
+        kept = [f"{cell['case']} {cell['vm']}" for cell in self.cells]
+        return sum(max(0, ended.count(name) - kept.count(name)) for name in set(ended))
+
+    def orphaned(self, but: int = 0) -> int:
+        """How many processes of the run outlive it by more than moments: each QEMU names the run's console log.
+
+        `but` is a process that may.
+        """
+        deadline = Deadline.after(_GONE_SECONDS)
+        return sum(process != but and not _ended(process, deadline) for process in self.processes())
+
+    def processes(self) -> list[int]:
+        """Processes whose arguments name a file in the run's directory."""
+        found, name = [], str(self.directory).encode()
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if name in line.read_bytes():
+                    found.append(int(line.parent.name))
+            except OSError:
+                continue
+        return found
+
+
+def environment(directory: Path) -> dict[str, str]:
+    """Of a run of the plugin in a directory, its cache there too, which finds what tests share."""
+    modules = f"{paths.PROJECT}:{paths.PROJECT / 'tests'}"
+    cache = {"PINPOINT_CACHE": str(directory / "cache"), "PYTHONPATH": modules}
+    return _outside_pytest({**os.environ, **_own(directory), **cache})
+
+
+def _own(directory: Path) -> dict[str, str]:
+    return {"PINPOINT_RESULTS": str(directory / "results")}
+
+
+def _outside_pytest(variables: dict[str, str]) -> dict[str, str]:
+    """A worker of pytest-xdist knows itself by its environment; no run within it is one."""
+    return {name: value for name, value in variables.items() if not name.startswith("PYTEST_")}
+
+
+def _ended(process: int, deadline: Deadline) -> bool:
+    """Wait for the end of a process that is nobody's child here; False when it does not come."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        end = select.poll()
+        end.register(descriptor, select.POLLIN)
+        return bool(end.poll(deadline.remaining() * 1000))
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""Guests for runs that are broken on purpose: real QEMU, kernels of a few instructions, nothing from the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.guest.canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64
+from harness.images.image import Image
+from harness.images.recipe import Kernel, Machine, Recipe
+
+PANIC = arm64(b"Kernel panic - not syncing: no init\r\n", PSCI_SYSTEM_RESET)
+RESET = arm64(b"booting\r\n", PSCI_SYSTEM_RESET)
+OFF = arm64(b"booting\r\n", PSCI_SYSTEM_OFF)
+# A branch to itself.
+HANG = b"\x00\x00\x00\x14" * 4
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Images that run one of these programs, whatever their recipe says."""
+
+    directory: Path
+
+    def image(self, name: str, program: bytes, architecture: str = "arm64") -> Image:
+        """The image of a VM of this name; only arm64 runs these programs."""
+        kernel, initrd = self.directory / f"{name}.kernel", self.directory / "initrd"
+        kernel.write_bytes(program)
+        initrd.touch()
+        recipe = Recipe(
+            name=name,
+            arch=architecture,
+            describe="",
+            kernel=Kernel(source="debian-binary", package="none"),
+            machine=Machine(memory_mib=64),
+        )
+        return Image(
+            recipe=recipe,
+            key="",
+            kernel=kernel,
+            vmlinux=kernel,
+            initrd=initrd,
+            modules={},
+            release="",
+            build_id="",
+            config={},
+            facts={},
+        )

@@ -1,0 +1,54 @@
+"""The logs of rows that held are read again as a run ends: what is found there is a false alarm, or was missed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kernel_logs import HEALTHY, SLUB_WARNING, X86_OOPS, printed
+
+from harness.images.recipe import BootNoise, Recipe, select
+from harness.matrix.ending import count_false_alarms
+from harness.report.figures import Figures
+from harness.report.record import Cell
+from harness.report.run_dir import RunDirectory
+from harness.verdict.words import Verdict
+
+NOISE = BootNoise(place="mm/slub.c:5134", why="told")
+
+
+def cell(verdict: Verdict) -> Cell:
+    return Cell(
+        case="test_it",
+        vm="parisc",
+        verdict=verdict,
+        reason="",
+        seconds=1.0,
+        kernel_release="6.1",
+        arch="parisc",
+        accelerator="tcg",
+        traits={},
+        image_key="",
+        witnesses=[],
+        mutant="",
+        bundle="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "verdict", "alarms"),
+    [
+        (HEALTHY, Verdict.PASS, 0),
+        (HEALTHY + printed(SLUB_WARNING, start=30.0), Verdict.PASS, 0),
+        (HEALTHY + printed(X86_OOPS, start=30.0), Verdict.PASS, 1),
+        (HEALTHY + printed(X86_OOPS, start=30.0), Verdict.OOPS, 0),
+    ],
+)
+def test_false_alarms_of_a_run(tmp_path: Path, log: str, verdict: Verdict, alarms: int) -> None:
+    directory = RunDirectory(tmp_path)
+    (tmp_path / "console").mkdir()
+    (tmp_path / "console" / "parisc.log").write_text(log)
+    recipes: dict[str, Recipe] = {"parisc": select(["parisc"])[0].model_copy(update={"boot_noise": (NOISE,)})}
+    count_false_alarms(Figures(directory), directory, recipes, [cell(Verdict.PASS), cell(verdict)])
+    (figure,) = Figures(directory).read()
+    assert (figure.figure, figure.value, figure.holds) == ("oops.false_alarms", alarms, alarms == 0)

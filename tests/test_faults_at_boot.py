@@ -1,0 +1,107 @@
+"""What breaks before a guest is up, told by whole runs: real QEMU or none, kernels of a few instructions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from broken_runs import environment
+
+from harness.faulting import Judge
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = """
+from pathlib import Path
+
+import harness.matrix.fleet as fleet
+from fault_guests import HANG, OFF, PANIC, RESET, Programs
+
+pytest_plugins = ["harness.plugin"]
+VMS = {vms}
+HERE = Path(__file__).parent
+
+fleet._BOOT_SECONDS = {seconds}
+fleet.prepare = lambda recipe, workshop: Programs(HERE).image(recipe.name, *VMS[recipe.name])
+
+
+def boot(self, image, *given):
+    if {full!r} == image.recipe.name:
+        (self._directory / "console" / f"{{image.recipe.name}}.log").symlink_to("/dev/full")
+    return real(self, image, *given)
+
+
+real, fleet.Fleet._boot = fleet.Fleet._boot, boot
+"""
+
+# Does for one VM what it is named for, and is QEMU for all others.
+FAKE = """#!/bin/sh
+case "$*" in
+*--version*) echo "QEMU emulator version 7.2.22 (a test)" ;;
+*pinpoint-x86_64-debian*) echo "qemu: not today" >&2; exit 1 ;;
+*pinpoint-parisc*) exec {sleep} 60 ;;
+*pinpoint-arm64-debian*) ({sleep} 1; kill -9 $$) & exec {qemu} "$@" ;;
+*) exec {qemu} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    for name, value in environment(pytester.path).items():
+        monkeypatch.setenv(name, value)
+    pytester.makepyfile(test_case="def test_it(guest): pass")
+    return pytester
+
+
+def outcome(run: pytest.Pytester, vms: dict[str, str], *, seconds: float, full: str = "") -> tuple[dict[str, str], int]:
+    """Each VM's verdict, and the exit status, of a run with these programs and architectures.
+
+    A boot has so many seconds; the disk is full of the console of the VM `full`.
+    """
+    listed = ", ".join(f"{vm!r}: ({program})" for vm, program in vms.items())
+    run.makeconftest(CONFTEST.format(vms=f"{{{listed}}}", seconds=seconds, full=full))
+    ended = run.runpytest_subprocess("-p", "no:cacheprovider", *(f"--vm={vm}" for vm in vms))
+    lines = (run.path / "results" / "latest" / "results.jsonl").read_text().splitlines()
+    cells = [json.loads(line) for line in lines]
+    run.reasons = {cell["vm"]: cell["reason"] for cell in cells}  # type: ignore[attr-defined]
+    return {cell["vm"]: cell["verdict"] for cell in cells}, int(ended.ret)
+
+
+def test_guests_that_do_not_come_up(run: pytest.Pytester, judge_fault: Judge) -> None:
+    faults = {
+        "parisc": ("panic at boot", "PANIC,"),
+        "x86_64-debian": ("reset at boot", "RESET,"),
+        "x86_64-ibt": ("power off at boot", "OFF,"),
+        "arm64-debian": ("hang at boot", "HANG,"),
+        "x86_64-fsections": ("disk full of the console, panic at boot", "PANIC,"),
+    }
+    vms = {vm: program for vm, (_, program) in faults.items()}
+    verdicts, status = outcome(run, vms, seconds=3.0, full="x86_64-fsections")
+    for vm, (fault, _) in faults.items():
+        judge_fault(fault, expected=("boot-fail", 1), told=(verdicts[vm], status))
+
+
+def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = run.mkdir("fakes")
+    scripts = {
+        "qemu-system-aarch64": FAKE.format(sleep=shutil.which("sleep"), qemu=shutil.which("qemu-system-aarch64")),
+        "qemu-system-x86_64": "#!/bin/sh\necho QEMU emulator version 5.2.0\n",
+    }
+    for name, text in scripts.items():
+        (fakes / name).write_text(text)
+        (fakes / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(fakes))
+    faults = {
+        "x86_64-debian": ("QEMU exits at once", "HANG,", "QEMU does not start: qemu: not today"),
+        "parisc": ("QEMU says nothing", "HANG,", "QEMU does not answer: it said nothing"),
+        "arm64-debian": ("QEMU killed at boot", "HANG,", "QEMU was killed by signal 9"),
+        "x86_64-fsections": ("QEMU absent", "HANG, 'parisc'", "install the package qemu-system-misc"),
+        "x86_64-ibt": ("QEMU too old", "HANG, 'x86_64'", "qemu-system-x86_64 is version 5.2; install 7.2 or newer"),
+    }
+    verdicts, status = outcome(run, {vm: program for vm, (_, program, _) in faults.items()}, seconds=4.0)
+    for vm, (fault, _, _) in faults.items():
+        judge_fault(fault, expected=("harness-error", 3), told=(verdicts[vm], status))
+    reasons = run.reasons  # type: ignore[attr-defined]
+    assert {vm: said for vm, (_, _, said) in faults.items() if said not in reasons[vm]} == {}, reasons

@@ -1,0 +1,132 @@
+"""What keeps a guest in: who may reach its QEMU, where its keys are, what a bundle may hold."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from test_guest_boot import Pretender
+
+from harness.core.deadline import Deadline
+from harness.core.errors import GuestLost
+from harness.guest.accelerator import TCG, Accelerator
+from harness.guest.emulator import Emulator
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.guest.listeners import Listener, listeners
+from harness.report.evidence import gather
+
+STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "address"),
+    [
+        (socket.AF_INET, socket.SOCK_STREAM, "127.0.0.1"),
+        (socket.AF_INET, socket.SOCK_STREAM, "0.0.0.0"),
+        (socket.AF_INET6, socket.SOCK_STREAM, "::"),
+        (socket.AF_INET6, socket.SOCK_STREAM, "::1"),
+        (socket.AF_INET, socket.SOCK_DGRAM, "0.0.0.0"),
+    ],
+)
+def test_whatever_listens_is_seen(family: int, kind: int, address: str) -> None:
+    before = listeners(os.getpid())
+    with socket.socket(family, kind) as one:
+        try:
+            one.bind((address, 0))
+        except OSError:
+            pytest.skip(f"this host has no {address}")
+        if kind == socket.SOCK_STREAM:
+            one.listen()
+        name = ("tcp" if kind == socket.SOCK_STREAM else "udp") + ("6" if family == socket.AF_INET6 else "")
+        assert listeners(os.getpid()) - before == {Listener(name, ip_address(address), one.getsockname()[1])}
+    assert listeners(os.getpid()) == before
+
+
+def test_a_connection_is_no_listener() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert client.getsockname()[1] not in {each.port for each in listeners(os.getpid())}
+
+
+def test_another_process_is_asked_about_itself() -> None:
+    script = (
+        "import socket, sys; s = socket.create_server(('0.0.0.0', 0)); print(s.getsockname()[1], flush=True); input()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    port = int(child.stdout.readline())
+    assert listeners(child.pid) == {Listener("tcp", ip_address("0.0.0.0"), port)}
+    child.communicate("\n")
+
+
+@pytest.fixture(scope="module")
+def keys() -> RunKeys:
+    return RunKeys.make()
+
+
+@pytest.fixture
+def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
+    """A guest that runs and never says a word."""
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+    image = Pretender(tmp_path).image(STAND_STILL)
+    accelerator = Accelerator(TCG, "forced")
+    with_keys = {"console_log": tmp_path / "console.log", "keys": keys, "accelerator": accelerator}
+    emulator = Emulator(image, deadline=Deadline.after(30), **with_keys)
+    with Guest(image, emulator, accelerator) as made:
+        yield made
+
+
+def secrets(keys: RunKeys) -> list[bytes]:
+    """What nobody may read of a run's keys, in the forms that it is written in."""
+    client = keys.client.key.private_numbers()
+    raw = [
+        keys.host._signing_key._seed if hasattr(keys.host, "_signing_key") else b"",
+        client.d.to_bytes(256, "big"),
+        client.p.to_bytes(128, "big"),
+        client.q.to_bytes(128, "big"),
+    ]
+    raw = [each for each in raw if each]
+    return [
+        *raw,
+        *(each.hex().encode() for each in raw),
+        *(base64.b64encode(each)[:40] for each in raw),
+        b"PRIVATE KEY",
+    ]
+
+
+def test_the_keys_of_a_guest_are_in_no_file_that_has_a_name(guest: Guest, keys: RunKeys, tmp_path: Path) -> None:
+    initrd = guest.argv[guest.argv.index("-initrd") + 1]
+    held = Path(f"/proc/{guest.pid}/fd/{Path(initrd).name}")
+    assert str(held.readlink()).startswith("/memfd:")
+    assert held.stat().st_mode & 0o777 == 0o600
+    content = held.read_bytes()
+    assert content.endswith(keys.overlay)
+    assert any(secret in content for secret in secrets(keys)), "nothing is looked for"
+    pid = guest.pid
+    guest.stop()
+    assert not Path(f"/proc/{pid}/fd").exists() or not list(Path(f"/proc/{pid}/fd").iterdir())
+    named = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert named
+    assert not [path for path in named for secret in secrets(keys) if secret in path.read_bytes()]
+
+
+def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKeys) -> None:
+    found = gather(guest, GuestLost("no answer"))
+    assert {"console.log", "registers.txt", "events.txt"} <= set(found.pieces)
+    assert found.absent["dmesg.txt"] == "the guest does not answer"
+    for content in (*found.pieces.values(), " ".join(guest.argv).encode()):
+        assert not [secret for secret in secrets(keys) if secret in content]
+
+
+def test_a_qemu_listens_on_loopback_alone_and_is_confined(guest: Guest) -> None:
+    found = listeners(guest.pid)
+    assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)]
+    status = Path(f"/proc/{guest.pid}/status").read_text().split()
+    assert status[status.index("Seccomp:") + 1] == "2"

@@ -1,0 +1,229 @@
+"""`./pinpoint repro`: what is replayed, what it says of it, and the status it ends with. No guest boots."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from harness import cli
+from harness.core import paths
+from harness.core.files import sha256
+from harness.matrix import replay
+from harness.report import bundle
+from harness.report.bundle import Bundle
+from harness.report.record import Cell
+from harness.verdict.words import Verdict
+
+FILE = "cases/test_sites.py"
+ITEM = "test_site[parisc-mutant:one-off]"
+REASON = "hex2bin+0x4 at 0xffffffff81000004 missed"
+
+
+def cell(verdict: Verdict = Verdict.FAIL, reason: str = REASON) -> Cell:
+    facts: dict[str, Any] = {
+        "seconds": 1.5,
+        "kernel_release": "6.1",
+        "arch": "parisc",
+        "accelerator": "tcg",
+        "traits": {},
+        "image_key": "0123",
+        "witnesses": [],
+        "mutant": "one-off",
+        "bundle": "",
+    }
+    return Cell(case="test_site", vm="parisc", verdict=verdict, reason=reason, **facts)
+
+
+SAME = (Verdict.FAIL, REASON.replace("81000004", "93000004"))
+OTHER = (Verdict.PANIC, "Kernel panic - not syncing\x1b[2J")
+HELD = (Verdict.PASS, "")
+
+
+class Runs:
+    """Stands in for pytest runs: each ends as told, and what each was asked for is kept."""
+
+    def __init__(self, *outcomes: tuple[Verdict, str]) -> None:
+        self._outcomes = list(outcomes)
+        self.arguments: list[list[str]] = []
+
+    def __call__(self, arguments: Sequence[str], plugins: Sequence[Any]) -> int:
+        self.arguments.append(list(arguments))
+        if not self._outcomes:
+            return 2
+        verdict, reason = self._outcomes.pop(0)
+        for kept in (cell().model_copy(update={"mutant": "another"}), cell(verdict, reason)):
+            report = pytest.TestReport("x", ("x", 0, "x"), {}, "passed", None, "teardown")
+            report.pinpoint_cell = kept.model_dump(mode="json")  # type: ignore[attr-defined]
+            for plugin in plugins:
+                plugin.pytest_runtest_logreport(report)
+        return {Verdict.PASS: 0, Verdict.HARNESS_ERROR: 3}.get(verdict, 1)
+
+
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Writes a bundle of this project and its image."""
+    monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
+
+    def write(schedule: str = "", file: str = FILE, changed: bool = False) -> Path:
+        digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
+        told: dict[str, Any] = {"file": file, "items": [ITEM], "options": ["--stress=7"], "hashes": {FILE: digest}}
+        return bundle.write(tmp_path, Bundle(cell=cell(), schedule=schedule, **told), {"console.log": b""})
+
+    return write
+
+
+def repro(monkeypatch: pytest.MonkeyPatch, runs: Runs, *words: str) -> int:
+    monkeypatch.setattr(replay.session, "run", runs)
+    return cli.main(["repro", *words])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "told"),
+    [
+        ([SAME], 1, ["1 of 1: failed the same way"]),
+        ([HELD], 0, ["1 of 1: pass: it did not fail"]),
+        ([OTHER], 1, ["1 of 1: failed another way: panic: Kernel panic - not syncing"]),
+        ([(Verdict.HARNESS_ERROR, "no mirror")], 3, ["1 of 1: failed another way: harness-error: no mirror"]),
+        ([SAME, HELD, SAME], 1, ["2 of 3: failed the same way", "1 of 3: pass: it did not fail"]),
+    ],
+    ids=["same", "held", "other", "ours", "sometimes"],
+)
+def test_it_says_how_often_it_failed_the_same_way(
+    left: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outcomes: list[tuple[Verdict, str]],
+    status: int,
+    told: list[str],
+) -> None:
+    assert repro(monkeypatch, Runs(*outcomes), str(left()), "--times", str(len(outcomes))) == status
+    said = capsys.readouterr().out
+    assert said.splitlines()[-len(told) :] == told
+    assert "\x1b" not in said
+
+
+def test_exactly_that_cell_is_replayed_as_it_was_run(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(SAME)
+    repro(monkeypatch, runs, str(left(schedule="open read remove")))
+    (words,) = runs.arguments
+    assert {"--vm=parisc", "--stress=7", "--schedule=open read remove"} <= set(words)
+    assert words[-1] == f"{paths.PROJECT / FILE}::{ITEM}"
+    # The run that the bundle is of stays the latest.
+    assert f"--into={paths.results() / 'replays'}" in words
+
+
+@pytest.mark.parametrize("way", ["shell", "gdb"])
+def test_a_person_is_let_in_at_the_failure(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(cli.cli_guests.debugger, "program", lambda _: "gdb")
+    runs = Runs(SAME)
+    assert repro(monkeypatch, runs, str(left()), f"--{way}") == 1
+    assert {f"--at-failure={way}", "-s"} <= set(runs.arguments[0])
+
+
+def test_gdb_that_is_not_there_is_one_line_before_anything_runs(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    runs = Runs(SAME)
+    assert repro(monkeypatch, runs, str(left()), "--gdb") == 3
+    assert cli.main(["shell", "--vm", "parisc", "--gdb"]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["pinpoint: no gdb for parisc is installed; install the package gdb-multiarch"] * 2
+    assert runs.arguments == []
+
+
+def test_wrong_use_is_one_line(
+    left: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    runs = Runs(SAME)
+    place = str(left())
+    elsewhere = str(left(file="cases/test_gone.py"))
+    for words, wrong in (
+        ([str(tmp_path / "nowhere")], "is not there"),
+        ([str(tmp_path)], "has no bundle.json"),
+        ([elsewhere], "cases/test_gone.py: is not in this version of Pinpoint"),
+        ([place, "--times", "0"], "--times"),
+        ([place, "--times", "2", "--shell"], "--shell is for one replay"),
+    ):
+        assert repro(monkeypatch, runs, *words) == 2
+        told = capsys.readouterr()
+        assert wrong in told.err
+        assert (told.out, told.err.count("\n")) == ("", 1)
+    assert runs.arguments == []
+
+
+def test_another_image_is_replayed_only_when_that_is_wanted(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(left())
+    monkeypatch.setattr(replay, "image_key", lambda *_: "4567")
+    assert repro(monkeypatch, Runs(SAME), place) == 2
+    assert capsys.readouterr().err == (
+        "pinpoint: parisc: the bundle is of image 0123, this version of Pinpoint makes 4567; "
+        "use the version it was made with, or --anyway\n"
+    )
+    assert repro(monkeypatch, Runs(SAME), place, "--anyway") == 1
+
+
+def test_a_case_that_has_changed_is_told(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repro(monkeypatch, Runs(SAME), str(left(changed=True)))
+    assert f"{FILE} has changed since" in capsys.readouterr().err
+    repro(monkeypatch, Runs(SAME), str(left()))
+    assert "changed" not in capsys.readouterr().err
+
+
+def test_a_replay_that_cannot_run_ends_with_its_status(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repro(monkeypatch, Runs(), str(left()), "--times", "5") == 2
+
+
+FOREGROUND = """
+import sys
+from harness.core import process
+print("status", process.foreground([sys.executable, "-c", "import sys; input(); sys.exit(5)"]))
+"""
+
+
+def test_a_program_in_the_foreground_has_the_terminal_and_ctrl_c_is_its_own() -> None:
+    env = {**os.environ, "PYTHONPATH": str(paths.PROJECT)}
+    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND], env=env, timeout=20, encoding="utf-8")
+    child.sendline("")
+    child.expect("status 5")
+    child.close()
+    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND.replace("input()", "print('on'); input()")], env=env)
+    child.expect("on")
+    child.sendintr()
+    child.expect(rf"status -{signal.SIGINT.value}|status 1")
+    child.close()
+
+
+def test_a_program_in_the_foreground_dies_with_us(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    script = f"from harness.core import process\nprocess.foreground(['sh', '-c', 'echo $$ >{told}; exec sleep 60'])"
+    parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(paths.PROJECT)})
+    while not (told.exists() and told.read_text().strip()):
+        assert parent.poll() is None
+    child = os.pidfd_open(int(told.read_text()))
+    parent.kill()
+    parent.wait()
+    assert select.select([child], [], [], 10.0)[0], "it lives on"
+    os.close(child)

@@ -1,0 +1,68 @@
+"""Stack traces of real crimes: function + offset of each frame, and the line of source that a module's DWARF tells."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.verdict.complaints import read
+from harness.verdict.traces import Frame, frames, source_of
+
+CRIMES = Path(__file__).with_name("crimes")
+NATIVE = next(name for name, architecture in ARCHITECTURES.items() if architecture.native)
+SOURCE = """\
+void asked(void);
+int first(int x)
+{
+\tasked();
+\t__asm__ volatile(".globl behind\\nbehind: nop");
+\treturn x;
+}
+"""
+INNERMOST = {
+    "x86_64-debian/bug": ["pinpoint_bug+0x16 [pinpoint_crimes]", "pinpoint_obey.cold+0x1c [pinpoint_crimes]"],
+    "x86_64-debian/spin": ["pinpoint_spin+0x21 [pinpoint_crimes]", "pinpoint_obey.cold+0x1c [pinpoint_crimes]"],
+    "parisc/null_read": ["pinpoint_obey+0xf4 [pinpoint_crimes]", "pinpoint_write+0x50 [pinpoint_crimes]"],
+    "parisc/bug": ["pinpoint_bug+0x14 [pinpoint_crimes]", "pinpoint_obey+0xf4 [pinpoint_crimes]"],
+}
+
+
+@pytest.mark.parametrize("log", INNERMOST)
+def test_frames_of_real_traces(log: str) -> None:
+    (complaint, *_) = read((CRIMES / f"{log}.console").read_bytes())
+    assert [str(frame) for frame in frames(complaint.lines, {})][:2] == INNERMOST[log]
+
+
+def test_a_doubtful_frame_is_none() -> None:
+    lines = (" ? do_fault+0x1a7/0x410", " vfs_write+0xc7/0x3f0", "RIP: 0033:0x47b7a0")
+    assert frames(lines, {}) == [Frame("vfs_write", 0xC7)]
+
+
+def test_lines_of_source(tmp_path: Path) -> None:
+    compiler = f"{ARCHITECTURES[NATIVE].cross_prefix}gcc"
+    assert shutil.which(compiler), f"no {compiler}"
+    (tmp_path / "one.c").write_text(SOURCE)
+    subprocess.run([compiler, "-g", "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
+    module = tmp_path / "mod.o"
+    elf = Elf.kept(module)
+    behind = elf.place(elf.named("behind")[0]) - elf.place(elf.named("first")[0])
+    # A return address is behind its call, and may be the next line's first instruction: the call's line is meant.
+    assert source_of(module, "first", behind - 1).endswith("one.c:4")
+    assert source_of(module, "first", behind).endswith("one.c:5")
+    (returned,) = frames([f" first+{behind:#x}/0x20 [mod]"], {"mod": module})
+    (trapped,) = frames([f"RIP: 0010:first+{behind:#x}/0x20 [mod]"], {"mod": module})
+    assert (returned.source[-8:], trapped.source[-8:]) == ("/one.c:4", "/one.c:5")
+    assert str(trapped).startswith(f"first+{behind:#x} [mod] at ")
+
+
+def test_what_is_not_known_has_no_line(tmp_path: Path) -> None:
+    (tmp_path / "one.c").write_text(SOURCE)
+    compiler = f"{ARCHITECTURES[NATIVE].cross_prefix}gcc"
+    subprocess.run([compiler, "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
+    assert source_of(tmp_path / "mod.o", "first", 1) == ""
+    assert source_of(tmp_path / "mod.o", "second", 1) == ""
