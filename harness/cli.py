@@ -146,11 +146,21 @@ _WHOLE_KERNELS = ("--sweep", "kernel")
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 
 
+# What a guest and the process that runs its row take, at most.
+_GIB_PER_WORKER = 2
+
+
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
-    """Rows side by side, each in a process of its own, as many as there are cores."""
-    count = min(rows, len(os.sched_getaffinity(0)))
+    """Rows side by side, each in a process of its own; in parts where there are more cores than rows.
+
+    Two processes for each core: a guest and what asks it take turns, and a guest often waits for a timer.
+    """
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    shards = max(1, cores // rows)
+    count = min(rows * shards, 2 * cores, memory // _GIB_PER_WORKER)
     alone = count < 2 or any(word.startswith(_ALONE) for word in arguments)
-    return [] if alone else ["-n", str(count)]
+    return [] if alone else ["-n", str(count), "--shards", str(shards)]
 
 
 def _names_tests(arguments: Sequence[str]) -> bool:

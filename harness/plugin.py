@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
     group.addoption("--crimes", choices=("sample", "all"), default="sample", help="commit some crimes, or all")
+    group.addoption("--shards", type=int, default=1, metavar="N", help="with -n: each row on N guests side by side")
     depths = [depth.value for depth in Depth]
     group.addoption("--sweep", choices=depths, default=Depth.SAMPLE.value, help="how much of each kernel is swept")
 
@@ -54,14 +55,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     selection.parametrize(metafunc, list(metafunc.config.stash[RUN].recipes))
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Cells of one row share a guest, and so a worker."""
-    workers.mark_row(item)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Order the items in rows and skip the cells whose VM lacks a trait."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Divide rows for workers, before pytest-xdist looks; then order the items in rows and skip what lacks a trait."""
+    workers.mark_rows(config, items)
+    yield
     run = config.stash[RUN]
     asked = items if config.option.crimes == "all" else selection.leave_out(items, "crimes")
     config.hook.pytest_deselected(items=[item for item in items if item not in asked])

@@ -58,7 +58,7 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve() == runs[-1].path
     assert str((tmp_path / "latest").readlink()) == runs[-1].name
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert runs[0].console("parisc").parent.is_dir()
+    assert runs[0].consoles("parisc") == []
 
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: RunDirectory) -> None:
@@ -178,7 +178,8 @@ def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
     for kept in matrix():
         Results(directory).write(kept)
     Figures(directory).add("run.wall_s", 12, "s", goal="at most 10")
-    directory.console("parisc").write_text("boot\n")
+    (directory.path / "console" / "parisc.log").write_text("boot\n")
+    (directory.path / "console" / "parisc-fsections.log").write_text("boot\n")
     page = write_html(directory).read_text()
     assert "./pinpoint repro" not in page
     assert "Kernel panic &lt;script&gt; gone" in page

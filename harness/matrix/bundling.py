@@ -117,8 +117,8 @@ class Bundles:
 
     def _last_console(self, vm: str) -> dict[str, bytes | Path]:
         """The end of what the VM's guests said, where no guest came up that could be asked for its own."""
-        log = self._directory.console(vm)
-        return {CONSOLE: log.read_bytes()[-_TAIL_BYTES:]} if log.is_file() else {}
+        logs = self._directory.consoles(vm)
+        return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
 
 
 def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:

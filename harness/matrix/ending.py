@@ -53,7 +53,7 @@ def count_false_alarms(
     """What the reader finds in the console logs of rows whose cells are all good, where nothing is to be found."""
     alarms = 0
     for vm in {cell.vm for cell in cells}:
-        log = directory.path / "console" / f"{vm}.log"
-        if log.exists() and all(cell.verdict.good for cell in cells if cell.vm == vm):
-            alarms += len(allowed(read(log.read_bytes(), timed=True), recipes[vm].boot_noise).alarming)
+        if all(cell.verdict.good for cell in cells if cell.vm == vm):
+            for log in directory.consoles(vm):
+                alarms += len(allowed(read(log.read_bytes(), timed=True), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

@@ -42,20 +42,25 @@ class Fleet:
         bus: Bus,
         directory: Path,
         forced_accelerator: str | None,
+        suffix: str = "",
         await_image: Callable[[str], None] = _build_here,
     ) -> None:
-        """`bus` hears of boots, the workshop's own of builds; `await_image` waits for another process's build."""
+        """`bus` hears of boots, the workshop's own of builds; `await_image` waits for another process's build.
+
+        `suffix` is what this process's console logs end with, where others write some of the same rows.
+        """
         self.recipes = {recipe.name: recipe for recipe in recipes}
         self.bus = bus
         self._workshop = workshop
         self._await_image = await_image
         self._directory = directory
+        self._suffix = suffix
         self._forced = forced_accelerator
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.recipes)), thread_name_prefix="row")
         # One start at a time for every two cores: a guest that shares a core looks hung.
         self._starting = threading.Semaphore(max(1, workshop.slots.cores // 2))
         self._images: Once[str, Image] = Once()
-        self._freezer = Freezer(workshop, bus, forced_accelerator, self._boot_to_freeze)
+        self._freezer = Freezer(workshop, bus, forced_accelerator)
         self._guests: dict[str, Future[Guest]] = {}
         self._compared: set[str] = set()
         self._fresh = itertools.count(1)
@@ -109,7 +114,7 @@ class Fleet:
             image = image.with_cpus(cpus)
         begin = self._boot if anew else self._thaw
         with self._starting:
-            guest = begin(image, f"{name}-fresh-{next(self._fresh)}")
+            guest = begin(image, f"{name}{self._suffix}-fresh-{next(self._fresh)}")
         with guest:
             checkup.begin(guest)
             yield guest
@@ -145,7 +150,7 @@ class Fleet:
             with suppress(PinpointError):
                 self._prepare(sibling)
         with self._starting:
-            guest = self._thaw(image, image.recipe.name)
+            guest = self._thaw(image, f"{name}{self._suffix}")
             try:
                 checkup.begin(guest)
             except BaseException:
@@ -155,14 +160,15 @@ class Fleet:
 
     def _thaw(self, image: Image, log_name: str) -> Guest:
         """A guest that answers, begun where one was frozen whose traits are proved."""
-        return start.thaw(image, self._freezer.frozen(image), self._beginning(image, log_name, self._keys))
+
+        def boot(keys: RunKeys) -> Guest:
+            return start.boot(image, self._beginning(image, log_name, keys))
+
+        return start.thaw(image, self._freezer.frozen(image, boot), self._beginning(image, log_name, self._keys))
 
     def _boot(self, image: Image, log_name: str) -> Guest:
         """A guest that answers, booted anew."""
         return start.boot(image, self._beginning(image, log_name, self._keys))
-
-    def _boot_to_freeze(self, image: Image, keys: RunKeys) -> Guest:
-        return start.boot(image, self._beginning(image, f"{image.recipe.name}-frozen", keys))
 
     def _beginning(self, image: Image, log_name: str, keys: RunKeys) -> Beginning:
         """Its console goes to `console/<log_name>.log`."""

@@ -24,56 +24,55 @@ _STATE = "state"
 # A frozen guest takes some 100 MB; what no run thawed for a day is of another kernel, or of other probes.
 _KEPT_SECONDS = 24 * 3600.0
 
-Boot = Callable[[Image, RunKeys], Guest]
+Boot = Callable[[RunKeys], Guest]
 
 
 class Freezer:
     """One frozen guest for each image, machine, accelerator and QEMU, made when it is first asked for."""
 
-    def __init__(self, workshop: Workshop, bus: Bus, forced_accelerator: str | None, boot: Boot) -> None:
-        """`boot` starts a guest that lets the given keys in; `bus` hears of the proof of its traits."""
+    def __init__(self, workshop: Workshop, bus: Bus, forced_accelerator: str | None) -> None:
+        """`bus` hears of the proof of traits."""
         self._workshop = workshop
         self._bus = bus
         self._forced = forced_accelerator
-        self._boot = boot
         self._made: Once[str, Path] = Once()
 
-    def frozen(self, image: Image) -> Path:
-        """The file to thaw guests of the image from. Raises what its boot raises, and when its traits are not so.
+    def frozen(self, image: Image, boot: Boot) -> Path:
+        """The file to thaw guests of the image from; `boot` starts one to freeze, which lets the given keys in.
+
+        Raises what its boot raises, and when its traits are not so.
 
         Only this very QEMU with this very command line is ever given it (docs/architecture.md, "Freeze and thaw").
         """
         parts = frozen_parts(image, choose(image.recipe.architecture, self._forced))
-        return self._made.get(key_of(parts), lambda: self._obtain(image, parts))
+        return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
-    def _obtain(self, image: Image, parts: list[str]) -> Path:
+    def _obtain(self, image: Image, boot: Boot, parts: list[str]) -> Path:
         store = self._workshop.store
-        entry = store.obtain(
-            KIND, parts, vm=image.recipe.name, build=lambda path, step: self._freeze(image, path, step)
-        )
+        entry = store.obtain(KIND, parts, vm=image.recipe.name, build=lambda path, step: self._freeze(boot, path, step))
         store.drop_unused(KIND, _KEPT_SECONDS)
         return entry.path / _STATE
 
-    def _freeze(self, image: Image, entry: Path, step: Step) -> Mapping[str, Any]:
+    def _freeze(self, boot: Boot, entry: Path, step: Step) -> Mapping[str, Any]:
         # Keys of its own, which nobody has when it is thawed.
         keys = RunKeys.make()
-        with self._proved(image, keys) as guest:
+        with self._proved(boot, keys) as guest:
             step.say("freezing")
-            start.freeze(guest, entry / _STATE, Deadline.after(image.recipe.machine.boot_seconds))
+            start.freeze(guest, entry / _STATE, Deadline.after(guest.image.recipe.machine.boot_seconds))
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
-    def _proved(self, image: Image, keys: RunKeys) -> Guest:
+    def _proved(self, boot: Boot, keys: RunKeys) -> Guest:
         """A guest that answers and whose traits are proved."""
         try:
-            return self._boot_proved(image, keys)
+            return self._boot_proved(boot, keys)
         except traits.TraitContradictedError as contradiction:
             # A slide is zero by chance once in some 500 boots of an x86_64 kernel; only a second boot tells.
             if contradiction.trait != "kaslr":
                 raise
-            return self._boot_proved(image, keys)
+            return self._boot_proved(boot, keys)
 
-    def _boot_proved(self, image: Image, keys: RunKeys) -> Guest:
-        guest = self._boot(image, keys)
+    def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
+        guest = boot(keys)
         try:
             with self._bus.step(guest.name, "traits") as step:
                 allowed = checkup.begin(guest)

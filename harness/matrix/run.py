@@ -72,6 +72,7 @@ class MatrixRun:
             workshop=Workshop.in_cache(Bus() if foreman else self.bus),
             bus=self.bus,
             directory=self.directory.path,
+            suffix=workers.suffix(self._config),
             forced_accelerator=self._config.option.accel,
             **({"await_image": foreman.await_image} if foreman else {}),
         )
@@ -167,7 +168,15 @@ class MatrixRun:
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Before a worker starts: lend it what all share."""
         grouped = self._config.option.dist == "loadgroup"
-        workers.lend(node, workers.Lent(str(self.directory.path), self.rows, self._leader.address, grouped))
+        lent = workers.Lent(
+            str(self.directory.path),
+            self.rows,
+            self._leader.address,
+            grouped,
+            self._config.option.shards,
+            durations.of_cells(_durations()),
+        )
+        workers.lend(node, lent)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401, ARG002 - as above

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pytest
 
+from harness.matrix import shards
 from harness.matrix.selection import CellId, cell_of
 
 _LENT = "pinpoint_lent"
@@ -22,13 +24,16 @@ _LOOK_SECONDS = 0.5
 class Lent:
     """What the controller lends a worker.
 
-    Where results go, the order of the rows, where the foreman listens, and whether cells are handed out in groups.
+    Where results go, the order of the rows, where the foreman listens, whether cells are handed out in groups, in how
+    many parts each row is, and what its cells took before.
     """
 
     directory: str
     rows: Sequence[str]
     foreman: str
     grouped: bool
+    parts: int
+    seconds: Mapping[str, Mapping[str, float]]
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -53,11 +58,27 @@ def keep_rows_together(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
-def mark_row(item: pytest.Item) -> None:
-    """Tell pytest-xdist which row a cell is of: before it names its groups, when the collection is modified."""
-    cell = cell_of(item)
-    if cell is not None:
-        item.add_marker(pytest.mark.xdist_group(cell.vm))
+def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """In a worker: tell pytest-xdist which part of a row each cell is in, before it names its groups."""
+    if not is_worker(config):
+        return
+    shared = lent(config)
+    rows: defaultdict[str, list[tuple[pytest.Item, CellId]]] = defaultdict(list)
+    for item in items:
+        cell = cell_of(item)
+        if cell is not None:
+            rows[cell.vm].append((item, cell))
+    for vm, row in rows.items():
+        parts = shards.divided([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
+        for (item, _), part in zip(row, parts, strict=True):
+            item.add_marker(pytest.mark.xdist_group(vm if shared.parts == 1 else f"{vm}/{part}"))
+
+
+def suffix(config: pytest.Config) -> str:
+    """What tells the console logs of this process from those of others that run parts of the same row."""
+    if not is_worker(config) or lent(config).parts == 1:
+        return ""
+    return f".{config.workerinput['workerid']}"  # type: ignore[attr-defined]
 
 
 def lend(node: Any, lent: Lent) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export

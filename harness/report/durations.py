@@ -12,7 +12,7 @@ from harness.report.record import Cell
 
 def remember(path: Path, cells: Iterable[Cell]) -> None:
     """Keep the seconds of these cells beside those of others that ran before."""
-    known = {vm: dict(cases) for vm, cases in _read(path).items()}
+    known = {vm: dict(cases) for vm, cases in of_cells(path).items()}
     for cell in cells:
         known.setdefault(cell.vm, {})[f"{cell.case} {cell.mutant}".strip()] = cell.seconds
     write_text(path, json.dumps(known, indent=1, sort_keys=True))
@@ -20,11 +20,14 @@ def remember(path: Path, cells: Iterable[Cell]) -> None:
 
 def of_rows(path: Path) -> Mapping[str, float]:
     """Seconds of all known cells of each VM together."""
-    return {vm: sum(cases.values()) for vm, cases in _read(path).items()}
+    return {vm: sum(cases.values()) for vm, cases in of_cells(path).items()}
 
 
-def _read(path: Path) -> Mapping[str, Mapping[str, float]]:
-    """What is kept; nothing when there is nothing, or nothing that can be read: it only saves time."""
+def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """Seconds of all known cells by VM, and `case` or `case mutant`.
+
+    Nothing when there is nothing, or nothing that can be read: it only saves time.
+    """
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError):

@@ -77,9 +77,11 @@ class RunDirectory:
         """A directory a VM, and in it one a cell that did not hold."""
         return self.path / "bundles"
 
-    def console(self, vm: str) -> Path:
-        """The whole console of a VM's guests."""
-        return self.path / "console" / f"{vm}.log"
+    def consoles(self, vm: str) -> list[Path]:
+        """The whole consoles of a VM's row, one for each process that ran a part of it; the newest last."""
+        logs = self.path / "console"
+        found = [*logs.glob(f"{vm}.log"), *logs.glob(f"{vm}.*.log")]
+        return sorted(found, key=lambda log: log.stat().st_mtime)
 
 
 def _point(link: Path, target: str) -> None:

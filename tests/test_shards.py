@@ -1,0 +1,42 @@
+"""A row in parts: cases whole, order kept, about as long as each other."""
+
+from __future__ import annotations
+
+from harness.matrix.selection import CellId
+from harness.matrix.shards import divided, name_of
+
+
+def row(*cases: tuple[str, int]) -> list[CellId]:
+    """Cells of cases with so many mutants each; mutants come first."""
+    return [
+        CellId(case, "a-vm", mutant, "")
+        for case, mutants in cases
+        for mutant in (*(f"m{number}" for number in range(mutants)), "")
+    ]
+
+
+def test_one_part_is_the_whole_row() -> None:
+    assert set(divided(row(("a", 2), ("b", 0)), 1, {})) == {0}
+
+
+def test_a_case_and_its_mutants_stay_together() -> None:
+    cells = row(("a", 3), ("b", 1), ("c", 5), ("d", 0), ("e", 2))
+    for parts in range(2, 8):
+        found = divided(cells, parts, {})
+        assert found == sorted(found)
+        assert all(0 <= part < parts for part in found)
+        for case in "abcde":
+            assert len({part for part, cell in zip(found, cells, strict=True) if cell.case == case}) == 1
+
+
+def test_parts_take_about_as_long_as_each_other() -> None:
+    cells = row(*((f"case{number}", 1) for number in range(40)))
+    seconds = {name_of(cell): 1.0 + (number % 7) for number, cell in enumerate(cells)}
+    found = divided(cells, 4, seconds)
+    sums = [sum(seconds[name_of(cell)] for cell, part in zip(cells, found, strict=True) if part == p) for p in range(4)]
+    assert max(sums) < 1.25 * min(sums)
+
+
+def test_a_case_that_takes_longest_by_far_has_a_part_of_its_own() -> None:
+    cells = row(("quick", 0), ("slow", 0), ("brief", 0))
+    assert divided(cells, 3, {"slow": 1000.0}) == [0, 1, 2]
