@@ -233,7 +233,10 @@ def test_d(guest): pytest.xfail("{hostile} known")
 """
     result = run(matrix, case, "--vm", "arm64-debian", "-rA")
     latest = matrix.path / "results" / "latest"
-    shown = [result.stdout.str(), *((latest / name).read_text() for name in ("junit.xml", "report.html"))]
+    told = ["junit.xml", "report.html", "results.jsonl"]
+    told += [str(path.relative_to(latest)) for path in (latest / "bundles").rglob("failure.txt")]
+    assert len(told) == 5
+    shown = [result.stdout.str(), *((latest / name).read_text() for name in told)]
     assert all(word in shown[0] for word in ("printed", "missed", "asserted", "skipped", "known"))
     for text in shown:
         assert not set(text) & set("\x1b\x07\x9b\u202e")

@@ -18,6 +18,7 @@ from harness.matrix.selection import CellId
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.verdict.liveness import GuestDied
+from harness.verdict.printk import plain
 from harness.verdict.words import Verdict
 
 # What is told without a traceback: it is about the guest, the kernel or the host, not about our code.
@@ -124,6 +125,6 @@ def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name."""
-    text = str(error).strip() or type(error).__name__
+    """The first line of what an error says, without control codes, or its name."""
+    text = plain(str(error)).strip() or type(error).__name__
     return text.splitlines()[0]
