@@ -1,4 +1,4 @@
-"""The whole logs of rows that held are read again at the end of a run: what is found there is a false alarm, or missed."""
+"""The whole logs of rows that held are read again when a run ends: what is found there is a false alarm, or missed."""
 
 from __future__ import annotations
 
