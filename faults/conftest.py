@@ -12,6 +12,9 @@ import pytest
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Name each cell that has ended, after the harness has had it, in the file that the suite names."""
     witness = os.environ.get("PINPOINT_FAULT_WITNESS")
+    # What only a worker knows of is still under way.
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
     if witness and report.when == "teardown" and hasattr(report, "pinpoint_cell"):
         with Path(witness).open("a") as ended:
             ended.write(f"{report.pinpoint_cell['case']} {report.pinpoint_cell['vm']}\n")

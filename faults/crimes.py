@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -27,15 +27,14 @@ Commit = Callable[..., None]
 
 
 @pytest.fixture
-def commit(guest: Guest) -> Iterator[Commit]:
+def commit(guest: Guest) -> Commit:
     """`commit(crime)`: the kernel of this guest commits a crime of probes/crimes_*.c, and we wait for it."""
     guest.run("insmod", guest.ship("pinpoint_crimes")).check()
 
     def order(crime: str) -> None:
         guest.script(f"echo {crime} >/sys/kernel/debug/pinpoint_crimes", Deadline.after(_SOON))
 
-    yield order
-    guest.run("rmmod", "pinpoint_crimes")
+    return order
 
 
 @pytest.mark.parametrize("crime", ["panic", "null_read", "bug", "warn", "spin", "deaf", "reset", "exhaust"])

@@ -123,8 +123,9 @@ def pytest_runtest_makereport(
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
-        run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
     harmless.disarm(report)
+    if call.excinfo is not None:
+        run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
         survived = cells.without_proof(watch, run.survivors(watch))
         if survived and report.outcome == "passed":

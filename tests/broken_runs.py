@@ -68,7 +68,7 @@ class BrokenRun:
         return sum(max(0, ended.count(name) - kept.count(name)) for name in set(ended))
 
     def orphaned(self, but: int = 0) -> int:
-        """How many processes of the run outlive it by more than moments: each QEMU names the run's console log.
+        """How many processes of the run outlive it by more than moments.
 
         `but` is a process that may.
         """
@@ -76,13 +76,13 @@ class BrokenRun:
         return sum(process != but and not _ended(process, deadline) for process in self.processes())
 
     def processes(self) -> list[int]:
-        """Processes whose arguments name a file in the run's directory."""
+        """Processes of the run: what it starts inherits where its results go, and QEMU is told in so many words."""
         found, name = [], str(self.directory).encode()
-        for line in Path("/proc").glob("[0-9]*/cmdline"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                if name in line.read_bytes():
-                    found.append(int(line.parent.name))
-            except OSError:
+                if name in (process / "environ").read_bytes() or name in (process / "cmdline").read_bytes():
+                    found.append(int(process.name))
+            except OSError:  # Another user's, or gone.
                 continue
         return found
 

@@ -48,11 +48,11 @@ HERE = Path(__file__).parent
 def boot(self, name):
     image, tcg = Programs(HERE).image(name, HANG), Accelerator("tcg", "a test")
     log = self._directory / "console" / f"{name}.log"
-    emulator = Emulator(image, console_log=log, keys=self._keys, accelerator=tcg, deadline=Deadline.after(60))
+    emulator = Emulator(image, console_log=log, accelerator=tcg, deadline=Deadline.after(60))
     return Guest(image, emulator, tcg)
 
 
-fleet.Fleet._prepare_and_boot = boot
+fleet.Fleet._prepare_and_start = boot
 checkup.end = lambda guest: None
 
 

@@ -2,10 +2,13 @@
 
 import pytest
 
-from harness.core.errors import BootError, DeadlineExceeded, GuestLost, HostError
+from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError
 from harness.landing.landing import Missed
 from harness.matrix.cells import CellWatch, MutantSurvivedError, demand_caught, verdict_of
+from harness.matrix.checkup import KernelComplained
 from harness.matrix.selection import CellId
+from harness.verdict.complaints import Complaint
+from harness.verdict.kinds import Kind
 from harness.verdict.words import Verdict
 
 
@@ -37,6 +40,23 @@ def test_the_worst_phase_wins() -> None:
     cell.judge(AssertionError("and a wrong result"))
     assert cell.verdict is Verdict.HANG
     assert cell.reason == "no answer"
+
+
+def test_fixtures_that_fail_to_end_are_judged_one_by_one() -> None:
+    cell = watch()
+    panic = KernelComplained([Complaint(Kind.PANIC, "Kernel panic - not syncing: no", "", ())], {})
+    cell.judge(ExceptionGroup("errors while tearing down", [GuestLost("no answer"), panic]))
+    assert (cell.verdict, cell.reason) == (Verdict.PANIC, "Kernel panic - not syncing: no")
+
+
+def test_a_complaint_explains_what_the_guest_refused_but_not_what_the_host_did() -> None:
+    oops = KernelComplained([Complaint(Kind.FAULT, "Oops", "", ())], {})
+    for error, verdict in ((GuestError("insmod failed"), Verdict.OOPS), (HostError("no"), Verdict.HARNESS_ERROR)):
+        for first, second in ((error, oops), (oops, error)):
+            cell = watch()
+            cell.judge(first)
+            cell.judge(second)
+            assert cell.verdict is verdict
 
 
 def test_a_mutant_that_nothing_catches_fails() -> None:

@@ -1,4 +1,4 @@
-"""The logs of rows that held are read again as a run ends: what is found there is a false alarm, or was missed."""
+"""The whole logs of rows that held are read again when a run ends: what is found there is a false alarm, or missed."""
 
 from __future__ import annotations
 

@@ -13,26 +13,27 @@ from harness.faulting import Judge
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
+from dataclasses import replace
 from pathlib import Path
 
 import harness.matrix.fleet as fleet
+from harness.core.deadline import Deadline
 from fault_guests import HANG, OFF, PANIC, RESET, Programs
 
 pytest_plugins = ["harness.plugin"]
 VMS = {vms}
 HERE = Path(__file__).parent
 
-fleet._BOOT_SECONDS = {seconds}
 fleet.prepare = lambda recipe, workshop: Programs(HERE).image(recipe.name, *VMS[recipe.name])
 
 
-def boot(self, image, *given):
+def beginning(self, image, log_name, keys):
     if {full!r} == image.recipe.name:
-        (self._directory / "console" / f"{{image.recipe.name}}.log").symlink_to("/dev/full")
-    return real(self, image, *given)
+        (self._directory / "console" / f"{{log_name}}.log").symlink_to("/dev/full")
+    return replace(real(self, image, log_name, keys), deadline=Deadline.after({seconds}))
 
 
-real, fleet.Fleet._boot = fleet.Fleet._boot, boot
+real, fleet.Fleet._beginning = fleet.Fleet._beginning, beginning
 """
 
 # Does for one VM what it is named for, and is QEMU for all others.

@@ -32,8 +32,8 @@ class Guest:
         pass
 
 
-boot_for_real = fleet.Fleet._prepare_and_boot
-fleet.Fleet._prepare_and_boot = lambda self, name: Guest()
+boot_for_real = fleet.Fleet._prepare_and_start
+fleet.Fleet._prepare_and_start = lambda self, name: Guest()
 checkup.end = lambda guest: None
 
 
@@ -138,7 +138,7 @@ def boot(self, name):
     return Guest()
 
 
-fleet.Fleet._prepare_and_boot = boot
+fleet.Fleet._prepare_and_start = boot
 """
     status, said = ended(run(tmp_path, harm))
     results = tmp_path / "results"
@@ -203,12 +203,12 @@ with socket.socket() as link:
 pathlib_range = Path("/proc/sys/net/ipv4/ip_local_port_range")
 pathlib_range.write_text("40000 40001")
 taken = [socket.create_server(("127.0.0.1", port)) for port in (40000, 40001)]
-del fleet.Fleet._prepare_and_boot
+del fleet.Fleet._prepare_and_start
 """
     prepared = "fleet.prepare = lambda recipe, workshop: fault_guests.Programs(HERE).image(recipe.name, b'')\n"
     # The real way from here on: what the stub above stands for is not wanted.
     harm = harm.replace(
-        "del fleet.Fleet._prepare_and_boot\n", "fleet.Fleet._prepare_and_boot = boot_for_real\n" + prepared
+        "del fleet.Fleet._prepare_and_start\n", "fleet.Fleet._prepare_and_start = boot_for_real\n" + prepared
     )
     status, said = ended(run(tmp_path, harm, "", ("unshare", "--user", "--map-root-user", "--net")))
     results = tmp_path / "results"

@@ -34,9 +34,10 @@ def boot(self, name):
     return Guest()
 
 
-fleet.Fleet._prepare_and_boot = boot
+fleet.Fleet._prepare_and_start = boot
 fleet.Fleet.build = lambda self, names, compared: None
 import harness.matrix.checkup as checkup
+checkup.begin = lambda guest: None
 checkup.end = lambda guest: None
 import harness.matrix.bundling as bundling
 from harness.report.evidence import Evidence
@@ -211,7 +212,7 @@ from harness.landing.traits import TraitContradictedError
 def contradict(self, name):
     raise TraitContradictedError("kaslr", "the recipe says kaslr = true, the kernel false", where=name, mend="mend it")
 
-fleet.Fleet._prepare_and_boot = contradict
+fleet.Fleet._prepare_and_start = contradict
 """
     matrix.makeconftest(f"{CONFTEST}\n{contradicted}")
     case = '@pytest.mark.requires("kaslr")\ndef test_a(guest): pass\ndef test_b(guest): pass'
@@ -233,7 +234,10 @@ def test_d(guest): pytest.xfail("{hostile} known")
 """
     result = run(matrix, case, "--vm", "arm64-debian", "-rA")
     latest = matrix.path / "results" / "latest"
-    shown = [result.stdout.str(), *((latest / name).read_text() for name in ("junit.xml", "report.html"))]
+    told = ["junit.xml", "report.html", "results.jsonl"]
+    told += [str(path.relative_to(latest)) for path in (latest / "bundles").rglob("failure.txt")]
+    assert len(told) == 5
+    shown = [result.stdout.str(), *((latest / name).read_text() for name in told)]
     assert all(word in shown[0] for word in ("printed", "missed", "asserted", "skipped", "known"))
     for text in shown:
         assert not set(text) & set("\x1b\x07\x9b\u202e")
@@ -265,11 +269,11 @@ def prepare(recipe, workshop):
         raise HostError("no compiler")
     return Image(recipe)
 
-real = fleet.Fleet._prepare_and_boot
+real = fleet.Fleet._prepare_and_start
 fleet.prepare = prepare
-fleet.Fleet._boot_proved = lambda self, image: Guest()
+fleet.Fleet._thaw = lambda self, image, log_name: Guest()
 """
-    conftest = CONFTEST.replace("fleet.Fleet._prepare_and_boot = boot\n", "").replace(
+    conftest = CONFTEST.replace("fleet.Fleet._prepare_and_start = boot\n", "").replace(
         "import harness.matrix.fleet as fleet\n", fleet
     )
     matrix.makeconftest(conftest)

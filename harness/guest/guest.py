@@ -49,7 +49,7 @@ class Guest:
         self._ended = ""
         self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
         self._doubted = False
-        self._fenced = 0
+        self.fenced_to = 0  # where on the console the last fence stands
         self._fencing = threading.Lock()
         emulator.monitor.when_over(self._over)
 
@@ -207,8 +207,8 @@ class Guest:
             status = "pinpoint_status() { return $1; }"
             told = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
             result = self.script(told, deadline, in_place=True)
-            heard = self.console.await_line([rf"[^\n]*{mark}\r?\n"], deadline, since=self._fenced)
-            start, self._fenced = self._fenced, heard.end
+            heard = self.console.await_line([rf"[^\n]*{mark}\r?\n"], deadline, since=self.fenced_to)
+            start, self.fenced_to = self.fenced_to, heard.end
             return result, self.console.text(start, heard.start)
 
     def stop(self) -> None:

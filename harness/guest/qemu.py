@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.guest.accelerator import Accelerator, cpu
+from harness.guest.accelerator import CONFINED, Accelerator, cpu
 from harness.images.recipe import Recipe
 
 # Where QEMU's user network forwards a loopback port of its choosing to: the guest's dropbear.
@@ -50,7 +50,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
         machine.qemu,
         *("-name", f"pinpoint-{recipe.name}", "-nodefaults", "-no-user-config", "-display", "none"),
         *("-no-reboot", "-no-shutdown", "-S", *(("-incoming", "defer") if wiring.incoming else ())),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *CONFINED,
         *("-machine", machine.machine, "-accel", accelerator.name),
         *(("-cpu", model) if model else ()),
         *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),

@@ -29,6 +29,7 @@ def options(config: pytest.Config) -> list[str]:
         *(f"--schedule={line}" for line in given.schedule),
         f"--stress={given.stress}",
         f"--sweep={given.sweep}",
+        f"--crimes={given.crimes}",
         *([f"--accel={given.accel}"] if given.accel else []),
         *(["--as-honest"] if given.as_honest else []),
         *([f"--hypothesis-seed={seed(config)}"] if seed(config) else []),

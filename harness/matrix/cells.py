@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
+from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, PinpointError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.probing import ProbingIn
@@ -18,6 +18,7 @@ from harness.matrix.selection import CellId
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.verdict.liveness import GuestDied
+from harness.verdict.printk import plain
 from harness.verdict.words import Verdict
 
 # What is told without a traceback: it is about the guest, the kernel or the host, not about our code.
@@ -33,7 +34,8 @@ class CellWatch:
     """What is gathered of a cell while its phases run.
 
     `failed_with` and `told` are the first failure and how pytest tells it, `evidence` what the guest told then; a
-    `final` verdict is not changed by what a person did to the guest afterwards.
+    `final` verdict is not changed by what a person did to the guest afterwards. `refused`: the verdict is that the
+    guest refused something; `explained`: its kernel complained, which is why.
     """
 
     identity: CellId
@@ -48,6 +50,8 @@ class CellWatch:
     evidence: Evidence | None = None
     bundle: str = ""
     final: bool = False
+    refused: bool = False
+    explained: bool = False
 
     def worse(self, verdict: Verdict, reason: str) -> None:
         """Take a verdict if it is worse than what the cell has."""
@@ -55,7 +59,21 @@ class CellWatch:
             self.verdict, self.reason = verdict, reason
 
     def judge(self, error: BaseException) -> None:
-        """Take what a phase of the cell raised into the verdict."""
+        """Take what a phase of the cell raised into the verdict; several fixtures that fail to end raise a group.
+
+        What the guest refused is explained by what its kernel then turns out to have complained of.
+        """
+        if isinstance(error, BaseExceptionGroup):
+            for each in error.exceptions:
+                self.judge(each)
+            return
+        kernels, refusal = isinstance(error, KernelComplained | GuestDied), type(error) is GuestError
+        if refusal and self.explained:
+            return
+        if kernels and self.refused and not self.final:
+            self.verdict, self.refused = Verdict.PASS, False
+        self.explained |= kernels
+        self.refused |= refusal and self.verdict is not Verdict.HARNESS_ERROR
         self.worse(verdict_of(error), one_line(error))
 
     def let_go(self) -> None:
@@ -124,6 +142,6 @@ def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name."""
-    text = str(error).strip() or type(error).__name__
+    """The first line of what an error says, without control codes, or its name."""
+    text = plain(str(error)).strip() or type(error).__name__
     return text.splitlines()[0]

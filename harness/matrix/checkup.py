@@ -78,7 +78,7 @@ def end(guest: Guest) -> None:
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
     """Why a guest does not answer: what its kernel complained of, what became of it, or the loss itself."""
-    found = _alarming(guest, guest.console.text())
+    found = _alarming(guest, guest.console.text(guest.fenced_to))
     if found:
         return KernelComplained(found, _files(guest))
     if guest.heart is None or guest.heart.emulator.stopped:

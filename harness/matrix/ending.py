@@ -50,7 +50,7 @@ def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked
 def count_false_alarms(
     figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
 ) -> None:
-    """What the reader finds in the console logs of rows whose cells are all good, where nothing is to be found."""
+    """What the reader finds in whole console logs of rows whose cells are all good, where nothing is to be found."""
     alarms = 0
     for vm in {cell.vm for cell in cells}:
         if all(cell.verdict.good for cell in cells if cell.vm == vm):

@@ -16,6 +16,7 @@ from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
 from harness.report.record import Cell
+from harness.verdict.printk import plain
 
 ABOUT = "bundle.json"
 README = "README.md"
@@ -136,7 +137,7 @@ def command(directory: Path) -> str:
 def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
     cell = about.cell
     mutant = f", mutant {cell.mutant}" if cell.mutant else ""
-    absent = [f"- no {name}: {why}" for name, why in about.absent.items()]
+    absent = [plain(f"- no {name}: {why}") for name, why in about.absent.items()]
     return "\n".join(
         [
             f"# {cell.case} on {cell.vm}{mutant}: {cell.verdict.value}",
