@@ -65,7 +65,7 @@ QUICK = (
     _crime("rcu", Kind.LOCKDEP, place="probes/crimes_misuses.c"),
     _crime("sleep_atomic", Kind.BUG, place="probes/crimes_misuses.c"),
     _crime("schedule_atomic", Kind.BUG),
-    _crime("null_read", Kind.FAULT, place="pinpoint_null_read"),
+    _crime("null_read", Kind.FAULT, Kind.KASAN, place="pinpoint_null_read"),
     _crime("panic", Kind.PANIC),
 )
 # What takes seconds, or a guest for itself.
