@@ -15,6 +15,7 @@ from harness.pinning.enumerate import covering, enumerated, situations
 from harness.pinning.machine import explore
 from harness.pinning.model import NotNowError, Rule, UndefinedError, World, beginning
 from harness.pinning.play import Play, play
+from harness.pinning.scheduling import FEW, FEW_STEPS
 from harness.pinning.steps import LIFE, LOADS, Schedule, Step, Verb, line, parse
 
 BOTH = pytest.mark.parametrize("rule", list(Rule))
@@ -205,6 +206,13 @@ def staged(rule: Rule, *, moves: bool = False) -> Iterator[ModelStage]:
 def test_the_machine_shrinks_to_the_shortest_schedule() -> None:
     with pytest.raises(Missed, match=r"^--schedule 'open( remove)?': "):
         explore(lambda: staged(TOKEN), PINS, schedules=50, steps=30, shrinks=True, varied=False)
+
+
+@BOTH
+def test_the_few_that_are_always_drawn_tell_the_rules_apart(rule: Rule) -> None:
+    other = PINS if rule is TOKEN else TOKEN
+    with pytest.raises(Missed):
+        explore(lambda: staged(rule), other, schedules=FEW, steps=FEW_STEPS, shrinks=False, varied=False)
 
 
 @BOTH

@@ -62,7 +62,9 @@ class Actor:
         while self._at == verb.value:
             self._loader.go()
             self._at = self._next_gate()
-        return OK if self._at or verb is Verb.CLOSE else self.end()
+        # Its end is waited for behind the last gate too: a child that ends while a channel is opened makes dropbear
+        # close that channel, and then hang up on us (docs/pinning.md).
+        return OK if self._at else self.end()
 
     def _on(self, verb: Verb) -> str:
         """Open the gate that the initializer stands at; the last one lets it return."""
