@@ -137,8 +137,29 @@ def test_cases_run_unless_tests_are_named(
 ) -> None:
     handed: list[str] = []
     monkeypatch.setattr(pytest, "main", lambda arguments, **_: handed.extend(arguments) or 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert cli.main(["run", "--vm", "parisc", *arguments]) == 0
     assert handed[4:] == ["--vm=parisc", *arguments, *(str(paths.PROJECT / name) for name in chosen)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "memory_gib", "given"),
+    [
+        (4, 1, 8, ["-n", "2", "--shards", "1"]),
+        (4, 2, 8, ["-n", "4", "--shards", "1"]),
+        (4, 2, 4, ["-n", "2", "--shards", "1"]),
+        (1, 2, 8, ["-n", "2", "--shards", "2"]),
+        (4, 64, 256, ["-n", "64", "--shards", "16"]),
+        (1, 1, 8, []),
+    ],
+)
+def test_as_many_processes_as_cores_and_memory_bear(
+    rows: int, cores: int, memory_gib: int, given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, memory_gib << 18))
+    assert cli._side_by_side(rows, []) == given
+    assert cli._side_by_side(rows, ["-s"]) == []
 
 
 def test_a_failed_build_shows_the_end_of_its_log(

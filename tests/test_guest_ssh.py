@@ -85,13 +85,13 @@ def test_lost_guest_is_told_at_once(server: Server, break_it: Callable[[Server],
 def test_another_host_key_is_refused(server: Server) -> None:
     stranger = RunKeys.make()
     with pytest.raises(GuestError, match="not the one we set up"):
-        server.link(RunKeys(server.keys.client, stranger.host, b""))
+        server.link(RunKeys(server.keys.client, stranger.host, b"", ""))
 
 
 def test_no_key_but_ours_is_tried(server: Server) -> None:
     stranger = RunKeys.make()
     with pytest.raises(GuestError, match="not the one we set up"):
-        server.link(RunKeys(stranger.client, server.keys.host, b""))
+        server.link(RunKeys(stranger.client, server.keys.host, b"", ""))
 
 
 def test_nobody_there_is_a_lost_guest() -> None:

@@ -235,7 +235,7 @@ class Booted:
 
     asked: list[Image] = field(default_factory=list)
 
-    def boot(self, image: Image, **_: object) -> Guest:
+    def boot(self, image: Image, _beginning: object) -> Guest:
         self.asked.append(image)
         raise BootError("this test boots nothing", where=image.recipe.name)
 
@@ -246,7 +246,7 @@ def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Boo
     found = Booted()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(verification, "prepare", lambda *_, **__: image)
-    monkeypatch.setattr(verification, "Guest", found)
+    monkeypatch.setattr(verification, "boot", found.boot)
     return found
 
 

@@ -168,15 +168,8 @@ class MatrixRun:
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Before a worker starts: lend it what all share."""
         grouped = self._config.option.dist == "loadgroup"
-        lent = workers.Lent(
-            str(self.directory.path),
-            self.rows,
-            self._leader.address,
-            grouped,
-            self._config.option.shards,
-            durations.of_cells(_durations()),
-        )
-        workers.lend(node, lent)
+        where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
+        workers.lend(node, workers.Lent(where, self.rows, self._leader.address, grouped, parts, seconds))
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401, ARG002 - as above

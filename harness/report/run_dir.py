@@ -81,7 +81,7 @@ class RunDirectory:
         """The whole consoles of a VM's row, one for each process that ran a part of it; the newest last."""
         logs = self.path / "console"
         found = [*logs.glob(f"{vm}.log"), *logs.glob(f"{vm}.*.log")]
-        return sorted(found, key=lambda log: log.stat().st_mtime)
+        return sorted(filter(Path.is_file, found), key=lambda log: log.stat().st_mtime)
 
 
 def _point(link: Path, target: str) -> None:
