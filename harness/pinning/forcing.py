@@ -54,18 +54,20 @@ def under_a_reference(loading: Loading) -> Forced:
     guest = loading.guest
     target = Target(guest, _TARGET)
     target.load()
-    with loading(for_build(target, Order(parameters=["gates=validated"]))) as loader:
-        with stopped(loader, "validated"):
-            asked = loading.delete(_TARGET)
-            answer = delete(guest, _TARGET, force=not loading.mutant.asks)
-            taint = int(guest.read_text("/proc/sys/kernel/tainted"))
-            since = guest.console.position
-        try:
+    answer: str | None = None
+    try:
+        with loading(for_build(target, Order(parameters=["gates=validated"]))) as loader:
+            with stopped(loader, "validated"):
+                asked = loading.delete(_TARGET)
+                answer = delete(guest, _TARGET, force=not loading.mutant.asks)
+                taint = int(guest.read_text("/proc/sys/kernel/tainted"))
+                since = guest.console.position
             loader.finish(Deadline.after(_SECONDS))
             guest.fence(Deadline.after(_SECONDS))
-        except GuestError:
-            # What it said is all that it will ever say.
-            pass
+    except GuestError:
+        # Once the target went, what the guest said is all that it will ever say.
+        if answer != "":
+            raise
     if answer:
         delete(guest, "pinpoint_pinned")
         target.unload()

@@ -7,8 +7,8 @@
  * Four processes, none of which waits for another: one loads the module TARGET
  * from FILE, one removes it, one opens and reads its handle, one runs LOADER,
  * which loads the module PROBE, and removes that again. They end when CHANGES
- * loads and removals of TARGET have succeeded and one LOADER has come as far as
- * its load, or after SECONDS. Then a line for each outcome:
+ * loads and removals of TARGET have succeeded, one LOADER has come as far as its
+ * load and one handle was read, or after SECONDS. Then a line for each outcome:
  *
  *	did load|remove|read|probe ERRNO times=N
  *
@@ -38,6 +38,7 @@ static struct shared {
 	unsigned long changes;
 	unsigned int ready;
 	int came;
+	int seen;
 	int over;
 } *shared;
 
@@ -57,7 +58,8 @@ static time_t now(void)
 static int over(void)
 {
 	int raced = __atomic_load_n(&shared->changes, __ATOMIC_RELAXED) >= most &&
-		    __atomic_load_n(&shared->came, __ATOMIC_RELAXED);
+		    __atomic_load_n(&shared->came, __ATOMIC_RELAXED) &&
+		    __atomic_load_n(&shared->seen, __ATOMIC_RELAXED);
 
 	if (now() >= end || raced)
 		__atomic_store_n(&shared->over, 1, __ATOMIC_RELAXED);
@@ -94,8 +96,11 @@ static void remove_once(void)
 static void read_once(void)
 {
 	unsigned long address;
+	int error = read_section(target, HANDLE_SECTION, &address);
 
-	count_error("read", read_section(target, HANDLE_SECTION, &address));
+	if (!error)
+		__atomic_store_n(&shared->seen, 1, __ATOMIC_RELAXED);
+	count_error("read", error);
 }
 
 /* The loader's last line is "failed STEP [SUBJECT] errno=NAME", or it is done. */
