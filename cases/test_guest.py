@@ -1,6 +1,7 @@
 """What every other case takes for granted of its guest: what is mounted, what is shown, who is reached."""
 
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -83,3 +84,18 @@ def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., Abstrac
         assert other.pid != guest.pid
         assert other.read_text("/proc/sys/kernel/random/boot_id") != guest.read_text("/proc/sys/kernel/random/boot_id")
         assert not other.host.file("/tmp/whose").exists
+
+
+def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
+    """Both began where one was frozen: their clocks are right and go on, and they hand out other random numbers."""
+    with fresh() as one, fresh() as other:
+        for each in (one, other):
+            began = time.time()
+            seconds, before, after = each.script(
+                "date +%s; read now _ </proc/uptime; echo $now; sleep 1; read now _ </proc/uptime; echo $now"
+            ).stdout.split()
+            assert began - 2 < int(seconds) < time.time() + 2
+            assert float(after) - float(before) >= 0.9
+        numbers = [each.run("head", "-c", "32", "/dev/urandom").out for each in (one, other)]
+        assert numbers[0] != numbers[1]
+        assert len(numbers[0]) == len(numbers[1]) == 32
