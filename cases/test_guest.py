@@ -12,6 +12,8 @@ from harness.guest.guest import Guest
 from harness.guest.listeners import listeners
 from harness.landing.target import Target
 
+# What a guest on a busy host takes to set its clock, in seconds: it is that late for ever.
+SLOW = 10
 # As QEMU's user network has it: the guest, and the host's loopback as the guest would see it.
 GUEST, HOST = "10.0.2.15", "10.0.2.2"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
@@ -94,7 +96,7 @@ def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[G
             seconds, before, after = each.script(
                 "date +%s; read now _ </proc/uptime; echo $now; sleep 1; read now _ </proc/uptime; echo $now"
             ).stdout.split()
-            assert began - 2 < int(seconds) < time.time() + 2
+            assert began - SLOW < int(seconds) < time.time() + SLOW
             assert float(after) - float(before) >= 0.9
         numbers = [each.run("head", "-c", "32", "/dev/urandom").out for each in (one, other)]
         assert numbers[0] != numbers[1]

@@ -58,7 +58,6 @@ QUICK = (
     _crime("refcount", Kind.WARNING, place="lib/refcount.c"),
     _crime("bug", Kind.BUG, place="probes/crimes_faults.c"),
     _crime("list", Kind.BUG, place="lib/list_debug.c"),
-    _crime("free_twice", Kind.BUG, Kind.KASAN),
     _crime("use_after_free", Kind.KASAN, place="pinpoint_use_after_free"),
     _crime("past_the_end", Kind.KASAN, place="pinpoint_past_the_end"),
     _crime("lock_order", Kind.LOCKDEP, place="pinpoint_lock_order"),
@@ -74,7 +73,8 @@ SLOW = (
     _crime("spin", Kind.LOCKUP, Kind.RCU_STALL, place="pinpoint_spin", before=f"{_WATCHDOG}; {_STALL}", seconds=8),
     _crime("exhaust", Kind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),
     _crime("leak", Kind.LEAK, after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
-    # What comes after it differs: parisc's shell may never come back, arm64 may fault elsewhere.
+    # What comes after these differs: parisc's shell may never come back, arm64 warns or faults elsewhere.
+    _crime("free_twice", Kind.BUG, Kind.KASAN),
     _crime("schedule_atomic", Kind.BUG),
     _crime("null_write", Kind.FAULT, place="pinpoint_null_write"),
     _crime("poison_read", Kind.FAULT, place="pinpoint_poison_read"),
