@@ -79,7 +79,7 @@ def test_guests_that_do_not_come_up(run: pytest.Pytester, judge_fault: Judge) ->
         "x86_64-fsections": ("disk full of the console, panic at boot", "PANIC,"),
     }
     vms = {vm: program for vm, (_, program) in faults.items()}
-    verdicts, status = outcome(run, vms, seconds=3.0, full="x86_64-fsections")
+    verdicts, status = outcome(run, vms, seconds=6.0, full="x86_64-fsections")
     for vm, (fault, _) in faults.items():
         judge_fault(fault, expected=("boot-fail", 1), told=(verdicts[vm], status))
 
@@ -101,7 +101,7 @@ def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, m
         "x86_64-fsections": ("QEMU absent", "HANG, 'parisc'", "install the package qemu-system-misc"),
         "x86_64-ibt": ("QEMU too old", "HANG, 'x86_64'", "qemu-system-x86_64 is version 5.2; install 7.2 or newer"),
     }
-    verdicts, status = outcome(run, {vm: program for vm, (_, program, _) in faults.items()}, seconds=4.0)
+    verdicts, status = outcome(run, {vm: program for vm, (_, program, _) in faults.items()}, seconds=8.0)
     for vm, (fault, _, _) in faults.items():
         judge_fault(fault, expected=("harness-error", 3), told=(verdicts[vm], status))
     reasons = run.reasons  # type: ignore[attr-defined]

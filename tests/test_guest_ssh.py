@@ -77,7 +77,7 @@ def test_lost_guest_is_told_at_once(server: Server, break_it: Callable[[Server],
     began = time.monotonic()
     with pytest.raises(GuestLost, match="connection broke" if break_it else "the guest stopped: SHUTDOWN"):
         link.run(("sleep",), Deadline.after(60))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     with pytest.raises(GuestLost):
         link.run(("true",), Deadline.after(SOON))
 

@@ -217,7 +217,7 @@ def test_a_killed_run_is_cleaned_up_after(store: Store) -> None:
     assert not list(store.root.glob(".building-*"))
     began = time.monotonic()
     store.obtain("kernel", ["a"], vm="x", build=Builder())
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_build_under_way_is_not_cleaned_up(store: Store) -> None:
