@@ -20,7 +20,7 @@ from harness.guest.monitor import Monitor
 from harness.images.image import Image
 
 # More than compiles (kbuild.NICE): a kernel that comes late holds up its whole row, a slower guest only its cells.
-_NICE = 5
+_NICE = 8
 # How long QEMU gets to end after it was told to; it has nothing to save.
 _QUIT_SECONDS = 5.0
 # A UART's bytes come one by one, and each costs the socket 760 bytes: by default 278 of them fill it. What then waits,

@@ -16,8 +16,8 @@ from harness.core.errors import BuildError, HostError
 from harness.core.events import Step
 from harness.core.process import run
 
-# Less than guests yield by: what a run waits for in the end is its compiles.
-NICE = 1
+# Less than guests yield by, for a run waits for its compiles in the end; more than the modules of a kernel that is there.
+NICE = 5
 
 # `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
 _COMMAND = re.compile(r"  (?:CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST)(?: \[M\])? +(\S+)")
