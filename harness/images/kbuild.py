@@ -16,7 +16,7 @@ from harness.core.errors import BuildError, HostError
 from harness.core.events import Step
 from harness.core.process import run
 
-# Less than guests yield by, for a run waits for its compiles in the end; more than the modules of a kernel that is there.
+# Less than guests yield by, for in the end a run waits for its compiles; more than modules of kernels that are there.
 NICE = 5
 
 # `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
