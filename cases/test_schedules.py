@@ -28,8 +28,6 @@ def test_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
 @pytest.mark.mutants("other-rule")
 def test_longer_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
     """Orders of many more steps, drawn from the model by hypothesis; one that fails is shrunk to the shortest."""
-    if not scheduling.everything:
-        pytest.skip("drawn orders come with --schedules all")
     played = scheduling.explored()
     figure("schedules.long_run", len(played.plays), "schedules")
     figure("schedules.long_steps", sum(len(play.turns) for play in played.plays), "steps")
