@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.matrix.selection import CellId
-from harness.matrix.shards import divided, name_of
+from harness.matrix.shards import divided
+from harness.report.durations import name_of
 
 
 def row(*cases: tuple[str, int]) -> list[CellId]:
@@ -31,9 +32,12 @@ def test_a_case_and_its_mutants_stay_together() -> None:
 
 def test_parts_take_about_as_long_as_each_other() -> None:
     cells = row(*((f"case{number}", 1) for number in range(40)))
-    seconds = {name_of(cell): 1.0 + (number % 7) for number, cell in enumerate(cells)}
+    seconds = {name_of(cell.case, cell.mutant): 1.0 + (number % 7) for number, cell in enumerate(cells)}
     found = divided(cells, 4, seconds)
-    sums = [sum(seconds[name_of(cell)] for cell, part in zip(cells, found, strict=True) if part == p) for p in range(4)]
+    sums = [
+        sum(seconds[name_of(cell.case, cell.mutant)] for cell, part in zip(cells, found, strict=True) if part == p)
+        for p in range(4)
+    ]
     assert max(sums) < 1.25 * min(sums)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import HostError
-
-_HARNESS_FAILED = 3
+from harness.matrix.session import HARNESS_FAILED
 
 
 class Unwritten:
@@ -36,7 +35,7 @@ class Unwritten:
         except (HostError, OSError) as error:
             self._trouble = self._trouble or str(error)
         if self._trouble:
-            session.exitstatus = _HARNESS_FAILED
+            session.exitstatus = HARNESS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Tell what is missing in the run's directory."""

@@ -14,8 +14,13 @@ def remember(path: Path, cells: Iterable[Cell]) -> None:
     """Keep the seconds of these cells beside those of others that ran before."""
     known = {vm: dict(cases) for vm, cases in of_cells(path).items()}
     for cell in cells:
-        known.setdefault(cell.vm, {})[f"{cell.case} {cell.mutant}".strip()] = cell.seconds
+        known.setdefault(cell.vm, {})[name_of(cell.case, cell.mutant)] = cell.seconds
     write_text(path, json.dumps(known, indent=1, sort_keys=True))
+
+
+def name_of(case: str, mutant: str) -> str:
+    """What a cell is called where its seconds are kept."""
+    return f"{case} {mutant}".strip()
 
 
 def of_rows(path: Path) -> Mapping[str, float]:
@@ -24,7 +29,7 @@ def of_rows(path: Path) -> Mapping[str, float]:
 
 
 def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
-    """Seconds of all known cells by VM, and `case` or `case mutant`.
+    """Seconds of all known cells by VM and `name_of`.
 
     Nothing when there is nothing, or nothing that can be read: it only saves time.
     """
