@@ -27,6 +27,7 @@ from harness.pinning.mutants import named as breaking
 from harness.pinning.scheduling import Scheduling
 from harness.pinning.stressing import Stressing
 from harness.plugin import RUN, WATCH
+from harness.report import ledger
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
 
@@ -41,12 +42,14 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     What the kernel complained of while the cell ran, and what the cell left behind, fail the cell and cost the guest.
     """
     run = request.config.stash[RUN]
-    running = run.fleet.guest(vm)
+    with run.bus.clocked(vm, ledger.GUEST):
+        running = run.fleet.guest(vm)
     request.node.stash[WATCH].guest = running
     kept.make_room(running, _asked_for(request))
     yield running
     try:
-        checkup.end(running)
+        with run.bus.clocked(vm, ledger.CHECK_UP):
+            checkup.end(running)
     except GuestError as lost:
         worse = _noticed(request, checkup.last_words(running, lost))
         run.fleet.retire(vm)
