@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from harness import cli_guests
+from harness import cli_bench, cli_guests
 from harness import doctor as host
 from harness.core import paths, process
 from harness.core.errors import BuildError, PinpointError
@@ -117,7 +117,7 @@ def doctor() -> int:
     return host.main()
 
 
-for command in (cli_guests.repro, cli_guests.shell):
+for command in (cli_guests.repro, cli_guests.shell, cli_bench.bench):
     cli.add_command(command)
 
 
