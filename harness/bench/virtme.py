@@ -36,7 +36,9 @@ def beside(image: Image, workshop: Workshop, scratch: Path, log: Path) -> Measur
     It is absent where it cannot be installed, or does not boot this kernel here; `log` has the details.
     """
     try:
-        peer = _Peer(_program(log), _kernel(image, workshop, scratch), _surroundings(image, workshop, scratch), log)
+        program = _program(log)
+        surroundings = _surroundings(image, workshop, scratch, program.parent)
+        peer = _Peer(program, _kernel(image, workshop, scratch), surroundings, log)
         said = peer.run("uname", "-r")
     except PinpointError as error:
         return Absent(f"not installed: {error}")
@@ -112,13 +114,16 @@ def _kernel(image: Image, workshop: Workshop, scratch: Path) -> Path:
     return root / f"boot/vmlinuz-{image.release}"
 
 
-def _surroundings(image: Image, workshop: Workshop, scratch: Path) -> Mapping[str, str]:
-    """Environment variables with which vng finds a home, a busybox for its guest, and kmod, where the host has none."""
+def _surroundings(image: Image, workshop: Workshop, scratch: Path, own: Path) -> Mapping[str, str]:
+    """Environment variables with which vng finds a home, a busybox for its guest, and kmod, where the host has none.
+
+    `own` is where it finds its own programs.
+    """
     programs, home = scratch / "bin", scratch / "home"
     for directory in (programs, home):
         directory.mkdir()
     (programs / "busybox").symlink_to(rootfs.obtain_userland(image.recipe, workshop).path / "root/bin/busybox")
-    found = {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
+    found = {"HOME": str(home), "PATH": f"{own}:{programs}:{os.environ['PATH']}"}
     if all(shutil.which(name) for name in _KMOD):
         return found
     unpacked = scratch / "kmod"
