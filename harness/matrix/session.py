@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from harness.core import paths, process
+from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
 
 # Whatever pytest is started for, and wherever from.
 COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
-
-WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
 
 
 class _Interruption:
