@@ -166,7 +166,8 @@ def test_lockdown(guest: Guest, loading: Loading, mutant: str, fresh: Fresh) -> 
         loading.expect_refusal(Order(), Status.LOAD, "EPERM")
     with fresh() as locked:
         lockdown = "/sys/kernel/security/lockdown"
-        locked.script(f"mount -t securityfs none /sys/kernel/security && echo integrity >{lockdown}").check()
+        mount = "mount -t securityfs none /sys/kernel/security"
+        locked.script(f"{mount} && echo integrity >{lockdown} && umount /sys/kernel/security").check()
         Loading(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
 
 
