@@ -21,6 +21,7 @@ from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
 from harness.images.workshop import Workshop
 from harness.matrix import hands, replay
+from harness.matrix.freezer import Freezer
 from harness.report import bundle
 from harness.report.board import Board
 
@@ -41,36 +42,46 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
 
 
 @click.command()
-@click.option("--vm", required=True, metavar="NAME", help="The VM to boot.")
+@click.option("--vm", required=True, metavar="NAME", help="The VM to go into.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")
-def shell(vm: str, accel: str | None, gdb: bool) -> int:
-    """Boot a guest and go into it. Commands piped in are run; the status is the shell's own."""
+@click.option("--anew", is_flag=True, help="Boot the guest, even if one is frozen that can be thawed.")
+def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
+    """Go into a guest: one thawed where a run has frozen one, booted otherwise.
+
+    Commands piped in are run; the status is the shell's own.
+    """
     recipe = select([vm])[0]
     if gdb:
         debugger.program(recipe.architecture)
-    with _booted(recipe, accel) as guest:
+    with _begun(recipe, accel, anew) as guest:
         status = hands.take(guest, hands.GDB if gdb else hands.SHELL)
     if gdb and status:
         raise HostError(f"gdb ended with status {status}")
     return status
 
 
-def _booted(recipe: Recipe, accel: str | None) -> Guest:
+def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
     """A guest, the board telling what it takes."""
     bus = Bus()
     board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
     workshop = Workshop.in_cache(bus)
 
-    def boot() -> Guest:
-        image = prepare(recipe, workshop)
+    def beginning(keys: RunKeys) -> Beginning:
         log = paths.cache() / "logs" / f"shell-{recipe.name}.log"
-        deadline = Deadline.after(recipe.machine.boot_seconds)
-        return start.boot(image, Beginning(log, RunKeys.make(), choose(recipe.architecture, accel), bus, deadline))
+        accelerator, deadline = choose(recipe.architecture, accel), Deadline.after(recipe.machine.boot_seconds)
+        return Beginning(log, keys, accelerator, bus, deadline)
+
+    def begin() -> Guest:
+        image = prepare(recipe, workshop)
+        freezer = Freezer(workshop, bus, accel)
+        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, beginning(keys)))
+        keys = RunKeys.make()
+        return start.thaw(image, frozen, beginning(keys)) if frozen else start.boot(image, beginning(keys))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shell") as aside:
         try:
-            guest = aside.submit(boot)
+            guest = aside.submit(begin)
             board.follow([guest])
         finally:
             board.close()

@@ -27,6 +27,7 @@ from harness.pinning.mutants import named as breaking
 from harness.pinning.scheduling import Scheduling
 from harness.pinning.stressing import Stressing
 from harness.plugin import RUN, WATCH
+from harness.report import ledger
 from harness.report.figures import Figure
 from harness.report.trials import TrialRow
 
@@ -42,12 +43,14 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     What it rightly did and cannot be undone costs the guest alone.
     """
     run = request.config.stash[RUN]
-    running = run.fleet.guest(vm)
+    with run.bus.clocked(vm, ledger.GUEST):
+        running = run.fleet.guest(vm)
     request.node.stash[WATCH].give(running)
     kept.make_room(running, _asked_for(request))
     yield running
     try:
-        undone = checkup.end(running)
+        with run.bus.clocked(vm, ledger.CHECK_UP):
+            undone = checkup.end(running)
     except GuestError as lost:
         worse = _noticed(request, checkup.last_words(running, lost))
         run.fleet.retire(vm, f"{request.node.name}: {worse}")

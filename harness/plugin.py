@@ -12,11 +12,14 @@ from harness.landing.sweep_plan import Depth
 from harness.matrix import cells, hands, harmless, rows, selection, workers
 from harness.matrix.run import MatrixRun
 from harness.matrix.unwritten import Unwritten
+from harness.report import ledger
 
 pytest_plugins = ("harness.fixtures", "harness.faulting")
 
 RUN = pytest.StashKey[MatrixRun]()
 WATCH = pytest.StashKey[cells.CellWatch]()
+# pytest's phases of a cell, as the run's ledger calls them.
+_PARTS = {"setup": ledger.FIXTURES, "call": ledger.BODY, "teardown": ledger.ENDING}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -119,6 +122,7 @@ def pytest_runtest_makereport(
     if watch is None:
         return report
     run = item.config.stash[RUN]
+    run.bus.spent(watch.identity.vm, _PARTS[call.when], call.duration)
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness import cli, cli_images, cli_runs
 from harness.core import paths
 from harness.core.errors import BuildError, RecipeError
 
@@ -96,7 +96,7 @@ def test_dry_run_prints_one_qemu_line_a_vm(project: Path) -> None:
 
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli.prepare, "built", lambda recipe, _: recipe.name == "parisc")
+    monkeypatch.setattr(cli_images.prepare, "built", lambda recipe, _: recipe.name == "parisc")
     assert cli.main(["list", "--format", "json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {name for name, row in rows.items() if row["built"]} == {"parisc"}
@@ -158,8 +158,8 @@ def test_as_many_processes_as_cores_and_memory_bear(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096}.get(name, memory_gib << 18))
-    assert cli._side_by_side(rows, []) == given
-    assert cli._side_by_side(rows, ["-s"]) == []
+    assert cli_runs._side_by_side(rows, []) == given
+    assert cli_runs._side_by_side(rows, ["-s"]) == []
 
 
 def test_a_failed_build_shows_the_end_of_its_log(
@@ -171,7 +171,7 @@ def test_a_failed_build_shows_the_end_of_its_log(
     def fail(*_: object) -> None:
         raise BuildError("make failed", where="parisc", log=log)
 
-    monkeypatch.setattr(cli.prepare, "prepare", fail)
+    monkeypatch.setattr(cli_images.prepare, "prepare", fail)
     assert cli.main(["build", "--vm", "parisc"]) == 3
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "    line 80"
@@ -182,7 +182,7 @@ def test_the_worst_build_gives_the_status(monkeypatch: pytest.MonkeyPatch) -> No
     def fail(recipe: object, _: object) -> None:
         raise RecipeError("no such package") if "parisc" in str(recipe) else BuildError("make failed")
 
-    monkeypatch.setattr(cli.prepare, "prepare", fail)
+    monkeypatch.setattr(cli_images.prepare, "prepare", fail)
     assert cli.main(["build", "--vm", "parisc"]) == 2
     assert cli.main(["build", "--vm", "parisc,x86_64-debian"]) == 3
 
@@ -194,7 +194,7 @@ def test_an_interrupted_build_does_not_finish_first(monkeypatch: pytest.MonkeyPa
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.wait(20), "the build ran to its end"
 
-    monkeypatch.setattr(cli.prepare, "prepare", build)
+    monkeypatch.setattr(cli_images.prepare, "prepare", build)
     monkeypatch.setattr(cli.process, "stop_all", stopped.set)
     began = time.monotonic()
     assert cli.main(["build", "--vm", "parisc"]) == 130
@@ -207,7 +207,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(cli.prepare, "prepare", interrupt)
+    monkeypatch.setattr(cli_images.prepare, "prepare", interrupt)
     monkeypatch.setattr(cli.process, "stop_all", lambda: stopped.append("all"))
     # Whoever starts this in the background may have had the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -216,3 +216,30 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert stopped
+
+
+def test_every_command_is_found_where_it_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in cli._COMMANDS:
+        command = cli.cli.get_command(cli.click.Context(cli.cli), name)
+        assert command is not None
+        assert command.name == name
+    with pytest.raises(SystemExit):
+        cli.cli.main(["-h"], prog_name="./pinpoint")
+    told = capsys.readouterr().out
+    assert [line.split()[0] for line in told.partition("Commands:\n")[2].splitlines() if line.strip()] == [
+        *("bench", "build", "doctor", "list", "repro", "run", "shell", "test", "verify"),
+    ]
+
+
+def test_a_command_imports_nothing_that_only_others_need() -> None:
+    """`./pinpoint build` with nothing to build shall not take half a second to start."""
+    code = "import sys, harness.cli, harness.cli_images; print(*sorted(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert not {"pytest", "paramiko", "capstone", "hypothesis", "harness.bench.bench"} & set(done.stdout.split())

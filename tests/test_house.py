@@ -18,7 +18,7 @@ from harness.doctor import PACKAGES, requirements
 
 PROJECT = paths.PROJECT
 # A room imports only rooms to its left, and core; what is not a room here stands right of them all.
-ROOMS = ("core", "images", "guest", "landing", "pinning", "verdict", "report", "matrix")
+ROOMS = ("core", "images", "guest", "landing", "pinning", "verdict", "report", "matrix", "bench")
 LONGEST_FILE = 250
 NOT_OURS = {".git", "results", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
 
@@ -81,7 +81,7 @@ def test_nothing_built_is_committed() -> None:
     assert not [str(path) for path in committed() if path.suffix in {".ko", ".o", ".a", ".so", ".deb", ".whl", ".pyc"}]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-installer.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-installer.txt", "requirements-bench.txt"])
 def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
     text = (PROJECT / name).read_text()
     assert "://" not in text

@@ -334,6 +334,41 @@ def test_b(guest):
     assert len(list(matrix.path.glob("*-on-gw*"))) == 2
 
 
+@pytest.mark.parametrize("side_by_side", [(), ("-n", "2")], ids=["one process", "workers"])
+def test_where_a_runs_time_went_is_kept_of_all_processes(
+    matrix: pytest.Pytester, side_by_side: tuple[str, ...]
+) -> None:
+    case = """
+import time
+from harness.plugin import RUN
+
+@pytest.fixture
+def slow(guest, vm, request):
+    time.sleep(0.2)
+    yield
+    request.config.stash[RUN].bus.spent(vm, "guest cpu", 2.5)
+    time.sleep(0.1)
+
+@pytest.mark.parametrize("number", range(2))
+def test_it(slow, number):
+    time.sleep(0.3)
+"""
+    assert run(matrix, case, "--vm", "arm64-debian", "--vm", "x86_64-debian", *side_by_side).ret == 0
+    kept = {(each["figure"], each["vm"]): each["value"] for each in figures(matrix)}
+    for vm in ("arm64-debian", "x86_64-debian"):
+        assert kept["run.guest_cpu_s", vm] == 5.0
+        assert 0.4 <= kept["phase.fixtures_s", vm] < 1.4
+        assert 0.6 <= kept["phase.body_s", vm] < 1.6
+        assert 0.2 <= kept["phase.ending_s", vm] < 1.2
+        assert 0 <= kept["phase.check_up_s", vm] < 0.2
+    phases = [kept[f"phase.{name}_s", ""] for name in ("start", "ready", "cells", "end")]
+    assert all(seconds >= 0 for seconds in phases)
+    assert abs(sum(phases) - kept["run.wall_s", ""]) < 0.5
+    # Two rows of 1.2 s: one after the other, or side by side.
+    assert kept["phase.cells_s", ""] >= (1.2 if side_by_side else 2.4)
+    assert kept["phase.idle_s", ""] < 2 * kept["phase.cells_s", ""]
+
+
 def test_results_are_outside_the_project(matrix: pytest.Pytester) -> None:
     run(matrix, "def test_it(guest): pass", "--vm", "arm64-debian")
     assert Path(matrix.path / "results" / "latest").resolve().is_relative_to(matrix.path)

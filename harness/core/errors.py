@@ -9,11 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
+
 
 class PinpointError(Exception):
     """One line: what is wrong, where, and how to mend it."""
 
-    exit_status: ClassVar[int] = 3
+    exit_status: ClassVar[int] = HARNESS_FAILED
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what = what
@@ -30,7 +32,7 @@ class PinpointError(Exception):
 class UsageError(PinpointError):
     """The person asked for something that cannot be: an unknown VM, a bad argument."""
 
-    exit_status = 2
+    exit_status = WRONG_USE
 
 
 class RecipeError(UsageError):

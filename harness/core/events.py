@@ -20,13 +20,15 @@ class Phase(Enum):
     PROGRESS = "progress"
     FINISHED = "finished"
     FAILED = "failed"
+    SPENT = "spent"
+    """No news, but an account: what `seconds` were spent on. There may be thousands; who shows steps passes it over."""
 
 
 @dataclass(frozen=True)
 class Event:
     """One piece of news about one step of one VM.
 
-    `fraction` is 0.0-1.0 or None where the step cannot tell; `seconds` counts from the step's start.
+    `fraction` is 0.0-1.0 or None where the step cannot tell; `seconds` counts from the step's start, or were spent.
     """
 
     vm: str
@@ -79,6 +81,19 @@ class Bus:
         with self._lock:
             for listener in self._listeners:
                 listener(event)
+
+    def spent(self, vm: str, on: str, seconds: float) -> None:
+        """Account for seconds that a VM's row spent on something."""
+        self.publish(Event(vm, on, Phase.SPENT, seconds=seconds))
+
+    @contextmanager
+    def clocked(self, vm: str, on: str) -> Iterator[None]:
+        """Account for the wall's time that this takes, however it ends."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.spent(vm, on, time.monotonic() - began)
 
     @contextmanager
     def step(self, vm: str, name: str) -> Iterator[Step]:

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import files, paths, process
+from harness.core import files, paths, process, versions
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError, UsageError
@@ -85,11 +85,10 @@ def qemu_version(program: str) -> str:
     Raises HostError naming the Debian package when it is not there, and when it is older than any that was tried.
     """
     try:
-        said = process.run([program, "--version"], deadline=Deadline.after(_TCG_CANARY_SECONDS))
+        line = versions.first_line(program)
     except HostError:
         package = _PACKAGES.get(program, program)
         raise HostError(f"{program} is not installed", mend=f"install the package {package}") from None
-    line = said.output.partition("\n")[0]
     version = _VERSION.search(line)
     if version and (int(version[1]), int(version[2])) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
-from harness.guest import qemu, state
+from harness.guest import given, qemu, state
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
 from harness.guest.memory import SharedFile
@@ -49,6 +49,7 @@ class Emulator:
         """
         self.name = image.recipe.name
         self.stopped = False
+        self.cpu_seconds = 0.0  # once it has stopped: what all its threads used
         self._open = contextlib.ExitStack()
         try:
             self._start(image, console_log, accelerator, frozen, deadline)
@@ -140,6 +141,7 @@ class Emulator:
         """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
         self.stopped = True
         if self._child.poll() is None:
+            self.cpu_seconds = given.used(self.pid)
             with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
                 self._child.wait(_QUIT_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,7 @@ class Guest:
         self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
         self._doubted = False
         self.fenced_to = 0  # where on the console the last fence stands
+        self.when_stopped: Callable[[float], None] | None = None  # told once what processor seconds QEMU used
         self._fencing = threading.Lock()
         emulator.monitor.when_over(self._over)
 
@@ -216,6 +217,9 @@ class Guest:
         if self._link is not None:
             self._link.close()
         self._emulator.stop()
+        tell, self.when_stopped = self.when_stopped, None
+        if tell:
+            tell(self._emulator.cpu_seconds)
 
     def _over(self, reason: str) -> None:
         """The guest will never answer again: whoever waits for it is told now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.core.deadline import Deadline
@@ -22,6 +23,8 @@ _PANIC = r"Kernel panic - not syncing[^\r\n]*"
 # A panic prints its trace after its first line and then resets; all of that is wanted in the error.
 _PANIC_TAIL_SECONDS = 3.0
 _SHOWN_LINES = 15
+# What a run's ledger calls the processor seconds of a guest's QEMU.
+GUEST_CPU = "guest cpu"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) ->
         step.say(f"under {accelerator.name}: {accelerator.reason}")
         emulator = Emulator(image, console_log=beginning.log, accelerator=accelerator, deadline=deadline, frozen=frozen)
         guest = Guest(image, emulator, accelerator)
+        guest.when_stopped = partial(beginning.bus.spent, guest.name, GUEST_CPU)
         try:
             if not frozen:
                 _hear(guest, WAITING, deadline)
@@ -79,6 +83,7 @@ def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) ->
             guest.stop()
             raise
         guest.boot_seconds = time.monotonic() - began
+        beginning.bus.spent(guest.name, how, guest.boot_seconds)
         step.close_with(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
     return guest
 

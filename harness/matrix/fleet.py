@@ -25,6 +25,7 @@ from harness.images.workshop import Workshop
 from harness.matrix import checkup
 from harness.matrix.freezer import Freezer
 from harness.matrix.once import Once
+from harness.report.ledger import IMAGE
 
 
 def _build_here(_: str) -> None:
@@ -143,7 +144,8 @@ class Fleet:
     def _made(self, name: str) -> Image:
         recipe = self.recipes[name] if name in self.recipes else select([name])[0]
         self._await_image(name)
-        return prepare(recipe, self._workshop)
+        with self.bus.clocked(name, IMAGE):
+            return prepare(recipe, self._workshop)
 
     def _prepare_and_start(self, name: str) -> Guest:
         image = self._prepare(name)

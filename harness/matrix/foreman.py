@@ -90,7 +90,9 @@ class Worker:
         self._turn = threading.Lock()
 
     def hear(self, event: Event) -> None:
-        """Tell an event of this process: a listener for its bus."""
+        """Tell an event of this process: a listener for its bus. Accounts are told all at once, when it ends."""
+        if event.phase is Phase.SPENT:
+            return
         self._say({"event": {**asdict(event), "phase": event.phase.value}})
 
     def tell_rows(self, rows: Sequence[str], compared: Collection[str]) -> None:

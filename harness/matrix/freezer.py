@@ -47,6 +47,11 @@ class Freezer:
         parts = frozen_parts(image, choose(image.recipe.architecture, self._forced))
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
+    def kept(self, image: Image, boot: Boot) -> Path | None:
+        """The file of a guest that is frozen already, None where there is none; as `frozen` where it is damaged."""
+        parts = frozen_parts(image, choose(image.recipe.architecture, self._forced))
+        return self.frozen(image, boot) if self._workshop.store.present(KIND, parts) else None
+
     def _obtain(self, image: Image, boot: Boot, parts: list[str]) -> Path:
         store = self._workshop.store
         entry = store.obtain(KIND, parts, vm=image.recipe.name, build=lambda path, step: self._freeze(boot, path, step))

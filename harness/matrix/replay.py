@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import paths
-from harness.core.errors import UsageError
+from harness.core.errors import HARNESS_FAILED, UsageError
 from harness.core.events import Bus
 from harness.core.files import sha256
 from harness.images.prepare import image_key
@@ -61,7 +61,7 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
         listener = _Listener(about.cell)
         status = session.run(_arguments(about, times, at_failure), plugins=[listener])
         if listener.cell is None:
-            return status or session.HARNESS_FAILED
+            return status or HARNESS_FAILED
         outcome = _outcome(about.cell, listener.cell)
         outcomes[outcome] += 1
         worst = max(worst, status)

@@ -23,6 +23,7 @@ from harness.matrix.ending import count_cells, count_false_alarms, count_mutants
 from harness.matrix.fleet import Fleet
 from harness.matrix.hands import Hands
 from harness.matrix.order import in_order
+from harness.matrix.phases import Phases
 from harness.matrix.selection import CellId, cell_of
 from harness.report import bundle, durations
 from harness.report.board import Board
@@ -47,6 +48,7 @@ class MatrixRun:
         self._began = launched.at()
         self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
+        self._phases = Phases(config, self.bus, self._began)
         self._asked: dict[str, CellId] = {}
         self._cells: list[Cell] = []
         self._survivors: defaultdict[tuple[str, str], list[CellId]] = defaultdict(list)
@@ -198,6 +200,7 @@ class MatrixRun:
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
         durations.remember(_durations(), self._cells)
+        self._phases.keep(self.figures)
         count_cells(self.figures, self._cells, self._missing())
         count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
         write_html(self.directory, self._missing())

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from harness.core import paths, process
+from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
 
-WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
+# Whatever pytest is started for, and wherever from.
+COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
 
 
 class _Interruption:
@@ -26,8 +28,7 @@ class _Interruption:
 def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
     """Run pytest with these arguments: 0 all held, 1 a cell failed, 2 wrong use, 3 our own fault, 130 interrupted."""
     interruption = _Interruption()
-    common = ["-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT)]
-    status = pytest.main([*common, *arguments], plugins=[interruption, *plugins])
+    status = pytest.main([*COMMON, *arguments], plugins=[interruption, *plugins])
     match status:
         case pytest.ExitCode.OK | pytest.ExitCode.TESTS_FAILED:
             return int(status)

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import HostError
-from harness.matrix.session import HARNESS_FAILED
+from harness.core.errors import HARNESS_FAILED, HostError
 
 
 class Unwritten:

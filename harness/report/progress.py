@@ -43,6 +43,8 @@ class Progress:
         bus.subscribe(self._hear)
 
     def _hear(self, event: Event) -> None:
+        if event.phase is Phase.SPENT:
+            return
         key = (event.vm, event.step)
         with self._lock:
             activity = Activity(event, time.monotonic())

@@ -1,0 +1,93 @@
+"""One run of the bench: group after group, each figure kept as soon as it is there."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.console import Console
+
+from harness.bench import host, plan, table, written
+from harness.bench.figure import Outcome, outcome
+from harness.bench.ground import Ground
+from harness.bench.plan import Group
+from harness.bench.race import race
+from harness.core import paths
+from harness.core.events import Bus
+from harness.images.recipe import Recipe
+from harness.images.workshop import Workshop
+from harness.matrix.fleet import Fleet
+from harness.report.board import Board
+from harness.report.figures import Figures
+from harness.report.run_dir import RunDirectory
+
+# A log has no edge: nothing is folded.
+_UNBOUNDED = 1000
+_NARROWEST = 100
+
+
+def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
+    """Measure figures on these VMs; 0 when all that can be had here was measured, whether a goal is met or not.
+
+    Raises UsageError for a figure that there is not; HostError, BuildError and what else a measure raises.
+    """
+    groups = plan.chosen(recipes, names)
+    bus = Bus()
+    board = Board(bus, sys.stdout.isatty())
+    workshop = Workshop.in_cache(bus)
+    directory = RunDirectory.create(paths.results())
+    fleet = Fleet(recipes, workshop=workshop, bus=bus, directory=directory.path, forced_accelerator=None)
+    ground = Ground(recipes, runs, directory, workshop, bus, fleet)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bench") as aside:
+        try:
+            measured = aside.submit(measure, ground, groups)
+            board.follow([measured])
+        finally:
+            board.close()
+            fleet.close()
+            directory.reserve.unlink(missing_ok=True)
+    _show(measured.result(), ground)
+    return 0
+
+
+def measure(ground: Ground, groups: Sequence[Group]) -> list[Outcome]:
+    """Measure group after group; what is known is on the disk after each."""
+    figures = Figures(ground.directory)
+    before = host.facts(ground.recipes)
+    found: list[Outcome] = []
+    for group in groups:
+        new = _measured(ground, group)
+        for each in new:
+            written.keep(figures, each)
+        found += new
+        about = {**before, "runs": ground.runs, "load_after": host.load()}
+        written.write(ground.directory, about, found, ground.profiles)
+    return found
+
+
+def _measured(ground: Ground, group: Group) -> list[Outcome]:
+    wanted = list(dict.fromkeys(side for pair in group.pairs for side in pair.sides))
+    with ground.bus.step(group.vm or "all", group.pairs[0].name) as step:
+        step.say("preparing")
+        with group.open_sides(ground, wanted) as sides:
+            taken = race({name: sides[name] for name in wanted}, ground.runs, step.say)
+        found = [outcome(pair, taken) for pair in group.pairs]
+        step.close_with("; ".join(f"{each.pair.name} {_told(each)}" for each in found))
+    return found
+
+
+def _told(each: Outcome) -> str:
+    return each.absent if each.value is None else f"{each.value:.3g}"
+
+
+def _show(outcomes: Sequence[Outcome], ground: Ground) -> None:
+    terminal = sys.stdout.isatty()
+    width = max(_NARROWEST, shutil.get_terminal_size().columns) if terminal else _UNBOUNDED
+    console = Console(width=width, highlight=False)
+    print_line: Callable[..., None] = console.print
+    print_line(table.of_figures(outcomes))
+    if ground.profiles:
+        print_line(table.of_profiles(ground.profiles))
+    print_line(f"results: {ground.directory.path}", soft_wrap=True)

@@ -1,0 +1,60 @@
+"""Whole processes, from start to a guest's first answer and down again: ours, another's, and the floor below both."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.bench import floor, virtme
+from harness.bench.figure import Absent, Pair
+from harness.bench.ground import LAUNCHER, Ground
+from harness.bench.race import Measure
+from harness.core import process
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError
+
+VM = "x86_64-debian"
+_THAWED, _ANEW, _VNG, _FLOOR = "ours, thawed", "ours, booted anew", "vng", "floor"
+_BESIDE_VNG, _BESIDE_FLOOR = "at most 0.5", "at most 1.5"
+PAIRS = (
+    Pair("boot_vs_vng", "a shell's first answer, thawed, beside virtme-ng", _BESIDE_VNG, _THAWED, _VNG),
+    Pair("boot_vs_floor", "a shell's first answer, thawed, beside bare QEMU", _BESIDE_FLOOR, _THAWED, _FLOOR),
+    Pair("boot_anew_vs_vng", "a shell's first answer, booted anew, beside virtme-ng", _BESIDE_VNG, _ANEW, _VNG),
+    Pair("boot_anew_vs_floor", "a shell's first answer, booted anew, beside bare QEMU", _BESIDE_FLOOR, _ANEW, _FLOOR),
+)
+_SECONDS = 300.0
+
+
+@contextmanager
+def open_sides(ground: Ground, wanted: Sequence[str]) -> Iterator[Mapping[str, Measure | Absent]]:
+    """The sides among `wanted`, all on the kernel of one VM."""
+    image = ground.image(VM)
+    if _THAWED in wanted:
+        ground.freeze(VM)
+    with tempfile.TemporaryDirectory(prefix="pinpoint-bench-") as scratch:
+        sides: dict[str, Measure | Absent] = {
+            _THAWED: lambda: _shell(ground, []),
+            _ANEW: lambda: _shell(ground, ["--anew"]),
+        }
+        if _FLOOR in wanted:
+            sides[_FLOOR] = floor.below(image, ground.workshop, Path(scratch))
+        if _VNG in wanted:
+            sides[_VNG] = virtme.beside(image, ground.workshop, Path(scratch), ground.logs / "vng.log")
+        yield {name: measure for name, measure in sides.items() if name in wanted}
+
+
+def _shell(ground: Ground, options: Sequence[str]) -> float:
+    """What a person does: `echo true | ./pinpoint shell`. Raises HostError when it does not end well."""
+    log = ground.logs / "shell.log"
+    with tempfile.TemporaryFile() as typed:
+        typed.write(b"true\n")
+        typed.seek(0)
+        began = time.monotonic()
+        words = [str(LAUNCHER), "shell", "--vm", VM, *options]
+        done = process.run(words, deadline=Deadline.after(_SECONDS), log=log, stdin=typed)
+    if done.rc:
+        raise HostError(f"./pinpoint shell ended with status {done.rc}", where=str(log))
+    return time.monotonic() - began

@@ -1,0 +1,70 @@
+"""A figure of the bench: which sides it compares, and what became of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.bench.samples import Samples
+from harness.report.figures import meets
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A figure to be measured: `ours` and `peer` name sides, `goal` is for ours divided by peer.
+
+    Without a peer it is ours in seconds, and the goal is for that.
+    """
+
+    name: str
+    what: str
+    goal: str
+    ours: str
+    peer: str = ""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The names of its sides, ours first."""
+        return (self.ours, self.peer) if self.peer else (self.ours,)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A side that cannot be measured here, and why in one line."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A figure with the samples of its sides; `value` is None where a side is absent: nothing is ever made up."""
+
+    pair: Pair
+    ours: Samples | Absent
+    peer: Samples | Absent | None
+
+    @property
+    def value(self) -> float | None:
+        """Ours divided by the peer's, or ours in seconds where the figure has no peer: of medians."""
+        if not isinstance(self.ours, Samples) or isinstance(self.peer, Absent):
+            return None
+        return self.ours.median if self.peer is None else self.ours.median / self.peer.median
+
+    @property
+    def unit(self) -> str:
+        """What `value` is in."""
+        return "ratio" if self.pair.peer else "s"
+
+    @property
+    def holds(self) -> bool:
+        """Is the goal met? Not by what was not measured."""
+        return self.value is not None and meets(self.value, self.pair.goal)
+
+    @property
+    def absent(self) -> str:
+        """Why there is no value; empty where there is one."""
+        return next((side.why for side in (self.ours, self.peer) if isinstance(side, Absent)), "")
+
+
+def outcome(pair: Pair, taken: dict[str, Samples | Absent]) -> Outcome:
+    """The figure from what was taken of all sides, by name."""
+    return Outcome(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)

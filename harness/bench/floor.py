@@ -1,0 +1,68 @@
+"""The floor: QEMU with the same kernel file, and a first program that powers it off at once. Nothing can be below."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.bench.race import Measure
+from harness.core import process
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError
+from harness.guest import qemu
+from harness.guest.accelerator import Accelerator, choose, cpu
+from harness.images import rootfs
+from harness.images.image import Image
+from harness.images.workshop import Workshop
+from harness.verdict.printk import plain
+
+_SAID = "pinpoint: floor"
+_INIT = f"#!/bin/busybox sh\necho '{_SAID}'\nexec /bin/busybox poweroff -f\n"
+_SECONDS = 300.0
+
+
+def below(image: Image, workshop: Workshop, scratch: Path) -> Measure:
+    """Boots the image's kernel bare. Its first file system, made in `scratch`, holds the image's own busybox."""
+    initrd = scratch / "floor.cpio"
+    _pack(rootfs.obtain_userland(image.recipe, workshop).path / "root/bin/busybox", scratch / "floor", initrd)
+    words = argv(image, initrd, choose(image.recipe.architecture))
+
+    def boot() -> float:
+        done = process.run(words, deadline=Deadline.after(_SECONDS))
+        # A kernel that panics ends QEMU well too.
+        if done.rc or _SAID not in done.output:
+            last = plain(done.output).strip().rpartition("\n")[2]
+            raise HostError(f"the bare kernel did not come to its end, status {done.rc}: {last}", where=words[0])
+        return done.seconds
+
+    return boot
+
+
+def argv(image: Image, initrd: Path, accelerator: Accelerator) -> Sequence[str]:
+    """QEMU's command line: the machine of our guests without console, monitor, network, and what ties them to us.
+
+    It ends when the guest powers off.
+    """
+    recipe = image.recipe
+    machine = recipe.architecture.machine
+    model = cpu(recipe.architecture, accelerator.name)
+    return [
+        *(machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", machine.machine, "-accel", accelerator.name),
+        *(("-cpu", model) if model else ()),
+        *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
+        *("-kernel", str(image.kernel), "-initrd", str(initrd), "-append", qemu.kernel_arguments(recipe)),
+        *("-serial", "stdio"),
+    ]
+
+
+def _pack(busybox: Path, root: Path, initrd: Path) -> None:
+    (root / "bin").mkdir(parents=True)
+    # A guest's console and its files in /dev are the kernel's, made when there is a directory.
+    (root / "dev").mkdir()
+    shutil.copyfile(busybox, root / "bin/busybox")
+    (root / "init").write_text(_INIT)
+    for program in (root / "bin/busybox", root / "init"):
+        program.chmod(0o755)
+    rootfs.pack(root, initrd)

@@ -1,0 +1,35 @@
+"""The host that a figure is true of."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.guest.accelerator import choose, qemu_version
+from harness.images.recipe import Recipe
+
+
+def facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:
+    """Cores, memory in GiB, processor, kernel, load of the last minute; accelerator and QEMU of each VM."""
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "processor": _processor(Path("/proc/cpuinfo").read_text()),
+        "kernel": platform.release(),
+        "load": load(),
+        "accelerators": {recipe.name: choose(recipe.architecture).name for recipe in recipes},
+        "qemu": {recipe.name: qemu_version(recipe.architecture.machine.qemu) for recipe in recipes},
+    }
+
+
+def load() -> float:
+    """Processes that ran or wanted to, on average over the last minute."""
+    return round(os.getloadavg()[0], 2)
+
+
+def _processor(cpuinfo: str) -> str:
+    """What /proc/cpuinfo calls the first processor, where it names them."""
+    named = (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name"))
+    return next(named, platform.machine())

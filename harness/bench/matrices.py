@@ -1,0 +1,105 @@
+"""Whole matrix runs as a person starts them, everything built: the wall's time, and what bounds it."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from harness.bench.figure import Pair
+from harness.bench.ground import LAUNCHER, Ground
+from harness.bench.race import Measure
+from harness.core import paths, process
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError
+from harness.report.figures import Figures
+from harness.report.run_dir import LATEST, RunDirectory
+
+_WALL, _GUESTS = "wall", "guest CPU / cores"
+WHOLE = Pair("matrix_wall", "the warm core matrix beside what its guests compute", "at most 1.3", _WALL, _GUESTS)
+LANDINGS = Pair("matrix_warm_s", "the warm core matrix, its landing cases without sweeps", "at most 120", _WALL)
+# Cases about something else than where a probe lands: loading and removal, kernels that die, the guest itself.
+OTHERS = (
+    "test_crimes",
+    "test_forced_removal",
+    "test_guest",
+    "test_kprobes_across_removal",
+    "test_loader",
+    "test_loader_refusals",
+    "test_open_file_pins",
+    "test_schedules",
+    "test_stress",
+    "test_what_pins",
+)
+_SECONDS = 2 * 3600.0
+_GUEST_CPU = "run.guest_cpu_s"
+
+
+def landing_files() -> list[str]:
+    """The files of cases about landings."""
+    return [str(path) for path in sorted(paths.CASES.glob("test_*.py")) if path.stem not in OTHERS]
+
+
+@contextmanager
+def open_sides(
+    name: str, arguments: Sequence[str], ground: Ground, _wanted: Sequence[str]
+) -> Iterator[Mapping[str, Measure]]:
+    """`./pinpoint run` with these arguments on all VMs asked for. Images are built and guests frozen before."""
+    for recipe in ground.recipes:
+        ground.freeze(recipe.name)
+    runs = _Runs(ground, name, arguments)
+    yield {_WALL: runs.wall, _GUESTS: runs.guests}
+
+
+class _Runs:
+    """Run after run; what else the latest one tells is asked for after its wall's time."""
+
+    def __init__(self, ground: Ground, name: str, arguments: Sequence[str]) -> None:
+        self._ground = ground
+        self._name = name
+        self._arguments = arguments
+        self._results = ground.directory.path / name
+        self._latest: Mapping[str, float] = {}
+
+    def wall(self) -> float:
+        """Seconds of the whole process."""
+        log = self._ground.logs / f"{self._name}.log"
+        vms = [f"--vm={recipe.name}" for recipe in self._ground.recipes]
+        before = _used()
+        done = process.run(
+            [LAUNCHER, "run", *vms, *self._arguments],
+            deadline=Deadline.after(_SECONDS),
+            env={"PINPOINT_RESULTS": str(self._results)},
+            log=log,
+        )
+        # A cell that failed is told there and costs no more time than one that holds, or little.
+        if done.rc not in (0, 1):
+            raise HostError(f"./pinpoint run ended with status {done.rc}", where=str(log))
+        self._latest = {**told(self._results / LATEST), "run.cpu_s": _used() - before, "run.status": done.rc}
+        self._ground.profiles.setdefault(self._name, []).append(self._latest)
+        return done.seconds
+
+    def guests(self) -> float:
+        """What its guests' QEMUs used, spread over all cores: no run can take less."""
+        return self._latest[_GUEST_CPU] / self._ground.workshop.slots.cores
+
+
+def told(results: Path) -> dict[str, float]:
+    """The figures of where a run's time went, by name, those of all VMs summed up."""
+    summed: dict[str, float] = {}
+    for figure in Figures(RunDirectory(results.resolve())).read():
+        if figure.figure.startswith("phase.") or figure.figure == _GUEST_CPU:
+            summed[figure.figure] = summed.get(figure.figure, 0.0) + figure.value
+    return summed
+
+
+def _used() -> float:
+    """Processor seconds of all children that have ended, theirs included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+whole = partial(open_sides, WHOLE.name, [])
+landings = partial(open_sides, LANDINGS.name, ["-m", "not sweep", *landing_files()])

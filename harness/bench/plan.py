@@ -1,0 +1,58 @@
+"""All figures, in the order they are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+from harness.bench import boots, cases, checks, matrices, thaws
+from harness.bench.figure import Absent, Pair
+from harness.bench.ground import Ground
+from harness.bench.race import Measure
+from harness.core.errors import UsageError
+from harness.images.recipe import Recipe
+
+Sides = Mapping[str, Measure | Absent]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures whose sides are measured together. `vm` is the one they are of; empty for all that were asked for."""
+
+    pairs: tuple[Pair, ...]
+    open_sides: Callable[[Ground, Sequence[str]], AbstractContextManager[Sides]]
+    vm: str = ""
+
+
+_X86_64, _PARISC = "x86_64-debian", "parisc"
+GROUPS = (
+    Group(boots.PAIRS, boots.open_sides, boots.VM),
+    Group((thaws.pair("thaw_x86_64", _X86_64, "at most 0.15"),), partial(thaws.open_sides, _X86_64), _X86_64),
+    Group((thaws.pair("thaw_parisc", _PARISC, "at most 0.35"),), partial(thaws.open_sides, _PARISC), _PARISC),
+    Group(cases.PAIRS, cases.open_sides, cases.VM),
+    Group(checks.PAIRS, checks.open_sides),
+    Group((matrices.LANDINGS,), matrices.landings),
+    Group((matrices.WHOLE,), matrices.whole),
+)
+
+
+def chosen(recipes: Sequence[Recipe], names: Sequence[str]) -> list[Group]:
+    """The groups with the figures of these names, all without one, that these VMs have.
+
+    Raises UsageError for a figure that there is not, and when nothing is left to be measured.
+    """
+    known = [pair.name for group in GROUPS for pair in group.pairs]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no figure named {name!r}", mend=f"one of: {', '.join(known)}")
+    vms = {recipe.name for recipe in recipes}
+    found = []
+    for group in GROUPS:
+        pairs = tuple(pair for pair in group.pairs if not names or pair.name in names)
+        if pairs and (not group.vm or group.vm in vms):
+            found.append(Group(pairs, group.open_sides, group.vm))
+    if not found:
+        raise UsageError(f"no such figure of {', '.join(sorted(vms))}", mend="see docs/performance.md for its VM")
+    return found

@@ -1,0 +1,76 @@
+"""The figures for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from harness.bench.figure import Absent, Outcome
+from harness.bench.samples import Samples
+from harness.bench.written import Profile, medians
+
+# In the order in which a run goes.
+_PHASES = {
+    "phase.start_s": "launcher, Python, collection",
+    "phase.ready_s": "processes, images checked, first guest",
+    "phase.cells_s": "cells, on the wall's clock",
+    "phase.end_s": "after the last cell",
+    "phase.guest_s": "cells: waiting for a guest",
+    "phase.fixtures_s": "cells: fixtures",
+    "phase.body_s": "cells: bodies",
+    "phase.check_up_s": "cells: check-ups",
+    "phase.ending_s": "cells: fixtures' ends",
+    "phase.idle_s": "processes idle while there are cells",
+    "phase.image_s": "beside: images checked",
+    "phase.thaw_s": "beside: guests thawed",
+    "phase.boot_s": "beside: guests booted anew",
+    "run.guest_cpu_s": "processors: guests",
+    "run.cpu_s": "processors: all together",
+}
+
+
+def of_figures(outcomes: Sequence[Outcome]) -> Table:
+    """A line a figure: both sides' medians with their spread, what comes of them, and the goal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("figure", "ours", "peer", "value", "goal", ""):
+        table.add_column(heading, overflow="fold")
+    for outcome in outcomes:
+        value = "-" if outcome.value is None else f"{outcome.value:.3g}"
+        table.add_row(
+            outcome.pair.name,
+            _side(outcome.pair.ours, outcome.ours),
+            _side(outcome.pair.peer, outcome.peer),
+            Text(value),
+            outcome.pair.goal,
+            _judgement(outcome),
+        )
+    return table
+
+
+def of_profiles(profiles: Mapping[str, Sequence[Profile]]) -> Table:
+    """Where the matrix runs' time went: a column a kind of run, medians in seconds."""
+    found = {name: medians(runs) for name, runs in profiles.items()}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("seconds of a matrix run")
+    for name in found:
+        table.add_column(name, justify="right")
+    for phase, what in _PHASES.items():
+        if any(phase in medians_of for medians_of in found.values()):
+            cells = (f"{medians_of[phase]:.1f}" if phase in medians_of else "-" for medians_of in found.values())
+            table.add_row(what, *cells)
+    return table
+
+
+def _side(name: str, side: Samples | Absent | None) -> Text:
+    if side is None:
+        return Text("-", style="dim")
+    return Text(f"{name}: {side}") if isinstance(side, Samples) else Text(f"{name}: {side.why}", style="yellow")
+
+
+def _judgement(outcome: Outcome) -> Text:
+    if outcome.value is None:
+        return Text("not measured", style="yellow")
+    return Text("met", style="green") if outcome.holds else Text("missed", style="bold red")

@@ -1,0 +1,30 @@
+"""A thawed guest's first answer beside its own boot: from the start of QEMU to a proved answer over SSH."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from harness.bench.figure import Pair
+from harness.bench.ground import Ground
+from harness.bench.race import Measure
+
+_THAW, _BOOT = "thaw", "boot"
+
+
+def pair(name: str, vm: str, goal: str) -> Pair:
+    """A VM's figure."""
+    return Pair(name, f"{vm}: a thawed guest's first answer beside its own boot", goal, _THAW, _BOOT)
+
+
+@contextmanager
+def open_sides(vm: str, ground: Ground, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
+    """Both ways for a guest of the VM to begin."""
+    ground.freeze(vm)
+    yield {_THAW: partial(_begin, ground, vm, anew=False), _BOOT: partial(_begin, ground, vm, anew=True)}
+
+
+def _begin(ground: Ground, vm: str, *, anew: bool) -> float:
+    with ground.fleet.fresh(vm, anew=anew) as guest:
+        return guest.boot_seconds

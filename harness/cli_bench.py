@@ -1,0 +1,22 @@
+"""The command that measures: bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from harness.bench.bench import bench as measure
+from harness.cli_words import VMS
+from harness.images.recipe import select
+
+
+@click.command()
+@VMS
+@click.option(
+    "--runs", default=5, show_default=True, metavar="N", type=click.IntRange(min=1), help="Runs of each side."
+)
+@click.option("--figure", "figures", multiple=True, metavar="NAME", help="A figure; again for more. All without it.")
+def bench(vms: Sequence[str], runs: int, figures: Sequence[str]) -> int:
+    """Measure how fast all this is, peers beside ours. Medians and spread go to bench.json and figures.jsonl."""
+    return measure(select(vms), runs, figures)

@@ -1,0 +1,73 @@
+"""The commands about images: list, build."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import click
+
+from harness.cli_words import VMS, tell
+from harness.core.errors import PinpointError
+from harness.core.events import Bus
+from harness.images import prepare
+from harness.images.image import Image
+from harness.images.recipe import Recipe, load_all, select
+from harness.images.workshop import Workshop
+from harness.report.board import Board
+
+
+@click.command(name="list")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def list_(form: str) -> int:
+    """List the VMs, their traits, and which of their images are built."""
+    workshop = Workshop.in_cache(Bus())
+    recipes = {recipe: prepare.built(recipe, workshop) for recipe in load_all().values()}
+    if form == "json":
+        click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
+        return 0
+    for recipe, built in recipes.items():
+        traits = ", ".join(name for name, has in recipe.traits if has)
+        core = "" if recipe.core else ", not core"
+        click.echo(f"{click.style(recipe.name, bold=True)}  {'built' if built else 'not built'}{core}")
+        click.echo(f"    {recipe.describe}")
+        click.echo(f"    traits: {traits}")
+    return 0
+
+
+@click.command()
+@VMS
+def build(vms: Sequence[str]) -> int:
+    """Build images and nothing else, side by side; what is in the store is verified."""
+    recipes = select(vms)
+    bus = Bus()
+    board = Board(bus, sys.stdout.isatty())
+    workshop = Workshop.in_cache(bus)
+    try:
+        with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
+            built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
+            # Within the pool, which otherwise waits for its builds to end.
+            board.follow(built.values())
+    finally:
+        board.close()
+    return max((_told(name, image) for name, image in built.items()), default=0)
+
+
+def _row(recipe: Recipe, built: bool) -> dict[str, object]:
+    """A VM as `list --format json` has it."""
+    about = recipe.model_dump(include={"name", "arch", "describe", "core", "traits"})
+    return {**about, "built": built}
+
+
+def _told(name: str, image: Future[Image]) -> int:
+    """Tell how a build ended; the exit status it deserves."""
+    error = image.exception()
+    if error is None:
+        click.echo(f"{name}: {image.result().release}, image {image.result().key}")
+        return 0
+    if not isinstance(error, PinpointError):
+        raise error
+    tell(error, name)
+    return error.exit_status

@@ -1,0 +1,101 @@
+"""The commands that run cases, or judge someone else's probes: run, test, verify."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from harness.cli_words import VMS
+from harness.core import paths
+from harness.core.events import Bus
+from harness.guest import accelerator, qemu
+from harness.images import prepare
+from harness.images.recipe import Recipe, select
+from harness.images.workshop import Workshop
+from harness.matrix import session, verification
+
+_FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+
+
+@click.command(context_settings=_FORWARDED)
+@VMS
+@click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
+@click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
+    """Run the matrix: every case on every VM. What is not known here goes to pytest (-k, -x, --lf, -n)."""
+    recipes = select(vms)
+    if dry_run:
+        return _dry_run(recipes, accel)
+    for recipe in recipes if accel else ():
+        accelerator.choose(recipe.architecture, accel)
+    options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
+    options += [f"--accel={accel}"] if accel else []
+    chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
+    return session.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
+
+
+@click.command(context_settings=_FORWARDED)
+@click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+def test(pytest_arguments: Sequence[str]) -> int:
+    """Run the project's own tests and the core matrix, whole kernels swept, in one pytest run. What CI runs."""
+    rows = len(select(()))
+    chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
+    return session.run([*_side_by_side(rows, pytest_arguments), *_WHOLE_KERNELS, *pytest_arguments, *chosen])
+
+
+@click.command()
+@click.argument("file", metavar="FILE.ko", type=click.Path(path_type=Path))
+@click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel the module was built for.")
+@click.option("--system-map", type=click.Path(path_type=Path), help="That kernel's System.map, to name addresses by.")
+def verify(file: Path, vm: str, system_map: Path | None) -> int:
+    """Load someone else's probe module and check every kprobe it makes, from outside the guest."""
+    return verification.verify(file, select([vm])[0], system_map)
+
+
+_WHOLE_KERNELS = ("--sweep", "kernel")
+# What pytest can do in one process only, or what settles already how many there are.
+_ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
+
+
+# What a guest and the process that runs its row take, at most.
+_GIB_PER_WORKER = 2
+
+
+def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
+    """Rows side by side, each in a process of its own; in parts where there are more cores than rows.
+
+    Two processes for each core: a guest and what asks it take turns, and a guest often waits for a timer.
+    """
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    shards = max(1, cores // rows)
+    count = min(rows * shards, 2 * cores, memory // _GIB_PER_WORKER)
+    alone = count < 2 or any(word.startswith(_ALONE) for word in arguments)
+    return [] if alone else ["-n", str(count), "--shards", str(shards)]
+
+
+def _names_tests(arguments: Sequence[str]) -> bool:
+    """Is a file or directory of tests among pytest's arguments?"""
+    places = (Path(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
+    return any(place.exists() and place.resolve().is_relative_to(paths.PROJECT) for place in places)
+
+
+def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
+    """Print the command line of each guest; the names of files that are yet to be built are in capitals."""
+    workshop = Workshop.in_cache(Bus())
+    for recipe in recipes:
+        image = prepare.prepare(recipe, workshop) if prepare.built(recipe, workshop) else None
+        wiring = qemu.Wiring(
+            console=3,
+            monitor=4,
+            console_log=Path("CONSOLE.log"),
+            kernel=image.kernel if image else Path("KERNEL"),
+            initrd=image.initrd if image else Path("INITRD"),
+        )
+        click.echo(shlex.join(qemu.argv(recipe, accelerator.choose(recipe.architecture, forced), wiring)))
+    return 0

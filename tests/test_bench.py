@@ -1,0 +1,387 @@
+"""The bench: what its figures are made of. Nothing is timed here."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from rich.console import Console
+
+from harness import cli
+from harness.bench import bench, boots, cases, floor, matrices, plan, table, virtme, written
+from harness.bench.figure import Absent, Outcome, Pair, outcome
+from harness.bench.ground import Ground
+from harness.bench.plan import Group
+from harness.bench.race import race
+from harness.bench.samples import Samples
+from harness.core import paths, process
+from harness.core.errors import HostError, UsageError
+from harness.core.events import Bus
+from harness.guest.accelerator import Accelerator
+from harness.images.image import Image
+from harness.images.recipe import load_all, select
+from harness.report import ledger
+from harness.report.figures import Figures
+from harness.report.run_dir import RunDirectory
+
+HALF = Pair("a_vs_b", "a beside b", "at most 0.5", "a", "b")
+ALONE = Pair("a_s", "a alone", "at most 1", "a")
+
+
+def samples(*values: float) -> Samples:
+    return Samples(values)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory.create(tmp_path / "results")
+
+
+def ground(directory: RunDirectory, bus: Bus, *vms: str) -> Ground:
+    nothing = cast(Any, None)
+    return Ground(select(vms), 2, directory, nothing, bus, nothing)
+
+
+# --- samples and figures
+
+
+def test_median_and_spread() -> None:
+    odd, even = samples(3.0, 1.0, 2.0, 9.0, 2.5), samples(4.0, 1.0, 2.0, 8.0)
+    assert (odd.median, odd.least, odd.most) == (2.5, 1.0, 9.0)
+    assert even.median == 3.0
+    assert str(odd) == "2.50 s (1.00..9.00)"
+    assert str(samples(0.0123, 0.01, 0.02)) == "12.30 ms (10.00..20.00)"
+
+
+def test_a_ratio_is_ours_by_the_peers_and_never_the_other_way_round() -> None:
+    quick, slow = samples(1.0, 1.1, 0.9), samples(4.0, 4.4, 3.6)
+    won = outcome(HALF, {"a": quick, "b": slow})
+    lost = outcome(HALF, {"a": slow, "b": quick})
+    assert (won.value, won.holds, won.unit) == (0.25, True, "ratio")
+    assert (lost.value, lost.holds) == (4.0, False)
+
+
+def test_a_ratio_is_of_medians_not_of_means_nor_of_best_runs() -> None:
+    measured = outcome(HALF, {"a": samples(1.0, 1.0, 10.0), "b": samples(2.0, 4.0, 4.0)})
+    assert measured.value == 0.25
+
+
+def test_a_figure_without_a_peer_is_seconds() -> None:
+    measured = outcome(ALONE, {"a": samples(0.9, 1.2, 1.1)})
+    assert (measured.value, measured.unit, measured.holds) == (1.1, "s", False)
+    assert outcome(ALONE, {"a": samples(1.0)}).holds
+
+
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_what_is_absent_gives_no_value_and_meets_no_goal(missing: str) -> None:
+    taken: dict[str, Samples | Absent] = {
+        "a": samples(1.0),
+        "b": samples(4.0),
+        missing: Absent("not installed: no pip"),
+    }
+    measured = outcome(HALF, taken)
+    assert (measured.value, measured.holds, measured.absent) == (None, False, "not installed: no pip")
+
+
+# --- the race
+
+
+def test_sides_take_turns_run_by_run() -> None:
+    order: list[str] = []
+    told: list[tuple[str, float]] = []
+
+    def side(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    taken = race(
+        {"a": lambda: side("a"), "gone": Absent("why"), "b": lambda: side("b")}, 3, lambda *news: told.append(news)
+    )
+    assert order == ["a", "b"] * 3
+    assert taken == {"a": samples(1, 3, 5), "b": samples(2, 4, 6), "gone": Absent("why")}
+    assert told[0] == ("run 1 of 3: a", 0.0)
+    assert told[-1] == ("run 3 of 3: b", pytest.approx(5 / 6))
+    assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)
+
+
+def test_a_side_that_fails_ends_the_race() -> None:
+    def fail() -> float:
+        raise HostError("it did not boot")
+
+    with pytest.raises(HostError, match="did not boot"):
+        race({"a": lambda: 1.0, "b": fail}, 2, lambda *_: None)
+
+
+# --- what is kept and shown
+
+
+def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> None:
+    figures = Figures(directory)
+    written.keep(figures, outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)}))
+    written.keep(figures, outcome(ALONE, {"a": samples(2.0)}))
+    assert [(each.figure, each.value, each.unit, each.goal, each.holds) for each in figures.read()] == [
+        ("bench.a_vs_b", 0.25, "ratio", "at most 0.5", True),
+        ("bench.a_vs_b.ours", 2.0, "s", "", True),
+        ("bench.a_vs_b.peer", 8.0, "s", "", True),
+        ("bench.a_s", 2.0, "s", "at most 1", False),
+    ]
+
+
+def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None:
+    figures = Figures(directory)
+    absent = outcome(HALF, {"a": samples(1.0), "b": Absent("not installed: no network")})
+    written.keep(figures, absent)
+    assert [(each.figure, each.value) for each in figures.read()] == [("bench.a_vs_b.ours", 1.0)]
+    written.write(directory, {}, [absent], {})
+    told = json.loads((directory.path / written.NAME).read_text())["figures"][0]
+    assert told["value"] is None
+    assert told["absent"] == "not installed: no network"
+    assert told["peer"] == {"side": "b"}
+    shown = text(absent)
+    assert "not installed: no network" in shown
+    assert "not measured" in shown
+    assert "missed" not in shown
+
+
+def test_every_sample_is_kept(directory: RunDirectory) -> None:
+    runs = [{"phase.cells_s": 3.0, "once": 1.0}, {"phase.cells_s": 9.0}, {"phase.cells_s": 4.0}]
+    measured = outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
+    written.write(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
+    told = json.loads((directory.path / written.NAME).read_text())
+    assert told["run"] == directory.name
+    assert told["host"] == {"cores": 2}
+    assert told["figures"][0]["ours"] == {
+        "side": "a",
+        "median": 2.0,
+        "least": 1.0,
+        "most": 3.0,
+        "samples": [1.0, 3.0, 2.0],
+    }
+    assert told["profiles"]["matrix_wall"] == {"medians": {"phase.cells_s": 4.0}, "runs": runs}
+
+
+def text(*outcomes: Outcome) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=300).print(table.of_figures(outcomes))
+    return buffer.getvalue()
+
+
+def test_the_table_tells_met_from_missed_with_both_sides() -> None:
+    quick, slow = samples(1.0), samples(4.0)
+    won, lost = (text(outcome(HALF, {"a": ours, "b": peer})) for ours, peer in ((quick, slow), (slow, quick)))
+    assert re.search(
+        r"a_vs_b +a: 1\.00 s \(1\.00\.\.1\.00\) +b: 4\.00 s \(4\.00\.\.4\.00\) +0\.25 +at most 0\.5 +met", won
+    )
+    assert re.search(r"4 +at most 0\.5 +missed", lost)
+
+
+def test_every_phase_that_a_run_tells_is_in_the_table_of_where_time_went(directory: RunDirectory) -> None:
+    ledger.keep(Figures(directory), {"parisc": {ledger.BODY: 2.0}, "arm64-debian": {ledger.BODY: 1.0}})
+    told = matrices.told(directory.path)
+    assert told["phase.body_s"] == 3.0
+    assert set(told) <= set(table._PHASES)
+    buffer = io.StringIO()
+    Console(file=buffer, width=100).print(table.of_profiles({"matrix_wall": [told]}))
+    assert re.search(r"cells: bodies +3\.0", buffer.getvalue())
+
+
+# --- which figures
+
+
+def test_all_figures_have_a_goal_that_can_be_judged_and_a_name_of_their_own() -> None:
+    pairs = [pair for group in plan.GROUPS for pair in group.pairs]
+    assert len({pair.name for pair in pairs}) == len(pairs)
+    assert all(re.fullmatch(r"at most [\d.]+", pair.goal) for pair in pairs)
+    assert {group.vm for group in plan.GROUPS} - {""} <= set(load_all())
+
+
+def test_figures_and_vms_are_chosen() -> None:
+    everything = plan.chosen(select(()), ())
+    assert [pair.name for group in everything for pair in group.pairs] == [
+        pair.name for group in plan.GROUPS for pair in group.pairs
+    ]
+    one = plan.chosen(select(()), ["boot_vs_floor"])
+    assert [[pair.name for pair in group.pairs] for group in one] == [["boot_vs_floor"]]
+    parisc = [pair.name for group in plan.chosen(select(["parisc"]), ()) for pair in group.pairs]
+    assert "thaw_parisc" in parisc
+    assert "matrix_wall" in parisc
+    assert not {"thaw_x86_64", "boot_vs_vng", "case_marginal"} & set(parisc)
+
+
+def test_a_figure_that_there_is_not_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="no figure named 'speed'; one of: boot_vs_vng, "):
+        plan.chosen(select(()), ["boot_vs_vng", "speed"])
+    with pytest.raises(UsageError, match="no such figure of parisc"):
+        plan.chosen(select(["parisc"]), ["thaw_x86_64"])
+    assert cli.main(["bench", "--figure", "speed"]) == 2
+    assert cli.main(["bench", "--runs", "0"]) == 2
+    assert cli.main(["bench", "--vm", "vax"]) == 2
+    assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_once(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.host, "facts", lambda _: {"cores": 2})
+    asked: list[str] = []
+
+    @contextmanager
+    def open_sides(_: Ground, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        asked.extend(wanted)
+        yield {"a": lambda: 1.0, "b": lambda: 4.0, "c": lambda: pytest.fail("nobody compares c")}
+
+    @contextmanager
+    def broken(*_: object) -> Iterator[Mapping[str, Any]]:
+        raise HostError("no such thing")
+        yield {}
+
+    groups = [Group((HALF, ALONE), open_sides), Group((ALONE,), broken)]
+    with pytest.raises(HostError, match="no such thing"):
+        bench.measure(ground(directory, Bus(), "parisc"), groups)
+    assert asked == ["a", "b"]
+    assert [each.figure for each in Figures(directory).read()] == [
+        "bench.a_vs_b",
+        "bench.a_vs_b.ours",
+        "bench.a_vs_b.peer",
+        "bench.a_s",
+    ]
+    told = json.loads((directory.path / written.NAME).read_text())
+    assert [each["figure"] for each in told["figures"]] == ["a_vs_b", "a_s"]
+    assert told["host"]["runs"] == 2
+
+
+# --- the sides
+
+
+def test_the_floor_is_the_machine_of_our_guests_with_nothing_of_ours() -> None:
+    recipe = load_all()[boots.VM]
+    image = cast(Image, SimpleNamespace(recipe=recipe, kernel=Path("/k/vmlinux")))
+    words = list(floor.argv(image, Path("/i/floor.cpio"), Accelerator("tcg", "a test")))
+    told = dict(itertools.pairwise(words))
+    machine = recipe.architecture.machine
+    assert (words[0], told["-machine"], told["-cpu"]) == (machine.qemu, machine.machine, machine.cpu)
+    assert (told["-kernel"], told["-initrd"], told["-accel"]) == ("/k/vmlinux", "/i/floor.cpio", "tcg")
+    assert told["-m"] == f"{recipe.machine.memory_mib}M"
+    # It ends when the guest powers off, and a reset ends it too.
+    assert "-no-reboot" in words
+    assert not {"-no-shutdown", "-S", "-netdev", "-incoming"} & set(words)
+
+
+def test_a_bare_kernel_that_panics_is_no_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busybox = tmp_path / "userland" / "root/bin/busybox"
+    busybox.parent.mkdir(parents=True)
+    busybox.write_bytes(b"\x7fELF")
+    monkeypatch.setattr(floor.rootfs, "obtain_userland", lambda *_: SimpleNamespace(path=tmp_path / "userland"))
+    image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], kernel=Path("/k/vmlinux")))
+    monkeypatch.setattr(floor, "choose", lambda _: Accelerator("tcg", "a test"))
+    boot = floor.below(image, cast(Any, None), tmp_path)
+    packed = (tmp_path / "floor.cpio").read_bytes()
+    assert b"poweroff -f" in packed
+    assert b"\x7fELF" in packed
+    for output, holds in (("pinpoint: floor\n", True), ("Kernel panic\n", False)):
+        monkeypatch.setattr(
+            process, "run", lambda argv, output=output, **_: process.Finished(tuple(argv), 0, output, 2.5)
+        )
+        if holds:
+            assert boot() == 2.5
+        else:
+            with pytest.raises(HostError, match="did not come to its end"):
+                boot()
+
+
+def test_vng_is_asked_as_its_figure_says(tmp_path: Path) -> None:
+    peer = virtme._Peer(Path("/v/vng"), Path("/k/vmlinuz"), {}, tmp_path / "log")
+    assert peer.argv("true") == ["/v/vng", "-r", "/k/vmlinuz", "--disable-kvm", "--force-9p", "--", "true"]
+
+
+def test_a_vng_that_cannot_be_had_is_absent_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Path:
+        raise HostError("what requirements-bench.txt names cannot be installed", where="vng.log")
+
+    monkeypatch.setattr(virtme, "_program", refuse)
+    image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1"))
+    beside = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
+    assert beside == Absent("not installed: vng.log: what requirements-bench.txt names cannot be installed")
+
+
+@pytest.mark.parametrize(("output", "measured"), [("6.1.0-56-amd64\n", True), ("5.10.0-1-amd64\n", False)])
+def test_vng_is_measured_on_our_kernel_or_not_at_all(
+    output: str, measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_program", "_kernel"):
+        monkeypatch.setattr(virtme, name, lambda *_: Path("/x"))
+    monkeypatch.setattr(virtme, "_surroundings", lambda *_: {})
+    monkeypatch.setattr(process, "run", lambda argv, **_: process.Finished(tuple(argv), 0, output, 9.5))
+    image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1.0-56-amd64"))
+    beside = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
+    assert isinstance(beside, Absent) is not measured
+    if not isinstance(beside, Absent):
+        assert beside() == 9.5
+
+
+def test_vng_is_locked_as_declared() -> None:
+    declared = re.search(r'\nbench = \["([\w-]+)"\]', (paths.PROJECT / "pyproject.toml").read_text())
+    assert declared
+    assert f"{declared[1]}==" in (paths.PROJECT / "requirements-bench.txt").read_text()
+
+
+def test_a_case_more_is_what_two_runs_differ_by(
+    directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(argv: Sequence[str], **_: object) -> process.Finished:
+        count = int(re.search(r"range\((\d+)\)", Path(argv[-1]).read_text())[1])  # type: ignore[index]
+        return process.Finished(tuple(argv), 0, "", 3.0 + 0.02 * count)
+
+    monkeypatch.setattr(process, "run", run)
+    assert cases._one_more(ground(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
+
+
+def test_cases_that_are_none_leave_no_durations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path))
+    kept = tmp_path / "durations.json"
+    for before in (None, "{}"):
+        if before:
+            kept.write_text(before)
+        with cases._durations_as_they_are():
+            kept.write_text('{"x86_64-debian": {"test_nothing": 1}}')
+        assert (kept.read_text() if kept.exists() else None) == before
+
+
+def test_what_is_no_landing_case_is_named_and_there() -> None:
+    files = {path.stem for path in paths.CASES.glob("test_*.py")}
+    assert set(matrices.OTHERS) <= files
+    chosen = {Path(name).stem for name in matrices.landing_files()}
+    assert chosen == files - set(matrices.OTHERS)
+    assert {"test_legal_sites", "test_stubs", "test_precompiled"} <= chosen
+
+
+def test_a_matrix_run_is_held_against_its_guests_on_all_cores(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ground(directory, Bus(), "parisc")
+    made.workshop = cast(Any, SimpleNamespace(slots=SimpleNamespace(cores=4)))
+    statuses = [0, 1, 3]
+
+    def run(argv: Sequence[object], *, env: Mapping[str, str], **_: object) -> process.Finished:
+        assert [str(word) for word in argv[1:]] == ["run", "--vm=parisc", "-k", "x"]
+        results = RunDirectory.create(Path(env["PINPOINT_RESULTS"]))
+        for vm, seconds in (("parisc", 30.0), ("x86_64-debian", 50.0)):
+            Figures(results).add("run.guest_cpu_s", seconds, "s", vm=vm)
+        Figures(results).add("run.wall_s", 26.0, "s")
+        return process.Finished((), statuses.pop(0), "", 26.0)
+
+    monkeypatch.setattr(process, "run", run)
+    runs = matrices._Runs(made, "matrix_wall", ["-k", "x"])
+    assert (runs.wall(), runs.guests()) == (26.0, 20.0)
+    assert runs.wall() == 26.0
+    assert [run["run.status"] for run in made.profiles["matrix_wall"]] == [0, 1]
+    with pytest.raises(HostError, match="status 3"):
+        runs.wall()
