@@ -12,8 +12,9 @@ GATES = ("open", "read", "look", "load", "reread", "close")
 INITIALIZER_GATES = ("entered", "validated", "registered")
 _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # Looks at a loader until the kernel has it where it stays: waiting idly at an initializer's gate (wait_event_idle(), as
-# nothing else in a load does), waiting interruptibly for another load of the name (add_unformed_module(), part of
-# load_module()), or gone. It is given up after so many looks.
+# nothing else in a load does), waiting interruptibly for another load (add_unformed_module(), part of load_module();
+# of the same file, idempotent_init_module(), part of finit_module(2), 6.12) both before and after its stack was looked
+# at, or gone. It is given up after so many looks.
 _SETTLED = """
 n=0 where=
 while [ ! "$where" ]; do
@@ -22,7 +23,9 @@ while [ ! "$where" ]; do
     case $state in
     I) where=gate;;
     Z) where=ended;;
-    S) if grep -q load_module /proc/{pid}/stack 2>/dev/null; then where=waits; fi;;
+    S) if grep -q -e load_module -e finit_module /proc/{pid}/stack 2>/dev/null; then
+           read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = S ] && where=waits
+       fi;;
     esac
 done
 echo $where
@@ -100,6 +103,11 @@ class Actor:
             if said.word == "at":
                 return said.step
         return ""
+
+    def waited(self) -> str:
+        """What came of a load that waited for another one's, once that is over."""
+        self._at = self._next_gate()
+        return OK if self._at else self.end()
 
     def end(self) -> str:
         """How it ended."""
