@@ -17,6 +17,9 @@ pytestmark = pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "skips-re-read", "trusts-address")
 def test_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
     """A few orders in which every situation of one intervention occurs, address reuse among them; or all of two."""
+    every = scheduling.enumerated(2)
+    figure("schedules.enumerated", len(every.schedules), "schedules")
+    figure("schedules.left_out", len(every.undefined), "schedules")
     played = scheduling.run(scheduling.chosen())
     figure("schedules.run", len(played.plays), "schedules")
     figure("schedules.reused", played.reused, "schedules")

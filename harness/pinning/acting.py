@@ -41,6 +41,18 @@ exit 0
 """
 
 
+def settled(guest: Guest, pid: int, first: str = "true") -> str:
+    """Where a loader that is inside of init_module(2) comes to stay: gate, waits (for another load) or ended.
+
+    `first` is a shell command to begin with. Raises GuestError when it comes to no rest.
+    """
+    script = f"{first} && {{ {_SETTLED.format(pid=pid)} }}"
+    looked = guest.script(script, in_place=True).check().stdout.strip()
+    if looked == "moving":
+        raise GuestError(f"the loader {pid} comes to no rest", where=guest.name)
+    return looked
+
+
 class Actor:
     """One loader. It is started at its first step, and stands at a gate or in the kernel between steps."""
 
@@ -81,21 +93,14 @@ class Actor:
 
     def kill(self) -> str:
         """SIGKILL; `waits` when the kernel keeps it until its initializer has returned."""
-        where = self._settled(f"kill -KILL {self._pid}")
+        where = settled(self._guest, self._pid, f"kill -KILL {self._pid}")
         return WAITS if where == "gate" else self.end()
 
     def _settle(self, first: str = "true") -> str:
         """What became of a loader that is inside of init_module(2)."""
-        where = self._settled(first)
+        where = settled(self._guest, self._pid, first)
         self.inside = where == "gate"
         return {"gate": OK, "waits": WAITS}.get(where) or self.end()
-
-    def _settled(self, first: str) -> str:
-        script = f"{first} && {{ {_SETTLED.format(pid=self._pid)} }}"
-        looked = self._guest.script(script, in_place=True).check().stdout.strip()
-        if looked == "moving":
-            raise GuestError(f"the loader {self._pid} comes to no rest", where=self._guest.name)
-        return looked
 
     def _next_gate(self) -> str:
         """The gate it comes to, empty when it ends instead."""
