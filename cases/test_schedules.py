@@ -26,6 +26,7 @@ def test_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
     figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")
     figure("schedules.seconds_each", round(played.seconds_each, 2), "s", goal="at most 2")
     played.prove()
+    assert played.reused or scheduling.lines, "no life of the target ever stood where the one before had"
 
 
 @pytest.mark.mutants("other-rule")
