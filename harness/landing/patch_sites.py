@@ -108,7 +108,8 @@ class _Kernel:
         for rows in self.rows(table.begin, table.end):
             whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
             form = table.fitting(_order(self._elf), partial(_is_table_of, table, whole))
-            content = whole[: len(whole) // form.size * form.size]
+            # The last row may go without the padding that the others have behind them.
+            content = whole.ljust(-(-len(whole) // form.size) * form.size, b"\0")
             for index, row in enumerate(form.iter_unpack(content)):
                 here = rows.start + index * form.size
                 place = self._relative.get(here, row[0]) if table.pointer else here + row[0]
