@@ -11,7 +11,16 @@ import pytest
 from harness.guest.guest import Guest
 from harness.guest.listeners import listeners
 from harness.landing.target import Target
+from harness.matrix import checkup
 
+# What a cell may leave behind: how, how it is taken away again, and what the check-up calls it.
+DIRT = (
+    ("insmod {module}", "rmmod pinpoint_second", "module pinpoint_second"),
+    ("mkdir /tmp/left && mount -t tmpfs none /tmp/left", "umount /tmp/left", "mount none on /tmp/left"),
+    ("sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid", "kill $(cat /tmp/left.pid)", "process sleep"),
+)
+# The taint that anybody may set (TAINT_USER, include/linux/panic.h, 6.1).
+TAINT_USER, ITS_LETTER = 64, "U"
 # What a guest on a busy host takes to set its clock, in seconds: it is that late for ever.
 SLOW = 10
 # As QEMU's user network has it: the guest, and the host's loopback as the guest would see it.
@@ -86,6 +95,23 @@ def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., Abstrac
         assert other.pid != guest.pid
         assert other.read_text("/proc/sys/kernel/random/boot_id") != guest.read_text("/proc/sys/kernel/random/boot_id")
         assert not other.host.file("/tmp/whose").exists
+
+
+def test_what_a_cell_leaves_is_noticed(
+    fresh: Callable[..., AbstractContextManager[Guest]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module, a mount and a process left behind are named, each; a taint makes the guest one for no other cell."""
+    monkeypatch.setattr(checkup, "GONE_SECONDS", 0.5)
+    with fresh(may_die=True) as guest:
+        module = guest.ship("pinpoint_second")
+        for left, undone, told in DIRT:
+            guest.script(left.format(module=module)).check()
+            with pytest.raises(checkup.LeftBehind, match=told):
+                checkup.end(guest)
+            guest.script(undone).check()
+            assert checkup.end(guest) == ""
+        guest.script(f"echo {TAINT_USER} >/proc/sys/kernel/tainted").check()
+        assert checkup.end(guest) == f"taint {ITS_LETTER}"
 
 
 def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[Guest]]) -> None:

@@ -4,6 +4,8 @@ The loader opens and reads the target's handle, loads the probe, and reads the h
 handle itself. Between any two steps the target may be removed, or replaced by its like.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from harness.guest.guest import Guest
@@ -11,6 +13,8 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored
+from harness.pinning.acting import settled
+from harness.pinning.initializing import stopped
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loading import Loading, expect, expect_gone, for_build, survived
 from harness.pinning.mutants import named
@@ -63,11 +67,31 @@ def test_replaced_by_another_build(target: Target, loading: Loading) -> None:
     expect_gone(loading.guest, PROBE)
 
 
+@pytest.mark.requires("kprobes", "shared_loads")
+@pytest.mark.mutants("other-call")
+def test_load_of_a_file_that_is_loading(loading: Loading) -> None:
+    """finit_module(2) waits for another load of its file and has that one's outcome, its own parameters never read.
+
+    So a loader can be told of success with a probe that was loaded for another one's targets: where that matters, it
+    loads with init_module(2), which shares nothing (idempotent_init_module(), kernel/module/main.c, 6.12).
+    """
+    gated, strange = Order(parameters=["gates=entered"]), Order(parameters=["module_bases=no"], gates=["load"])
+    for in_memory, wanted in ((False, (Status.DONE, "")), (True, (Status.LOAD, "EEXIST"))):
+        with loading(replace(strange, in_memory=in_memory)) as second, loading(gated) as first:
+            second.reach("load")
+            with stopped(first, "entered"):
+                second.go()
+                assert settled(loading.guest, second.pid) == "waits"
+            expect(first.finish(), Status.DONE)
+            outcome = second.finish()
+        loading.guest.run("rmmod", PROBE).check()
+        expect(outcome, *wanted)
+
+
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("handle-unchecked")
 def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
     """The handle of a module that is gone is refused by a look-up, never followed: anything may be there now."""
-    _demand_no_pin(expendable)
     _demand_no_pin(expendable)
     target = Target(expendable, "pinpoint_target")
     target.load()

@@ -17,12 +17,16 @@ pytestmark = pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "skips-re-read", "trusts-address")
 def test_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
     """A few orders in which every situation of one intervention occurs, address reuse among them; or all of two."""
+    every = scheduling.enumerated(2)
+    figure("schedules.enumerated", len(every.schedules), "schedules")
+    figure("schedules.left_out", len(every.undefined), "schedules")
     played = scheduling.run(scheduling.chosen())
     figure("schedules.run", len(played.plays), "schedules")
     figure("schedules.reused", played.reused, "schedules")
     figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")
     figure("schedules.seconds_each", round(played.seconds_each, 2), "s", goal="at most 2")
     played.prove()
+    assert played.reused or scheduling.lines, "no life of the target ever stood where the one before had"
 
 
 @pytest.mark.mutants("other-rule")

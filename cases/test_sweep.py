@@ -53,6 +53,7 @@ def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
         known_fail(f"a probe kills the guest at {sites}: {swept.deadly[0].reason}")
 
 
+@pytest.mark.deep
 def test_beside_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
     """The same sites in the same guest: armed, read from outside and removed, beside the whole cycle of tracefs.
 
@@ -66,7 +67,7 @@ def test_beside_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., 
     ours.prove()
 
 
-@pytest.mark.parametrize("way", ["oops-at", "hang-at"])
+@pytest.mark.parametrize("way", ["oops-at", pytest.param("hang-at", marks=pytest.mark.deep)])
 def test_survives_a_deadly_site(target: Target, sweeping: Sweeping, way: str) -> None:
     """A site that kills the guest is found on fresh guests and named; all the others are swept."""
     deadly = target.site("loop")

@@ -40,24 +40,27 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     """A running guest of the cell's VM, shared by the cells of a row; checked and left clean after each.
 
     What the kernel complained of while the cell ran, and what the cell left behind, fail the cell and cost the guest.
+    What it rightly did and cannot be undone costs the guest alone.
     """
     run = request.config.stash[RUN]
     with run.bus.clocked(vm, ledger.GUEST):
         running = run.fleet.guest(vm)
-    request.node.stash[WATCH].guest = running
+    request.node.stash[WATCH].give(running)
     kept.make_room(running, _asked_for(request))
     yield running
     try:
         with run.bus.clocked(vm, ledger.CHECK_UP):
-            checkup.end(running)
+            undone = checkup.end(running)
     except GuestError as lost:
         worse = _noticed(request, checkup.last_words(running, lost))
-        run.fleet.retire(vm)
+        run.fleet.retire(vm, f"{request.node.name}: {worse}")
         raise worse from lost
     except Exception as error:
         _noticed(request, error)
-        run.fleet.retire(vm)
+        run.fleet.retire(vm, f"{request.node.name}: {error}")
         raise
+    if undone:
+        run.fleet.retire(vm, f"{request.node.name} left it with {undone}")
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     workers.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    asked = items if config.option.crimes == "all" else selection.leave_out(items, "crimes")
+    asked = selection.asked_for(items, crimes=config.option.crimes, sweep=config.option.sweep)
     config.hook.pytest_deselected(items=[item for item in items if item not in asked])
     selection.skip_cells_without_traits(asked, run.recipes)
     items[:] = selection.in_rows(asked, run.rows)

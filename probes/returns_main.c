@@ -44,9 +44,20 @@ MODULE_PARM_DESC(mutant, "none or blind-to-returns");
 static struct pinpoint_return *pinpoint_returns;
 static struct dentry *pinpoint_dir;
 
+/* An instance may outlive its kretprobe, which is asked for; once it was a field. Kbuild reads which off the header. */
+static __always_inline struct pinpoint_return *pinpoint_return_of(struct kretprobe_instance *ri)
+{
+#ifdef PINPOINT_GET_KRETPROBE
+	struct kretprobe *rp = get_kretprobe(ri);
+#else
+	struct kretprobe *rp = ri->rp;
+#endif
+	return container_of(rp, struct pinpoint_return, rp);
+}
+
 static int pinpoint_entered(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
-	struct pinpoint_return *each = container_of(get_kretprobe(ri), struct pinpoint_return, rp);
+	struct pinpoint_return *each = pinpoint_return_of(ri);
 
 	WRITE_ONCE(each->site->ip, instruction_pointer(regs));
 	atomic_long_inc(&each->site->hits);
@@ -56,7 +67,7 @@ NOKPROBE_SYMBOL(pinpoint_entered);
 
 static int pinpoint_returned(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
-	struct pinpoint_return *each = container_of(get_kretprobe(ri), struct pinpoint_return, rp);
+	struct pinpoint_return *each = pinpoint_return_of(ri);
 
 	WRITE_ONCE(each->value, regs_return_value(regs));
 	atomic_long_inc(&each->returns);

@@ -99,8 +99,10 @@ def _own(directory: Path) -> dict[str, str]:
 
 
 def _outside_pytest(variables: dict[str, str]) -> dict[str, str]:
-    """A worker of pytest-xdist knows itself by its environment; no run within it is one."""
-    return {name: value for name, value in variables.items() if not name.startswith("PYTEST_")}
+    """What a run inherits of the one that it is a test in: neither that it is a worker of it, nor when that began."""
+    return {
+        name: value for name, value in variables.items() if not name.startswith("PYTEST_") and name != "PINPOINT_BEGAN"
+    }
 
 
 def _ended(process: int, deadline: Deadline) -> bool:

@@ -1,8 +1,12 @@
 """From what a phase raised to the word a cell ends with."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError
+from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.matrix.cells import CellWatch, MutantSurvivedError, demand_caught, verdict_of
 from harness.matrix.checkup import KernelComplained
@@ -32,6 +36,15 @@ def watch(mutant: str = "") -> CellWatch:
 )
 def test_words(error: BaseException, verdict: Verdict) -> None:
     assert verdict_of(error) is verdict
+
+
+def test_what_a_cell_waited_for_its_guest_is_none_of_its_seconds() -> None:
+    cell = watch()
+    cell.began -= 1000
+    assert cell.record().seconds >= 1000
+    image = SimpleNamespace(release="6.1", key="k", recipe=SimpleNamespace(arch="parisc"))
+    cell.give(cast(Guest, SimpleNamespace(image=image, accelerator=SimpleNamespace(name="tcg"))))
+    assert cell.record().seconds < 1000
 
 
 def test_the_worst_phase_wins() -> None:

@@ -109,6 +109,27 @@ def test_a_kernels_own_tables_tell_what_it_patches(kernel: Elf) -> None:
     assert patch_sites(kernel).known
 
 
+# Rows of alternatives, from the feature on: up to 5.12, up to 6.2, since 6.3; four bytes patched each.
+ROWS = pytest.mark.parametrize("row", [".word 3; .byte 4, 1, 1", ".word 3; .byte 4, 1", ".word 3, 0; .byte 4, 1"])
+
+
+@ROWS
+@pytest.mark.parametrize("rows", [1, 12, 91])
+def test_alternatives_are_of_the_kernels_own_form(tmp_path: Path, row: str, rows: int) -> None:
+    table = "".join(f".long s{each} - ., r - .; {row}\n" for each in range(rows))
+    code = "".join(f"s{each}: push %rax; .byte 0x0f, 0x1f, 0x40, 0x00; pop %rax\n" for each in range(rows))
+    text = f'.text\n.globl f\n.type f, @function\nf:\n{code}r: ret\n.size f, . - f\n.section .altinstructions,"a"\n'
+    wanted = {6 * each + byte for each in range(rows) for byte in range(4)}
+    for begin, end in (("", ""), ("__alt_instructions:\n", "__alt_instructions_end:\n")):
+        elf = Elf.read(object_file := assembled(tmp_path, "alternatives", f"{text}{begin}{table}{end}"))
+        if begin:
+            linked = tmp_path / "linked"
+            subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", object_file, "-o", linked], check=True)
+            elf = Elf.read(linked)
+        f = elf.function("f")
+        assert patch_sites(elf).within(LINKED if begin else ".text", f.address if begin else 0, f.size) == wanted
+
+
 def test_what_is_asked_for_may_begin_inside_a_patch(kernel: Elf) -> None:
     start = kernel.function("f").address
     assert patch_sites(kernel).within(LINKED, start + 3, 3) == {0, 1, 2}

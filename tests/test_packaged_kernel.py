@@ -235,6 +235,7 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
     (tree / own / "Makefile").write_text(f"include /{common}/Makefile\n")
     (tree / own / "include/config/auto.conf").write_text("CONFIG_X=y\n")
     (tree / own / "include/config/X").touch()
+    (tree / own / "vmlinux").touch()
     settle_headers(tree, "6.1.0-1-amd64")
     moved = tmp_path / "elsewhere"
     tree.rename(moved)
@@ -242,6 +243,7 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
     assert told.stdout.strip() == f"built from {moved / common}/Makefile"
     assert (moved / own / "include/config/auto.conf").exists()
     assert not (moved / own / "include/config/X").exists()
+    assert not (moved / own / "vmlinux").exists(), "kbuild would want pahole"
     assert not (moved / common / "arch/sh").exists()
     assert not (moved / "usr/share").exists()
 

@@ -309,6 +309,34 @@ def test_suites_follow_the_hosts_release(tmp_path: Path, text: str, release: str
     assert default_suites(tmp_path / "os-release") == expected
 
 
+def test_a_suite_brings_its_updates_and_what_stands_beside_a_release_stands_alone() -> None:
+    assert mirrors.suites_of("bullseye") == ("bullseye", "bullseye-updates", "bullseye-security")
+    assert mirrors.suites_of("bookworm-backports") == ("bookworm-backports",)
+
+
+def test_packages_of_another_suite_have_a_state_of_their_own(tmp_path: Path, repository: Repository) -> None:
+    ours = packages(tmp_path)
+    backports = Repository(repository.root, repository.signer, suite="bookworm-backports")
+    backports.add("kernel", {"boot/vmlinuz": "a newer kernel"}, version="2.0-1")
+    backports.publish()
+    assert ours.of("") is ours is ours.of("bookworm")
+    assert ours.of("bookworm-backports") is ours.of("bookworm-backports")
+    assert (ours.version("kernel", "amd64"), ours.of("bookworm-backports").version("kernel", "amd64")) == (
+        "1.0-1",
+        "2.0-1",
+    )
+    newer = ours.of("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
+    assert deb.member(newer, "boot/vmlinuz") == b"a newer kernel"
+    assert newer.is_relative_to(tmp_path / "apt/bookworm-backports")
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="nonesuch-backports") as caught:
+        packages(tmp_path).of("nonesuch-backports").version("kernel", "amd64")
+    assert one_line(caught)
+
+
 def test_proxies_of_the_host_are_kept_and_its_leniency_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "apt.conf"
     config.write_text(

@@ -63,6 +63,12 @@ def test_a_good_recipe_is_read(recipes: Path) -> None:
     assert recipe.core
 
 
+def test_a_kernel_may_come_from_another_suite(recipes: Path) -> None:
+    assert load(written(recipes, GOOD)).kernel.suite == ""
+    for suite in ("sid", "bullseye", "bookworm-backports", "bookworm-backports-sloppy"):
+        assert load(written(recipes, GOOD.replace("[kernel]", f'[kernel]\nsuite = "{suite}"'))).kernel.suite == suite
+
+
 def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
     written(recipes, "not read", "other.toml")
     assert load(written(recipes, GOOD)).kernel.sibling == ""
@@ -85,6 +91,8 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ('source = "debian-source"', 'source = "ubuntu"', "`kernel.source` should be 'debian-binary', 'debian-source'"),
         ('source = "debian-source"', 'source = "debian-binary"', "`kernel`: a binary kernel takes no config"),
         ('source = "debian-source"', 'source = "tree"', "`kernel`: source 'tree' needs `tree`"),
+        ("[kernel]", '[kernel]\nsuite = "Debian 11"', "`kernel`: suite 'Debian 11' is not named as Debian's are"),
+        ('source = "debian-source"', 'source = "tree"\ntree = "."\nsuite = "sid"', "a tree of your own is of no suite"),
         ('package = "linux-source-6.1"\n', "", "`kernel`: source 'debian-source' needs `package`"),
         ('arch = "x86_64"', 'arch = "vax"', "arch 'vax' is none of arm64, parisc, x86_64"),
         ('name = "vm"', 'name = "other"', "name is 'other'; make it 'vm', the file's name"),

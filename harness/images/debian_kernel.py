@@ -174,6 +174,8 @@ def settle_headers(tree: Path, release: str) -> None:
     for mark in (objects / "include/config").rglob("*"):
         if mark.is_file() and mark.stat().st_size == 0:
             mark.unlink()
+    # The kernel's BTF, by which kbuild would have pahole make that of modules; ours have none (harness/pinning/btf.py).
+    (objects / "vmlinux").unlink(missing_ok=True)
     for part in ("lib", "usr/share"):
         shutil.rmtree(tree / part, ignore_errors=True)
 

@@ -51,7 +51,12 @@ def default_suites(os_release: Path = _OS_RELEASE) -> tuple[str, ...]:
     """The host's Debian release with its updates and security suites."""
     fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', os_release.read_text() if os_release.exists() else "", re.M))
     release = fields.get("VERSION_CODENAME", _RELEASE) if fields.get("ID") == "debian" else _RELEASE
-    return (release, f"{release}-updates", f"{release}-security")
+    return suites_of(release)
+
+
+def suites_of(suite: str) -> tuple[str, ...]:
+    """A release with its updates and security suites; what is no release, `bookworm-backports` say, stands alone."""
+    return (suite,) if "-" in suite else (suite, f"{suite}-updates", f"{suite}-security")
 
 
 def repositories(suites: Sequence[str]) -> list[Repository]:

@@ -43,9 +43,18 @@ class Packages:
 
     def __init__(self, root: Path, bus: Bus, suites: Sequence[str] = ()) -> None:
         self._suites = tuple(suites) or mirrors.default_suites()
+        self._beside = root
         self._root = root / self._suites[0]
         self._bus = bus
         self._states: dict[str, AptState] = {}
+        self._others: dict[str, Packages] = {}
+
+    def of(self, suite: str) -> Packages:
+        """Those of another suite, from the same mirror and under the same keys; these where none is named."""
+        if not suite or suite == self._suites[0]:
+            return self
+        # What two threads make at once is the same twice: apt's own lock is a file.
+        return self._others.setdefault(suite, Packages(self._beside, self._bus, mirrors.suites_of(suite)))
 
     def version(self, package: str, architecture: str) -> str:
         """The candidate version of a binary package. `architecture` is dpkg's name, or `all`.
@@ -135,7 +144,7 @@ class Packages:
         return found
 
     def _none(self, what: str) -> RecipeError:
-        return RecipeError(f"no {what} in {self._suites[0]}", mend="mend kernel.package")
+        return RecipeError(f"no {what} in {self._suites[0]}", mend="mend kernel.package or kernel.suite")
 
     def _obtained(
         self, architecture: str, words: Sequence[str], hashes: Mapping[str, str], deadline: Deadline

@@ -24,15 +24,16 @@ class _KernelRoom(Protocol):
 def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image:
     """Everything a guest of this recipe needs, verified; without what is made of probes/ where that is not wanted.
 
-    The userland, which needs no kernel, is made while the kernel is; then the modules while the root file system is
-    packed. Raises RecipeError, BuildError or HostError, each one line.
+    The userland, which needs no kernel and is always of the host's release, is made while the kernel is; then the
+    modules while the root file system is packed. Raises RecipeError, BuildError or HostError, each one line.
     """
     room = _kernel(recipe)
-    key = key_of(room.parts(recipe, workshop))
+    elsewhere = workshop.of(recipe.kernel.suite)
+    key = key_of(room.parts(recipe, elsewhere))
     missing = not workshop.store.present(rootfs.KIND, rootfs.parts(recipe, key, workshop))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
         userland = aside.submit(rootfs.obtain_userland, recipe, workshop) if missing else None
-        kernel = room.obtain(recipe, workshop)
+        kernel = room.obtain(recipe, elsewhere)
         if userland:
             userland.result()
         packed = aside.submit(rootfs.obtain, recipe, kernel, workshop)
@@ -68,7 +69,7 @@ def built(recipe: Recipe, workshop: Workshop) -> bool:
 
 def _layers(recipe: Recipe, workshop: Workshop) -> list[tuple[str, list[str]]]:
     """Kind and parts of each store entry that the image is made of."""
-    kernel = _kernel(recipe).parts(recipe, workshop)
+    kernel = _kernel(recipe).parts(recipe, workshop.of(recipe.kernel.suite))
     key = key_of(kernel)
     return [
         (debian_kernel.KIND, kernel),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from harness.core import paths
 from harness.core.architecture import ARCHITECTURES, Architecture
 from harness.core.errors import RecipeError, UsageError
 
+# A release by its code name, or what Debian keeps beside it. It goes into an apt source list.
+_SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -22,6 +26,8 @@ class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
+    `suite` is the Debian suite it comes from, where that is not the host's release: another release, or a
+    `RELEASE-backports`.
     `tree` is the user's own kernel source. `config` and `patches` name files under `vm_images/config/` and
     `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions elsewhere: what was
     computed for it is tried on this one.
@@ -29,6 +35,7 @@ class Kernel(_Table):
 
     source: Literal["debian-binary", "debian-source", "tree"]
     package: str = ""
+    suite: str = ""
     tree: str = ""
     config: tuple[str, ...] = Field(default=(), strict=False)
     patches: tuple[str, ...] = Field(default=(), strict=False)
@@ -42,6 +49,10 @@ class Kernel(_Table):
             raise ValueError(f"source {self.source!r} needs `{needed}`")
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
+        if self.suite and self.source == "tree":
+            raise ValueError("a tree of your own is of no suite")
+        if self.suite and not _SUITE.fullmatch(self.suite):
+            raise ValueError(f"suite {self.suite!r} is not named as Debian's are: bullseye, bookworm-backports")
         return self
 
 
@@ -74,6 +85,7 @@ class Traits(_Table):
     data_symbols: bool = False
     cold_halves: bool = False
     section_fd_pins: bool = False
+    shared_loads: bool = False
 
 
 class BootNoise(_Table):

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.core import paths
 from harness.core.events import Bus
@@ -59,3 +59,7 @@ class Workshop:
         """The workshop whose store and packages stand in the user's cache."""
         cache = paths.cache()
         return cls(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
+
+    def of(self, suite: str) -> Workshop:
+        """The same, with packages of another Debian suite where one is named."""
+        return replace(self, packages=self.packages.of(suite))

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from harness.core.elf import Elf
+from harness.core.elf_tables import Relocation
 from harness.landing.flat_tables import MACHINE as FLAT_MACHINE
 from harness.landing.flat_tables import FlatTables, Rows
 from harness.landing.patch_tables import ALTERNATIVES, MACHINES, Machine, Table
@@ -22,6 +23,7 @@ from harness.landing.patch_tables import ALTERNATIVES, MACHINES, Machine, Table
 # A linked file is one place, by linked addresses; a module has one for each of its sections.
 LINKED = ""
 _LONGEST = 6  # bytes of an instruction that a table's size is told by
+_SECOND = 4  # where in a row its second relocation stands: of what an alternative is replaced by
 
 
 class Range(NamedTuple):
@@ -103,9 +105,11 @@ class _Kernel:
 
     def patched(self, table: Table) -> Iterator[Range]:
         """What one table names."""
-        form = struct.Struct(f"{'<' if self._elf.little_endian else '>'}{table.row}")
         for rows in self.rows(table.begin, table.end):
-            content = self._elf.bytes_at(rows.start, (rows.end - rows.start) // form.size * form.size)
+            whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
+            form = table.fitting(_order(self._elf), partial(_is_table_of, table, whole))
+            # The last row may go without the padding that the others have behind them.
+            content = whole.ljust(-(-len(whole) // form.size) * form.size, b"\0")
             for index, row in enumerate(form.iter_unpack(content)):
                 here = rows.start + index * form.size
                 place = self._relative.get(here, row[0]) if table.pointer else here + row[0]
@@ -130,8 +134,11 @@ def _module(elf: Elf, machine: Machine) -> Iterator[tuple[str, Range]]:
     In the file a row's first field is what a relocation makes of it, so the relocation tells the place.
     """
     for table in machine.tables:
-        form = struct.Struct(f"{'<' if elf.little_endian else '>'}{table.row}")
-        for each in elf.relocations(table.section):
+        moved = elf.relocations(table.section)
+        if not moved:
+            continue
+        form = table.fitting(_order(elf), partial(_is_moved_by, moved, elf.sections[table.section].size))
+        for each in moved:
             if each.offset % form.size or not each.symbol.section:
                 continue
             section = each.symbol.section
@@ -139,6 +146,20 @@ def _module(elf: Elf, machine: Machine) -> Iterator[tuple[str, Range]]:
             # A section of pointers may occur many times; its rows hold nothing else.
             row = (0,) if table.pointer and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
             yield section, Range(place, place + table.size(row, partial(_start, elf, section, place)))
+
+
+def _order(elf: Elf) -> str:
+    return "<" if elf.little_endian else ">"
+
+
+def _is_table_of(table: Table, content: bytes, form: struct.Struct) -> bool:
+    """Is a linked table one of such rows?"""
+    return len(content) % form.size == 0 and all(map(table.sound, form.iter_unpack(content)))
+
+
+def _is_moved_by(relocations: Sequence[Relocation], size: int, form: struct.Struct) -> bool:
+    """Is a module's table, so many bytes long, one of such rows? Each begins with one relocation or two."""
+    return size % form.size == 0 and all(each.offset % form.size in (0, _SECOND) for each in relocations)
 
 
 def _row(elf: Elf, table: Table, form: struct.Struct, offset: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The tables by which a kernel patches its own text while it runs, as Linux 6.1 has them.
+"""The tables by which a kernel patches its own text while it runs, as Linux 6.1 has them, 5.10 and 6.12 too.
 
 Formats: arch/*/include/asm/alternative.h; apply_retpolines(), apply_returns() and alternatives_smp_lock() in
 arch/x86/kernel/alternative.c; struct paravirt_patch_site; include/linux/jump_label.h and static_call_types.h;
@@ -7,6 +7,7 @@ scripts/recordmcount.h.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ class Table(NamedTuple):
     """One table: the symbols around it in a vmlinux, its section in a module, a row as struct writes it.
 
     A row begins with the patched place: its distance from the row, or, for a `pointer`, its address. `size` tells from
-    the row, and from six bytes there in the file, how many are patched.
+    the row, and from six bytes there in the file, how many are patched. `others` are rows of other kernels; the table
+    itself tells which it has, by its length and by rows that are `sound`.
     """
 
     begin: str
@@ -27,6 +29,13 @@ class Table(NamedTuple):
     row: str
     size: Size
     pointer: bool = False
+    others: tuple[str, ...] = ()
+    sound: Callable[[Sequence[int]], bool] = lambda _: True
+
+    def fitting(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
+        """The row that fits this kernel's table; `order` is struct's sign of a byte order."""
+        forms = [struct.Struct(f"{order}{row}") for row in (self.row, *self.others)]
+        return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
 
 
 class Machine(NamedTuple):
@@ -46,6 +55,10 @@ def _always(size: int) -> Size:
 
 def _alternative_size(row: Sequence[int], _: Code) -> int:
     return row[3]
+
+
+def _holds_its_replacement(row: Sequence[int]) -> bool:
+    return 0 < row[3] >= row[4]
 
 
 def _paravirt_size(row: Sequence[int], _: Code) -> int:
@@ -73,6 +86,8 @@ def _between(name: str) -> tuple[str, str]:
 
 ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
 _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
+# Up to 5.12 with the length of the padding behind, since 6.3 with 16 flags beside the feature (struct alt_instr).
+_OTHER_ALTERNATIVES = ("iiHBBB", "iiIBB")
 _PARAVIRT = ("__parainstructions", "__parainstructions_end", ".parainstructions")
 _JUMPS = (*_between("__jump_table"), "__jump_table")
 
@@ -84,11 +99,12 @@ _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler
 MACHINES: Mapping[str, Machine] = {
     "EM_X86_64": Machine(
         tables=(
-            Table(*_ALTERNATIVES, "iiHBB", _alternative_size),
+            Table(*_ALTERNATIVES, "iiHBB", _alternative_size, others=_OTHER_ALTERNATIVES, sound=_holds_its_replacement),
             Table(*_PARAVIRT, "QBB6x", _paravirt_size, pointer=True),
             Table("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
             Table("__retpoline_sites", "__retpoline_sites_end", ".retpoline_sites", "i", _branch_size),
             Table("__return_sites", "__return_sites_end", ".return_sites", "i", _always(5)),
+            Table("__ibt_endbr_seal", "__ibt_endbr_seal_end", ".ibt_endbr_seal", "i", _always(4)),
             Table(*_between("static_call_sites"), ".static_call_sites", "ii", _branch_size),
             Table(*_JUMPS, "iiq", _jump_size),
             Table(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), pointer=True),

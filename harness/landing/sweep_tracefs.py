@@ -11,7 +11,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.site import Site
 
-_TRACEFS = "/sys/kernel/debug/tracing"
+_TRACEFS = "/sys/kernel/tracing"
 _EVENTS = f"{_TRACEFS}/kprobe_events"
 _GROUP = "pinpoint_peer"
 _SITES = "/tmp/pinpoint_peer"

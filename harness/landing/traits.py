@@ -140,6 +140,29 @@ def _section_fd_pins(scene: _Scene) -> bool:
     return int(while_held) > int(without)
 
 
+# Two loaders of one file: the first stands in the initializer until the second waits for it, and then both have ended.
+_TWO_LOADERS = """
+open=/sys/module/pinpoint_pinned/parameters/open_gate
+{load} gates=entered >/dev/null & first=$!
+until [ -e $open ]; do [ -d /proc/$first ] || exit 1; done
+{load} gates=entered >/dev/null & second=$!
+until read -r _ _ state _ </proc/$second/stat && [ $state = S ] &&
+    grep -q -e load_module -e finit_module /proc/$second/stack
+do [ -d /proc/$second ] || exit 2; done
+echo >$open
+wait $first || exit 3
+wait $second
+echo $?
+rmmod pinpoint_pinned
+"""
+
+
+def _shared_loads(scene: _Scene) -> bool:
+    """Whether a load of a file that another one is loading has that one's outcome, as since 6.5, and is not EEXIST."""
+    load = f"{scene.guest.program('pinpoint_loader')} {scene.guest.ship('pinpoint_pinned')}"
+    return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
+
+
 _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "kprobes": _kprobes,
     "kaslr": _kaslr,
@@ -150,6 +173,7 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "ftrace_kprobes": _ftrace_kprobes,
     "entry_landing_pad": _entry_landing_pad,
     "section_fd_pins": _section_fd_pins,
+    "shared_loads": _shared_loads,
     "data_symbols": _data_symbols,
     "cold_halves": _cold_halves,
 }

@@ -53,6 +53,10 @@ class CellWatch:
     refused: bool = False
     explained: bool = False
 
+    def give(self, guest: Guest) -> None:
+        """The row's guest is there: the cell's seconds count from here, not from when it began to wait for a build."""
+        self.guest, self.began = guest, time.monotonic()
+
     def worse(self, verdict: Verdict, reason: str) -> None:
         """Take a verdict if it is worse than what the cell has."""
         if verdict.severity > self.verdict.severity and not self.final:

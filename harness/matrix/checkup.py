@@ -1,4 +1,4 @@
-"""After each cell: did the kernel complain, and was anything left behind?"""
+"""After each cell: did the kernel complain, was anything left behind, is the guest still what it was?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
-from harness.matrix import kept
+from harness.matrix import baseline, kept
+from harness.matrix.baseline import State
 from harness.verdict.complaints import Complaint, Sorted, allowed, confirmed, read
 from harness.verdict.liveness import GuestDied, examine
 from harness.verdict.places import namer
@@ -23,10 +24,9 @@ _FENCE_SECONDS = 60.0
 _LOG_SECONDS = 30.0
 # How many lines of stack traces a failure shows.
 _MOST_FRAMES = 40
-# What a cell may not change: the loaded modules and the listed kprobes.
-_MODULES = "/proc/modules"
-_PRINT_STATE = f"grep -H '' {_MODULES} /sys/kernel/debug/kprobes/list"
-_clean: WeakKeyDictionary[Guest, tuple[str, ...]] = WeakKeyDictionary()
+# A program whose connection was closed, or a helper that the kernel called, needs moments to be gone.
+GONE_SECONDS = 10.0
+_clean: WeakKeyDictionary[Guest, State] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
@@ -51,7 +51,7 @@ class KernelComplained(Exception):
 
 
 class LeftBehind(AssertionError):
-    """The cell left modules or kprobes in the guest."""
+    """The cell left modules, references, kprobes, mounts or processes in the guest, or took some away."""
 
 
 def begin(guest: Guest) -> str:
@@ -64,16 +64,21 @@ def begin(guest: Guest) -> str:
     return "; ".join(f"allowed: {complaint}: {noise.why}" for complaint, noise in foreseen)
 
 
-def end(guest: Guest) -> None:
+def end(guest: Guest) -> str:
     """Demand that a cell left the guest as it found it, but for a target module that is kept.
 
-    Raises KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is not used
-    again, so what was clean before the first cell is clean before every one.
+    Gives what, though no fault of the cell, makes the guest another than it was, so that no other cell should have it;
+    empty for nothing. Raises KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that
+    fails here is not used again, so what was clean before the first cell is clean before every one.
     """
-    after, expected = sorted(_state(guest)), sorted([*_clean[guest], *kept.modules(guest)])
-    if after != expected:
-        changed = sorted(set(after) ^ set(expected))
+    clean, after, deadline = _clean[guest], _state(guest), Deadline.after(GONE_SECONDS)
+    while clean.more_processes(after) and not deadline.expired:
+        after = _state(guest, "sleep 0.1; ")
+    changed = clean.changed(after, kept.modules(guest))
+    if changed:
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
+    taint = clean.tainted(after)
+    return f"taint {taint}" if taint else ""
 
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
@@ -87,14 +92,16 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
     return lost if diagnosis.condition.verdict.good else GuestDied(diagnosis, where=guest.name)
 
 
-def _state(guest: Guest) -> tuple[str, ...]:
+def _state(guest: Guest, before: str = "") -> State:
     """What may not change; everything that the kernel printed up to its being read is judged first."""
-    result, printed = guest.fenced(_PRINT_STATE, Deadline.after(_FENCE_SECONDS))
+    result, printed = guest.fenced(f"{before}{baseline.ASK}", Deadline.after(_FENCE_SECONDS))
     found = _borne_out(guest, _alarming(guest, printed))
     if found:
         raise KernelComplained(found, _files(guest))
-    # 1 is that nothing is loaded and nothing probed.
-    return tuple(map(_what_stays, (result if result.rc == 1 else result.check()).stdout.splitlines()))
+    try:
+        return State.parsed(result.stdout)
+    except ValueError as error:
+        raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
 
 
 def _borne_out(guest: Guest, heard: Sequence[Complaint]) -> Sequence[Complaint]:
@@ -110,12 +117,6 @@ def _borne_out(guest: Guest, heard: Sequence[Complaint]) -> Sequence[Complaint]:
     except PinpointError:
         return heard
     return confirmed(heard, log.out) if log.ok else heard
-
-
-def _what_stays(line: str) -> str:
-    """A module's name without its reference count, or a listed kprobe as it is."""
-    path, _, told = line.partition(":")
-    return told.split()[0] if path == _MODULES else told
 
 
 def _files(guest: Guest) -> dict[str, Path]:

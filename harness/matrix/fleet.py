@@ -120,8 +120,11 @@ class Fleet:
             checkup.begin(guest)
             yield guest
 
-    def retire(self, name: str) -> None:
-        """Stop the row's guest; the next `guest()` boots a fresh one."""
+    def retire(self, name: str, because: str = "") -> None:
+        """Stop the row's guest; the next `guest()` begins a fresh one. Where there is a reason, it is told."""
+        if because:
+            with self.bus.step(name, "replace") as step:
+                step.close_with(because)
         future = self._guests.pop(name, None)
         if future is not None and future.done() and future.exception() is None:
             future.result().stop()

@@ -10,6 +10,7 @@ import pytest
 
 from harness.images.recipe import Recipe
 from harness.landing import mutants as landing
+from harness.landing.sweep_plan import Depth
 from harness.pinning import mutants as pinning
 
 MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
@@ -18,6 +19,7 @@ MARKERS = (
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
     "crimes: the case kills guests, or takes its time; it runs with `--crimes all`",
+    "deep: the case takes its time; it runs with `--sweep kernel` and `--sweep all`",
 )
 
 
@@ -88,9 +90,10 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
     return ""
 
 
-def leave_out(items: list[pytest.Item], marker: str) -> list[pytest.Item]:
-    """The items without those of a marker: they were not asked for."""
-    return [item for item in items if item.get_closest_marker(marker) is None]
+def asked_for(items: list[pytest.Item], *, crimes: str, sweep: str) -> list[pytest.Item]:
+    """The items without those that only these options ask for."""
+    left_out = [*(["crimes"] if crimes != "all" else []), *(["deep"] if Depth(sweep) is Depth.SAMPLE else [])]
+    return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
 
 
 def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:

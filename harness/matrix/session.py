@@ -38,6 +38,7 @@ def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
         case pytest.ExitCode.USAGE_ERROR:
             return WRONG_USE
         case pytest.ExitCode.NO_TESTS_COLLECTED:
-            print(f"pinpoint: no case matches: {shlex.join(arguments)}", file=sys.stderr)
+            some = "some run only with --crimes all or --sweep kernel"
+            print(f"pinpoint: no case matches: {shlex.join(arguments)}; {some}", file=sys.stderr)
             return WRONG_USE
     return HARNESS_FAILED

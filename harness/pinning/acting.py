@@ -12,8 +12,9 @@ GATES = ("open", "read", "look", "load", "reread", "close")
 INITIALIZER_GATES = ("entered", "validated", "registered")
 _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # Looks at a loader until the kernel has it where it stays: waiting idly at an initializer's gate (wait_event_idle(), as
-# nothing else in a load does), waiting interruptibly for another load of the name (add_unformed_module(), part of
-# load_module()), or gone. It is given up after so many looks.
+# nothing else in a load does), waiting interruptibly for another load (add_unformed_module(), part of load_module();
+# of the same file, idempotent_init_module(), part of finit_module(2), 6.12) both before and after its stack was looked
+# at, or gone. It is given up after so many looks.
 _SETTLED = """
 n=0 where=
 while [ ! "$where" ]; do
@@ -22,7 +23,9 @@ while [ ! "$where" ]; do
     case $state in
     I) where=gate;;
     Z) where=ended;;
-    S) if grep -q load_module /proc/{pid}/stack 2>/dev/null; then where=waits; fi;;
+    S) if grep -q -e load_module -e finit_module /proc/{pid}/stack 2>/dev/null; then
+           read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = S ] && where=waits
+       fi;;
     esac
 done
 echo $where
@@ -36,6 +39,18 @@ while [ -d /proc/{{pid}} ]; do
 done
 exit 0
 """
+
+
+def settled(guest: Guest, pid: int, first: str = "true") -> str:
+    """Where a loader that is inside of init_module(2) comes to stay: gate, waits (for another load) or ended.
+
+    `first` is a shell command to begin with. Raises GuestError when it comes to no rest.
+    """
+    script = f"{first} && {{ {_SETTLED.format(pid=pid)} }}"
+    looked = guest.script(script, in_place=True).check().stdout.strip()
+    if looked == "moving":
+        raise GuestError(f"the loader {pid} comes to no rest", where=guest.name)
+    return looked
 
 
 class Actor:
@@ -78,21 +93,14 @@ class Actor:
 
     def kill(self) -> str:
         """SIGKILL; `waits` when the kernel keeps it until its initializer has returned."""
-        where = self._settled(f"kill -KILL {self._pid}")
+        where = settled(self._guest, self._pid, f"kill -KILL {self._pid}")
         return WAITS if where == "gate" else self.end()
 
     def _settle(self, first: str = "true") -> str:
         """What became of a loader that is inside of init_module(2)."""
-        where = self._settled(first)
+        where = settled(self._guest, self._pid, first)
         self.inside = where == "gate"
         return {"gate": OK, "waits": WAITS}.get(where) or self.end()
-
-    def _settled(self, first: str) -> str:
-        script = f"{first} && {{ {_SETTLED.format(pid=self._pid)} }}"
-        looked = self._guest.script(script, in_place=True).check().stdout.strip()
-        if looked == "moving":
-            raise GuestError(f"the loader {self._pid} comes to no rest", where=self._guest.name)
-        return looked
 
     def _next_gate(self) -> str:
         """The gate it comes to, empty when it ends instead."""
@@ -100,6 +108,11 @@ class Actor:
             if said.word == "at":
                 return said.step
         return ""
+
+    def waited(self) -> str:
+        """What came of a load that waited for another one's, once that is over."""
+        self._at = self._next_gate()
+        return OK if self._at else self.end()
 
     def end(self) -> str:
         """How it ended."""

@@ -1,10 +1,13 @@
 """The protocol of loading a precompiled probe module while its target comes and goes, written down small.
 
 It is what the kernel's rules say, and nothing of the kernel or the loader is called here: a schedule is predicted by
-walking it. The two pin rules differ in one line, `World.held`. Sources are of 6.1 unless they say otherwise:
+walking it. Two pin rules differ in one line, `World.held`, and two rules of loading in one method, `World._settled`.
+Sources are of 6.1 unless they say otherwise:
 
 - delete_module(2): ENOENT, EBUSY if not LIVE, EWOULDBLOCK while referenced (kernel/module/main.c:696);
 - a name that is loading makes a second init_module(2) wait, then EEXIST if it lived, else EBUSY (main.c:2581);
+- since 6.5 a second finit_module(2) of a file that is loading waits too, and has the first one's outcome without having
+  loaded anything: its own parameters are never read (idempotent_init_module(), main.c, 6.12);
 - an open section file raises no reference since 2.6.23; a read of one whose instance has gone is ENODEV (fs/kernfs);
 - SIGKILL of a loader inside of init_module(2) takes effect when the initializer has returned.
 """
@@ -13,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from harness.pinning.parties import EXPECTED, Instance, Loader, Probe
-from harness.pinning.steps import Step, Verb
+from harness.pinning.steps import LIFE, Step, Verb
 
 OK = "ok"
 WAITS = "waits"
@@ -33,11 +35,21 @@ _LOADED = {
 }
 
 
-class Rule(Enum):
-    """What an open section file does to its module."""
+@dataclass(frozen=True)
+class Rule:
+    """What one kernel does otherwise than another.
 
-    TOKEN = "the fd is a token: it pins nothing and tells one instance from the next"
-    PINS = "the fd pins: it is a token too, and the kernel refuses removal while it is open"
+    `pins`: an open section file is not only a token, which tells one instance from the next: the kernel refuses removal
+    while it is open. `shares`: a load that waits for another one of the same file has that one's outcome.
+    """
+
+    pins: bool = False
+    shares: bool = False
+
+
+TOKEN = Rule()
+PINS = Rule(pins=True)
+SHARES = Rule(shares=True)
 
 
 class UndefinedError(Exception):
@@ -61,7 +73,7 @@ class World:
     @property
     def held(self) -> bool:
         """Is the target referenced?"""
-        return self._by_probe or (self.rule is Rule.PINS and any(self._fds))
+        return self._by_probe or (self.rule.pins and any(self._fds))
 
     @property
     def _by_probe(self) -> bool:
@@ -74,7 +86,7 @@ class World:
     @property
     def state(self) -> str:
         """What the kernel must show of it all: the target's reference count and the probe module's state."""
-        count = TOKENS * sum(self._fds) * (self.rule is Rule.PINS) + self._by_probe
+        count = TOKENS * sum(self._fds) * self.rule.pins + self._by_probe
         target = "no target" if self.target is None else f"target referenced {count} times"
         probe = "no probe" if self.probe is None else "probe live" if self.probe.live else "probe loading"
         return f"{target}, {probe}"
@@ -176,7 +188,7 @@ class World:
         match step.verb:
             case Verb.VALIDATE if not _valid(loader, self.target):
                 world = replace(self._with(step.loader, _ended(loader)), probe=None)
-                return world._settled(KILLED if loader.doomed else "ESTALE", "EBUSY")
+                return world._settled(KILLED if loader.doomed else "ESTALE", "ESTALE", "EBUSY")
             case Verb.VALIDATE:
                 return replace(onward, probe=replace(self.probe, holds=self.target)), OK
             case Verb.REGISTER:
@@ -184,14 +196,17 @@ class World:
         world = replace(onward, probe=replace(self.probe, live=True, holds=None))
         if loader.doomed:
             world = world._with(step.loader, _ended(loader))
-        return world._settled(KILLED if loader.doomed else OK, "EEXIST")
+        return world._settled(KILLED if loader.doomed else OK, OK, "EEXIST")
 
-    def _settled(self, outcome: str, refusal: str) -> tuple[World, str]:
-        """The initializer is over: a loader that waited for it is refused."""
-        for number, loader in self.loaders.items():
-            if loader.waiting:
-                return self._with(number, _ended(loader)), f"{outcome}, {Step(Verb.LOAD, number)} {refusal}"
-        return self, outcome
+    def _settled(self, outcome: str, result: str, refusal: str) -> tuple[World, str]:
+        """The initializer is over with a result: a loader that waited for it is refused, or is given the same."""
+        waiting = next((number for number, loader in self.loaders.items() if loader.waiting), None)
+        if waiting is None:
+            return self, outcome
+        given = result if self.rule.shares else refusal
+        loader = self.loaders[waiting]
+        after = _ended(loader) if given != OK else replace(loader, waiting=False, taken=LIFE.index(Verb.REREAD))
+        return self._with(waiting, after), f"{outcome}, {Step(Verb.LOAD, waiting)} {given}"
 
     def _with(self, number: int, loader: Loader) -> World:
         return replace(self, loaders={**self.loaders, number: loader})

@@ -16,7 +16,9 @@ class Mutant:
     one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
     `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
     no kernel refuses, instead of the one it was given; `forces` removes by force, `asks` without where force is meant;
-    `other_rule` models a kernel of the other pin rule; `strange_image` races with a file that is no module.
+    `checks` looks a handle up where it is meant to be followed unchecked; `other_call` loads by the other of the two
+    system calls; `other_rule` models a kernel of the other pin rule; `strange_image` races with a file that is no
+    module.
     """
 
     loader: str = ""
@@ -28,6 +30,8 @@ class Mutant:
     loads_anyway: bool = False
     forces: bool = False
     asks: bool = False
+    checks: bool = False
+    other_call: bool = False
     other_rule: bool = False
     strange_image: bool = False
 
@@ -36,7 +40,8 @@ class Mutant:
         if self.loads_anyway:
             return Order()
         parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
-        return replace(order, mutant=self.loader or order.mutant, parameters=parameters)
+        in_memory = order.in_memory != self.other_call
+        return replace(order, mutant=self.loader or order.mutant, parameters=parameters, in_memory=in_memory)
 
 
 HONEST = Mutant()
@@ -54,6 +59,8 @@ MUTANTS: Mapping[str, Mutant] = {
     "loads-anyway": Mutant(loads_anyway=True),
     "forces": Mutant(forces=True),
     "only-asks": Mutant(asks=True),
+    "checks-handle": Mutant(checks=True),
+    "other-call": Mutant(other_call=True),
     "other-rule": Mutant(other_rule=True),
     "strange-image": Mutant(strange_image=True),
 }

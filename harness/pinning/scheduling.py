@@ -66,9 +66,9 @@ class Scheduling:
 
     @property
     def rule(self) -> Rule:
-        """What an open section file does on this kernel: the recipe says it, and was proved when the guest booted."""
-        pins = self.loading.guest.image.recipe.traits.section_fd_pins != self.loading.mutant.other_rule
-        return Rule.PINS if pins else Rule.TOKEN
+        """What this kernel does otherwise than others: the recipe says it, and was proved when the guest booted."""
+        traits = self.loading.guest.image.recipe.traits
+        return Rule(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
 
     def enumerated(self, interventions: int) -> Enumerated:
         """Every order of a loader's life with at most so many interventions."""
@@ -80,7 +80,7 @@ class Scheduling:
             return tuple(parse(line) for line in self.lines)
         if self.everything:
             return self.enumerated(2).schedules
-        reuse = _REUSE_PINNED if self.rule is Rule.PINS else _REUSE
+        reuse = _REUSE_PINNED if self.rule.pins else _REUSE
         return tuple(dict.fromkeys((*map(parse, reuse), *covering(self.rule, self.enumerated(1).schedules))))
 
     def play(self, line: str) -> Play:

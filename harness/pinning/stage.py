@@ -105,7 +105,7 @@ class GuestStage:
         if step.verb not in INITIALIZER or self._actors[step.loader].inside:
             return ""
         waiting = [number for number, loader in now.loaders.items() if loader.waiting]
-        return "".join(f", {Step(Verb.LOAD, number)} {self._actors[number].end()}" for number in waiting)
+        return "".join(f", {Step(Verb.LOAD, number)} {self._actors[number].waited()}" for number in waiting)
 
 
 _shipped: WeakKeyDictionary[Guest, Mapping[Verb, str]] = WeakKeyDictionary()
