@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -161,29 +162,33 @@ def test_init_is_a_program_the_shell_can_read() -> None:
     assert subprocess.run(["sh", "-n", init], check=False).returncode == 0
 
 
+WORD = "ssh-rsa AAAA \\000\\101 1700000000 c2VlZA==\n"
+
+
 def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     """What init prints when its commands are stand-ins that succeed, or one of them fails; it ends at poweroff."""
     commands = tmp_path / "commands"
     commands.mkdir()
-    for name in ("mount", "mkdir", "insmod", "ifconfig", "stty", "dropbear", "poweroff", "sleep"):
+    for name in ("mount", "mkdir", "insmod", "ifconfig", "stty", "date", "dropbear", "poweroff", "sleep"):
         ending = "kill -9 $PPID" if name in ("poweroff", "sleep") else f"exit {int(name == failing)}"
         (commands / name).write_text(f"#!/bin/sh\n{ending}\n")
         (commands / name).chmod(0o755)
     text = (paths.RECIPES / "rootfs/init").read_text()
     script = text.replace("/usr/sbin:/usr/bin:/sbin:/bin", f"{commands}:/usr/bin:/bin", 1)
     script = script.replace("/proc/sys/kernel/kptr_restrict", str(tmp_path / "kptr_restrict"))
-    script = script.replace("/run/word", str(tmp_path / "word"))
-    assert script.count(str(tmp_path)) == 5
-    word = "echo the word\n"
-    done = subprocess.run(
-        ["sh", "-c", script], input=f"{len(word)}\n{word}", stdout=subprocess.PIPE, text=True, timeout=20, check=False
-    )
-    return done.stdout.splitlines()
+    script = re.sub(r"/(?=root/\.ssh|etc/dropbear|tmp/pinpoint)", f"{tmp_path}/", script)
+    # What is not replaced would be this host's own.
+    assert script.count(str(tmp_path)) == 11
+    for name in ("root/.ssh", "etc/dropbear"):
+        (tmp_path / name).mkdir(parents=True)
+    done = subprocess.run(["sh", "-c", script], input=WORD, stdout=subprocess.PIPE, text=True, timeout=20, check=False)
+    return [line.replace(str(tmp_path), "") for line in done.stdout.splitlines()]
 
 
 def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
-    assert run_init(tmp_path) == ["pinpoint: init", "pinpoint: waiting", "the word", "pinpoint: ready"]
-    assert not (tmp_path / "word").exists()
+    assert run_init(tmp_path) == ["pinpoint: init", "pinpoint: waiting", "pinpoint: ready"]
+    assert (tmp_path / "root/.ssh/authorized_keys").read_text() == "ssh-rsa AAAA pinpoint\n"
+    assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == b"\0A"
     assert (tmp_path / "kptr_restrict").read_text() == "0\n"
 
 

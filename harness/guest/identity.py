@@ -9,7 +9,7 @@ from harness.guest.result import Result
 from harness.images.image import Image
 
 # Release on the first line, then the kernel's ELF notes as they are in memory (kernel/ksysfs.c, notes_read(), 6.1).
-ASK = "uname -r && cat /sys/kernel/notes"
+ASK = "cat /proc/sys/kernel/osrelease /sys/kernel/notes"
 _GNU_BUILD_ID = (b"GNU\0", 3)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import textwrap
 import time
 
 from harness.guest.keys import RunKeys
@@ -13,43 +12,18 @@ WAITING = r"pinpoint: waiting"
 READY = r"pinpoint: ready"
 
 _SEED_BYTES = 64
-# A terminal drops what it cannot buffer: a line, and all that is unread together, stay below 4096 bytes
-# (N_TTY_BUF_SIZE, drivers/tty/n_tty.c, 6.1).
-_LINE = 1024
-_RESEED = "/tmp/pinpoint_reseed"
-# Where there is one, a thawed guest's clock stands still without it (probes/tick_parisc.c).
-_TICK = "/tmp/pinpoint_tick.ko"
-_SCRIPT = """\
-umask 077
-mkdir -p /root/.ssh
-echo '{authorized}' >/root/.ssh/authorized_keys
-base64 -d >/etc/dropbear/dropbear_ed25519_host_key <<end
-{host_key}
-end
-umask 022
-date -s @{seconds} >/dev/null
-[ ! -x {reseed} ] || must {reseed} <<end
-{seed}
-end
-[ ! -e {tick} ] || insmod {tick} 2>/dev/null
-"""
+# A terminal drops what it cannot buffer: all that is unread stays below 4096 bytes (N_TTY_BUF_SIZE,
+# drivers/tty/n_tty.c, 6.1).
+LONGEST = 4095
 
 
 def word(keys: RunKeys) -> bytes:
-    """A script for init's shell, its length on a line before it (vm_images/rootfs/init, await_word()).
+    """One line of words for init's shell to read (vm_images/rootfs/init, await_word()).
 
-    Each is good for one guest: the random numbers in it come from this host and are nobody else's.
+    Who may log in, the server's key as printf takes it, seconds since the epoch, random numbers. Each line is good for
+    one guest: the random numbers in it come from this host and are nobody else's.
     """
-    script = _SCRIPT.format(
-        authorized=keys.authorized,
-        host_key=_base64(keys.host_key),
-        seconds=int(time.time()),
-        reseed=_RESEED,
-        tick=_TICK,
-        seed=_base64(os.urandom(_SEED_BYTES)),
-    ).encode()
-    return b"%d\n" % len(script) + script
-
-
-def _base64(content: bytes) -> str:
-    return textwrap.fill(base64.b64encode(content).decode(), _LINE)
+    kind, key, _ = keys.authorized.split()
+    host_key = "".join(f"\\{byte:03o}" for byte in keys.host_key)
+    seed = base64.b64encode(os.urandom(_SEED_BYTES)).decode()
+    return f"{kind} {key} {host_key} {int(time.time())} {seed}\n".encode()

@@ -29,7 +29,7 @@ INITRD = "initrd.cpio"
 _OVERLAY = paths.RECIPES / "rootfs"
 _PACKING = 60.0
 # What must be there to be mounted on, and what programs take for granted. dropbear wants /root closed to others.
-_DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/dropbear", "lib/drivers", "root", "var/log")
+_DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/dropbear", "lib/drivers", "root/.ssh", "var/log")
 _PRIVATE = ("root",)
 
 

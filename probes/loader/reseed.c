@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_reseed: mix what is read from standard input into the kernel's random numbers, and make them begin anew.
+ * pinpoint_reseed SECONDS: set the clock to SECONDS since the epoch, mix what is read from standard input into the
+ * kernel's random numbers, and make them begin anew. One program, for each that is started holds up a thawed guest.
  *
  * Guests thawed from one state would otherwise hand out the same numbers, SSH's among them. Writing to /dev/urandom
  * mixes at once but shows only at the next reseeding, up to a minute later (drivers/char/random.c, 6.1).
@@ -9,8 +10,10 @@
 #include <fcntl.h>
 #include <linux/random.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 static int failed(const char *what)
@@ -19,13 +22,21 @@ static int failed(const char *what)
 	return 1;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	struct timespec now = { 0 };
 	char seed[256];
 	size_t length = 0;
 	ssize_t got;
 	int urandom;
 
+	if (argc != 2) {
+		errno = EINVAL;
+		return failed("the time");
+	}
+	now.tv_sec = atoll(argv[1]);
+	if (clock_settime(CLOCK_REALTIME, &now))
+		return failed("the clock");
 	while ((got = read(STDIN_FILENO, seed + length, sizeof(seed) - length)) > 0)
 		length += got;
 	if (got < 0 || !length)
