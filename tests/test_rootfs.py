@@ -178,7 +178,7 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     script = script.replace("/proc/sys/kernel/kptr_restrict", str(tmp_path / "kptr_restrict"))
     script = re.sub(r"/(?=root/\.ssh|etc/dropbear|tmp/pinpoint)", f"{tmp_path}/", script)
     # What is not replaced would be this host's own.
-    assert script.count(str(tmp_path)) == 11
+    assert script.count(str(tmp_path)) == 10
     for name in ("root/.ssh", "etc/dropbear"):
         (tmp_path / name).mkdir(parents=True)
     done = subprocess.run(["sh", "-c", script], input=WORD, stdout=subprocess.PIPE, text=True, timeout=20, check=False)
@@ -199,7 +199,7 @@ def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
         ("mkdir", "mkdir /dev/pts"),
         ("ifconfig", "ifconfig lo 127.0.0.1 up"),
         ("stty", "stty -echo"),
-        ("dropbear", "dropbear -E -r /etc/dropbear/dropbear_ed25519_host_key -P /run/dropbear.pid"),
+        ("dropbear", "dropbear -E -R -P /run/dropbear.pid"),
     ],
 )
 def test_init_names_the_step_that_failed(tmp_path: Path, failing: str, step: str) -> None:
