@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
-from harness.core.elf import Symbol
+from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
 from harness.landing.instruction import Flow, Kind
 from harness.landing.instructions import first
@@ -22,7 +23,7 @@ def blacklisted(guest: Guest) -> list[str]:
 def freed(layout: Layout) -> list[str]:
     """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
     inside = range(*(layout.kernel.named(name)[0].address for name in ("_sinittext", "_einittext")))
-    named = _by_name(layout)
+    named = _by_name(layout.kernel)
     return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
 
 
@@ -38,16 +39,17 @@ def used_twice(layout: Layout, count: int) -> list[str]:
 
 
 def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:
-    for name, named in _by_name(layout).items():
+    for name, named in _by_name(layout.kernel).items():
         if len(named) > 1 and all(_is_function(symbol, inside) for symbol in named):
             clear = not any(symbol.address in each for each in forbidden for symbol in named)
             if clear and not any(_traps(layout, symbol) for symbol in named):
                 yield name
 
 
-def _by_name(layout: Layout) -> dict[str, list[Symbol]]:
+@lru_cache(maxsize=8)
+def _by_name(kernel: Elf) -> Mapping[str, Sequence[Symbol]]:
     found: defaultdict[str, list[Symbol]] = defaultdict(list)
-    for symbol in layout.kernel.symbols:
+    for symbol in kernel.symbols:
         if symbol.section and symbol.name.isidentifier():
             found[symbol.name].append(symbol)
     return found
