@@ -77,8 +77,7 @@ def end(guest: Guest) -> str:
     changed = clean.changed(after, kept.modules(guest))
     if changed:
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
-    taint = clean.tainted(after)
-    return f"taint {taint}" if taint else ""
+    return clean.worn(after, guest.image.recipe.machine.memory_mib)
 
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
