@@ -312,19 +312,32 @@ def test_a_vng_that_cannot_be_had_is_absent_with_the_reason(tmp_path: Path, monk
     assert beside == Absent("not installed: vng.log: what requirements-bench.txt names cannot be installed")
 
 
-@pytest.mark.parametrize(("output", "measured"), [("6.1.0-56-amd64\n", True), ("5.10.0-1-amd64\n", False)])
+@pytest.mark.parametrize(
+    ("output", "measured"),
+    [
+        ("[ 8.1] starting script\r\n6.1.0-56-amd64\r\n[ 8.9] virtme-ng-init: script exited with code 0\r\n", True),
+        ("[ 8.1] starting script\r\n5.10.0-1-amd64\r\n[ 8.9] virtme-ng-init: script exited with code 0\r\n", False),
+        ("[ 0.0] Linux version 6.1.0-56-amd64\r\n[ 8.9] Kernel panic - not syncing\r\n", False),
+        ("[ 8.1] starting script\r\n6.1.0-56-amd64\r\n[ 8.9] virtme-ng-init: script exited with code 1\r\n", False),
+        ("", False),
+    ],
+)
 def test_vng_is_measured_on_our_kernel_or_not_at_all(
     output: str, measured: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_program", "_kernel"):
         monkeypatch.setattr(virtme, name, lambda *_: Path("/x"))
     monkeypatch.setattr(virtme, "_surroundings", lambda *_: {})
-    monkeypatch.setattr(process, "run", lambda argv, **_: process.Finished(tuple(argv), 0, output, 9.5))
+    statuses = [255, 255, 1]
+    monkeypatch.setattr(process, "run", lambda argv, **_: process.Finished(tuple(argv), statuses.pop(0), output, 9.5))
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1.0-56-amd64"))
     beside = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
     assert isinstance(beside, Absent) is not measured
     if not isinstance(beside, Absent):
+        # Without udev its status is that of a broken port, and the same each time.
         assert beside() == 9.5
+        with pytest.raises(HostError, match="status 1, not 255"):
+            beside()
 
 
 def test_vng_is_locked_as_declared() -> None:
