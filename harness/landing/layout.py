@@ -120,9 +120,10 @@ class Layout:
         return [site.at(offset) for offset in offsets]
 
     def following(self, site: Site) -> Site:
-        """The site one instruction on; behind the function's last one, its end."""
+        """The site one instruction on from where a probe on it lands; behind the function's last one, its end."""
         elf, symbol = self.symbol(site)
-        later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > site.offset)
+        lands = self.address(site) - self.base(symbol, site.module)
+        later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > lands)
         return site.at(next(later, symbol.size))
 
     def mid_instruction(self, site: Site) -> list[Site]:

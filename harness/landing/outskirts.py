@@ -37,12 +37,6 @@ def below(layout: Layout, module: str) -> int:
     return min(layout.targets[module].sections.values()) - _STUB
 
 
-def behind_text(layout: Layout, module: str) -> int:
-    """The first address behind the module's text: its read-only data begin on the next page."""
-    _, end, _ = _functions(layout, module)[-1]
-    return (end | _PAGE - 1) + 1
-
-
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
     """Start and end of each function, where the next one starts, and its site, if its name is enough to find it by."""
     named_once = {symbol.name for symbol in layout.targets[module].functions}
