@@ -70,7 +70,7 @@ def test_module_init_text(target: Target, probing: ProbingIn) -> None:
     """A module's .init.text is freed once it ran, and its symbols with it: ENOENT, by the module's name and without."""
     gone = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
     assert gone, "the module has no initialisation text"
-    # Every module has an init_module, with a preamble where functions have one, and another's may stand among what stays.
+    # Every module has an init_module, and a preamble to it where there are such; another's may stand among what stays.
     specs = [f"{target.module}:{name}" for name in gone] + [name for name in gone if not name.endswith("init_module")]
     expect_refusal(probing, *specs, wanted=errno.ENOENT)
 
@@ -88,7 +88,7 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, probi
     """An offset that reaches the next function is taken, and hit when that one runs: escaped, not landed."""
     site = target.site("leaf")
     following = next_function(layout, site)
-    distance = following.start - layout.address(site)
+    distance = following.start - layout.start(site)
     with probing.on(site.at(distance)) as probes:
         target.call_all(TIMES)
     expect_escape(probes.landings[0], f"next symbol {following.name}+{probes.addresses[0] - following.start:#x}")
@@ -99,7 +99,7 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, probi
 def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, probing: ProbingIn) -> None:
     """The offset may be of any size, and reach into a function of another file: escaped, not landed."""
     near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.address)
-    distance = layout.address(far) - layout.address(near)
+    distance = layout.start(far) - layout.start(near)
     with probing.on(near.at(distance)) as probes:
         target.call(far.symbol, TIMES)
     expect_escape(probes.landings[0], f"next symbol {far.symbol}+{layout.landing_pad(far):#x}")
