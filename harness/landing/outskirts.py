@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from harness.guest.memory import UnmappedError
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -35,6 +36,16 @@ def last_word(layout: Layout, module: str) -> Site:
 def below(layout: Layout, module: str) -> int:
     """An address in front of everything of a module that has a symbol: in the first section's stubs, or outside."""
     return min(layout.targets[module].sections.values()) - _STUB
+
+
+def mapped_behind(layout: Layout, module: str) -> bool:
+    """Is there memory on the page behind a module's text: its own read-only data, where all of it is one region?"""
+    _, end, _ = _functions(layout, module)[-1]
+    try:
+        layout.guest.memory.read((end | _PAGE - 1) + 1, 1)
+    except UnmappedError:
+        return False
+    return True
 
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
