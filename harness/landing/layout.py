@@ -91,14 +91,15 @@ class Layout:
         """
         elf, symbol = self.symbol(site)
         entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
-        shift = max((self._pad(elf, entry) for entry in entered), default=0)
+        shift = max((self.pad(elf, entry) for entry in entered), default=0)
         return self.base(symbol, site.module) + site.offset + shift
 
     def landing_pad(self, site: Site) -> int:
         """The size of the landing pad that the site's function begins with, in bytes, 0 where it has none."""
-        return self._pad(*self.symbol(site))
+        return self.pad(*self.symbol(site))
 
-    def _pad(self, elf: Elf, symbol: Symbol) -> int:
+    def pad(self, elf: Elf, symbol: Symbol) -> int:
+        """The same of a function of a file: of two of a name one may have a landing pad, and the other none."""
         pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
         return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
 
