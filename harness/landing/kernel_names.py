@@ -13,11 +13,22 @@ from harness.landing.instructions import first
 from harness.landing.layout import Layout
 from harness.landing.order import BLACKLIST, blacklist
 
+# Symbols of what stands in front of functions, where nothing ever runs; a probe there is refused (6.2).
+PREAMBLES = ("__cfi_", "__pfx_")
+
 
 def blacklisted(guest: Guest) -> list[str]:
     """The names on the kernel's own blacklist that can be asked for, those it has once, in its order."""
     names = Counter(line.split()[-1] for line in guest.read_text(BLACKLIST).splitlines())
     return [name for name, times in names.items() if name.isidentifier() and times == 1]
+
+
+def converts_addresses(layout: Layout) -> bool:
+    """Does this kernel make closest symbol + offset of every address before it registers, and an address of that again?
+
+    By the function that it lets architectures adjust the result with (kernel/kprobes.c, since 5.18).
+    """
+    return bool(layout.kernel.named("arch_adjust_kprobe_addr"))
 
 
 def freed(layout: Layout) -> list[str]:
@@ -50,7 +61,7 @@ def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterat
 def _by_name(kernel: Elf) -> Mapping[str, Sequence[Symbol]]:
     found: defaultdict[str, list[Symbol]] = defaultdict(list)
     for symbol in kernel.symbols:
-        if symbol.section and symbol.name.isidentifier():
+        if symbol.section and symbol.name.isidentifier() and not symbol.name.startswith(PREAMBLES):
             found[symbol.name].append(symbol)
     return found
 
