@@ -73,10 +73,11 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     """Writes a bundle of this project and its image."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
 
-    def write(schedule: str = "", file: str = FILE, changed: bool = False) -> Path:
+    def write(schedule: str = "", file: str = FILE, changed: bool = False, frozen: str = "") -> Path:
         digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
         told: dict[str, Any] = {"file": file, "items": [ITEM], "options": ["--stress=7"], "hashes": {FILE: digest}}
-        return bundle.write(tmp_path, Bundle(cell=cell(), schedule=schedule, **told), {"console.log": b""})
+        about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **told)
+        return bundle.write(tmp_path, about, {"console.log": b""})
 
     return write
 
@@ -188,6 +189,19 @@ def test_a_case_that_has_changed_is_told(
     assert f"{FILE} has changed since" in capsys.readouterr().err
     repro(monkeypatch, Runs(SAME), str(left()))
     assert "changed" not in capsys.readouterr().err
+
+
+def test_a_frozen_guest_that_the_store_has_no_more_is_told(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path))
+    place = left(frozen="frozen-0123")
+    assert "thawed from `frozen-0123`" in (place / "README.md").read_text()
+    repro(monkeypatch, Runs(SAME), str(place))
+    assert "frozen-0123 is not in the store any more: guests begin with another boot" in capsys.readouterr().err
+    (tmp_path / "store" / "frozen-0123").mkdir(parents=True)
+    repro(monkeypatch, Runs(SAME), str(place))
+    assert "frozen-0123" not in capsys.readouterr().err
 
 
 def test_a_replay_that_cannot_run_ends_with_its_status(

@@ -43,6 +43,7 @@ class Guest:
         self.image = image
         self.accelerator = accelerator
         self.boot_seconds = 0.0
+        self.frozen = ""  # what it was thawed from: the store's name of it; empty for one that was booted
         self._emulator = emulator
         self._link: SshLink | None = None
         self.heart: Heart | None = None  # from the first SSH connection on

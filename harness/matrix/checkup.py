@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -90,6 +91,15 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
         return lost
     diagnosis = examine(guest, found, namer(guest))
     return lost if diagnosis.condition.verdict.good else GuestDied(diagnosis, where=guest.name)
+
+
+@contextmanager
+def explained(guest: Guest) -> Iterator[None]:
+    """Who loses the guest within this is told why: what `last_words` says."""
+    try:
+        yield
+    except GuestError as lost:
+        raise last_words(guest, lost) from lost
 
 
 def _state(guest: Guest, before: str = "") -> State:

@@ -33,7 +33,8 @@ class Bundle(BaseModel):
     cell last; `options` are the run's that change what a cell does; `schedule` is the line of the order of loading and
     removal that failed, `seed` what else was drawn with. `qemu` is the command line; `loop_seconds` the guest's speed
     as its heartbeat measured it, the CPU time of a loop (harness/guest/heart.py); `slide` is in bytes; both are None
-    where they are not known. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
+    where they are not known; `frozen` is the store's entry that the guest was thawed from, empty for one that was
+    booted. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
     bundle's own; `absent` names what could not be had, and why.
     """
 
@@ -52,6 +53,7 @@ class Bundle(BaseModel):
     boot_seconds: float = 0.0
     loop_seconds: float | None = None
     slide: int | None = None
+    frozen: str = ""
     hashes: Mapping[str, str] = {}
     files: Mapping[str, str] = {}
     absent: Mapping[str, str] = {}
@@ -151,11 +153,19 @@ def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
             "`--times N` tells how often of N it fails the same way, `--shell` goes into the guest at the failure,",
             "`--gdb` debugs its kernel there.",
             "",
+            *_beginning(about.frozen),
             *(f"- `{name}`" for name in files),
             *absent,
             "",
         ]
     )
+
+
+def _beginning(frozen: str) -> list[str]:
+    """Where the guest began, and so where it begins again."""
+    if not frozen:
+        return []
+    return [f"Its guest was thawed from `{frozen}`: so is a replay's, with the same slide, while the store has it.", ""]
 
 
 def read(directory: Path) -> Bundle:
