@@ -15,7 +15,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest.console import Console, Transcript
 
-SOON = 20.0
+SOON = 60.0
 
 
 class Line:
@@ -80,7 +80,7 @@ def test_silence_ends_at_the_deadline(line: Line) -> None:
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="ready"):
         line.console.await_line(["ready"], Deadline.after(0.2))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
 
 
 def test_unending_noise_ends_at_the_deadline(line: Line) -> None:
@@ -114,7 +114,7 @@ def test_stopped_guest_is_noticed_though_its_console_stays_open(line: Line) -> N
     began = time.monotonic()
     with pytest.raises(GuestLost):
         line.console.await_line(["ready"], Deadline.after(SOON))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
     assert line.console.last_lines() == ["panic"]
 
 
@@ -136,7 +136,7 @@ def test_flood_is_drained_within_bounded_memory(line: Line) -> None:
 
     thread = threading.Thread(target=flood)
     thread.start()
-    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(30))
+    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(2 * SOON))
     thread.join()
     assert heard.start == 100 * len(block) + 2
     assert heard.start > 100_000_000

@@ -11,7 +11,7 @@ from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, Phase
 from harness.matrix.foreman import Foreman, Worker
 
-SOON = 30.0
+SOON = 60.0
 
 
 class Site:

@@ -29,6 +29,8 @@ from harness.images.recipe import Kernel, Machine, Recipe
 
 # The event loop that all monitors share is made once: an epoll and a pair of sockets.
 _LOOP_DESCRIPTORS = 3
+# What a QEMU gets that has nothing to wait for, on a host that compiles; what ends before half of it has not waited.
+SOON = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +52,13 @@ def test_canary_without_its_greeting_is_no_canary(architecture: str, monkeypatch
 
 
 def test_canary_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator_seconds = accelerator._TCG_CANARY_SECONDS
     monkeypatch.setattr(accelerator, "_TCG_CANARY_SECONDS", 1.0)
     monkeypatch.setitem(CANARIES, "arm64", Canary(b"\x00\x00\x00\x14" * 4, rc=0))
     began = time.monotonic()
     with pytest.raises(HostError, match="does not run"):
         choose(ARCHITECTURES["arm64"], TCG)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < accelerator_seconds
 
 
 def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +123,7 @@ class Pretender:
             facts={},
         )
 
-    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
+    def boot(self, kernel: bytes, seconds: float = SOON, memory_mib: int = 64) -> Guest:
         log = self.directory / "console" / "pretender.log"
         beginning = Beginning(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds))
         return boot(self.image(kernel, memory_mib), beginning)
@@ -152,7 +155,7 @@ def test_panic_at_boot_is_told_with_the_consoles_last_lines(pretender: Pretender
     began = time.monotonic()
     with pytest.raises(BootError, match="did not boot: the kernel panicked") as told:
         pretender.boot(arm64(b"Kernel panic - not syncing: no init\r\ntrace\r\n", PSCI_SYSTEM_RESET))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
     assert str(told.value).splitlines()[1:] == ["  Kernel panic - not syncing: no init", "  trace"]
     assert "no init" in (pretender.directory / "console" / "pretender.log").read_text()
 
@@ -161,19 +164,19 @@ def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the console closed"):
         pretender.boot(arm64(b"goodbye\r\n", PSCI_SYSTEM_OFF))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
 
 
 def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
     with pytest.raises(BootError, match=r"in time\n  \(the console said nothing\)"):
-        pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=2.0)
+        pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
 
 
 def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the guest stopped: SHUTDOWN guest-shutdown"):
         pretender.boot(arm64(b"pinpoint: waiting\r\npinpoint: ready\r\n", PSCI_SYSTEM_OFF))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
 
 
 def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
@@ -190,7 +193,7 @@ def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
     )
     words = [sys.executable, str(script), str(paths.PROJECT), str(Path(__file__).parent), str(tmp_path)]
     run = subprocess.Popen(words)
-    deadline = Deadline.after(30)
+    deadline = Deadline.after(SOON)
     while not (children := emulators(run.pid)):
         deadline.demand("QEMU's start")
         time.sleep(0.02)

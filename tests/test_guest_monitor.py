@@ -15,7 +15,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.monitor import Monitor
 
-SOON = 20.0
+SOON = 60.0
 GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}
 
 

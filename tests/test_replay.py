@@ -219,11 +219,12 @@ print("status", process.foreground([sys.executable, "-c", "import sys; input(); 
 
 def test_a_program_in_the_foreground_has_the_terminal_and_ctrl_c_is_its_own() -> None:
     env = {**os.environ, "PYTHONPATH": str(paths.PROJECT)}
-    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND], env=env, timeout=20, encoding="utf-8")
+    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND], env=env, timeout=60, encoding="utf-8")
     child.sendline("")
     child.expect("status 5")
     child.close()
-    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND.replace("input()", "print('on'); input()")], env=env)
+    waits = FOREGROUND.replace("input()", "print('on'); input()")
+    child = pexpect.spawn(sys.executable, ["-c", waits], env=env, timeout=60)
     child.expect("on")
     child.sendintr()
     child.expect(rf"status -{signal.SIGINT.value}|status 1")
@@ -239,5 +240,5 @@ def test_a_program_in_the_foreground_dies_with_us(tmp_path: Path) -> None:
     child = os.pidfd_open(int(told.read_text()))
     parent.kill()
     parent.wait()
-    assert select.select([child], [], [], 10.0)[0], "it lives on"
+    assert select.select([child], [], [], 60.0)[0], "it lives on"
     os.close(child)
