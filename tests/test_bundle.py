@@ -122,7 +122,7 @@ def test_a_torn_description_is_refused(tmp_path: Path, cut: int) -> None:
     place = written(tmp_path)
     path = place / bundle.ABOUT
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UsageError, match="not of this version"):
+    with pytest.raises(UsageError, match="is damaged"):
         bundle.read(place)
 
 

@@ -73,9 +73,11 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     """Writes a bundle of this project and its image."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
 
-    def write(schedule: str = "", file: str = FILE, changed: bool = False, frozen: str = "") -> Path:
+    def write(
+        schedule: str = "", file: str = FILE, changed: bool = False, frozen: str = "", option: str = "--stress=7"
+    ) -> Path:
         digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
-        told: dict[str, Any] = {"file": file, "items": [ITEM], "options": ["--stress=7"], "hashes": {FILE: digest}}
+        told: dict[str, Any] = {"file": file, "items": [ITEM], "options": [option], "hashes": {FILE: digest}}
         about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **told)
         return bundle.write(tmp_path, about, {"console.log": b""})
 
@@ -155,10 +157,19 @@ def test_wrong_use_is_one_line(
     runs = Runs(SAME)
     place = str(left())
     elsewhere = str(left(file="cases/test_gone.py"))
+    outside = tmp_path / "test_outside.py"
+    outside.touch()
+    beyond = str(left(file=os.path.relpath(outside, paths.PROJECT)))
+    hostile = str(left(option="-pevil"))
+    cut = left() / "bundle.json"
+    cut.write_text(cut.read_text()[:100])
     for words, wrong in (
         ([str(tmp_path / "nowhere")], "is not there"),
         ([str(tmp_path)], "has no bundle.json"),
         ([elsewhere], "cases/test_gone.py: is not in this version of Pinpoint"),
+        ([beyond], "test_outside.py: is not in this version of Pinpoint"),
+        ([hostile], "the bundle asks for '-pevil', as no run does"),
+        ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),
     ):

@@ -16,7 +16,7 @@ from harness.core.files import sha256
 from harness.images.prepare import image_key
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
-from harness.matrix import session
+from harness.matrix import again, session
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
@@ -82,10 +82,18 @@ def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
 
 
 def _demand_same_project(about: Bundle, workshop: Workshop, *, anyway: bool) -> None:
-    """The recipe must still be there and make the same image; the case's file must be there."""
+    """The recipe must still be there and make the same image; the case's file must be there.
+
+    A bundle may come from anybody: nothing outside of the project is run for it, and nothing is run otherwise.
+    """
     recipe = select([about.cell.vm])[0]
-    file = paths.PROJECT / about.file
-    if not file.is_file():
+    file = (paths.PROJECT / about.file).resolve()
+    foreign = again.foreign(about.options)
+    if foreign:
+        raise UsageError(
+            f"the bundle asks for {foreign!r}, as no run does", where=about.cell.vm, mend="do not trust it"
+        )
+    if not file.is_file() or not file.is_relative_to(paths.PROJECT):
         raise UsageError(
             "is not in this version of Pinpoint", where=about.file, mend="use the version it was made with"
         )

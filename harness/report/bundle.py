@@ -194,6 +194,8 @@ def _parsed(text: str, where: str) -> Bundle:
         return Bundle.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise UsageError(f"{ABOUT} is damaged: {first['msg']}", where=where, mend="copy the bundle again") from None
         key = ".".join(map(str, first["loc"])) or "the whole"
         raise UsageError(
             f"{ABOUT} is not of this version of Pinpoint: {key}: {first['msg']}",
