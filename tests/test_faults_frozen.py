@@ -183,8 +183,8 @@ def test_what_befalls_a_frozen_guest_in_the_store(pytester: pytest.Pytester, run
     (half / "state").unlink()
     status, said = run.go(pytester)
     told = {
-        "a frozen guest corrupted in the store": "damaged in the store: state has changed; building it again",
-        "a frozen guest half deleted": "damaged in the store: state is missing; building it again",
+        "a frozen guest corrupted in the store": "(it was damaged in the store: state has changed)",
+        "a frozen guest half deleted": "(it was damaged in the store: state is missing)",
     }
     for fault, line in told.items():
         judge_fault(fault, expected=("", 0), told=("", status), lost=run.lost(), orphaned=run.orphaned())

@@ -70,6 +70,14 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: 
         Results(directory).write(cell("case", "vm"))
 
 
+def test_a_guests_words_are_plain_characters_in_the_file(directory: RunDirectory) -> None:
+    hostile = "\x1b]0;owned\x07\x9b31m\u202e\u2028"
+    kept = cell("case", "parisc", witnesses=[{"means": hostile}])
+    Results(directory).write(kept)
+    assert directory.results.read_bytes().rstrip(b"\n").decode("ascii").isprintable()
+    assert Results(directory).read() == [kept]
+
+
 def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory) -> None:
     kept = cell("case", "parisc", Verdict.KNOWN_FAIL)
     Results(directory).write(kept)

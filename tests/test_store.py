@@ -118,7 +118,8 @@ def test_damage_is_seen_said_and_mended(
     harm(entry.path)
     mended = store.obtain("kernel", ["a"], vm="x", build=build)
     assert build.builds == 2
-    assert told in said(heard)
+    assert f"damaged in the store: {told}; building it again" in said(heard)
+    assert heard[-1].detail == f"it was damaged in the store: {told}"
     assert (mended.path / "vmlinux").read_bytes() == b"\x7fELF" * 1000
     assert mended.facts["release"] == "6.1.0"
 

@@ -77,7 +77,12 @@ class Heart:
     @property
     def beat_seconds(self) -> float:
         """The length of a beat, in seconds given to the guest."""
-        return _BEAT * max(1.0, self.loop_seconds / _USUAL_LOOP)
+        return _BEAT * self.slowness
+
+    @property
+    def slowness(self) -> float:
+        """How many times slower this guest is on this host than a usual one, at least 1."""
+        return max(1.0, self.loop_seconds / _USUAL_LOOP)
 
     def calibrate(self, run: Callable[[str], object]) -> None:
         """Measure how fast this guest is on this host: the CPU time that a loop of a known length takes."""

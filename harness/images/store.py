@@ -66,7 +66,11 @@ class Store:
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
                 entry = self._kept(kind, key, step)
                 if entry is None:
+                    damage = step.closing
+                    step.close_with("")
                     entry = self._built(kind, key, parts, step, build)
+                    # The build's progress has covered what was said of it.
+                    step.close_with("; ".join(part for part in (damage, step.closing) if part))
             return entry
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
@@ -100,6 +104,7 @@ class Store:
             os.utime(path)
             return Entry(kind, key, path, record.facts)
         step.say(f"damaged in the store: {wrong}; building it again")
+        step.close_with(f"it was damaged in the store: {wrong}")
         self._discard(path)
         return None
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
+from harness.report import lines
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 
@@ -92,7 +93,7 @@ def _filled(root: Path, place: Path, beside: Path, about: Bundle, pieces: Mappin
     (beside / README).write_text(_readme(about, final, sorted(pieces)))
     own = sorted(path for path in beside.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(beside)): sha256(path) for path in own}})
-    (beside / ABOUT).write_text(whole.model_dump_json(indent=1) + "\n")
+    (beside / ABOUT).write_text(lines.plain_json(whole, indent=1) + "\n")
     beside.chmod(0o755)
     beside.rename(final)
     return final
