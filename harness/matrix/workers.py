@@ -15,7 +15,6 @@ from harness.matrix import shards
 from harness.matrix.selection import CellId, cell_of
 
 _LENT = "pinpoint_lent"
-_ASKED = "pinpoint_asked"
 # How often a controller that waits for its workers lets the board speak.
 _LOOK_SECONDS = 0.5
 
@@ -112,14 +111,3 @@ def speaking(config: pytest.Config, speak: Callable[[], None]) -> Iterator[None]
     finally:
         over.set()
         reminder.join()
-
-
-def tell_asked(config: pytest.Config, asked: dict[str, CellId]) -> None:
-    """From a worker: the cells that were asked for. Every worker collects them all."""
-    config.workeroutput[_ASKED] = {node: asdict(cell) for node, cell in asked.items()}  # type: ignore[attr-defined]
-
-
-def told_asked(node: Any) -> dict[str, CellId]:  # noqa: ANN401 - as above
-    """In the controller: what a worker that ended told; nothing when it was lost."""
-    told = getattr(node, "workeroutput", {}).get(_ASKED, {})
-    return {name: CellId(**cell) for name, cell in told.items()}
