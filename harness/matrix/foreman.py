@@ -34,9 +34,8 @@ class Foreman:
         self._begin = begin
         self._build = build
         self._began = threading.Lock()
-        self.asked: dict[
-            str, CellId
-        ] = {}  # the cells asked for, by pytest's names of them, once a worker has collected
+        # The cells asked for by pytest's names of them, once a worker has collected.
+        self.asked: dict[str, CellId] = {}
         self._directory = tempfile.mkdtemp(prefix="pinpoint-")
         self.address = str(Path(self._directory) / "foreman")
         self._server = _Server(self.address, _Line)
