@@ -32,6 +32,8 @@ FAULTS = {
     "test_out_of_memory": ("oops", 1),
     "test_full_disk": ("harness-error", 3),
     "test_emulator_killed": ("harness-error", 3),
+    "test_killed_while_it_freezes": ("harness-error", 3),
+    "test_killed_while_it_thaws": ("harness-error", 3),
     "test_ssh_cut": ("harness-error", 3),
     "test_ssh_stalled": ("hang", 1),
     "test_half_a_file": ("harness-error", 3),
@@ -55,7 +57,8 @@ def test_fault(case: str, victim: str, tmp_path: Path, judge_fault: Judge) -> No
     function = case.partition("[")[0]
     detail = case.removesuffix("]").partition("[")[2]
     wanted = f"({function} and {detail})" if detail else function
-    broken = run.begin("run", "--vm", victim, str(CRIMES), "-k", f"{wanted} or test_bystander")
+    # In one process: the cell after the crime is to come after it, on that guest or the one in its place.
+    broken = run.begin("run", "--vm", victim, str(CRIMES), "-n", "0", "-k", f"{wanted} or test_bystander")
     try:
         status = broken.wait(_RUN_SECONDS)
     except subprocess.TimeoutExpired:
@@ -69,4 +72,5 @@ def test_fault(case: str, victim: str, tmp_path: Path, judge_fault: Judge) -> No
         lost=run.lost(),
         orphaned=run.orphaned(),
     )
+    assert [cell["case"] for cell in run.cells] == [case, "test_bystander"], run.said
     assert run.verdict("test_bystander") == "pass", run.said

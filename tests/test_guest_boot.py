@@ -19,7 +19,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator
-from harness.guest.accelerator import TCG, Accelerator, choose
+from harness.guest.accelerator import KVM, TCG, Accelerator, choose
 from harness.guest.canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -71,6 +71,20 @@ def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(CANARIES, "arm64", replace(CANARIES["arm64"], rom=CANARIES["arm64"].rom + b"\0"))
     choose(ARCHITECTURES["arm64"], TCG)
     assert len(asked) == 2
+
+
+def test_that_emulation_does_not_work_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    with pytest.raises(HostError, match="a busy host"):
+        choose(ARCHITECTURES["arm64"], TCG)
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
+    # KVM that runs nothing costs one canary until the host boots again.
+    assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
 
 
 def test_another_architecture_needs_no_kvm_canary(monkeypatch: pytest.MonkeyPatch) -> None:

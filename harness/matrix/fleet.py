@@ -137,6 +137,10 @@ class Fleet:
                 checkup.begin(guest)
             yield guest
 
+    def drop_frozen(self, image: Image) -> None:
+        """Forget the frozen guest of an image: the next to ask boots another."""
+        self._freezer.drop(image)
+
     def retire(self, name: str, because: str = "") -> None:
         """Stop the row's guest; the next `guest()` begins a fresh one. Where there is a reason, it is told."""
         if because:
