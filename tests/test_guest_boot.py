@@ -27,8 +27,6 @@ from harness.guest.start import Beginning, boot
 from harness.images.image import Image
 from harness.images.recipe import Kernel, Machine, Recipe
 
-# The event loop that all monitors share is made once: an epoll and a pair of sockets.
-_LOOP_DESCRIPTORS = 3
 # What a QEMU gets that has nothing to wait for, on a host that compiles; what ends before half of it has not waited.
 SOON = 120.0
 
@@ -146,22 +144,20 @@ class Pretender:
 @pytest.fixture
 def pretender(tmp_path: Path) -> Iterator[Pretender]:
     accelerator.qemu_version("qemu-system-aarch64")
-    before, descriptors = emulators(), len(list(Path("/proc/self/fd").iterdir()))
     yield Pretender(tmp_path)
-    assert emulators() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + _LOOP_DESCRIPTORS
+    assert emulators(tmp_path) == set()
 
 
-def emulators(parent: int | None = None) -> set[int]:
-    """QEMU processes that are children of a process, of this one by default."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
+def emulators(directory: Path) -> set[int]:
+    """QEMU processes whose guests are of a directory: rows may boot beside."""
+    found, kernel = set(), f"-kernel\0{directory}/".encode()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            name, _, rest = status.read_text().partition(" (")[2].rpartition(") ")
+            said = command.read_bytes()
         except OSError:
             continue
-        if name.startswith("qemu-system") and int(rest.split()[1]) == (parent or os.getpid()):
-            found.add(int(status.parent.name))
+        if said.startswith(b"qemu-system") and kernel in said:
+            found.add(int(command.parent.name))
     return found
 
 
@@ -198,17 +194,37 @@ def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
         pretender.boot(b"", memory_mib=1 << 24)
 
 
-def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
+def alone(tmp_path: Path, text: str) -> subprocess.Popen[bytes]:
+    """A Python of its own that does this with a `pretender`."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_guest_boot import Pretender\n"
-        "Pretender(Path(sys.argv[3])).boot(b'\\x00\\x00\\x00\\x14' * 4, seconds=60.0)\n"
+        "from test_guest_boot import *\n"
+        f"pretender = Pretender(Path(sys.argv[3]))\n{text}"
     )
-    words = [sys.executable, str(script), str(paths.PROJECT), str(Path(__file__).parent), str(tmp_path)]
-    run = subprocess.Popen(words)
+    return subprocess.Popen(
+        [sys.executable, str(script), str(paths.PROJECT), str(Path(__file__).parent), str(tmp_path)]
+    )
+
+
+def test_no_descriptor_is_left_of_a_guest(tmp_path: Path) -> None:
+    text = """
+open_now = []
+for _ in range(3):
+    try:
+        pretender.boot(arm64(b"Kernel panic - not syncing: no init\\r\\n", PSCI_SYSTEM_RESET))
+    except BootError:
+        open_now.append(len(list(Path("/proc/self/fd").iterdir())))
+# The first has made the event loop that all monitors share.
+assert len(open_now) == 3 and open_now[0] == open_now[2], open_now
+"""
+    assert alone(tmp_path, text).wait(SOON) == 0
+
+
+def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
+    run = alone(tmp_path, "pretender.boot(b'\\x00\\x00\\x00\\x14' * 4, seconds=60.0)\n")
     deadline = Deadline.after(SOON)
-    while not (children := emulators(run.pid)):
+    while not (children := emulators(tmp_path)):
         deadline.demand("QEMU's start")
         time.sleep(0.02)
     os.kill(run.pid, signal.SIGKILL)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-from harness.images.recipe import Recipe
 from harness.matrix.cells import CellWatch
-from harness.matrix.selection import CellId
+from harness.matrix.run import MatrixRun
 from harness.verdict.words import Verdict
 
 _REASON = "the process that ran it is gone: killed, or out of memory; see the host's own log"
@@ -29,8 +29,23 @@ class RowScheduling(LoadGroupScheduling):  # type: ignore[misc]
         return None
 
 
-def lost(cell: CellId, recipe: Recipe) -> CellWatch:
-    """What is known of a cell whose worker died."""
-    watch = CellWatch(cell, recipe.traits.model_dump())
-    watch.worse(Verdict.HARNESS_ERROR, _REASON)
-    return watch
+class Crashes:
+    """A plugin of pytest-xdist's controller."""
+
+    def __init__(self, run: MatrixRun) -> None:
+        self._run = run
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:  # noqa: ANN401 - as above
+        """Hands out rows as pytest-xdist does, but no cell again that a worker has died of."""
+        return RowScheduling(config, log) if config.option.dist == "loadgroup" else None
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """A worker died with this cell: it is told of as any other, from what the controller knows."""
+        cell = self._run.leader.asked.get(crashitem)
+        if cell:
+            watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
+            watch.worse(Verdict.HARNESS_ERROR, _REASON)
+            self._run.bundles.write(watch, ())
+            report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from harness.core import launched, paths, process
 from harness.core.events import Bus
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
-from harness.matrix import again, crashes, foreman, rows, terminal, workers
+from harness.matrix import again, foreman, rows, terminal, workers
 from harness.matrix.bundling import Bundles
 from harness.matrix.cells import CellWatch
 from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
@@ -92,7 +92,7 @@ class MatrixRun:
         return way
 
     @cached_property
-    def _leader(self) -> foreman.Foreman:
+    def leader(self) -> foreman.Foreman:
         """In the controller: who builds for the workers."""
         return foreman.Foreman(self.bus, self.fleet.build, self.fleet.image)
 
@@ -169,28 +169,14 @@ class MatrixRun:
         """Before a worker starts: lend it what all share."""
         grouped = self._config.option.dist == "loadgroup"
         where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
-        workers.lend(node, workers.Lent(where, self.rows, self._leader.address, grouped, parts, seconds))
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:  # noqa: ANN401 - as above
-        """Hands out rows as pytest-xdist does, but no cell again that a worker has died of."""
-        return crashes.RowScheduling(config, log) if config.option.dist == "loadgroup" else None
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """A worker died with this cell: it is told of as any other, from what the controller knows."""
-        cell = self._leader.asked.get(crashitem)
-        if cell:
-            watch = crashes.lost(cell, self.recipes[cell.vm])
-            self.bundles.write(watch, ())
-            report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
+        workers.lend(node, workers.Lent(where, self.rows, self.leader.address, grouped, parts, seconds))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
-        if "_leader" in self.__dict__:
-            self._leader.close()
-            self._asked |= self._leader.asked
+        if "leader" in self.__dict__:
+            self.leader.close()
+            self._asked |= self.leader.asked
         if "fleet" in self.__dict__:
             if exitstatus == pytest.ExitCode.INTERRUPTED:
                 process.stop_all()
