@@ -142,7 +142,7 @@ def test_what_the_host_did_not_let_it_run_does_not_count(scene: Scene, monkeypat
 
 
 def test_a_slow_guest_has_long_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = iter((1.0, 1.0 + 4 * heart_module._USUAL_LOOP))
+    ran = iter((1.0, 1.0 + 9 * heart_module._USUAL_LOOP, 2.0, 2.0 + 4 * heart_module._USUAL_LOOP))
     monkeypatch.setattr(Given, "account", lambda _: (next(ran), 0.0))
     scene.heart.calibrate(lambda _: None)
     assert scene.heart.beat_seconds == pytest.approx(4 * BEAT)
