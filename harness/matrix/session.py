@@ -10,6 +10,8 @@ import pytest
 
 from harness.core import paths, process
 
+# The one thing that leaves out what somebody has named.
+_LEFT_OUT = "; what kills guests runs with --crimes all only"
 WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
 
 
@@ -37,6 +39,7 @@ def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
         case pytest.ExitCode.USAGE_ERROR:
             return WRONG_USE
         case pytest.ExitCode.NO_TESTS_COLLECTED:
-            print(f"pinpoint: no case matches: {shlex.join(arguments)}", file=sys.stderr)
+            hint = "" if any(word.startswith("--crimes") for word in arguments) else _LEFT_OUT
+            print(f"pinpoint: no case matches: {shlex.join(arguments)}{hint}", file=sys.stderr)
             return WRONG_USE
     return HARNESS_FAILED
