@@ -176,7 +176,7 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     assert script.count(str(tmp_path)) == 5
     word = "echo the word\n"
     done = subprocess.run(
-        ["sh", "-c", script], input=f"{len(word)}\n{word}", stdout=subprocess.PIPE, text=True, timeout=20, check=False
+        ["sh", "-c", script], input=f"{len(word)}\n{word}", stdout=subprocess.PIPE, text=True, timeout=120, check=False
     )
     return done.stdout.splitlines()
 
