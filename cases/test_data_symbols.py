@@ -20,7 +20,9 @@ WORDS = {"data": 0x50494E01, "bss": 0x50494E02, "rodata": 0x50494E03}
 PER_CPU = 0x50494E04
 CHOSEN = 0x50494E05
 
-# struct new_utsname is six fields of 65 characters; release is the third (include/uapi/linux/utsname.h).
+# struct new_utsname is six fields of 65 characters; the first is the system, release is the third
+# (include/uapi/linux/utsname.h).
+SYSTEM = b"Linux\0"
 RELEASE = 2 * 65
 # More than any task_struct has before its comm[].
 TASK = 8192
@@ -50,10 +52,11 @@ def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_data(guest: Guest, readings: Readings) -> None:
-    """init_uts_ns in `.data` has the release."""
+def test_kernel_data(guest: Guest, layout: Layout, readings: Readings) -> None:
+    """init_uts_ns in `.data` has the release; the file tells where the names begin, behind a count up to 5.10."""
+    names = layout.kernel.bytes_at(layout.kernel.named("init_uts_ns")[0].address, 16).index(SYSTEM)
     release = guest.image.release.encode() + b"\0"
-    readings.prove(Datum("init_uts_ns", len(release), offset=RELEASE), release)
+    readings.prove(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
 
 
 @pytest.mark.requires("data_symbols")

@@ -25,8 +25,11 @@ STOCK = "x86_64-debian"
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_module_sections(sections: Target, probing: ProbingIn) -> None:
-    """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f."""
+def test_module_sections(layout: Layout, sections: Target, probing: ProbingIn) -> None:
+    """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f.
+
+    Behind the landing pad, where the function begins with one.
+    """
     own = {
         symbol.name: sections.sections[symbol.section]
         for symbol in sections.functions
@@ -37,8 +40,9 @@ def test_module_sections(sections: Target, probing: ProbingIn) -> None:
         pass
     probes.prove()
     for landing, (function, address) in zip(probes.landings, own.items(), strict=True):
-        if address not in {statement.address for statement in landing.statements}:
-            raise Missed(f"{function}+0 is not at its section's {address:#x}\n\n{landing.table()}")
+        entry = address + layout.landing_pad(landing.site)
+        if entry not in {statement.address for statement in landing.statements}:
+            raise Missed(f"{function}+0 is not at its section's {entry:#x}\n\n{landing.table()}")
 
 
 @pytest.mark.requires("kprobes", "kernel_function_sections")

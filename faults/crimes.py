@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
 from harness.core.deadline import Deadline
+from harness.guest import start
+from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
+from harness.guest.monitor import Monitor
+from harness.plugin import RUN
 
 # What a crime that lasts is waited for; the guests that commit one are idle.
 _SOON = 20.0
@@ -23,7 +30,11 @@ _FORGED = "Kernel panic - not syncing: forged by a program"
 _SERVER = """server=$$
 until grep -q dropbear /proc/$server/comm; do server=$(sed 's/.*) . //; s/ .*//' /proc/$server/stat); done"""
 
+# Of virtual CPUs, as no recipe has them.
+_ODD_CPUS = 3
+
 Commit = Callable[..., None]
+Fresh = Callable[..., AbstractContextManager[Guest]]
 
 
 @pytest.fixture
@@ -68,6 +79,48 @@ def test_emulator_killed(guest: Guest) -> None:
     """QEMU is killed while a command runs."""
     threading.Timer(1.0, os.kill, (guest.pid, signal.SIGKILL)).start()
     guest.run("sleep", "60")
+
+
+def test_killed_while_it_freezes(
+    guest: Guest, fresh: Fresh, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU is killed while it writes another guest of this VM to the store."""
+    # One that no other run wants.
+    request.config.stash[RUN].fleet.drop_frozen(guest.image.with_cpus(_ODD_CPUS))
+    freeze = start.freeze
+
+    def freeze_and_kill(frozen: Guest, path: Path, deadline: Deadline) -> None:
+        def kill() -> None:
+            while not (path.exists() and path.stat().st_size):
+                deadline.demand("the first of it")
+                time.sleep(0.001)
+            os.kill(frozen.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        freeze(frozen, path, deadline)
+
+    monkeypatch.setattr(start, "freeze", freeze_and_kill)
+    with fresh(cpus=_ODD_CPUS):
+        pass
+
+
+def test_killed_while_it_thaws(fresh: Fresh, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """QEMU is killed when it has read half of a frozen guest."""
+    take, pipe = Emulator._take, tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def take_half(emulator: Emulator, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
+        def feed() -> None:
+            with frozen.open("rb") as whole, pipe.open("wb", buffering=0) as half:
+                half.write(whole.read(frozen.stat().st_size // 2))
+                os.kill(emulator.pid, signal.SIGKILL)
+
+        threading.Thread(target=feed).start()
+        take(emulator, monitor, pipe, deadline)
+
+    monkeypatch.setattr(Emulator, "_take", take_half)
+    with fresh():
+        pass
 
 
 def test_ssh_cut(guest: Guest) -> None:

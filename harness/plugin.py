@@ -10,6 +10,7 @@ import pytest
 from harness.core.errors import PinpointError
 from harness.landing.sweep_plan import Depth
 from harness.matrix import cells, hands, harmless, rows, selection, workers
+from harness.matrix.crashes import Crashes
 from harness.matrix.run import MatrixRun
 from harness.matrix.unwritten import Unwritten
 from harness.report import ledger
@@ -50,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(run, "pinpoint-run")
     config.pluginmanager.register(Unwritten(), "pinpoint-unwritten")
+    config.pluginmanager.register(Crashes(run), "pinpoint-crashes")
     workers.keep_rows_together(config)
 
 

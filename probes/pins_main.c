@@ -64,6 +64,17 @@ noinline void pinpoint_traced(void)
 	barrier();
 }
 
+/*
+ * The end of the text, an odd number of bytes on x86, as it may well be. Zeros
+ * follow (target_last.c, cases/test_last_function.py).
+ */
+asm(".pushsection .text.pinpoint_last, \"ax\"\n"
+    ".balign 16\n"
+    ".rept 15\n"
+    "nop\n"
+    ".endr\n"
+    ".popsection\n");
+
 static const char pinpoint_btf[64] __used __section(".pinpoint_btf") = "BTF";
 
 static int pinpoint_register_devices(void)

@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.guest.keys import RunKeys
 from harness.guest.ssh import SshLink
 
-SOON = 30.0
+SOON = 60.0
 _HEAD_START = 0.1
 Behaviour = Callable[[paramiko.Channel, str], None]
 

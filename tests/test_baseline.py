@@ -12,6 +12,8 @@ BEFORE = """\
 /sys/kernel/debug/kprobes/list:00010000  k  __kretprobe_trampoline+0x0
 /proc/mounts:tmpfs /tmp tmpfs rw,relatime 0 0
 /proc/sys/kernel/tainted:4096
+/proc/meminfo:MemTotal:        486452 kB
+/proc/meminfo:Slab:             15472 kB
 /proc/1/cmdline:init
 /proc/80/cmdline:dropbear\0-E
 /proc/81/cmdline:sh
@@ -61,11 +63,20 @@ def test_a_kept_target_is_expected_and_unreferenced() -> None:
     )
 
 
+def worn(before: str, after: str) -> str:
+    return State.parsed(before).worn(State.parsed(after), 512)
+
+
 def test_taints_of_our_own_modules_are_none() -> None:
-    before = State.parsed(BEFORE.replace(":4096", ":0"))
-    assert before.tainted(State.parsed(BEFORE.replace(":4096", f":{1 << 12 | 1 << 13}"))) == ""
-    assert before.tainted(State.parsed(BEFORE.replace(":4096", f":{1 << 12 | 1 << 9 | 1 << 3}"))) == "RW"
-    assert State.parsed(BEFORE.replace(":4096", ":8")).tainted(State.parsed(BEFORE.replace(":4096", ":8"))) == ""
+    clean = BEFORE.replace(":4096", ":0")
+    assert worn(clean, BEFORE.replace(":4096", f":{1 << 12 | 1 << 13}")) == ""
+    assert worn(clean, BEFORE.replace(":4096", f":{1 << 12 | 1 << 9 | 1 << 3}")) == "taint RW"
+    assert worn(BEFORE.replace(":4096", ":8"), BEFORE.replace(":4096", ":8")) == ""
+
+
+def test_slab_that_grew_by_an_eighth_of_memory_is_told() -> None:
+    assert worn(BEFORE, BEFORE.replace("15472", str(15472 + (64 << 10)))) == ""
+    assert worn(BEFORE, BEFORE.replace("15472", str(15472 + (65 << 10)))) == "65 MiB more of slab"
 
 
 def test_a_listing_that_was_cut() -> None:

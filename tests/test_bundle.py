@@ -45,7 +45,7 @@ def about(seed: str = "", absent: dict[str, str] | None = None) -> Bundle:
 
 def written(tmp_path: Path, **pieces: bytes | Path) -> Path:
     return bundle.write(
-        tmp_path / "bundles", about(absent={"snapshot": "none was taken"}), {"console.log": b"", **pieces}
+        tmp_path / "bundles", about(absent={"snapshot": "no guest came up"}), {"console.log": b"", **pieces}
     )
 
 
@@ -64,7 +64,7 @@ def test_the_readme_gives_the_one_command_and_what_is_absent(tmp_path: Path) -> 
     text = (place / "README.md").read_text()
     assert text.count("./pinpoint repro ") == 1
     assert f"    ./pinpoint repro {place}\n" in text
-    assert "- no snapshot: none was taken" in text
+    assert "- no snapshot: no guest came up" in text
     assert "hex2bin+0x4: the witnesses disagree" in text
 
 
@@ -122,7 +122,7 @@ def test_a_torn_description_is_refused(tmp_path: Path, cut: int) -> None:
     place = written(tmp_path)
     path = place / bundle.ABOUT
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(UsageError, match="not of this version"):
+    with pytest.raises(UsageError, match="is damaged"):
         bundle.read(place)
 
 

@@ -88,7 +88,7 @@ def test_commands_piped_in_are_run_and_the_status_is_the_shells() -> None:
         input=b"uname -r\n",
         env={**os.environ, "PYTHONPATH": f"{paths.PROJECT}:{tests}"},
         capture_output=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, done.stdout) == (7, b"ran uname -r\n"), done.stderr.decode()

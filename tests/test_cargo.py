@@ -26,7 +26,7 @@ class Here:
     def run(self, argv: Sequence[str], _deadline: Deadline, stdin: bytes = b"") -> Result:
         self.trips += 1
         script = argv[2].replace("&& sha256sum", f"&& {self.then} && sha256sum")
-        done = subprocess.run(["sh", "-c", script], input=stdin, capture_output=True, check=False, timeout=20)
+        done = subprocess.run(["sh", "-c", script], input=stdin, capture_output=True, check=False, timeout=120)
         return Result("here", tuple(argv), done.returncode, done.stdout, done.stderr, 0.0)
 
 
@@ -42,7 +42,7 @@ def pieces(tmp_path: Path) -> dict[str, Piece]:
 
 def test_all_arrive_in_one_round_trip(pieces: dict[str, Piece]) -> None:
     link = Here()
-    put_all(cast(SshLink, link), pieces, "here", Deadline.after(20))
+    put_all(cast(SshLink, link), pieces, "here", Deadline.after(120))
     assert link.trips == 1
     for path, piece in pieces.items():
         assert Path(path).read_bytes() == piece.file.read_bytes()
@@ -52,10 +52,10 @@ def test_all_arrive_in_one_round_trip(pieces: dict[str, Piece]) -> None:
 def test_what_arrives_damaged_is_named(pieces: dict[str, Piece]) -> None:
     damaged = next(path for path in pieces if path.endswith(".ko"))
     with pytest.raises(GuestError, match=r"arrived damaged: \S+module.ko$"):
-        put_all(cast(SshLink, Here(f"echo >>{damaged}")), pieces, "here", Deadline.after(20))
+        put_all(cast(SshLink, Here(f"echo >>{damaged}")), pieces, "here", Deadline.after(120))
 
 
 def test_nothing_to_put_costs_nothing() -> None:
     link = Here()
-    put_all(cast(SshLink, link), {}, "here", Deadline.after(20))
+    put_all(cast(SshLink, link), {}, "here", Deadline.after(120))
     assert link.trips == 0

@@ -72,6 +72,19 @@ def test_a_complaint_explains_what_the_guest_refused_but_not_what_the_host_did()
             assert cell.verdict is verdict
 
 
+def test_a_broken_connection_is_explained_by_the_kernel_but_a_hang_is_a_hang() -> None:
+    """Seen: the out-of-memory killer ended the SSH server, too."""
+    killer = KernelComplained([Complaint(Kind.OUT_OF_MEMORY, "sh invoked oom-killer", "", ())], {})
+    broken = GuestLost("the SSH connection broke")
+    for silence, verdict in ((None, Verdict.OOPS), (object(), Verdict.HANG)):
+        for first, second in ((broken, killer), (killer, broken)):
+            cell = watch()
+            cell.guest = cast(Guest, SimpleNamespace(heart=SimpleNamespace(silence=silence)))
+            cell.judge(first)
+            cell.judge(second)
+            assert cell.verdict is verdict
+
+
 def test_a_mutant_that_nothing_catches_fails() -> None:
     with pytest.raises(MutantSurvivedError, match="one-instruction-off"):
         demand_caught(watch("one-instruction-off"), None)

@@ -46,7 +46,7 @@ def pinpoint(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]
         cwd=project.parent,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert not (cache / "store").exists()
@@ -192,13 +192,13 @@ def test_an_interrupted_build_does_not_finish_first(monkeypatch: pytest.MonkeyPa
 
     def build(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped.wait(20), "the build ran to its end"
+        assert stopped.wait(120), "the build ran to its end"
 
     monkeypatch.setattr(cli_images.prepare, "prepare", build)
     monkeypatch.setattr(cli.process, "stop_all", stopped.set)
     began = time.monotonic()
     assert cli.main(["build", "--vm", "parisc"]) == 130
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest.console import Console, Transcript
 
-SOON = 20.0
+SOON = 60.0
 
 
 class Line:
@@ -80,7 +84,7 @@ def test_silence_ends_at_the_deadline(line: Line) -> None:
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="ready"):
         line.console.await_line(["ready"], Deadline.after(0.2))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
 
 
 def test_unending_noise_ends_at_the_deadline(line: Line) -> None:
@@ -114,7 +118,7 @@ def test_stopped_guest_is_noticed_though_its_console_stays_open(line: Line) -> N
     began = time.monotonic()
     with pytest.raises(GuestLost):
         line.console.await_line(["ready"], Deadline.after(SOON))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
     assert line.console.last_lines() == ["panic"]
 
 
@@ -125,7 +129,18 @@ def test_binary_garbage_hides_nothing(line: Line) -> None:
     assert "\ufffd" in line.console.text()
 
 
-def test_flood_is_drained_within_bounded_memory(line: Line) -> None:
+def test_flood_is_drained_within_bounded_memory() -> None:
+    """In a process of its own: what else goes on in this one takes memory, too."""
+    places = f"{paths.PROJECT}:{Path(__file__).parent}"
+    words = [sys.executable, "-c", "import test_console; test_console.flooded(test_console.Line())"]
+    done = subprocess.run(
+        words, env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def flooded(line: Line) -> None:
+    """100 MB at once, read by somebody who waits for what comes after it."""
     block = b"[   12.345678] a line as a looping driver prints it, over and over again\r\n" * 14_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -136,7 +151,7 @@ def test_flood_is_drained_within_bounded_memory(line: Line) -> None:
 
     thread = threading.Thread(target=flood)
     thread.start()
-    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(30))
+    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(2 * SOON))
     thread.join()
     assert heard.start == 100 * len(block) + 2
     assert heard.start > 100_000_000

@@ -257,11 +257,11 @@ def test_large_symbol_table_is_read_fast(tmp_path: Path) -> None:
     source, made = tmp_path / "many.s", tmp_path / "many.o"
     source.write_text("\n".join(lines) + "\n")
     _run("gcc", "-c", "-o", made, source)
-    began = time.process_time()
+    began = time.thread_time()
     elf = Elf.read(made)
     last = elf.function("f94999")
     assert last.address >= 94_999
-    assert time.process_time() - began < 4.0
+    assert time.thread_time() - began < 4.0
 
 
 def test_a_kept_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:

@@ -169,6 +169,24 @@ os.environ["PINPOINT_BEGAN"] = Path("/proc/uptime").read_text().split()[0]
     assert all(0 <= value < 300 for value in seconds)
 
 
+def test_a_rows_process_killed(tmp_path: Path, judge_fault: Judge) -> None:
+    """Its cell is told of, and the rest of its row runs in another."""
+    harm = """
+def test_kills_its_process(guest):
+    import os
+    import signal
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    nothing_to_build = "fleet.Fleet.build = lambda self, names, compared: None\n"
+    status, said = ended(run(tmp_path, nothing_to_build, harm, (), "-n", "1"))
+    results = tmp_path / "results"
+    lines = (results / "latest" / "results.jsonl").read_text().splitlines()
+    verdicts = {cell["case"]: cell["verdict"] for cell in map(json.loads, lines)}
+    told = (verdicts.get("test_kills_its_process", ""), status)
+    judge_fault("a row's process killed", expected=("harness-error", 3), told=told, lost=lost(tmp_path, results))
+    assert (verdicts["test_first"], verdicts["test_last"]) == ("pass", "pass"), said
+
+
 def test_two_runs_at_once(tmp_path: Path, judge_fault: Judge) -> None:
     harm = """
 def test_until_the_other_is_here(guest):

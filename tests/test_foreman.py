@@ -10,8 +10,9 @@ import pytest
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, Phase
 from harness.matrix.foreman import Foreman, Worker
+from harness.matrix.selection import CellId
 
-SOON = 30.0
+SOON = 60.0
 
 
 class Site:
@@ -82,11 +83,12 @@ def test_only_the_first_worker_says_which_rows_there_are(site: Site) -> None:
     site.image_is_there.set()
     for rows in (["a"], ["b"]):
         worker = Worker(site.foreman.address)
-        worker.tell_rows(rows, [])
+        worker.tell_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
         # Lines of one connection are answered in order, connections beside each other.
         worker._say({"image": "x"})
         assert worker._connection.recv(100)
     assert site.rows == [(["a"], [])]
+    assert site.foreman.asked == {"a": CellId("case", "a", "", "item")}
 
 
 def test_a_controller_that_is_gone_costs_no_traceback(site: Site) -> None:

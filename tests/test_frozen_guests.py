@@ -79,14 +79,14 @@ def test_made_once_for_all_who_ask() -> None:
     entered = threading.Barrier(4)
 
     def ask() -> None:
-        entered.wait(10)
+        entered.wait(60)
         once.get("key", lambda: made.append(1))
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert made == [1]
 
 

@@ -19,7 +19,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator
-from harness.guest.accelerator import TCG, Accelerator, choose
+from harness.guest.accelerator import KVM, TCG, Accelerator, choose
 from harness.guest.canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -27,8 +27,8 @@ from harness.guest.start import Beginning, boot
 from harness.images.image import Image
 from harness.images.recipe import Kernel, Machine, Recipe
 
-# The event loop that all monitors share is made once: an epoll and a pair of sockets.
-_LOOP_DESCRIPTORS = 3
+# What a QEMU gets that has nothing to wait for, on a host that compiles; what ends before half of it has not waited.
+SOON = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -50,12 +50,13 @@ def test_canary_without_its_greeting_is_no_canary(architecture: str, monkeypatch
 
 
 def test_canary_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator_seconds = accelerator._TCG_CANARY_SECONDS
     monkeypatch.setattr(accelerator, "_TCG_CANARY_SECONDS", 1.0)
     monkeypatch.setitem(CANARIES, "arm64", Canary(b"\x00\x00\x00\x14" * 4, rc=0))
     began = time.monotonic()
     with pytest.raises(HostError, match="does not run"):
         choose(ARCHITECTURES["arm64"], TCG)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < accelerator_seconds
 
 
 def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +69,20 @@ def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(CANARIES, "arm64", replace(CANARIES["arm64"], rom=CANARIES["arm64"].rom + b"\0"))
     choose(ARCHITECTURES["arm64"], TCG)
     assert len(asked) == 2
+
+
+def test_that_emulation_does_not_work_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    with pytest.raises(HostError, match="a busy host"):
+        choose(ARCHITECTURES["arm64"], TCG)
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
+    # KVM that runs nothing costs one canary until the host boots again.
+    assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
+    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
 
 
 def test_another_architecture_needs_no_kvm_canary(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +135,7 @@ class Pretender:
             facts={},
         )
 
-    def boot(self, kernel: bytes, seconds: float = 20.0, memory_mib: int = 64) -> Guest:
+    def boot(self, kernel: bytes, seconds: float = SOON, memory_mib: int = 64) -> Guest:
         log = self.directory / "console" / "pretender.log"
         beginning = Beginning(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds))
         return boot(self.image(kernel, memory_mib), beginning)
@@ -129,22 +144,20 @@ class Pretender:
 @pytest.fixture
 def pretender(tmp_path: Path) -> Iterator[Pretender]:
     accelerator.qemu_version("qemu-system-aarch64")
-    before, descriptors = emulators(), len(list(Path("/proc/self/fd").iterdir()))
     yield Pretender(tmp_path)
-    assert emulators() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + _LOOP_DESCRIPTORS
+    assert emulators(tmp_path) == set()
 
 
-def emulators(parent: int | None = None) -> set[int]:
-    """QEMU processes that are children of a process, of this one by default."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/stat"):
+def emulators(directory: Path) -> set[int]:
+    """QEMU processes whose guests are of a directory: rows may boot beside."""
+    found, kernel = set(), f"-kernel\0{directory}/".encode()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            name, _, rest = status.read_text().partition(" (")[2].rpartition(") ")
+            said = command.read_bytes()
         except OSError:
             continue
-        if name.startswith("qemu-system") and int(rest.split()[1]) == (parent or os.getpid()):
-            found.add(int(status.parent.name))
+        if said.startswith(b"qemu-system") and kernel in said:
+            found.add(int(command.parent.name))
     return found
 
 
@@ -152,7 +165,7 @@ def test_panic_at_boot_is_told_with_the_consoles_last_lines(pretender: Pretender
     began = time.monotonic()
     with pytest.raises(BootError, match="did not boot: the kernel panicked") as told:
         pretender.boot(arm64(b"Kernel panic - not syncing: no init\r\ntrace\r\n", PSCI_SYSTEM_RESET))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
     assert str(told.value).splitlines()[1:] == ["  Kernel panic - not syncing: no init", "  trace"]
     assert "no init" in (pretender.directory / "console" / "pretender.log").read_text()
 
@@ -161,19 +174,19 @@ def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the console closed"):
         pretender.boot(arm64(b"goodbye\r\n", PSCI_SYSTEM_OFF))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
 
 
 def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
     with pytest.raises(BootError, match=r"in time\n  \(the console said nothing\)"):
-        pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=2.0)
+        pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
 
 
 def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the guest stopped: SHUTDOWN guest-shutdown"):
         pretender.boot(arm64(b"pinpoint: waiting\r\npinpoint: ready\r\n", PSCI_SYSTEM_OFF))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON / 2
 
 
 def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
@@ -181,17 +194,37 @@ def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
         pretender.boot(b"", memory_mib=1 << 24)
 
 
-def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
+def alone(tmp_path: Path, text: str) -> subprocess.Popen[bytes]:
+    """A Python of its own that does this with a `pretender`."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]\n"
-        "from test_guest_boot import Pretender\n"
-        "Pretender(Path(sys.argv[3])).boot(b'\\x00\\x00\\x00\\x14' * 4, seconds=60.0)\n"
+        "from test_guest_boot import *\n"
+        f"pretender = Pretender(Path(sys.argv[3]))\n{text}"
     )
-    words = [sys.executable, str(script), str(paths.PROJECT), str(Path(__file__).parent), str(tmp_path)]
-    run = subprocess.Popen(words)
-    deadline = Deadline.after(30)
-    while not (children := emulators(run.pid)):
+    return subprocess.Popen(
+        [sys.executable, str(script), str(paths.PROJECT), str(Path(__file__).parent), str(tmp_path)]
+    )
+
+
+def test_no_descriptor_is_left_of_a_guest(tmp_path: Path) -> None:
+    text = """
+open_now = []
+for _ in range(3):
+    try:
+        pretender.boot(arm64(b"Kernel panic - not syncing: no init\\r\\n", PSCI_SYSTEM_RESET))
+    except BootError:
+        open_now.append(len(list(Path("/proc/self/fd").iterdir())))
+# The first has made the event loop that all monitors share.
+assert len(open_now) == 3 and open_now[0] == open_now[2], open_now
+"""
+    assert alone(tmp_path, text).wait(SOON) == 0
+
+
+def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
+    run = alone(tmp_path, "pretender.boot(b'\\x00\\x00\\x00\\x14' * 4, seconds=60.0)\n")
+    deadline = Deadline.after(SOON)
+    while not (children := emulators(tmp_path)):
         deadline.demand("QEMU's start")
         time.sleep(0.02)
     os.kill(run.pid, signal.SIGKILL)

@@ -29,11 +29,16 @@ class Shell:
         return Result("a-vm", tuple(argv), 0, b"", b"", 0.0)
 
 
-def test_silence_makes_the_next_waits_short_until_an_answer_comes() -> None:
-    shell = Shell()
+def guest_with(shell: Shell) -> Guest:
     emulator = SimpleNamespace(monitor=SimpleNamespace(when_over=lambda _: None))
     guest = Guest(cast(Any, None), cast(Any, emulator), cast(Any, None))
     guest.__dict__["_shell"] = shell
+    return guest
+
+
+def test_silence_makes_the_next_waits_short_until_an_answer_comes() -> None:
+    shell = Shell()
+    guest = guest_with(shell)
     for answers in (True, False, False, True, True):
         shell.answers = answers
         if answers:
@@ -42,3 +47,15 @@ def test_silence_makes_the_next_waits_short_until_an_answer_comes() -> None:
             with pytest.raises(DeadlineExceeded):
                 guest.run("true")
     assert shell.given == [120, 120, 10, 10, 120]
+
+
+def test_a_guest_that_is_slow_here_is_waited_for_longer() -> None:
+    shell = Shell()
+    guest = guest_with(shell)
+    guest.heart = cast(Any, SimpleNamespace(slowness=3.0))
+    guest.run("true")
+    shell.answers = False
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            guest.run("true")
+    assert shell.given == [360, 360, 30]

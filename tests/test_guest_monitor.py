@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest import monitor as module
 from harness.guest.monitor import Monitor
 
-SOON = 20.0
+SOON = 60.0
 GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}
 
 
@@ -56,6 +60,23 @@ class Qemu:
                 self.send({"error": {"class": "GenericError", "desc": "no such thing"}} | known)
             elif asked["execute"] != "hang":
                 self.send({"return": asked.get("arguments", {})} | known)
+
+
+def test_monitors_of_guests_that_begin_at_once_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slowly() -> object:
+        loop = SimpleNamespace(run_forever=lambda: None)
+        together.wait(0.2)
+        made.append(loop)
+        return loop
+
+    together = threading.Event()
+    monkeypatch.setattr(module, "_the_loop", functools.cache(module._the_loop.__wrapped__))
+    monkeypatch.setattr(module.asyncio, "new_event_loop", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        loops = list(pool.map(lambda _: module._loop(), range(4)))
+    assert loops == made * 4
 
 
 @pytest.fixture

@@ -141,5 +141,5 @@ def test_lost_guest_is_told_at_once(server: Server, shell: Shell) -> None:
     threading.Timer(0.2, server.die).start()
     began = time.monotonic()
     with pytest.raises(GuestLost):
-        shell.run(("sleep", "20"), Deadline.after(60))
-    assert time.monotonic() - began < 15
+        shell.run(("sleep", "60"), Deadline.after(120))
+    assert time.monotonic() - began < 40

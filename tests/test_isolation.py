@@ -79,7 +79,7 @@ def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Ite
     image = Pretender(tmp_path).image(STAND_STILL)
     accelerator = Accelerator(TCG, "forced")
     log = tmp_path / "console.log"
-    emulator = Emulator(image, console_log=log, accelerator=accelerator, deadline=Deadline.after(30))
+    emulator = Emulator(image, console_log=log, accelerator=accelerator, deadline=Deadline.after(120))
     with Guest(image, emulator, accelerator) as made:
         made.console.type(word(keys))
         yield made

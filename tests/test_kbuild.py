@@ -49,7 +49,7 @@ def test_a_failed_step_names_its_own_first_complaint(tmp_path: Path) -> None:
     log.write_text("old.c:1: error: of an earlier run\n")
     script = "echo fine; echo 'new.c:7:3: error: no such thing'; echo 'make: *** [x] Error 1'; exit 2"
     with pytest.raises(BuildError) as caught:
-        kbuild.run_logged(["sh", "-c", script], "making new", log, deadline=Deadline.after(20))
+        kbuild.run_logged(["sh", "-c", script], "making new", log, deadline=Deadline.after(120))
     assert str(caught.value) == f"{log}: making new failed: new.c:7:3: error: no such thing; see the log"
     assert caught.value.last_lines(1) == ["make: *** [x] Error 1"]
     assert log.read_text().startswith("old.c:1")
@@ -65,7 +65,7 @@ def test_warnings_are_counted_once_each(tmp_path: Path) -> None:
 def test_a_path_that_make_refuses_is_told_before_it_runs(tmp_path: Path, name: str) -> None:
     make = kbuild.Make(NATIVE, tmp_path, tmp_path / name, tmp_path / "log")
     with pytest.raises(HostError, match="its path has a space or a colon; set PINPOINT_CACHE elsewhere"):
-        make.run(["all"], kbuild.Output(Step(Bus(), "vm", "kernel")), deadline=Deadline.after(20))
+        make.run(["all"], kbuild.Output(Step(Bus(), "vm", "kernel")), deadline=Deadline.after(120))
     assert not (tmp_path / "log").exists()
 
 

@@ -56,7 +56,7 @@ def heard(told: bytes, directory: Path) -> dict[str, str]:
     reseed.write_text(f"#!/bin/sh\ncat >{directory}/seed\n")
     reseed.chmod(0o700)
     stands_in = f'must() {{ "$@" || exit 9; }}\ndate() {{ echo "$2" >{directory}/date; }}\n'
-    subprocess.run(["sh", "-c", stands_in + text], check=True, timeout=20)
+    subprocess.run(["sh", "-c", stands_in + text], check=True, timeout=120)
     reseed.unlink()
     return {path.name: path.read_text(errors="replace") for path in directory.rglob("*") if path.is_file()}
 

@@ -11,7 +11,7 @@ from harness.core import paths
 from harness.images.programs import FLAGS, PROGRAMS
 from harness.pinning.loader import Order, Said, Status
 
-SOON = 30.0
+SOON = 60.0
 # No process of a host's user can have a module of this name.
 ABSENT = "pinpoint_no_such_module"
 

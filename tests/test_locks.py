@@ -24,7 +24,7 @@ def taken(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_free_lock_is_taken_in_silence(tmp_path: Path) -> None:
     told: list[str] = []
-    with locks.held(tmp_path / "below" / "lock", deadline=Deadline.after(5), on_wait=told.append):
+    with locks.held(tmp_path / "below" / "lock", deadline=Deadline.after(60), on_wait=told.append):
         pass
     assert told == []
 
@@ -46,7 +46,7 @@ def test_a_run_that_is_stopped_does_not_wait_on(taken: Path, monkeypatch: pytest
     threading.Timer(0.2, closing.set).start()
     with (
         pytest.raises(HostError, match="the run is being stopped"),
-        locks.held(taken, deadline=Deadline.after(60), on_wait=lambda _told: None),
+        locks.held(taken, deadline=Deadline.after(300), on_wait=lambda _told: None),
     ):
         pass
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 120

@@ -22,7 +22,7 @@ class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
     image.build_id, image.modules = "b1d", {}
     accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
-    argv, boot_seconds, shipped, heart = ["qemu"], 1.0, {}, None
+    argv, boot_seconds, shipped, heart, frozen = ["qemu"], 1.0, {}, None, "frozen-0123"
 
     def stop(self):
         pass
@@ -181,7 +181,7 @@ def test_fails(guest, what): raise Missed(f"elsewhere {what}\\n\\nthe table")
     latest = (matrix.path / "results" / "latest").resolve()
     place = latest / bundles["test_fails[a/../../b]", "arm64-debian"]
     assert place.parent == latest / "bundles" / "arm64-debian"
-    assert bundle.read(place).qemu == ["qemu"]
+    assert (bundle.read(place).qemu, bundle.read(place).frozen) == (["qemu"], "frozen-0123")
     assert "the table" in (place / "failure.txt").read_text()
     assert (place / "console.log").read_text() == "console\nelsewhere a/../../b\n\nthe table\n"
     assert "- no dmesg.txt: no\n" in (place / "README.md").read_text()

@@ -73,10 +73,13 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     """Writes a bundle of this project and its image."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
 
-    def write(schedule: str = "", file: str = FILE, changed: bool = False) -> Path:
+    def write(
+        schedule: str = "", file: str = FILE, changed: bool = False, frozen: str = "", option: str = "--stress=7"
+    ) -> Path:
         digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
-        told: dict[str, Any] = {"file": file, "items": [ITEM], "options": ["--stress=7"], "hashes": {FILE: digest}}
-        return bundle.write(tmp_path, Bundle(cell=cell(), schedule=schedule, **told), {"console.log": b""})
+        told: dict[str, Any] = {"file": file, "items": [ITEM], "options": [option], "hashes": {FILE: digest}}
+        about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **told)
+        return bundle.write(tmp_path, about, {"console.log": b""})
 
     return write
 
@@ -154,10 +157,19 @@ def test_wrong_use_is_one_line(
     runs = Runs(SAME)
     place = str(left())
     elsewhere = str(left(file="cases/test_gone.py"))
+    outside = tmp_path / "test_outside.py"
+    outside.touch()
+    beyond = str(left(file=os.path.relpath(outside, paths.PROJECT)))
+    hostile = str(left(option="-pevil"))
+    cut = left() / "bundle.json"
+    cut.write_text(cut.read_text()[:100])
     for words, wrong in (
         ([str(tmp_path / "nowhere")], "is not there"),
         ([str(tmp_path)], "has no bundle.json"),
         ([elsewhere], "cases/test_gone.py: is not in this version of Pinpoint"),
+        ([beyond], "test_outside.py: is not in this version of Pinpoint"),
+        ([hostile], "the bundle asks for '-pevil', as no run does"),
+        ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),
     ):
@@ -190,6 +202,19 @@ def test_a_case_that_has_changed_is_told(
     assert "changed" not in capsys.readouterr().err
 
 
+def test_a_frozen_guest_that_the_store_has_no_more_is_told(
+    left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path))
+    place = left(frozen="frozen-0123")
+    assert "thawed from `frozen-0123`" in (place / "README.md").read_text()
+    repro(monkeypatch, Runs(SAME), str(place))
+    assert "frozen-0123 is not in the store any more: guests begin with another boot" in capsys.readouterr().err
+    (tmp_path / "store" / "frozen-0123").mkdir(parents=True)
+    repro(monkeypatch, Runs(SAME), str(place))
+    assert "frozen-0123" not in capsys.readouterr().err
+
+
 def test_a_replay_that_cannot_run_ends_with_its_status(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,11 +230,12 @@ print("status", process.foreground([sys.executable, "-c", "import sys; input(); 
 
 def test_a_program_in_the_foreground_has_the_terminal_and_ctrl_c_is_its_own() -> None:
     env = {**os.environ, "PYTHONPATH": str(paths.PROJECT)}
-    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND], env=env, timeout=20, encoding="utf-8")
+    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND], env=env, timeout=60, encoding="utf-8")
     child.sendline("")
     child.expect("status 5")
     child.close()
-    child = pexpect.spawn(sys.executable, ["-c", FOREGROUND.replace("input()", "print('on'); input()")], env=env)
+    waits = FOREGROUND.replace("input()", "print('on'); input()")
+    child = pexpect.spawn(sys.executable, ["-c", waits], env=env, timeout=60)
     child.expect("on")
     child.sendintr()
     child.expect(rf"status -{signal.SIGINT.value}|status 1")
@@ -225,5 +251,5 @@ def test_a_program_in_the_foreground_dies_with_us(tmp_path: Path) -> None:
     child = os.pidfd_open(int(told.read_text()))
     parent.kill()
     parent.wait()
-    assert select.select([child], [], [], 10.0)[0], "it lives on"
+    assert select.select([child], [], [], 60.0)[0], "it lives on"
     os.close(child)

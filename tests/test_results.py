@@ -70,6 +70,14 @@ def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: 
         Results(directory).write(cell("case", "vm"))
 
 
+def test_a_guests_words_are_plain_characters_in_the_file(directory: RunDirectory) -> None:
+    hostile = "\x1b]0;owned\x07\x9b31m\u202e\u2028"
+    kept = cell("case", "parisc", witnesses=[{"means": hostile}])
+    Results(directory).write(kept)
+    assert directory.results.read_bytes().rstrip(b"\n").decode("ascii").isprintable()
+    assert Results(directory).read() == [kept]
+
+
 def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory) -> None:
     kept = cell("case", "parisc", Verdict.KNOWN_FAIL)
     Results(directory).write(kept)
@@ -237,7 +245,7 @@ def test_plain_board_tells_beginnings_ends_and_now_and_then_progress(monkeypatch
 
 
 LIVE = """
-import sys, time
+import sys
 from harness.core.events import Bus
 from harness.report.board import Board
 bus = Bus()
@@ -246,9 +254,9 @@ out = board.above(sys.stdout)
 with bus.step("parisc", "kernel") as step:
     step.say("compiling", 0.41)
     out.write("tests/test_a.py .")
-    time.sleep(0.6)
+    sys.stdin.readline()
     out.write(". PASSED\\nunfinished")
-    time.sleep(0.6)
+    sys.stdin.readline()
 board.close()
 out.write(" and finished\\n")
 """
@@ -256,11 +264,14 @@ out.write(" and finished\\n")
 
 def test_live_board_keeps_below_the_lines_of_others(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(paths.PROJECT), "TERM": "xterm", "COLUMNS": "100"}
-    child = pexpect.spawn(sys.executable, ["-c", LIVE], env=env, timeout=20, encoding="utf-8", dimensions=(24, 100))
+    child = pexpect.spawn(sys.executable, ["-c", LIVE], env=env, timeout=60, encoding="utf-8", dimensions=(24, 100))
+    child.setecho(False)
     child.logfile_read = (tmp_path / "log").open("w")
     child.expect("parisc")
     child.expect("compiling")
+    child.sendline()
     child.expect(r"tests/test_a\.py \.\. PASSED")
+    child.sendline()
     child.expect(r"unfinished and finished\r\n")
     child.expect(pexpect.EOF)
     child.close()

@@ -181,7 +181,7 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     assert script.count(str(tmp_path)) == 10
     for name in ("root/.ssh", "etc/dropbear"):
         (tmp_path / name).mkdir(parents=True)
-    done = subprocess.run(["sh", "-c", script], input=WORD, stdout=subprocess.PIPE, text=True, timeout=20, check=False)
+    done = subprocess.run(["sh", "-c", script], input=WORD, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
     return [line.replace(str(tmp_path), "") for line in done.stdout.splitlines()]
 
 

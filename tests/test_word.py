@@ -28,7 +28,7 @@ def await_word(directory: Path, line: bytes) -> None:
     # What is left would be this host's own.
     assert not re.search(r"(?<!\w)/(root|etc|run|tmp|dev)/", placed.replace(str(directory), "here"))
     script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_word\n'
-    done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=20)
+    done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=120)
     assert done.stdout.decode().splitlines() == [words.WAITING, words.READY], done.stderr
 
 

@@ -119,14 +119,20 @@ def _kvm_absent(architecture: Architecture) -> str:
 
 
 def _remembered(architecture: Architecture, name: str, version: str) -> str:
-    """The canary's complaint, asked once per host boot, QEMU version and canary."""
+    """The canary's complaint, asked once per host boot, QEMU version and canary.
+
+    That emulation does not work is asked again each time: there is nothing else, and it may be the host's load.
+    """
     canary = CANARIES[architecture.name]
     asked = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
     answer = paths.cache() / "canary" / asked[:20]
-    if not answer.exists():
-        files.write_text(answer, _sing(architecture, name, canary) or _SINGING)
-    said = answer.read_text()
-    return "" if said == _SINGING else said
+    if answer.exists():
+        said = answer.read_text()
+        return "" if said == _SINGING else said
+    complaint = _sing(architecture, name, canary)
+    if name == KVM or not complaint:
+        files.write_text(answer, complaint or _SINGING)
+    return complaint
 
 
 def _sing(architecture: Architecture, name: str, canary: Canary) -> str:

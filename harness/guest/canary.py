@@ -111,8 +111,37 @@ def arm64(says: bytes, psci: int) -> bytes:
     return struct.pack(f"<{len(words)}I", *words) + says
 
 
+# Where QEMU's B160L has its firmware, which it takes as an ELF file (hw/hppa/hppa_hardware.h, machine.c).
+_FIRMWARE = 0xF0000000
+
+
+def _parisc() -> bytes:
+    """A program that says the greeting on LASI's UART, at 0xffd05800, and halts as QEMU's own firmware does."""
+    words = (
+        0x20223FFB,  # ldil L%0xffd05800, %r1
+        0x34210000,  # ldo R%0xffd05800(%r1), %r1
+        0xE8400000,  # bl .+8, %r2
+        0xD4401C1E,  # depi 0, 31, 2, %r2: no privilege level in the address
+        0x34420040,  # ldo greeting - .(%r2), %r2
+        0x0C421023,  # next: ldbs,ma 1(%r2), %r3
+        0x8460200A,  # comib,=,n 0, %r3, done
+        0xE81F1FE5,  # b next
+        0x0C231200,  # stb %r3, 0(%r1), in the delay slot
+        0xFFFDEAD0,  # done: halt (target/hppa/insns.decode)
+        0xE81F1FF7,  # halt: b,n halt
+        0x08000240,  # nop
+    )
+    program = struct.pack(f">{len(words)}I", *words) + GREETING + b"\0"
+    # elf(5): 32 bits, big-endian, EM_PARISC, PA-RISC 1.1; one segment behind both headers.
+    begin, size = 52 + 32, len(program)
+    header = struct.pack(">2HI3I", 2, 15, 1, _FIRMWARE, 52, 0) + struct.pack(">I6H", 0x210, 52, 32, 1, 0, 0, 0)
+    segment = struct.pack(">8I", 1, begin, _FIRMWARE, _FIRMWARE, size, size, 7, 4)
+    return b"\x7fELF\x01\x02\x01".ljust(16, b"\0") + header + segment + program
+
+
 CANARIES = {
     # isa-debug-exit ends QEMU with twice the value written, plus one (hw/misc/debugexit.c).
     "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
     "arm64": Canary(arm64(GREETING, PSCI_SYSTEM_OFF), rc=0),
+    "parisc": Canary(_parisc(), rc=0),
 }

@@ -30,6 +30,14 @@ _CONSOLE_BYTES = 4 << 20
 _FORWARD = re.compile(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{qemu.SSH_PORT}\s")
 
 
+class EmulatorKilled(HostError):
+    """Something that is neither its guest nor us ended QEMU: another one may live."""
+
+
+class FrozenRefused(HostError):
+    """QEMU does not take a frozen guest."""
+
+
 class Emulator:
     """A QEMU that has started to run its guest. It dies with this process, however that ends."""
 
@@ -44,8 +52,7 @@ class Emulator:
     ) -> None:
         """Start QEMU, with the guest that is frozen in a file if one is given.
 
-        Raises HostError when there is none, or with its words when it ends at once; GuestError when it does not take
-        the frozen guest.
+        Raises HostError when there is none, or with its words when it ends at once; EmulatorKilled; FrozenRefused.
         """
         self.name = image.recipe.name
         self.stopped = False
@@ -93,15 +100,29 @@ class Emulator:
         try:
             monitor = Monitor(self.name, connection, deadline)
             if frozen:
-                state.load(monitor, frozen, deadline)
+                self._take(monitor, frozen, deadline)
             monitor.execute("cont", deadline=deadline)
         except GuestLost:
-            # It closes its sockets before it has written why.
-            process.stop(self._child, _QUIT_SECONDS)
-            raise HostError(f"QEMU does not start: {self.said() or 'it said nothing'}", where=self.name) from None
+            raise self._ended("QEMU does not start", HostError) from None
         except DeadlineExceeded:
             raise HostError(f"QEMU does not answer: {self.said() or 'it said nothing'}", where=self.name) from None
         return monitor
+
+    def _take(self, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
+        """Give QEMU the frozen guest."""
+        try:
+            state.load(monitor, frozen, deadline)
+        except GuestLost:
+            raise self._ended("QEMU does not take the frozen guest", FrozenRefused) from None
+        except GuestError as refusal:
+            raise FrozenRefused(refusal.what, where=self.name) from None
+        except OSError as error:
+            what = f"the frozen guest cannot be read: {error.strerror}"
+            raise FrozenRefused(what, where=str(error.filename)) from None
+
+    def _ended(self, what: str, error: type[HostError]) -> HostError:
+        """Why QEMU hung up: killed, or with its own words. It closes its sockets before it has written them."""
+        return self._killed() or error(f"{what}: {self.said() or 'it said nothing'}", where=self.name)
 
     @property
     def pid(self) -> int:
@@ -114,16 +135,18 @@ class Emulator:
         return self._child.poll()
 
     @property
-    def killed(self) -> HostError | None:
+    def killed(self) -> EmulatorKilled | None:
         """That something which is neither its guest nor us ended QEMU; None where nothing did."""
-        if self.monitor.gone:
-            # It hangs up moments before it has ended.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(_QUIT_SECONDS)
+        return self._killed() if self.monitor.gone or self.status is not None else None
+
+    def _killed(self) -> EmulatorKilled | None:
+        """The same of a QEMU that has hung up: it does so moments before it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_QUIT_SECONDS)
         status = self.status
         if status is None or status >= 0:
             return None
-        return HostError(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
+        return EmulatorKilled(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
 
     def ssh_port(self) -> int:
         """The loopback port that QEMU chose and forwards to the guest's SSH server."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ class Guest:
         self.image = image
         self.accelerator = accelerator
         self.boot_seconds = 0.0
+        self.frozen = ""  # what it was thawed from: the store's name of it; empty for one that was booted
         self._emulator = emulator
         self._link: SshLink | None = None
         self.heart: Heart | None = None  # from the first SSH connection on
@@ -115,8 +115,14 @@ class Guest:
         """Run a shell script in the guest: one round trip, however many commands; `in_place` as in Shell.run()."""
         return self._ask(("sh", "-c", text), deadline, in_place=in_place)
 
+    def budget(self, seconds: float) -> Deadline:
+        """So many seconds for something that this guest does: more of them, as it is slower than a usual one."""
+        return Deadline.after(seconds * (self.heart.slowness if self.heart else 1.0))
+
     def _ask(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
-        given = (deadline or Deadline.after(_COMMAND_SECONDS)).sooner(_DOUBTED_SECONDS if self._doubted else math.inf)
+        given = deadline or self.budget(_COMMAND_SECONDS)
+        if self._doubted:
+            given = given.sooner(self.budget(_DOUBTED_SECONDS).remaining())
         try:
             result = self._shell.run(argv, given, in_place=in_place)
         except DeadlineExceeded:
@@ -127,7 +133,7 @@ class Guest:
 
     def put(self, content: bytes | Path, to: str, mode: int = 0o644, deadline: Deadline | None = None) -> None:
         """Write a file in the guest and verify it by SHA-256. Raises GuestError."""
-        self.link.put(content, to, mode, deadline or Deadline.after(_COMMAND_SECONDS))
+        self.link.put(content, to, mode, deadline or self.budget(_COMMAND_SECONDS))
 
     def ship(self, module: str) -> str:
         """Put one of the image's modules into the guest, the first time it is asked for; gives its path there."""
@@ -162,7 +168,7 @@ class Guest:
 
     def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
         """Start a program that is talked with line by line, in a channel of its own."""
-        return Dialogue(self.name, self.link, argv, deadline or Deadline.after(_COMMAND_SECONDS))
+        return Dialogue(self.name, self.link, argv, deadline or self.budget(_COMMAND_SECONDS))
 
     def read_text(self, path: str) -> str:
         """The text of a file in the guest. Raises GuestError when it cannot be read."""

@@ -23,6 +23,10 @@ _USER_MODE_SECONDS = 3.0
 _USER_MODE_PAUSE = 0.002
 
 
+class UnmappedError(GuestError):
+    """No virtual CPU has memory at that address."""
+
+
 class Span(NamedTuple):
     """So many bytes from an address."""
 
@@ -34,7 +38,7 @@ class _Space(Protocol):
     """A way to the memory behind kernel virtual addresses."""
 
     def read(self, span: Span) -> bytes:
-        """The bytes there. Raises GuestError when nothing is mapped."""
+        """The bytes there. Raises UnmappedError, or another GuestError, when nothing is mapped."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ class _CpuSpace:
                 refusals.append(refusal)
             else:
                 return self.shared.take(span.size)
-        raise GuestError(f"no memory at {span.address:#x}: {refusals[0].what}", where=self.name)
+        raise UnmappedError(f"no memory at {span.address:#x}: {refusals[0].what}", where=self.name)
 
     def _save(self, span: Span, cpu: int) -> None:
         # QMP's integers are signed; QEMU takes the bits as they are (qapi/machine.json, memsave).

@@ -43,9 +43,18 @@ class MonitorEvent:
     at: float = field(default_factory=time.monotonic)
 
 
-@functools.cache
+_LOOP_TURN = threading.Lock()
+
+
 def _loop() -> asyncio.AbstractEventLoop:
-    """The one event loop that all monitors share, in a thread that ends with the process."""
+    """The one event loop that all monitors share. Of two that were made at once, one would never answer."""
+    with _LOOP_TURN:
+        return _the_loop()
+
+
+@functools.cache
+def _the_loop() -> asyncio.AbstractEventLoop:
+    """It runs in a thread that ends with the process."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="monitors", daemon=True).start()
     return loop

@@ -48,20 +48,24 @@ def boot(image: Image, beginning: Beginning) -> Guest:
 
 
 def thaw(image: Image, frozen: Path, beginning: Beginning) -> Guest:
-    """Start a guest where `freeze` left one, all that was shipped in it. Raises as `boot` does, GuestError besides."""
+    """Start a guest where `freeze` left one, all that was shipped in it. Raises as `boot` does, and FrozenRefused."""
     guest = _begin(image, beginning, "thaw", frozen)
     guest.has_all()
+    guest.frozen = frozen.parent.name
     return guest
 
 
 def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
     """Ship everything, have the guest forget the run, and write it to a new file. It stands still afterwards.
 
-    Raises GuestError, DeadlineExceeded, OSError.
+    Raises BootError when it does not get that far, EmulatorKilled; GuestError when QEMU cannot write it, OSError.
     """
-    guest.ship_all(deadline)
-    guest.forget_run(deadline)
-    state.save(guest.monitor, path, deadline)
+    try:
+        guest.ship_all(deadline)
+        guest.forget_run(deadline)
+        state.save(guest.monitor, path, deadline)
+    except (DeadlineExceeded, GuestLost) as failure:
+        raise _stopped(guest, failure, "could not be frozen") from None
 
 
 def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) -> Guest:
@@ -78,7 +82,7 @@ def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) ->
                 _hear(guest, WAITING, deadline)
             _become_ready(guest, beginning.keys, step, deadline)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
-            raise _stopped(guest, failure) from None
+            raise _stopped(guest, failure, "did not boot") from None
         except BaseException:
             guest.stop()
             raise
@@ -108,10 +112,10 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
         raise BootError("the kernel panicked")
 
 
-def _stopped(guest: Guest, failure: PinpointError) -> PinpointError:
+def _stopped(guest: Guest, failure: PinpointError, what: str) -> PinpointError:
     """Stop the guest; what went wrong with the console's last lines, or QEMU's words when it has gone."""
     lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console said nothing)"
     qemu = f"; QEMU: {said}" if (said := guest.emulator.said()) else ""
     killed = guest.emulator.killed
     guest.stop()
-    return killed or BootError(f"did not boot: {failure.what}{qemu}\n  {lines}", where=guest.name)
+    return killed or BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)

@@ -66,19 +66,31 @@ class Store:
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
                 entry = self._kept(kind, key, step)
                 if entry is None:
+                    damage = step.closing
+                    step.close_with("")
                     entry = self._built(kind, key, parts, step, build)
+                    # The build's progress has covered what was said of it.
+                    step.close_with("; ".join(part for part in (damage, step.closing) if part))
             return entry
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
         """True when such an entry was built; a cheap look that verifies nothing."""
         return (self.root / f"{kind}-{key_of(parts)}" / manifest.NAME).is_file()
 
+    def drop(self, kind: str, parts: Sequence[str]) -> None:
+        """Remove an entry that turned out to be of no use, if it is there: who wants it builds it again."""
+        self._drop_free(self.root / f"{kind}-{key_of(parts)}")
+
     def drop_unused(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has obtained for so long; those under a lock are left alone."""
         for path in self.root.glob(f"{kind}-*"):
             if time.time() - path.stat().st_mtime > seconds:
-                with suppress(Timeout, FileNotFoundError), FileLock(self._lock_path(path.name), timeout=0):
-                    self._discard(path)
+                self._drop_free(path)
+
+    def _drop_free(self, path: Path) -> None:
+        """Remove an entry; one that somebody holds the lock of, or has removed, is left alone."""
+        with suppress(Timeout, FileNotFoundError), FileLock(self._lock_path(path.name), timeout=0):
+            self._discard(path)
 
     def _kept(self, kind: str, key: str, step: Step) -> Entry | None:
         """The entry as it stands, or None; a damaged one is said and removed."""
@@ -92,6 +104,7 @@ class Store:
             os.utime(path)
             return Entry(kind, key, path, record.facts)
         step.say(f"damaged in the store: {wrong}; building it again")
+        step.close_with(f"it was damaged in the store: {wrong}")
         self._discard(path)
         return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from harness.landing.kernel_names import PREAMBLES
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -66,7 +67,8 @@ def _loaded(layout: Layout, module: str) -> Iterator[Function]:
     elf = layout.targets[module].elf if module else layout.kernel
     bases = layout.targets[module].sections if module else dict.fromkeys(elf.sections, layout.slide)
     for symbol in elf.symbols:
-        if symbol.kind == "func" and symbol.size and symbol.section in bases and not symbol.section.startswith(".init"):
+        kept = symbol.section in bases and not symbol.section.startswith(".init")
+        if symbol.kind == "func" and symbol.size and kept and not symbol.name.startswith(PREAMBLES):
             start = bases[symbol.section] + symbol.address
             yield Function(start, start + symbol.size, symbol.name)
 

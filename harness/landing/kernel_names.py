@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
-from harness.core.elf import Symbol
+from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
 from harness.landing.instruction import Flow, Kind
 from harness.landing.instructions import first
 from harness.landing.layout import Layout
 from harness.landing.order import BLACKLIST, blacklist
+
+# Symbols of what stands in front of functions, where nothing ever runs; a probe there is refused (6.2).
+PREAMBLES = ("__cfi_", "__pfx_")
 
 
 def blacklisted(guest: Guest) -> list[str]:
@@ -19,10 +23,18 @@ def blacklisted(guest: Guest) -> list[str]:
     return [name for name, times in names.items() if name.isidentifier() and times == 1]
 
 
+def converts_addresses(layout: Layout) -> bool:
+    """Does this kernel make closest symbol + offset of every address before it registers, and an address of that again?
+
+    By the function that it lets architectures adjust the result with (kernel/kprobes.c, since 5.18).
+    """
+    return bool(layout.kernel.named("arch_adjust_kprobe_addr"))
+
+
 def freed(layout: Layout) -> list[str]:
     """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
     inside = range(*(layout.kernel.named(name)[0].address for name in ("_sinittext", "_einittext")))
-    named = _by_name(layout)
+    named = _by_name(layout.kernel)
     return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
 
 
@@ -38,17 +50,18 @@ def used_twice(layout: Layout, count: int) -> list[str]:
 
 
 def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:
-    for name, named in _by_name(layout).items():
+    for name, named in _by_name(layout.kernel).items():
         if len(named) > 1 and all(_is_function(symbol, inside) for symbol in named):
             clear = not any(symbol.address in each for each in forbidden for symbol in named)
             if clear and not any(_traps(layout, symbol) for symbol in named):
                 yield name
 
 
-def _by_name(layout: Layout) -> dict[str, list[Symbol]]:
+@lru_cache(maxsize=8)
+def _by_name(kernel: Elf) -> Mapping[str, Sequence[Symbol]]:
     found: defaultdict[str, list[Symbol]] = defaultdict(list)
-    for symbol in layout.kernel.symbols:
-        if symbol.section and symbol.name.isidentifier():
+    for symbol in kernel.symbols:
+        if symbol.section and symbol.name.isidentifier() and not symbol.name.startswith(PREAMBLES):
             found[symbol.name].append(symbol)
     return found
 

@@ -89,14 +89,19 @@ class Layout:
 
         A probe on an entry that begins with a landing pad is put behind it (arch_adjust_kprobe_addr(), since 5.19).
         """
-        _, symbol = self.symbol(site)
-        shift = 0 if site.offset else self.landing_pad(site)
+        elf, symbol = self.symbol(site)
+        entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
+        shift = max((self.pad(elf, entry) for entry in entered), default=0)
         return self.base(symbol, site.module) + site.offset + shift
 
     def landing_pad(self, site: Site) -> int:
         """The size of the landing pad that the site's function begins with, in bytes, 0 where it has none."""
+        return self.pad(*self.symbol(site))
+
+    def pad(self, elf: Elf, symbol: Symbol) -> int:
+        """The same of a function of a file: of two of a name one may have a landing pad, and the other none."""
         pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
-        return len(pad) if pad and self.code(site)[: len(pad)] == pad else 0
+        return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
         """Where the site's symbol is loaded; a probe on an entry may land past it, see `address`."""
@@ -120,9 +125,10 @@ class Layout:
         return [site.at(offset) for offset in offsets]
 
     def following(self, site: Site) -> Site:
-        """The site one instruction on; behind the function's last one, its end."""
+        """The site one instruction on from where a probe on it lands; behind the function's last one, its end."""
         elf, symbol = self.symbol(site)
-        later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > site.offset)
+        lands = self.address(site) - self.base(symbol, site.module)
+        later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > lands)
         return site.at(next(later, symbol.size))
 
     def mid_instruction(self, site: Site) -> list[Site]:
@@ -182,6 +188,14 @@ class Layout:
     def mark(self, name: str) -> int:
         """Where one of the linker's own symbols in vmlinux is, as `_etext`."""
         return self.kernel.named(name)[0].address + self.slide
+
+
+def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
+    """The functions that an offset past a function's end is the entry of, if any."""
+    if offset < symbol.size:
+        return []
+    place = (symbol.section, symbol.address + offset)
+    return [each for each in elf.symbols if each.kind == "func" and (each.section, each.address) == place]
 
 
 @lru_cache(maxsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -23,10 +24,11 @@ def named_once(elf: Elf) -> list[Symbol]:
     return sorted(functions, key=lambda symbol: symbol.address)
 
 
-def unique_functions(elf: Elf) -> list[Symbol]:
+@lru_cache(maxsize=8)
+def unique_functions(elf: Elf) -> Sequence[Symbol]:
     """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
     begin, end = (elf.named(name)[0].address for name in ("_stext", "_etext"))
-    return [symbol for symbol in named_once(elf) if begin <= symbol.address < end]
+    return tuple(symbol for symbol in named_once(elf) if begin <= symbol.address < end)
 
 
 def moved(kernel: Elf, other: Path) -> list[Symbol]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from harness.guest.memory import UnmappedError
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -37,10 +38,14 @@ def below(layout: Layout, module: str) -> int:
     return min(layout.targets[module].sections.values()) - _STUB
 
 
-def behind_text(layout: Layout, module: str) -> int:
-    """The first address behind the module's text: its read-only data begin on the next page."""
+def mapped_behind(layout: Layout, module: str) -> bool:
+    """Is there memory on the page behind a module's text: its own read-only data, where all of it is one region?"""
     _, end, _ = _functions(layout, module)[-1]
-    return (end | _PAGE - 1) + 1
+    try:
+        layout.guest.memory.read((end | _PAGE - 1) + 1, 1)
+    except UnmappedError:
+        return False
+    return True
 
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:

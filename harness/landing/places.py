@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,21 @@ class _Function(NamedTuple):
     module: str
     elf: Elf
     symbol: Symbol
+
+
+class _Table:
+    """Functions that can be found by an address: of several at one place the longest."""
+
+    def __init__(self, functions: Iterable[_Function]) -> None:
+        self._functions = sorted(
+            (found for found in functions if found.end > found.start), key=lambda found: (found.start, found.end)
+        )
+        self._starts = [found.start for found in self._functions]
+
+    def before(self, address: int) -> _Function | None:
+        """The last function that begins at or before an address."""
+        index = bisect_right(self._starts, address) - 1
+        return self._functions[index] if index >= 0 else None
 
 
 class Places:
@@ -95,9 +110,12 @@ class Places:
         return address - found.start in inside(found.elf, found.symbol, self._decoder)
 
     def _before(self, address: int) -> _Function | None:
-        """The last function that begins at or before an address."""
-        index = bisect_right(self._starts, address) - 1
-        return self._functions[index] if index >= 0 else None
+        """The last function that begins at or before an address, in the kernel's text or in the targets'."""
+        if address not in self._texts[0]:
+            return self._modules.before(address)
+        slide = self._layout.slide
+        linked = _as_linked(self._layout.kernel).before(address - slide)
+        return linked and linked._replace(start=linked.start + slide, end=linked.end + slide)
 
     def _between(self, end: int, address: int) -> Place:
         """What stands at an address that is in no function, the last of which ends at `end`."""
@@ -143,11 +161,14 @@ class Places:
         return found
 
     @cached_property
-    def _functions(self) -> list[_Function]:
-        """Every function in those texts, by its address; of several at one place the longest, last."""
-        return sorted(
-            (found for found in self._all() if found.end > found.start),
-            key=lambda found: (found.start, found.end),
+    def _modules(self) -> _Table:
+        """Every function in the targets' texts."""
+        return _Table(
+            _Function(start, start + symbol.size, module, target.elf, symbol)
+            for module, target in self._layout.targets.items()
+            for symbol in target.elf.symbols
+            if symbol.kind == "func" and symbol.section in target.sections
+            if any((start := self._layout.base(symbol, module)) in text for text in self._texts[1:])
         )
 
     @cached_property
@@ -161,14 +182,13 @@ class Places:
         """The ELF files by module, the kernel's by an empty name."""
         return {"": self._layout.kernel, **{name: each.elf for name, each in self._layout.targets.items()}}
 
-    @cached_property
-    def _starts(self) -> list[int]:
-        return [found.start for found in self._functions]
 
-    def _all(self) -> Iterator[_Function]:
-        for module, elf in self._owners.items():
-            for symbol in elf.symbols:
-                if symbol.kind == "func" and (not module or symbol.section in self._layout.targets[module].sections):
-                    start = self._layout.base(symbol, module)
-                    if any(start in text for text in self._texts):
-                        yield _Function(start, start + symbol.size, module, elf, symbol)
+@lru_cache(maxsize=8)
+def _as_linked(kernel: Elf) -> _Table:
+    """Every function of a kernel's text where it was linked: all guests of it share this table."""
+    text = range(*(kernel.named(name)[0].address for name in (ANCHOR, _END)))
+    return _Table(
+        _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)
+        for symbol in kernel.symbols
+        if symbol.kind == "func" and symbol.address in text
+    )

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Self
 
 from harness.core.architecture import Probing as ProbingTraits
+from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import escape, probe, witness
@@ -24,6 +25,7 @@ _PAGE = 4096
 # behind it shall be there to hold against the ELF.
 _BEYOND = 32
 _READINGS = 8
+_JUMPS_SECONDS = 2.0
 _SHOWN_ASTRAY = 4
 
 Relocation = Callable[[Layout, Sequence[Site]], Request]
@@ -85,7 +87,7 @@ class Probes:
     def __exit__(self, *_: object) -> None:
         last = probe.look if self.mutant.stays else probe.unload
         self._final = last(self.guest, self._request.module)
-        self._after = self._read()
+        self._after = self._left()
         self.ended = True
 
     def _span(self, site: Site, address: int) -> tuple[int, int]:
@@ -107,6 +109,18 @@ class Probes:
 
     def _read(self) -> list[bytes]:
         return settled(lambda: self.guest.memory.read_many(self._spans))
+
+    def _left(self) -> list[bytes]:
+        """Memory once the probes are gone, and once the kernel has taken away what it made of them.
+
+        A jump goes some ticks after its probe, by a worker's hand (kick_kprobe_optimizer(), kernel/kprobes.c): seen on
+        5.10. What is still there after a while stays.
+        """
+        left = self._read()
+        deadline = Deadline.after(_JUMPS_SECONDS if self.guest.image.recipe.traits.optimized_kprobes else 0.0)
+        while left != self._before and not self.mutant.stays and not deadline.expired:
+            left = self._read()
+        return left
 
     @property
     def windows(self) -> list[Window]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
+from harness.guest.memory import UnmappedError
 from harness.landing import data, peek
 from harness.landing.data import Datum
 from harness.landing.landing import Landing, Missed
@@ -63,7 +64,7 @@ class Readings:
         address = (self.mutant.places or data.by_elf)(self.layout, datum)
         place = address + datum.size if self.mutant.reads_beyond else address
         named, read = peek.ask(self.guest, [Question(address), Question(place, datum.size, datum.cpu)])
-        outside = self.guest.memory.read(self._copy(datum, place, read), datum.size)
+        outside = self._outside(self._copy(datum, place, read), datum.size)
         return (
             Statement("elf", address),
             data.by_kallsyms(self.layout, datum),
@@ -72,6 +73,13 @@ class Readings:
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),
         )
+
+    def _outside(self, address: int, size: int) -> bytes:
+        """Guest memory; nothing where no CPU has an address for it, as behind a module's text since 6.4."""
+        try:
+            return self.guest.memory.read(address, size)
+        except UnmappedError:
+            return b""
 
     def _copy(self, datum: Datum, place: int, read: Answer) -> int:
         """Where a CPU's copy is: by the kernel's own table as QEMU sees it; where there is none, as the kernel said."""

@@ -118,7 +118,7 @@ class Sweep:
     def batch(self, sites: Sequence[Site]) -> Swept:
         """Sweep these sites in one go. Raises GuestError, GuestLost or DeadlineExceeded when the guest dies of it."""
         began = time.monotonic()
-        deadline = Deadline.after(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
+        deadline = self.guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
         swept = Swept()
         addresses = [self.layout.address(site) for site in sites]
         for site, address, (report, statements) in zip(

@@ -17,6 +17,7 @@ from harness.landing.flat_tables import MACHINE as FLAT_MACHINE
 from harness.landing.flat_tables import FlatTables
 from harness.landing.instruction import Flow, Instruction, Kind
 from harness.landing.instructions import decoded_first
+from harness.landing.kernel_names import PREAMBLES
 from harness.landing.layout import Layout
 from harness.landing.order import blacklist
 from harness.landing.patch_tables import JUMPS
@@ -41,7 +42,6 @@ class _Table(NamedTuple):
 # What ends a line and is no branch: traps, returns from exceptions, exclusive loads.
 _TRAP = (Flow.ENDS, Kind.OTHER)
 _BUGS = ("__start___bug_table", "__stop___bug_table")
-_PREAMBLES = ("__cfi_", "__pfx_")
 
 
 class Refusals:
@@ -61,7 +61,7 @@ class Refusals:
     def _reasons(self, site: Site, address: int) -> Iterator[tuple[str, bool]]:
         yield "blacklisted", self._blacklisted(address)
         yield "part of a blacklisted function", self._base_blacklisted(site)
-        yield "preamble of a function", site.symbol.startswith(_PREAMBLES)
+        yield "preamble of a function", site.symbol.startswith(PREAMBLES)
         for name, places in self._tables.items():
             yield name, address in places
         yield "instruction that is not stepped", self._unsteppable(address)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.site import Site
@@ -60,5 +59,5 @@ def cycle(guest: Guest, sites: Sequence[Site]) -> Peer:
 
 def _timed(guest: Guest, step: str) -> tuple[float, str]:
     began = time.monotonic()
-    result = guest.script(step, Deadline.after(_SECONDS)).check()
+    result = guest.script(step, guest.budget(_SECONDS)).check()
     return time.monotonic() - began, result.stdout.strip()

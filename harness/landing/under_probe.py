@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from harness.core.deadline import Deadline
 from harness.core.defects import Defect, Symptom
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.landing import escape, probe
@@ -146,7 +145,7 @@ def call(
     if nested:
         sites, wrongs = [site, nested], [*wrongs, "nests=1"]
     probe.load(target.guest, [each.spec for each in sites], wrongs)
-    probed, stands = _called(layout, lambda: target.call(shape, times, Deadline.after(_CALL_SECONDS)))
+    probed, stands = _called(layout, lambda: target.call(shape, times, target.guest.budget(_CALL_SECONDS)))
     if stands:
         return Outcome(site, times, unprobed, probed, stands=stands)
     first, *others = probe.unload(target.guest).reports

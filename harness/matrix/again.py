@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from collections.abc import Iterable
 
 import pytest
 
 # hypothesis has its own option for what it draws with; without it nobody could draw the same again.
 _SEED = "hypothesis_seed"
+
+
+# Each that `options` gives; a bundle that asks for another is not of our making.
+_OURS = re.compile(r"--(?:schedules?|stress|sweep|crimes|accel|hypothesis-seed)=.*|--as-honest", re.DOTALL)
+
+
+def foreign(options: Iterable[str]) -> str:
+    """The first option that no run of ours writes down, empty where there is none: pytest's can run any code."""
+    return next((option for option in options if not _OURS.fullmatch(option)), "")
 
 
 def settle_seed(config: pytest.Config) -> None:

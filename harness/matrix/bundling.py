@@ -96,7 +96,8 @@ class Bundles:
                 **(_hashes(guest.image) if guest else {}),
                 **({watch.identity.file: sha256(case)} if case.is_file() else {}),
             },
-            absent={**(evidence.absent if evidence else {}), "snapshot": "none was taken"},
+            frozen=guest.frozen if guest else "",
+            absent={**(evidence.absent if evidence else {}), **_no_snapshot(guest)},
         )
 
     def _pieces(self, watch: CellWatch) -> dict[str, bytes | Path]:
@@ -119,6 +120,13 @@ class Bundles:
         """The end of what the VM's guests said, where no guest came up that could be asked for its own."""
         logs = self._directory.consoles(vm)
         return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
+
+
+def _no_snapshot(guest: Guest | None) -> dict[str, str]:
+    """Why there is no snapshot that the guest began with."""
+    if guest is None:
+        return {"snapshot": "no guest came up"}
+    return {} if guest.frozen else {"snapshot": "the guest was booted, not thawed"}
 
 
 def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:

@@ -34,8 +34,8 @@ class CellWatch:
     """What is gathered of a cell while its phases run.
 
     `failed_with` and `told` are the first failure and how pytest tells it, `evidence` what the guest told then; a
-    `final` verdict is not changed by what a person did to the guest afterwards. `refused`: the verdict is that the
-    guest refused something; `explained`: its kernel complained, which is why.
+    `final` verdict is not changed by what a person did to the guest afterwards. `unexplained`: the verdict is that
+    the guest refused something, or that its connection broke; `explained`: it is known why.
     """
 
     identity: CellId
@@ -50,7 +50,7 @@ class CellWatch:
     evidence: Evidence | None = None
     bundle: str = ""
     final: bool = False
-    refused: bool = False
+    unexplained: bool = False
     explained: bool = False
 
     def give(self, guest: Guest) -> None:
@@ -65,20 +65,26 @@ class CellWatch:
     def judge(self, error: BaseException) -> None:
         """Take what a phase of the cell raised into the verdict; several fixtures that fail to end raise a group.
 
-        What the guest refused is explained by what its kernel then turns out to have complained of.
+        What the guest refused, or that its connection broke, is explained by what its kernel then turns out to have
+        complained of, or by what became of it. That no heartbeat comes is a hang, whatever was complained of before.
         """
         if isinstance(error, BaseExceptionGroup):
             for each in error.exceptions:
                 self.judge(each)
             return
-        kernels, refusal = isinstance(error, KernelComplained | GuestDied), type(error) is GuestError
-        if refusal and self.explained:
+        kernels = isinstance(error, KernelComplained | GuestDied)
+        riddle = type(error) is GuestError or (type(error) is GuestLost and not self._hangs)
+        if riddle and self.explained:
             return
-        if kernels and self.refused and not self.final:
-            self.verdict, self.refused = Verdict.PASS, False
+        if kernels and self.unexplained and not self.final:
+            self.verdict, self.unexplained = Verdict.PASS, False
         self.explained |= kernels
-        self.refused |= refusal and self.verdict is not Verdict.HARNESS_ERROR
+        self.unexplained |= riddle and self.verdict is not Verdict.HARNESS_ERROR
         self.worse(verdict_of(error), one_line(error))
+
+    @property
+    def _hangs(self) -> bool:
+        return bool(self.guest and self.guest.heart and self.guest.heart.silence)
 
     def let_go(self) -> None:
         """Keep the verdict only: pytest keeps every item to the end, and with it all that hangs on it."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix import baseline, kept
@@ -71,14 +71,13 @@ def end(guest: Guest) -> str:
     empty for nothing. Raises KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that
     fails here is not used again, so what was clean before the first cell is clean before every one.
     """
-    clean, after, deadline = _clean[guest], _state(guest), Deadline.after(GONE_SECONDS)
+    clean, after, deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
     while clean.more_processes(after) and not deadline.expired:
         after = _state(guest, "sleep 0.1; ")
     changed = clean.changed(after, kept.modules(guest))
     if changed:
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
-    taint = clean.tainted(after)
-    return f"taint {taint}" if taint else ""
+    return clean.worn(after, guest.image.recipe.machine.memory_mib)
 
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
@@ -92,9 +91,18 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
     return lost if diagnosis.condition.verdict.good else GuestDied(diagnosis, where=guest.name)
 
 
+@contextmanager
+def explained(guest: Guest) -> Iterator[None]:
+    """Who loses the guest within this is told why: what `last_words` says."""
+    try:
+        yield
+    except GuestError as lost:
+        raise last_words(guest, lost) from lost
+
+
 def _state(guest: Guest, before: str = "") -> State:
     """What may not change; everything that the kernel printed up to its being read is judged first."""
-    result, printed = guest.fenced(f"{before}{baseline.ASK}", Deadline.after(_FENCE_SECONDS))
+    result, printed = guest.fenced(f"{before}{baseline.ASK}", guest.budget(_FENCE_SECONDS))
     found = _borne_out(guest, _alarming(guest, printed))
     if found:
         raise KernelComplained(found, _files(guest))
@@ -113,7 +121,7 @@ def _borne_out(guest: Guest, heard: Sequence[Complaint]) -> Sequence[Complaint]:
     if not heard:
         return heard
     try:
-        log = guest.script("dmesg -r", Deadline.after(_LOG_SECONDS))
+        log = guest.script("dmesg -r", guest.budget(_LOG_SECONDS))
     except PinpointError:
         return heard
     return confirmed(heard, log.out) if log.ok else heard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -11,10 +12,11 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.core.deadline import Deadline
-from harness.core.errors import PinpointError
+from harness.core.errors import BootError, PinpointError
 from harness.core.events import Bus
 from harness.guest import start
 from harness.guest.accelerator import choose
+from harness.guest.emulator import EmulatorKilled, FrozenRefused
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import Beginning
@@ -26,6 +28,11 @@ from harness.matrix import checkup
 from harness.matrix.freezer import Freezer
 from harness.matrix.once import Once
 from harness.report.ledger import IMAGE
+from harness.verdict.liveness import GuestDied
+
+# What may go well with the next guest of a row, and how often it is tried.
+_PASSING = (EmulatorKilled, FrozenRefused, GuestDied)
+_MOST_LOST = 3
 
 
 def _build_here(_: str) -> None:
@@ -64,6 +71,7 @@ class Fleet:
         self._freezer = Freezer(workshop, bus, forced_accelerator)
         self._guests: dict[str, Future[Guest]] = {}
         self._compared: set[str] = set()
+        self._lost: Counter[str] = Counter()
         self._fresh = itertools.count(1)
 
     @cached_property
@@ -100,9 +108,18 @@ class Fleet:
         wait([self._guests[name] for name in names], timeout=seconds, return_when=FIRST_COMPLETED)
 
     def guest(self, name: str) -> Guest:
-        """The row's guest, booted if need be. Raises what its build or boot raised, each time it is asked for."""
+        """The row's guest, begun if need be. Raises what its build or boot raised, each time it is asked for.
+
+        What befell that one guest alone costs the cell that asked first; the next cell gets another, a few times.
+        """
         self.begin([name])
-        return self._guests[name].result()
+        try:
+            return self._guests[name].result()
+        except _PASSING:
+            self._lost[name] += 1
+            if self._lost[name] < _MOST_LOST:
+                del self._guests[name]
+            raise
 
     @contextmanager
     def fresh(self, name: str, *, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
@@ -117,8 +134,13 @@ class Fleet:
         with self._starting:
             guest = begin(image, f"{name}{self._suffix}-fresh-{next(self._fresh)}")
         with guest:
-            checkup.begin(guest)
+            with checkup.explained(guest):
+                checkup.begin(guest)
             yield guest
+
+    def drop_frozen(self, image: Image) -> None:
+        """Forget the frozen guest of an image: the next to ask boots another."""
+        self._freezer.drop(image)
 
     def retire(self, name: str, because: str = "") -> None:
         """Stop the row's guest; the next `guest()` begins a fresh one. Where there is a reason, it is told."""
@@ -157,7 +179,8 @@ class Fleet:
         with self._starting:
             guest = self._thaw(image, f"{name}{self._suffix}")
             try:
-                checkup.begin(guest)
+                with checkup.explained(guest):
+                    checkup.begin(guest)
             except BaseException:
                 guest.stop()
                 raise
@@ -169,7 +192,13 @@ class Fleet:
         def boot(keys: RunKeys) -> Guest:
             return start.boot(image, self._beginning(image, log_name, keys))
 
-        return start.thaw(image, self._freezer.frozen(image, boot), self._beginning(image, log_name, self._keys))
+        frozen = self._freezer.frozen(image, boot)
+        try:
+            return start.thaw(image, frozen, self._beginning(image, log_name, self._keys))
+        except (FrozenRefused, BootError):
+            # Whatever is wrong with it, no later run shall meet it again.
+            self._freezer.drop(image)
+            raise
 
     def _boot(self, image: Image, log_name: str) -> Guest:
         """A guest that answers, booted anew."""

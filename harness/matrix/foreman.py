@@ -1,8 +1,8 @@
 """A run in several processes: the controller alone builds and shows the board; its workers ask it and tell it.
 
 They speak through a socket in a directory of this user alone, one JSON object a line: `{"event": ...}`,
-`{"rows": [...], "compared": [...]}`, and `{"image": NAME}`, which is answered by `{"error": TEXT}`, empty when the
-image is in the store.
+`{"rows": [...], "compared": [...], "asked": {...}}`, and `{"image": NAME}`, which is answered by `{"error": TEXT}`,
+empty when the image is in the store.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import socket
 import socketserver
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import BuildError, PinpointError
 from harness.core.events import Bus, Event, Phase
+from harness.matrix.selection import CellId
 
 Begin = Callable[[Sequence[str], Collection[str]], None]
 
@@ -33,6 +34,8 @@ class Foreman:
         self._begin = begin
         self._build = build
         self._began = threading.Lock()
+        # The cells asked for by pytest's names of them, once a worker has collected.
+        self.asked: dict[str, CellId] = {}
         self._directory = tempfile.mkdtemp(prefix="pinpoint-")
         self.address = str(Path(self._directory) / "foreman")
         self._server = _Server(self.address, _Line)
@@ -50,9 +53,10 @@ class Foreman:
         match said:
             case {"event": fields}:
                 self._bus.publish(Event(**{**fields, "phase": Phase(fields["phase"])}))
-            case {"rows": rows, "compared": compared}:
+            case {"rows": rows, "compared": compared, "asked": asked}:
                 # Every worker collects the same cells; the first to say so is believed.
                 if self._began.acquire(blocking=False):
+                    self.asked.update({name: CellId(**cell) for name, cell in asked.items()})
                     self._begin(rows, compared)
             case {"image": name}:
                 return {"error": self._obtain(name)}
@@ -95,9 +99,10 @@ class Worker:
             return
         self._say({"event": {**asdict(event), "phase": event.phase.value}})
 
-    def tell_rows(self, rows: Sequence[str], compared: Collection[str]) -> None:
-        """Tell which rows have cells to run, and which of them need their sibling's image."""
-        self._say({"rows": list(rows), "compared": list(compared)})
+    def tell_rows(self, rows: Sequence[str], compared: Collection[str], asked: Mapping[str, CellId]) -> None:
+        """Tell which rows have cells to run, which of them need their sibling's image, and all cells asked for."""
+        cells = {name: asdict(cell) for name, cell in asked.items()}
+        self._say({"rows": list(rows), "compared": list(compared), "asked": cells})
 
     def await_image(self, name: str) -> None:
         """Return when the image is in the store. Raises BuildError with what its build raised."""

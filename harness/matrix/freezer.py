@@ -10,6 +10,7 @@ from harness.core.deadline import Deadline
 from harness.core.events import Bus, Step
 from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, host_identity, qemu_version
+from harness.guest.emulator import EmulatorKilled
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.images.image import Image
@@ -35,7 +36,7 @@ class Freezer:
         self._workshop = workshop
         self._bus = bus
         self._forced = forced_accelerator
-        self._made: Once[str, Path] = Once()
+        self._made: Once[str, Path] = Once(passing=(EmulatorKilled,))
 
     def frozen(self, image: Image, boot: Boot) -> Path:
         """The file to thaw guests of the image from; `boot` starts one to freeze, which lets the given keys in.
@@ -44,13 +45,21 @@ class Freezer:
 
         Only this very QEMU with this very command line is ever given it (docs/architecture.md, "Freeze and thaw").
         """
-        parts = frozen_parts(image, choose(image.recipe.architecture, self._forced))
+        parts = self._parts(image)
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
     def kept(self, image: Image, boot: Boot) -> Path | None:
         """The file of a guest that is frozen already, None where there is none; as `frozen` where it is damaged."""
-        parts = frozen_parts(image, choose(image.recipe.architecture, self._forced))
-        return self.frozen(image, boot) if self._workshop.store.present(KIND, parts) else None
+        return self.frozen(image, boot) if self._workshop.store.present(KIND, self._parts(image)) else None
+
+    def drop(self, image: Image) -> None:
+        """Forget the frozen guest of an image, of which none could be thawed: the next to ask boots another."""
+        parts = self._parts(image)
+        self._workshop.store.drop(KIND, parts)
+        self._made.forget(key_of(parts))
+
+    def _parts(self, image: Image) -> list[str]:
+        return frozen_parts(image, choose(image.recipe.architecture, self._forced))
 
     def _obtain(self, image: Image, boot: Boot, parts: list[str]) -> Path:
         store = self._workshop.store
@@ -79,7 +88,7 @@ class Freezer:
     def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
         guest = boot(keys)
         try:
-            with self._bus.step(guest.name, "traits") as step:
+            with self._bus.step(guest.name, "traits") as step, checkup.explained(guest):
                 allowed = checkup.begin(guest)
                 traits.prove(guest)
                 checkup.end(guest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
 from harness.guest import debugger, terminal
 from harness.guest.debugger import Symbols
@@ -47,7 +46,7 @@ def take(guest: Guest, way: str) -> int:
     """Hand over a guest that runs well; gives the exit status of shell or gdb. Raises PinpointError."""
     if way == SHELL:
         return _enter(guest)
-    listing = guest.script(ASK_SECTIONS, Deadline.after(_ASK_SECONDS)).stdout
+    listing = guest.script(ASK_SECTIONS, guest.budget(_ASK_SECONDS)).stdout
     return _debug(guest, Symbols(guest.image.vmlinux, Layout(guest).slide, loaded(guest, listing)))
 
 

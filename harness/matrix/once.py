@@ -11,10 +11,18 @@ V = TypeVar("V")
 
 
 class Once(Generic[K, V]):
-    """Values by key; the first to ask makes one, the others wait. What its making raised is raised to each of them."""
+    """Values by key; the first to ask makes one, the others wait. What its making raised is raised to each of them.
 
-    def __init__(self) -> None:
+    `passing` is what may go well the next time: it is raised to those who wait, and who asks later makes a new one.
+    """
+
+    def __init__(self, passing: tuple[type[BaseException], ...] = ()) -> None:
         self._values: dict[K, Future[V]] = {}
+        self._passing = passing
+
+    def forget(self, key: K) -> None:
+        """Who asks later makes a new one."""
+        self._values.pop(key, None)
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """The value of `key`, made by `make` if nobody has yet."""
@@ -24,5 +32,7 @@ class Once(Generic[K, V]):
             try:
                 mine.set_result(make())
             except BaseException as error:
+                if isinstance(error, self._passing):
+                    self.forget(key)
                 mine.set_exception(error)
         return value.result()

@@ -16,7 +16,7 @@ from harness.core.files import sha256
 from harness.images.prepare import image_key
 from harness.images.recipe import select
 from harness.images.workshop import Workshop
-from harness.matrix import session
+from harness.matrix import again, session
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
@@ -52,8 +52,9 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
     Raises UsageError for what is no bundle, or one of another version of the project unless `anyway`.
     """
     about = bundle.read(directory)
-    _demand_same_project(about, anyway=anyway)
-    for difference in _differences(about):
+    workshop = Workshop.in_cache(Bus())
+    _demand_same_project(about, workshop, anyway=anyway)
+    for difference in _differences(about, workshop):
         print(f"pinpoint: {difference}", file=sys.stderr)
     outcomes: Counter[str] = Counter()
     worst = _HELD
@@ -80,15 +81,23 @@ def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
     return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *hands_on, *nodes]
 
 
-def _demand_same_project(about: Bundle, *, anyway: bool) -> None:
-    """The recipe must still be there and make the same image; the case's file must be there."""
+def _demand_same_project(about: Bundle, workshop: Workshop, *, anyway: bool) -> None:
+    """The recipe must still be there and make the same image; the case's file must be there.
+
+    A bundle may come from anybody: nothing outside of the project is run for it, and nothing is run otherwise.
+    """
     recipe = select([about.cell.vm])[0]
-    file = paths.PROJECT / about.file
-    if not file.is_file():
+    file = (paths.PROJECT / about.file).resolve()
+    foreign = again.foreign(about.options)
+    if foreign:
+        raise UsageError(
+            f"the bundle asks for {foreign!r}, as no run does", where=about.cell.vm, mend="do not trust it"
+        )
+    if not file.is_file() or not file.is_relative_to(paths.PROJECT):
         raise UsageError(
             "is not in this version of Pinpoint", where=about.file, mend="use the version it was made with"
         )
-    key = image_key(recipe, Workshop.in_cache(Bus()))
+    key = image_key(recipe, workshop)
     if about.cell.image_key and key != about.cell.image_key and not anyway:
         raise UsageError(
             f"the bundle is of image {about.cell.image_key}, this version of Pinpoint makes {key}",
@@ -97,10 +106,12 @@ def _demand_same_project(about: Bundle, *, anyway: bool) -> None:
         )
 
 
-def _differences(about: Bundle) -> Iterator[str]:
+def _differences(about: Bundle, workshop: Workshop) -> Iterator[str]:
     """What is another than when the cell failed, and may be why it fails no more."""
     if about.hashes.get(about.file) not in (None, sha256(paths.PROJECT / about.file)):
         yield f"{about.file} has changed since"
+    if about.frozen and not (workshop.store.root / about.frozen).is_dir():
+        yield f"{about.frozen} is not in the store any more: guests begin with another boot"
 
 
 def _outcome(before: Cell, now: Cell) -> str:

@@ -94,7 +94,7 @@ class MatrixRun:
         return way
 
     @cached_property
-    def _leader(self) -> foreman.Foreman:
+    def leader(self) -> foreman.Foreman:
         """In the controller: who builds for the workers."""
         return foreman.Foreman(self.bus, self.fleet.build, self.fleet.image)
 
@@ -133,7 +133,7 @@ class MatrixRun:
         if not self._asked:
             return
         if self._is_worker:
-            self._foreman.tell_rows(*rows.wanted(items))
+            self._foreman.tell_rows(*rows.wanted(items), self._asked)
         else:
             self._board.flush()
 
@@ -171,18 +171,14 @@ class MatrixRun:
         """Before a worker starts: lend it what all share."""
         grouped = self._config.option.dist == "loadgroup"
         where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
-        workers.lend(node, workers.Lent(where, self.rows, self._leader.address, grouped, parts, seconds))
-
-    @pytest.hookimpl(optionalhook=True, tryfirst=True)
-    def pytest_testnodedown(self, node: Any, error: object) -> None:  # noqa: ANN401, ARG002 - as above
-        """What was asked for is known to the workers, who collect."""
-        self._asked |= workers.told_asked(node)
+        workers.lend(node, workers.Lent(where, self.rows, self.leader.address, grouped, parts, seconds))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
-        if "_leader" in self.__dict__:
-            self._leader.close()
+        if "leader" in self.__dict__:
+            self.leader.close()
+            self._asked |= self.leader.asked
         if "fleet" in self.__dict__:
             if exitstatus == pytest.ExitCode.INTERRUPTED:
                 process.stop_all()
@@ -190,7 +186,6 @@ class MatrixRun:
         if "_board" in self.__dict__:
             self._board.close()
         if self._is_worker:
-            workers.tell_asked(self._config, self._asked)
             return
         if "directory" in self.__dict__:
             self._results.close()

@@ -16,7 +16,6 @@ from harness.matrix.selection import CellId, cell_of
 from harness.report.ledger import Spent
 
 _LENT = "pinpoint_lent"
-_ASKED = "pinpoint_asked"
 _SPENT = "pinpoint_spent"
 # How often a controller that waits for its workers lets the board speak.
 _LOOK_SECONDS = 0.5
@@ -116,11 +115,6 @@ def speaking(config: pytest.Config, speak: Callable[[], None]) -> Iterator[None]
         reminder.join()
 
 
-def tell_asked(config: pytest.Config, asked: dict[str, CellId]) -> None:
-    """From a worker: the cells that were asked for. Every worker collects them all."""
-    config.workeroutput[_ASKED] = {node: asdict(cell) for node, cell in asked.items()}  # type: ignore[attr-defined]
-
-
 def tell_spent(config: pytest.Config, spent: Spent) -> None:
     """From a worker: what its time went into."""
     config.workeroutput[_SPENT] = spent  # type: ignore[attr-defined]
@@ -129,9 +123,3 @@ def tell_spent(config: pytest.Config, spent: Spent) -> None:
 def told_spent(node: Any) -> Spent:  # noqa: ANN401 - as above
     """In the controller: what a worker that ended told; nothing when it was lost."""
     return dict(getattr(node, "workeroutput", {}).get(_SPENT, {}))
-
-
-def told_asked(node: Any) -> dict[str, CellId]:  # noqa: ANN401 - as above
-    """In the controller: what a worker that ended told; nothing when it was lost."""
-    told = getattr(node, "workeroutput", {}).get(_ASKED, {})
-    return {name: CellId(**cell) for name, cell in told.items()}

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from harness.core.deadline import Deadline
 from harness.guest.guest import Guest
 from harness.landing import probe
 from harness.landing.landing import Missed
@@ -93,7 +92,7 @@ def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
         f"touch /tmp/racing; ( {churn} ) & "
         f"( round=0 met=0 refused=0; while {goes_on}; do {register}; {count}; done ); "
         "status=$?; rm -f /tmp/racing; wait $! && exit $status",
-        Deadline.after(_RACE_SECONDS),
+        guest.budget(_RACE_SECONDS),
     ).check()
     return Counter(report.errno for report in probe.parse_report(told.stdout))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.pinning.removing import HOLDER
@@ -20,7 +19,7 @@ def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
 
     Raises GuestError when one cannot be loaded, or removed afterwards.
     """
-    deadline = Deadline.after(count * _SECONDS_EACH)
+    deadline = guest.budget(count * _SECONDS_EACH)
     argv = (guest.program(HOLDER), "copies", guest.ship(module), module, str(count))
     with guest.talk(*argv) as dialogue:
         said = dialogue.line(deadline)
@@ -31,6 +30,6 @@ def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
         finally:
             dialogue.line(deadline)
             dialogue.say("go", deadline)
-            removed = dialogue.line(Deadline.after(count * _SECONDS_EACH))
+            removed = dialogue.line(guest.budget(count * _SECONDS_EACH))
     if removed != f"did close {module}":
         raise GuestError(f"copies of {module} are not removed: {removed}", where=guest.name)

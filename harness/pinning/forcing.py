@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
@@ -62,8 +61,8 @@ def under_a_reference(loading: Loading) -> Forced:
                 answer = delete(guest, _TARGET, force=not loading.mutant.asks)
                 taint = int(guest.read_text("/proc/sys/kernel/tainted"))
                 since = guest.console.position
-            loader.finish(Deadline.after(_SECONDS))
-            guest.fence(Deadline.after(_SECONDS))
+            loader.finish(guest.budget(_SECONDS))
+            guest.fence(guest.budget(_SECONDS))
     except GuestError:
         # Once the target went, what the guest said is all that it will ever say.
         if answer != "":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.pinning.holding import TARGET
@@ -20,7 +19,7 @@ def going(guest: Guest) -> Iterator[None]:
 
     The gate says so in the kernel's log, so that nothing is guessed. Raises GuestError when the removal then fails.
     """
-    deadline = Deadline.after(_SECONDS)
+    deadline = guest.budget(_SECONDS)
     since = guest.console.position
     guest.run("insmod", guest.ship(TARGET), "gates=leaving").check()
     with guest.talk(guest.program(HOLDER), "delete", TARGET) as removal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -131,7 +130,7 @@ def _by_holder(kind: str, what: str) -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        deadline = Deadline.after(_SECONDS)
+        deadline = guest.budget(_SECONDS)
         with guest.talk(guest.program(HOLDER), kind, what) as dialogue:
 
             def said(step: str) -> Said:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.core.deadline import Deadline
 from harness.pinning.loader import PROBE, Loader
 
 _SECONDS = 60.0
@@ -19,7 +18,7 @@ def stopped(loader: Loader, gate: str) -> Iterator[None]:
     loader has ended when that is told. Raises DeadlineExceeded when the gate is never reached.
     """
     guest = loader.guest
-    guest.console.await_line([f"{PROBE}: at {gate}"], Deadline.after(_SECONDS), since=loader.began)
+    guest.console.await_line([f"{PROBE}: at {gate}"], guest.budget(_SECONDS), since=loader.began)
     try:
         yield
     except BaseException:

@@ -165,7 +165,7 @@ class Loader:
 
     def heard(self, deadline: Deadline | None = None) -> Said | None:
         """The next line; None once it has ended. Raises DeadlineExceeded, GuestLost."""
-        line = self._dialogue.line(deadline or Deadline.after(_STEP_SECONDS))
+        line = self._dialogue.line(deadline or self.guest.budget(_STEP_SECONDS))
         if line is None:
             return None
         said = Said.parsed(line)
@@ -188,7 +188,7 @@ class Loader:
     def go(self, deadline: Deadline | None = None) -> None:
         """Let it go on from the gate it stands at."""
         self._stands = False
-        self._dialogue.say("go", deadline or Deadline.after(_STEP_SECONDS))
+        self._dialogue.say("go", deadline or self.guest.budget(_STEP_SECONDS))
 
     def finish(self, deadline: Deadline | None = None) -> Outcome:
         """Let it go through every gate that is left, and wait for its end."""
@@ -201,7 +201,7 @@ class Loader:
 
     def ended(self, deadline: Deadline | None = None) -> Outcome:
         """How it ended, once it has said its last line or was killed."""
-        status = self._dialogue.status(deadline or Deadline.after(_STEP_SECONDS))
+        status = self._dialogue.status(deadline or self.guest.budget(_STEP_SECONDS))
         return Outcome(Status(status), tuple(self._steps))
 
 

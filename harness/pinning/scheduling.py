@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from harness.pinning.enumerate import Enumerated, covering, enumerated
 from harness.pinning.loading import Loading
-from harness.pinning.machine import explore
 from harness.pinning.model import Rule
 from harness.pinning.mutants import HONEST
 from harness.pinning.play import Play, play
@@ -101,6 +100,9 @@ class Scheduling:
 
         Raises Missed with the shortest line of which the model is wrong; in a mutant's cell with the first found.
         """
+        # Only here, for hypothesis costs every process of a run a second to import.
+        from harness.pinning.machine import explore
+
         plays = explore(
             lambda: GuestStage(self.loading),
             self.rule,

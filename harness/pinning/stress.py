@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from harness.core.deadline import Deadline
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
@@ -101,7 +100,7 @@ def stress(loading: Loading, changes: int, seconds: float) -> Stressed:
     guest.script(f"[ ! -e {_LEAKS} ] || echo clear >{_LEAKS}").check()
     told = guest.run(
         *(guest.program(STRESS), str(changes), str(round(seconds)), image, TARGET, PROBE, *loader),
-        deadline=Deadline.after(seconds + _AFTER_SECONDS),
+        deadline=guest.budget(seconds + _AFTER_SECONDS),
     ).check()
     lines = [Said.parsed(line) for line in told.stdout.splitlines()]
     outcomes = Counter({(said.step, said.subject): int(said.fields["times"]) for said in lines})
@@ -137,4 +136,4 @@ def _left(guest: Guest) -> str:
 def _leaks(guest: Guest) -> str:
     """What kmemleak suspects, where the kernel has it: looked for twice, for a first scan meets what is under way."""
     script = f"[ ! -e {_LEAKS} ] || {{ echo scan >{_LEAKS}; echo scan >{_LEAKS}; cat {_LEAKS}; }}"
-    return guest.script(script, Deadline.after(_AFTER_SECONDS)).check().stdout.strip()
+    return guest.script(script, guest.budget(_AFTER_SECONDS)).check().stdout.strip()

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
+from harness.report import lines
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 
@@ -33,7 +34,8 @@ class Bundle(BaseModel):
     cell last; `options` are the run's that change what a cell does; `schedule` is the line of the order of loading and
     removal that failed, `seed` what else was drawn with. `qemu` is the command line; `loop_seconds` the guest's speed
     as its heartbeat measured it, the CPU time of a loop (harness/guest/heart.py); `slide` is in bytes; both are None
-    where they are not known. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
+    where they are not known; `frozen` is the store's entry that the guest was thawed from, empty for one that was
+    booted. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
     bundle's own; `absent` names what could not be had, and why.
     """
 
@@ -52,6 +54,7 @@ class Bundle(BaseModel):
     boot_seconds: float = 0.0
     loop_seconds: float | None = None
     slide: int | None = None
+    frozen: str = ""
     hashes: Mapping[str, str] = {}
     files: Mapping[str, str] = {}
     absent: Mapping[str, str] = {}
@@ -90,7 +93,7 @@ def _filled(root: Path, place: Path, beside: Path, about: Bundle, pieces: Mappin
     (beside / README).write_text(_readme(about, final, sorted(pieces)))
     own = sorted(path for path in beside.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(beside)): sha256(path) for path in own}})
-    (beside / ABOUT).write_text(whole.model_dump_json(indent=1) + "\n")
+    (beside / ABOUT).write_text(lines.plain_json(whole, indent=1) + "\n")
     beside.chmod(0o755)
     beside.rename(final)
     return final
@@ -151,11 +154,19 @@ def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
             "`--times N` tells how often of N it fails the same way, `--shell` goes into the guest at the failure,",
             "`--gdb` debugs its kernel there.",
             "",
+            *_beginning(about.frozen),
             *(f"- `{name}`" for name in files),
             *absent,
             "",
         ]
     )
+
+
+def _beginning(frozen: str) -> list[str]:
+    """Where the guest began, and so where it begins again."""
+    if not frozen:
+        return []
+    return [f"Its guest was thawed from `{frozen}`: so is a replay's, with the same slide, while the store has it.", ""]
 
 
 def read(directory: Path) -> Bundle:
@@ -184,6 +195,8 @@ def _parsed(text: str, where: str) -> Bundle:
         return Bundle.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            raise UsageError(f"{ABOUT} is damaged: {first['msg']}", where=where, mend="copy the bundle again") from None
         key = ".".join(map(str, first["loc"])) or "the whole"
         raise UsageError(
             f"{ABOUT} is not of this version of Pinpoint: {key}: {first['msg']}",

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
 from harness.guest.guest import Guest
@@ -99,7 +98,7 @@ def _remember(guest: Guest, found: Evidence) -> None:
 
 def _ask(guest: Guest, found: Evidence) -> str:
     """Put every question up to the first that is not answered; why it is not, empty when all were."""
-    deadline = Deadline.after(_SECONDS)
+    deadline = guest.budget(_SECONDS)
     try:
         found.slide = Layout(guest).slide
         for question in _QUESTIONS:

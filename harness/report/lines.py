@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +20,7 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
     A run killed in between leaves at most one torn line, at the end. Raises HostError; where `reserve`, a file that
     only takes room, was there to be given up, the object is kept nevertheless.
     """
-    encoded = f"{line.model_dump_json()}\n".encode()
+    encoded = f"{plain_json(line)}\n".encode()
     try:
         _append(path, encoded)
     except HostError:
@@ -27,6 +28,11 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
             reserve.unlink()
             _append(path, encoded)
         raise
+
+
+def plain_json(content: BaseModel, indent: int | None = None) -> str:
+    """JSON in plain characters: what else a guest's words hold stands in it as an escape, whoever prints the file."""
+    return json.dumps(content.model_dump(mode="json"), indent=indent)
 
 
 def _append(path: Path, encoded: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -78,10 +79,13 @@ class RunDirectory:
         return self.path / "bundles"
 
     def consoles(self, vm: str) -> list[Path]:
-        """The whole consoles of a VM's row, one for each process that ran a part of it; the newest last."""
-        logs = self.path / "console"
-        found = [*logs.glob(f"{vm}.log"), *logs.glob(f"{vm}.*.log")]
-        return sorted(filter(Path.is_file, found), key=lambda log: log.stat().st_mtime)
+        """The whole consoles of a VM's row, one for each process that ran a part of it; the newest last.
+
+        Those of guests that a case had for itself are no part of them: it may have had them commit crimes.
+        """
+        row = re.compile(rf"{re.escape(vm)}(?:\.\w+)?\.log")
+        found = [log for log in (self.path / "console").glob("*.log") if row.fullmatch(log.name) and log.is_file()]
+        return sorted(found, key=lambda log: log.stat().st_mtime)
 
 
 def _point(link: Path, target: str) -> None:

@@ -134,7 +134,7 @@ class Criminal:
         # Asked while it answers: what names a program counter needs it.
         _ = Layout(guest).slide
         self._possible = guest.read_text(_FILE).split()
-        guest.fence(Deadline.after(_FENCE_SECONDS))
+        guest.fence(guest.budget(_FENCE_SECONDS))
 
     def possible(self, crimes: Collection[Crime]) -> list[Crime]:
         """Those that this kernel can notice."""
@@ -145,7 +145,7 @@ class Criminal:
         since, began = self.guest.console.position, time.monotonic()
         try:
             self.guest.script(crime.order)
-            printed = self.guest.fence(Deadline.after(_FENCE_SECONDS))
+            printed = self.guest.fence(self.guest.budget(_FENCE_SECONDS))
         except (GuestLost, DeadlineExceeded):
             with suppress(PinpointError):
                 end = Deadline.after(_LAST_WORDS_SECONDS)

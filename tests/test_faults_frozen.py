@@ -1,0 +1,192 @@
+"""What befalls a guest while it is frozen or thawed, and frozen guests in the store, told by whole runs: real QEMU, its
+migrations real, a kernel of one instruction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from broken_runs import BrokenRun, environment
+
+from harness.faulting import Judge
+
+pytest_plugins = ["pytester"]
+
+CONFTEST = """
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import harness.guest.start as start
+import harness.guest.state as state
+import harness.landing.traits as traits
+import harness.matrix.checkup as checkup
+import harness.matrix.fleet as fleet
+from fault_guests import HANG, Programs
+from harness.core.deadline import Deadline
+from harness.guest.emulator import Emulator
+from harness.guest.guest import Guest
+
+pytest_plugins = ["harness.plugin"]
+HERE = Path(__file__).parent
+FAULTS = {faults}
+
+# A kernel of one instruction says nothing and takes nothing in; all else is as it is.
+fleet.prepare = lambda recipe, workshop: Programs(HERE).image(recipe.name, HANG)
+start._hear = start._become_ready = Guest.ship_all = Guest.forget_run = traits.prove = lambda *_: None
+checkup.begin = checkup.end = lambda guest: ""
+
+
+def strikes(vm, fault):
+    # Each once, whatever is tried again.
+    if FAULTS.get(vm) != fault:
+        return False
+    try:
+        (HERE / f"struck-{{vm}}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def kill_at(guest, path):
+    # With so little a second it has begun for long and never ends.
+    while not (path.exists() and path.stat().st_size):
+        time.sleep(0.005)
+    os.kill(guest.pid, 9)
+
+
+def freeze(guest, path, deadline):
+    if strikes(guest.name, "killed while it freezes"):
+        state._BYTES_PER_SECOND = 1 << 12
+        threading.Thread(target=kill_at, args=(guest, path)).start()
+        try:
+            return freeze_for_real(guest, path, deadline)
+        finally:
+            state._BYTES_PER_SECOND = 1 << 40
+    if strikes(guest.name, "no room while it freezes"):
+        path.symlink_to("/dev/full")
+        state.os = Unasked()
+        try:
+            return freeze_for_real(guest, path, deadline)
+        finally:
+            state.os = os
+    freeze_for_real(guest, path, deadline)
+    if strikes(guest.name, "a frozen guest that QEMU does not take"):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+class Unasked:
+    # O_EXCL would refuse a symbolic link.
+    def open(self, path, flags, mode=0):
+        return os.open(path, flags & ~os.O_EXCL & ~os.O_CREAT, mode)
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+
+def take(self, monitor, frozen, deadline):
+    if not strikes(self.name, "killed while it thaws"):
+        return take_for_real(self, monitor, frozen, deadline)
+    pipe = HERE / "pipe"
+    os.mkfifo(pipe)
+
+    def feed():
+        content = frozen.read_bytes()
+        with pipe.open("wb", buffering=0) as file:
+            file.write(content[: len(content) // 2])
+            os.kill(self.pid, 9)
+
+    threading.Thread(target=feed).start()
+    return take_for_real(self, monitor, pipe, deadline)
+
+
+freeze_for_real, start.freeze = start.freeze, freeze
+take_for_real, Emulator._take = Emulator._take, take
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    if report.when == "teardown":
+        with (HERE / "witness").open("a") as witness:
+            witness.write("{{case}} {{vm}}\\n".format(**report.pinpoint_cell))
+"""
+FAULTS = {
+    "x86_64-debian": ("killed while it freezes", "QEMU was killed by signal 9"),
+    "parisc": ("killed while it thaws", "QEMU was killed by signal 9"),
+    "arm64-debian": ("a frozen guest that QEMU does not take", "QEMU does not take the frozen guest: "),
+    "x86_64-fsections": ("no room while it freezes", "the disk is full; make room"),
+}
+
+
+class Run(BrokenRun):
+    """A run of two cells a VM, and those before it in the same place, cache and all."""
+
+    def go(self, pytester: pytest.Pytester) -> tuple[int, str]:
+        """Its exit status, and what it printed."""
+        ended = pytester.runpytest_subprocess("-p", "no:cacheprovider", *(f"--vm={vm}" for vm in FAULTS))
+        return int(ended.ret), ended.stdout.str()
+
+    def latest(self, case: str) -> Mapping[str, tuple[str, str]]:
+        """Verdict and reason of a case on each VM."""
+        lines = (self.directory / "results" / "latest" / "results.jsonl").read_text().splitlines()
+        cells = [json.loads(line) for line in lines]
+        return {cell["vm"]: (cell["verdict"], cell["reason"]) for cell in cells if cell["case"] == case}
+
+    @property
+    def store(self) -> list[Path]:
+        """What is in the store but its locks."""
+        return [path for path in (self.directory / "cache" / "store").iterdir() if path.name != ".locks"]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name, value in environment(pytester.path).items():
+        monkeypatch.setenv(name, value)
+    pytester.makepyfile(test_case="def test_first(guest): pass\ndef test_second(guest): assert guest.pid")
+    return Run(pytester.path)
+
+
+def test_what_befalls_a_guest_between_two_runs(pytester: pytest.Pytester, run: Run, judge_fault: Judge) -> None:
+    """Each fault costs one cell; the next has a guest, and the next run has all."""
+    faults = {vm: fault for vm, (fault, _) in FAULTS.items()}
+    pytester.makeconftest(CONFTEST.format(faults=repr(faults)))
+    status, said = run.go(pytester)
+    first = run.latest("test_first")
+    lost, orphaned = run.lost(), run.orphaned()
+    for vm, (fault, _) in FAULTS.items():
+        told = (first[vm][0], status)
+        judge_fault(f"QEMU: {fault}", expected=("harness-error", 3), told=told, lost=lost, orphaned=orphaned)
+        lost = orphaned = 0
+    assert {vm: first[vm][1] for vm, (_, why) in FAULTS.items() if why not in first[vm][1]} == {}, said
+    # No half of a frozen guest, and one for each row that went on.
+    assert {vm: verdict for vm, (verdict, _) in run.latest("test_second").items()} == {
+        vm: "harness-error" if "no room" in fault else "pass" for vm, fault in faults.items()
+    }
+    assert sorted(path.name.partition("-")[0] for path in run.store) == ["frozen"] * (len(FAULTS) - 1)
+    assert run.go(pytester)[0] == 0
+    assert {verdict for case in ("test_first", "test_second") for verdict, _ in run.latest(case).values()} == {"pass"}
+
+
+def test_what_befalls_a_frozen_guest_in_the_store(pytester: pytest.Pytester, run: Run, judge_fault: Judge) -> None:
+    """It is seen and said, and another is frozen."""
+    pytester.makeconftest(CONFTEST.format(faults="{}"))
+    assert run.go(pytester)[0] == 0
+    corrupted, half = run.store[:2]
+    content = bytearray((corrupted / "state").read_bytes())
+    content[len(content) // 2] ^= 1
+    (corrupted / "state").write_bytes(content)
+    (half / "state").unlink()
+    status, said = run.go(pytester)
+    told = {
+        "a frozen guest corrupted in the store": "(it was damaged in the store: state has changed)",
+        "a frozen guest half deleted": "(it was damaged in the store: state is missing)",
+    }
+    for fault, line in told.items():
+        judge_fault(fault, expected=("", 0), told=("", status), lost=run.lost(), orphaned=run.orphaned())
+        assert line in said
+    assert len(run.store) == len(FAULTS)
