@@ -77,7 +77,7 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
         freezer = Freezer(workshop, bus, accel)
         frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, beginning(keys)))
         keys = RunKeys.make()
-        return start.thaw(image, frozen, beginning(keys)) if frozen else start.boot(image, beginning(keys))
+        return freezer.thaw(image, frozen, beginning(keys)) if frozen else start.boot(image, beginning(keys))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shell") as aside:
         try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from harness import cli, cli_guests
 from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.errors import HostError
@@ -152,3 +155,24 @@ def test_of_two_builds_of_a_module_the_loaded_one_is_told_by_its_build_id(module
 def test_paths_with_blanks_stay_one_word_for_gdb() -> None:
     (line,) = Symbols(Path("/a b/vmlinux"), 0, {}).commands()
     assert shlex.split(line) == ["add-symbol-file", "/a b/vmlinux", "-o", "0x0"]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "options", "how"), [(True, [], "thaw"), (True, ["--anew"], "boot"), (False, [], "boot")]
+)
+def test_a_shells_guest_is_thawed_where_it_can_be_and_not_unwanted(
+    frozen: bool, options: list[str], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def begin(name: str) -> Callable[..., Any]:
+        return lambda *_: begun.append(name) or contextlib.nullcontext()
+
+    for name in ("thaw", "boot"):
+        monkeypatch.setattr(cli_guests.start, name, begin(name))
+    monkeypatch.setattr(cli_guests, "prepare", lambda *_: None)
+    monkeypatch.setattr(cli_guests, "choose", lambda *_: None)
+    monkeypatch.setattr(cli_guests.Freezer, "kept", lambda *_: Path("state") if frozen else None)
+    monkeypatch.setattr(cli_guests.hands, "take", lambda *_: 7)
+    assert cli.main(["shell", "--vm", "parisc", *options]) == 7
+    assert begun == [how]

@@ -14,6 +14,7 @@ import pytest
 
 from harness.core.events import Bus, Step
 from harness.guest.accelerator import Accelerator
+from harness.guest.emulator import FrozenRefused
 from harness.images.image import Image
 from harness.images.recipe import Kernel, Machine, Recipe
 from harness.images.store import Store
@@ -99,3 +100,30 @@ def test_what_making_raised_is_raised_to_each() -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="no"):
             once.get("key", fail)
+
+
+def test_a_guest_is_thawed_for_a_shell_only_where_one_is_frozen_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(name="a-vm", arch="arm64", describe="", kernel=Kernel(source="debian-binary", package="none"))
+    image = cast(Image, SimpleNamespace(key="an-image", recipe=recipe))
+    monkeypatch.setattr(freezer, "choose", lambda *_: TCG)
+    store = Store(tmp_path, Bus())
+
+    def made() -> freezer.Freezer:
+        return freezer.Freezer(cast(Any, SimpleNamespace(store=store)), Bus(), None)
+
+    def boot(_: object) -> Any:  # noqa: ANN401
+        pytest.fail("a guest was booted to be frozen")
+
+    assert made().kept(image, boot) is None
+    entry = store.obtain(freezer.KIND, freezer.frozen_parts(image, TCG), vm="a-vm", build=empty)
+    assert made().kept(image, boot) == entry.path / "state"
+
+    def refused(*_: object) -> None:
+        raise FrozenRefused("not this one")
+
+    monkeypatch.setattr(freezer.start, "thaw", refused)
+    with pytest.raises(FrozenRefused):
+        made().thaw(image, entry.path / "state", cast(Any, None))
+    assert made().kept(image, boot) is None

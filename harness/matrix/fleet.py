@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.core.deadline import Deadline
-from harness.core.errors import BootError, PinpointError
+from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.guest import start
 from harness.guest.accelerator import choose
@@ -193,12 +193,7 @@ class Fleet:
             return start.boot(image, self._beginning(image, log_name, keys))
 
         frozen = self._freezer.frozen(image, boot)
-        try:
-            return start.thaw(image, frozen, self._beginning(image, log_name, self._keys))
-        except (FrozenRefused, BootError):
-            # Whatever is wrong with it, no later run shall meet it again.
-            self._freezer.drop(image)
-            raise
+        return self._freezer.thaw(image, frozen, self._beginning(image, log_name, self._keys))
 
     def _boot(self, image: Image, log_name: str) -> Guest:
         """A guest that answers, booted anew."""

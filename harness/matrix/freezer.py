@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.deadline import Deadline
+from harness.core.errors import BootError
 from harness.core.events import Bus, Step
 from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, host_identity, qemu_version
-from harness.guest.emulator import EmulatorKilled
+from harness.guest.emulator import EmulatorKilled, FrozenRefused
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.start import Beginning
 from harness.images.image import Image
 from harness.images.store import key_of
 from harness.images.workshop import Workshop
@@ -51,6 +53,17 @@ class Freezer:
     def kept(self, image: Image, boot: Boot) -> Path | None:
         """The file of a guest that is frozen already, None where there is none; as `frozen` where it is damaged."""
         return self.frozen(image, boot) if self._workshop.store.present(KIND, self._parts(image)) else None
+
+    def thaw(self, image: Image, frozen: Path, beginning: Beginning) -> Guest:
+        """A guest thawed from such a file; one that none can be thawed from no later run shall meet again.
+
+        Raises as start.thaw() does.
+        """
+        try:
+            return start.thaw(image, frozen, beginning)
+        except (FrozenRefused, BootError):
+            self.drop(image)
+            raise
 
     def drop(self, image: Image) -> None:
         """Forget the frozen guest of an image, of which none could be thawed: the next to ask boots another."""
