@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.image import Image
-from harness.landing.kernel_names import PREAMBLES
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.order import moved
+from harness.landing.preambles import PREAMBLES
 from harness.landing.probing import ProbingIn
 from harness.landing.sample import spread
 from harness.landing.site import Site
