@@ -11,6 +11,7 @@ from harness.images.image import Image
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.order import moved
+from harness.landing.preambles import PREAMBLES
 from harness.landing.probing import ProbingIn
 from harness.landing.sample import spread
 from harness.landing.site import Site
@@ -28,10 +29,11 @@ STOCK = "x86_64-debian"
 def test_module_sections(layout: Layout, sections: Target, probing: ProbingIn) -> None:
     """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f.
 
-    Behind the landing pad, where the function begins with one.
+    Behind the landing pad, where the function begins with one, and behind the preamble, which has a symbol of its own.
     """
+    preambles = {each.section: each.size for each in sections.elf.symbols if each.name.startswith(PREAMBLES)}
     own = {
-        symbol.name: sections.sections[symbol.section]
+        symbol.name: sections.sections[symbol.section] + preambles.get(symbol.section, 0)
         for symbol in sections.functions
         if symbol.section == f".text.{symbol.name}"
     }

@@ -109,6 +109,17 @@ def test_a_kernels_own_tables_tell_what_it_patches(kernel: Elf) -> None:
     assert patch_sites(kernel).known
 
 
+def test_constants_that_boot_alone_knows_are_masked(tmp_path: Path, kernel: Elf) -> None:
+    table = "__start_runtime_shift_x: .long far - .\n__stop_runtime_shift_x:\n"
+    linked = tmp_path / "newer"
+    object_file = assembled(tmp_path, "newer", KERNEL.replace(".data\n", f".data\n{table}"))
+    subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", "-Ttext=0x401000", object_file, "-o", linked], check=True)
+    older, newer = (
+        patch_sites(elf).within(LINKED, elf.function("f").address, 20) for elf in (kernel, Elf.read(linked))
+    )
+    assert newer - older == {19}
+
+
 # Rows of alternatives, from the feature on: up to 5.12, up to 6.2, since 6.3; four bytes patched each.
 ROWS = pytest.mark.parametrize("row", [".word 3; .byte 4, 1, 1", ".word 3; .byte 4, 1", ".word 3, 0; .byte 4, 1"])
 

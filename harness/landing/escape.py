@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.landing.kernel_names import PREAMBLES
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
+from harness.landing.preambles import PREAMBLES
 from harness.landing.site import Site
 
 

@@ -12,9 +12,7 @@ from harness.landing.instruction import Flow, Kind
 from harness.landing.instructions import first
 from harness.landing.layout import Layout
 from harness.landing.order import BLACKLIST, blacklist
-
-# Symbols of what stands in front of functions, where nothing ever runs; a probe there is refused (6.2).
-PREAMBLES = ("__cfi_", "__pfx_")
+from harness.landing.preambles import PREAMBLES
 
 
 def blacklisted(guest: Guest) -> list[str]:

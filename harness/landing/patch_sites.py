@@ -79,7 +79,7 @@ def patch_sites(elf: Elf) -> PatchSites:
             found[section].append(patched)
         return PatchSites(found, known=True)
     kernel = _Kernel(elf)
-    for table in machine.tables:
+    for table in (*machine.tables, *_members(elf, machine)):
         found[LINKED] += kernel.patched(table)
     found[LINKED] += kernel.relocated()
     return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end)))
@@ -146,6 +146,14 @@ def _module(elf: Elf, machine: Machine) -> Iterator[tuple[str, Range]]:
             # A section of pointers may occur many times; its rows hold nothing else.
             row = (0,) if table.pointer and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
             yield section, Range(place, place + table.size(row, partial(_start, elf, section, place)))
+
+
+def _members(elf: Elf, machine: Machine) -> Iterator[Table]:
+    """The tables of this kernel that belong to a family."""
+    for family in machine.families:
+        for symbol in elf.symbols:
+            if symbol.name.startswith(family.begin):
+                yield family._replace(begin=symbol.name, end=family.end + symbol.name.removeprefix(family.begin))
 
 
 def _order(elf: Elf) -> str:

@@ -41,10 +41,12 @@ class Table(NamedTuple):
 class Machine(NamedTuple):
     """What patches text on one machine.
 
-    `distance_bias` is what the relocation of a distance takes off it; `named` tells symbols that are patched whole.
+    `distance_bias` is what the relocation of a distance takes off it; `named` tells symbols that are patched whole;
+    `families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
     """
 
     tables: tuple[Table, ...]
+    families: tuple[Table, ...] = ()
     distance_bias: int = 0
     named: Callable[[str], bool] = lambda _: False
 
@@ -108,6 +110,11 @@ MACHINES: Mapping[str, Machine] = {
             Table(*_between("static_call_sites"), ".static_call_sites", "ii", _branch_size),
             Table(*_JUMPS, "iiq", _jump_size),
             Table(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), pointer=True),
+        ),
+        # Constants that boot alone knows (arch/x86/include/asm/runtime-const.h, since 6.11).
+        families=(
+            Table(*_between("runtime_ptr_"), "", "i", _always(8)),
+            Table(*_between("runtime_shift_"), "", "i", _always(1)),
         ),
         # The trampolines of static calls (include/linux/static_call.h).
         named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,

@@ -17,10 +17,10 @@ from harness.landing.flat_tables import MACHINE as FLAT_MACHINE
 from harness.landing.flat_tables import FlatTables
 from harness.landing.instruction import Flow, Instruction, Kind
 from harness.landing.instructions import decoded_first
-from harness.landing.kernel_names import PREAMBLES
 from harness.landing.layout import Layout
 from harness.landing.order import blacklist
 from harness.landing.patch_tables import JUMPS
+from harness.landing.preambles import PREAMBLES
 from harness.landing.site import Site
 
 # Bytes of the longest instruction of any architecture, x86's 15, in whole words.

@@ -12,6 +12,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
+from harness.landing.preambles import PREAMBLES
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
@@ -92,8 +93,9 @@ class Target:
     @property
     def functions(self) -> list[Symbol]:
         """The module's functions whose names it uses once; two static ones of a name cannot be told apart."""
-        named = Counter(symbol.name for symbol in self.elf.symbols if symbol.kind == "func")
-        return [symbol for symbol in self.elf.symbols if symbol.kind == "func" and named[symbol.name] == 1]
+        found = [each for each in self.elf.symbols if each.kind == "func" and not each.name.startswith(PREAMBLES)]
+        named = Counter(symbol.name for symbol in found)
+        return [symbol for symbol in found if named[symbol.name] == 1]
 
     def keeps(self, symbol: Symbol) -> bool:
         """Is this function still there, once the initializer ran and its sections were freed?"""
