@@ -29,6 +29,7 @@ def test_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
     assert played.reused or scheduling.lines, "no life of the target ever stood where the one before had"
 
 
+@pytest.mark.deep
 @pytest.mark.mutants("other-rule")
 def test_longer_orders(scheduling: Scheduling, figure: Callable[..., Figure]) -> None:
     """Orders of many more steps, drawn from the model by hypothesis; one that fails is shrunk to the shortest."""

@@ -12,6 +12,7 @@ from harness.pinning.stressing import Stressing
 from harness.report.figures import Figure
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("strange-image", "holds-more")
 def test_stress(stressing: Stressing, figure: Callable[..., Figure]) -> None:

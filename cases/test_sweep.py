@@ -67,7 +67,8 @@ def test_beside_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., 
     ours.prove()
 
 
-@pytest.mark.parametrize("way", ["oops-at", pytest.param("hang-at", marks=pytest.mark.deep)])
+@pytest.mark.deep
+@pytest.mark.parametrize("way", ["oops-at", "hang-at"])
 def test_survives_a_deadly_site(target: Target, sweeping: Sweeping, way: str) -> None:
     """A site that kills the guest is found on fresh guests and named; all the others are swept."""
     deadly = target.site("loop")

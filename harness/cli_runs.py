@@ -27,7 +27,10 @@ _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
-    """Run the matrix: every case on every VM. What is not known here goes to pytest (-k, -x, --lf, -n)."""
+    """Run the matrix: every case on every VM, those that take their time with --deep.
+
+    What is not known here goes to pytest (-k, -x, --lf, -n).
+    """
     recipes = select(vms)
     if dry_run:
         return _dry_run(recipes, accel)
@@ -42,10 +45,10 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
 @click.command(context_settings=_FORWARDED)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: Sequence[str]) -> int:
-    """Run the project's own tests and the core matrix, whole kernels swept, in one pytest run. What CI runs."""
+    """Run the project's own tests and all of the core matrix, whole kernels swept, in one pytest run, as CI does."""
     rows = len(select(()))
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
-    return session.run([*_side_by_side(rows, pytest_arguments), *_WHOLE_KERNELS, *pytest_arguments, *chosen])
+    return session.run([*_side_by_side(rows, pytest_arguments), *_EVERYTHING, *pytest_arguments, *chosen])
 
 
 @click.command()
@@ -57,7 +60,7 @@ def verify(file: Path, vm: str, system_map: Path | None) -> int:
     return verification.verify(file, select([vm])[0], system_map)
 
 
-_WHOLE_KERNELS = ("--sweep", "kernel")
+_EVERYTHING = ("--deep", "--sweep", "kernel")
 # What pytest can do in one process only, or what settles already how many there are.
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 

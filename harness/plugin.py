@@ -34,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
+    group.addoption("--deep", action="store_true", help="run the cases that take their time, too")
     group.addoption("--crimes", choices=("sample", "all"), default="sample", help="commit some crimes, or all")
     group.addoption("--shards", type=int, default=1, metavar="N", help="with -n: each row on N guests side by side")
     depths = [depth.value for depth in Depth]
@@ -66,10 +67,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     workers.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    asked = selection.asked_for(items, crimes=config.option.crimes, sweep=config.option.sweep)
+    asked = selection.asked_for(items, crimes=config.option.crimes, deep=_deep(config))
     config.hook.pytest_deselected(items=[item for item in items if item not in asked])
     selection.skip_cells_without_traits(asked, run.recipes)
     items[:] = selection.in_rows(asked, run.rows)
+
+
+def _deep(config: pytest.Config) -> bool:
+    """Whoever asks for cases by name means those that take their time, too."""
+    return bool(config.option.deep or config.option.keyword or any("::" in word for word in config.args))
 
 
 @pytest.hookimpl(tryfirst=True)

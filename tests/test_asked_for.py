@@ -13,18 +13,18 @@ MARKED = ("", "crimes", "deep")
 
 
 @pytest.mark.parametrize(
-    ("crimes", "sweep", "run"),
+    ("crimes", "deep", "run"),
     [
-        ("sample", "sample", [""]),
-        ("all", "sample", ["", "crimes"]),
-        ("sample", "kernel", ["", "deep"]),
-        ("all", "all", ["", "crimes", "deep"]),
+        ("sample", False, [""]),
+        ("all", False, ["", "crimes"]),
+        ("sample", True, ["", "deep"]),
+        ("all", True, ["", "crimes", "deep"]),
     ],
 )
-def test_what_each_option_asks_for(crimes: str, sweep: str, run: list[str]) -> None:
+def test_what_each_option_asks_for(crimes: str, deep: bool, run: list[str]) -> None:
     items = [
         SimpleNamespace(mark=mark, get_closest_marker=lambda name, mark=mark: name if name == mark else None)
         for mark in MARKED
     ]
-    asked = asked_for(cast(list[pytest.Item], items), crimes=crimes, sweep=sweep)
+    asked = asked_for(cast(list[pytest.Item], items), crimes=crimes, deep=deep)
     assert [cast(SimpleNamespace, item).mark for item in asked] == run

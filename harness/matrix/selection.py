@@ -10,7 +10,6 @@ import pytest
 
 from harness.images.recipe import Recipe
 from harness.landing import mutants as landing
-from harness.landing.sweep_plan import Depth
 from harness.pinning import mutants as pinning
 
 MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
@@ -19,7 +18,7 @@ MARKERS = (
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
     "crimes: the case kills guests, or takes its time; it runs with `--crimes all`",
-    "deep: the case takes its time; it runs with `--sweep kernel` and `--sweep all`",
+    "deep: the case takes its time; it runs with `--deep`, and where -k or its name asks for it",
 )
 
 
@@ -90,9 +89,9 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
     return ""
 
 
-def asked_for(items: list[pytest.Item], *, crimes: str, sweep: str) -> list[pytest.Item]:
-    """The items without those that only these options ask for."""
-    left_out = [*(["crimes"] if crimes != "all" else []), *(["deep"] if Depth(sweep) is Depth.SAMPLE else [])]
+def asked_for(items: list[pytest.Item], *, crimes: str, deep: bool) -> list[pytest.Item]:
+    """The items without those that only options ask for, `--crimes all` and `--deep`."""
+    left_out = [*(["crimes"] if crimes != "all" else []), *([] if deep else ["deep"])]
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
 
 

@@ -14,7 +14,7 @@ from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
 # Whatever pytest is started for, and wherever from.
 COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
 # What nothing but an option asks for, even where somebody names it.
-_LEFT_OUT = "; some cases run with --crimes all or --sweep kernel only"
+_LEFT_OUT = "; some cases run with --crimes all only"
 
 
 class _Interruption:
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
         case pytest.ExitCode.USAGE_ERROR:
             return WRONG_USE
         case pytest.ExitCode.NO_TESTS_COLLECTED:
-            hint = "" if any(word.startswith(("--crimes", "--sweep")) for word in arguments) else _LEFT_OUT
+            hint = "" if any(word.startswith("--crimes") for word in arguments) else _LEFT_OUT
             print(f"pinpoint: no case matches: {shlex.join(arguments)}{hint}", file=sys.stderr)
             return WRONG_USE
     return HARNESS_FAILED
