@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,21 @@ from harness.bench.race import Measure
 from harness.core import paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
-from harness.guest.guest import Guest
+from harness.guest.result import Result
 from harness.matrix import session
 
 VM = "x86_64-debian"
-_CASE, _QUESTION = "one more case", "round trip"
+_CASE, _QUESTION, _CHANNEL = "one more case", "round trip", "round trip, a channel each"
+_GOAL = "at most 3"
 PAIRS = (
-    Pair("case_marginal", "one more case on a clean guest beside a bare SSH round trip", "at most 3", _CASE, _QUESTION),
+    Pair(
+        "case_marginal", "one more case beside a question to the shell that stays in the guest", _GOAL, _CASE, _QUESTION
+    ),
+    Pair(
+        "case_vs_channel", "one more case beside a program run over SSH in a channel of its own", _GOAL, _CASE, _CHANNEL
+    ),
 )
-_FEW, _MANY, _QUESTIONS = 10, 210, 200
+_FEW, _MANY, _QUESTIONS = 10, 210, 100
 _SECONDS = 600.0
 # The guest and its check-up, and nothing of its own.
 _CASES = """\
@@ -45,13 +51,17 @@ def open_sides(ground: Ground, _wanted: Sequence[str]) -> Iterator[Mapping[str, 
         ground.fleet.fresh(VM) as guest,
         _durations_as_they_are(),
     ):
-        yield {_CASE: partial(_one_more, ground, Path(scratch)), _QUESTION: partial(_one_question, guest)}
+        yield {
+            _CASE: partial(_one_more, ground, Path(scratch)),
+            _QUESTION: partial(_one_of_many, lambda: guest.run("true")),
+            _CHANNEL: partial(_one_of_many, lambda: guest.link.run(("true",), Deadline.after(_SECONDS))),
+        }
 
 
-def _one_question(guest: Guest) -> float:
+def _one_of_many(ask: Callable[[], Result]) -> float:
     began = time.monotonic()
     for _ in range(_QUESTIONS):
-        guest.run("true").check()
+        ask().check()
     return (time.monotonic() - began) / _QUESTIONS
 
 
