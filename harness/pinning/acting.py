@@ -14,14 +14,17 @@ _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # Looks at a loader until the kernel has it where it stays: waiting idly at an initializer's gate (wait_event_idle(), as
 # nothing else in a load does), waiting interruptibly for another load (add_unformed_module(), part of load_module();
 # of the same file, idempotent_init_module(), part of finit_module(2), 6.12) both before and after its stack was looked
-# at, or gone. It is given up after so many looks.
+# at, or gone. It is given up after so many looks. A task that was woken is idle for a moment once more, while it looks
+# why (___wait_event()), and on another virtual CPU that moment may last: what it sleeps in, 0 of a task that is to run
+# (get_wchan()), tells it from one that sleeps.
 _SETTLED = """
 n=0 where=
 while [ ! "$where" ]; do
     [ $((n += 1)) -lt 20000 ] || where=moving
     read -r _ _ state _ 2>/dev/null </proc/{pid}/stat || state=Z
     case $state in
-    I) where=gate;;
+    I) read -r asleep 2>/dev/null </proc/{pid}/wchan
+       read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$asleep" != 0 ] && [ "$state" = I ] && where=gate;;
     Z) where=ended;;
     S) if grep -q -e load_module -e finit_module /proc/{pid}/stack 2>/dev/null; then
            read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = S ] && where=waits
