@@ -36,7 +36,7 @@ def test_crimes_are_read_right(fresh: Fresh, figure: Callable[..., Figure]) -> N
 
 @pytest.mark.crimes
 def test_crimes_that_take_their_time(fresh: Fresh, figure: Callable[..., Figure]) -> None:
-    """Hung tasks, lock-ups, exhausted memory, leaks, and each fault; a guest that dies of one is replaced."""
+    """Hung tasks, lock-ups, exhausted memory, leaks, and each fault; a guest that one does for is replaced."""
     outcomes: list[Outcome] = []
     left = list(SLOW)
     while left:
@@ -46,7 +46,7 @@ def test_crimes_that_take_their_time(fresh: Fresh, figure: Callable[..., Figure]
             alive = True
             while left and alive:
                 outcomes.append(criminal.commit(left.pop(0)))
-                alive = not outcomes[-1].died
+                alive = not outcomes[-1].done_for
     keep(figure, outcomes)
 
 

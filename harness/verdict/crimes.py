@@ -27,7 +27,8 @@ _LAST_WORDS_SECONDS = 2.0
 class Crime:
     """One crime: its name, what the kernel may call it, and the place that it must name, where it names one.
 
-    `before` and `after` are shell that makes the kernel notice soon, `seconds` how long what lasts is to last.
+    `before` and `after` are shell that makes the kernel notice soon, `seconds` how long what lasts is to last. One that
+    `ruins` leaves the kernel in pieces: what else it says is true of it, and no other crime is committed there.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Crime:
     before: str = ""
     after: str = ""
     seconds: int = 0
+    ruins: bool = False
 
     @property
     def order(self) -> str:
@@ -44,8 +46,16 @@ class Crime:
         return "; ".join(part for part in (self.before, commit, self.after) if part)
 
 
-def _crime(name: str, *kinds: Kind, place: str = "", before: str = "", after: str = "", seconds: int = 0) -> Crime:
-    return Crime(name, frozenset(kinds), place, before, after, seconds)
+def _crime(
+    name: str,
+    *kinds: Kind,
+    place: str = "",
+    before: str = "",
+    after: str = "",
+    seconds: int = 0,
+    ruins: bool = False,
+) -> Crime:
+    return Crime(name, frozenset(kinds), place, before, after, seconds, ruins)
 
 
 _WATCHDOG = "echo 1 >/proc/sys/kernel/watchdog_thresh"
@@ -73,9 +83,9 @@ SLOW = (
     _crime("spin", Kind.LOCKUP, Kind.RCU_STALL, place="pinpoint_spin", before=f"{_WATCHDOG}; {_STALL}", seconds=8),
     _crime("exhaust", Kind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),
     _crime("leak", Kind.LEAK, after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
-    # What comes after these differs: parisc's shell may never come back, arm64 warns or faults elsewhere.
-    _crime("free_twice", Kind.BUG, Kind.KASAN),
-    _crime("schedule_atomic", Kind.BUG),
+    # What comes after these differs: parisc's shell may never come back, arm64 warns of interrupts or faults elsewhere.
+    _crime("free_twice", Kind.BUG, Kind.KASAN, ruins=True),
+    _crime("schedule_atomic", Kind.BUG, ruins=True),
     _crime("null_write", Kind.FAULT, place="pinpoint_null_write"),
     _crime("poison_read", Kind.FAULT, place="pinpoint_poison_read"),
     _crime("illegal", Kind.FAULT, place="pinpoint_illegal"),
@@ -107,6 +117,11 @@ class Outcome:
         return self.diagnosis.condition not in (Condition.ALIVE, Condition.SLOW, Condition.OOPSED)
 
     @property
+    def done_for(self) -> bool:
+        """True when nothing else can be tried on the guest: it is lost, or its kernel in pieces."""
+        return self.died or self.crime.ruins
+
+    @property
     def read_right(self) -> bool:
         """True when the kernel's first complaint was read as what was committed, at its place."""
         first = next(iter(self.complaints), None)
@@ -117,6 +132,8 @@ class Outcome:
     @property
     def false_alarms(self) -> list[Complaint]:
         """What was read beyond what was committed; a panic is what a fault may end in."""
+        if self.crime.ruins:
+            return []
         expected = self.crime.kinds | {Kind.PANIC}
         return [complaint for complaint in self.complaints if complaint.kind not in expected]
 
