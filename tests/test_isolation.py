@@ -100,6 +100,7 @@ def secrets(keys: RunKeys) -> list[bytes]:
         *(each.hex().encode() for each in raw),
         *(base64.b64encode(each)[:40] for each in raw),
         base64.b64encode(keys.host_key)[:60],
+        *("".join(f"\\{byte:03o}" for byte in each).encode() for each in (*raw, keys.host_key[-64:-32])),
         b"PRIVATE KEY",
     ]
 
