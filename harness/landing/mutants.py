@@ -92,7 +92,8 @@ MUTANTS: dict[str, Mutant] = {
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
     "stays-registered": Mutant(stays=True),
-    "converts-too-far": Mutant(converts_too_far=4),
+    # Farther than any landing pad: within one there is nowhere to go astray.
+    "converts-too-far": Mutant(converts_too_far=8),
     "next-data-symbol": Mutant(places=data.by_next_symbol),
     "data-by-text-base": Mutant(places=data.by_text_base),
     "reads-next-word": Mutant(reads_beyond=True),
