@@ -62,17 +62,19 @@ _WATCHDOG = "echo 1 >/proc/sys/kernel/watchdog_thresh"
 _STALL = "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
 _SCAN = "echo scan >/sys/kernel/debug/kmemleak"
 
-# What takes moments. Those that no kernel of ours dies of come first.
+# What takes moments. Those that no kernel of ours dies of come first, and lockdep before KASAN and oopses: both
+# make it stand aside (add_taint(), LOCKDEP_NOW_UNRELIABLE), as a deadlock that it has told of does.
 QUICK = (
     _crime("warn", Kind.WARNING, place="probes/crimes_faults.c"),
     _crime("refcount", Kind.WARNING, place="lib/refcount.c"),
-    _crime("bug", Kind.BUG, place="probes/crimes_faults.c"),
-    _crime("list", Kind.BUG, place="lib/list_debug.c"),
+    _crime("sleep_atomic", Kind.BUG, place="probes/crimes_misuses.c"),
+    _crime("rcu", Kind.LOCKDEP, place="probes/crimes_misuses.c"),
+    _crime("lock_order", Kind.LOCKDEP, place="pinpoint_lock_order"),
     _crime("use_after_free", Kind.KASAN, place="pinpoint_use_after_free"),
     _crime("past_the_end", Kind.KASAN, place="pinpoint_past_the_end"),
-    _crime("lock_order", Kind.LOCKDEP, place="pinpoint_lock_order"),
-    _crime("rcu", Kind.LOCKDEP, place="probes/crimes_misuses.c"),
-    _crime("sleep_atomic", Kind.BUG, place="probes/crimes_misuses.c"),
+    # A warning without CONFIG_BUG_ON_DATA_CORRUPTION.
+    _crime("list", Kind.BUG, Kind.WARNING, place="lib/list_debug.c"),
+    _crime("bug", Kind.BUG, place="probes/crimes_faults.c"),
     _crime("null_read", Kind.FAULT, Kind.KASAN, place="pinpoint_null_read"),
     _crime("panic", Kind.PANIC),
 )
@@ -82,11 +84,12 @@ SLOW = (
     _crime("sleep", Kind.HUNG_TASK, before="echo 1 >/proc/sys/kernel/hung_task_timeout_secs", seconds=5),
     _crime("spin", Kind.LOCKUP, Kind.RCU_STALL, place="pinpoint_spin", before=f"{_WATCHDOG}; {_STALL}", seconds=8),
     _crime("exhaust", Kind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),
-    _crime("leak", Kind.LEAK, after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
+    # kmemleak tells it as information, which the console is spared otherwise.
+    _crime("leak", Kind.LEAK, before="dmesg -n 7", after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
     # What comes after these differs: parisc's shell may never come back, arm64 warns of interrupts or faults elsewhere.
     _crime("free_twice", Kind.BUG, Kind.KASAN, ruins=True),
     _crime("schedule_atomic", Kind.BUG, ruins=True),
-    _crime("null_write", Kind.FAULT, place="pinpoint_null_write"),
+    _crime("null_write", Kind.FAULT, Kind.KASAN, place="pinpoint_null_write"),
     _crime("poison_read", Kind.FAULT, place="pinpoint_poison_read"),
     _crime("illegal", Kind.FAULT, place="pinpoint_illegal"),
     _crime("divide", Kind.FAULT),
