@@ -52,8 +52,8 @@ def test_crimes_that_take_their_time(fresh: Fresh, figure: Callable[..., Figure]
 
 @pytest.mark.crimes
 def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
-    """A guest whose CPUs take no interrupts is known for it within five heartbeats, and where they are."""
-    with fresh(may_die=True) as guest:
+    """A guest whose one CPU takes no interrupts is known for it within five heartbeats, and where it is."""
+    with fresh(may_die=True, cpus=1) as guest:
         hang = Criminal(guest).commit(HANG)
     assert hang.diagnosis.condition is Condition.HARD_HANG, str(hang)
     assert "pinpoint_spin_deaf" in hang.diagnosis.evidence, str(hang)
