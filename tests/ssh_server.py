@@ -7,22 +7,22 @@ import threading
 from collections.abc import Callable
 
 import paramiko
+from paramiko.common import cMSG_CHANNEL_SUCCESS
 
 from harness.core.deadline import Deadline
 from harness.guest.keys import RunKeys
 from harness.guest.ssh import SshLink
 
 SOON = 60.0
-_HEAD_START = 0.1
 Behaviour = Callable[[paramiko.Channel, str], None]
 
 
 class Dropbear(paramiko.ServerInterface):
-    """Lets one key in and hands every command to `behaviour`."""
+    """Lets one key in and notes every command in `asked`."""
 
-    def __init__(self, keys: RunKeys, behaviour: Behaviour) -> None:
+    def __init__(self, keys: RunKeys) -> None:
         self._keys = keys
-        self._behaviour = behaviour
+        self.asked: list[tuple[paramiko.Channel, str]] = []
 
     def get_allowed_auths(self, _username: str) -> str:
         return "publickey,password"
@@ -35,9 +35,22 @@ class Dropbear(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        # The reply to this request is sent after this returns; a command must not end before it has begun.
-        threading.Timer(_HEAD_START, self._behaviour, (channel, command.decode())).start()
+        self.asked.append((channel, command.decode()))
         return True
+
+
+class _Connection(paramiko.Transport):
+    """Lets a command begin once the client has been told that it does: it must not end before."""
+
+    def __init__(self, connection: socket.socket, server: Dropbear, begin: Behaviour) -> None:
+        super().__init__(connection)
+        self._asked = server.asked
+        self._begin = begin
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        super()._send_user_message(data)  # type: ignore[misc]
+        if data.asbytes()[:1] == cMSG_CHANNEL_SUCCESS:
+            threading.Thread(target=self._begin, args=self._asked.pop(0), daemon=True).start()
 
 
 class Server:
@@ -56,10 +69,11 @@ class Server:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        self.transport = paramiko.Transport(connection)
+        server = Dropbear(self.keys)
+        self.transport = _Connection(connection, server, lambda *given: self.behaviour(*given))
         self.transport.add_server_key(self.keys.host)
         try:
-            self.transport.start_server(server=Dropbear(self.keys, lambda *given: self.behaviour(*given)))
+            self.transport.start_server(server=server)
         except (paramiko.SSHException, EOFError):
             return
 
