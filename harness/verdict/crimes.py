@@ -90,10 +90,10 @@ SLOW = (
     _crime("free_twice", Kind.BUG, Kind.KASAN, ruins=True),
     _crime("schedule_atomic", Kind.BUG, ruins=True),
     _crime("null_write", Kind.FAULT, Kind.KASAN, place="pinpoint_null_write"),
-    _crime("poison_read", Kind.FAULT, place="pinpoint_poison_read"),
+    _crime("poison_read", Kind.FAULT, Kind.KASAN, place="pinpoint_poison_read"),
     _crime("illegal", Kind.FAULT, place="pinpoint_illegal"),
     _crime("divide", Kind.FAULT),
-    _crime("interrupt", Kind.FAULT, Kind.PANIC, place="pinpoint_null_read"),
+    _crime("interrupt", Kind.FAULT, Kind.KASAN, Kind.PANIC, place="pinpoint_null_read"),
 )
 # What a crime makes the kernel say later, by exact place: the kernel's own words, and no alarm of the reader's.
 _CONSEQUENCES = (
