@@ -114,6 +114,7 @@ def test_what_a_cell_leaves_is_noticed(
         assert checkup.end(guest) == f"taint {ITS_LETTER}"
 
 
+@pytest.mark.deep
 def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
     """Both began where one was frozen: their clocks are right and go on, and they hand out other random numbers."""
     with fresh() as one, fresh() as other:

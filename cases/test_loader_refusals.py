@@ -111,6 +111,7 @@ def test_parameters_too_long(loading: Loading) -> None:
     loading.expect_refusal(Order(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
 
 
+@pytest.mark.deep
 @pytest.mark.mutants("loads-anyway")
 def test_hundred_targets(guest: Guest, loading: Loading) -> None:
     """A hundred modules at once: each has a token and a handle of its own, is validated and read again."""

@@ -73,6 +73,7 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
     pytest.fail("three boots have the same slide")
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_after_a_reboot(guest: Guest, fresh: Fresh, probing_in: Probing, mutant: str) -> None:

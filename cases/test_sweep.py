@@ -35,6 +35,7 @@ def test_resolves(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
     swept.prove()
 
 
+@pytest.mark.deep
 @pytest.mark.mutants("one-instruction-off", "only-reported", "stale-snapshot")
 def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
     """Armed, listed, seen from outside, removed, the original bytes back: a sample, or everything with --sweep=all.

@@ -74,8 +74,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _deep(config: pytest.Config) -> bool:
-    """Whoever asks for cases by name means those that take their time, too."""
-    return bool(config.option.deep or config.option.keyword or any("::" in word for word in config.args))
+    """Whoever asks for cases by name, or for more than a sample, means those that take their time, too."""
+    asked = config.option
+    more = asked.deep or asked.sweep != Depth.SAMPLE.value or asked.schedules != "sample"
+    return bool(more or asked.keyword or any("::" in word for word in config.args))
 
 
 @pytest.hookimpl(tryfirst=True)

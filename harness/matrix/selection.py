@@ -18,7 +18,7 @@ MARKERS = (
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
     "crimes: the case kills guests, or takes its time; it runs with `--crimes all`",
-    "deep: the case takes its time; it runs with `--deep`, and where -k or its name asks for it",
+    "deep: the case takes its time; it runs with `--deep`, with more than samples, and where it is named",
 )
 
 
