@@ -13,11 +13,15 @@ from harness.guest.listeners import listeners
 from harness.landing.target import Target
 from harness.matrix import checkup
 
+# Begun only once it is what it will be: in the middle of its exec a process has no words.
+LEFT = (
+    "sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid; until grep -q sleep /proc/$!/cmdline; do :; done"
+)
 # What a cell may leave behind: how, how it is taken away again, and what the check-up calls it.
 DIRT = (
     ("insmod {module}", "rmmod pinpoint_second", "module pinpoint_second"),
     ("mkdir /tmp/left && mount -t tmpfs none /tmp/left", "umount /tmp/left", "mount none on /tmp/left"),
-    ("sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid", "kill $(cat /tmp/left.pid)", "process sleep"),
+    (LEFT, "kill $(cat /tmp/left.pid)", "process sleep"),
 )
 # The taint that anybody may set (TAINT_USER, include/linux/panic.h, 6.1).
 TAINT_USER, ITS_LETTER = 64, "U"
