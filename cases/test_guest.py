@@ -14,9 +14,7 @@ from harness.landing.target import Target
 from harness.matrix import checkup
 
 # Begun only once it is what it will be: in the middle of its exec a process has no words.
-LEFT = (
-    "sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid; until grep -q sleep /proc/$!/cmdline; do :; done"
-)
+LEFT = "sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid; until grep -q sleep /proc/$!/cmdline; do :; done"
 # What a cell may leave behind: how, how it is taken away again, and what the check-up calls it.
 DIRT = (
     ("insmod {module}", "rmmod pinpoint_second", "module pinpoint_second"),
