@@ -18,6 +18,7 @@ from harness.verdict.liveness import Condition
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
 
+@pytest.mark.deep
 def test_crimes_are_read_right(fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """Each crime that this kernel can notice is told by its kind and place; the last of them ends the guest at once."""
     outcomes: list[Outcome] = []

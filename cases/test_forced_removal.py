@@ -20,6 +20,7 @@ from harness.verdict.complaints import read
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
 
+@pytest.mark.deep
 @pytest.mark.mutants("only-asks")
 def test_forced_under_a_reference(loading: Loading, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
     """The target goes, reference or not, and the initializer then follows its handle into freed memory.
