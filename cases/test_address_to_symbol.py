@@ -11,18 +11,18 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing import outskirts
-from harness.landing.conversion import Conversions, by_address
-from harness.landing.kernel_names import converts_addresses, freed
+from harness.landing.checks import between_functions
+from harness.landing.checks.refusals import expect_refusal
+from harness.landing.code.functions import unique_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import unique_functions
-from harness.landing.probing import ProbingIn
-from harness.landing.refusal import expect_refusal
-from harness.landing.sample import spread
+from harness.landing.lookup.conversion import Conversions, by_address
+from harness.landing.lookup.kallsyms import converts_addresses, freed
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.sweep.sample import spread
 from harness.landing.target import Target
-from harness.report.figures import Figure
+from harness.report.measurements import Figure
 
 TIMES = 3
 # Functions of the kernel, evenly spread over its text; of each the first, the middle and the last instruction.
@@ -61,10 +61,10 @@ def test_module_text(layout: Layout, target: Target, conversions: Conversions, f
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_hit_by_address(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on bare addresses are hit as often as their instructions run; on both names of a function, too."""
     sites = layout.straight(target.site("leaf"), 4)
-    with probing.on(*sites, target.site("alias"), relocation=by_address) as probes:
+    with kprobes.on(*sites, target.site("alias"), relocation=by_address) as probes:
         target.call("alias", TIMES)
     probes.prove(hits=TIMES)
 
@@ -86,12 +86,15 @@ def test_behind_functions(layout: Layout, target: Target, conversions: Conversio
     Where nothing is mapped behind a module's text it cannot copy the longest of instructions from the last word of it:
     EINVAL (__copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.12).
     """
-    behind = [*outskirts.behind_functions(layout, target.module), outskirts.last_word(layout, target.module)]
+    behind = [
+        *between_functions.behind_functions(layout, target.module),
+        between_functions.last_word(layout, target.module),
+    ]
     assert len(behind) > 1
     *found, last = conversions.prove(behind)
     for conversion in found:
         assert conversion.registered, str(conversion)
-    wanted = 0 if outskirts.mapped_behind(layout, target.module) else errno.EINVAL
+    wanted = 0 if between_functions.mapped_behind(layout, target.module) else errno.EINVAL
     assert last.by_address.errno == wanted, str(last)
 
 
@@ -99,7 +102,7 @@ def test_behind_functions(layout: Layout, target: Target, conversions: Conversio
 @pytest.mark.mutants("converts-too-far")
 def test_in_stubs(layout: Layout, target: Target, conversions: Conversions) -> None:
     """Stubs have no symbols: a stub is so much past the function in front of it, and may be probed."""
-    stubs = outskirts.stubs(layout, target.module)
+    stubs = between_functions.stubs(layout, target.module)
     assert stubs
     for conversion in conversions.prove(stubs):
         assert conversion.registered, str(conversion)
@@ -115,37 +118,37 @@ def test_name_of_two_functions(layout: Layout, target: Target, conversions: Conv
     twins = target.elf.named("pinpoint_twin")
     start = layout.base(twins[1], target.module)
     first, second = (layout.base(twin, target.module) + layout.pad(target.elf, twin) for twin in twins)
-    found = conversions.of(start)
+    found = conversions.convert(start)
     if (found.kernel.name, found.by_address.address, found.by_symbol.address) != ("pinpoint_twin", second, first):
         raise Missed(str(found))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_behind_kernel_text(guest: Guest, layout: Layout, probing: ProbingIn) -> None:
+def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
     """Behind _etext: no text, EINVAL (check_kprobe_address_safe()). Without data in kallsyms no symbol, either: ENOENT.
 
     is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text there, so that _kprobe_addr() fails first.
     """
     known = guest.image.recipe.traits.data_symbols
-    expect_refusal(probing, f"@{layout.mark('_etext'):#x}", wanted=errno.EINVAL if known else errno.ENOENT)
+    expect_refusal(kprobes, f"@{layout.mark('_etext'):#x}", wanted=errno.EINVAL if known else errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
+def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """kallsyms keeps `.init.text`, whose memory is long freed: EINVAL by name and by address (core_kernel_text())."""
     gone = Site(freed(layout)[0])
-    expect_refusal(probing, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
+    expect_refusal(kprobes, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_outside_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_outside_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """In front of a module's first symbol nothing is closest, ENOENT; its data are not text, EINVAL.
 
     A kernel that takes an address as it is (up to 5.18, kernel_names.py) looks for no symbol: EINVAL, too.
     """
     below = errno.ENOENT if converts_addresses(layout) else errno.EINVAL
-    expect_refusal(probing, f"@{outskirts.below(layout, target.module):#x}", wanted=below)
-    expect_refusal(probing, f"@{target.sections['.data']:#x}", wanted=errno.EINVAL)
+    expect_refusal(kprobes, f"@{between_functions.below(layout, target.module):#x}", wanted=below)
+    expect_refusal(kprobes, f"@{target.sections['.data']:#x}", wanted=errno.EINVAL)

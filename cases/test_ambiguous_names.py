@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.kernel_names import used_twice
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
+from harness.landing.lookup.kallsyms import used_twice
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -27,10 +27,10 @@ SAMPLE = 24
 @pytest.mark.parametrize(
     ("first", "last"), [("pinpoint_target", "pinpoint_second"), ("pinpoint_second", "pinpoint_target")]
 )
-def test_newest_module_wins(guest: Guest, probing_in: Callable[..., ProbingIn], first: str, last: str) -> None:
+def test_newest_module_wins(guest: Guest, kprobes_in: Callable[..., Kprobes], first: str, last: str) -> None:
     """Of two modules that have a function of a name, the one that was loaded last; MOD:SYM names the other."""
     with Target(guest, first) as older, Target(guest, last) as newer:
-        with probing_in(guest, older, newer).on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
+        with kprobes_in(guest, older, newer).on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
             newer.call("leaf", TIMES)
             older.call("leaf", TIMES)
         probes.prove(hits=TIMES)
@@ -38,11 +38,11 @@ def test_newest_module_wins(guest: Guest, probing_in: Callable[..., ProbingIn], 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_kernel_beats_module(guest: Guest, probing_in: Callable[..., ProbingIn]) -> None:
+def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -> None:
     """A function of the kernel, even a static one, before a module's; MOD:SYM names the module's."""
     with Target(guest, "pinpoint_second") as second:
         by_name = Site("version_proc_show")
-        with probing_in(guest, second).on(by_name, Site(by_name.symbol, module=second.module)) as probes:
+        with kprobes_in(guest, second).on(by_name, Site(by_name.symbol, module=second.module)) as probes:
             second.call("version_proc_show", TIMES)
             for _ in range(TIMES):
                 guest.run("cat", "/proc/version").check()
@@ -51,11 +51,11 @@ def test_kernel_beats_module(guest: Guest, probing_in: Callable[..., ProbingIn])
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_first_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Of two static functions of one module, the first in its symbol table."""
     twins = [symbol for symbol in target.elf.named("pinpoint_twin") if symbol.kind == "func"]
     assert len(twins) > 1, "the module has no twins"
-    with probing.on(target.site("twin")) as probes:
+    with kprobes.on(target.site("twin")) as probes:
         target.call("twin", TIMES)
         target.call("other_twin", TIMES)
     probes.prove(hits=TIMES)
@@ -66,11 +66,11 @@ def test_first_of_a_module(layout: Layout, target: Target, probing: ProbingIn) -
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_lowest_in_the_kernel(layout: Layout, probing: ProbingIn) -> None:
+def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
     """Of several functions of the kernel that have one name, the one at the lowest address."""
     names = used_twice(layout, SAMPLE)
     assert names, "no name is used twice"
-    with probing.on(*map(Site, names)) as probes:
+    with kprobes.on(*map(Site, names)) as probes:
         pass
     probes.prove()
     for name, report in zip(names, probes.reports, strict=True):

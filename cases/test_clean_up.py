@@ -3,7 +3,7 @@
 import pytest
 
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -12,10 +12,10 @@ TIMES = 2
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stays-registered")
-def test_unload_leaves_nothing(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """No kprobe listed, no module loaded, and the probed functions' bytes, read from outside, are the originals."""
     sites = [*layout.straight(Site("clock_t_to_jiffies"), 2), *layout.straight(target.site("leaf"), 2)]
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         target.call("leaf", TIMES)
         target.call("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
@@ -24,10 +24,10 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, probing: ProbingI
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stays-registered")
-def test_code_still_runs_the_same(target: Target, probing: ProbingIn) -> None:
+def test_code_still_runs_the_same(target: Target, kprobes: Kprobes) -> None:
     """A function returns the same before, while and after it is probed at its entry."""
     before = target.call("calls", TIMES)
-    with probing.on(target.site("calls")) as probes:
+    with kprobes.on(target.site("calls")) as probes:
         probed = target.call("calls", TIMES)
     probes.prove(hits=TIMES)
     probes.prove_gone()

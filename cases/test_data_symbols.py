@@ -11,11 +11,11 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.data import Datum, shifts
 from harness.landing.layout import Layout
-from harness.landing.reading import Readings
+from harness.landing.lookup.data_check import Readings
 from harness.landing.target import Target
-from harness.report.figures import Figure
+from harness.report.measurements import Figure
 
-# What probes/target_data.c puts into its words.
+# What probes/target/data.c puts into its words.
 WORDS = {"data": 0x50494E01, "bss": 0x50494E02, "rodata": 0x50494E03}
 PER_CPU = 0x50494E04
 CHOSEN = 0x50494E05

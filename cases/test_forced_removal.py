@@ -13,8 +13,8 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.pinning import forcing
-from harness.pinning.loading import Loading
-from harness.report.figures import Figure
+from harness.pinning.loader_fixture import Loaders
+from harness.report.measurements import Figure
 from harness.verdict.complaints import read
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -22,13 +22,13 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.mark.deep
 @pytest.mark.mutants("only-asks")
-def test_forced_under_a_reference(loading: Loading, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
+def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
     """The target goes, reference or not, and the initializer then follows its handle into freed memory.
 
     In a guest of its own, which need not live through it: the kernel complains, in words that are its own.
     """
-    with nullcontext(loading.guest) if mutant else fresh(may_die=True) as guest:
-        forced = forcing.under_a_reference(Loading(guest, loading.mutant))
+    with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
+        forced = forcing.under_a_reference(Loaders(guest, loaders.mutant))
         forced.prove(guest)
     complaints = read(forced.printed, timed=True)
     figure("forced.complaints", len(complaints), "complaints", goal="at least 1")
@@ -37,8 +37,8 @@ def test_forced_under_a_reference(loading: Loading, fresh: Fresh, mutant: str, f
 
 
 @pytest.mark.mutants("lets-go")
-def test_force_spares_dependents(loading: Loading) -> None:
+def test_force_spares_dependents(loaders: Loaders) -> None:
     """A module that another one needs is not removed by force either."""
-    removal = forcing.under_a_dependent(loading)
+    removal = forcing.under_a_dependent(loaders)
     if removal != forcing.IN_USE:
         raise Missed(f"a module that another one needs: forced, removal gives {removal or 'no error'}")

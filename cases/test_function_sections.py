@@ -8,13 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.image import Image
+from harness.landing.code.functions import PREAMBLES, moved
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.order import moved
-from harness.landing.preambles import PREAMBLES
-from harness.landing.probing import ProbingIn
-from harness.landing.sample import spread
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.sweep.sample import spread
 from harness.landing.target import Target
 
 # Probes spread over the whole kernel text; each costs a text patch under emulation.
@@ -26,7 +25,7 @@ STOCK = "x86_64-debian"
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_module_sections(layout: Layout, sections: Target, probing: ProbingIn) -> None:
+def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> None:
     """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f.
 
     Behind the landing pad, where the function begins with one, and behind the preamble, which has a symbol of its own.
@@ -38,7 +37,7 @@ def test_module_sections(layout: Layout, sections: Target, probing: ProbingIn) -
         if symbol.section == f".text.{symbol.name}"
     }
     assert len(own) >= 5, f"only {sorted(own)} have sections of their own"
-    with probing.on(*(Site(function, module=sections.module) for function in own)) as probes:
+    with kprobes.on(*(Site(function, module=sections.module) for function in own)) as probes:
         pass
     probes.prove()
     for landing, (function, address) in zip(probes.landings, own.items(), strict=True):
@@ -49,12 +48,12 @@ def test_module_sections(layout: Layout, sections: Target, probing: ProbingIn) -
 
 @pytest.mark.requires("kprobes", "kernel_function_sections")
 @pytest.mark.mutants("one-instruction-off")
-def test_kernel_sections(layout: Layout, probing: ProbingIn, image_of: Callable[[str], Image]) -> None:
+def test_kernel_sections(layout: Layout, kprobes: Kprobes, image_of: Callable[[str], Image]) -> None:
     """In a kernel with a section per function, functions that stand in another order than in its sibling land."""
     sibling = layout.guest.image.recipe.kernel.sibling or STOCK
     others = moved(layout.kernel, image_of(sibling).vmlinux)
     assert others, f"no function stands in another order than in {sibling}"
-    with probing.on(*spread(layout, others, SAMPLE)) as probes:
+    with kprobes.on(*spread(layout, others, SAMPLE)) as probes:
         pass
     assert len(probes.landings) == SAMPLE
     probes.prove()

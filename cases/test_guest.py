@@ -11,7 +11,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.guest.listeners import listeners
 from harness.landing.target import Target
-from harness.matrix import checkup
+from harness.matrix.guests import checkup
 
 # Begun only once it is what it will be: in the middle of its exec a process has no words.
 LEFT = "sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid; until grep -q sleep /proc/$!/cmdline; do :; done"

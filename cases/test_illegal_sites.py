@@ -9,12 +9,12 @@ import errno
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.escape import expect_escape, next_function
-from harness.landing.everywhere import Everywhere
-from harness.landing.kernel_names import blacklisted, converts_addresses, freed
+from harness.landing.checks.every_instruction import Everywhere
+from harness.landing.checks.refusals import expect_refusal
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
-from harness.landing.refusal import expect_refusal
+from harness.landing.lookup.kallsyms import blacklisted, converts_addresses, freed
+from harness.landing.past_end import expect_escape, next_function
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -27,80 +27,80 @@ EVERY = 5
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_unresolvable_name(layout: Layout, probing: ProbingIn) -> None:
+def test_unresolvable_name(layout: Layout, kprobes: Kprobes) -> None:
     """A symbol, or a module, that kallsyms does not know is ENOENT, and so is no name at all (_kprobe_addr()).
 
     A kernel old enough to take addresses as they are (kernel_names.py) looks for the empty name in modules, too, whose
     sections have nameless symbols, and no text is there: EINVAL (kallsyms_lookup_name(), up to 5.14).
     """
-    expect_refusal(probing, "pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", wanted=errno.ENOENT)
-    expect_refusal(probing, "+0x0", wanted=errno.ENOENT if converts_addresses(layout) else errno.EINVAL)
+    expect_refusal(kprobes, "pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", wanted=errno.ENOENT)
+    expect_refusal(kprobes, "+0x0", wanted=errno.ENOENT if converts_addresses(layout) else errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_symbol_and_address(layout: Layout, probing: ProbingIn) -> None:
+def test_symbol_and_address(layout: Layout, kprobes: Kprobes) -> None:
     """Both a symbol and an address are EINVAL, even when they mean the same place."""
     address = layout.address(Site("clock_t_to_jiffies"))
-    expect_refusal(probing, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
+    expect_refusal(kprobes, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """An offset inside an instruction, or misaligned where all are of one width, is refused by the architecture.
 
     Tried in every function of a module.
     """
     inside = [site for start in Everywhere(layout, target).entries for site in layout.mid_instruction(start)][::EVERY]
-    wanted = guest.image.recipe.architecture.probing.mid_instruction
-    expect_refusal(probing, *(site.spec for site in inside), wanted=wanted)
+    wanted = guest.image.recipe.architecture.kprobes.mid_instruction
+    expect_refusal(kprobes, *(site.spec for site in inside), wanted=wanted)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_blacklisted(guest: Guest, probing: ProbingIn) -> None:
+def test_blacklisted(guest: Guest, kprobes: Kprobes) -> None:
     """A function on the kernel's own blacklist is EINVAL (within_kprobe_blacklist())."""
-    expect_refusal(probing, *blacklisted(guest)[:SAMPLE], wanted=errno.EINVAL)
+    expect_refusal(kprobes, *blacklisted(guest)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_module_init_text(target: Target, probing: ProbingIn) -> None:
+def test_module_init_text(target: Target, kprobes: Kprobes) -> None:
     """A module's .init.text is freed once it ran, and its symbols with it: ENOENT, by the module's name and without."""
     gone = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
     assert gone, "the module has no initialisation text"
     # Every module has an init_module, and a preamble to it where there are such; another's may stand among what stays.
     specs = [f"{target.module}:{name}" for name in gone] + [name for name in gone if not name.endswith("init_module")]
-    expect_refusal(probing, *specs, wanted=errno.ENOENT)
+    expect_refusal(kprobes, *specs, wanted=errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_kernel_init_text(layout: Layout, probing: ProbingIn) -> None:
+def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """The kernel's .init.text is freed at boot, but kallsyms keeps its names: EINVAL (check_kprobe_address_safe())."""
-    expect_refusal(probing, *freed(layout)[:SAMPLE], wanted=errno.EINVAL)
+    expect_refusal(kprobes, *freed(layout)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
-def test_past_the_end_of_a_module_function(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """An offset that reaches the next function is taken, and hit when that one runs: escaped, not landed."""
     site = target.site("leaf")
     following = next_function(layout, site)
     distance = following.start - layout.start(site)
-    with probing.on(site.at(distance)) as probes:
+    with kprobes.on(site.at(distance)) as probes:
         target.call_all(TIMES)
     expect_escape(probes.landings[0], f"next symbol {following.name}+{probes.addresses[0] - following.start:#x}")
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
-def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """The offset may be of any size, and reach into a function of another file: escaped, not landed."""
     near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.address)
     distance = layout.start(far) - layout.start(near)
-    with probing.on(near.at(distance)) as probes:
+    with kprobes.on(near.at(distance)) as probes:
         target.call(far.symbol, TIMES)
     expect_escape(probes.landings[0], f"next symbol {far.symbol}+{layout.landing_pad(far):#x}")
     assert probes.landings[0].hits == TIMES
@@ -108,11 +108,11 @@ def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, probi
 
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("only-reported")
-def test_past_the_end_into_a_stub(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_past_the_end_into_a_stub(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Where the module loader puts stubs between functions, the first offset behind one is in a stub: escaped."""
     site = target.site("leaf")
     _, symbol = layout.symbol(site)
-    with probing.on(site.at(symbol.size)) as probes:
+    with kprobes.on(site.at(symbol.size)) as probes:
         target.call("leaf", TIMES)
     expect_escape(probes.landings[0], "stub before ")
     assert probes.landings[0].hits == 0

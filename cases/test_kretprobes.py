@@ -4,10 +4,10 @@ import errno
 
 import pytest
 
-from harness.landing import returns
+from harness.landing.checks import kretprobes
+from harness.landing.checks.refusals import expect_refusal
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
-from harness.landing.refusal import expect_refusal
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -17,35 +17,35 @@ TIMES = 5
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("blind-to-returns", "stale-snapshot")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
-def test_entry(target: Target, probing: ProbingIn, shape: str) -> None:
+def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
     """On the entry of a function of a module or of the kernel: it lands, and sees each entry and each return."""
     site = Site(shape) if shape == "clock_t_to_jiffies" else target.site(shape)
-    with probing.on(site, relocation=returns.by_symbol) as probes:
+    with kprobes.on(site, relocation=kretprobes.by_symbol) as probes:
         probed = target.call(shape, TIMES)
     probes.prove(hits=TIMES)
-    returns.expect_listed(probes)
-    returns.expect_returns(probes, TIMES)
+    kretprobes.expect_listed(probes)
+    kretprobes.expect_returns(probes, TIMES)
     assert target.call(shape, TIMES) == probed, "the function returned something else while it was probed"
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("blind-to-returns")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
-def test_value(target: Target, probing: ProbingIn, shape: str) -> None:
+def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
     """It sees the value that the caller gets."""
-    with probing.on(target.site(shape), relocation=returns.by_symbol) as probes:
+    with kprobes.on(target.site(shape), relocation=kretprobes.by_symbol) as probes:
         result = target.call(shape, 1)
     probes.prove(hits=1)
-    returns.expect_value(probes, result)
+    kretprobes.expect_value(probes, result)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_off_the_entry(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_off_the_entry(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Behind the entry a return address is where nobody knows: EINVAL (register_kretprobe()).
 
     Right behind a landing pad is the entry still (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c, 6.1).
     """
     sites = [site for shape in ("leaf", "calls", "loop") for site in layout.straight(target.site(shape), 4)[1:]]
     inner = [site for site in sites if site.offset != layout.landing_pad(site)]
-    expect_refusal(probing, *(site.spec for site in inner), wanted=errno.EINVAL, module=returns.MODULE)
+    expect_refusal(kprobes, *(site.spec for site in inner), wanted=errno.EINVAL, module=kretprobes.MODULE)

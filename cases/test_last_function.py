@@ -8,15 +8,15 @@ import pytest
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.landing import outskirts
+from harness.landing.checks import between_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.known import known_fail
+from harness.verdict.verdict import known_fail
 
-# Of the first, the text ends with an odd number of zeros up to the end of the page (probes/pins_main.c), of the second
+# Of the first, the text ends with an odd number of zeros up to the end of the page (probes/pins/main.c), of the second
 # with an even one: a mutant is tried there, in a guest that shall live.
 UNEVEN, EVEN = "pinpoint_pins", "pinpoint_target"
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -24,7 +24,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
-def test_last_function(guest: Guest, fresh: Fresh, probing_in: Callable[..., ProbingIn], mutant: str) -> None:
+def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kprobes], mutant: str) -> None:
     """It lands, though zeros follow up to the end of the page, which are half an instruction too many on x86.
 
     can_optimize() (arch/x86/kernel/kprobes/opt.c) decodes a function to its end, which kallsyms says is the end of the
@@ -35,8 +35,10 @@ def test_last_function(guest: Guest, fresh: Fresh, probing_in: Callable[..., Pro
         target = Target(other, EVEN if mutant else UNEVEN)
         target.load()
         layout = Layout(other, [target])
-        deadly = other.image.recipe.traits.optimized_kprobes and not outskirts.mapped_behind(layout, target.module)
-        probes = probing_in(other, target).on(
+        deadly = other.image.recipe.traits.optimized_kprobes and not between_functions.mapped_behind(
+            layout, target.module
+        )
+        probes = kprobes_in(other, target).on(
             layout.boundaries(Site(f"{target.module}_exit", module=target.module))[-1]
         )
         try:

@@ -4,14 +4,14 @@ import errno
 
 import pytest
 
-from harness.landing import several
-from harness.landing.everywhere import Everywhere
-from harness.landing.flags import apart, await_flag, expect_flag
-from harness.landing.instructions import ftrace_site
+from harness.landing.checks import several_probes
+from harness.landing.checks.every_instruction import Everywhere
+from harness.landing.checks.probe_flags import apart, await_flag, expect_flag
+from harness.landing.checks.refusals import expect_refusal
+from harness.landing.code.instructions import ftrace_site
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
-from harness.landing.refusal import expect_refusal
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -24,22 +24,22 @@ JUMP = 5
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
-def test_boundaries_not_stepped_right(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_boundaries_not_stepped_right(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Every instruction of a module takes a probe, those too that the kernel then steps wrong: these are not called.
 
     Those that it steps right are probed, and called as well, in test_under_a_probe.py.
     """
-    sites = Everywhere(layout, target, probing.mutant).stepped_wrong
+    sites = Everywhere(layout, target, kprobes.mutant).stepped_wrong
     if not sites:
         pytest.skip("this kernel steps every instruction right: test_every_instruction probes them all")
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         pass
     probes.prove(hits=0)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_boundaries_refused(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """What cannot be stepped, what ftrace patches without kprobes on it, and a static call, each by its own errno."""
     everywhere = Everywhere(layout, target)
     refused = {number: everywhere.refused(number) for number in (errno.EINVAL, errno.EOPNOTSUPP)}
@@ -47,18 +47,18 @@ def test_boundaries_refused(layout: Layout, target: Target, probing: ProbingIn) 
         pytest.skip("every instruction of the module can be probed")
     for number, sites in refused.items():
         if sites:
-            expect_refusal(probing, *(site.spec for site in sites), wanted=number)
+            expect_refusal(kprobes, *(site.spec for site in sites), wanted=number)
 
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("only-reported", "one-instruction-off")
 @pytest.mark.parametrize("site", [Site("clock_t_to_jiffies"), Site("pinpoint_leaf", module="pinpoint_target")], ids=str)
-def test_on_ftrace(layout: Layout, target: Target, probing: ProbingIn, site: Site) -> None:
+def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site) -> None:
     """A probe on the instruction that ftrace patches is listed [FTRACE]; memory has a call there, no breakpoint."""
     elf, symbol = layout.symbol(site)
     patched = ftrace_site(elf, symbol, layout.decoder)
     assert patched is not None, f"{site} is not traced"
-    with probing.on(site.at(patched)) as probes:
+    with kprobes.on(site.at(patched)) as probes:
         target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
     probes.prove(hits=TIMES)
     expect_flag(probes, "[FTRACE]", at_least=1)
@@ -66,15 +66,15 @@ def test_on_ftrace(layout: Layout, target: Target, probing: ProbingIn, site: Sit
 
 @pytest.mark.requires("kprobes", "entry_landing_pad")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_entry_shift(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Where functions begin with a landing pad, as ENDBR64, a probe on the entry stands behind it.
 
     Symbol + 0 and symbol + the pad's size are one place (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c,
     6.1).
     """
     entry = Site("clock_t_to_jiffies")
-    pad = len(layout.guest.image.recipe.architecture.probing.entry_landing_pad)
-    with probing.on(entry, entry.at(pad)) as probes:
+    pad = len(layout.guest.image.recipe.architecture.kprobes.entry_landing_pad)
+    with kprobes.on(entry, entry.at(pad)) as probes:
         target.call("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
     _, symbol = layout.symbol(entry)
@@ -85,14 +85,14 @@ def test_entry_shift(layout: Layout, target: Target, probing: ProbingIn) -> None
 
 @pytest.mark.requires("kprobes", "optimized_kprobes")
 @pytest.mark.mutants("only-reported", "one-instruction-off")
-def test_optimized(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes apart from each other become jumps, in time, where the kernel can: listed [OPTIMIZED], hit as before.
 
     Outside, a jump stands where the list says so, and a breakpoint where it does not. Which instructions a jump may
     displace is the kernel's to say (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); some of these it may.
     """
     sites = [site for shape in SHAPES for site in apart(layout.straight(target.site(shape)), JUMP)]
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         await_flag(probes, "[OPTIMIZED]")
         for shape in SHAPES:
             target.call(shape, TIMES)
@@ -102,14 +102,14 @@ def test_optimized(layout: Layout, target: Target, probing: ProbingIn) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
-def test_several_on_one_site(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Several probes on one site are all hit; when one is removed the others stay, and so does the breakpoint."""
     site = layout.straight(target.site("leaf"), 3)[-1]
-    with probing.on(*[site] * TOGETHER) as probes:
-        several.expect_no_second_time(probes, 1)
+    with kprobes.on(*[site] * TOGETHER) as probes:
+        several_probes.expect_no_second_time(probes, 1)
         target.call("leaf", TIMES)
-        several.remove(probes, 0)
+        several_probes.remove(probes, 0)
         probes.look_again()
         target.call("leaf", TIMES)
     probes.prove()
-    several.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])
+    several_probes.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])

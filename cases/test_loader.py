@@ -12,12 +12,12 @@ from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning import doctored
-from harness.pinning.acting import settled
-from harness.pinning.initializing import stopped
+from harness.pinning import doctored_modules
 from harness.pinning.loader import PROBE, Order, Status
-from harness.pinning.loading import Loading, expect, expect_gone, for_build, survived
+from harness.pinning.loader_fixture import Loaders, expect, expect_gone, for_build, survived
+from harness.pinning.module_states import stopped
 from harness.pinning.mutants import named
+from harness.pinning.protocol.loader_actor import settled
 
 TIMES = 3
 
@@ -30,18 +30,18 @@ def _demand_no_pin(guest: Guest) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
-def test_probe_lands(layout: Layout, target: Target, loading: Loading) -> None:
+def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
     """Loaded by section + offset, with no symbol looked up, the probe is where the ELF says and is hit by each call."""
     site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
-    loading.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
+    loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "skips-re-read")
-def test_replaced_by_its_like(target: Target, loading: Loading) -> None:
+def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
     """The same build at the same address passes every check of the probe; the token, read again, gives it away."""
-    _demand_no_pin(loading.guest)
-    with loading(for_build(target, Order(gates=["load"]))) as loader:
+    _demand_no_pin(loaders.guest)
+    with loaders(for_build(target, Order(gates=["load"]))) as loader:
         loader.reach("load")
         handle = target.handle
         target.unload()
@@ -49,27 +49,27 @@ def test_replaced_by_its_like(target: Target, loading: Loading) -> None:
         assert target.handle == handle, "the kernel gave the same module another place"
         outcome = loader.finish()
     expect(outcome, Status.STALE, "ENODEV")
-    expect_gone(loading.guest, PROBE)
+    expect_gone(loaders.guest, PROBE)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("trusts-address")
-def test_replaced_by_another_build(target: Target, loading: Loading) -> None:
+def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
     """Another build that has everything at the same addresses: the probe compares build-ids, and refuses."""
-    _demand_no_pin(loading.guest)
-    rebuilt = doctored.shipped(loading.guest, "rebuilt", doctored.with_another_build_id(target.elf))
-    with loading(for_build(target, Order(gates=["load"]))) as loader:
+    _demand_no_pin(loaders.guest)
+    rebuilt = doctored_modules.shipped(loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf))
+    with loaders(for_build(target, Order(gates=["load"]))) as loader:
         loader.reach("load")
         target.unload()
-        loading.guest.run("insmod", rebuilt).check()
+        loaders.guest.run("insmod", rebuilt).check()
         outcome = loader.finish()
     expect(outcome, Status.LOAD, "ESTALE")
-    expect_gone(loading.guest, PROBE)
+    expect_gone(loaders.guest, PROBE)
 
 
 @pytest.mark.requires("kprobes", "shared_loads")
 @pytest.mark.mutants("other-call")
-def test_load_of_a_file_that_is_loading(loading: Loading) -> None:
+def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
     """finit_module(2) waits for another load of its file and has that one's outcome, its own parameters never read.
 
     So a loader can be told of success with a probe that was loaded for another one's targets: where that matters, it
@@ -77,14 +77,14 @@ def test_load_of_a_file_that_is_loading(loading: Loading) -> None:
     """
     gated, strange = Order(parameters=["gates=entered"]), Order(parameters=["module_bases=no"], gates=["load"])
     for in_memory, wanted in ((False, (Status.DONE, "")), (True, (Status.LOAD, "EEXIST"))):
-        with loading(replace(strange, in_memory=in_memory)) as second, loading(gated) as first:
+        with loaders(replace(strange, in_memory=in_memory)) as second, loaders(gated) as first:
             second.reach("load")
             with stopped(first, "entered"):
                 second.go()
-                assert settled(loading.guest, second.pid) == "waits"
+                assert settled(loaders.guest, second.pid) == "waits"
             expect(first.finish(), Status.DONE)
             outcome = second.finish()
-        loading.guest.run("rmmod", PROBE).check()
+        loaders.guest.run("rmmod", PROBE).check()
         expect(outcome, *wanted)
 
 
@@ -95,7 +95,7 @@ def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
     _demand_no_pin(expendable)
     target = Target(expendable, "pinpoint_target")
     target.load()
-    with Loading(expendable, named(mutant))(for_build(target, Order(gates=["load"]))) as loader:
+    with Loaders(expendable, named(mutant))(for_build(target, Order(gates=["load"]))) as loader:
         loader.reach("load")
         target.unload()
         outcome = survived(loader)

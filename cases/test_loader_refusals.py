@@ -13,13 +13,12 @@ from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning import doctored
-from harness.pinning.copies import copies
-from harness.pinning.going import going
-from harness.pinning.holding import TARGET as GOING_TARGET
+from harness.pinning import doctored_modules
 from harness.pinning.loader import PROBE, Order, Status
-from harness.pinning.loading import Loading, expect
-from harness.report.figures import Figure
+from harness.pinning.loader_fixture import Loaders, expect
+from harness.pinning.module_states import TARGET as GOING_TARGET
+from harness.pinning.module_states import copies, going
+from harness.report.measurements import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
@@ -28,36 +27,36 @@ MANY, FEW = 100, 3
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_module_without_sections(loading: Loading) -> None:
+def test_module_without_sections(loaders: Loaders) -> None:
     """A module that is not there has no handle, and neither has one that is built in: ENOENT at the open."""
-    assert loading.guest.script("[ -d /sys/module/kernel ]").ok
+    assert loaders.guest.script("[ -d /sys/module/kernel ]").ok
     for name in ("pinpoint_absent", "kernel"):
-        loading.expect_refusal(Order(targets=[name]), Status.OPEN, "ENOENT")
+        loaders.expect_refusal(Order(targets=[name]), Status.OPEN, "ENOENT")
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_hidden_addresses(target: Target, loading: Loading) -> None:
+def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
     """With kptr_restrict=2 even root reads zeros: a refusal, never an address."""
-    loading.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
+    loaders.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
     try:
-        loading.expect_refusal(Order(targets=[target.module]), Status.ZERO, "EACCES")
+        loaders.expect_refusal(Order(targets=[target.module]), Status.ZERO, "EACCES")
     finally:
-        loading.guest.script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
+        loaders.guest.script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_not_root(target: Target, loading: Loading) -> None:
+def test_not_root(target: Target, loaders: Loaders) -> None:
     """Section files are 0400: EACCES; without a target it is the load itself that needs CAP_SYS_MODULE: EPERM."""
-    loading.expect_refusal(Order(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
-    loading.expect_refusal(Order(user=SOMEBODY), Status.LOAD, "EPERM")
+    loaders.expect_refusal(Order(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
+    loaders.expect_refusal(Order(user=SOMEBODY), Status.LOAD, "EPERM")
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_removed_between_open_and_read(target: Target, loading: Loading) -> None:
+def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None:
     """A token of a life that ended before it was ever read is ENODEV, though the module is loaded again by then."""
-    if loading.guest.image.recipe.traits.section_fd_pins:
-        pytest.skip(f"{loading.guest.name} has section_fd_pins: a target with an open token stays")
-    with loading(Order(targets=[target.module], gates=["read"])) as loader:
+    if loaders.guest.image.recipe.traits.section_fd_pins:
+        pytest.skip(f"{loaders.guest.name} has section_fd_pins: a target with an open token stays")
+    with loaders(Order(targets=[target.module], gates=["read"])) as loader:
         loader.reach("read")
         target.unload()
         target.load()
@@ -65,59 +64,59 @@ def test_removed_between_open_and_read(target: Target, loading: Loading) -> None
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_going_target(guest: Guest, loading: Loading) -> None:
+def test_going_target(guest: Guest, loaders: Loaders) -> None:
     """The handle of a module that is GOING can still be read; the probe gets no reference to it: ESTALE.
 
     Where an open file takes a reference, it is the open that is refused.
     """
     pins = guest.image.recipe.traits.section_fd_pins
     with going(guest):
-        outcome = loading.run(Order(targets=[GOING_TARGET]))
-        removal = loading.delete(GOING_TARGET)
+        outcome = loaders.run(Order(targets=[GOING_TARGET]))
+        removal = loaders.delete(GOING_TARGET)
     expect(outcome, *((Status.OPEN, "ENODEV") if pins else (Status.LOAD, "ESTALE")))
     assert removal == "EBUSY"
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_number_that_is_no_handle(target: Target, loading: Loading) -> None:
+def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
     """What a broken loader might say: another place in the module, or none at all, another base, too short a list."""
     for number in (target.handle + 8, target.sections[".data"], 8):
-        loading.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
-    loading.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
-    loading.expect_refusal(Order(parameters=_lists(target, 0)), Status.LOAD, "EINVAL")
-    loading.expect_refusal(Order(parameters=_lists(target, target.handle)[:2]), Status.LOAD, "EINVAL")
+        loaders.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
+    loaders.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
+    loaders.expect_refusal(Order(parameters=_lists(target, 0)), Status.LOAD, "EINVAL")
+    loaders.expect_refusal(Order(parameters=_lists(target, target.handle)[:2]), Status.LOAD, "EINVAL")
 
 
 @pytest.mark.mutants("loads-anyway")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
-def test_image_that_is_none(guest: Guest, loading: Loading, *, in_memory: bool) -> None:
+def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
     """Garbage, half a file, a module for another machine or another kernel: ENOEXEC, by either system call."""
     module = Elf.kept(guest.image.modules["pinpoint_noexit"])
     images = {
         "garbage": b"no module at all\n" * 64,
-        "half": doctored.truncated(module),
-        "foreign": doctored.for_another_machine(module),
-        "vermagic": doctored.for_another_kernel(module),
+        "half": doctored_modules.truncated(module),
+        "foreign": doctored_modules.for_another_machine(module),
+        "vermagic": doctored_modules.for_another_kernel(module),
     }
     for name, content in images.items():
-        path = doctored.shipped(guest, name, content)
-        loading.expect_refusal(Order(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
+        path = doctored_modules.shipped(guest, name, content)
+        loaders.expect_refusal(Order(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_parameters_too_long(loading: Loading) -> None:
+def test_parameters_too_long(loaders: Loaders) -> None:
     """A text of more than 1024 characters is ENOSPC, a list with more values than there is room for is EINVAL."""
-    loading.expect_refusal(Order(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
-    loading.expect_refusal(Order(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
+    loaders.expect_refusal(Order(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
+    loaders.expect_refusal(Order(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
 
 
 @pytest.mark.deep
 @pytest.mark.mutants("loads-anyway")
-def test_hundred_targets(guest: Guest, loading: Loading) -> None:
+def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
     """A hundred modules at once: each has a token and a handle of its own, is validated and read again."""
-    count = FEW if loading.mutant.loads_anyway else MANY
+    count = FEW if loaders.mutant.loads_anyway else MANY
     with copies(guest, "pinpoint_noexit", count) as names:
-        outcome = loading.run(Order(targets=names))
+        outcome = loaders.run(Order(targets=names))
         guest.run("rmmod", PROBE)
     expect(outcome, Status.DONE)
     reread = {said.subject: said.fields["address"] for said in outcome.steps if said.step == "reread"}
@@ -126,14 +125,14 @@ def test_hundred_targets(guest: Guest, loading: Loading) -> None:
 
 
 @pytest.mark.mutants("forces")
-def test_target_without_exit(guest: Guest, loading: Loading) -> None:
+def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
     """A module with an initializer and no exit is EBUSY for ever, but by force; as a target it is like any other."""
     name = "pinpoint_noexit"
     guest.run("insmod", guest.ship(name)).check()
     try:
-        expect(loading.run(Order(targets=[name])), Status.DONE)
+        expect(loaders.run(Order(targets=[name])), Status.DONE)
         guest.run("rmmod", PROBE).check()
-        removal = loading.delete(name)
+        removal = loaders.delete(name)
     finally:
         guest.run("rmmod", "-f", name)
     if removal != "EBUSY":
@@ -141,7 +140,7 @@ def test_target_without_exit(guest: Guest, loading: Loading) -> None:
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_two_sections_of_one_name(loading: Loading, mutant: str, fresh: Fresh, figure: Callable[..., Figure]) -> None:
+def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """A module with two sections of one name has no handle: it loses its whole sections/, or is not loaded at all.
 
     add_sect_attrs() of 6.1 keeps its error to itself and the module is loaded without; since then mod_sysfs_setup() was
@@ -151,19 +150,19 @@ def test_two_sections_of_one_name(loading: Loading, mutant: str, fresh: Fresh, f
     """
     order = Order(targets=["pinpoint_sections"])
     if mutant:
-        loading.expect_refusal(order, Status.OPEN, "ENOENT")
+        loaders.expect_refusal(order, Status.OPEN, "ENOENT")
     with fresh(may_die=True) as other:
-        twins = doctored.with_two_sections_of_one_name(Elf.kept(other.image.modules["pinpoint_sections"]))
-        inserted = other.run("insmod", doctored.shipped(other, "twins", twins))
+        twins = doctored_modules.with_two_sections_of_one_name(Elf.kept(other.image.modules["pinpoint_sections"]))
+        inserted = other.run("insmod", doctored_modules.shipped(other, "twins", twins))
         assert "sysfs: cannot create duplicate filename" in other.fence(Deadline.after(60))
         assert inserted.ok or "File exists" in inserted.stderr
         assert inserted.ok == other.script("[ -d /sys/module/pinpoint_sections ]").ok
         figure("twins.loaded", int(inserted.ok), "modules")
-        Loading(other).expect_refusal(order, Status.OPEN, "ENOENT")
+        Loaders(other).expect_refusal(order, Status.OPEN, "ENOENT")
 
 
 @pytest.mark.mutants("loads-anyway")
-def test_lockdown(guest: Guest, loading: Loading, mutant: str, fresh: Fresh) -> None:
+def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> None:
     """Under lockdown an unsigned probe is EPERM. There is no way back, so this takes a guest of its own.
 
     The mutant is a kernel that is not locked down: the row's.
@@ -171,12 +170,12 @@ def test_lockdown(guest: Guest, loading: Loading, mutant: str, fresh: Fresh) -> 
     if guest.image.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") != "y":
         pytest.skip(f"{guest.name} has no lockdown")
     if mutant:
-        loading.expect_refusal(Order(), Status.LOAD, "EPERM")
+        loaders.expect_refusal(Order(), Status.LOAD, "EPERM")
     with fresh() as locked:
         lockdown = "/sys/kernel/security/lockdown"
         mount = "mount -t securityfs none /sys/kernel/security"
         locked.script(f"{mount} && echo integrity >{lockdown} && umount /sys/kernel/security").check()
-        Loading(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
+        Loaders(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
 
 
 def _lists(target: Target, handle: int) -> list[str]:

@@ -4,15 +4,15 @@ import pytest
 
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.initializing import stopped
 from harness.pinning.loader import PROBE, Loader, Order, Status
-from harness.pinning.loading import Loading, expect
+from harness.pinning.loader_fixture import Loaders, expect
+from harness.pinning.module_states import stopped
 
 IN_USE = "EAGAIN"
 
 
-def _expect_held(loading: Loading, target: Target) -> None:
-    removal = loading.delete(target.module)
+def _expect_held(loaders: Loaders, target: Target) -> None:
+    removal = loaders.delete(target.module)
     if not removal:
         target.load()
         raise Missed(f"{target.module} was removed")
@@ -21,38 +21,38 @@ def _expect_held(loading: Loading, target: Target) -> None:
 
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("closes-early")
-def test_held_until_the_load(target: Target, loading: Loading) -> None:
+def test_held_until_the_load(target: Target, loaders: Loaders) -> None:
     """Between the open and the load removal is refused, and the probe is loaded for the instance that was opened."""
-    with loading(Order(targets=[target.module], gates=["load"])) as loader:
+    with loaders(Order(targets=[target.module], gates=["load"])) as loader:
         loader.reach("load")
-        _expect_held(loading, target)
+        _expect_held(loaders, target)
         expect(loader.finish(), Status.DONE)
-    loading.guest.run("rmmod", PROBE).check()
+    loaders.guest.run("rmmod", PROBE).check()
 
 
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("closes-early")
-def test_loader_killed_in_the_initializer(target: Target, loading: Loading) -> None:
+def test_loader_killed_in_the_initializer(target: Target, loaders: Loaders) -> None:
     """SIGKILL releases nothing until the initializer returns: its task is in the kernel and keeps its open files."""
-    with loading(Order(targets=[target.module], parameters=["gates=entered"])) as loader:
+    with loaders(Order(targets=[target.module], parameters=["gates=entered"])) as loader:
         with stopped(loader, "entered"):
-            loading.guest.run("kill", "-KILL", str(loader.pid)).check()
-            _expect_held(loading, target)
+            loaders.guest.run("kill", "-KILL", str(loader.pid)).check()
+            _expect_held(loaders, target)
         assert loader.finish().status is Status.KILLED
-    loading.guest.run("rmmod", PROBE).check()
+    loaders.guest.run("rmmod", PROBE).check()
 
 
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("accompanied")
-def test_second_task_breaks_the_pin(target: Target, loading: Loading) -> None:
+def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
     """A task that shares the loader's open files closes the token meanwhile: the target can go. The probe refuses."""
     order = Order(targets=[target.module], parameters=["gates=entered"], mutant="betrayed")
-    with loading(order) as loader:
+    with loaders(order) as loader:
         loader.reach("betray")
         with stopped(loader, "entered"):
-            _expect_held(loading, target)
+            _expect_held(loaders, target)
             _betray(loader)
-            removal = loading.delete(target.module)
+            removal = loaders.delete(target.module)
         outcome = loader.finish()
     if not removal:
         target.load()
@@ -69,13 +69,13 @@ def _betray(loader: Loader) -> None:
 
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("closes-early")
-def test_held_until_the_probe_is_removed(target: Target, loading: Loading) -> None:
+def test_held_until_the_probe_is_removed(target: Target, loaders: Loaders) -> None:
     """A loader that keeps its tokens until the probe is removed keeps the target as long, and no longer."""
-    with loading(Order(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
+    with loaders(Order(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
         loader.reach("hold")
         loader.go()
-        _expect_held(loading, target)
-        loading.guest.run("rmmod", PROBE).check()
+        _expect_held(loaders, target)
+        loaders.guest.run("rmmod", PROBE).check()
         expect(loader.finish(), Status.DONE)
     target.unload()
     target.load()

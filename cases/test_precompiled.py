@@ -13,17 +13,17 @@ from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.files import sha256
 from harness.guest.guest import Guest
-from harness.landing.dwarf import line_of
+from harness.landing.code.dwarf import line_of
 from harness.landing.layout import Layout
-from harness.landing.precompiled import PrecompiledSite, by_section
-from harness.landing.probing import ProbingIn
+from harness.landing.probe_run import Kprobes
+from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 2
 MODULES = ("pinpoint_target", "pinpoint_second", "pinpoint_sections")
 Fresh = Callable[..., AbstractContextManager[Guest]]
-Probing = Callable[..., ProbingIn]
+Probing = Callable[..., Kprobes]
 
 
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
@@ -33,11 +33,11 @@ def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSi
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 
-def prove_landing(probing: ProbingIn, target: Target) -> None:
+def prove_landing(kprobes: Kprobes, target: Target) -> None:
     """Probes on the places land by symbol and by section, and are hit as often as the function is called."""
     sites = carried(target.guest, target.module)
     for relocation in (None, by_section):
-        with probing.on(*sites, relocation=relocation) as probes:
+        with kprobes.on(*sites, relocation=relocation) as probes:
             target.call("leaf", TIMES)
         probes.prove(hits=TIMES)
 
@@ -76,7 +76,7 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
-def test_after_a_reboot(guest: Guest, fresh: Fresh, probing_in: Probing, mutant: str) -> None:
+def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant: str) -> None:
     """The same bytes land in two boots of a kernel, in it and in a target that is at another address in each."""
     seen = []
     with rebooted(fresh, guest, mutant) as other:
@@ -88,9 +88,9 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, probing_in: Probing, mutant:
             Target(other, here.build) as there,
         ):
             for target in (here, there):
-                probing = probing_in(target.guest, target)
-                prove_landing(probing, target)
-                with probing.on(Site("clock_t_to_jiffies")) as probes:
+                kprobes = kprobes_in(target.guest, target)
+                prove_landing(kprobes, target)
+                with kprobes.on(Site("clock_t_to_jiffies")) as probes:
                     target.call("clock_t_to_jiffies", TIMES)
                 probes.prove(hits=TIMES)
                 seen.append(target.sections)
@@ -99,14 +99,14 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, probing_in: Probing, mutant:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
-def test_load_order(guest: Guest, probing_in: Probing) -> None:
+def test_load_order(guest: Guest, kprobes_in: Probing) -> None:
     """The same bytes land in three modules loaded in one order and in the other, which puts them at other addresses."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
     for order in (MODULES, MODULES[::-1]):
         with ExitStack() as loaded:
             targets = [loaded.enter_context(Target(guest, module)) for module in order]
             for target in targets:
-                prove_landing(probing_in(guest, target), target)
+                prove_landing(kprobes_in(guest, target), target)
             seen.append({target.module: target.sections for target in targets})
     first, last = MODULES[0], MODULES[-1]
     for module in (first, last):
@@ -115,12 +115,12 @@ def test_load_order(guest: Guest, probing_in: Probing) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("previous-instance", "one-instruction-off")
-def test_target_reloaded_elsewhere(guest: Guest, probing_in: Probing) -> None:
+def test_target_reloaded_elsewhere(guest: Guest, kprobes_in: Probing) -> None:
     """A target that is unloaded and comes back at another address: the same bytes land there, not where it was."""
     target = Target(guest, "pinpoint_target")
     with target:
-        prove_landing(probing_in(guest, target), target)
+        prove_landing(kprobes_in(guest, target), target)
     # What is loaded in between takes the target's old place.
     with Target(guest, "pinpoint_second"), target:
         assert elsewhere(target.previous, target.sections), f"the target is where it was: {target.sections}"
-        prove_landing(probing_in(guest, target), target)
+        prove_landing(kprobes_in(guest, target), target)

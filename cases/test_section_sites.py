@@ -12,12 +12,12 @@ import pytest
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.dwarf import line_of
-from harness.landing.precompiled import PrecompiledSite, by_section
-from harness.landing.probing import ProbingIn
-from harness.landing.refusal import expect_other_build_refused
+from harness.landing.checks.refusals import expect_other_build_refused
+from harness.landing.code.dwarf import line_of
+from harness.landing.probe_run import Kprobes
+from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.target import Target
-from harness.report.figures import Figure
+from harness.report.measurements import Figure
 
 TIMES = 3
 SHAPES = ("leaf", "calls", "static")
@@ -39,32 +39,30 @@ def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_line(target: Target, probing: ProbingIn, shape: str) -> None:
+def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
     """By section + offset and by symbol + offset all witnesses agree on the same addresses, hit once a call."""
     sites = sites_at_lines(target.elf, shape)
-    with probing.on(*sites, relocation=by_section) as by_line:
+    with kprobes.on(*sites, relocation=by_section) as by_line:
         target.call(shape, TIMES)
     by_line.prove(hits=TIMES)
-    with probing.on(*sites) as by_symbol:
+    with kprobes.on(*sites) as by_symbol:
         target.call(shape, TIMES)
     by_symbol.prove(hits=TIMES)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stale-offset")
-def test_other_build_is_refused(
-    guest: Guest, rebuilt: Target, probing: ProbingIn, figure: Callable[..., Figure]
-) -> None:
+def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes, figure: Callable[..., Figure]) -> None:
     """Sites of one build are refused in another build of the same module, where each of them would have missed."""
     made = [
         site for shape in SHAPES for site in sites_at_lines(Elf.kept(guest.image.modules["pinpoint_target"]), shape)
     ]
     meant = [site for shape in SHAPES for site in sites_at_lines(rebuilt.elf, shape)]
-    refused = expect_other_build_refused(probing, made, meant)
+    refused = expect_other_build_refused(kprobes, made, meant)
     assert rebuilt.build_id in str(refused)
     assert "\n" not in str(refused)
     missed_by = [
-        rebuilt.sections[stale.section] + stale.place - probing.layout.address(site)
+        rebuilt.sections[stale.section] + stale.place - kprobes.layout.address(site)
         for stale, site in zip(made, meant, strict=True)
     ]
     assert all(missed_by), f"a stale offset would have landed: {missed_by}"
@@ -74,8 +72,8 @@ def test_other_build_is_refused(
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 @pytest.mark.parametrize("shape", SHAPES)
-def test_other_build_with_its_own_sites(rebuilt: Target, probing: ProbingIn, shape: str) -> None:
+def test_other_build_with_its_own_sites(rebuilt: Target, kprobes: Kprobes, shape: str) -> None:
     """Nothing is wrong with the other build: the same lines, from its own line table, land in it."""
-    with probing.on(*sites_at_lines(rebuilt.elf, shape), relocation=by_section) as probes:
+    with kprobes.on(*sites_at_lines(rebuilt.elf, shape), relocation=by_section) as probes:
         rebuilt.call(shape, TIMES)
     probes.prove(hits=TIMES)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -48,13 +48,13 @@ def read_version(target: Target) -> None:
 def test_kernel_function(
     layout: Layout,
     target: Target,
-    probing: ProbingIn,
+    kprobes: Kprobes,
     symbol: str,
     run_it: Callable[[Target], None],
 ) -> None:
     """Entry and inner boundaries of a kernel function: exported, unexported or static, the kernel finds them all."""
     sites = layout.straight(Site(symbol), BOUNDARIES)
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         run_it(target)
     probes.prove(hits=TIMES)
 
@@ -63,34 +63,34 @@ def test_kernel_function(
 @pytest.mark.mutants("one-instruction-off")
 @pytest.mark.parametrize("plain", [pytest.param(True, id="SYM"), pytest.param(False, id="MOD:SYM")])
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static"])
-def test_module_function(layout: Layout, target: Target, probing: ProbingIn, shape: str, plain: bool) -> None:
+def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape: str, plain: bool) -> None:
     """Entry and inner boundaries of a module's function, asked for by plain name and by MOD:SYM."""
     sites = layout.straight(target.site(shape, plain=plain), BOUNDARIES)
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         target.call(shape, TIMES)
     probes.prove(hits=TIMES)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "next-symbol", "stale-snapshot")
-def test_not_called_not_hit(layout: Layout, target: Target, probing: ProbingIn) -> None:
+def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on a function that is not called are never hit, though its neighbour is."""
     sites = layout.straight(target.site("leaf"), BOUNDARIES)
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         target.call("loop", TIMES)
     probes.prove(hits=0)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "stale-snapshot")
-def test_recursion_hits_at_every_level(target: Target, probing: ProbingIn) -> None:
+def test_recursion_hits_at_every_level(target: Target, kprobes: Kprobes) -> None:
     """A recursive function is hit once a level: three times as often when called three times."""
     entry = target.site("recursive")
-    with probing.on(entry) as once:
+    with kprobes.on(entry) as once:
         target.call("recursive", 1)
     once.prove()
     levels = once.landings[0].hits
     assert levels > 1
-    with probing.on(entry) as thrice:
+    with kprobes.on(entry) as thrice:
         target.call("recursive", TIMES)
     thrice.prove(hits=TIMES * levels)

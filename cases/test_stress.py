@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.pinning.stressing import Stressing
-from harness.report.figures import Figure
+from harness.pinning.stress import StressRuns
+from harness.report.measurements import Figure
 
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("strange-image", "holds-more")
-def test_stress(stressing: Stressing, figure: Callable[..., Figure]) -> None:
+def test_stress(stress_runs: StressRuns, figure: Callable[..., Figure]) -> None:
     """Whatever comes first, each of the four gets an errno of its set, and everything can be removed afterwards."""
-    stressed = stressing.race()
+    stressed = stress_runs.race()
     figure("stress.operations", stressed.operations, "operations")
     figure("stress.attempts", stressed.attempts, "loads and removals tried")
     figure("stress.changes", stressed.changes, "loads and removals")

@@ -10,9 +10,9 @@ import pytest
 
 from harness.landing.by_hand import ByHand
 from harness.landing.layout import Layout
-from harness.landing.probing import ProbingIn
+from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.report.figures import Figure
+from harness.report.measurements import Figure
 
 TIMES = 2
 SHAPES = ("leaf", "calls", "loop", "static")
@@ -30,10 +30,10 @@ def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figur
 
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("text-base")
-def test_symbol_lands(target: Target, probing: ProbingIn) -> None:
+def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
     """Symbol + offset lands on every function; the mutant, text base + file offset, is caught elsewhere."""
     sites = [target.site(shape) for shape in SHAPES]
-    with probing.on(*sites) as probes:
+    with kprobes.on(*sites) as probes:
         for shape in SHAPES:
             target.call(shape)
     probes.prove()

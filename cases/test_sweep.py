@@ -9,24 +9,24 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing import sweep_tracefs
 from harness.landing.site import Site
-from harness.landing.sweeping import Sweeping
+from harness.landing.sweep import sweep_tracefs
+from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.target import Target
-from harness.report.figures import Figure
-from harness.verdict.known import known_fail
+from harness.report.measurements import Figure
+from harness.verdict.verdict import known_fail
 
 pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
 
 
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_resolves(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
+def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """Functions with a unique name, registered disabled: what is reported, what is listed and the ELF agree.
 
     A spread of them, or every one with --sweep=kernel and with ./pinpoint test.
     """
-    swept = sweeping.resolved()
-    figure("sweep.eligible", sweeping.eligible, "sites")
+    swept = sweeps.sweep_resolved()
+    figure("sweep.eligible", sweeps.eligible, "sites")
     figure("sweep.resolved", swept.sites, "sites")
     figure("sweep.landed", swept.landed, "sites")
     figure("sweep.unexplained", len(swept.unexplained), "sites", goal="0")
@@ -37,12 +37,12 @@ def test_resolves(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
 
 @pytest.mark.deep
 @pytest.mark.mutants("one-instruction-off", "only-reported", "stale-snapshot")
-def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
+def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """Armed, listed, seen from outside, removed, the original bytes back: a sample, or everything with --sweep=all.
 
     A small kernel is armed whole with --sweep=kernel too.
     """
-    swept = sweeping.armed()
+    swept = sweeps.sweep_armed()
     figure("sweep.armed", swept.sites, "sites")
     figure("sweep.armed_landed", swept.landed, "sites")
     figure("sweep.armed_unexplained", len(swept.unexplained), "sites", goal="0")
@@ -55,14 +55,14 @@ def test_arms(sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
 
 
 @pytest.mark.deep
-def test_beside_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., Figure]) -> None:
+def test_beside_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """The same sites in the same guest: armed, read from outside and removed, beside the whole cycle of tracefs.
 
     How many times faster is a figure with a goal, no verdict: it is measured beside whatever else the host does.
     """
     if lacking := sweep_tracefs.not_offered(guest):
         pytest.skip(f"{guest.name}: {lacking}")
-    ours, peer = sweeping.beside_tracefs()
+    ours, peer = sweeps.beside_tracefs()
     figure("sweep.tracefs_per_second", round(peer.per_second, 1), "sites/s")
     figure("sweep.ratio_to_tracefs", round(ours.per_second / peer.per_second, 1), "x", goal="at least 3")
     ours.prove()
@@ -70,11 +70,11 @@ def test_beside_tracefs(guest: Guest, sweeping: Sweeping, figure: Callable[..., 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("way", ["oops-at", "hang-at"])
-def test_survives_a_deadly_site(target: Target, sweeping: Sweeping, way: str) -> None:
+def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> None:
     """A site that kills the guest is found on fresh guests and named; all the others are swept."""
     deadly = target.site("loop")
     sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
-    swept = sweeping.on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
+    swept = sweeps.on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
     assert [death.site for death in swept.deadly] == [deadly]
     assert swept.landed == len(sites) - 1, swept.unexplained

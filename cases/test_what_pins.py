@@ -1,7 +1,7 @@
 """What keeps a module from being removed on this kernel, and what only seems to.
 
 The systemtap runtime of 2006 relied on an open `/sys/module/M/sections/` file; 2.6.23 took that away. Each thing that
-may hold a module is held, removal is tried, what is held is used once more, let go, and removal is tried again.
+may hold a module is held, removal is keep_trial, what is held is used once more, let go, and removal is tried again.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
+from harness.pinning.holds.pins import measured
 from harness.pinning.mutants import named
-from harness.pinning.pins import measured
-from harness.report.figures import Figure
+from harness.report.measurements import Figure
 
 
 @pytest.mark.requires("kprobes")

@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from harness import doctor as host
-from harness.cli_words import tell
+from harness.cli_common import tell
 from harness.core import process
 from harness.core.errors import INTERRUPTED, WRONG_USE, PinpointError
 

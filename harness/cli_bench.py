@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 
 from harness.bench.bench import bench as measure
-from harness.cli_words import VMS
+from harness.cli_common import VMS
 from harness.images.recipe import select
 
 

@@ -16,12 +16,12 @@ from harness.guest import debugger, start
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.start import Beginning
+from harness.guest.start import StartOptions
+from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
-from harness.images.workshop import Workshop
-from harness.matrix import hands, replay
-from harness.matrix.freezer import Freezer
+from harness.matrix.commands import attach, replay
+from harness.matrix.guests.freezer import Freezer
 from harness.report import bundle
 from harness.report.board import Board
 
@@ -29,14 +29,14 @@ from harness.report.board import Board
 @click.command()
 @click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Replay so often.")
-@click.option("--shell", "way", flag_value=hands.SHELL, help="Go into the guest when the cell fails.")
-@click.option("--gdb", "way", flag_value=hands.GDB, help="Debug the guest's kernel when the cell fails.")
+@click.option("--shell", "way", flag_value=attach.SHELL, help="Go into the guest when the cell fails.")
+@click.option("--gdb", "way", flag_value=attach.GDB, help="Debug the guest's kernel when the cell fails.")
 @click.option("--anyway", is_flag=True, help="Replay on an image that is another than the bundle's.")
 def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
     """Replay the cell of a bundle and say whether it fails the same way."""
     if way and times > 1:
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
-    if way == hands.GDB:
+    if way == attach.GDB:
         debugger.program(select([bundle.read(directory).cell.vm])[0].architecture)
     return replay.replay(directory.resolve(), times, anyway=anyway, at_failure=way or "")
 
@@ -55,7 +55,7 @@ def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
     if gdb:
         debugger.program(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
-        status = hands.take(guest, hands.GDB if gdb else hands.SHELL)
+        status = attach.take(guest, attach.GDB if gdb else attach.SHELL)
     if gdb and status:
         raise HostError(f"gdb ended with status {status}")
     return status
@@ -65,16 +65,16 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
     """A guest, the board telling what it takes."""
     bus = Bus()
     board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
-    workshop = Workshop.in_cache(bus)
+    build_context = BuildContext.in_cache(bus)
 
-    def beginning(keys: RunKeys) -> Beginning:
+    def beginning(keys: RunKeys) -> StartOptions:
         log = paths.cache() / "logs" / f"shell-{recipe.name}.log"
         accelerator, deadline = choose(recipe.architecture, accel), Deadline.after(recipe.machine.boot_seconds)
-        return Beginning(log, keys, accelerator, bus, deadline)
+        return StartOptions(log, keys, accelerator, bus, deadline)
 
     def begin() -> Guest:
-        image = prepare(recipe, workshop)
-        freezer = Freezer(workshop, bus, accel)
+        image = prepare(recipe, build_context)
+        freezer = Freezer(build_context, bus, accel)
         frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, beginning(keys)))
         keys = RunKeys.make()
         return freezer.thaw(image, frozen, beginning(keys)) if frozen else start.boot(image, beginning(keys))

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import click
 
-from harness.cli_words import VMS, tell
+from harness.cli_common import VMS, tell
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.images import prepare
+from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.recipe import Recipe, load_all, select
-from harness.images.workshop import Workshop
 from harness.report.board import Board
 
 
@@ -23,8 +23,8 @@ from harness.report.board import Board
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_(form: str) -> int:
     """List the VMs, their traits, and which of their images are built."""
-    workshop = Workshop.in_cache(Bus())
-    recipes = {recipe: prepare.built(recipe, workshop) for recipe in load_all().values()}
+    build_context = BuildContext.in_cache(Bus())
+    recipes = {recipe: prepare.built(recipe, build_context) for recipe in load_all().values()}
     if form == "json":
         click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
         return 0
@@ -44,10 +44,10 @@ def build(vms: Sequence[str]) -> int:
     recipes = select(vms)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
-    workshop = Workshop.in_cache(bus)
+    build_context = BuildContext.in_cache(bus)
     try:
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
-            built = {recipe.name: pool.submit(prepare.prepare, recipe, workshop) for recipe in recipes}
+            built = {recipe.name: pool.submit(prepare.prepare, recipe, build_context) for recipe in recipes}
             # Within the pool, which otherwise waits for its builds to end.
             board.follow(built.values())
     finally:

@@ -9,16 +9,23 @@ from pathlib import Path
 
 import click
 
-from harness.cli_words import VMS
+from harness.cli_common import VMS
 from harness.core import paths
 from harness.core.events import Bus
 from harness.guest import accelerator, qemu
 from harness.images import prepare
+from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe, select
-from harness.images.workshop import Workshop
-from harness.matrix import session, verification
+from harness.matrix.commands import pytest_run, verify_command
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
+_EVERYTHING = ("--deep", "--sweep", "kernel")
+# Options with which pytest runs in one process, or which set the number of processes themselves.
+_ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
+# The most memory that a guest and the process of its row use.
+_GIB_PER_WORKER = 2
+# The suite that breaks whole runs: `./pinpoint test faults` runs it.
+_FAULTS = paths.TESTS / "faults"
 
 
 @click.command(context_settings=_FORWARDED)
@@ -39,7 +46,7 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
     options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
     options += [f"--accel={accel}"] if accel else []
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
-    return session.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
+    return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 
 
 @click.command(context_settings=_FORWARDED)
@@ -47,8 +54,9 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
 def test(pytest_arguments: Sequence[str]) -> int:
     """Run the project's own tests and all of the core matrix, whole kernels swept, in one pytest run, as CI does."""
     rows = len(select(()))
-    chosen = [] if _names_tests(pytest_arguments) else [str(paths.PROJECT / "tests"), str(paths.CASES)]
-    return session.run([*_side_by_side(rows, pytest_arguments), *_EVERYTHING, *pytest_arguments, *chosen])
+    arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
+    chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
+    return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
 
 
 @click.command()
@@ -57,16 +65,7 @@ def test(pytest_arguments: Sequence[str]) -> int:
 @click.option("--system-map", type=click.Path(path_type=Path), help="That kernel's System.map, to name addresses by.")
 def verify(file: Path, vm: str, system_map: Path | None) -> int:
     """Load someone else's probe module and check every kprobe it makes, from outside the guest."""
-    return verification.verify(file, select([vm])[0], system_map)
-
-
-_EVERYTHING = ("--deep", "--sweep", "kernel")
-# What pytest can do in one process only, or what settles already how many there are.
-_ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
-
-
-# What a guest and the process that runs its row take, at most.
-_GIB_PER_WORKER = 2
+    return verify_command.verify(file, select([vm])[0], system_map)
 
 
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
@@ -90,9 +89,9 @@ def _names_tests(arguments: Sequence[str]) -> bool:
 
 def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
     """Print the command line of each guest; the names of files that are yet to be built are in capitals."""
-    workshop = Workshop.in_cache(Bus())
+    build_context = BuildContext.in_cache(Bus())
     for recipe in recipes:
-        image = prepare.prepare(recipe, workshop) if prepare.built(recipe, workshop) else None
+        image = prepare.prepare(recipe, build_context) if prepare.built(recipe, build_context) else None
         wiring = qemu.Wiring(
             console=3,
             monitor=4,

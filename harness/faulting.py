@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.matrix import workers
+from harness.matrix.workers import xdist_worker
 from harness.plugin import RUN
-from harness.report.faults import Fault, Faults, Told
+from harness.report.faults import Fault, FaultResult, Faults
 
 Judge = Callable[..., None]
 
@@ -25,7 +25,7 @@ def judge_fault(request: pytest.FixtureRequest) -> Judge:
     def judge(
         name: str, *, expected: tuple[str, int], told: tuple[str, int], vm: str = "", lost: int = 0, orphaned: int = 0
     ) -> None:
-        wanted, said = (Told(verdict=verdict, status=status) for verdict, status in (expected, told))
+        wanted, said = (FaultResult(verdict=verdict, status=status) for verdict, status in (expected, told))
         fault = Fault(fault=name, vm=vm, expected=wanted, told=said, lost=lost, orphaned=orphaned)
         faults.add(fault)
         if fault.misjudged or lost or orphaned:
@@ -38,7 +38,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Count the faults of the run, of all its workers; a run without any keeps no figures of them."""
     run = session.config.stash.get(RUN, None)
     # A run that has no directory has no faults; asking for it would make it.
-    if run is None or workers.is_worker(session.config) or "directory" not in run.__dict__:
+    if run is None or xdist_worker.is_worker(session.config) or "directory" not in run.__dict__:
         return
     faults = Faults(run.directory)
     if faults.read():
@@ -48,7 +48,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One line for all faults, and where they are kept."""
     run = config.stash.get(RUN, None)
-    if run is None or workers.is_worker(config) or "directory" not in run.__dict__:
+    if run is None or xdist_worker.is_worker(config) or "directory" not in run.__dict__:
         return
     kept = Faults(run.directory).read()
     if kept:

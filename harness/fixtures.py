@@ -11,28 +11,28 @@ import pytest
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.image import Image
-from harness.landing.conversion import Conversions
 from harness.landing.layout import Layout
+from harness.landing.lookup.conversion import Conversions
+from harness.landing.lookup.data_check import Readings
 from harness.landing.mutants import named
-from harness.landing.probing import ProbingIn
-from harness.landing.reading import Readings
-from harness.landing.sweep_guests import Fresh
-from harness.landing.sweep_plan import Depth
-from harness.landing.sweeping import Sweeping
+from harness.landing.probe_run import Kprobes
+from harness.landing.sweep.sweep_fixture import Sweeps
+from harness.landing.sweep.sweep_guests import Fresh
+from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
-from harness.matrix import checkup, kept
-from harness.matrix import tried as tried_trials
-from harness.pinning.loading import Loading
+from harness.matrix import relocation_records as tried_trials
+from harness.matrix.guests import checkup, loaded_targets
+from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named as breaking
-from harness.pinning.scheduling import Scheduling
-from harness.pinning.stressing import Stressing
+from harness.pinning.protocol.schedule_fixture import Schedules
+from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
-from harness.report import ledger
-from harness.report.figures import Figure
-from harness.report.trials import TrialRow
+from harness.report import time_accounts
+from harness.report.measurements import Figure
+from harness.report.relocation_table import TrialRow
 
 # Fixtures that load a target module, and its build.
-_BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "other/pinpoint_target"}
+_BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "rebuilt/pinpoint_target"}
 
 
 @pytest.fixture
@@ -43,13 +43,13 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     What it rightly did and cannot be undone costs the guest alone.
     """
     run = request.config.stash[RUN]
-    with run.bus.clocked(vm, ledger.GUEST):
+    with run.bus.clocked(vm, time_accounts.GUEST):
         running = run.fleet.guest(vm)
     request.node.stash[WATCH].give(running)
-    kept.make_room(running, _asked_for(request))
+    loaded_targets.make_room(running, _asked_for(request))
     yield running
     try:
-        with run.bus.clocked(vm, ledger.CHECK_UP):
+        with run.bus.clocked(vm, time_accounts.CHECK_UP):
             undone = checkup.end(running)
     except GuestError as lost:
         worse = _noticed(request, checkup.last_words(running, lost))
@@ -125,9 +125,9 @@ def rebuilt(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
 
 
 def _loaded(request: pytest.FixtureRequest, guest: Guest, fixture: str) -> Iterator[Target]:
-    loaded = kept.take(guest, _BUILDS[fixture])
+    loaded = loaded_targets.acquire(guest, _BUILDS[fixture])
     yield loaded
-    kept.give_back(loaded, alone=len(_asked_for(request)) == 1)
+    loaded_targets.release(loaded, alone=len(_asked_for(request)) == 1)
 
 
 def _asked_for(request: pytest.FixtureRequest) -> list[str]:
@@ -143,36 +143,36 @@ def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str
 
 
 @pytest.fixture
-def probing(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[ProbingIn]:
-    """Probes in this guest: `with probing.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
-    with ProbingIn(layout, named(mutant)) as tool:
-        request.node.stash[WATCH].probing = tool
+def kprobes(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[Kprobes]:
+    """Probes in this guest: `with kprobes.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
+    with Kprobes(layout, named(mutant)) as tool:
+        request.node.stash[WATCH].kprobes = tool
         yield tool
 
 
 @pytest.fixture
-def probing_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., ProbingIn]:
-    """Probes in a guest the case has booted, or with targets it has loaded itself: `probing_in(guest, target, ...)`."""
+def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kprobes]:
+    """Probes in a guest the case has booted, or with targets it has loaded itself: `kprobes_in(guest, target, ...)`."""
 
-    def tool(running: Guest, *targets: Target) -> ProbingIn:
-        made = ProbingIn(Layout(running, targets), named(mutant))
-        request.node.stash[WATCH].probing = made
+    def tool(running: Guest, *targets: Target) -> Kprobes:
+        made = Kprobes(Layout(running, targets), named(mutant))
+        request.node.stash[WATCH].kprobes = made
         return made
 
     return tool
 
 
 @pytest.fixture
-def loading(mutant: str, guest: Guest) -> Iterator[Loading]:
-    """Loaders in this guest: `with loading(Order(...)) as loader`. In a mutant's cell they are broken on purpose."""
-    with Loading(guest, breaking(mutant)) as tool:
+def loaders(mutant: str, guest: Guest) -> Iterator[Loaders]:
+    """Loaders in this guest: `with loaders(Order(...)) as loader`. In a mutant's cell they are broken on purpose."""
+    with Loaders(guest, breaking(mutant)) as tool:
         yield tool
 
 
 @pytest.fixture
-def sweeping(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeping:
-    """Sweeps of this VM: `sweeping.resolved()`, `sweeping.armed()`; each gives what became of every site."""
-    return Sweeping(
+def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeps:
+    """Sweeps of this VM: `sweeps.sweep_resolved()`, `sweeps.sweep_armed()`; each gives what became of every site."""
+    return Sweeps(
         layout,
         fresh,
         request.config.stash[RUN].bus,
@@ -194,17 +194,17 @@ def readings(layout: Layout, mutant: str) -> Readings:
 
 
 @pytest.fixture
-def scheduling(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Scheduling:
-    """Orders of loading and removal: `scheduling.run(scheduling.chosen())`, `scheduling.play("open remove read")`."""
+def schedules(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Schedules:
+    """Orders of loading and removal: `schedules.run(schedules.chosen())`, `schedules.play("open remove read")`."""
     options = request.config.option
-    return Scheduling(Loading(guest, breaking(mutant)), options.schedules == "all", options.schedule)
+    return Schedules(Loaders(guest, breaking(mutant)), options.schedules == "all", options.schedule)
 
 
 @pytest.fixture
-def stressing(request: pytest.FixtureRequest, mutant: str) -> Stressing:
-    """A race without gates: `stressing.race()`, on a guest with two virtual CPUs where the kernel is for several."""
+def stress_runs(request: pytest.FixtureRequest, mutant: str) -> StressRuns:
+    """A race without gates: `stress_runs.race()`, on a guest with two virtual CPUs where the kernel is for several."""
     fresh, guest = request.getfixturevalue("fresh"), request.getfixturevalue("guest")
-    return Stressing(guest, fresh, breaking(mutant), request.config.option.stress)
+    return StressRuns(guest, fresh, breaking(mutant), request.config.option.stress)
 
 
 @pytest.fixture
@@ -215,8 +215,8 @@ def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
 
 
 @pytest.fixture
-def tried(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
-    """Keep a trial of relocation by hand in the trial table: `tried(trial, headline=True)`."""
+def keep_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
+    """Keep a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
     return partial(tried_trials.keep, request.config.stash[RUN].trials, vm)
 
 

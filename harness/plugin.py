@@ -8,19 +8,22 @@ from typing import Any
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.landing.sweep_plan import Depth
-from harness.matrix import cells, hands, harmless, rows, selection, workers
-from harness.matrix.crashes import Crashes
+from harness.landing.sweep.sweep_plan import Depth
+from harness.matrix import run_loop
+from harness.matrix.cells import cell_result, sanitize, selection
+from harness.matrix.commands import attach
+from harness.matrix.results_unwritable import ResultsUnwritable
 from harness.matrix.run import MatrixRun
-from harness.matrix.unwritten import Unwritten
-from harness.report import ledger
+from harness.matrix.workers import xdist_worker
+from harness.matrix.workers.worker_crash import WorkerCrashes
+from harness.report import time_accounts
 
 pytest_plugins = ("harness.fixtures", "harness.faulting")
 
 RUN = pytest.StashKey[MatrixRun]()
-WATCH = pytest.StashKey[cells.CellWatch]()
+WATCH = pytest.StashKey[cell_result.CellWatch]()
 # pytest's phases of a cell, as the run's ledger calls them.
-_PARTS = {"setup": ledger.FIXTURES, "call": ledger.BODY, "teardown": ledger.ENDING}
+_PARTS = {"setup": time_accounts.FIXTURES, "call": time_accounts.BODY, "teardown": time_accounts.ENDING}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,13 +32,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
     group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
     group.addoption("--as-honest", action="store_true", help="judge mutants as honest cells: caught, they fail")
-    group.addoption("--at-failure", choices=hands.WAYS, help="go into the guest of the first cell that fails")
+    group.addoption("--at-failure", choices=attach.WAYS, help="go into the guest of the first cell that fails")
     group.addoption("--into", default=None, metavar="DIR", help="where the run's directory goes")
     group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
     group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
     group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
     group.addoption("--deep", action="store_true", help="run the cases that take their time, too")
-    group.addoption("--crimes", choices=("sample", "all"), default="sample", help="commit some crimes, or all")
+    group.addoption(
+        "--crash-triggers", choices=("sample", "all"), default="sample", help="fire some crash triggers, or all"
+    )
     group.addoption("--shards", type=int, default=1, metavar="N", help="with -n: each row on N guests side by side")
     depths = [depth.value for depth in Depth]
     group.addoption("--sweep", choices=depths, default=Depth.SAMPLE.value, help="how much of each kernel is swept")
@@ -51,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
     config.pluginmanager.register(run, "pinpoint-run")
-    config.pluginmanager.register(Unwritten(), "pinpoint-unwritten")
-    config.pluginmanager.register(Crashes(run), "pinpoint-crashes")
-    workers.keep_rows_together(config)
+    config.pluginmanager.register(ResultsUnwritable(), "pinpoint-unwritten")
+    config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
+    xdist_worker.keep_rows_together(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -64,10 +69,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Divide rows for workers, before pytest-xdist looks; then order the items in rows and skip what lacks a trait."""
-    workers.mark_rows(config, items)
+    xdist_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    asked = selection.asked_for(items, crimes=config.option.crimes, deep=_deep(config))
+    asked = selection.asked_for(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
     config.hook.pytest_deselected(items=[item for item in items if item not in asked])
     selection.skip_cells_without_traits(asked, run.recipes)
     items[:] = selection.in_rows(asked, run.rows)
@@ -88,9 +93,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     run = config.stash[RUN]
     run.collected(session.items)
-    if workers.is_controller(config) or workers.is_worker(config):
+    if xdist_worker.is_controller(config) or xdist_worker.is_worker(config):
         return None
-    rows.run(session, run.fleet, run.speak)
+    run_loop.run(session, run.fleet, run.speak)
     return True
 
 
@@ -101,7 +106,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if cell is None:
         return (yield)
     run = item.config.stash[RUN]
-    item.stash[WATCH] = cells.CellWatch(cell, run.recipes[cell.vm].traits.model_dump())
+    item.stash[WATCH] = cell_result.CellWatch(cell, run.recipes[cell.vm].traits.model_dump())
     result = yield
     if nextitem is None or selection.vm_of(nextitem) != cell.vm:
         run.fleet.retire(cell.vm)
@@ -117,9 +122,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     try:
         yield
     except Exception as error:
-        cells.demand_caught(watch, error)
+        cell_result.demand_caught(watch, error)
         return None
-    return cells.demand_caught(watch, None)
+    return cell_result.demand_caught(watch, None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -135,13 +140,13 @@ def pytest_runtest_makereport(
     run.bus.spent(watch.identity.vm, _PARTS[call.when], call.duration)
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
-        if isinstance(call.excinfo.value, cells.TOLD_PLAINLY):
+        if isinstance(call.excinfo.value, cell_result.TOLD_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
-    harmless.disarm(report)
+    sanitize.disarm(report)
     if call.excinfo is not None:
         run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
-        survived = cells.without_proof(watch, run.survivors(watch))
+        survived = cell_result.without_proof(watch, run.survivors(watch))
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
         run.ended(watch)

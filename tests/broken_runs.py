@@ -13,7 +13,7 @@ from typing import Any
 from harness.core import paths
 from harness.core.deadline import Deadline
 
-CRIMES = paths.PROJECT / "faults" / "crimes.py"
+FAULT_CASES = paths.PROJECT / "tests" / "faults" / "fault_cases.py"
 _WITNESS = "PINPOINT_FAULT_WITNESS"
 # What a process gets to be gone after its run has ended.
 _GONE_SECONDS = 10.0
@@ -61,7 +61,7 @@ class BrokenRun:
         return next((str(cell["verdict"]) for cell in self.cells if cell["case"] == case), "no result")
 
     def lost(self) -> int:
-        """How many cells ended, as the witness in faults/conftest.py knows, and are not in the results."""
+        """How many cells ended, as the witness in tests/faults/conftest.py knows, and are not in the results."""
         witness = self.directory / "witness"
         ended = witness.read_text().splitlines() if witness.exists() else []
         kept = [f"{cell['case']} {cell['vm']}" for cell in self.cells]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.guest.canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64
+from harness.guest.accelerator_canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64
 from harness.images.image import Image
-from harness.images.recipe import Kernel, Machine, Recipe
+from harness.images.recipe import Kernel, MachineOptions, Recipe
 
 PANIC = arm64(b"Kernel panic - not syncing: no init\r\n", PSCI_SYSTEM_RESET)
 RESET = arm64(b"booting\r\n", PSCI_SYSTEM_RESET)
@@ -32,7 +32,7 @@ class Programs:
             arch=architecture,
             describe="",
             kernel=Kernel(source="debian-binary", package="none"),
-            machine=Machine(memory_mib=64),
+            machine=MachineOptions(memory_mib=64),
         )
         return Image(
             recipe=recipe,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.verdict.kinds import Kind
+from harness.verdict.complaint_kinds import ComplaintKind
 
 
 def printed(text: str, start: float = 12.5, caller: str = "") -> str:
@@ -264,61 +264,70 @@ Out of memory: Killed process 140 (tail) total-vm:409600kB, anon-rss:400000kB, f
 """
 
 # text, and what must be read from it: kind and place of each complaint, in order
-LOGS: dict[str, tuple[str, list[tuple[Kind, str]]]] = {
-    "parisc warning at boot": (SLUB_WARNING, [(Kind.WARNING, "mm/slub.c:5134")]),
-    "parisc_terminate": (PARISC_FAULT, [(Kind.FAULT, "bad_init")]),
-    "die_if_kernel": (PARISC_DIE, [(Kind.FAULT, "hex2bin")]),
+LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
+    "parisc warning at boot": (SLUB_WARNING, [(ComplaintKind.WARNING, "mm/slub.c:5134")]),
+    "parisc_terminate": (PARISC_FAULT, [(ComplaintKind.FAULT, "bad_init")]),
+    "die_if_kernel": (PARISC_DIE, [(ComplaintKind.FAULT, "hex2bin")]),
     "parisc user fault": (PARISC_USER_FAULT, []),
-    "x86 oops": (X86_OOPS, [(Kind.FAULT, "bad_init")]),
-    "x86 BUG_ON": (X86_BUG_ON, [(Kind.BUG, "mm/vmalloc.c:2702")]),
-    "list corruption": (LIST_CORRUPTION, [(Kind.BUG, "lib/list_debug.c:53")]),
-    "arm64 oops": (ARM64_OOPS, [(Kind.FAULT, "__unregister_kprobe_bottom")]),
-    "KASAN": (KASAN, [(Kind.KASAN, "pinpoint_read")]),
-    "KASAN null pointer": (KASAN_NULL, [(Kind.FAULT, "pinpoint_read")]),
-    "circular locking": (CIRCULAR, [(Kind.LOCKDEP, "register_kprobe")]),
-    "suspicious RCU": (SUSPICIOUS_RCU, [(Kind.LOCKDEP, "kernel/kprobes.c:430")]),
-    "RCU stall": (RCU_STALL, [(Kind.RCU_STALL, "spin_forever")]),
-    "OOM": (OOM, [(Kind.OUT_OF_MEMORY, "")]),
-    "two in a row": (X86_BUG_ON + KASAN, [(Kind.BUG, "mm/vmalloc.c:2702"), (Kind.KASAN, "pinpoint_read")]),
+    "x86 oops": (X86_OOPS, [(ComplaintKind.FAULT, "bad_init")]),
+    "x86 BUG_ON": (X86_BUG_ON, [(ComplaintKind.BUG, "mm/vmalloc.c:2702")]),
+    "list corruption": (LIST_CORRUPTION, [(ComplaintKind.BUG, "lib/list_debug.c:53")]),
+    "arm64 oops": (ARM64_OOPS, [(ComplaintKind.FAULT, "__unregister_kprobe_bottom")]),
+    "KASAN": (KASAN, [(ComplaintKind.KASAN, "pinpoint_read")]),
+    "KASAN null pointer": (KASAN_NULL, [(ComplaintKind.FAULT, "pinpoint_read")]),
+    "circular locking": (CIRCULAR, [(ComplaintKind.LOCKDEP, "register_kprobe")]),
+    "suspicious RCU": (SUSPICIOUS_RCU, [(ComplaintKind.LOCKDEP, "kernel/kprobes.c:430")]),
+    "RCU stall": (RCU_STALL, [(ComplaintKind.RCU_STALL, "spin_forever")]),
+    "OOM": (OOM, [(ComplaintKind.OUT_OF_MEMORY, "")]),
+    "two in a row": (
+        X86_BUG_ON + KASAN,
+        [(ComplaintKind.BUG, "mm/vmalloc.c:2702"), (ComplaintKind.KASAN, "pinpoint_read")],
+    ),
     "oops, then panic": (
         X86_OOPS
         + "Kernel panic - not syncing: Fatal exception\n---[ end Kernel panic - not syncing: Fatal exception ]---",
-        [(Kind.FAULT, "bad_init"), (Kind.PANIC, "")],
+        [(ComplaintKind.FAULT, "bad_init"), (ComplaintKind.PANIC, "")],
     ),
 }
 
 # one line each, as printed
-LINES: list[tuple[Kind, str]] = [
-    (Kind.PANIC, "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
-    (Kind.PANIC, "traps: PANIC: double fault, error_code: 0x0"),
-    (Kind.LOCKUP, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [insmod:190]"),
-    (Kind.LOCKUP, "NMI watchdog: Watchdog detected hard LOCKUP on cpu 1"),
-    (Kind.LOCKUP, "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 33s!"),
-    (Kind.RCU_STALL, "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:"),
-    (Kind.RCU_STALL, "rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 0-.... } 21 jiffies"),
-    (Kind.HUNG_TASK, "INFO: task rmmod:211 blocked for more than 120 seconds."),
-    (Kind.LOCKDEP, "WARNING: inconsistent lock state"),
-    (Kind.LOCKDEP, "WARNING: bad unlock balance detected!"),
-    (Kind.LOCKDEP, "WARNING: possible recursive locking detected"),
-    (Kind.LOCKDEP, "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected"),
-    (Kind.LOCKDEP, "[ BUG: Invalid wait context ]"),
-    (Kind.KASAN, "UBSAN: array-index-out-of-bounds in lib/foo.c:12:3"),
-    (Kind.KASAN, "BUG: KFENCE: out-of-bounds read in pinpoint_read+0x3c/0x90"),
-    (Kind.FAULT, "general protection fault, probably for non-canonical address 0xdead000000000100: 0000 [#1] SMP"),
-    (Kind.FAULT, "stack segment: 0000 [#1] PREEMPT SMP"),
+LINES: list[tuple[ComplaintKind, str]] = [
+    (ComplaintKind.PANIC, "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
+    (ComplaintKind.PANIC, "traps: PANIC: double fault, error_code: 0x0"),
+    (ComplaintKind.LOCKUP, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [insmod:190]"),
+    (ComplaintKind.LOCKUP, "NMI watchdog: Watchdog detected hard LOCKUP on cpu 1"),
+    (ComplaintKind.LOCKUP, "BUG: workqueue lockup - pool cpus=0 node=0 flags=0x0 nice=0 stuck for 33s!"),
+    (ComplaintKind.RCU_STALL, "rcu: INFO: rcu_sched detected stalls on CPUs/tasks:"),
+    (ComplaintKind.RCU_STALL, "rcu: INFO: rcu_preempt detected expedited stalls on CPUs/tasks: { 0-.... } 21 jiffies"),
+    (ComplaintKind.HUNG_TASK, "INFO: task rmmod:211 blocked for more than 120 seconds."),
+    (ComplaintKind.LOCKDEP, "WARNING: inconsistent lock state"),
+    (ComplaintKind.LOCKDEP, "WARNING: bad unlock balance detected!"),
+    (ComplaintKind.LOCKDEP, "WARNING: possible recursive locking detected"),
+    (ComplaintKind.LOCKDEP, "WARNING: HARDIRQ-safe -> HARDIRQ-unsafe lock order detected"),
+    (ComplaintKind.LOCKDEP, "[ BUG: Invalid wait context ]"),
+    (ComplaintKind.KASAN, "UBSAN: array-index-out-of-bounds in lib/foo.c:12:3"),
+    (ComplaintKind.KASAN, "BUG: KFENCE: out-of-bounds read in pinpoint_read+0x3c/0x90"),
     (
-        Kind.FAULT,
+        ComplaintKind.FAULT,
+        "general protection fault, probably for non-canonical address 0xdead000000000100: 0000 [#1] SMP",
+    ),
+    (ComplaintKind.FAULT, "stack segment: 0000 [#1] PREEMPT SMP"),
+    (
+        ComplaintKind.FAULT,
         "Oops: general protection fault, probably for non-canonical address 0xdead000000000100: 0000 [#1] SMP",
     ),
-    (Kind.FAULT, "BUG: unable to handle page fault for address: ffffb0a2c02cfc28"),
-    (Kind.FAULT, "Internal error: Oops - BUG: 00000000f2000800 [#1] SMP"),
-    (Kind.FAULT, "Bad Address (null pointer deref?): Code=26 (Data memory access rights trap) at addr 00000000"),
-    (Kind.BUG, "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:580"),
-    (Kind.BUG, "BUG: scheduling while atomic: insmod/190/0x00000002"),
-    (Kind.BUG, "BUG kmalloc-64 (Tainted: G    B     ): Left Redzone overwritten"),
-    (Kind.BUG, "BUG: Bad page state in process rmmod  pfn:0a3b1"),
-    (Kind.WARNING, "WARNING: CPU: 0 PID: 1 at kernel/kprobes.c:1092 __disarm_kprobe_ftrace+0x4a/0x60"),
-    (Kind.WARNING, "WARNING: kernel/kprobes.c:1092 at __disarm_kprobe_ftrace+0x4a/0x60, CPU#0: rmmod/211"),
-    (Kind.LEAK, "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
-    (Kind.TRACE, "Call Trace:"),
+    (ComplaintKind.FAULT, "BUG: unable to handle page fault for address: ffffb0a2c02cfc28"),
+    (ComplaintKind.FAULT, "Internal error: Oops - BUG: 00000000f2000800 [#1] SMP"),
+    (
+        ComplaintKind.FAULT,
+        "Bad Address (null pointer deref?): Code=26 (Data memory access rights trap) at addr 00000000",
+    ),
+    (ComplaintKind.BUG, "BUG: sleeping function called from invalid context at kernel/locking/mutex.c:580"),
+    (ComplaintKind.BUG, "BUG: scheduling while atomic: insmod/190/0x00000002"),
+    (ComplaintKind.BUG, "BUG kmalloc-64 (Tainted: G    B     ): Left Redzone overwritten"),
+    (ComplaintKind.BUG, "BUG: Bad page state in process rmmod  pfn:0a3b1"),
+    (ComplaintKind.WARNING, "WARNING: CPU: 0 PID: 1 at kernel/kprobes.c:1092 __disarm_kprobe_ftrace+0x4a/0x60"),
+    (ComplaintKind.WARNING, "WARNING: kernel/kprobes.c:1092 at __disarm_kprobe_ftrace+0x4a/0x60, CPU#0: rmmod/211"),
+    (ComplaintKind.LEAK, "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
+    (ComplaintKind.TRACE, "Call Trace:"),
 ]

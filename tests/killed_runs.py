@@ -32,8 +32,8 @@ CASES = 6
 CONFTEST = """
 from pathlib import Path
 
-import harness.matrix.checkup as checkup
-import harness.matrix.fleet as fleet
+import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.fleet as fleet
 import pytest
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline

@@ -16,11 +16,11 @@ import pytest
 from rich.console import Console
 
 from harness import cli
-from harness.bench import bench, boots, cases, floor, matrices, plan, table, virtme, written
-from harness.bench.figure import Absent, Outcome, Pair, outcome
-from harness.bench.ground import Ground
+from harness.bench import bench, boots, cases, floor, matrices, plan, saved_results, table, virtme
+from harness.bench.context import Ground
+from harness.bench.figure import Absent, FigureResult, Pair, outcome
+from harness.bench.interleave import race
 from harness.bench.plan import Group
-from harness.bench.race import race
 from harness.bench.samples import Samples
 from harness.core import paths, process
 from harness.core.errors import HostError, UsageError
@@ -28,8 +28,8 @@ from harness.core.events import Bus
 from harness.guest.accelerator import Accelerator
 from harness.images.image import Image
 from harness.images.recipe import load_all, select
-from harness.report import ledger
-from harness.report.figures import Figures
+from harness.report import time_accounts
+from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
 HALF = Pair("a_vs_b", "a beside b", "at most 0.5", "a", "b")
@@ -125,8 +125,8 @@ def test_a_side_that_fails_ends_the_race() -> None:
 
 def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> None:
     figures = Figures(directory)
-    written.keep(figures, outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)}))
-    written.keep(figures, outcome(ALONE, {"a": samples(2.0)}))
+    saved_results.keep(figures, outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)}))
+    saved_results.keep(figures, outcome(ALONE, {"a": samples(2.0)}))
     assert [(each.figure, each.value, each.unit, each.goal, each.holds) for each in figures.read()] == [
         ("bench.a_vs_b", 0.25, "ratio", "at most 0.5", True),
         ("bench.a_vs_b.ours", 2.0, "s", "", True),
@@ -138,10 +138,10 @@ def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> No
 def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None:
     figures = Figures(directory)
     absent = outcome(HALF, {"a": samples(1.0), "b": Absent("not installed: no network")})
-    written.keep(figures, absent)
+    saved_results.keep(figures, absent)
     assert [(each.figure, each.value) for each in figures.read()] == [("bench.a_vs_b.ours", 1.0)]
-    written.write(directory, {}, [absent], {})
-    told = json.loads((directory.path / written.NAME).read_text())["figures"][0]
+    saved_results.write(directory, {}, [absent], {})
+    told = json.loads((directory.path / saved_results.NAME).read_text())["figures"][0]
     assert told["value"] is None
     assert told["absent"] == "not installed: no network"
     assert told["peer"] == {"side": "b"}
@@ -154,8 +154,8 @@ def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None
 def test_every_sample_is_kept(directory: RunDirectory) -> None:
     runs = [{"phase.cells_s": 3.0, "once": 1.0}, {"phase.cells_s": 9.0}, {"phase.cells_s": 4.0}]
     measured = outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
-    written.write(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
-    told = json.loads((directory.path / written.NAME).read_text())
+    saved_results.write(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
+    told = json.loads((directory.path / saved_results.NAME).read_text())
     assert told["run"] == directory.name
     assert told["host"] == {"cores": 2}
     assert told["figures"][0]["ours"] == {
@@ -168,7 +168,7 @@ def test_every_sample_is_kept(directory: RunDirectory) -> None:
     assert told["profiles"]["matrix_wall"] == {"medians": {"phase.cells_s": 4.0}, "runs": runs}
 
 
-def text(*outcomes: Outcome) -> str:
+def text(*outcomes: FigureResult) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=300).print(table.of_figures(outcomes))
     return buffer.getvalue()
@@ -184,7 +184,9 @@ def test_the_table_tells_met_from_missed_with_both_sides() -> None:
 
 
 def test_every_phase_that_a_run_tells_is_in_the_table_of_where_time_went(directory: RunDirectory) -> None:
-    ledger.keep(Figures(directory), {"parisc": {ledger.BODY: 2.0}, "arm64-debian": {ledger.BODY: 1.0}})
+    time_accounts.keep(
+        Figures(directory), {"parisc": {time_accounts.BODY: 2.0}, "arm64-debian": {time_accounts.BODY: 1.0}}
+    )
     told = matrices.told(directory.path)
     assert told["phase.body_s"] == 3.0
     assert set(told) <= set(table._PHASES)
@@ -253,7 +255,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
         "bench.a_vs_b.peer",
         "bench.a_s",
     ]
-    told = json.loads((directory.path / written.NAME).read_text())
+    told = json.loads((directory.path / saved_results.NAME).read_text())
     assert [each["figure"] for each in told["figures"]] == ["a_vs_b", "a_s"]
     assert told["host"]["runs"] == 2
 
@@ -380,7 +382,7 @@ def test_a_matrix_run_is_held_against_its_guests_on_all_cores(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ground(directory, Bus(), "parisc")
-    made.workshop = cast(Any, SimpleNamespace(slots=SimpleNamespace(cores=4)))
+    made.build_context = cast(Any, SimpleNamespace(slots=SimpleNamespace(cores=4)))
     statuses = [0, 1, 3]
 
     def run(argv: Sequence[object], *, env: Mapping[str, str], **_: object) -> process.Finished:

@@ -8,12 +8,12 @@ import pytest
 from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
-from harness.matrix.cells import CellWatch, MutantSurvivedError, demand_caught, verdict_of
-from harness.matrix.checkup import KernelComplained
-from harness.matrix.selection import CellId
+from harness.matrix.cells.cell_result import CellWatch, MutantSurvivedError, demand_caught, verdict_of
+from harness.matrix.cells.selection import CellId
+from harness.matrix.guests.checkup import KernelComplained
+from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
-from harness.verdict.kinds import Kind
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 
 def watch(mutant: str = "") -> CellWatch:
@@ -57,13 +57,13 @@ def test_the_worst_phase_wins() -> None:
 
 def test_fixtures_that_fail_to_end_are_judged_one_by_one() -> None:
     cell = watch()
-    panic = KernelComplained([Complaint(Kind.PANIC, "Kernel panic - not syncing: no", "", ())], {})
+    panic = KernelComplained([Complaint(ComplaintKind.PANIC, "Kernel panic - not syncing: no", "", ())], {})
     cell.judge(ExceptionGroup("errors while tearing down", [GuestLost("no answer"), panic]))
     assert (cell.verdict, cell.reason) == (Verdict.PANIC, "Kernel panic - not syncing: no")
 
 
 def test_a_complaint_explains_what_the_guest_refused_but_not_what_the_host_did() -> None:
-    oops = KernelComplained([Complaint(Kind.FAULT, "Oops", "", ())], {})
+    oops = KernelComplained([Complaint(ComplaintKind.FAULT, "Oops", "", ())], {})
     for error, verdict in ((GuestError("insmod failed"), Verdict.OOPS), (HostError("no"), Verdict.HARNESS_ERROR)):
         for first, second in ((error, oops), (oops, error)):
             cell = watch()
@@ -74,7 +74,7 @@ def test_a_complaint_explains_what_the_guest_refused_but_not_what_the_host_did()
 
 def test_a_broken_connection_is_explained_by_the_kernel_but_a_hang_is_a_hang() -> None:
     """Seen: the out-of-memory killer ended the SSH server, too."""
-    killer = KernelComplained([Complaint(Kind.OUT_OF_MEMORY, "sh invoked oom-killer", "", ())], {})
+    killer = KernelComplained([Complaint(ComplaintKind.OUT_OF_MEMORY, "sh invoked oom-killer", "", ())], {})
     broken = GuestLost("the SSH connection broke")
     for silence, verdict in ((None, Verdict.OOPS), (object(), Verdict.HANG)):
         for first, second in ((broken, killer), (killer, broken)):

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from kernel_logs import HEALTHY, KASAN, LINES, LOGS, PARISC_FAULT, SLUB_WARNING, X86_OOPS, printed
 
 from harness.images.recipe import BootNoise
+from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import allowed, confirmed, read
-from harness.verdict.kinds import Kind
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 CUT_AT_EVERY_BYTE = {"parisc_terminate", "parisc user fault", "x86 BUG_ON", "OOM"}
 
@@ -24,7 +24,7 @@ def test_every_log_is_read_right(name: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "line"), LINES)
-def test_every_first_line_is_known(kind: Kind, line: str) -> None:
+def test_every_first_line_is_known(kind: ComplaintKind, line: str) -> None:
     (complaint,) = read(printed(line))
     assert (complaint.kind, complaint.line) == (kind, line)
 
@@ -59,7 +59,7 @@ def test_the_form_of_the_log_does_not_matter(name: str) -> None:
 def test_a_log_cut_at_any_byte_is_read_and_nothing_is_invented(name: str) -> None:
     text, expected = LOGS[name]
     whole = (HEALTHY.splitlines(keepends=True)[0] + printed(text, start=30.0)).encode()
-    kinds = {kind for kind, _ in expected} | {Kind.WARNING, Kind.TRACE, Kind.FAULT}
+    kinds = {kind for kind, _ in expected} | {ComplaintKind.WARNING, ComplaintKind.TRACE, ComplaintKind.FAULT}
     for cut in range(0, len(whole), 1 if name in CUT_AT_EVERY_BYTE else 13):
         assert len(read(whole[:cut])) <= len(expected)
         assert {complaint.kind for complaint in read(whole[cut:])} <= kinds

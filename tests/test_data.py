@@ -11,10 +11,10 @@ import pytest
 from harness.core.elf_tables import Section, Symbol
 from harness.core.errors import GuestError
 from harness.landing import data
-from harness.landing.closest import Closest, Named, Told
+from harness.landing.code.closest_symbol import Closest, KernelSymbolOffset, Named
 from harness.landing.data import Datum, shifts
+from harness.landing.lookup.data_check import Readings
 from harness.landing.mutants import MUTANTS
-from harness.landing.reading import Readings
 
 SLIDE = 0x100000
 TEXT, DATA = 0x4000, 0x9000
@@ -131,10 +131,10 @@ def test_kallsyms_speaks_when_it_lists_the_symbol_once(listing: str, address: in
 
 def test_the_kernels_closest_symbol_agrees_contradicts_or_cannot_tell() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
-    here, told = DATA + 0x20, Told("pinpoint_data_word", 0, "m")
+    here, told = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
     assert data.by_closest(layout(), datum, here, told).address == here
-    assert data.by_closest(layout(), datum, DATA + 0x28, Told("next", 0, "m")).contradicts
-    blind = data.by_closest(layout(data_symbols=False), datum, here, Told("last_function", 0x1234, "m"))
+    assert data.by_closest(layout(), datum, DATA + 0x28, KernelSymbolOffset("next", 0, "m")).contradicts
+    blind = data.by_closest(layout(data_symbols=False), datum, here, KernelSymbolOffset("last_function", 0x1234, "m"))
     assert (blind.address, blind.contradicts) == (None, False)
     assert data.by_closest(layout(), datum, here, None).address is None
 

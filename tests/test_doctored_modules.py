@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.pinning import doctored
+from harness.pinning import doctored_modules
 
 SOURCE = """
 static const char vermagic[] __attribute__((used, section(".modinfo"))) = "vermagic=6.1 SMP mod_unload ";
@@ -40,7 +40,7 @@ def changed(module: Elf, content: bytes) -> int:
 
 
 def test_another_build_id(module: Elf, tmp_path: Path) -> None:
-    content = doctored.with_another_build_id(module)
+    content = doctored_modules.with_another_build_id(module)
     other = read(content, tmp_path)
     assert len(other.build_id) == len(module.build_id) == 40
     assert other.build_id != module.build_id
@@ -48,26 +48,26 @@ def test_another_build_id(module: Elf, tmp_path: Path) -> None:
 
 
 def test_another_kernel(module: Elf) -> None:
-    content = doctored.for_another_kernel(module)
+    content = doctored_modules.for_another_kernel(module)
     assert b"vermagic=6.1 SMP mod_reload " in content
     assert changed(module, content) == 2
 
 
 def test_another_machine(module: Elf, tmp_path: Path) -> None:
-    content = doctored.for_another_machine(module)
+    content = doctored_modules.for_another_machine(module)
     assert read(content, tmp_path).machine != module.machine
     assert changed(module, content) == 2
 
 
 def test_two_sections_of_one_name(module: Elf, tmp_path: Path) -> None:
-    other = read(doctored.with_two_sections_of_one_name(module), tmp_path)
+    other = read(doctored_modules.with_two_sections_of_one_name(module), tmp_path)
     assert module.duplicated == frozenset()
     assert other.duplicated == {".text.pinpoint_leaf"}
     assert Counter(section.name for section in other.allocated)[".text.pinpoint_leaf"] == 2
 
 
 def test_half_a_module_is_none(module: Elf, tmp_path: Path) -> None:
-    content = doctored.truncated(module)
+    content = doctored_modules.truncated(module)
     assert module.path.read_bytes().startswith(content)
     with pytest.raises(PinpointError):
         read(content, tmp_path).symbols  # noqa: B018
@@ -76,4 +76,4 @@ def test_half_a_module_is_none(module: Elf, tmp_path: Path) -> None:
 def test_what_is_not_there_cannot_be_changed(module: Elf, tmp_path: Path) -> None:
     twice = read(module.path.read_bytes() + b"mod_unload", tmp_path)
     with pytest.raises(ValueError, match="has 2 times"):
-        doctored.for_another_kernel(twice)
+        doctored_modules.for_another_kernel(twice)

@@ -18,10 +18,10 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing import dwarf, line_table
+from harness.landing.code import dwarf, line_table
 from harness.landing.layout import Layout
 from harness.landing.mutants import MUTANTS
-from harness.landing.precompiled import PrecompiledSite, Refused, by_section
+from harness.landing.section_sites import PrecompiledSite, Refused, by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
 

@@ -9,10 +9,10 @@ from kernel_logs import HEALTHY, SLUB_WARNING, X86_OOPS, printed
 
 from harness.images.recipe import BootNoise, Recipe, select
 from harness.matrix.ending import count_false_alarms
-from harness.report.figures import Figures
+from harness.report.measurements import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 NOISE = BootNoise(place="mm/slub.c:5134", why="told")
 

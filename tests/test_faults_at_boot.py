@@ -16,7 +16,7 @@ CONFTEST = """
 from dataclasses import replace
 from pathlib import Path
 
-import harness.matrix.fleet as fleet
+import harness.matrix.guests.fleet as fleet
 from harness.core.deadline import Deadline
 from fault_guests import HANG, OFF, PANIC, RESET, Programs
 
@@ -24,7 +24,7 @@ pytest_plugins = ["harness.plugin"]
 VMS = {vms}
 HERE = Path(__file__).parent
 
-fleet.prepare = lambda recipe, workshop: Programs(HERE).image(recipe.name, *VMS[recipe.name])
+fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, *VMS[recipe.name])
 
 
 def beginning(self, image, log_name, keys):

@@ -25,8 +25,8 @@ import pytest
 import harness.guest.start as start
 import harness.guest.state as state
 import harness.landing.traits as traits
-import harness.matrix.checkup as checkup
-import harness.matrix.fleet as fleet
+import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.fleet as fleet
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline
 from harness.guest.emulator import Emulator
@@ -37,7 +37,7 @@ HERE = Path(__file__).parent
 FAULTS = {faults}
 
 # A kernel of one instruction says nothing and takes nothing in; all else is as it is.
-fleet.prepare = lambda recipe, workshop: Programs(HERE).image(recipe.name, HANG)
+fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, HANG)
 start._hear = start._become_ready = Guest.ship_all = Guest.forget_run = traits.prove = lambda *_: None
 checkup.begin = checkup.end = lambda guest: ""
 

@@ -16,8 +16,8 @@ from harness.faulting import Judge
 CONFTEST = """
 import os
 import pytest
-import harness.matrix.checkup as checkup
-import harness.matrix.fleet as fleet
+import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.fleet as fleet
 from pathlib import Path
 
 pytest_plugins = ["harness.plugin"]
@@ -225,7 +225,7 @@ pathlib_range.write_text("40000 40001")
 taken = [socket.create_server(("127.0.0.1", port)) for port in (40000, 40001)]
 del fleet.Fleet._prepare_and_start
 """
-    prepared = "fleet.prepare = lambda recipe, workshop: fault_guests.Programs(HERE).image(recipe.name, b'')\n"
+    prepared = "fleet.prepare = lambda recipe, build_context: fault_guests.Programs(HERE).image(recipe.name, b'')\n"
     # The real way from here on: what the stub above stands for is not wanted.
     harm = harm.replace(
         "del fleet.Fleet._prepare_and_start\n", "fleet.Fleet._prepare_and_start = boot_for_real\n" + prepared

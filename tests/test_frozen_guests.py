@@ -12,20 +12,20 @@ from typing import Any, cast
 
 import pytest
 
-from harness.core.events import Bus, Step
+from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
 from harness.guest.emulator import FrozenRefused
 from harness.images.image import Image
-from harness.images.recipe import Kernel, Machine, Recipe
+from harness.images.recipe import Kernel, MachineOptions, Recipe
 from harness.images.store import Store
-from harness.matrix import freezer
-from harness.matrix.once import Once
+from harness.matrix.guests import freezer
+from harness.matrix.guests.once import Once
 
 TCG = Accelerator("tcg", "a test")
 DAY = 24 * 3600.0
 
 
-def empty(entry: Path, _step: Step) -> Mapping[str, Any]:
+def empty(entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
     """A frozen guest of no bytes."""
     (entry / "state").write_text("")
     return {}
@@ -37,7 +37,7 @@ def parts(key: str = "an-image", accelerator: Accelerator = TCG, **machine: int)
         arch="arm64",
         describe="",
         kernel=Kernel(source="debian-binary", package="none"),
-        machine=Machine(**machine),
+        machine=MachineOptions(**machine),
     )
     return freezer.frozen_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe)), accelerator)
 

@@ -20,12 +20,12 @@ from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator
 from harness.guest.accelerator import KVM, TCG, Accelerator, choose
-from harness.guest.canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
+from harness.guest.accelerator_canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.start import Beginning, boot
+from harness.guest.start import StartOptions, boot
 from harness.images.image import Image
-from harness.images.recipe import Kernel, Machine, Recipe
+from harness.images.recipe import Kernel, MachineOptions, Recipe
 
 # What a QEMU gets that has nothing to wait for, on a host that compiles; what ends before half of it has not waited.
 SOON = 120.0
@@ -120,7 +120,7 @@ class Pretender:
             arch="arm64",
             describe="",
             kernel=Kernel(source="debian-binary", package="none"),
-            machine=Machine(memory_mib=memory_mib),
+            machine=MachineOptions(memory_mib=memory_mib),
         )
         return Image(
             recipe=recipe,
@@ -137,7 +137,7 @@ class Pretender:
 
     def boot(self, kernel: bytes, seconds: float = SOON, memory_mib: int = 64) -> Guest:
         log = self.directory / "console" / "pretender.log"
-        beginning = Beginning(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds))
+        beginning = StartOptions(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds))
         return boot(self.image(kernel, memory_mib), beginning)
 
 

@@ -12,8 +12,8 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing import decode_parisc
-from harness.landing.instructions import boundaries, ftrace_site, inside, straight
+from harness.landing.code import decode_parisc
+from harness.landing.code.instructions import boundaries, ftrace_site, inside, straight
 
 
 def _tool(architecture: str, tool: str) -> str:
@@ -31,7 +31,7 @@ class Function:
     """One function of an object file, read the way landings read it."""
 
     def __init__(self, elf: Elf, architecture: str, name: str = "it") -> None:
-        where = (elf, elf.function(name), ARCHITECTURES[architecture].probing.decoder)
+        where = (elf, elf.function(name), ARCHITECTURES[architecture].kprobes.decoder)
         self.boundaries = boundaries(*where)
         self.straight = straight(*where)
         self.inside = inside(*where)

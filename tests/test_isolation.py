@@ -21,7 +21,7 @@ from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.listeners import Listener, listeners
-from harness.guest.word import word
+from harness.guest.provisioning import word
 from harness.report.evidence import gather
 
 STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself

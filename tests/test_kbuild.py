@@ -11,7 +11,7 @@ from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError
-from harness.core.events import Bus, Event, Step
+from harness.core.events import Bus, Event, ProgressStep
 from harness.images import kbuild, object_tree
 from harness.images.recipe import Recipe
 
@@ -21,7 +21,7 @@ NATIVE = next(architecture for architecture in ARCHITECTURES.values() if archite
 def test_commands_are_counted_and_told_with_a_fraction() -> None:
     bus, heard = Bus(), list[Event]()
     bus.subscribe(heard.append)
-    output = kbuild.Output(Step(bus, "vm", "kernel"), expected=4)
+    output = kbuild.Output(ProgressStep(bus, "vm", "kernel"), expected=4)
     for line in (
         "make[1]: Entering directory '/objects'",
         "  HOSTCC  scripts/basic/fixdep",
@@ -65,7 +65,7 @@ def test_warnings_are_counted_once_each(tmp_path: Path) -> None:
 def test_a_path_that_make_refuses_is_told_before_it_runs(tmp_path: Path, name: str) -> None:
     make = kbuild.Make(NATIVE, tmp_path, tmp_path / name, tmp_path / "log")
     with pytest.raises(HostError, match="its path has a space or a colon; set PINPOINT_CACHE elsewhere"):
-        make.run(["all"], kbuild.Output(Step(Bus(), "vm", "kernel")), deadline=Deadline.after(120))
+        make.run(["all"], kbuild.Output(ProgressStep(Bus(), "vm", "kernel")), deadline=Deadline.after(120))
     assert not (tmp_path / "log").exists()
 
 

@@ -13,8 +13,8 @@ from ssh_server import SOON, Server, end
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.dialogue import Dialogue
-from harness.pinning.loader import Order, Outcome, Said, Status
+from harness.guest.interactive_process import Dialogue
+from harness.pinning.loader import LoaderResult, Order, Said, Status
 from harness.pinning.mutants import MUTANTS
 
 
@@ -73,9 +73,9 @@ def test_lines() -> None:
 
 def test_how_it_ended_is_told() -> None:
     steps = (Said("did", "begin", "probe", {"pid": "7"}), Said("failed", "load", "probe", {"errno": "ESTALE"}))
-    assert str(Outcome(Status.LOAD, steps)) == "LOAD probe ESTALE"
-    assert str(Outcome(Status.KILLED, steps[:1])) == "KILLED"
-    assert Outcome(Status.DONE, steps[:1]).errno == ""
+    assert str(LoaderResult(Status.LOAD, steps)) == "LOAD probe ESTALE"
+    assert str(LoaderResult(Status.KILLED, steps[:1])) == "KILLED"
+    assert LoaderResult(Status.DONE, steps[:1]).errno == ""
 
 
 def test_mutants_break_orders_and_leave_the_rest() -> None:

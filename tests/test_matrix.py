@@ -12,7 +12,7 @@ from harness.report import bundle
 pytest_plugins = ["pytester"]
 
 CONFTEST = """
-import harness.matrix.fleet as fleet
+import harness.matrix.guests.fleet as fleet
 from harness.core.errors import HostError
 
 pytest_plugins = ["harness.plugin"]
@@ -36,10 +36,10 @@ def boot(self, name):
 
 fleet.Fleet._prepare_and_start = boot
 fleet.Fleet.build = lambda self, names, compared: None
-import harness.matrix.checkup as checkup
+import harness.matrix.guests.checkup as checkup
 checkup.begin = lambda guest: None
 checkup.end = lambda guest: ""
-import harness.matrix.bundling as bundling
+import harness.matrix.cells.failure_bundles as bundling
 from harness.report.evidence import Evidence
 bundling.gather = lambda guest, error: Evidence({"console.log": f"console\\n{error}\\n".encode()}, {"dmesg.txt": "no"})
 bundling._hashes = lambda image: {}
@@ -254,7 +254,7 @@ def test_a_sibling_that_is_not_of_the_run_is_prepared_before_its_row(
 ) -> None:
     """And for a case that compares kernels alone; a build that fails is told to the cells that ask for it."""
     fleet = f"""
-import harness.matrix.fleet as fleet
+import harness.matrix.guests.fleet as fleet
 from harness.core.errors import HostError
 
 prepared = []
@@ -263,7 +263,7 @@ class Image:
     def __init__(self, recipe):
         self.recipe = recipe
 
-def prepare(recipe, workshop):
+def prepare(recipe, build_context):
     prepared.append(recipe.name)
     if recipe.name == "parisc" and {siblings_build == "fails"}:
         raise HostError("no compiler")
@@ -274,7 +274,7 @@ fleet.prepare = prepare
 fleet.Fleet._thaw = lambda self, image, log_name: Guest()
 """
     conftest = CONFTEST.replace("fleet.Fleet._prepare_and_start = boot\n", "").replace(
-        "import harness.matrix.fleet as fleet\n", fleet
+        "import harness.matrix.guests.fleet as fleet\n", fleet
     )
     matrix.makeconftest(conftest)
     case = """

@@ -20,11 +20,11 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError
 from harness.core.events import Bus
 from harness.images import modules
+from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
 from harness.images.recipe import Recipe
 from harness.images.store import Store
-from harness.images.workshop import Workshop
 
 NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
 RELEASE = "6.1.0-test"
@@ -76,10 +76,10 @@ def kernel(tmp_path: Path) -> KernelBuild:
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildContext:
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     bus = Bus()
-    return Workshop(Store(tmp_path / "cache/store", bus), cast(Packages, None), bus)
+    return BuildContext(Store(tmp_path / "cache/store", bus), cast(Packages, None), bus)
 
 
 def recipe(cflags: str = "") -> Recipe:
@@ -93,9 +93,11 @@ def recipe(cflags: str = "") -> Recipe:
     )
 
 
-def test_modules_are_built_from_a_copy_and_known_by_name(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+def test_modules_are_built_from_a_copy_and_known_by_name(
+    probes: Path, kernel: KernelBuild, build_context: BuildContext
+) -> None:
     probes.chmod(0o555)
-    built = modules.obtain(recipe(), kernel, workshop)
+    built = modules.obtain(recipe(), kernel, build_context)
     assert list(built) == ["shape"]
     assert modules.vermagic(Elf.read(built["shape"])).startswith(f"{RELEASE} ")
     assert not [path for path in built["shape"].parent.iterdir() if path.is_dir()], "the scratch directory is left"
@@ -103,88 +105,94 @@ def test_modules_are_built_from_a_copy_and_known_by_name(probes: Path, kernel: K
 
 
 def test_a_directory_of_its_own_may_have_a_module_of_the_same_name(
-    probes: Path, kernel: KernelBuild, workshop: Workshop
+    probes: Path, kernel: KernelBuild, build_context: BuildContext
 ) -> None:
     (probes / "other").mkdir()
     (probes / "other/Kbuild").write_text("obj-m := shape.o\n")
     (probes / "other/shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
-    built = modules.obtain(recipe(), kernel, workshop)
+    built = modules.obtain(recipe(), kernel, build_context)
     assert list(built) == ["other/shape", "shape"]
     one, other = (Elf.read(built[name]) for name in ("shape", "other/shape"))
     assert one.build_id != other.build_id
     assert built["other/shape"].name == built["shape"].name
-    before = modules.parts(recipe(), "key")
+    before = modules.key_parts(recipe(), "key")
     (probes / "other/shape.c").write_text(MODULE)
-    assert modules.parts(recipe(), "key") != before
+    assert modules.key_parts(recipe(), "key") != before
 
 
-def test_a_directory_that_builds_no_module_is_named(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+def test_a_directory_that_builds_no_module_is_named(
+    probes: Path, kernel: KernelBuild, build_context: BuildContext
+) -> None:
     (probes / "other").mkdir()
     (probes / "other/Kbuild").write_text("obj-m := shape.o\n")
     with pytest.raises(BuildError, match=r"probes/other/Kbuild: no module was built"):
-        modules.obtain(recipe(), kernel, workshop)
+        modules.obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
-def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, workshop: Workshop) -> None:
-    plain = modules.obtain(recipe(), kernel, workshop)["shape"]
-    sections = modules.obtain(recipe("-ffunction-sections"), kernel, workshop)["shape"]
+def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, build_context: BuildContext) -> None:
+    plain = modules.obtain(recipe(), kernel, build_context)["shape"]
+    sections = modules.obtain(recipe("-ffunction-sections"), kernel, build_context)["shape"]
     assert ".text.leaf" not in Elf.read(plain).sections
     assert ".text.leaf" in Elf.read(sections).sections
 
 
 @pytest.mark.usefixtures("probes")
-def test_no_directory_of_this_machine_is_in_a_module(kernel: KernelBuild, workshop: Workshop, tmp_path: Path) -> None:
-    module = modules.obtain(recipe(), kernel, workshop)["shape"]
+def test_no_directory_of_this_machine_is_in_a_module(
+    kernel: KernelBuild, build_context: BuildContext, tmp_path: Path
+) -> None:
+    module = modules.obtain(recipe(), kernel, build_context)["shape"]
     assert str(tmp_path).encode() not in module.read_bytes()
 
 
 @pytest.mark.usefixtures("probes")
-def test_the_same_sources_make_the_same_bytes(kernel: KernelBuild, workshop: Workshop) -> None:
-    first = modules.obtain(recipe(), kernel, workshop)["shape"]
+def test_the_same_sources_make_the_same_bytes(kernel: KernelBuild, build_context: BuildContext) -> None:
+    first = modules.obtain(recipe(), kernel, build_context)["shape"]
     bytes_first = first.read_bytes()
     shutil.rmtree(first.parent)
-    assert modules.obtain(recipe(), kernel, workshop)["shape"].read_bytes() == bytes_first
+    assert modules.obtain(recipe(), kernel, build_context)["shape"].read_bytes() == bytes_first
 
 
-def test_a_warning_fails_the_build_and_is_named(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+def test_a_warning_fails_the_build_and_is_named(probes: Path, kernel: KernelBuild, build_context: BuildContext) -> None:
     (probes / "shape.c").write_text(MODULE + "static int unused(void) { return 1; }\n")
     with pytest.raises(BuildError, match=r"make modules failed: .*unused") as caught:
-        modules.obtain(recipe(), kernel, workshop)
+        modules.obtain(recipe(), kernel, build_context)
     assert any("unused" in line for line in caught.value.last_lines())
-    assert not list(workshop.store.root.glob("*modules*")), "half an entry is left"
+    assert not list(build_context.store.root.glob("*modules*")), "half an entry is left"
 
 
-def test_a_probes_directory_that_builds_no_module(probes: Path, kernel: KernelBuild, workshop: Workshop) -> None:
+def test_a_probes_directory_that_builds_no_module(
+    probes: Path, kernel: KernelBuild, build_context: BuildContext
+) -> None:
     (probes / "shape.c").unlink()
     with pytest.raises(BuildError, match="no module was built; name one in obj-m"):
-        modules.obtain(recipe(), kernel, workshop)
+        modules.obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
-def test_a_module_for_another_release_is_not_kept(kernel: KernelBuild, workshop: Workshop) -> None:
+def test_a_module_for_another_release_is_not_kept(kernel: KernelBuild, build_context: BuildContext) -> None:
     other = replace(kernel, release="6.1.0-other")
     with pytest.raises(BuildError, match=rf"shape\.ko is for the kernel '{RELEASE}', not '6\.1\.0-other'"):
-        modules.obtain(recipe(), other, workshop)
+        modules.obtain(recipe(), other, build_context)
 
 
 @pytest.mark.usefixtures("probes")
-def test_a_module_without_a_build_id(kernel: KernelBuild, workshop: Workshop) -> None:
+def test_a_module_without_a_build_id(kernel: KernelBuild, build_context: BuildContext) -> None:
     (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("--build-id=sha1", ""))
     with pytest.raises(BuildError, match=r"shape\.ko has no build-id"):
-        modules.obtain(recipe(), kernel, workshop)
+        modules.obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
-def test_a_module_without_line_tables(kernel: KernelBuild, workshop: Workshop) -> None:
+def test_a_module_without_line_tables(kernel: KernelBuild, build_context: BuildContext) -> None:
     (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("$(KCFLAGS)", "-Werror"))
     with pytest.raises(BuildError, match=r"shape\.ko has no DWARF line table"):
-        modules.obtain(recipe(), kernel, workshop)
+        modules.obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
-def test_a_module_of_another_machine(kernel: KernelBuild, workshop: Workshop, tmp_path: Path) -> None:
-    module = modules.obtain(recipe(), kernel, workshop)["shape"]
+def test_a_module_of_another_machine(kernel: KernelBuild, build_context: BuildContext, tmp_path: Path) -> None:
+    module = modules.obtain(recipe(), kernel, build_context)["shape"]
     foreign = tmp_path / "foreign.ko"
     image = bytearray(module.read_bytes())
     e_machine, parisc = 18, 15  # include/uapi/linux/elf.h, elf-em.h
@@ -195,9 +203,13 @@ def test_a_module_of_another_machine(kernel: KernelBuild, workshop: Workshop, tm
 
 
 def test_the_key_follows_all_that_goes_in(probes: Path) -> None:
-    keys = [modules.parts(recipe(), "one"), modules.parts(recipe(), "two"), modules.parts(recipe("-O1"), "one")]
+    keys = [
+        modules.key_parts(recipe(), "one"),
+        modules.key_parts(recipe(), "two"),
+        modules.key_parts(recipe("-O1"), "one"),
+    ]
     (probes / "shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
-    keys.append(modules.parts(recipe(), "one"))
+    keys.append(modules.key_parts(recipe(), "one"))
     (probes / "shape.o").write_text("what a build by hand leaves")
-    assert modules.parts(recipe(), "one") == keys[-1]
+    assert modules.key_parts(recipe(), "one") == keys[-1]
     assert len({tuple(key) for key in keys}) == 4

@@ -10,12 +10,12 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.landing import own_bytes, witness
+from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.own_bytes import OwnBytes
-from harness.landing.patch_sites import LINKED, patch_sites
-from harness.landing.probing import settled
+from harness.landing.probe_run import settled
 from harness.landing.witness import Window
 
-X86 = ARCHITECTURES["x86_64"].probing
+X86 = ARCHITECTURES["x86_64"].kprobes
 START = 0x1000
 CODE = bytes.fromhex("0f1f440000 55 4889e5 5d c3 90909090 cc")
 

@@ -18,14 +18,14 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import Bus
 from harness.images import debian_kernel, drivers, elf_writer, kallsyms, mirrors, vmlinux
-from harness.images.apt_state import native
+from harness.images.build_context import BuildContext
 from harness.images.debian_kernel import settle_headers
-from harness.images.elf_writer import Place
+from harness.images.elf_writer import FlatSection
 from harness.images.kallsyms import Recovered
 from harness.images.packages import Packages
+from harness.images.private_apt import native
 from harness.images.recipe import Kernel, Recipe
 from harness.images.store import Store
-from harness.images.workshop import Workshop
 
 BASE = 0xFFFF_8000_0800_0000
 KERNEL = vmlinux.ELF + bytes(range(256)) * 40
@@ -97,10 +97,10 @@ def flat(tmp_path: Path) -> Path:
     """A flat image of 0x3000 bytes, its middle third text, with symbols of every kind."""
     image = bytes(0x1000) + bytes(range(256)) * 16 + bytes(0x1000)
     places = [
-        Place(".head.text", BASE, BASE + 0x1000, executable=False),
-        Place(".text", BASE + 0x1000, BASE + 0x2000, executable=True),
-        Place(".data", BASE + 0x2000, BASE + 0x3000, executable=False),
-        Place(".bss", BASE + 0x3000, BASE + 0x5000, executable=False, in_file=False),
+        FlatSection(".head.text", BASE, BASE + 0x1000, executable=False),
+        FlatSection(".text", BASE + 0x1000, BASE + 0x2000, executable=True),
+        FlatSection(".data", BASE + 0x2000, BASE + 0x3000, executable=False),
+        FlatSection(".bss", BASE + 0x3000, BASE + 0x5000, executable=False, in_file=False),
     ]
     symbols = [
         Recovered(0, "A", "absolute"),
@@ -272,9 +272,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     return found
 
 
-def workshop(tmp_path: Path) -> Workshop:
+def build_context(tmp_path: Path) -> BuildContext:
     bus = Bus()
-    return Workshop(Store(tmp_path / "store", bus), Packages(tmp_path / "apt", bus, suites=["bookworm"]), bus)
+    return BuildContext(Store(tmp_path / "store", bus), Packages(tmp_path / "apt", bus, suites=["bookworm"]), bus)
 
 
 def recipe(package: str, arch: str = "arm64") -> Recipe:
@@ -283,7 +283,7 @@ def recipe(package: str, arch: str = "arm64") -> Recipe:
 
 
 def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: Repository) -> None:
-    parts = debian_kernel.parts(recipe("linux-image-arm64"), workshop(tmp_path / "one"))
+    parts = debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "one"))
     named = [part.split()[0] for part in parts if part.startswith("linux-")]
     assert named == [
         "linux-image-6.1.0-1-arm64",
@@ -291,10 +291,10 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
         "linux-headers-6.1.0-1-common",
         "linux-kbuild-6.1",
     ]
-    assert debian_kernel.parts(recipe("linux-image-6.1.0-1-arm64"), workshop(tmp_path / "two")) == parts
+    assert debian_kernel.key_parts(recipe("linux-image-6.1.0-1-arm64"), build_context(tmp_path / "two")) == parts
     repository.add("linux-image-6.1.0-1-arm64", {"boot/a": "another"}, version="1.0-2", architecture="arm64")
     repository.publish()
-    assert debian_kernel.parts(recipe("linux-image-arm64"), workshop(tmp_path / "three")) != parts
+    assert debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "three")) != parts
 
 
 @pytest.mark.usefixtures("repository")
@@ -308,5 +308,5 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
 )
 def test_a_package_that_is_no_kernel_is_one_line(tmp_path: Path, package: str, arch: str, told: str) -> None:
     with pytest.raises(RecipeError, match=told) as caught:
-        debian_kernel.parts(recipe(package, arch), workshop(tmp_path))
+        debian_kernel.key_parts(recipe(package, arch), build_context(tmp_path))
     assert "\n" not in str(caught.value)

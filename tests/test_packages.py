@@ -15,9 +15,9 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError, RecipeError
 from harness.core.events import Bus, Event
 from harness.images import deb, mirrors
-from harness.images.apt_state import complaint, first_paragraph
 from harness.images.mirrors import HostSource, default_suites, host_sources, place, repositories
 from harness.images.packages import Packages
+from harness.images.private_apt import complaint, first_paragraph
 
 DEBIAN = "http://mirror.invalid/debian"
 SECURITY = "http://mirror.invalid/debian-security"

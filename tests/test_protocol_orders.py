@@ -12,12 +12,12 @@ from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
 from harness.landing.landing import Missed
-from harness.pinning.enumerate import covering, enumerated, situations
-from harness.pinning.machine import explore
-from harness.pinning.model import PINS, SHARES, TOKEN, NotNowError, Rule, UndefinedError, World, beginning
-from harness.pinning.play import Play, play
-from harness.pinning.scheduling import FEW, FEW_STEPS
-from harness.pinning.steps import LIFE, LOADS, Schedule, Step, Verb, line, parse
+from harness.pinning.protocol.enumerate import covering, enumerated, situations
+from harness.pinning.protocol.hypothesis_machine import explore
+from harness.pinning.protocol.model import PINS, SHARES, TOKEN, NotNowError, Rule, UndefinedError, World, beginning
+from harness.pinning.protocol.play import Play, play
+from harness.pinning.protocol.schedule_fixture import FEW, FEW_STEPS
+from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb, line, parse
 
 EACH = pytest.mark.parametrize("rule", [TOKEN, PINS, SHARES])
 
@@ -29,7 +29,7 @@ class ModelStage:
         self._world = beginning(rule)
         self._moves = moves
 
-    def take(self, step: Step, _now: World) -> str:
+    def take(self, step: ScheduleStep, _now: World) -> str:
         place = f"place {self._world.lives}" if self._moves and step.verb in LOADS else None
         self._world, outcome = self._world.after(step, place)
         return outcome
@@ -39,7 +39,7 @@ class ModelStage:
         return self._world.target.place
 
     def state(self) -> str:
-        return self._world.state
+        return self._world.expected_kernel_state
 
 
 def outcomes(rule: Rule, text: str) -> list[str]:
@@ -51,8 +51,8 @@ def outcomes(rule: Rule, text: str) -> list[str]:
     return found
 
 
-@given(draw.lists(draw.builds(Step, draw.sampled_from(Verb), draw.sampled_from((1, 2)))))
-def test_a_schedule_replays_from_its_line(steps: list[Step]) -> None:
+@given(draw.lists(draw.builds(ScheduleStep, draw.sampled_from(Verb), draw.sampled_from((1, 2)))))
+def test_a_schedule_replays_from_its_line(steps: list[ScheduleStep]) -> None:
     assert parse(line(steps)) == tuple(steps)
 
 
@@ -129,7 +129,7 @@ def test_a_step_before_its_time_is_refused(text: str) -> None:
 
 @EACH
 def test_enumeration_without_interventions_is_the_loaders_life(rule: Rule) -> None:
-    assert enumerated(rule, 0).schedules == (tuple(map(Step, LIFE)),)
+    assert enumerated(rule, 0).schedules == (tuple(map(ScheduleStep, LIFE)),)
 
 
 def inserted(rule: Rule, most: int) -> set[str]:
@@ -142,9 +142,9 @@ def inserted(rule: Rule, most: int) -> set[str]:
             found.add(line(done))
             continue
         for each in (verb, *((Verb.REMOVE, Verb.RELOAD) if left else ())):
-            after, outcome = world.after(Step(each))
+            after, outcome = world.after(ScheduleStep(each))
             if each is verb or outcome not in ("ENOENT", "EEXIST"):
-                ahead.append(((*done, Step(each)), after, left - (each is not verb)))
+                ahead.append(((*done, ScheduleStep(each)), after, left - (each is not verb)))
     return found
 
 
@@ -154,7 +154,7 @@ def test_enumeration_is_complete_and_without_repetition(rule: Rule, most: int) -
     schedules = enumerated(rule, most).schedules
     assert len(set(schedules)) == len(schedules)
     others = {Verb.REMOVE, Verb.RELOAD}
-    plain = [each for each in schedules if all(step.verb in others or step in map(Step, LIFE) for step in each)]
+    plain = [each for each in schedules if all(step.verb in others or step in map(ScheduleStep, LIFE) for step in each)]
     assert set(map(line, plain)) == inserted(rule, most)
 
 
@@ -162,8 +162,8 @@ def test_enumeration_is_complete_and_without_repetition(rule: Rule, most: int) -
 def test_what_is_left_out_frees_a_module_under_a_reference(rule: Rule) -> None:
     left_out = enumerated(rule, 2).undefined
     assert left_out
-    assert {each[-1] for each in left_out} == {Step(Verb.FORCE)}
-    assert all(Step(Verb.VALIDATE) in each for each in left_out)
+    assert {each[-1] for each in left_out} == {ScheduleStep(Verb.FORCE)}
+    assert all(ScheduleStep(Verb.VALIDATE) in each for each in left_out)
 
 
 @EACH
@@ -242,7 +242,7 @@ def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
     lost = GuestLost("the connection broke")
 
     class Mortal(ModelStage):
-        def take(self, step: Step, now: World) -> str:
+        def take(self, step: ScheduleStep, now: World) -> str:
             if now.lives > 1:
                 raise lost
             return super().take(step, now)

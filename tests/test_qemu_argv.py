@@ -11,16 +11,16 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu import Wiring, argv, kernel_arguments
-from harness.images.recipe import Kernel, Machine, Recipe
+from harness.images.recipe import Kernel, MachineOptions, Recipe
 
 TCG = Accelerator("tcg", "a test")
 KVM = Accelerator("kvm", "a test")
 WIRING = Wiring(console=7, monitor=9, console_log=Path("/run/1/console/a.log"), kernel=Path("/k"), initrd=Path("/i"))
 
 
-def recipe(architecture: str, machine: Machine | None = None) -> Recipe:
+def recipe(architecture: str, machine: MachineOptions | None = None) -> Recipe:
     kernel = Kernel(source="debian-binary", package="linux-image")
-    return Recipe(name="a-vm", arch=architecture, describe="", kernel=kernel, machine=machine or Machine())
+    return Recipe(name="a-vm", arch=architecture, describe="", kernel=kernel, machine=machine or MachineOptions())
 
 
 def value(words: list[str], option: str) -> str:
@@ -79,7 +79,7 @@ def test_every_device_has_its_backend(words: list[str]) -> None:
 
 
 def test_x86_64_in_full() -> None:
-    machine = Machine(memory_mib=768, cpus=2, append="nokaslr quiet")
+    machine = MachineOptions(memory_mib=768, cpus=2, append="nokaslr quiet")
     x86 = ARCHITECTURES["x86_64"].machine
     words = argv(recipe("x86_64", machine), TCG, WIRING)
     assert words[0] == x86.qemu
@@ -105,5 +105,5 @@ def test_a_comma_in_a_path_stays_in_the_path() -> None:
 
 
 def test_the_recipe_has_the_last_word() -> None:
-    arguments = kernel_arguments(recipe("parisc", Machine(append="loglevel=7"))).split()
+    arguments = kernel_arguments(recipe("parisc", MachineOptions(append="loglevel=7"))).split()
     assert arguments.index("loglevel=5") < arguments.index("loglevel=7")

@@ -12,16 +12,16 @@ import pytest
 from harness.core.architecture import ARCHITECTURES, Decoder
 from harness.core.elf_tables import Section, Symbol
 from harness.landing.by_hand import ByHand
-from harness.landing.carried import measure
-from harness.landing.instructions import padding_at, starts, stub_at
-from harness.landing.names import missed_by_symbol
-from harness.landing.places import Place, Places
+from harness.landing.checks.classify_address import AddressKind, Places
+from harness.landing.checks.symbol_table_size import measure
+from harness.landing.code.instructions import padding_at, starts, stub_at
+from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.site import Site
-from harness.report.figures import Figures
 from harness.report.html import write_html
+from harness.report.measurements import Figures
+from harness.report.relocation_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
-from harness.report.trials import TrialRow, Trials
 
 SLIDE = 0x200000
 LDIL, BE = 0x20204000, 0xE0202002  # ldil L'...,%r1; be,n R'...(%sr4,%r1)
@@ -121,18 +121,18 @@ def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> N
 @pytest.mark.parametrize(
     ("offset", "place"),
     [
-        (0x0, Place.INSTRUCTION),
-        (0xB, Place.INSTRUCTION),
-        (0xC, Place.MID_INSTRUCTION),
-        (0x10, Place.PADDING),
-        (0x16, Place.PADDING),  # inside a nop of six bytes: still padding
-        (0x1A, Place.UNNAMED),
-        (0x20, Place.INSTRUCTION),
-        (0x50, Place.OUTSIDE),
-        (-1, Place.OUTSIDE),
+        (0x0, AddressKind.INSTRUCTION),
+        (0xB, AddressKind.INSTRUCTION),
+        (0xC, AddressKind.MID_INSTRUCTION),
+        (0x10, AddressKind.PADDING),
+        (0x16, AddressKind.PADDING),  # inside a nop of six bytes: still padding
+        (0x1A, AddressKind.UNNAMED),
+        (0x20, AddressKind.INSTRUCTION),
+        (0x50, AddressKind.OUTSIDE),
+        (-1, AddressKind.OUTSIDE),
     ],
 )
-def test_places_of_a_kernel(offset: int, place: Place) -> None:
+def test_places_of_a_kernel(offset: int, place: AddressKind) -> None:
     # Between the first two functions: int3 four times, a long nop, then code of no symbol.
     gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
     assert Places(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
@@ -145,7 +145,7 @@ def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
         {".text": (0x1000, 0x400, body)},
     )
     places = Places(layout(elf, slide=0))
-    assert places.at(0x1007) is Place.MID_INSTRUCTION
+    assert places.at(0x1007) is AddressKind.MID_INSTRUCTION
     assert [places.never_starts(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [False, True, False, False, False]
 
 
@@ -153,8 +153,8 @@ def test_stubs_of_a_parisc_kernel() -> None:
     gap = struct.pack(">6I", LDIL, BE, LDIL, BE, 0, 0)
     places = Places(layout(kernel("ab", gap), arch="parisc"))
     seen = [places.at(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
-    assert seen == [Place.STUB] * 4 + [Place.PADDING] * 2
-    assert places.at(0x1000 + SLIDE + 2) is Place.MID_INSTRUCTION
+    assert seen == [AddressKind.STUB] * 4 + [AddressKind.PADDING] * 2
+    assert places.at(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
 
 
 def test_veneers_of_an_arm64_module() -> None:

@@ -17,11 +17,11 @@ import pytest
 from harness import cli, cli_guests
 from harness.core import paths
 from harness.core.files import sha256
-from harness.matrix import replay
+from harness.matrix.commands import replay
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 FILE = "cases/test_sites.py"
 ITEM = "test_site[parisc-mutant:one-off]"
@@ -85,7 +85,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
 
 
 def repro(monkeypatch: pytest.MonkeyPatch, runs: Runs, *words: str) -> int:
-    monkeypatch.setattr(replay.session, "run", runs)
+    monkeypatch.setattr(replay.pytest_run, "run", runs)
     return cli.main(["repro", *words])
 
 

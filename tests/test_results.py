@@ -17,13 +17,13 @@ from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.report import board as board_module
 from harness.report.board import Board
-from harness.report.figures import Figures, meets
 from harness.report.html import write_html
+from harness.report.measurements import Figures, meets
 from harness.report.pivot import Pivot, tally
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 FIELDS = [
     *("case", "vm", "verdict", "reason", "seconds", "kernel_release", "arch", "accelerator", "traits", "image_key"),

@@ -10,9 +10,9 @@ import pytest
 
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
-from harness.landing.instruction import Kind
-from harness.landing.instructions import decoded
-from harness.landing.runs import even_runs
+from harness.landing.code.basic_blocks import even_runs
+from harness.landing.code.instruction import InstructionKind
+from harness.landing.code.instructions import decoded
 
 X86 = """
     test %edi, %edi
@@ -44,7 +44,7 @@ PARISC = """
     bv %r0(%rp)
     nop
 """
-N, C, K, R = Kind.OTHER, Kind.CONDITIONAL, Kind.CALL, Kind.RETURN
+N, C, K, R = InstructionKind.OTHER, InstructionKind.CONDITIONAL, InstructionKind.CALL, InstructionKind.RETURN
 
 
 def _function(directory: Path, architecture: str, body: str) -> tuple[Elf, str]:
@@ -57,14 +57,14 @@ def _function(directory: Path, architecture: str, body: str) -> tuple[Elf, str]:
     return Elf.read(made), architecture
 
 
-def _kinds(elf: Elf, architecture: str) -> list[Kind]:
-    code = decoded(elf, elf.function("it"), ARCHITECTURES[architecture].probing.decoder)
+def _kinds(elf: Elf, architecture: str) -> list[InstructionKind]:
+    code = decoded(elf, elf.function("it"), ARCHITECTURES[architecture].kprobes.decoder)
     return [each.kind for each in code]
 
 
 def _runs(elf: Elf, architecture: str) -> list[list[int]]:
     """The groups, by the instructions' numbers instead of their offsets."""
-    where = (elf, elf.function("it"), ARCHITECTURES[architecture].probing.decoder)
+    where = (elf, elf.function("it"), ARCHITECTURES[architecture].kprobes.decoder)
     number = {each.offset: place for place, each in enumerate(decoded(*where))}
     return [[number[offset] for offset in group] for group in even_runs(*where)]
 
@@ -74,10 +74,10 @@ def _runs(elf: Elf, architecture: str) -> list[list[int]]:
     [
         ("x86_64", X86, [N, C, N, N, N, K, R]),
         ("arm64", ARM64, [N, C, N, K, R]),
-        ("parisc", PARISC, [N, C, N, Kind.SKIP, N, N, K, N, Kind.LONE_RETURN, N, R, N]),
+        ("parisc", PARISC, [N, C, N, InstructionKind.SKIP, N, N, K, N, InstructionKind.LONE_RETURN, N, R, N]),
     ],
 )
-def test_kinds(tmp_path: Path, architecture: str, body: str, kinds: list[Kind]) -> None:
+def test_kinds(tmp_path: Path, architecture: str, body: str, kinds: list[InstructionKind]) -> None:
     assert _kinds(*_function(tmp_path, architecture, body)) == kinds
 
 
@@ -96,7 +96,12 @@ def test_runs_together(tmp_path: Path, architecture: str, body: str, runs: list[
 
 def test_through_memory(tmp_path: Path) -> None:
     body = "call *8(%rbx)\njmp *(%rax)\ncall *%rax\nmov (%rax), %eax"
-    assert _kinds(*_function(tmp_path, "x86_64", body)) == [Kind.THROUGH_MEMORY, Kind.THROUGH_MEMORY, K, N]
+    assert _kinds(*_function(tmp_path, "x86_64", body)) == [
+        InstructionKind.THROUGH_MEMORY,
+        InstructionKind.THROUGH_MEMORY,
+        K,
+        N,
+    ]
 
 
 def test_after_a_computed_jump_every_instruction_stands_alone(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.matrix.selection import CellId
-from harness.matrix.shards import divided
+from harness.matrix.cells.selection import CellId
+from harness.matrix.row_order import divided
 from harness.report.durations import name_of
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
-from harness.core.events import Bus, Step
+from harness.core.events import Bus, ProgressStep
 from harness.images import sources
 from harness.images.packages import Packages
 from harness.images.recipe import Recipe
@@ -57,8 +57,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def step() -> Step:
-    return Step(Bus(), "vm", "source")
+def step() -> ProgressStep:
+    return ProgressStep(Bus(), "vm", "source")
 
 
 def patch(directory: Path, text: str = PATCH, name: str = "some") -> Path:
@@ -67,11 +67,11 @@ def patch(directory: Path, text: str = PATCH, name: str = "some") -> Path:
     return path
 
 
-def unpack(source: sources.Source, packages: TarballPackages, step: Step) -> Path:
+def unpack(source: sources.Source, packages: TarballPackages, step: ProgressStep) -> Path:
     return sources.unpack(source, cast(Packages, packages), step)
 
 
-def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step: Step) -> None:
+def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step: ProgressStep) -> None:
     packages = TarballPackages()
     patched = unpack(sources.named("linux", "6.1-1", "ab12", [patch(tmp_path)]), packages, step)
     plain = unpack(sources.named("linux", "6.1-1", "ab12", []), packages, step)
@@ -106,7 +106,7 @@ def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
     ],
 )
 def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
-    tmp_path: Path, step: Step, text: str, complaint: str
+    tmp_path: Path, step: ProgressStep, text: str, complaint: str
 ) -> None:
     source = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, text, "bad")])
     with pytest.raises(RecipeError) as caught:
@@ -116,7 +116,7 @@ def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
     assert not [path for path in source.tree.parent.iterdir() if path.is_dir() and path.name != "linux-6.1-1"]
 
 
-def test_what_a_killed_run_left_is_not_taken_for_whole(step: Step) -> None:
+def test_what_a_killed_run_left_is_not_taken_for_whole(step: ProgressStep) -> None:
     source = sources.named("linux", "6.1-1", "ab12", [])
     partial = source.tree.with_name(f".{source.tree.name}.partial")
     (partial / "kernel").mkdir(parents=True)
@@ -125,12 +125,12 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(step: Step) -> None:
     assert not partial.exists()
 
 
-def test_a_package_that_is_no_kernel_source(step: Step) -> None:
+def test_a_package_that_is_no_kernel_source(step: ProgressStep) -> None:
     with pytest.raises(HostError, match="linux holds 2 source tarballs, not one"):
         unpack(sources.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
 
 
-def test_a_broken_tarball_says_what_tar_says(step: Step) -> None:
+def test_a_broken_tarball_says_what_tar_says(step: ProgressStep) -> None:
     class Broken(TarballPackages):
         def unpack(self, deb: Path, into: Path) -> None:
             (into / "usr/src").mkdir(parents=True)
@@ -147,7 +147,7 @@ def own_tree(directory: Path, **kernel: object) -> Recipe:
     return Recipe.model_validate({"name": "vm", "arch": "x86_64", "describe": "a test", "kernel": values})
 
 
-def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_path: Path, step: Step) -> None:
+def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_path: Path, step: ProgressStep) -> None:
     (tmp_path / "linux").mkdir()
     (tmp_path / "linux/Kbuild").write_text("")
     packages = cast(Packages, TarballPackages())

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import BuildError, HostError
-from harness.core.events import Bus, Event, Step
+from harness.core.events import Bus, Event, ProgressStep
 from harness.images.store import Store
 
 # A Python that starts, on a host that compiles.
@@ -40,7 +40,7 @@ class Builder:
     def __init__(self) -> None:
         self.builds = 0
 
-    def __call__(self, directory: Path, _step: Step) -> Mapping[str, Any]:
+    def __call__(self, directory: Path, _step: ProgressStep) -> Mapping[str, Any]:
         self.builds += 1
         (directory / "vmlinux").write_bytes(b"\x7fELF" * 1000)
         (directory / "latest").symlink_to("vmlinux")
@@ -125,7 +125,7 @@ def test_damage_is_seen_said_and_mended(
 
 
 def test_a_failed_build_leaves_nothing(store: Store) -> None:
-    def fail(directory: Path, _step: Step) -> Mapping[str, Any]:
+    def fail(directory: Path, _step: ProgressStep) -> Mapping[str, Any]:
         (directory / "half").write_text("half")
         raise BuildError("make failed")
 
@@ -136,7 +136,7 @@ def test_a_failed_build_leaves_nothing(store: Store) -> None:
 
 
 def test_full_disk_is_one_line(store: Store) -> None:
-    def fill(_directory: Path, _step: Step) -> Mapping[str, Any]:
+    def fill(_directory: Path, _step: ProgressStep) -> Mapping[str, Any]:
         with Path("/dev/full").open("wb", buffering=0) as full:
             full.write(b"x")
         return {}
@@ -151,7 +151,7 @@ def test_compiler_without_room_is_a_full_disk(store: Store, tmp_path: Path) -> N
     log = tmp_path / "build.log"
     log.write_text("cc1: error\nfatal error: error writing to a.s: No space left on device\n")
 
-    def fail(_directory: Path, _step: Step) -> Mapping[str, Any]:
+    def fail(_directory: Path, _step: ProgressStep) -> Mapping[str, Any]:
         raise BuildError("make failed", log=log)
 
     with pytest.raises(HostError, match="the disk is full"):

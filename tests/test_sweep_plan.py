@@ -15,16 +15,16 @@ from harness.core.architecture import Decoder
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus, Event
 from harness.guest.guest import Guest
-from harness.landing import sweep_guests, sweep_plan, sweep_refusals
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
-from harness.landing.probe import ListedProbe
+from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.sweep import Death, Refusal, Swept
-from harness.landing.sweep_guests import FreshGuests
-from harness.landing.sweep_module import Listing
-from harness.landing.sweep_plan import Depth
-from harness.landing.sweep_refusals import Refusals
+from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
+from harness.landing.sweep.batches import Death, Refusal, Swept
+from harness.landing.sweep.sweep_guests import FreshGuests
+from harness.landing.sweep.sweep_module import Listing
+from harness.landing.sweep.sweep_plan import Depth
+from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.witness import Statement
 
 SITES = [Site(f"f{number}") for number in range(40)]
@@ -176,9 +176,9 @@ class FakeKernel:
 
 def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusals:
     monkeypatch.setattr(sweep_refusals, "blacklist", lambda _: [(0x100500, 0x100600)])
-    probing = SimpleNamespace(decoder=Decoder.X86_64)
+    kprobes = SimpleNamespace(decoder=Decoder.X86_64)
     guest = SimpleNamespace(
-        image=SimpleNamespace(config={}, recipe=SimpleNamespace(architecture=SimpleNamespace(probing=probing))),
+        image=SimpleNamespace(config={}, recipe=SimpleNamespace(architecture=SimpleNamespace(kprobes=kprobes))),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     return Refusals(cast(Layout, SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000)))

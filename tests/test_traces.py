@@ -13,7 +13,7 @@ from harness.core.elf import Elf
 from harness.verdict.complaints import read
 from harness.verdict.traces import Frame, frames, source_of
 
-CRIMES = Path(__file__).with_name("crimes")
+LOGS = Path(__file__).with_name("console_logs")
 NATIVE = next(name for name, architecture in ARCHITECTURES.items() if architecture.native)
 SOURCE = """\
 void asked(void);
@@ -34,7 +34,7 @@ INNERMOST = {
 
 @pytest.mark.parametrize("log", INNERMOST)
 def test_frames_of_real_traces(log: str) -> None:
-    (complaint, *_) = read((CRIMES / f"{log}.console").read_bytes())
+    (complaint, *_) = read((LOGS / f"{log}.console").read_bytes())
     assert [str(frame) for frame in frames(complaint.lines, {})][:2] == INNERMOST[log]
 
 

@@ -13,16 +13,16 @@ from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import BootError, UsageError
 from harness.guest.guest import Guest
-from harness.images import foreign
+from harness.images import external_module
 from harness.images.image import Image
 from harness.images.recipe import Recipe
-from harness.landing import meant
-from harness.landing.kernel_text import KernelText
+from harness.landing.code import static_kprobes
+from harness.landing.code.system_map import SystemMap
 from harness.landing.landing import Landing
 from harness.landing.site import Site
-from harness.landing.system_map import SystemMap
+from harness.landing.verify.kernel_text import KernelTextSnapshot
 from harness.landing.witness import Statement
-from harness.matrix import verification
+from harness.matrix.commands import verify_command
 
 X86 = ARCHITECTURES["x86_64"]
 RELEASE = "6.1.0-test"
@@ -76,7 +76,7 @@ def mapped(image: Image, shift: int = 0) -> str:
 
 def refused(file: Path, *, by: str = "x86_64") -> str:
     with pytest.raises(UsageError) as caught:
-        foreign.read(file, ARCHITECTURES[by])
+        external_module.read(file, ARCHITECTURES[by])
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
@@ -84,12 +84,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert foreign.name(foreign.read(module, X86)) == "my_probe"
+    assert external_module.name(external_module.read(module, X86)) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert foreign.name(foreign.read(module, X86)) == "my_probe"
+    assert external_module.name(external_module.read(module, X86)) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -144,19 +144,19 @@ def test_a_stripped_module(module: Path) -> None:
 
 def test_debug_information_is_not_needed(module: Path) -> None:
     subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-debug", module], check=True)
-    foreign.read(module, X86)
+    external_module.read(module, X86)
 
 
 def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
-    elf = foreign.read(compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old")), X86)
+    elf = external_module.read(compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old")), X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, vm runs {RELEASE}"):
-        foreign.demand_kernel(elf, image)
+        external_module.demand_kernel(elf, image)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
-    elf = foreign.read(compiled(tmp_path, MODULE.replace("vermagic", "author")), X86)
+    elf = external_module.read(compiled(tmp_path, MODULE.replace("vermagic", "author")), X86)
     with pytest.raises(UsageError, match="built for the kernel of no name"):
-        foreign.demand_kernel(elf, image)
+        external_module.demand_kernel(elf, image)
 
 
 def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -> None:
@@ -204,16 +204,16 @@ def test_what_is_no_map(tmp_path: Path, content: bytes, told: str) -> None:
 
 
 def test_a_file_tells_the_sites_it_means(module: Path) -> None:
-    assert meant.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
+    assert static_kprobes.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
 
 
 def test_kernel_text_tells_where_it_differs() -> None:
     before, after = bytes(9000), bytearray(9000)
     after[1], after[8191], after[8999] = 1, 2, 3
-    differing = KernelText(0x1000, before).differing(KernelText(0x1000, bytes(after)))
+    differing = KernelTextSnapshot(0x1000, before).differing(KernelTextSnapshot(0x1000, bytes(after)))
     assert list(differing) == [0x1001, 0x1000 + 8191, 0x1000 + 8999]
-    assert KernelText(0x1000, before).holds(0x1000 + 8999)
-    assert not KernelText(0x1000, before).holds(0x1000 + 9000)
+    assert KernelTextSnapshot(0x1000, before).holds(0x1000 + 8999)
+    assert not KernelTextSnapshot(0x1000, before).holds(0x1000 + 9000)
 
 
 def landing(name: str, *statements: Statement) -> Landing:
@@ -223,7 +223,7 @@ def landing(name: str, *statements: Statement) -> Landing:
 def test_the_table_has_a_line_for_each_kprobe() -> None:
     seen = [Statement(witness, 0x1004, "55 became cc") for witness in ("listed", "elf", "outside")]
     lost = Statement("listed", None, "no kprobe is listed there", contradicts=True)
-    header, landed, missed = verification.table([landing("good", *seen), landing("bad", lost)]).splitlines()
+    header, landed, missed = verify_command.table([landing("good", *seen), landing("bad", lost)]).splitlines()
     assert header.split() == ["kprobe", "address", "means", "memory", "verdict"]
     assert landed.split() == ["good+0x4", "0x1004", "good+0x4", "55", "became", "cc", "landed"]
     assert missed.split() == ["bad+0x4", "-", "-", "-", "missed"]
@@ -245,8 +245,8 @@ def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Boo
     """`verify` with this image for every VM, and no guest."""
     found = Booted()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(verification, "prepare", lambda *_, **__: image)
-    monkeypatch.setattr(verification, "boot", found.boot)
+    monkeypatch.setattr(verify_command, "prepare", lambda *_, **__: image)
+    monkeypatch.setattr(verify_command, "boot", found.boot)
     return found
 
 

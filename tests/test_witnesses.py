@@ -7,12 +7,12 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.landing import witness
 from harness.landing.landing import Landing, Missed, prove
-from harness.landing.probe import ListedProbe, SiteReport, parse_list, parse_report
+from harness.landing.probe_module import ListedProbe, SiteReport, parse_list, parse_report
 from harness.landing.site import Site
 from harness.landing.witness import Statement, Window
 
-X86 = ARCHITECTURES["x86_64"].probing
-PARISC = ARCHITECTURES["parisc"].probing
+X86 = ARCHITECTURES["x86_64"].kprobes
+PARISC = ARCHITECTURES["parisc"].kprobes
 CODE = bytes.fromhex("0f1f440000554889e55dc3909090")
 
 

@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 
-from harness.bench import host, plan, table, written
-from harness.bench.figure import Outcome, outcome
-from harness.bench.ground import Ground
+from harness.bench import host, plan, saved_results, table
+from harness.bench.context import Ground
+from harness.bench.figure import FigureResult, outcome
+from harness.bench.interleave import race
 from harness.bench.plan import Group
-from harness.bench.race import race
 from harness.core import paths
 from harness.core.events import Bus
+from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe
-from harness.images.workshop import Workshop
-from harness.matrix.fleet import Fleet
+from harness.matrix.guests.fleet import Fleet
 from harness.report.board import Board
-from harness.report.figures import Figures
+from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
 # A log has no edge: nothing is folded.
@@ -36,10 +36,10 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     groups = plan.chosen(recipes, names)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
-    workshop = Workshop.in_cache(bus)
+    build_context = BuildContext.in_cache(bus)
     directory = RunDirectory.create(paths.results())
-    fleet = Fleet(recipes, workshop=workshop, bus=bus, directory=directory.path, forced_accelerator=None)
-    ground = Ground(recipes, runs, directory, workshop, bus, fleet)
+    fleet = Fleet(recipes, build_context=build_context, bus=bus, directory=directory.path, forced_accelerator=None)
+    ground = Ground(recipes, runs, directory, build_context, bus, fleet)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bench") as aside:
         try:
             measured = aside.submit(measure, ground, groups)
@@ -52,22 +52,22 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     return 0
 
 
-def measure(ground: Ground, groups: Sequence[Group]) -> list[Outcome]:
+def measure(ground: Ground, groups: Sequence[Group]) -> list[FigureResult]:
     """Measure group after group; what is known is on the disk after each."""
     figures = Figures(ground.directory)
     before = host.facts(ground.recipes)
-    found: list[Outcome] = []
+    found: list[FigureResult] = []
     for group in groups:
         new = _measured(ground, group)
         for each in new:
-            written.keep(figures, each)
+            saved_results.keep(figures, each)
         found += new
         about = {**before, "runs": ground.runs, "load_after": host.load()}
-        written.write(ground.directory, about, found, ground.profiles)
+        saved_results.write(ground.directory, about, found, ground.profiles)
     return found
 
 
-def _measured(ground: Ground, group: Group) -> list[Outcome]:
+def _measured(ground: Ground, group: Group) -> list[FigureResult]:
     wanted = list(dict.fromkeys(side for pair in group.pairs for side in pair.sides))
     with ground.bus.step(group.vm or "all", group.pairs[0].name) as step:
         step.say("preparing")
@@ -78,11 +78,11 @@ def _measured(ground: Ground, group: Group) -> list[Outcome]:
     return found
 
 
-def _told(each: Outcome) -> str:
+def _told(each: FigureResult) -> str:
     return each.absent if each.value is None else f"{each.value:.3g}"
 
 
-def _show(outcomes: Sequence[Outcome], ground: Ground) -> None:
+def _show(outcomes: Sequence[FigureResult], ground: Ground) -> None:
     terminal = sys.stdout.isatty()
     width = max(_NARROWEST, shutil.get_terminal_size().columns) if terminal else _UNBOUNDED
     console = Console(width=width, highlight=False)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.bench import floor, virtme
+from harness.bench.context import LAUNCHER, Ground
 from harness.bench.figure import Absent, Pair
-from harness.bench.ground import LAUNCHER, Ground
-from harness.bench.race import Measure
+from harness.bench.interleave import Measure
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
@@ -40,9 +40,9 @@ def open_sides(ground: Ground, wanted: Sequence[str]) -> Iterator[Mapping[str, M
             _ANEW: lambda: _shell(ground, ["--anew"]),
         }
         if _FLOOR in wanted:
-            sides[_FLOOR] = floor.below(image, ground.workshop, Path(scratch))
+            sides[_FLOOR] = floor.below(image, ground.build_context, Path(scratch))
         if _VNG in wanted:
-            sides[_VNG] = virtme.beside(image, ground.workshop, Path(scratch), ground.logs / "vng.log")
+            sides[_VNG] = virtme.beside(image, ground.build_context, Path(scratch), ground.logs / "vng.log")
         yield {name: measure for name, measure in sides.items() if name in wanted}
 
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from harness.bench.context import Ground
 from harness.bench.figure import Pair
-from harness.bench.ground import Ground
-from harness.bench.race import Measure
+from harness.bench.interleave import Measure
 from harness.core import paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.guest.result import Result
-from harness.matrix import session
+from harness.matrix.commands import pytest_run
 
 VM = "x86_64-debian"
 _CASE, _QUESTION, _CHANNEL = "one more case", "round trip", "round trip, a channel each"
@@ -74,7 +74,7 @@ def _run(ground: Ground, scratch: Path, count: int) -> float:
     cases = scratch / f"test_{count}_times_nothing.py"
     cases.write_text(_CASES.format(count=count))
     log = ground.logs / "cases.log"
-    argv = [sys.executable, "-P", "-m", "pytest", *session.COMMON, "-p", "harness.plugin", "-p", "no:cacheprovider"]
+    argv = [sys.executable, "-P", "-m", "pytest", *pytest_run.COMMON, "-p", "harness.plugin", "-p", "no:cacheprovider"]
     environment = {"PINPOINT_RESULTS": str(ground.directory.path / "cases"), "PYTHONPATH": str(paths.PROJECT)}
     done = process.run([*argv, f"--vm={VM}", str(cases)], deadline=Deadline.after(_SECONDS), env=environment, log=log)
     if done.rc:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.bench.samples import Samples
-from harness.report.figures import meets
+from harness.report.measurements import meets
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Absent:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FigureResult:
     """A figure with the samples of its sides; `value` is None where a side is absent: nothing is ever made up."""
 
     pair: Pair
@@ -65,6 +65,6 @@ class Outcome:
         return next((side.why for side in (self.ours, self.peer) if isinstance(side, Absent)), "")
 
 
-def outcome(pair: Pair, taken: dict[str, Samples | Absent]) -> Outcome:
+def outcome(pair: Pair, taken: dict[str, Samples | Absent]) -> FigureResult:
     """The figure from what was taken of all sides, by name."""
-    return Outcome(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)
+    return FigureResult(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)

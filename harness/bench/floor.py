@@ -6,15 +6,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.bench.race import Measure
+from harness.bench.interleave import Measure
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.guest import qemu
 from harness.guest.accelerator import Accelerator, choose, cpu
 from harness.images import rootfs
+from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.workshop import Workshop
 from harness.verdict.printk import plain
 
 _SAID = "pinpoint: floor"
@@ -22,10 +22,10 @@ _INIT = f"#!/bin/busybox sh\necho '{_SAID}'\nexec /bin/busybox poweroff -f\n"
 _SECONDS = 300.0
 
 
-def below(image: Image, workshop: Workshop, scratch: Path) -> Measure:
+def below(image: Image, build_context: BuildContext, scratch: Path) -> Measure:
     """Boots the image's kernel bare. Its first file system, made in `scratch`, holds the image's own busybox."""
     initrd = scratch / "floor.cpio"
-    _pack(rootfs.obtain_userland(image.recipe, workshop).path / "root/bin/busybox", scratch / "floor", initrd)
+    _pack(rootfs.obtain_userland(image.recipe, build_context).path / "root/bin/busybox", scratch / "floor", initrd)
     words = argv(image, initrd, choose(image.recipe.architecture))
 
     def boot() -> float:

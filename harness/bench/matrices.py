@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from harness.bench.context import LAUNCHER, Ground
 from harness.bench.figure import Pair
-from harness.bench.ground import LAUNCHER, Ground
-from harness.bench.race import Measure
+from harness.bench.interleave import Measure
 from harness.core import paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
-from harness.report.figures import Figures
+from harness.report.measurements import Figures
 from harness.report.run_dir import LATEST, RunDirectory
 
 _WALL, _GUESTS = "wall", "guest CPU / cores"
@@ -22,7 +22,7 @@ WHOLE = Pair("matrix_wall", "the warm core matrix beside what its guests compute
 LANDINGS = Pair("matrix_warm_s", "the warm core matrix, its landing cases without sweeps", "at most 120", _WALL)
 # Cases about something else than where a probe lands: loading and removal, kernels that die, the guest itself.
 OTHERS = (
-    "test_crimes",
+    "test_crash_triggers",
     "test_forced_removal",
     "test_guest",
     "test_kprobes_across_removal",
@@ -83,7 +83,7 @@ class _Runs:
 
     def guests(self) -> float:
         """What its guests' QEMUs used, spread over all cores: no run can take less."""
-        return self._latest[_GUEST_CPU] / self._ground.workshop.slots.cores
+        return self._latest[_GUEST_CPU] / self._ground.build_context.slots.cores
 
 
 def told(results: Path) -> dict[str, float]:

@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.bench.figure import Absent, Outcome
+from harness.bench.figure import Absent, FigureResult
 from harness.bench.samples import Samples
-from harness.bench.written import Profile, medians
+from harness.bench.saved_results import Profile, medians
 
 # In the order in which a run goes.
 _PHASES = {
@@ -32,7 +32,7 @@ _PHASES = {
 }
 
 
-def of_figures(outcomes: Sequence[Outcome]) -> Table:
+def of_figures(outcomes: Sequence[FigureResult]) -> Table:
     """A line a figure: both sides' medians with their spread, what comes of them, and the goal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("figure", "ours", "peer", "value", "goal", ""):
@@ -70,7 +70,7 @@ def _side(name: str, side: Samples | Absent | None) -> Text:
     return Text(f"{name}: {side}") if isinstance(side, Samples) else Text(f"{name}: {side.why}", style="yellow")
 
 
-def _judgement(outcome: Outcome) -> Text:
+def _judgement(outcome: FigureResult) -> Text:
     if outcome.value is None:
         return Text("not measured", style="yellow")
     return Text("met", style="green") if outcome.holds else Text("missed", style="bold red")

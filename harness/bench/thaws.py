@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+from harness.bench.context import Ground
 from harness.bench.figure import Pair
-from harness.bench.ground import Ground
-from harness.bench.race import Measure
+from harness.bench.interleave import Measure
 
 _THAW, _BOOT = "thaw", "boot"
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.bench.figure import Absent
-from harness.bench.race import Measure
+from harness.bench.interleave import Measure
 from harness.core import locks, paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError
 from harness.core.files import sha256
 from harness.images import rootfs
-from harness.images.apt_state import native
+from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.workshop import Workshop
+from harness.images.private_apt import native
 from harness.verdict.printk import plain
 
 _LOCKED = paths.PROJECT / "requirements-bench.txt"
@@ -33,15 +33,15 @@ _WELL = "script exited with code 0"
 _LIBRARIES = "LD_LIBRARY_PATH"
 
 
-def beside(image: Image, workshop: Workshop, scratch: Path, log: Path) -> Measure | Absent:
+def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
     """Boots the image's kernel, as its package has it, with its own modules. What is unpacked goes to `scratch`.
 
     It is absent where it cannot be installed, or does not boot this kernel here; `log` has the details.
     """
     try:
         program = _program(log)
-        surroundings = _surroundings(image, workshop, scratch, program.parent)
-        peer = _Peer(program, _kernel(image, workshop, scratch), surroundings, log)
+        surroundings = _surroundings(image, build_context, scratch, program.parent)
+        peer = _Peer(program, _kernel(image, build_context, scratch), surroundings, log)
     except PinpointError as error:
         return Absent(f"not installed: {error}")
     tried = peer.run("uname", "-r", verbose=True)
@@ -110,18 +110,18 @@ def _install(argv: list[str], log: Path) -> None:
         raise HostError(f"what {_LOCKED.name} names cannot be installed", where=str(log))
 
 
-def _kernel(image: Image, workshop: Workshop, scratch: Path) -> Path:
+def _kernel(image: Image, build_context: BuildContext, scratch: Path) -> Path:
     """The packaged kernel where vng expects it: its modules below the same root."""
     architecture = image.recipe.architecture.debian
     root = scratch / "kernel"
-    package = workshop.packages.fetch(
+    package = build_context.packages.fetch(
         f"linux-image-{image.release}", str(architecture), deadline=Deadline.after(_FETCHING)
     )
-    workshop.packages.unpack(package, root)
+    build_context.packages.unpack(package, root)
     return root / f"boot/vmlinuz-{image.release}"
 
 
-def _surroundings(image: Image, workshop: Workshop, scratch: Path, own: Path) -> Mapping[str, str]:
+def _surroundings(image: Image, build_context: BuildContext, scratch: Path, own: Path) -> Mapping[str, str]:
     """Environment variables with which vng finds a home, a busybox for its guest, and kmod, where the host has none.
 
     `own` is where it finds its own programs.
@@ -129,14 +129,14 @@ def _surroundings(image: Image, workshop: Workshop, scratch: Path, own: Path) ->
     programs, home = scratch / "bin", scratch / "home"
     for directory in (programs, home):
         directory.mkdir()
-    (programs / "busybox").symlink_to(rootfs.obtain_userland(image.recipe, workshop).path / "root/bin/busybox")
+    (programs / "busybox").symlink_to(rootfs.obtain_userland(image.recipe, build_context).path / "root/bin/busybox")
     found = {"HOME": str(home), "PATH": f"{own}:{programs}:{os.environ['PATH']}"}
     if all(shutil.which(name) for name in _KMOD):
         return found
     unpacked = scratch / "kmod"
     for package in ("kmod", "libkmod2"):
-        file = workshop.packages.fetch(package, native(), deadline=Deadline.after(_FETCHING))
-        workshop.packages.unpack(file, unpacked)
+        file = build_context.packages.fetch(package, native(), deadline=Deadline.after(_FETCHING))
+        build_context.packages.unpack(file, unpacked)
     for name in _KMOD:
         (programs / name).symlink_to(unpacked / "bin/kmod")
     library = next(unpacked.rglob("libkmod.so.2"), None)

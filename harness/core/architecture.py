@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from harness.core.defects import Defect, Symptom
+from harness.core.kprobe_defects import Defect, Symptom
 from harness.core.registers import Registers
 
 
@@ -34,7 +34,7 @@ class Translation(Enum):
 
 
 @dataclass(frozen=True)
-class Machine:
+class QemuMachine:
     """The QEMU machine a kernel of this architecture boots on.
 
     `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
@@ -54,7 +54,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Probing:
+class KprobeTraits:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
     `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
@@ -64,7 +64,7 @@ class Probing:
     `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
     function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
     `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
-    the kinds of instruction that the kernel steps wrong (landing/instruction.py), and `nested`, a probe in a probe.
+    the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe.
     """
 
     breakpoint: bytes
@@ -97,8 +97,8 @@ class Architecture:
     kernel_target: str
     kernel_file: str
     word_bytes: int
-    machine: Machine
-    probing: Probing
+    machine: QemuMachine
+    kprobes: KprobeTraits
 
     @property
     def native(self) -> bool:
@@ -154,7 +154,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             kernel_target="bzImage",
             kernel_file="arch/x86/boot/bzImage",
             word_bytes=8,
-            machine=Machine(
+            machine=QemuMachine(
                 qemu="qemu-system-x86_64",
                 # Without disks, a bus for sensors, USB and a mouse port of VMware's: nothing here needs them.
                 machine="q35,sata=off,smbus=off,usb=off,vmport=off",
@@ -168,7 +168,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 # that the timer does not work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
                 kernel_arguments=("no_timer_check",),
             ),
-            probing=Probing(
+            kprobes=KprobeTraits(
                 breakpoint=b"\xcc",
                 # int3; a jump once optimised (arch/x86/kernel/kprobes/opt.c); a call when it sits on ftrace's site.
                 patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
@@ -192,7 +192,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             kernel_target="Image",
             kernel_file="arch/arm64/boot/Image",
             word_bytes=8,
-            machine=Machine(
+            machine=QemuMachine(
                 qemu="qemu-system-aarch64",
                 machine="virt",
                 cpu="cortex-a57",
@@ -200,7 +200,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
             ),
-            probing=Probing(
+            kprobes=KprobeTraits(
                 breakpoint=bytes.fromhex("800020d4"),
                 patches=((bytes.fromhex("800020d4"), 4),),
                 trap_offset=0,
@@ -221,7 +221,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             kernel_target="vmlinux",
             kernel_file="vmlinux",
             word_bytes=4,
-            machine=Machine(
+            machine=QemuMachine(
                 qemu="qemu-system-hppa",
                 machine="hppa",  # the B160L; QEMU 8.2 and later know it by both names
                 cpu="",
@@ -229,7 +229,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 nic="tulip",
                 nic_modules=(),
             ),
-            probing=Probing(
+            kprobes=KprobeTraits(
                 breakpoint=bytes.fromhex("03ff801f"),
                 patches=((bytes.fromhex("03ff801f"), 4),),
                 trap_offset=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 
@@ -36,3 +37,13 @@ class Deadline:
         """Raise DeadlineExceeded, naming what was waited for, if nothing is left."""
         if self.expired:
             raise DeadlineExceeded(f"{what} did not happen in time")
+
+
+# Set by the launcher, in seconds since the host booted (/proc/uptime), so that the figures count what it installed.
+_BEGAN = "PINPOINT_BEGAN"
+
+
+def launched_at() -> float:
+    """The launch on the monotonic clock, in seconds; now, where no launcher told."""
+    now, began = time.clock_gettime(time.CLOCK_BOOTTIME), os.environ.get(_BEGAN)
+    return time.monotonic() - (now - float(began) if began else 0.0)

@@ -58,7 +58,7 @@ class Elf:
         self.word_bytes: int = parsed.elfclass // 8
         self.little_endian: bool = parsed.little_endian
         self.linked: bool = str(parsed["e_type"]) != "ET_REL"
-        self._layout = elf_tables.Layout(self.word_bytes, self.little_endian)
+        self._layout = elf_tables.ElfFormat(self.word_bytes, self.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
         self._sections = [Section.of(name, header) for name, header in found]

@@ -30,7 +30,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
 }
 
 
-class Layout(NamedTuple):
+class ElfFormat(NamedTuple):
     """How an ELF file writes its numbers."""
 
     word_bytes: int
@@ -104,7 +104,7 @@ class Relocation(NamedTuple):
     addend: int
 
 
-def symbols(layout: Layout, table: bytes, names: bytes, sections: Mapping[int, str]) -> list[Symbol]:
+def symbols(layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int, str]) -> list[Symbol]:
     """Every symbol of a table, the empty first one too, its section named by `sections`."""
     return [
         Symbol(
@@ -119,7 +119,7 @@ def symbols(layout: Layout, table: bytes, names: bytes, sections: Mapping[int, s
     ]
 
 
-def _entries(layout: Layout, table: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, int, int]]:
     """Name, value, size, info and section index of every Elf64_Sym or Elf32_Sym."""
     if layout.word_bytes == 8:
         for name, info, _, index, value, size in struct.iter_unpack(f"{layout.order}IBBHQQ", table):
@@ -147,7 +147,7 @@ def with_sizes(table: Sequence[Symbol], ends: Mapping[str, int]) -> list[Symbol]
 
 
 def relocations(
-    layout: Layout, table: bytes, *, addends: bool, base: int, symbols: Sequence[Symbol]
+    layout: ElfFormat, table: bytes, *, addends: bool, base: int, symbols: Sequence[Symbol]
 ) -> Iterator[Relocation]:
     """The entries of one relocation table; `base` is the linked address of the section that they change."""
     word, shift = ("Q", 32) if layout.word_bytes == 8 else ("I", 8)

@@ -43,7 +43,7 @@ Listener = Callable[[Event], None]
 
 
 @dataclass
-class Step:
+class ProgressStep:
     """A step under way; `say` tells how far it is and what it waits for."""
 
     bus: Bus
@@ -96,9 +96,9 @@ class Bus:
             self.spent(vm, on, time.monotonic() - began)
 
     @contextmanager
-    def step(self, vm: str, name: str) -> Iterator[Step]:
+    def step(self, vm: str, name: str) -> Iterator[ProgressStep]:
         """Tell that a step began, and then that it finished or failed."""
-        step = Step(self, vm, name)
+        step = ProgressStep(self, vm, name)
         self.publish(step._event(Phase.STARTED, ""))
         try:
             yield step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import tempfile
@@ -40,6 +41,30 @@ def sha256(path: Path) -> str:
     """The file's SHA-256, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def code_sha256(path: Path) -> str:
+    """The SHA-256 of a Python file's code, in hex.
+
+    Comments, docstrings and imports are left out: a build does not depend on them, and must not be repeated when only
+    prose changes or a module is renamed.
+    """
+    tree = _WithoutProse().visit(ast.parse(path.read_text()))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+class _WithoutProse(ast.NodeTransformer):
+    """Drops docstrings (any expression that is a bare string) and imports."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        """Drop a string that stands alone."""
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+
+    def visit_Import(self, _node: ast.Import) -> None:
+        """Drop an import."""
+
+    def visit_ImportFrom(self, _node: ast.ImportFrom) -> None:
+        """Drop an import."""
 
 
 def digest(parts: Iterable[str]) -> str:

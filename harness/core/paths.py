@@ -10,6 +10,7 @@ import platformdirs
 PROJECT = Path(__file__).resolve().parents[2]
 RECIPES = PROJECT / "vm_images"
 PROBES = PROJECT / "probes"
+TESTS = PROJECT / "tests"
 CASES = PROJECT / "cases"
 
 

@@ -8,11 +8,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import files, paths, process, versions
+from harness.core import files, paths, process, program_versions
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError, UsageError
-from harness.guest.canary import CANARIES, GREETING, Canary
+from harness.guest.accelerator_canary import CANARIES, GREETING, Canary
 
 KVM, TCG = "kvm", "tcg"
 _KVM_DEVICE = Path("/dev/kvm")
@@ -85,7 +85,7 @@ def qemu_version(program: str) -> str:
     Raises HostError naming the Debian package when it is not there, and when it is older than any that was tried.
     """
     try:
-        line = versions.first_line(program)
+        line = program_versions.first_line(program)
     except HostError:
         package = _PACKAGES.get(program, program)
         raise HostError(f"{program} is not installed", mend=f"install the package {package}") from None

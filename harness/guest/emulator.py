@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
-from harness.guest import given, qemu, state
+from harness.guest import qemu, state, steal_time
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
 from harness.guest.memory import SharedFile
@@ -164,7 +164,7 @@ class Emulator:
         """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
         self.stopped = True
         if self._child.poll() is None:
-            self.cpu_seconds = given.used(self.pid)
+            self.cpu_seconds = steal_time.used(self.pid)
             with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
                 self._child.wait(_QUIT_SECONDS)

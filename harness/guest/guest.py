@@ -16,18 +16,18 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest import testinfra_backend
 from harness.guest.accelerator import Accelerator
-from harness.guest.cargo import Piece, put_all
 from harness.guest.console import Console
-from harness.guest.dialogue import Dialogue
 from harness.guest.emulator import Emulator
-from harness.guest.heart import Heart
+from harness.guest.heartbeat import Heartbeat
+from harness.guest.interactive_process import Dialogue
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
+from harness.guest.provisioning import WAITING
 from harness.guest.result import Result
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
-from harness.guest.word import WAITING
+from harness.guest.upload import Piece, put_all
 from harness.images.image import Image
 
 _COMMAND_SECONDS = 120.0
@@ -45,7 +45,7 @@ class Guest:
         self.frozen = ""  # what it was thawed from: the store's name of it; empty for one that was booted
         self._emulator = emulator
         self._link: SshLink | None = None
-        self.heart: Heart | None = None  # from the first SSH connection on
+        self.heart: Heartbeat | None = None  # from the first SSH connection on
         self._ended = ""
         self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
         self._doubted = False
@@ -99,7 +99,7 @@ class Guest:
     @cached_property
     def memory(self) -> Memory:
         """Its memory, seen from outside."""
-        translation = self.image.recipe.architecture.probing.translation
+        translation = self.image.recipe.architecture.kprobes.translation
         return Memory(self.name, self.monitor, self._emulator.shared, translation, self.image.vmlinux)
 
     @cached_property
@@ -180,8 +180,8 @@ class Guest:
         if self._ended:
             self._link.cut(self._ended)
         self._link.connect(deadline)
-        registers = self.image.recipe.architecture.probing.registers
-        self.heart = Heart(self._emulator, self._link, registers, self._over)
+        registers = self.image.recipe.architecture.kprobes.registers
+        self.heart = Heartbeat(self._emulator, self._link, registers, self._over)
 
     def forget_run(self, deadline: Deadline) -> None:
         """Have it forget this run's keys, end every process and wait for another run's word; then it can be frozen.
@@ -236,7 +236,7 @@ class Guest:
 
 
 def _module_path(module: str) -> str:
-    """Where a module is put: `other/pinpoint_target` beside `pinpoint_target`, for both call themselves the latter."""
+    """Where a module is put: `rebuilt/pinpoint_target` and `pinpoint_target` have the same module name."""
     return f"/tmp/{module.replace('/', '-')}.ko"
 
 

@@ -56,7 +56,7 @@ class SshLink:
         self._connection = socket.socket()
         self._cut = ""
         self.handshake_seconds = 0.0
-        self.awaited: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        self.waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     def connect(self, deadline: Deadline) -> None:
         """Log in as root. Raises GuestLost when nobody answers, GuestError when it is another's key."""
@@ -103,7 +103,7 @@ class SshLink:
     def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
         """Tell what goes wrong on the connection as GuestLost or DeadlineExceeded during this command."""
         try:
-            with self.awaited():
+            with self.waiting():
                 yield
         except (paramiko.SSHException, OSError, EOFError) as loss:
             raise self._failure(argv, deadline, loss) from None

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
-from harness.core.events import Bus, Step
+from harness.core.events import Bus, ProgressStep
 from harness.guest import identity, state
 from harness.guest.accelerator import Accelerator
 from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.word import READY, WAITING, word
+from harness.guest.provisioning import READY, WAITING, word
 from harness.images.image import Image
 
 _PANIC = r"Kernel panic - not syncing[^\r\n]*"
@@ -28,7 +28,7 @@ GUEST_CPU = "guest cpu"
 
 
 @dataclass(frozen=True)
-class Beginning:
+class StartOptions:
     """What a guest begins with: where its console goes, who may log in, what emulates it, who hears of it, how long."""
 
     log: Path
@@ -38,7 +38,7 @@ class Beginning:
     deadline: Deadline
 
 
-def boot(image: Image, beginning: Beginning) -> Guest:
+def boot(image: Image, beginning: StartOptions) -> Guest:
     """Start a guest and wait until it answers and has proved which kernel it runs.
 
     Raises BootError with the console's last lines when it panics, stops, or is not ready by the deadline; GuestError
@@ -47,7 +47,7 @@ def boot(image: Image, beginning: Beginning) -> Guest:
     return _begin(image, beginning, "boot", None)
 
 
-def thaw(image: Image, frozen: Path, beginning: Beginning) -> Guest:
+def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
     """Start a guest where `freeze` left one, all that was shipped in it. Raises as `boot` does, and FrozenRefused."""
     guest = _begin(image, beginning, "thaw", frozen)
     guest.has_all()
@@ -68,7 +68,7 @@ def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
         raise _stopped(guest, failure, "could not be frozen") from None
 
 
-def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) -> Guest:
+def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None) -> Guest:
     began = time.monotonic()
     beginning.log.parent.mkdir(parents=True, exist_ok=True)
     accelerator, deadline = beginning.accelerator, beginning.deadline
@@ -92,7 +92,7 @@ def _begin(image: Image, beginning: Beginning, how: str, frozen: Path | None) ->
     return guest
 
 
-def _become_ready(guest: Guest, keys: RunKeys, step: Step, deadline: Deadline) -> None:
+def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline) -> None:
     """The run's word, the console's answer, SSH, proof."""
     guest.console.type(word(keys))
     _hear(guest, READY, deadline)

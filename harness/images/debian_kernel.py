@@ -15,14 +15,14 @@ from typing import Any
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
-from harness.core.events import Step
-from harness.core.files import sha256
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256
 from harness.images import deb, drivers, elf_writer, kallsyms, kernel_config, vmlinux
-from harness.images.apt_state import native
+from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
+from harness.images.private_apt import native
 from harness.images.recipe import Recipe
-from harness.images.workshop import Workshop
 
 KIND = "kernel"
 _IMAGE = "linux-image-"
@@ -52,17 +52,17 @@ class _Debian:
         """What `uname -r` will say: Debian names the package after it."""
         return self.image.name.removeprefix(_IMAGE)
 
-    def parts(self) -> list[str]:
+    def key_parts(self) -> list[str]:
         """All that goes into the entry."""
         chosen = (self.image, *self.headers)
         return [
             *(f"{package.name} {self.packages.hash(package.name, package.architecture)}" for package in chosen),
             f"vmlinux-to-elf {library_version('vmlinux-to-elf')}",
             f"drivers {' '.join(self.recipe.architecture.machine.nic_modules)}",
-            *(sha256(script) for script in _SCRIPTS),
+            *(code_sha256(script) for script in _SCRIPTS),
         ]
 
-    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Fetch, unpack and keep what is needed; everything else of the packages goes again.
 
         Decompressing, looking for symbols and laying out thousands of headers each keep one core busy for seconds, so
@@ -105,19 +105,19 @@ class _Debian:
         settle_headers(tree, self.release)
 
 
-def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Everything that goes into this kernel, for its store key; no package is fetched."""
-    return _chosen(recipe, workshop.packages).parts()
+    return _chosen(recipe, build_context.packages).key_parts()
 
 
-def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
+def obtain(recipe: Recipe, build_context: BuildContext) -> KernelBuild:
     """The packaged kernel that the recipe names, out of the store or put into it now.
 
     Raises RecipeError when there is no such package, HostError when it cannot be had, BuildError when the kernel in it
     is not one we can read.
     """
-    chosen = _chosen(recipe, workshop.packages)
-    entry = workshop.store.obtain(KIND, chosen.parts(), vm=recipe.name, build=chosen.build)
+    chosen = _chosen(recipe, build_context.packages)
+    entry = build_context.store.obtain(KIND, chosen.key_parts(), vm=recipe.name, build=chosen.build)
     source, objects = _header_directories(entry.path / "tree", chosen.release)
     return KernelBuild(
         key=entry.key,
@@ -174,7 +174,7 @@ def settle_headers(tree: Path, release: str) -> None:
     for mark in (objects / "include/config").rglob("*"):
         if mark.is_file() and mark.stat().st_size == 0:
             mark.unlink()
-    # The kernel's BTF, by which kbuild would have pahole make that of modules; ours have none (harness/pinning/btf.py).
+    # With the kernel's BTF kbuild would run pahole on modules; ours have none (harness/pinning/holds/btf.py).
     (objects / "vmlinux").unlink(missing_ok=True)
     for part in ("lib", "usr/share"):
         shutil.rmtree(tree / part, ignore_errors=True)

@@ -31,7 +31,7 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True)
-class Place:
+class FlatSection:
     """A section of a flat image, by the addresses it was linked at: `start` is in it, `end` is not."""
 
     name: str
@@ -57,7 +57,7 @@ class _Section(NamedTuple):
     entry: int = 0
 
 
-def flat(image: bytes, base: int, places: Sequence[Place], machine: int) -> bytes:
+def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int) -> bytes:
     """An ELF for `machine` (e_machine) with `image` at `base`, one loaded segment, and a section for each place."""
     names = _Strings()
     sections = [_Section(0, 0, 0, 0, 0, 0, align=0)]

@@ -13,7 +13,7 @@ from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError
-from harness.core.events import Step
+from harness.core.events import ProgressStep
 from harness.core.process import run
 
 # Less than guests yield by, for in the end a run waits for its compiles; more than modules of kernels that are there.
@@ -52,7 +52,7 @@ def compiler(architecture: Architecture) -> str:
 class Output:
     """How far make is by what it said: commands run, of `expected` or so; 0 when nobody knows."""
 
-    step: Step
+    step: ProgressStep
     expected: int = 0
     commands: int = 0
 

@@ -12,12 +12,12 @@ from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.core.events import Step
-from harness.core.files import digest, sha256
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256, digest, sha256
+from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
-from harness.images.workshop import Workshop
 
 KIND = "modules"
 
@@ -26,26 +26,26 @@ _SOURCES = ("Kbuild", "*.c", "*.h", "*.S")
 _CODE = ("modules.py", "kbuild.py")
 
 
-def parts(recipe: Recipe, kernel_key: str) -> list[str]:
+def key_parts(recipe: Recipe, kernel_key: str) -> list[str]:
     """Everything that goes into the modules for the kernel with that store key."""
-    code = [sha256(Path(__file__).with_name(name)) for name in _CODE]
+    code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [kernel_key, _probes_digest(), recipe.kernel.cflags, compiler_version(recipe.architecture), *code]
 
 
-def present(recipe: Recipe, kernel_key: str, workshop: Workshop) -> bool:
+def present(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> bool:
     """True when the store has the modules for that kernel already."""
-    return workshop.store.present(KIND, parts(recipe, kernel_key))
+    return build_context.store.present(KIND, key_parts(recipe, kernel_key))
 
 
-def obtain(recipe: Recipe, kernel: KernelBuild, workshop: Workshop) -> Mapping[str, Path]:
+def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Mapping[str, Path]:
     """Every module of probes/ for this kernel, by name: `pinpoint_target` to its file.
 
     A directory of probes/ with a Kbuild is built by itself, so that it may have a module of a name that there is
-    already: `other/pinpoint_target`. Warnings are errors; each has DWARF line tables and a build-id. Raises BuildError
+    already: `rebuilt/pinpoint_target`. Warnings are errors. Each has DWARF lines and a build-id. Raises BuildError
     with the log when they do not build, and when one of them is not what this kernel can load.
     """
-    job = _Job(recipe, kernel, workshop)
-    entry = workshop.store.obtain(KIND, parts(recipe, kernel.key), vm=recipe.name, build=job.build)
+    job = _Job(recipe, kernel, build_context)
+    entry = build_context.store.obtain(KIND, key_parts(recipe, kernel.key), vm=recipe.name, build=job.build)
     return _by_name(entry.path)
 
 
@@ -74,9 +74,9 @@ def vermagic(elf: Elf) -> str:
 
 
 def _probe_sources() -> list[Path]:
-    """The files of every directory that has a Kbuild: probes/loader has none, its programs are no modules."""
-    directories = [kbuild.parent for kbuild in paths.PROBES.rglob("Kbuild")]
-    return sorted(path for directory in directories for pattern in _SOURCES for path in directory.glob(pattern))
+    """The sources of every module. probes/loader has none of them: what it holds are programs."""
+    found = (path for pattern in _SOURCES for path in paths.PROBES.rglob(pattern))
+    return sorted(path for path in found if not path.is_relative_to(paths.PROBES / "loader"))
 
 
 def _probes_digest() -> str:
@@ -89,9 +89,9 @@ class _Job:
 
     recipe: Recipe
     kernel: KernelBuild
-    workshop: Workshop
+    build_context: BuildContext
 
-    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Build a copy of probes/: kbuild writes beside its sources, which may be read-only to whoever runs this."""
         scratch = entry / "build"
         for source in _probe_sources():
@@ -114,7 +114,7 @@ class _Job:
             "build_ids": {name: Elf.read(path).build_id for name, path in _by_name(entry).items()},
         }
 
-    def _make(self, scratch: Path, directory: Path, step: Step) -> None:
+    def _make(self, scratch: Path, directory: Path, step: ProgressStep) -> None:
         """Build one directory of the copy with the flags of the kernel itself.
 
         Debug information names no directory of this machine. No turn is waited for, and nothing is niced: it takes
@@ -130,12 +130,12 @@ class _Job:
         log = paths.cache() / "logs" / f"modules-{self.recipe.name}.log"
         if directory == scratch:
             log.unlink(missing_ok=True)
-        cores = self.workshop.slots.cores
+        cores = self.build_context.slots.cores
         make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0)
         variables = {"M": str(directory), "KCFLAGS": " ".join(flags).strip()}
         make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
 
 
 def _by_name(directory: Path) -> dict[str, Path]:
-    """The modules below a directory, named by their place in it: `other/pinpoint_target`."""
+    """The modules below a directory, named by their place in it: `rebuilt/pinpoint_target`."""
     return {str(path.relative_to(directory).with_suffix("")): path for path in sorted(directory.rglob("*.ko"))}

@@ -13,7 +13,7 @@ from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
 from harness.images import deb, mirrors
-from harness.images.apt_state import SOURCE, AptState, complaint, first_paragraph, native
+from harness.images.private_apt import SOURCE, AptState, complaint, first_paragraph, native
 
 _ASKING = 60.0
 # What apt-get --print-uris says of each file: 'URI' NAME SIZE SHA256:HEX.

@@ -6,43 +6,43 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from harness.images import debian_kernel, modules, programs, rootfs, source_kernel
+from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import key_of
-from harness.images.workshop import Workshop
 
 
 class _KernelRoom(Protocol):
     """What each way to come by a kernel offers."""
 
-    def parts(self, recipe: Recipe, workshop: Workshop) -> list[str]: ...
+    def key_parts(self, recipe: Recipe, build_context: BuildContext) -> list[str]: ...
 
-    def obtain(self, recipe: Recipe, workshop: Workshop) -> KernelBuild: ...
+    def obtain(self, recipe: Recipe, build_context: BuildContext) -> KernelBuild: ...
 
 
-def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image:
+def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True) -> Image:
     """Everything a guest of this recipe needs, verified; without what is made of probes/ where that is not wanted.
 
     The userland, which needs no kernel and is always of the host's release, is made while the kernel is; then the
     modules while the root file system is packed. Raises RecipeError, BuildError or HostError, each one line.
     """
     room = _kernel(recipe)
-    elsewhere = workshop.of(recipe.kernel.suite)
-    key = key_of(room.parts(recipe, elsewhere))
-    missing = not workshop.store.present(rootfs.KIND, rootfs.parts(recipe, key, workshop))
+    elsewhere = build_context.of(recipe.kernel.suite)
+    key = key_of(room.key_parts(recipe, elsewhere))
+    missing = not build_context.store.present(rootfs.KIND, rootfs.key_parts(recipe, key, build_context))
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
-        userland = aside.submit(rootfs.obtain_userland, recipe, workshop) if missing else None
+        userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
         kernel = room.obtain(recipe, elsewhere)
         if userland:
             userland.result()
-        packed = aside.submit(rootfs.obtain, recipe, kernel, workshop)
-        built = modules.obtain(recipe, kernel, workshop) if probes else {}
-        hands = programs.obtain(recipe, workshop) if probes else {}
+        packed = aside.submit(rootfs.obtain, recipe, kernel, build_context)
+        built = modules.obtain(recipe, kernel, build_context) if probes else {}
+        hands = programs.obtain(recipe, build_context) if probes else {}
         initrd = packed.result().path / rootfs.INITRD
     return Image(
         recipe=recipe,
-        key=image_key(recipe, workshop),
+        key=image_key(recipe, build_context),
         kernel=kernel.elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
         initrd=initrd,
@@ -55,27 +55,27 @@ def prepare(recipe: Recipe, workshop: Workshop, *, probes: bool = True) -> Image
     )
 
 
-def image_key(recipe: Recipe, workshop: Workshop) -> str:
+def image_key(recipe: Recipe, build_context: BuildContext) -> str:
     """What names the image in results: a digest over all that goes into its parts. Nothing is fetched or built."""
-    return key_of([key_of(parts) for _, parts in _layers(recipe, workshop)])
+    return key_of([key_of(parts) for _, parts in _layers(recipe, build_context)])
 
 
-def built(recipe: Recipe, workshop: Workshop) -> bool:
+def built(recipe: Recipe, build_context: BuildContext) -> bool:
     """True when every part of the image is in the store; a cheap look that verifies nothing."""
-    if not workshop.store.root.is_dir():
+    if not build_context.store.root.is_dir():
         return False
-    return all(workshop.store.present(kind, parts) for kind, parts in _layers(recipe, workshop))
+    return all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context))
 
 
-def _layers(recipe: Recipe, workshop: Workshop) -> list[tuple[str, list[str]]]:
+def _layers(recipe: Recipe, build_context: BuildContext) -> list[tuple[str, list[str]]]:
     """Kind and parts of each store entry that the image is made of."""
-    kernel = _kernel(recipe).parts(recipe, workshop.of(recipe.kernel.suite))
+    kernel = _kernel(recipe).key_parts(recipe, build_context.of(recipe.kernel.suite))
     key = key_of(kernel)
     return [
         (debian_kernel.KIND, kernel),
-        (rootfs.KIND, rootfs.parts(recipe, key, workshop)),
-        (modules.KIND, modules.parts(recipe, key)),
-        (programs.KIND, programs.parts(recipe)),
+        (rootfs.KIND, rootfs.key_parts(recipe, key, build_context)),
+        (modules.KIND, modules.key_parts(recipe, key)),
+        (programs.KIND, programs.key_parts(recipe)),
     ]
 
 

@@ -10,11 +10,11 @@ from typing import Any
 from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
-from harness.core.events import Step
-from harness.core.files import sha256, tree_digest
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256, tree_digest
+from harness.images.build_context import BuildContext
 from harness.images.kbuild import compiler_version, run_logged
 from harness.images.recipe import Recipe
-from harness.images.workshop import Workshop
 
 KIND = "programs"
 
@@ -29,16 +29,16 @@ FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0
 
 
-def parts(recipe: Recipe) -> list[str]:
+def key_parts(recipe: Recipe) -> list[str]:
     """Everything that goes into the programs, which are the same for every kernel of an architecture."""
     sources = tree_digest(_sources(), "*.[ch]")
-    return [recipe.arch, sources, compiler_version(recipe.architecture), sha256(Path(__file__))]
+    return [recipe.arch, sources, compiler_version(recipe.architecture), code_sha256(Path(__file__))]
 
 
-def obtain(recipe: Recipe, workshop: Workshop) -> Mapping[str, Path]:
+def obtain(recipe: Recipe, build_context: BuildContext) -> Mapping[str, Path]:
     """Every program by its name. Raises BuildError with the log when one does not build."""
     job = _Job(recipe.architecture)
-    entry = workshop.store.obtain(KIND, parts(recipe), vm=recipe.name, build=job.build)
+    entry = build_context.store.obtain(KIND, key_parts(recipe), vm=recipe.name, build=job.build)
     return {name: entry.path / name for name in PROGRAMS}
 
 
@@ -52,7 +52,7 @@ class _Job:
 
     architecture: Architecture
 
-    def build(self, entry: Path, _step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
         """Compile and link each in one go: a second or two, so no turn is waited for."""
         log = paths.cache() / "logs" / f"programs-{self.architecture.name}.log"
         log.unlink(missing_ok=True)

@@ -56,7 +56,7 @@ class Kernel(_Table):
         return self
 
 
-class Machine(_Table):
+class MachineOptions(_Table):
     """What QEMU gives the guest.
 
     `boot` is `image` (the kernel file as its boot loader would start it; KASLR happens) or `pvh` (x86_64 only: the
@@ -103,7 +103,7 @@ class Recipe(_Table):
     describe: str
     core: bool = True
     kernel: Kernel
-    machine: Machine = Machine()
+    machine: MachineOptions = MachineOptions()
     traits: Traits = Traits()
     boot_noise: tuple[BootNoise, ...] = Field(default=(), strict=False)
 

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 
 from harness.core import paths
 from harness.core.errors import HostError
-from harness.core.events import Step
-from harness.core.files import sha256, tree_digest
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256, tree_digest
 from harness.core.process import spawn, stop
 from harness.images import userland_debian, userland_source
+from harness.images.build_context import BuildContext
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
-from harness.images.workshop import Workshop
 
 KIND = "rootfs"
 INITRD = "initrd.cpio"
@@ -33,33 +33,35 @@ _DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/dropbear", "lib/drivers
 _PRIVATE = ("root",)
 
 
-def parts(recipe: Recipe, kernel_key: str, workshop: Workshop) -> list[str]:
+def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
     """Everything that goes into the archive for the kernel with that store key."""
     return [
         kernel_key,
-        key_of(_userland(recipe).parts(recipe, workshop)),
+        key_of(_userland(recipe).key_parts(recipe, build_context)),
         tree_digest(_OVERLAY),
-        sha256(Path(__file__)),
+        code_sha256(Path(__file__)),
     ]
 
 
-def obtain(recipe: Recipe, kernel: KernelBuild, workshop: Workshop) -> Entry:
+def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Entry:
     """An entry with `initrd.cpio`. Raises what obtaining the userland raises, HostError when cpio fails."""
-    job = _Job(recipe, workshop, kernel.drivers)
-    return workshop.store.obtain(KIND, parts(recipe, kernel.key, workshop), vm=recipe.name, build=job.build)
+    job = _Job(recipe, build_context, kernel.drivers)
+    return build_context.store.obtain(
+        KIND, key_parts(recipe, kernel.key, build_context), vm=recipe.name, build=job.build
+    )
 
 
-def obtain_userland(recipe: Recipe, workshop: Workshop) -> Entry:
+def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
     """The part that needs no kernel, an entry with `root/`: from Debian's packages, or built where Debian has none."""
-    return _userland(recipe).obtain(recipe, workshop)
+    return _userland(recipe).obtain(recipe, build_context)
 
 
 class _UserlandRoom(Protocol):
     """What each way to come by a userland offers."""
 
-    def parts(self, recipe: Recipe, workshop: Workshop) -> list[str]: ...
+    def key_parts(self, recipe: Recipe, build_context: BuildContext) -> list[str]: ...
 
-    def obtain(self, recipe: Recipe, workshop: Workshop) -> Entry: ...
+    def obtain(self, recipe: Recipe, build_context: BuildContext) -> Entry: ...
 
 
 def _userland(recipe: Recipe) -> _UserlandRoom:
@@ -71,12 +73,12 @@ class _Job:
     """One archive to be packed in a store entry."""
 
     recipe: Recipe
-    workshop: Workshop
+    build_context: BuildContext
     drivers: tuple[Path, ...]
 
-    def build(self, entry: Path, _step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
         """Lay everything out in a scratch directory, then pack it."""
-        userland = obtain_userland(self.recipe, self.workshop)
+        userland = obtain_userland(self.recipe, self.build_context)
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             root = Path(scratch) / "root"
             shutil.copytree(userland.path / "root", root, symlinks=True)

@@ -12,15 +12,15 @@ from typing import Any
 from harness.core import locks, paths
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
-from harness.core.events import Step
-from harness.core.files import sha256, write_text
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256, write_text
 from harness.images import kbuild, kernel_config, object_tree, sources
+from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.recipe import Recipe, part_path
 from harness.images.sources import Source
 from harness.images.store import Entry
-from harness.images.workshop import Workshop
 
 KIND = "kernel"
 
@@ -31,34 +31,34 @@ _FIRST_GUESS = 1400
 _CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", "sources.py")
 
 
-def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Everything that goes into this kernel, for its store key; cheap, nothing is fetched or built."""
-    return _parts(recipe, sources.of_recipe(recipe, workshop.packages))
+    return _parts(recipe, sources.of_recipe(recipe, build_context.packages))
 
 
-def present(recipe: Recipe, workshop: Workshop) -> bool:
+def present(recipe: Recipe, build_context: BuildContext) -> bool:
     """True when the store has this kernel already."""
-    return workshop.store.present(KIND, parts(recipe, workshop))
+    return build_context.store.present(KIND, key_parts(recipe, build_context))
 
 
-def obtain(recipe: Recipe, workshop: Workshop) -> KernelBuild:
+def obtain(recipe: Recipe, build_context: BuildContext) -> KernelBuild:
     """The recipe's kernel, from the store or built now; its source tree is there too, for modules to be built.
 
     The recipe's `cflags` go to the kernel and to every module built for it. Drivers a guest needs are built in.
     Raises RecipeError (fragments that cannot be had, patches that do not apply) and BuildError (with the log).
     """
-    source = sources.of_recipe(recipe, workshop.packages)
-    job = _Job(recipe, source, workshop)
-    entry = workshop.store.obtain(KIND, _parts(recipe, source), vm=recipe.name, build=job.build)
+    source = sources.of_recipe(recipe, build_context.packages)
+    job = _Job(recipe, source, build_context)
+    entry = build_context.store.obtain(KIND, _parts(recipe, source), vm=recipe.name, build=job.build)
     if not source.tree.is_dir():
-        with workshop.bus.step(recipe.name, "kernel source") as step:
-            sources.unpack(source, workshop.packages, step)
+        with build_context.bus.step(recipe.name, "kernel source") as step:
+            sources.unpack(source, build_context.packages, step)
     return _kernel_build(entry, source)
 
 
 def _parts(recipe: Recipe, source: Source) -> list[str]:
     fragments = [part_path("config", name).read_text() for name in recipe.kernel.config]
-    code = [sha256(Path(__file__).with_name(name)) for name in _CODE]
+    code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
         recipe.arch,
         *source.identity,
@@ -92,15 +92,15 @@ class _Job:
 
     recipe: Recipe
     source: Source
-    workshop: Workshop
+    build_context: BuildContext
 
-    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Build in the object tree, which is ours till its end, then copy what later steps need to `entry`."""
-        sources.unpack(self.source, self.workshop.packages, step)
+        sources.unpack(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
             locks.held(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.say),
-            self.workshop.slots.turn() as jobs,
+            self.build_context.slots.turn() as jobs,
         ):
             if not self._objects.exists():
                 self._log.unlink(missing_ok=True)
@@ -118,7 +118,7 @@ class _Job:
     def _log(self) -> Path:
         return paths.cache() / "logs" / f"kernel-{self._objects.name}.log"
 
-    def _configure(self, make: Make, step: Step) -> None:
+    def _configure(self, make: Make, step: ProgressStep) -> None:
         """Let Kconfig make a configuration of the fragments, and check that it is what they ask for."""
         step.say("configuring")
         wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
@@ -132,7 +132,7 @@ class _Job:
         )
         kernel_config.check(wishes, kernel_config.parse((self._objects / ".config").read_text()), self.source.tree)
 
-    def _compile(self, make: Make, step: Step) -> None:
+    def _compile(self, make: Make, step: ProgressStep) -> None:
         """Run make to the end, with progress against what it took last time."""
         counted = self._objects.with_name(f"{self.recipe.name}.commands")
         expected = int(counted.read_text()) if counted.exists() else _FIRST_GUESS
@@ -141,7 +141,7 @@ class _Job:
         make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
         write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
 
-    def _gather(self, entry: Path, step: Step) -> Mapping[str, Any]:
+    def _gather(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Copy the finished kernel to its entry and say what it is."""
         architecture = self.recipe.architecture
         kernel = Path(architecture.kernel_file).name

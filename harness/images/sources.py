@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.core import locks, paths
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
-from harness.core.events import Step
+from harness.core.events import ProgressStep
 from harness.core.files import digest
 from harness.core.process import run
 from harness.images.packages import Packages
@@ -87,7 +87,7 @@ def _listing_digest(tree: Path) -> str:
     return digest(lines)
 
 
-def unpack(source: Source, packages: Packages, step: Step) -> Path:
+def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
     """The source's tree, made now unless it is there.
 
     Raises RecipeError when a patch does not apply, HostError and BuildError when the package does not unpack.
@@ -101,7 +101,7 @@ def unpack(source: Source, packages: Packages, step: Step) -> Path:
     return source.tree
 
 
-def _make_once(tree: Path, step: Step, make: Callable[[Path], None]) -> None:
+def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> None:
     """Make `tree` in a directory beside and rename it, once among all runs."""
     beside = tree.with_name(f".{tree.name}.partial")
     lock = tree.with_name(f".{tree.name}.lock")
@@ -118,7 +118,7 @@ def _make_once(tree: Path, step: Step, make: Callable[[Path], None]) -> None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def _unpack_package(package: str, packages: Packages, into: Path, step: Step) -> None:
+def _unpack_package(package: str, packages: Packages, into: Path, step: ProgressStep) -> None:
     """Fetch a linux-source package and unpack the tarball in it to `into`."""
     step.say(f"fetching {package}")
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
@@ -135,7 +135,7 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Step) ->
     shutil.rmtree(wrapping)
 
 
-def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: Step) -> None:
+def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: ProgressStep) -> None:
     """A copy of `plain` at `into` with the patches applied.
 
     Files are shared by hard links: patch writes beside and renames (GNU patch 2.7), so `plain` keeps its own.

@@ -15,13 +15,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.core.deadline import Deadline
-from harness.core.events import Bus, Step
+from harness.core.events import Bus, ProgressStep
 from harness.core.files import digest
 from harness.core.locks import held
 from harness.images import full_disk, manifest
 from harness.images.manifest import Manifest
 
-Build = Callable[[Path, Step], Mapping[str, Any]]
+Build = Callable[[Path, ProgressStep], Mapping[str, Any]]
 
 # Another run may be compiling a kernel on a slow machine; past this it is taken for stuck.
 _LOCK_WAIT = 3 * 3600.0
@@ -92,7 +92,7 @@ class Store:
         with suppress(Timeout, FileNotFoundError), FileLock(self._lock_path(path.name), timeout=0):
             self._discard(path)
 
-    def _kept(self, kind: str, key: str, step: Step) -> Entry | None:
+    def _kept(self, kind: str, key: str, step: ProgressStep) -> Entry | None:
         """The entry as it stands, or None; a damaged one is said and removed."""
         path = self.root / f"{kind}-{key}"
         if not path.exists():
@@ -108,7 +108,7 @@ class Store:
         self._discard(path)
         return None
 
-    def _built(self, kind: str, key: str, parts: Sequence[str], step: Step, build: Build) -> Entry:
+    def _built(self, kind: str, key: str, parts: Sequence[str], step: ProgressStep, build: Build) -> Entry:
         """Build in a directory beside, record, rename."""
         beside = self._beside(f"{kind}-{key}")
         beside.mkdir(parents=True)

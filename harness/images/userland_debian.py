@@ -14,15 +14,15 @@ from elftools.elf.segments import InterpSegment
 
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.core.events import Step
-from harness.core.files import sha256
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256
 from harness.core.process import run
 from harness.images import deb
-from harness.images.apt_state import native
+from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
+from harness.images.private_apt import native
 from harness.images.recipe import Recipe
 from harness.images.store import Entry
-from harness.images.workshop import Workshop
 
 KIND = "userland"
 
@@ -32,25 +32,25 @@ _FETCHING = 300.0
 _LINKS = 8
 
 
-def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Everything that goes into this userland, for its store key: the packages with all that they need."""
     architecture = _architecture(recipe)
-    closure = workshop.packages.closure(_WANTED, architecture)
+    closure = build_context.packages.closure(_WANTED, architecture)
     return [
         architecture,
         *(f"{name} {closure[name]}" for name in sorted(closure)),
-        workshop.packages.hash(_WANTED[0], native()),
-        *(sha256(Path(name)) for name in (__file__, str(deb.__file__))),
+        build_context.packages.hash(_WANTED[0], native()),
+        *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__))),
     ]
 
 
-def obtain(recipe: Recipe, workshop: Workshop) -> Entry:
+def obtain(recipe: Recipe, build_context: BuildContext) -> Entry:
     """An entry whose `root/` holds busybox with its applets' links, dropbear, and the libraries it is linked with.
 
     Raises BuildError when the packages do not have what they had.
     """
-    job = _Job(_architecture(recipe), workshop.packages)
-    return workshop.store.obtain(KIND, parts(recipe, workshop), vm=recipe.name, build=job.build)
+    job = _Job(_architecture(recipe), build_context.packages)
+    return build_context.store.obtain(KIND, key_parts(recipe, build_context), vm=recipe.name, build=job.build)
 
 
 def _architecture(recipe: Recipe) -> str:
@@ -66,7 +66,7 @@ class _Job:
     architecture: str
     packages: Packages
 
-    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Unpack the packages aside; keep the two programs and what they load."""
         deadline = Deadline.after(_FETCHING)
         root = entry / "root"

@@ -11,14 +11,14 @@ from typing import Any
 from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
-from harness.core.events import Step
-from harness.core.files import sha256, write_text
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256, sha256, write_text
 from harness.core.process import run
 from harness.images import kbuild, kernel_config
+from harness.images.build_context import BuildContext
 from harness.images.kbuild import Output, run_logged
 from harness.images.recipe import Recipe, part_path
 from harness.images.store import Entry
-from harness.images.workshop import Workshop
 
 KIND = "userland"
 
@@ -43,13 +43,13 @@ _EPOCH = {"SOURCE_DATE_EPOCH": "1420070400"}
 _CODE = ("userland_source.py", "kernel_config.py", "kbuild.py")
 
 
-def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Everything that goes into this userland, for its store key; cheap, nothing is fetched or built.
 
     A source package's version is read off a binary package made of it, which the host's own lists have.
     """
-    versions = [workshop.packages.version(name, "all") for name in ("busybox", "dropbear-bin")]
-    code = [sha256(Path(__file__).with_name(name)) for name in _CODE]
+    versions = [build_context.packages.version(name, "all") for name in ("busybox", "dropbear-bin")]
+    code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
         recipe.arch,
         *versions,
@@ -60,18 +60,18 @@ def parts(recipe: Recipe, workshop: Workshop) -> list[str]:
     ]
 
 
-def present(recipe: Recipe, workshop: Workshop) -> bool:
+def present(recipe: Recipe, build_context: BuildContext) -> bool:
     """True when the store has this userland already."""
-    return workshop.store.present(KIND, parts(recipe, workshop))
+    return build_context.store.present(KIND, key_parts(recipe, build_context))
 
 
-def obtain(recipe: Recipe, workshop: Workshop) -> Entry:
+def obtain(recipe: Recipe, build_context: BuildContext) -> Entry:
     """An entry whose `root/` holds busybox with its applets' links and `usr/sbin/dropbear`, all static.
 
     Raises BuildError with the log, RecipeError when the busybox fragment asks for what cannot be had.
     """
-    job = _Job(recipe.architecture, workshop)
-    return workshop.store.obtain(KIND, parts(recipe, workshop), vm=recipe.name, build=job.build)
+    job = _Job(recipe.architecture, build_context)
+    return build_context.store.obtain(KIND, key_parts(recipe, build_context), vm=recipe.name, build=job.build)
 
 
 def _fragment() -> Path:
@@ -89,9 +89,9 @@ class _Job:
     """One userland to be built into a store entry."""
 
     architecture: Architecture
-    workshop: Workshop
+    build_context: BuildContext
 
-    def build(self, entry: Path, step: Step) -> Mapping[str, Any]:
+    def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Build both programs in a scratch directory and lay them out below `entry/root`."""
         scratch = paths.cache() / "work" / f"userland-{entry.name}"
         self._log.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ class _Job:
             scratch.mkdir(parents=True)
             busybox = self._unpack("busybox", scratch, step)
             dropbear = self._unpack("dropbear", scratch, step)
-            with self.workshop.slots.turn() as jobs:
+            with self.build_context.slots.turn() as jobs:
                 self._busybox(scratch / "busybox", entry / "root", jobs, step)
                 self._dropbear(scratch / "dropbear", entry / "root", jobs, step)
         finally:
@@ -110,18 +110,18 @@ class _Job:
     def _log(self) -> Path:
         return paths.cache() / "logs" / f"userland-{self.architecture.name}.log"
 
-    def _unpack(self, package: str, scratch: Path, step: Step) -> str:
+    def _unpack(self, package: str, scratch: Path, step: ProgressStep) -> str:
         """Unpack a source package with Debian's patches to `scratch/PACKAGE`; gives its version.
 
         dpkg-source need not check the signature of the uploader: apt has checked every file of the package against the
         hashes in the archive's signed list.
         """
         step.say(f"fetching {package}'s source")
-        source = self.workshop.packages.fetch_source(package, deadline=Deadline.after(_FETCH_S))
+        source = self.build_context.packages.fetch_source(package, deadline=Deadline.after(_FETCH_S))
         self._step(["dpkg-source", "--no-check", "--extract", source.dsc, scratch / package], f"unpacking {package}")
         return source.version
 
-    def _busybox(self, tree: Path, root: Path, jobs: int, step: Step) -> None:
+    def _busybox(self, tree: Path, root: Path, jobs: int, step: ProgressStep) -> None:
         """Configure as Debian does its static one, build, install with a link for each applet."""
         wishes = kernel_config.merge([_fragment()])
         make: list[str | Path] = ["make", "-C", tree, f"CROSS_COMPILE={self.architecture.cross_prefix}"]
@@ -132,7 +132,7 @@ class _Job:
         make += [f"-j{jobs}", f"CC={kbuild.compiler(self.architecture)}", f"CONFIG_PREFIX={root}"]
         self._step([*make, "install"], "building busybox", Output(step))
 
-    def _dropbear(self, tree: Path, root: Path, jobs: int, step: Step) -> None:
+    def _dropbear(self, tree: Path, root: Path, jobs: int, step: ProgressStep) -> None:
         """Configure for public keys only, build the server alone."""
         step.say("building dropbear")
         (tree / "localoptions.h").write_text(_DROPBEAR_OPTIONS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.images import elf_writer, kallsyms
-from harness.images.elf_writer import Place
+from harness.images.elf_writer import FlatSection
 from harness.images.kallsyms import Kallsyms
 
 ELF = b"\x7fELF"
@@ -88,13 +88,13 @@ def _wrapped(image: bytes, symbols: Kallsyms) -> bytes:
     end = base + len(image)
     note = base + build_id_note(image)
     places = [
-        Place(".head.text", base, text, executable=False),
-        Place(".text", text, text_end, executable=True),
-        Place(".rodata", text_end, init, executable=False),
-        Place(".init.text", init, init_end, executable=True),
-        Place(".data", init_end, end, executable=False),
-        Place(".bss", end, base + in_memory, executable=False, in_file=False),
-        Place(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, note=True),
+        FlatSection(".head.text", base, text, executable=False),
+        FlatSection(".text", text, text_end, executable=True),
+        FlatSection(".rodata", text_end, init, executable=False),
+        FlatSection(".init.text", init, init_end, executable=True),
+        FlatSection(".data", init_end, end, executable=False),
+        FlatSection(".bss", end, base + in_memory, executable=False, in_file=False),
+        FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, note=True),
     ]
     return elf_writer.flat(image, base, places, _EM_AARCH64)
 

@@ -2,7 +2,7 @@
 
 A probe was compiled with its site's distance from one base: `_stext` in the vmlinux it was made for, or the text of a
 module's file. When it was loaded, staprun told it where the base is now (/proc/kallsyms, sysfs), and the sum was the
-address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand_spec.c adds up just so.
+address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand/spec.c adds up just so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from harness.core.elf import Elf, Section
 from harness.landing.layout import ANCHOR, Layout
-from harness.landing.probe import Request
+from harness.landing.probe_module import Request
 from harness.landing.site import Site
 
 MODULE = "pinpoint_byhand"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.landing.by_hand import lowest_text
-from harness.landing.closest import Told
+from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.layout import Layout
 from harness.landing.witness import Statement
 
@@ -106,7 +106,7 @@ def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
     return Statement("kallsyms", places[0] + datum.offset)
 
 
-def by_closest(layout: Layout, datum: Datum, address: int, told: Told | None) -> Statement:
+def by_closest(layout: Layout, datum: Datum, address: int, told: KernelSymbolOffset | None) -> Statement:
     """The datum's address if the kernel finds its symbol closest to `address` (sprint_symbol()).
 
     It needs data in kallsyms: without, the kernel calls a module's data by its last function, however far below

@@ -32,7 +32,7 @@ class Landing:
     escaped: str = ""
 
     @property
-    def speaking(self) -> list[Statement]:
+    def with_address(self) -> list[Statement]:
         """The witnesses that gave an address."""
         return [statement for statement in self.statements if statement.address is not None]
 
@@ -44,14 +44,14 @@ class Landing:
     @property
     def disagreement(self) -> str:
         """Empty when all speaking witnesses agree, none contradicts, and they are enough."""
-        addresses = {statement.address for statement in self.speaking}
+        addresses = {statement.address for statement in self.with_address}
         contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
             return "the witnesses disagree"
         if contrary:
             return f"the {contrary.witness} witness contradicts: {contrary.says}"
-        if len(self.speaking) < QUORUM:
-            return f"only {len(self.speaking)} of {len(self.statements)} witnesses speak, {QUORUM} are needed"
+        if len(self.with_address) < QUORUM:
+            return f"only {len(self.with_address)} of {len(self.statements)} witnesses speak, {QUORUM} are needed"
         return ""
 
     def table(self) -> str:

@@ -13,8 +13,8 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.image import Image
-from harness.landing.closest import Closest, ClosestOfAll, Named
-from harness.landing.instructions import boundaries, inside, straight
+from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
+from harness.landing.code.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -56,7 +56,7 @@ class Layout:
     def other_modules(self) -> dict[str, Elf]:
         """The files of the targets' other builds, which have another layout, by the targets' names."""
         files = self.guest.image.modules
-        return {name: Elf.kept(files[f"other/{name}"]) for name in self.targets if f"other/{name}" in files}
+        return {name: Elf.kept(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
 
     @property
     def slide(self) -> int:
@@ -100,7 +100,7 @@ class Layout:
 
     def pad(self, elf: Elf, symbol: Symbol) -> int:
         """The same of a function of a file: of two of a name one may have a landing pad, and the other none."""
-        pad = self.guest.image.recipe.architecture.probing.entry_landing_pad
+        pad = self.guest.image.recipe.architecture.kprobes.entry_landing_pad
         return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
@@ -139,7 +139,7 @@ class Layout:
     @property
     def decoder(self) -> Decoder:
         """How instruction boundaries are found."""
-        return self.guest.image.recipe.architecture.probing.decoder
+        return self.guest.image.recipe.architecture.kprobes.decoder
 
     def base(self, symbol: Symbol, module: str) -> int:
         """Where a symbol is loaded: its section's address and its place in it, or its linked address and the slide."""

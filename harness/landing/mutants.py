@@ -6,19 +6,21 @@ Missed for the mutant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.landing import by_hand, data, precompiled
+from harness.core.elf import Symbol
+from harness.core.errors import GuestError, PinpointError
+from harness.landing import by_hand, data, section_sites
+from harness.landing.code.instructions import straight
 from harness.landing.data import Datum
 from harness.landing.layout import Layout
-from harness.landing.neighbour import next_entry
-from harness.landing.probe import Request
+from harness.landing.probe_module import Request
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
 _VICTIM = "pinpoint_leaf"
-# So many sites the probe module can shift (probes/probe_mutants.c); those behind them stay honest.
+# So many sites the probe module can shift (probes/probe/mutants.c); those behind them stay honest.
 _SHIFTS = 64
 
 
@@ -46,7 +48,7 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
 
 def _clobbers(layout: Layout, sites: Sequence[Site]) -> list[str]:
     """The probe on the leaf's entry changes its argument: a number, where others have pointers to crash by."""
-    argument = layout.guest.image.recipe.architecture.probing.first_argument
+    argument = layout.guest.image.recipe.architecture.kprobes.first_argument
     entry = layout.address(Site(_VICTIM, module=sites[0].module))
     victim = next(index for index, site in enumerate(sites) if layout.address(site) == entry)
     return ["mutant=clobbers", f"mutant_clobber={argument}", f"mutant_victim={victim}"]
@@ -60,7 +62,7 @@ def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
 class Mutant:
     """What a broken probe does instead.
 
-    `parameters` make the probe module itself wrong (probes/probe_mutants.c); `bad_spec` gives the spec really tried
+    `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` gives the spec really tried
     where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no broken
     probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a module with
     addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so many bytes
@@ -86,8 +88,8 @@ MUTANTS: dict[str, Mutant] = {
     "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates=by_hand.from_text_base),
     "other-build": Mutant(relocates=by_hand.of_other_build),
-    "stale-offset": Mutant(relocates=precompiled.of_any_build),
-    "previous-instance": Mutant(relocates=precompiled.of_previous_instance),
+    "stale-offset": Mutant(relocates=section_sites.of_any_build),
+    "previous-instance": Mutant(relocates=section_sites.of_previous_instance),
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
@@ -104,3 +106,32 @@ MUTANTS: dict[str, Mutant] = {
 def named(name: str) -> Mutant:
     """The mutant of a cell: the honest one for a cell that has none, or one that breaks no probe (harness/pinning)."""
     return MUTANTS.get(name, HONEST)
+
+
+def next_entry(layout: Layout, site: Site) -> int:
+    """The address of the first place a probe may stand on in the next function of the site's module, or of the kernel.
+
+    Raises GuestError when no function follows.
+    """
+    elf, own = layout.symbol(site)
+    here = layout.base(own, site.module)
+    decoder = layout.guest.image.recipe.architecture.kprobes.decoder
+    for start, symbol in sorted(_loaded(layout, site.module)):
+        if start <= here:
+            continue
+        try:
+            offsets = straight(elf, symbol, decoder)
+        except PinpointError:  # data among code, which no disassembler reads
+            continue
+        if offsets:
+            return start + offsets[0]
+    raise GuestError(f"no function follows {site}", where=layout.guest.name)
+
+
+def _loaded(layout: Layout, module: str) -> Iterator[tuple[int, Symbol]]:
+    """Every function in memory, with its address: of the module, or of the kernel."""
+    elf = layout.targets[module].elf if module else layout.kernel
+    kept = layout.targets[module].sections if module else elf.sections
+    for symbol in elf.symbols:
+        if symbol.kind == "func" and symbol.section in kept and not symbol.section.startswith(".init"):
+            yield layout.base(symbol, module), symbol

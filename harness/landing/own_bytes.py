@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from harness.core.elf import Elf
+from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.layout import Layout
-from harness.landing.patch_sites import LINKED, patch_sites
 from harness.landing.site import Site
 
 # Fewer bytes than one instruction of a fixed-width machine tell nothing.

@@ -12,7 +12,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
-from harness.landing.preambles import PREAMBLES
+from harness.landing.code.functions import PREAMBLES
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
@@ -26,7 +26,7 @@ def loaded(guest: Guest) -> list[Target]:
 class Target:
     """One target module.
 
-    `build` is its file's name in the image, `other/pinpoint_target` for the other build of `pinpoint_target`;
+    `build` is its file's name in the image, `rebuilt/pinpoint_target` for the other build of `pinpoint_target`;
     `sections` are the loaded addresses of its sections, by name, `previous` those of the life before, none in its
     first; `build_id` is in hex, what the loaded module says of itself.
     """

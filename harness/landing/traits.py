@@ -9,7 +9,7 @@ from itertools import pairwise
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.recipe import Traits
-from harness.landing import probe
+from harness.landing import probe_module
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -38,8 +38,8 @@ class _Scene:
     guest: Guest
     layout: Layout
     target: Target
-    report: probe.SiteReport
-    listed: tuple[probe.ListedProbe, ...]
+    report: probe_module.SiteReport
+    listed: tuple[probe_module.ListedProbe, ...]
 
 
 def prove(guest: Guest) -> None:
@@ -47,12 +47,12 @@ def prove(guest: Guest) -> None:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    view = probe.load(guest, [_FUNCTION])
+    view = probe_module.load(guest, [_FUNCTION])
     scene = _Scene(guest, layout, target, view.reports[0], view.beyond(view.standing))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
-        probe.unload(guest)
+        probe_module.unload(guest)
         target.unload()
     for trait in Traits.model_fields:
         claimed = getattr(guest.image.recipe.traits, trait)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.core.architecture import Probing
+from harness.core.architecture import KprobeTraits
 from harness.landing.own_bytes import FEWEST, OwnBytes
-from harness.landing.probe import ListedProbe, SiteReport
+from harness.landing.probe_module import ListedProbe, SiteReport
 
 # Bytes of a place that a table shows.
 SHOWN = 8
@@ -48,11 +48,11 @@ def elf(address: int) -> Statement:
     return Statement("elf", address)
 
 
-def trapped(report: SiteReport, probing: Probing) -> Statement:
+def trapped(report: SiteReport, kprobes: KprobeTraits) -> Statement:
     """The instruction pointer that the pre-handler saw, less what this architecture's breakpoint moved it on."""
     if not report.hits:
         return Statement("trapped", None, "not hit")
-    return Statement("trapped", report.ip - probing.trap_offset, f"ip {report.ip:#x}")
+    return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
 
 
 def with_bytes(said: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
@@ -69,7 +69,7 @@ def with_bytes(said: Statement, window: Window, own: OwnBytes, elsewhere: Mappin
 
 
 def outside(
-    window: Window, near: int, probing: Probing, own: OwnBytes | None = None, standing: Collection[int] = ()
+    window: Window, near: int, kprobes: KprobeTraits, own: OwnBytes | None = None, standing: Collection[int] = ()
 ) -> Statement:
     """From outside the guest: where memory changed when the probe was registered, and into what.
 
@@ -77,12 +77,12 @@ def outside(
     but for that is not what the ELF has, for which `own` is given; probes at `standing` addresses were there before. It
     cannot speak where too little of the ELF can be compared.
     """
-    places = window.changes(probing) or window.stood(near, probing, own, standing)
+    places = window.changes(kprobes) or window.stood(near, kprobes, own, standing)
     if not places:
         denial = f"nothing changed in {window.size} bytes from {window.start:#x}"
         return Statement("outside", None, denial, contradicts=True)
     closest = min(places, key=lambda address: abs(address - near))
-    length = window.patch_at(closest, probing)
+    length = window.patch_at(closest, kprobes)
     was, now = (state[closest - window.start :] for state in (window.before, window.during))
     if not length:
         denial = f"{was[:8].hex()} became {now[:8].hex()}, no probe of this architecture"
@@ -90,7 +90,7 @@ def outside(
     became = f"{was[:length].hex()} became {now[:length].hex()}"
     if own is None:
         return Statement("outside", closest, became)
-    wrong = window.contradiction(own, probing, standing)
+    wrong = window.contradiction(own, kprobes, standing)
     if wrong:
         return Statement("outside", closest, f"{became}; {wrong}", contradicts=True)
     if own.compared < FEWEST:
@@ -118,7 +118,7 @@ class Window:
         """True when the bytes after removal are those before registration."""
         return self.after == self.before
 
-    def changes(self, probing: Probing) -> list[int]:
+    def changes(self, kprobes: KprobeTraits) -> list[int]:
         """Addresses of the patches: the first byte of each stretch that registration changed."""
         found = []
         place = 0
@@ -126,32 +126,32 @@ class Window:
             if self.before[place] == self.during[place]:
                 place += 1
                 continue
-            first = place - (self.start + place) % probing.alignment
+            first = place - (self.start + place) % kprobes.alignment
             found.append(self.start + first)
-            length = self.patch_at(self.start + first, probing) or 1
-            place = max(place, first + length, first + probing.alignment)
+            length = self.patch_at(self.start + first, kprobes) or 1
+            place = max(place, first + length, first + kprobes.alignment)
         return found
 
-    def patch_at(self, address: int, probing: Probing) -> int:
+    def patch_at(self, address: int, kprobes: KprobeTraits) -> int:
         """The length of what the kernel put at an address for a probe, 0 when that is no probe's."""
         now = self.during[address - self.start :]
-        return next((length for begins, length in probing.patches if now.startswith(begins)), 0)
+        return next((length for begins, length in kprobes.patches if now.startswith(begins)), 0)
 
-    def stood(self, address: int, probing: Probing, own: OwnBytes | None, standing: Collection[int]) -> list[int]:
+    def stood(self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]) -> list[int]:
         """The address, if another probe stood there before and memory shows it: then nothing had to change."""
         here = address - self.start
         if own is None or address not in standing or not 0 <= here < len(own.code):
             return []
-        return [address] if self.patch_at(address, probing) and self.during[here] != own.code[here] else []
+        return [address] if self.patch_at(address, kprobes) and self.during[here] != own.code[here] else []
 
-    def contradiction(self, own: OwnBytes, probing: Probing, standing: Collection[int] = ()) -> str:
+    def contradiction(self, own: OwnBytes, kprobes: KprobeTraits, standing: Collection[int] = ()) -> str:
         """Where memory is neither what the ELF has nor a probe's patch, with both byte strings; "" if nowhere."""
-        longest = max(length for _, length in probing.patches)
+        longest = max(length for _, length in kprobes.patches)
         others = {address - self.start + byte for address in standing for byte in range(longest)}
         put = {
             address - self.start + byte
-            for address in self.changes(probing)
-            for byte in range(self.patch_at(address, probing))
+            for address in self.changes(kprobes)
+            for byte in range(self.patch_at(address, kprobes))
         }
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
         for when, memory, probed in states:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from harness.images.recipe import Recipe
-from harness.report.figures import Figures
+from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
 from harness.verdict.complaints import allowed, read
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 
 def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:

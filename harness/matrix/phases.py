@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from harness.core.events import Bus
-from harness.matrix import workers
-from harness.report import ledger
-from harness.report.figures import Figures
-from harness.report.ledger import Ledger
+from harness.matrix.workers import xdist_worker
+from harness.report import time_accounts
+from harness.report.measurements import Figures
+from harness.report.time_accounts import Ledger
 
 
 class Phases:
@@ -46,12 +46,12 @@ class Phases:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """A worker has ended."""
-        self._ledger.take(workers.told_spent(node))
+        self._ledger.take(xdist_worker.received_time_account(node))
 
     def pytest_sessionfinish(self) -> None:
         """In a worker: its guests are gone; tell what they took."""
-        if workers.is_worker(self._config):
-            workers.tell_spent(self._config, self._ledger.spent)
+        if xdist_worker.is_worker(self._config):
+            xdist_worker.send_time_account(self._config, self._ledger.spent)
 
     def keep(self, figures: Figures) -> None:
         """Keep what each phase took.
@@ -69,4 +69,4 @@ class Phases:
             "idle": max(0.0, len(self._processes) * cells - self._busy),
         }.items():
             figures.add(f"phase.{name}_s", round(seconds, 3), "s")
-        ledger.keep(figures, self._ledger.spent)
+        time_accounts.keep(figures, self._ledger.spent)

@@ -12,28 +12,30 @@ from typing import Any
 
 import pytest
 
-from harness.core import launched, paths, process
+from harness.core import deadline, paths, process
 from harness.core.events import Bus
+from harness.images.build_context import BuildContext
 from harness.images.recipe import select
-from harness.images.workshop import Workshop
-from harness.matrix import again, foreman, rows, terminal, workers
-from harness.matrix.bundling import Bundles
-from harness.matrix.cells import CellWatch
+from harness.matrix import run_loop
+from harness.matrix.cells.cell_result import CellWatch
+from harness.matrix.cells.failure_bundles import Bundles
+from harness.matrix.cells.selection import CellId, cell_of
+from harness.matrix.commands import replay_options
+from harness.matrix.commands.attach import GuestAttacher
 from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
-from harness.matrix.fleet import Fleet
-from harness.matrix.hands import Hands
-from harness.matrix.order import in_order
+from harness.matrix.guests.fleet import Fleet
 from harness.matrix.phases import Phases
-from harness.matrix.selection import CellId, cell_of
-from harness.report import bundle, durations
+from harness.matrix.row_order import in_order
+from harness.matrix.workers import controller, xdist_worker
+from harness.report import board, bundle, durations
 from harness.report.board import Board
-from harness.report.figures import Figures
 from harness.report.html import write_html
+from harness.report.measurements import Figures
 from harness.report.record import Cell, Results
+from harness.report.relocation_table import Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
-from harness.report.trials import Trials
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 
 def _durations() -> Path:
@@ -45,7 +47,7 @@ class MatrixRun:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._began = launched.at()
+        self._began = deadline.launched_at()
         self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
         self._phases = Phases(config, self.bus, self._began)
@@ -53,7 +55,7 @@ class MatrixRun:
         self._cells: list[Cell] = []
         self._survivors: defaultdict[tuple[str, str], list[CellId]] = defaultdict(list)
         if not self._is_worker:
-            again.settle_seed(config)
+            replay_options.settle_seed(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit)
 
@@ -61,42 +63,42 @@ class MatrixRun:
     def directory(self) -> RunDirectory:
         """Where this run's results go."""
         if self._is_worker:
-            return RunDirectory(Path(workers.lent(self._config).directory))
+            return RunDirectory(Path(xdist_worker.worker_config(self._config).directory))
         into = self._config.option.into
         return RunDirectory.create(Path(into) if into else paths.results())
 
     @cached_property
     def fleet(self) -> Fleet:
         """The rows' images and guests."""
-        foreman = self._foreman if self._is_worker else None
+        controller = self._foreman if self._is_worker else None
         return Fleet(
             self.recipes.values(),
-            workshop=Workshop.in_cache(Bus() if foreman else self.bus),
+            build_context=BuildContext.in_cache(Bus() if controller else self.bus),
             bus=self.bus,
             directory=self.directory.path,
-            suffix=workers.suffix(self._config),
+            suffix=xdist_worker.suffix(self._config),
             forced_accelerator=self._config.option.accel,
-            **({"await_image": foreman.await_image} if foreman else {}),
+            **({"await_image": controller.await_image} if controller else {}),
         )
 
     @cached_property
     def rows(self) -> list[str]:
         """The names of the VMs asked for, in the order their rows begin."""
         if self._is_worker:
-            return list(workers.lent(self._config).rows)
-        return in_order(self.recipes.values(), Workshop.in_cache(Bus()), durations.of_rows(_durations()))
+            return list(xdist_worker.worker_config(self._config).rows)
+        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), durations.of_rows(_durations()))
 
     @cached_property
-    def _foreman(self) -> foreman.Worker:
+    def _foreman(self) -> controller.ControllerClient:
         """In a worker: the way to the controller, which hears from now on what this process's bus carries."""
-        way = foreman.Worker(workers.lent(self._config).foreman)
+        way = controller.ControllerClient(xdist_worker.worker_config(self._config).foreman)
         self.bus.subscribe(way.hear)
         return way
 
     @cached_property
-    def leader(self) -> foreman.Foreman:
+    def leader(self) -> controller.Controller:
         """In the controller: who builds for the workers."""
-        return foreman.Foreman(self.bus, self.fleet.build, self.fleet.image)
+        return controller.Controller(self.bus, self.fleet.build, self.fleet.image)
 
     @cached_property
     def figures(self) -> Figures:
@@ -111,7 +113,9 @@ class MatrixRun:
     @cached_property
     def bundles(self) -> Bundles:
         """What is left of each cell that does not hold."""
-        hands = Hands(self._config.option.at_failure, self._board.close) if self._config.option.at_failure else None
+        hands = (
+            GuestAttacher(self._config.option.at_failure, self._board.close) if self._config.option.at_failure else None
+        )
         return Bundles(self.directory, self._config, hands)
 
     @cached_property
@@ -121,7 +125,7 @@ class MatrixRun:
     @cached_property
     def _board(self) -> Board:
         """The board, printing through pytest's own reporter so that neither breaks the other's lines."""
-        return terminal.board(self._config.pluginmanager.getplugin("terminalreporter"), self.bus)
+        return board.board(self._config.pluginmanager.getplugin("terminalreporter"), self.bus)
 
     def speak(self) -> None:
         """Let the board print what happened since: called where nothing else prints."""
@@ -133,7 +137,7 @@ class MatrixRun:
         if not self._asked:
             return
         if self._is_worker:
-            self._foreman.tell_rows(*rows.wanted(items), self._asked)
+            self._foreman.tell_rows(*run_loop.wanted(items), self._asked)
         else:
             self._board.flush()
 
@@ -163,7 +167,11 @@ class MatrixRun:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
         """In pytest-xdist's controller, which runs nothing itself, the board speaks while the workers run."""
-        with workers.speaking(self._config, self.speak) if workers.is_controller(self._config) else nullcontext():
+        with (
+            xdist_worker.board_updates(self._config, self.speak)
+            if xdist_worker.is_controller(self._config)
+            else nullcontext()
+        ):
             return (yield)
 
     @pytest.hookimpl(optionalhook=True)
@@ -171,7 +179,9 @@ class MatrixRun:
         """Before a worker starts: lend it what all share."""
         grouped = self._config.option.dist == "loadgroup"
         where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
-        workers.lend(node, workers.Lent(where, self.rows, self.leader.address, grouped, parts, seconds))
+        xdist_worker.send_config(
+            node, xdist_worker.WorkerConfig(where, self.rows, self.leader.address, grouped, parts, seconds)
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -217,7 +227,7 @@ class MatrixRun:
 
     @property
     def _is_worker(self) -> bool:
-        return workers.is_worker(self._config)
+        return xdist_worker.is_worker(self._config)
 
     @property
     def _wants_cells(self) -> bool:

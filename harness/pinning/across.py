@@ -8,13 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
-from harness.landing import probe
+from harness.landing import probe_module
 from harness.landing.landing import Missed
-from harness.landing.probe import ListedProbe
-from harness.landing.probing import ProbingIn
+from harness.landing.probe_module import ListedProbe
+from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning.mutants import Mutant
+from harness.pinning.mutants import LoaderMutant
 
 # How often the target's function is called in its first life and in its second; different, to be told apart.
 _BEFORE, _AFTER = 2, 3
@@ -37,7 +37,7 @@ class Crossing:
 
     def prove(self) -> None:
         """GONE in the list, silent ever after. Raises Missed."""
-        if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
+        if [probe_module.flags.count("[GONE]") for probe_module in self.listed] != [1]:
             raise Missed(f"without its target the probe is listed as {self.listed}")
         if self.hits != _BEFORE:
             raise Missed(f"hit {self.hits} times, its target's first life ran {_BEFORE} times")
@@ -49,30 +49,30 @@ def settle(target: Target, site: Site) -> None:
     A page of instruction slots goes into the very hole that the target leaves, on parisc; after that the target comes
     back to where it was.
     """
-    probe.load(target.guest, [site.spec])
+    probe_module.load(target.guest, [site.spec])
     target.unload()
     target.load()
-    probe.unload(target.guest)
+    probe_module.unload(target.guest)
 
 
-def cross(probing: ProbingIn, target: Target, site: Site, mutant: Mutant) -> Crossing:
+def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
     """Probe a site, remove the target, load it again, call it in both lives, unregister.
 
     Raises Missed when anything is left then.
     """
-    address = probing.layout.address(site)
-    standing = probe.standing(target.guest)
-    with probing.on(site) as probes:
+    address = kprobes.layout.address(site)
+    standing = probe_module.standing(target.guest)
+    with kprobes.on(site) as probes:
         target.call(_SHAPE, _BEFORE)
         target.unload()
-        listed = probe.look(target.guest).beyond(standing)
+        listed = probe_module.look(target.guest).beyond(standing)
         target.load()
         if mutant.probes_again:
-            probe.unload(target.guest)
-            probe.load(target.guest, [site.spec])
+            probe_module.unload(target.guest)
+            probe_module.load(target.guest, [site.spec])
         target.call(_SHAPE, _AFTER)
     probes.prove_gone()
-    return Crossing(listed, probes.reports[0].hits, moved=probing.layout.address(site) != address)
+    return Crossing(listed, probes.reports[0].hits, moved=kprobes.layout.address(site) != address)
 
 
 def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
@@ -82,11 +82,11 @@ def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
     GuestError when the module cannot be loaded, or does not go in the end: a removal that meets a registration is
     refused for that moment (EWOULDBLOCK), and is tried again.
     """
-    target, mine = guest.ship(module), guest.ship(probe.MODULE)
-    report = f"/sys/kernel/debug/{probe.MODULE}/report"
+    target, mine = guest.ship(module), guest.ship(probe_module.MODULE)
+    report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
     churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
     goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"
-    register = f"insmod {mine} site={spec} && told=$(cat {report}) && rmmod {probe.MODULE} || exit; echo $told"
+    register = f"insmod {mine} site={spec} && told=$(cat {report}) && rmmod {probe_module.MODULE} || exit; echo $told"
     count = "case $told in *' errno=0 '*) met=$((met + 1));; *) refused=$((refused + 1));; esac"
     told = guest.script(
         f"touch /tmp/racing; ( {churn} ) & "
@@ -94,7 +94,7 @@ def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
         "status=$?; rm -f /tmp/racing; wait $! && exit $status",
         guest.budget(_RACE_SECONDS),
     ).check()
-    return Counter(report.errno for report in probe.parse_report(told.stdout))
+    return Counter(report.errno for report in probe_module.parse_report(told.stdout))
 
 
 def expect_errnos(seen: Counter[int], allowed: Collection[int]) -> None:

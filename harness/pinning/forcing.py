@@ -8,10 +8,9 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.initializing import stopped
 from harness.pinning.loader import Order
-from harness.pinning.loading import Loading, for_build
-from harness.pinning.removing import delete
+from harness.pinning.loader_fixture import Loaders, for_build
+from harness.pinning.module_states import delete, stopped
 
 IN_USE = "EAGAIN"
 _TARGET = "pinpoint_target"
@@ -45,7 +44,7 @@ class Forced:
             )
 
 
-def under_a_reference(loading: Loading) -> Forced:
+def under_a_reference(loading: Loaders) -> Forced:
     """Let an initializer take its reference, remove the target by force, and let the initializer go on.
 
     The guest may not live through that. A mutant that only asks, asks twice.
@@ -73,7 +72,7 @@ def under_a_reference(loading: Loading) -> Forced:
     return Forced(asked, answer, bool(taint & _TAINT_FORCED_RMMOD), guest.console.text(since))
 
 
-def under_a_dependent(loading: Loading) -> str:
+def under_a_dependent(loading: Loaders) -> str:
     """What forced removal answers for a module that another one needs; empty when it went, as with a mutant without."""
     guest = loading.guest
     guest.run("insmod", guest.ship("pinpoint_pins")).check()

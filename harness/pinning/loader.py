@@ -99,7 +99,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LoaderResult:
     """How a loader ended: `steps` is all it said, in order; `errno` the name of the errno it failed with, or empty."""
 
     status: Status
@@ -124,7 +124,7 @@ class Outcome:
 class EndedEarly(Missed):
     """The loader ended before it came to a gate; `outcome` tells how."""
 
-    def __init__(self, outcome: Outcome, wanted: str) -> None:
+    def __init__(self, outcome: LoaderResult, wanted: str) -> None:
         self.outcome = outcome
         super().__init__(f"the loader ended before {wanted}: {outcome}")
 
@@ -190,7 +190,7 @@ class Loader:
         self._stands = False
         self._dialogue.say("go", deadline or self.guest.budget(_STEP_SECONDS))
 
-    def finish(self, deadline: Deadline | None = None) -> Outcome:
+    def finish(self, deadline: Deadline | None = None) -> LoaderResult:
         """Let it go through every gate that is left, and wait for its end."""
         if self._stands:
             self.go(deadline)
@@ -199,13 +199,13 @@ class Loader:
                 self.go(deadline)
         return self.ended(deadline)
 
-    def ended(self, deadline: Deadline | None = None) -> Outcome:
+    def ended(self, deadline: Deadline | None = None) -> LoaderResult:
         """How it ended, once it has said its last line or was killed."""
         status = self._dialogue.status(deadline or self.guest.budget(_STEP_SECONDS))
-        return Outcome(Status(status), tuple(self._steps))
+        return LoaderResult(Status(status), tuple(self._steps))
 
 
-def run(guest: Guest, order: Order) -> Outcome:
+def run(guest: Guest, order: Order) -> LoaderResult:
     """One loader from start to end, without a stop."""
     with Loader(guest, order) as loader:
         return loader.finish()

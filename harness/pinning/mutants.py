@@ -9,10 +9,10 @@ from harness.pinning.loader import Order
 
 
 @dataclass(frozen=True)
-class Mutant:
+class LoaderMutant:
     """What is broken.
 
-    `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned_targets.c); `misses` aims
+    `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned/targets.c); `misses` aims
     one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
     `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
     no kernel refuses, instead of the one it was given; `forces` removes by force, `asks` without where force is meant;
@@ -44,28 +44,28 @@ class Mutant:
         return replace(order, mutant=self.loader or order.mutant, parameters=parameters, in_memory=in_memory)
 
 
-HONEST = Mutant()
+HONEST = LoaderMutant()
 
-MUTANTS: Mapping[str, Mutant] = {
-    "closes-early": Mutant(loader="closes-early"),
-    "skips-re-read": Mutant(loader="skips-re-read"),
-    "handle-unchecked": Mutant(probe="handle-unchecked"),
-    "accompanied": Mutant(loader="accompanied"),
-    "trusts-address": Mutant(probe="trusts-address"),
-    "one-instruction-off": Mutant(misses=True),
-    "lets-go": Mutant(lets_go=True),
-    "holds-more": Mutant(holds_more=True),
-    "probes-again": Mutant(probes_again=True),
-    "loads-anyway": Mutant(loads_anyway=True),
-    "forces": Mutant(forces=True),
-    "only-asks": Mutant(asks=True),
-    "checks-handle": Mutant(checks=True),
-    "other-call": Mutant(other_call=True),
-    "other-rule": Mutant(other_rule=True),
-    "strange-image": Mutant(strange_image=True),
+MUTANTS: Mapping[str, LoaderMutant] = {
+    "closes-early": LoaderMutant(loader="closes-early"),
+    "skips-re-read": LoaderMutant(loader="skips-re-read"),
+    "handle-unchecked": LoaderMutant(probe="handle-unchecked"),
+    "accompanied": LoaderMutant(loader="accompanied"),
+    "trusts-address": LoaderMutant(probe="trusts-address"),
+    "one-instruction-off": LoaderMutant(misses=True),
+    "lets-go": LoaderMutant(lets_go=True),
+    "holds-more": LoaderMutant(holds_more=True),
+    "probes-again": LoaderMutant(probes_again=True),
+    "loads-anyway": LoaderMutant(loads_anyway=True),
+    "forces": LoaderMutant(forces=True),
+    "only-asks": LoaderMutant(asks=True),
+    "checks-handle": LoaderMutant(checks=True),
+    "other-call": LoaderMutant(other_call=True),
+    "other-rule": LoaderMutant(other_rule=True),
+    "strange-image": LoaderMutant(strange_image=True),
 }
 
 
-def named(name: str) -> Mutant:
+def named(name: str) -> LoaderMutant:
     """The mutant of a cell: the honest one for a cell that has none, or one that breaks a probe (harness/landing)."""
     return MUTANTS.get(name, HONEST)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning.loader import PROBE, PROGRAM, Order, Said, run
-from harness.pinning.loading import Loading, for_build
-from harness.pinning.removing import HOLDER, delete
+from harness.pinning.loader_fixture import Loaders, for_build
+from harness.pinning.module_states import HOLDER, delete
+from harness.pinning.mutants import HONEST, LoaderMutant
 
 STRESS = "pinpoint_stress"
 TARGET = "pinpoint_target"
@@ -91,7 +93,7 @@ class Stressed:
             raise Missed(f"{'; '.join(self.complaints)}\n\n{table}")
 
 
-def stress(loading: Loading, changes: int, seconds: float) -> Stressed:
+def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
     """Race until so many loads and removals succeeded, or for so long."""
     guest, began = loading.guest, time.monotonic()
     order = _order(guest)
@@ -137,3 +139,34 @@ def _leaks(guest: Guest) -> str:
     """What kmemleak suspects, where the kernel has it: looked for twice, for a first scan meets what is under way."""
     script = f"[ ! -e {_LEAKS} ] || {{ echo scan >{_LEAKS}; echo scan >{_LEAKS}; cat {_LEAKS}; }}"
     return guest.script(script, guest.budget(_AFTER_SECONDS)).check().stdout.strip()
+
+
+_CPUS = 2
+# A mutant shows in any race, however short; one with which nothing succeeds would last as long as it may.
+_FOR_MUTANTS, _FOR_MUTANTS_SECONDS = 4, 2.0
+# A load costs a debugging kernel under emulation some tenths of a second at worst.
+_SECONDS_A_CHANGE = 0.5
+_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class StressRuns:
+    """Races in one cell: in the row's guest where that has two virtual CPUs, else in one of its own that has."""
+
+    guest: Guest
+    fresh: Callable[..., AbstractContextManager[Guest]]
+    mutant: LoaderMutant
+    changes: int
+
+    def race(self) -> Stressed:
+        """Race until as many loads and removals succeeded as were asked for, or a few in a mutant's cell."""
+        if self.mutant is not HONEST:
+            return stress(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
+        image = self.guest.image
+        if image.recipe.machine.cpus >= _CPUS or "CONFIG_SMP" not in image.config:
+            return self._race(self.guest, self.changes)
+        with self.fresh(cpus=_CPUS) as guest:
+            return self._race(guest, self.changes)
+
+    def _race(self, guest: Guest, changes: int) -> Stressed:
+        return stress(Loaders(guest, self.mutant), changes, _SECONDS + changes * _SECONDS_A_CHANGE)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, wait
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.core import process
 from harness.core.events import Bus, Phase
@@ -13,6 +14,9 @@ from harness.report.live import LiveView
 from harness.report.progress import Activity, Progress, clock
 from harness.report.record import Cell
 from harness.verdict.printk import plain
+
+if TYPE_CHECKING:
+    import pytest
 
 # A step that goes on without ending is told of this often where there is no terminal.
 _PATIENCE = 10.0
@@ -85,3 +89,19 @@ def told(activity: Activity) -> str:
         return " ".join(part for part in (f"done in {clock(event.seconds)}", detail and f"({detail})") if part)
     percent = "" if event.fraction is None else f"{event.fraction * 100:.0f} %"
     return " ".join(part for part in (detail or "begins", percent) if part)
+
+
+def board(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
+    """A board that prints through pytest's own reporter, so that neither breaks the other's lines."""
+
+    def write_line(line: str) -> None:
+        reporter.ensure_newline()
+        # With pytest-xdist the reporter does not know of the dots it has written.
+        if reporter._tw.width_of_current_line:
+            reporter._tw.line()
+        reporter.write_line(line)
+        reporter.flush()
+
+    made = Board(bus, sys.stdout.isatty(), write_line)
+    reporter._tw._file = made.above(reporter._tw._file)
+    return made

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
-from harness.report import lines
+from harness.report import jsonl
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 
@@ -33,7 +33,7 @@ class Bundle(BaseModel):
     `file` is the case's file in the project, `items` pytest's names in it, of the cell and of what it depends on, the
     cell last; `options` are the run's that change what a cell does; `schedule` is the line of the order of loading and
     removal that failed, `seed` what else was drawn with. `qemu` is the command line; `loop_seconds` the guest's speed
-    as its heartbeat measured it, the CPU time of a loop (harness/guest/heart.py); `slide` is in bytes; both are None
+    as its heartbeat measured it, CPU time of a loop (harness/guest/heartbeat.py); `slide` is in bytes; both are None
     where they are not known; `frozen` is the store's entry that the guest was thawed from, empty for one that was
     booted. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
     bundle's own; `absent` names what could not be had, and why.
@@ -93,7 +93,7 @@ def _filled(root: Path, place: Path, beside: Path, about: Bundle, pieces: Mappin
     (beside / README).write_text(_readme(about, final, sorted(pieces)))
     own = sorted(path for path in beside.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(beside)): sha256(path) for path in own}})
-    (beside / ABOUT).write_text(lines.plain_json(whole, indent=1) + "\n")
+    (beside / ABOUT).write_text(jsonl.plain_json(whole, indent=1) + "\n")
     beside.chmod(0o755)
     beside.rename(final)
     return final

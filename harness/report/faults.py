@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.report import lines
-from harness.report.figures import Figures
+from harness.report import jsonl
+from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
 
-class Told(BaseModel):
+class FaultResult(BaseModel):
     """How a run ended in which something broke.
 
     `verdict` is that of the cell that was struck, empty where no cell was; `status` the run's exit status, negative
@@ -36,8 +36,8 @@ class Fault(BaseModel):
 
     fault: str
     vm: str
-    expected: Told
-    told: Told
+    expected: FaultResult
+    told: FaultResult
     lost: int
     orphaned: int
 
@@ -60,11 +60,11 @@ class Faults:
 
     def add(self, fault: Fault) -> None:
         """Keep a fault. Raises HostError."""
-        lines.append(self._path, fault)
+        jsonl.append(self._path, fault)
 
     def read(self) -> list[Fault]:
         """The faults kept so far, in order."""
-        return lines.read(self._path, Fault)
+        return jsonl.read(self._path, Fault)
 
     def count(self, figures: Figures) -> None:
         """Keep what all faults together say as figures. Raises HostError."""

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.core.files import write_text
-from harness.report import bundle, trials
-from harness.report.figures import Figures
+from harness.report import bundle, relocation_table
+from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot, tally
 from harness.report.progress import clock
 from harness.report.record import Results
@@ -42,9 +42,9 @@ def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
         name=directory.name,
         pivot=pivot,
         figures=figures.read(),
-        trials=trials.Trials(directory, figures).read(),
-        trial_headings=trials.HEADINGS,
-        trial_names=trials.NAMES,
+        trials=relocation_table.Trials(directory, figures).read(),
+        trial_headings=relocation_table.HEADINGS,
+        trial_names=relocation_table.NAMES,
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles={vm: [log.name for log in directory.consoles(vm)] for vm in pivot.vms},
         seconds=clock(sum(cell.seconds for cell in cells)),

@@ -20,7 +20,7 @@ from harness.core.events import Phase
 from harness.report.progress import Activity, Progress, clock
 from harness.report.summary import style_of
 from harness.verdict.printk import plain
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 _PER_SECOND = 5.0
 _BAR_WIDTH = 20

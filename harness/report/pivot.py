@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from harness.report.record import Cell
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 
 class Asked(Protocol):

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.report import lines
+from harness.report import jsonl
 from harness.report.run_dir import RunDirectory
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 
 class Cell(BaseModel):
@@ -49,7 +49,7 @@ class Results:
 
         Raises HostError. The first time that is for want of room, the cell is kept in the room that the run reserved.
         """
-        lines.append(self._path, cell, self._reserve)
+        jsonl.append(self._path, cell, self._reserve)
 
     def close(self) -> None:
         """No more cells will come: what was reserved for them is given up."""
@@ -57,4 +57,4 @@ class Results:
 
     def read(self) -> list[Cell]:
         """The cells kept so far, in order."""
-        return lines.read(self._path, Cell)
+        return jsonl.read(self._path, Cell)

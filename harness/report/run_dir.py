@@ -81,7 +81,7 @@ class RunDirectory:
     def consoles(self, vm: str) -> list[Path]:
         """The whole consoles of a VM's row, one for each process that ran a part of it; the newest last.
 
-        Those of guests that a case had for itself are no part of them: it may have had them commit crimes.
+        Those of guests that a case had for itself are no part of them: it may have had them fire crash triggers.
         """
         row = re.compile(rf"{re.escape(vm)}(?:\.\w+)?\.log")
         found = [log for log in (self.path / "console").glob("*.log") if row.fullmatch(log.name) and log.is_file()]

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from harness.report.pivot import Asked, Pivot, Square, tally
 from harness.report.record import Cell
-from harness.report.trials import TrialRow
-from harness.report.trials import table as table_of_trials
+from harness.report.relocation_table import TrialRow
+from harness.report.relocation_table import table as table_of_trials
 from harness.verdict.printk import plain
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 STYLES = {
     Verdict.PASS: "green",

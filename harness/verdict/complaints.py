@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.images.recipe import BootNoise
-from harness.verdict.kinds import Kind, Opening, opening_of
+from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
 from harness.verdict.printk import Record, records
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 # A complaint without an end marker ends here at the latest: at a pause, or after what a full parisc dump needs, or the
 # list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).
@@ -19,7 +19,7 @@ _MOST_LINES = 200
 # kernel/panic.c: print_oops_end_marker(), panic(). mm/kasan/report.c and lib/ubsan.c close with a rule.
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 _RULE = re.compile(r"={30,}$")
-_RULED = frozenset({Kind.KASAN})
+_RULED = frozenset({ComplaintKind.KASAN})
 
 _FILE = re.compile(r"(?:^|[\s(])(?P<place>[\w./+-]+\.(?:c|h|S|rs|y|l):\d+)\b")
 # __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, arm64, parisc show it.
@@ -34,7 +34,7 @@ class Complaint:
     gives none, empty where it gives neither; `lines` is all of its text; `seconds` the printk time of its first line.
     """
 
-    kind: Kind
+    kind: ComplaintKind
     line: str
     place: str
     lines: tuple[str, ...]
@@ -63,7 +63,11 @@ class _Open:
 
     def takes(self, opening: Opening) -> bool:
         """Is this opening another part of the same event?"""
-        if self.opening.weak and opening.kind in (Kind.FAULT, Kind.BUG, Kind.WARNING) and not opening.weak:
+        if (
+            self.opening.weak
+            and opening.kind in (ComplaintKind.FAULT, ComplaintKind.BUG, ComplaintKind.WARNING)
+            and not opening.weak
+        ):
             return True
         return self.opening.kind in opening.within and (opening.weak or opening not in self.seen)
 

@@ -9,9 +9,9 @@ from enum import Enum
 
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
-from harness.guest.heart import Heart, Sample
+from harness.guest.heartbeat import Heartbeat, Sample
 from harness.verdict.complaints import Complaint
-from harness.verdict.words import Verdict
+from harness.verdict.verdict import Verdict
 
 # How many places of a hanging CPU are told, the most frequent first.
 _TOLD_AT_MOST = 4
@@ -104,13 +104,13 @@ def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int],
     return Diagnosis(Condition.ALIVE, "")
 
 
-def _how_it_ended(heart: Heart) -> str:
+def _how_it_ended(heart: Heartbeat) -> str:
     status = heart.emulator.status
     how = "it closed its monitor" if status is None else f"status {status}" if status >= 0 else f"signal {-status}"
     return f"{how}: {heart.emulator.said() or 'it said nothing'}"
 
 
-def _silent(heart: Heart, name: Callable[[int], str]) -> Diagnosis:
+def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
     """A hang, soft where any look found a CPU that takes interrupts; ours, where QEMU itself does not answer."""
     assert heart.silence is not None
     samples = heart.silence.samples

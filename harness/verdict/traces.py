@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing.line_table import rows
+from harness.landing.code.line_table import rows
 
 # `func+0x1/0x20 [module]` behind what an architecture puts before it; `? ` is a value that only looks like a return.
 _FRAME = re.compile(

@@ -1,0 +1,82 @@
+"""Crash triggers fired in a guest of the case's own: is each read for what it is, and how soon is a guest known
+to be dead?
+
+A kernel that oopses, warns, panics or hangs must be caught at it, or no other verdict of this matrix means anything.
+`--crash-triggers all` commits those that take seconds, too, and hangs and resets guests.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.report.measurements import Figure
+from harness.verdict.crash_triggers import HANG, QUICK, RESET, SLOW, Criminal, TriggerResult
+from harness.verdict.liveness import Condition
+
+Fresh = Callable[..., AbstractContextManager[Guest]]
+
+
+@pytest.mark.deep
+def test_crash_triggers_are_read_right(fresh: Fresh, figure: Callable[..., Figure]) -> None:
+    """Each trigger that this kernel can notice is reported with its kind and place. The last one ends the guest."""
+    outcomes: list[TriggerResult] = []
+    with fresh(may_die=True) as guest:
+        criminal = Criminal(guest)
+        for trigger in criminal.possible(QUICK):
+            outcomes.append(criminal.commit(trigger))
+            if outcomes[-1].died:
+                break
+    keep(figure, outcomes)
+    panic = outcomes[-1]
+    figure("panic.to_verdict_s", round(panic.seconds, 2), "s", goal="at most 3")
+    assert panic.diagnosis.condition is Condition.PANICKED, str(panic)
+    assert [outcome.diagnosis.condition for outcome in outcomes[:-1]] == [Condition.OOPSED] * (len(outcomes) - 1)
+
+
+@pytest.mark.crash_triggers
+def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[..., Figure]) -> None:
+    """Hung tasks, lock-ups, exhausted memory, leaks, and each fault; a guest that one does for is replaced."""
+    outcomes: list[TriggerResult] = []
+    left = list(SLOW)
+    while left:
+        with fresh(may_die=True) as guest:
+            criminal = Criminal(guest)
+            left = criminal.possible(left)
+            alive = True
+            while left and alive:
+                outcomes.append(criminal.commit(left.pop(0)))
+                alive = not outcomes[-1].done_for
+    keep(figure, outcomes)
+
+
+@pytest.mark.crash_triggers
+def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
+    """A guest whose one CPU takes no interrupts is known for it within five heartbeats, and where it is."""
+    with fresh(may_die=True, cpus=1) as guest:
+        hang = Criminal(guest).commit(HANG)
+    assert hang.diagnosis.condition is Condition.HARD_HANG, str(hang)
+    assert "pinpoint_spin_deaf" in hang.diagnosis.evidence, str(hang)
+    silence = guest.heart.silence if guest.heart else None
+    assert silence is not None
+    figure("hang.to_verdict_heartbeats", round(silence.beats, 1), "heartbeats", goal="at most 5")
+    assert silence.beats <= 5
+
+
+@pytest.mark.crash_triggers
+def test_reset(fresh: Fresh) -> None:
+    """A kernel that resets the machine without a word is told from one that hangs."""
+    with fresh(may_die=True) as guest:
+        reset = Criminal(guest).commit(RESET)
+    assert (reset.diagnosis.condition, list(reset.complaints)) == (Condition.PANICKED, []), str(reset)
+
+
+def keep(figure: Callable[..., Figure], outcomes: Sequence[TriggerResult]) -> None:
+    """The figures of a reader, and the demand that it missed nothing and invented nothing."""
+    missed = [str(outcome) for outcome in outcomes if not outcome.read_right]
+    alarms = [f"{outcome.trigger.name}: {alarm}" for outcome in outcomes for alarm in outcome.false_alarms]
+    figure("oops.fixtures", len(outcomes), "triggers")
+    figure("oops.missed", len(missed), "triggers", goal="0")
+    figure("oops.false_alarms", len(alarms), "complaints", goal="0")
+    assert (missed, alarms) == ([], [])

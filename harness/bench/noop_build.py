@@ -1,0 +1,35 @@
+"""The check that nothing has to be built: every file of every image compared with its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from harness.bench.context import LAUNCHER, Ground
+from harness.bench.figure import Pair
+from harness.bench.interleave import Measure
+from harness.core import process
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError
+
+_CHECK = "check"
+PAIRS = (Pair("rebuild_check_s", "./pinpoint build with nothing to build", "at most 1", _CHECK),)
+_SECONDS = 600.0
+
+
+@contextmanager
+def open_sides(ground: Ground, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
+    """`./pinpoint build` of all VMs asked for, the whole process."""
+    names = [recipe.name for recipe in ground.recipes]
+    for name in names:
+        ground.image(name)
+
+    def check() -> float:
+        log = ground.logs / "build.log"
+        words = [str(LAUNCHER), "build", *(f"--vm={name}" for name in names)]
+        done = process.run(words, deadline=Deadline.after(_SECONDS), log=log)
+        if done.rc:
+            raise HostError(f"./pinpoint build ended with status {done.rc}", where=str(log))
+        return done.seconds
+
+    yield {_CHECK: check}

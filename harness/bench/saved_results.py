@@ -1,0 +1,76 @@
+"""What a run of the bench leaves: figures beside those of other runs, and every sample."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from harness.bench.figure import Absent, FigureResult
+from harness.bench.samples import Samples
+from harness.core.files import write_text
+from harness.report.measurements import Figures
+from harness.report.run_dir import RunDirectory
+
+NAME = "bench.json"
+_DIGITS = 4
+
+Profile = Mapping[str, float]
+
+
+def keep(figures: Figures, outcome: FigureResult) -> None:
+    """Keep a figure, and the median of each of its sides; of what was not measured nothing."""
+    name = f"bench.{outcome.pair.name}"
+    if outcome.value is not None:
+        value = round(outcome.value, _DIGITS)
+        figures.add(name, value, outcome.unit, goal=outcome.pair.goal, holds=outcome.holds)
+    if outcome.pair.peer:
+        for role, side in (("ours", outcome.ours), ("peer", outcome.peer)):
+            if isinstance(side, Samples):
+                figures.add(f"{name}.{role}", round(side.median, _DIGITS), "s")
+
+
+def write(
+    directory: RunDirectory,
+    host: Mapping[str, object],
+    outcomes: Sequence[FigureResult],
+    profiles: Mapping[str, Sequence[Profile]],
+) -> None:
+    """Write `bench.json`, whole each time: host, each figure with all samples, where the matrix runs' time went."""
+    told = {
+        "run": directory.name,
+        "host": host,
+        "figures": [_figure(outcome) for outcome in outcomes],
+        "profiles": {name: {"medians": medians(runs), "runs": list(runs)} for name, runs in profiles.items()},
+    }
+    write_text(directory.path / NAME, json.dumps(told, indent=1) + "\n")
+
+
+def medians(runs: Sequence[Profile]) -> dict[str, float]:
+    """The median of each thing that every run told."""
+    common = set.intersection(*(set(run) for run in runs)) if runs else set()
+    return {name: round(statistics.median(run[name] for run in runs), 3) for name in sorted(common)}
+
+
+def _figure(outcome: FigureResult) -> dict[str, Any]:
+    pair = outcome.pair
+    return {
+        "figure": pair.name,
+        "what": pair.what,
+        "value": outcome.value,
+        "unit": outcome.unit,
+        "goal": pair.goal,
+        "holds": outcome.holds,
+        "absent": outcome.absent,
+        "ours": _side(pair.ours, outcome.ours),
+        **({"peer": _side(pair.peer, outcome.peer)} if outcome.peer is not None else {}),
+    }
+
+
+def _side(name: str, side: Samples | Absent | None) -> dict[str, Any]:
+    """A side with its samples in seconds."""
+    if not isinstance(side, Samples):
+        return {"side": name}
+    about = {"median": side.median, "least": side.least, "most": side.most, "samples": list(side.values)}
+    return {"side": name, **about}

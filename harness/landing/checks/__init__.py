@@ -1,0 +1,1 @@
+"""Checks that one case file each uses."""

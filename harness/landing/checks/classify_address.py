@@ -1,0 +1,194 @@
+"""What stands at an address: an instruction, the inside of one, a linker stub, padding, or no text at all."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable
+from enum import Enum
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.core.elf import Elf, Symbol
+from harness.landing.code.functions import blacklist
+from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
+from harness.landing.layout import ANCHOR, Layout
+from harness.landing.site import Site
+
+_END = "_etext"
+# Bytes around an address between functions that tell what it is: more than any stub or nop is long.
+_REACH = 64
+
+
+class AddressKind(Enum):
+    """What a probe that is put at an address is put on."""
+
+    INSTRUCTION = "instruction"
+    """A function's instruction boundary."""
+    MID_INSTRUCTION = "mid_instruction"
+    STUB = "in_stub"
+    """Code that the linker or the module loader made for far calls."""
+    PADDING = "in_padding"
+    """Between functions: nops, traps, zeros."""
+    UNNAMED = "unnamed_code"
+    """Code that belongs to no symbol with a size: hand-written entry code and its like."""
+    OUTSIDE = "outside_text"
+    """No code of the kernel's text or of a loaded target."""
+
+
+class _Function(NamedTuple):
+    """A function in the guest: where it begins and ends there, and what it is."""
+
+    start: int
+    end: int
+    module: str
+    elf: Elf
+    symbol: Symbol
+
+
+class _Table:
+    """Functions that can be found by an address: of several at one place the longest."""
+
+    def __init__(self, functions: Iterable[_Function]) -> None:
+        self._functions = sorted(
+            (found for found in functions if found.end > found.start), key=lambda found: (found.start, found.end)
+        )
+        self._starts = [found.start for found in self._functions]
+
+    def before(self, address: int) -> _Function | None:
+        """The last function that begins at or before an address."""
+        index = bisect_right(self._starts, address) - 1
+        return self._functions[index] if index >= 0 else None
+
+
+class Places:
+    """The text of one guest's kernel and of the targets that are loaded in it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._decoder = layout.guest.image.recipe.architecture.kprobes.decoder
+
+    def at(self, address: int) -> AddressKind:
+        """What stands at an address."""
+        text = next((text for text in self._texts if address in text), None)
+        if text is None:
+            return AddressKind.OUTSIDE
+        before = self._before(address)
+        if before is None or address >= before.end:
+            return self._between(max(before.end if before else 0, text.start), address)
+        offset = address - before.start
+        if offset not in self._boundaries(before.elf, before.symbol):
+            return AddressKind.MID_INSTRUCTION
+        tail = before.elf.code(before.symbol)[offset:] if before.symbol.padded else b""
+        return AddressKind.PADDING if tail and is_padding(tail, self._decoder) else AddressKind.INSTRUCTION
+
+    def site(self, address: int) -> Site | None:
+        """What a site there is called; None outside of functions and in those that share their name with another."""
+        found = self._before(address)
+        if found is None or address >= found.end or self._named[found.module, found.symbol.name] > 1:
+            return None
+        return Site(found.symbol.name, address - found.start, module=found.module)
+
+    def safe(self, site: Site) -> bool:
+        """Does the kernel take a probe there, and step it rightly for whoever runs the function meanwhile?
+
+        That is where neither this instruction nor the next, where a mutant puts its probe, leaves the line.
+        """
+        address = self._layout.address(site)
+        if any(start <= address < end for start, end in self._blacklist):
+            return False
+        elf, symbol = self._layout.symbol(site)
+        behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
+        return bool(behind) and {site.offset, min(behind)} <= plain(elf, symbol, self._decoder)
+
+    def never_starts(self, address: int) -> bool:
+        """Is that inside of an instruction which nothing patches?"""
+        found = self._before(address)
+        if found is None or address >= found.end:
+            return False
+        return address - found.start in inside(found.elf, found.symbol, self._decoder)
+
+    def _before(self, address: int) -> _Function | None:
+        """The last function that begins at or before an address, in the kernel's text or in the targets'."""
+        if address not in self._texts[0]:
+            return self._modules.before(address)
+        slide = self._layout.slide
+        linked = _as_linked(self._layout.kernel).before(address - slide)
+        return linked and linked._replace(start=linked.start + slide, end=linked.end + slide)
+
+    def _between(self, end: int, address: int) -> AddressKind:
+        """What stands at an address that is in no function, the last of which ends at `end`."""
+        start = max(end, address - _REACH)
+        code = self._bytes(start, address - start + _REACH)
+        if stub_at(code, address - start, self._decoder):
+            return AddressKind.STUB
+        return AddressKind.PADDING if padding_at(code, address - start, self._decoder) else AddressKind.UNNAMED
+
+    def _bytes(self, address: int, size: int) -> bytes:
+        """Kernel text as its ELF file has it; a module's as it is in the guest, for its loader makes stubs."""
+        if address in self._texts[0]:
+            return self._layout.kernel.bytes_at(address - self._layout.slide, size)
+        return self._layout.guest.memory.read(address, size)
+
+    def _boundaries(self, elf: Elf, symbol: Symbol) -> Collection[int]:
+        key = (elf.path, symbol.address, symbol.section)
+        if key not in self._known:
+            self._known[key] = frozenset(starts(elf, symbol, self._decoder))
+        return self._known[key]
+
+    @cached_property
+    def _blacklist(self) -> list[tuple[int, int]]:
+        return blacklist(self._layout.guest)
+
+    @cached_property
+    def _known(self) -> dict[tuple[Path, int, str], frozenset[int]]:
+        return {}
+
+    @cached_property
+    def _texts(self) -> list[range]:
+        """The kernel's text, then each target's, from its first section to the end of its last."""
+        kernel, slide = self._layout.kernel, self._layout.slide
+        begin, end = (kernel.named(name)[0].address + slide for name in (ANCHOR, _END))
+        found = [range(begin, end)]
+        for target in self._layout.targets.values():
+            loaded = [
+                (target.sections[section.name], section.size)
+                for section in target.elf.sections.values()
+                if section.executable and section.name in target.sections and not section.name.startswith(".init")
+            ]
+            found.append(range(min(loaded)[0], max(start + size for start, size in loaded)))
+        return found
+
+    @cached_property
+    def _modules(self) -> _Table:
+        """Every function in the targets' texts."""
+        return _Table(
+            _Function(start, start + symbol.size, module, target.elf, symbol)
+            for module, target in self._layout.targets.items()
+            for symbol in target.elf.symbols
+            if symbol.kind == "func" and symbol.section in target.sections
+            if any((start := self._layout.base(symbol, module)) in text for text in self._texts[1:])
+        )
+
+    @cached_property
+    def _named(self) -> Counter[tuple[str, str]]:
+        """How many symbols have a name, by module."""
+        owners = self._owners.items()
+        return Counter((module, each.name) for module, elf in owners for each in elf.symbols if each.section)
+
+    @property
+    def _owners(self) -> dict[str, Elf]:
+        """The ELF files by module, the kernel's by an empty name."""
+        return {"": self._layout.kernel, **{name: each.elf for name, each in self._layout.targets.items()}}
+
+
+@lru_cache(maxsize=8)
+def _as_linked(kernel: Elf) -> _Table:
+    """Every function of a kernel's text where it was linked: all guests of it share this table."""
+    text = range(*(kernel.named(name)[0].address for name in (ANCHOR, _END)))
+    return _Table(
+        _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)
+        for symbol in kernel.symbols
+        if symbol.kind == "func" and symbol.address in text
+    )

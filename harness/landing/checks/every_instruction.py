@@ -1,0 +1,119 @@
+"""Every instruction boundary of a target module's functions: which the kernel must take, which it must refuse."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.core.elf import Symbol
+from harness.landing.code.basic_blocks import even_runs
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+from harness.landing.code.instructions import decoded, relocated_by
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.probe_run import ProbeRun
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# What branches, calls, returns or lets others out; a probe on any other instruction is stepped right everywhere.
+_LEAVES_THE_LINE = frozenset(InstructionKind) - {InstructionKind.OTHER}
+_OF_A_MUTANT = ("pinpoint_leaf", "pinpoint_branches")
+# x86 calls a static call by way of this trampoline (include/linux/static_call_types.h).
+_STATIC_CALL = "__SCT__"
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """All boundaries of all functions of a target that stay loaded after its initialisation.
+
+    Functions whose name the module uses twice are left out, for symbol + offset cannot tell them apart, and of two
+    names for one address the second. A mutant is tried on two functions: more prove no more, and on x86 a probe in a
+    module takes 11 ms.
+    """
+
+    layout: Layout
+    target: Target
+    mutant: Mutant = HONEST
+
+    @property
+    def entries(self) -> list[Site]:
+        """Every function at its entry."""
+        return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
+
+    @property
+    def taken(self) -> list[Site]:
+        """Where the kernel must take a probe."""
+        return [site for site, each in self._boundaries if not self._refusal(site, each)]
+
+    def refused(self, number: int) -> list[Site]:
+        """Where the kernel must answer this errno.
+
+        EINVAL where the architecture cannot step, and where ftrace or a static call is patched; EOPNOTSUPP for calls
+        through memory (prepare_emulation(), arch/x86/kernel/kprobes/core.c, 6.1).
+        """
+        return [site for site, each in self._boundaries if self._refusal(site, each) == number]
+
+    @property
+    def stepped_right(self) -> list[Site]:
+        """Those of `taken` that the architecture steps right: all, or none that leaves the line of execution."""
+        return [site for site in self.taken if site not in self._wrong]
+
+    @property
+    def stepped_wrong(self) -> list[Site]:
+        """Those of `taken` that the architecture may step wrong."""
+        return [site for site in self.taken if site in self._wrong]
+
+    @cached_property
+    def _wrong(self) -> set[Site]:
+        defects = self.layout.guest.image.recipe.architecture.kprobes.defects
+        return {site for site, each in self._boundaries if defects and each.kind in _LEAVES_THE_LINE}
+
+    @cached_property
+    def functions(self) -> list[Symbol]:
+        """One symbol for each function."""
+        found: dict[int, Symbol] = {}
+        for symbol in self.target.functions:
+            chosen = self.mutant is HONEST or symbol.name in _OF_A_MUTANT
+            if chosen and symbol.section in self.target.sections and not symbol.section.startswith(".init"):
+                found.setdefault(self.layout.base(symbol, self.target.module), symbol)
+        return [symbol for _, symbol in sorted(found.items())]
+
+    def demand_even_hits(self, probes: ProbeRun) -> None:
+        """Raise Missed unless probes on instructions that only run together were hit as often as each other."""
+        hits: Mapping[Site, int] = {landing.site: landing.hits for landing in probes.landings}
+        for symbol in self.functions:
+            start = Site(symbol.name, module=self.target.module)
+            for group in even_runs(self.target.elf, symbol, self.layout.decoder):
+                seen = {offset: hits[start.at(offset)] for offset in group if start.at(offset) in hits}
+                if len(set(seen.values())) > 1:
+                    told = ", ".join(f"+{offset:#x}: {times}" for offset, times in seen.items())
+                    raise Missed(f"{symbol.name}: instructions that run together were hit unevenly: {told}")
+
+    def demand_all_hit(self, probes: ProbeRun, shape: str) -> None:
+        """Raise Missed unless every probe in the shape's function was hit."""
+        name = self.target.site(shape).symbol
+        unhit = [landing.site for landing in probes.landings if landing.site.symbol == name and not landing.hits]
+        if unhit:
+            raise Missed(f"never hit: {', '.join(map(str, unhit))}")
+
+    @cached_property
+    def _boundaries(self) -> list[tuple[Site, Instruction]]:
+        return list(self._all())
+
+    def _all(self) -> Iterator[tuple[Site, Instruction]]:
+        for symbol in self.functions:
+            for each in decoded(self.target.elf, symbol, self.layout.decoder):
+                yield Site(symbol.name, each.offset, module=self.target.module), each
+
+    def _refusal(self, site: Site, each: Instruction) -> int:
+        if each.kind is InstructionKind.THROUGH_MEMORY:
+            return errno.EOPNOTSUPP
+        _, symbol = self.layout.symbol(site)
+        static_calls = (
+            relocated_by(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
+        )
+        refused = each.flow is Flow.REFUSED or not static_calls.isdisjoint(range(each.offset, each.end))
+        return errno.EINVAL if refused else 0

@@ -1,0 +1,45 @@
+"""kretprobes: the module that registers them, and what it saw of entries and returns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.probe_module import Request
+from harness.landing.probe_run import ProbeRun
+from harness.landing.site import Site
+
+MODULE = "pinpoint_returns"
+# What a target's functions return has 32 bits, the register may have more.
+_VALUE = 0xFFFFFFFF
+_CHECKSUM = re.compile(r"value=0x([0-9a-f]+)")
+
+
+def by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
+    """Kretprobes where kprobes would be: `kprobes.on(site, relocation=returns.by_symbol)`."""
+    return Request([site.spec for site in sites], module=MODULE)
+
+
+def expect_returns(probes: ProbeRun, times: int) -> None:
+    """Raise Missed unless each saw as many entries and as many returns as its function ran, and missed none."""
+    for site, report in zip(probes.sites, probes.reports, strict=True):
+        if (report.hits, report.returns, report.missed) != (times, times, 0):
+            told = f"{report.hits} entries, {report.returns} returns, {report.missed} missed of {times}"
+            raise Missed(f"{site}: {told}")
+
+
+def expect_listed(probes: ProbeRun) -> None:
+    """Raise Missed unless the kernel lists each as a kretprobe, `r`, not `k`."""
+    for site, address in zip(probes.sites, probes.addresses, strict=True):
+        if "r" not in [each.kind for each in probes.listed if each.address == address]:
+            raise Missed(f"{site}: not listed as a kretprobe: {probes.listed}")
+
+
+def expect_value(probes: ProbeRun, result: str) -> None:
+    """Raise Missed unless the last return had the value that a single call gave its caller (Target.call())."""
+    found = _CHECKSUM.search(result)
+    seen = probes.reports[0].value & _VALUE
+    if found is None or int(found[1], 16) != seen:
+        raise Missed(f"{probes.sites[0]}: the kretprobe saw {seen:#x}, the caller {result}")

@@ -1,0 +1,199 @@
+"""What a function computes while one of its instructions is probed, and what becomes of the guest."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.core.kprobe_defects import Defect, Symptom
+from harness.landing import past_end, probe_module
+from harness.landing.code.instruction import Instruction, InstructionKind
+from harness.landing.code.instructions import decoded, has_delay_slots, relocated_by
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# A call takes milliseconds, on parisc beside a compile tenths of a second; a guest that traps for ever takes for ever.
+_CALL_SECONDS = 8.0
+# A call that takes longer is looked at while it lasts.
+_PATIENCE = 1.5
+_LOOKS = 400
+_LOOK_PAUSE = 0.02
+# A CPU that takes one trap for ever is at its instruction again after each: half of 140 looks found it there, and the
+# others in the trap's handlers, where one address can be seen more often.
+_STANDS = 0.1
+_STOOD = 8
+_RETURN_THUNK = "__x86_return_thunk"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a lost guest's CPU is again and again: `times` of `looks` found it at one address.
+
+    `where` is the address as symbol + offset; `in_function` tells whether any function of the kernel or of a target
+    is there.
+    """
+
+    where: str
+    times: int
+    looks: int
+    in_function: bool
+
+    @property
+    def for_ever(self) -> bool:
+        """True when it stands where no function is, and so can go nowhere."""
+        return self.times >= _STOOD and self.times >= _STANDS * self.looks and not self.in_function
+
+    def __str__(self) -> str:
+        place = "in" if self.in_function else "outside of"
+        return f"{self.times} of {self.looks} times at {self.where}, {place} a function"
+
+
+@dataclass(frozen=True)
+class SingleStepResult:
+    """One instruction probed, and its function called `times` times.
+
+    `unprobed` and `probed` are the checksums of what it returned, `probed` "" when the guest did not live through the
+    call, and `stands` is then where. `inner` are hits and misses of a probe inside of the handler.
+    """
+
+    site: Site
+    times: int
+    unprobed: str
+    probed: str
+    hits: int = 0
+    missed: int = 0
+    stands: Standing | None = None
+    inner: tuple[int, int] | None = None
+
+    @property
+    def exact(self) -> bool:
+        """True when the probe changed nothing and saw every call that reached it.
+
+        A probe hit inside of a handler runs none, and is counted as missed.
+        """
+        same = self.probed == self.unprobed and self.missed == 0 and self.hits > 0
+        return same and self.inner in (None, (0, self.hits))
+
+    def demand_exact(self) -> None:
+        """Raise Missed unless the function computed what it does unprobed, hit and none missed."""
+        if not self.exact:
+            raise Missed(str(self))
+
+    def demand_symptom(self, defect: Defect) -> None:
+        """Raise Missed unless the kernel failed exactly in the way that is written down of it."""
+        if not self._shows(defect.symptom):
+            mended = " (the kernel is mended: take it out of the architecture table)" if self.exact else ""
+            raise Missed(f"not the documented defect, {defect.symptom.value}{mended}: {self}")
+
+    def _shows(self, symptom: Symptom) -> bool:
+        match symptom:
+            case Symptom.WRONG_RESULT:
+                return self.probed not in ("", self.unprobed) and self.hits > 0
+            case Symptom.SAME_RESULT_HITS_MISSED:
+                return self.probed == self.unprobed and (self.hits, self.missed) == (1, self.times - 1)
+            case Symptom.TRAPS_FOR_EVER:
+                return self.stands is not None and self.stands.for_ever
+
+    def __str__(self) -> str:
+        if self.stands:
+            return f"{self.site}: {self.unprobed} unprobed, no answer probed; the CPU is {self.stands}"
+        counted = f"hit {self.hits} and missed {self.missed} times in {self.times} calls"
+        inner = "" if self.inner is None else f"; in its handler hit {self.inner[0]} and missed {self.inner[1]} times"
+        return f"{self.site}: {self.unprobed} unprobed, {self.probed} probed; {counted}{inner}"
+
+
+def first_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | None:
+    """The first instruction of that kind in the site's function, None where it has none.
+
+    A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
+    """
+    elf, symbol = layout.symbol(site)
+    thunks = relocated_by(elf, symbol, _RETURN_THUNK)
+
+    def kind_of(each: Instruction) -> InstructionKind:
+        thunk = each.kind is InstructionKind.JUMP and not thunks.isdisjoint(range(each.offset, each.end))
+        return InstructionKind.RETURN if thunk else each.kind
+
+    code = decoded(elf, symbol, layout.decoder)
+    return next((site.at(each.offset) for each in code if kind_of(each) is kind), None)
+
+
+def delay_slot(layout: Layout, site: Site) -> Site | None:
+    """The delay slot of the first call in the site's function, None where the machine has no delay slots."""
+    called = first_of_kind(layout, site, InstructionKind.CALL)
+    return layout.following(called) if called and has_delay_slots(layout.decoder) else None
+
+
+def call(
+    target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST, *, nested: Site | None = None
+) -> SingleStepResult:
+    """Probe one site, call the shape, and tell what came of it. A guest that traps for ever is stopped.
+
+    `nested` is probed, too, and is what the first probe's handler runs (probes/probe/main.c, parameter nests).
+    """
+    layout = Layout(target.guest, [target])
+    _ = layout.slide  # Asked while the guest still answers; looking from outside needs it.
+    unprobed = target.call(shape, times)
+    sites, wrongs = [site], mutant.parameters(layout, [site])
+    if nested:
+        sites, wrongs = [site, nested], [*wrongs, "nests=1"]
+    probe_module.load(target.guest, [each.spec for each in sites], wrongs)
+    probed, stands = _called(layout, lambda: target.call(shape, times, target.guest.budget(_CALL_SECONDS)))
+    if stands:
+        return SingleStepResult(site, times, unprobed, probed, stands=stands)
+    first, *others = probe_module.unload(target.guest).reports
+    inner = [(each.hits, each.missed) for each in others]
+    return SingleStepResult(site, times, unprobed, probed, first.hits, first.missed, inner=inner[0] if inner else None)
+
+
+def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | None]:
+    """What the call gave, or "" and where the CPU stands when none came."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(call)
+        wait([answer], _PATIENCE)
+        stands = None if answer.done() else standing(layout, answer.done)
+        if stands and stands.for_ever:
+            layout.guest.stop()
+            return "", stands
+    try:
+        return answer.result(), None
+    except (DeadlineExceeded, GuestLost):
+        return "", standing(layout)
+
+
+def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standing | None:
+    """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest.
+
+    Looks until one address outside of all functions was seen often enough; failing that, tells where it was most, and
+    nothing when it is `over`.
+    """
+    seen: Counter[int] = Counter()
+    for looks in range(1, _LOOKS + 1):
+        if over():
+            return None
+        address = _program_counter(layout)
+        seen[address] += 1
+        found = _stood(layout, address, seen[address], looks) if seen[address] >= _STOOD else None
+        if found and found.for_ever:
+            return found
+        time.sleep(_LOOK_PAUSE)
+    return _stood(layout, *seen.most_common(1)[0], _LOOKS)
+
+
+def _stood(layout: Layout, address: int, times: int, looks: int) -> Standing:
+    return Standing(layout.meaning(address), times, looks, past_end.in_function(layout, address))
+
+
+def _program_counter(layout: Layout) -> int:
+    told = layout.guest.monitor.hmp("info registers")
+    counters = layout.guest.image.recipe.architecture.kprobes.registers.counters(told)
+    if not counters:
+        raise GuestError(f"no program counter in {told.split()[:8]}", where=layout.guest.name)
+    return counters[0]

@@ -1,0 +1,121 @@
+"""PA-RISC 1.1 instructions, as far as their flow goes: fixed width, told apart by the first six bits.
+
+After the "PA-RISC 1.1 Architecture and Instruction Set Reference Manual", appendix C, and, for the way displacements
+are cut up, arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). capstone 5 does not know the machine.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+
+_WORD = 4
+_DELAY = 8  # A displacement counts from the instruction after the delay slot.
+
+_SYSTEM = 0x00
+_BREAK, _RFI, _RFIR = 0x00, 0x60, 0x65
+# COMBT, COMIBT, COMBF, COMIBF, CMPB (double), ADDBT, ADDIBT, ADDBF, ADDIBF, CMPB (double), BVB, BB, MOVB, MOVIB, CMPIB
+_SHORT_BRANCHES = frozenset({0x20, 0x21, 0x22, 0x23, 0x27, 0x28, 0x29, 0x2A, 0x2B, 0x2F, 0x30, 0x31, 0x32, 0x33, 0x3B})
+_BRANCH_LINK_EXTERNAL = 0x39  # BLE
+_EXTERNAL_BRANCHES = frozenset({0x38, _BRANCH_LINK_EXTERNAL})  # BE, BLE
+_BRANCH = 0x3A
+_BL, _GATE, _BLR, _BL_LONG, _BV = 0, 1, 2, 5, 6
+_RETURN_POINTER = 2
+_NULLIFY = 2  # The bit of a branch that nullifies its delay slot.
+# LDIL and BE, with %r1 as target and as base: the opcode and the register after it.
+_LDIL_R1, _BE_R1 = 0x08 << 5 | 1, 0x38 << 5 | 1
+_NOP = 0x08000240
+
+# Instructions with a condition on which the next is nullified: where the condition stands.
+_ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2C, 0x2D})  # register forms; COMICLR, SUBI, ADDIT, ADDI
+_SHIFTS = frozenset({0x34, 0x35, 0x36, 0x3C, 0x3D, 0x3E, 0x3F})  # shift, extract, deposit; their double forms
+# SPOPn, COPR, FLOAT: may nullify (FTEST), and no kernel function has them in its prologue.
+_COPROCESSORS = frozenset({0x04, 0x0C, 0x0E})
+
+
+def decode(code: bytes) -> list[Instruction]:
+    """Every word of a function as an instruction; a rest of less than a word is left out."""
+    words = struct.unpack_from(f">{len(code) // _WORD}I", code)
+    return [_instruction(number * _WORD, word) for number, word in enumerate(words)]
+
+
+def stubs(code: bytes) -> list[tuple[int, int]]:
+    """Where stubs begin and end, in bytes: `ldil L'there,%r1`, then a branch to `R'there(%sr4,%r1)`.
+
+    So the linker makes them for far calls (hppa_build_one_stub(), bfd/elf32-hppa.c, binutils 2.40), and the module
+    loader (get_stub(), arch/parisc/kernel/module.c, 6.1).
+    """
+    words = [word for (word,) in struct.iter_unpack(">I", code[: len(code) // _WORD * _WORD])]
+    return [
+        (number * _WORD, (number + 2) * _WORD)
+        for number, (first, second) in enumerate(pairwise(words))
+        if first >> 21 == _LDIL_R1 and second >> 21 == _BE_R1
+    ]
+
+
+def _instruction(offset: int, word: int) -> Instruction:
+    major = word >> 26
+    if major in _SHORT_BRANCHES:
+        return _branch(offset, _assemble_12(word), InstructionKind.CONDITIONAL)
+    if major == _BRANCH:
+        return _long_branch(offset, word)
+    if major in _EXTERNAL_BRANCHES:
+        return _branch(offset, None, InstructionKind.CALL if major == _BRANCH_LINK_EXTERNAL else InstructionKind.JUMP)
+    if major == _SYSTEM and (word >> 5) & 0xFF in (_BREAK, _RFI, _RFIR):
+        return Instruction(offset, _WORD, Flow.ENDS, padding=not word)
+    if _nullifies(major, word):
+        return Instruction(offset, _WORD, Flow.SKIPS, kind=InstructionKind.SKIP)
+    return Instruction(offset, _WORD, Flow.PLAIN, padding=word == _NOP)
+
+
+def _nullifies(major: int, word: int) -> bool:
+    """True when the instruction has a condition other than "never"."""
+    if major in _ARITHMETIC:
+        return bool((word >> 12) & 0xF)
+    if major in _SHIFTS:
+        return bool((word >> 13) & 0x7)
+    return major in _COPROCESSORS
+
+
+def _long_branch(offset: int, word: int) -> Instruction:
+    """Major opcode 0x3a: B and B,L of two lengths, GATE, and the branches through a register."""
+    form = (word >> 13) & 0x7
+    index, base = (word >> 16) & 0x1F, (word >> 21) & 0x1F
+    if form in (_BL, _GATE):
+        return _branch(offset, _assemble_17(word), InstructionKind.CALL if base else InstructionKind.JUMP)
+    if form == _BL_LONG:  # It always links, to the return pointer.
+        return _branch(offset, _assemble_22(word), InstructionKind.CALL)
+    if form == _BV and index == 0 and base == _RETURN_POINTER:
+        return Instruction(
+            offset, _WORD, Flow.ENDS, kind=InstructionKind.LONE_RETURN if word & _NULLIFY else InstructionKind.RETURN
+        )
+    return Instruction(offset, _WORD, Flow.COMPUTED, kind=InstructionKind.JUMP)
+
+
+def _branch(offset: int, displacement: int | None, kind: InstructionKind) -> Instruction:
+    target = None if displacement is None else offset + _DELAY + displacement * _WORD
+    return Instruction(offset, _WORD, Flow.ENDS, target, kind=kind)
+
+
+def _assemble_12(word: int) -> int:
+    return _signed((word & 1) << 11 | _middle(word), 12)
+
+
+def _assemble_17(word: int) -> int:
+    return _signed((word & 1) << 16 | ((word >> 16) & 0x1F) << 11 | _middle(word), 17)
+
+
+def _assemble_22(word: int) -> int:
+    return _signed((word & 1) << 21 | ((word >> 21) & 0x1F) << 16 | ((word >> 16) & 0x1F) << 11 | _middle(word), 22)
+
+
+def _middle(word: int) -> int:
+    """The eleven bits that every displacement has: the lowest of them comes first."""
+    field = (word >> 2) & 0x7FF
+    return (field & 1) << 10 | field >> 1
+
+
+def _signed(value: int, bits: int) -> int:
+    return value - (1 << bits) if value >> (bits - 1) else value

@@ -1,0 +1,61 @@
+"""The order of functions in two kernels, and what the kernel itself says it refuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from harness.core.elf import Elf, Symbol
+from harness.guest.guest import Guest
+
+_Any = TypeVar("_Any")
+
+BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
+
+
+def named_once(elf: Elf) -> list[Symbol]:
+    """The functions whose names occur once in the whole file, in the order of their addresses."""
+    named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
+    functions = (symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1)
+    return sorted(functions, key=lambda symbol: symbol.address)
+
+
+@lru_cache(maxsize=8)
+def unique_functions(elf: Elf) -> Sequence[Symbol]:
+    """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
+    begin, end = (elf.named(name)[0].address for name in ("_stext", "_etext"))
+    return tuple(symbol for symbol in named_once(elf) if begin <= symbol.address < end)
+
+
+def moved(kernel: Elf, other: Path) -> list[Symbol]:
+    """Functions of `kernel` that, among those both kernels have, follow another function than in `other`."""
+    here, there = unique_functions(kernel), unique_functions(Elf.kept(other))
+    shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
+    follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
+    ours = [symbol for symbol in here if symbol.name in shared]
+    return [symbol for before, symbol in pairwise(ours) if follows.get(symbol.name) != before.name]
+
+
+def evenly(found: Sequence[_Any], count: int) -> list[_Any]:
+    """At most so many of them, evenly spread."""
+    taken = min(count, len(found))
+    return [found[index * len(found) // taken] for index in range(taken)]
+
+
+def blacklist(guest: Guest) -> list[tuple[int, int]]:
+    """The address ranges that the kernel refuses to probe: `START-END NAME` a line (kernel/kprobes.c, 6.1)."""
+    return list(_ranges(guest.read_text(BLACKLIST).splitlines()))
+
+
+def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:
+    for line in lines:
+        start, _, end = line.split()[0].partition("-")
+        yield int(start, 16), int(end, 16)
+
+
+# Named after the function behind (objtool --prefix, since 6.2; clang's kernel CFI). A probe there is refused.
+PREAMBLES = ("__cfi_", "__pfx_")

@@ -1,0 +1,239 @@
+"""Where in a function probes may stand: instruction boundaries, the line each call runs once, what lies between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from harness.core.architecture import Decoder
+from harness.core.elf import Elf, Symbol
+from harness.core.errors import PinpointError
+from harness.landing.code import decode_capstone, decode_parisc
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+
+_FENTRY = "__fentry__"
+# Bytes that no instruction is longer than.
+_LONGEST = 16
+
+
+def _words(code: bytes) -> range:
+    return range(0, len(code), 4)
+
+
+def _none(_: bytes) -> tuple[()]:
+    return ()
+
+
+class _Machine(NamedTuple):
+    """How one decoder's machine code is read.
+
+    `starts` gives instructions' offsets only, `stubs` where stubs begin and end. `fixed_width`: every word is an
+    instruction, whatever it means. `entry_pad` may stand before what ftrace patches;
+    `entry_nops` is how many nops ftrace has there, of which it patches the last (0: it patches a call of __fentry__, or
+    has nothing). `probed_on_ftrace` tells whether a kprobe may stand on what it patches: x86 has KPROBES_ON_FTRACE,
+    arm64 answers EINVAL (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels). `delay_slots`:
+    what follows a branch still runs.
+    """
+
+    decode: Callable[[bytes], list[Instruction]]
+    starts: Callable[[bytes], Iterable[int]] = _words
+    stubs: Callable[[bytes], Iterable[tuple[int, int]]] = _none
+    fixed_width: bool = True
+    entry_pad: bytes = b""
+    entry_nops: int = 0
+    probed_on_ftrace: bool = True
+    delay_slots: bool = False
+
+
+_MACHINES: Mapping[Decoder, _Machine] = {
+    # ENDBR64, then `call __fentry__`.
+    Decoder.X86_64: _Machine(
+        decode_capstone.decode_x86_64,
+        starts=decode_capstone.starts_x86_64,
+        fixed_width=False,
+        entry_pad=bytes.fromhex("f30f1efa"),
+    ),
+    # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
+    Decoder.AARCH64: _Machine(
+        decode_capstone.decode_aarch64,
+        stubs=decode_capstone.stubs_aarch64,
+        entry_pad=bytes.fromhex("5f2403d5"),
+        entry_nops=2,
+        probed_on_ftrace=False,
+    ),
+    Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stubs, delay_slots=True),
+}
+
+
+def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
+    """A function's instructions, without the padding that a size taken from kallsyms includes.
+
+    A branch that a relocation has still to aim has no target; what ftrace patches is plain, or refused.
+    """
+    machine = _MACHINES[decoder]
+    found = machine.decode(elf.code(symbol))
+    while symbol.padded and len(found) > 1 and found[-1].padding:
+        found.pop()
+    unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
+    if not found or (unknown and not machine.fixed_width):
+        raise PinpointError(
+            f"no instruction is known at {symbol.name}+{unknown.offset if unknown else 0:#x}", where=str(elf.path)
+        )
+    patched = _ftrace_site(elf, symbol, machine, found)
+    on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
+    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.place(symbol), symbol.size)
+    return [_settled(each, patched, on_ftrace, unaimed) for each in found]
+
+
+def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+    """The offsets of all instructions of a function, in order.
+
+    Raises PinpointError for a function without bytes, and for bytes after which nobody can tell the boundaries.
+    """
+    return tuple(each.offset for each in decoded(elf, symbol, decoder))
+
+
+def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+    """The offsets that every call runs exactly once and on which the kernel lets a probe stand.
+
+    From the entry to the first instruction that can leave the line (a branch, a call, a nop that may be a static key)
+    or that anything branches to; without those that may be left out or let others be. A function with a computed jump
+    has none: nobody can tell where that goes. Raises PinpointError as `boundaries` does.
+    """
+    code = decoded(elf, symbol, decoder)
+    if any(each.flow is Flow.COMPUTED for each in code):
+        return ()
+    aimed_at = {each.target for each in code} | aimed_at_from_cold(elf, symbol, decoder)
+    return tuple(_line(code, aimed_at))
+
+
+def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
+    """The offsets of instructions that go on to the next and always run, none of them in a delay slot.
+
+    Raises PinpointError as `boundaries` does.
+    """
+    code = decoded(elf, symbol, decoder)
+    leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _MACHINES[decoder].delay_slots else {Flow.SKIPS}
+    skippable = {each.end for each in code if each.flow in leaving}
+    return frozenset(each.offset for each in code if each.flow is Flow.PLAIN and each.offset not in skippable)
+
+
+def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
+    """The offsets of all instructions, padding included: as `boundaries`, but not asking what each does, and fast."""
+    return _MACHINES[decoder].starts(elf.code(symbol))
+
+
+def is_padding(code: bytes, decoder: Decoder) -> bool:
+    """True for bytes that only fill the room behind a function: nops, traps, zeros."""
+    return all(each.padding for each in _MACHINES[decoder].decode(code))
+
+
+def padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+    """True when the instruction that an offset is in, decoded from the code's begin, only fills room."""
+    return any(each.padding for each in _MACHINES[decoder].decode(code) if each.offset <= offset < each.end)
+
+
+def stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+    """True when an offset is in a stub that a linker or a module loader made for a far call."""
+    return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
+
+
+def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+    """The offsets inside of instructions, where no probe may be put.
+
+    Without those inside of branches, calls and nops: what the kernel patches at boot or later is among these, and a
+    patch may be shorter than what it replaces, so that an instruction starts there after all.
+    """
+    plain = (each for each in decoded(elf, symbol, decoder) if each.flow is Flow.PLAIN)
+    return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
+
+
+def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
+    """A function's first instruction as its bytes have it, None for a function without bytes."""
+    return decoded_first(elf.code(symbol)[:_LONGEST], decoder)
+
+
+def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
+    """The instruction that some bytes begin with, None when there are none."""
+    return next(iter(_MACHINES[decoder].decode(code)), None)
+
+
+def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
+    """Offsets into a module's function at which relocations name a symbol that begins so; none in a linked file."""
+    if elf.linked:
+        return set()
+    place = elf.place(symbol)
+    found = elf.relocations(symbol.section)
+    return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
+
+
+def has_delay_slots(decoder: Decoder) -> bool:
+    """True where the instruction behind a branch runs before what the branch goes to."""
+    return _MACHINES[decoder].delay_slots
+
+
+def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
+    """The offset of the instruction that ftrace patches; None for a function that it does not trace."""
+    return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.code(symbol)))
+
+
+def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
+    skipped = False
+    for each in code:
+        if each.flow in LEAVES or (each.offset and each.offset in aimed_at):
+            return
+        if each.flow is Flow.PLAIN and not skipped:
+            yield each.offset
+        skipped = each.flow is Flow.SKIPS
+
+
+# After these nobody knows that the next one follows.
+LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
+
+
+def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: set[int]) -> Instruction:
+    if patched is not None and each.offset <= patched and each.flow in LEAVES:
+        flow = on_ftrace if each.offset == patched else Flow.PLAIN
+        return each._replace(flow=flow, target=None, kind=InstructionKind.OTHER)
+    if each.target is not None and not unaimed.isdisjoint(range(each.offset, each.end)):
+        return each._replace(target=None)
+    return each
+
+
+def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[Instruction]) -> int | None:
+    pad = machine.entry_pad
+    start = len(pad) if pad and elf.code(symbol).startswith(pad) else 0
+    first = [each for each in found if each.offset >= start][: max(1, machine.entry_nops)]
+    if machine.entry_nops:
+        nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP for each in first)
+        return first[-1].offset if nops else None
+    return first[0].offset if first and _calls_fentry(elf, symbol, first[0]) else None
+
+
+def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
+    if call.target is None:
+        return False
+    if elf.linked:
+        return any(found.address == symbol.address + call.target for found in elf.named(_FENTRY))
+    covered = range(elf.place(symbol) + call.offset, elf.place(symbol) + call.end)
+    return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
+
+
+def aimed_at_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+    """Offsets that the function's `.cold` half, which gcc moved away, may branch back to.
+
+    In a module its branches are relocated by the hot half's section and an addend, which on x86 counts from four bytes
+    before the end of the instruction: both readings of it are taken.
+    """
+    aimed_at: set[int] = set()
+    for cold in elf.named(f"{symbol.name}.cold"):
+        start = elf.place(cold)
+        for found in elf.relocations(cold.section):
+            if start <= found.offset < start + cold.size and found.symbol.section == symbol.section:
+                reached = found.symbol.address + found.addend - symbol.address
+                aimed_at |= {reached, reached + 4}
+        if elf.linked:
+            distance = cold.address - symbol.address
+            branches = _MACHINES[decoder].decode(elf.code(cold))
+            aimed_at |= {distance + each.target for each in branches if each.target is not None}
+    return aimed_at

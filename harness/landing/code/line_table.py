@@ -1,0 +1,127 @@
+"""The DWARF line table of a module not linked yet: each row with its section, which only a relocation tells."""
+
+from __future__ import annotations
+
+import posixpath
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from io import BytesIO
+from typing import NamedTuple
+
+from elftools.common.exceptions import DWARFError
+from elftools.construct import Container
+from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DWARFInfo
+from elftools.elf.elffile import ELFFile
+
+from harness.core import elf_tables
+from harness.core.elf import BROKEN, Elf
+from harness.core.errors import PinpointError
+
+_TABLE = ".debug_line"
+# Sections with code are told apart by laying them out one behind the other, far apart, as no loader ever does.
+_FIRST, _APART = 0x10000, 0x10000
+
+
+class LineRow(NamedTuple):
+    """One place where the compiler says that a statement begins: offset in bytes into a section, path of the source."""
+
+    section: str
+    offset: int
+    file: str
+    line: int
+
+
+@lru_cache(maxsize=16)
+def rows(elf: Elf) -> Sequence[LineRow]:
+    """Every row that begins a statement, in the table's order.
+
+    Raises PinpointError when the module has no line table, one that is damaged, or relocations of an unknown sort.
+    """
+    if _TABLE not in elf.sections:
+        raise PinpointError(
+            "no DWARF line table", where=str(elf.path), mend="build it with -g, or give the file before it was stripped"
+        )
+    bases = _apart(elf)
+    starts, names = list(bases.values()), list(bases)
+    found = []
+    try:
+        with elf.path.open("rb") as stream:
+            for address, file, line in _statements(_dwarf(elf, ELFFile(stream), bases)):
+                index = bisect_right(starts, address) - 1
+                # Below all is what the linker threw away, whose address it made 0.
+                if index >= 0:
+                    found.append(LineRow(names[index], address - starts[index], file, line))
+    except (*BROKEN, DWARFError) as error:
+        raise PinpointError(f"its DWARF is damaged ({error or type(error).__name__})", where=str(elf.path)) from None
+    return found
+
+
+def _apart(elf: Elf) -> dict[str, int]:
+    """An address for each section with code, by name."""
+    if elf.linked:
+        return {name: section.address for name, section in _code(elf)}
+    bases, address = {}, _FIRST
+    for name, section in _code(elf):
+        bases[name] = address
+        address += section.size + _APART - section.size % _APART
+    return bases
+
+
+def _code(elf: Elf) -> list[tuple[str, elf_tables.Section]]:
+    found = [(name, section) for name, section in elf.sections.items() if section.executable and section.size]
+    return sorted(found, key=lambda each: each[1].address)
+
+
+def _dwarf(elf: Elf, parsed: ELFFile, bases: Mapping[str, int]) -> DWARFInfo:
+    """What pyelftools reads of the file, after the relocations that it cannot apply: it knows no parisc."""
+    dwarf = parsed.get_dwarf_info(relocate_dwarf_sections=False)
+    dwarf.debug_info_sec = _relocated(elf, dwarf.debug_info_sec, bases)
+    dwarf.debug_line_sec = _relocated(elf, dwarf.debug_line_sec, bases)
+    return dwarf
+
+
+def _relocated(
+    elf: Elf, section: DebugSectionDescriptor | None, bases: Mapping[str, int]
+) -> DebugSectionDescriptor | None:
+    if section is None:
+        return None
+    section.stream.seek(0)
+    content = bytearray(section.stream.read())
+    for entry in elf.relocations(section.name):
+        width = elf_tables.absolute_width(elf.machine, entry)
+        if width is None:
+            raise PinpointError(
+                f"{section.name} has a relocation of type {entry.type}, not known for {elf.machine}",
+                where=str(elf.path),
+            )
+        value = bases.get(entry.symbol.section, 0) + entry.symbol.address + entry.addend
+        content[entry.offset : entry.offset + width] = (value % (1 << 8 * width)).to_bytes(
+            width, "little" if elf.little_endian else "big"
+        )
+    return section._replace(stream=BytesIO(content))
+
+
+def _statements(dwarf: DWARFInfo) -> Iterator[tuple[int, str, int]]:
+    """Address, file and line of each row that begins a statement, of all compilation units."""
+    for unit in dwarf.iter_CUs():
+        program = dwarf.line_program_for_CU(unit)
+        if program is None:
+            continue
+        files = _files(program.header)
+        for entry in program.get_entries():
+            state = entry.state
+            if state is not None and state.is_stmt and not state.end_sequence:
+                yield state.address, files[state.file], state.line
+
+
+def _files(header: Container) -> Mapping[int, str]:
+    """Path by number. Files and directories are counted from 0 since DWARF 5, which made the old, silent 0 explicit."""
+    first = 0 if header.version >= 5 else 1
+    directories = dict(enumerate((name.decode(errors="replace") for name in header.include_directory), first))
+    return {
+        number: posixpath.normpath(
+            posixpath.join(directories.get(file.dir_index, ""), file.name.decode(errors="replace"))
+        )
+        for number, file in enumerate(header.file_entry, first)
+    }

@@ -1,0 +1,140 @@
+"""The tables by which a kernel patches its own text while it runs, as Linux 6.1 has them, 5.10 and 6.12 too.
+
+Formats: arch/*/include/asm/alternative.h; apply_retpolines(), apply_returns() and alternatives_smp_lock() in
+arch/x86/kernel/alternative.c; struct paravirt_patch_site; include/linux/jump_label.h and static_call_types.h;
+scripts/recordmcount.h.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+Code = Callable[[], bytes]
+Size = Callable[[Sequence[int], Code], int]
+
+
+class Table(NamedTuple):
+    """One table: the symbols around it in a vmlinux, its section in a module, a row as struct writes it.
+
+    A row begins with the patched place: its distance from the row, or, for a `pointer`, its address. `size` tells from
+    the row, and from six bytes there in the file, how many are patched. `others` are rows of other kernels; the table
+    itself tells which it has, by its length and by rows that are `sound`.
+    """
+
+    begin: str
+    end: str
+    section: str
+    row: str
+    size: Size
+    pointer: bool = False
+    others: tuple[str, ...] = ()
+    sound: Callable[[Sequence[int]], bool] = lambda _: True
+
+    def fitting(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
+        """The row that fits this kernel's table; `order` is struct's sign of a byte order."""
+        forms = [struct.Struct(f"{order}{row}") for row in (self.row, *self.others)]
+        return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
+
+
+class PatchTables(NamedTuple):
+    """What patches text on one machine.
+
+    `distance_bias` is what the relocation of a distance takes off it; `named` tells symbols that are patched whole;
+    `families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
+    """
+
+    tables: tuple[Table, ...]
+    families: tuple[Table, ...] = ()
+    distance_bias: int = 0
+    named: Callable[[str], bool] = lambda _: False
+
+
+def _always(size: int) -> Size:
+    return lambda _, __: size
+
+
+def _alternative_size(row: Sequence[int], _: Code) -> int:
+    return row[3]
+
+
+def _holds_its_replacement(row: Sequence[int]) -> bool:
+    return 0 < row[3] >= row[4]
+
+
+def _paravirt_size(row: Sequence[int], _: Code) -> int:
+    return row[2]
+
+
+def _jump_size(_: Sequence[int], code: Code) -> int:
+    """A short jump, a nop of its length, or the long ones (arch_jump_entry_size(), arch/x86/kernel/jump_label.c)."""
+    return 2 if code().startswith((b"\xeb", b"\x66\x90")) else 5
+
+
+def _branch_size(_: Sequence[int], code: Code) -> int:
+    """A call or a jump; one byte more with a prefix or a condition."""
+    return 5 if code().startswith((b"\xe8", b"\xe9")) else 6
+
+
+def _parisc_alternative_size(row: Sequence[int], _: Code) -> int:
+    """A negative length replaces so many words, any other one (apply_alternatives(), arch/parisc/kernel)."""
+    return 4 * max(1, -row[1])
+
+
+def _between(name: str) -> tuple[str, str]:
+    return f"__start_{name}", f"__stop_{name}"
+
+
+ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
+_ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
+# Up to 5.12 with the length of the padding behind, since 6.3 with 16 flags beside the feature (struct alt_instr).
+_OTHER_ALTERNATIVES = ("iiHBBB", "iiIBB")
+_PARAVIRT = ("__parainstructions", "__parainstructions_end", ".parainstructions")
+_JUMPS = (*_between("__jump_table"), "__jump_table")
+
+# Where ftrace's own entry code calls whoever traces (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
+_FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
+# Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
+_WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler_csum"})
+
+MACHINES: Mapping[str, PatchTables] = {
+    "EM_X86_64": PatchTables(
+        tables=(
+            Table(*_ALTERNATIVES, "iiHBB", _alternative_size, others=_OTHER_ALTERNATIVES, sound=_holds_its_replacement),
+            Table(*_PARAVIRT, "QBB6x", _paravirt_size, pointer=True),
+            Table("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
+            Table("__retpoline_sites", "__retpoline_sites_end", ".retpoline_sites", "i", _branch_size),
+            Table("__return_sites", "__return_sites_end", ".return_sites", "i", _always(5)),
+            Table("__ibt_endbr_seal", "__ibt_endbr_seal_end", ".ibt_endbr_seal", "i", _always(4)),
+            Table(*_between("static_call_sites"), ".static_call_sites", "ii", _branch_size),
+            Table(*_JUMPS, "iiq", _jump_size),
+            Table(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), pointer=True),
+        ),
+        # Constants that boot alone knows (arch/x86/include/asm/runtime-const.h, since 6.11).
+        families=(
+            Table(*_between("runtime_ptr_"), "", "i", _always(8)),
+            Table(*_between("runtime_shift_"), "", "i", _always(1)),
+        ),
+        # The trampolines of static calls (include/linux/static_call.h).
+        named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
+    ),
+    "EM_AARCH64": PatchTables(
+        tables=(
+            Table(*_ALTERNATIVES, "iiHBB", _alternative_size),
+            Table(*_JUMPS, "iiq", _always(4)),
+            # The two nops of -fpatchable-function-entry=2.
+            Table(*_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), pointer=True),
+        ),
+        named=_FTRACE_CALLS.__contains__,
+    ),
+    "EM_PARISC": PatchTables(
+        tables=(
+            Table(*_ALTERNATIVES, "ihHI", _parisc_alternative_size),
+            Table(*_JUMPS, "iii", _always(4)),
+        ),
+        # R_PARISC_PCREL32, arch/parisc/kernel/module.c.
+        distance_bias=8,
+        named=_WRITTEN_AT_BOOT.__contains__,
+    ),
+}

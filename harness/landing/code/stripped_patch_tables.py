@@ -1,0 +1,137 @@
+"""The patch tables of an arm64 kernel that came without their symbols, found by what their rows must look like.
+
+An ELF recovered from Debian's Image has text symbols only, because that kernel has no KALLSYMS_ALL. Each table is
+thousands of rows side by side of which every one points into text, the jump labels' at a nop or a branch; so a row that
+fits by chance is told from the table by its neighbours.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from harness.core.elf import Elf
+from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
+
+MACHINE = "EM_AARCH64"
+# Fewer rows in a row are no table.
+_LEAST = 256
+_TEXTS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
+
+_NOP, _BRANCH = 0xD503201F, 0x05  # B has 000101 in its upper six bits.
+_RELATIVE = 0x403  # R_AARCH64_RELATIVE
+# Alternatives by call-back have this bit in their feature, and no replacement (ARM64_CB_BIT, alternative-macros.h).
+_CALL_BACK, _FEATURES = 0x8000, 128
+_JUMP_REACH = 1 << 20
+
+
+class Rows(NamedTuple):
+    """A table, or a part of one: the linked address of its first row, and of what follows its last."""
+
+    start: int
+    end: int
+
+
+class FlatTables:
+    """The tables of a recovered arm64 kernel.
+
+    `relative` is what its dynamic relocations write: the address written to, and the linked address written there.
+    """
+
+    def __init__(self, elf: Elf) -> None:
+        self._base = elf.named("_text")[0].address if elf.named("_text") else elf.sections[".head.text"].address
+        data = elf.sections[".data"]
+        self._end = data.address + data.size
+        self._image = elf.bytes_at(self._base, self._end - self._base)
+        self._texts = [(elf.named(begin)[0].address, elf.named(end)[0].address) for begin, end in _TEXTS]
+        self.relative: Mapping[int, int] = {
+            place: value
+            for rows in self._find(struct.Struct("<QQQ"), self._is_relative)
+            for place, _, value in struct.iter_unpack("<QQQ", self._bytes(rows))
+        }
+
+    def rows(self, table: str) -> list[Rows]:
+        """Where the rows of a table stand, by the symbol that it would begin with; of FTRACE, the pointers' places."""
+        if table == FTRACE:
+            return self._longest_pointers()
+        form, fits = {
+            ALTERNATIVES: (struct.Struct("<iiHBB"), self._is_alternative),
+            JUMPS: (struct.Struct("<iiq"), self._is_jump),
+        }[table]
+        return self._find(form, fits)
+
+    def _find(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> list[Rows]:
+        """Every stretch of _LEAST rows and more behind the text that fit, a row in each half of that length tried."""
+        found = []
+        begin = self._texts[0][1] - self._base
+        for phase in range(0, row.size, 4):
+            place = begin + phase
+            while place + row.size <= len(self._image):
+                if fits(self._base + place, row.unpack_from(self._image, place)):
+                    start, end = self._stretch(row, fits, place)
+                    if end - start >= _LEAST * row.size:
+                        found.append(Rows(self._base + start, self._base + end))
+                    place = max(place, end - row.size)
+                place += row.size * (_LEAST // 2)
+        return found
+
+    def _stretch(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool], place: int) -> tuple[int, int]:
+        """How far rows fit to both sides of one that does."""
+
+        def fit(at: int) -> bool:
+            inside = 0 <= at <= len(self._image) - row.size
+            return inside and fits(self._base + at, row.unpack_from(self._image, at))
+
+        start, end = place, place + row.size
+        while fit(start - row.size):
+            start -= row.size
+        while fit(end):
+            end += row.size
+        return start, end
+
+    def _longest_pointers(self) -> list[Rows]:
+        """The longest run of words that are all relocated to text: the list of what ftrace patches."""
+        places = sorted(place for place, value in self.relative.items() if self._in_text(value))
+        best = Rows(0, 0)
+        for rows in _runs(places):
+            best = max(best, rows, key=lambda each: each.end - each.start)
+        return [best] if best.end - best.start >= _LEAST * 8 else []
+
+    def _is_relative(self, _: int, row: tuple[int, ...]) -> bool:
+        return row[1] == _RELATIVE and self._in_image(row[0])
+
+    def _is_alternative(self, place: int, row: tuple[int, ...]) -> bool:
+        original, replacement, feature, size, new_size = row
+        return (
+            self._in_image(place + original)
+            and self._in_image(place + 4 + replacement)
+            and 0 < size == (size & ~3)
+            and (new_size == size or (new_size == 0 and bool(feature & _CALL_BACK)))
+            and feature & ~_CALL_BACK < _FEATURES
+        )
+
+    def _is_jump(self, place: int, row: tuple[int, ...]) -> bool:
+        code, target = place + row[0], place + 4 + row[1]
+        if not (self._in_text(code) and self._in_text(target) and abs(code - target) < _JUMP_REACH):
+            return False
+        word = int(struct.unpack_from("<I", self._image, code - self._base)[0])
+        return word == _NOP or word >> 26 == _BRANCH
+
+    def _in_image(self, address: int) -> bool:
+        return address % 4 == 0 and self._base <= address < self._end
+
+    def _in_text(self, address: int) -> bool:
+        return address % 4 == 0 and any(start <= address < end for start, end in self._texts)
+
+    def _bytes(self, rows: Rows) -> bytes:
+        return self._image[rows.start - self._base : rows.end - self._base]
+
+
+def _runs(places: list[int]) -> Iterator[Rows]:
+    """Stretches of words that follow each other."""
+    start = 0
+    for index in range(1, len(places) + 1):
+        if index == len(places) or places[index] != places[index - 1] + 8:
+            yield Rows(places[start], places[index - 1] + 8)
+            start = index

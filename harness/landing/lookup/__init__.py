@@ -1,0 +1,1 @@
+"""Names and addresses: kallsyms, data symbols, and conversions between them."""

@@ -1,0 +1,150 @@
+"""An address turned into closest symbol + offset and back: by the ELF files, by the kernel, by real kprobes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.landing import probe_module
+from harness.landing.code import closest_symbol
+from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
+from harness.landing.code.functions import evenly
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.lookup import data_module
+from harness.landing.lookup.data_module import Question
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.probe_module import Request, SiteReport
+from harness.landing.site import Site
+
+# The kernel resolves, and puts no breakpoint: so many sites cost no more than a few armed ones.
+_ONLY_RESOLVE = ["disabled=1"]
+# Two forms of so many sites fit into the one argument that insmod may have (MAX_ARG_STRLEN).
+_AT_ONCE = 800
+_OF_A_MUTANT = 16
+
+
+def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
+    """Probes asked for by their addresses alone: such a kprobe has no symbol_name."""
+    return Request([f"@{layout.start(site) + site.offset:#x}" for site in sites])
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of one address.
+
+    `elf` and `kernel` (sprint_symbol()) say which symbol is closest; `by_address` is a kprobe registered on the bare
+    address, `by_symbol` one on the kernel's symbol + offset; `listed` is the kernel's own look-up in kprobes/list of
+    where the first of them is; `lands` is where the ELF files say that both must be, past an entry's landing pad.
+    """
+
+    address: int
+    lands: int
+    elf: SymbolOffset | None
+    kernel: KernelSymbolOffset
+    by_address: SiteReport
+    by_symbol: SiteReport
+    listed: KernelSymbolOffset | None
+
+    @property
+    def registered(self) -> bool:
+        """True when the kernel took the bare address."""
+        return not self.by_address.errno
+
+    @property
+    def complaint(self) -> str:
+        """Why this is no way there and back, empty when it is."""
+        if not self.kernel.means(self.elf):
+            return "the ELF files and the kernel know other symbols"
+        if self.by_address.errno != self.by_symbol.errno:
+            return "registered one way, refused the other, or for another reason"
+        if not self.registered:
+            return ""
+        if {self.by_address.address, self.by_symbol.address} != {self.lands}:
+            return "not registered where it was asked for"
+        moved = self.kernel._replace(offset=self.kernel.offset + self.lands - self.address)
+        if self.listed != moved:
+            return "the list calls it something else"
+        return ""
+
+    def __str__(self) -> str:
+        rows = (
+            f"address                    {self.address:#x}, a probe on it must be at {self.lands:#x}",
+            f"closest in the ELF files   {self.elf}",
+            f"closest in the kernel      {self.kernel}",
+            f"asked for by address       {_outcome(self.by_address)}",
+            f"asked for by symbol        {_outcome(self.by_symbol)}",
+            f"listed as                  {self.listed}",
+        )
+        return "\n".join(rows)
+
+
+def _outcome(report: SiteReport) -> str:
+    where = errno.errorcode.get(report.errno, str(report.errno)) if report.errno else f"{report.address:#x}"
+    return f"{where} for {report.spec}"
+
+
+class Conversions:
+    """Conversions in one guest, as cases use them."""
+
+    def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
+        self.layout = layout
+        self.guest = layout.guest
+        self.mutant = mutant
+
+    def prove(self, sites: Sequence[Site]) -> list[Conversion]:
+        """Convert every site's address and come back to it, both ways. Raises Missed with what disagrees.
+
+        A mutant is tried at some of the sites: more prove no more.
+        """
+        sites = sites if self.mutant is HONEST else evenly(sites, _OF_A_MUTANT)
+        starts = [self.layout.start(site) + site.offset for site in sites]
+        found = self._all(starts, [self.layout.address(site) for site in sites])
+        wrong = [conversion for conversion in found if conversion.complaint]
+        if wrong:
+            raise Missed(f"{len(wrong)} of {len(found)} addresses: {wrong[0].complaint}\n\n{wrong[0]}")
+        return found
+
+    def convert(self, address: int) -> Conversion:
+        """What becomes of one address, whatever it is; no entry with a landing pad."""
+        return self._all([address], [address])[0]
+
+    def _all(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
+        found: list[Conversion] = []
+        for start in range(0, len(addresses), _AT_ONCE):
+            batch = slice(start, start + _AT_ONCE)
+            found += self._convert(addresses[batch], landings[batch])
+        return found
+
+    def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
+        answers = data_module.ask(self.guest, [Question(address) for address in addresses])
+        kernel = [_known(address, answer.told) for address, answer in zip(addresses, answers, strict=True)]
+        specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
+        view = probe_module.load(self.guest, specs, _ONLY_RESOLVE)
+        probe_module.unload(self.guest)
+        listed = {each.address: closest_symbol.read(each.meaning) for each in view.listed}
+        count = len(addresses)
+        return [
+            Conversion(
+                address=address,
+                lands=lands,
+                elf=self.layout.closest.at(address),
+                kernel=told,
+                by_address=unnamed,
+                by_symbol=named,
+                listed=listed.get(unnamed.address),
+            )
+            for address, lands, told, unnamed, named in zip(
+                addresses, landings, kernel, view.reports[:count], view.reports[count:], strict=True
+            )
+        ]
+
+    def _spec(self, told: KernelSymbolOffset) -> str:
+        return Site(told.name, told.offset + self.mutant.converts_too_far, module=told.module).spec
+
+
+def _known(address: int, told: KernelSymbolOffset | None) -> KernelSymbolOffset:
+    if told is None:
+        raise Missed(f"the kernel knows no symbol at or below {address:#x}")
+    return told

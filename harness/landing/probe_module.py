@@ -1,0 +1,143 @@
+"""The probe module: loaded with sites, asked what became of each, unloaded."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+
+MODULE = "pinpoint_probe"
+_LIST = "/sys/kernel/debug/kprobes/list"
+_CUT = "--pinpoint-cut--"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A probe module to load: `specs` are sites as it reads them (probes/probe/spec.c, probes/byhand/spec.c)."""
+
+    specs: Sequence[str]
+    parameters: Sequence[str] = ()
+    module: str = MODULE
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What the probe module says of one site.
+
+    `errno` is positive, 0 for a registered probe; `address` is `kp.addr`, 0 when refused; `hits` counts the
+    pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any;
+    `missed` counts the hits for which the kernel ran no handler. Of a kretprobe `returns` counts the returns it saw and
+    `value` is what the last one returned.
+    """
+
+    spec: str
+    errno: int
+    address: int
+    hits: int
+    ip: int
+    missed: int = 0
+    returns: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True)
+class ListedProbe:
+    """One line of `/sys/kernel/debug/kprobes/list`: address, reverse look-up, flags as `[OPTIMIZED]`; `k`, or `r`."""
+
+    address: int
+    meaning: str
+    flags: tuple[str, ...]
+    kind: str = "k"
+
+
+@dataclass(frozen=True)
+class ProbeView:
+    """The probe module's own report and the kernel's list, read in one go.
+
+    `standing` is what the list had just before the module was loaded, of a view that loading gave.
+    """
+
+    reports: tuple[SiteReport, ...]
+    listed: tuple[ListedProbe, ...]
+    standing: tuple[ListedProbe, ...] = ()
+
+    def beyond(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
+        """What the list has that it did not have before: parisc lists one probe of its own from boot."""
+        return tuple(probe for probe in self.listed if probe not in standing)
+
+
+def standing(guest: Guest) -> tuple[ListedProbe, ...]:
+    """What the kernel lists now."""
+    return parse_list(guest.read_text(_LIST))
+
+
+def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), module: str = MODULE) -> ProbeView:
+    """Load a probe module with these sites and read what became of them. One round trip.
+
+    The parameters are set before the sites are. Raises GuestError when the module itself does not load; a refused site
+    is in its report.
+    """
+    words = shlex.join(["insmod", guest.ship(module), *parameters, f"site={','.join(specs)}"])
+    return _view(guest, f"cat {_LIST} && echo {_CUT} && {words} && {_look(module)}")
+
+
+def look(guest: Guest, module: str = MODULE) -> ProbeView:
+    """Read report and list and leave the module loaded. One round trip."""
+    return _view(guest, _look(module))
+
+
+def unload(guest: Guest, module: str = MODULE) -> ProbeView:
+    """Read the last report, unload, and read the list afterwards. One round trip."""
+    return _view(guest, f"cat {_report(module)} && rmmod {module} && echo {_CUT} && cat {_LIST}")
+
+
+def _look(module: str) -> str:
+    return f"cat {_report(module)} - {_LIST} <<.\n{_CUT}\n.\n"
+
+
+def _report(module: str) -> str:
+    return f"/sys/kernel/debug/{module}/report"
+
+
+def _view(guest: Guest, script: str) -> ProbeView:
+    result = guest.script(script, in_place=True)
+    if result.rc != 0:
+        raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
+    *before, reports, listing = result.stdout.split(f"{_CUT}\n")
+    return ProbeView(parse_report(reports), parse_list(listing), parse_list("".join(before)))
+
+
+def parse_report(text: str) -> tuple[SiteReport, ...]:
+    """The report's lines, `key=value` words, in the order of the sites."""
+    reports = []
+    for line in text.splitlines():
+        fields = dict(word.split("=", 1) for word in line.split())
+        reports.append(
+            SiteReport(
+                spec=fields["spec"],
+                errno=int(fields["errno"]),
+                address=int(fields["address"], 16),
+                hits=int(fields["hits"]),
+                ip=int(fields["ip"], 16),
+                missed=int(fields["missed"]),
+                returns=int(fields.get("returns", "0")),
+                value=int(fields.get("value", "0"), 16),
+            )
+        )
+    return tuple(reports)
+
+
+_FLAG = re.compile(r"\[[A-Z]+\]")
+
+
+def parse_list(text: str) -> tuple[ListedProbe, ...]:
+    """Lines of `ADDR  k|r  sym+0xoff  mod [FLAG]...`, flags run together (report_probe(), kernel/kprobes.c, 6.1)."""
+    probes = []
+    for line in text.splitlines():
+        words = _FLAG.sub(" ", line).split()
+        probes.append(ListedProbe(int(words[0], 16), " ".join(words[2:]), tuple(_FLAG.findall(line)), words[1]))
+    return tuple(probes)

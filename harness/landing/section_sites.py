@@ -1,0 +1,89 @@
+"""Sites as a probe carries them that was compiled long before: a module's build-id, a section, an offset into it.
+
+No symbol is looked up when it is loaded: the section's address, from sysfs, is added to the offset. That sum is right
+for the very build that the offset was taken from and wrong for every other, so the build-id is compared first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from harness.core.elf import Elf
+from harness.core.errors import GuestError
+from harness.landing.code import dwarf
+from harness.landing.layout import Layout
+from harness.landing.probe_module import Request
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+
+class Refused(GuestError):
+    """A precompiled site is for another build of the module than the one that is loaded."""
+
+
+@dataclass(frozen=True)
+class PrecompiledSite(Site):
+    """A place in one build of a module: what a probe carries of it, beside the symbol and offset that it is.
+
+    `build_id` is in hex, `place` the offset in bytes into `section`.
+    """
+
+    build_id: str = ""
+    section: str = ""
+    place: int = 0
+
+    @classmethod
+    def at_line(cls, module: str, elf: Elf, file: str, line: int, function: str = "") -> PrecompiledSite:
+        """Where a line of source begins in one build of a module. Raises PinpointError as `dwarf.place` does."""
+        found = dwarf.place(elf, file, line, function)
+        return cls(found.function, found.into, module, build_id=elf.build_id, section=found.section, place=found.offset)
+
+    def address(self, target: Target) -> int:
+        """Where it is in the loaded module. Raises Refused when that is another build."""
+        if target.build_id != self.build_id:
+            raise Refused(
+                f"{self.section}+{self.place:#x} is for the {self.module} of build-id {self.build_id or '(none)'}, "
+                f"loaded is {target.build_id or '(none)'}",
+                where=target.guest.name,
+                mend="compile the probe for the loaded build",
+            )
+        return target.sections[self.section] + self.place
+
+
+def by_section(layout: Layout, sites: Sequence[Site]) -> Request:
+    """The probe module told only addresses, of PrecompiledSites, each the sum of section and offset.
+
+    Raises Refused when a module of theirs is loaded in another build.
+    """
+    return _at(site.address(layout.targets[site.module]) for site in _carried(sites))
+
+
+def of_any_build(layout: Layout, sites: Sequence[Site]) -> Request:
+    """The mutant that does not compare build-ids."""
+    return _unarmed(layout.targets[site.module].sections[site.section] + site.place for site in _carried(sites))
+
+
+def of_previous_instance(layout: Layout, sites: Sequence[Site]) -> Request:
+    """The mutant that keeps the section addresses of the target's life before this one; right in its first."""
+    carried = _carried(sites)
+    before = {name: target.previous for name, target in layout.targets.items()}
+    if not all(before[site.module] for site in carried):
+        return by_section(layout, sites)
+    return _unarmed(before[site.module][site.section] + site.place for site in carried)
+
+
+def _carried(sites: Sequence[Site]) -> list[PrecompiledSite]:
+    carried = [site for site in sites if isinstance(site, PrecompiledSite)]
+    if len(carried) != len(sites):
+        raise TypeError(f"not all precompiled: {', '.join(map(str, sites))}")
+    return carried
+
+
+def _at(addresses: Iterable[int], *parameters: str) -> Request:
+    return Request([f"@{address:#x}" for address in addresses], parameters)
+
+
+def _unarmed(addresses: Iterable[int]) -> Request:
+    """A mutant's probes, which stand where nobody knows what they would hit."""
+    return _at(addresses, "disabled=1")

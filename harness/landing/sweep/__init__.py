@@ -1,0 +1,1 @@
+"""Sweeps: thousands of sites registered in batches."""

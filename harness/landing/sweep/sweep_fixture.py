@@ -1,0 +1,106 @@
+"""Sweeps as cases use them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.core.events import Bus
+from harness.landing.code.functions import evenly
+from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.site import Site
+from harness.landing.sweep import sweep_plan, sweep_tracefs
+from harness.landing.sweep.batches import Sweep, Swept
+from harness.landing.sweep.sweep_guests import Fresh, FreshGuests, sweep_one_guest
+from harness.landing.sweep.sweep_module import SweepModule
+from harness.landing.sweep.sweep_plan import Depth
+from harness.landing.sweep.sweep_tracefs import Peer
+from harness.landing.target import Target
+
+# Shapes of the target that a mutant is caught at: more prove no more.
+_SHAPES = ("leaf", "static", "calls", "loop")
+_CORES = len(os.sched_getaffinity(0))
+# Sites that tracefs is measured at: one batch, as sweeps go. A batch has costs of its own, whatever its size.
+_PEER_SITES = sweep_plan.ARMED_BATCH
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Sweeps of one cell's VM. `workers` is how many guests of its own a sweep may use at once."""
+
+    layout: Layout
+    fresh: Fresh
+    bus: Bus
+    mutant: Mutant = HONEST
+    depth: Depth = Depth.SAMPLE
+    workers: int = _CORES
+
+    @property
+    def eligible(self) -> int:
+        """How many sites a sweep of the whole kernel and of the loaded targets has."""
+        return len(sweep_plan.eligible(self.layout))
+
+    def sweep_resolved(self) -> Swept:
+        """Sites registered disabled, in the row's own guest: nothing there is patched."""
+        sites = self._few() if self.mutant is not HONEST else sweep_plan.to_resolve(self.layout, self.depth)
+        return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
+
+    def sweep_armed(self) -> Swept:
+        """Breakpoints, on guests that may die of it; on several where it is everything."""
+        if self.mutant is not HONEST:
+            return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
+        workers = self.workers if self.depth is Depth.ALL else 1
+        return self.on_fresh_guests(sweep_plan.to_arm(self.layout, self.depth), workers=workers)
+
+    def on_fresh_guests(self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()) -> Swept:
+        """These sites armed, on guests of their own; `parameters` go to the sweep module."""
+        with self.bus.step(self.layout.guest.name, "armed") as step:
+            guests = FreshGuests(self.fresh, step, workers=workers, parameters=parameters)
+            swept = guests.sweep(sweep_plan.batches(sweep_plan.safe_first(self.layout, sites), sweep_plan.ARMED_BATCH))
+            step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
+        return swept
+
+    def beside_tracefs(self) -> tuple[Swept, Peer]:
+        """The same sites in the same guest, through tracefs and armed by us.
+
+        Ours include all that goes to and fro, is read from outside and compared; neither counts the loading of modules.
+        A guest of its own: what is removed while ftrace is off leaves flags in ftrace's records, and the kernel warns
+        when later the last probe goes (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192).
+        """
+        with (
+            self.fresh() as other,
+            Target(other, "pinpoint_target") as target,
+            Target(other, "pinpoint_sections") as more,
+        ):
+            return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
+
+    def _beside_tracefs(self) -> tuple[Swept, Peer]:
+        """Entries all over the kernel; where kprobes have defects, what nobody runs meanwhile: instructions of targets.
+
+        tracefs arms while the guest runs, and its own handler runs much of the kernel: one hit inside of another.
+        """
+        defects = self.layout.guest.image.recipe.architecture.kprobes.defects
+        idle = (each for start in sweep_plan.of_targets(self.layout) for each in self.layout.boundaries(start))
+        sites = evenly(list(idle) if defects else sweep_plan.eligible(self.layout), _PEER_SITES)
+        with self.bus.step(self.layout.guest.name, "tracefs") as step:
+            peer = sweep_tracefs.cycle(self.layout.guest, sites)
+            step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
+        return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
+
+    def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> Swept:
+        """These sites in the row's own guest."""
+        module = SweepModule(self.layout.guest, self.mutant.parameters(self.layout, sites))
+        sweep = Sweep(self.layout, module, armed=armed, mutant=self.mutant, idle=idle)
+        module.load()
+        try:
+            with self.bus.step(self.layout.guest.name, "armed" if armed else "resolved") as step:
+                swept = sweep_one_guest(sweep, sweep_plan.batches(sites, size), step)
+                step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second")
+        finally:
+            module.unload()
+        return swept
+
+    def _few(self) -> list[Site]:
+        return [target.site(shape) for target in self.layout.targets.values() for shape in _SHAPES]

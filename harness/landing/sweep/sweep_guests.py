@@ -1,0 +1,128 @@
+"""Sweeps that outlive their guests: a batch that kills one is taken apart on fresh ones until the site is found."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.core.events import ProgressStep
+from harness.guest.guest import Guest
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.sweep.batches import Death, Sweep, Swept
+from harness.landing.sweep.sweep_module import SweepModule
+from harness.landing.target import Target
+
+Fresh = Callable[[], AbstractContextManager[Guest]]
+_DEATHS = (GuestError, GuestLost, DeadlineExceeded)
+
+
+class _Died(Exception):
+    """The guest is lost to this sweep; it passes by what checks guests that live."""
+
+
+class FreshGuests:
+    """Arms batches on guests of its own, `workers` at a time.
+
+    A guest that dies, hangs or kills what asked it costs its batch, which is swept again in parts on the next guest;
+    a site that kills alone is `deadly`, and the rest goes on. `parameters` go to the sweep module.
+    """
+
+    def __init__(self, fresh: Fresh, step: ProgressStep, *, workers: int = 1, parameters: Sequence[str] = ()) -> None:
+        self._fresh = fresh
+        self._step = step
+        self._workers = workers
+        self._parameters = parameters
+        self._lock = threading.Lock()
+        self._todo: deque[Sequence[Site]] = deque()
+        self._began = 0.0
+        self._sites = 0
+        self.swept = Swept()
+        self.guests = 0
+
+    def sweep(self, batches: Iterable[Sequence[Site]]) -> Swept:
+        """Sweep all; what a batch raised that was no death, and what a guest printed that lived, is raised."""
+        self._todo.extend(batches)
+        self._sites = sum(len(batch) for batch in self._todo)
+        self._began = time.monotonic()
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="sweep") as pool:
+            for worker in [pool.submit(self._work) for _ in range(self._workers)]:
+                worker.result()
+        self.swept.seconds = time.monotonic() - self._began
+        return self.swept
+
+    def _work(self) -> None:
+        while self._todo:
+            self.guests += 1
+            try:
+                with self._fresh() as guest:
+                    self._on(guest)
+            except _Died:
+                continue
+
+    def _on(self, guest: Guest) -> None:
+        """Sweep on one guest until nothing is left to do, or until it dies."""
+        target = Target(guest, "pinpoint_target")
+        module = SweepModule(guest, self._parameters)
+        target.load()
+        module.load()
+        sweep = Sweep(Layout(guest, [target]), module, armed=True)
+        while (batch := self._next()) is not None:
+            try:
+                self._keep(sweep.batch(batch))
+            except _DEATHS as death:
+                self._take_apart(batch, suspects(module, batch), sweep.wrong.get(batch[0], ""), death)
+                raise _Died from death
+        module.unload()
+        target.unload()
+
+    def _next(self) -> Sequence[Site] | None:
+        with self._lock:
+            return self._todo.popleft() if self._todo else None
+
+    def _keep(self, swept: Swept) -> None:
+        with self._lock:
+            self.swept.add(swept)
+            say_progress(self._step, self.swept.sites, self._sites, time.monotonic() - self._began)
+
+    def _take_apart(self, batch: Sequence[Site], suspected: Sequence[Site], defect: str, death: Exception) -> None:
+        """Suspects alone, the others in halves; a batch of one is the culprit, and `defect` what it died of."""
+        with self._lock:
+            if len(batch) == 1:
+                self.swept.deadly.append(Death(batch[0], defect))
+                self._step.say(f"{batch[0]} kills the guest: {death}")
+                return
+            others = [site for site in batch if site not in suspected]
+            middle = len(others) // 2
+            parts = [*([site] for site in suspected), others[:middle], others[middle:]]
+            self._todo.extendleft(part for part in reversed(parts) if part)
+
+
+def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
+    """The sites of a batch that the dead guest's flight recorder names; none when its memory cannot be read."""
+    try:
+        numbers = module.last_words()
+    except _DEATHS:
+        return []
+    return [batch[number] for number in dict.fromkeys(numbers) if number < len(batch) and len(batch) > 1]
+
+
+def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: ProgressStep) -> Swept:
+    """Sweep a guest that is not expected to die; what kills it is raised."""
+    began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), Swept()
+    for batch in batches:
+        swept.add(sweep.batch(batch))
+        say_progress(step, swept.sites, sites, time.monotonic() - began)
+    return swept
+
+
+def say_progress(step: ProgressStep, done: int, sites: int, seconds: float) -> None:
+    """How far, how fast, how long yet."""
+    rate = done / seconds if seconds else 0.0
+    left = (sites - done) / rate if rate else 0.0
+    step.say(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)

@@ -1,0 +1,131 @@
+"""Why a kernel refuses a probe at a function's entry: every reason is one that its source documents.
+
+docs/sweeps.md has them with file and line. Each is looked up where the kernel itself looks: its blacklist, its tables
+of jump labels, static calls and BUGs, the instruction in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+from harness.core.errors import PinpointError
+from harness.landing.code.functions import PREAMBLES, blacklist
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+from harness.landing.code.instructions import decoded_first
+from harness.landing.code.patch_tables import JUMPS
+from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
+from harness.landing.code.stripped_patch_tables import FlatTables
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+
+# Bytes of the longest instruction of any architecture, x86's 15, in whole words.
+_LONGEST = 16
+
+
+class _Table(NamedTuple):
+    """A table whose rows begin with a piece of code: its distance from the row, or its address where `absolute`.
+
+    `first` and `last` are the symbols around it, `size` the bytes of a row.
+    """
+
+    first: str
+    last: str
+    size: int
+    absolute: bool = False
+
+
+# What ends a line and is no branch: traps, returns from exceptions, exclusive loads.
+_TRAP = (Flow.ENDS, InstructionKind.OTHER)
+_BUGS = ("__start___bug_table", "__stop___bug_table")
+
+
+class Refusals:
+    """Explains what one guest's kernel refuses."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def reason(self, site: Site, address: int, number: int) -> str:
+        """The documented reason for refusing a probe at an address with this errno, "" when there is none."""
+        if number == errno.EOPNOTSUPP:
+            return "call or jump through memory" if self._through_memory(address) else ""
+        if number != errno.EINVAL:
+            return ""
+        return next((reason for reason, holds in self._reasons(site, address) if holds), "")
+
+    def _reasons(self, site: Site, address: int) -> Iterator[tuple[str, bool]]:
+        yield "blacklisted", self._blacklisted(address)
+        yield "part of a blacklisted function", self._base_blacklisted(site)
+        yield "preamble of a function", site.symbol.startswith(PREAMBLES)
+        for name, places in self._tables.items():
+            yield name, address in places
+        yield "instruction that is not stepped", self._unsteppable(address)
+
+    def _blacklisted(self, address: int) -> bool:
+        return any(start <= address < end for start, end in self._ranges)
+
+    @cached_property
+    def _ranges(self) -> list[tuple[int, int]]:
+        return blacklist(self.layout.guest)
+
+    def _base_blacklisted(self, site: Site) -> bool:
+        """`f.cold`, `f.part.0` and their kin share the fate of `f` (within_kprobe_blacklist())."""
+        base, dot, _ = site.symbol.partition(".")
+        found = self.layout.kernel.named(base) if dot else []
+        return any(self._blacklisted(symbol.address + self.layout.slide) for symbol in found)
+
+    @cached_property
+    def _tables(self) -> Mapping[str, frozenset[int]]:
+        config, word = self.layout.guest.image.config, self.layout.kernel.word_bytes
+        relative = "CONFIG_GENERIC_BUG_RELATIVE_POINTERS" in config
+        verbose = "CONFIG_DEBUG_BUGVERBOSE" in config
+        pointer = 4 if relative else word
+        # struct jump_entry with CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE, struct static_call_site, struct bug_entry; 6.1.
+        tables = {
+            "jump label": _Table(JUMPS, "__stop___jump_table", 8 + word),
+            "static call": _Table("__start_static_call_sites", "__stop_static_call_sites", 8),
+            "BUG or WARN": _Table(*_BUGS, 2 * pointer + 4 if verbose else -(-(pointer + 2) // 4) * 4, not relative),
+        }
+        return {name: frozenset(self._places(table)) for name, table in tables.items()}
+
+    def _places(self, table: _Table) -> Iterator[int]:
+        """Loaded addresses of the code that the rows of a table begin with."""
+        kernel = self.layout.kernel
+        order = "<" if kernel.little_endian else ">"
+        field = {4: "I", 8: "Q"}[kernel.word_bytes] if table.absolute else "i"
+        for start, end in self._stretches(table):
+            content = kernel.bytes_at(start, end - start)
+            for place in range(0, len(content) - table.size + 1, table.size):
+                code = struct.unpack_from(f"{order}{field}", content, place)[0]
+                yield (code if table.absolute else start + place + code) + self.layout.slide
+
+    def _stretches(self, table: _Table) -> list[tuple[int, int]]:
+        """Where a table stands; nowhere in a kernel that has none."""
+        kernel = self.layout.kernel
+        first, last = kernel.named(table.first), kernel.named(table.last)
+        if first and last:
+            return [(first[0].address, last[0].address)]
+        recovered = table.first == JUMPS and kernel.machine == FLAT_MACHINE
+        return [(rows.start, rows.end) for rows in FlatTables(kernel).rows(JUMPS)] if recovered else []
+
+    def _through_memory(self, address: int) -> bool:
+        """x86 steps no call or jump whose target is in memory (prepare_emulation())."""
+        found = self._instruction(address)
+        return found is not None and found.kind is InstructionKind.THROUGH_MEMORY
+
+    def _unsteppable(self, address: int) -> bool:
+        """An instruction that the architecture's kprobes cannot step, as memory has it now: a trap among others."""
+        found = self._instruction(address)
+        return found is not None and (found.flow is Flow.REFUSED or (found.flow, found.kind) == _TRAP)
+
+    def _instruction(self, address: int) -> Instruction | None:
+        """What stands there in memory now; None where nothing can be read."""
+        try:
+            code = self.layout.guest.memory.read(address, _LONGEST)
+        except PinpointError:
+            return None
+        return decoded_first(code, self.layout.guest.image.recipe.architecture.kprobes.decoder)

@@ -1,0 +1,1 @@
+"""Probes of an external module, verified in a guest."""

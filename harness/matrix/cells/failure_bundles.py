@@ -1,0 +1,155 @@
+"""A cell that fails: its guest is asked at once, and a bundle is written when it has ended."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+from harness.core.errors import BuildError, GuestError, HostError
+from harness.core.files import sha256
+from harness.guest.guest import Guest
+from harness.images.image import Image
+from harness.landing.landing import Missed
+from harness.matrix.cells.cell_result import CellWatch
+from harness.matrix.cells.selection import CellId
+from harness.matrix.commands import replay_options
+from harness.matrix.guests import checkup
+from harness.report import bundle
+from harness.report.bundle import Bundle
+from harness.report.evidence import CONSOLE, Evidence, gather
+from harness.report.run_dir import RunDirectory
+
+# Of a console that is only on the disk: a guest that never answered has said all at its end.
+_TAIL_BYTES = 1 << 20
+# How a cell may end whose guest is well and of no interest.
+_NO_FAILURE = (pytest.skip.Exception, pytest.xfail.Exception)
+
+TakeOver = Callable[[Guest, Evidence, str], None]
+
+
+class Bundles:
+    """The bundles of one run. `take_over` is called with a failed cell's guest, its evidence and its reason."""
+
+    def __init__(self, directory: RunDirectory, config: pytest.Config, take_over: TakeOver | None = None) -> None:
+        self._directory = directory
+        self._config = config
+        self._take_over = take_over
+
+    def notice(self, watch: CellWatch, error: BaseException, told: str = "") -> None:
+        """A phase of the cell, or a guest of it alone, has failed: gather what is there, the first time."""
+        if not self._is_failure(watch, error):
+            return
+        watch.failed_with = watch.failed_with or error
+        watch.told = watch.told or told
+        if watch.guest is None or watch.evidence is not None:
+            return
+        watch.evidence = gather(watch.guest, error)
+        if self._take_over:
+            # Judged now as it will be when the fixtures end: what a person then does to the guest is no failure of it.
+            watch.judge(checkup.last_words(watch.guest, error) if isinstance(error, GuestError) else error)
+            watch.final = True
+            self._take_over(watch.guest, watch.evidence, watch.reason)
+
+    def _is_failure(self, watch: CellWatch, error: BaseException) -> bool:
+        """A mutant's cell is meant to raise Missed."""
+        caught = isinstance(error, Missed) and watch.identity.mutant and not self._config.option.as_honest
+        return not (caught or isinstance(error, _NO_FAILURE))
+
+    def write(self, watch: CellWatch, survivors: Iterable[CellId]) -> None:
+        """Give a cell that did not hold its bundle; `survivors` are the mutants that it failed for.
+
+        A disk that takes none costs the bundle, told in the cell's reason, not the cell.
+        """
+        if watch.verdict.good:
+            return
+        if watch.evidence is None and watch.guest is not None:
+            watch.evidence = gather(watch.guest, watch.failed_with or AssertionError())
+        try:
+            made = bundle.write(self._directory.bundles, self._about(watch, survivors), self._pieces(watch))
+        except HostError as error:
+            watch.reason += f"; {error}"
+        else:
+            watch.bundle = str(made.relative_to(self._directory.path))
+
+    def _about(self, watch: CellWatch, survivors: Iterable[CellId]) -> Bundle:
+        guest, evidence = watch.guest, watch.evidence
+        case = paths.PROJECT / watch.identity.file
+        return Bundle(
+            cell=watch.record(),
+            file=watch.identity.file,
+            items=[*(each.item for each in survivors), watch.identity.item],
+            options=replay_options.options(self._config),
+            schedule=getattr(watch.failed_with, "schedule", ""),
+            seed=replay_options.seed(self._config),
+            build_id=guest.image.build_id if guest else "",
+            qemu=guest.argv if guest else [],
+            accelerator_reason=guest.accelerator.reason if guest else "",
+            boot_seconds=round(guest.boot_seconds, 3) if guest else 0.0,
+            loop_seconds=guest.heart.loop_seconds if guest and guest.heart else None,
+            slide=evidence.slide if evidence else None,
+            hashes={
+                **(_hashes(guest.image) if guest else {}),
+                **({watch.identity.file: sha256(case)} if case.is_file() else {}),
+            },
+            frozen=guest.frozen if guest else "",
+            absent={**(evidence.absent if evidence else {}), **_no_snapshot(guest)},
+        )
+
+    def _pieces(self, watch: CellWatch) -> dict[str, bytes | Path]:
+        """The files of the bundle."""
+        guest, evidence = watch.guest, watch.evidence
+        recipe = paths.RECIPES / f"{watch.identity.vm}.toml"
+        witnesses = json.dumps(watch.record().witnesses, indent=1) + "\n"
+        return {
+            "failure.txt": (watch.told or watch.reason).encode(errors="replace") + b"\n",
+            "witnesses.json": witnesses.encode(),
+            **({"recipe.toml": recipe} if recipe.is_file() else {}),
+            **({} if guest else self._last_console(watch.identity.vm)),
+            **_build_log(watch.failed_with),
+            **(evidence.pieces if evidence else {}),
+            **({"qemu.txt": f"{shlex.join(guest.argv)}\n".encode()} if guest else {}),
+            **(_modules(guest) if guest else {}),
+        }
+
+    def _last_console(self, vm: str) -> dict[str, bytes | Path]:
+        """The end of what the VM's guests said, where no guest came up that could be asked for its own."""
+        logs = self._directory.consoles(vm)
+        return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
+
+
+def _no_snapshot(guest: Guest | None) -> dict[str, str]:
+    """Why there is no snapshot that the guest began with."""
+    if guest is None:
+        return {"snapshot": "no guest came up"}
+    return {} if guest.frozen else {"snapshot": "the guest was booted, not thawed"}
+
+
+def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:
+    """The log of the build that failed."""
+    there = isinstance(error, BuildError) and error.log is not None and error.log.is_file()
+    return {"build.log": error.log} if there and isinstance(error, BuildError) and error.log else {}
+
+
+def _modules(guest: Guest) -> dict[str, bytes | Path]:
+    """The modules that were put into the guest."""
+    names = {file: name for name, file in guest.image.modules.items()}
+    return {f"modules/{names[file]}.ko": file for file in guest.shipped.values() if file in names}
+
+
+def _hashes(image: Image) -> dict[str, str]:
+    files = {"kernel": image.kernel, "vmlinux": image.vmlinux, "initrd": image.initrd}
+    files |= {f"modules/{name}.ko": file for name, file in image.modules.items()}
+    files |= {f"programs/{name}": file for name, file in image.programs.items()}
+    return {name: _hash(file) for name, file in files.items()}
+
+
+@lru_cache(maxsize=256)
+def _hash(file: Path) -> str:
+    """Files of the store do not change while a run uses them."""
+    return sha256(file)

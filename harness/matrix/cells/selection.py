@@ -1,0 +1,117 @@
+"""Which cells there are: each case on each VM asked for, and its mutants there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from harness.images.recipe import Recipe
+from harness.landing import mutants as landing
+from harness.pinning import mutants as pinning
+
+MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
+MARKERS = (
+    "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
+    "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
+    "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
+    "crash_triggers: the case kills guests, or takes its time; it runs with `--crash-triggers all`",
+    "deep: the case takes its time; it runs with `--deep`, with more than samples, and where it is named",
+)
+
+
+@dataclass(frozen=True)
+class CellId:
+    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds, in `file`."""
+
+    case: str
+    vm: str
+    mutant: str
+    item: str
+    file: str = ""
+
+    @property
+    def replay(self) -> str:
+        """The command that runs this cell again."""
+        return f"./pinpoint run --vm {self.vm} -k '{self.item}'"
+
+
+def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
+    """Give a case that uses the `vm` fixture one cell a VM, and one more for each of its mutants."""
+    if "vm" not in metafunc.fixturenames:
+        return
+    if "mutant" not in metafunc.fixturenames:
+        metafunc.parametrize("vm", vms)
+        return
+    marker = metafunc.definition.get_closest_marker("mutants")
+    names = tuple(marker.args) if marker else ()
+    for name in names:
+        if name not in MUTANTS:
+            known = ", ".join(sorted(MUTANTS))
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {known}")
+    # Mutants come first: an honest cell is green only if its mutants were caught on that very VM.
+    cells = [(vm, mutant) for vm in vms for mutant in (*names, "")]
+    metafunc.parametrize(("vm", "mutant"), cells, ids=[_label(vm, mutant) for vm, mutant in cells])
+
+
+def _label(vm: str, mutant: str) -> str:
+    return f"{vm}-mutant:{mutant}" if mutant else vm
+
+
+def cell_of(item: pytest.Item) -> CellId | None:
+    """The cell an item is, None for the harness's own tests."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or "vm" not in callspec.params:
+        return None
+    vm, mutant = callspec.params["vm"], callspec.params.get("mutant", "")
+    function, _, label = item.name.removesuffix("]").partition("[")
+    others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
+    case = "".join((function, *(f"[{part}]" for part in others)))
+    return CellId(case, vm, mutant, item.name, os.path.relpath(item.path, item.config.rootpath))
+
+
+def vm_of(item: pytest.Item) -> str:
+    """The VM whose cell an item is, empty for the harness's own tests."""
+    cell = cell_of(item)
+    return cell.vm if cell else ""
+
+
+def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
+    """The first trait the case requires and the recipe does not have, empty when it has all."""
+    for marker in item.iter_markers("requires"):
+        for trait in marker.args:
+            if not hasattr(recipe.traits, trait):
+                raise pytest.UsageError(f"{item.nodeid}: no trait named {trait!r}; see harness/images/recipe.py")
+            if not getattr(recipe.traits, trait):
+                return str(trait)
+    return ""
+
+
+def asked_for(items: list[pytest.Item], *, crash_triggers: str, deep: bool) -> list[pytest.Item]:
+    """The items without those that only options ask for, `--crash-triggers all` and `--deep`."""
+    left_out = [*(["crash_triggers"] if crash_triggers != "all" else []), *([] if deep else ["deep"])]
+    return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
+
+
+def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:
+    """Mark as skipped, the trait named, each cell whose VM cannot have it."""
+    for item in items:
+        cell = cell_of(item)
+        if cell is None:
+            continue
+        lacking = missing_trait(item, recipes[cell.vm])
+        if lacking:
+            item.add_marker(pytest.mark.skip(reason=f"{cell.vm} has no {lacking}"))
+
+
+def in_rows(items: list[pytest.Item], vms: Sequence[str]) -> list[pytest.Item]:
+    """The harness's own tests first, then the cells row by row, each row in the cases' order."""
+    order = {vm: index for index, vm in enumerate(vms)}
+
+    def place(item: pytest.Item) -> int:
+        cell = cell_of(item)
+        return -1 if cell is None else order[cell.vm]
+
+    return sorted(items, key=place)

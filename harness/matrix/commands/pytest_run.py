@@ -1,0 +1,46 @@
+"""One pytest run in this process, and its exit status in our words."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+import pytest
+
+from harness.core import paths, process
+from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
+
+# Whatever pytest is started for, and wherever from.
+COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
+# What nothing but an option asks for, even where somebody names it.
+_LEFT_OUT = "; some cases run with --crash-triggers all only"
+
+
+class _Interruption:
+    """Remembers that a person ended the run: pytest's exit status does not tell that from a broken collection."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.seen = excinfo.errisinstance(KeyboardInterrupt)
+
+
+def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
+    """Run pytest with these arguments: 0 all held, 1 a cell failed, 2 wrong use, 3 our own fault, 130 interrupted."""
+    interruption = _Interruption()
+    status = pytest.main([*COMMON, *arguments], plugins=[interruption, *plugins])
+    match status:
+        case pytest.ExitCode.OK | pytest.ExitCode.TESTS_FAILED:
+            return int(status)
+        case pytest.ExitCode.INTERRUPTED if interruption.seen:
+            process.stop_all()
+            return INTERRUPTED
+        case pytest.ExitCode.USAGE_ERROR:
+            return WRONG_USE
+        case pytest.ExitCode.NO_TESTS_COLLECTED:
+            hint = "" if any(word.startswith("--crash-triggers") for word in arguments) else _LEFT_OUT
+            print(f"pinpoint: no case matches: {shlex.join(arguments)}{hint}", file=sys.stderr)
+            return WRONG_USE
+    return HARNESS_FAILED

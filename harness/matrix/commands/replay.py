@@ -1,0 +1,129 @@
+"""`./pinpoint repro`: one cell again from its bundle, so many times, and whether it failed the same way."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+from harness.core.errors import HARNESS_FAILED, UsageError
+from harness.core.events import Bus
+from harness.core.files import sha256
+from harness.images.build_context import BuildContext
+from harness.images.prepare import image_key
+from harness.images.recipe import select
+from harness.matrix.commands import pytest_run, replay_options
+from harness.report import bundle
+from harness.report.bundle import Bundle
+from harness.report.record import Cell
+from harness.report.sameness import alike
+from harness.verdict.printk import plain
+
+_HELD, _FAILED = 0, 1
+# Beside the runs of the matrix, so that `latest` stays the run that the bundle is of.
+_PLACE = "replays"
+
+
+class _Listener:
+    """Hears how the cell ended."""
+
+    def __init__(self, wanted: Cell) -> None:
+        self._wanted = _identity(wanted)
+        self.cell: Cell | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Of the cells of a replay the one that the bundle is of."""
+        kept = getattr(report, "pinpoint_cell", None)
+        if kept is not None and _identity(Cell(**kept)) == self._wanted:
+            self.cell = Cell(**kept)
+
+
+def _identity(cell: Cell) -> tuple[str, str, str]:
+    return cell.case, cell.vm, cell.mutant
+
+
+def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int:
+    """Replay a bundle; 0 when the cell held each time, 1 when it failed in any way, 2 and 3 as every command.
+
+    Raises UsageError for what is no bundle, or one of another version of the project unless `anyway`.
+    """
+    about = bundle.read(directory)
+    build_context = BuildContext.in_cache(Bus())
+    _demand_same_project(about, build_context, anyway=anyway)
+    for difference in _differences(about, build_context):
+        print(f"pinpoint: {difference}", file=sys.stderr)
+    outcomes: Counter[str] = Counter()
+    worst = _HELD
+    for number in range(1, times + 1):
+        listener = _Listener(about.cell)
+        status = pytest_run.run(_arguments(about, times, at_failure), plugins=[listener])
+        if listener.cell is None:
+            return status or HARNESS_FAILED
+        outcome = _outcome(about.cell, listener.cell)
+        outcomes[outcome] += 1
+        worst = max(worst, status)
+        print(f"replay {number} of {times}: {outcome}")
+    for line in _told(about.cell, outcomes, times):
+        print(line)
+    return worst
+
+
+def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
+    schedule = [f"--schedule={about.schedule}"] if about.schedule else []
+    quiet = ["-q", "--no-summary"] if times > 1 or at_failure else ["-q"]
+    hands_on = [f"--at-failure={at_failure}", "-s"] if at_failure else []
+    into = f"--into={paths.results() / _PLACE}"
+    nodes = [str(paths.PROJECT / node) for node in about.nodes]
+    return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *hands_on, *nodes]
+
+
+def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: bool) -> None:
+    """The recipe must still be there and make the same image; the case's file must be there.
+
+    A bundle may come from anybody: nothing outside of the project is run for it, and nothing is run otherwise.
+    """
+    recipe = select([about.cell.vm])[0]
+    file = (paths.PROJECT / about.file).resolve()
+    foreign = replay_options.foreign(about.options)
+    if foreign:
+        raise UsageError(
+            f"the bundle asks for {foreign!r}, as no run does", where=about.cell.vm, mend="do not trust it"
+        )
+    if not file.is_file() or not file.is_relative_to(paths.PROJECT):
+        raise UsageError(
+            "is not in this version of Pinpoint", where=about.file, mend="use the version it was made with"
+        )
+    key = image_key(recipe, build_context)
+    if about.cell.image_key and key != about.cell.image_key and not anyway:
+        raise UsageError(
+            f"the bundle is of image {about.cell.image_key}, this version of Pinpoint makes {key}",
+            where=about.cell.vm,
+            mend="use the version it was made with, or --anyway",
+        )
+
+
+def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
+    """What is another than when the cell failed, and may be why it fails no more."""
+    if about.hashes.get(about.file) not in (None, sha256(paths.PROJECT / about.file)):
+        yield f"{about.file} has changed since"
+    if about.frozen and not (build_context.store.root / about.frozen).is_dir():
+        yield f"{about.frozen} is not in the store any more: guests begin with another boot"
+
+
+def _outcome(before: Cell, now: Cell) -> str:
+    if now.verdict.good:
+        return f"{now.verdict.value}: it did not fail"
+    if alike(before, now):
+        return "failed the same way"
+    return plain(f"failed another way: {now.verdict.value}: {now.reason}")
+
+
+def _told(before: Cell, outcomes: Counter[str], times: int) -> Iterator[str]:
+    """The bundle's own failure, then how often each outcome."""
+    yield plain(f"\n{before.case} on {before.vm} was {before.verdict.value}: {before.reason}")
+    for outcome, count in outcomes.most_common():
+        yield f"{count} of {times}: {outcome}"

@@ -1,0 +1,48 @@
+"""In which order rows begin: those that can run at once before those to be built, the slowest first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+
+from harness.images.build_context import BuildContext
+from harness.images.prepare import built
+from harness.images.recipe import Recipe
+from harness.matrix.cells.selection import CellId
+from harness.report.durations import name_of
+
+
+def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]) -> list[str]:
+    """The recipes' names: built images by the seconds their rows last took, longest first; then binary kernels; then
+    kernels to be compiled.
+
+    The longest row first, because what begins last should not be what the run then waits for.
+    """
+
+    def place(recipe: Recipe) -> tuple[int, float]:
+        if built(recipe, build_context):
+            return 0, -seconds.get(recipe.name, 0.0)
+        return (1 if recipe.kernel.source == "debian-binary" else 2), 0.0
+
+    return [recipe.name for recipe in sorted(recipes, key=place)]
+
+
+# What a case that never ran is taken to take, in seconds.
+_UNKNOWN = 1.0
+
+
+def divided(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
+    """The part that each cell of a row is in: about as many seconds in each, the order kept.
+
+    A case and its mutants stay together, for the honest cell must know which of them survived. `seconds` are what cells
+    took before, by `name_of`.
+    """
+    cases = [list(each) for _, each in groupby(cells, key=lambda cell: cell.case)]
+    weights = [sum(seconds.get(name_of(cell.case, cell.mutant), _UNKNOWN) for cell in case) for case in cases]
+    found: list[int] = []
+    before, total = 0.0, sum(weights)
+    for case, weight in zip(cases, weights, strict=True):
+        middle = (before + weight / 2) / total
+        found += [int(middle * parts)] * len(case)
+        before += weight
+    return found

@@ -1,0 +1,1 @@
+"""The processes of a run: the controller and its pytest-xdist workers."""

@@ -1,0 +1,1 @@
+"""What holds a module in the kernel."""

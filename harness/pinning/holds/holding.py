@@ -1,0 +1,154 @@
+"""Ways to hold a module, or only to seem to: each held until its `with` block ends, and used once more on request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from harness.core.elf import Elf
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.images.image import Image
+from harness.landing import probe_module
+from harness.pinning.doctored_modules import shipped
+from harness.pinning.holds.btf import Base, with_btf
+from harness.pinning.loader import Said
+from harness.pinning.module_states import HOLDER, TARGET
+
+_FUNCTION = f"{TARGET}:pinpoint_needed"
+_EVENT = "pinpoint/held"
+_TRACING = "/sys/kernel/tracing"
+_SECONDS = 60.0
+_FENTRY = ("BPF_SYSCALL", "BPF_JIT", "DEBUG_INFO_BTF_MODULES", "DYNAMIC_FTRACE_WITH_DIRECT_CALLS")
+
+# Uses what is held once more: `works`, the errno's name, or GONE of a kprobe.
+Again = Callable[[], str]
+Hold = Callable[[Guest], AbstractContextManager[Again]]
+
+
+def a_file(path: str) -> Hold:
+    """An open file; `again` reads it."""
+    return _by_holder("file", path)
+
+
+def a_character_device() -> Hold:
+    """An open character device, of a node made for the major number that the target was given."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        node = "/tmp/pinpoint_char"
+        guest.script(f"rm -f {node}; mknod {node} c $(awk '$2 == \"{TARGET}\" {{print $1}}' /proc/devices) 0").check()
+        with a_file(node)(guest) as again:
+            yield again
+
+    return hold
+
+
+def a_socket(congestion_control: str) -> Hold:
+    """A TCP socket with a congestion control; `again` asks for its name."""
+    return _by_holder("tcp", congestion_control)
+
+
+def a_bpf_program() -> Hold:
+    """A BPF program at a function's entry; `again` asks for its link. Needs the target as `target_image` has it."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function}")(guest) as again:
+            yield again
+
+    return hold
+
+
+def has_fentry(image: Image) -> bool:
+    """Has this kernel BTF of modules, and a way to call a BPF program from a function's entry?"""
+    return all(image.config.get(f"CONFIG_{option}") == "y" for option in _FENTRY)
+
+
+def target_image(guest: Guest) -> str:
+    """The target's file in the guest: with BTF where the kernel reads it."""
+    if not has_fentry(guest.image):
+        return guest.ship(TARGET)
+    return shipped(guest, f"{TARGET}-btf", with_btf(Elf.kept(guest.image.modules[TARGET]), _btf_base(guest)))
+
+
+def _btf_base(guest: Guest) -> Base:
+    told = Said.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
+    return Base(int(told.fields["types"]), int(told.fields["strings"]))
+
+
+def a_dependent() -> Hold:
+    """A loaded module that needs a symbol of the target's."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        guest.run("insmod", guest.ship("pinpoint_depends")).check()
+        yield lambda: "works" if guest.script("[ -e /sys/module/pinpoint_depends ]").ok else "GONE"
+        guest.run("rmmod", "pinpoint_depends").check()
+
+    return hold
+
+
+def a_registered_kprobe() -> Hold:
+    """A kprobe on a function of the target's; `again` looks into the kernel's list."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        standing = probe_module.standing(guest)
+        report = probe_module.load(guest, [_FUNCTION]).reports[0]
+        if report.errno:
+            raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
+        yield lambda: _listed(probe_module.look(guest).beyond(standing))
+        probe_module.unload(guest)
+
+    return hold
+
+
+def a_tracefs_kprobe() -> Hold:
+    """The same, enabled, through tracefs."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        standing = probe_module.standing(guest)
+        enable = f"{_TRACING}/events/{_EVENT}/enable"
+        guest.script(f"echo 'p:{_EVENT} {_FUNCTION}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
+        yield lambda: _listed(tuple(each for each in probe_module.standing(guest) if each not in standing))
+        guest.script(f"echo 0 >{enable}; echo '-:{_EVENT}' >>{_TRACING}/kprobe_events").check()
+
+    return hold
+
+
+def _listed(probes: tuple[probe_module.ListedProbe, ...]) -> str:
+    if len(probes) != 1:
+        return f"{len(probes)} listed"
+    return "GONE" if "[GONE]" in probes[0].flags else "works"
+
+
+def _by_holder(kind: str, what: str) -> Hold:
+    """By the program pinpoint_holder (probes/loader/holder.c)."""
+
+    @contextmanager
+    def hold(guest: Guest) -> Iterator[Again]:
+        deadline = guest.budget(_SECONDS)
+        with guest.talk(guest.program(HOLDER), kind, what) as dialogue:
+
+            def said(step: str) -> Said:
+                line = dialogue.line(deadline)
+                heard = Said.parsed(line or "failed nothing")
+                if heard.step != step or heard.word == "failed":
+                    raise GuestError(f"{kind} {what} cannot be held: {line}", where=guest.name)
+                return heard
+
+            said("hold")
+            said("again")
+
+            def again() -> str:
+                dialogue.say("go", deadline)
+                errno = said("again").fields["errno"]
+                return "works" if errno == "0" else errno
+
+            yield again
+            dialogue.close_input()
+            dialogue.status(deadline)
+
+    return hold

@@ -1,0 +1,122 @@
+"""Loaders as cases use them: an order given, and what became of it compared with what must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Self
+
+from harness.core.errors import GuestLost
+from harness.guest.guest import Guest
+from harness.landing import probe_module, witness
+from harness.landing.landing import Landing, Missed, prove
+from harness.landing.layout import Layout
+from harness.landing.probe_module import ListedProbe
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
+from harness.pinning.module_states import delete
+from harness.pinning.mutants import HONEST, LoaderMutant
+
+
+class Loaders:
+    """Loaders in one guest; in a mutant's cell they, or the probe they load, are broken on purpose."""
+
+    def __init__(self, guest: Guest, mutant: LoaderMutant = HONEST) -> None:
+        self.guest = guest
+        self.mutant = mutant
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A mutant may have left a probe that must not be there."""
+        if self.mutant != HONEST:
+            self.guest.run("rmmod", PROBE)
+
+    def __call__(self, order: Order) -> Loader:
+        """A loader with this order: `with loading(order) as loader`."""
+        return Loader(self.guest, self.mutant.breaks(order))
+
+    def run(self, order: Order) -> LoaderResult:
+        """One loader from start to end."""
+        with self(order) as loader:
+            return loader.finish()
+
+    def expect_refusal(self, order: Order, status: Status, errno: str) -> None:
+        """Run one loader, which must end so, and leave no probe. Raises Missed."""
+        expect(self.run(order), status, errno)
+        expect_gone(self.guest, PROBE)
+
+    def delete(self, module: str) -> str:
+        """Remove a module; gives the errno's name, empty when it went."""
+        return delete(self.guest, module, force=self.mutant.forces)
+
+    def prove_landing(self, layout: Layout, site: Site, act: Callable[[], object], hits: int) -> None:
+        """Load a probe for one site in a target, let `act` run it, unload; four witnesses tell where it was.
+
+        Raises Missed unless they agree and the probe was hit `hits` times.
+        """
+        target = layout.targets[site.module]
+        aimed = layout.following(site) if self.mutant.misses else site
+        standing = probe_module.standing(self.guest)
+        expect(self.run(for_site(layout, target, aimed)), Status.DONE)
+        try:
+            act()
+            view = probe_module.look(self.guest, PROBE)
+        finally:
+            probe_module.unload(self.guest, PROBE)
+        landing = _landing(layout, site, view, standing)
+        prove([landing], hits)
+
+
+def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing: tuple[ListedProbe, ...]) -> Landing:
+    address = layout.address(site)
+    report = view.reports[0]
+    statements = (
+        witness.reported(report),
+        witness.listed(view.beyond(standing), address),
+        witness.elf(address),
+        witness.trapped(report, layout.guest.image.recipe.architecture.kprobes),
+    )
+    return Landing(site, statements, report.hits, layout.meaning)
+
+
+def for_build(target: Target, order: Order) -> Order:
+    """The same order for a probe that was computed for exactly this build of its one target."""
+    expected = f"module_build_ids={target.elf.build_id}"
+    return replace(order, targets=[target.module], parameters=[expected, *order.parameters])
+
+
+def for_site(layout: Layout, target: Target, site: Site, order: Order | None = None) -> Order:
+    """An order for one probe, at its function's section + its offset in it."""
+    _, symbol = layout.symbol(site)
+    inside = layout.address(site) - target.sections[symbol.section]
+    plain = for_build(target, order or Order())
+    return replace(
+        plain,
+        sections=[(target.module, symbol.section)],
+        parameters=[*plain.parameters, f"site=0+{inside:#x}"],
+    )
+
+
+def survived(loader: Loader) -> LoaderResult:
+    """How a loader ended that may take its kernel with it. Raises Missed with the kernel's end if it does."""
+    try:
+        return loader.finish()
+    except GuestLost as lost:
+        raise Missed(f"the kernel did not live through the load: {lost}") from lost
+
+
+def expect(outcome: LoaderResult, status: Status, errno: str = "") -> None:
+    """The loader ended so. Raises Missed with all that it said."""
+    if (outcome.status, outcome.errno) != (status, errno):
+        wanted = f"{status.name} {errno}".strip()
+        said = "\n".join(map(str, outcome.steps))
+        raise Missed(f"the loader ended with {outcome}, not {wanted}\n\n{said}")
+
+
+def expect_gone(guest: Guest, module: str) -> None:
+    """The module is not loaded. Raises Missed."""
+    if not guest.script(f"[ ! -e /sys/module/{module} ]").ok:
+        raise Missed(f"{module} is loaded, and should not be")

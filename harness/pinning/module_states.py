@@ -1,0 +1,94 @@
+"""A probe module stopped inside of its initializer, and with it the loader that is in the system call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.pinning.loader import PROBE, Loader, Said
+
+_SECONDS = 60.0
+
+
+@contextmanager
+def stopped(loader: Loader, gate: str) -> Iterator[None]:
+    """While the block runs, the initializer that this loader came to stands at a gate; no other may follow it.
+
+    The probe says so in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. If the block fails, the
+    loader has ended when that is told. Raises DeadlineExceeded when the gate is never reached.
+    """
+    guest = loader.guest
+    guest.console.await_line([f"{PROBE}: at {gate}"], guest.budget(_SECONDS), since=loader.began)
+    try:
+        yield
+    except BaseException:
+        _let_go(loader)
+        loader.finish()
+        raise
+    _let_go(loader)
+
+
+def _let_go(loader: Loader) -> None:
+    loader.guest.script(f"echo go >/sys/module/{PROBE}/parameters/open_gate").check()
+
+
+TARGET = "pinpoint_pins"
+HOLDER = "pinpoint_holder"
+
+
+def delete(guest: Guest, module: str, *, force: bool = False) -> str:
+    """delete_module(2) without waiting: empty when the module is gone, else the errno's name."""
+    told = guest.run(guest.program(HOLDER), "force" if force else "delete", module)
+    said = Said.parsed(told.stdout.strip())
+    return "" if said.word == "did" else said.fields["errno"]
+
+
+_SECONDS = 60.0
+
+
+@contextmanager
+def going(guest: Guest) -> Iterator[None]:
+    """`pinpoint_pins` loaded and being removed; its exit waits at a gate (probes/pinned/gates.c) while the block runs.
+
+    The gate says so in the kernel's log, so that nothing is guessed. Raises GuestError when the removal then fails.
+    """
+    deadline = guest.budget(_SECONDS)
+    since = guest.console.position
+    guest.run("insmod", guest.ship(TARGET), "gates=leaving").check()
+    with guest.talk(guest.program(HOLDER), "delete", TARGET) as removal:
+        guest.console.await_line([f"{TARGET}: at leaving"], deadline, since=since)
+        try:
+            yield
+        finally:
+            guest.script(f"echo go >/sys/module/{TARGET}/parameters/open_gate").check()
+            status = removal.status(deadline)
+    if status:
+        raise GuestError(f"{TARGET} was not removed: status {status}", where=guest.name)
+
+
+# A load takes an emulated parisc a tenth of a second, and a debugging kernel as long.
+_SECONDS_EACH = 2.0
+
+
+@contextmanager
+def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
+    """So many copies of an image's module, loaded while the block runs; gives their names (probes/loader/copies.c).
+
+    Raises GuestError when one cannot be loaded, or removed afterwards.
+    """
+    deadline = guest.budget(count * _SECONDS_EACH)
+    argv = (guest.program(HOLDER), "copies", guest.ship(module), module, str(count))
+    with guest.talk(*argv) as dialogue:
+        said = dialogue.line(deadline)
+        if said != f"did hold {module} copies={count}":
+            raise GuestError(f"{count} copies of {module} cannot be loaded: {said}", where=guest.name)
+        try:
+            yield [f"{module[:-3]}{number:03}" for number in range(count)]
+        finally:
+            dialogue.line(deadline)
+            dialogue.say("go", deadline)
+            removed = dialogue.line(guest.budget(count * _SECONDS_EACH))
+    if removed != f"did close {module}":
+        raise GuestError(f"copies of {module} are not removed: {removed}", where=guest.name)

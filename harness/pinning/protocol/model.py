@@ -1,0 +1,236 @@
+"""The protocol of loading a precompiled probe module while its target comes and goes, written down small.
+
+It is what the kernel's rules say, and nothing of the kernel or the loader is called here: a schedule is predicted by
+walking it. Two pin rules differ in one line, `World.held`, and two rules of loading in one method, `World._settled`.
+Sources are of 6.1 unless they say otherwise:
+
+- delete_module(2): ENOENT, EBUSY if not LIVE, EWOULDBLOCK while referenced (kernel/module/main.c:696);
+- a name that is loading makes a second init_module(2) wait, then EEXIST if it lived, else EBUSY (main.c:2581);
+- since 6.5 a second finit_module(2) of a file that is loading waits too, and has the first one's outcome without having
+  loaded anything: its own parameters are never read (idempotent_init_module(), main.c, 6.12);
+- an open section file raises no reference since 2.6.23; a read of one whose instance has gone is ENODEV (fs/kernfs);
+- SIGKILL of a loader inside of init_module(2) takes effect when the initializer has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.pinning.protocol.parties import EXPECTED, Instance, LoaderModel, Probe
+from harness.pinning.protocol.steps import LIFE, ScheduleStep, Verb
+
+OK = "ok"
+WAITS = "waits"
+KILLED = "killed"
+
+# Files of the target that a loader holds open: the handle's, and that of the section its sites are in.
+TOKENS = 2
+
+# Which build is loaded, and where it stands as a rule: an allocator at rest gives the same sizes the same place.
+_LOADED = {
+    Verb.RELOAD: (EXPECTED, EXPECTED),
+    Verb.REBUILD: ("other", "other"),
+    Verb.IMITATE: ("imitation", EXPECTED),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one kernel does otherwise than another.
+
+    `pins`: an open section file is not only a token, which tells one instance from the next: the kernel refuses removal
+    while it is open. `shares`: a load that waits for another one of the same file has that one's outcome.
+    """
+
+    pins: bool = False
+    shares: bool = False
+
+
+TOKEN = Rule()
+PINS = Rule(pins=True)
+SHARES = Rule(shares=True)
+
+
+class UndefinedError(Exception):
+    """The step frees a module under a reference: the kernel promises nothing from there on."""
+
+
+class NotNowError(Exception):
+    """The step cannot be taken in this world: its loader is not there yet, or no longer."""
+
+
+@dataclass(frozen=True)
+class World:
+    """All that the protocol knows: the target's present life and how many it had, the probe module, the loaders."""
+
+    rule: Rule
+    target: Instance | None
+    loaders: Mapping[int, LoaderModel]
+    lives: int = 1
+    probe: Probe | None = None
+
+    @property
+    def held(self) -> bool:
+        """Is the target referenced?"""
+        return self._by_probe or (self.rule.pins and any(self._fds))
+
+    @property
+    def _by_probe(self) -> bool:
+        return self.probe is not None and self.probe.holds is not None
+
+    @property
+    def _fds(self) -> list[bool]:
+        return [loader.fd is not None and loader.fd == self.target for loader in self.loaders.values()]
+
+    @property
+    def expected_kernel_state(self) -> str:
+        """What the kernel must show of it all: the target's reference count and the probe module's state."""
+        count = TOKENS * sum(self._fds) * self.rule.pins + self._by_probe
+        target = "no target" if self.target is None else f"target referenced {count} times"
+        probe = "no probe" if self.probe is None else "probe live" if self.probe.live else "probe loading"
+        return f"{target}, {probe}"
+
+    def after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
+        """The world after a step, and the step's predicted outcome: `ok`, an errno's name, `waits`, `killed`.
+
+        What befalls another loader by it follows: `ok, 2.load EEXIST`. `place` is where a newly loaded target was found
+        to stand, the one thing that no rule tells; without it, where it stands as a rule. Raises NotNowError
+        and UndefinedError.
+        """
+        loader = self.loaders.get(step.loader)
+        if loader is None or (step.lives and loader.next is not step.verb) or (step.verb is Verb.KILL and loader.ended):
+            raise NotNowError(f"{step} cannot be taken now")
+        match step.verb:
+            case Verb.REMOVE | Verb.FORCE:
+                return self._removed(forced=step.verb is Verb.FORCE)
+            case Verb.RELOAD | Verb.REBUILD | Verb.IMITATE:
+                return self._loaded(step.verb, place)
+            case Verb.UNPROBE:
+                return self._unprobed()
+            case Verb.KILL:
+                return self._killed(step.loader, loader)
+            case Verb.OPEN | Verb.READ | Verb.LOOK | Verb.REREAD | Verb.CLOSE:
+                return self._outside(step, loader)
+            case Verb.LOAD:
+                return self._entered(step.loader, loader)
+        return self._inside(step, loader)
+
+    def _removed(self, *, forced: bool) -> tuple[World, str]:
+        if self.target is None:
+            return self, "ENOENT"
+        if self._by_probe and forced:
+            raise UndefinedError("force frees the target under the initializer's reference")
+        if self.held and not forced:
+            return self, "EWOULDBLOCK"
+        # Forced under open fds alone is defined: removing the file gives back what they hold (kernfs_drain(), 6.1).
+        return replace(self, target=None), OK
+
+    def _loaded(self, verb: Verb, place: str | None) -> tuple[World, str]:
+        if self.target is not None:
+            return self, "EEXIST"
+        build, usual = _LOADED[verb]
+        number = self.lives + 1
+        return replace(self, target=Instance(number, build, place or usual), lives=number), OK
+
+    def _unprobed(self) -> tuple[World, str]:
+        if self.probe is None:
+            return self, "ENOENT"
+        if not self.probe.live:
+            return self, "EBUSY"
+        return replace(self, probe=None), OK
+
+    def _killed(self, number: int, loader: LoaderModel) -> tuple[World, str]:
+        if loader.waiting or not loader.inside:
+            return self._with(number, _ended(loader)), KILLED
+        return self._with(number, replace(loader, doomed=True)), WAITS
+
+    def _outside(self, step: ScheduleStep, loader: LoaderModel) -> tuple[World, str]:
+        """The steps that a loader takes in user space."""
+        over = self._with(step.loader, _ended(loader))
+        gone = loader.fd != self.target
+        match step.verb:
+            case Verb.OPEN | Verb.LOOK if self.target is None:
+                return over, "ENOENT"
+            case Verb.READ if gone:
+                return over, "ENODEV"
+            case Verb.REREAD if gone:
+                return over._undone()
+            case Verb.CLOSE:
+                return over, OK
+            case Verb.OPEN:
+                done = replace(loader, fd=self.target)
+            case Verb.READ:
+                done = replace(loader, handle=loader.fd)
+            case Verb.LOOK:
+                done = replace(loader, base=self.target)
+            case _:
+                done = loader
+        return self._with(step.loader, _onward(done)), OK
+
+    def _undone(self) -> tuple[World, str]:
+        """A stale token: the loader removes the probe module, or whichever has its name by now."""
+        after, removed = self._unprobed()
+        return after, "ENODEV" if removed == OK else f"ENODEV, undo {removed}"
+
+    def _entered(self, number: int, loader: LoaderModel) -> tuple[World, str]:
+        """init_module(2), up to the initializer."""
+        if self.probe is not None and not self.probe.live:
+            return self._with(number, replace(loader, waiting=True)), WAITS
+        if self.probe is not None:
+            return self._with(number, _ended(loader)), "EEXIST"
+        return replace(self._with(number, _onward(loader)), probe=Probe(number)), OK
+
+    def _inside(self, step: ScheduleStep, loader: LoaderModel) -> tuple[World, str]:
+        """The steps of the initializer."""
+        assert self.probe is not None
+        onward = self._with(step.loader, _onward(loader))
+        match step.verb:
+            case Verb.VALIDATE if not _valid(loader, self.target):
+                world = replace(self._with(step.loader, _ended(loader)), probe=None)
+                return world._settled(KILLED if loader.doomed else "ESTALE", "ESTALE", "EBUSY")
+            case Verb.VALIDATE:
+                return replace(onward, probe=replace(self.probe, holds=self.target)), OK
+            case Verb.REGISTER:
+                return onward, OK
+        world = replace(onward, probe=replace(self.probe, live=True, holds=None))
+        if loader.doomed:
+            world = world._with(step.loader, _ended(loader))
+        return world._settled(KILLED if loader.doomed else OK, OK, "EEXIST")
+
+    def _settled(self, outcome: str, result: str, refusal: str) -> tuple[World, str]:
+        """The initializer is over with a result: a loader that waited for it is refused, or is given the same."""
+        waiting = next((number for number, loader in self.loaders.items() if loader.waiting), None)
+        if waiting is None:
+            return self, outcome
+        given = result if self.rule.shares else refusal
+        loader = self.loaders[waiting]
+        after = _ended(loader) if given != OK else replace(loader, waiting=False, taken=LIFE.index(Verb.REREAD))
+        return self._with(waiting, after), f"{outcome}, {ScheduleStep(Verb.LOAD, waiting)} {given}"
+
+    def _with(self, number: int, loader: LoaderModel) -> World:
+        return replace(self, loaders={**self.loaders, number: loader})
+
+
+def beginning(rule: Rule, place: str = EXPECTED) -> World:
+    """A schedule's beginning: the target stands at `place`, no probe module; two loaders wait at their first gate."""
+    return World(rule, Instance(1, place=place), {1: LoaderModel(), 2: LoaderModel()})
+
+
+def _valid(loader: LoaderModel, target: Instance | None) -> bool:
+    """Does what a loader found pass validation by address, name, base and build-id?
+
+    It does for another life of the same build at the same place; that is what the token is read again for.
+    """
+    if target is None or loader.handle is None or loader.base is None or target.build != EXPECTED:
+        return False
+    return loader.handle.place == loader.base.place == target.place
+
+
+def _onward(loader: LoaderModel) -> LoaderModel:
+    return replace(loader, taken=loader.taken + 1)
+
+
+def _ended(loader: LoaderModel) -> LoaderModel:
+    """A process that is gone: its fds are closed."""
+    return replace(loader, ended=True, waiting=False, fd=None)

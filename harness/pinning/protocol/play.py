@@ -1,0 +1,143 @@
+"""A schedule played: each step taken for real, its outcome held against the model's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.core.errors import UsageError
+from harness.landing.landing import Missed
+from harness.pinning.protocol.model import NotNowError, Rule, UndefinedError, World, beginning
+from harness.pinning.protocol.steps import LOADS, ScheduleStep, line
+
+
+class Stage(Protocol):
+    """Where schedules are played: a guest, with the target loaded and two loaders at their first gates."""
+
+    def take(self, step: ScheduleStep, now: World) -> str:
+        """Take a step; gives its outcome in the model's words. `now` is the world before, as the model has it."""
+
+    def place(self) -> str:
+        """Where the target stands: the same for two lives that no address tells apart."""
+
+    def state(self) -> str:
+        """What the kernel shows of target and probe module, in the words of World.expected_kernel_state."""
+
+
+class Disagreed(Missed):
+    """The model was wrong of a schedule; `schedule` is its line, to be replayed from."""
+
+    def __init__(self, schedule: str, told: str) -> None:
+        self.schedule = schedule
+        super().__init__(f"--schedule '{schedule}': {told}")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One step: what the model predicts of it, and what was seen."""
+
+    step: ScheduleStep
+    predicted: str
+    seen: str
+
+    @property
+    def agrees(self) -> bool:
+        """Was the model right?"""
+        return self.predicted == self.seen
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.seen}" + ("" if self.agrees else f", the model says {self.predicted}")
+
+
+@dataclass(frozen=True)
+class Play:
+    """A schedule as it went, up to the first disagreement.
+
+    `reused` when a new life of the target stood where the one before had; `seconds` from the first step to the last.
+    """
+
+    turns: tuple[Turn, ...]
+    predicted_state: str
+    state: str
+    reused: bool
+    seconds: float
+
+    @property
+    def agrees(self) -> bool:
+        """Did everything go as the model says?"""
+        return all(turn.agrees for turn in self.turns) and self.predicted_state == self.state
+
+    @property
+    def line(self) -> str:
+        """The schedule, up to where it went wrong, to be replayed from."""
+        return line(turn.step for turn in self.turns)
+
+    def prove(self) -> None:
+        """Raise Missed, the schedule in its first line, when the model was wrong."""
+        if self.agrees:
+            return
+        turns = "\n".join(str(turn) for turn in self.turns)
+        wrong = next((str(turn) for turn in self.turns if not turn.agrees), "")
+        wrong = wrong or f"at the end {self.state}; the model says {self.predicted_state}"
+        raise Disagreed(self.line, f"{wrong}\n\n{turns}")
+
+
+class Player:
+    """A schedule under way, step by step."""
+
+    def __init__(self, stage: Stage, rule: Rule) -> None:
+        self.stage = stage
+        self._last_place = stage.place()
+        self.world = beginning(rule, self._last_place)
+        self._turns: list[Turn] = []
+        self._reused = self.moved = False
+        self._began = time.monotonic()
+
+    def take(self, step: ScheduleStep) -> Turn:
+        """Take one step and hold it against the model. Raises UsageError for one that cannot be taken there."""
+        self._demand(step)
+        before = self.world
+        seen = self.stage.take(step, before)
+        loads = step.verb in LOADS and before.target is None
+        place = self.stage.place() if loads and seen == "ok" else None
+        if place is not None:
+            self._reused |= place == self._last_place
+            self.moved |= place != self._last_place
+            self._last_place = place
+        self.world, predicted = before.after(step, place)
+        self._turns.append(Turn(step, predicted, seen))
+        return self._turns[-1]
+
+    def _demand(self, step: ScheduleStep) -> None:
+        if why := self.why_not(step):
+            raise UsageError(why, where=f"schedule after {line(turn.step for turn in self._turns)!r}")
+
+    def why_not(self, step: ScheduleStep) -> str:
+        """Why this step cannot be taken now; empty if it can."""
+        try:
+            self.world.after(step)
+        except (NotNowError, UndefinedError) as impossible:
+            return str(impossible)
+        return ""
+
+    def done(self) -> Play:
+        """What became of it."""
+        seconds = time.monotonic() - self._began
+        return Play(tuple(self._turns), self.world.expected_kernel_state, self.stage.state(), self._reused, seconds)
+
+
+def play(stage: Stage, rule: Rule, schedule: Iterable[ScheduleStep]) -> Play:
+    """Play a schedule to its end, or to the first step of which the model was wrong.
+
+    Once the target has moved to another place, which no rule tells, a loader is refused earlier than in the schedule:
+    the steps that it then cannot take are left out.
+    """
+    player = Player(stage, rule)
+    for step in schedule:
+        if player.moved and player.why_not(step):
+            continue
+        if not player.take(step).agrees:
+            break
+    return player.done()

@@ -1,0 +1,131 @@
+"""A guest as the stage of schedules: each step taken there, each outcome read off it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+from weakref import WeakKeyDictionary
+
+from harness.guest.guest import Guest
+from harness.landing.target import Target
+from harness.pinning import doctored_modules
+from harness.pinning.loader import PROBE, Order
+from harness.pinning.loader_fixture import Loaders, for_build
+from harness.pinning.module_states import delete
+from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, Actor
+from harness.pinning.protocol.model import OK, World
+from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb
+
+TARGET = "pinpoint_target"
+OTHER_BUILD = "rebuilt/pinpoint_target"
+_PLACE = (
+    f"cat /sys/module/{TARGET}/sections/.gnu.linkonce.this_module && sed -n 's/^{TARGET} .* \\(0x[^ ]*\\).*/\\1/p' "
+    "/proc/modules"
+)
+_PRESENT = "File exists"
+_STATE = (
+    f"read n 2>/dev/null </sys/module/{TARGET}/refcnt && echo target referenced $n times || echo no target;"
+    f"read s 2>/dev/null </sys/module/{PROBE}/initstate && echo probe $s || echo no probe"
+)
+
+
+class GuestStage:
+    """One schedule's stage, from a freshly loaded target to a guest without any of it."""
+
+    def __init__(self, loading: Loaders) -> None:
+        self._guest = loading.guest
+        self._loading = loading
+        self._order = _order(self._guest)
+        self._actors: dict[int, Actor] = {}
+        self._loaders = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._files = _files(self._guest)
+        self._place = self._guest.script(f"insmod {self._files[Verb.RELOAD]} && {_PLACE}", in_place=True).check().stdout
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End every loader, let every initializer return, remove what is loaded."""
+        self._loaders.close()
+        for actor in self._actors.values():
+            actor.await_end()
+        removed = (f"{{ [ ! -d /sys/module/{name} ] || rmmod {name}; }}" for name in (PROBE, TARGET))
+        self._guest.script(" && ".join(removed), in_place=True).check()
+
+    def place(self) -> str:
+        """Handle and base of the target as its files show them."""
+        return self._place
+
+    def state(self) -> str:
+        """The target's reference count and the probe module's state, as sysfs shows them."""
+        target, probe = self._guest.script(_STATE, in_place=True).check().stdout.splitlines()
+        return f"{target}, {probe.replace('coming', 'loading')}"
+
+    def take(self, step: ScheduleStep, now: World) -> str:
+        """Take a step as its actor; gives what came of it."""
+        match step.verb:
+            case Verb.REMOVE:
+                outcome = self._delete(TARGET)
+            case Verb.FORCE:
+                outcome = self._delete(TARGET, force=True)
+            case Verb.UNPROBE:
+                outcome = self._delete(PROBE)
+            case Verb.RELOAD | Verb.REBUILD | Verb.IMITATE:
+                outcome = self._load(self._files[step.verb])
+            case Verb.KILL:
+                outcome = self._actor(step.loader).kill()
+            case _:
+                outcome = self._actor(step.loader).take(step.verb)
+        return outcome + self._befallen(step, now)
+
+    def _delete(self, module: str, *, force: bool = False) -> str:
+        # EWOULDBLOCK, as the kernel's source has it, is the same number and bears the other name.
+        return delete(self._guest, module, force=force).replace("EAGAIN", "EWOULDBLOCK") or OK
+
+    def _load(self, path: str) -> str:
+        loaded = self._guest.script(f"insmod {path} && {_PLACE}", in_place=True)
+        if not loaded.ok and _PRESENT in loaded.stderr:
+            return "EEXIST"
+        self._place = loaded.check().stdout
+        return OK
+
+    def _actor(self, number: int) -> Actor:
+        """A loader, started when its first step comes."""
+        if number not in self._actors:
+            loader = self._loaders.enter_context(self._loading(self._order))
+            self._actors[number] = Actor(self._guest, loader)
+        return self._actors[number]
+
+    def _befallen(self, step: ScheduleStep, now: World) -> str:
+        """What became of loaders that waited for the name, once an initializer is over."""
+        if step.verb not in INITIALIZER or self._actors[step.loader].inside:
+            return ""
+        waiting = [number for number, loader in now.loaders.items() if loader.waiting]
+        return "".join(f", {ScheduleStep(Verb.LOAD, number)} {self._actors[number].waited()}" for number in waiting)
+
+
+_shipped: WeakKeyDictionary[Guest, Mapping[Verb, str]] = WeakKeyDictionary()
+
+
+def _files(guest: Guest) -> Mapping[Verb, str]:
+    """The file of each build in the guest, put there the first time."""
+    if guest not in _shipped:
+        imitation = doctored_modules.with_another_build_id(Target(guest, TARGET).elf)
+        _shipped[guest] = {
+            Verb.RELOAD: guest.ship(TARGET),
+            Verb.REBUILD: guest.ship(OTHER_BUILD),
+            Verb.IMITATE: doctored_modules.shipped(guest, "imitation", imitation),
+        }
+    return _shipped[guest]
+
+
+def _order(guest: Guest) -> Order:
+    """A probe at the entry of the target's leaf, precompiled for its first build, with every gate there is."""
+    target = Target(guest, TARGET)
+    leaf = target.elf.function("pinpoint_leaf")
+    parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.place(leaf):#x}"]
+    return for_build(target, Order(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters))

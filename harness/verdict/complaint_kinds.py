@@ -1,0 +1,155 @@
+"""What kernels complain of, and the first line of each complaint as 6.1 (and where it differs, later) prints it.
+
+All patterns are anchored at the start of a record, behind the subsystem's own prefix where it has one: the same words
+in the middle of a record are talk about a complaint, not one.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+from harness.verdict.verdict import Verdict
+
+
+class ComplaintKind(Enum):
+    """A sort of complaint."""
+
+    PANIC = "panic"
+    FAULT = "fault"
+    """The kernel met an exception it cannot handle: Oops, Internal error, general protection, parisc's traps."""
+    BUG = "BUG"
+    WARNING = "WARNING"
+    KASAN = "KASAN"
+    """KASAN, KCSAN, KMSAN, KFENCE or UBSAN."""
+    LOCKDEP = "lockdep"
+    RCU_STALL = "RCU stall"
+    LOCKUP = "lockup"
+    HUNG_TASK = "hung task"
+    OUT_OF_MEMORY = "out of memory"
+    LEAK = "memory leak"
+    TRACE = "stack trace"
+    """A backtrace that nothing else introduced."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What a cell ends in whose guest printed this."""
+        return _VERDICTS.get(self, Verdict.OOPS)
+
+
+_VERDICTS = {
+    ComplaintKind.PANIC: Verdict.PANIC,
+    ComplaintKind.RCU_STALL: Verdict.HANG,
+    ComplaintKind.LOCKUP: Verdict.HANG,
+    ComplaintKind.HUNG_TASK: Verdict.HANG,
+}
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A first line.
+
+    It is taken as part of an open complaint of a kind in `within`, and opens one only where there is none. A `weak` one
+    says little: the next opening of the same event gives the complaint its kind and headline. Where a pattern begins
+    with anything at all, `holds` is a text it must contain: looking for that first keeps a flooded console cheap.
+    """
+
+    kind: ComplaintKind
+    pattern: str
+    within: frozenset[ComplaintKind] = frozenset()
+    weak: bool = False
+    holds: str = ""
+
+
+_CRASHING = frozenset({ComplaintKind.FAULT, ComplaintKind.BUG})
+_ANY = frozenset(ComplaintKind)
+
+# In order: the first that matches says the kind.
+OPENINGS = (
+    Opening(ComplaintKind.PANIC, r"Kernel panic - not syncing"),
+    Opening(ComplaintKind.PANIC, r"traps: PANIC: "),
+    # mm/kasan/report.c, kernel/kcsan, mm/kmsan, mm/kfence, lib/ubsan.c
+    Opening(ComplaintKind.KASAN, r"BUG: (?:KASAN|KCSAN|KMSAN|KFENCE): "),
+    Opening(ComplaintKind.KASAN, r"UBSAN: "),
+    Opening(ComplaintKind.FAULT, r"KASAN: .+ in range \[", _CRASHING),
+    # kernel/locking/lockdep.c
+    Opening(
+        ComplaintKind.LOCKDEP,
+        r"WARNING: (?:possible |inconsistent lock state|bad (?:unlock balance|contention) detected|held lock freed"
+        r"|Nested lock was not taken|lock held when returning|suspicious RCU usage|chain_key collision"
+        r"|\S+-safe -> \S+-unsafe lock order|.{1,40} still has locks held)",
+    ),
+    Opening(ComplaintKind.LOCKDEP, r"\[ BUG: Invalid wait context \]"),
+    Opening(ComplaintKind.LOCKDEP, r"INFO: trying to register non-static key"),
+    # kernel/watchdog.c, kernel/watchdog_hld.c, kernel/workqueue.c
+    Opening(ComplaintKind.LOCKUP, r"(?:watchdog: )?BUG: soft lockup - "),
+    Opening(
+        ComplaintKind.LOCKUP,
+        r"(?:(?:NMI )?watchdog: )?(?:Watchdog detected hard LOCKUP|CPU\d+: Watchdog detected hard LOCKUP)",
+    ),
+    Opening(ComplaintKind.LOCKUP, r"(?:workqueue: )?BUG: workqueue lockup - "),
+    # kernel/rcu/tree_stall.h, tree_exp.h, tasks.h
+    Opening(ComplaintKind.RCU_STALL, r"(?:rcu: )?INFO: \S+ (?:self-detected stall|detected (?:expedited )?stalls)"),
+    Opening(
+        ComplaintKind.RCU_STALL,
+        r"(?:rcu: )?\S+ kthread (?:starved for|timer wakeup didn't happen)",
+        frozenset({ComplaintKind.RCU_STALL}),
+        holds=" kthread ",
+    ),
+    # kernel/hung_task.c
+    Opening(ComplaintKind.HUNG_TASK, r"INFO: task .{1,40} blocked (?:for more than|in I/O wait|on )"),
+    # mm/oom_kill.c
+    Opening(ComplaintKind.OUT_OF_MEMORY, r".{1,40} invoked oom-killer: ", holds=" invoked oom-killer: "),
+    Opening(
+        ComplaintKind.OUT_OF_MEMORY,
+        r"(?:Out of memory|Memory cgroup out of memory): Killed process",
+        frozenset({ComplaintKind.OUT_OF_MEMORY}),
+    ),
+    Opening(ComplaintKind.LEAK, r"kmemleak: \d+ new suspected memory leak"),
+    # arch/x86/mm/fault.c; arch/arm64/mm/fault.c and others
+    Opening(
+        ComplaintKind.FAULT,
+        r"BUG: (?:kernel NULL pointer dereference|unable to handle|(?:\S+ )?stack guard page)",
+    ),
+    Opening(ComplaintKind.FAULT, r"Unable to handle kernel "),
+    Opening(ComplaintKind.FAULT, r"Insufficient stack space to handle exception"),
+    # arch/x86/kernel/dumpstack.c, __die_header(): `general protection fault: 0000 [#1] SMP`; Oops: 0002 [#1]
+    Opening(ComplaintKind.FAULT, r"[A-Za-z][\w .,:()/+-]{1,120}: [0-9a-f]{4,16} \[#\d+\]", _CRASHING, holds=" [#"),
+    Opening(ComplaintKind.FAULT, r"Internal error: ", _CRASHING),
+    Opening(ComplaintKind.FAULT, r"SError Interrupt on CPU"),
+    # arch/parisc/kernel/traps.c: parisc_terminate(); die_if_kernel(), which names an address only for user space
+    Opening(
+        ComplaintKind.FAULT,
+        r".{1,60}: Code=\d+ \(.{1,80}\) at addr [0-9a-f]",
+        _CRASHING | {ComplaintKind.TRACE},
+        holds=": Code=",
+    ),
+    Opening(ComplaintKind.FAULT, r".{1,20} \(pid \d+\): .{1,80} \(code -?\d+\)$", _CRASHING, holds=" (pid "),
+    Opening(ComplaintKind.FAULT, r"die_if_kernel\(\) recursion detected", _CRASHING),
+    Opening(ComplaintKind.FAULT, r"\s*< Your System ate a SPARC! Gah! >", _CRASHING, weak=True),
+    # A register dump alone: address space 0 is the kernel's; user space's faults print the same dump.
+    Opening(ComplaintKind.FAULT, r"IASQ: 0+ 0+ IAOQ: ", _ANY, weak=True),
+    # lib/bug.c, include/asm-generic/bug.h, the many `BUG: ` of mm, sched and locking; mm/slub.c: `BUG kmalloc-64 (...`
+    Opening(ComplaintKind.BUG, r"[kK]ernel BUG at "),
+    Opening(ComplaintKind.BUG, r"BUG(?:: | at |\s\S+ \()"),
+    # kernel/panic.c, __warn(); since 6.18 `WARNING: FILE:LINE at FUNCTION, CPU#0`
+    Opening(ComplaintKind.WARNING, r"WARNING: "),
+    Opening(ComplaintKind.WARNING, r"-+\[ cut here \]-+", weak=True),
+    Opening(ComplaintKind.TRACE, r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:)", _ANY, weak=True),
+)
+
+_ANCHORED = tuple(opening for opening in OPENINGS if not opening.holds)
+_FLOATING = tuple((opening, re.compile(opening.pattern)) for opening in OPENINGS if opening.holds)
+_ANY_ANCHORED = re.compile("|".join(f"(?P<o{index}>{opening.pattern})" for index, opening in enumerate(_ANCHORED)))
+
+
+def opening_of(text: str) -> Opening | None:
+    """The opening a record is, or None."""
+    match = _ANY_ANCHORED.match(text)
+    if match:
+        return _ANCHORED[int(str(match.lastgroup)[1:])]
+    for opening, pattern in _FLOATING:
+        if opening.holds in text and pattern.match(text):
+            return opening
+    return None

@@ -1,0 +1,184 @@
+"""Crash triggers that `pinpoint_crash` fires in a guest (probes/crash/*.c), and the complaints expected of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
+from harness.guest.guest import Guest
+from harness.landing.layout import Layout
+from harness.landing.target import Target
+from harness.verdict.complaint_kinds import ComplaintKind
+from harness.verdict.complaints import Complaint, allowed, read
+from harness.verdict.liveness import Condition, Diagnosis, examine
+from harness.verdict.symbolize import namer
+
+MODULE = "pinpoint_crash"
+_FILE = "/sys/kernel/debug/pinpoint_crash"
+_FENCE_SECONDS = 60.0
+_LAST_WORDS_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class CrashTrigger:
+    """One trigger: its name, what the kernel may call it, and the place that it must name, where it names one.
+
+    `before` and `after` are shell that makes the kernel notice soon, `seconds` how long what lasts is to last. One that
+    `ruins` leaves the kernel in pieces: what else it says is true of it, and no other trigger is committed there.
+    """
+
+    name: str
+    kinds: frozenset[ComplaintKind]
+    place: str = ""
+    before: str = ""
+    after: str = ""
+    seconds: int = 0
+    ruins: bool = False
+
+    @property
+    def order(self) -> str:
+        """The shell that commits it."""
+        commit = f"echo {self.name} {self.seconds} >{_FILE}"
+        return "; ".join(part for part in (self.before, commit, self.after) if part)
+
+
+def _trigger(
+    name: str,
+    *kinds: ComplaintKind,
+    place: str = "",
+    before: str = "",
+    after: str = "",
+    seconds: int = 0,
+    ruins: bool = False,
+) -> CrashTrigger:
+    return CrashTrigger(name, frozenset(kinds), place, before, after, seconds, ruins)
+
+
+_WATCHDOG = "echo 1 >/proc/sys/kernel/watchdog_thresh"
+_STALL = "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
+_SCAN = "echo scan >/sys/kernel/debug/kmemleak"
+
+# What takes moments. Those that no kernel of ours dies of come first, and lockdep before KASAN and oopses: both
+# make it stand aside (add_taint(), LOCKDEP_NOW_UNRELIABLE), as a deadlock that it has told of does.
+QUICK = (
+    _trigger("warn", ComplaintKind.WARNING, place="probes/crash/faults.c"),
+    _trigger("refcount", ComplaintKind.WARNING, place="lib/refcount.c"),
+    _trigger("sleep_atomic", ComplaintKind.BUG, place="probes/crash/misuses.c"),
+    _trigger("rcu", ComplaintKind.LOCKDEP, place="probes/crash/misuses.c"),
+    _trigger("lock_order", ComplaintKind.LOCKDEP, place="pinpoint_lock_order"),
+    _trigger("use_after_free", ComplaintKind.KASAN, place="pinpoint_use_after_free"),
+    _trigger("past_the_end", ComplaintKind.KASAN, place="pinpoint_past_the_end"),
+    # A warning without CONFIG_BUG_ON_DATA_CORRUPTION.
+    _trigger("list", ComplaintKind.BUG, ComplaintKind.WARNING, place="lib/list_debug.c"),
+    _trigger("bug", ComplaintKind.BUG, place="probes/crash/faults.c"),
+    _trigger("null_read", ComplaintKind.FAULT, ComplaintKind.KASAN, place="pinpoint_null_read"),
+    _trigger("panic", ComplaintKind.PANIC),
+)
+# What takes seconds, or a guest for itself.
+SLOW = (
+    # Before all others: the kernel reports no hung task once it has oopsed (kernel/hung_task.c, 6.1).
+    _trigger("sleep", ComplaintKind.HUNG_TASK, before="echo 1 >/proc/sys/kernel/hung_task_timeout_secs", seconds=5),
+    _trigger(
+        "spin",
+        ComplaintKind.LOCKUP,
+        ComplaintKind.RCU_STALL,
+        place="pinpoint_spin",
+        before=f"{_WATCHDOG}; {_STALL}",
+        seconds=8,
+    ),
+    _trigger("exhaust", ComplaintKind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),
+    # kmemleak tells it as information, which the console is spared otherwise.
+    _trigger("leak", ComplaintKind.LEAK, before="dmesg -n 7", after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
+    # What comes after these differs: parisc's shell may never come back, arm64 warns of interrupts or faults elsewhere.
+    _trigger("free_twice", ComplaintKind.BUG, ComplaintKind.KASAN, ruins=True),
+    _trigger("schedule_atomic", ComplaintKind.BUG, ruins=True),
+    _trigger("null_write", ComplaintKind.FAULT, ComplaintKind.KASAN, place="pinpoint_null_write"),
+    _trigger("poison_read", ComplaintKind.FAULT, ComplaintKind.KASAN, place="pinpoint_poison_read"),
+    _trigger("illegal", ComplaintKind.FAULT, place="pinpoint_illegal"),
+    _trigger("divide", ComplaintKind.FAULT),
+    _trigger("interrupt", ComplaintKind.FAULT, ComplaintKind.KASAN, ComplaintKind.PANIC, place="pinpoint_null_read"),
+)
+# What a trigger makes the kernel say later, by exact place: the kernel's own words, and no alarm of the reader's.
+_CONSEQUENCES = (
+    # arm64: a task that dies of an exception never leaves it, so the nesting is wrong when the CPU next goes idle
+    # (ct_kernel_exit(), 6.1: once, seen after every trigger that kills a task).
+    "kernel/context_tracking.c:128",
+)
+HANG = _trigger("deaf")
+RESET = _trigger("reset")
+
+
+@dataclass(frozen=True)
+class TriggerResult:
+    """What came of a trigger: the complaints read, the state of the guest, seconds from order to verdict."""
+
+    trigger: CrashTrigger
+    complaints: Sequence[Complaint]
+    diagnosis: Diagnosis
+    seconds: float
+
+    @property
+    def died(self) -> bool:
+        """True when the guest is lost."""
+        return self.diagnosis.condition not in (Condition.ALIVE, Condition.SLOW, Condition.OOPSED)
+
+    @property
+    def done_for(self) -> bool:
+        """True when nothing else can be tried on the guest: it is lost, or its kernel in pieces."""
+        return self.died or self.trigger.ruins
+
+    @property
+    def read_right(self) -> bool:
+        """True when the kernel's first complaint was read as what was committed, at its place."""
+        first = next(iter(self.complaints), None)
+        if first is None:
+            return not self.trigger.kinds
+        return first.kind in self.trigger.kinds and first.place.startswith(self.trigger.place)
+
+    @property
+    def false_alarms(self) -> list[Complaint]:
+        """What was read beyond what was committed; a panic is what a fault may end in."""
+        if self.trigger.ruins:
+            return []
+        expected = self.trigger.kinds | {ComplaintKind.PANIC}
+        return [complaint for complaint in self.complaints if complaint.kind not in expected]
+
+    def __str__(self) -> str:
+        read_as = "; ".join(f"{each.kind.value} {each}" for each in self.complaints) or "nothing"
+        return f"{self.trigger.name}: read as {read_as}; {self.diagnosis} after {self.seconds:.1f} s"
+
+
+class Criminal:
+    """The module in a guest that need not live."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        Target(guest, MODULE).load()
+        # Asked while it answers: what names a program counter needs it.
+        _ = Layout(guest).slide
+        self._possible = guest.read_text(_FILE).split()
+        guest.fence(guest.budget(_FENCE_SECONDS))
+
+    def possible(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
+        """Those that this kernel can notice."""
+        return [trigger for trigger in triggers if trigger.name in self._possible]
+
+    def commit(self, trigger: CrashTrigger) -> TriggerResult:
+        """Commit one and tell what came of it. The shell that commits it may die of it."""
+        since, began = self.guest.console.position, time.monotonic()
+        try:
+            self.guest.script(trigger.order)
+            printed = self.guest.fence(self.guest.budget(_FENCE_SECONDS))
+        except (GuestLost, DeadlineExceeded):
+            with suppress(PinpointError):
+                end = Deadline.after(_LAST_WORDS_SECONDS)
+                self.guest.console.await_line([r"Kernel panic - not syncing[^\n]*\n"], end, since=since)
+            printed = self.guest.console.text(since)
+        alarming = allowed(read(printed, timed=True), self.guest.image.recipe.boot_noise).alarming
+        heard = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)
+        diagnosis = examine(self.guest, heard, namer(self.guest))
+        return TriggerResult(trigger, heard, diagnosis, time.monotonic() - began)

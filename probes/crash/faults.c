@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Triggers that end in a trap, a panic or a reset. Each is a function of its own
+ * that is not inlined: the traces must name it.
+ */
+#include <linux/bug.h>
+#include <linux/compiler.h>
+#include <linux/delay.h>
+#include <linux/jiffies.h>
+#include <linux/kernel.h>
+#include <linux/module.h>
+#include <linux/poison.h>
+#include <linux/reboot.h>
+#include <linux/timer.h>
+
+#include "crash.h"
+
+/* What no compiler may reason about. */
+static void *volatile pinpoint_nowhere;
+static volatile int pinpoint_zero;
+static const int pinpoint_constant = 1;
+
+static noinline void pinpoint_warn(unsigned int seconds)
+{
+	WARN(1, "pinpoint: asked to warn\n");
+}
+
+static noinline void pinpoint_warn_on(unsigned int seconds)
+{
+	WARN_ON(!pinpoint_nowhere);
+}
+
+static noinline void pinpoint_bug(unsigned int seconds)
+{
+	BUG_ON(!pinpoint_nowhere);
+}
+
+static noinline void pinpoint_null_read(unsigned int seconds)
+{
+	READ_ONCE(*((int *)pinpoint_nowhere + 1));
+}
+
+static noinline void pinpoint_null_write(unsigned int seconds)
+{
+	WRITE_ONCE(*((int *)pinpoint_nowhere + 2), 1);
+}
+
+static noinline void pinpoint_null_call(unsigned int seconds)
+{
+	((void (*)(void))pinpoint_nowhere)();
+	barrier();
+}
+
+/* On 64 bits an address of no half: a general protection fault on x86. */
+static noinline void pinpoint_poison_read(unsigned int seconds)
+{
+	READ_ONCE(*(int *)LIST_POISON1);
+}
+
+static noinline void pinpoint_constant_write(unsigned int seconds)
+{
+	WRITE_ONCE(*(int *)&pinpoint_constant, 0);
+}
+
+#if defined(CONFIG_X86)
+#define PINPOINT_ILLEGAL	"ud2"
+#define PINPOINT_BREAKPOINT	"int3"
+#elif defined(CONFIG_PARISC)
+#define PINPOINT_ILLEGAL	".long 0xffffffff"
+#define PINPOINT_BREAKPOINT	"break 0,0"
+#else
+#define PINPOINT_ILLEGAL	".long 0"
+#define PINPOINT_BREAKPOINT	"brk #7"
+#endif
+
+static noinline void pinpoint_illegal(unsigned int seconds)
+{
+	asm volatile(PINPOINT_ILLEGAL);
+	unreachable();
+}
+
+/* A breakpoint that nobody placed. */
+static noinline void pinpoint_breakpoint(unsigned int seconds)
+{
+	asm volatile(PINPOINT_BREAKPOINT);
+}
+
+static noinline void pinpoint_divide(unsigned int seconds)
+{
+	pinpoint_zero = 7 / pinpoint_zero;
+}
+
+static noinline void pinpoint_panic(unsigned int seconds)
+{
+	panic("pinpoint: asked to panic");
+}
+
+/* A reset without a word. */
+static noinline void pinpoint_reset(unsigned int seconds)
+{
+	emergency_restart();
+}
+
+static void pinpoint_expired(struct timer_list *timer)
+{
+	pinpoint_null_read(0);
+}
+
+static DEFINE_TIMER(pinpoint_timer, pinpoint_expired);
+
+/* A fault in an interrupt is a panic after its oops. */
+static noinline void pinpoint_interrupt(unsigned int seconds)
+{
+	mod_timer(&pinpoint_timer, jiffies + 1);
+	msleep(1000);
+}
+
+static noinline int pinpoint_deeper(volatile int *above)
+{
+	volatile int here[64];
+
+	here[0] = *above + 1;
+	return *above < 0 ? 0 : pinpoint_deeper(here) + here[0];
+}
+
+static noinline void pinpoint_recursion(unsigned int seconds)
+{
+	volatile int depth = 0;
+
+	pinpoint_deeper(&depth);
+}
+
+/* Seen on parisc 6.1: it takes the write though it was built with this. */
+#define PINPOINT_READ_ONLY \
+	(IS_ENABLED(CONFIG_STRICT_MODULE_RWX) && !IS_ENABLED(CONFIG_PARISC))
+
+const struct pinpoint_trigger pinpoint_faults[] = {
+	{ "warn", pinpoint_warn, true },
+	{ "warn_on", pinpoint_warn_on, true },
+	{ "bug", pinpoint_bug, true },
+	{ "null_read", pinpoint_null_read, true },
+	{ "null_write", pinpoint_null_write, true },
+	{ "null_call", pinpoint_null_call, true },
+	{ "poison_read", pinpoint_poison_read, true },
+	{ "constant_write", pinpoint_constant_write, PINPOINT_READ_ONLY },
+	{ "illegal", pinpoint_illegal, true },
+	{ "breakpoint", pinpoint_breakpoint, true },
+	{ "divide", pinpoint_divide, IS_ENABLED(CONFIG_X86) || IS_ENABLED(CONFIG_PARISC) },
+	{ "recursion", pinpoint_recursion, IS_ENABLED(CONFIG_VMAP_STACK) },
+	{ "panic", pinpoint_panic, true },
+	{ "reset", pinpoint_reset, true },
+	{ "interrupt", pinpoint_interrupt, true },
+	{ }
+};

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Triggers against time: what does not come back, or not soon.
+ */
+#include <linux/jiffies.h>
+#include <linux/kernel.h>
+#include <linux/preempt.h>
+#include <linux/processor.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+
+#include "crash.h"
+
+/* Nothing else runs on this processor but interrupts. */
+static noinline void pinpoint_spin(unsigned int seconds)
+{
+	unsigned long begin = jiffies;
+
+	preempt_disable();
+	while (!seconds || time_before(jiffies, begin + seconds * HZ))
+		cpu_relax();
+	preempt_enable();
+}
+
+static noinline void pinpoint_spin_deaf(void *unused)
+{
+	unsigned long flags;
+
+	local_irq_save(flags);
+	for (;;)
+		cpu_relax();
+}
+
+/* Not even interrupts, on no processor; never comes back. */
+static noinline void pinpoint_deaf(unsigned int seconds)
+{
+	on_each_cpu(pinpoint_spin_deaf, NULL, 1);
+}
+
+/* Waits for what does not come and takes no signal meanwhile. */
+static noinline void pinpoint_sleep(unsigned int seconds)
+{
+	long rest = seconds ? (long)seconds * HZ : MAX_SCHEDULE_TIMEOUT;
+
+	while (rest)
+		rest = schedule_timeout_uninterruptible(rest);
+}
+
+const struct pinpoint_trigger pinpoint_stalls[] = {
+	{ "spin", pinpoint_spin, true },
+	{ "deaf", pinpoint_deaf, true },
+	{ "sleep", pinpoint_sleep, true },
+	{ }
+};

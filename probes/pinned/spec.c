@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A site as a precompiled probe has it: section + offset. It is written
+ * SECTION+0xOFF, where SECTION counts the parameter section_addresses from 0.
+ */
+#include <linux/moduleparam.h>
+
+#include "../probe/indexed_spec.h"
+
+static unsigned long section_addresses[256];
+static unsigned int section_count;
+module_param_array(section_addresses, ulong, &section_count, 0444);
+MODULE_PARM_DESC(section_addresses, "where the sections are; must come before the sites");
+
+/**
+ * pinpoint_read_spec() - fill a site's kprobe with the sum of section and offset
+ * @site: has @spec, and in @symbol a copy of it that may be cut up
+ *
+ * Return: 0, or -EINVAL for words that mean no site.
+ */
+int pinpoint_read_spec(struct pinpoint_site *site)
+{
+	return pinpoint_read_indexed(site, section_addresses, section_count);
+}

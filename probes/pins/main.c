@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_pins - a target with everything that may hold a module
+ *
+ * A character device, a misc device and a file in debugfs, each with .owner; a
+ * congestion control; a symbol for another module to need; a parameter. Its
+ * exit can be stopped at the gate "leaving": the module is GOING until then.
+ */
+#include <linux/debugfs.h>
+#include <linux/fs.h>
+#include <linux/init.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/uaccess.h>
+
+#include "../pinned/pinned.h"
+#include "pins.h"
+
+static int parameter = 1;
+module_param(parameter, int, 0444);
+MODULE_PARM_DESC(parameter, "read by whoever holds its file");
+
+static struct dentry *pinpoint_dir;
+static int pinpoint_major;
+
+static ssize_t pinpoint_read(struct file *file, char __user *buf, size_t count, loff_t *pos)
+{
+	static const char text[] = "pinpoint\n";
+
+	return simple_read_from_buffer(buf, count, pos, text, sizeof(text) - 1);
+}
+
+static const struct file_operations pinpoint_fops = {
+	.owner = THIS_MODULE,
+	.read = pinpoint_read,
+	.llseek = default_llseek,
+};
+
+static struct miscdevice pinpoint_misc = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = KBUILD_MODNAME,
+	.fops = &pinpoint_fops,
+};
+
+/**
+ * pinpoint_needed() - what pinpoint_depends needs this module for
+ */
+int pinpoint_needed(int x)
+{
+	return x + parameter;
+}
+EXPORT_SYMBOL_GPL(pinpoint_needed);
+
+/*
+ * For BPF to attach to. What BTF says of it, "void pinpoint_traced(void)", is
+ * written into the section by whoever knows how many types vmlinux has
+ * (harness/pinning/holds/btf.py), and the section is called .BTF then: pahole makes
+ * none for a module that is built without vmlinux.
+ */
+noinline void pinpoint_traced(void);
+noinline void pinpoint_traced(void)
+{
+	barrier();
+}
+
+/*
+ * The end of the text, an odd number of bytes on x86, as it may well be. Zeros
+ * follow (target/last.c, cases/test_last_function.py).
+ */
+asm(".pushsection .text.pinpoint_last, \"ax\"\n"
+    ".balign 16\n"
+    ".rept 15\n"
+    "nop\n"
+    ".endr\n"
+    ".popsection\n");
+
+static const char pinpoint_btf[64] __used __section(".pinpoint_btf") = "BTF";
+
+static int pinpoint_register_devices(void)
+{
+	int error;
+
+	pinpoint_major = register_chrdev(0, KBUILD_MODNAME, &pinpoint_fops);
+	if (pinpoint_major < 0)
+		return pinpoint_major;
+	error = misc_register(&pinpoint_misc);
+	if (error)
+		unregister_chrdev(pinpoint_major, KBUILD_MODNAME);
+	return error;
+}
+
+static void pinpoint_unregister_devices(void)
+{
+	misc_deregister(&pinpoint_misc);
+	unregister_chrdev(pinpoint_major, KBUILD_MODNAME);
+}
+
+static int __init pinpoint_pins_init(void)
+{
+	int error;
+
+	error = pinpoint_register_devices();
+	if (error)
+		return error;
+	error = pinpoint_register_tcp();
+	if (error) {
+		pinpoint_unregister_devices();
+		return error;
+	}
+	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
+	debugfs_create_file("file", 0400, pinpoint_dir, NULL, &pinpoint_fops);
+	return 0;
+}
+module_init(pinpoint_pins_init);
+
+static void __exit pinpoint_pins_exit(void)
+{
+	pinpoint_gate("leaving");
+	debugfs_remove_recursive(pinpoint_dir);
+	pinpoint_unregister_tcp();
+	pinpoint_unregister_devices();
+}
+module_exit(pinpoint_pins_exit);
+
+MODULE_DESCRIPTION("Everything that may hold a module");
+MODULE_LICENSE("GPL");

@@ -1,3 +1,0 @@
-// SPDX-License-Identifier: GPL-2.0
-/* probe_sites.c once more, for the module that probes returns. */
-#include "probe_sites.c"

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The second target: a name of its own, and one that the first target has too.
+ */
+#include "../target/shapes.h"
+
+static u32 pinpoint_loaded;
+
+void pinpoint_fill_data(void)
+{
+	WRITE_ONCE(pinpoint_loaded, 0x5ec07d);
+}
+
+/* Not the first target's pinpoint_leaf(): another size, other results. */
+PINPOINT_SHAPE u32 pinpoint_leaf(u32 x)
+{
+	return pinpoint_mix(pinpoint_mix(x, 0x2eaf), 0x1eaf);
+}
+
+PINPOINT_SHAPE u32 pinpoint_second_only(u32 x)
+{
+	return pinpoint_mix(x, READ_ONCE(pinpoint_loaded));
+}
+
+/* The kernel has a static function of this name, too (fs/proc/version.c). */
+static PINPOINT_SHAPE u32 version_proc_show(u32 x)
+{
+	return pinpoint_mix(x, 0x4e45);
+}
+
+const struct pinpoint_shape pinpoint_shapes[] = {
+	{ "leaf", pinpoint_leaf, 1 },
+	{ "second_only", pinpoint_second_only, 1 },
+	{ "version_proc_show", version_proc_show, 1 },
+	{ }
+};

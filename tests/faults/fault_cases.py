@@ -1,0 +1,170 @@
+"""Cases that break their guest, or something between it and us. `test_guest_faults.py` runs each in a run of its own.
+
+They are no claims about kprobes: pytest does not collect this file by itself, and the matrix does not know it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from harness.core.deadline import Deadline
+from harness.guest import start
+from harness.guest.emulator import Emulator
+from harness.guest.guest import Guest
+from harness.guest.monitor import Monitor
+from harness.plugin import RUN
+
+# What a trigger that lasts is waited for; the guests that commit one are idle.
+_SOON = 20.0
+_FLOOD_MIB = 100
+_FORGED = "Kernel panic - not syncing: forged by a program"
+# Finds the SSH server's process that serves this shell: the next one up that has its name.
+_SERVER = """server=$$
+until grep -q dropbear /proc/$server/comm; do server=$(sed 's/.*) . //; s/ .*//' /proc/$server/stat); done"""
+
+# Of virtual CPUs, as no recipe has them.
+_ODD_CPUS = 3
+
+Commit = Callable[..., None]
+Fresh = Callable[..., AbstractContextManager[Guest]]
+
+
+@pytest.fixture
+def commit(guest: Guest) -> Commit:
+    """`commit(trigger)`: the kernel of this guest commits a trigger of probes/crash/*.c, and we wait for it."""
+    guest.run("insmod", guest.ship("pinpoint_crash")).check()
+
+    def order(trigger: str) -> None:
+        guest.script(f"echo {trigger} >/sys/kernel/debug/pinpoint_crash", Deadline.after(_SOON))
+
+    return order
+
+
+@pytest.mark.parametrize("trigger", ["panic", "null_read", "bug", "warn", "spin", "deaf", "reset", "exhaust"])
+def test_kernel(commit: Commit, trigger: str) -> None:
+    """The kernel panics, oopses, hangs with and without interrupts, resets, runs out of memory."""
+    commit(trigger)
+
+
+def test_module_never_returns(guest: Guest) -> None:
+    """A module's initializer sleeps for ever, and no signal ends it."""
+    guest.run("insmod", guest.ship("pinpoint_crash"), "commit=sleep", deadline=Deadline.after(_SOON))
+
+
+def test_reboot(guest: Guest) -> None:
+    """A program reboots the guest."""
+    guest.run("reboot", "-f", deadline=Deadline.after(_SOON))
+
+
+def test_out_of_memory(guest: Guest) -> None:
+    """A program takes all memory."""
+    guest.script("tail /dev/zero", Deadline.after(120))
+
+
+def test_full_disk(guest: Guest) -> None:
+    """What we put into the guest finds no room."""
+    guest.script("mkdir /tmp/full && mount -t tmpfs -o size=64k none /tmp/full").check()
+    guest.put(bytes(1 << 20), "/tmp/full/file")
+
+
+def test_emulator_killed(guest: Guest) -> None:
+    """QEMU is killed while a command runs."""
+    threading.Timer(1.0, os.kill, (guest.pid, signal.SIGKILL)).start()
+    guest.run("sleep", "60")
+
+
+def test_killed_while_it_freezes(
+    guest: Guest, fresh: Fresh, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU is killed while it writes another guest of this VM to the store."""
+    # One that no other run wants.
+    request.config.stash[RUN].fleet.drop_frozen(guest.image.with_cpus(_ODD_CPUS))
+    freeze = start.freeze
+
+    def freeze_and_kill(frozen: Guest, path: Path, deadline: Deadline) -> None:
+        def kill() -> None:
+            while not (path.exists() and path.stat().st_size):
+                deadline.demand("the first of it")
+                time.sleep(0.001)
+            os.kill(frozen.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill).start()
+        freeze(frozen, path, deadline)
+
+    monkeypatch.setattr(start, "freeze", freeze_and_kill)
+    with fresh(cpus=_ODD_CPUS):
+        pass
+
+
+def test_killed_while_it_thaws(fresh: Fresh, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """QEMU is killed when it has read half of a frozen guest."""
+    take, pipe = Emulator._take, tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def take_half(emulator: Emulator, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
+        def feed() -> None:
+            with frozen.open("rb") as whole, pipe.open("wb", buffering=0) as half:
+                half.write(whole.read(frozen.stat().st_size // 2))
+                os.kill(emulator.pid, signal.SIGKILL)
+
+        threading.Thread(target=feed).start()
+        take(emulator, monitor, pipe, deadline)
+
+    monkeypatch.setattr(Emulator, "_take", take_half)
+    with fresh():
+        pass
+
+
+def test_ssh_cut(guest: Guest) -> None:
+    """The SSH server's process for our connection is killed."""
+    guest.script(f"{_SERVER}\nkill -9 $server; sleep 60")
+
+
+def test_ssh_stalled(guest: Guest) -> None:
+    """The SSH server's process for our connection stops and does not go on."""
+    guest.script(f"{_SERVER}\nkill -STOP $server; sleep 60", Deadline.after(_SOON))
+
+
+def test_half_a_file(guest: Guest) -> None:
+    """The SSH server's process is killed while a file is under way."""
+    guest.script(f"{_SERVER}\n(sleep 1; kill -9 $server) >/dev/null 2>&1 &").check()
+    guest.put(bytes(64 << 20), "/tmp/half", deadline=Deadline.after(60))
+
+
+def test_console_flood(guest: Guest) -> None:
+    """A program writes more to the console than we keep."""
+    line = "a line as a program prints it that has lost its mind, over and over again"
+    guest.script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", Deadline.after(1800)).check()
+
+
+def test_console_garbage(guest: Guest) -> None:
+    """A program writes binary garbage to the console."""
+    guest.script("head -c 262144 /dev/urandom >/dev/console", Deadline.after(120)).check()
+
+
+def test_forged_on_console(guest: Guest) -> None:
+    """A program writes a panic to the console, printk time and all."""
+    guest.script(f"printf '[   %d.000001] {_FORGED}\\r\\n' $(cut -d. -f1 /proc/uptime) >/dev/console").check()
+
+
+def test_forged_in_kmsg(guest: Guest) -> None:
+    """A program writes a panic to the kernel's log, claiming the kernel's own facility."""
+    guest.script(f"echo '<0>{_FORGED}' >/dev/kmsg").check()
+
+
+def test_clock_jumps(guest: Guest) -> None:
+    """The guest's clock is set years ahead, and years back."""
+    guest.script("date -s 2037-01-01; sleep 0; date -s 1999-01-01").check()
+
+
+def test_bystander(guest: Guest) -> None:
+    """The cell after the trigger, on the same guest or on a fresh one."""
+    assert guest.run("cat", "/proc/loadavg").ok

@@ -1,0 +1,82 @@
+"""Every fault of a guest, or between it and us, through the real command line: verdict, exit status, nothing lost.
+
+On demand, `./pinpoint test faults`, for each fault boots a guest or two: some ten minutes a VM.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from broken_runs import FAULT_CASES, BrokenRun
+
+from harness.faulting import Judge
+from harness.images.recipe import select
+
+VMS = ("x86_64-debian", "parisc")
+# Two boots, a trigger, and the deadlines that a dead guest lets pass; a flood of 100 MB goes through an emulated UART.
+_RUN_SECONDS = 2400.0
+
+# Case: its verdict, and the run's exit status when the cell after it holds, as it must.
+FAULTS = {
+    "test_kernel[panic]": ("panic", 1),
+    "test_kernel[null_read]": ("oops", 1),
+    "test_kernel[bug]": ("oops", 1),
+    "test_kernel[warn]": ("oops", 1),
+    "test_kernel[spin]": ("hang", 1),
+    "test_kernel[deaf]": ("hang", 1),
+    "test_kernel[reset]": ("panic", 1),
+    "test_kernel[exhaust]": ("oops", 1),
+    "test_module_never_returns": ("hang", 1),
+    "test_reboot": ("panic", 1),
+    "test_out_of_memory": ("oops", 1),
+    "test_full_disk": ("harness-error", 3),
+    "test_emulator_killed": ("harness-error", 3),
+    "test_killed_while_it_freezes": ("harness-error", 3),
+    "test_killed_while_it_thaws": ("harness-error", 3),
+    "test_ssh_cut": ("harness-error", 3),
+    "test_ssh_stalled": ("hang", 1),
+    "test_half_a_file": ("harness-error", 3),
+    "test_console_flood": ("pass", 0),
+    "test_console_garbage": ("pass", 0),
+    "test_forged_on_console": ("pass", 0),
+    "test_forged_in_kmsg": ("pass", 0),
+    "test_clock_jumps": ("pass", 0),
+}
+
+
+# By architecture, what its kernel makes of it otherwise. parisc 6.1 ends each fault that it cannot handle with a panic
+# (parisc_terminate(), arch/parisc/kernel/traps.c).
+OTHERWISE = {("parisc", "test_kernel[null_read]"): ("panic", 1)}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each fault on the VMs that `--vm` names, by default one that hides nothing and one that most goes wrong on."""
+    victims = metafunc.config.getoption("--vm") or VMS
+    metafunc.parametrize("victim", victims)
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_fault(case: str, victim: str, tmp_path: Path, judge_fault: Judge) -> None:
+    run = BrokenRun(tmp_path)
+    function = case.partition("[")[0]
+    detail = case.removesuffix("]").partition("[")[2]
+    wanted = f"({function} and {detail})" if detail else function
+    # In one process: the cell after the trigger is to come after it, on that guest or the one in its place.
+    broken = run.begin("run", "--vm", victim, str(FAULT_CASES), "-n", "0", "-k", f"{wanted} or test_bystander")
+    try:
+        status = broken.wait(_RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        broken.kill()
+        status = broken.wait()
+    judge_fault(
+        case.removeprefix("test_"),
+        vm=victim,
+        expected=OTHERWISE.get((select([victim])[0].arch, case), FAULTS[case]),
+        told=(run.verdict(case), status),
+        lost=run.lost(),
+        orphaned=run.orphaned(),
+    )
+    assert [cell["case"] for cell in run.cells] == [case, "test_bystander"], run.said
+    assert run.verdict("test_bystander") == "pass", run.said

@@ -1,0 +1,98 @@
+"""Controller and workers of one run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from harness.core.errors import BuildError, HostError
+from harness.core.events import Bus, Event, Phase
+from harness.matrix.cells.selection import CellId
+from harness.matrix.workers.controller import Controller, ControllerClient
+
+SOON = 60.0
+
+
+class Site:
+    """A foreman, what it heard, and what was asked of it."""
+
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+        self.rows: list[tuple[list[str], list[str]]] = []
+        self.news = threading.Event()
+        self.image_is_there = threading.Event()
+        bus = Bus()
+        bus.subscribe(self.hear)
+        self.foreman = Controller(bus, lambda *rows: self.rows.append(rows), self.build)
+
+    def hear(self, event: Event) -> None:
+        self.heard.append(event)
+        self.news.set()
+
+    def build(self, name: str) -> None:
+        if name == "vax":
+            raise HostError("no mirror", mend="see the network")
+        assert self.image_is_there.wait(SOON)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.foreman.close()
+
+
+def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None:
+    own = Bus()
+    own.subscribe(ControllerClient(site.foreman.address).hear)
+    # Of accounts there may be thousands; they come when the worker ends.
+    own.spent("parisc", "body", 1.0)
+    with own.step("parisc", "boot") as step:
+        step.say("half", 0.5)
+        step.close_with("up")
+    while [event.detail for event in site.heard] != ["", "half", "up"]:
+        assert site.news.wait(SOON)
+        site.news.clear()
+    assert [(event.vm, event.step, event.phase.value, event.fraction) for event in site.heard] == [
+        ("parisc", "boot", "started", None),
+        ("parisc", "boot", "progress", 0.5),
+        ("parisc", "boot", "finished", None),
+    ]
+
+
+def test_an_image_is_waited_for_while_news_go_on(site: Site) -> None:
+    worker = ControllerClient(site.foreman.address)
+    waiting = threading.Thread(target=worker.await_image, args=("parisc",))
+    waiting.start()
+    worker.hear(Event("parisc", "boot", Phase.STARTED))
+    assert site.news.wait(SOON)
+    assert waiting.is_alive()
+    site.image_is_there.set()
+    waiting.join(SOON)
+    assert not waiting.is_alive()
+
+
+def test_a_build_that_failed_is_told_with_its_words(site: Site) -> None:
+    with pytest.raises(BuildError, match="no mirror; see the network"):
+        ControllerClient(site.foreman.address).await_image("vax")
+
+
+def test_only_the_first_worker_says_which_rows_there_are(site: Site) -> None:
+    site.image_is_there.set()
+    for rows in (["a"], ["b"]):
+        worker = ControllerClient(site.foreman.address)
+        worker.tell_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
+        # Lines of one connection are answered in order, connections beside each other.
+        worker._say({"image": "x"})
+        assert worker._connection.recv(100)
+    assert site.rows == [(["a"], [])]
+    assert site.foreman.asked == {"a": CellId("case", "a", "", "item")}
+
+
+def test_a_controller_that_is_gone_costs_no_traceback(site: Site) -> None:
+    worker = ControllerClient(site.foreman.address)
+    site.foreman.close()
+    with pytest.raises(BuildError, match="controller is gone"):
+        worker.await_image("parisc")

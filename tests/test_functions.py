@@ -1,0 +1,56 @@
+"""In which order rows begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.core.events import Bus
+from harness.images.build_context import BuildContext
+from harness.images.recipe import Recipe, load_all
+from harness.matrix import row_order
+from harness.report import durations
+from harness.report.record import Cell
+from harness.verdict.verdict import Verdict
+
+
+def cell(case: str, vm: str, seconds: float, mutant: str = "") -> Cell:
+    return Cell(
+        case=case, vm=vm, verdict=Verdict.PASS, reason="", seconds=seconds, kernel_release="", arch="", accelerator="",
+        traits={}, image_key="", witnesses=[], mutant=mutant, bundle="",
+    )  # fmt: skip
+
+
+def names(monkeypatch: pytest.MonkeyPatch, built: set[str], seconds: dict[str, float]) -> list[str]:
+    def is_built(recipe: Recipe, _workshop: BuildContext) -> bool:
+        return recipe.name in built
+
+    monkeypatch.setattr(row_order, "built", is_built)
+    core = [recipe for recipe in load_all().values() if recipe.core]
+    return row_order.in_order(core, BuildContext.in_cache(Bus()), seconds)
+
+
+def test_nothing_built_begins_with_what_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = names(monkeypatch, set(), {"parisc": 100.0})
+    assert found == ["arm64-debian", "x86_64-debian", "parisc", "x86_64-fsections"]
+
+
+def test_built_rows_come_before_others_the_slowest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"x86_64-debian": 20.0, "parisc": 100.0, "arm64-debian": 500.0}
+    found = names(monkeypatch, {"parisc", "x86_64-debian", "x86_64-fsections"}, seconds)
+    assert found == ["parisc", "x86_64-debian", "x86_64-fsections", "arm64-debian"]
+
+
+def test_durations_are_of_every_cell_that_ever_ran(tmp_path: Path) -> None:
+    kept = tmp_path / "durations.json"
+    assert durations.of_rows(kept) == {}
+    durations.remember(kept, [cell("test_a", "parisc", 1.0), cell("test_a", "parisc", 2.0, "text-base")])
+    durations.remember(kept, [cell("test_a", "parisc", 4.0), cell("test_b", "arm64-debian", 8.0)])
+    assert durations.of_rows(kept) == {"parisc": 6.0, "arm64-debian": 8.0}
+
+
+def test_durations_that_cannot_be_read_are_none(tmp_path: Path) -> None:
+    kept = tmp_path / "durations.json"
+    kept.write_text("{")
+    assert durations.of_rows(kept) == {}

@@ -1,0 +1,191 @@
+"""The heartbeat: a hang is told within five beats, a slow answer or a busy host is none; and what a guest is then."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded
+from harness.guest import heartbeat as heart_module
+from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
+from harness.guest.monitor import MonitorEvent
+from harness.guest.steal_time import GuestTime
+from harness.verdict.complaints import read
+from harness.verdict.liveness import Condition, examine
+from harness.verdict.verdict import Verdict
+
+# Long enough that a busy host does not keep a thread waiting for a good part of it.
+BEAT = 0.3
+SOON = 60.0
+REGISTERS = {
+    "x86_64": "CPU#0\nRIP=ffffffffc024a8b3 RFL=00000046 [---Z-P-] \nCPU#1\nRIP=ffffffff81000010 RFL=00000246 [-]\n",
+    "arm64": " PC=ffff800008010000 X00=0000000000000000\nPSTATE=600000c5 -ZC- NS EL1h    FPCR=00000000\n",
+    "parisc": "IA_F 00000000:008534c8 IA_B 00000000:008534cc\nPSW  0006ff0f CB   00000000 -------CRQPDI\n",
+}
+LOOKS = {
+    "x86_64": [Sample(0, 0xFFFFFFFFC024A8B3, False), Sample(1, 0xFFFFFFFF81000010, True)],
+    "arm64": [Sample(0, 0xFFFF800008010000, False)],
+    "parisc": [Sample(0, 0x008534C8, True)],
+}
+
+
+class Link:
+    """An SSH connection whose server answers, or does not."""
+
+    def __init__(self) -> None:
+        self.alive = True
+        self.answers = threading.Event()
+        self.waiting: Any = None
+        self.asked = 0
+
+    def beat(self) -> None:
+        self.asked += 1
+        self.answers.wait(SOON)
+
+
+class Monitor:
+    """QEMU's, with fixed registers; `paused` and `dumb` as a test sets them."""
+
+    def __init__(self) -> None:
+        self.paused = self.dumb = self.gone = False
+        self.told: list[MonitorEvent] = []
+
+    def execute(self, _: str, **__: object) -> str:
+        if self.dumb:
+            raise DeadlineExceeded("nothing")
+        return REGISTERS["x86_64"]
+
+    def events(self) -> list[MonitorEvent]:
+        return self.told
+
+
+class Scene:
+    """A heart, what it is tied to, and what it told."""
+
+    def __init__(self) -> None:
+        self.link, self.monitor, self.reasons = Link(), Monitor(), list[str]()
+        self.emulator = SimpleNamespace(name="a-vm", pid=1, monitor=self.monitor, status=None, said=lambda: "bye")
+        registers = ARCHITECTURES["x86_64"].kprobes.registers
+        self.heart = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
+        self.guest = cast(Any, SimpleNamespace(heart=self.heart, monitor=self.monitor, link=self.link))
+
+    def wait_for_hang(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not self.reasons and time.monotonic() < end:
+            time.sleep(0.01)
+        return bool(self.reasons)
+
+    def asked_more_than_once(self) -> bool:
+        deadline = Deadline.after(SOON)
+        while self.link.asked < 2:
+            deadline.demand("a second question")
+            time.sleep(0.01)
+        return True
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    monkeypatch.setattr(heart_module, "_BEAT", BEAT)
+    monkeypatch.setattr(GuestTime, "account", lambda _: (0.0, 0.0))
+    made = Scene()
+    yield made
+    made.link.alive = False
+    made.link.answers.set()
+
+
+@pytest.mark.parametrize("name", REGISTERS)
+def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
+    assert samples(REGISTERS[name], ARCHITECTURES[name].kprobes.registers) == LOOKS[name]
+
+
+def test_a_hang_is_told_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What this process is kept waiting for between two looks is not the guest's: each look is an eighth of a beat.
+    monkeypatch.setattr(GuestTime, "lap", lambda _: BEAT / heart_module._LAPS_A_BEAT)
+    with scene.link.waiting():
+        assert scene.wait_for_hang(100 * BEAT)
+    assert scene.heart.silence is not None
+    assert 3.9 < scene.heart.silence.beats <= 5
+    assert "no heartbeat" in scene.reasons[0]
+
+
+def test_nobody_is_asked_while_nobody_waits(scene: Scene) -> None:
+    assert not scene.wait_for_hang(5 * BEAT)
+    assert scene.link.asked == 0
+
+
+def test_a_guest_that_answers_is_left_alone(scene: Scene) -> None:
+    scene.link.answers.set()
+    with scene.link.waiting():
+        assert not scene.wait_for_hang(5 * BEAT)
+        assert scene.asked_more_than_once()
+    assert not scene.reasons
+
+
+def test_a_paused_guest_does_not_hang(scene: Scene) -> None:
+    scene.monitor.paused = True
+    with scene.link.waiting():
+        assert not scene.wait_for_hang(6 * BEAT)
+
+
+def test_what_the_host_did_not_let_it_run_does_not_count(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+    monkeypatch.setattr(GuestTime, "account", lambda _: (0.0, 0.95 * (time.monotonic() - began)))
+    with scene.link.waiting():
+        assert not scene.wait_for_hang(6 * BEAT)
+
+
+def test_a_slow_guest_has_long_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = iter((1.0, 1.0 + 9 * heart_module._USUAL_LOOP, 2.0, 2.0 + 4 * heart_module._USUAL_LOOP))
+    monkeypatch.setattr(GuestTime, "account", lambda _: (next(ran), 0.0))
+    scene.heart.calibrate(lambda _: None)
+    assert scene.heart.beat_seconds == pytest.approx(4 * BEAT)
+
+
+def silent(*takes_interrupts: bool) -> Silence:
+    return Silence(4.1, 3.0, tuple(Sample(0, 0x1000, takes) for takes in takes_interrupts))
+
+
+PANIC = "[    9.505260] Kernel panic - not syncing: asked to\n"
+OOPS = "[    9.505260] kernel BUG at probes/crash/faults.c:36!\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "console", "condition", "verdict"),
+    [
+        ({}, "", Condition.ALIVE, Verdict.PASS),
+        ({"latest": 7.0}, "", Condition.SLOW, Verdict.PASS),
+        ({}, OOPS, Condition.OOPSED, Verdict.OOPS),
+        ({"silence": silent(False, True)}, "", Condition.SOFT_HANG, Verdict.HANG),
+        ({"silence": silent(False, False)}, OOPS, Condition.HARD_HANG, Verdict.HANG),
+        ({"silence": silent()}, "", Condition.OUR_FAULT, Verdict.HARNESS_ERROR),
+        ({"event": "SHUTDOWN"}, PANIC, Condition.PANICKED, Verdict.PANIC),
+        ({"event": "SHUTDOWN", "silence": silent(True)}, "", Condition.PANICKED, Verdict.PANIC),
+        ({"status": -9}, "", Condition.QEMU_DIED, Verdict.HARNESS_ERROR),
+        ({"alive": False}, "", Condition.OUR_FAULT, Verdict.HARNESS_ERROR),
+    ],
+)
+def test_what_became_of_a_guest(
+    scene: Scene, change: dict[str, Any], console: str, condition: Condition, verdict: Verdict
+) -> None:
+    scene.heart.latest = change.get("latest", 0.0)
+    scene.heart.silence = change.get("silence")
+    scene.emulator.status = change.get("status")
+    scene.link.alive = change.get("alive", True)
+    if "event" in change:
+        scene.monitor.told.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
+    found = examine(scene.guest, read(console), hex)
+    assert (found.condition, found.condition.verdict) == (condition, verdict)
+    if found.condition is Condition.SOFT_HANG:
+        assert "CPU 0 at 0x1000 (2/2)" in found.evidence
+
+
+def test_a_guest_without_a_connection_is_booting() -> None:
+    found = examine(cast(Any, SimpleNamespace(heart=None)), [])
+    assert (found.condition, found.condition.verdict) == (Condition.BOOTING, Verdict.BOOT_FAIL)

@@ -1,0 +1,155 @@
+"""The house itself: style, types, the direction of imports, and what may not be committed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import doctor
+from harness.core import paths
+from harness.doctor import PACKAGES, requirements
+
+PROJECT = paths.PROJECT
+# A room imports only rooms to its left, and core; what is not a room here stands right of them all.
+ROOMS = ("core", "images", "guest", "landing", "pinning", "verdict", "report", "matrix", "bench")
+LONGEST_FILE = 350
+NOT_OURS = {".git", "results", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
+
+
+def committed() -> list[Path]:
+    """Every file that git tracks; where there is no git, all that no tool made."""
+    if shutil.which("git") and (PROJECT / ".git").exists():
+        listed = subprocess.run(["git", "-C", PROJECT, "ls-files", "-z"], capture_output=True, text=True, check=False)
+        if listed.returncode == 0:
+            names = [name for name in listed.stdout.split("\0") if name]
+            return [PROJECT / name for name in names if (PROJECT / name).is_file()]
+    return [path for path in PROJECT.rglob("*") if path.is_file() and not NOT_OURS & set(path.parts)]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules of harness that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("harness."))
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            if node.module == "harness":
+                yield from (f"harness.{alias.name}" for alias in node.names)
+            elif node.module and node.module.startswith("harness."):
+                yield node.module
+
+
+def room_of(module: str) -> int:
+    """The place of a module's room from left to right."""
+    name = module.split(".")[1]
+    return ROOMS.index(name) if name in ROOMS else len(ROOMS)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
+    ids=["lint", "format", "types"],
+)
+def test_style_and_types(command: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_imports_go_left() -> None:
+    wrong = []
+    for path in sorted((PROJECT / "harness").rglob("*.py")):
+        own = room_of(".".join(path.relative_to(PROJECT).with_suffix("").parts))
+        wrong += [f"{path.relative_to(PROJECT)} imports {name}" for name in imports(path) if room_of(name) > own]
+    assert wrong == []
+
+
+def test_files_stay_small() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in (PROJECT / "harness").rglob("*.py")}
+    assert {str(path.relative_to(PROJECT)): count for path, count in lengths.items() if count > LONGEST_FILE} == {}
+
+
+def test_nothing_built_is_committed() -> None:
+    binary = [str(path) for path in committed() if b"\0" in path.read_bytes()]
+    assert binary == []
+    assert not [str(path) for path in committed() if path.suffix in {".ko", ".o", ".a", ".so", ".deb", ".whl", ".pyc"}]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-installer.txt", "requirements-bench.txt"])
+def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
+    text = (PROJECT / name).read_text()
+    assert "://" not in text
+    assert "index-url" not in text
+    pinned = re.split(r"\n(?=\S)", "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
+    for requirement in pinned:
+        assert re.match(r"[a-z0-9-]+==\S+( ;.*)? \\\n", requirement), requirement.splitlines()[0]
+        assert "--hash=sha256:" in requirement, requirement.splitlines()[0]
+
+
+def test_every_dependency_is_locked() -> None:
+    declared = re.search(r"\ndependencies = \[(.*?)\n\]", (PROJECT / "pyproject.toml").read_text(), re.DOTALL)
+    assert declared
+    names = [re.sub(r"[._]", "-", name) for name in re.findall(r'"([A-Za-z0-9._-]+)', declared[1])]
+    locked = re.findall(r"^([a-z0-9-]+)==", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    assert [name for name in names if name.lower() not in locked] == []
+
+
+def test_host_packages_are_named_once_and_told_about() -> None:
+    text = PACKAGES.read_text()
+    lines = [line.split(None, 3) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    assert all(len(words) == 4 for words in lines)
+    names = [words[0] for words in lines]
+    assert sorted(set(names)) == sorted(names)
+    on_x86 = {each.package for each in requirements(text, "x86_64")}
+    on_arm = {each.package for each in requirements(text, "aarch64")}
+    assert on_x86 - on_arm == {"gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"}
+    assert on_arm - on_x86 == {"gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"}
+
+
+def test_what_is_optional_is_told_and_never_required(capsys: pytest.CaptureFixture[str]) -> None:
+    text = PACKAGES.read_text()
+    named = {each.package for each in doctor.optional(text)}
+    assert named == {"gdb-multiarch"}
+    assert not named & {each.package for machine in ("x86_64", "aarch64") for each in requirements(text, machine)}
+    doctor.main()
+    assert any("gdb-multiarch" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_shell_scripts_parse() -> None:
+    for script in ("pinpoint", ".ci/run"):
+        assert subprocess.run(["sh", "-n", PROJECT / script], check=False).returncode == 0
+
+
+def test_no_two_test_files_share_a_name() -> None:
+    """Pytest imports a file by its name alone: of two it collects one, and `./pinpoint test` has both directories."""
+    names = [path.name for directory in ("tests", "cases") for path in (PROJECT / directory).glob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_every_module_can_be_imported_first() -> None:
+    """An import cycle shows only for some orders of import: each module is imported in a process of its own."""
+    modules = [
+        ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        for path in sorted((PROJECT / "harness").rglob("*.py"))
+    ]
+    script = """import importlib, os, sys
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            print(f"{name}: {error}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *modules], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""

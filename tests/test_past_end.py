@@ -1,0 +1,165 @@
+"""What escaped is told, and never is a landing; what shows of a kernel's defects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from harness.core.elf_tables import Section, Symbol
+from harness.core.kprobe_defects import Defect, Symptom
+from harness.landing.checks.probe_flags import apart
+from harness.landing.checks.single_step import SingleStepResult, Standing
+from harness.landing.landing import Landing, Missed, prove
+from harness.landing.layout import Layout
+from harness.landing.past_end import describe, expect_escape, in_function, next_function
+from harness.landing.site import Site
+from harness.landing.witness import Statement
+
+SITE = Site("leaf", 0x30, module="target")
+AGREED = [Statement(name, 0x1030) for name in ("reported", "listed", "elf", "outside")]
+
+
+def landing(escaped: str, statements: list[Statement] = AGREED) -> Landing:
+    return Landing(SITE, statements, 0, lambda address: f"leaf+{address - 0x1000:#x}", escaped)
+
+
+def test_an_escape_is_no_landing_though_all_witnesses_agree() -> None:
+    with pytest.raises(Missed, match=r"escaped into next symbol calls\+0x0") as caught:
+        prove([landing("next symbol calls+0x0")])
+    assert str(caught.value).splitlines()[-1] == "escaped into next symbol calls+0x0"
+
+
+def test_the_results_tell_an_escape() -> None:
+    assert landing("stub before .text.calls").record()["escaped"] == "stub before .text.calls"
+    assert "escaped" not in landing("").record()
+
+
+def test_an_escape_is_expected_where_it_went() -> None:
+    expect_escape(landing("next symbol calls+0x0"), "next symbol calls+0x0")
+    for other in ("", "padding behind leaf"):
+        with pytest.raises(Missed, match="not told to be in 'next symbol"):
+            expect_escape(landing(other), "next symbol")
+
+
+def test_an_escape_of_which_the_witnesses_disagree_is_a_miss() -> None:
+    with pytest.raises(Missed, match="disagree"):
+        expect_escape(landing("next symbol calls+0x0", [*AGREED, Statement("trapped", 0x1034)]), "next symbol")
+
+
+LEAF = Symbol("leaf", 0x10, 0x30, ".text.leaf", "func", "global")
+CALLS = Symbol("calls", 0, 0x20, ".text.calls", "func", "global")
+GONE = Symbol("setup", 0, 0x400, ".init.text", "func", "local")
+LOADED = {".text.leaf": 0x1000, ".text.calls": 0x1080, ".init.text": 0x1000}
+
+
+class FakeElf:
+    """A module's file: .text.leaf of 0x50 bytes, .text.calls behind it, and .init.text, whose memory is leaf's now."""
+
+    symbols = (GONE, LEAF, CALLS)
+    sections = {name: Section(name, 0, 0, 0x50, True, True, True, 4) for name in LOADED}  # noqa: RUF012 - read only
+
+    def function(self, name: str) -> Symbol:
+        return next(symbol for symbol in self.symbols if symbol.name == name)
+
+
+class FakeLayout(SimpleNamespace):
+    """What the ELF files say of a guest with that module."""
+
+    def symbol(self, site: Site) -> tuple[FakeElf, Symbol]:
+        return FakeElf(), FakeElf().function(site.symbol)
+
+    def base(self, symbol: Symbol, _: str) -> int:
+        return LOADED[symbol.section] + symbol.address
+
+    def address(self, site: Site) -> int:
+        return self.base(self.symbol(site)[1], site.module) + site.offset
+
+
+def layout(*, stubs: bool) -> Layout:
+    recipe = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
+    target = SimpleNamespace(elf=FakeElf(), sections=LOADED)
+    kernel = SimpleNamespace(symbols=(), sections=())
+    guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe))
+    return cast(Layout, FakeLayout(guest=guest, targets={"target": target}, kernel=kernel, slide=0))
+
+
+@pytest.mark.parametrize(
+    ("address", "stubs", "told"),
+    [
+        pytest.param(0x1010, True, "", id="entry"),
+        pytest.param(0x103F, True, "", id="last-byte"),
+        pytest.param(0x1040, True, "padding behind leaf", id="same-section"),
+        pytest.param(0x1050, True, "stub before .text.calls", id="between-sections"),
+        pytest.param(0x1050, False, "padding behind leaf", id="no-stubs-here"),
+        pytest.param(0x1084, True, "next symbol calls+0x4", id="next"),
+    ],
+)
+def test_into_what_a_probe_on_leaf_went(address: int, stubs: bool, told: str) -> None:
+    assert describe(layout(stubs=stubs), SITE.at(0), address) == told
+
+
+def test_the_next_function_is_not_one_that_was_freed() -> None:
+    assert next_function(layout(stubs=True), SITE.at(0)).name == "calls"
+
+
+def test_in_a_function_or_not() -> None:
+    assert in_function(layout(stubs=True), 0x1090)
+    assert not in_function(layout(stubs=True), 0x1050)
+
+
+def outcome(probed: str, hits: int, missed: int = 0, stands: Standing | None = None) -> SingleStepResult:
+    return SingleStepResult(SITE, 8, "0xfeed", probed, hits, missed, stands)
+
+
+EXACT = outcome("0xfeed", 8)
+SHOWS = {
+    Symptom.WRONG_RESULT: outcome("0xbad", 8),
+    Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
+    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=Standing("leaf+0x30", 12, 24, in_function=False)),
+}
+
+
+@pytest.mark.parametrize("symptom", Symptom)
+def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
+    defect = Defect(symptom, "why")
+    SHOWS[symptom].demand_symptom(defect)
+    for other in SHOWS.values():
+        if other is not SHOWS[symptom]:
+            with pytest.raises(Missed, match=f"not the documented defect, {symptom.value}"):
+                other.demand_symptom(defect)
+
+
+@pytest.mark.parametrize("symptom", Symptom)
+def test_a_mended_kernel_is_told(symptom: Symptom) -> None:
+    EXACT.demand_exact()
+    with pytest.raises(Missed, match="the kernel is mended"):
+        EXACT.demand_symptom(Defect(symptom, "why"))
+
+
+@pytest.mark.parametrize("wrong", [*SHOWS.values(), outcome("0xfeed", 0)])
+def test_what_is_not_exact_is_a_miss(wrong: SingleStepResult) -> None:
+    with pytest.raises(Missed):
+        wrong.demand_exact()
+
+
+def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
+    replace(EXACT, inner=(0, 8)).demand_exact()
+    for hits, missed in ((8, 0), (0, 7)):
+        with pytest.raises(Missed, match=f"in its handler hit {hits} and missed {missed} times"):
+            replace(EXACT, inner=(hits, missed)).demand_exact()
+
+
+@pytest.mark.parametrize("change", [{"times": 7}, {"looks": 121}, {"in_function": True}])
+def test_a_guest_that_is_only_slow_does_not_trap_for_ever(change: dict[str, int]) -> None:
+    stands = SHOWS[Symptom.TRAPS_FOR_EVER].stands
+    assert stands is not None
+    with pytest.raises(Missed, match="traps for ever"):
+        outcome("", 0, stands=replace(stands, **change)).demand_symptom(Defect(Symptom.TRAPS_FOR_EVER, "why"))
+
+
+def test_sites_apart() -> None:
+    offsets = [0, 3, 5, 7, 9, 12]
+    assert [site.offset for site in apart(map(SITE.at, offsets), 5)] == [0, 5, 12]

@@ -1,0 +1,64 @@
+"""The host's word to a waiting guest, as init's own shell takes it."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from harness.core import paths
+from harness.guest import provisioning as words
+from harness.guest.keys import RunKeys
+
+INIT = paths.RECIPES / "rootfs/init"
+
+
+def await_word(directory: Path, line: bytes) -> None:
+    """Run init's own function with everything it names in a directory, and programs that only note how they are run."""
+    function = re.search(r"^await_word\(\) \{\n.*?^\}", INIT.read_text(), re.S | re.M)
+    assert function
+    for name in ("root/.ssh", "etc/dropbear", "run", "tmp", "dev"):
+        (directory / name).mkdir(parents=True)
+    reseed = directory / "tmp/pinpoint_reseed"
+    reseed.write_text(f'#!/bin/sh\necho "$@" >{directory}/clock\ncat >{directory}/seed\n')
+    reseed.chmod(0o755)
+    placed = re.sub(r'(?<=[\s">])/(?=(?:root|etc|run|tmp|dev)/)', f"{directory}/", function[0])
+    # What is left would be this host's own.
+    assert not re.search(r"(?<!\w)/(root|etc|run|tmp|dev)/", placed.replace(str(directory), "here"))
+    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_word\n'
+    done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=120)
+    assert done.stdout.decode().splitlines() == [words.WAITING, words.READY], done.stderr
+
+
+def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
+    keys = RunKeys.make()
+    line = words.word(keys)
+    await_word(tmp_path, line)
+    assert (tmp_path / "root/.ssh/authorized_keys").read_text() == f"{keys.authorized}\n"
+    key = tmp_path / "etc/dropbear/dropbear_ed25519_host_key"
+    assert key.read_bytes() == keys.host_key
+    assert [path.stat().st_mode & 0o777 for path in (key, tmp_path / "root/.ssh/authorized_keys")] == [0o600] * 2
+    assert abs(int((tmp_path / "clock").read_text()) - time.time()) < 60
+    assert len(base64.b64decode((tmp_path / "seed").read_text())) == 64
+
+
+def test_a_host_key_of_any_bytes_arrives(tmp_path: Path) -> None:
+    keys = RunKeys.make()
+    awkward = RunKeys(keys.client, keys.host, bytes(range(256)) + b"%s\\n'\"\n", keys.authorized)
+    await_word(tmp_path, words.word(awkward))
+    assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == awkward.host_key
+
+
+def test_a_word_is_one_line_that_a_terminal_can_hold() -> None:
+    line = words.word(RunKeys.make())
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert len(line) <= words.LONGEST
+    assert line.isascii()
+
+
+def test_no_two_guests_get_the_same_random_numbers() -> None:
+    keys = RunKeys.make()
+    assert len({words.word(keys).split()[-1] for _ in range(20)}) == 20

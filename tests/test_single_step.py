@@ -1,0 +1,69 @@
+"""A call that does not come back: told from outside while it lasts, and only by a place without a function."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.core.errors import GuestLost
+from harness.core.registers import Registers
+from harness.landing import past_end
+from harness.landing.checks import single_step
+
+NOWHERE, FUNCTION = 0x810050, 0x10143480
+
+
+class Scene:
+    """A guest whose CPU is at these addresses in turn, for ever, and whose call hangs until the guest is stopped."""
+
+    def __init__(self, *addresses: int) -> None:
+        self._addresses = addresses
+        self._looks = 0
+        self.stopped = threading.Event()
+
+    @property
+    def layout(self) -> Any:  # noqa: ANN401 - stands in
+        traits = SimpleNamespace(registers=Registers(r"pc=(\w+)", "", 0))
+        recipe = SimpleNamespace(architecture=SimpleNamespace(kprobes=traits))
+        monitor = SimpleNamespace(hmp=lambda _: f"pc={self._next():x}")
+        guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe), monitor=monitor, stop=self.stopped.set)
+        return SimpleNamespace(guest=guest, meaning=hex)
+
+    def _next(self) -> int:
+        self._looks += 1
+        return self._addresses[self._looks % len(self._addresses)]
+
+    def hang(self) -> str:
+        self.stopped.wait(10)
+        raise GuestLost("stopped", where="a-vm")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_step, "_PATIENCE", 0.05)
+    monkeypatch.setattr(single_step, "_LOOK_PAUSE", 0.001)
+    monkeypatch.setattr(single_step, "_LOOKS", 100)
+    monkeypatch.setattr(past_end, "in_function", lambda _, address: address == FUNCTION)
+
+
+def test_a_call_that_comes_back_is_its_answer() -> None:
+    scene = Scene(NOWHERE)
+    assert single_step._called(scene.layout, lambda: "0xfeed") == ("0xfeed", None)
+    assert not scene.stopped.is_set()
+
+
+def test_one_that_traps_for_ever_is_ended_though_its_handler_is_seen_more_often() -> None:
+    scene = Scene(NOWHERE, FUNCTION, FUNCTION)
+    probed, stands = single_step._called(scene.layout, scene.hang)
+    assert (probed, stands and stands.for_ever, scene.stopped.is_set()) == ("", True, True)
+
+
+def test_one_that_is_only_slow_is_waited_for() -> None:
+    scene = Scene(FUNCTION)
+    threading.Timer(0.5, scene.stopped.set).start()
+    probed, stands = single_step._called(scene.layout, scene.hang)
+    assert (probed, stands and stands.for_ever) == ("", False)
+    assert "in a function" in str(stands)
