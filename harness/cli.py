@@ -22,7 +22,12 @@ _PROGRAM = "./pinpoint"
 _COMMANDS = {
     "bench": ("cli_bench", "bench"),
     "build": ("cli_images", "build"),
+    "check": ("cli_check", "check"),
+    "compare": ("cli_reports", "compare"),
+    "export": ("cli_reports", "export"),
+    "history": ("cli_reports", "history"),
     "list": ("cli_images", "list_"),
+    "report": ("cli_reports", "report"),
     "repro": ("cli_guests", "repro"),
     "run": ("cli_runs", "run"),
     "shell": ("cli_guests", "shell"),

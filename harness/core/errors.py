@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-WRONG_USE, HARNESS_FAILED, INTERRUPTED = 2, 3, 130
+CELL_FAILED, WRONG_USE, HARNESS_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 
 class PinpointError(Exception):

@@ -1,0 +1,142 @@
+"""The commands that read the results of past runs: compare, export, history, report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from harness.core import paths
+from harness.core.errors import CELL_FAILED, UsageError
+from harness.core.files import write_text
+from harness.report import history as past_runs
+from harness.report.compare import Baseline, Comparison, against, read_cells
+from harness.report.compare import compare as compare_cells
+from harness.report.html import write_html
+from harness.report.measurements import Figures
+from harness.report.run_dir import LATEST, RunDirectory
+from harness.verdict.printk import plain
+
+_FORMATS = ("ktap", "junit", "kcidb", "json", "markdown")
+_ORIGIN = re.compile(r"[a-z0-9_]{1,64}")
+_RUN = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("old", type=_RUN)
+@click.argument("new", type=_RUN, required=False)
+@click.option("--strict", is_flag=True, help="A cell that passed before and is skipped now makes the status 1.")
+def compare(old: Path, new: Path | None, strict: bool) -> int:
+    """Compare two runs, or a baseline file (.toml) with a run: exit status 1 if anything got worse.
+
+    OLD is a run directory or a baseline file; NEW is a run directory, by default the latest run.
+
+    Example: ./pinpoint compare results/20261128-120000-ab12 results/latest
+    """
+    cells = read_cells(new or paths.results() / LATEST)
+    if old.suffix == ".toml":
+        found = against(Baseline.read(old), cells)
+    else:
+        found = compare_cells(read_cells(old), cells, strict=strict)
+    print_comparison(found)
+    return CELL_FAILED if found.worse else 0
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print the sections that are not empty, then one line that says whether anything got worse."""
+    for heading, lines in found.sections().items():
+        if lines:
+            click.echo(f"{heading} ({len(lines)}):")
+            for line in lines:
+                click.echo(f"  {' '.join(plain(line).split())}")
+    click.echo("worse" if found.worse else "nothing got worse")
+
+
+@click.command()
+@click.argument("run", type=_RUN, required=False)
+@click.option("--format", "form", type=click.Choice(_FORMATS), required=True, help="The format to print.")
+@click.option("--origin", default="pinpoint", show_default=True, help="KCIDB's name of the submitter.")
+@click.option("--output", type=_RUN, help="Write to this file instead of standard output.")
+def export(run: Path | None, form: str, origin: str, output: Path | None) -> int:
+    """Print a run in a format that other tools read. RUN is a run directory, by default the latest.
+
+    Example: ./pinpoint export --format markdown >>"$GITHUB_STEP_SUMMARY"
+    """
+    if not _ORIGIN.fullmatch(origin):
+        raise UsageError("--origin takes lower-case letters, digits and underscores", where=repr(origin))
+    directory = RunDirectory((run or paths.results() / LATEST).resolve())
+    cells = read_cells(directory.path)
+    match form:
+        case "ktap":
+            from harness.report.export.ktap import ktap
+
+            text = ktap(cells)
+        case "junit":
+            from harness.report.export.junit import junit
+
+            text = junit(cells, directory.name)
+        case "kcidb":
+            from harness.report.export.kcidb import kcidb
+
+            text = json.dumps(kcidb(cells, Figures(directory).read(), directory.name, origin), indent=1) + "\n"
+        case "json":
+            whole = {
+                "run": directory.name,
+                "cells": [cell.model_dump(mode="json", by_alias=True) for cell in cells],
+                "figures": [figure.model_dump(mode="json", by_alias=True) for figure in Figures(directory).read()],
+            }
+            text = json.dumps(whole, indent=1) + "\n"
+        case _:
+            from harness.report.export.markdown import markdown
+
+            text = markdown(cells, directory.name)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        try:
+            write_text(output, text)
+        except OSError as error:
+            raise UsageError(f"cannot be written: {error.strerror}", where=str(output)) from None
+    return 0
+
+
+@click.command()
+@click.argument("case", required=False, default="")
+@click.option("--flaky", is_flag=True, help="Only cells that ended differently with the same image.")
+def history(case: str, flaky: bool) -> int:
+    """Print each cell's verdicts over the kept runs, and which cells are flaky.
+
+    CASE is a part of a case's name. A cell is flaky if runs of the same image ended in different verdicts.
+
+    Example: ./pinpoint history test_orders --flaky
+    """
+    root = paths.results()
+    if not root.is_dir():
+        raise UsageError("no run has left results yet", where=str(root), mend="./pinpoint run")
+    shown = [each for each in past_runs.past(root, case) if each.flaky or not flaky]
+    for each in shown:
+        mutant = f", mutant {each.mutant}" if each.mutant else ""
+        counts = Counter(verdict.value for verdict in each.verdicts)
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        mark = "  FLAKY" if each.flaky else ""
+        click.echo(plain(f"{each.case} on {each.vm}{mutant}: {told}; {each.seconds:.1f} s{mark}"))
+    if not shown:
+        click.echo("no cell matches" if case or flaky else "no cell has run")
+    return 0
+
+
+@click.command()
+@click.argument("runs", type=_RUN, nargs=-1)
+def report(runs: Sequence[Path]) -> int:
+    """Write report.html of runs again, from their results. RUNS are run directories, by default the latest.
+
+    Example: ./pinpoint report results/20261128-120000-ab12
+    """
+    for run in runs or (paths.results() / LATEST,):
+        read_cells(run)
+        click.echo(str(write_html(RunDirectory(run.resolve()))))
+    return 0

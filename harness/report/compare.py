@@ -1,0 +1,196 @@
+"""Two runs compared, or a run and a baseline file: what got worse, what was mended, what is gone."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from harness.core.errors import UsageError
+from harness.report.pivot import Pivot
+from harness.report.record import Cell, Results
+from harness.report.run_dir import RunDirectory
+from harness.report.sameness import normalised
+from harness.verdict.verdict import Verdict
+
+# One sample a side: a cell counts as slower only if it takes twice as long and two seconds longer.
+_SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
+_LARGEST_BASELINE = 4 << 20
+
+
+class Key(NamedTuple):
+    """What names a cell in any run."""
+
+    file: str
+    case: str
+    vm: str
+    mutant: str
+
+    @classmethod
+    def of(cls, cell: Cell) -> Key:
+        """The key of a cell."""
+        return cls(cell.file, cell.case, cell.vm, cell.mutant)
+
+    def __str__(self) -> str:
+        mutant = f", mutant {self.mutant}" if self.mutant else ""
+        return f"{self.case} on {self.vm}{mutant}"
+
+
+class Known(BaseModel):
+    """A known failure in a baseline file: `reason` says why it is accepted, `owner` who looks after it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    case: str = Field(min_length=1)
+    vm: str = Field(min_length=1)
+    mutant: str = ""
+    file: str = ""
+    verdict: Verdict
+    reason: str = Field(min_length=1)
+    owner: str = Field(min_length=1)
+
+
+class Baseline(BaseModel):
+    """A baseline file: every cell that it does not name is expected to hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    known: tuple[Known, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> Baseline:
+        """Read a TOML file. Raises UsageError, one line."""
+        mend = "see docs/comparing-runs.md"
+        try:
+            if path.stat().st_size > _LARGEST_BASELINE:
+                raise UsageError("is too large for a baseline file", where=str(path), mend=mend)
+            return cls.model_validate(tomllib.loads(path.read_text()))
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", where=str(path), mend=mend) from None
+        except (ValueError, RecursionError) as error:
+            first = error.errors()[0] if isinstance(error, ValidationError) else None
+            what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
+            raise UsageError(f"is no baseline file: {what[:200]}", where=str(path), mend=mend) from None
+
+    def failure(self, cell: Cell) -> Known | None:
+        """The entry that covers a failed cell, by case, VM, mutant, verdict, and the file where the entry has one."""
+        for each in self.known:
+            if (each.case, each.vm, each.mutant, each.verdict) == (cell.case, cell.vm, cell.mutant, cell.verdict) and (
+                each.file in ("", cell.file)
+            ):
+                return each
+        return None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The differences, each a list of lines for a person. `worse` is what makes the exit status 1."""
+
+    failures: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    slower: list[str] = field(default_factory=list)
+    strict: bool = False
+
+    @property
+    def worse(self) -> bool:
+        """True for new failures and for cells that are gone; with `strict` for new skips as well."""
+        return bool(self.failures or self.gone or (self.strict and self.skipped))
+
+    def sections(self) -> Mapping[str, Sequence[str]]:
+        """The lists by their headings, in the order of their weight."""
+        return {
+            "new failures": self.failures,
+            "gone: ran before, not asked for or lost now": self.gone,
+            "skipped now": self.skipped,
+            "changed verdict or reason, failed before and now": self.changed,
+            "mended": self.mended,
+            "new cells": self.added,
+            "slower": self.slower,
+        }
+
+
+def read_cells(path: Path) -> list[Cell]:
+    """The cells of a run directory, or of a results.jsonl. Raises UsageError."""
+    directory = RunDirectory(path if path.is_dir() else path.parent)
+    cells = Results(directory).read() if directory.results.is_file() else []
+    if not cells:
+        raise UsageError(
+            "holds no results", where=str(path), mend="name a directory below results/, such as results/latest"
+        )
+    return cells
+
+
+def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -> Comparison:
+    """Compare two runs cell by cell. A VM that the new run did not have at all is left out."""
+    before = {Key.of(cell): cell for cell in Pivot(old).latest}
+    after = {Key.of(cell): cell for cell in Pivot(new).latest}
+    found = Comparison(strict=strict)
+    rows = {key.vm for key in after}
+    for key, cell in after.items():
+        earlier = before.get(key)
+        if earlier is None:
+            (found.added if cell.verdict.good else found.failures).append(_line(key, cell))
+        elif not cell.verdict.good:
+            _failed(found, key, earlier, cell)
+        elif not earlier.verdict.good:
+            (found.skipped if cell.verdict is Verdict.SKIP else found.mended).append(
+                f"{key}: {earlier.verdict.value} -> {cell.verdict.value}"
+            )
+        elif cell.verdict is Verdict.SKIP and earlier.verdict is not Verdict.SKIP:
+            found.skipped.append(_line(key, cell))
+        elif cell.verdict is not earlier.verdict:
+            found.mended.append(f"{key}: {earlier.verdict.value} -> {cell.verdict.value}")
+        elif cell.seconds > earlier.seconds * _SLOWER_RATIO and cell.seconds > earlier.seconds + _SLOWER_SECONDS:
+            found.slower.append(f"{key}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
+    found.gone.extend(
+        f"{key}: was {cell.verdict.value}"
+        for key, cell in before.items()
+        if key not in after and key.vm in rows and cell.verdict is not Verdict.SKIP
+    )
+    return found
+
+
+def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
+    """Compare a run with a baseline file: only failures that it does not name are worse."""
+    found = Comparison()
+    seen: set[int] = set()
+    rows = set()
+    for cell in Pivot(cells).latest:
+        key = Key.of(cell)
+        rows.add(key.vm)
+        if cell.verdict.good:
+            continue
+        known = baseline.failure(cell)
+        if known is None:
+            found.failures.append(_line(key, cell))
+        else:
+            seen.add(id(known))
+            found.changed.append(f"{key}: {cell.verdict.value}, known: {known.reason} ({known.owner})")
+    found.mended.extend(
+        f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline and did not occur; remove the entry"
+        for each in baseline.known
+        if id(each) not in seen and each.vm in rows
+    )
+    return found
+
+
+def _failed(found: Comparison, key: Key, earlier: Cell, cell: Cell) -> None:
+    if earlier.verdict.good:
+        found.failures.append(_line(key, cell))
+    elif earlier.verdict is not cell.verdict:
+        found.changed.append(f"{key}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")
+    elif normalised(earlier.reason) != normalised(cell.reason):
+        found.changed.append(f"{key}: {cell.verdict.value}, another reason: {cell.reason}")
+
+
+def _line(key: Key, cell: Cell) -> str:
+    reason = f": {cell.reason}" if cell.reason else ""
+    return f"{key}: {cell.verdict.value}{reason}"

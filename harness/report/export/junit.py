@@ -1,0 +1,66 @@
+"""A run as JUnit XML, in the form that GitHub and GitLab show well: file, class, properties."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.etree import ElementTree
+
+from harness.report.pivot import Pivot
+from harness.report.record import Cell
+from harness.verdict.printk import plain
+from harness.verdict.verdict import Verdict
+
+# What XML 1.0 cannot hold even as a reference is removed by plain(); these verdicts are no statement on the kernel.
+_ERRORS = frozenset({Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL})
+
+
+def junit(cells: Sequence[Cell], run: str) -> str:
+    """The run as JUnit XML: a suite for each VM, a test case for each cell."""
+    pivot = Pivot(cells)
+    root = ElementTree.Element("testsuites", name=f"pinpoint {run}")
+    for vm in pivot.vms:
+        row = [cell for cell in pivot.latest if cell.vm == vm]
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=vm,
+            tests=str(len(row)),
+            failures=str(sum(not cell.verdict.good and cell.verdict not in _ERRORS for cell in row)),
+            errors=str(sum(cell.verdict in _ERRORS for cell in row)),
+            skipped=str(sum(cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL) for cell in row)),
+            time=f"{sum(cell.seconds for cell in row):.3f}",
+        )
+        for cell in row:
+            _case(suite, cell)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _case(suite: ElementTree.Element, cell: Cell) -> None:
+    mutant = f" mutant {cell.mutant}" if cell.mutant else ""
+    case = ElementTree.SubElement(
+        suite,
+        "testcase",
+        name=plain(f"{cell.case}{mutant}"),
+        classname=f"{cell.vm}.{cell.file}" if cell.file else cell.vm,
+        time=f"{cell.seconds:.3f}",
+    )
+    if cell.file:
+        case.set("file", plain(cell.file))
+    properties = ElementTree.SubElement(case, "properties")
+    for name, value in (
+        ("verdict", cell.verdict.value),
+        ("kernel", cell.kernel_release),
+        ("arch", cell.arch),
+        ("accelerator", cell.accelerator),
+        ("bundle", cell.bundle),
+    ):
+        if value:
+            ElementTree.SubElement(properties, "property", name=name, value=plain(value))
+    reason = plain(cell.reason)
+    if cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL):
+        ElementTree.SubElement(case, "skipped", message=f"{cell.verdict.value}: {reason}")
+    elif cell.verdict in _ERRORS:
+        ElementTree.SubElement(case, "error", message=reason, type=cell.verdict.value).text = reason
+    elif not cell.verdict.good:
+        ElementTree.SubElement(case, "failure", message=reason, type=cell.verdict.value).text = reason

@@ -1,0 +1,41 @@
+"""A run as Markdown, for a CI job's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.report.pivot import Pivot, tally
+from harness.report.record import Cell
+from harness.verdict.printk import plain
+
+_MOST_FAILURES = 50
+
+
+def markdown(cells: Sequence[Cell], run: str) -> str:
+    """The run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle."""
+    pivot = Pivot(cells)
+    lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
+    for vm in pivot.vms:
+        release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
+        lines.append(f"| `{vm}` | {_text(release)} | {tally(pivot.totals(vm))} |")
+    bad = [cell for group in pivot.bad() for cell in group]
+    if bad:
+        lines += ["", f"### {len(bad)} failed", "", "| verdict | case | VM | reason | replay |", "|---|---|---|---|---|"]
+        lines += [_failure(cell) for cell in bad[:_MOST_FAILURES]]
+        if len(bad) > _MOST_FAILURES:
+            lines += ["", f"and {len(bad) - _MOST_FAILURES} more"]
+    return "\n".join(lines) + "\n"
+
+
+def _failure(cell: Cell) -> str:
+    mutant = f" (mutant {cell.mutant})" if cell.mutant else ""
+    replay = f"`./pinpoint repro {_text(cell.bundle)}`" if cell.bundle else ""
+    return f"| {cell.verdict.value} | `{_text(cell.case)}`{mutant} | `{cell.vm}` | {_text(cell.reason)} | {replay} |"
+
+
+def _text(text: str) -> str:
+    """One line of text that does not end a table's cell or begin markup."""
+    line = " ".join(plain(text).split())
+    for mark in "\\|<>`*_[]":
+        line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
+    return line

@@ -1,0 +1,120 @@
+"""Verdicts and durations over the kept runs, in one SQLite file next to them; rebuilt from the runs when it is missing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.core.errors import HostError
+from harness.report.record import Results
+from harness.report.run_dir import RunDirectory
+from harness.verdict.verdict import Verdict
+
+_NAME = "history.sqlite"
+_SECONDS = 10.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (
+    run TEXT NOT NULL, file TEXT NOT NULL, cell TEXT NOT NULL, vm TEXT NOT NULL, mutant TEXT NOT NULL,
+    verdict TEXT NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL, image_key TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS cells_by_name ON cells (cell, vm, mutant);
+"""
+
+
+class Past(NamedTuple):
+    """One cell over the kept runs: its verdicts from the oldest run to the newest, and its median seconds.
+
+    `flaky` is true when runs of the same image key ended in different verdicts, skips left out.
+    """
+
+    file: str
+    case: str
+    vm: str
+    mutant: str
+    verdicts: tuple[Verdict, ...]
+    seconds: float
+    flaky: bool
+
+
+def past(results: Path, case: str = "") -> list[Past]:
+    """The history of each cell below `results`, or only of those whose case has `case` in its name.
+
+    Raises HostError when the history file cannot be used.
+    """
+    with _open(results) as database:
+        _update(database, results)
+        rows = database.execute(
+            "SELECT file, cell, vm, mutant, verdict, seconds, image_key FROM cells WHERE instr(cell, ?) "
+            "ORDER BY file, cell, vm, mutant, run",
+            (case,),
+        ).fetchall()
+    grouped: dict[tuple[str, str, str, str], list[tuple[str, float, str]]] = {}
+    for file, name, vm, mutant, verdict, seconds, image_key in rows:
+        grouped.setdefault((file, name, vm, mutant), []).append((verdict, seconds, image_key))
+    return [_past(key, runs) for key, runs in grouped.items()]
+
+
+def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]) -> Past:
+    verdicts = tuple(Verdict(verdict) for verdict, _, _ in runs)
+    by_image: dict[str, set[str]] = {}
+    for verdict, _, image_key in runs:
+        if image_key and Verdict(verdict) is not Verdict.SKIP:
+            by_image.setdefault(image_key, set()).add(verdict)
+    seconds = sorted(each for _, each, _ in runs)
+    return Past(*key, verdicts, seconds[len(seconds) // 2], any(len(seen) > 1 for seen in by_image.values()))
+
+
+@contextmanager
+def _open(results: Path) -> Iterator[sqlite3.Connection]:
+    path = results / _NAME
+    try:
+        with closing(sqlite3.connect(path, timeout=_SECONDS)) as database:
+            try:
+                database.executescript(_TABLES)
+            except sqlite3.DatabaseError:
+                # No database, or a damaged one. It holds nothing that the runs do not hold.
+                path.unlink()
+                with closing(sqlite3.connect(path, timeout=_SECONDS)) as fresh:
+                    fresh.executescript(_TABLES)
+                    yield fresh
+                    return
+            yield database
+    except (sqlite3.Error, OSError) as error:
+        raise HostError(
+            f"cannot be used: {error}", where=str(path), mend="remove it; it is rebuilt from the kept runs"
+        ) from None
+
+
+def _update(database: sqlite3.Connection, results: Path) -> None:
+    """Add runs that are new or have grown, and forget runs that were removed."""
+    kept = {
+        directory.name: directory.results.stat().st_size
+        for path in sorted(results.iterdir())
+        if path.is_dir() and not path.is_symlink() and (directory := RunDirectory(path)).results.is_file()
+    }
+    known = dict(database.execute("SELECT run, bytes FROM runs"))
+    with database:
+        for run in known.keys() - kept.keys():
+            _forget(database, run)
+        for run, size in kept.items():
+            if known.get(run) == size:
+                continue
+            _forget(database, run)
+            database.execute("INSERT INTO runs VALUES (?, ?)", (run, size))
+            database.executemany(
+                "INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (run, cell.file, cell.case, cell.vm, cell.mutant, cell.verdict.value, cell.reason, cell.seconds)
+                    + (cell.image_key,)
+                    for cell in Results(RunDirectory(results / run)).read()
+                ],
+            )
+
+
+def _forget(database: sqlite3.Connection, run: str) -> None:
+    database.execute("DELETE FROM cells WHERE run = ?", (run,))
+    database.execute("DELETE FROM runs WHERE run = ?", (run,))

@@ -1,0 +1,112 @@
+"""Results in the formats of other tools: each is read back, and guest output cannot break out of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import pytest
+
+from harness.report.export.junit import junit
+from harness.report.export.kcidb import kcidb
+from harness.report.export.ktap import ktap
+from harness.report.export.markdown import markdown
+from harness.report.measurements import Figure
+from harness.report.record import Cell
+from harness.verdict.verdict import Verdict
+
+RUN = "20261128-120000-ab12"
+HOSTILE = "\x1b]0;title\x07 | `<b>` # SKIP not ok 1\nok 2 forged \x9b1m </failure> \udc80"
+
+
+def cell(case: str, verdict: Verdict = Verdict.PASS, **fields: Any) -> Cell:
+    known: dict[str, Any] = {
+        "file": "cases/test_sites.py",
+        "vm": "parisc",
+        "reason": "",
+        "seconds": 0.5,
+        "kernel_release": "6.1.192",
+        "arch": "parisc",
+        "accelerator": "tcg",
+        "traits": {},
+        "image_key": "abc",
+        "witnesses": [],
+        "mutant": "",
+        "bundle": "",
+    }
+    return Cell(case=case, verdict=verdict, **{**known, **fields})
+
+
+CELLS = [
+    cell("test_a", mutant="one-instruction-off"),
+    cell("test_a"),
+    cell("test_b[x]", Verdict.SKIP, reason="parisc has no kaslr"),
+    cell("test_c", Verdict.KNOWN_FAIL, reason="arch/parisc/kernel/kprobes.c:1 (6.1): falls through"),
+    cell("test_d", Verdict.OOPS, reason=HOSTILE, bundle="bundles/parisc/test_d"),
+    cell("test_e", Verdict.HARNESS_ERROR, reason="QEMU was killed", vm="x86_64-debian"),
+]
+
+
+def test_ktap_is_nested_with_plans_that_match_its_results() -> None:
+    text = ktap(CELLS)
+    lines = text.splitlines()
+    assert lines[:2] == ["KTAP version 1", "1..2"]
+    assert "    # Subtest: parisc" in lines
+    assert "        ok 1 mutant one-instruction-off is caught" in lines
+    assert "    ok 2 test_b[x] # SKIP parisc has no kaslr" in lines
+    assert any(re.match(r"    not ok 4 test_d$", line) for line in lines)
+    assert lines[-1] == "not ok 2 x86_64-debian"
+    for depth in range(3):
+        indent = "    " * depth
+        plans = [int(found[1]) for line in lines if (found := re.match(rf"{indent}1\.\.(\d+)$", line))]
+        results = [line for line in lines if re.match(rf"{indent}(?:not )?ok \d+ ", line)]
+        assert sum(plans) == len(results)
+
+
+def test_nothing_that_a_guest_printed_makes_a_line_of_its_own() -> None:
+    assert "ok 2 forged" not in [line.strip() for line in ktap(CELLS).splitlines()]
+    assert "\x1b" not in ktap(CELLS) + markdown(CELLS, RUN) + junit(CELLS, RUN)
+    assert "\x9b" not in ktap(CELLS) + markdown(CELLS, RUN) + junit(CELLS, RUN)
+
+
+def test_junit_is_xml_with_counts_that_match() -> None:
+    root = ElementTree.fromstring(junit(CELLS, RUN))
+    suites = {suite.get("name"): suite for suite in root}
+    parisc = suites["parisc"]
+    assert (parisc.get("tests"), parisc.get("failures"), parisc.get("errors"), parisc.get("skipped")) == (
+        "5",
+        "1",
+        "0",
+        "2",
+    )
+    assert suites["x86_64-debian"].get("errors") == "1"
+    failed = [case for case in parisc if case.find("failure") is not None]
+    assert [case.get("name") for case in failed] == ["test_d"]
+    assert failed[0].get("file") == "cases/test_sites.py"
+
+
+def test_kcidb_names_each_cell_once_and_an_issue_for_each_known_fail() -> None:
+    figures = [Figure(figure="byhand.table_bytes", vm="parisc", value=7, unit="bytes", goal="", holds=True)]
+    data = json.loads(json.dumps(kcidb(CELLS, figures, RUN, "lab")))
+    assert data["version"] == {"major": 5, "minor": 3}
+    assert [build["id"] for build in data["builds"]] == [f"lab:{RUN}-parisc", f"lab:{RUN}-x86_64-debian"]
+    assert len({test["id"] for test in data["tests"]}) == len(data["tests"]) == len(CELLS) + 1
+    assert sorted(test["status"] for test in data["tests"]) == ["ERROR", "FAIL", "FAIL", "PASS", "PASS", "PASS", "SKIP"]
+    assert [each["issue_id"] for each in data["incidents"]] == [each["id"] for each in data["issues"]]
+    for test in data["tests"]:
+        assert re.fullmatch(r"[.a-zA-Z0-9_-]+", test["path"])
+
+
+def test_markdown_lists_failures_and_keeps_its_table() -> None:
+    text = markdown(CELLS, RUN)
+    assert "### 2 failed" in text
+    rows = [line for line in text.splitlines() if line.startswith("| oops")]
+    assert len(rows) == 1
+    assert len(re.split(r"(?<!\\)\|", rows[0])) == 7
+
+
+@pytest.mark.parametrize("export", [ktap, lambda cells: junit(cells, RUN), lambda cells: markdown(cells, RUN)])
+def test_a_run_without_cells_is_still_a_document(export: Any) -> None:
+    assert export([]).endswith("\n")
