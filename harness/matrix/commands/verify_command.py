@@ -13,6 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus
+from harness.core.text_table import lay_out
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -141,8 +142,4 @@ def table(landings: Iterable[Landing]) -> str:
         means = "-" if address is None else landing.meaning(address)
         seen = said["outside"].says if "outside" in said else "-"
         rows.append((str(landing.site), where, means, seen, "missed" if landing.complaint else "landed"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
-        for row in rows
-    )
+    return "\n".join(lay_out(rows))
