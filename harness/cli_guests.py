@@ -9,15 +9,14 @@ from pathlib import Path
 import click
 
 from harness.core import paths
-from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.guest import debugger, start
-from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
+from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
 from harness.matrix.commands import attach, replay
@@ -67,17 +66,16 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
     board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
     build_context = BuildContext.in_cache(bus)
 
-    def beginning(keys: RunKeys) -> StartOptions:
+    def options(image: Image, keys: RunKeys) -> StartOptions:
         log = paths.cache() / "logs" / f"shell-{recipe.name}.log"
-        accelerator, deadline = choose(recipe.architecture, accel), Deadline.after(recipe.machine.boot_seconds)
-        return StartOptions(log, keys, accelerator, bus, deadline)
+        return StartOptions.for_image(image, log=log, keys=keys, bus=bus, forced_accelerator=accel)
 
     def begin() -> Guest:
         image = prepare(recipe, build_context)
         freezer = Freezer(build_context, bus, accel)
-        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, beginning(keys)))
+        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, options(image, keys)))
         keys = RunKeys.make()
-        return freezer.thaw(image, frozen, beginning(keys)) if frozen else start.boot(image, beginning(keys))
+        return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shell") as aside:
         try:

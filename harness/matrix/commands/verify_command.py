@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.core import paths
-from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus
 from harness.core.text_table import lay_out
-from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions, boot
@@ -82,9 +80,8 @@ class Verification:
 
         The guest's console goes to `log`. Raises what the boot raises.
         """
-        accelerator = choose(self._image.recipe.architecture, None)
-        deadline = Deadline.after(self._image.recipe.machine.boot_seconds)
-        guest = boot(self._image, StartOptions(log, RunKeys.make(), accelerator, self._bus, deadline))
+        options = StartOptions.for_image(self._image, log=log, keys=RunKeys.make(), bus=self._bus)
+        guest = boot(self._image, options)
         with guest:
             checkup.begin(guest)
             wrongs = [*self._live(guest, say), *_after(guest)]

@@ -11,11 +11,9 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.guest import start
-from harness.guest.accelerator import choose
 from harness.guest.emulator import EmulatorKilled, FrozenRefused
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -190,21 +188,16 @@ class Fleet:
         """A guest that answers, begun where one was frozen whose traits are proved."""
 
         def boot(keys: RunKeys) -> Guest:
-            return start.boot(image, self._beginning(image, log_name, keys))
+            return start.boot(image, self._options(image, log_name, keys))
 
         frozen = self._freezer.frozen(image, boot)
-        return self._freezer.thaw(image, frozen, self._beginning(image, log_name, self._keys))
+        return self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys))
 
     def _boot(self, image: Image, log_name: str) -> Guest:
         """A guest that answers, booted anew."""
-        return start.boot(image, self._beginning(image, log_name, self._keys))
+        return start.boot(image, self._options(image, log_name, self._keys))
 
-    def _beginning(self, image: Image, log_name: str, keys: RunKeys) -> StartOptions:
+    def _options(self, image: Image, log_name: str, keys: RunKeys) -> StartOptions:
         """Its console goes to `console/<log_name>.log`."""
-        return StartOptions(
-            log=self._directory / "console" / f"{log_name}.log",
-            keys=keys,
-            accelerator=choose(image.recipe.architecture, self._forced),
-            bus=self.bus,
-            deadline=Deadline.after(image.recipe.machine.boot_seconds),
-        )
+        log = self._directory / "console" / f"{log_name}.log"
+        return StartOptions.for_image(image, log=log, keys=keys, bus=self.bus, forced_accelerator=self._forced)
