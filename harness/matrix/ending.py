@@ -11,7 +11,7 @@ from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.complaints import allowed, read
+from harness.verdict.complaints import complaints_in
 from harness.verdict.verdict import Verdict
 
 
@@ -55,5 +55,5 @@ def count_false_alarms(
     for vm in {cell.vm for cell in cells}:
         if all(cell.verdict.good for cell in cells if cell.vm == vm):
             for log in directory.consoles(vm):
-                alarms += len(allowed(read(log.read_bytes(), timed=True), recipes[vm].boot_noise).alarming)
+                alarms += len(complaints_in(log.read_bytes(), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -12,7 +13,7 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import State
-from harness.verdict.complaints import Complaint, Sorted, allowed, confirmed, read
+from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import GuestDied, examine
 from harness.verdict.symbolize import namer
 from harness.verdict.traces import frames
@@ -60,7 +61,7 @@ def begin(guest: Guest) -> str:
     Raises KernelComplained for what else it complained of.
     """
     _clean[guest] = _state(guest)
-    foreseen = _sorted(guest, guest.console.text()).allowed
+    foreseen = complaints_in(guest.console.text(), guest.image.recipe.boot_noise).allowed
     return "; ".join(f"allowed: {complaint}: {noise.why}" for complaint, noise in foreseen)
 
 
@@ -82,7 +83,7 @@ def end(guest: Guest) -> str:
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
     """Why a guest does not answer: what its kernel complained of, what became of it, or the loss itself."""
-    found = _alarming(guest, guest.console.text(guest.fenced_to))
+    found = complaints_in(guest.console.text(guest.fenced_to), guest.image.recipe.boot_noise).alarming
     if found:
         return KernelComplained(found, _files(guest))
     if guest.heart is None or guest.heart.emulator.stopped:
@@ -103,7 +104,7 @@ def explained(guest: Guest) -> Iterator[None]:
 def _state(guest: Guest, before: str = "") -> State:
     """What may not change; everything that the kernel printed up to its being read is judged first."""
     result, printed = guest.fenced(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
-    found = _borne_out(guest, _alarming(guest, printed))
+    found = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest)).alarming
     if found:
         raise KernelComplained(found, _files(guest))
     try:
@@ -112,30 +113,19 @@ def _state(guest: Guest, before: str = "") -> State:
         raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
 
 
-def _borne_out(guest: Guest, heard: Sequence[Complaint]) -> Sequence[Complaint]:
-    """Those of a console's complaints that the kernel's own log has too; all, from a guest that cannot tell any more.
+def _kernel_log(guest: Guest) -> bytes | None:
+    """The kernel's own log, None when the guest does not return it.
 
-    A program that writes to the console, or to /dev/kmsg, can imitate each byte of a complaint there, but not that the
-    kernel's log has it from the kernel.
+    A program that writes to the console, or to /dev/kmsg, can imitate each byte of a complaint there. It cannot make
+    the kernel's log attribute the line to the kernel.
     """
-    if not heard:
-        return heard
     try:
         log = guest.script("dmesg -r", guest.budget(_LOG_SECONDS))
     except PinpointError:
-        return heard
-    return confirmed(heard, log.out) if log.ok else heard
+        return None
+    return log.out if log.ok else None
 
 
 def _files(guest: Guest) -> dict[str, Path]:
     """The files of what was put into the guest, by the name that a module of it has."""
     return {file.stem: file for file in guest.shipped.values()}
-
-
-def _alarming(guest: Guest, text: str) -> tuple[Complaint, ...]:
-    return _sorted(guest, text).alarming
-
-
-def _sorted(guest: Guest, text: str) -> Sorted:
-    # Every kernel of ours prints times; without them a program's forged panic would pass for one.
-    return allowed(read(text, timed=True), guest.image.recipe.boot_noise)
