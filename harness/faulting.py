@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.matrix.workers import xdist_worker
+from harness.matrix.controller_run import ControllerRun
 from harness.plugin import RUN
 from harness.report.faults import Fault, FaultResult, Faults
 
@@ -37,8 +37,8 @@ def judge_fault(request: pytest.FixtureRequest) -> Judge:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Count the faults of the run, of all its workers; a run without any keeps no figures of them."""
     run = session.config.stash.get(RUN, None)
-    # A run that has no directory has no faults; asking for it would make it.
-    if run is None or xdist_worker.is_worker(session.config) or "directory" not in run.__dict__:
+    # A run without a directory has no faults.
+    if not isinstance(run, ControllerRun) or not run.has_directory:
         return
     faults = Faults(run.directory)
     if faults.read():
@@ -48,7 +48,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One line for all faults, and where they are kept."""
     run = config.stash.get(RUN, None)
-    if run is None or xdist_worker.is_worker(config) or "directory" not in run.__dict__:
+    if not isinstance(run, ControllerRun) or not run.has_directory:
         return
     kept = Faults(run.directory).read()
     if kept:

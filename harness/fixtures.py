@@ -45,7 +45,7 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     run = request.config.stash[RUN]
     with run.bus.clocked(vm, time_accounts.GUEST):
         running = run.fleet.guest(vm)
-    request.node.stash[WATCH].give(running)
+    request.node.stash[WATCH].start_on(running)
     loaded_targets.make_room(running, _asked_for(request))
     yield running
     try:

@@ -12,8 +12,10 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_result, sanitize, selection
 from harness.matrix.commands import attach
+from harness.matrix.controller_run import ControllerRun
 from harness.matrix.results_unwritable import ResultsUnwritable
 from harness.matrix.run import MatrixRun
+from harness.matrix.worker_run import WorkerRun
 from harness.matrix.workers import xdist_worker
 from harness.matrix.workers.worker_crash import WorkerCrashes
 from harness.report import time_accounts
@@ -52,12 +54,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
-        config.stash[RUN] = run = MatrixRun(config)
+        run: MatrixRun = WorkerRun(config) if xdist_worker.is_worker(config) else ControllerRun(config)
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
+    config.stash[RUN] = run
     config.pluginmanager.register(run, "pinpoint-run")
     config.pluginmanager.register(ResultsUnwritable(), "pinpoint-unwritten")
-    config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
+    if isinstance(run, ControllerRun):
+        config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
     xdist_worker.keep_rows_together(config)
 
 
@@ -93,9 +97,9 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     run = config.stash[RUN]
     run.collected(session.items)
-    if xdist_worker.is_controller(config) or xdist_worker.is_worker(config):
+    if not isinstance(run, ControllerRun) or xdist_worker.is_controller(config):
         return None
-    run_loop.run(session, run.fleet, run.speak)
+    run_loop.run(session, run.fleet, run.flush_board)
     return True
 
 
@@ -140,7 +144,7 @@ def pytest_runtest_makereport(
     run.bus.spent(watch.identity.vm, _PARTS[call.when], call.duration)
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
-        if isinstance(call.excinfo.value, cell_result.TOLD_PLAINLY):
+        if isinstance(call.excinfo.value, cell_result.REPORTED_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
     sanitize.disarm(report)
     if call.excinfo is not None:
