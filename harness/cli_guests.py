@@ -54,7 +54,7 @@ def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
     if gdb:
         debugger.program(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
-        status = attach.take(guest, attach.GDB if gdb else attach.SHELL)
+        status = attach.attach(guest, attach.GDB if gdb else attach.SHELL)
     if gdb and status:
         raise HostError(f"gdb ended with status {status}")
     return status

@@ -1,4 +1,4 @@
-"""After each cell: did the kernel complain, was anything left behind, is the guest still what it was?"""
+"""The check after each cell: kernel complaints, anything left behind, and whether the guest can be used again."""
 
 from __future__ import annotations
 
@@ -19,27 +19,26 @@ from harness.verdict.symbolize import namer
 from harness.verdict.traces import frames
 from harness.verdict.verdict import Verdict
 
-# A fence is one SSH round trip and one console line; a guest that cannot do that in this time is lost.
+# A fence is one SSH round trip and one console line; a guest that cannot do both in this time is lost.
 _FENCE_SECONDS = 60.0
 # A guest that has just answered reads its log in a second or two.
 _LOG_SECONDS = 30.0
 # How many lines of stack traces a failure shows.
 _MOST_FRAMES = 40
-# A program whose connection was closed, or a helper that the kernel called, needs moments to be gone.
+# A program whose connection was closed, or a helper that the kernel called, takes a moment to exit.
 GONE_SECONDS = 10.0
 _clean: WeakKeyDictionary[Guest, State] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
-    """The kernel printed an oops, a warning or worse; below the complaints stand their traces, with lines of source.
-
-    `files` are the files of the modules that were loaded, by name.
+    """The kernel printed a warning, an oops or worse. The message lists the complaints, then their traces with source
+    lines; `files` are the files of the loaded modules, by name.
     """
 
     def __init__(self, complaints: Sequence[Complaint], files: Mapping[str, Path]) -> None:
         self.complaints = tuple(complaints)
-        told = Counter(str(complaint) for complaint in complaints)
-        heads = "; ".join(f"{text} ({times} times)" if times > 1 else text for text, times in told.items())
+        counts = Counter(str(complaint) for complaint in complaints)
+        heads = "; ".join(f"{text} ({times} times)" if times > 1 else text for text, times in counts.items())
         traces = dict.fromkeys(
             f"\n    {frame}" for complaint in self.complaints for frame in frames(complaint.lines, files)
         )
@@ -47,7 +46,7 @@ class KernelComplained(Exception):
 
     @property
     def verdict(self) -> Verdict:
-        """The worst of what the complaints mean."""
+        """The worst verdict of the complaints."""
         return max((complaint.verdict for complaint in self.complaints), key=lambda verdict: verdict.severity)
 
 
@@ -56,9 +55,9 @@ class LeftBehind(AssertionError):
 
 
 def begin(guest: Guest) -> str:
-    """Note the guest's state before its first cell, and tell what its recipe allowed it to print at boot.
+    """Record the guest's state before its first cell; return the boot noise that its recipe allows, for the board.
 
-    Raises KernelComplained for what else it complained of.
+    Raises KernelComplained for any other complaint.
     """
     _clean[guest] = _state(guest)
     foreseen = complaints_in(guest.console.text(), guest.image.recipe.boot_noise).allowed
@@ -66,11 +65,11 @@ def begin(guest: Guest) -> str:
 
 
 def end(guest: Guest) -> str:
-    """Demand that a cell left the guest as it found it, but for a target module that is kept.
+    """Check that a cell left the guest as it found it, except for a target module that is kept loaded.
 
-    Gives what, though no fault of the cell, makes the guest another than it was, so that no other cell should have it;
-    empty for nothing. Raises KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that
-    fails here is not used again, so what was clean before the first cell is clean before every one.
+    Returns why the guest must be discarded although the cell did nothing wrong; empty if it need not be. Raises
+    KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is not used
+    again, so the state before the first cell is the state before every cell.
     """
     clean, after, deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
     while clean.more_processes(after) and not deadline.expired:
@@ -78,11 +77,11 @@ def end(guest: Guest) -> str:
     changed = clean.changed(after, loaded_targets.modules(guest))
     if changed:
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
-    return clean.worn(after, guest.image.recipe.machine.memory_mib)
+    return clean.discard_reason(after, guest.image.recipe.machine.memory_mib)
 
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
-    """Why a guest does not answer: what its kernel complained of, what became of it, or the loss itself."""
+    """Return why a guest does not answer: a kernel complaint, its diagnosis, or `lost` itself."""
     found = complaints_in(guest.console.text(guest.fenced_to), guest.image.recipe.boot_noise).alarming
     if found:
         return KernelComplained(found, _files(guest))
@@ -94,7 +93,7 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
 
 @contextmanager
 def explained(guest: Guest) -> Iterator[None]:
-    """Who loses the guest within this is told why: what `last_words` says."""
+    """Replace a GuestError raised within this block by what `last_words` returns for it."""
     try:
         yield
     except GuestError as lost:
@@ -102,7 +101,7 @@ def explained(guest: Guest) -> Iterator[None]:
 
 
 def _state(guest: Guest, before: str = "") -> State:
-    """What may not change; everything that the kernel printed up to its being read is judged first."""
+    """Read the guest's state. Raises KernelComplained for what its kernel printed before the read."""
     result, printed = guest.fenced(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
     found = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest)).alarming
     if found:
@@ -127,5 +126,5 @@ def _kernel_log(guest: Guest) -> bytes | None:
 
 
 def _files(guest: Guest) -> dict[str, Path]:
-    """The files of what was put into the guest, by the name that a module of it has."""
+    """The files that were shipped to the guest, by module name."""
     return {file.stem: file for file in guest.shipped.values()}
