@@ -1,4 +1,4 @@
-"""The commands that go into a guest by hand or come back to a failure: shell, repro."""
+"""The commands that open a shell in a guest or replay a failure: shell, repro."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli_common import example
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
@@ -25,14 +26,16 @@ from harness.report import bundle
 from harness.report.board import Board
 
 
-@click.command()
+@click.command(epilog=example("repro results/latest/bundles/parisc/CELL --times 5"))
 @click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Replay so often.")
-@click.option("--shell", "way", flag_value=attach.SHELL, help="Go into the guest when the cell fails.")
+@click.option(
+    "--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Number of replays."
+)
+@click.option("--shell", "way", flag_value=attach.SHELL, help="Open a shell in the guest when the cell fails.")
 @click.option("--gdb", "way", flag_value=attach.GDB, help="Debug the guest's kernel when the cell fails.")
-@click.option("--anyway", is_flag=True, help="Replay on an image that is another than the bundle's.")
+@click.option("--anyway", is_flag=True, help="Replay on an image other than the bundle's.")
 def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
-    """Replay the cell of a bundle and say whether it fails the same way."""
+    """Replay the cell of a bundle and report whether it fails the same way."""
     if way and times > 1:
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
     if way == attach.GDB:
@@ -40,15 +43,15 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
     return replay.replay(directory.resolve(), times, anyway=anyway, at_failure=way or "")
 
 
-@click.command()
-@click.option("--vm", required=True, metavar="NAME", help="The VM to go into.")
+@click.command(epilog=example("shell --vm x86_64-debian"))
+@click.option("--vm", required=True, metavar="NAME", help="The VM to use.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")
-@click.option("--anew", is_flag=True, help="Boot the guest, even if one is frozen that can be thawed.")
+@click.option("--anew", is_flag=True, help="Boot the guest even if a frozen one can be thawed.")
 def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
-    """Go into a guest: one thawed where a run has frozen one, booted otherwise.
+    """Open a shell in a guest, thawed if a run has frozen one, else booted.
 
-    Commands piped in are run; the status is the shell's own.
+    Commands piped in are run; the exit status is the shell's.
     """
     recipe = select([vm])[0]
     if gdb:
@@ -61,7 +64,7 @@ def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
 
 
 def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
-    """A guest, the board telling what it takes."""
+    """Start a guest, with the board on standard error."""
     bus = Bus()
     board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
     build_context = BuildContext.in_cache(bus)
