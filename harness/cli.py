@@ -1,6 +1,6 @@
-"""The command line: what `./pinpoint` hands over to.
+"""The command line, started by `./pinpoint`.
 
-Each command's module is imported when it is asked for: what all of them import together takes half a second.
+A command's module is imported only when the command is used: to import all of them takes half a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from harness import doctor as host
-from harness.cli_common import tell
+from harness.cli_common import print_error
 from harness.core import process
 from harness.core.errors import INTERRUPTED, WRONG_USE, PinpointError
 
@@ -37,7 +37,7 @@ _COMMANDS = {
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for."""
+    """Imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command's name."""
@@ -57,14 +57,14 @@ def cli() -> None:
     """Boots real kernels and proves that kprobes land where symbol + offset says."""
 
 
-@cli.command()
+@cli.command(epilog="Example: ./pinpoint doctor")
 def doctor() -> int:
     """Check the host: every requirement with its version, or the package to install."""
     return host.main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Whatever goes wrong is told in one line, but for our own bugs."""
+    """Run one command and return its exit status. An error is printed in one line, unless it is a bug of ours."""
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         process.stop_all()
         return INTERRUPTED
     except PinpointError as error:
-        tell(error)
+        print_error(error)
         return error.exit_status
 
 

@@ -1,4 +1,4 @@
-"""The command that measures: bench."""
+"""The command that measures performance: bench."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import click
 
 from harness.bench.bench import bench as measure
-from harness.cli_common import VMS
+from harness.cli_common import VMS, example
 from harness.images.recipe import select
 
 
-@click.command()
+@click.command(epilog=example("bench --vm x86_64-debian --figure thaw_x86_64"))
 @VMS
 @click.option(
     "--runs", default=5, show_default=True, metavar="N", type=click.IntRange(min=1), help="Runs of each side."
 )
-@click.option("--figure", "figures", multiple=True, metavar="NAME", help="A figure; again for more. All without it.")
+@click.option("--figure", "figures", multiple=True, metavar="NAME", help="A figure; repeat for more. All without it.")
 def bench(vms: Sequence[str], runs: int, figures: Sequence[str]) -> int:
-    """Measure how fast all this is, peers beside ours. Medians and spread go to bench.json and figures.jsonl."""
+    """Measure performance next to peers. Medians and spread go to bench.json and figures.jsonl."""
     return measure(select(vms), runs, figures)

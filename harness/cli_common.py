@@ -1,4 +1,4 @@
-"""What commands share: an option, and how an error is told."""
+"""What commands share: the --vm option, examples in the help, and the report of an error."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import click
 from harness.core.errors import BuildError, PinpointError
 from harness.verdict.printk import plain
 
-VMS = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; again for more. All core VMs without it.")
+VMS = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; repeat for more. All core VMs without it.")
 
 
-def tell(error: PinpointError, about: str = "") -> None:
-    """One line; for a failed build the end of its log before it."""
+def example(arguments: str) -> str:
+    """The last line of a command's help."""
+    return f"Example: ./pinpoint {arguments}"
+
+
+def print_error(error: PinpointError, about: str = "") -> None:
+    """Print one line; for a failed build, first the end of its log."""
     if isinstance(error, BuildError):
         for line in error.last_lines():
             click.echo(f"    {plain(line)}", err=True)

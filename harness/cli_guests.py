@@ -1,4 +1,4 @@
-"""The commands that go into a guest by hand or come back to a failure: shell, repro."""
+"""The commands that open a shell in a guest or replay a failure: shell, repro."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 
 import click
 
+from harness.cli_common import example
 from harness.core import paths
-from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.guest import debugger, start
-from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
+from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
 from harness.matrix.commands import attach, replay
@@ -26,14 +26,16 @@ from harness.report import bundle
 from harness.report.board import Board
 
 
-@click.command()
+@click.command(epilog=example("repro results/latest/bundles/parisc/CELL --times 5"))
 @click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
-@click.option("--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Replay so often.")
-@click.option("--shell", "way", flag_value=attach.SHELL, help="Go into the guest when the cell fails.")
+@click.option(
+    "--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Number of replays."
+)
+@click.option("--shell", "way", flag_value=attach.SHELL, help="Open a shell in the guest when the cell fails.")
 @click.option("--gdb", "way", flag_value=attach.GDB, help="Debug the guest's kernel when the cell fails.")
-@click.option("--anyway", is_flag=True, help="Replay on an image that is another than the bundle's.")
+@click.option("--anyway", is_flag=True, help="Replay on an image other than the bundle's.")
 def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
-    """Replay the cell of a bundle and say whether it fails the same way."""
+    """Replay the cell of a bundle and report whether it fails the same way."""
     if way and times > 1:
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
     if way == attach.GDB:
@@ -41,43 +43,42 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
     return replay.replay(directory.resolve(), times, anyway=anyway, at_failure=way or "")
 
 
-@click.command()
-@click.option("--vm", required=True, metavar="NAME", help="The VM to go into.")
+@click.command(epilog=example("shell --vm x86_64-debian"))
+@click.option("--vm", required=True, metavar="NAME", help="The VM to use.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")
-@click.option("--anew", is_flag=True, help="Boot the guest, even if one is frozen that can be thawed.")
+@click.option("--anew", is_flag=True, help="Boot the guest even if a frozen one can be thawed.")
 def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
-    """Go into a guest: one thawed where a run has frozen one, booted otherwise.
+    """Open a shell in a guest, thawed if a run has frozen one, else booted.
 
-    Commands piped in are run; the status is the shell's own.
+    Commands piped in are run; the exit status is the shell's.
     """
     recipe = select([vm])[0]
     if gdb:
         debugger.program(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
-        status = attach.take(guest, attach.GDB if gdb else attach.SHELL)
+        status = attach.attach(guest, attach.GDB if gdb else attach.SHELL)
     if gdb and status:
         raise HostError(f"gdb ended with status {status}")
     return status
 
 
 def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
-    """A guest, the board telling what it takes."""
+    """Start a guest, with the board on standard error."""
     bus = Bus()
     board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
     build_context = BuildContext.in_cache(bus)
 
-    def beginning(keys: RunKeys) -> StartOptions:
+    def options(image: Image, keys: RunKeys) -> StartOptions:
         log = paths.cache() / "logs" / f"shell-{recipe.name}.log"
-        accelerator, deadline = choose(recipe.architecture, accel), Deadline.after(recipe.machine.boot_seconds)
-        return StartOptions(log, keys, accelerator, bus, deadline)
+        return StartOptions.for_image(image, log=log, keys=keys, bus=bus, forced_accelerator=accel)
 
     def begin() -> Guest:
         image = prepare(recipe, build_context)
         freezer = Freezer(build_context, bus, accel)
-        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, beginning(keys)))
+        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, options(image, keys)))
         keys = RunKeys.make()
-        return freezer.thaw(image, frozen, beginning(keys)) if frozen else start.boot(image, beginning(keys))
+        return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shell") as aside:
         try:

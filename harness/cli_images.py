@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import click
 
-from harness.cli_common import VMS, tell
+from harness.cli_common import VMS, example, print_error
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.images import prepare
@@ -19,7 +19,7 @@ from harness.images.recipe import Recipe, load_all, select
 from harness.report.board import Board
 
 
-@click.command(name="list")
+@click.command(name="list", epilog=example("list --format json"))
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def list_(form: str) -> int:
     """List the VMs, their traits, and which of their images are built."""
@@ -37,10 +37,10 @@ def list_(form: str) -> int:
     return 0
 
 
-@click.command()
+@click.command(epilog=example("build --vm parisc"))
 @VMS
 def build(vms: Sequence[str]) -> int:
-    """Build images and nothing else, side by side; what is in the store is verified."""
+    """Build images in parallel; images already in the store are verified."""
     recipes = select(vms)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
@@ -48,26 +48,26 @@ def build(vms: Sequence[str]) -> int:
     try:
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
             built = {recipe.name: pool.submit(prepare.prepare, recipe, build_context) for recipe in recipes}
-            # Within the pool, which otherwise waits for its builds to end.
+            # Inside the pool's block, whose end waits for the builds.
             board.follow(built.values())
     finally:
         board.close()
-    return max((_told(name, image) for name, image in built.items()), default=0)
+    return max((_report(name, image) for name, image in built.items()), default=0)
 
 
 def _row(recipe: Recipe, built: bool) -> dict[str, object]:
-    """A VM as `list --format json` has it."""
+    """A VM as an object of `list --format json`."""
     about = recipe.model_dump(include={"name", "arch", "describe", "core", "traits"})
     return {**about, "built": built}
 
 
-def _told(name: str, image: Future[Image]) -> int:
-    """Tell how a build ended; the exit status it deserves."""
+def _report(name: str, image: Future[Image]) -> int:
+    """Print how a build ended; return its exit status."""
     error = image.exception()
     if error is None:
         click.echo(f"{name}: {image.result().release}, image {image.result().key}")
         return 0
     if not isinstance(error, PinpointError):
         raise error
-    tell(error, name)
+    print_error(error, name)
     return error.exit_status

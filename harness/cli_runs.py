@@ -1,4 +1,4 @@
-"""The commands that run cases, or judge someone else's probes: run, test, verify."""
+"""The commands that run cases, or check an external probe module: run, test, verify."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS
+from harness.cli_common import VMS, example
 from harness.core import paths
 from harness.core.events import Bus
 from harness.guest import accelerator, qemu
@@ -17,26 +17,56 @@ from harness.images import prepare
 from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe, select
 from harness.matrix.commands import pytest_run, verify_command
+from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 _EVERYTHING = ("--deep", "--sweep", "kernel")
-# Options with which pytest runs in one process, or which set the number of processes themselves.
+# Options that make pytest run in one process, or that set the number of processes themselves.
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 # The most memory that a guest and the process of its row use.
 _GIB_PER_WORKER = 2
 # The suite that breaks whole runs: `./pinpoint test faults` runs it.
 _FAULTS = paths.TESTS / "faults"
+_PYTEST_OPTIONS = {
+    "-k EXPR": "run the cells whose names match, for example -k 'leaf and not mutant'",
+    "-m EXPR": "run the cells whose markers match, for example -m 'not sweep'",
+    "-x": "stop at the first failure",
+    "--lf": "run the cells that failed in the last run",
+    "-s": "run in one process and do not capture output",
+    "-n N": "run in N processes",
+    "--co": "list the cells and run nothing",
+}
 
 
-@click.command(context_settings=_FORWARDED)
+class _RunCommand(click.Command):
+    """Lists the options of the pytest plugin in the help, which click does not parse."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this command's options, the matrix's, and a summary of pytest's."""
+        super().format_options(ctx, formatter)
+        matrix = [
+            (
+                " ".join(filter(None, (name, option.get("metavar") or "|".join(option.get("choices", ()))))),
+                option["help"],
+            )
+            for name, option in OPTIONS.items()
+            if name not in {word for parameter in self.params for word in parameter.opts}
+        ]
+        with formatter.section("Options of the matrix"):
+            formatter.write_dl(matrix)
+        with formatter.section("Options of pytest (all of them: python -m pytest --help)"):
+            formatter.write_dl(list(_PYTEST_OPTIONS.items()))
+
+
+@click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example("run --vm parisc -k stubs"))
 @VMS
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
-    """Run the matrix: every case on every VM, those that take their time with --deep.
+    """Run the matrix: every case on every VM, the slow ones only with --deep.
 
-    What is not known here goes to pytest (-k, -x, --lf, -n).
+    Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest.
     """
     recipes = select(vms)
     if dry_run:
@@ -49,29 +79,32 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
     return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 
 
-@click.command(context_settings=_FORWARDED)
+@click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: Sequence[str]) -> int:
-    """Run the project's own tests and all of the core matrix, whole kernels swept, in one pytest run, as CI does."""
+    """Run the unit tests and the whole core matrix with --deep --sweep kernel, as CI does.
+
+    `faults` as an argument runs the suite that breaks whole runs. Options are those of `run`.
+    """
     rows = len(select(()))
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
 
 
-@click.command()
+@click.command(epilog=example("verify my_probe.ko --vm x86_64-debian"))
 @click.argument("file", metavar="FILE.ko", type=click.Path(path_type=Path))
 @click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel the module was built for.")
-@click.option("--system-map", type=click.Path(path_type=Path), help="That kernel's System.map, to name addresses by.")
+@click.option("--system-map", type=click.Path(path_type=Path), help="That kernel's System.map, to name addresses.")
 def verify(file: Path, vm: str, system_map: Path | None) -> int:
-    """Load someone else's probe module and check every kprobe it makes, from outside the guest."""
+    """Load an external probe module and check every kprobe that it registers, from outside the guest."""
     return verify_command.verify(file, select([vm])[0], system_map)
 
 
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
-    """Rows side by side, each in a process of its own; in parts where there are more cores than rows.
+    """Return the options to run rows in parallel, in parts where there are more cores than rows.
 
-    Two processes for each core: a guest and what asks it take turns, and a guest often waits for a timer.
+    Two processes for each core: a guest and its client take turns, and a guest often waits for a timer.
     """
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30

@@ -1,4 +1,4 @@
-"""What the tests use that break something on purpose: each fault is kept and counted in this run's figures."""
+"""The fixture of tests that break something on purpose: each fault is recorded and counted in this run's figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.matrix.workers import xdist_worker
+from harness.matrix.controller_run import ControllerRun
 from harness.plugin import RUN
 from harness.report.faults import Fault, FaultResult, Faults
 
@@ -15,18 +15,24 @@ Judge = Callable[..., None]
 
 @pytest.fixture(scope="session")
 def judge_fault(request: pytest.FixtureRequest) -> Judge:
-    """`judge_fault(name, expected=(verdict, status), told=(verdict, status), vm="", lost=0, orphaned=0)`.
+    """`judge_fault(name, expected=(verdict, status), reported=(verdict, status), vm="", lost=0, orphaned=0)`.
 
-    Keeps the fault, then demands that what was told is what was expected, and nothing lost or left running.
+    Records the fault, then checks that the run reported what was expected, and that nothing was lost or left running.
     """
-    # Made now: a test that sends the results of the runs it breaks elsewhere does not mean this run.
+    # Created now: a test may then set PINPOINT_RESULTS for the runs that it breaks.
     faults = Faults(request.config.stash[RUN].directory)
 
     def judge(
-        name: str, *, expected: tuple[str, int], told: tuple[str, int], vm: str = "", lost: int = 0, orphaned: int = 0
+        name: str,
+        *,
+        expected: tuple[str, int],
+        reported: tuple[str, int],
+        vm: str = "",
+        lost: int = 0,
+        orphaned: int = 0,
     ) -> None:
-        wanted, said = (FaultResult(verdict=verdict, status=status) for verdict, status in (expected, told))
-        fault = Fault(fault=name, vm=vm, expected=wanted, told=said, lost=lost, orphaned=orphaned)
+        wanted, found = (FaultResult(verdict=verdict, status=status) for verdict, status in (expected, reported))
+        fault = Fault(fault=name, vm=vm, expected=wanted, reported=found, lost=lost, orphaned=orphaned)
         faults.add(fault)
         if fault.misjudged or lost or orphaned:
             pytest.fail(str(fault), pytrace=False)
@@ -35,10 +41,10 @@ def judge_fault(request: pytest.FixtureRequest) -> Judge:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Count the faults of the run, of all its workers; a run without any keeps no figures of them."""
+    """Add the figures of the faults of all workers; a run without faults has no such figures."""
     run = session.config.stash.get(RUN, None)
-    # A run that has no directory has no faults; asking for it would make it.
-    if run is None or xdist_worker.is_worker(session.config) or "directory" not in run.__dict__:
+    # A run without a directory has no faults.
+    if not isinstance(run, ControllerRun) or not run.has_directory:
         return
     faults = Faults(run.directory)
     if faults.read():
@@ -46,9 +52,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """One line for all faults, and where they are kept."""
+    """Print one line about all faults, with the directory that has them."""
     run = config.stash.get(RUN, None)
-    if run is None or xdist_worker.is_worker(config) or "directory" not in run.__dict__:
+    if not isinstance(run, ControllerRun) or not run.has_directory:
         return
     kept = Faults(run.directory).read()
     if kept:

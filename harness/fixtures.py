@@ -37,15 +37,15 @@ _BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuil
 
 @pytest.fixture
 def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
-    """A running guest of the cell's VM, shared by the cells of a row; checked and left clean after each.
+    """A running guest of the cell's VM, shared by the cells of a row and checked after each.
 
-    What the kernel complained of while the cell ran, and what the cell left behind, fail the cell and cost the guest.
-    What it rightly did and cannot be undone costs the guest alone.
+    A kernel complaint during the cell, or anything that the cell left behind, fails the cell and discards the guest. A
+    legitimate change that cannot be undone only discards the guest.
     """
     run = request.config.stash[RUN]
     with run.bus.clocked(vm, time_accounts.GUEST):
         running = run.fleet.guest(vm)
-    request.node.stash[WATCH].give(running)
+    request.node.stash[WATCH].start_on(running)
     loaded_targets.make_room(running, _asked_for(request))
     yield running
     try:
@@ -67,9 +67,9 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
 def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
     """Guests of the cell's VM for this case alone: `with fresh() as other`.
 
-    Each is thawed, as nobody used it before; `fresh(anew=True)` boots it, and KASLR slides it anew; `fresh(cpus=2)`
-    gives it other than the recipe's virtual CPUs. One that is alive at the end is checked as the row's guest is;
-    `fresh(may_die=True)` leaves that to the case.
+    Each is thawed in the state after its boot. `fresh(anew=True)` boots it, with a new KASLR slide; `fresh(cpus=2)`
+    sets its number of virtual CPUs. A guest that is alive at the end is checked as the row's guest is;
+    `fresh(may_die=True)` leaves the check to the case.
     """
 
     @contextmanager
@@ -90,14 +90,14 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
 
 
 def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
-    """The error, once what its guest still tells is kept: the guest is about to go."""
+    """Gather evidence from the guest, which is about to stop, and return the error."""
     request.config.stash[RUN].bundles.notice(request.node.stash[WATCH], error)
     return error
 
 
 @pytest.fixture
 def expendable(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator[Guest]:
-    """The row's guest, or, in a mutant's cell, one for it alone that need not live through it."""
+    """The row's guest; in a mutant's cell a guest of its own, which the mutant may kill."""
     if not mutant:
         yield request.getfixturevalue("guest")
         return
@@ -114,13 +114,13 @@ def target(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
 
 @pytest.fixture
 def sections(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
-    """`pinpoint_sections`: the same functions, each in a section of its own, loaded."""
+    """The target module `pinpoint_sections`, loaded: the same functions, each in a section of its own."""
     yield from _loaded(request, guest, "sections")
 
 
 @pytest.fixture
 def rebuilt(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
-    """`pinpoint_target` in its other build, loaded: the same functions in another layout."""
+    """The other build of `pinpoint_target`, loaded: the same functions in another layout."""
     yield from _loaded(request, guest, "rebuilt")
 
 
@@ -137,7 +137,7 @@ def _asked_for(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture
 def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str], Image]) -> Layout:
-    """Where the ELF files say that everything is in this guest, with the targets this case has loaded."""
+    """The addresses of everything in this guest according to the ELF files, with the targets this case has loaded."""
     names = [name for name in _BUILDS if name in request.fixturenames]
     return Layout(guest, [request.getfixturevalue(name) for name in names], image_of)
 
@@ -171,7 +171,7 @@ def loaders(mutant: str, guest: Guest) -> Iterator[Loaders]:
 
 @pytest.fixture
 def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeps:
-    """Sweeps of this VM: `sweeps.sweep_resolved()`, `sweeps.sweep_armed()`; each gives what became of every site."""
+    """Sweeps of this VM: `sweeps.sweep_resolved()`, `sweeps.sweep_armed()`; each returns the result of every site."""
     return Sweeps(
         layout,
         fresh,
@@ -183,40 +183,40 @@ def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant:
 
 @pytest.fixture
 def conversions(layout: Layout, mutant: str) -> Conversions:
-    """Addresses into closest symbol + offset and back: `conversions.prove(sites)`."""
+    """Converts addresses to the closest symbol + offset and back: `conversions.prove(sites)`."""
     return Conversions(layout, named(mutant))
 
 
 @pytest.fixture
 def readings(layout: Layout, mutant: str) -> Readings:
-    """Data by its symbol, read inside the guest and outside of it: `readings.prove(datum, value)`."""
+    """Reads data by its symbol inside the guest and outside of it: `readings.prove(datum, value)`."""
     return Readings(layout, named(mutant))
 
 
 @pytest.fixture
 def schedules(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Schedules:
-    """Orders of loading and removal: `schedules.run(schedules.chosen())`, `schedules.play("open remove read")`."""
+    """Schedules of loading and removal: `schedules.run(schedules.chosen())`, `schedules.play("open remove read")`."""
     options = request.config.option
     return Schedules(Loaders(guest, breaking(mutant)), options.schedules == "all", options.schedule)
 
 
 @pytest.fixture
 def stress_runs(request: pytest.FixtureRequest, mutant: str) -> StressRuns:
-    """A race without gates: `stress_runs.race()`, on a guest with two virtual CPUs where the kernel is for several."""
+    """A race without gates: `stress_runs.race()`, on a guest with two virtual CPUs if its kernel is built for SMP."""
     fresh, guest = request.getfixturevalue("fresh"), request.getfixturevalue("guest")
     return StressRuns(guest, fresh, breaking(mutant), request.config.option.stress)
 
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
-    """Keep a measured figure of this VM: `figure(name, value, unit, goal="at most N")`; none of a mutant's cell."""
+    """Record a figure of this VM: `figure(name, value, unit, goal="at most N")`; a mutant's cell records none."""
     honest = not request.node.stash[WATCH].identity.mutant
     return partial(request.config.stash[RUN].figures.add, vm=vm, keep=honest)
 
 
 @pytest.fixture
 def keep_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
-    """Keep a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
+    """Record a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
     return partial(tried_trials.keep, request.config.stash[RUN].trials, vm)
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: options and the run of rows and cells. What it decides stands in harness/matrix."""
+"""The pytest plugin: the options and hooks of the matrix. Decisions are made in harness/matrix."""
 
 from __future__ import annotations
 
@@ -11,64 +11,55 @@ from harness.core.errors import PinpointError
 from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_result, sanitize, selection
-from harness.matrix.commands import attach
+from harness.matrix.controller_run import ControllerRun
 from harness.matrix.results_unwritable import ResultsUnwritable
 from harness.matrix.run import MatrixRun
+from harness.matrix.worker_run import WorkerRun
 from harness.matrix.workers import xdist_worker
 from harness.matrix.workers.worker_crash import WorkerCrashes
 from harness.report import time_accounts
+from harness.run_options import OPTIONS
 
 pytest_plugins = ("harness.fixtures", "harness.faulting")
 
 RUN = pytest.StashKey[MatrixRun]()
 WATCH = pytest.StashKey[cell_result.CellWatch]()
-# pytest's phases of a cell, as the run's ledger calls them.
+# The names of pytest's phases in the time accounts.
 _PARTS = {"setup": time_accounts.FIXTURES, "call": time_accounts.BODY, "teardown": time_accounts.ENDING}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--vm` and `--accel`, as the command line has them."""
-    group = parser.getgroup("pinpoint")
-    group.addoption("--vm", action="append", default=[], metavar="NAME", help="a VM to run on; again for more")
-    group.addoption("--accel", default=None, metavar="NAME", help="force an accelerator: tcg or kvm")
-    group.addoption("--as-honest", action="store_true", help="judge mutants as honest cells: caught, they fail")
-    group.addoption("--at-failure", choices=attach.WAYS, help="go into the guest of the first cell that fails")
-    group.addoption("--into", default=None, metavar="DIR", help="where the run's directory goes")
-    group.addoption("--schedules", choices=("sample", "all"), default="sample", help="play some orders, or all")
-    group.addoption("--schedule", action="append", default=[], metavar="LINE", help="an order to play; again for more")
-    group.addoption("--stress", type=int, default=40, metavar="N", help="loads and removals in a race")
-    group.addoption("--deep", action="store_true", help="run the cases that take their time, too")
-    group.addoption(
-        "--crash-triggers", choices=("sample", "all"), default="sample", help="fire some crash triggers, or all"
-    )
-    group.addoption("--shards", type=int, default=1, metavar="N", help="with -n: each row on N guests side by side")
-    depths = [depth.value for depth in Depth]
-    group.addoption("--sweep", choices=depths, default=Depth.SAMPLE.value, help="how much of each kernel is swept")
+    """Add each option that changes a run; `./pinpoint run --help` prints them from here."""
+    group = parser.getgroup("pinpoint", "options of the matrix")
+    for name, settings in OPTIONS.items():
+        group.addoption(name, **settings)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the recipes; a broken one ends the run before anything is built."""
+    """Read the recipes; a broken recipe ends the run before anything is built."""
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
-        config.stash[RUN] = run = MatrixRun(config)
+        run: MatrixRun = WorkerRun(config) if xdist_worker.is_worker(config) else ControllerRun(config)
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
+    config.stash[RUN] = run
     config.pluginmanager.register(run, "pinpoint-run")
     config.pluginmanager.register(ResultsUnwritable(), "pinpoint-unwritten")
-    config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
+    if isinstance(run, ControllerRun):
+        config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
     xdist_worker.keep_rows_together(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One cell a VM and mutant for each case that uses `vm`."""
+    """Parametrize each case that uses `vm`: one cell for each VM and mutant."""
     selection.parametrize(metafunc, list(metafunc.config.stash[RUN].recipes))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-    """Divide rows for workers, before pytest-xdist looks; then order the items in rows and skip what lacks a trait."""
+    """Divide rows before pytest-xdist groups the items; then order the items by row and skip cells without a trait."""
     xdist_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
@@ -79,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _deep(config: pytest.Config) -> bool:
-    """Whoever asks for cases by name, or for more than a sample, means those that take their time, too."""
+    """True when slow cases run: with --deep, for more than a sample, and when cases are selected by name."""
     asked = config.option
     more = asked.deep or asked.sweep != Depth.SAMPLE.value or asked.schedules != "sample"
     return bool(more or asked.keyword or any("::" in word for word in config.args))
@@ -87,21 +78,21 @@ def _deep(config: pytest.Config) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run rows as they become ready. Leaves pytest-xdist and a mere collection to pytest's own loop."""
+    """Run rows as they become ready. Under pytest-xdist, and for --collect-only, pytest's own loop runs."""
     config = session.config
     if config.option.collectonly or session.testsfailed:
         return None
     run = config.stash[RUN]
     run.collected(session.items)
-    if xdist_worker.is_controller(config) or xdist_worker.is_worker(config):
+    if not isinstance(run, ControllerRun) or xdist_worker.is_controller(config):
         return None
-    run_loop.run(session, run.fleet, run.speak)
+    run_loop.run(session, run.fleet, run.flush_board)
     return True
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
-    """Watch each cell from its first phase; after the last of a row its guest goes."""
+    """Create the watch of each cell; retire the row's guest after its last cell."""
     cell = selection.cell_of(item)
     if cell is None:
         return (yield)
@@ -115,7 +106,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Turn a mutant's cell round: it holds if the case caught the mutant."""
+    """Invert the result of a mutant's cell: it holds if the case caught the mutant."""
     watch = item.stash.get(WATCH, None)
     if watch is None or not watch.identity.mutant or item.config.option.as_honest:
         return (yield)
@@ -131,7 +122,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Gather each phase's error into the cell's verdict; hang the finished cell on its last report."""
+    """Judge each phase's error; attach the record of the finished cell to its last report."""
     report = yield
     watch = item.stash.get(WATCH, None)
     if watch is None:
@@ -140,7 +131,7 @@ def pytest_runtest_makereport(
     run.bus.spent(watch.identity.vm, _PARTS[call.when], call.duration)
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
-        if isinstance(call.excinfo.value, cell_result.TOLD_PLAINLY):
+        if isinstance(call.excinfo.value, cell_result.REPORTED_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
     sanitize.disarm(report)
     if call.excinfo is not None:

@@ -16,7 +16,7 @@ SOON = 60.0
 
 
 class Site:
-    """A foreman, what it heard, and what was asked of it."""
+    """A controller, the events it received, and what workers requested of it."""
 
     def __init__(self) -> None:
         self.heard: list[Event] = []
@@ -25,7 +25,7 @@ class Site:
         self.image_is_there = threading.Event()
         bus = Bus()
         bus.subscribe(self.hear)
-        self.foreman = Controller(bus, lambda *rows: self.rows.append(rows), self.build)
+        self.controller = Controller(bus, lambda *rows: self.rows.append(rows), self.build)
 
     def hear(self, event: Event) -> None:
         self.heard.append(event)
@@ -41,12 +41,12 @@ class Site:
 def site() -> Iterator[Site]:
     made = Site()
     yield made
-    made.foreman.close()
+    made.controller.close()
 
 
 def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None:
     own = Bus()
-    own.subscribe(ControllerClient(site.foreman.address).hear)
+    own.subscribe(ControllerClient(site.controller.address).send_event)
     # Of accounts there may be thousands; they come when the worker ends.
     own.spent("parisc", "body", 1.0)
     with own.step("parisc", "boot") as step:
@@ -63,10 +63,10 @@ def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None
 
 
 def test_an_image_is_waited_for_while_news_go_on(site: Site) -> None:
-    worker = ControllerClient(site.foreman.address)
+    worker = ControllerClient(site.controller.address)
     waiting = threading.Thread(target=worker.await_image, args=("parisc",))
     waiting.start()
-    worker.hear(Event("parisc", "boot", Phase.STARTED))
+    worker.send_event(Event("parisc", "boot", Phase.STARTED))
     assert site.news.wait(SOON)
     assert waiting.is_alive()
     site.image_is_there.set()
@@ -76,23 +76,23 @@ def test_an_image_is_waited_for_while_news_go_on(site: Site) -> None:
 
 def test_a_build_that_failed_is_told_with_its_words(site: Site) -> None:
     with pytest.raises(BuildError, match="no mirror; see the network"):
-        ControllerClient(site.foreman.address).await_image("vax")
+        ControllerClient(site.controller.address).await_image("vax")
 
 
 def test_only_the_first_worker_says_which_rows_there_are(site: Site) -> None:
     site.image_is_there.set()
     for rows in (["a"], ["b"]):
-        worker = ControllerClient(site.foreman.address)
-        worker.tell_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
+        worker = ControllerClient(site.controller.address)
+        worker.send_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
         # Lines of one connection are answered in order, connections beside each other.
         worker._say({"image": "x"})
         assert worker._connection.recv(100)
     assert site.rows == [(["a"], [])]
-    assert site.foreman.asked == {"a": CellId("case", "a", "", "item")}
+    assert site.controller.asked == {"a": CellId("case", "a", "", "item")}
 
 
 def test_a_controller_that_is_gone_costs_no_traceback(site: Site) -> None:
-    worker = ControllerClient(site.foreman.address)
-    site.foreman.close()
+    worker = ControllerClient(site.controller.address)
+    site.controller.close()
     with pytest.raises(BuildError, match="controller is gone"):
         worker.await_image("parisc")

@@ -1,4 +1,4 @@
-"""What breaks before a guest is up, told by whole runs: real QEMU or none, kernels of a few instructions."""
+"""What breaks before a guest is up, reported by whole runs: real QEMU or none, kernels of a few instructions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def beginning(self, image, log_name, keys):
 real, fleet.Fleet._beginning = fleet.Fleet._beginning, beginning
 """
 
-# What a QEMU takes to start on a host that compiles, and for what is told sooner than that.
+# What a QEMU takes to start on a host that compiles, and for what is reported sooner than that.
 MUTE_SECONDS, SOON = 12.0, 120.0
 # Does for one VM what it is named for, and is QEMU for all others.
 FAKE = """#!/bin/sh
@@ -84,7 +84,7 @@ def test_guests_that_do_not_come_up(run: pytest.Pytester, judge_fault: Judge) ->
     vms = {vm: program for vm, (_, program) in faults.items()}
     verdicts, status = outcome(run, vms, mute="arm64-debian", full="x86_64-fsections")
     for vm, (fault, _) in faults.items():
-        judge_fault(fault, expected=("boot-fail", 1), told=(verdicts[vm], status))
+        judge_fault(fault, expected=("boot-fail", 1), reported=(verdicts[vm], status))
 
 
 def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +106,6 @@ def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, m
     }
     verdicts, status = outcome(run, {vm: program for vm, (_, program, _) in faults.items()}, mute="parisc")
     for vm, (fault, _, _) in faults.items():
-        judge_fault(fault, expected=("harness-error", 3), told=(verdicts[vm], status))
+        judge_fault(fault, expected=("harness-error", 3), reported=(verdicts[vm], status))
     reasons = run.reasons  # type: ignore[attr-defined]
     assert {vm: said for vm, (_, _, said) in faults.items() if said not in reasons[vm]} == {}, reasons

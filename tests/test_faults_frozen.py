@@ -1,5 +1,7 @@
-"""What befalls a guest while it is frozen or thawed, and frozen guests in the store, told by whole runs: real QEMU, its
-migrations real, a kernel of one instruction."""
+"""Faults while a guest is frozen or thawed, and damaged frozen guests in the store, as whole runs report them.
+
+QEMU and its migrations are real; the kernel is one instruction long.
+"""
 
 from __future__ import annotations
 
@@ -159,8 +161,8 @@ def test_what_befalls_a_guest_between_two_runs(pytester: pytest.Pytester, run: R
     first = run.latest("test_first")
     lost, orphaned = run.lost(), run.orphaned()
     for vm, (fault, _) in FAULTS.items():
-        told = (first[vm][0], status)
-        judge_fault(f"QEMU: {fault}", expected=("harness-error", 3), told=told, lost=lost, orphaned=orphaned)
+        reported = (first[vm][0], status)
+        judge_fault(f"QEMU: {fault}", expected=("harness-error", 3), reported=reported, lost=lost, orphaned=orphaned)
         lost = orphaned = 0
     assert {vm: first[vm][1] for vm, (_, why) in FAULTS.items() if why not in first[vm][1]} == {}, said
     # No half of a frozen guest, and one for each row that went on.
@@ -182,11 +184,11 @@ def test_what_befalls_a_frozen_guest_in_the_store(pytester: pytest.Pytester, run
     (corrupted / "state").write_bytes(content)
     (half / "state").unlink()
     status, said = run.go(pytester)
-    told = {
+    reported = {
         "a frozen guest corrupted in the store": "(it was damaged in the store: state has changed)",
         "a frozen guest half deleted": "(it was damaged in the store: state is missing)",
     }
-    for fault, line in told.items():
-        judge_fault(fault, expected=("", 0), told=("", status), lost=run.lost(), orphaned=run.orphaned())
+    for fault, line in reported.items():
+        judge_fault(fault, expected=("", 0), reported=("", status), lost=run.lost(), orphaned=run.orphaned())
         assert line in said
     assert len(run.store) == len(FAULTS)

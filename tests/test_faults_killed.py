@@ -23,13 +23,13 @@ def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:
     runs = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(runs) == POINTS + 2, ended.stderr
     whole = BrokenRun(tmp_path)
-    # Reading the results has shown that no line is torn; all runs share one witness, so the loss is told once.
+    # Reading the results has shown that no line is torn; all runs share one witness, so the loss is reported once.
     lost = whole.lost()
     for broken in runs[1:-1]:
         judge_fault(
             f"killed at its {broken['point']}th deed",
             expected=("", -signal.SIGKILL),
-            told=("", broken["status"]),
+            reported=("", broken["status"]),
             lost=lost,
             orphaned=broken["orphaned"],
         )

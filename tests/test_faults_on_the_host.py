@@ -117,7 +117,7 @@ def test_after(guest, number): pass
     if status == NO_NAMESPACES or "unshare" in said:
         pytest.skip("this host lets no user make name spaces")
     kept = tmp_path / "kept"
-    judge_fault("disk full of results", expected=("", 3), told=("", status), lost=lost(tmp_path, kept), orphaned=0)
+    judge_fault("disk full of results", expected=("", 3), reported=("", status), lost=lost(tmp_path, kept), orphaned=0)
     assert cells(kept)[:3] == ["test_first", "test_fills", "test_after[0]"]
     assert "results.jsonl: cannot be written" in said or "results.jsonl: was cut short" in said
     assert "did not run  test_last" in said
@@ -145,7 +145,10 @@ fleet.Fleet._prepare_and_start = boot
     verdicts = {json.loads(line)["verdict"] for line in (results / "latest" / "results.jsonl").read_text().splitlines()}
     (verdict,) = verdicts
     judge_fault(
-        "disk full while building", expected=("harness-error", 3), told=(verdict, status), lost=lost(tmp_path, results)
+        "disk full while building",
+        expected=("harness-error", 3),
+        reported=(verdict, status),
+        lost=lost(tmp_path, results),
     )
     assert "the disk is full; make room" in said
 
@@ -162,7 +165,7 @@ os.environ["PINPOINT_BEGAN"] = Path("/proc/uptime").read_text().split()[0]
 """
     status, said = ended(run(tmp_path, harm))
     results = tmp_path / "results"
-    judge_fault("clock jumps", expected=("", 0), told=("", status), lost=lost(tmp_path, results))
+    judge_fault("clock jumps", expected=("", 0), reported=("", status), lost=lost(tmp_path, results))
     figures = [json.loads(line) for line in (results / "latest" / "figures.jsonl").read_text().splitlines()]
     seconds = [figure["value"] for figure in figures if figure["figure"] in ("run.first_verdict_s", "run.wall_s")]
     assert len(seconds) == 2, said
@@ -170,7 +173,7 @@ os.environ["PINPOINT_BEGAN"] = Path("/proc/uptime").read_text().split()[0]
 
 
 def test_a_rows_process_killed(tmp_path: Path, judge_fault: Judge) -> None:
-    """Its cell is told of, and the rest of its row runs in another."""
+    """Its cell is reported of, and the rest of its row runs in another."""
     harm = """
 def test_kills_its_process(guest):
     import os
@@ -182,8 +185,10 @@ def test_kills_its_process(guest):
     results = tmp_path / "results"
     lines = (results / "latest" / "results.jsonl").read_text().splitlines()
     verdicts = {cell["case"]: cell["verdict"] for cell in map(json.loads, lines)}
-    told = (verdicts.get("test_kills_its_process", ""), status)
-    judge_fault("a row's process killed", expected=("harness-error", 3), told=told, lost=lost(tmp_path, results))
+    reported = (verdicts.get("test_kills_its_process", ""), status)
+    judge_fault(
+        "a row's process killed", expected=("harness-error", 3), reported=reported, lost=lost(tmp_path, results)
+    )
     assert (verdicts["test_first"], verdicts["test_last"]) == ("pass", "pass"), said
 
 
@@ -200,7 +205,7 @@ def test_until_the_other_is_here(guest):
     both = [run(tmp_path, "", harm) for _ in range(2)]
     for broken in both:
         status, said = ended(broken)
-        judge_fault("two runs at once", expected=("", 0), told=("", status))
+        judge_fault("two runs at once", expected=("", 0), reported=("", status))
         assert "3 passed" in said
     files = list(tmp_path.glob("results/2*/results.jsonl"))
     assert [len(file.read_text().splitlines()) for file in files] == [3, 3]
@@ -234,5 +239,5 @@ del fleet.Fleet._prepare_and_start
     results = tmp_path / "results"
     verdicts = {json.loads(line)["verdict"] for line in (results / "latest" / "results.jsonl").read_text().splitlines()}
     (verdict,) = verdicts
-    judge_fault("no port is free", expected=("harness-error", 3), told=(verdict, status))
+    judge_fault("no port is free", expected=("harness-error", 3), reported=(verdict, status))
     assert "host forwarding" in said

@@ -64,7 +64,7 @@ def test_a_kept_target_is_expected_and_unreferenced() -> None:
 
 
 def worn(before: str, after: str) -> str:
-    return State.parsed(before).worn(State.parsed(after), 512)
+    return State.parsed(before).discard_reason(State.parsed(after), 512)
 
 
 def test_taints_of_our_own_modules_are_none() -> None:

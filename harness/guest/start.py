@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
 from harness.core.events import Bus, ProgressStep
 from harness.guest import identity, state
-from harness.guest.accelerator import Accelerator
+from harness.guest.accelerator import Accelerator, choose
 from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -36,6 +36,18 @@ class StartOptions:
     accelerator: Accelerator
     bus: Bus
     deadline: Deadline
+
+    @classmethod
+    def for_image(
+        cls, image: Image, *, log: Path, keys: RunKeys, bus: Bus, forced_accelerator: str | None = None
+    ) -> StartOptions:
+        """The options of one guest of `image`: the host's best accelerator, the deadline from the image's recipe.
+
+        Raises what accelerator.choose() raises.
+        """
+        recipe = image.recipe
+        accelerator = choose(recipe.architecture, forced_accelerator)
+        return cls(log, keys, accelerator, bus, Deadline.after(recipe.machine.boot_seconds))
 
 
 def boot(image: Image, beginning: StartOptions) -> Guest:

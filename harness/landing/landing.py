@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.core.text_table import lay_out
 from harness.landing.site import Site
 from harness.landing.witness import Statement
 
@@ -57,12 +58,8 @@ class Landing:
     def table(self) -> str:
         """Witness, address, what it means, the bytes there, what else it says: to be pasted into a bug report."""
         rows = [("witness", "address", "means", "bytes", "says"), *(self._row(each) for each in self.statements)]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = (
-            "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
-        )
-        told = [f"escaped into {self.escaped}"] if self.escaped else []
-        return "\n".join([*(line.rstrip() for line in lines), *told])
+        escaped = [f"escaped into {self.escaped}"] if self.escaped else []
+        return "\n".join([*lay_out(rows), *escaped])
 
     def _row(self, said: Statement) -> tuple[str, str, str, str, str]:
         if said.address is None:

@@ -1,1 +1,1 @@
-"""The pytest side: which cells there are, in which order they run, on which guests, and what is kept of each."""
+"""The pytest side: which cells exist, in which order and on which guests they run, and what is recorded of each."""

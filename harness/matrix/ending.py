@@ -1,4 +1,4 @@
-"""What a run ends with: its exit status and its counts."""
+"""The exit status of a run, and the figures that count its cells."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.complaints import allowed, read
+from harness.verdict.complaints import complaints_in
 from harness.verdict.verdict import Verdict
 
 
 def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
-    """0 all held, 1 a cell failed or, where the run is not `complete`, did not run, 3 the harness or the host failed.
+    """Return 0 when all cells held, 1 when a cell failed, 3 when the harness or the host failed.
 
-    pytest's own status where that is another.
+    A run that is not `complete`, in which a cell did not run, is 1 too. Any other status of pytest is returned as it
+    is.
     """
     if of_pytest not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return of_pytest
@@ -30,7 +31,7 @@ def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
 
 
 def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
-    """How many mutants were caught on each VM."""
+    """Add the figures of how many mutants were caught on each VM."""
     for vm in {cell.vm for cell in cells}:
         mutants = [cell for cell in cells if cell.vm == vm and cell.mutant and cell.verdict is not Verdict.SKIP]
         caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
@@ -39,7 +40,7 @@ def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
 
 
 def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked]) -> None:
-    """How many cells were asked for, ran, were skipped, and never ran."""
+    """Add the figures of how many cells were asked for, ran, were skipped, and never ran."""
     coverage = Pivot(cells, missing).coverage
     figures.add("cells.asked", coverage.asked, "cells")
     figures.add("cells.ran", coverage.ran, "cells")
@@ -50,10 +51,10 @@ def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked
 def count_false_alarms(
     figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
 ) -> None:
-    """What the reader finds in whole console logs of rows whose cells are all good, where nothing is to be found."""
+    """Add the count of complaints found in the whole console logs of rows whose cells are all good: each is false."""
     alarms = 0
     for vm in {cell.vm for cell in cells}:
         if all(cell.verdict.good for cell in cells if cell.vm == vm):
             for log in directory.consoles(vm):
-                alarms += len(allowed(read(log.read_bytes(), timed=True), recipes[vm].boot_noise).alarming)
+                alarms += len(complaints_in(log.read_bytes(), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

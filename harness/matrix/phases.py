@@ -11,18 +11,17 @@ from harness.core.events import Bus
 from harness.matrix.workers import xdist_worker
 from harness.report import time_accounts
 from harness.report.measurements import Figures
-from harness.report.time_accounts import Ledger
+from harness.report.time_accounts import Ledger, Spent
 
 
 class Phases:
-    """Marks the wall's time at each step of a run; a plugin of its own in the process that writes results.
+    """Takes the wall-clock time at each step of a run; registered as a pytest plugin.
 
-    A worker only sums up what its rows spent and tells the controller in the end.
+    A worker only sums up what its rows spent; WorkerRun sends that to the controller.
     """
 
     def __init__(self, config: pytest.Config, bus: Bus, began: float) -> None:
-        """`began` is the launch, on the monotonic clock."""
-        self._config = config
+        """`began` is the time of the launch, on the monotonic clock."""
         self._ledger = Ledger(bus)
         self._began = self._loop = self._first = self._last = began
         self._processes: set[str] = set()
@@ -31,11 +30,11 @@ class Phases:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
-        """All is collected."""
+        """Collection has ended."""
         self._loop = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A part of a cell, or of a test of the harness itself, has ended; with pytest-xdist in a worker."""
+        """A phase of a cell or of a test has ended, with pytest-xdist in one of its workers."""
         now = time.monotonic()
         if not self._processes:
             self._first = now - report.duration
@@ -48,16 +47,16 @@ class Phases:
         """A worker has ended."""
         self._ledger.take(xdist_worker.received_time_account(node))
 
-    def pytest_sessionfinish(self) -> None:
-        """In a worker: its guests are gone; tell what they took."""
-        if xdist_worker.is_worker(self._config):
-            xdist_worker.send_time_account(self._config, self._ledger.spent)
+    @property
+    def spent(self) -> Spent:
+        """The time accounts of this process's rows and of the workers that have ended."""
+        return self._ledger.spent
 
     def keep(self, figures: Figures) -> None:
-        """Keep what each phase took.
+        """Add the figures of how long each phase took.
 
-        `phase.start_s`, `ready_s`, `cells_s` and `end_s` follow each other and make up the run; `phase.idle_s` is what
-        its processes stood idle together while there were cells.
+        `phase.start_s`, `ready_s`, `cells_s` and `end_s` follow each other and add up to the run; `phase.idle_s` is the
+        idle time of all processes together while cells ran.
         """
         now = time.monotonic()
         cells = self._last - self._first

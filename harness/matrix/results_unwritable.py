@@ -1,4 +1,4 @@
-"""A run that cannot write what it found: it stops with one line and the harness's own status, what it has is kept."""
+"""Stops a run that cannot write its results with a one-line error and status 3; what has been written is kept."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from harness.core.errors import HARNESS_FAILED, HostError
 
 
 class ResultsUnwritable:
-    """A plugin that stands between pytest, for which such a failure is an internal error, and those who write."""
+    """A plugin that catches the errors of the hooks that write results; pytest would report an internal error."""
 
     def __init__(self) -> None:
         self._trouble = ""
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_logreport(self) -> Generator[None, Any, Any]:
-        """A cell's result that cannot be written ends the run: whatever came after it would be lost too."""
+        """End the run when a cell's result cannot be written: later results would be lost too."""
         try:
             return (yield)
         except HostError as error:
             self._trouble = str(error)
-            # An interrupted run has its summary printed, one with another status has not.
+            # pytest prints the summary of an interrupted run, but not of a run with another status.
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERRUPTED)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
-        """Reports that cannot be written cost neither the summary on the terminal nor the right exit status."""
+        """Keep the terminal summary and the exit status when a report cannot be written."""
         try:
             yield
         except (HostError, OSError) as error:
@@ -37,6 +37,6 @@ class ResultsUnwritable:
             session.exitstatus = HARNESS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell what is missing in the run's directory."""
+        """Print what could not be written to the run's directory."""
         if self._trouble:
             terminalreporter.write_line(f"not everything could be written: {self._trouble}")

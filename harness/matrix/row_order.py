@@ -1,4 +1,4 @@
-"""In which order rows begin: those that can run at once before those to be built, the slowest first."""
+"""The order in which rows begin: built images before unbuilt ones, the slowest first; and rows divided into parts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.report.durations import name_of
 
 
 def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]) -> list[str]:
-    """The recipes' names: built images by the seconds their rows last took, longest first; then binary kernels; then
+    """Return the recipes' names: built images, the longest row first by past durations, then binary kernels, then the
     kernels to be compiled.
 
-    The longest row first, because what begins last should not be what the run then waits for.
+    The longest row begins first so that the run does not wait for it alone at the end.
     """
 
     def place(recipe: Recipe) -> tuple[int, float]:
@@ -27,15 +27,15 @@ def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Ma
     return [recipe.name for recipe in sorted(recipes, key=place)]
 
 
-# What a case that never ran is taken to take, in seconds.
+# The assumed duration of a cell that never ran, in seconds.
 _UNKNOWN = 1.0
 
 
 def divided(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
-    """The part that each cell of a row is in: about as many seconds in each, the order kept.
+    """Return the part that each cell of a row is in: parts of about equal duration, the order kept.
 
-    A case and its mutants stay together, for the honest cell must know which of them survived. `seconds` are what cells
-    took before, by `name_of`.
+    A case and its mutants stay in one part: the honest cell must know which mutants survived. `seconds` are the past
+    durations of cells, by `name_of`.
     """
     cases = [list(each) for _, each in groupby(cells, key=lambda cell: cell.case)]
     weights = [sum(seconds.get(name_of(cell.case, cell.mutant), _UNKNOWN) for cell in case) for case in cases]

@@ -1,4 +1,4 @@
-"""The run loop: rows run as they become ready, so that a stock kernel is tested while others still compile."""
+"""The run loop: each row runs as soon as its guest is up, so that a stock kernel is tested while others compile."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import pytest
 from harness.matrix.cells.selection import cell_of
 from harness.matrix.guests.fleet import Fleet
 
-# How often a row that is not ready lets the board speak.
+# How often the board is updated while no row is ready.
 _LOOK_SECONDS = 0.5
 
 
-def run(session: pytest.Session, fleet: Fleet, speak: Callable[[], None]) -> None:
+def run(session: pytest.Session, fleet: Fleet, flush_board: Callable[[], None]) -> None:
     """Run the session's items: the harness's own tests, then each row when its guest is up.
 
-    `speak` is called where nothing else prints, between items and while waiting. Stops as pytest's own loop does.
+    `flush_board` is called where nothing else prints: between items and while waiting. Stops as pytest's own loop does.
     """
     own = [item for item in session.items if cell_of(item) is None]
     rows = _rows(session.items)
     booting, compared = wanted(session.items)
     fleet.begin(booting, compared)
-    _run_items(session, own, speak)
+    _run_items(session, own, flush_board)
     while rows:
         vm = next((name for name in rows if name not in booting or fleet.ready(name)), None)
         if vm is None:
             fleet.wait_any(list(rows), _LOOK_SECONDS)
-            speak()
+            flush_board()
             continue
-        _run_items(session, rows.pop(vm), speak)
+        _run_items(session, rows.pop(vm), flush_board)
 
 
 def wanted(items: Iterable[pytest.Item]) -> tuple[list[str], list[str]]:
-    """The rows that have a cell to run, in the items' order, and those of them that compare with a sibling's image."""
+    """Return the rows that have a cell to run, in the items' order, and those that need a sibling's image."""
     running = {vm: cells for vm, row in _rows(items).items() if (cells := [item for item in row if not _skipped(item)])}
     return list(running), [vm for vm, row in running.items() if any(_compares(item) for item in row)]
 
@@ -56,10 +56,10 @@ def _skipped(item: pytest.Item) -> bool:
     return item.get_closest_marker("skip") is not None
 
 
-def _run_items(session: pytest.Session, items: Sequence[pytest.Item], speak: Callable[[], None]) -> None:
-    """As pytest's own loop: the last item of a row has no next one, so that all its fixtures end with the row."""
+def _run_items(session: pytest.Session, items: Sequence[pytest.Item], flush_board: Callable[[], None]) -> None:
+    """Run one row as pytest's own loop does; its last item has no next one, so all fixtures end with the row."""
     for item, following in zip_longest(items, items[1:]):
-        speak()
+        flush_board()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.shouldfail:
             raise session.Failed(session.shouldfail)

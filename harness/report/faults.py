@@ -1,4 +1,4 @@
-"""What a fault put into a run on purpose came to, and what all of them say of the harness."""
+"""Faults injected into runs on purpose: how each ended, and the figures of all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from harness.report.run_dir import RunDirectory
 
 
 class FaultResult(BaseModel):
-    """How a run ended in which something broke.
+    """How a run with a fault ended.
 
-    `verdict` is that of the cell that was struck, empty where no cell was; `status` the run's exit status, negative
+    `verdict` is that of the affected cell, empty when no cell was affected; `status` is the run's exit status, negative
     when a signal ended it.
     """
 
@@ -28,8 +28,8 @@ class FaultResult(BaseModel):
 class Fault(BaseModel):
     """One fault: a line of `faults.jsonl`.
 
-    `vm` is empty where no guest of a VM is part of it; `lost` counts cells that ended and are not in the run's results,
-    `orphaned` the processes that outlived their run.
+    `vm` is empty when no guest is involved; `lost` counts cells that ended and are missing in the run's results,
+    `orphaned` counts processes that outlived their run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,19 +37,19 @@ class Fault(BaseModel):
     fault: str
     vm: str
     expected: FaultResult
-    told: FaultResult
+    reported: FaultResult
     lost: int
     orphaned: int
 
     @property
     def misjudged(self) -> bool:
-        """True when the run said something else of the fault than it should have."""
-        return self.expected != self.told
+        """True when the run did not report the expected result."""
+        return self.expected != self.reported
 
     def __str__(self) -> str:
         where = f" on {self.vm}" if self.vm else ""
         aside = f"; {self.lost} results lost, {self.orphaned} processes orphaned" if self.lost or self.orphaned else ""
-        return f"{self.fault}{where}: told {self.told}, expected {self.expected}{aside}"
+        return f"{self.fault}{where}: reported {self.reported}, expected {self.expected}{aside}"
 
 
 class Faults:
@@ -59,15 +59,15 @@ class Faults:
         self._path = directory.path / "faults.jsonl"
 
     def add(self, fault: Fault) -> None:
-        """Keep a fault. Raises HostError."""
+        """Append a fault. Raises HostError."""
         jsonl.append(self._path, fault)
 
     def read(self) -> list[Fault]:
-        """The faults kept so far, in order."""
+        """Return the faults written so far, in order."""
         return jsonl.read(self._path, Fault)
 
     def count(self, figures: Figures) -> None:
-        """Keep what all faults together say as figures. Raises HostError."""
+        """Add the figures of all faults together. Raises HostError."""
         faults = self.read()
         figures.add("faults.injected", len(faults), "faults")
         figures.add("faults.misjudged", sum(fault.misjudged for fault in faults), "faults", goal="0")

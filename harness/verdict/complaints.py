@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.images.recipe import BootNoise
@@ -176,3 +176,17 @@ def confirmed(complaints: Iterable[Complaint], dmesg: str | bytes) -> list[Compl
         for complaint in complaints
         if complaint.line in texts or complaint.seconds is None or complaint.seconds < oldest
     ]
+
+
+def complaints_in(
+    log: str | bytes, noise: Sequence[BootNoise], kernel_log: Callable[[], str | bytes | None] | None = None
+) -> Sorted:
+    """The complaints in a console log of a guest of ours, sorted by its recipe's boot noise.
+
+    `kernel_log` returns the kernel's own log (`dmesg -r`), or None when it cannot be read. It is called only when there
+    is an alarming complaint; those that the kernel's log does not confirm are dropped, none when it cannot be read.
+    """
+    # Every kernel of ours prints times. A line without one is a program's: a forged panic would pass for a real one.
+    found = allowed(read(log, timed=True), noise)
+    own = kernel_log() if kernel_log and found.alarming else None
+    return found if own is None else Sorted(found.allowed, tuple(confirmed(found.alarming, own)))

@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.target import Target
 from harness.verdict.complaint_kinds import ComplaintKind
-from harness.verdict.complaints import Complaint, allowed, read
+from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import Condition, Diagnosis, examine
 from harness.verdict.symbolize import namer
 
@@ -178,7 +178,7 @@ class Criminal:
                 end = Deadline.after(_LAST_WORDS_SECONDS)
                 self.guest.console.await_line([r"Kernel panic - not syncing[^\n]*\n"], end, since=since)
             printed = self.guest.console.text(since)
-        alarming = allowed(read(printed, timed=True), self.guest.image.recipe.boot_noise).alarming
+        alarming = complaints_in(printed, self.guest.image.recipe.boot_noise).alarming
         heard = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)
         diagnosis = examine(self.guest, heard, namer(self.guest))
         return TriggerResult(trigger, heard, diagnosis, time.monotonic() - began)

@@ -74,7 +74,7 @@ def test_fault(case: str, victim: str, tmp_path: Path, judge_fault: Judge) -> No
         case.removeprefix("test_"),
         vm=victim,
         expected=OTHERWISE.get((select([victim])[0].arch, case), FAULTS[case]),
-        told=(run.verdict(case), status),
+        reported=(run.verdict(case), status),
         lost=run.lost(),
         orphaned=run.orphaned(),
     )

@@ -33,7 +33,7 @@ def test_killed_at_any_time(tmp_path: Path, judge_fault: Judge) -> None:
         judge_fault(
             f"killed after {seconds:.1f} of {whole:.1f} s",
             expected=("", -signal.SIGKILL),
-            told=("", status),
+            reported=("", status),
             lost=run.lost(),
             orphaned=run.orphaned(),
         )

@@ -1,1 +1,1 @@
-"""Cells: which exist, how each ends, and the bundle of a failed one."""
+"""Cells: which exist, the result of each, and the bundle of a failed one."""

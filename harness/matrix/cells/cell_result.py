@@ -21,21 +21,21 @@ from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import plain
 from harness.verdict.verdict import Verdict
 
-# What is told without a traceback: it is about the guest, the kernel or the host, not about our code.
-TOLD_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind)
+# Errors that are reported without a traceback: they are about the guest, the kernel or the host, not about our code.
+REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind)
 
 
 class MutantSurvivedError(AssertionError):
-    """A case held for a probe that was broken on purpose: the case proves nothing on this VM."""
+    """A case held although its probe was broken on purpose: the case proves nothing on this VM."""
 
 
 @dataclass
 class CellWatch:
-    """What is gathered of a cell while its phases run.
+    """The state of a cell while its phases run.
 
-    `failed_with` and `told` are the first failure and how pytest tells it, `evidence` what the guest told then; a
-    `final` verdict is not changed by what a person did to the guest afterwards. `unexplained`: the verdict is that
-    the guest refused something, or that its connection broke; `explained`: it is known why.
+    `failed_with` is the first failure, `failure_text` pytest's report of it, `evidence` what was read from the guest
+    then. A `final` verdict does not change by what a person does to the guest afterwards. `unexplained`: the verdict
+    comes from a request that the guest refused, or from a connection that broke; `explained`: the cause is known.
     """
 
     identity: CellId
@@ -46,40 +46,40 @@ class CellWatch:
     guest: Guest | None = None
     kprobes: Kprobes | None = None
     failed_with: BaseException | None = None
-    told: str = ""
+    failure_text: str = ""
     evidence: Evidence | None = None
     bundle: str = ""
     final: bool = False
     unexplained: bool = False
     explained: bool = False
 
-    def give(self, guest: Guest) -> None:
-        """The row's guest is there: the cell's seconds count from here, not from when it began to wait for a build."""
+    def start_on(self, guest: Guest) -> None:
+        """Begin the cell's time when its guest is ready, so that the wait for a build does not count."""
         self.guest, self.began = guest, time.monotonic()
 
     def worse(self, verdict: Verdict, reason: str) -> None:
-        """Take a verdict if it is worse than what the cell has."""
+        """Set the verdict if it is worse than the current one."""
         if verdict.severity > self.verdict.severity and not self.final:
             self.verdict, self.reason = verdict, reason
 
     def judge(self, error: BaseException) -> None:
-        """Take what a phase of the cell raised into the verdict; several fixtures that fail to end raise a group.
+        """Set the verdict from what a phase of the cell raised; a group comes from several fixtures that fail to end.
 
-        What the guest refused, or that its connection broke, is explained by what its kernel then turns out to have
-        complained of, or by what became of it. That no heartbeat comes is a hang, whatever was complained of before.
+        A refused request or a broken connection is a symptom: a kernel complaint, or the guest's death, found later
+        explains it and replaces its verdict. A missing heartbeat is a hang even after a kernel complaint.
         """
         if isinstance(error, BaseExceptionGroup):
             for each in error.exceptions:
                 self.judge(each)
             return
-        kernels = isinstance(error, KernelComplained | GuestDied)
-        riddle = type(error) is GuestError or (type(error) is GuestLost and not self._hangs)
-        if riddle and self.explained:
+        cause = isinstance(error, KernelComplained | GuestDied)
+        symptom = type(error) is GuestError or (type(error) is GuestLost and not self._hangs)
+        if symptom and self.explained:
             return
-        if kernels and self.unexplained and not self.final:
+        if cause and self.unexplained and not self.final:
             self.verdict, self.unexplained = Verdict.PASS, False
-        self.explained |= kernels
-        self.unexplained |= riddle and self.verdict is not Verdict.HARNESS_ERROR
+        self.explained |= cause
+        self.unexplained |= symptom and self.verdict is not Verdict.HARNESS_ERROR
         self.worse(verdict_of(error), one_line(error))
 
     @property
@@ -87,11 +87,11 @@ class CellWatch:
         return bool(self.guest and self.guest.heart and self.guest.heart.silence)
 
     def let_go(self) -> None:
-        """Keep the verdict only: pytest keeps every item to the end, and with it all that hangs on it."""
+        """Drop everything except the verdict: pytest keeps each item, and what it refers to, until the end."""
         self.guest = self.kprobes = self.failed_with = self.evidence = None
 
     def record(self) -> Cell:
-        """The cell as the results file keeps it."""
+        """The cell as a record of the results file."""
         guest = self.guest
         return Cell(
             case=self.identity.case,
@@ -115,7 +115,7 @@ class CellWatch:
 
 
 def verdict_of(error: BaseException) -> Verdict:
-    """The word for what a phase raised."""
+    """The verdict for what a phase raised."""
     match error:
         case KernelComplained() | GuestDied():
             return error.verdict
@@ -135,7 +135,7 @@ def verdict_of(error: BaseException) -> Verdict:
 
 
 def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
-    """A mutant's cell holds only if the case raised Missed; anything else it raised goes on."""
+    """Let a mutant's cell hold only if the case raised Missed; raise any other error again."""
     if error is None:
         raise MutantSurvivedError(f"mutant {watch.identity.mutant} was not caught by {watch.identity.case}")
     if not isinstance(error, Missed):
@@ -143,7 +143,7 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
 
 
 def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
-    """Fail an honest cell whose mutants survived; why it is, empty when none did."""
+    """Fail an honest cell whose mutants survived; return the reason, empty when none did."""
     if not survivors:
         return ""
     reason = f"its mutants survived: {', '.join(each.mutant for each in survivors)}"
@@ -152,6 +152,6 @@ def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, without control codes, or its name."""
+    """The first line of an error's message without control codes, or its type's name when there is none."""
     text = plain(str(error)).strip() or type(error).__name__
     return text.splitlines()[0]

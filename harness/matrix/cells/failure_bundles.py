@@ -1,4 +1,4 @@
-"""A cell that fails: its guest is asked at once, and a bundle is written when it has ended."""
+"""Bundles of failed cells: evidence is read from the guest at the failure, the bundle is written at the cell's end."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ from harness.report.bundle import Bundle
 from harness.report.evidence import CONSOLE, Evidence, gather
 from harness.report.run_dir import RunDirectory
 
-# Of a console that is only on the disk: a guest that never answered has said all at its end.
+# How much of the end of a console log goes into the bundle of a guest that never answered.
 _TAIL_BYTES = 1 << 20
-# How a cell may end whose guest is well and of no interest.
+# Outcomes that are no failure: the guest is healthy and no evidence is needed.
 _NO_FAILURE = (pytest.skip.Exception, pytest.xfail.Exception)
 
 TakeOver = Callable[[Guest, Evidence, str], None]
 
 
 class Bundles:
-    """The bundles of one run. `take_over` is called with a failed cell's guest, its evidence and its reason."""
+    """Writes the bundles of one run. `take_over` gets the guest of a failed cell, its evidence and its reason."""
 
     def __init__(self, directory: RunDirectory, config: pytest.Config, take_over: TakeOver | None = None) -> None:
         self._directory = directory
         self._config = config
         self._take_over = take_over
 
-    def notice(self, watch: CellWatch, error: BaseException, told: str = "") -> None:
-        """A phase of the cell, or a guest of it alone, has failed: gather what is there, the first time."""
+    def notice(self, watch: CellWatch, error: BaseException, text: str = "") -> None:
+        """Gather the evidence at the first failure of a phase of the cell, or of a guest that it has for itself."""
         if not self._is_failure(watch, error):
             return
         watch.failed_with = watch.failed_with or error
-        watch.told = watch.told or told
+        watch.failure_text = watch.failure_text or text
         if watch.guest is None or watch.evidence is not None:
             return
         watch.evidence = gather(watch.guest, error)
         if self._take_over:
-            # Judged now as it will be when the fixtures end: what a person then does to the guest is no failure of it.
+            # Judge now as the fixtures would at their end: what a person does to the guest is no failure of the cell.
             watch.judge(checkup.last_words(watch.guest, error) if isinstance(error, GuestError) else error)
             watch.final = True
             self._take_over(watch.guest, watch.evidence, watch.reason)
 
     def _is_failure(self, watch: CellWatch, error: BaseException) -> bool:
-        """A mutant's cell is meant to raise Missed."""
+        """False for a caught mutant, which raises Missed, for a skip and for a known failure."""
         caught = isinstance(error, Missed) and watch.identity.mutant and not self._config.option.as_honest
         return not (caught or isinstance(error, _NO_FAILURE))
 
     def write(self, watch: CellWatch, survivors: Iterable[CellId]) -> None:
-        """Give a cell that did not hold its bundle; `survivors` are the mutants that it failed for.
+        """Write the bundle of a failed cell; `survivors` are the mutants that it failed for.
 
-        A disk that takes none costs the bundle, told in the cell's reason, not the cell.
+        When the bundle cannot be written, the cell's reason names the error and the cell is recorded without a bundle.
         """
         if watch.verdict.good:
             return
@@ -107,7 +107,7 @@ class Bundles:
         recipe = paths.RECIPES / f"{watch.identity.vm}.toml"
         witnesses = json.dumps(watch.record().witnesses, indent=1) + "\n"
         return {
-            "failure.txt": (watch.told or watch.reason).encode(errors="replace") + b"\n",
+            "failure.txt": (watch.failure_text or watch.reason).encode(errors="replace") + b"\n",
             "witnesses.json": witnesses.encode(),
             **({"recipe.toml": recipe} if recipe.is_file() else {}),
             **({} if guest else self._last_console(watch.identity.vm)),
@@ -118,26 +118,26 @@ class Bundles:
         }
 
     def _last_console(self, vm: str) -> dict[str, bytes | Path]:
-        """The end of what the VM's guests said, where no guest came up that could be asked for its own."""
+        """The end of the VM's newest console log, for a cell whose guest never came up."""
         logs = self._directory.consoles(vm)
         return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
 
 
 def _no_snapshot(guest: Guest | None) -> dict[str, str]:
-    """Why there is no snapshot that the guest began with."""
+    """Why the bundle has no snapshot to start from; empty when the guest was thawed."""
     if guest is None:
         return {"snapshot": "no guest came up"}
     return {} if guest.frozen else {"snapshot": "the guest was booted, not thawed"}
 
 
 def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:
-    """The log of the build that failed."""
+    """The log of the build that failed, if the failure was a build's."""
     there = isinstance(error, BuildError) and error.log is not None and error.log.is_file()
     return {"build.log": error.log} if there and isinstance(error, BuildError) and error.log else {}
 
 
 def _modules(guest: Guest) -> dict[str, bytes | Path]:
-    """The modules that were put into the guest."""
+    """The modules that were shipped to the guest."""
     names = {file: name for name, file in guest.image.modules.items()}
     return {f"modules/{names[file]}.ko": file for file in guest.shipped.values() if file in names}
 
@@ -151,5 +151,5 @@ def _hashes(image: Image) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _hash(file: Path) -> str:
-    """Files of the store do not change while a run uses them."""
+    """The hash of a file of the store, which does not change while a run uses it."""
     return sha256(file)

@@ -1,4 +1,4 @@
-"""What pytest tells of a cell, without what a guest could have put there to speak to a terminal or a reader of XML."""
+"""Strips control characters from pytest reports: guest output must not reach a terminal or an XML parser as control."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.verdict.printk import plain
 
 
 def disarm(report: pytest.TestReport) -> None:
-    """Strip control codes of a report's texts; one without any keeps its form."""
+    """Strip control codes from a report's texts; a text without any keeps its form."""
     report.sections = [(title, plain(text)) for title, text in report.sections]
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr

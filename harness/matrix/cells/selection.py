@@ -1,4 +1,4 @@
-"""Which cells there are: each case on each VM asked for, and its mutants there."""
+"""Which cells exist: each case on each VM asked for, and the case's mutants there."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
-    "crash_triggers: the case kills guests, or takes its time; it runs with `--crash-triggers all`",
-    "deep: the case takes its time; it runs with `--deep`, with more than samples, and where it is named",
+    "crash_triggers: the case kills guests, or is slow; it runs only with `--crash-triggers all`",
+    "deep: the case is slow; it runs with `--deep`, with more than a sample, or when it is named",
 )
 
 
 @dataclass(frozen=True)
 class CellId:
-    """A case on a VM, honest or with a mutant; `item` is pytest's name of it, which `-k` finds, in `file`."""
+    """A case on a VM, honest or with a mutant; `item` is pytest's name in `file`, which `-k` matches."""
 
     case: str
     vm: str
@@ -39,7 +39,7 @@ class CellId:
 
 
 def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
-    """Give a case that uses the `vm` fixture one cell a VM, and one more for each of its mutants."""
+    """Parametrize a case that uses the `vm` fixture: one cell a VM, and one more for each of its mutants there."""
     if "vm" not in metafunc.fixturenames:
         return
     if "mutant" not in metafunc.fixturenames:
@@ -51,7 +51,7 @@ def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
         if name not in MUTANTS:
             known = ", ".join(sorted(MUTANTS))
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {known}")
-    # Mutants come first: an honest cell is green only if its mutants were caught on that very VM.
+    # Mutants come first: an honest cell is green only if its mutants were caught on the same VM.
     cells = [(vm, mutant) for vm in vms for mutant in (*names, "")]
     metafunc.parametrize(("vm", "mutant"), cells, ids=[_label(vm, mutant) for vm, mutant in cells])
 
@@ -61,7 +61,7 @@ def _label(vm: str, mutant: str) -> str:
 
 
 def cell_of(item: pytest.Item) -> CellId | None:
-    """The cell an item is, None for the harness's own tests."""
+    """The cell of an item, None for the harness's own tests."""
     callspec = getattr(item, "callspec", None)
     if callspec is None or "vm" not in callspec.params:
         return None
@@ -73,13 +73,13 @@ def cell_of(item: pytest.Item) -> CellId | None:
 
 
 def vm_of(item: pytest.Item) -> str:
-    """The VM whose cell an item is, empty for the harness's own tests."""
+    """The VM of an item's cell, empty for the harness's own tests."""
     cell = cell_of(item)
     return cell.vm if cell else ""
 
 
 def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
-    """The first trait the case requires and the recipe does not have, empty when it has all."""
+    """The first trait that the case requires and the recipe lacks, empty when it has all."""
     for marker in item.iter_markers("requires"):
         for trait in marker.args:
             if not hasattr(recipe.traits, trait):
@@ -90,13 +90,13 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
 
 
 def asked_for(items: list[pytest.Item], *, crash_triggers: str, deep: bool) -> list[pytest.Item]:
-    """The items without those that only options ask for, `--crash-triggers all` and `--deep`."""
+    """The items without those that run only with `--crash-triggers all` or `--deep`."""
     left_out = [*(["crash_triggers"] if crash_triggers != "all" else []), *([] if deep else ["deep"])]
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
 
 
 def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:
-    """Mark as skipped, the trait named, each cell whose VM cannot have it."""
+    """Mark each cell whose VM lacks a required trait as skipped, with the trait's name."""
     for item in items:
         cell = cell_of(item)
         if cell is None:

@@ -1,1 +1,1 @@
-"""Commands of the command line that need a run or a guest."""
+"""The commands that need a run or a guest."""

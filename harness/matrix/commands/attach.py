@@ -1,4 +1,4 @@
-"""A person takes over a guest: a shell in it, or gdb on its kernel."""
+"""Attaches a person to a guest: a shell in it, or gdb on its kernel."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _ASK_SECONDS = 60.0
 
 
 class GuestAttacher:
-    """Takes over the guest of the first cell that fails; the guest ends when the person has done."""
+    """Attaches a person to the guest of the first cell that fails; the guest stops when the person leaves."""
 
     def __init__(self, way: str, clear: Callable[[], None]) -> None:
-        """`clear` gives the terminal back."""
+        """`clear` removes the board from the terminal."""
         self._way = way
         self._clear = clear
 
     def __call__(self, guest: Guest, evidence: Evidence, reason: str) -> None:
-        """Tell what failed and hand the guest over."""
+        """Print what failed and attach."""
         self._clear()
-        _say(f"{guest.name} failed: {reason}")
+        _print(f"{guest.name} failed: {reason}")
         try:
             if self._way == GDB:
                 _debug(guest, Symbols(guest.image.vmlinux, evidence.slide or 0, evidence.modules))
             else:
                 _enter(guest)
         except PinpointError as error:
-            _say(f"{error}{_INSTEAD.get(self._way, '')}")
+            _print(f"{error}{_INSTEAD.get(self._way, '')}")
         finally:
             guest.stop()
 
 
-def take(guest: Guest, way: str) -> int:
-    """Hand over a guest that runs well; gives the exit status of shell or gdb. Raises PinpointError."""
+def attach(guest: Guest, way: str) -> int:
+    """Attach to a healthy guest; return the exit status of the shell or of gdb. Raises PinpointError."""
     if way == SHELL:
         return _enter(guest)
     listing = guest.script(ASK_SECTIONS, guest.budget(_ASK_SECONDS)).stdout
@@ -51,14 +51,14 @@ def take(guest: Guest, way: str) -> int:
 
 
 def _enter(guest: Guest) -> int:
-    _say(f"a shell in {guest.name}, {guest.image.release}; its end is the guest's")
+    _print(f"a shell in {guest.name}, {guest.image.release}; the guest stops when you leave it")
     return terminal.interact(guest.link)
 
 
 def _debug(guest: Guest, symbols: Symbols) -> int:
-    _say(f"gdb on {guest.name}, {guest.image.release}; slide {symbols.slide:#x}; its end is the guest's")
+    _print(f"gdb on {guest.name}, {guest.image.release}; slide {symbols.slide:#x}; the guest stops when you leave it")
     return debugger.debug(guest, symbols)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(f"pinpoint: {plain(text)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""One pytest run in this process, and its exit status in our words."""
+"""Runs pytest in this process and translates its exit status."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from harness.core import paths, process
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
 
-# Whatever pytest is started for, and wherever from.
+# Arguments of every pytest run, from any directory.
 COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
-# What nothing but an option asks for, even where somebody names it.
-_LEFT_OUT = "; some cases run with --crash-triggers all only"
+# Cases that run only with this option, even when they are named.
+_LEFT_OUT = "; some cases run only with --crash-triggers all"
 
 
 class _Interruption:
-    """Remembers that a person ended the run: pytest's exit status does not tell that from a broken collection."""
+    """Records that a person ended the run: pytest's exit status is the same as for a broken collection."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -28,7 +28,7 @@ class _Interruption:
 
 
 def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
-    """Run pytest with these arguments: 0 all held, 1 a cell failed, 2 wrong use, 3 our own fault, 130 interrupted."""
+    """Run pytest; return 0 all held, 1 a cell failed, 2 wrong use, 3 harness or host failed, 130 interrupted."""
     interruption = _Interruption()
     status = pytest.main([*COMMON, *arguments], plugins=[interruption, *plugins])
     match status:

@@ -1,4 +1,4 @@
-"""`./pinpoint repro`: one cell again from its bundle, so many times, and whether it failed the same way."""
+"""`./pinpoint repro`: replays the cell of a bundle N times and reports whether it failed the same way."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from harness.report.sameness import alike
 from harness.verdict.printk import plain
 
 _HELD, _FAILED = 0, 1
-# Beside the runs of the matrix, so that `latest` stays the run that the bundle is of.
+# A directory of its own, so that `latest` stays the run that wrote the bundle.
 _PLACE = "replays"
 
 
 class _Listener:
-    """Hears how the cell ended."""
+    """A pytest plugin that records how the cell ended."""
 
     def __init__(self, wanted: Cell) -> None:
         self._wanted = _identity(wanted)
         self.cell: Cell | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Of the cells of a replay the one that the bundle is of."""
+        """Record the cell if it is the bundle's."""
         kept = getattr(report, "pinpoint_cell", None)
         if kept is not None and _identity(Cell(**kept)) == self._wanted:
             self.cell = Cell(**kept)
@@ -47,9 +47,9 @@ def _identity(cell: Cell) -> tuple[str, str, str]:
 
 
 def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int:
-    """Replay a bundle; 0 when the cell held each time, 1 when it failed in any way, 2 and 3 as every command.
+    """Replay a bundle; return 0 when the cell held each time, 1 when it failed in any way, 2 and 3 as every command.
 
-    Raises UsageError for what is no bundle, or one of another version of the project unless `anyway`.
+    Raises UsageError when `directory` is no bundle, or one of another version of the project and not `anyway`.
     """
     about = bundle.read(directory)
     build_context = BuildContext.in_cache(Bus())
@@ -67,7 +67,7 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
         outcomes[outcome] += 1
         worst = max(worst, status)
         print(f"replay {number} of {times}: {outcome}")
-    for line in _told(about.cell, outcomes, times):
+    for line in _report(about.cell, outcomes, times):
         print(line)
     return worst
 
@@ -82,16 +82,16 @@ def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
 
 
 def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: bool) -> None:
-    """The recipe must still be there and make the same image; the case's file must be there.
+    """Check that the recipe exists and makes the same image, and that the case's file exists. Raises UsageError.
 
-    A bundle may come from anybody: nothing outside of the project is run for it, and nothing is run otherwise.
+    A bundle may come from a stranger: only files of the project are run, with options that a run of ours records.
     """
     recipe = select([about.cell.vm])[0]
     file = (paths.PROJECT / about.file).resolve()
     foreign = replay_options.foreign(about.options)
     if foreign:
         raise UsageError(
-            f"the bundle asks for {foreign!r}, as no run does", where=about.cell.vm, mend="do not trust it"
+            f"the bundle has the option {foreign!r}, which no run records", where=about.cell.vm, mend="do not trust it"
         )
     if not file.is_file() or not file.is_relative_to(paths.PROJECT):
         raise UsageError(
@@ -107,11 +107,11 @@ def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: 
 
 
 def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
-    """What is another than when the cell failed, and may be why it fails no more."""
+    """List what has changed since the cell failed, and may be why it no longer fails."""
     if about.hashes.get(about.file) not in (None, sha256(paths.PROJECT / about.file)):
         yield f"{about.file} has changed since"
     if about.frozen and not (build_context.store.root / about.frozen).is_dir():
-        yield f"{about.frozen} is not in the store any more: guests begin with another boot"
+        yield f"{about.frozen} is no longer in the store: guests start from another boot"
 
 
 def _outcome(before: Cell, now: Cell) -> str:
@@ -122,8 +122,8 @@ def _outcome(before: Cell, now: Cell) -> str:
     return plain(f"failed another way: {now.verdict.value}: {now.reason}")
 
 
-def _told(before: Cell, outcomes: Counter[str], times: int) -> Iterator[str]:
-    """The bundle's own failure, then how often each outcome."""
+def _report(before: Cell, outcomes: Counter[str], times: int) -> Iterator[str]:
+    """Lines with the bundle's own failure, then how often each outcome occurred."""
     yield plain(f"\n{before.case} on {before.vm} was {before.verdict.value}: {before.reason}")
     for outcome, count in outcomes.most_common():
         yield f"{count} of {times}: {outcome}"

@@ -1,4 +1,4 @@
-"""`./pinpoint verify`: someone else's module against one VM, from its file to a table and an exit status."""
+"""`./pinpoint verify`: loads an external module in one VM, checks its kprobes, and prints a table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.core import paths
-from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus
-from harness.guest.accelerator import choose
+from harness.core.text_table import lay_out
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions, boot
@@ -33,38 +32,38 @@ from harness.verdict.printk import plain
 _HELD, _MISSED = 0, 1
 _SHOWN_LINES = 12
 
-Say = Callable[[str], None]
+Write = Callable[[str], None]
 
 
 def verify(file: Path, recipe: Recipe, system_map: Path | None) -> int:
-    """Do it all, with the board on the terminal and the table on standard output. Gives the exit status, 0 or 1.
+    """Verify a module, with the board on the terminal and the table on standard output; return the exit status, 0 or 1.
 
-    Raises UsageError for a module or a map that cannot be right, BuildError, BootError or HostError where we fail.
+    Raises UsageError for a wrong module or System.map, BuildError, BootError or HostError when the harness fails.
     """
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
-    said: list[str] = []
+    output: list[str] = []
     log = paths.cache() / "logs" / f"verify-{recipe.name}.log"
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as aside:
         try:
-            status = aside.submit(_whole, file, recipe, system_map, bus, log, said.append)
+            status = aside.submit(_whole, file, recipe, system_map, bus, log, output.append)
             board.follow([status])
         finally:
             board.close()
-    for text in said:
+    for text in output:
         print(plain(text))
     return status.result()
 
 
-def _whole(file: Path, recipe: Recipe, system_map: Path | None, bus: Bus, log: Path, say: Say) -> int:
-    return Verification(file, recipe, system_map, BuildContext.in_cache(bus)).run(log, say)
+def _whole(file: Path, recipe: Recipe, system_map: Path | None, bus: Bus, log: Path, write: Write) -> int:
+    return Verification(file, recipe, system_map, BuildContext.in_cache(bus)).run(log, write)
 
 
 class Verification:
-    """One module, on one VM. Everything that needs no guest is checked before one is booted."""
+    """One module on one VM. Everything that needs no guest is checked before one is booted."""
 
     def __init__(self, file: Path, recipe: Recipe, system_map: Path | None, build_context: BuildContext) -> None:
-        """Raises UsageError, one line, when the module or the System.map cannot be right for the VM."""
+        """Raises UsageError when the module or the System.map is not for the VM's kernel."""
         elf = external_module.read(file, recipe.architecture)
         names = SystemMap.read(system_map) if system_map else None
         image = prepare(recipe, build_context, probes=False)
@@ -76,55 +75,55 @@ class Verification:
         self._image: Image = replace(image, modules={self._name: file})
         self._bus = build_context.bus
 
-    def run(self, log: Path, say: Say) -> int:
-        """Boot, load, check, unload; say what was seen. Gives 0 when every kprobe landed and all was well, else 1.
+    def run(self, log: Path, write: Write) -> int:
+        """Boot, load, check and unload; pass each line of the report to `write`.
 
-        The guest's console goes to `log`. Raises what the boot raises.
+        Returns 0 when every kprobe landed and nothing else was wrong, else 1. The guest's console goes to `log`. Raises
+        what the boot raises.
         """
-        accelerator = choose(self._image.recipe.architecture, None)
-        deadline = Deadline.after(self._image.recipe.machine.boot_seconds)
-        guest = boot(self._image, StartOptions(log, RunKeys.make(), accelerator, self._bus, deadline))
+        options = StartOptions.for_image(self._image, log=log, keys=RunKeys.make(), bus=self._bus)
+        guest = boot(self._image, options)
         with guest:
             checkup.begin(guest)
-            wrongs = [*self._live(guest, say), *_after(guest)]
+            wrongs = [*self._live(guest, write), *_after(guest)]
         for wrong in wrongs:
-            say(f"{self._name}: {wrong}")
+            write(f"{self._name}: {wrong}")
         if wrongs:
-            say(f"(the whole console: {log})")
+            write(f"(the whole console: {log})")
         return _MISSED if wrongs else _HELD
 
-    def _live(self, guest: Guest, say: Say) -> list[str]:
-        """One life of the module; what was wrong with it."""
+    def _live(self, guest: Guest, write: Write) -> list[str]:
+        """Load, check and unload the module; return what was wrong."""
         try:
             life = Life(guest, self._name, self._names)
         except GuestLost:
-            return []  # the check-up finds the same, and the kernel's words
+            return []  # the check-up reports the same with the kernel's own lines
         except GuestError as error:
             return [error.what]
         if life.landings:
-            say(table(life.landings))
+            write(table(life.landings))
         missed = [landing for landing in life.landings if landing.complaint]
         for landing in missed:
-            say(f"\n{landing.site}: {landing.complaint}\n\n{landing.table()}")
+            write(f"\n{landing.site}: {landing.complaint}\n\n{landing.table()}")
         found = [f"{len(missed)} of {len(life.landings)} kprobes did not land"] if missed else []
         return [*found, *life.wrongs]
 
 
 def _after(guest: Guest) -> list[str]:
-    """What the kernel complained of, or what is left of the module."""
+    """Return the kernel's complaints after the unload, or what is left of the module."""
     try:
         checkup.end(guest)
     except LeftBehind as left:
         return [str(left).replace("the cell", "the module")]
     except KernelComplained as complained:
-        return _words(complained)
+        return _lines(complained)
     except GuestError as lost:
-        return _words(checkup.last_words(guest, lost))
+        return _lines(checkup.last_words(guest, lost))
     return []
 
 
-def _words(error: Exception) -> list[str]:
-    """The kernel's own words: the first lines of its first complaint, which others follow from."""
+def _lines(error: Exception) -> list[str]:
+    """The first lines of the kernel's first complaint, of which later ones are often consequences."""
     if not isinstance(error, KernelComplained):
         return [str(error)]
     first = error.complaints[0]
@@ -132,17 +131,13 @@ def _words(error: Exception) -> list[str]:
 
 
 def table(landings: Iterable[Landing]) -> str:
-    """One line for each kprobe: where it is, what that means, what memory has there, whether it landed."""
+    """Return a line for each kprobe: its address, the symbol there, the bytes in memory, and whether it landed."""
     rows = [("kprobe", "address", "means", "memory", "verdict")]
     for landing in landings:
-        said = {each.witness: each for each in landing.statements}
-        address = said["listed"].address
+        by_witness = {each.witness: each for each in landing.statements}
+        address = by_witness["listed"].address
         where = "-" if address is None else f"{address:#x}"
         means = "-" if address is None else landing.meaning(address)
-        seen = said["outside"].says if "outside" in said else "-"
+        seen = by_witness["outside"].says if "outside" in by_witness else "-"
         rows.append((str(landing.site), where, means, seen, "missed" if landing.complaint else "landed"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
-        for row in rows
-    )
+    return "\n".join(lay_out(rows))

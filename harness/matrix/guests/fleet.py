@@ -1,4 +1,4 @@
-"""The rows of a run: images prepared and guests booted in the background, handed out as they become ready."""
+"""The guests of a run: images are prepared and guests started in the background, one guest a row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.guest import start
-from harness.guest.accelerator import choose
 from harness.guest.emulator import EmulatorKilled, FrozenRefused
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -30,17 +28,17 @@ from harness.matrix.guests.once import Once
 from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
-# What may go well with the next guest of a row, and how often it is tried.
+# Errors that the next guest of a row may not meet, and how many guests may be lost to them.
 _PASSING = (EmulatorKilled, FrozenRefused, GuestDied)
 _MOST_LOST = 3
 
 
 def _build_here(_: str) -> None:
-    """Nobody else builds: the image is built by this process."""
+    """No other process builds images: this one does."""
 
 
 class Fleet:
-    """One guest a VM, as long as it is well; a retired one is replaced when next asked for."""
+    """One guest a VM, used as long as it is healthy; a retired guest is replaced at the next request."""
 
     def __init__(
         self,
@@ -53,13 +51,14 @@ class Fleet:
         suffix: str = "",
         await_image: Callable[[str], None] = _build_here,
     ) -> None:
-        """`bus` hears of boots, the build_context's own of builds; `await_image` waits for another process's build.
+        """`bus` carries the events of guests, the build context's own bus those of builds.
 
-        `suffix` is what this process's console logs end with, where others write some of the same rows.
+        `await_image` waits for another process's build. `suffix` is appended to the names of this process's console
+        logs where other processes run parts of the same rows.
         """
         self.recipes = {recipe.name: recipe for recipe in recipes}
         self.bus = bus
-        self._workshop = build_context
+        self._build_context = build_context
         self._await_image = await_image
         self._directory = directory
         self._suffix = suffix
@@ -79,16 +78,16 @@ class Fleet:
         return RunKeys.make()
 
     def build(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
-        """Start building the images of these rows in the background, and of the siblings of those in `compared`."""
+        """Start building the images of these rows in the background, and siblings' images for those in `compared`."""
         siblings = [self.recipes[name].kernel.sibling for name in compared]
         for name in dict.fromkeys([*names, *filter(None, siblings)]):
             self._pool.submit(self._prepare, name)
 
     def begin(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
-        """Start preparing these rows in the background, in this order; those under way are left alone.
+        """Start preparing these rows in the background, in this order, unless they are under way.
 
-        The rows in `compared` have cells that ask for their sibling's image: it is prepared before they are ready, so
-        that no cell stands still while a kernel is built.
+        The rows in `compared` have cells that need a sibling's image. It is prepared before the row is ready, so that
+        no cell waits for a kernel build.
         """
         self._compared.update(compared)
         for name in names:
@@ -96,21 +95,21 @@ class Fleet:
                 self._guests[name] = self._pool.submit(self._prepare_and_start, name)
 
     def image(self, name: str) -> Image:
-        """The image of a VM, a row of this run or not, prepared now if need be. Raises what its build raised."""
+        """Return the image of any VM, a row of this run or not, prepared if necessary. Raises what its build raised."""
         return self._prepare(name)
 
     def ready(self, name: str) -> bool:
-        """True when the row's guest is up, or will never be."""
+        """True when the row's guest is up, or has failed to start."""
         return name in self._guests and self._guests[name].done()
 
     def wait_any(self, names: Sequence[str], seconds: float) -> None:
-        """Wait until one of these rows is ready, at most so long."""
+        """Wait until one of these rows is ready, at most `seconds`."""
         wait([self._guests[name] for name in names], timeout=seconds, return_when=FIRST_COMPLETED)
 
     def guest(self, name: str) -> Guest:
-        """The row's guest, begun if need be. Raises what its build or boot raised, each time it is asked for.
+        """Return the row's guest, started if necessary. Raises what its build or boot raised, at each request.
 
-        What befell that one guest alone costs the cell that asked first; the next cell gets another, a few times.
+        An error of that one guest alone is raised only once: the next cell gets a new guest, up to a limit.
         """
         self.begin([name])
         try:
@@ -123,9 +122,9 @@ class Fleet:
 
     @contextmanager
     def fresh(self, name: str, *, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
-        """Another guest of the VM beside the row's own: thawed, or booted anew, which KASLR slides anew.
+        """Start one more guest of the VM: thawed, or booted with `anew`, which draws a new KASLR slide.
 
-        It has so many virtual CPUs, by default as many as the recipe says. Raises what its build or boot raises.
+        `cpus` is its number of virtual CPUs; 0 is the recipe's. Raises what its build or boot raises.
         """
         image = self._prepare(name)
         if cpus:
@@ -139,11 +138,11 @@ class Fleet:
             yield guest
 
     def drop_frozen(self, image: Image) -> None:
-        """Forget the frozen guest of an image: the next to ask boots another."""
+        """Drop the frozen guest of an image from the store: the next request boots one."""
         self._freezer.drop(image)
 
     def retire(self, name: str, because: str = "") -> None:
-        """Stop the row's guest; the next `guest()` begins a fresh one. Where there is a reason, it is told."""
+        """Stop the row's guest; the next `guest()` starts a new one. The board shows the reason, if there is one."""
         if because:
             with self.bus.step(name, "replace") as step:
                 step.close_with(because)
@@ -152,7 +151,7 @@ class Fleet:
             future.result().stop()
 
     def close(self) -> None:
-        """Stop every guest and wait for the background to end."""
+        """Stop every guest and wait for the background threads to end."""
         for future in self._guests.values():
             future.cancel()
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -167,13 +166,13 @@ class Fleet:
         recipe = self.recipes[name] if name in self.recipes else select([name])[0]
         self._await_image(name)
         with self.bus.clocked(name, IMAGE):
-            return prepare(recipe, self._workshop)
+            return prepare(recipe, self._build_context)
 
     def _prepare_and_start(self, name: str) -> Guest:
         image = self._prepare(name)
         sibling = image.recipe.kernel.sibling
         if sibling and name in self._compared:
-            # Raised again to the cells that ask for it, and to no other.
+            # The cells that request the image get the error again; other cells do not need it.
             with suppress(PinpointError):
                 self._prepare(sibling)
         with self._starting:
@@ -187,24 +186,19 @@ class Fleet:
         return guest
 
     def _thaw(self, image: Image, log_name: str) -> Guest:
-        """A guest that answers, begun where one was frozen whose traits are proved."""
+        """Thaw a guest; the frozen one, whose traits are proved, is made first if necessary."""
 
         def boot(keys: RunKeys) -> Guest:
-            return start.boot(image, self._beginning(image, log_name, keys))
+            return start.boot(image, self._options(image, log_name, keys))
 
         frozen = self._freezer.frozen(image, boot)
-        return self._freezer.thaw(image, frozen, self._beginning(image, log_name, self._keys))
+        return self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys))
 
     def _boot(self, image: Image, log_name: str) -> Guest:
-        """A guest that answers, booted anew."""
-        return start.boot(image, self._beginning(image, log_name, self._keys))
+        """Boot a guest."""
+        return start.boot(image, self._options(image, log_name, self._keys))
 
-    def _beginning(self, image: Image, log_name: str, keys: RunKeys) -> StartOptions:
-        """Its console goes to `console/<log_name>.log`."""
-        return StartOptions(
-            log=self._directory / "console" / f"{log_name}.log",
-            keys=keys,
-            accelerator=choose(image.recipe.architecture, self._forced),
-            bus=self.bus,
-            deadline=Deadline.after(image.recipe.machine.boot_seconds),
-        )
+    def _options(self, image: Image, log_name: str, keys: RunKeys) -> StartOptions:
+        """The options of one guest, whose console goes to `console/<log_name>.log`."""
+        log = self._directory / "console" / f"{log_name}.log"
+        return StartOptions.for_image(image, log=log, keys=keys, bus=self.bus, forced_accelerator=self._forced)

@@ -1,4 +1,4 @@
-"""Frozen guests in the store: booted once, their traits proved, everything shipped; each guest of a row is thawed."""
+"""Frozen guests in the store: booted once, their traits proved, all files shipped; each guest of a row is thawed."""
 
 from __future__ import annotations
 
@@ -24,64 +24,64 @@ from harness.matrix.guests.once import Once
 
 KIND = "frozen"
 _STATE = "state"
-# A frozen guest takes some 100 MB; what no run thawed for a day is of another kernel, or of other probes.
+# A frozen guest takes some 100 MB; one that no run has thawed for a day is of another kernel, or of other probes.
 _KEPT_SECONDS = 24 * 3600.0
 
 Boot = Callable[[RunKeys], Guest]
 
 
 class Freezer:
-    """One frozen guest for each image, machine, accelerator and QEMU, made when it is first asked for."""
+    """One frozen guest for each image, machine, accelerator and QEMU, made at the first request."""
 
     def __init__(self, build_context: BuildContext, bus: Bus, forced_accelerator: str | None) -> None:
-        """`bus` hears of the proof of traits."""
-        self._workshop = build_context
+        """`bus` carries the events of the proof of traits; `forced_accelerator` is None for the host's best."""
+        self._build_context = build_context
         self._bus = bus
         self._forced = forced_accelerator
         self._made: Once[str, Path] = Once(passing=(EmulatorKilled,))
 
     def frozen(self, image: Image, boot: Boot) -> Path:
-        """The file to thaw guests of the image from; `boot` starts one to freeze, which lets the given keys in.
+        """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the keys it gets.
 
-        Raises what its boot raises, and when its traits are not so.
+        Raises what the boot raises, and TraitContradictedError when a trait does not hold.
 
-        Only this very QEMU with this very command line is ever given it (docs/architecture.md, "Freeze and thaw").
+        The file is used only with the same QEMU and the same command line (docs/architecture.md, "Freeze and thaw").
         """
         parts = self._parts(image)
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
     def kept(self, image: Image, boot: Boot) -> Path | None:
-        """The file of a guest that is frozen already, None where there is none; as `frozen` where it is damaged."""
-        return self.frozen(image, boot) if self._workshop.store.present(KIND, self._parts(image)) else None
+        """Return the file of a guest that is frozen already, None when there is none; makes a new one if damaged."""
+        return self.frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
 
-    def thaw(self, image: Image, frozen: Path, beginning: StartOptions) -> Guest:
-        """A guest thawed from such a file; one that none can be thawed from no later run shall meet again.
+    def thaw(self, image: Image, frozen: Path, options: StartOptions) -> Guest:
+        """Thaw a guest from such a file. A file that cannot be thawed is dropped, so that no later run uses it.
 
-        Raises as start.thaw() does.
+        Raises what start.thaw() raises.
         """
         try:
-            return start.thaw(image, frozen, beginning)
+            return start.thaw(image, frozen, options)
         except (FrozenRefused, BootError):
             self.drop(image)
             raise
 
     def drop(self, image: Image) -> None:
-        """Forget the frozen guest of an image, of which none could be thawed: the next to ask boots another."""
+        """Drop the frozen guest of an image: the next request boots one."""
         parts = self._parts(image)
-        self._workshop.store.drop(KIND, parts)
+        self._build_context.store.drop(KIND, parts)
         self._made.forget(key_of(parts))
 
     def _parts(self, image: Image) -> list[str]:
         return frozen_parts(image, choose(image.recipe.architecture, self._forced))
 
     def _obtain(self, image: Image, boot: Boot, parts: list[str]) -> Path:
-        store = self._workshop.store
+        store = self._build_context.store
         entry = store.obtain(KIND, parts, vm=image.recipe.name, build=lambda path, step: self._freeze(boot, path, step))
         store.drop_unused(KIND, _KEPT_SECONDS)
         return entry.path / _STATE
 
     def _freeze(self, boot: Boot, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        # Keys of its own, which nobody has when it is thawed.
+        # Keys of its own, which no process has any more when it is thawed.
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
             step.say("freezing")
@@ -89,11 +89,11 @@ class Freezer:
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
     def _proved(self, boot: Boot, keys: RunKeys) -> Guest:
-        """A guest that answers and whose traits are proved."""
+        """Boot a guest and prove its traits."""
         try:
             return self._boot_proved(boot, keys)
         except traits.TraitContradictedError as contradiction:
-            # A slide is zero by chance once in some 500 boots of an x86_64 kernel; only a second boot tells.
+            # The slide is zero by chance in about one of 500 boots of an x86_64 kernel; a second boot decides.
             if contradiction.trait != "kaslr":
                 raise
             return self._boot_proved(boot, keys)

@@ -1,4 +1,4 @@
-"""What a guest is before its first cell, and what a cell made of it."""
+"""The state of a guest before its first cell, and what a cell changed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ _MEMORY = "/proc/meminfo"
 # The kernel's own threads have empty command lines, so grep passes over them.
 ASK = f"grep -sH '' {_MODULES} {_KPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
 
-# What each bit of the taint is called (Documentation/admin-guide/tainted-kernels.rst, 6.1).
+# The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
-# Out of tree and unsigned: every module of ours is, and the kernel never takes it back.
+# Out of tree and unsigned: every module of ours is, and the kernel never clears these bits.
 _OURS = frozenset("OE")
-# Of its memory, what a guest's slab may grow by. A healthy parisc's grows by 50 KiB a round trip, for QEMU 7.2's
-# firmware makes each object take 32 KiB; x86_64's hardly moves.
+# The guest's slab may grow by this share of its memory (1/8). The slab of a healthy parisc guest grows by 50 KiB a
+# round trip, because QEMU 7.2's firmware makes each object take 32 KiB; that of x86_64 hardly grows.
 _SLAB_SHARE = 8
 
 
 @dataclass(frozen=True)
 class State:
-    """What is in a guest, each thing in words, processes apart; its taint, in the kernel's letters; its slab in KiB."""
+    """The state of a guest.
+
+    `things` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab` is in KiB.
+    """
 
     things: Counter[str]
     processes: Counter[str]
@@ -39,31 +42,34 @@ class State:
         processes: Counter[str] = Counter()
         taint, slab = None, 0
         for line in listing.splitlines():
-            path, _, told = line.partition(":")
+            path, _, text = line.partition(":")
             if path == _TAINT:
-                taint = _letters(int(told))
+                taint = _letters(int(text))
             elif path == _MEMORY:
-                slab = int(told.split()[1]) if told.startswith("Slab:") else slab
+                slab = int(text.split()[1]) if text.startswith("Slab:") else slab
             elif path.endswith("/cmdline"):
-                processes[f"process {told.partition(chr(0))[0]}"] += 1
+                processes[f"process {text.partition(chr(0))[0]}"] += 1
             else:
-                things[_thing(path, told)] += 1
+                things[_thing(path, text)] += 1
         if taint is None:
             raise ValueError(f"no {_TAINT} in it")
         return cls(things, processes, taint, slab)
 
     def more_processes(self, after: State) -> Counter[str]:
-        """The processes that came. One of ours that ended is no change: it is begun again."""
+        """The processes that were added. A process of ours that ended does not count: it is started again."""
         return after.processes - self.processes
 
     def changed(self, after: State, kept: Iterable[str]) -> list[str]:
-        """What is there afterwards and was not before, or the other way; the modules in `kept` have come."""
+        """List what was added and what was removed; the modules in `kept` are expected to have been added."""
         before = self.things + Counter(_module(name, "0") for name in kept)
         came = (after.things - before) + self.more_processes(after)
         return sorted([*came.elements(), *(f"no {thing}" for thing in (before - after.things).elements())])
 
-    def worn(self, after: State, memory_mib: int) -> str:
-        """What makes the guest another one without anybody's fault, empty for nothing: more taint, much more slab."""
+    def discard_reason(self, after: State, memory_mib: int) -> str:
+        """Why the guest must be discarded although the cell did nothing wrong: new taint, or much more slab.
+
+        Empty when it need not be.
+        """
         taint = "".join(sorted(after.taint - self.taint - _OURS))
         more = (after.slab - self.slab) >> 10
         found = [f"taint {taint}"] if taint else []
@@ -71,15 +77,15 @@ class State:
         return ", ".join(found)
 
 
-def _thing(path: str, told: str) -> str:
+def _thing(path: str, text: str) -> str:
     match path:
         case "/proc/modules":
-            name, _, references, *_ = told.split()
+            name, _, references, *_ = text.split()
             return _module(name, references)
         case "/proc/mounts":
-            what, where, *_ = told.split()
+            what, where, *_ = text.split()
             return f"mount {what} on {where}"
-    return f"kprobe {told}"
+    return f"kprobe {text}"
 
 
 def _module(name: str, references: str) -> str:

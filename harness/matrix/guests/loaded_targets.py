@@ -1,7 +1,7 @@
-"""Target modules that stay loaded from one cell to the next: loading one takes an emulated parisc 0.3 s.
+"""Target modules that stay loaded from one cell to the next: loading one takes 0.3 s on an emulated parisc.
 
-A cell sees no module but those that it asked for. One is kept only between cells that ask for it and for no other:
-which of several was loaded last decides what a plain name means (kallsyms_lookup_name(), 6.1).
+A cell sees only the modules that it requests. A module is kept only between cells that request it and no other:
+when several are loaded, the last one decides what a plain name means (kallsyms_lookup_name(), 6.1).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _kept: WeakKeyDictionary[Guest, Target] = WeakKeyDictionary()
 
 
 def make_room(guest: Guest, builds: Collection[str]) -> None:
-    """Unload what is kept in the guest, unless the cell that begins asks for just that. Raises GuestError."""
+    """Unload the kept module, unless the cell that begins requests exactly that one. Raises GuestError."""
     if guest in _kept and list(builds) != [_kept[guest].build]:
         _kept.pop(guest).unload()
 
 
 def acquire(guest: Guest, build: str) -> Target:
-    """The kept target, as if this were its first life, or one loaded now. Raises GuestError."""
+    """Return the kept target with its history cleared, or load one now. Raises GuestError."""
     if guest in _kept:
         target = _kept.pop(guest)
         target.previous = {}
@@ -33,7 +33,7 @@ def acquire(guest: Guest, build: str) -> Target:
 
 
 def release(target: Target, *, alone: bool) -> None:
-    """Keep a target that was the cell's only one, and unload any other. Raises GuestError."""
+    """Keep a target that was the cell's only one; unload any other. Raises GuestError."""
     if alone:
         _kept[target.guest] = target
     else:

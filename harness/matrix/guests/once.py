@@ -1,4 +1,4 @@
-"""Something made once, however many threads ask for it."""
+"""Values that are made once, however many threads request them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ V = TypeVar("V")
 
 
 class Once(Generic[K, V]):
-    """Values by key; the first to ask makes one, the others wait. What its making raised is raised to each of them.
+    """Values by key; the first request makes the value, the others wait. An error is raised in each of them.
 
-    `passing` is what may go well the next time: it is raised to those who wait, and who asks later makes a new one.
+    `passing` are errors that may not occur again: they are raised in those who wait, and a later request tries again.
     """
 
     def __init__(self, passing: tuple[type[BaseException], ...] = ()) -> None:
@@ -21,11 +21,11 @@ class Once(Generic[K, V]):
         self._passing = passing
 
     def forget(self, key: K) -> None:
-        """Who asks later makes a new one."""
+        """Forget a value: the next request makes a new one."""
         self._values.pop(key, None)
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """The value of `key`, made by `make` if nobody has yet."""
+        """Return the value of `key`, made by `make` at the first request."""
         mine: Future[V] = Future()
         value = self._values.setdefault(key, mine)
         if value is mine:

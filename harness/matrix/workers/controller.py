@@ -1,8 +1,8 @@
-"""A run in several processes: the controller alone builds and shows the board; its workers ask it and tell it.
+"""The socket between the controller, which builds images and shows the board, and its workers.
 
-They speak through a socket in a directory of this user alone, one JSON object a line: `{"event": ...}`,
-`{"rows": [...], "compared": [...], "asked": {...}}`, and `{"image": NAME}`, which is answered by `{"error": TEXT}`,
-empty when the image is in the store.
+The socket is in a directory that only this user can enter. Each message is one JSON object on a line:
+`{"event": ...}`, `{"rows": [...], "compared": [...], "asked": {...}}`, or `{"image": NAME}`. The reply to the last
+is `{"error": TEXT}`; TEXT is empty when the image is in the store.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ Begin = Callable[[Sequence[str], Collection[str]], None]
 
 
 class Controller:
-    """In the controller: hears the workers' news and has images built for them."""
+    """The server in the controller: publishes the workers' events on its bus and builds images for the workers."""
 
     def __init__(self, bus: Bus, begin: Begin, build: Callable[[str], object]) -> None:
         self._bus = bus
         self._begin = begin
         self._build = build
         self._began = threading.Lock()
-        # The cells asked for by pytest's names of them, once a worker has collected.
+        # The cells asked for, by pytest's node id; filled when the first worker has collected.
         self.asked: dict[str, CellId] = {}
         self._directory = tempfile.mkdtemp(prefix="pinpoint-")
-        self.address = str(Path(self._directory) / "foreman")
+        self.address = str(Path(self._directory) / "controller")
         self._server = _Server(self.address, _Line)
-        self._server.foreman = self
-        threading.Thread(target=self._server.serve_forever, name="foreman", daemon=True).start()
+        self._server.controller = self
+        threading.Thread(target=self._server.serve_forever, name="controller", daemon=True).start()
 
     def close(self) -> None:
-        """Hear nobody any more."""
+        """Close the socket."""
         self._server.shutdown()
         self._server.server_close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def answer(self, said: dict[str, Any]) -> dict[str, str] | None:
-        """Do what one line says; what to answer, None for nothing."""
-        match said:
+    def answer(self, message: dict[str, Any]) -> dict[str, str] | None:
+        """Handle one message; return the reply, None where the message has none."""
+        match message:
             case {"event": fields}:
                 self._bus.publish(Event(**{**fields, "phase": Phase(fields["phase"])}))
             case {"rows": rows, "compared": compared, "asked": asked}:
-                # Every worker collects the same cells; the first to say so is believed.
+                # Every worker collects the same cells: the first message counts.
                 if self._began.acquire(blocking=False):
                     self.asked.update({name: CellId(**cell) for name, cell in asked.items()})
                     self._begin(rows, compared)
@@ -63,7 +63,7 @@ class Controller:
         return None
 
     def _obtain(self, name: str) -> str:
-        """Wait until an image is in the store; why it is not, or nothing."""
+        """Build an image; return the error, empty when the image is in the store."""
         try:
             self._build(name)
         except PinpointError as error:
@@ -73,39 +73,39 @@ class Controller:
 
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
-    foreman: Controller
+    controller: Controller
 
 
 class _Line(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         assert isinstance(self.server, _Server)
         for line in self.rfile:
-            answer = self.server.foreman.answer(json.loads(line))
+            answer = self.server.controller.answer(json.loads(line))
             if answer is not None:
                 self.wfile.write(f"{json.dumps(answer)}\n".encode())
 
 
 class ControllerClient:
-    """In a worker: the way to the foreman."""
+    """The connection to the controller in a worker."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._connection = self._connect()
         self._turn = threading.Lock()
 
-    def hear(self, event: Event) -> None:
-        """Tell an event of this process: a listener for its bus. Accounts are told all at once, when it ends."""
+    def send_event(self, event: Event) -> None:
+        """Send an event of this process; a subscriber of its bus. Time accounts are sent once, when the worker ends."""
         if event.phase is Phase.SPENT:
             return
-        self._say({"event": {**asdict(event), "phase": event.phase.value}})
+        self._send({"event": {**asdict(event), "phase": event.phase.value}})
 
-    def tell_rows(self, rows: Sequence[str], compared: Collection[str], asked: Mapping[str, CellId]) -> None:
-        """Tell which rows have cells to run, which of them need their sibling's image, and all cells asked for."""
+    def send_rows(self, rows: Sequence[str], compared: Collection[str], asked: Mapping[str, CellId]) -> None:
+        """Send the rows that have cells to run, those that need their sibling's image, and all cells asked for."""
         cells = {name: asdict(cell) for name, cell in asked.items()}
-        self._say({"rows": list(rows), "compared": list(compared), "asked": cells})
+        self._send({"rows": list(rows), "compared": list(compared), "asked": cells})
 
     def await_image(self, name: str) -> None:
-        """Return when the image is in the store. Raises BuildError with what its build raised."""
+        """Wait until the image is in the store. Raises BuildError with the error of its build."""
         try:
             with self._connect() as connection, connection.makefile("rwb") as lines:
                 lines.write(f"{json.dumps({'image': name})}\n".encode())
@@ -118,10 +118,10 @@ class ControllerClient:
         if error := json.loads(answer)["error"]:
             raise BuildError(error)
 
-    def _say(self, what: dict[str, Any]) -> None:
-        # Without its controller a worker is about to be stopped.
+    def _send(self, message: dict[str, Any]) -> None:
+        # The controller is gone: this worker is about to be stopped.
         with self._turn, contextlib.suppress(OSError):
-            self._connection.sendall(f"{json.dumps(what)}\n".encode())
+            self._connection.sendall(f"{json.dumps(message)}\n".encode())
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)

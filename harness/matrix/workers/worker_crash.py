@@ -1,4 +1,4 @@
-"""A worker that dies with a cell: that cell is told of, and the rest of its row runs in another."""
+"""Handles a worker that died: its cell gets a verdict, and the rest of the row runs in another worker."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 from harness.matrix.cells.cell_result import CellWatch
-from harness.matrix.run import MatrixRun
+from harness.matrix.controller_run import ControllerRun
 from harness.verdict.verdict import Verdict
 
 _REASON = "the process that ran it is gone: killed, or out of memory; see the host's own log"
 
 
 class RowScheduling(LoadGroupScheduling):  # type: ignore[misc]
-    """pytest-xdist's, but for a cell that a worker died of: 3.8 runs it again, until no worker is left to die of it."""
+    """pytest-xdist's scheduler, without its retries: 3.8 runs the cell that killed a worker again, in every worker."""
 
     def remove_node(self, node: Any) -> str | None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
-        """Take a worker off; the cell that it died of, None when it had none left to run."""
+        """Remove a worker; return the cell that it was running, None when it had none left."""
         for unit in self.assigned_work[node].values():
             for name, ended in unit.items():
                 if not ended:
@@ -32,18 +32,18 @@ class RowScheduling(LoadGroupScheduling):  # type: ignore[misc]
 class WorkerCrashes:
     """A plugin of pytest-xdist's controller."""
 
-    def __init__(self, run: MatrixRun) -> None:
+    def __init__(self, run: ControllerRun) -> None:
         self._run = run
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:  # noqa: ANN401 - as above
-        """Hands out rows as pytest-xdist does, but no cell again that a worker has died of."""
+        """Schedule rows as pytest-xdist does, except that no cell that killed a worker runs again."""
         return RowScheduling(config, log) if config.option.dist == "loadgroup" else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """A worker died with this cell: it is told of as any other, from what the controller knows."""
-        cell = self._run.leader.asked.get(crashitem)
+        """Record the cell that a worker died with, from what the controller knows."""
+        cell = self._run.controller.asked.get(crashitem)
         if cell:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
             watch.worse(Verdict.HARNESS_ERROR, _REASON)

@@ -1,4 +1,4 @@
-"""Running under pytest-xdist: one row a worker, results written by the controller alone."""
+"""A run under pytest-xdist: each worker runs rows or parts of rows; only the controller writes results."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from harness.matrix import row_order
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.report.time_accounts import Spent
 
-_LENT = "pinpoint_lent"
+_CONFIG = "pinpoint_config"
 _SPENT = "pinpoint_spent"
-# How often a controller that waits for its workers lets the board speak.
+# How often the board is updated while the controller waits for its workers.
 _LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What the controller lends a worker.
+    """What the controller sends a worker before it starts.
 
-    Where results go, the order of the rows, where the foreman listens, whether cells are handed out in groups, in how
-    many parts each row is, and what its cells took before.
+    `directory` is where results go, `rows` their order, `controller` the address of the controller's socket. `grouped`
+    is whether pytest-xdist hands out groups of cells, `parts` into how many groups a row is divided; `seconds` are the
+    durations of past runs, by VM and durations.name_of().
     """
 
     directory: str
     rows: Sequence[str]
-    foreman: str
+    controller: str
     grouped: bool
     parts: int
     seconds: Mapping[str, Mapping[str, float]]
@@ -48,9 +49,9 @@ def is_controller(config: pytest.Config) -> bool:
 
 
 def keep_rows_together(config: pytest.Config) -> None:
-    """Let `-n` hand out rows in our order, not single cells: a row shares its guest.
+    """Make `-n` hand out whole rows in our order, not single cells: the cells of a row share a guest.
 
-    A worker reads its own arguments, where `-n` alone is no word about groups (setup_config() in pytest-xdist, 3.8).
+    A worker parses its own arguments, where `-n` alone does not select groups (setup_config() in pytest-xdist, 3.8).
     """
     if is_worker(config):
         config.option.loadgroup = worker_config(config).grouped
@@ -60,7 +61,7 @@ def keep_rows_together(config: pytest.Config) -> None:
 
 
 def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """In a worker: tell pytest-xdist which part of a row each cell is in, before it names its groups."""
+    """In a worker: mark each cell with its part of the row, before pytest-xdist names its groups."""
     if not is_worker(config):
         return
     shared = worker_config(config)
@@ -76,30 +77,29 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
 
 
 def suffix(config: pytest.Config) -> str:
-    """What tells the console logs of this process from those of others that run parts of the same row."""
-    if not is_worker(config) or worker_config(config).parts == 1:
-        return ""
-    return f".{config.workerinput['workerid']}"  # type: ignore[attr-defined]
+    """In a worker: the suffix of its console logs, empty unless other workers run parts of the same row."""
+    parts = worker_config(config).parts
+    return "" if parts == 1 else f".{config.workerinput['workerid']}"  # type: ignore[attr-defined]
 
 
 def send_config(node: Any, worker_config: WorkerConfig) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
-    """From the controller, before the worker starts."""
-    node.workerinput[_LENT] = asdict(worker_config)
+    """In the controller: send a worker its configuration before it starts."""
+    node.workerinput[_CONFIG] = asdict(worker_config)
 
 
 def worker_config(config: pytest.Config) -> WorkerConfig:
-    """In a worker: what the controller lent."""
-    return WorkerConfig(**config.workerinput[_LENT])  # type: ignore[attr-defined]
+    """In a worker: the configuration that the controller sent."""
+    return WorkerConfig(**config.workerinput[_CONFIG])  # type: ignore[attr-defined]
 
 
 @contextmanager
-def board_updates(config: pytest.Config, speak: Callable[[], None]) -> Iterator[None]:
-    """In the controller: let `speak` be called between the workers' reports, where nothing else prints.
+def board_updates(config: pytest.Config, flush_board: Callable[[], None]) -> Iterator[None]:
+    """In the controller: call `flush_board` between the workers' reports, where nothing else prints.
 
     pytest-xdist's loop waits on a queue and calls `worker_<name>` for what it finds there (DSession.loop_once(), 3.8).
     """
     session: Any = config.pluginmanager.getplugin("dsession")
-    session.worker_pinpoint_look = speak
+    session.worker_pinpoint_look = flush_board
     over = threading.Event()
 
     def remind() -> None:
@@ -116,10 +116,10 @@ def board_updates(config: pytest.Config, speak: Callable[[], None]) -> Iterator[
 
 
 def send_time_account(config: pytest.Config, spent: Spent) -> None:
-    """From a worker: what its time went into."""
+    """In a worker: send the controller this process's time accounts."""
     config.workeroutput[_SPENT] = spent  # type: ignore[attr-defined]
 
 
 def received_time_account(node: Any) -> Spent:  # noqa: ANN401 - as above
-    """In the controller: what a worker that ended told; nothing when it was lost."""
+    """In the controller: the time accounts of a worker that ended; empty when the worker was lost."""
     return dict(getattr(node, "workeroutput", {}).get(_SPENT, {}))

@@ -1,0 +1,210 @@
+"""The run in the process that writes results: the only one, or pytest-xdist's controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.core import paths, process
+from harness.core.events import Bus
+from harness.images.build_context import BuildContext
+from harness.matrix.cells.failure_bundles import Bundles
+from harness.matrix.cells.selection import CellId
+from harness.matrix.commands import replay_options
+from harness.matrix.commands.attach import GuestAttacher
+from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
+from harness.matrix.guests.fleet import Fleet
+from harness.matrix.row_order import in_order
+from harness.matrix.run import MatrixRun
+from harness.matrix.workers import xdist_worker
+from harness.matrix.workers.controller import Controller
+from harness.report import board, bundle, durations
+from harness.report.board import Board
+from harness.report.html import write_html
+from harness.report.record import Cell, Results
+from harness.report.run_dir import RunDirectory
+from harness.report.summary import write_summary
+from harness.verdict.verdict import Verdict
+
+
+def _durations() -> Path:
+    return paths.cache() / "durations.json"
+
+
+class ControllerRun(MatrixRun):
+    """Writes results, shows the board and sets the exit status; builds images for workers where there are any.
+
+    What a session may do without is created at first use: the directory, the fleet, the board, the controller.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Raises UsageError for an unknown VM or a broken recipe."""
+        super().__init__(config)
+        self._cells: list[Cell] = []
+        self._directory: RunDirectory | None = None
+        self._opened_board: Board | None = None
+        self._opened_controller: Controller | None = None
+        replay_options.settle_seed(config)
+        if self._wants_cells and not config.option.xmlpath:
+            config.option.xmlpath = str(self.directory.junit)
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The directory of this run's results, created at first use."""
+        if self._directory is None:
+            into = self._config.option.into
+            self._directory = RunDirectory.create(Path(into) if into else paths.results())
+        return self._directory
+
+    @property
+    def has_directory(self) -> bool:
+        """True when this run has a directory; `directory` would create one."""
+        return self._directory is not None
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The names of the VMs asked for, in the order in which their rows begin."""
+        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), durations.of_rows(_durations()))
+
+    @cached_property
+    def bundles(self) -> Bundles:
+        """Writer of the bundles of failed cells; with --at-failure a person attaches to the first failed guest."""
+        way = self._config.option.at_failure
+        return Bundles(self.directory, self._config, GuestAttacher(way, self._board.close) if way else None)
+
+    @property
+    def controller(self) -> Controller:
+        """The server that builds images for workers, created at first use."""
+        if self._opened_controller is None:
+            self._opened_controller = Controller(self.bus, self.fleet.build, self.fleet.image)
+        return self._opened_controller
+
+    @cached_property
+    def _results(self) -> Results:
+        return Results(self.directory)
+
+    @property
+    def _board(self) -> Board:
+        """The board, which prints through pytest's own reporter so that neither breaks the other's lines."""
+        if self._opened_board is None:
+            self._opened_board = board.board(self._config.pluginmanager.getplugin("terminalreporter"), self.bus)
+        return self._opened_board
+
+    def flush_board(self) -> None:
+        """Print what happened since the last call; called only where nothing else prints."""
+        self._board.flush()
+
+    def _open_fleet(self) -> Fleet:
+        """A fleet whose images this process builds."""
+        return Fleet(
+            self.recipes.values(),
+            build_context=BuildContext.in_cache(self.bus),
+            bus=self.bus,
+            directory=self.directory.path,
+            forced_accelerator=self._config.option.accel,
+        )
+
+    def _cells_collected(self, _items: list[pytest.Item]) -> None:
+        """Open the board: from now on it shows the events of the bus."""
+        self._board.flush()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write each cell as it ends, in whichever process it ran."""
+        kept = getattr(report, "pinpoint_cell", None)
+        if kept is None:
+            return
+        cell = Cell(**kept)
+        self._results.write(cell)
+        if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
+            self._measure("run.first_verdict_s", "at most 180")
+        self._cells.append(cell)
+        self._board.count(cell)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self) -> Generator[None, Any, Any]:
+        """Keep the board up to date while workers run; without workers the run loop does."""
+        workers = xdist_worker.is_controller(self._config)
+        with xdist_worker.board_updates(self._config, self.flush_board) if workers else nullcontext():
+            return (yield)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
+        """Send a worker, before it starts, what all workers share."""
+        grouped = self._config.option.dist == "loadgroup"
+        where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
+        xdist_worker.send_config(
+            node, xdist_worker.WorkerConfig(where, self.rows, self.controller.address, grouped, parts, seconds)
+        )
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
+        self._close(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+        if not self._asked:
+            return
+        self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
+        if not self._config.option.as_honest:
+            count_mutants(self.figures, self._cells)
+        durations.remember(_durations(), self._cells)
+        self._phases.keep(self.figures)
+        count_cells(self.figures, self._cells, self._missing())
+        count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
+        write_html(self.directory, self._missing())
+        session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
+
+    def _close(self, *, interrupted: bool) -> None:
+        """Close what was opened. A controller that closes hands over the cells its workers were asked for."""
+        if self._opened_controller:
+            self._opened_controller.close()
+            self._asked |= self._opened_controller.asked
+        if self._fleet and interrupted:
+            process.stop_all()
+        self._close_fleet()
+        if self._opened_board:
+            self._opened_board.close()
+        if self._directory:
+            self._results.close()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print case by VM, each failure with its replay command, and each cell that was asked for and did not run."""
+        if self._asked:
+            write_summary(
+                terminalreporter.write_line,
+                self._cells,
+                self._replays(),
+                self._missing(),
+                trials=self.trials.read(),
+                color=terminalreporter._tw.hasmarkup,
+            )
+            terminalreporter.write_line(f"results: {self.directory.path}")
+
+    @property
+    def _wants_cells(self) -> bool:
+        """True when this session will run cases, so that it needs a directory for results before pytest collects."""
+        named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
+        own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
+        return not (own or self._config.option.collectonly)
+
+    def _missing(self) -> list[CellId]:
+        """The cells that were asked for and have no verdict."""
+        ran = {(cell.case, cell.vm, cell.mutant) for cell in self._cells}
+        return [cell for cell in self._asked.values() if (cell.case, cell.vm, cell.mutant) not in ran]
+
+    def _replays(self) -> dict[tuple[str, str, str], str]:
+        """The command that runs each cell again: from its bundle if it has one."""
+        left = {
+            (cell.case, cell.vm, cell.mutant): bundle.command(self.directory.path / cell.bundle)
+            for cell in self._cells
+            if cell.bundle
+        }
+        return {(cell.case, cell.vm, cell.mutant): cell.replay for cell in self._asked.values()} | left
+
+    def _measure(self, figure: str, goal: str) -> None:
+        seconds = round(time.monotonic() - self._began, 1)
+        self.figures.add(figure, seconds, "s", goal=goal)

@@ -1,0 +1,73 @@
+"""The run in a pytest-xdist worker: it runs rows and owns their guests; the controller builds and writes results."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from harness.core import process
+from harness.core.events import Bus
+from harness.images.build_context import BuildContext
+from harness.matrix import run_loop
+from harness.matrix.cells.failure_bundles import Bundles
+from harness.matrix.guests.fleet import Fleet
+from harness.matrix.run import MatrixRun
+from harness.matrix.workers import xdist_worker
+from harness.matrix.workers.controller import ControllerClient
+from harness.report.run_dir import RunDirectory
+
+
+class WorkerRun(MatrixRun):
+    """Runs rows for a controller, which receives what the bus of this process carries."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        """Raises UsageError for an unknown VM or a broken recipe."""
+        super().__init__(config)
+        self._worker_config = xdist_worker.worker_config(config)
+
+    @cached_property
+    def directory(self) -> RunDirectory:
+        """The controller's directory of results."""
+        return RunDirectory(Path(self._worker_config.directory))
+
+    @cached_property
+    def rows(self) -> list[str]:
+        """The rows in the controller's order."""
+        return list(self._worker_config.rows)
+
+    @cached_property
+    def bundles(self) -> Bundles:
+        """Writer of the bundles of failed cells; nobody can attach to a guest of a worker."""
+        return Bundles(self.directory, self._config)
+
+    def _open_fleet(self) -> Fleet:
+        """A fleet whose images the controller builds."""
+        return Fleet(
+            self.recipes.values(),
+            build_context=BuildContext.in_cache(Bus()),
+            bus=self.bus,
+            directory=self.directory.path,
+            suffix=xdist_worker.suffix(self._config),
+            forced_accelerator=self._config.option.accel,
+            await_image=self._controller.await_image,
+        )
+
+    @cached_property
+    def _controller(self) -> ControllerClient:
+        """The connection to the controller, subscribed to this process's bus."""
+        client = ControllerClient(self._worker_config.controller)
+        self.bus.subscribe(client.send_event)
+        return client
+
+    def _cells_collected(self, _items: list[pytest.Item]) -> None:
+        self._controller.send_rows(*run_loop.wanted(_items), self._asked)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Stop the guests, then send the controller what this process's time went into."""
+        if self._fleet and exitstatus == pytest.ExitCode.INTERRUPTED:
+            process.stop_all()
+        self._close_fleet()
+        xdist_worker.send_time_account(self._config, self._phases.spent)

@@ -1,0 +1,61 @@
+"""The options that change a run of the matrix: pytest adds them, `./pinpoint run --help` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.landing.sweep.sweep_plan import Depth
+from harness.matrix.commands import attach
+
+_DEPTHS = [depth.value for depth in Depth]
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--vm": {
+        "action": "append",
+        "default": [],
+        "metavar": "NAME",
+        "help": "run on this VM; repeat for more, all core VMs without it",
+    },
+    "--accel": {"default": None, "metavar": "NAME", "help": "force an accelerator: kvm or tcg"},
+    "--deep": {"action": "store_true", "help": "also run the slow cases"},
+    "--sweep": {
+        "choices": _DEPTHS,
+        "default": Depth.SAMPLE.value,
+        "help": f"how much of each kernel to sweep: {', '.join(_DEPTHS)} (default: {Depth.SAMPLE.value})",
+    },
+    "--schedules": {
+        "choices": ("sample", "all"),
+        "default": "sample",
+        "help": "play a sample of the schedules of loading and removal, or all (default: sample)",
+    },
+    "--schedule": {
+        "action": "append",
+        "default": [],
+        "metavar": "LINE",
+        "help": 'play this schedule, for example "open remove read"; repeat for more',
+    },
+    "--stress": {
+        "type": int,
+        "default": 40,
+        "metavar": "N",
+        "help": "number of loads and removals in a race (default: 40)",
+    },
+    "--crash-triggers": {
+        "choices": ("sample", "all"),
+        "default": "sample",
+        "help": "fire a sample of the crash triggers, or all (default: sample)",
+    },
+    "--as-honest": {"action": "store_true", "help": "judge mutants as honest cells: a caught mutant fails"},
+    "--at-failure": {
+        "choices": attach.WAYS,
+        "help": "attach a shell or gdb to the guest of the first cell that fails; needs -s",
+    },
+    "--shards": {
+        "type": int,
+        "default": 1,
+        "metavar": "N",
+        "help": "with -n: run each row on N guests in parallel (default: from cores and rows)",
+    },
+    "--into": {"default": None, "metavar": "DIR", "help": "write the run's directory of results into DIR"},
+}
