@@ -22,6 +22,7 @@ ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
 
 def cell(verdict: Verdict = Verdict.FAIL, reason: str = "hex2bin+0x4: the witnesses disagree") -> Cell:
     return Cell(
+        file="cases/test_x.py",
         case="test_site[leaf]",
         vm="parisc",
         verdict=verdict,

@@ -42,9 +42,7 @@ FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
 def test_what_got_worse(old: list[Cell], new: list[Cell], section: str, worse: bool) -> None:
     found = compare(old, new)
     filled = {
-        name
-        for name in ("failures", "gone", "skipped", "mended", "changed", "added", "slower")
-        if getattr(found, name)
+        name for name in ("failures", "gone", "skipped", "mended", "changed", "added", "slower") if getattr(found, name)
     }
     assert filled == ({section} if section else set())
     assert found.worse is worse
@@ -76,7 +74,14 @@ def test_a_baseline_covers_what_it_names_and_nothing_else(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["[[known]]\ncase = 1\n", "[[known]]\n", "x = [[[", "known = 3", KNOWN + "colour = 1\n", KNOWN.replace("fail", "bad")],
+    [
+        "[[known]]\ncase = 1\n",
+        "[[known]]\n",
+        "x = [[[",
+        "known = 3",
+        KNOWN + "colour = 1\n",
+        KNOWN.replace("fail", "bad"),
+    ],
 )
 def test_a_broken_baseline_is_one_line_and_status_2(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

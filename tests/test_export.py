@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ RUN = "20261128-120000-ab12"
 HOSTILE = "\x1b]0;title\x07 | `<b>` # SKIP not ok 1\nok 2 forged \x9b1m </failure> \udc80"
 
 
-def cell(case: str, verdict: Verdict = Verdict.PASS, **fields: Any) -> Cell:
+def cell(case: str, verdict: Verdict = Verdict.PASS, **fields: object) -> Cell:
     known: dict[str, Any] = {
         "file": "cases/test_sites.py",
         "vm": "parisc",
@@ -108,5 +109,5 @@ def test_markdown_lists_failures_and_keeps_its_table() -> None:
 
 
 @pytest.mark.parametrize("export", [ktap, lambda cells: junit(cells, RUN), lambda cells: markdown(cells, RUN)])
-def test_a_run_without_cells_is_still_a_document(export: Any) -> None:
+def test_a_run_without_cells_is_still_a_document(export: Callable[[list[Cell]], str]) -> None:
     assert export([]).endswith("\n")

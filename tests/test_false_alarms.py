@@ -19,6 +19,7 @@ NOISE = BootNoise(place="mm/slub.c:5134", why="told")
 
 def cell(verdict: Verdict) -> Cell:
     return Cell(
+        file="cases/test_x.py",
         case="test_it",
         vm="parisc",
         verdict=verdict,

@@ -17,6 +17,7 @@ from harness.verdict.verdict import Verdict
 
 def cell(case: str, vm: str, seconds: float, mutant: str = "") -> Cell:
     return Cell(
+        file="cases/test_x.py",
         case=case, vm=vm, verdict=Verdict.PASS, reason="", seconds=seconds, kernel_release="", arch="", accelerator="",
         traits={}, image_key="", witnesses=[], mutant=mutant, bundle="",
     )  # fmt: skip

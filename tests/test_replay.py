@@ -40,7 +40,7 @@ def cell(verdict: Verdict = Verdict.FAIL, reason: str = REASON) -> Cell:
         "mutant": "one-off",
         "bundle": "",
     }
-    return Cell(case="test_site", vm="parisc", verdict=verdict, reason=reason, **facts)
+    return Cell(file="cases/test_x.py", case="test_site", vm="parisc", verdict=verdict, reason=reason, **facts)
 
 
 SAME = (Verdict.FAIL, REASON.replace("81000004", "93000004"))

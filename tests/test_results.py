@@ -19,13 +19,14 @@ from harness.report import board as board_module
 from harness.report.board import Board
 from harness.report.html import write_html
 from harness.report.measurements import Figures, meets
-from harness.report.pivot import Pivot, tally
+from harness.report.pivot import CaseName, Pivot, tally
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.verdict.verdict import Verdict
 
 FIELDS = [
+    *("schema", "file"),
     *("case", "vm", "verdict", "reason", "seconds", "kernel_release", "arch", "accelerator", "traits", "image_key"),
     *("witnesses", "mutant", "bundle"),
 ]
@@ -33,6 +34,7 @@ FIELDS = [
 
 def cell(case: str, vm: str, verdict: Verdict = Verdict.PASS, **changed: object) -> Cell:
     facts: dict[str, Any] = {
+        "file": "cases/test_x.py",
         "reason": "" if verdict is Verdict.PASS else f"why it is {verdict.value}",
         "seconds": 1.25,
         "kernel_release": "6.1.0-32-amd64",
@@ -45,6 +47,10 @@ def cell(case: str, vm: str, verdict: Verdict = Verdict.PASS, **changed: object)
         "bundle": "",
     }
     return Cell(case=case, vm=vm, verdict=verdict, **{**facts, **changed})
+
+
+def case(name: str) -> CaseName:
+    return CaseName("cases/test_x.py", name)
 
 
 @pytest.fixture
@@ -145,14 +151,25 @@ def matrix() -> list[Cell]:
 
 def test_pivot() -> None:
     pivot = Pivot(matrix())
-    assert (pivot.cases, pivot.vms) == (("test_entry", "test_stubs[a]"), ("x86_64-debian", "parisc"))
-    square = pivot.square("test_entry", "x86_64-debian")
+    assert (pivot.cases, pivot.vms) == ((case("test_entry"), case("test_stubs[a]")), ("x86_64-debian", "parisc"))
+    square = pivot.square(case("test_entry"), "x86_64-debian")
     assert (square.verdict, square.caught, square.tried) == (Verdict.PASS, 1, 1)
-    assert pivot.square("test_entry", "nowhere").verdict is None
+    assert pivot.square(case("test_entry"), "nowhere").verdict is None
     assert [group[0].verdict for group in pivot.bad()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
     assert tally(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
     again = Pivot([*matrix(), cell("test_entry", "parisc")])
-    assert again.square("test_entry", "parisc").verdict is Verdict.PASS
+    assert again.square(case("test_entry"), "parisc").verdict is Verdict.PASS
+
+
+def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
+    cells = [
+        cell("test_entry", "parisc", Verdict.FAIL, file="cases/test_a.py"),
+        cell("test_entry", "parisc", file="cases/test_b.py"),
+    ]
+    pivot = Pivot(cells)
+    assert [pivot.label(each) for each in pivot.cases] == ["test_entry (test_a)", "test_entry (test_b)"]
+    assert pivot.coverage.asked == 2
+    assert [group[0].verdict for group in pivot.bad()] == [Verdict.FAIL], "the later one does not hide the first"
 
 
 @pytest.mark.parametrize("color", [False, True])

@@ -27,7 +27,7 @@ from harness.matrix.workers.controller import Controller
 from harness.report import board, bundle, durations
 from harness.report.board import Board
 from harness.report.html import write_html
-from harness.report.record import Cell, Results
+from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.verdict.verdict import Verdict
@@ -193,17 +193,13 @@ class ControllerRun(MatrixRun):
 
     def _missing(self) -> list[CellId]:
         """The cells that were asked for and have no verdict."""
-        ran = {(cell.case, cell.vm, cell.mutant) for cell in self._cells}
-        return [cell for cell in self._asked.values() if (cell.case, cell.vm, cell.mutant) not in ran]
+        ran = {cell.key for cell in self._cells}
+        return [cell for cell in self._asked.values() if cell.key not in ran]
 
-    def _replays(self) -> dict[tuple[str, str, str], str]:
+    def _replays(self) -> dict[CellKey, str]:
         """The command that runs each cell again: from its bundle if it has one."""
-        left = {
-            (cell.case, cell.vm, cell.mutant): bundle.command(self.directory.path / cell.bundle)
-            for cell in self._cells
-            if cell.bundle
-        }
-        return {(cell.case, cell.vm, cell.mutant): cell.replay for cell in self._asked.values()} | left
+        left = {cell.key: bundle.command(self.directory.path / cell.bundle) for cell in self._cells if cell.bundle}
+        return {cell.key: cell.replay for cell in self._asked.values()} | left
 
     def _measure(self, figure: str, goal: str) -> None:
         seconds = round(time.monotonic() - self._began, 1)

@@ -17,6 +17,7 @@ from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.phases import Phases
 from harness.report.measurements import Figures
+from harness.report.record import CellKey
 from harness.report.relocation_table import Trials
 from harness.report.run_dir import RunDirectory
 from harness.verdict.verdict import Verdict
@@ -33,7 +34,7 @@ class MatrixRun(ABC):
         self.bus = Bus()
         self._phases = Phases(config, self.bus, self._began)
         self._asked: dict[str, CellId] = {}
-        self._survivors: defaultdict[tuple[str, str], list[CellId]] = defaultdict(list)
+        self._survivors: defaultdict[CellKey, list[CellId]] = defaultdict(list)
         self._fleet: Fleet | None = None
 
     @property
@@ -76,13 +77,13 @@ class MatrixRun(ABC):
 
     def survivors(self, watch: CellWatch) -> list[CellId]:
         """Return the mutants that survived the case of an honest cell on its VM; with any, the cell fails."""
-        return [] if watch.identity.mutant else self._survivors[watch.identity.case, watch.identity.vm]
+        return [] if watch.identity.mutant else self._survivors[watch.identity.key._replace(mutant="")]
 
     def ended(self, watch: CellWatch) -> None:
         """Record a mutant that survived, or that was caught for the wrong reason; write a failed cell's bundle."""
         mutant = watch.identity.mutant and not self._config.option.as_honest
-        if mutant and watch.verdict is Verdict.FAIL:
-            self._survivors[watch.identity.case, watch.identity.vm].append(watch.identity)
+        if mutant and watch.verdict in (Verdict.FAIL, Verdict.KNOWN_FAIL):
+            self._survivors[watch.identity.key._replace(mutant="")].append(watch.identity)
         self.bundles.write(watch, self.survivors(watch))
 
     @abstractmethod

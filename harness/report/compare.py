@@ -6,13 +6,12 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core.errors import UsageError
 from harness.report.pivot import Pivot
-from harness.report.record import Cell, Results
+from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.sameness import normalised
 from harness.verdict.verdict import Verdict
@@ -20,24 +19,6 @@ from harness.verdict.verdict import Verdict
 # One sample a side: a cell counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
 _LARGEST_BASELINE = 4 << 20
-
-
-class Key(NamedTuple):
-    """What names a cell in any run."""
-
-    file: str
-    case: str
-    vm: str
-    mutant: str
-
-    @classmethod
-    def of(cls, cell: Cell) -> Key:
-        """The key of a cell."""
-        return cls(cell.file, cell.case, cell.vm, cell.mutant)
-
-    def __str__(self) -> str:
-        mutant = f", mutant {self.mutant}" if self.mutant else ""
-        return f"{self.case} on {self.vm}{mutant}"
 
 
 class Known(BaseModel):
@@ -130,8 +111,8 @@ def read_cells(path: Path) -> list[Cell]:
 
 def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -> Comparison:
     """Compare two runs cell by cell. A VM that the new run did not have at all is left out."""
-    before = {Key.of(cell): cell for cell in Pivot(old).latest}
-    after = {Key.of(cell): cell for cell in Pivot(new).latest}
+    before = {cell.key: cell for cell in Pivot(old).latest}
+    after = {cell.key: cell for cell in Pivot(new).latest}
     found = Comparison(strict=strict)
     rows = {key.vm for key in after}
     for key, cell in after.items():
@@ -142,16 +123,16 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
             _failed(found, key, earlier, cell)
         elif not earlier.verdict.good:
             (found.skipped if cell.verdict is Verdict.SKIP else found.mended).append(
-                f"{key}: {earlier.verdict.value} -> {cell.verdict.value}"
+                f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
             )
         elif cell.verdict is Verdict.SKIP and earlier.verdict is not Verdict.SKIP:
             found.skipped.append(_line(key, cell))
         elif cell.verdict is not earlier.verdict:
-            found.mended.append(f"{key}: {earlier.verdict.value} -> {cell.verdict.value}")
+            found.mended.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}")
         elif cell.seconds > earlier.seconds * _SLOWER_RATIO and cell.seconds > earlier.seconds + _SLOWER_SECONDS:
-            found.slower.append(f"{key}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
+            found.slower.append(f"{_name(key)}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
     found.gone.extend(
-        f"{key}: was {cell.verdict.value}"
+        f"{_name(key)}: was {cell.verdict.value}"
         for key, cell in before.items()
         if key not in after and key.vm in rows and cell.verdict is not Verdict.SKIP
     )
@@ -164,7 +145,7 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
     seen: set[int] = set()
     rows = set()
     for cell in Pivot(cells).latest:
-        key = Key.of(cell)
+        key = cell.key
         rows.add(key.vm)
         if cell.verdict.good:
             continue
@@ -173,7 +154,7 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
             found.failures.append(_line(key, cell))
         else:
             seen.add(id(known))
-            found.changed.append(f"{key}: {cell.verdict.value}, known: {known.reason} ({known.owner})")
+            found.changed.append(f"{_name(key)}: {cell.verdict.value}, known: {known.reason} ({known.owner})")
     found.mended.extend(
         f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline and did not occur; remove the entry"
         for each in baseline.known
@@ -182,15 +163,20 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
     return found
 
 
-def _failed(found: Comparison, key: Key, earlier: Cell, cell: Cell) -> None:
+def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:
     if earlier.verdict.good:
         found.failures.append(_line(key, cell))
     elif earlier.verdict is not cell.verdict:
-        found.changed.append(f"{key}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")
+        found.changed.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")
     elif normalised(earlier.reason) != normalised(cell.reason):
-        found.changed.append(f"{key}: {cell.verdict.value}, another reason: {cell.reason}")
+        found.changed.append(f"{_name(key)}: {cell.verdict.value}, another reason: {cell.reason}")
 
 
-def _line(key: Key, cell: Cell) -> str:
+def _name(key: CellKey) -> str:
+    mutant = f", mutant {key.mutant}" if key.mutant else ""
+    return f"{key.case} on {key.vm}{mutant}"
+
+
+def _line(key: CellKey, cell: Cell) -> str:
     reason = f": {cell.reason}" if cell.reason else ""
-    return f"{key}: {cell.verdict.value}{reason}"
+    return f"{_name(key)}: {cell.verdict.value}{reason}"

@@ -1,4 +1,4 @@
-"""Verdicts and durations over the kept runs, in one SQLite file next to them; rebuilt from the runs when it is missing."""
+"""Verdicts and durations over the kept runs, in one SQLite file that is rebuilt from them when it is missing."""
 
 from __future__ import annotations
 
@@ -108,8 +108,7 @@ def _update(database: sqlite3.Connection, results: Path) -> None:
             database.executemany(
                 "INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (run, cell.file, cell.case, cell.vm, cell.mutant, cell.verdict.value, cell.reason, cell.seconds)
-                    + (cell.image_key,)
+                    (run, *cell.key, cell.verdict.value, cell.reason, cell.seconds, cell.image_key)
                     for cell in Results(RunDirectory(results / run)).read()
                 ],
             )

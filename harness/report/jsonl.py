@@ -32,7 +32,7 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
 
 def plain_json(content: BaseModel, indent: int | None = None) -> str:
     """JSON in plain characters: what else a guest's words hold stands in it as an escape, whoever prints the file."""
-    return json.dumps(content.model_dump(mode="json"), indent=indent)
+    return json.dumps(content.model_dump(mode="json", by_alias=True), indent=indent)
 
 
 def _append(path: Path, encoded: bytes) -> None:

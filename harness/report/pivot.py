@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
-from harness.report.record import Cell
+from harness.report.record import Cell, CellKey
 from harness.verdict.verdict import Verdict
+
+
+class CaseName(NamedTuple):
+    """A case by its file, relative to the project, and its name."""
+
+    file: str
+    case: str
 
 
 class Asked(Protocol):
     """A cell that was asked for."""
+
+    @property
+    def file(self) -> str:
+        """The case's file."""
 
     @property
     def case(self) -> str:
@@ -80,18 +92,26 @@ class Pivot:
         """`missing` are the cells that were asked for and have no verdict."""
         self.cells, self.missing = tuple(cells), tuple(missing)
         asked = (*self.cells, *self.missing)
-        self.cases = tuple(dict.fromkeys(cell.case for cell in asked))
+        self.cases = tuple(dict.fromkeys(CaseName(cell.file, cell.case) for cell in asked))
+        self._files = Counter(name.case for name in self.cases)
         self.vms = tuple(dict.fromkeys(cell.vm for cell in asked))
         # A cell that ran twice (a guest was replaced) counts by its last run.
-        self._latest = {(cell.case, cell.vm, cell.mutant): cell for cell in self.cells}
+        self._latest = {cell.key: cell for cell in self.cells}
 
-    def square(self, case: str, vm: str) -> Square:
+    @property
+    def latest(self) -> tuple[Cell, ...]:
+        """Each cell once, in the order in which cells first ended."""
+        return tuple(self._latest.values())
+
+    def label(self, case: CaseName) -> str:
+        """The case's name, with its file if another file has a case of that name."""
+        return case.case if self._files[case.case] == 1 else f"{case.case} ({PurePath(case.file).stem})"
+
+    def square(self, case: CaseName, vm: str) -> Square:
         """One square of the table."""
-        mutants = tuple(
-            cell for (name, on, mutant), cell in self._latest.items() if mutant and (name, on) == (case, vm)
-        )
-        lost = sum((each.case, each.vm) == (case, vm) for each in self.missing)
-        return Square(self._latest.get((case, vm, "")), mutants, lost)
+        mutants = tuple(cell for key, cell in self._latest.items() if key.mutant and key[:3] == (*case, vm))
+        lost = sum((each.file, each.case, each.vm) == (*case, vm) for each in self.missing)
+        return Square(self._latest.get(CellKey(*case, vm, "")), mutants, lost)
 
     @property
     def coverage(self) -> Coverage:

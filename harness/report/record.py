@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from harness.report import jsonl
 from harness.report.run_dir import RunDirectory
 from harness.verdict.verdict import Verdict
+
+
+class CellKey(NamedTuple):
+    """The name of a cell, unique in a run. Two case files may use one name for different claims."""
+
+    file: str
+    case: str
+    vm: str
+    mutant: str
 
 
 class Cell(BaseModel):
@@ -20,8 +29,10 @@ class Cell(BaseModel):
     honest cell; `bundle` is the path of what replays it, empty where there is none.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
+    schema_version: Literal[2] = Field(default=2, alias="schema")
+    file: str
     case: str
     vm: str
     verdict: Verdict
@@ -35,6 +46,11 @@ class Cell(BaseModel):
     witnesses: Sequence[Mapping[str, Any]]
     mutant: str
     bundle: str
+
+    @property
+    def key(self) -> CellKey:
+        """What names this cell in its run."""
+        return CellKey(self.file, self.case, self.vm, self.mutant)
 
 
 class Results:

@@ -16,6 +16,7 @@ _CHANGING = (
     (re.compile(r"\b\d+(?:\.\d+)? ?(?:s|ms|us|seconds?|jiffies)\b"), "TIME"),
     (re.compile(r"\b(?:pid|PID)[ :]+\d+"), "PID"),
     (re.compile(r"\b(CPU)[#: ]+\d+"), r"\1"),
+    (re.compile(r"\b(the loader|process|task|loader) \d+"), r"\1 PID"),
     (re.compile(r"\[#\d+\]"), "[#N]"),
     (re.compile(r"/tmp/[\w./-]+"), "/tmp/FILE"),
 )

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report.pivot import Asked, Pivot, Square, tally
-from harness.report.record import Cell
+from harness.report.record import Cell, CellKey
 from harness.report.relocation_table import TrialRow
 from harness.report.relocation_table import table as table_of_trials
 from harness.verdict.printk import plain
@@ -32,7 +32,7 @@ _UNBOUNDED = 1000
 def write_summary(
     write_line: Callable[[str], None],
     cells: Sequence[Cell],
-    replays: Mapping[tuple[str, str, str], str],
+    replays: Mapping[CellKey, str],
     missing: Iterable[Asked],
     *,
     trials: Sequence[TrialRow] = (),
@@ -59,11 +59,11 @@ def write_summary(
         console.print(f"{count} skipped{where}: {plain(reason)}", style="dim", soft_wrap=True, markup=False)
     for group in pivot.bad():
         first = group[0]
-        _print_failure(console, first, len(group) - 1, replays.get((first.case, first.vm, first.mutant), ""))
+        _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))
     for asked in pivot.missing:
         mutant = f", mutant {asked.mutant}" if asked.mutant else ""
         console.print(f"\ndid not run  {asked.case} on {asked.vm}{mutant}", style=_BAD, soft_wrap=True, markup=False)
-        replay = replays.get((asked.case, asked.vm, asked.mutant), "")
+        replay = replays.get(CellKey(asked.file, asked.case, asked.vm, asked.mutant), "")
         console.print(f"  again: {replay}", soft_wrap=True, markup=False)
     for line in buffer.getvalue().splitlines():
         write_line(line.rstrip())
@@ -75,7 +75,7 @@ def _table(pivot: Pivot) -> Table:
     for vm in pivot.vms:
         table.add_column(vm, footer=tally(pivot.totals(vm)), overflow="fold")
     for case in pivot.cases:
-        table.add_row(Text(case), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
+        table.add_row(Text(pivot.label(case)), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
     return table
 
 

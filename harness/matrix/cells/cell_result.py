@@ -94,6 +94,7 @@ class CellWatch:
         """The cell as a record of the results file."""
         guest = self.guest
         return Cell(
+            file=self.identity.file,
             case=self.identity.case,
             vm=self.identity.vm,
             verdict=self.verdict,

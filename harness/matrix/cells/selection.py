@@ -11,6 +11,7 @@ import pytest
 from harness.images.recipe import Recipe
 from harness.landing import mutants as landing
 from harness.pinning import mutants as pinning
+from harness.report.record import CellKey
 
 MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
 MARKERS = (
@@ -31,6 +32,11 @@ class CellId:
     mutant: str
     item: str
     file: str = ""
+
+    @property
+    def key(self) -> CellKey:
+        """What names this cell in its run."""
+        return CellKey(self.file, self.case, self.vm, self.mutant)
 
     @property
     def replay(self) -> str:

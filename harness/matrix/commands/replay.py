@@ -32,18 +32,14 @@ class _Listener:
     """A pytest plugin that records how the cell ended."""
 
     def __init__(self, wanted: Cell) -> None:
-        self._wanted = _identity(wanted)
+        self._wanted = wanted.key
         self.cell: Cell | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the cell if it is the bundle's."""
         kept = getattr(report, "pinpoint_cell", None)
-        if kept is not None and _identity(Cell(**kept)) == self._wanted:
+        if kept is not None and Cell(**kept).key == self._wanted:
             self.cell = Cell(**kept)
-
-
-def _identity(cell: Cell) -> tuple[str, str, str]:
-    return cell.case, cell.vm, cell.mutant
 
 
 def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int:

@@ -26,7 +26,7 @@ def ktap(cells: Sequence[Cell]) -> str:
         asked = [(case, square) for case, square in squares if square.first is not None]
         lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(asked)}"])
         for position, (case, square) in enumerate(asked, 1):
-            lines += _indented(_case(position, case, square))
+            lines += _indented(_case(position, pivot.label(case), square))
         good = all(cell.verdict.good for _, square in asked for cell in _cells(square))
         lines.append(f"{_status(good)} {number} {vm}")
     return "\n".join(lines) + "\n"

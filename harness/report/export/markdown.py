@@ -20,7 +20,13 @@ def markdown(cells: Sequence[Cell], run: str) -> str:
         lines.append(f"| `{vm}` | {_text(release)} | {tally(pivot.totals(vm))} |")
     bad = [cell for group in pivot.bad() for cell in group]
     if bad:
-        lines += ["", f"### {len(bad)} failed", "", "| verdict | case | VM | reason | replay |", "|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"### {len(bad)} failed",
+            "",
+            "| verdict | case | VM | reason | replay |",
+            "|---|---|---|---|---|",
+        ]
         lines += [_failure(cell) for cell in bad[:_MOST_FAILURES]]
         if len(bad) > _MOST_FAILURES:
             lines += ["", f"and {len(bad) - _MOST_FAILURES} more"]
