@@ -6,10 +6,9 @@ Missed for the mutant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.core.elf import Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.landing import by_hand, data, section_sites
 from harness.landing.code.instructions import straight
@@ -116,7 +115,7 @@ def next_entry(layout: Layout, site: Site) -> int:
     elf, own = layout.symbol(site)
     here = layout.base(own, site.module)
     decoder = layout.guest.image.recipe.architecture.kprobes.decoder
-    for start, symbol in sorted(_loaded(layout, site.module)):
+    for start, symbol in sorted((layout.base(each, site.module), each) for each in layout.functions(site.module)):
         if start <= here:
             continue
         try:
@@ -126,12 +125,3 @@ def next_entry(layout: Layout, site: Site) -> int:
         if offsets:
             return start + offsets[0]
     raise GuestError(f"no function follows {site}", where=layout.guest.name)
-
-
-def _loaded(layout: Layout, module: str) -> Iterator[tuple[int, Symbol]]:
-    """Every function in memory, with its address: of the module, or of the kernel."""
-    elf = layout.targets[module].elf if module else layout.kernel
-    kept = layout.targets[module].sections if module else elf.sections
-    for symbol in elf.symbols:
-        if symbol.kind == "func" and symbol.section in kept and not symbol.section.startswith(".init"):
-            yield layout.base(symbol, module), symbol

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.landing.code.functions import PREAMBLES
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -63,14 +62,10 @@ def expect_escape(landing: Landing, into: str) -> None:
 
 
 def _loaded(layout: Layout, module: str) -> Iterator[Function]:
-    """Every function of the kernel, or of a module, but those whose memory was freed and may be another's."""
-    elf = layout.targets[module].elf if module else layout.kernel
-    bases = layout.targets[module].sections if module else dict.fromkeys(elf.sections, layout.slide)
-    for symbol in elf.symbols:
-        kept = symbol.section in bases and not symbol.section.startswith(".init")
-        if symbol.kind == "func" and symbol.size and kept and not symbol.name.startswith(PREAMBLES):
-            start = bases[symbol.section] + symbol.address
-            yield Function(start, start + symbol.size, symbol.name)
+    """Every function of the kernel or of a module whose memory was not freed."""
+    for symbol in layout.functions(module, preambles=False, empty=False):
+        start = layout.base(symbol, module)
+        yield Function(start, start + symbol.size, symbol.name)
 
 
 def _stub(layout: Layout, module: str, address: int) -> str:

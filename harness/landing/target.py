@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -12,7 +11,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
-from harness.landing.code.functions import PREAMBLES
+from harness.landing.code.functions import select
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
@@ -91,17 +90,34 @@ class Target:
         return self.sections[".gnu.linkonce.this_module"]
 
     @property
-    def functions(self) -> list[Symbol]:
-        """The module's functions whose names it uses once; two static ones of a name cannot be told apart."""
-        found = [each for each in self.elf.symbols if each.kind == "func" and not each.name.startswith(PREAMBLES)]
-        named = Counter(symbol.name for symbol in found)
-        return [symbol for symbol in found if named[symbol.name] == 1]
+    def lasting(self) -> set[str]:
+        """The sections that stay loaded. sysfs lists those of the initializer long after the kernel freed them."""
+        return {name for name in self.sections if not name.startswith(".init")}
 
-    def keeps(self, symbol: Symbol) -> bool:
-        """Is this function still there, once the initializer ran and its sections were freed?"""
-        section = self.elf.sections.get(symbol.section)
-        loaded = section is not None and section.executable and section.name in self.sections
-        return loaded and not symbol.section.startswith(".init")
+    @property
+    def lasting_text(self) -> set[str]:
+        """The executable sections among the lasting ones."""
+        sections = self.elf.sections
+        return {name for name in self.lasting if name in sections and sections[name].executable}
+
+    def functions(
+        self,
+        sections: Container[str] | None = None,
+        *,
+        unique: bool = False,
+        preambles: bool = True,
+        empty: bool = True,
+    ) -> list[Symbol]:
+        """Return the module's functions; `code.functions.select` describes the filters.
+
+        `sections` is None for every section of the file, `lasting` or `lasting_text` for what stays loaded.
+        """
+        return select(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
+
+    @property
+    def named_once(self) -> list[Symbol]:
+        """The functions that symbol + offset can name, of any section."""
+        return self.functions(unique=True, preambles=False)
 
     def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in this module's function `pinpoint_<shape>`."""

@@ -75,9 +75,8 @@ class Everywhere:
     def functions(self) -> list[Symbol]:
         """One symbol for each function."""
         found: dict[int, Symbol] = {}
-        for symbol in self.target.functions:
-            chosen = self.mutant is HONEST or symbol.name in _OF_A_MUTANT
-            if chosen and symbol.section in self.target.sections and not symbol.section.startswith(".init"):
+        for symbol in self.target.functions(self.target.lasting, unique=True, preambles=False):
+            if self.mutant is HONEST or symbol.name in _OF_A_MUTANT:
                 found.setdefault(self.layout.base(symbol, self.target.module), symbol)
         return [symbol for _, symbol in sorted(found.items())]
 

@@ -121,8 +121,8 @@ def of_targets(layout: Layout) -> list[Site]:
     return [
         Site(symbol.name, module=target.module)
         for target in layout.targets.values()
-        for symbol in target.functions
-        if symbol.section in target.sections and not symbol.section.startswith((".init", ".exit"))
+        for symbol in target.functions(target.lasting, unique=True, preambles=False)
+        if not symbol.section.startswith(".exit")
     ]
 
 
