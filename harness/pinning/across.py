@@ -37,7 +37,7 @@ class Crossing:
 
     def prove(self) -> None:
         """GONE in the list, silent ever after. Raises Missed."""
-        if [probe_module.flags.count("[GONE]") for probe_module in self.listed] != [1]:
+        if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
             raise Missed(f"without its target the probe is listed as {self.listed}")
         if self.hits != _BEFORE:
             raise Missed(f"hit {self.hits} times, its target's first life ran {_BEFORE} times")
