@@ -1,4 +1,4 @@
-"""Data by its symbol: where the ELF files say that it is, where the kernel does, where the module itself does."""
+"""The address of data by its symbol: from the ELF files, from the kernel, and from the module itself."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def by_closest(layout: Layout, datum: Datum, address: int, told: KernelSymbolOff
 
 
 def by_module(layout: Layout, datum: Datum) -> Statement:
-    """What the target itself says: its parameter `data` shows the addresses as its own code has them."""
+    """The target's own address of the datum, from its parameter `data`."""
     if not datum.module:
-        return Statement("module", None, "vmlinux does not say")
+        return Statement("module", None, "vmlinux has no such parameter")
     listing = layout.guest.read_text(f"/sys/module/{datum.module}/parameters/data")
     places = dict(line.split() for line in listing.splitlines())
     if datum.symbol not in places:

@@ -1,4 +1,4 @@
-"""A landing: a site with what all witnesses say, and whether they agree."""
+"""A landing: a site, the statements of its witnesses, and whether they agree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from harness.landing.site import Site
 from harness.landing.witness import Statement
 
-# Fewer witnesses than this cannot tell a landing from a coincidence of two.
+# Two witnesses may agree by coincidence; a landing needs three.
 QUORUM = 3
 
 
@@ -33,7 +33,7 @@ class Landing:
 
     @property
     def with_address(self) -> list[Statement]:
-        """The witnesses that gave an address."""
+        """The witnesses that have an address."""
         return [statement for statement in self.statements if statement.address is not None]
 
     @property
@@ -43,31 +43,31 @@ class Landing:
 
     @property
     def disagreement(self) -> str:
-        """Empty when all speaking witnesses agree, none contradicts, and they are enough."""
+        """Why this is no proof; empty when QUORUM witnesses have an address, all agree and none contradicts."""
         addresses = {statement.address for statement in self.with_address}
         contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
             return "the witnesses disagree"
         if contrary:
-            return f"the {contrary.witness} witness contradicts: {contrary.says}"
+            return f"the {contrary.witness} witness contradicts: {contrary.detail}"
         if len(self.with_address) < QUORUM:
-            return f"only {len(self.with_address)} of {len(self.statements)} witnesses speak, {QUORUM} are needed"
+            return f"only {len(self.with_address)} of {len(self.statements)} witnesses have an address, not {QUORUM}"
         return ""
 
     def table(self) -> str:
-        """Witness, address, what it means, the bytes there, what else it says: to be pasted into a bug report."""
-        rows = [("witness", "address", "means", "bytes", "says"), *(self._row(each) for each in self.statements)]
+        """Format witness, address, symbol + offset, bytes and detail as a table for a bug report."""
+        rows = [("witness", "address", "means", "bytes", "detail"), *(self._row(each) for each in self.statements)]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = (
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
         )
-        told = [f"escaped into {self.escaped}"] if self.escaped else []
-        return "\n".join([*(line.rstrip() for line in lines), *told])
+        escaped = [f"escaped into {self.escaped}"] if self.escaped else []
+        return "\n".join([*(line.rstrip() for line in lines), *escaped])
 
     def _row(self, said: Statement) -> tuple[str, str, str, str, str]:
         if said.address is None:
-            return said.witness, "-", "-", "-", said.says
-        return said.witness, f"{said.address:#x}", self.meaning(said.address), said.code.hex() or "-", said.says
+            return said.witness, "-", "-", "-", said.detail
+        return said.witness, f"{said.address:#x}", self.meaning(said.address), said.code.hex() or "-", said.detail
 
     def record(self) -> dict[str, Any]:
         """For the results file: the site and each witness's address in hex, or its reason."""
@@ -76,7 +76,7 @@ class Landing:
             "hits": self.hits,
             **({"escaped": self.escaped} if self.escaped else {}),
             **{
-                statement.witness: statement.says
+                statement.witness: statement.detail
                 if statement.address is None or statement.contradicts
                 else f"{statement.address:#x}"
                 for statement in self.statements

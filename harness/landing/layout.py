@@ -1,4 +1,4 @@
-"""Where the ELF files say that everything is in one guest: the kernel by its slide, modules by their sections."""
+"""Addresses in one guest, computed from the ELF files: the kernel's by its slide, modules' by their sections."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Layout:
         return elf, elf.function(site.symbol)
 
     def address(self, site: Site) -> int:
-        """Where the ELF says that a probe on the site must land.
+        """The address where a probe on the site must land, by the ELF.
 
         A probe on an entry that begins with a landing pad is put behind it (arch_adjust_kprobe_addr(), since 5.19).
         """
@@ -110,7 +110,7 @@ class Layout:
         return self.base(symbol, site.module)
 
     def boundaries(self, site: Site) -> list[Site]:
-        """The site's function at each of its instructions. Raises PinpointError where nobody can tell them."""
+        """The site's function at each of its instructions. Raises PinpointError where they cannot be decoded."""
         elf, symbol = self.symbol(site)
         return [site.at(offset) for offset in boundaries(elf, symbol, self.decoder)]
 

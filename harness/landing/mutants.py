@@ -61,12 +61,12 @@ def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
 class Mutant:
     """What a broken probe does instead.
 
-    `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` gives the spec really tried
-    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no broken
-    probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a module with
-    addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so many bytes
-    to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond` reads
-    what stands behind a datum.
+    `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` maps the spec to the one really
+    tried where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no
+    broken probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a
+    module with addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so
+    many bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do;
+    `reads_beyond` reads what stands behind a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters

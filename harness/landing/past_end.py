@@ -1,4 +1,4 @@
-"""Probes that the kernel took past the end of their function, and into what they went.
+"""Probes that the kernel accepted past the end of their function, and what is there instead.
 
 register_kprobe() adds the offset to the symbol's address and looks no further at the symbol (_kprobe_addr(),
 kernel/kprobes.c, 6.1), so that an offset behind a function's end is taken wherever an instruction begins.
@@ -51,14 +51,14 @@ def next_function(layout: Layout, site: Site) -> Function:
 
 
 def expect_escape(landing: Landing, into: str) -> None:
-    """Demand a probe on which all witnesses agree, and that it is told to be in `into`, never that it landed.
+    """Demand that all witnesses agree, and that the landing is reported as escaped into `into`.
 
     Raises Missed with the witness table.
     """
     if landing.disagreement:
         raise Missed(f"{landing.site}: {landing.disagreement}\n\n{landing.table()}")
     if not landing.escaped.startswith(into) or not landing.complaint:
-        raise Missed(f"{landing.site}: not told to be in {into!r}\n\n{landing.table()}")
+        raise Missed(f"{landing.site}: not reported as escaped into {into!r}\n\n{landing.table()}")
 
 
 def _loaded(layout: Layout, module: str) -> Iterator[Function]:

@@ -1,4 +1,4 @@
-"""The probe module: loaded with sites, asked what became of each, unloaded."""
+"""Load the probe module with sites, read its report of each, unload it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Request:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What the probe module says of one site.
+    """The probe module's report of one site.
 
     `errno` is positive, 0 for a registered probe; `address` is `kp.addr`, 0 when refused; `hits` counts the
     pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any;

@@ -18,7 +18,7 @@ _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
 
 def loaded(guest: Guest) -> list[Target]:
-    """The targets that are loaded in a guest, as far as is known without asking it."""
+    """The targets that are loaded in a guest, as far as is known without a request to the guest."""
     return list(_loaded.get(guest, {}).values())
 
 
@@ -27,7 +27,7 @@ class Target:
 
     `build` is its file's name in the image, `rebuilt/pinpoint_target` for the other build of `pinpoint_target`;
     `sections` are the loaded addresses of its sections, by name, `previous` those of the life before, none in its
-    first; `build_id` is in hex, what the loaded module says of itself.
+    first; `build_id` is in hex, read from the loaded module.
     """
 
     sections: Mapping[str, int]
@@ -124,12 +124,12 @@ class Target:
         return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)
 
     def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
-        """Call a function of the module exactly `times` times; gives the checksum of what it returned."""
+        """Call a function of the module exactly `times` times; returns the checksum of its results."""
         told = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
         return self.guest.script(told, deadline, in_place=True).check().stdout.strip()
 
     def call_all(self, times: int = 1) -> list[str]:
-        """Call every shape of the module so often; gives their checksums, each with its name. One round trip."""
+        """Call every shape of the module `times` times; returns their checksums, each with its name. One round trip."""
         own = self._directory
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
         call = f"echo $shape {times} >{own}/call && cat {own}/result"

@@ -24,7 +24,7 @@ _FUNCTION = "clock_t_to_jiffies"
 
 
 class TraitContradictedError(GuestError):
-    """The booted kernel is not what its recipe says of `trait`."""
+    """The booted kernel contradicts its recipe about `trait`."""
 
     def __init__(self, trait: str, what: str, *, where: str, mend: str) -> None:
         self.trait = trait

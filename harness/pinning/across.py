@@ -28,7 +28,7 @@ _OFTEN = 5
 class Crossing:
     """What became of a probe: how the kernel listed it without its target, and its hits in all.
 
-    `moved` tells that the target's second life stood elsewhere.
+    `moved` is true if the target was reloaded at another address.
     """
 
     listed: tuple[ListedProbe, ...]
@@ -76,7 +76,7 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
 
 
 def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
-    """Register a probe while a module is loaded and removed beside it; gives how often there was which errno.
+    """Register a probe while a module is loaded and removed concurrently; returns the count of each errno.
 
     Until success and refusal each came often enough, or at most so many times; nothing keeps the two in step. Raises
     GuestError when the module cannot be loaded, or does not go in the end: a removal that meets a registration is

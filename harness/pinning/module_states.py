@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.pinning.loader import PROBE, Loader, Said
+from harness.pinning.loader import PROBE, Loader, LoaderLine
 
 _SECONDS = 60.0
 
@@ -41,7 +41,7 @@ HOLDER = "pinpoint_holder"
 def delete(guest: Guest, module: str, *, force: bool = False) -> str:
     """delete_module(2) without waiting: empty when the module is gone, else the errno's name."""
     told = guest.run(guest.program(HOLDER), "force" if force else "delete", module)
-    said = Said.parsed(told.stdout.strip())
+    said = LoaderLine.parsed(told.stdout.strip())
     return "" if said.word == "did" else said.fields["errno"]
 
 

@@ -65,7 +65,7 @@ class Opening:
 _CRASHING = frozenset({ComplaintKind.FAULT, ComplaintKind.BUG})
 _ANY = frozenset(ComplaintKind)
 
-# In order: the first that matches says the kind.
+# In order: the first match determines the kind.
 OPENINGS = (
     Opening(ComplaintKind.PANIC, r"Kernel panic - not syncing"),
     Opening(ComplaintKind.PANIC, r"traps: PANIC: "),

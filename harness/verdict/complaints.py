@@ -92,8 +92,8 @@ class _Open:
 def read(log: str | bytes, *, timed: bool | None = None) -> list[Complaint]:
     """Every complaint in a console log or a dmesg, in order. Never raises, wherever the log begins or is cut.
 
-    `timed`: does this kernel print times (None: the log tells)? If so, lines without one are a program's, not the
-    kernel's, and are passed over.
+    `timed`: does this kernel print times (None: detected from the log)? If so, lines without one are a program's, not
+    the kernel's, and are passed over.
     """
     found: list[Complaint] = []
     current: _Open | None = None

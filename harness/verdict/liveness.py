@@ -13,7 +13,7 @@ from harness.guest.heartbeat import Heartbeat, Sample
 from harness.verdict.complaints import Complaint
 from harness.verdict.verdict import Verdict
 
-# How many places of a hanging CPU are told, the most frequent first.
+# How many places of a hanging CPU are reported, the most frequent first.
 _TOLD_AT_MOST = 4
 
 
@@ -78,7 +78,7 @@ class GuestDied(GuestLost):
 
 
 def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int], str] = hex) -> Diagnosis:
-    """What became of a guest, from what is known without asking it anything.
+    """What became of a guest, from what is known without a request to it.
 
     `complaints` are those on its console that are no known noise; `name` tells where an address is. The strongest
     evidence comes first: a QEMU that is gone explains all the rest, a reset explains the silence.

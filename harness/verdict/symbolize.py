@@ -1,4 +1,4 @@
-"""What an address in a guest is, told without asking the guest: it may hang."""
+"""Name addresses of a guest without a request to it: the guest may hang."""
 
 from __future__ import annotations
 

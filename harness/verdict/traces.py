@@ -1,4 +1,4 @@
-"""Stack traces as function + offset, with file and line where the module's DWARF tells them.
+"""Stack traces as function + offset, with file and line where the module's DWARF has them.
 
 The kernel has put names to addresses itself; which line that is stands in the very file of the module that was loaded.
 """

@@ -17,7 +17,7 @@ from harness.landing.layout import ANCHOR, Layout
 from harness.landing.site import Site
 
 _END = "_etext"
-# Bytes around an address between functions that tell what it is: more than any stub or nop is long.
+# Bytes around an address between functions that identify it: more than any stub or nop is long.
 _REACH = 64
 
 
@@ -48,7 +48,7 @@ class _Function(NamedTuple):
 
 
 class _Table:
-    """Functions that can be found by an address: of several at one place the longest."""
+    """Functions by address; where several start at one address, the longest."""
 
     def __init__(self, functions: Iterable[_Function]) -> None:
         self._functions = sorted(
@@ -91,7 +91,7 @@ class Places:
         return Site(found.symbol.name, address - found.start, module=found.module)
 
     def safe(self, site: Site) -> bool:
-        """Does the kernel take a probe there, and step it rightly for whoever runs the function meanwhile?
+        """Does the kernel take a probe there, and step it correctly for any task that runs the function meanwhile?
 
         That is where neither this instruction nor the next, where a mutant puts its probe, leaves the line.
         """

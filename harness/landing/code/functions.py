@@ -1,4 +1,4 @@
-"""The order of functions in two kernels, and what the kernel itself says it refuses."""
+"""Functions of an ELF file: selected, compared between two kernels, and the kernel's kprobe blacklist."""
 
 from __future__ import annotations
 

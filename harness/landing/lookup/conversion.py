@@ -34,9 +34,10 @@ def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
 class Conversion:
     """What became of one address.
 
-    `elf` and `kernel` (sprint_symbol()) say which symbol is closest; `by_address` is a kprobe registered on the bare
-    address, `by_symbol` one on the kernel's symbol + offset; `listed` is the kernel's own look-up in kprobes/list of
-    where the first of them is; `lands` is where the ELF files say that both must be, past an entry's landing pad.
+    `elf` and `kernel` (sprint_symbol()) are the closest symbol by each source; `by_address` is a kprobe registered on
+    the bare address, `by_symbol` one on the kernel's symbol + offset; `listed` is the kernel's own look-up in
+    kprobes/list of where the first of them is; `lands` is where the ELF files say that both must be, past an entry's
+    landing pad.
     """
 
     address: int
@@ -119,7 +120,7 @@ class Conversions:
 
     def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
         answers = data_module.ask(self.guest, [Question(address) for address in addresses])
-        kernel = [_known(address, answer.told) for address, answer in zip(addresses, answers, strict=True)]
+        kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
         view = probe_module.load(self.guest, specs, _ONLY_RESOLVE)
         probe_module.unload(self.guest)

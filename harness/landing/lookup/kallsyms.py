@@ -19,7 +19,7 @@ _CODE = "tTwW"
 
 
 def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
-    """The functions that the kernel would not find, or find elsewhere than the address beside each.
+    """The functions that the kernel would not find, or find elsewhere than the address paired with each.
 
     The kernel takes the first entry of a name (kallsyms_lookup_name(), kernel/kallsyms.c, 6.1), for MOD:SYM the first
     of that module.

@@ -158,7 +158,7 @@ class SweepModule:
     def last_words(self) -> list[int]:
         """Numbers in the batch of the sites last handed to the kernel and last hit, read from outside.
 
-        To be asked of a guest that no longer answers; raises GuestError when its memory cannot be read either.
+        For a guest that no longer answers; raises GuestError when its memory cannot be read either.
         """
         return self._recorded()[:2]
 

@@ -139,7 +139,7 @@ def table(landings: Iterable[Landing]) -> str:
         address = said["listed"].address
         where = "-" if address is None else f"{address:#x}"
         means = "-" if address is None else landing.meaning(address)
-        seen = said["outside"].says if "outside" in said else "-"
+        seen = said["outside"].detail if "outside" in said else "-"
         rows.append((str(landing.site), where, means, seen, "missed" if landing.complaint else "landed"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(

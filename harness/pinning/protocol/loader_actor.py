@@ -107,7 +107,7 @@ class Actor:
 
     def _next_gate(self) -> str:
         """The gate it comes to, empty when it ends instead."""
-        while said := self._loader.heard():
+        while said := self._loader.next_line():
             if said.word == "at":
                 return said.step
         return ""
@@ -121,7 +121,7 @@ class Actor:
         """How it ended."""
         self.inside = False
         self._at = ""
-        while self._loader.heard():
+        while self._loader.next_line():
             pass
         ended = self._loader.ended()
         self._ended = True

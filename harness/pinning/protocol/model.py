@@ -1,6 +1,6 @@
 """The protocol of loading a precompiled probe module while its target comes and goes, written down small.
 
-It is what the kernel's rules say, and nothing of the kernel or the loader is called here: a schedule is predicted by
+It states the kernel's rules and calls neither the kernel nor the loader: a schedule is predicted by
 walking it. Two pin rules differ in one line, `World.held`, and two rules of loading in one method, `World._settled`.
 Sources are of 6.1 unless they say otherwise:
 

@@ -1,4 +1,4 @@
-"""Whom the protocol knows: lives of the target, loaders, the probe module."""
+"""The parties of the protocol: lives of the target, loaders, the probe module."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class Schedules:
 
     @property
     def rule(self) -> Rule:
-        """What this kernel does otherwise than others: the recipe says it, and was proved when the guest booted."""
+        """What this kernel does otherwise than others: the recipe's traits, proved when the guest booted."""
         traits = self.loading.guest.image.recipe.traits
         return Rule(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
 
