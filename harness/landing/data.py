@@ -106,19 +106,19 @@ def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
     return Statement("kallsyms", places[0] + datum.offset)
 
 
-def by_closest(layout: Layout, datum: Datum, address: int, told: KernelSymbolOffset | None) -> Statement:
+def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOffset | None) -> Statement:
     """The datum's address if the kernel finds its symbol closest to `address` (sprint_symbol()).
 
     It needs data in kallsyms: without, the kernel calls a module's data by its last function, however far below
     (find_kallsyms_symbol(), kernel/module/kallsyms.c, 6.1).
     """
-    if told is None or not layout.guest.image.recipe.traits.data_symbols:
-        return Statement("closest", None, f"the kernel calls it {told}")
+    if shown is None or not layout.guest.image.recipe.traits.data_symbols:
+        return Statement("closest", None, f"the kernel calls it {shown}")
     place = layout.closest.at(address)
     names = place.names if place else ()
-    if datum.symbol not in names or not told.means(place):
-        return Statement("closest", None, f"another symbol, {told}", contradicts=True)
-    return Statement("closest", address - told.offset + datum.offset, str(told))
+    if datum.symbol not in names or not shown.means(place):
+        return Statement("closest", None, f"another symbol, {shown}", contradicts=True)
+    return Statement("closest", address - shown.offset + datum.offset, str(shown))
 
 
 def by_module(layout: Layout, datum: Datum) -> Statement:

@@ -14,7 +14,7 @@ QUORUM = 3
 
 
 class Missed(AssertionError):
-    """A probe that is not where its site says, or was not hit as often as its site ran."""
+    """A probe that is not at its site, or whose hit count differs from how often the site ran."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ class Landing:
         escaped = [f"escaped into {self.escaped}"] if self.escaped else []
         return "\n".join([*(line.rstrip() for line in lines), *escaped])
 
-    def _row(self, said: Statement) -> tuple[str, str, str, str, str]:
-        if said.address is None:
-            return said.witness, "-", "-", "-", said.detail
-        return said.witness, f"{said.address:#x}", self.meaning(said.address), said.code.hex() or "-", said.detail
+    def _row(self, statement: Statement) -> tuple[str, str, str, str, str]:
+        if statement.address is None:
+            return statement.witness, "-", "-", "-", statement.detail
+        code = statement.code.hex() or "-"
+        return statement.witness, f"{statement.address:#x}", self.meaning(statement.address), code, statement.detail
 
     def record(self) -> dict[str, Any]:
         """For the results file: the site and each witness's address in hex, or its reason."""

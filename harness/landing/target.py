@@ -57,9 +57,9 @@ class Target:
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
         steps = f"insmod {path} && {{ {listing}; echo; cat {own}/notes/.note.gnu.build-id; }}"
-        told, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
+        listing_out, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
         self.previous = getattr(self, "sections", {})
-        self.sections = self._parsed(told.decode())
+        self.sections = self._parsed(listing_out.decode())
         self.build_id = build_id(notes)
         _loaded.setdefault(self.guest, {})[self.module] = self
 
@@ -125,16 +125,16 @@ class Target:
 
     def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; returns the checksum of its results."""
-        told = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
-        return self.guest.script(told, deadline, in_place=True).check().stdout.strip()
+        script = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
+        return self.guest.script(script, deadline, in_place=True).check().stdout.strip()
 
     def call_all(self, times: int = 1) -> list[str]:
         """Call every shape of the module `times` times; returns their checksums, each with its name. One round trip."""
         own = self._directory
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
         call = f"echo $shape {times} >{own}/call && cat {own}/result"
-        told = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
-        return self.guest.script(told, in_place=True).check().stdout.splitlines()
+        script = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
+        return self.guest.script(script, in_place=True).check().stdout.splitlines()
 
     @property
     def _directory(self) -> str:

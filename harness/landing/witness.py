@@ -56,17 +56,17 @@ def trapped(report: SiteReport, kprobes: KprobeTraits) -> Statement:
     return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
 
 
-def with_bytes(said: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
+def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
     """A statement and the bytes at its address: the ELF's own for the `elf` witness, memory's for all others.
 
     `elsewhere` is what memory has at addresses outside of the window.
     """
-    if said.address is None:
-        return said
-    content = own.code if said.witness == "elf" else window.during
-    place = said.address - window.start
+    if statement.address is None:
+        return statement
+    content = own.code if statement.witness == "elf" else window.during
+    place = statement.address - window.start
     inside = content[place : place + SHOWN] if place >= 0 else b""
-    return replace(said, code=inside or elsewhere.get(said.address, b""))
+    return replace(statement, code=inside or elsewhere.get(statement.address, b""))
 
 
 def outside(

@@ -16,7 +16,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.mutants import LoaderMutant
 
-# How often the target's function is called in its first life and in its second; different, to be told apart.
+# How often the target's function is called in its first life and in its second; different, so that the hits show which.
 _BEFORE, _AFTER = 2, 3
 _SHAPE = "leaf"
 _RACE_SECONDS = 300.0

@@ -51,7 +51,7 @@ class Opening:
     """A first line.
 
     It is taken as part of an open complaint of a kind in `within`, and opens one only where there is none. A `weak` one
-    says little: the next opening of the same event gives the complaint its kind and headline. Where a pattern begins
+    is unspecific: the next opening of the same event gives the complaint its kind and headline. Where a pattern begins
     with anything at all, `holds` is a text it must contain: looking for that first keeps a flooded console cheap.
     """
 

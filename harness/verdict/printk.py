@@ -63,7 +63,7 @@ def _form(lines: list[str], timed: bool | None) -> Callable[[str], Iterator[Reco
 
 
 def _is_timed(lines: list[str]) -> bool:
-    """Does this kernel print times? Its banner tells; in a log without one, any line with a time does."""
+    """Does this kernel print times? Its banner shows it; in a log without one, any line with a time does."""
     for line in lines:
         if "Linux version " in line:
             return _PREFIX.search(plain(line)) is not None

@@ -19,7 +19,7 @@ from harness.core.elf import BROKEN, Elf
 from harness.core.errors import PinpointError
 
 _TABLE = ".debug_line"
-# Sections with code are told apart by laying them out one behind the other, far apart, as no loader ever does.
+# Distinct addresses identify the section: they are laid out one after the other, far apart, as no loader does.
 _FIRST, _APART = 0x10000, 0x10000
 
 

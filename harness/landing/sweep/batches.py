@@ -130,7 +130,7 @@ class Sweep:
         return swept
 
     def _say(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
-        """What the witnesses say of each.
+        """Yield the witnesses' statements about each site.
 
         Where kprobes have defects, breakpoints are in place only while nothing runs but what puts them there.
         """

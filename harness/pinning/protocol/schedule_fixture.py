@@ -13,7 +13,7 @@ from harness.pinning.protocol.play import Play, play
 from harness.pinning.protocol.stage import GuestStage
 from harness.pinning.protocol.steps import Schedule, parse
 
-# A life of the target that no address tells from the one before it. Where modules share a region with all of vmalloc
+# A life of the target at the same addresses as the one before it. Where modules share a region with all of vmalloc
 # (parisc) it stands there again only while the probe module is not loaded.
 _REUSE = (
     "open read look remove imitate load validate",

@@ -39,7 +39,7 @@ class Verb(Enum):
     IMITATE = "imitate"
     """Load a build that has all at the same addresses: the same file with another build-id."""
     FORCE = "force"
-    """delete_module(2) of the target with O_TRUNC: whatever its reference count says."""
+    """delete_module(2) of the target with O_TRUNC, regardless of its reference count."""
     UNPROBE = "unprobe"
     """delete_module(2) of the probe module."""
     KILL = "kill"
