@@ -40,7 +40,7 @@ def test_the_results_tell_an_escape() -> None:
 def test_an_escape_is_expected_where_it_went() -> None:
     expect_escape(landing("next symbol calls+0x0"), "next symbol calls+0x0")
     for other in ("", "padding behind leaf"):
-        with pytest.raises(Missed, match="not told to be in 'next symbol"):
+        with pytest.raises(Missed, match="not reported as escaped into 'next symbol"):
             expect_escape(landing(other), "next symbol")
 
 

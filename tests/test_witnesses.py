@@ -40,7 +40,7 @@ def test_one_disagreeing_witness_is_a_miss_and_the_table_names_it() -> None:
 
 
 def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
-    with pytest.raises(Missed, match="only 2 of 5 witnesses speak"):
+    with pytest.raises(Missed, match="only 2 of 5 witnesses have an address"):
         prove([landing(0x1004, None, 0x1004, None, None)])
 
 
