@@ -52,7 +52,7 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
 @pytest.mark.mutants("converts-too-far")
 def test_module_text(layout: Layout, target: Target, conversions: Conversions, figure: Callable[..., Figure]) -> None:
     """Instructions of every function that stays loaded, from its entry on, of `.cold` halves and second names too."""
-    functions = [each for each in target.functions if each.section in layout.lasting(target.module)]
+    functions = target.functions(target.lasting, unique=True, preambles=False)
     sites = [Site(each.name, module=target.module) for each in functions]
     found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)[::EVERY]])
     figure("closest.module_addresses", len(found), "addresses")

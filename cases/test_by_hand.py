@@ -28,7 +28,8 @@ Tried = Callable[..., TrialRow]
 def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Functions of the kernel and of a module, by symbol + offset, land; the other build's offset does not."""
     kernels = [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
-    ours = [Site(symbol.name, module=target.module) for symbol in target.functions if target.keeps(symbol)]
+    functions = target.functions(target.lasting_text, unique=True, preambles=False)
+    ours = [Site(symbol.name, module=target.module) for symbol in functions]
     places = Places(layout)
     with kprobes.on(*sample(places, kernels), *sample(places, ours)) as probes:
         pass

@@ -33,7 +33,7 @@ def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> 
     preambles = {each.section: each.size for each in sections.elf.symbols if each.name.startswith(PREAMBLES)}
     own = {
         symbol.name: sections.sections[symbol.section] + preambles.get(symbol.section, 0)
-        for symbol in sections.functions
+        for symbol in sections.named_once
         if symbol.section == f".text.{symbol.name}"
     }
     assert len(own) >= 5, f"only {sorted(own)} have sections of their own"

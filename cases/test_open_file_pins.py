@@ -62,7 +62,7 @@ def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
 def _betray(loader: Loader) -> None:
     """Let the second task go on, until it says that it has closed what it closes."""
     loader.go()
-    while said := loader.heard():
+    while said := loader.next_line():
         if said.step == "betray":
             return
 

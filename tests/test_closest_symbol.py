@@ -148,5 +148,5 @@ def test_answers_are_read_with_their_symbols() -> None:
         "spec=0x35000/4@0 address=0xffff9010 bytes= errno=14 symbol=0x35000\n"
     )
     assert (held.address, held.content, held.errno) == (0x1010, bytes.fromhex("014e4950"), 0)
-    assert held.told == KernelSymbolOffset("first", 0, "target")
-    assert (unmapped.address, unmapped.content, unmapped.errno, unmapped.told) == (0xFFFF9010, b"", 14, None)
+    assert held.symbol == KernelSymbolOffset("first", 0, "target")
+    assert (unmapped.address, unmapped.content, unmapped.errno, unmapped.symbol) == (0xFFFF9010, b"", 14, None)

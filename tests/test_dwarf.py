@@ -116,7 +116,7 @@ def test_an_inlined_line_needs_its_function(build: Build) -> None:
     assert {each.function for each in dwarf.places(elf, "common.h", line)} == {"first", "second", "third"}
     assert dwarf.place(elf, "common.h", line, "third").section == ".text.apart"
     with pytest.raises(
-        PinpointError, match=r"module\.ko: common\.h:5 has code in 3 functions; say in which: second, first, third"
+        PinpointError, match=r"module\.ko: common\.h:5 has code in 3 functions; name one of second, first, third"
     ):
         dwarf.place(elf, "common.h", line)
     with pytest.raises(PinpointError, match=r"has no code in fourth; it has in second, first, third"):
@@ -142,7 +142,7 @@ def test_two_files_of_a_name(tmp_path: Path) -> None:
     subprocess.run(["ld", "-r", "a.o", "b.o", "-o", "both.ko"], cwd=tmp_path, check=True)
     elf = Elf.read(tmp_path / "both.ko")
     assert dwarf.place(elf, "b/same.c", 3).function == "in_b"
-    with pytest.raises(PinpointError, match=r"several files are same\.c; say which: .*a/same\.c, .*b/same\.c"):
+    with pytest.raises(PinpointError, match=r"several files are same\.c; name one of .*a/same\.c, .*b/same\.c"):
         dwarf.place(elf, "same.c", 3)
 
 

@@ -14,7 +14,7 @@ from ssh_server import SOON, Server, end
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.interactive_process import Dialogue
-from harness.pinning.loader import LoaderResult, Order, Said, Status
+from harness.pinning.loader import LoaderLine, LoaderResult, Order, Status
 from harness.pinning.mutants import MUTANTS
 
 
@@ -64,15 +64,18 @@ def test_an_order_in_words() -> None:
 
 
 def test_lines() -> None:
-    assert Said.parsed("at load probe") == Said("at", "load", "probe")
-    assert Said.parsed("did begin probe pid=7") == Said("did", "begin", "probe", {"pid": "7"})
-    assert Said.parsed("did close tokens=2") == Said("did", "close", "", {"tokens": "2"})
+    assert LoaderLine.parsed("at load probe") == LoaderLine("at", "load", "probe")
+    assert LoaderLine.parsed("did begin probe pid=7") == LoaderLine("did", "begin", "probe", {"pid": "7"})
+    assert LoaderLine.parsed("did close tokens=2") == LoaderLine("did", "close", "", {"tokens": "2"})
     with pytest.raises(GuestError, match="not a line of the loader's"):
-        Said.parsed("sh: pinpoint_loader: not found")
+        LoaderLine.parsed("sh: pinpoint_loader: not found")
 
 
 def test_how_it_ended_is_told() -> None:
-    steps = (Said("did", "begin", "probe", {"pid": "7"}), Said("failed", "load", "probe", {"errno": "ESTALE"}))
+    steps = (
+        LoaderLine("did", "begin", "probe", {"pid": "7"}),
+        LoaderLine("failed", "load", "probe", {"errno": "ESTALE"}),
+    )
     assert str(LoaderResult(Status.LOAD, steps)) == "LOAD probe ESTALE"
     assert str(LoaderResult(Status.KILLED, steps[:1])) == "KILLED"
     assert LoaderResult(Status.DONE, steps[:1]).errno == ""

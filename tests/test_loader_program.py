@@ -9,7 +9,7 @@ import pytest
 
 from harness.core import paths
 from harness.images.programs import FLAGS, PROGRAMS
-from harness.pinning.loader import Order, Said, Status
+from harness.pinning.loader import LoaderLine, Order, Status
 
 SOON = 60.0
 # No process of a host's user can have a module of this name.
@@ -41,9 +41,9 @@ def test_without_an_image_it_is_wrong_use(programs: Path) -> None:
 
 def test_a_missing_target_is_told_by_name_and_status(programs: Path) -> None:
     status, lines = load(programs, Order(targets=[ABSENT]))
-    begin, failed = map(Said.parsed, lines)
+    begin, failed = map(LoaderLine.parsed, lines)
     assert (status, begin.step, begin.subject) == (Status.OPEN, "begin", "probe")
-    assert failed == Said("failed", "open", f"{ABSENT}/.gnu.linkonce.this_module", {"errno": "ENOENT"})
+    assert failed == LoaderLine("failed", "open", f"{ABSENT}/.gnu.linkonce.this_module", {"errno": "ENOENT"})
 
 
 def test_a_missing_image(programs: Path) -> None:
@@ -84,8 +84,8 @@ def test_the_holder_uses_what_it_holds_twice(programs: Path, tmp_path: Path) -> 
     held.write_text("held")
     status, lines = run(programs / "pinpoint_holder", "file", str(held), say="go\n")
     assert status == Status.DONE
-    assert [Said.parsed(line).step for line in lines] == ["hold", "again", "again", "close"]
-    assert Said.parsed(lines[2]).fields == {"errno": "0"}
+    assert [LoaderLine.parsed(line).step for line in lines] == ["hold", "again", "again", "close"]
+    assert LoaderLine.parsed(lines[2]).fields == {"errno": "0"}
 
 
 @pytest.mark.parametrize(("module", "count"), [("abc", "2"), ("pinpoint_noexit", "0"), ("x" * 64, "2")])

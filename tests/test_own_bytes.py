@@ -181,7 +181,7 @@ def test_memory_that_is_the_elfs_own_says_how_much_was_compared() -> None:
     window = Window(START, CODE, patched(5, b"\xcc"), CODE)
     seen = witness.outside(window, START + 5, X86, own(frozenset(range(5))))
     assert (seen.address, seen.contradicts) == (START + 5, False)
-    assert seen.says == "55 became cc; 11 bytes around are the ELF's, 5 masked"
+    assert seen.detail == "55 became cc; 11 bytes around are the ELF's, 5 masked"
 
 
 @pytest.mark.parametrize("when", ["before", "with", "after"])
@@ -190,7 +190,7 @@ def test_a_byte_that_is_not_the_elfs_contradicts_and_both_are_shown(when: str) -
     states[when] = patched(8, b"\x90", states[when])
     seen = witness.outside(Window(START, *states.values()), START + 5, X86, own())
     assert seen.contradicts
-    assert f"at 0x1008 the ELF has e55dc390909090cc, memory 905dc390909090cc {when} the probe" in seen.says
+    assert f"at 0x1008 the ELF has e55dc390909090cc, memory 905dc390909090cc {when} the probe" in seen.detail
 
 
 def test_masked_bytes_may_be_anything() -> None:
@@ -206,7 +206,7 @@ def test_too_little_to_compare_cannot_speak() -> None:
     seen = witness.outside(Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few))
     assert seen.address is None
     assert not seen.contradicts
-    assert "only 3 bytes of the ELF" in seen.says
+    assert "only 3 bytes of the ELF" in seen.detail
 
 
 def test_memory_that_is_being_patched_is_read_again() -> None:

@@ -8,6 +8,7 @@ from typing import cast
 
 import pytest
 
+from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
 from harness.core.kprobe_defects import Defect, Symptom
 from harness.landing.checks.probe_flags import apart
@@ -16,6 +17,7 @@ from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.past_end import describe, expect_escape, in_function, next_function
 from harness.landing.site import Site
+from harness.landing.target import Target
 from harness.landing.witness import Statement
 
 SITE = Site("leaf", 0x30, module="target")
@@ -40,7 +42,7 @@ def test_the_results_tell_an_escape() -> None:
 def test_an_escape_is_expected_where_it_went() -> None:
     expect_escape(landing("next symbol calls+0x0"), "next symbol calls+0x0")
     for other in ("", "padding behind leaf"):
-        with pytest.raises(Missed, match="not told to be in 'next symbol"):
+        with pytest.raises(Missed, match="not reported as escaped into 'next symbol"):
             expect_escape(landing(other), "next symbol")
 
 
@@ -66,7 +68,9 @@ class FakeElf:
 
 
 class FakeLayout(SimpleNamespace):
-    """What the ELF files say of a guest with that module."""
+    """The layout of a guest with that module; functions are selected by the real code."""
+
+    functions = Layout.functions
 
     def symbol(self, site: Site) -> tuple[FakeElf, Symbol]:
         return FakeElf(), FakeElf().function(site.symbol)
@@ -80,7 +84,8 @@ class FakeLayout(SimpleNamespace):
 
 def layout(*, stubs: bool) -> Layout:
     recipe = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
-    target = SimpleNamespace(elf=FakeElf(), sections=LOADED)
+    target = Target.__new__(Target)
+    target.elf, target.sections = cast(Elf, FakeElf()), LOADED
     kernel = SimpleNamespace(symbols=(), sections=())
     guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe))
     return cast(Layout, FakeLayout(guest=guest, targets={"target": target}, kernel=kernel, slide=0))

@@ -197,12 +197,12 @@ def wrong(play: Play) -> str:
 
 def test_a_disagreement_ends_the_schedule_and_tells_its_line() -> None:
     told = wrong(play(ModelStage(TOKEN), PINS, parse("open read remove look")))
-    assert told.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model says EWOULDBLOCK"
+    assert told.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model predicts EWOULDBLOCK"
 
 
 def test_a_count_that_is_not_balanced_is_a_disagreement() -> None:
     told = wrong(play(ModelStage(TOKEN), PINS, parse("open")))
-    assert "at the end target referenced 0 times, no probe; the model says target referenced 2 times" in told
+    assert "at the end target referenced 0 times, no probe; the model predicts target referenced 2 times" in told
 
 
 @contextmanager

@@ -58,12 +58,12 @@ def test_a_call_that_comes_back_is_its_answer() -> None:
 def test_one_that_traps_for_ever_is_ended_though_its_handler_is_seen_more_often() -> None:
     scene = Scene(NOWHERE, FUNCTION, FUNCTION)
     probed, stands = single_step._called(scene.layout, scene.hang)
-    assert (probed, stands and stands.for_ever, scene.stopped.is_set()) == ("", True, True)
+    assert (probed, stands and stands.stuck, scene.stopped.is_set()) == ("", True, True)
 
 
 def test_one_that_is_only_slow_is_waited_for() -> None:
     scene = Scene(FUNCTION)
     threading.Timer(0.5, scene.stopped.set).start()
     probed, stands = single_step._called(scene.layout, scene.hang)
-    assert (probed, stands and stands.for_ever) == ("", False)
+    assert (probed, stands and stands.stuck) == ("", False)
     assert "in a function" in str(stands)

@@ -20,7 +20,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
-from harness.landing.sweep.batches import Death, Refusal, Swept
+from harness.landing.sweep.batches import Death, Refusal, SweepResult
 from harness.landing.sweep.sweep_guests import FreshGuests
 from harness.landing.sweep.sweep_module import Listing
 from harness.landing.sweep.sweep_plan import Depth
@@ -72,10 +72,10 @@ def missed(site: Site) -> Landing:
 
 
 def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
-    swept = Swept(landed=3, refused=[Refusal(SITES[0], errno.EINVAL, "blacklisted")])
+    swept = SweepResult(landed=3, refused=[Refusal(SITES[0], errno.EINVAL, "blacklisted")])
     swept.prove()
     swept.add(
-        Swept(
+        SweepResult(
             missed=[missed(SITES[1])],
             refused=[Refusal(SITES[2], errno.EILSEQ, "")],
             deadly=[Death(SITES[3], ""), Death(SITES[4], "stepped wrongly")],
@@ -111,11 +111,11 @@ class Deadly:
 
     def unload(self) -> None: ...
 
-    def batch(self, sites: Sequence[Site]) -> Swept:
+    def batch(self, sites: Sequence[Site]) -> SweepResult:
         self.tried.append(sites)
         if self.killers & set(sites):
             raise GuestLost("dead")
-        return Swept(landed=len(sites))
+        return SweepResult(landed=len(sites))
 
     def last_words(self) -> list[int]:
         return self.recorded(self.tried[-1])
@@ -125,7 +125,7 @@ def no_recorder(_: Sequence[Site]) -> list[int]:
     raise GuestError("no memory")
 
 
-def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, Swept, list[Event]]:
+def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, SweepResult, list[Event]]:
     for name in ("Target", "SweepModule", "Layout", "Sweep"):
         monkeypatch.setattr(sweep_guests, name, deadly)
     bus, heard = Bus(), []

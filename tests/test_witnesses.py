@@ -40,7 +40,7 @@ def test_one_disagreeing_witness_is_a_miss_and_the_table_names_it() -> None:
 
 
 def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
-    with pytest.raises(Missed, match="only 2 of 5 witnesses speak"):
+    with pytest.raises(Missed, match="only 2 of 5 witnesses have an address"):
         prove([landing(0x1004, None, 0x1004, None, None)])
 
 
@@ -57,7 +57,7 @@ def test_the_table_shows_the_bytes_that_each_witness_means() -> None:
     with pytest.raises(Missed) as caught:
         prove([replace(said, statements=[*said.statements, seen])])
     header, *rows = str(caught.value).splitlines()[2:]
-    assert header.split() == ["witness", "address", "means", "bytes", "says"]
+    assert header.split() == ["witness", "address", "means", "bytes", "detail"]
     assert rows[-1].split(maxsplit=4) == ["outside", "0x1005", "leaf+0x5", "ccc3", "5d became cc"]
 
 
@@ -77,7 +77,7 @@ def test_no_hits_are_right_when_none_are_due() -> None:
 def test_outside_reads_every_kind_of_patch(patch: bytes, says: str) -> None:
     seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
     assert seen.address == 0x1000
-    assert says in seen.says
+    assert says in seen.detail
 
 
 def test_outside_gives_the_change_closest_to_the_site() -> None:
@@ -95,13 +95,13 @@ def test_outside_contradicts_when_nothing_changed() -> None:
     seen = witness.outside(Window(0x1000, CODE, CODE), 0x1000, X86)
     assert seen.address is None
     assert seen.contradicts
-    assert "nothing changed" in seen.says
+    assert "nothing changed" in seen.detail
 
 
 def test_outside_does_not_take_any_change_for_a_probe() -> None:
     seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
     assert seen.contradicts
-    assert "no probe" in seen.says
+    assert "no probe" in seen.detail
 
 
 def test_outside_aligns_on_fixed_width() -> None:
@@ -126,7 +126,7 @@ def test_trapped_takes_off_what_the_breakpoint_moved_the_ip_on() -> None:
 def test_a_refused_site_reports_no_address() -> None:
     seen = witness.reported(SiteReport("leaf", 2, 0, 0, 0))
     assert seen.address is None
-    assert "errno 2" in seen.says
+    assert "errno 2" in seen.detail
 
 
 def test_an_empty_list_cannot_speak() -> None:

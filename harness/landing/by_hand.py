@@ -1,8 +1,8 @@
 """Relocation by hand, as systemtap's runtime did it when the letter of 2008 was written.
 
 A probe was compiled with its site's distance from one base: `_stext` in the vmlinux it was made for, or the text of a
-module's file. When it was loaded, staprun told it where the base is now (/proc/kallsyms, sysfs), and the sum was the
-address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand/spec.c adds up just so.
+module's file. When it was loaded, staprun passed it the loaded address of the base (/proc/kallsyms, sysfs), and the sum
+was the address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand/spec.c adds up just so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ByHand:
         self._modulus = 1 << 8 * layout.guest.image.recipe.architecture.word_bytes
 
     def base(self, module: str) -> int:
-        """What staprun tells: where `_stext`, or the lowest text section of a module's file, is loaded."""
+        """What staprun passes: where `_stext`, or the lowest text section of a module's file, is loaded."""
         if module:
             target = self._layout.targets[module]
             return target.sections[lowest_text(target.elf, target.sections).name]
@@ -74,7 +74,7 @@ def lowest_text(elf: Elf, loaded: Container[str]) -> Section:
     return min((section for section in text if section.size), key=lambda section: section.offset)
 
 
-# A mutant's probes stand where nobody knows what they hit: the kernel resolves and checks them, and arms none.
+# It is unknown what a mutant's probes would hit: the kernel resolves and checks them, and arms none.
 UNARMED = "disabled=1"
 
 

@@ -1,4 +1,4 @@
-"""Data by its symbol: where the ELF files say that it is, where the kernel does, where the module itself does."""
+"""The address of data by its symbol: from the ELF files, from the kernel, and from the module itself."""
 
 from __future__ import annotations
 
@@ -106,25 +106,25 @@ def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
     return Statement("kallsyms", places[0] + datum.offset)
 
 
-def by_closest(layout: Layout, datum: Datum, address: int, told: KernelSymbolOffset | None) -> Statement:
+def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOffset | None) -> Statement:
     """The datum's address if the kernel finds its symbol closest to `address` (sprint_symbol()).
 
     It needs data in kallsyms: without, the kernel calls a module's data by its last function, however far below
     (find_kallsyms_symbol(), kernel/module/kallsyms.c, 6.1).
     """
-    if told is None or not layout.guest.image.recipe.traits.data_symbols:
-        return Statement("closest", None, f"the kernel calls it {told}")
+    if shown is None or not layout.guest.image.recipe.traits.data_symbols:
+        return Statement("closest", None, f"the kernel calls it {shown}")
     place = layout.closest.at(address)
     names = place.names if place else ()
-    if datum.symbol not in names or not told.means(place):
-        return Statement("closest", None, f"another symbol, {told}", contradicts=True)
-    return Statement("closest", address - told.offset + datum.offset, str(told))
+    if datum.symbol not in names or not shown.means(place):
+        return Statement("closest", None, f"another symbol, {shown}", contradicts=True)
+    return Statement("closest", address - shown.offset + datum.offset, str(shown))
 
 
 def by_module(layout: Layout, datum: Datum) -> Statement:
-    """What the target itself says: its parameter `data` shows the addresses as its own code has them."""
+    """The target's own address of the datum, from its parameter `data`."""
     if not datum.module:
-        return Statement("module", None, "vmlinux does not say")
+        return Statement("module", None, "vmlinux has no such parameter")
     listing = layout.guest.read_text(f"/sys/module/{datum.module}/parameters/data")
     places = dict(line.split() for line in listing.splitlines())
     if datum.symbol not in places:

@@ -1,4 +1,4 @@
-"""A landing: a site with what all witnesses say, and whether they agree."""
+"""A landing: a site, the statements of its witnesses, and whether they agree."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.core.text_table import lay_out
 from harness.landing.site import Site
 from harness.landing.witness import Statement
 
-# Fewer witnesses than this cannot tell a landing from a coincidence of two.
+# Two witnesses may agree by coincidence; a landing needs three.
 QUORUM = 3
 
 
 class Missed(AssertionError):
-    """A probe that is not where its site says, or was not hit as often as its site ran."""
+    """A probe that is not at its site, or whose hit count differs from how often the site ran."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Landing:
 
     @property
     def with_address(self) -> list[Statement]:
-        """The witnesses that gave an address."""
+        """The witnesses that have an address."""
         return [statement for statement in self.statements if statement.address is not None]
 
     @property
@@ -44,27 +44,28 @@ class Landing:
 
     @property
     def disagreement(self) -> str:
-        """Empty when all speaking witnesses agree, none contradicts, and they are enough."""
+        """Why this is no proof; empty when QUORUM witnesses have an address, all agree and none contradicts."""
         addresses = {statement.address for statement in self.with_address}
         contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
             return "the witnesses disagree"
         if contrary:
-            return f"the {contrary.witness} witness contradicts: {contrary.says}"
+            return f"the {contrary.witness} witness contradicts: {contrary.detail}"
         if len(self.with_address) < QUORUM:
-            return f"only {len(self.with_address)} of {len(self.statements)} witnesses speak, {QUORUM} are needed"
+            return f"only {len(self.with_address)} of {len(self.statements)} witnesses have an address, not {QUORUM}"
         return ""
 
     def table(self) -> str:
-        """Witness, address, what it means, the bytes there, what else it says: to be pasted into a bug report."""
-        rows = [("witness", "address", "means", "bytes", "says"), *(self._row(each) for each in self.statements)]
+        """Format witness, address, symbol + offset, bytes and detail as a table for a bug report."""
+        rows = [("witness", "address", "means", "bytes", "detail"), *(self._row(each) for each in self.statements)]
         escaped = [f"escaped into {self.escaped}"] if self.escaped else []
         return "\n".join([*lay_out(rows), *escaped])
 
-    def _row(self, said: Statement) -> tuple[str, str, str, str, str]:
-        if said.address is None:
-            return said.witness, "-", "-", "-", said.says
-        return said.witness, f"{said.address:#x}", self.meaning(said.address), said.code.hex() or "-", said.says
+    def _row(self, statement: Statement) -> tuple[str, str, str, str, str]:
+        if statement.address is None:
+            return statement.witness, "-", "-", "-", statement.detail
+        code = statement.code.hex() or "-"
+        return statement.witness, f"{statement.address:#x}", self.meaning(statement.address), code, statement.detail
 
     def record(self) -> dict[str, Any]:
         """For the results file: the site and each witness's address in hex, or its reason."""
@@ -73,7 +74,7 @@ class Landing:
             "hits": self.hits,
             **({"escaped": self.escaped} if self.escaped else {}),
             **{
-                statement.witness: statement.says
+                statement.witness: statement.detail
                 if statement.address is None or statement.contradicts
                 else f"{statement.address:#x}"
                 for statement in self.statements

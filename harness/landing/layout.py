@@ -1,4 +1,4 @@
-"""Where the ELF files say that everything is in one guest: the kernel by its slide, modules by their sections."""
+"""Addresses in one guest, computed from the ELF files: the kernel's by its slide, modules' by their sections."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
+from harness.landing.code.functions import select
 from harness.landing.code.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -85,7 +86,7 @@ class Layout:
         return elf, elf.function(site.symbol)
 
     def address(self, site: Site) -> int:
-        """Where the ELF says that a probe on the site must land.
+        """The address where a probe on the site must land, by the ELF.
 
         A probe on an entry that begins with a landing pad is put behind it (arch_adjust_kprobe_addr(), since 5.19).
         """
@@ -109,7 +110,7 @@ class Layout:
         return self.base(symbol, site.module)
 
     def boundaries(self, site: Site) -> list[Site]:
-        """The site's function at each of its instructions. Raises PinpointError where nobody can tell them."""
+        """The site's function at each of its instructions. Raises PinpointError where they cannot be decoded."""
         elf, symbol = self.symbol(site)
         return [site.at(offset) for offset in boundaries(elf, symbol, self.decoder)]
 
@@ -155,8 +156,8 @@ class Layout:
         target = self.targets[module]
         functions = sorted(
             (target.elf.sections[symbol.section].offset + symbol.address, self.base(symbol, module), symbol)
-            for symbol in target.elf.symbols
-            if symbol.kind == "func" and symbol.section in target.sections and symbol.section.startswith(".text")
+            for symbol in target.functions(target.lasting)
+            if symbol.section.startswith(".text")
         )
         return [
             Gap(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
@@ -177,13 +178,20 @@ class Layout:
         """Every symbol that kallsyms may keep, where it is loaded: functions before what shares their addresses."""
         modules: list[Named] = []
         for module, target in self.targets.items():
-            symbols = _functions_first(target.elf, self.lasting(module))
+            symbols = _functions_first(target.elf, target.lasting)
             modules += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
         return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
 
-    def lasting(self, module: str) -> set[str]:
-        """The sections of a module that stay: sysfs shows those of its initializer, too, long after they are freed."""
-        return {name for name in self.targets[module].sections if not name.startswith(".init")}
+    def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
+        """Return the functions that stay in memory, of a target or, for an empty name, of the kernel.
+
+        Freed initializer sections are left out: that memory may hold something else by now.
+        """
+        if module:
+            target = self.targets[module]
+            return target.functions(target.lasting, preambles=preambles, empty=empty)
+        sections = {name for name in self.kernel.sections if not name.startswith(".init")}
+        return select(self.kernel, sections, preambles=preambles, empty=empty)
 
     def mark(self, name: str) -> int:
         """Where one of the linker's own symbols in vmlinux is, as `_etext`."""

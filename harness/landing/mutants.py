@@ -6,10 +6,9 @@ Missed for the mutant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.core.elf import Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.landing import by_hand, data, section_sites
 from harness.landing.code.instructions import straight
@@ -62,12 +61,12 @@ def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
 class Mutant:
     """What a broken probe does instead.
 
-    `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` gives the spec really tried
-    where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no broken
-    probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a module with
-    addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so many bytes
-    to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond` reads
-    what stands behind a datum.
+    `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` maps the spec to the one really
+    tried where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no
+    broken probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a
+    module with addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so
+    many bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do;
+    `reads_beyond` reads what stands behind a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
@@ -116,7 +115,7 @@ def next_entry(layout: Layout, site: Site) -> int:
     elf, own = layout.symbol(site)
     here = layout.base(own, site.module)
     decoder = layout.guest.image.recipe.architecture.kprobes.decoder
-    for start, symbol in sorted(_loaded(layout, site.module)):
+    for start, symbol in sorted((layout.base(each, site.module), each) for each in layout.functions(site.module)):
         if start <= here:
             continue
         try:
@@ -126,12 +125,3 @@ def next_entry(layout: Layout, site: Site) -> int:
         if offsets:
             return start + offsets[0]
     raise GuestError(f"no function follows {site}", where=layout.guest.name)
-
-
-def _loaded(layout: Layout, module: str) -> Iterator[tuple[int, Symbol]]:
-    """Every function in memory, with its address: of the module, or of the kernel."""
-    elf = layout.targets[module].elf if module else layout.kernel
-    kept = layout.targets[module].sections if module else elf.sections
-    for symbol in elf.symbols:
-        if symbol.kind == "func" and symbol.section in kept and not symbol.section.startswith(".init"):
-            yield layout.base(symbol, module), symbol

@@ -10,7 +10,7 @@ from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-# Fewer bytes than one instruction of a fixed-width machine tell nothing.
+# Fewer bytes than one instruction of a fixed-width machine prove nothing.
 FEWEST = 4
 _MOVED_FIELD = 4
 
@@ -58,7 +58,7 @@ def around(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
     """What the file that defines the site's symbol has for (start, size) in the guest.
 
     It ends where the symbol's section ends. Nothing is left to compare where the section is not at that address, and
-    where the file does not tell what the kernel patches.
+    where the file does not show what the kernel patches.
     """
     elf, symbol = layout.symbol(site)
     if site.module:

@@ -1,4 +1,4 @@
-"""Probes that the kernel took past the end of their function, and into what they went.
+"""Probes that the kernel accepted past the end of their function, and what is there instead.
 
 register_kprobe() adds the offset to the symbol's address and looks no further at the symbol (_kprobe_addr(),
 kernel/kprobes.c, 6.1), so that an offset behind a function's end is taken wherever an instruction begins.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.landing.code.functions import PREAMBLES
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -52,25 +51,21 @@ def next_function(layout: Layout, site: Site) -> Function:
 
 
 def expect_escape(landing: Landing, into: str) -> None:
-    """Demand a probe on which all witnesses agree, and that it is told to be in `into`, never that it landed.
+    """Demand that all witnesses agree, and that the landing is reported as escaped into `into`.
 
     Raises Missed with the witness table.
     """
     if landing.disagreement:
         raise Missed(f"{landing.site}: {landing.disagreement}\n\n{landing.table()}")
     if not landing.escaped.startswith(into) or not landing.complaint:
-        raise Missed(f"{landing.site}: not told to be in {into!r}\n\n{landing.table()}")
+        raise Missed(f"{landing.site}: not reported as escaped into {into!r}\n\n{landing.table()}")
 
 
 def _loaded(layout: Layout, module: str) -> Iterator[Function]:
-    """Every function of the kernel, or of a module, but those whose memory was freed and may be another's."""
-    elf = layout.targets[module].elf if module else layout.kernel
-    bases = layout.targets[module].sections if module else dict.fromkeys(elf.sections, layout.slide)
-    for symbol in elf.symbols:
-        kept = symbol.section in bases and not symbol.section.startswith(".init")
-        if symbol.kind == "func" and symbol.size and kept and not symbol.name.startswith(PREAMBLES):
-            start = bases[symbol.section] + symbol.address
-            yield Function(start, start + symbol.size, symbol.name)
+    """Every function of the kernel or of a module whose memory was not freed."""
+    for symbol in layout.functions(module, preambles=False, empty=False):
+        start = layout.base(symbol, module)
+        yield Function(start, start + symbol.size, symbol.name)
 
 
 def _stub(layout: Layout, module: str, address: int) -> str:

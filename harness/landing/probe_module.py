@@ -1,4 +1,4 @@
-"""The probe module: loaded with sites, asked what became of each, unloaded."""
+"""Load the probe module with sites, read its report of each, unload it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 
 MODULE = "pinpoint_probe"
-_LIST = "/sys/kernel/debug/kprobes/list"
-_CUT = "--pinpoint-cut--"
+KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
+SEPARATOR = "--pinpoint-cut--"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Request:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What the probe module says of one site.
+    """The probe module's report of one site.
 
     `errno` is positive, 0 for a registered probe; `address` is `kp.addr`, 0 when refused; `hits` counts the
     pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any;
@@ -72,7 +72,7 @@ class ProbeView:
 
 def standing(guest: Guest) -> tuple[ListedProbe, ...]:
     """What the kernel lists now."""
-    return parse_list(guest.read_text(_LIST))
+    return parse_list(guest.read_text(KPROBES_LIST))
 
 
 def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), module: str = MODULE) -> ProbeView:
@@ -82,7 +82,7 @@ def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), mod
     is in its report.
     """
     words = shlex.join(["insmod", guest.ship(module), *parameters, f"site={','.join(specs)}"])
-    return _view(guest, f"cat {_LIST} && echo {_CUT} && {words} && {_look(module)}")
+    return _view(guest, f"cat {KPROBES_LIST} && echo {SEPARATOR} && {words} && {_look(module)}")
 
 
 def look(guest: Guest, module: str = MODULE) -> ProbeView:
@@ -92,11 +92,11 @@ def look(guest: Guest, module: str = MODULE) -> ProbeView:
 
 def unload(guest: Guest, module: str = MODULE) -> ProbeView:
     """Read the last report, unload, and read the list afterwards. One round trip."""
-    return _view(guest, f"cat {_report(module)} && rmmod {module} && echo {_CUT} && cat {_LIST}")
+    return _view(guest, f"cat {_report(module)} && rmmod {module} && echo {SEPARATOR} && cat {KPROBES_LIST}")
 
 
 def _look(module: str) -> str:
-    return f"cat {_report(module)} - {_LIST} <<.\n{_CUT}\n.\n"
+    return f"cat {_report(module)} - {KPROBES_LIST} <<.\n{SEPARATOR}\n.\n"
 
 
 def _report(module: str) -> str:
@@ -107,7 +107,7 @@ def _view(guest: Guest, script: str) -> ProbeView:
     result = guest.script(script, in_place=True)
     if result.rc != 0:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
-    *before, reports, listing = result.stdout.split(f"{_CUT}\n")
+    *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
     return ProbeView(parse_report(reports), parse_list(listing), parse_list("".join(before)))
 
 

@@ -1,9 +1,10 @@
-"""One life of the probe module on some sites, and all that the witnesses saw of it."""
+"""Load the probe module on some sites, unload it, and judge each landing by its witnesses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -15,14 +16,14 @@ from harness.landing import past_end, probe_module, witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
-from harness.landing.own_bytes import around
-from harness.landing.probe_module import ListedProbe, Request, SiteReport
+from harness.landing.own_bytes import OwnBytes, around
+from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
 from harness.landing.site import Site
 from harness.landing.witness import Window
 
 _PAGE = 4096
-# Bytes past a site that are watched: no patch on any architecture of the table is longer than 5, and a few instructions
-# behind it shall be there to hold against the ELF.
+# Bytes of a window past its site: no patch of any architecture is longer than 5, and the few instructions after it are
+# compared with the ELF.
 _BEYOND = 32
 _READINGS = 8
 _JUMPS_SECONDS = 2.0
@@ -36,7 +37,7 @@ def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
 
 
 def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
-    """Memory, read until two readings agree: the kernel may be writing a jump there in steps (text_poke_bp())."""
+    """Read memory until two readings agree: the kernel may be writing a jump in steps (text_poke_bp())."""
     seen = read()
     for _ in range(_READINGS):
         before, seen = seen, read()
@@ -45,11 +46,30 @@ def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
     return seen
 
 
-class ProbeRun:
-    """Probes on sites while the `with` block runs; afterwards, what became of them.
+@dataclass(frozen=True)
+class ProbeRecord:
+    """What one life of the probe module left to judge, before, during and after it.
 
-    The kernel is asked for each by symbol + offset, unless `relocation` asks in another way; in any way they must land
-    where the ELF files say.
+    `before`, `during` and `after` are guest memory, one window per site; `own` is what the ELF has for each window.
+    `view` is the module's report and the kernel's list while the probes are registered, `final` the last report and the
+    list afterwards. `elsewhere` maps addresses outside every window, where a probe was reported, to the bytes there.
+    `final` is None and `after` empty until the probes are gone.
+    """
+
+    before: Sequence[bytes]
+    during: Sequence[bytes]
+    own: Sequence[OwnBytes]
+    view: ProbeView
+    elsewhere: Mapping[int, bytes]
+    after: Sequence[bytes] = ()
+    final: ProbeView | None = None
+
+
+class ProbeRun:
+    """Probes on sites while the `with` block runs; afterwards, where they landed.
+
+    The kernel resolves each by symbol + offset, unless `relocation` requests it otherwise. Either way each must land
+    where the ELF files place it.
     """
 
     def __init__(
@@ -63,82 +83,103 @@ class ProbeRun:
         self.guest: Guest = layout.guest
         self.sites = tuple(sites)
         self.mutant = mutant
-        self.ended = False
         self.addresses = tuple(layout.address(site) for site in self.sites)
         self._request = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
-        self._after = [b""] * len(self._spans)
+        self._record: ProbeRecord | None = None
 
     @property
     def _traits(self) -> ProbingTraits:
         return self.guest.image.recipe.architecture.kprobes
 
     def __enter__(self) -> Self:
-        self._before = self._read()
-        self._own = [around(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
-        wrongs = self.mutant.parameters(self.layout, self.sites)
-        asked = self._request
-        self._view = probe_module.load(self.guest, asked.specs, [*asked.parameters, *wrongs], asked.module)
-        self._standing = self._view.standing
-        self._during = self._before if self.mutant.stale_snapshot else self._read()
-        self._elsewhere = self._astray()
+        before = self._read()
+        own = [around(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
+        extra = self.mutant.parameters(self.layout, self.sites)
+        request = self._request
+        view = probe_module.load(self.guest, request.specs, [*request.parameters, *extra], request.module)
+        self._record = ProbeRecord(before, self._read_during(before), own, view, self._astray(view))
         return self
 
     def __exit__(self, *_: object) -> None:
         last = probe_module.look if self.mutant.stays else probe_module.unload
-        self._final = last(self.guest, self._request.module)
-        self._after = self._left()
-        self.ended = True
+        final = last(self.guest, self._request.module)
+        self._record = replace(self.record, after=self._left(self.record.before), final=final)
+
+    @property
+    def record(self) -> ProbeRecord:
+        """What was recorded so far. Raises RuntimeError before the probes were registered."""
+        if self._record is None:
+            raise RuntimeError("the probes were never registered")
+        return self._record
+
+    @property
+    def ended(self) -> bool:
+        """True once the probes were removed and memory was read afterwards."""
+        return self._record is not None and self._record.final is not None
+
+    @property
+    def _final(self) -> ProbeView:
+        final = self.record.final
+        if final is None:
+            raise RuntimeError("the probes are still registered")
+        return final
 
     def _span(self, site: Site, address: int) -> tuple[int, int]:
-        """Start and size of the memory watched for a site: from its function's start, in no page without code."""
+        """Start and size of the window of a site: from its function's start, without pages that hold no code."""
         _, symbol = self.layout.symbol(site)
         start = address - site.offset
         mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
         return start, min(start + site.offset + _BEYOND, mapped) - start
 
-    def _astray(self) -> dict[int, bytes]:
-        """Memory at the first addresses of probes that are in no window, for the table of a disagreement."""
+    def _astray(self, view: ProbeView) -> dict[int, bytes]:
+        """Memory at the first reported addresses that are in no window, for the table of a disagreement."""
         found: dict[int, bytes] = {}
-        reported = [each.address for each in self._view.reports if each.address]
+        reported = [each.address for each in view.reports if each.address]
         watched = [range(start, start + size) for start, size in self._spans]
         for address in [each for each in reported if not any(each in span for span in watched)][:_SHOWN_ASTRAY]:
-            with suppress(GuestError):  # unmapped; a lost guest says so at the next step
+            with suppress(GuestError):  # Unmapped. If the guest is lost, the next step raises.
                 found[address] = self.guest.memory.read(address, witness.SHOWN)
         return found
 
     def _read(self) -> list[bytes]:
         return settled(lambda: self.guest.memory.read_many(self._spans))
 
-    def _left(self) -> list[bytes]:
-        """Memory once the probes are gone, and once the kernel has taken away what it made of them.
+    def _read_during(self, before: Sequence[bytes]) -> Sequence[bytes]:
+        return before if self.mutant.stale_snapshot else self._read()
 
-        A jump goes some ticks after its probe, by a worker's hand (kick_kprobe_optimizer(), kernel/kprobes.c): seen on
-        5.10. What is still there after a while stays.
+    def _left(self, before: Sequence[bytes]) -> list[bytes]:
+        """Memory once the probes are gone and the kernel has undone its optimizations.
+
+        A worker removes a jump some ticks after its probe (kick_kprobe_optimizer(), kernel/kprobes.c): seen on 5.10.
+        Returns what is there after a while, whether or not it is restored.
         """
         left = self._read()
         deadline = Deadline.after(_JUMPS_SECONDS if self.guest.image.recipe.traits.optimized_kprobes else 0.0)
-        while left != self._before and not self.mutant.stays and not deadline.expired:
+        while left != before and not self.mutant.stays and not deadline.expired:
             left = self._read()
         return left
 
     @property
     def windows(self) -> list[Window]:
-        """Guest memory around each site before, during and after; no bytes after while the probes are there."""
+        """Guest memory around each site before, during and after; no bytes after while the probes are registered."""
+        record = self.record
+        after = record.after or [b""] * len(self._spans)
         return [
-            Window(span[0], *states)
-            for span, *states in zip(self._spans, self._before, self._during, self._after, strict=True)
+            Window(start, *states)
+            for (start, _), *states in zip(self._spans, record.before, record.during, after, strict=True)
         ]
 
     def look_again(self) -> None:
-        """Read report, list and memory once more: the witnesses speak of now, no longer of the moment of loading."""
-        self._view = probe_module.look(self.guest, self._request.module)
-        self._during = self._before if self.mutant.stale_snapshot else self._read()
+        """Read report, list and memory once more; the witnesses then describe this moment, not the registration."""
+        view = probe_module.look(self.guest, self._request.module)
+        view = replace(view, standing=self.record.view.standing)
+        self._record = replace(self.record, view=view, during=self._read_during(self.record.before))
 
     @property
     def listed(self) -> tuple[ListedProbe, ...]:
-        """What the kernel listed of these probes when it was last looked at."""
-        return self._view.beyond(self._standing)
+        """The kernel's list of these probes, when it was last read."""
+        return self.record.view.beyond(self.record.view.standing)
 
     @cached_property
     def reports(self) -> tuple[SiteReport, ...]:
@@ -147,12 +188,13 @@ class ProbeRun:
 
     @cached_property
     def landings(self) -> list[Landing]:
-        """What the witnesses say of each site."""
+        """The landing of each site: the statements of all witnesses."""
         found = []
+        record = self.record
         listed = self.listed
-        standing = [each.address for each in self._standing]
+        standing = [each.address for each in record.view.standing]
         for site, address, early, late, window, own in zip(
-            self.sites, self.addresses, self._view.reports, self._final.reports, self.windows, self._own, strict=True
+            self.sites, self.addresses, record.view.reports, self.reports, self.windows, record.own, strict=True
         ):
             statements = (
                 witness.reported(early),
@@ -161,18 +203,18 @@ class ProbeRun:
                 witness.trapped(late, self._traits),
                 witness.outside(window, address, self._traits, own, standing),
             )
-            shown = [witness.with_bytes(statement, window, own, self._elsewhere) for statement in statements]
+            shown = [witness.with_bytes(statement, window, own, record.elsewhere) for statement in statements]
             escaped = past_end.describe(self.layout, site, address)
             found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
         return found
 
     def prove(self, hits: int | None = None) -> None:
-        """Every probe landed and was hit `hits` times. Raises Missed with the witness table."""
+        """Demand that every probe landed and was hit `hits` times. Raises Missed with the witness table."""
         prove(self.landings, hits)
 
     def prove_gone(self) -> None:
-        """Nothing is left: no probe listed, no module loaded, the functions' bytes as before. Raises Missed."""
-        left = self._final.beyond(self._standing)
+        """Demand that no probe is listed, no module is loaded and the bytes are restored. Raises Missed."""
+        left = self._final.beyond(self.record.view.standing)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):
@@ -186,7 +228,7 @@ class ProbeRun:
 
 
 class Kprobes:
-    """Probes in one guest, as cases use them."""
+    """The `kprobes` fixture: registers probes in one guest."""
 
     def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
         self.layout = layout
@@ -201,15 +243,15 @@ class Kprobes:
             probe_module.unload(self.layout.guest)
 
     def on(self, *sites: Site, relocation: Relocation | None = None) -> ProbeRun:
-        """Probes on these sites, in one life of the probe module."""
+        """Return a run of probes on these sites, in one life of the probe module."""
         probes = ProbeRun(self.layout, sites, self.mutant, relocation)
         self.lives.append(probes)
         return probes
 
     def attempt(self, *specs: str, module: str = probe_module.MODULE) -> list[int]:
-        """Try specs as they stand, in one life of a probe module.
+        """Register these specs unchanged, in one life of a probe module.
 
-        Gives the errno of each registration, 0 where the kernel took it.
+        Returns the errno of each registration, 0 for success.
         """
         view = probe_module.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], module=module)
         probe_module.unload(self.layout.guest, module)

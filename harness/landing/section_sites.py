@@ -24,7 +24,7 @@ class Refused(GuestError):
 
 @dataclass(frozen=True)
 class PrecompiledSite(Site):
-    """A place in one build of a module: what a probe carries of it, beside the symbol and offset that it is.
+    """A place in one build of a module: what a probe carries of it, in addition to symbol and offset.
 
     `build_id` is in hex, `place` the offset in bytes into `section`.
     """
@@ -52,7 +52,7 @@ class PrecompiledSite(Site):
 
 
 def by_section(layout: Layout, sites: Sequence[Site]) -> Request:
-    """The probe module told only addresses, of PrecompiledSites, each the sum of section and offset.
+    """Request probes by address alone: for each PrecompiledSite the sum of section address and offset.
 
     Raises Refused when a module of theirs is loaded in another build.
     """
@@ -85,5 +85,5 @@ def _at(addresses: Iterable[int], *parameters: str) -> Request:
 
 
 def _unarmed(addresses: Iterable[int]) -> Request:
-    """A mutant's probes, which stand where nobody knows what they would hit."""
+    """A mutant's probes, unarmed: it is unknown what they would hit."""
     return _at(addresses, "disabled=1")

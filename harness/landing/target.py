@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -12,14 +11,14 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
-from harness.landing.code.functions import PREAMBLES
+from harness.landing.code.functions import select
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
 
 def loaded(guest: Guest) -> list[Target]:
-    """The targets that are loaded in a guest, as far as is known without asking it."""
+    """The targets that are loaded in a guest, as far as is known without a request to the guest."""
     return list(_loaded.get(guest, {}).values())
 
 
@@ -28,7 +27,7 @@ class Target:
 
     `build` is its file's name in the image, `rebuilt/pinpoint_target` for the other build of `pinpoint_target`;
     `sections` are the loaded addresses of its sections, by name, `previous` those of the life before, none in its
-    first; `build_id` is in hex, what the loaded module says of itself.
+    first; `build_id` is in hex, read from the loaded module.
     """
 
     sections: Mapping[str, int]
@@ -58,9 +57,9 @@ class Target:
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
         steps = f"insmod {path} && {{ {listing}; echo; cat {own}/notes/.note.gnu.build-id; }}"
-        told, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
+        listing_out, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
         self.previous = getattr(self, "sections", {})
-        self.sections = self._parsed(told.decode())
+        self.sections = self._parsed(listing_out.decode())
         self.build_id = build_id(notes)
         _loaded.setdefault(self.guest, {})[self.module] = self
 
@@ -91,34 +90,51 @@ class Target:
         return self.sections[".gnu.linkonce.this_module"]
 
     @property
-    def functions(self) -> list[Symbol]:
-        """The module's functions whose names it uses once; two static ones of a name cannot be told apart."""
-        found = [each for each in self.elf.symbols if each.kind == "func" and not each.name.startswith(PREAMBLES)]
-        named = Counter(symbol.name for symbol in found)
-        return [symbol for symbol in found if named[symbol.name] == 1]
+    def lasting(self) -> set[str]:
+        """The sections that stay loaded. sysfs lists those of the initializer long after the kernel freed them."""
+        return {name for name in self.sections if not name.startswith(".init")}
 
-    def keeps(self, symbol: Symbol) -> bool:
-        """Is this function still there, once the initializer ran and its sections were freed?"""
-        section = self.elf.sections.get(symbol.section)
-        loaded = section is not None and section.executable and section.name in self.sections
-        return loaded and not symbol.section.startswith(".init")
+    @property
+    def lasting_text(self) -> set[str]:
+        """The executable sections among the lasting ones."""
+        sections = self.elf.sections
+        return {name for name in self.lasting if name in sections and sections[name].executable}
+
+    def functions(
+        self,
+        sections: Container[str] | None = None,
+        *,
+        unique: bool = False,
+        preambles: bool = True,
+        empty: bool = True,
+    ) -> list[Symbol]:
+        """Return the module's functions; `code.functions.select` describes the filters.
+
+        `sections` is None for every section of the file, `lasting` or `lasting_text` for what stays loaded.
+        """
+        return select(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
+
+    @property
+    def named_once(self) -> list[Symbol]:
+        """The functions that symbol + offset can name, of any section."""
+        return self.functions(unique=True, preambles=False)
 
     def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in this module's function `pinpoint_<shape>`."""
         return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)
 
     def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
-        """Call a function of the module exactly `times` times; gives the checksum of what it returned."""
-        told = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
-        return self.guest.script(told, deadline, in_place=True).check().stdout.strip()
+        """Call a function of the module exactly `times` times; returns the checksum of its results."""
+        script = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
+        return self.guest.script(script, deadline, in_place=True).check().stdout.strip()
 
     def call_all(self, times: int = 1) -> list[str]:
-        """Call every shape of the module so often; gives their checksums, each with its name. One round trip."""
+        """Call every shape of the module `times` times; returns their checksums, each with its name. One round trip."""
         own = self._directory
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
         call = f"echo $shape {times} >{own}/call && cat {own}/result"
-        told = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
-        return self.guest.script(told, in_place=True).check().stdout.splitlines()
+        script = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
+        return self.guest.script(script, in_place=True).check().stdout.splitlines()
 
     @property
     def _directory(self) -> str:

@@ -24,7 +24,7 @@ _FUNCTION = "clock_t_to_jiffies"
 
 
 class TraitContradictedError(GuestError):
-    """The booted kernel is not what its recipe says of `trait`."""
+    """The booted kernel contradicts its recipe about `trait`."""
 
     def __init__(self, trait: str, what: str, *, where: str, mend: str) -> None:
         self.trait = trait
@@ -89,11 +89,7 @@ def _module_stubs(scene: _Scene) -> bool:
     size and alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
     """
     loaded = scene.target.sections
-    text = sorted(
-        (loaded[section.name], section)
-        for section in scene.target.elf.sections.values()
-        if section.executable and section.name in loaded and not section.name.startswith(".init")
-    )
+    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text)
     with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
     return any(
         start - (before + left.size) >= right.alignment

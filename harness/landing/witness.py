@@ -15,15 +15,16 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Statement:
-    """What one witness says: an address, or None and in `says` the reason why it cannot speak.
+    """One witness's address, or None and in `detail` the reason why it has none.
 
-    One that `contradicts` has seen what cannot be if the probe landed, whatever the others say. `code` are the bytes
-    at its address, as memory had them while the probe was there, or, of the ELF, as the file has them.
+    A statement that `contradicts` reports what is impossible for a landed probe, whatever the other witnesses report.
+    `code` are the bytes at its address, as memory had them while the probe was there, or, of the ELF, as the file has
+    them.
     """
 
     witness: str
     address: int | None
-    says: str = ""
+    detail: str = ""
     contradicts: bool = False
     code: bytes = b""
 
@@ -55,17 +56,17 @@ def trapped(report: SiteReport, kprobes: KprobeTraits) -> Statement:
     return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
 
 
-def with_bytes(said: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
-    """A statement and the bytes at its address: the ELF's own for what the ELF says, memory's for all others.
+def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
+    """A statement and the bytes at its address: the ELF's own for the `elf` witness, memory's for all others.
 
     `elsewhere` is what memory has at addresses outside of the window.
     """
-    if said.address is None:
-        return said
-    content = own.code if said.witness == "elf" else window.during
-    place = said.address - window.start
+    if statement.address is None:
+        return statement
+    content = own.code if statement.witness == "elf" else window.during
+    place = statement.address - window.start
     inside = content[place : place + SHOWN] if place >= 0 else b""
-    return replace(said, code=inside or elsewhere.get(said.address, b""))
+    return replace(statement, code=inside or elsewhere.get(statement.address, b""))
 
 
 def outside(
@@ -73,9 +74,9 @@ def outside(
 ) -> Statement:
     """From outside the guest: where memory changed when the probe was registered, and into what.
 
-    It contradicts the others when nothing changed, when the change is no probe of this architecture, and when memory
-    but for that is not what the ELF has, for which `own` is given; probes at `standing` addresses were there before. It
-    cannot speak where too little of the ELF can be compared.
+    It contradicts the others when nothing changed, when the change is no probe of this architecture, and when other
+    memory is not what the ELF (`own`) has. Probes at `standing` addresses were there before. It has no address where
+    too little of the ELF can be compared.
     """
     places = window.changes(kprobes) or window.stood(near, kprobes, own, standing)
     if not places:

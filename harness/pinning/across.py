@@ -16,7 +16,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.mutants import LoaderMutant
 
-# How often the target's function is called in its first life and in its second; different, to be told apart.
+# How often the target's function is called in its first life and in its second; different, so that the hits show which.
 _BEFORE, _AFTER = 2, 3
 _SHAPE = "leaf"
 _RACE_SECONDS = 300.0
@@ -28,7 +28,7 @@ _OFTEN = 5
 class Crossing:
     """What became of a probe: how the kernel listed it without its target, and its hits in all.
 
-    `moved` tells that the target's second life stood elsewhere.
+    `moved` is true if the target was reloaded at another address.
     """
 
     listed: tuple[ListedProbe, ...]
@@ -37,7 +37,7 @@ class Crossing:
 
     def prove(self) -> None:
         """GONE in the list, silent ever after. Raises Missed."""
-        if [probe_module.flags.count("[GONE]") for probe_module in self.listed] != [1]:
+        if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
             raise Missed(f"without its target the probe is listed as {self.listed}")
         if self.hits != _BEFORE:
             raise Missed(f"hit {self.hits} times, its target's first life ran {_BEFORE} times")
@@ -76,7 +76,7 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
 
 
 def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
-    """Register a probe while a module is loaded and removed beside it; gives how often there was which errno.
+    """Register a probe while a module is loaded and removed concurrently; returns the count of each errno.
 
     Until success and refusal each came often enough, or at most so many times; nothing keeps the two in step. Raises
     GuestError when the module cannot be loaded, or does not go in the end: a removal that meets a registration is

@@ -1,4 +1,4 @@
-"""Module files changed in one place, for what a kernel or a validator must tell from the original."""
+"""Module files changed in one place, which a kernel or a validator must distinguish from the original."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TWINS = (".text.pinpoint_leaf", ".text.pinpoint_calls")
 
 
 def shipped(guest: Guest, name: str, content: bytes) -> str:
-    """Put a module's file into the guest; gives its path there."""
+    """Put a module's file into the guest; returns its path there."""
     path = f"/tmp/{name}.ko"
     guest.put(content, path)
     return path

@@ -25,7 +25,7 @@ class Forced:
     """A target that was removed while an initializer held a reference to it.
 
     `asked` and `forced` are what removal answered without force and with it, empty when the module went; `tainted`
-    tells whether the kernel says of itself that it was forced; `printed` is all that its console said once the
+    is whether the kernel's taint shows it; `printed` is the console output once the
     initializer went on, to give its reference back to a module that is no more.
     """
 
@@ -63,7 +63,7 @@ def under_a_reference(loading: Loaders) -> Forced:
             loader.finish(guest.budget(_SECONDS))
             guest.fence(guest.budget(_SECONDS))
     except GuestError:
-        # Once the target went, what the guest said is all that it will ever say.
+        # Once the target went, the guest may print nothing more.
         if answer != "":
             raise
     if answer:

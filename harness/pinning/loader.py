@@ -1,4 +1,4 @@
-"""The loader in a guest: started with an order, stopped at its gates, told to go on, asked how it ended.
+"""The loader in a guest: started with an order, stopped at its gates, continued, and its result read.
 
 What it prints and what its exit statuses mean: docs/pinning.md, probes/loader/loader.c.
 """
@@ -47,7 +47,7 @@ class Order:
     """What a loader is to do.
 
     `probe` is a module of the image or, with a slash, a path in the guest; `targets` are the modules whose handles
-    the probe gets, `sections` MODULE and SECTION whose addresses it wants, `parameters` what it is told besides;
+    the probe gets, `sections` MODULE and SECTION whose addresses it wants, `parameters` its further parameters;
     `gates` the steps before which the loader stops. `name` is the probe's name where its file is called otherwise;
     `in_memory` loads by init_module(2), `until_removed` holds the tokens until the probe is gone, `user` is a user id
     to become, `mutant` a way to be wrong on purpose.
@@ -79,7 +79,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Said:
+class LoaderLine:
     """One line of a program: `word` is at, did or failed; `fields` its KEY=VALUE words."""
 
     word: str
@@ -88,7 +88,7 @@ class Said:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parsed(cls, line: str) -> Said:
+    def parsed(cls, line: str) -> LoaderLine:
         """Raises GuestError for a line that is none of the protocol: a program's own complaint, say."""
         word, _, rest = line.partition(" ")
         step, *others = rest.split()
@@ -100,13 +100,13 @@ class Said:
 
 @dataclass(frozen=True)
 class LoaderResult:
-    """How a loader ended: `steps` is all it said, in order; `errno` the name of the errno it failed with, or empty."""
+    """How a loader ended: `steps` are all lines it printed, in order."""
 
     status: Status
-    steps: tuple[Said, ...]
+    steps: tuple[LoaderLine, ...]
 
     @property
-    def failed(self) -> Said | None:
+    def failed(self) -> LoaderLine | None:
         """The step that failed; None when none did, or it was killed."""
         return next((said for said in self.steps if said.word == "failed"), None)
 
@@ -122,7 +122,7 @@ class LoaderResult:
 
 
 class EndedEarly(Missed):
-    """The loader ended before it came to a gate; `outcome` tells how."""
+    """The loader ended before it came to a gate; `outcome` is how."""
 
     def __init__(self, outcome: LoaderResult, wanted: str) -> None:
         self.outcome = outcome
@@ -139,7 +139,7 @@ class Loader:
         self.guest = guest
         self._order = order
         self._program = program
-        self._steps: list[Said] = []
+        self._steps: list[LoaderLine] = []
         self._stands = False
 
     def __enter__(self) -> Self:
@@ -159,26 +159,26 @@ class Loader:
     def pid(self) -> int:
         """Its process id in the guest; waits for its first line if need be."""
         while not self._steps:
-            if self.heard() is None:
+            if self.next_line() is None:
                 raise EndedEarly(self.ended(), "its first step")
         return int(self._steps[0].fields["pid"])
 
-    def heard(self, deadline: Deadline | None = None) -> Said | None:
+    def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:
         """The next line; None once it has ended. Raises DeadlineExceeded, GuestLost."""
         line = self._dialogue.line(deadline or self.guest.budget(_STEP_SECONDS))
         if line is None:
             return None
-        said = Said.parsed(line)
+        said = LoaderLine.parsed(line)
         self._steps.append(said)
         self._stands = said.word == "at"
         return said
 
-    def reach(self, step: str, deadline: Deadline | None = None) -> Said:
+    def reach(self, step: str, deadline: Deadline | None = None) -> LoaderLine:
         """Wait until it stands at the gate before `step`, which its order must have.
 
         Raises EndedEarly with the outcome when it never will; GuestError when it stands at another gate.
         """
-        while said := self.heard(deadline):
+        while said := self.next_line(deadline):
             if said.word == "at" and said.step == step:
                 return said
             if said.word == "at":
@@ -194,13 +194,13 @@ class Loader:
         """Let it go through every gate that is left, and wait for its end."""
         if self._stands:
             self.go(deadline)
-        while self.heard(deadline):
+        while self.next_line(deadline):
             if self._stands:
                 self.go(deadline)
         return self.ended(deadline)
 
     def ended(self, deadline: Deadline | None = None) -> LoaderResult:
-        """How it ended, once it has said its last line or was killed."""
+        """How it ended, after its last line or its death."""
         status = self._dialogue.status(deadline or self.guest.budget(_STEP_SECONDS))
         return LoaderResult(Status(status), tuple(self._steps))
 

@@ -49,11 +49,11 @@ class Loaders:
         expect_gone(self.guest, PROBE)
 
     def delete(self, module: str) -> str:
-        """Remove a module; gives the errno's name, empty when it went."""
+        """Remove a module; returns the errno's name, empty on success."""
         return delete(self.guest, module, force=self.mutant.forces)
 
     def prove_landing(self, layout: Layout, site: Site, act: Callable[[], object], hits: int) -> None:
-        """Load a probe for one site in a target, let `act` run it, unload; four witnesses tell where it was.
+        """Load a probe for one site in a target, let `act` run it, unload; four witnesses locate it.
 
         Raises Missed unless they agree and the probe was hit `hits` times.
         """
@@ -109,7 +109,7 @@ def survived(loader: Loader) -> LoaderResult:
 
 
 def expect(outcome: LoaderResult, status: Status, errno: str = "") -> None:
-    """The loader ended so. Raises Missed with all that it said."""
+    """The loader ended so. Raises Missed with all lines it printed."""
     if (outcome.status, outcome.errno) != (status, errno):
         wanted = f"{status.name} {errno}".strip()
         said = "\n".join(map(str, outcome.steps))

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.pinning.loader import PROBE, Loader, Said
+from harness.pinning.loader import PROBE, Loader, LoaderLine
 
 _SECONDS = 60.0
 
@@ -16,8 +16,8 @@ _SECONDS = 60.0
 def stopped(loader: Loader, gate: str) -> Iterator[None]:
     """While the block runs, the initializer that this loader came to stands at a gate; no other may follow it.
 
-    The probe says so in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. If the block fails, the
-    loader has ended when that is told. Raises DeadlineExceeded when the gate is never reached.
+    The probe logs it in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. If the block fails, the
+    loader has ended when the error is raised. Raises DeadlineExceeded when the gate is never reached.
     """
     guest = loader.guest
     guest.console.await_line([f"{PROBE}: at {gate}"], guest.budget(_SECONDS), since=loader.began)
@@ -40,9 +40,9 @@ HOLDER = "pinpoint_holder"
 
 def delete(guest: Guest, module: str, *, force: bool = False) -> str:
     """delete_module(2) without waiting: empty when the module is gone, else the errno's name."""
-    told = guest.run(guest.program(HOLDER), "force" if force else "delete", module)
-    said = Said.parsed(told.stdout.strip())
-    return "" if said.word == "did" else said.fields["errno"]
+    result = guest.run(guest.program(HOLDER), "force" if force else "delete", module)
+    line = LoaderLine.parsed(result.stdout.strip())
+    return "" if line.word == "did" else line.fields["errno"]
 
 
 _SECONDS = 60.0
@@ -52,7 +52,7 @@ _SECONDS = 60.0
 def going(guest: Guest) -> Iterator[None]:
     """`pinpoint_pins` loaded and being removed; its exit waits at a gate (probes/pinned/gates.c) while the block runs.
 
-    The gate says so in the kernel's log, so that nothing is guessed. Raises GuestError when the removal then fails.
+    The gate logs it in the kernel's log, so that nothing is guessed. Raises GuestError when the removal then fails.
     """
     deadline = guest.budget(_SECONDS)
     since = guest.console.position
@@ -81,9 +81,9 @@ def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
     deadline = guest.budget(count * _SECONDS_EACH)
     argv = (guest.program(HOLDER), "copies", guest.ship(module), module, str(count))
     with guest.talk(*argv) as dialogue:
-        said = dialogue.line(deadline)
-        if said != f"did hold {module} copies={count}":
-            raise GuestError(f"{count} copies of {module} cannot be loaded: {said}", where=guest.name)
+        line = dialogue.line(deadline)
+        if line != f"did hold {module} copies={count}":
+            raise GuestError(f"{count} copies of {module} cannot be loaded: {line}", where=guest.name)
         try:
             yield [f"{module[:-3]}{number:03}" for number in range(count)]
         finally:

@@ -1,4 +1,4 @@
-"""Loaders and validators broken on purpose: each does the harm that one step of the protocol is there against."""
+"""Loaders and validators broken on purpose: each shows the failure that one step of the protocol prevents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LoaderMutant:
     """What is broken.
 
     `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned/targets.c); `misses` aims
-    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` holds another one besides;
+    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` also holds another one;
     `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
     no kernel refuses, instead of the one it was given; `forces` removes by force, `asks` without where force is meant;
     `checks` looks a handle up where it is meant to be followed unchecked; `other_call` loads by the other of the two

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.loader import PROBE, PROGRAM, Order, Said, run
+from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, Order, run
 from harness.pinning.loader_fixture import Loaders, for_build
 from harness.pinning.module_states import HOLDER, delete
 from harness.pinning.mutants import HONEST, LoaderMutant
@@ -104,7 +104,7 @@ def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
         *(guest.program(STRESS), str(changes), str(round(seconds)), image, TARGET, PROBE, *loader),
         deadline=guest.budget(seconds + _AFTER_SECONDS),
     ).check()
-    lines = [Said.parsed(line) for line in told.stdout.splitlines()]
+    lines = [LoaderLine.parsed(line) for line in told.stdout.splitlines()]
     outcomes = Counter({(said.step, said.subject): int(said.fields["times"]) for said in lines})
     if loading.mutant.holds_more:
         _hold_more(guest, order)

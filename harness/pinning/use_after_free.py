@@ -1,4 +1,4 @@
-"""What the safe look-up of a handle is there against: one that is followed unchecked, into memory that was freed."""
+"""Follow a stale handle unchecked into freed memory: the failure that the safe look-up prevents."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def followed(loading: Loaders) -> str:
             loader.finish(Deadline.after(_SECONDS))
             guest.fence(Deadline.after(_SECONDS))
     except GuestError:
-        # Once the target went, what the guest said is all that it will ever say.
+        # Once the target went, the guest may print nothing more.
         if since is None:
             raise
     return guest.console.text(since)

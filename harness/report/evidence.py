@@ -14,6 +14,7 @@ from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
 from harness.landing.layout import Layout
+from harness.landing.probe_module import KPROBES_LIST
 from harness.landing.target import loaded as targets_in
 
 # 100,000 lines of kallsyms take an emulated guest 10 s beside a kernel build; a guest that hangs is not waited for.
@@ -45,7 +46,7 @@ _QUESTIONS = (
     _Question("dmesg.txt", "dmesg"),
     _Question(_SECTIONS, ASK_SECTIONS),
     _Question("modules.txt", "cat /proc/modules"),
-    _Question("kprobes.txt", "cat /sys/kernel/debug/kprobes/list"),
+    _Question("kprobes.txt", f"cat {KPROBES_LIST}"),
     _Question("kallsyms.gz", "cat /proc/kallsyms", _packed),
 )
 

@@ -1,1 +1,1 @@
-"""How a cell ended, and what the kernel said meanwhile."""
+"""How a cell ended, and what the kernel printed meanwhile."""

@@ -51,7 +51,7 @@ class Opening:
     """A first line.
 
     It is taken as part of an open complaint of a kind in `within`, and opens one only where there is none. A `weak` one
-    says little: the next opening of the same event gives the complaint its kind and headline. Where a pattern begins
+    is unspecific: the next opening of the same event gives the complaint its kind and headline. Where a pattern begins
     with anything at all, `holds` is a text it must contain: looking for that first keeps a flooded console cheap.
     """
 
@@ -65,7 +65,7 @@ class Opening:
 _CRASHING = frozenset({ComplaintKind.FAULT, ComplaintKind.BUG})
 _ANY = frozenset(ComplaintKind)
 
-# In order: the first that matches says the kind.
+# In order: the first match determines the kind.
 OPENINGS = (
     Opening(ComplaintKind.PANIC, r"Kernel panic - not syncing"),
     Opening(ComplaintKind.PANIC, r"traps: PANIC: "),

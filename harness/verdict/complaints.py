@@ -72,7 +72,7 @@ class _Open:
         return self.opening.kind in opening.within and (opening.weak or opening not in self.seen)
 
     def take(self, opening: Opening, text: str) -> None:
-        """Let a part that says more than what there is give the headline."""
+        """Take the headline from a part that is more specific than the present one."""
         self.seen.add(opening)
         if self.opening.weak and not opening.weak:
             self.opening, self.line = opening, text
@@ -92,8 +92,8 @@ class _Open:
 def read(log: str | bytes, *, timed: bool | None = None) -> list[Complaint]:
     """Every complaint in a console log or a dmesg, in order. Never raises, wherever the log begins or is cut.
 
-    `timed`: does this kernel print times (None: the log tells)? If so, lines without one are a program's, not the
-    kernel's, and are passed over.
+    `timed`: does this kernel print times (None: detected from the log)? If so, lines without one are a program's, not
+    the kernel's, and are passed over.
     """
     found: list[Complaint] = []
     current: _Open | None = None
@@ -168,9 +168,9 @@ def confirmed(complaints: Iterable[Complaint], dmesg: str | bytes) -> list[Compl
     What a program writes to the console can look like anything, a printk time included; it is not in the kernel's log.
     A complaint older than the oldest record there is kept: the log is a ring and has forgotten it.
     """
-    heard = list(records(dmesg))
-    texts = {record.text for record in heard}
-    oldest = min((record.seconds for record in heard if record.seconds is not None), default=float("inf"))
+    logged = list(records(dmesg))
+    texts = {record.text for record in logged}
+    oldest = min((record.seconds for record in logged if record.seconds is not None), default=float("inf"))
     return [
         complaint
         for complaint in complaints

@@ -28,7 +28,7 @@ class CrashTrigger:
     """One trigger: its name, what the kernel may call it, and the place that it must name, where it names one.
 
     `before` and `after` are shell that makes the kernel notice soon, `seconds` how long what lasts is to last. One that
-    `ruins` leaves the kernel in pieces: what else it says is true of it, and no other trigger is committed there.
+    `ruins` leaves the kernel unusable: its further complaints are genuine, and no other trigger is fired there.
     """
 
     name: str
@@ -63,7 +63,7 @@ _STALL = "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
 _SCAN = "echo scan >/sys/kernel/debug/kmemleak"
 
 # What takes moments. Those that no kernel of ours dies of come first, and lockdep before KASAN and oopses: both
-# make it stand aside (add_taint(), LOCKDEP_NOW_UNRELIABLE), as a deadlock that it has told of does.
+# make it stand aside (add_taint(), LOCKDEP_NOW_UNRELIABLE), as a deadlock that it has reported does.
 QUICK = (
     _trigger("warn", ComplaintKind.WARNING, place="probes/crash/faults.c"),
     _trigger("refcount", ComplaintKind.WARNING, place="lib/refcount.c"),
@@ -91,7 +91,7 @@ SLOW = (
         seconds=8,
     ),
     _trigger("exhaust", ComplaintKind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),
-    # kmemleak tells it as information, which the console is spared otherwise.
+    # kmemleak logs it at level info, which the console is spared otherwise.
     _trigger("leak", ComplaintKind.LEAK, before="dmesg -n 7", after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
     # What comes after these differs: parisc's shell may never come back, arm64 warns of interrupts or faults elsewhere.
     _trigger("free_twice", ComplaintKind.BUG, ComplaintKind.KASAN, ruins=True),
@@ -102,7 +102,7 @@ SLOW = (
     _trigger("divide", ComplaintKind.FAULT),
     _trigger("interrupt", ComplaintKind.FAULT, ComplaintKind.KASAN, ComplaintKind.PANIC, place="pinpoint_null_read"),
 )
-# What a trigger makes the kernel say later, by exact place: the kernel's own words, and no alarm of the reader's.
+# Later messages caused by a trigger, by exact place: genuine kernel output, and no false alarm of the parser.
 _CONSEQUENCES = (
     # arm64: a task that dies of an exception never leaves it, so the nesting is wrong when the CPU next goes idle
     # (ct_kernel_exit(), 6.1: once, seen after every trigger that kills a task).
@@ -168,7 +168,7 @@ class Criminal:
         return [trigger for trigger in triggers if trigger.name in self._possible]
 
     def commit(self, trigger: CrashTrigger) -> TriggerResult:
-        """Commit one and tell what came of it. The shell that commits it may die of it."""
+        """Fire one trigger and return its result. The shell that fires it may be killed."""
         since, began = self.guest.console.position, time.monotonic()
         try:
             self.guest.script(trigger.order)
@@ -179,6 +179,6 @@ class Criminal:
                 self.guest.console.await_line([r"Kernel panic - not syncing[^\n]*\n"], end, since=since)
             printed = self.guest.console.text(since)
         alarming = complaints_in(printed, self.guest.image.recipe.boot_noise).alarming
-        heard = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)
-        diagnosis = examine(self.guest, heard, namer(self.guest))
-        return TriggerResult(trigger, heard, diagnosis, time.monotonic() - began)
+        reported = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)
+        diagnosis = examine(self.guest, reported, namer(self.guest))
+        return TriggerResult(trigger, reported, diagnosis, time.monotonic() - began)

@@ -13,7 +13,7 @@ from harness.guest.heartbeat import Heartbeat, Sample
 from harness.verdict.complaints import Complaint
 from harness.verdict.verdict import Verdict
 
-# How many places of a hanging CPU are told, the most frequent first.
+# How many places of a hanging CPU are reported, the most frequent first.
 _TOLD_AT_MOST = 4
 
 
@@ -25,7 +25,7 @@ class Condition(Enum):
     SLOW = "slow"
     """Its last heartbeat took longer than a beat."""
     PANICKED = "panicked"
-    """The kernel stopped or reset itself, with a panic or without a word."""
+    """The kernel stopped or reset itself, with a panic or without a message."""
     OOPSED = "oopsed but alive"
     SOFT_HANG = "soft hang"
     """No process answers, but interrupts come through."""
@@ -78,10 +78,10 @@ class GuestDied(GuestLost):
 
 
 def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int], str] = hex) -> Diagnosis:
-    """What became of a guest, from what is known without asking it anything.
+    """What became of a guest, from what is known without a request to it.
 
-    `complaints` are those on its console that are no known noise; `name` tells where an address is. The strongest
-    evidence comes first: a QEMU that is gone explains all the rest, a reset explains the silence.
+    `complaints` are those on its console that are no known noise; `name` formats an address as symbol + offset. The
+    strongest evidence comes first: a QEMU that is gone explains all the rest, a reset explains the silence.
     """
     heart = guest.heart
     if heart is None:
@@ -90,7 +90,7 @@ def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int],
     stopped = next((event for event in guest.monitor.events() if event.name in _STOPPED), None)
     if stopped is not None:
         how = f"{stopped.name} {stopped.data.get('reason', '')}".strip()
-        return Diagnosis(Condition.PANICKED, said or f"{how}, without a word")
+        return Diagnosis(Condition.PANICKED, said or f"{how}, without a message")
     if heart.emulator.status is not None or guest.monitor.gone:
         return Diagnosis(Condition.QEMU_DIED, _how_it_ended(heart))
     if heart.silence is not None:
@@ -122,9 +122,9 @@ def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
 
 def _places(samples: Sequence[Sample], name: Callable[[int], str]) -> str:
     """Where each CPU was seen, and how often: `CPU 0 at 9/12 spin+0x4 [mod], 3/12 ...`."""
-    told = []
+    parts = []
     for cpu in sorted({sample.cpu for sample in samples}):
         seen = [name(sample.program_counter) for sample in samples if sample.cpu == cpu]
         counted = Counter(seen).most_common(_TOLD_AT_MOST)
-        told.append(f"CPU {cpu} at " + ", ".join(f"{place} ({times}/{len(seen)})" for place, times in counted))
-    return "; ".join(told)
+        parts.append(f"CPU {cpu} at " + ", ".join(f"{place} ({times}/{len(seen)})" for place, times in counted))
+    return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Console and dmesg text as the kernel's own records, told apart from what user space wrote beside them."""
+"""Console and dmesg text as the kernel's own records, separated from what user space wrote between them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def plain(text: str) -> str:
 def records(log: str | bytes, *, timed: bool | None = None) -> Iterator[Record]:
     """The kernel's records in a console log, `dmesg`, `dmesg -r` or /dev/kmsg; never raises, wherever the log is cut.
 
-    On a console whose kernel prints times (`timed`; None: told by the log itself) a line without one is not the
+    On a console whose kernel prints times (`timed`; None: detected from the log) a line without one is not the
     kernel's: programs share the console. A program that writes to /dev/kmsg instead gets a time, but also a facility
     (devkmsg_write() enforces LOG_USER), which `dmesg -r` shows and by which such records are left out here.
     """
@@ -63,7 +63,7 @@ def _form(lines: list[str], timed: bool | None) -> Callable[[str], Iterator[Reco
 
 
 def _is_timed(lines: list[str]) -> bool:
-    """Does this kernel print times? Its banner tells; in a log without one, any line with a time does."""
+    """Does this kernel print times? Its banner shows it; in a log without one, any line with a time does."""
     for line in lines:
         if "Linux version " in line:
             return _PREFIX.search(plain(line)) is not None

@@ -1,4 +1,4 @@
-"""What an address in a guest is, told without asking the guest: it may hang."""
+"""Name addresses of a guest without a request to it: the guest may hang."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.landing.target import loaded
 def namer(guest: Guest) -> Callable[[int], str]:
     """Names addresses as function + offset, by the kernel's ELF file and those of its targets that are loaded.
 
-    An address outside of all of them stays a number, and so does each of a guest that never told where its kernel is.
+    An address outside of all of them stays a number, and so does each of a guest whose slide was never read.
     """
     layout = Layout(guest, loaded(guest))
 

@@ -1,4 +1,4 @@
-"""Stack traces as function + offset, with file and line where the module's DWARF tells them.
+"""Stack traces as function + offset, with file and line where the module's DWARF has them.
 
 The kernel has put names to addresses itself; which line that is stands in the very file of the module that was loaded.
 """
@@ -18,7 +18,7 @@ from harness.landing.code.line_table import rows
 _FRAME = re.compile(
     r"(?P<doubtful>\? )?(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+(?: \[(?P<module>\w+)\])?"
 )
-# Where the instruction pointer itself is told, by x86, arm64 and parisc; elsewhere stand return addresses.
+# Lines with the instruction pointer itself, on x86, arm64 and parisc; elsewhere stand return addresses.
 _POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: ")
 # The second instruction in flight on parisc, and the registers that hold a return address the trace has, too.
 _NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |WARNING: |BUG: ")
@@ -26,7 +26,7 @@ _NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |WARNING: |BUG: ")
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame: `offset` bytes into a function, `source` as `file:line`, empty where nothing tells it."""
+    """One frame: `offset` bytes into a function, `source` as `file:line`, empty where it is unknown."""
 
     function: str
     offset: int
@@ -53,7 +53,7 @@ def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
 
 
 def source_of(module: Path, function: str, offset: int) -> str:
-    """`file:line` of a place in a module's function, empty where its file does not tell."""
+    """`file:line` of a place in a module's function, empty where its file does not have it."""
     elf = Elf.kept(module)
     symbols = [symbol for symbol in elf.named(function) if symbol.kind == "func"]
     try:

@@ -1,4 +1,4 @@
-"""The words a cell can end in."""
+"""The verdicts a cell can end in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NoReturn
 
 
 class Verdict(Enum):
-    """How a cell ended, from the best to the worst: of two that are both true, the later one is told."""
+    """How a cell ended, from the best to the worst: if two apply, the later one is reported."""
 
     PASS = "pass"
     SKIP = "skip"

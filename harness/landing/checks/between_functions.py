@@ -50,7 +50,7 @@ def mapped_behind(layout: Layout, module: str) -> bool:
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
     """Start and end of each function, where the next one starts, and its site, if its name is enough to find it by."""
-    named_once = {symbol.name for symbol in layout.targets[module].functions}
+    named_once = {symbol.name for symbol in layout.targets[module].named_once}
     return [
         (start, end, following, site)
         for (start, end, site), (following, _, _) in pairwise(_functions(layout, module))
@@ -60,10 +60,8 @@ def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
 
 def _functions(layout: Layout, module: str) -> list[tuple[int, int, Site]]:
     """Start, end and site of the module's functions that stay loaded, by address, one of each address."""
-    target = layout.targets[module]
     found = {
         layout.base(symbol, module): (symbol.size, Site(symbol.name, module=module))
-        for symbol in target.elf.symbols
-        if symbol.kind == "func" and symbol.section in layout.lasting(module)
+        for symbol in layout.functions(module)
     }
     return [(start, start + size, site) for start, (size, site) in sorted(found.items())]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.functions import blacklist
+from harness.landing.code.functions import blacklist, select
 from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
 from harness.landing.layout import ANCHOR, Layout
 from harness.landing.site import Site
 
 _END = "_etext"
-# Bytes around an address between functions that tell what it is: more than any stub or nop is long.
+# Bytes around an address between functions that identify it: more than any stub or nop is long.
 _REACH = 64
 
 
@@ -48,7 +48,7 @@ class _Function(NamedTuple):
 
 
 class _Table:
-    """Functions that can be found by an address: of several at one place the longest."""
+    """Functions by address; where several start at one address, the longest."""
 
     def __init__(self, functions: Iterable[_Function]) -> None:
         self._functions = sorted(
@@ -91,7 +91,7 @@ class Places:
         return Site(found.symbol.name, address - found.start, module=found.module)
 
     def safe(self, site: Site) -> bool:
-        """Does the kernel take a probe there, and step it rightly for whoever runs the function meanwhile?
+        """Does the kernel take a probe there, and step it correctly for any task that runs the function meanwhile?
 
         That is where neither this instruction nor the next, where a mutant puts its probe, leaves the line.
         """
@@ -152,11 +152,7 @@ class Places:
         begin, end = (kernel.named(name)[0].address + slide for name in (ANCHOR, _END))
         found = [range(begin, end)]
         for target in self._layout.targets.values():
-            loaded = [
-                (target.sections[section.name], section.size)
-                for section in target.elf.sections.values()
-                if section.executable and section.name in target.sections and not section.name.startswith(".init")
-            ]
+            loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text]
             found.append(range(min(loaded)[0], max(start + size for start, size in loaded)))
         return found
 
@@ -166,8 +162,7 @@ class Places:
         return _Table(
             _Function(start, start + symbol.size, module, target.elf, symbol)
             for module, target in self._layout.targets.items()
-            for symbol in target.elf.symbols
-            if symbol.kind == "func" and symbol.section in target.sections
+            for symbol in target.functions(target.sections)
             if any((start := self._layout.base(symbol, module)) in text for text in self._texts[1:])
         )
 
@@ -189,6 +184,6 @@ def _as_linked(kernel: Elf) -> _Table:
     text = range(*(kernel.named(name)[0].address for name in (ANCHOR, _END)))
     return _Table(
         _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)
-        for symbol in kernel.symbols
-        if symbol.kind == "func" and symbol.address in text
+        for symbol in select(kernel)
+        if symbol.address in text
     )

@@ -29,7 +29,7 @@ _STATIC_CALL = "__SCT__"
 class Everywhere:
     """All boundaries of all functions of a target that stay loaded after its initialisation.
 
-    Functions whose name the module uses twice are left out, for symbol + offset cannot tell them apart, and of two
+    Functions whose name the module uses twice are left out, because symbol + offset is ambiguous, and of two
     names for one address the second. A mutant is tried on two functions: more prove no more, and on x86 a probe in a
     module takes 11 ms.
     """
@@ -75,9 +75,8 @@ class Everywhere:
     def functions(self) -> list[Symbol]:
         """One symbol for each function."""
         found: dict[int, Symbol] = {}
-        for symbol in self.target.functions:
-            chosen = self.mutant is HONEST or symbol.name in _OF_A_MUTANT
-            if chosen and symbol.section in self.target.sections and not symbol.section.startswith(".init"):
+        for symbol in self.target.functions(self.target.lasting, unique=True, preambles=False):
+            if self.mutant is HONEST or symbol.name in _OF_A_MUTANT:
                 found.setdefault(self.layout.base(symbol, self.target.module), symbol)
         return [symbol for _, symbol in sorted(found.items())]
 
@@ -89,8 +88,8 @@ class Everywhere:
             for group in even_runs(self.target.elf, symbol, self.layout.decoder):
                 seen = {offset: hits[start.at(offset)] for offset in group if start.at(offset) in hits}
                 if len(set(seen.values())) > 1:
-                    told = ", ".join(f"+{offset:#x}: {times}" for offset, times in seen.items())
-                    raise Missed(f"{symbol.name}: instructions that run together were hit unevenly: {told}")
+                    counted = ", ".join(f"+{offset:#x}: {times}" for offset, times in seen.items())
+                    raise Missed(f"{symbol.name}: instructions that run together were hit unevenly: {counted}")
 
     def demand_all_hit(self, probes: ProbeRun, shape: str) -> None:
         """Raise Missed unless every probe in the shape's function was hit."""

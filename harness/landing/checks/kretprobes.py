@@ -26,8 +26,8 @@ def expect_returns(probes: ProbeRun, times: int) -> None:
     """Raise Missed unless each saw as many entries and as many returns as its function ran, and missed none."""
     for site, report in zip(probes.sites, probes.reports, strict=True):
         if (report.hits, report.returns, report.missed) != (times, times, 0):
-            told = f"{report.hits} entries, {report.returns} returns, {report.missed} missed of {times}"
-            raise Missed(f"{site}: {told}")
+            counted = f"{report.hits} entries, {report.returns} returns, {report.missed} missed of {times}"
+            raise Missed(f"{site}: {counted}")
 
 
 def expect_listed(probes: ProbeRun) -> None:

@@ -1,4 +1,4 @@
-"""Sites that the kernel must refuse, and how it must say so."""
+"""Sites that the kernel must refuse, and the errno it must return."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def expect_refusal(kprobes: Kprobes, *specs: str, wanted: int, module: str = pro
 
 
 def expect_other_build_refused(kprobes: Kprobes, made: Sequence[PrecompiledSite], meant: Sequence[Site]) -> Refused:
-    """Try to put probes on sites that were made for another build of the loaded module; gives how that was refused.
+    """Try to put probes on sites that were made for another build of the loaded module; returns the refusal.
 
     `meant` is where each of them is in the loaded build. Raises Missed, with the witness table, when the probes are
     put somewhere instead.
     """
-    # What was carried stays as it is; where it must land is now told by the loaded build.
+    # What was carried stays as it is; the loaded build determines where it must land.
     stale = [replace(old, symbol=site.symbol, offset=site.offset) for old, site in zip(made, meant, strict=True)]
     try:
         probes = kprobes.on(*stale, relocation=by_section)

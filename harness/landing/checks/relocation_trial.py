@@ -66,7 +66,8 @@ class Trial:
     @classmethod
     def of_module(cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: ByHand) -> Trial:
         """Every function of a target that is still there after its initializer ran."""
-        sites = [Site(symbol.name, module=target.module) for symbol in target.functions if target.keeps(symbol)]
+        functions = target.functions(target.lasting_text, unique=True, preambles=False)
+        sites = [Site(symbol.name, module=target.module) for symbol in functions]
         return cls._aimed(layout, name, made_for, by_hand, sites)
 
     @classmethod

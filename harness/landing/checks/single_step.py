@@ -19,13 +19,13 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# A call takes milliseconds, on parisc beside a compile tenths of a second; a guest that traps for ever takes for ever.
+# A call takes milliseconds, on parisc during a compile tenths of a second; a guest in an endless trap never returns.
 _CALL_SECONDS = 8.0
 # A call that takes longer is looked at while it lasts.
 _PATIENCE = 1.5
 _LOOKS = 400
 _LOOK_PAUSE = 0.02
-# A CPU that takes one trap for ever is at its instruction again after each: half of 140 looks found it there, and the
+# A CPU in an endless trap is at its instruction again after each: half of 140 looks found it there, and the
 # others in the trap's handlers, where one address can be seen more often.
 _STANDS = 0.1
 _STOOD = 8
@@ -36,7 +36,7 @@ _RETURN_THUNK = "__x86_return_thunk"
 class Standing:
     """Where a lost guest's CPU is again and again: `times` of `looks` found it at one address.
 
-    `where` is the address as symbol + offset; `in_function` tells whether any function of the kernel or of a target
+    `where` is the address as symbol + offset; `in_function` is true if any function of the kernel or of a target
     is there.
     """
 
@@ -46,7 +46,7 @@ class Standing:
     in_function: bool
 
     @property
-    def for_ever(self) -> bool:
+    def stuck(self) -> bool:
         """True when it stands where no function is, and so can go nowhere."""
         return self.times >= _STOOD and self.times >= _STANDS * self.looks and not self.in_function
 
@@ -99,7 +99,7 @@ class SingleStepResult:
             case Symptom.SAME_RESULT_HITS_MISSED:
                 return self.probed == self.unprobed and (self.hits, self.missed) == (1, self.times - 1)
             case Symptom.TRAPS_FOR_EVER:
-                return self.stands is not None and self.stands.for_ever
+                return self.stands is not None and self.stands.stuck
 
     def __str__(self) -> str:
         if self.stands:
@@ -134,7 +134,7 @@ def delay_slot(layout: Layout, site: Site) -> Site | None:
 def call(
     target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST, *, nested: Site | None = None
 ) -> SingleStepResult:
-    """Probe one site, call the shape, and tell what came of it. A guest that traps for ever is stopped.
+    """Probe one site, call the shape, and return the result. A guest in an endless trap is stopped.
 
     `nested` is probed, too, and is what the first probe's handler runs (probes/probe/main.c, parameter nests).
     """
@@ -159,7 +159,7 @@ def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | No
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
         stands = None if answer.done() else standing(layout, answer.done)
-        if stands and stands.for_ever:
+        if stands and stands.stuck:
             layout.guest.stop()
             return "", stands
     try:
@@ -171,8 +171,8 @@ def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | No
 def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standing | None:
     """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest.
 
-    Looks until one address outside of all functions was seen often enough; failing that, tells where it was most, and
-    nothing when it is `over`.
+    Looks until one address outside of all functions was seen often enough; otherwise returns the most frequent address,
+    or None once `over` is true.
     """
     seen: Counter[int] = Counter()
     for looks in range(1, _LOOKS + 1):
@@ -181,7 +181,7 @@ def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standi
         address = _program_counter(layout)
         seen[address] += 1
         found = _stood(layout, address, seen[address], looks) if seen[address] >= _STOOD else None
-        if found and found.for_ever:
+        if found and found.stuck:
             return found
         time.sleep(_LOOK_PAUSE)
     return _stood(layout, *seen.most_common(1)[0], _LOOKS)
@@ -192,8 +192,8 @@ def _stood(layout: Layout, address: int, times: int, looks: int) -> Standing:
 
 
 def _program_counter(layout: Layout) -> int:
-    told = layout.guest.monitor.hmp("info registers")
-    counters = layout.guest.image.recipe.architecture.kprobes.registers.counters(told)
+    shown = layout.guest.monitor.hmp("info registers")
+    counters = layout.guest.image.recipe.architecture.kprobes.registers.counters(shown)
     if not counters:
-        raise GuestError(f"no program counter in {told.split()[:8]}", where=layout.guest.name)
+        raise GuestError(f"no program counter in {shown.split()[:8]}", where=layout.guest.name)
     return counters[0]

@@ -24,7 +24,7 @@ static const struct { unsigned long addr; const char *symbol; } symbols[] __attr
 _BY_HAND_SITES = """
 static const unsigned long sites[] __attribute__((used)) = { %s };
 """
-# What a struct kprobe is told by: its symbol_name and its offset.
+# What a struct kprobe is found by: its symbol_name and its offset.
 _BY_SYMBOL = """
 static const struct { const char *symbol_name; unsigned int offset; } sites[] __attribute__((used)) = { %s };
 """

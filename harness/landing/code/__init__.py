@@ -1,1 +1,1 @@
-"""What an ELF file says about code: instructions, functions, line tables, patch tables. No guest is needed."""
+"""Code in an ELF file: instructions, functions, line tables, patch tables. No guest is needed."""

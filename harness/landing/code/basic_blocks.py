@@ -1,4 +1,4 @@
-"""Which instructions of a function run as often as each other, whatever it does."""
+"""Groups of instructions that run equally often in every call of a function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ..
     """The offsets of all instructions of a function, in groups of which each member runs as often as the others.
 
     A group ends before whatever is branched to, and behind whatever can leave the line; a delay slot, and what a
-    nullifying instruction may leave out, stand alone. After a computed jump nobody knows where it goes: every
+    nullifying instruction may leave out, stand alone. The targets of a computed jump are unknown: every
     instruction of such a function stands alone. Raises PinpointError as `decoded` does.
     """
     code = decoded(elf, symbol, decoder)

@@ -1,4 +1,4 @@
-"""Addresses as closest symbol + offset: what the ELF files say, and how to read what the kernel says."""
+"""Addresses as closest symbol + offset: from the ELF files, and parsed from what the kernel prints."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SymbolOffset(NamedTuple):
 
 
 class KernelSymbolOffset(NamedTuple):
-    """An address in the kernel's own words: one name, and the bytes from there."""
+    """An address as the kernel prints it: one name, and the bytes from there."""
 
     name: str
     offset: int

@@ -1,4 +1,4 @@
-"""PA-RISC 1.1 instructions, as far as their flow goes: fixed width, told apart by the first six bits.
+"""PA-RISC 1.1 instructions, as far as their flow goes: fixed width, identified by the first six bits.
 
 After the "PA-RISC 1.1 Architecture and Instruction Set Reference Manual", appendix C, and, for the way displacements
 are cut up, arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). capstone 5 does not know the machine.

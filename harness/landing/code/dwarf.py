@@ -26,7 +26,7 @@ class SourceLocation(NamedTuple):
 def place(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
     """Where a line of source begins: the lowest address in the one function that has code of it.
 
-    `file` is as much of the source's path as tells it from others; `function` is needed where code of the line is in
+    `file` is as much of the source's path as makes it unique; `function` is needed where code of the line is in
     several, as that of an inlined function is. Raises PinpointError, one line: no line table, a file it does not name,
     a line without code, a line with code in several functions.
     """
@@ -35,7 +35,7 @@ def place(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
     if function and chosen is found:
         what, mend = f"has no code in {function}", "it has in"
     elif len(chosen) > 1:
-        what, mend = f"has code in {len(chosen)} functions", "say in which:"
+        what, mend = f"has code in {len(chosen)} functions", "name one of"
     else:
         return chosen[0]
     listed = ", ".join(each.function for each in found[:_NAMED_AT_MOST])
@@ -74,7 +74,7 @@ def _of_file(elf: Elf, file: str) -> list[LineRow]:
     if len(matching) == 1:
         return [row for row in rows(elf) if row.file == matching[0]]
     if matching:
-        raise PinpointError(f"several files are {file}", where=str(elf.path), mend=f"say which: {', '.join(matching)}")
+        raise PinpointError(f"several files are {file}", where=str(elf.path), mend=f"name one of {', '.join(matching)}")
     raise PinpointError(
         f"its line table names no {file}",
         where=str(elf.path),

@@ -1,9 +1,9 @@
-"""The order of functions in two kernels, and what the kernel itself says it refuses."""
+"""Functions of an ELF file: selected, compared between two kernels, and the kernel's kprobe blacklist."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,33 @@ from harness.guest.guest import Guest
 _Any = TypeVar("_Any")
 
 BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
+# Symbols before a function (objtool --prefix, since 6.2; clang's kernel CFI). The kernel refuses a probe there.
+PREAMBLES = ("__cfi_", "__pfx_")
+
+
+def select(
+    elf: Elf,
+    sections: Container[str] | None = None,
+    *,
+    unique: bool = False,
+    preambles: bool = True,
+    empty: bool = True,
+) -> list[Symbol]:
+    """Select functions of an ELF file, in the order of its symbol table.
+
+    `sections` restricts them to these sections; None allows any. `unique` drops every function whose name another
+    function of the file has, in any section: symbol + offset cannot distinguish them. `preambles=False` drops the
+    symbols before a function (PREAMBLES), `empty=False` those of size 0.
+    """
+    found = [each for each in elf.symbols if each.kind == "func" and (preambles or not each.name.startswith(PREAMBLES))]
+    named = Counter(symbol.name for symbol in found)
+    return [
+        symbol
+        for symbol in found
+        if (sections is None or symbol.section in sections)
+        and (not unique or named[symbol.name] == 1)
+        and (empty or symbol.size)
+    ]
 
 
 def named_once(elf: Elf) -> list[Symbol]:
@@ -55,7 +82,3 @@ def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:
     for line in lines:
         start, _, end = line.split()[0].partition("-")
         yield int(start, 16), int(end, 16)
-
-
-# Named after the function behind (objtool --prefix, since 6.2; clang's kernel CFI). A probe there is refused.
-PREAMBLES = ("__cfi_", "__pfx_")

@@ -30,7 +30,7 @@ class _Machine(NamedTuple):
     `starts` gives instructions' offsets only, `stubs` where stubs begin and end. `fixed_width`: every word is an
     instruction, whatever it means. `entry_pad` may stand before what ftrace patches;
     `entry_nops` is how many nops ftrace has there, of which it patches the last (0: it patches a call of __fentry__, or
-    has nothing). `probed_on_ftrace` tells whether a kprobe may stand on what it patches: x86 has KPROBES_ON_FTRACE,
+    has nothing). `probed_on_ftrace` is whether a kprobe may stand on what it patches: x86 has KPROBES_ON_FTRACE,
     arm64 answers EINVAL (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels). `delay_slots`:
     what follows a branch still runs.
     """
@@ -88,7 +88,7 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
 def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets of all instructions of a function, in order.
 
-    Raises PinpointError for a function without bytes, and for bytes after which nobody can tell the boundaries.
+    Raises PinpointError for a function without bytes, and for bytes after which the boundaries are unknown.
     """
     return tuple(each.offset for each in decoded(elf, symbol, decoder))
 
@@ -98,7 +98,7 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
 
     From the entry to the first instruction that can leave the line (a branch, a call, a nop that may be a static key)
     or that anything branches to; without those that may be left out or let others be. A function with a computed jump
-    has none: nobody can tell where that goes. Raises PinpointError as `boundaries` does.
+    has none: its targets are unknown. Raises PinpointError as `boundaries` does.
     """
     code = decoded(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
@@ -187,7 +187,7 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
         skipped = each.flow is Flow.SKIPS
 
 
-# After these nobody knows that the next one follows.
+# After these the next instruction need not follow.
 LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
 
 

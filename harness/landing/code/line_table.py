@@ -1,4 +1,4 @@
-"""The DWARF line table of a module not linked yet: each row with its section, which only a relocation tells."""
+"""The DWARF line table of a module not linked yet: each row with its section, which only a relocation determines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.core.elf import BROKEN, Elf
 from harness.core.errors import PinpointError
 
 _TABLE = ".debug_line"
-# Sections with code are told apart by laying them out one behind the other, far apart, as no loader ever does.
+# Distinct addresses identify the section: they are laid out one after the other, far apart, as no loader does.
 _FIRST, _APART = 0x10000, 0x10000
 
 
 class LineRow(NamedTuple):
-    """One place where the compiler says that a statement begins: offset in bytes into a section, path of the source."""
+    """One row of the line table, where a statement begins: byte offset into a section, path of the source, line."""
 
     section: str
     offset: int

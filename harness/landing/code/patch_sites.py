@@ -22,7 +22,7 @@ from harness.landing.code.stripped_patch_tables import FlatTables, Rows
 
 # A linked file is one place, by linked addresses; a module has one for each of its sections.
 LINKED = ""
-_LONGEST = 6  # bytes of an instruction that a table's size is told by
+_LONGEST = 6  # bytes of an instruction that determine a table's patch size
 _SECOND = 4  # where in a row its second relocation stands: of what an alternative is replaced by
 
 
@@ -34,7 +34,7 @@ class Range(NamedTuple):
 
 
 class PatchSites:
-    """What of one ELF file's bytes may differ in memory; `known` is false when the file does not tell."""
+    """What of one ELF file's bytes may differ in memory; `known` is false when the file does not show them."""
 
     def __init__(self, found: Mapping[str, Sequence[Range]], *, known: bool) -> None:
         self.known = known
@@ -131,7 +131,7 @@ class _Kernel:
 def _module(elf: Elf, machine: PatchTables) -> Iterator[tuple[str, Range]]:
     """Section and bytes in it of all that the tables of a module name.
 
-    In the file a row's first field is what a relocation makes of it, so the relocation tells the place.
+    In the file a row's first field is what a relocation makes of it, so the place is read from the relocation.
     """
     for table in machine.tables:
         moved = elf.relocations(table.section)

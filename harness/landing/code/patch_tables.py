@@ -18,9 +18,9 @@ Size = Callable[[Sequence[int], Code], int]
 class Table(NamedTuple):
     """One table: the symbols around it in a vmlinux, its section in a module, a row as struct writes it.
 
-    A row begins with the patched place: its distance from the row, or, for a `pointer`, its address. `size` tells from
-    the row, and from six bytes there in the file, how many are patched. `others` are rows of other kernels; the table
-    itself tells which it has, by its length and by rows that are `sound`.
+    A row begins with the patched place: its distance from the row, or, for a `pointer`, its address. `size` computes
+    from the row, and from six bytes there in the file, how many are patched. `others` are rows of other kernels; the
+    table's length and rows that are `sound` show which it has.
     """
 
     begin: str
@@ -41,7 +41,7 @@ class Table(NamedTuple):
 class PatchTables(NamedTuple):
     """What patches text on one machine.
 
-    `distance_bias` is what the relocation of a distance takes off it; `named` tells symbols that are patched whole;
+    `distance_bias` is what the relocation of a distance takes off it; `named` selects symbols that are patched whole;
     `families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
     """
 
@@ -88,12 +88,12 @@ def _between(name: str) -> tuple[str, str]:
 
 ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
 _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
-# Up to 5.12 with the length of the padding behind, since 6.3 with 16 flags beside the feature (struct alt_instr).
+# Up to 5.12 with the length of the padding behind, since 6.3 with 16 flags after the feature (struct alt_instr).
 _OTHER_ALTERNATIVES = ("iiHBBB", "iiIBB")
 _PARAVIRT = ("__parainstructions", "__parainstructions_end", ".parainstructions")
 _JUMPS = (*_between("__jump_table"), "__jump_table")
 
-# Where ftrace's own entry code calls whoever traces (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
+# Where ftrace's own entry code calls the tracer (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
 _FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
 # Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
 _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler_csum"})

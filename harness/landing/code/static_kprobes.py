@@ -1,4 +1,4 @@
-"""Which sites a module means to probe, as far as its file tells: kprobes that are data with a name and an offset."""
+"""Sites that a module will probe: the kprobes initialized in its data, by symbol name and offset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DATA = ".data"
 def sites(elf: Elf) -> list[Site]:
     """The sites of all kprobes that are initialised data with a symbol's name in them.
 
-    A module that fills its kprobes in when it is loaded means more than this tells.
+    Kprobes that a module fills in when it is loaded are not among them.
     """
     changed = elf.relocations(_DATA)
     places = {each.offset for each in changed}

@@ -2,7 +2,7 @@
 
 An ELF recovered from Debian's Image has text symbols only, because that kernel has no KALLSYMS_ALL. Each table is
 thousands of rows side by side of which every one points into text, the jump labels' at a nop or a branch; so a row that
-fits by chance is told from the table by its neighbours.
+fits by chance is recognized by neighbors that do not fit.
 """
 
 from __future__ import annotations

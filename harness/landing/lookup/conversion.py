@@ -34,9 +34,10 @@ def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
 class Conversion:
     """What became of one address.
 
-    `elf` and `kernel` (sprint_symbol()) say which symbol is closest; `by_address` is a kprobe registered on the bare
-    address, `by_symbol` one on the kernel's symbol + offset; `listed` is the kernel's own look-up in kprobes/list of
-    where the first of them is; `lands` is where the ELF files say that both must be, past an entry's landing pad.
+    `elf` and `kernel` (sprint_symbol()) are the closest symbol by each source; `by_address` is a kprobe registered on
+    the bare address, `by_symbol` one on the kernel's symbol + offset; `listed` is the kernel's own look-up in
+    kprobes/list of where the first of them is; `lands` is where both must be by the ELF files, past an entry's
+    landing pad.
     """
 
     address: int
@@ -119,7 +120,7 @@ class Conversions:
 
     def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
         answers = data_module.ask(self.guest, [Question(address) for address in addresses])
-        kernel = [_known(address, answer.told) for address, answer in zip(addresses, answers, strict=True)]
+        kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
         view = probe_module.load(self.guest, specs, _ONLY_RESOLVE)
         probe_module.unload(self.guest)
@@ -130,21 +131,21 @@ class Conversions:
                 address=address,
                 lands=lands,
                 elf=self.layout.closest.at(address),
-                kernel=told,
+                kernel=symbol,
                 by_address=unnamed,
                 by_symbol=named,
                 listed=listed.get(unnamed.address),
             )
-            for address, lands, told, unnamed, named in zip(
+            for address, lands, symbol, unnamed, named in zip(
                 addresses, landings, kernel, view.reports[:count], view.reports[count:], strict=True
             )
         ]
 
-    def _spec(self, told: KernelSymbolOffset) -> str:
-        return Site(told.name, told.offset + self.mutant.converts_too_far, module=told.module).spec
+    def _spec(self, symbol: KernelSymbolOffset) -> str:
+        return Site(symbol.name, symbol.offset + self.mutant.converts_too_far, module=symbol.module).spec
 
 
-def _known(address: int, told: KernelSymbolOffset | None) -> KernelSymbolOffset:
-    if told is None:
+def _known(address: int, symbol: KernelSymbolOffset | None) -> KernelSymbolOffset:
+    if symbol is None:
         raise Missed(f"the kernel knows no symbol at or below {address:#x}")
-    return told
+    return symbol

@@ -1,4 +1,4 @@
-"""Data read inside the guest and outside of it: is it where everyone says, and is it what it must be?"""
+"""Read data inside and outside the guest; compare its address by all witnesses and its value."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Readings:
     def prove(self, datum: Datum, known: bytes | Holds) -> None:
         """Everyone finds the datum at one address, and read inside and outside it is what is known of it.
 
-        Raises Missed with what each witness says.
+        Raises Missed with the witness table.
         """
         holds = known if callable(known) else partial(operator.eq, known)
         landing = Landing(
@@ -69,7 +69,7 @@ class Readings:
         return (
             Statement("elf", address),
             data.by_kallsyms(self.layout, datum),
-            data.by_closest(self.layout, datum, address, named.told),
+            data.by_closest(self.layout, datum, address, named.symbol),
             data.by_module(self.layout, datum),
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),
@@ -83,7 +83,7 @@ class Readings:
             return b""
 
     def _copy(self, datum: Datum, place: int, read: Answer) -> int:
-        """Where a CPU's copy is: by the kernel's own table as QEMU sees it; where there is none, as the kernel said."""
+        """Address of a CPU's copy, from the kernel's table as QEMU sees it; without a table, the kernel's answer."""
         table = self.layout.kernel.named("__per_cpu_offset")
         if datum.cpu is None or not table:
             return read.address
@@ -93,7 +93,7 @@ class Readings:
 
 
 def _by_value(side: str, address: int, content: bytes, holds: Holds) -> Statement:
-    """Whoever reads speaks of the address, too: by the value that is there."""
+    """A read that finds the expected value also confirms the address."""
     if holds(content):
         return Statement(side, address, code=content)
     return Statement(side, None, f"no such value there: {content.hex()}", contradicts=True)

@@ -1,4 +1,4 @@
-"""The module pinpoint_data: asked what the kernel calls addresses and which bytes it has there."""
+"""Query pinpoint_data for the kernel's symbol of an address and for the bytes there."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the kernel said.
+    """The kernel's answer.
 
     `address` is where it read, of a per-CPU variable the CPU's copy; `content` ends where nothing is mapped, `errno` is
-    then positive; `told` is sprint_symbol()'s word for the address asked about, None when it knows no symbol.
+    then positive; `symbol` is sprint_symbol()'s name of the queried address, None when it knows no symbol.
     """
 
     address: int
     content: bytes
     errno: int
-    told: KernelSymbolOffset | None
+    symbol: KernelSymbolOffset | None
 
 
 def ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
@@ -72,7 +72,7 @@ def parse(report: str) -> list[Answer]:
                 address=int(fields["address"], 16),
                 content=bytes.fromhex(fields["bytes"]),
                 errno=int(fields["errno"]),
-                told=closest_symbol.read(symbol),
+                symbol=closest_symbol.read(symbol),
             )
         )
     return answers

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
-from harness.landing.code.functions import BLACKLIST, PREAMBLES, blacklist
+from harness.landing.code.functions import BLACKLIST, PREAMBLES, blacklist, evenly
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import first
 from harness.landing.layout import Layout
@@ -19,7 +19,7 @@ _CODE = "tTwW"
 
 
 def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
-    """The functions that the kernel would not find, or find elsewhere than the address beside each.
+    """The functions that the kernel would not find, or find elsewhere than the address paired with each.
 
     The kernel takes the first entry of a name (kallsyms_lookup_name(), kernel/kallsyms.c, 6.1), for MOD:SYM the first
     of that module.
@@ -60,8 +60,7 @@ def used_twice(layout: Layout, count: int) -> list[str]:
     """
     inside = range(*(layout.kernel.named(name)[0].address for name in ("_stext", "_etext")))
     forbidden = [range(start - layout.slide, end - layout.slide) for start, end in blacklist(layout.guest)]
-    found = list(_shared(layout, inside, forbidden))
-    return [found[index * len(found) // count] for index in range(min(count, len(found)))]
+    return evenly(list(_shared(layout, inside, forbidden)), count)
 
 
 def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:

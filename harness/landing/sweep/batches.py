@@ -1,4 +1,4 @@
-"""Sweeps: thousands of sites registered in batches, each judged by what its witnesses say."""
+"""Sweeps: thousands of sites registered in batches, each judged by its witnesses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Refusal(NamedTuple):
 
 
 @dataclass
-class Swept:
+class SweepResult:
     """What became of some sites. `seconds` is all that sweeping them took, of the host's clock.
 
     `missed` are landings with a complaint; `deadly` are the sites that killed a guest.
@@ -77,7 +77,7 @@ class Swept:
             *(f"{death.site}: kills the guest" for death in self.deadly if not death.reason),
         ]
 
-    def add(self, other: Swept) -> None:
+    def add(self, other: SweepResult) -> None:
         """Take in what became of more sites."""
         self.landed += other.landed
         self.missed += other.missed
@@ -116,11 +116,11 @@ class Sweep:
         self._refusals = Refusals(layout)
         self._traits = self.guest.image.recipe.architecture.kprobes
 
-    def batch(self, sites: Sequence[Site]) -> Swept:
+    def batch(self, sites: Sequence[Site]) -> SweepResult:
         """Sweep these sites in one go. Raises GuestError, GuestLost or DeadlineExceeded when the guest dies of it."""
         began = time.monotonic()
         deadline = self.guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
-        swept = Swept()
+        swept = SweepResult()
         addresses = [self.layout.address(site) for site in sites]
         for site, address, (report, statements) in zip(
             sites, addresses, self._say(sites, addresses, deadline), strict=True
@@ -129,8 +129,8 @@ class Sweep:
         swept.seconds = time.monotonic() - began
         return swept
 
-    def _say(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
-        """What the witnesses say of each.
+    def _say(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
+        """Yield the witnesses' statements about each site.
 
         Where kprobes have defects, breakpoints are in place only while nothing runs but what puts them there.
         """
@@ -140,7 +140,7 @@ class Sweep:
         held = self._traits.defects and not self._idle
         return (self._held if held else self._armed)(sites, addresses, deadline)
 
-    def _judge(self, swept: Swept, landing: Landing, report: SiteReport, address: int) -> None:
+    def _judge(self, swept: SweepResult, landing: Landing, report: SiteReport, address: int) -> None:
         swept.hits += report.hits
         if report.errno:
             reason = self._refusals.reason(landing.site, address, report.errno)
@@ -150,13 +150,15 @@ class Sweep:
         else:
             swept.landed += 1
 
-    def _resolved(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
+    def _resolved(
+        self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline
+    ) -> Iterator[_SiteStatements]:
         batch = self.module.resolve([site.spec for site in sites], deadline)
         for address, report in zip(addresses, batch.reports, strict=True):
             listed = witness.listed(batch.listing.near(address), address)
             yield report, (witness.reported(report), listed, witness.elf(address))
 
-    def _held(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
+    def _held(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
         """Armed while nothing else runs: the list can only be read afterwards, when the probes are disabled."""
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
@@ -170,7 +172,7 @@ class Sweep:
             listed = witness.listed(held.listing.near(address), address)
             yield report, self._statements(address, report, report, listed, Window(address, *states))
 
-    def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_Said]:
+    def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
@@ -199,7 +201,7 @@ class Sweep:
         )
 
 
-_Said = tuple[SiteReport, tuple[Statement, ...]]
+_SiteStatements = tuple[SiteReport, tuple[Statement, ...]]
 
 
 def _spans(addresses: Sequence[int]) -> list[tuple[int, int]]:
@@ -214,12 +216,12 @@ def _demand_gone(removed: Batch) -> None:
 
 def _enabled(listed: Statement) -> Statement:
     """An armed probe that is listed as disabled has no breakpoint."""
-    return replace(listed, contradicts=listed.contradicts or "[DISABLED]" in listed.says)
+    return replace(listed, contradicts=listed.contradicts or "[DISABLED]" in listed.detail)
 
 
 def _restored(outside: Statement, window: Window) -> Statement:
     """Bytes that are not what they were before must not be left behind."""
     if window.restored:
         return outside
-    left = f"{outside.says}; {window.before.hex()} came back as {window.after.hex()}"
-    return replace(outside, says=left, contradicts=True)
+    left = f"{outside.detail}; {window.before.hex()} came back as {window.after.hex()}"
+    return replace(outside, detail=left, contradicts=True)

@@ -12,7 +12,7 @@ from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan, sweep_tracefs
-from harness.landing.sweep.batches import Sweep, Swept
+from harness.landing.sweep.batches import Sweep, SweepResult
 from harness.landing.sweep.sweep_guests import Fresh, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.sweep.sweep_plan import Depth
@@ -42,19 +42,21 @@ class Sweeps:
         """How many sites a sweep of the whole kernel and of the loaded targets has."""
         return len(sweep_plan.eligible(self.layout))
 
-    def sweep_resolved(self) -> Swept:
+    def sweep_resolved(self) -> SweepResult:
         """Sites registered disabled, in the row's own guest: nothing there is patched."""
         sites = self._few() if self.mutant is not HONEST else sweep_plan.to_resolve(self.layout, self.depth)
         return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
 
-    def sweep_armed(self) -> Swept:
+    def sweep_armed(self) -> SweepResult:
         """Breakpoints, on guests that may die of it; on several where it is everything."""
         if self.mutant is not HONEST:
             return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
         workers = self.workers if self.depth is Depth.ALL else 1
         return self.on_fresh_guests(sweep_plan.to_arm(self.layout, self.depth), workers=workers)
 
-    def on_fresh_guests(self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()) -> Swept:
+    def on_fresh_guests(
+        self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()
+    ) -> SweepResult:
         """These sites armed, on guests of their own; `parameters` go to the sweep module."""
         with self.bus.step(self.layout.guest.name, "armed") as step:
             guests = FreshGuests(self.fresh, step, workers=workers, parameters=parameters)
@@ -62,7 +64,7 @@ class Sweeps:
             step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
         return swept
 
-    def beside_tracefs(self) -> tuple[Swept, Peer]:
+    def beside_tracefs(self) -> tuple[SweepResult, Peer]:
         """The same sites in the same guest, through tracefs and armed by us.
 
         Ours include all that goes to and fro, is read from outside and compared; neither counts the loading of modules.
@@ -76,7 +78,7 @@ class Sweeps:
         ):
             return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
 
-    def _beside_tracefs(self) -> tuple[Swept, Peer]:
+    def _beside_tracefs(self) -> tuple[SweepResult, Peer]:
         """Entries all over the kernel; where kprobes have defects, what nobody runs meanwhile: instructions of targets.
 
         tracefs arms while the guest runs, and its own handler runs much of the kernel: one hit inside of another.
@@ -89,7 +91,7 @@ class Sweeps:
             step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
         return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
 
-    def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> Swept:
+    def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> SweepResult:
         """These sites in the row's own guest."""
         module = SweepModule(self.layout.guest, self.mutant.parameters(self.layout, sites))
         sweep = Sweep(self.layout, module, armed=armed, mutant=self.mutant, idle=idle)

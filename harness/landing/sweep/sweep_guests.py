@@ -14,7 +14,7 @@ from harness.core.events import ProgressStep
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep.batches import Death, Sweep, Swept
+from harness.landing.sweep.batches import Death, Sweep, SweepResult
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.target import Target
 
@@ -42,10 +42,10 @@ class FreshGuests:
         self._todo: deque[Sequence[Site]] = deque()
         self._began = 0.0
         self._sites = 0
-        self.swept = Swept()
+        self.swept = SweepResult()
         self.guests = 0
 
-    def sweep(self, batches: Iterable[Sequence[Site]]) -> Swept:
+    def sweep(self, batches: Iterable[Sequence[Site]]) -> SweepResult:
         """Sweep all; what a batch raised that was no death, and what a guest printed that lived, is raised."""
         self._todo.extend(batches)
         self._sites = sum(len(batch) for batch in self._todo)
@@ -85,10 +85,10 @@ class FreshGuests:
         with self._lock:
             return self._todo.popleft() if self._todo else None
 
-    def _keep(self, swept: Swept) -> None:
+    def _keep(self, swept: SweepResult) -> None:
         with self._lock:
             self.swept.add(swept)
-            say_progress(self._step, self.swept.sites, self._sites, time.monotonic() - self._began)
+            report_progress(self._step, self.swept.sites, self._sites, time.monotonic() - self._began)
 
     def _take_apart(self, batch: Sequence[Site], suspected: Sequence[Site], defect: str, death: Exception) -> None:
         """Suspects alone, the others in halves; a batch of one is the culprit, and `defect` what it died of."""
@@ -112,17 +112,17 @@ def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
     return [batch[number] for number in dict.fromkeys(numbers) if number < len(batch) and len(batch) > 1]
 
 
-def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: ProgressStep) -> Swept:
+def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: ProgressStep) -> SweepResult:
     """Sweep a guest that is not expected to die; what kills it is raised."""
-    began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), Swept()
+    began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:
         swept.add(sweep.batch(batch))
-        say_progress(step, swept.sites, sites, time.monotonic() - began)
+        report_progress(step, swept.sites, sites, time.monotonic() - began)
     return swept
 
 
-def say_progress(step: ProgressStep, done: int, sites: int, seconds: float) -> None:
-    """How far, how fast, how long yet."""
+def report_progress(step: ProgressStep, done: int, sites: int, seconds: float) -> None:
+    """Report sites done, sites a second and seconds left."""
     rate = done / seconds if seconds else 0.0
     left = (sites - done) / rate if rate else 0.0
     step.say(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)

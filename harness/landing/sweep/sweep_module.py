@@ -16,13 +16,12 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import Result
 from harness.landing import probe_module
-from harness.landing.probe_module import ListedProbe, SiteReport, parse_list
+from harness.landing.probe_module import KPROBES_LIST, SEPARATOR, ListedProbe, SiteReport, parse_list
 
 MODULE = "pinpoint_sweep"
 _DIRECTORY = f"/sys/kernel/debug/{MODULE}"
-_LIST = "/sys/kernel/debug/kprobes/list"
 _SITES = "/tmp/pinpoint_sites"
-_CUT = "--pinpoint-cut--"
+_LOOK = f"cat {_DIRECTORY}/report && echo {SEPARATOR} && cat {KPROBES_LIST}"
 _PAUSE = 0.02
 # With ftrace off, a kprobe on ftrace's site only notes what is to be patched; turned on, it patches all in one go
 # (ftrace_ops_update_code(), ftrace_startup_sysctl(), kernel/trace/ftrace.c, 6.1). Kernels without ftrace lack the file.
@@ -159,7 +158,7 @@ class SweepModule:
     def last_words(self) -> list[int]:
         """Numbers in the batch of the sites last handed to the kernel and last hit, read from outside.
 
-        To be asked of a guest that no longer answers; raises GuestError when its memory cannot be read either.
+        For a guest that no longer answers; raises GuestError when its memory cannot be read either.
         """
         return self._recorded()[:2]
 
@@ -178,12 +177,9 @@ class SweepModule:
         return int(registering), int(removing), int(recorder, 16)
 
     def _batch(self, specs: Sequence[str], text: str) -> Batch:
-        report, _, listing = text.partition(f"{_CUT}\n")
+        report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
         return Batch(reports, Listing(each for each in parse_list(listing) if each not in self._standing))
-
-
-_LOOK = f"cat {_DIRECTORY}/report && echo {_CUT} && cat {_LIST}"
 
 
 def _report(spec: str, line: str) -> SiteReport:

@@ -105,8 +105,8 @@ def safe_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
 def batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
     """At most `size` sites each, in their order and spread over all.
 
-    Neighbours call each other, so that with all of them probed one hit is inside of another; parisc traps for ever when
-    a probe on its trap handler meets any other that is hit.
+    Neighbours call each other, so that with all of them probed one hit is inside of another; parisc enters an endless
+    trap when a probe on its trap handler meets any other that is hit.
     """
     count = -(-len(sites) // size)
     return [sites[start::count] for start in range(count)]
@@ -121,13 +121,13 @@ def of_targets(layout: Layout) -> list[Site]:
     return [
         Site(symbol.name, module=target.module)
         for target in layout.targets.values()
-        for symbol in target.functions
-        if symbol.section in target.sections and not symbol.section.startswith((".init", ".exit"))
+        for symbol in target.functions(target.lasting, unique=True, preambles=False)
+        if not symbol.section.startswith(".exit")
     ]
 
 
 def _kind(layout: Layout, symbol: Symbol) -> Hashable:
-    """What is told apart: what the entry's instruction does and how long it is, and which part of a function it is."""
+    """What distinguishes entries: the instruction's flow and size, and the part of a function it begins."""
     entry = first(layout.kernel, symbol, layout.guest.image.recipe.architecture.kprobes.decoder)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part

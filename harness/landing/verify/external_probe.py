@@ -27,10 +27,10 @@ _SHOWN = 8
 
 
 class Foreign(Target):
-    """The module to verify, which stands in the image under its own name. It owes nobody a build-id."""
+    """The module to verify, which stands in the image under its own name. It needs no build-id."""
 
     def load(self) -> None:
-        """insmod. Raises GuestError with what insmod says when the kernel refuses."""
+        """insmod. Raises GuestError with insmod's message when the kernel refuses."""
         self.guest.script(f"insmod {self.guest.ship(self.build)}").check()
         listing = f"cd /sys/module/{self.module}/sections && grep -H '' $(ls -A)"
         self.sections = self._parsed(self.guest.script(listing).stdout)
@@ -88,7 +88,7 @@ class Life:
 
     @cached_property
     def landings(self) -> list[Landing]:
-        """What the witnesses say of each kprobe that was made, and of each that the module's file means."""
+        """The witnesses' statements about each kprobe that was made, and of each that the module's file means."""
         wanted = [(site, self._places(site)) for site in static_kprobes.sites(self.module.elf)]
         found = [self._landing(each, [site for site, at in wanted if each.address in at]) for each in self.made]
         made = {each.address for each in self.made}
@@ -96,7 +96,7 @@ class Life:
 
     @cached_property
     def wrongs(self) -> list[str]:
-        """What is wrong beside the landings: nothing made, memory changed elsewhere, something left."""
+        """What is wrong apart from the landings: nothing made, memory changed elsewhere, something left."""
         longest = max(length for _, length in self._probing.patches)
         probed = {each.address + byte for each in self.made for byte in range(longest)}
         changed = [at for at in unasked(self.layout, self.before.text, self.during.text) if at not in probed]
@@ -160,7 +160,7 @@ class Life:
         return [place + site.offset for place in places]
 
     def _outside(self, each: ListedProbe) -> Statement:
-        """What memory says of a listed kprobe."""
+        """What memory shows of a listed kprobe."""
         standing = [other.address for other in self.before.listed]
         if "[DISABLED]" in each.flags:
             return Statement("outside", None, "it is disabled: there is nothing to be seen")

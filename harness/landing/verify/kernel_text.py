@@ -1,4 +1,4 @@
-"""All text of a running kernel at one moment, read from outside: it shows changes that nobody lists."""
+"""All text of a running kernel at one moment, read from outside: it shows changes that no list names."""
 
 from __future__ import annotations
 

@@ -138,6 +138,6 @@ def table(landings: Iterable[Landing]) -> str:
         address = by_witness["listed"].address
         where = "-" if address is None else f"{address:#x}"
         means = "-" if address is None else landing.meaning(address)
-        seen = by_witness["outside"].says if "outside" in by_witness else "-"
+        seen = by_witness["outside"].detail if "outside" in by_witness else "-"
         rows.append((str(landing.site), where, means, seen, "missed" if landing.complaint else "landed"))
     return "\n".join(lay_out(rows))

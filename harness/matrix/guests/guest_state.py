@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.landing.probe_module import KPROBES_LIST
+
 _MODULES = "/proc/modules"
-_KPROBES = "/sys/kernel/debug/kprobes/list"
 _MOUNTS = "/proc/mounts"
 _TAINT = "/proc/sys/kernel/tainted"
 _MEMORY = "/proc/meminfo"
 # The kernel's own threads have empty command lines, so grep passes over them.
-ASK = f"grep -sH '' {_MODULES} {_KPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
+ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
 
 # The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
 _TAINTS = "PFSRMBUDAWCIOELKXTN"

@@ -33,7 +33,7 @@ class Base:
 
 
 def with_btf(elf: Elf, base: Base) -> bytes:
-    """`pinpoint_pins` with BTF that says `void pinpoint_traced(void)`, in the section that it has for that."""
+    """`pinpoint_pins` with BTF for `void pinpoint_traced(void)`, in the section that it has for that."""
     made = one_function(base, "<" if elf.little_endian else ">")
     section = elf.sections[_PLACEHOLDER]
     if section.size != len(made):

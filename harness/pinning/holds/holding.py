@@ -12,7 +12,7 @@ from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.doctored_modules import shipped
 from harness.pinning.holds.btf import Base, with_btf
-from harness.pinning.loader import Said
+from harness.pinning.loader import LoaderLine
 from harness.pinning.module_states import HOLDER, TARGET
 
 _FUNCTION = f"{TARGET}:pinpoint_needed"
@@ -73,7 +73,7 @@ def target_image(guest: Guest) -> str:
 
 
 def _btf_base(guest: Guest) -> Base:
-    told = Said.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
+    told = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
     return Base(int(told.fields["types"]), int(told.fields["strings"]))
 
 
@@ -132,9 +132,9 @@ def _by_holder(kind: str, what: str) -> Hold:
         deadline = guest.budget(_SECONDS)
         with guest.talk(guest.program(HOLDER), kind, what) as dialogue:
 
-            def said(step: str) -> Said:
+            def said(step: str) -> LoaderLine:
                 line = dialogue.line(deadline)
-                heard = Said.parsed(line or "failed nothing")
+                heard = LoaderLine.parsed(line or "failed nothing")
                 if heard.step != step or heard.word == "failed":
                     raise GuestError(f"{kind} {what} cannot be held: {line}", where=guest.name)
                 return heard

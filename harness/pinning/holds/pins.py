@@ -37,7 +37,7 @@ def _never(_: Traits) -> bool:
 class Pin:
     """One thing that may hold a module: how it is held, and whether it should on a kernel of these traits.
 
-    `over` is what it says once the module is gone; `there` tells whether the kernel has such a thing at all.
+    `over` is what it used once the module is gone; `there` is whether the kernel supports it.
     """
 
     name: str
@@ -76,7 +76,7 @@ class PinResult:
     """What was seen of one pin.
 
     `removal` is what `delete_module(2)` answered while it was held and `released` what it did afterwards, empty when
-    the module went; `again` is what the thing held said when it was used between the two.
+    the module went; `again` is the result of using the held thing between the two.
     """
 
     pin: Pin
@@ -118,5 +118,5 @@ def _measure(guest: Guest, pin: Pin, mutant: LoaderMutant) -> PinResult:
         if mutant.holds_more:
             held.enter_context(holding.a_file(_MISC)(guest))
         removal = delete(guest, TARGET)
-        says = "was let go" if mutant.lets_go else again()
-    return PinResult(pin, removal, says, delete(guest, TARGET) if removal else "")
+        used = "was let go" if mutant.lets_go else again()
+    return PinResult(pin, removal, used, delete(guest, TARGET) if removal else "")

@@ -16,7 +16,7 @@ _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # of the same file, idempotent_init_module(), part of finit_module(2), 6.12) both before and after its stack was looked
 # at, or gone. It is given up after so many looks. A task that was woken is idle for a moment once more, while it looks
 # why (___wait_event()), and on another virtual CPU that moment may last: what it sleeps in, 0 of a task that is to run
-# (get_wchan()), tells it from one that sleeps.
+# (get_wchan()), distinguishes it from one that sleeps.
 _SETTLED = """
 n=0 where=
 while [ ! "$where" ]; do
@@ -68,14 +68,14 @@ class Actor:
         self.inside = self._ended = False
 
     def take(self, verb: Verb) -> str:
-        """Take the next step of its life; gives its outcome: ok, waits, killed or the errno's name."""
+        """Take the next step of its life; returns its outcome: ok, waits, killed or the errno's name."""
         if verb is Verb.LOAD:
             self._loader.go()
             return self._settle()
         if verb in INITIALIZER:
             return self._on(verb)
         if self._at != verb.value:
-            # It passed over the step: it found nothing to say.
+            # It passed over the step: it had nothing to do.
             return OK
         while self._at == verb.value:
             self._loader.go()
@@ -107,7 +107,7 @@ class Actor:
 
     def _next_gate(self) -> str:
         """The gate it comes to, empty when it ends instead."""
-        while said := self._loader.heard():
+        while said := self._loader.next_line():
             if said.word == "at":
                 return said.step
         return ""
@@ -121,7 +121,7 @@ class Actor:
         """How it ended."""
         self.inside = False
         self._at = ""
-        while self._loader.heard():
+        while self._loader.next_line():
             pass
         ended = self._loader.ended()
         self._ended = True

@@ -1,8 +1,8 @@
 """The protocol of loading a precompiled probe module while its target comes and goes, written down small.
 
-It is what the kernel's rules say, and nothing of the kernel or the loader is called here: a schedule is predicted by
+It states the kernel's rules and calls neither the kernel nor the loader: a schedule is predicted by
 walking it. Two pin rules differ in one line, `World.held`, and two rules of loading in one method, `World._settled`.
-Sources are of 6.1 unless they say otherwise:
+Sources are of 6.1 unless noted:
 
 - delete_module(2): ENOENT, EBUSY if not LIVE, EWOULDBLOCK while referenced (kernel/module/main.c:696);
 - a name that is loading makes a second init_module(2) wait, then EEXIST if it lived, else EBUSY (main.c:2581);
@@ -39,7 +39,7 @@ _LOADED = {
 class Rule:
     """What one kernel does otherwise than another.
 
-    `pins`: an open section file is not only a token, which tells one instance from the next: the kernel refuses removal
+    `pins`: an open section file is not only a token, which distinguishes instances: the kernel refuses removal
     while it is open. `shares`: a load that waits for another one of the same file has that one's outcome.
     """
 
@@ -95,7 +95,7 @@ class World:
         """The world after a step, and the step's predicted outcome: `ok`, an errno's name, `waits`, `killed`.
 
         What befalls another loader by it follows: `ok, 2.load EEXIST`. `place` is where a newly loaded target was found
-        to stand, the one thing that no rule tells; without it, where it stands as a rule. Raises NotNowError
+        to stand, which no rule predicts; without it, where it stands as a rule. Raises NotNowError
         and UndefinedError.
         """
         loader = self.loaders.get(step.loader)

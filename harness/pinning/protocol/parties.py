@@ -1,4 +1,4 @@
-"""Whom the protocol knows: lives of the target, loaders, the probe module."""
+"""The parties of the protocol: lives of the target, loaders, the probe module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED = "first"
 
 @dataclass(frozen=True)
 class Instance:
-    """One life of the target. `place` is what the addresses of its sections say; a later life may have the same."""
+    """One life of the target. `place` identifies the addresses of its sections; a later life may have the same."""
 
     number: int
     build: str = EXPECTED

@@ -17,10 +17,10 @@ class Stage(Protocol):
     """Where schedules are played: a guest, with the target loaded and two loaders at their first gates."""
 
     def take(self, step: ScheduleStep, now: World) -> str:
-        """Take a step; gives its outcome in the model's words. `now` is the world before, as the model has it."""
+        """Take a step; returns its outcome in the model's words. `now` is the world before, as the model has it."""
 
     def place(self) -> str:
-        """Where the target stands: the same for two lives that no address tells apart."""
+        """Where the target stands: the same for two lives that have the same addresses."""
 
     def state(self) -> str:
         """What the kernel shows of target and probe module, in the words of World.expected_kernel_state."""
@@ -29,9 +29,9 @@ class Stage(Protocol):
 class Disagreed(Missed):
     """The model was wrong of a schedule; `schedule` is its line, to be replayed from."""
 
-    def __init__(self, schedule: str, told: str) -> None:
+    def __init__(self, schedule: str, problem: str) -> None:
         self.schedule = schedule
-        super().__init__(f"--schedule '{schedule}': {told}")
+        super().__init__(f"--schedule '{schedule}': {problem}")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Turn:
         return self.predicted == self.seen
 
     def __str__(self) -> str:
-        return f"{self.step}: {self.seen}" + ("" if self.agrees else f", the model says {self.predicted}")
+        return f"{self.step}: {self.seen}" + ("" if self.agrees else f", the model predicts {self.predicted}")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Play:
 
     @property
     def agrees(self) -> bool:
-        """Did everything go as the model says?"""
+        """Did everything go as the model predicts?"""
         return all(turn.agrees for turn in self.turns) and self.predicted_state == self.state
 
     @property
@@ -80,7 +80,7 @@ class Play:
             return
         turns = "\n".join(str(turn) for turn in self.turns)
         wrong = next((str(turn) for turn in self.turns if not turn.agrees), "")
-        wrong = wrong or f"at the end {self.state}; the model says {self.predicted_state}"
+        wrong = wrong or f"at the end {self.state}; the model predicts {self.predicted_state}"
         raise Disagreed(self.line, f"{wrong}\n\n{turns}")
 
 
@@ -131,8 +131,8 @@ class Player:
 def play(stage: Stage, rule: Rule, schedule: Iterable[ScheduleStep]) -> Play:
     """Play a schedule to its end, or to the first step of which the model was wrong.
 
-    Once the target has moved to another place, which no rule tells, a loader is refused earlier than in the schedule:
-    the steps that it then cannot take are left out.
+    Once the target has moved to another place, which no rule predicts, a loader is refused earlier than in the
+    schedule: the steps that it then cannot take are left out.
     """
     player = Player(stage, rule)
     for step in schedule:

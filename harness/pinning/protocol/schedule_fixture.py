@@ -13,7 +13,7 @@ from harness.pinning.protocol.play import Play, play
 from harness.pinning.protocol.stage import GuestStage
 from harness.pinning.protocol.steps import Schedule, parse
 
-# A life of the target that no address tells from the one before it. Where modules share a region with all of vmalloc
+# A life of the target at the same addresses as the one before it. Where modules share a region with all of vmalloc
 # (parisc) it stands there again only while the probe module is not loaded.
 _REUSE = (
     "open read look remove imitate load validate",
@@ -65,7 +65,7 @@ class Schedules:
 
     @property
     def rule(self) -> Rule:
-        """What this kernel does otherwise than others: the recipe says it, and was proved when the guest booted."""
+        """What this kernel does otherwise than others: the recipe's traits, proved when the guest booted."""
         traits = self.loading.guest.image.recipe.traits
         return Rule(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
 

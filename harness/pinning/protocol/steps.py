@@ -37,9 +37,9 @@ class Verb(Enum):
     REBUILD = "rebuild"
     """Load another build of the target, at the same name."""
     IMITATE = "imitate"
-    """Load a build that has all at the same addresses: the same file but for its build-id."""
+    """Load a build that has all at the same addresses: the same file with another build-id."""
     FORCE = "force"
-    """delete_module(2) of the target with O_TRUNC: whatever its reference count says."""
+    """delete_module(2) of the target with O_TRUNC, regardless of its reference count."""
     UNPROBE = "unprobe"
     """delete_module(2) of the probe module."""
     KILL = "kill"
@@ -48,14 +48,13 @@ class Verb(Enum):
 
 LIFE = tuple(Verb)[: tuple(Verb).index(Verb.CLOSE) + 1]
 # In these the initializer of the probe module runs: the loader is inside of init_module(2) until the last.
-LOADS = (Verb.RELOAD, Verb.REBUILD, Verb.IMITATE)
 INITIALIZER = (Verb.VALIDATE, Verb.REGISTER, Verb.RETURN)
 LOADS = (Verb.RELOAD, Verb.REBUILD, Verb.IMITATE)
 
 
 @dataclass(frozen=True)
 class ScheduleStep:
-    """One step; `loader` says whose life it belongs to, or which loader is killed."""
+    """One step; `loader` is the number of the loader it belongs to, or which loader is killed."""
 
     verb: Verb
     loader: int = 1
