@@ -20,7 +20,7 @@ from harness.report.board import Board
 from harness.report.html import write_html
 from harness.report.measurements import Figures, meets
 from harness.report.pivot import CaseName, Pivot, tally
-from harness.report.record import Cell, Results
+from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.verdict.verdict import Verdict
@@ -176,7 +176,7 @@ def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
 def test_summary(color: bool) -> None:
     lines: list[str] = []
     missing = [cell("test_never", "parisc")]
-    replays = {("test_stubs[a]", "parisc", ""): "./pinpoint run --vm parisc -k 'test_stubs[a]'"}
+    replays = {CellKey("cases/test_x.py", "test_stubs[a]", "parisc", ""): "./pinpoint run --vm parisc -k 'test_stubs[a]'"}
     write_summary(lines.append, matrix(), replays, missing, color=color)
     text = "\n".join(lines)
     if not color:
@@ -212,8 +212,8 @@ def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
     assert "\x1b" not in page
     assert "http" not in page.replace('http-equiv="Content', "")
     assert page.count('href="console/parisc.log"') == 1
-    assert 'id="test-stubs-a-parisc"' in page
-    assert 'href="#test-stubs-a-parisc"' in page
+    assert 'id="cases-test-x-py-test-stubs-a-parisc"' in page
+    assert 'href="#cases-test-x-py-test-stubs-a-parisc"' in page
     assert "missed" in page
 
 

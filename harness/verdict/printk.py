@@ -16,7 +16,7 @@ _LEVEL_BEFORE = re.compile(r"<(?P<level>\d{1,3})>$")
 # ECMA-48 control sequences and strings, as a colourful init or firmware prints them, and other control codes: those of
 # seven and of eight bits, and Unicode's own that end a line or turn its direction round.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _LINE_END = re.compile(r"\r*\n")
 _USER_FACILITY = 8
 

@@ -33,7 +33,8 @@ def junit(cells: Sequence[Cell], run: str) -> str:
         for cell in row:
             _case(suite, cell)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    document: str = ElementTree.tostring(root, encoding="unicode")
+    return f"<?xml version=\"1.0\" encoding=\"utf-8\"?>\n{document}\n"
 
 
 def _case(suite: ElementTree.Element, cell: Cell) -> None:
