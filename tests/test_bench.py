@@ -17,9 +17,9 @@ from rich.console import Console
 
 from harness import cli
 from harness.bench import bench, boots, cases, floor, matrices, plan, saved_results, table, virtme
-from harness.bench.context import Ground
+from harness.bench.context import BenchContext
 from harness.bench.figure import Absent, FigureResult, Pair, outcome
-from harness.bench.interleave import race
+from harness.bench.interleave import interleave
 from harness.bench.plan import Group
 from harness.bench.samples import Samples
 from harness.core import paths, process
@@ -45,9 +45,9 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "results")
 
 
-def ground(directory: RunDirectory, bus: Bus, *vms: str) -> Ground:
+def context(directory: RunDirectory, bus: Bus, *vms: str) -> BenchContext:
     nothing = cast(Any, None)
-    return Ground(select(vms), 2, directory, nothing, bus, nothing)
+    return BenchContext(select(vms), 2, directory, nothing, bus, nothing)
 
 
 # --- samples and figures
@@ -102,7 +102,7 @@ def test_sides_take_turns_run_by_run() -> None:
         order.append(name)
         return float(len(order))
 
-    taken = race(
+    taken = interleave(
         {"a": lambda: side("a"), "gone": Absent("why"), "b": lambda: side("b")}, 3, lambda *news: told.append(news)
     )
     assert order == ["a", "b"] * 3
@@ -117,7 +117,7 @@ def test_a_side_that_fails_ends_the_race() -> None:
         raise HostError("it did not boot")
 
     with pytest.raises(HostError, match="did not boot"):
-        race({"a": lambda: 1.0, "b": fail}, 2, lambda *_: None)
+        interleave({"a": lambda: 1.0, "b": fail}, 2, lambda *_: None)
 
 
 # --- what is kept and shown
@@ -187,7 +187,7 @@ def test_every_phase_that_a_run_tells_is_in_the_table_of_where_time_went(directo
     time_accounts.keep(
         Figures(directory), {"parisc": {time_accounts.BODY: 2.0}, "arm64-debian": {time_accounts.BODY: 1.0}}
     )
-    told = matrices.told(directory.path)
+    told = matrices.time_figures(directory.path)
     assert told["phase.body_s"] == 3.0
     assert set(told) <= set(table._PHASES)
     buffer = io.StringIO()
@@ -236,7 +236,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
     asked: list[str] = []
 
     @contextmanager
-    def open_sides(_: Ground, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def open_sides(_: BenchContext, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         asked.extend(wanted)
         yield {"a": lambda: 1.0, "b": lambda: 4.0, "c": lambda: pytest.fail("nobody compares c")}
 
@@ -247,7 +247,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
 
     groups = [Group((HALF, ALONE), open_sides), Group((ALONE,), broken)]
     with pytest.raises(HostError, match="no such thing"):
-        bench.measure(ground(directory, Bus(), "parisc"), groups)
+        bench.measure(context(directory, Bus(), "parisc"), groups)
     assert asked == ["a", "b"]
     assert [each.figure for each in Figures(directory).read()] == [
         "bench.a_vs_b",
@@ -356,7 +356,7 @@ def test_a_case_more_is_what_two_runs_differ_by(
         return process.Finished(tuple(argv), 0, "", 3.0 + 0.02 * count)
 
     monkeypatch.setattr(process, "run", run)
-    assert cases._one_more(ground(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
+    assert cases._one_more(context(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
 
 
 def test_cases_that_are_none_leave_no_durations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_what_is_no_landing_case_is_named_and_there() -> None:
 def test_a_matrix_run_is_held_against_its_guests_on_all_cores(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = ground(directory, Bus(), "parisc")
+    made = context(directory, Bus(), "parisc")
     made.build_context = cast(Any, SimpleNamespace(slots=SimpleNamespace(cores=4)))
     statuses = [0, 1, 3]
 
