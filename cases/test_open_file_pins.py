@@ -60,10 +60,10 @@ def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
 
 
 def _betray(loader: Loader) -> None:
-    """Let the second task go on, until it says that it has closed what it closes."""
+    """Let the second task go on, until it reports that it has closed its file."""
     loader.go()
-    while said := loader.heard():
-        if said.step == "betray":
+    while output := loader.heard():
+        if output.step == "betray":
             return
 
 

@@ -166,11 +166,8 @@ def _beginning(frozen: str) -> list[str]:
     """The lines that name the frozen guest that a replay is thawed from."""
     if not frozen:
         return []
-    return [
     replay = "A replay uses the same one, with the same slide, while the store has it."
     return [f"Its guest was thawed from `{frozen}`. {replay}", ""]
-        "",
-    ]
 
 
 def read(directory: Path) -> Bundle:
