@@ -26,10 +26,10 @@ class BrokenRun:
     directory: Path
 
     def begin(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
-        """Start `./pinpoint` with these arguments; what it says goes to the file `said`."""
+        """Start `./pinpoint` with these arguments; its output goes to `output_file`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         env = {**os.environ, **_own(self.directory), _WITNESS: str(self.directory / "witness"), **more}
-        with self.said_in.open("ab") as output:
+        with self.output_file.open("ab") as output:
             return subprocess.Popen(
                 [paths.PROJECT / "pinpoint", *arguments],
                 cwd=paths.PROJECT,
@@ -41,14 +41,14 @@ class BrokenRun:
             )
 
     @property
-    def said_in(self) -> Path:
+    def output_file(self) -> Path:
         """What the run printed."""
-        return self.directory / "said"
+        return self.directory / "output"
 
     @property
     def output(self) -> str:
         """What the run printed."""
-        return self.said_in.read_text(errors="replace")
+        return self.output_file.read_text(errors="replace")
 
     @property
     def cells(self) -> list[dict[str, Any]]:

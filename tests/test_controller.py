@@ -85,7 +85,7 @@ def test_only_the_first_workers_rows_count(site: Site) -> None:
         worker = ControllerClient(site.controller.address)
         worker.send_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
         # Lines of one connection are answered in order, different connections in parallel.
-        worker._say({"image": "x"})
+        worker._send({"image": "x"})
         assert worker._connection.recv(100)
     assert site.rows == [(["a"], [])]
     assert site.controller.asked == {"a": CellId("case", "a", "", "item")}

@@ -168,7 +168,7 @@ def test_wrong_use_is_one_line(
         ([str(tmp_path)], "has no bundle.json"),
         ([elsewhere], "cases/test_gone.py: is not in this version of Pinpoint"),
         ([beyond], "test_outside.py: is not in this version of Pinpoint"),
-        ([hostile], "the bundle asks for '-pevil', as no run does"),
+        ([hostile], "the bundle has the option '-pevil', which no run records"),
         ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),
@@ -209,7 +209,7 @@ def test_a_frozen_guest_missing_in_the_store_is_reported(
     place = left(frozen="frozen-0123")
     assert "thawed from `frozen-0123`" in (place / "README.md").read_text()
     repro(monkeypatch, Runs(SAME), str(place))
-    assert "frozen-0123 is not in the store any more: guests begin with another boot" in capsys.readouterr().err
+    assert "frozen-0123 is no longer in the store: guests start from another boot" in capsys.readouterr().err
     (tmp_path / "store" / "frozen-0123").mkdir(parents=True)
     repro(monkeypatch, Runs(SAME), str(place))
     assert "frozen-0123" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Cases that only an option asks for."""
+"""Cases that run only with an option."""
 
 from __future__ import annotations
 
