@@ -1,6 +1,6 @@
 """One name, several functions: which of them the kernel takes, and it takes one without a word.
 
-register_kprobe() asks kallsyms_lookup_name() (kernel/kallsyms.c, kernel/module/kallsyms.c, 6.1): vmlinux before
+register_kprobe() calls kallsyms_lookup_name() (kernel/kallsyms.c, kernel/module/kallsyms.c, 6.1): vmlinux before
 modules, in vmlinux the lowest address, among modules the newest loaded, in a module the first in its symbol table.
 tracefs and perf refuse such a name.
 """

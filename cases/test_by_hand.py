@@ -3,7 +3,7 @@
 By hand means what systemtap's runtime did in 2008: `_stext` of the running kernel + the site's distance from it in the
 vmlinux that the probe was compiled for; for a module, its text base + the site's offset in the file. Each trial finds
 where that points for every function, registers a sample there by kp.addr, and the same functions by symbol + offset.
-docs/relocation-by-hand.md tells how things are counted.
+docs/relocation-by-hand.md describes how things are counted.
 """
 
 from collections.abc import Callable
@@ -97,7 +97,7 @@ def test_module_made_for_another_layout(layout: Layout, target: Target, kprobes:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_module_function_sections(layout: Layout, sections: Target, kprobes: Kprobes, keep_trial: Tried) -> None:
-    """A module with a section for each function: what its file says of distances holds only if the loader keeps it."""
+    """A module with a section for each function: the distances in its file hold only if the loader keeps them."""
     trial = Trial.of_module(layout, sections, "section-module", sections.module, ByHand(layout))
     trial.prove(kprobes)
     assert keep_trial(trial).missed_by_symbol == 0

@@ -1,4 +1,4 @@
-"""After the probe module is gone nothing tells that it was there."""
+"""After the probe module is removed, nothing shows that it was loaded."""
 
 import pytest
 

@@ -45,7 +45,7 @@ def test_module_per_cpu_data(target: Target, readings: Readings) -> None:
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
-    """linux_banner in `.rodata` says what /proc/version says."""
+    """linux_banner in `.rodata` equals /proc/version."""
     version = guest.read_text("/proc/version").encode()
     readings.prove(Datum("linux_banner", len(version)), version)
 
@@ -53,7 +53,7 @@ def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_kernel_data(guest: Guest, layout: Layout, readings: Readings) -> None:
-    """init_uts_ns in `.data` has the release; the file tells where the names begin, behind a count up to 5.10."""
+    """init_uts_ns in `.data` has the release; the file shows where the names begin, after a count up to 5.10."""
     names = layout.kernel.bytes_at(layout.kernel.named("init_uts_ns")[0].address, 16).index(SYSTEM)
     release = guest.image.release.encode() + b"\0"
     readings.prove(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)

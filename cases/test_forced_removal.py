@@ -2,7 +2,7 @@
 
 try_stop_module() passes over a reference count that is not zero and taints the kernel; a list of dependents that is not
 empty is asked for before, and force is no answer to it (kernel/module/main.c, 6.1). The orders of test_schedules.py end
-where this begins: from there on no rule says what happens.
+where this begins: what happens after that is undefined.
 """
 
 from collections.abc import Callable
@@ -41,4 +41,4 @@ def test_force_spares_dependents(loaders: Loaders) -> None:
     """A module that another one needs is not removed by force either."""
     removal = forcing.under_a_dependent(loaders)
     if removal != forcing.IN_USE:
-        raise Missed(f"a module that another one needs: forced, removal gives {removal or 'no error'}")
+        raise Missed(f"a module that another one needs: forced, removal returns {removal or 'no error'}")

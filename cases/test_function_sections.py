@@ -1,4 +1,4 @@
-"""Where every function has a section of its own, it may be loaded anywhere: only its symbol says where.
+"""Where every function has a section of its own, it may be loaded anywhere: only its symbol has its address.
 
 This is the 2008 letter's first case: with -ffunction-sections `_stext + offset` is wrong as soon as the order changes.
 """

@@ -23,7 +23,7 @@ DIRT = (
 )
 # The taint that anybody may set (TAINT_USER, include/linux/panic.h, 6.1).
 TAINT_USER, ITS_LETTER = 64, "U"
-# What a guest on a busy host takes to set its clock, in seconds: it is that late for ever.
+# Seconds that a guest on a busy host takes to set its clock, by which the clock then stays late.
 SLOW = 10
 # As QEMU's user network has it: the guest, and the host's loopback as the guest would see it.
 GUEST, HOST = "10.0.2.15", "10.0.2.2"
@@ -106,9 +106,9 @@ def test_what_a_cell_leaves_is_noticed(
     monkeypatch.setattr(checkup, "GONE_SECONDS", 0.5)
     with fresh(may_die=True) as guest:
         module = guest.ship("pinpoint_second")
-        for left, undone, told in DIRT:
+        for left, undone, reported in DIRT:
             guest.script(left.format(module=module)).check()
-            with pytest.raises(checkup.LeftBehind, match=told):
+            with pytest.raises(checkup.LeftBehind, match=reported):
                 checkup.end(guest)
             guest.script(undone).check()
             assert checkup.end(guest) == ""

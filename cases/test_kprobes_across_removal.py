@@ -31,7 +31,9 @@ def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
-def test_new_probe_beside_a_gone_one(layout: Layout, target: Target, kprobes: Kprobes, loaders: Loaders) -> None:
+def test_new_probe_at_the_site_of_a_gone_one(
+    layout: Layout, target: Target, kprobes: Kprobes, loaders: Loaders
+) -> None:
     """A probe at the address of a GONE one works, though the kernel keeps both as one (register_aggr_kprobe(), 6.1)."""
     site = layout.straight(target.site("leaf"))[1]
     settle(target, site)

@@ -27,7 +27,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kprobes], mutant: str) -> None:
     """It lands, though zeros follow up to the end of the page, which are half an instruction too many on x86.
 
-    can_optimize() (arch/x86/kernel/kprobes/opt.c) decodes a function to its end, which kallsyms says is the end of the
+    can_optimize() (arch/x86/kernel/kprobes/opt.c) decodes a function to its end, which by kallsyms is the end of the
     text: where a module's text is mapped by itself (since 6.4) it reads on behind the mapping, and oopses.
     """
     dies = False

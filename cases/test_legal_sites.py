@@ -1,4 +1,4 @@
-"""Where a kprobe may stand: every instruction boundary, ftrace's call, under a jump, beside others on one site."""
+"""Where a kprobe is legal: every instruction boundary, ftrace's call, under a jump, several on one site."""
 
 import errno
 
@@ -89,7 +89,7 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes apart from each other become jumps, in time, where the kernel can: listed [OPTIMIZED], hit as before.
 
     Outside, a jump stands where the list says so, and a breakpoint where it does not. Which instructions a jump may
-    displace is the kernel's to say (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); some of these it may.
+    displace is decided by the kernel (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); some of these it may.
     """
     sites = [site for shape in SHAPES for site in apart(layout.straight(target.site(shape)), JUMP)]
     with kprobes.on(*sites) as probes:

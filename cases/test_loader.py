@@ -31,7 +31,7 @@ def _demand_no_pin(guest: Guest) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
-    """Loaded by section + offset, with no symbol looked up, the probe is where the ELF says and is hit by each call."""
+    """Loaded by section + offset, with no symbol looked up, the probe is at the ELF's address and each call hits it."""
     site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
     loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
 
@@ -39,7 +39,7 @@ def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "skips-re-read")
 def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
-    """The same build at the same address passes every check of the probe; the token, read again, gives it away."""
+    """The same build at the same address passes every check of the probe; only the token, read again, reveals it."""
     _demand_no_pin(loaders.guest)
     with loaders(for_build(target, Order(gates=["load"]))) as loader:
         loader.reach("load")

@@ -79,7 +79,7 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
-    """What a broken loader might say: another place in the module, or none at all, another base, too short a list."""
+    """What a broken loader might send: another place in the module, or none at all, another base, too short a list."""
     for number in (target.handle + 8, target.sections[".data"], 8):
         loaders.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
     loaders.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
@@ -119,14 +119,14 @@ def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
         outcome = loaders.run(Order(targets=names))
         guest.run("rmmod", PROBE)
     expect(outcome, Status.DONE)
-    reread = {said.subject: said.fields["address"] for said in outcome.steps if said.step == "reread"}
+    reread = {output.subject: output.fields["address"] for output in outcome.steps if output.step == "reread"}
     if not len(reread) == len(set(reread.values())) == count:
         raise Missed(f"{len(reread)} tokens of {len(set(reread.values()))} addresses were read again, not {count}")
 
 
 @pytest.mark.mutants("forces")
 def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
-    """A module with an initializer and no exit is EBUSY for ever, but by force; as a target it is like any other."""
+    """A module with init and no exit is always EBUSY, unless removed by force; as a target it is like any other."""
     name = "pinpoint_noexit"
     guest.run("insmod", guest.ship(name)).check()
     try:
@@ -136,7 +136,7 @@ def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
     finally:
         guest.run("rmmod", "-f", name)
     if removal != "EBUSY":
-        raise Missed(f"removal of a module without an exit gives {removal or 'no error'}")
+        raise Missed(f"removal of a module without an exit returns {removal or 'no error'}")
 
 
 @pytest.mark.mutants("loads-anyway")
@@ -179,6 +179,6 @@ def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> 
 
 
 def _lists(target: Target, handle: int) -> list[str]:
-    """What the loader would say of a target, with this handle and a base that is none."""
+    """The loader's line for a target, with this handle and an invalid base."""
     lists = {"addresses": f"{handle:#x}", "names": target.module, "bases": "8", "notes": "0"}
     return [f"module_{name}={value}" for name, value in lists.items()]

@@ -60,10 +60,10 @@ def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
 
 
 def _betray(loader: Loader) -> None:
-    """Let the second task go on, until it says that it has closed what it closes."""
+    """Let the second task go on, until it reports that it has closed its file."""
     loader.go()
-    while said := loader.next_line():
-        if said.step == "betray":
+    while output := loader.next_line():
+        if output.step == "betray":
             return
 
 

@@ -1,4 +1,4 @@
-"""Loading a probe module while its target comes and goes, in every order: each step ends as the protocol's model says.
+"""Loading a probe module while its target comes and goes, in every order: each step ends as the model predicts.
 
 The steps and the model: docs/pinning.md, harness/pinning/protocol/model.py. A schedule is printed as one line and
 played again from it: `./pinpoint run --vm NAME -k test_orders --schedule 'LINE'`.

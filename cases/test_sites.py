@@ -1,4 +1,4 @@
-"""A kprobe on symbol + offset sits where the symbol and the offset say, and is hit as often as its instruction runs.
+"""A kprobe on symbol + offset is at the symbol's address + offset and is hit as often as its instruction runs.
 
 The kernel resolves symbol_name + offset itself (kernel/kprobes.c, _kprobe_addr()); nothing here computes an address for
 it. Offsets are instruction boundaries of the function's first straight stretch, which runs exactly once a call.
@@ -14,7 +14,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 3
-# Entry and three more boundaries: enough to tell a wrong offset from a wrong symbol.
+# Entry and three more boundaries: enough to distinguish a wrong offset from a wrong symbol.
 BOUNDARIES = 4
 
 

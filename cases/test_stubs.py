@@ -1,4 +1,4 @@
-"""Linker stubs between functions, as on parisc: the module loader puts them there, so no gap is what the file says.
+"""Linker stubs between functions, as on parisc: the module loader puts them there, so no gap is as wide as in the file.
 
 arch/parisc/kernel/module.c (6.1) places in front of each section one stub for each far call it makes, and one more.
 Offsets inside a section hold; distances between sections do not.

@@ -1,7 +1,7 @@
-"""A whole kernel swept: every function that can be named resolves, and breakpoints stand where its ELF says.
+"""A whole kernel swept: every function that can be named resolves, and breakpoints are where its ELF has the sites.
 
 The kernel resolves symbol_name + offset; thousands of kprobes are registered in one go by pinpoint_sweep. What it
-refuses must be on its own blacklist, or have another reason that docs/sweeps.md gives with file and line.
+refuses must be on its own blacklist, or have another reason that docs/sweeps.md lists with file and line.
 """
 
 from collections.abc import Callable
@@ -55,10 +55,10 @@ def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
 
 
 @pytest.mark.deep
-def test_beside_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
-    """The same sites in the same guest: armed, read from outside and removed, beside the whole cycle of tracefs.
+def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
+    """The same sites in the same guest: armed, read from outside and removed, compared with the whole cycle of tracefs.
 
-    How many times faster is a figure with a goal, no verdict: it is measured beside whatever else the host does.
+    How many times faster is a figure with a goal, not a verdict: other load of the host disturbs the measurement.
     """
     if lacking := sweep_tracefs.not_offered(guest):
         pytest.skip(f"{guest.name}: {lacking}")

@@ -1,7 +1,7 @@
 """What becomes of a kernel whose probe module follows a handle that it was given, and does not look it up first.
 
 The other steps of the protocol are left out in the mutants of test_loader.py: a probe is loaded then that must not be.
-This one is memory that is used after it was freed, and a debugging kernel says so.
+This one is memory that is used after it was freed, and a debugging kernel reports it.
 """
 
 from collections.abc import Callable
@@ -28,5 +28,5 @@ def test_handle_followed_unchecked(loaders: Loaders, fresh: Fresh, mutant: str, 
     if not complaints:
         raise Missed("a handle followed into freed memory does no harm")
     if guest.image.config.get("CONFIG_KASAN") == "y":
-        told = [line for complaint in complaints for line in complaint.lines if "KASAN: " in line]
-        assert told, f"KASAN does not tell of it: {complaints[0]}"
+        reported = [line for complaint in complaints for line in complaint.lines if "KASAN: " in line]
+        assert reported, f"KASAN does not report it: {complaints[0]}"

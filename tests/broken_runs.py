@@ -26,29 +26,29 @@ class BrokenRun:
     directory: Path
 
     def begin(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
-        """Start `./pinpoint` with these arguments; what it says goes to the file `said`."""
+        """Start `./pinpoint` with these arguments; its output goes to `output_file`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         env = {**os.environ, **_own(self.directory), _WITNESS: str(self.directory / "witness"), **more}
-        with self.said_in.open("ab") as said:
+        with self.output_file.open("ab") as output:
             return subprocess.Popen(
                 [paths.PROJECT / "pinpoint", *arguments],
                 cwd=paths.PROJECT,
                 env=_outside_pytest(env),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
     @property
-    def said_in(self) -> Path:
+    def output_file(self) -> Path:
         """What the run printed."""
-        return self.directory / "said"
+        return self.directory / "output"
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """What the run printed."""
-        return self.said_in.read_text(errors="replace")
+        return self.output_file.read_text(errors="replace")
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ class BrokenRun:
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
     def verdict(self, case: str) -> str:
-        """How a case ended; says so when it has no result."""
+        """The verdict of a case, or a note that it has no result."""
         return next((str(cell["verdict"]) for cell in self.cells if cell["case"] == case), "no result")
 
     def lost(self) -> int:
@@ -76,7 +76,7 @@ class BrokenRun:
         return sum(process != but and not _ended(process, deadline) for process in self.processes())
 
     def processes(self) -> list[int]:
-        """Processes of the run: what it starts inherits where its results go, and QEMU is told in so many words."""
+        """Processes of the run: what it starts inherits where its results go, and QEMU gets it as an argument."""
         found, name = [], str(self.directory).encode()
         for process in Path("/proc").glob("[0-9]*"):
             try:

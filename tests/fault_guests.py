@@ -18,7 +18,7 @@ HANG = b"\x00\x00\x00\x14" * 4
 
 @dataclass(frozen=True)
 class Programs:
-    """Images that run one of these programs, whatever their recipe says."""
+    """Images that run one of these programs, whatever their recipe has."""
 
     directory: Path
 

@@ -86,9 +86,9 @@ def run(directory: Path, point: int) -> None:
                 os.kill(own, signal.SIGKILL)
 
     os.chdir(directory)
-    said = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    output = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     sys.addaudithook(count)
     options = ["-p", "no:cacheprovider", "-q", "--rootdir", str(directory), *(f"--vm={vm}" for vm in VMS)]
     status = pytest.main([*options, str(directory)])

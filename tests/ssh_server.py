@@ -40,7 +40,7 @@ class Dropbear(paramiko.ServerInterface):
 
 
 class _Connection(paramiko.Transport):
-    """Lets a command begin once the client has been told that it does: it must not end before."""
+    """Lets a command begin once the client has the reply to its request: it must not end before."""
 
     def __init__(self, connection: socket.socket, server: Dropbear, begin: Behaviour) -> None:
         super().__init__(connection)

@@ -1,4 +1,4 @@
-"""A person in a guest: what of its output may reach the terminal, the shell's ways, what gdb is told."""
+"""A person in a guest: what of its output may reach the terminal, the shell's ways, the commands for gdb."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def test_what_line_editing_and_colours_need_is_let_through() -> None:
 
 @pytest.mark.parametrize("name", HARMFUL)
 def test_what_could_use_the_terminal_is_not_however_it_is_cut(name: str) -> None:
-    said = b"before " + HARMFUL[name] + b"after"
+    output = b"before " + HARMFUL[name] + b"after"
     wanted = b"before " + (b"6n" if name == "eight-bit" else b"") + b"after"
-    assert Filter().feed(said) == wanted
-    for cut in range(len(said)):
+    assert Filter().feed(output) == wanted
+    for cut in range(len(output)):
         halved = Filter()
-        assert halved.feed(said[:cut]) + halved.feed(said[cut:]) == wanted
+        assert halved.feed(output[:cut]) + halved.feed(output[cut:]) == wanted
     bytewise = Filter()
-    assert b"".join(bytewise.feed(bytes([byte])) for byte in said) == wanted
+    assert b"".join(bytewise.feed(bytes([byte])) for byte in output) == wanted
 
 
-def test_a_sequence_without_an_end_holds_nothing_back_for_ever() -> None:
+def test_an_unterminated_sequence_is_not_held_back_endlessly() -> None:
     endless = Filter()
     shown = b"".join(endless.feed(b"\x1b]0;" + b"x" * 1000 if n == 0 else b"x" * 1000) for n in range(20))
     assert len(shown) > 10_000
@@ -135,7 +135,7 @@ def test_gdb_for_a_foreign_architecture_is_the_one_for_all(tmp_path: Path, monke
     assert {debugger.program(each) for each in ARCHITECTURES.values()} == {"gdb-multiarch"}
 
 
-def test_of_two_builds_of_a_module_the_loaded_one_is_told_by_its_build_id(module: Path, tmp_path: Path) -> None:
+def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.ko"
     subprocess.run(["ld", "-r", "--build-id=0x0102", "-o", other, module.with_suffix(".o")], check=True)
     notes = subprocess.run(

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from harness import cli
 from harness.bench import bench, boots, cases, floor, matrices, plan, saved_results, table, virtme
-from harness.bench.context import Ground
+from harness.bench.context import BenchContext
 from harness.bench.figure import Absent, FigureResult, Pair, outcome
-from harness.bench.interleave import race
+from harness.bench.interleave import interleave
 from harness.bench.plan import Group
 from harness.bench.samples import Samples
 from harness.core import paths, process
@@ -45,9 +45,9 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path / "results")
 
 
-def ground(directory: RunDirectory, bus: Bus, *vms: str) -> Ground:
+def context(directory: RunDirectory, bus: Bus, *vms: str) -> BenchContext:
     nothing = cast(Any, None)
-    return Ground(select(vms), 2, directory, nothing, bus, nothing)
+    return BenchContext(select(vms), 2, directory, nothing, bus, nothing)
 
 
 # --- samples and figures
@@ -81,7 +81,7 @@ def test_a_figure_without_a_peer_is_seconds() -> None:
 
 
 @pytest.mark.parametrize("missing", ["a", "b"])
-def test_what_is_absent_gives_no_value_and_meets_no_goal(missing: str) -> None:
+def test_an_absent_side_has_no_value_and_meets_no_goal(missing: str) -> None:
     taken: dict[str, Samples | Absent] = {
         "a": samples(1.0),
         "b": samples(4.0),
@@ -96,20 +96,20 @@ def test_what_is_absent_gives_no_value_and_meets_no_goal(missing: str) -> None:
 
 def test_sides_take_turns_run_by_run() -> None:
     order: list[str] = []
-    told: list[tuple[str, float]] = []
+    reported: list[tuple[str, float]] = []
 
     def side(name: str) -> float:
         order.append(name)
         return float(len(order))
 
-    taken = race(
-        {"a": lambda: side("a"), "gone": Absent("why"), "b": lambda: side("b")}, 3, lambda *news: told.append(news)
+    taken = interleave(
+        {"a": lambda: side("a"), "gone": Absent("why"), "b": lambda: side("b")}, 3, lambda *news: reported.append(news)
     )
     assert order == ["a", "b"] * 3
     assert taken == {"a": samples(1, 3, 5), "b": samples(2, 4, 6), "gone": Absent("why")}
-    assert told[0] == ("run 1 of 3: a", 0.0)
-    assert told[-1] == ("run 3 of 3: b", pytest.approx(5 / 6))
-    assert [fraction for _, fraction in told] == sorted(fraction for _, fraction in told)
+    assert reported[0] == ("run 1 of 3: a", 0.0)
+    assert reported[-1] == ("run 3 of 3: b", pytest.approx(5 / 6))
+    assert [fraction for _, fraction in reported] == sorted(fraction for _, fraction in reported)
 
 
 def test_a_side_that_fails_ends_the_race() -> None:
@@ -117,7 +117,7 @@ def test_a_side_that_fails_ends_the_race() -> None:
         raise HostError("it did not boot")
 
     with pytest.raises(HostError, match="did not boot"):
-        race({"a": lambda: 1.0, "b": fail}, 2, lambda *_: None)
+        interleave({"a": lambda: 1.0, "b": fail}, 2, lambda *_: None)
 
 
 # --- what is kept and shown
@@ -141,10 +141,10 @@ def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None
     saved_results.keep(figures, absent)
     assert [(each.figure, each.value) for each in figures.read()] == [("bench.a_vs_b.ours", 1.0)]
     saved_results.write(directory, {}, [absent], {})
-    told = json.loads((directory.path / saved_results.NAME).read_text())["figures"][0]
-    assert told["value"] is None
-    assert told["absent"] == "not installed: no network"
-    assert told["peer"] == {"side": "b"}
+    reported = json.loads((directory.path / saved_results.NAME).read_text())["figures"][0]
+    assert reported["value"] is None
+    assert reported["absent"] == "not installed: no network"
+    assert reported["peer"] == {"side": "b"}
     shown = text(absent)
     assert "not installed: no network" in shown
     assert "not measured" in shown
@@ -155,17 +155,17 @@ def test_every_sample_is_kept(directory: RunDirectory) -> None:
     runs = [{"phase.cells_s": 3.0, "once": 1.0}, {"phase.cells_s": 9.0}, {"phase.cells_s": 4.0}]
     measured = outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
     saved_results.write(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
-    told = json.loads((directory.path / saved_results.NAME).read_text())
-    assert told["run"] == directory.name
-    assert told["host"] == {"cores": 2}
-    assert told["figures"][0]["ours"] == {
+    reported = json.loads((directory.path / saved_results.NAME).read_text())
+    assert reported["run"] == directory.name
+    assert reported["host"] == {"cores": 2}
+    assert reported["figures"][0]["ours"] == {
         "side": "a",
         "median": 2.0,
         "least": 1.0,
         "most": 3.0,
         "samples": [1.0, 3.0, 2.0],
     }
-    assert told["profiles"]["matrix_wall"] == {"medians": {"phase.cells_s": 4.0}, "runs": runs}
+    assert reported["profiles"]["matrix_wall"] == {"medians": {"phase.cells_s": 4.0}, "runs": runs}
 
 
 def text(*outcomes: FigureResult) -> str:
@@ -174,7 +174,7 @@ def text(*outcomes: FigureResult) -> str:
     return buffer.getvalue()
 
 
-def test_the_table_tells_met_from_missed_with_both_sides() -> None:
+def test_the_table_distinguishes_met_from_missed_with_both_sides() -> None:
     quick, slow = samples(1.0), samples(4.0)
     won, lost = (text(outcome(HALF, {"a": ours, "b": peer})) for ours, peer in ((quick, slow), (slow, quick)))
     assert re.search(
@@ -183,15 +183,15 @@ def test_the_table_tells_met_from_missed_with_both_sides() -> None:
     assert re.search(r"4 +at most 0\.5 +missed", lost)
 
 
-def test_every_phase_that_a_run_tells_is_in_the_table_of_where_time_went(directory: RunDirectory) -> None:
+def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunDirectory) -> None:
     time_accounts.keep(
         Figures(directory), {"parisc": {time_accounts.BODY: 2.0}, "arm64-debian": {time_accounts.BODY: 1.0}}
     )
-    told = matrices.told(directory.path)
-    assert told["phase.body_s"] == 3.0
-    assert set(told) <= set(table._PHASES)
+    reported = matrices.time_figures(directory.path)
+    assert reported["phase.body_s"] == 3.0
+    assert set(reported) <= set(table._PHASES)
     buffer = io.StringIO()
-    Console(file=buffer, width=100).print(table.of_profiles({"matrix_wall": [told]}))
+    Console(file=buffer, width=100).print(table.of_profiles({"matrix_wall": [reported]}))
     assert re.search(r"cells: bodies +3\.0", buffer.getvalue())
 
 
@@ -236,7 +236,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
     asked: list[str] = []
 
     @contextmanager
-    def open_sides(_: Ground, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def open_sides(_: BenchContext, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         asked.extend(wanted)
         yield {"a": lambda: 1.0, "b": lambda: 4.0, "c": lambda: pytest.fail("nobody compares c")}
 
@@ -247,7 +247,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
 
     groups = [Group((HALF, ALONE), open_sides), Group((ALONE,), broken)]
     with pytest.raises(HostError, match="no such thing"):
-        bench.measure(ground(directory, Bus(), "parisc"), groups)
+        bench.measure(context(directory, Bus(), "parisc"), groups)
     assert asked == ["a", "b"]
     assert [each.figure for each in Figures(directory).read()] == [
         "bench.a_vs_b",
@@ -255,9 +255,9 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
         "bench.a_vs_b.peer",
         "bench.a_s",
     ]
-    told = json.loads((directory.path / saved_results.NAME).read_text())
-    assert [each["figure"] for each in told["figures"]] == ["a_vs_b", "a_s"]
-    assert told["host"]["runs"] == 2
+    reported = json.loads((directory.path / saved_results.NAME).read_text())
+    assert [each["figure"] for each in reported["figures"]] == ["a_vs_b", "a_s"]
+    assert reported["host"]["runs"] == 2
 
 
 # --- the sides
@@ -267,11 +267,11 @@ def test_the_floor_is_the_machine_of_our_guests_with_nothing_of_ours() -> None:
     recipe = load_all()[boots.VM]
     image = cast(Image, SimpleNamespace(recipe=recipe, kernel=Path("/k/vmlinux")))
     words = list(floor.argv(image, Path("/i/floor.cpio"), Accelerator("tcg", "a test")))
-    told = dict(itertools.pairwise(words))
+    reported = dict(itertools.pairwise(words))
     machine = recipe.architecture.machine
-    assert (words[0], told["-machine"], told["-cpu"]) == (machine.qemu, machine.machine, machine.cpu)
-    assert (told["-kernel"], told["-initrd"], told["-accel"]) == ("/k/vmlinux", "/i/floor.cpio", "tcg")
-    assert told["-m"] == f"{recipe.machine.memory_mib}M"
+    assert (words[0], reported["-machine"], reported["-cpu"]) == (machine.qemu, machine.machine, machine.cpu)
+    assert (reported["-kernel"], reported["-initrd"], reported["-accel"]) == ("/k/vmlinux", "/i/floor.cpio", "tcg")
+    assert reported["-m"] == f"{recipe.machine.memory_mib}M"
     # It ends when the guest powers off, and a reset ends it too.
     assert "-no-reboot" in words
     assert not {"-no-shutdown", "-S", "-netdev", "-incoming"} & set(words)
@@ -299,7 +299,7 @@ def test_a_bare_kernel_that_panics_is_no_floor(tmp_path: Path, monkeypatch: pyte
                 boot()
 
 
-def test_vng_is_asked_as_its_figure_says(tmp_path: Path) -> None:
+def test_vng_runs_with_the_arguments_of_its_figure(tmp_path: Path) -> None:
     peer = virtme._Peer(Path("/v/vng"), Path("/k/vmlinuz"), {}, tmp_path / "log")
     assert peer.argv("true") == ["/v/vng", "-r", "/k/vmlinuz", "--disable-kvm", "--force-9p", "--", "true"]
 
@@ -356,7 +356,7 @@ def test_a_case_more_is_what_two_runs_differ_by(
         return process.Finished(tuple(argv), 0, "", 3.0 + 0.02 * count)
 
     monkeypatch.setattr(process, "run", run)
-    assert cases._one_more(ground(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
+    assert cases._one_more(context(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
 
 
 def test_cases_that_are_none_leave_no_durations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_what_is_no_landing_case_is_named_and_there() -> None:
 def test_a_matrix_run_is_held_against_its_guests_on_all_cores(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = ground(directory, Bus(), "parisc")
+    made = context(directory, Bus(), "parisc")
     made.build_context = cast(Any, SimpleNamespace(slots=SimpleNamespace(cores=4)))
     statuses = [0, 1, 3]
 

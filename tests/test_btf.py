@@ -9,7 +9,7 @@ from harness.pinning.holds.btf import FUNCTION, Base, one_function
 BASE = Base(types=1000, strings=5000)
 
 
-def test_it_says_one_function_of_void() -> None:
+def test_it_reports_one_function_of_void() -> None:
     made = one_function(BASE, "<")
     magic, version, _, head, types_at, types, strings_at, strings = struct.unpack_from("<HBBIIIII", made)
     assert (magic, version, head) == (0xEB9F, 1, 24)

@@ -40,8 +40,8 @@ def cell(verdict: Verdict = Verdict.FAIL, reason: str = "hex2bin+0x4: the witnes
 
 
 def about(seed: str = "", absent: dict[str, str] | None = None) -> Bundle:
-    told = {"file": "cases/test_sites.py", "items": [ITEM], "options": ["--stress=40"]}
-    return Bundle(cell=cell(), seed=seed, absent=absent or {}, **told)
+    reported = {"file": "cases/test_sites.py", "items": [ITEM], "options": ["--stress=40"]}
+    return Bundle(cell=cell(), seed=seed, absent=absent or {}, **reported)
 
 
 def written(tmp_path: Path, **pieces: bytes | Path) -> Path:
@@ -60,7 +60,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (place / "modules/x.ko").read_bytes() == b"\x7fELF"
 
 
-def test_the_readme_gives_the_one_command_and_what_is_absent(tmp_path: Path) -> None:
+def test_the_readme_names_the_command_and_what_is_absent(tmp_path: Path) -> None:
     place = written(tmp_path)
     text = (place / "README.md").read_text()
     assert text.count("./pinpoint repro ") == 1
@@ -98,9 +98,9 @@ def test_what_is_no_bundle_is_one_line(tmp_path: Path) -> None:
         (tmp_path / "file", "is a file"),
         (tmp_path, r"has no bundle\.json"),
     ):
-        with pytest.raises(UsageError, match=wrong) as told:
+        with pytest.raises(UsageError, match=wrong) as reported:
             bundle.read(path)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(reported.value)
 
 
 def test_half_a_bundle_is_refused_whatever_is_missing_or_changed(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_half_a_bundle_is_refused_whatever_is_missing_or_changed(tmp_path: Path)
         with pytest.raises(UsageError):
             bundle.read(half)
         (half / name).write_bytes(b"{}")
-        with pytest.raises(UsageError) as told:
+        with pytest.raises(UsageError) as reported:
             bundle.read(half)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(reported.value)
         shutil.rmtree(half)
 
 
@@ -162,7 +162,7 @@ def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str
         ("deadbeef is a word", "feedface is a word"),
     ],
 )
-def test_what_says_how_it_failed_is_a_difference(first: str, second: str) -> None:
+def test_the_cause_of_a_failure_is_a_difference(first: str, second: str) -> None:
     assert not alike(cell(reason=first), cell(reason=second))
 
 

@@ -1,4 +1,4 @@
-"""Children yield to one another as they are told to, across sessions too."""
+"""Children yield to one another as configured, across sessions too."""
 
 from __future__ import annotations
 

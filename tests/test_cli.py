@@ -1,4 +1,4 @@
-"""The command line: what it says and the status it ends with, before and without any guest."""
+"""The command line: its output and exit status, before and without any guest."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def pinpoint(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_unknown_vm_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["run", "--vm", "nosuch"], ["build", "--vm", "x86_64-debian,nosuch"]):
         assert cli.main(command) == 2
-        told = capsys.readouterr()
-        assert told.out == ""
-        assert told.err.startswith("pinpoint: no VM named 'nosuch'; one of: arm64-debian, ")
-        assert told.err.count("\n") == 1
+        reported = capsys.readouterr()
+        assert reported.out == ""
+        assert reported.err.startswith("pinpoint: no VM named 'nosuch'; one of: arm64-debian, ")
+        assert reported.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -173,12 +173,12 @@ def test_a_failed_build_shows_the_end_of_its_log(
 
     monkeypatch.setattr(cli_images.prepare, "prepare", fail)
     assert cli.main(["build", "--vm", "parisc"]) == 3
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "    line 80"
-    assert told[-3:] == ["    line 99", f"    (the whole log: {log})", "pinpoint: parisc: parisc: make failed"]
+    reported = capsys.readouterr().err.splitlines()
+    assert reported[0] == "    line 80"
+    assert reported[-3:] == ["    line 99", f"    (the whole log: {log})", "pinpoint: parisc: parisc: make failed"]
 
 
-def test_the_worst_build_gives_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worst_build_decides_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(recipe: object, _: object) -> None:
         raise RecipeError("no such package") if "parisc" in str(recipe) else BuildError("make failed")
 
@@ -218,15 +218,15 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopped
 
 
-def test_every_command_is_found_where_it_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_is_found_in_its_module(capsys: pytest.CaptureFixture[str]) -> None:
     for name in cli._COMMANDS:
         command = cli.cli.get_command(cli.click.Context(cli.cli), name)
         assert command is not None
         assert command.name == name
     with pytest.raises(SystemExit):
         cli.cli.main(["-h"], prog_name="./pinpoint")
-    told = capsys.readouterr().out
-    assert [line.split()[0] for line in told.partition("Commands:\n")[2].splitlines() if line.strip()] == [
+    reported = capsys.readouterr().out
+    assert [line.split()[0] for line in reported.partition("Commands:\n")[2].splitlines() if line.strip()] == [
         *("bench", "build", "doctor", "list", "repro", "run", "shell", "test", "verify"),
     ]
 

@@ -85,7 +85,7 @@ def test_what_a_program_writes_to_the_console_is_not_the_kernels() -> None:
     assert len(read(HEALTHY + forged + printed(KASAN))) == 1
 
 
-def test_what_a_program_writes_to_kmsg_is_told_by_its_facility() -> None:
+def test_a_programs_line_in_kmsg_is_known_by_its_facility() -> None:
     raw = "<4>[    1.000000] Linux version 6.1.0\n<12>[   12.000000] Kernel panic - not syncing: forged\n"
     assert read(raw) == []
     assert len(read(raw + "<0>[   13.000000] Kernel panic - not syncing: real\n")) == 1

@@ -75,14 +75,14 @@ def test_cut_anywhere(path: Path) -> None:
         assert {complaint.kind for complaint in read(after)} <= {complaint.kind for complaint in wanted} | PREAMBLES
 
 
-def assert_is_beginning(told: list[Complaint], wanted: list[Complaint], text: str) -> None:
-    """Nothing invented; all told that came before the last; whose headline arrived whole, told as what it is."""
-    assert len(told) <= len(wanted)
-    assert [(each.kind, each.line) for each in told[:-1]] == [
-        (each.kind, each.line) for each in wanted[: len(told)][:-1]
+def assert_is_beginning(reported: list[Complaint], wanted: list[Complaint], text: str) -> None:
+    """Nothing is invented; all before the last is reported; a complete headline is reported as what it is."""
+    assert len(reported) <= len(wanted)
+    assert [(each.kind, each.line) for each in reported[:-1]] == [
+        (each.kind, each.line) for each in wanted[: len(reported)][:-1]
     ]
-    if told:
-        assert told[-1].kind in PREAMBLES | {wanted[len(told) - 1].kind}
+    if reported:
+        assert reported[-1].kind in PREAMBLES | {wanted[len(reported) - 1].kind}
     whole_lines = text[: text.rfind("\n") + 1]
     arrived = [each for each in wanted if f" {each.line}\n" in whole_lines]
-    assert [each.kind for each in told][: len(arrived)] == [each.kind for each in arrived]
+    assert [each.kind for each in reported][: len(arrived)] == [each.kind for each in arrived]

@@ -74,18 +74,18 @@ def test_an_image_is_waited_for_while_news_go_on(site: Site) -> None:
     assert not waiting.is_alive()
 
 
-def test_a_build_that_failed_is_told_with_its_words(site: Site) -> None:
+def test_a_failed_build_is_reported_with_its_output(site: Site) -> None:
     with pytest.raises(BuildError, match="no mirror; see the network"):
         ControllerClient(site.controller.address).await_image("vax")
 
 
-def test_only_the_first_worker_says_which_rows_there_are(site: Site) -> None:
+def test_only_the_first_workers_rows_count(site: Site) -> None:
     site.image_is_there.set()
     for rows in (["a"], ["b"]):
         worker = ControllerClient(site.controller.address)
         worker.send_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
-        # Lines of one connection are answered in order, connections beside each other.
-        worker._say({"image": "x"})
+        # Lines of one connection are answered in order, different connections in parallel.
+        worker._send({"image": "x"})
         assert worker._connection.recv(100)
     assert site.rows == [(["a"], [])]
     assert site.controller.asked == {"a": CellId("case", "a", "", "item")}

@@ -1,4 +1,4 @@
-"""Data by its symbol: who says where it is, what the mutants say instead, and what an offset by hand would miss."""
+"""Data by its symbol: which witness reports its address, what mutants report, what an offset by hand would miss."""
 
 from __future__ import annotations
 
@@ -124,12 +124,12 @@ def test_the_mutants_point_elsewhere() -> None:
         ("", None),
     ],
 )
-def test_kallsyms_speaks_when_it_lists_the_symbol_once(listing: str, address: int | None) -> None:
-    said = data.by_kallsyms(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
-    assert said.address == address
+def test_kallsyms_makes_a_statement_when_it_lists_the_symbol_once(listing: str, address: int | None) -> None:
+    output = data.by_kallsyms(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
+    assert output.address == address
 
 
-def test_the_kernels_closest_symbol_agrees_contradicts_or_cannot_tell() -> None:
+def test_the_kernels_closest_symbol_agrees_contradicts_or_is_silent() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
     here, told = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
     assert data.by_closest(layout(), datum, here, told).address == here
@@ -139,7 +139,7 @@ def test_the_kernels_closest_symbol_agrees_contradicts_or_cannot_tell() -> None:
     assert data.by_closest(layout(), datum, here, None).address is None
 
 
-def test_the_module_speaks_of_its_words() -> None:
+def test_the_module_reports_its_words() -> None:
     assert data.by_module(layout(), Datum("pinpoint_data_word", 4, module="m")).address == DATA + 0x20
     assert data.by_module(layout(), Datum("next", 4, module="m")).address is None
     assert data.by_module(layout(), Datum("b", 4)).address is None

@@ -1,4 +1,4 @@
-"""Module files changed in one place: that place differs, all else stays, and where it cannot be found that is told."""
+"""Module files changed in one place: only that place differs; a place that cannot be found is reported."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_the_line_that_has_a_text(tmp_path: Path) -> None:
 
 
 def loaded(build_id: str, text: int, previous: int = 0) -> Layout:
-    """A layout with the module loaded: what the guest tells of it."""
+    """A layout with the module loaded: what the guest reports of it."""
     target = SimpleNamespace(
         build_id=build_id,
         sections={".text": text},

@@ -69,7 +69,7 @@ def linked(tmp_path: Path, architecture: str) -> Elf:
     return Elf.read(_compile(tmp_path, architecture, flags, [_SOURCE, _WHOLE]))
 
 
-def test_header_tells_machine_and_word(module: Elf, architecture: str) -> None:
+def test_header_names_machine_and_word_size(module: Elf, architecture: str) -> None:
     assert module.machine == _MACHINES[architecture]
     assert module.word_bytes == ARCHITECTURES[architecture].word_bytes
     assert module.little_endian == (architecture != "parisc")
@@ -96,7 +96,7 @@ def test_undefined_symbol_is_not_named(module: Elf) -> None:
     assert "elsewhere" in {symbol.name for symbol in module.symbols}
 
 
-def test_function_sections_are_told_apart(tmp_path: Path, architecture: str) -> None:
+def test_function_sections_are_distinguished(tmp_path: Path, architecture: str) -> None:
     elf = Elf.read(_compile(tmp_path, architecture, ["-c", "-ffunction-sections"], [_SOURCE]))
     assert elf.function("entry").section == ".text.entry"
     assert elf.function("twice").section == ".text.twice"
@@ -209,7 +209,7 @@ def test_outside_a_section_or_segment_is_refused(linked: Elf) -> None:
         linked.bytes_at(1, 1)
 
 
-def test_stripped_file_says_so(linked: Elf, architecture: str, tmp_path: Path) -> None:
+def test_stripped_file_is_reported(linked: Elf, architecture: str, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     _run(_tool(architecture, "strip"), "-o", bare, linked.path)
     elf = Elf.read(bare)

@@ -108,4 +108,4 @@ def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, m
     for vm, (fault, _, _) in faults.items():
         judge_fault(fault, expected=("harness-error", 3), reported=(verdicts[vm], status))
     reasons = run.reasons  # type: ignore[attr-defined]
-    assert {vm: said for vm, (_, _, said) in faults.items() if said not in reasons[vm]} == {}, reasons
+    assert {vm: output for vm, (_, _, output) in faults.items() if output not in reasons[vm]} == {}, reasons

@@ -175,7 +175,7 @@ def test_what_befalls_a_guest_between_two_runs(pytester: pytest.Pytester, run: R
 
 
 def test_what_befalls_a_frozen_guest_in_the_store(pytester: pytest.Pytester, run: Run, judge_fault: Judge) -> None:
-    """It is seen and said, and another is frozen."""
+    """It is found and reported, and another is frozen."""
     pytester.makeconftest(CONFTEST.format(faults="{}"))
     assert run.go(pytester)[0] == 0
     corrupted, half = run.store[:2]

@@ -34,6 +34,6 @@ def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:
             orphaned=broken["orphaned"],
         )
         lost = 0
-    assert runs[0]["status"] == runs[-1]["status"] == 0, whole.said
+    assert runs[0]["status"] == runs[-1]["status"] == 0, whole.output
     latest = (tmp_path / "results" / "latest" / "results.jsonl").read_text().splitlines()
     assert len(latest) == CASES * len(VMS)

@@ -160,7 +160,7 @@ import time
 
 real, jumps = time.time, itertools.cycle([0, 86400 * 400, -86400 * 400])
 time.time = lambda: real() + next(jumps)
-# As the launcher says it.
+# As the launcher prints it.
 os.environ["PINPOINT_BEGAN"] = Path("/proc/uptime").read_text().split()[0]
 """
     status, said = ended(run(tmp_path, harm))

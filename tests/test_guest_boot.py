@@ -71,7 +71,7 @@ def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPa
     assert len(asked) == 2
 
 
-def test_that_emulation_does_not_work_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_emulation_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
     with pytest.raises(HostError, match="a busy host"):
         choose(ARCHITECTURES["arm64"], TCG)
@@ -149,24 +149,24 @@ def pretender(tmp_path: Path) -> Iterator[Pretender]:
 
 
 def emulators(directory: Path) -> set[int]:
-    """QEMU processes whose guests are of a directory: rows may boot beside."""
+    """QEMU processes whose guests are of a directory: other rows may boot meanwhile."""
     found, kernel = set(), f"-kernel\0{directory}/".encode()
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            said = command.read_bytes()
+            output = command.read_bytes()
         except OSError:
             continue
-        if said.startswith(b"qemu-system") and kernel in said:
+        if output.startswith(b"qemu-system") and kernel in output:
             found.add(int(command.parent.name))
     return found
 
 
-def test_panic_at_boot_is_told_with_the_consoles_last_lines(pretender: Pretender) -> None:
+def test_panic_at_boot_is_reported_with_the_consoles_last_lines(pretender: Pretender) -> None:
     began = time.monotonic()
-    with pytest.raises(BootError, match="did not boot: the kernel panicked") as told:
+    with pytest.raises(BootError, match="did not boot: the kernel panicked") as reported:
         pretender.boot(arm64(b"Kernel panic - not syncing: no init\r\ntrace\r\n", PSCI_SYSTEM_RESET))
     assert time.monotonic() - began < SOON / 2
-    assert str(told.value).splitlines()[1:] == ["  Kernel panic - not syncing: no init", "  trace"]
+    assert str(reported.value).splitlines()[1:] == ["  Kernel panic - not syncing: no init", "  trace"]
     assert "no init" in (pretender.directory / "console" / "pretender.log").read_text()
 
 
@@ -189,7 +189,7 @@ def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
     assert time.monotonic() - began < SOON / 2
 
 
-def test_qemus_own_complaint_is_told(pretender: Pretender) -> None:
+def test_qemus_own_complaint_is_reported(pretender: Pretender) -> None:
     with pytest.raises(HostError, match=r"QEMU does not start: qemu-system-aarch64: .*memory"):
         pretender.boot(b"", memory_mib=1 << 24)
 

@@ -145,25 +145,25 @@ def test_dead_qemu_ends_a_command(qemu: Qemu, monitor: Monitor) -> None:
         monitor.execute("hang", deadline=Deadline.after(60))
 
 
-def test_the_end_is_told_once_with_its_reason(qemu: Qemu, monitor: Monitor) -> None:
-    told: list[str] = []
+def test_the_end_is_reported_once_with_its_reason(qemu: Qemu, monitor: Monitor) -> None:
+    reported: list[str] = []
     heard = threading.Event()
-    monitor.when_over(lambda reason: (told.append(reason), heard.set())[0])
+    monitor.when_over(lambda reason: (reported.append(reason), heard.set())[0])
     qemu.event("SHUTDOWN", guest=True, reason="guest-reset")
     assert heard.wait(SOON)
     qemu.die()
     with pytest.raises(GuestLost):
         monitor.wait_event("NEVER", deadline=Deadline.after(SOON))
-    assert told == ["the guest stopped: SHUTDOWN guest-reset"]
+    assert reported == ["the guest stopped: SHUTDOWN guest-reset"]
 
 
-def test_an_end_that_came_before_is_told_too(qemu: Qemu, monitor: Monitor) -> None:
+def test_an_earlier_end_is_reported_too(qemu: Qemu, monitor: Monitor) -> None:
     qemu.event("SHUTDOWN", guest=True, reason="guest-shutdown")
     qemu.event("STOP")
     monitor.wait_event("STOP", deadline=Deadline.after(SOON))
-    told: list[str] = []
-    monitor.when_over(told.append)
-    assert told == ["the guest stopped: SHUTDOWN guest-shutdown"]
+    reported: list[str] = []
+    monitor.when_over(reported.append)
+    assert reported == ["the guest stopped: SHUTDOWN guest-shutdown"]
 
 
 def test_nobody_at_the_other_end() -> None:

@@ -28,8 +28,8 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
         for thread in pumps:
             thread.start()
         with contextlib.suppress(BrokenPipeError):
-            while said := channel.recv(1 << 16):
-                process.stdin.write(said)
+            while printed := channel.recv(1 << 16):
+                process.stdin.write(printed)
         process.stdin.close()
         for thread in pumps:
             thread.join()
@@ -115,7 +115,7 @@ def test_slow_command_costs_only_itself(shell: Shell) -> None:
     assert script(shell, "echo on") == (0, "on\n", "")
 
 
-def test_command_beside_another_has_a_channel_of_its_own(shell: Shell, tmp_path: Path) -> None:
+def test_concurrent_commands_have_channels_of_their_own(shell: Shell, tmp_path: Path) -> None:
     begun, released = tmp_path / "begun", tmp_path / "released"
     waiting = f"touch {begun}; while [ ! -e {released} ]; do sleep 0.05; done"
     slow = threading.Thread(target=script, args=(shell, waiting))
@@ -130,13 +130,13 @@ def test_command_beside_another_has_a_channel_of_its_own(shell: Shell, tmp_path:
     slow.join()
 
 
-def test_command_that_ends_the_shell_is_told(shell: Shell) -> None:
+def test_command_that_ends_the_shell_is_reported(shell: Shell) -> None:
     with pytest.raises(GuestError, match=r"a-vm: the guest's shell ended during `kill"):
         script(shell, "kill -9 $$")
     assert script(shell, "echo on") == (0, "on\n", "")
 
 
-def test_lost_guest_is_told_at_once(server: Server, shell: Shell) -> None:
+def test_lost_guest_is_reported_at_once(server: Server, shell: Shell) -> None:
     script(shell, "true")
     threading.Timer(0.2, server.die).start()
     began = time.monotonic()

@@ -40,8 +40,8 @@ def test_result_of_a_command(server: Server) -> None:
 
 
 def test_words_reach_the_guest_as_they_are(server: Server) -> None:
-    said = server.link().run(("echo", "$HOME; it's"), Deadline.after(SOON)).stdout
-    assert said == "ran echo '$HOME; it'\"'\"'s'\n"
+    output = server.link().run(("echo", "$HOME; it's"), Deadline.after(SOON)).stdout
+    assert output == "ran echo '$HOME; it'\"'\"'s'\n"
 
 
 def test_both_outputs_may_be_larger_than_the_window(server: Server) -> None:
@@ -69,7 +69,7 @@ def test_slow_command_ends_at_its_deadline_and_costs_nothing_else(server: Server
 
 
 @pytest.mark.parametrize("break_it", [Server.die, None], ids=["guest gone", "guest stopped"])
-def test_lost_guest_is_told_at_once(server: Server, break_it: Callable[[Server], None] | None) -> None:
+def test_lost_guest_is_reported_at_once(server: Server, break_it: Callable[[Server], None] | None) -> None:
     server.behaviour = lambda _channel, _command: None
     link = server.link()
     breaking = (lambda: break_it(server)) if break_it else (lambda: link.cut("the guest stopped: SHUTDOWN"))

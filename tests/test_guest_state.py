@@ -1,4 +1,4 @@
-"""What a cell made of its guest, told from two listings of it."""
+"""What a cell changed in its guest, computed from two listings."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_nothing_changed() -> None:
         ("/proc/97/cmdline:sh\n", "process sh"),
     ],
 )
-def test_what_is_left_behind_is_named(more: str, told: str) -> None:
-    assert changed(BEFORE + more) == [told]
+def test_what_is_left_behind_is_named(more: str, reported: str) -> None:
+    assert changed(BEFORE + more) == [reported]
 
 
 def test_what_was_taken_away_is_named_but_for_processes() -> None:
@@ -74,7 +74,7 @@ def test_taints_of_our_own_modules_are_none() -> None:
     assert worn(BEFORE.replace(":4096", ":8"), BEFORE.replace(":4096", ":8")) == ""
 
 
-def test_slab_that_grew_by_an_eighth_of_memory_is_told() -> None:
+def test_slab_that_grew_by_an_eighth_of_memory_is_reported() -> None:
     assert worn(BEFORE, BEFORE.replace("15472", str(15472 + (64 << 10)))) == ""
     assert worn(BEFORE, BEFORE.replace("15472", str(15472 + (65 << 10)))) == "65 MiB more of slab"
 

@@ -1,4 +1,4 @@
-"""The heartbeat: a hang is told within five beats, a slow answer or a busy host is none; and what a guest is then."""
+"""The heartbeat: a hang is reported within five beats, a slow answer or a busy host is none; the diagnosis."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Monitor:
 
 
 class Scene:
-    """A heart, what it is tied to, and what it told."""
+    """A heartbeat, its guest, and what it reported."""
 
     def __init__(self) -> None:
         self.link, self.monitor, self.reasons = Link(), Monitor(), list[str]()
@@ -105,7 +105,7 @@ def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
     assert samples(REGISTERS[name], ARCHITECTURES[name].kprobes.registers) == LOOKS[name]
 
 
-def test_a_hang_is_told_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     # What this process is kept waiting for between two looks is not the guest's: each look is an eighth of a beat.
     monkeypatch.setattr(GuestTime, "lap", lambda _: BEAT / heart_module._LAPS_A_BEAT)
     with scene.link.waiting():

@@ -74,7 +74,7 @@ def keys() -> RunKeys:
 
 @pytest.fixture
 def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
-    """A guest that was told the run's keys, and never says a word."""
+    """A guest that was sent the run's keys and never answers."""
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     image = Pretender(tmp_path).image(STAND_STILL)
     accelerator = Accelerator(TCG, "forced")
@@ -106,8 +106,8 @@ def secrets(keys: RunKeys) -> list[bytes]:
 
 
 def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_path: Path) -> None:
-    told = word(keys)
-    assert any(secret in told for secret in secrets(keys)), "nothing is looked for"
+    reported = word(keys)
+    assert any(secret in reported for secret in secrets(keys)), "nothing is looked for"
     guest.stop()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"console.log", "kernel", "initrd"} <= {path.name for path in files}

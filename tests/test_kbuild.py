@@ -18,7 +18,7 @@ from harness.images.recipe import Recipe
 NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
 
 
-def test_commands_are_counted_and_told_with_a_fraction() -> None:
+def test_commands_are_counted_and_reported_with_a_fraction() -> None:
     bus, heard = Bus(), list[Event]()
     bus.subscribe(heard.append)
     output = kbuild.Output(ProgressStep(bus, "vm", "kernel"), expected=4)
@@ -62,7 +62,7 @@ def test_warnings_are_counted_once_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["with space", "with:colon"])
-def test_a_path_that_make_refuses_is_told_before_it_runs(tmp_path: Path, name: str) -> None:
+def test_a_path_that_make_refuses_is_reported_before_it_runs(tmp_path: Path, name: str) -> None:
     make = kbuild.Make(NATIVE, tmp_path, tmp_path / name, tmp_path / "log")
     with pytest.raises(HostError, match="its path has a space or a colon; set PINPOINT_CACHE elsewhere"):
         make.run(["all"], kbuild.Output(ProgressStep(Bus(), "vm", "kernel")), deadline=Deadline.after(120))

@@ -113,7 +113,7 @@ def test_wishes_that_came_true_pass(tmp_path: Path, source: Path) -> None:
         ("CONFIG_KPROBE=y", {}, "CONFIG_KPROBE=y was asked for, but linux has no such option"),
     ],
 )
-def test_a_wish_that_did_not_come_true_is_told_with_its_fate(
+def test_an_option_that_kconfig_changed_is_reported_with_its_value(
     tmp_path: Path, source: Path, asked: str, result: dict[str, str], fate: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
@@ -127,7 +127,7 @@ def test_all_that_did_not_come_true_are_named(tmp_path: Path, source: Path) -> N
         kernel_config.check(merged(tmp_path, "CONFIG_NET=y\nCONFIG_TULIP=m\nCONFIG_NO=y\n"), {}, source)
 
 
-def test_an_overlay_replaces_what_was_said_of_its_options(tmp_path: Path) -> None:
+def test_an_overlay_replaces_earlier_values_of_its_options(tmp_path: Path) -> None:
     wishes = merged(tmp_path, "CONFIG_A=y\nCONFIG_B=n\n")
     text = kernel_config.overlay("# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_AB=y\n", wishes)
     assert kernel_config.parse(text) == {"CONFIG_A": "y", "CONFIG_AB": "y"}

@@ -108,7 +108,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-def test_a_second_start_is_quick_and_says_nothing_of_its_own(made: Project) -> None:
+def test_a_second_start_is_quick_and_prints_nothing(made: Project) -> None:
     seconds = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -150,10 +150,10 @@ def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:
 
 
 def test_doctor_works_where_nothing_may_be_installed(bare: Project) -> None:
-    told = bare.start("doctor", PINPOINT_NO_INSTALL="1")
-    assert told.returncode == 3
-    assert "MISSING  needed-package" in told.stdout
-    assert "elsewhere" not in told.stdout
+    reported = bare.start("doctor", PINPOINT_NO_INSTALL="1")
+    assert reported.returncode == 3
+    assert "MISSING  needed-package" in reported.stdout
+    assert "elsewhere" not in reported.stdout
     assert not bare.cache.exists()
     bare.script("needed-program", "true")
     assert bare.start("doctor").returncode == 0
@@ -196,11 +196,11 @@ def test_it_installs_what_is_missing_as_root_or_through_sudo(bare: Project, user
     assert "as root, run: apt-get update && apt-get install" in failed.stderr
 
 
-def test_no_python_is_told(bare: Project) -> None:
+def test_a_missing_python_is_reported(bare: Project) -> None:
     bare.script("needed-program", "true")
     text = bare.launcher.read_text().replace("/usr/bin/python3 python3", "no-such-python")
     bare.launcher.write_text(text.replace("python3.1", "no-python3.1"))
     for command in ("list", "doctor"):
-        told = bare.start(command)
-        assert told.returncode == 3
-        assert "no Python 3.11 or newer" in told.stderr
+        reported = bare.start(command)
+        assert reported.returncode == 3
+        assert "no Python 3.11 or newer" in reported.stderr

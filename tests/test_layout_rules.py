@@ -100,7 +100,7 @@ def test_every_dependency_is_locked() -> None:
     assert [name for name in names if name.lower() not in locked] == []
 
 
-def test_host_packages_are_named_once_and_told_about() -> None:
+def test_host_packages_are_named_once_and_documented() -> None:
     text = PACKAGES.read_text()
     lines = [line.split(None, 3) for line in text.splitlines() if line.strip() and not line.startswith("#")]
     assert all(len(words) == 4 for words in lines)
@@ -112,7 +112,7 @@ def test_host_packages_are_named_once_and_told_about() -> None:
     assert on_arm - on_x86 == {"gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"}
 
 
-def test_what_is_optional_is_told_and_never_required(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_optional_is_reported_and_never_required(capsys: pytest.CaptureFixture[str]) -> None:
     text = PACKAGES.read_text()
     named = {each.package for each in doctor.optional(text)}
     assert named == {"gdb-multiarch"}

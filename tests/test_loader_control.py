@@ -1,4 +1,4 @@
-"""The Python side of the loader: orders into words, lines into what was said, and a dialogue over a real channel."""
+"""The Python side of the loader: orders into words, lines into replies, and a dialogue over a real channel."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
         assert process.stdin
         assert process.stdout
         threading.Thread(target=feed, args=(channel, process.stdin), daemon=True).start()
-        while said := process.stdout.read(1 << 16):
-            channel.sendall(said)
+        while output := process.stdout.read(1 << 16):
+            channel.sendall(output)
     if process.returncode < 0:
         channel.close()  # For one that a signal ended dropbear sends no status.
     else:
@@ -34,8 +34,8 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
 
 
 def feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
-    while said := channel.recv(1 << 16):
-        stdin.write(said)
+    while output := channel.recv(1 << 16):
+        stdin.write(output)
     stdin.close()
 
 
@@ -71,7 +71,7 @@ def test_lines() -> None:
         LoaderLine.parsed("sh: pinpoint_loader: not found")
 
 
-def test_how_it_ended_is_told() -> None:
+def test_how_it_ended_is_reported() -> None:
     steps = (
         LoaderLine("did", "begin", "probe", {"pid": "7"}),
         LoaderLine("failed", "load", "probe", {"errno": "ESTALE"}),
@@ -96,7 +96,7 @@ def test_a_dialogue_line_by_line(server: Server) -> None:
         assert dialogue.status(soon()) == 7
 
 
-def test_silence_is_told_and_not_waited_out(server: Server) -> None:
+def test_silence_is_reported_without_waiting(server: Server) -> None:
     with talk(server, "read word; echo $word") as dialogue:
         with pytest.raises(DeadlineExceeded, match="said nothing in time"):
             dialogue.line(Deadline.after(0.2))
@@ -116,7 +116,7 @@ def test_a_killed_program_is_no_lost_guest(server: Server) -> None:
         assert dialogue.status(soon()) == -1
 
 
-def test_a_guest_that_goes_is_told(server: Server) -> None:
+def test_a_guest_that_stops_is_reported(server: Server) -> None:
     with talk(server, "echo here; read word") as dialogue:
         assert dialogue.line(soon()) == "here"
         server.die()

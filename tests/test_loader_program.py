@@ -39,7 +39,7 @@ def test_without_an_image_it_is_wrong_use(programs: Path) -> None:
     assert run(programs / "pinpoint_loader", "-x", "no-such-mutant", "probe.ko") == (Status.USAGE, [])
 
 
-def test_a_missing_target_is_told_by_name_and_status(programs: Path) -> None:
+def test_a_missing_target_is_reported_by_name_and_status(programs: Path) -> None:
     status, lines = load(programs, Order(targets=[ABSENT]))
     begin, failed = map(LoaderLine.parsed, lines)
     assert (status, begin.step, begin.subject) == (Status.OPEN, "begin", "probe")
@@ -52,7 +52,7 @@ def test_a_missing_image(programs: Path) -> None:
     assert lines[0].startswith("did begin other pid=")
 
 
-def test_it_stands_at_a_gate_until_told(programs: Path) -> None:
+def test_it_waits_at_a_gate_until_ordered(programs: Path) -> None:
     argv = [programs / "pinpoint_loader", *Order(targets=[ABSENT], gates=["open"]).words(), "probe.ko"]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
@@ -67,8 +67,8 @@ def test_it_stands_at_a_gate_until_told(programs: Path) -> None:
 
 
 @pytest.mark.parametrize(("said", "errno"), [("", "EPIPE"), ("stop\n", "EINVAL"), ("go", "EPIPE")])
-def test_at_a_gate_it_takes_nothing_but_go(programs: Path, said: str, errno: str) -> None:
-    status, lines = load(programs, Order(gates=["image"]), say=said)
+def test_at_a_gate_it_takes_nothing_but_go(programs: Path, output: str, errno: str) -> None:
+    status, lines = load(programs, Order(gates=["image"]), say=output)
     assert (status, lines[-1]) == (Status.GATE, f"failed image /nowhere/probe.ko errno={errno}")
 
 
@@ -93,7 +93,7 @@ def test_copies_need_room_for_a_number(programs: Path, module: str, count: str) 
     assert run(programs / "pinpoint_holder", "copies", "/nowhere", module, count) == (Status.USAGE, [])
 
 
-def test_copies_that_the_kernel_does_not_take_are_told_by_name(programs: Path, tmp_path: Path) -> None:
+def test_copies_that_the_kernel_refuses_are_reported_by_name(programs: Path, tmp_path: Path) -> None:
     garbage = tmp_path / "garbage.ko"
     garbage.write_bytes(b"no module\n")
     status, lines = run(programs / "pinpoint_holder", "copies", str(garbage), "pinpoint_noexit", "2")
@@ -101,7 +101,7 @@ def test_copies_that_the_kernel_does_not_take_are_told_by_name(programs: Path, t
     assert lines[0].startswith("failed load pinpoint_noe000 errno=E")
 
 
-def test_the_holder_tells_what_it_cannot_hold(programs: Path) -> None:
+def test_the_holder_reports_what_it_cannot_hold(programs: Path) -> None:
     assert run(programs / "pinpoint_holder", "file", "/nowhere") == (
         Status.HOLD,
         ["failed hold /nowhere errno=ENOENT"],

@@ -1,4 +1,4 @@
-"""File locks: a waiting run says so, gives up at its deadline, and leaves at once when it is stopped."""
+"""File locks: a waiting run reports it, stops waiting at its deadline, and leaves at once when it is stopped."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def taken(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_free_lock_is_taken_in_silence(tmp_path: Path) -> None:
-    told: list[str] = []
-    with locks.held(tmp_path / "below" / "lock", deadline=Deadline.after(60), on_wait=told.append):
+    reported: list[str] = []
+    with locks.held(tmp_path / "below" / "lock", deadline=Deadline.after(60), on_wait=reported.append):
         pass
-    assert told == []
+    assert reported == []
 
 
 def test_a_lock_that_is_not_given_back_in_time(taken: Path) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     with (
         pytest.raises(HostError, match="another run holds it and does not end; end that run"),
-        locks.held(taken, deadline=Deadline.after(0.1), on_wait=told.append),
+        locks.held(taken, deadline=Deadline.after(0.1), on_wait=reported.append),
     ):
         pass
-    assert told == ["another run is at it; waiting"]
+    assert reported == ["another run is at it; waiting"]
 
 
 def test_a_run_that_is_stopped_does_not_wait_on(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_an_unknown_vm_is_one_line(matrix: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["ERROR: no VM named 'vax'; one of: *parisc*"])
 
 
-def test_an_unknown_mutant_and_an_unknown_trait_are_told(matrix: pytest.Pytester) -> None:
+def test_an_unknown_mutant_and_an_unknown_trait_are_reported(matrix: pytest.Pytester) -> None:
     wrong = run(matrix, '@pytest.mark.mutants("odd")\ndef test_it(vm, mutant): pass', "--vm", "parisc")
     assert wrong.ret not in (0, 1)
     wrong.stdout.fnmatch_lines(["*no mutant 'odd'*"])
@@ -234,16 +234,16 @@ def test_d(guest): pytest.xfail("{hostile} known")
 """
     result = run(matrix, case, "--vm", "arm64-debian", "-rA")
     latest = matrix.path / "results" / "latest"
-    told = ["junit.xml", "report.html", "results.jsonl"]
-    told += [str(path.relative_to(latest)) for path in (latest / "bundles").rglob("failure.txt")]
-    assert len(told) == 5
-    shown = [result.stdout.str(), *((latest / name).read_text() for name in told)]
+    reported = ["junit.xml", "report.html", "results.jsonl"]
+    reported += [str(path.relative_to(latest)) for path in (latest / "bundles").rglob("failure.txt")]
+    assert len(reported) == 5
+    shown = [result.stdout.str(), *((latest / name).read_text() for name in reported)]
     assert all(word in shown[0] for word in ("printed", "missed", "asserted", "skipped", "known"))
     for text in shown:
         assert not set(text) & set("\x1b\x07\x9b\u202e")
 
 
-def test_a_known_defect_is_no_failure_and_is_told_apart_from_a_pass(matrix: pytest.Pytester) -> None:
+def test_a_known_defect_is_neither_a_failure_nor_a_pass(matrix: pytest.Pytester) -> None:
     assert run(matrix, "def test_it(guest): pytest.xfail('documented')", "--vm", "arm64-debian").ret == 0
     assert [(cell["verdict"], cell["reason"]) for cell in cells(matrix)] == [("known-fail", "documented")]
 
@@ -252,7 +252,7 @@ def test_a_known_defect_is_no_failure_and_is_told_apart_from_a_pass(matrix: pyte
 def test_a_sibling_that_is_not_of_the_run_is_prepared_before_its_row(
     matrix: pytest.Pytester, siblings_build: str
 ) -> None:
-    """And for a case that compares kernels alone; a build that fails is told to the cells that ask for it."""
+    """And for a case that compares kernels alone; a build that fails is reported to the cells that need it."""
     fleet = f"""
 import harness.matrix.guests.fleet as fleet
 from harness.core.errors import HostError
@@ -294,7 +294,7 @@ def test_b(guest, image_of):
     assert [cell["verdict"] for cell in cells(matrix)] == ["fail"]
 
 
-def test_what_was_asked_for_and_did_not_run_is_told_and_fails(matrix: pytest.Pytester) -> None:
+def test_a_requested_cell_that_did_not_run_is_reported_and_fails(matrix: pytest.Pytester) -> None:
     case = "def test_a(guest): assert False\ndef test_b(guest): pass"
     result = run(matrix, case, "--vm", "arm64-debian", "-x")
     assert result.ret not in (0, 5)

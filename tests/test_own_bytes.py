@@ -1,4 +1,4 @@
-"""Memory held against the ELF's own bytes: what is masked, by whose tables, and what a stray byte is told as."""
+"""Memory held against the ELF's own bytes: what is masked, by whose tables, and how a stray byte is reported."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def patched(place: int, patch: bytes, code: bytes = CODE) -> bytes:
     return code[:place] + patch + code[place + len(patch) :]
 
 
-def test_a_kernels_own_tables_tell_what_it_patches(kernel: Elf) -> None:
+def test_a_kernels_own_tables_name_what_it_patches(kernel: Elf) -> None:
     f = kernel.function("f")
     masked = patch_sites(kernel).within(LINKED, f.address, f.size)
     ftrace, alternative, lock, short, long = range(5), range(5, 8), [8], range(11, 13), range(14, 19)
@@ -154,7 +154,7 @@ def test_a_module_is_masked_by_relocations_and_by_its_tables(module: Elf) -> Non
     assert loaded.compared == 2
 
 
-def test_a_kernel_that_tells_no_tables_is_not_compared(tmp_path: Path) -> None:
+def test_a_kernel_without_tables_is_not_compared(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", assembled(tmp_path, "m", "f: .globl f\nret\n"), "-o", bare])
     elf = Elf.read(bare)
@@ -177,7 +177,7 @@ def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
     assert OwnBytes(START, code, frozenset()).strays(moved)
 
 
-def test_memory_that_is_the_elfs_own_says_how_much_was_compared() -> None:
+def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
     window = Window(START, CODE, patched(5, b"\xcc"), CODE)
     seen = witness.outside(window, START + 5, X86, own(frozenset(range(5))))
     assert (seen.address, seen.contradicts) == (START + 5, False)
@@ -201,7 +201,7 @@ def test_masked_bytes_may_be_anything() -> None:
     assert not seen.contradicts
 
 
-def test_too_little_to_compare_cannot_speak() -> None:
+def test_too_little_to_compare_makes_no_statement() -> None:
     few = frozenset(range(len(CODE) - own_bytes.FEWEST + 1))
     seen = witness.outside(Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few))
     assert seen.address is None

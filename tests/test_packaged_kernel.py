@@ -72,8 +72,8 @@ def test_a_flat_image_is_taken_as_it_is() -> None:
         (bzimage(b"????"), "compression 3f3f3f3f"),
     ],
 )
-def test_what_is_no_kernel_is_one_line(image: bytes, told: str) -> None:
-    with pytest.raises(BuildError, match=told) as caught:
+def test_what_is_no_kernel_is_one_line(image: bytes, reported: str) -> None:
+    with pytest.raises(BuildError, match=reported) as caught:
         vmlinux.unpack(image, "vmlinuz")
     assert "\n" not in str(caught.value)
 
@@ -137,10 +137,10 @@ def test_a_wrapped_image_reads_as_an_elf(flat: Path) -> None:
 
 
 def test_binutils_accept_a_wrapped_image(flat: Path) -> None:
-    told = subprocess.run(["readelf", "--wide", "-hlS", "-s", flat], capture_output=True, text=True, check=True)
-    assert "Warning" not in told.stderr + told.stdout
-    assert "Error" not in told.stderr + told.stdout
-    assert "twin" in told.stdout
+    reported = subprocess.run(["readelf", "--wide", "-hlS", "-s", flat], capture_output=True, text=True, check=True)
+    assert "Warning" not in reported.stderr + reported.stdout
+    assert "Error" not in reported.stderr + reported.stdout
+    assert "twin" in reported.stdout
 
 
 def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def vdso() -> bytes:
     return bytes(elf)
 
 
-def test_the_kernels_own_build_id_is_told_from_the_vdsos() -> None:
+def test_the_kernels_own_build_id_is_distinguished_from_the_vdsos() -> None:
     kernel = (bytes(100) + NOTE).ljust(4096, b"\0")
     assert vmlinux.build_id_note(vdso() + kernel + vdso()) == 4096 + 100
 
@@ -239,8 +239,8 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
     settle_headers(tree, "6.1.0-1-amd64")
     moved = tmp_path / "elsewhere"
     tree.rename(moved)
-    told = subprocess.run(["make", "-s", "-C", moved / own], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == f"built from {moved / common}/Makefile"
+    reported = subprocess.run(["make", "-s", "-C", moved / own], capture_output=True, text=True, check=True)
+    assert reported.stdout.strip() == f"built from {moved / common}/Makefile"
     assert (moved / own / "include/config/auto.conf").exists()
     assert not (moved / own / "include/config/X").exists()
     assert not (moved / own / "vmlinux").exists(), "kbuild would want pahole"
@@ -306,7 +306,7 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
         ("linux-image-parisc", "parisc", "kernel.package is 'linux-image-parisc'"),
     ],
 )
-def test_a_package_that_is_no_kernel_is_one_line(tmp_path: Path, package: str, arch: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told) as caught:
+def test_a_package_that_is_no_kernel_is_one_line(tmp_path: Path, package: str, arch: str, reported: str) -> None:
+    with pytest.raises(RecipeError, match=reported) as caught:
         debian_kernel.key_parts(recipe(package, arch), build_context(tmp_path))
     assert "\n" not in str(caught.value)

@@ -188,8 +188,8 @@ def test_answers_are_kept_with_the_lists(
 
 def make_old(tmp_path: Path) -> None:
     stamp = tmp_path / "apt/bookworm/amd64/refreshed.json"
-    told = json.loads(stamp.read_text())
-    stamp.write_text(json.dumps({**told, "when": told["when"] - 2 * 86400}))
+    reported = json.loads(stamp.read_text())
+    stamp.write_text(json.dumps({**reported, "when": reported["when"] - 2 * 86400}))
 
 
 def test_old_lists_are_refreshed(tmp_path: Path, repository: Repository) -> None:
@@ -274,7 +274,7 @@ def test_which_mirror_serves_a_suite(suite: str, known: list[HostSource], expect
     assert place(suite, known) == expected
 
 
-def test_a_named_mirror_is_taken_with_security_beside_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keyring = tmp_path / "archive.gpg"
     keyring.touch()
     monkeypatch.setattr(mirrors, "KEYRING", keyring)
@@ -309,7 +309,7 @@ def test_suites_follow_the_hosts_release(tmp_path: Path, text: str, release: str
     assert default_suites(tmp_path / "os-release") == expected
 
 
-def test_a_suite_brings_its_updates_and_what_stands_beside_a_release_stands_alone() -> None:
+def test_a_suite_includes_its_updates_unless_it_complements_a_release() -> None:
     assert mirrors.suites_of("bullseye") == ("bullseye", "bullseye-updates", "bullseye-security")
     assert mirrors.suites_of("bookworm-backports") == ("bookworm-backports",)
 

@@ -1,4 +1,4 @@
-"""What escaped is told, and never is a landing; what shows of a kernel's defects."""
+"""A probe that escaped is reported and is never a landing; how a kernel's defects show."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_an_escape_is_no_landing_though_all_witnesses_agree() -> None:
     assert str(caught.value).splitlines()[-1] == "escaped into next symbol calls+0x0"
 
 
-def test_the_results_tell_an_escape() -> None:
+def test_the_results_record_an_escape() -> None:
     assert landing("stub before .text.calls").record()["escaped"] == "stub before .text.calls"
     assert "escaped" not in landing("").record()
 
@@ -102,8 +102,8 @@ def layout(*, stubs: bool) -> Layout:
         pytest.param(0x1084, True, "next symbol calls+0x4", id="next"),
     ],
 )
-def test_into_what_a_probe_on_leaf_went(address: int, stubs: bool, told: str) -> None:
-    assert describe(layout(stubs=stubs), SITE.at(0), address) == told
+def test_into_what_a_probe_on_leaf_went(address: int, stubs: bool, reported: str) -> None:
+    assert describe(layout(stubs=stubs), SITE.at(0), address) == reported
 
 
 def test_the_next_function_is_not_one_that_was_freed() -> None:
@@ -138,7 +138,7 @@ def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
 
 
 @pytest.mark.parametrize("symptom", Symptom)
-def test_a_mended_kernel_is_told(symptom: Symptom) -> None:
+def test_a_repaired_kernel_is_reported(symptom: Symptom) -> None:
     EXACT.demand_exact()
     with pytest.raises(Missed, match="the kernel is mended"):
         EXACT.demand_symptom(Defect(symptom, "why"))
@@ -158,7 +158,7 @@ def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
 
 
 @pytest.mark.parametrize("change", [{"times": 7}, {"looks": 121}, {"in_function": True}])
-def test_a_guest_that_is_only_slow_does_not_trap_for_ever(change: dict[str, int]) -> None:
+def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int]) -> None:
     stands = SHOWS[Symptom.TRAPS_FOR_EVER].stands
     assert stands is not None
     with pytest.raises(Missed, match="traps for ever"):

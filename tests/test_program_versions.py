@@ -11,7 +11,7 @@ from harness.core.errors import HostError
 
 
 def install(directory: Path, says: str) -> None:
-    """Put a program there, a new file beside the old one, as a package manager does; it notes each start."""
+    """Put a program there, a new file next to the old one, as a package manager does; it notes each start."""
     beside = directory / "new"
     beside.write_text(f"#!/bin/sh\necho started >>{directory}/starts\necho 'thing {says}'\necho more\n")
     beside.chmod(0o755)

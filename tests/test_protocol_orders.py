@@ -1,4 +1,4 @@
-"""The model of the loading protocol, its schedules, and how a schedule of which it is wrong is found and told."""
+"""The model of the loading protocol, its schedules, and how a schedule that contradicts it is found and reported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ModelStage:
 
 
 def outcomes(rule: Rule, text: str) -> list[str]:
-    """What the model says of each step."""
+    """The outcome of each step in the model."""
     world, found = beginning(rule), []
     for step in parse(text):
         world, outcome = world.after(step)
@@ -77,7 +77,7 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
         # Another build at the same place, and at another.
         (TOKEN, "open read look remove imitate load validate", "ESTALE"),
         (TOKEN, "open read look remove rebuild load validate", "ESTALE"),
-        # The same build at the same place passes validation; only the token tells.
+        # The same build at the same place passes validation; only the token differs.
         (TOKEN, "open read look remove reload load validate", "ok"),
         (TOKEN, "open read look remove reload load validate register return reread", "ENODEV"),
         (TOKEN, "open read look load validate remove", "EWOULDBLOCK"),
@@ -97,7 +97,7 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load EEXIST"),
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load EBUSY"),
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load 2.kill", "killed"),
-        # Where loads of one file are one load, who waited is told what came of it, and goes on from there.
+        # Where loads of one file are one load, those who waited get its outcome and continues from there.
         (SHARES, "open read look load 2.open 2.read 2.look 2.load", "waits"),
         (SHARES, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load ok"),
         (SHARES, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load ESTALE"),
@@ -110,7 +110,7 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
         (PINS, "open force read", "ENODEV"),
     ],
 )
-def test_the_model_says(rule: Rule, text: str, last: str) -> None:
+def test_the_outcome_of_each_step_in_the_model(rule: Rule, text: str, last: str) -> None:
     assert outcomes(rule, text)[-1] == last
 
 
@@ -195,14 +195,14 @@ def wrong(play: Play) -> str:
     return str(missed.value)
 
 
-def test_a_disagreement_ends_the_schedule_and_tells_its_line() -> None:
-    told = wrong(play(ModelStage(TOKEN), PINS, parse("open read remove look")))
-    assert told.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model predicts EWOULDBLOCK"
+def test_a_disagreement_ends_the_schedule_and_names_its_line() -> None:
+    reported = wrong(play(ModelStage(TOKEN), PINS, parse("open read remove look")))
+    assert reported.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model predicts EWOULDBLOCK"
 
 
 def test_a_count_that_is_not_balanced_is_a_disagreement() -> None:
-    told = wrong(play(ModelStage(TOKEN), PINS, parse("open")))
-    assert "at the end target referenced 0 times, no probe; the model predicts target referenced 2 times" in told
+    reported = wrong(play(ModelStage(TOKEN), PINS, parse("open")))
+    assert "at the end target referenced 0 times, no probe; the model predicts target referenced 2 times" in reported
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def test_the_machine_shrinks_to_the_shortest_schedule() -> None:
 
 
 @EACH
-def test_the_few_that_are_always_drawn_tell_the_rules_apart(rule: Rule) -> None:
+def test_the_few_that_are_always_drawn_distinguish_the_rules(rule: Rule) -> None:
     other = replace(rule, pins=not rule.pins)
     with pytest.raises(Missed):
         explore(lambda: staged(rule), other, schedules=FEW, steps=FEW_STEPS, shrinks=False, varied=False)

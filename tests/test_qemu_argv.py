@@ -68,7 +68,7 @@ def test_console_is_on_our_socket_and_on_disk(words: list[str]) -> None:
     assert value(words, "-serial") == "chardev:console"
 
 
-def test_monitor_speaks_qmp_on_our_socket(words: list[str]) -> None:
+def test_monitor_uses_qmp_on_our_socket(words: list[str]) -> None:
     assert "socket,id=monitor,fd=9" in values(words, "-chardev")
     assert value(words, "-mon") == "chardev=monitor,mode=control"
 

@@ -105,10 +105,10 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ("[traits]", "[machine]", "not TOML: "),
     ],
 )
-def test_every_mistake_is_one_line(recipes: Path, old: str, new: str, told: str) -> None:
+def test_every_mistake_is_one_line(recipes: Path, old: str, new: str, reported: str) -> None:
     assert old in GOOD
     written(recipes, GOOD.replace('"vm"', '"other"'), "other.toml")
-    assert told in complaint(written(recipes, GOOD.replace(old, new, 1)))
+    assert reported in complaint(written(recipes, GOOD.replace(old, new, 1)))
 
 
 def test_a_complaint_about_a_value_does_not_print_the_whole_recipe(recipes: Path) -> None:

@@ -1,4 +1,4 @@
-"""`./pinpoint repro`: what is replayed, what it says of it, and the status it ends with. No guest boots."""
+"""`./pinpoint repro`: what is replayed, what it prints, and its exit status. No guest boots."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ HELD = (Verdict.PASS, "")
 
 
 class Runs:
-    """Stands in for pytest runs: each ends as told, and what each was asked for is kept."""
+    """Stands in for pytest runs: each ends as configured, and its arguments are recorded."""
 
     def __init__(self, *outcomes: tuple[Verdict, str]) -> None:
         self._outcomes = list(outcomes)
@@ -77,8 +77,8 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         schedule: str = "", file: str = FILE, changed: bool = False, frozen: str = "", option: str = "--stress=7"
     ) -> Path:
         digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
-        told: dict[str, Any] = {"file": file, "items": [ITEM], "options": [option], "hashes": {FILE: digest}}
-        about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **told)
+        reported: dict[str, Any] = {"file": file, "items": [ITEM], "options": [option], "hashes": {FILE: digest}}
+        about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **reported)
         return bundle.write(tmp_path, about, {"console.log": b""})
 
     return write
@@ -100,18 +100,18 @@ def repro(monkeypatch: pytest.MonkeyPatch, runs: Runs, *words: str) -> int:
     ],
     ids=["same", "held", "other", "ours", "sometimes"],
 )
-def test_it_says_how_often_it_failed_the_same_way(
+def test_it_prints_how_often_it_failed_the_same_way(
     left: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     outcomes: list[tuple[Verdict, str]],
     status: int,
-    told: list[str],
+    reported: list[str],
 ) -> None:
     assert repro(monkeypatch, Runs(*outcomes), str(left()), "--times", str(len(outcomes))) == status
-    said = capsys.readouterr().out
-    assert said.splitlines()[-len(told) :] == told
-    assert "\x1b" not in said
+    output = capsys.readouterr().out
+    assert output.splitlines()[-len(reported) :] == reported
+    assert "\x1b" not in output
 
 
 def test_exactly_that_cell_is_replayed_as_it_was_run(
@@ -168,15 +168,15 @@ def test_wrong_use_is_one_line(
         ([str(tmp_path)], "has no bundle.json"),
         ([elsewhere], "cases/test_gone.py: is not in this version of Pinpoint"),
         ([beyond], "test_outside.py: is not in this version of Pinpoint"),
-        ([hostile], "the bundle asks for '-pevil', as no run does"),
+        ([hostile], "the bundle has the option '-pevil', which no run records"),
         ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),
     ):
         assert repro(monkeypatch, runs, *words) == 2
-        told = capsys.readouterr()
-        assert wrong in told.err
-        assert (told.out, told.err.count("\n")) == ("", 1)
+        reported = capsys.readouterr()
+        assert wrong in reported.err
+        assert (reported.out, reported.err.count("\n")) == ("", 1)
     assert runs.arguments == []
 
 
@@ -193,7 +193,7 @@ def test_another_image_is_replayed_only_when_that_is_wanted(
     assert repro(monkeypatch, Runs(SAME), place, "--anyway") == 1
 
 
-def test_a_case_that_has_changed_is_told(
+def test_a_case_that_has_changed_is_reported(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repro(monkeypatch, Runs(SAME), str(left(changed=True)))
@@ -202,14 +202,14 @@ def test_a_case_that_has_changed_is_told(
     assert "changed" not in capsys.readouterr().err
 
 
-def test_a_frozen_guest_that_the_store_has_no_more_is_told(
+def test_a_frozen_guest_missing_in_the_store_is_reported(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path))
     place = left(frozen="frozen-0123")
     assert "thawed from `frozen-0123`" in (place / "README.md").read_text()
     repro(monkeypatch, Runs(SAME), str(place))
-    assert "frozen-0123 is not in the store any more: guests begin with another boot" in capsys.readouterr().err
+    assert "frozen-0123 is no longer in the store: guests start from another boot" in capsys.readouterr().err
     (tmp_path / "store" / "frozen-0123").mkdir(parents=True)
     repro(monkeypatch, Runs(SAME), str(place))
     assert "frozen-0123" not in capsys.readouterr().err
@@ -243,12 +243,12 @@ def test_a_program_in_the_foreground_has_the_terminal_and_ctrl_c_is_its_own() ->
 
 
 def test_a_program_in_the_foreground_dies_with_us(tmp_path: Path) -> None:
-    told = tmp_path / "pid"
-    script = f"from harness.core import process\nprocess.foreground(['sh', '-c', 'echo $$ >{told}; exec sleep 60'])"
+    reported = tmp_path / "pid"
+    script = f"from harness.core import process\nprocess.foreground(['sh', '-c', 'echo $$ >{reported}; exec sleep 60'])"
     parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(paths.PROJECT)})
-    while not (told.exists() and told.read_text().strip()):
+    while not (reported.exists() and reported.read_text().strip()):
         assert parent.poll() is None
-    child = os.pidfd_open(int(told.read_text()))
+    child = os.pidfd_open(int(reported.read_text()))
     parent.kill()
     parent.wait()
     assert select.select([child], [], [], 60.0)[0], "it lives on"

@@ -176,7 +176,9 @@ def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
 def test_summary(color: bool) -> None:
     lines: list[str] = []
     missing = [cell("test_never", "parisc")]
-    replays = {CellKey("cases/test_x.py", "test_stubs[a]", "parisc", ""): "./pinpoint run --vm parisc -k 'test_stubs[a]'"}
+    replays = {
+        CellKey("cases/test_x.py", "test_stubs[a]", "parisc", ""): "./pinpoint run --vm parisc -k 'test_stubs[a]'"
+    }
     write_summary(lines.append, matrix(), replays, missing, color=color)
     text = "\n".join(lines)
     if not color:
@@ -191,7 +193,7 @@ def test_summary(color: bool) -> None:
     assert "did not run  test_never on parisc" in text
 
 
-def test_failures_with_one_reason_are_told_once() -> None:
+def test_failures_with_one_reason_are_reported_once() -> None:
     lines: list[str] = []
     write_summary(lines.append, [cell(f"test_{n}", "parisc", Verdict.BOOT_FAIL) for n in range(9)], {}, [])
     assert [line for line in lines if line.startswith("boot-fail")] == [
@@ -235,7 +237,7 @@ def test_html_of_a_run_without_cells_or_with_mutants_only(directory: RunDirector
     assert "every cell held" in write_html(directory).read_text()
 
 
-def test_plain_board_tells_beginnings_ends_and_now_and_then_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     bus = Bus()
     board = Board(bus, False, lines.append)

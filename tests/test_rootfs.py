@@ -1,4 +1,4 @@
-"""The guest's first file system: the same bytes whoever packs it, root's, with the libraries its programs need."""
+"""The initramfs: the same bytes for every user that packs it, owned by root, with the libraries it needs."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def packages(tmp_path: Path) -> Path:
 
 
 def interpreter(program: Path) -> Path:
-    told = subprocess.check_output(["readelf", "-l", program], text=True)
-    return Path(told.partition("interpreter: ")[2].partition("]")[0])
+    reported = subprocess.check_output(["readelf", "-l", program], text=True)
+    return Path(reported.partition("interpreter: ")[2].partition("]")[0])
 
 
 def test_programs_come_with_all_they_load_and_nothing_else(packages: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     return [line.replace(str(tmp_path), "") for line in done.stdout.splitlines()]
 
 
-def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
+def test_init_prints_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
     assert run_init(tmp_path) == ["pinpoint: init", "pinpoint: waiting", "pinpoint: ready"]
     assert (tmp_path / "root/.ssh/authorized_keys").read_text() == "ssh-rsa AAAA pinpoint\n"
     assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == b"\0A"
@@ -203,9 +203,9 @@ def test_init_says_when_it_begins_and_when_it_is_ready(tmp_path: Path) -> None:
     ],
 )
 def test_init_names_the_step_that_failed(tmp_path: Path, failing: str, step: str) -> None:
-    told = run_init(tmp_path, failing)
-    assert (told[0], told[-1]) == ("pinpoint: init", f"pinpoint: init failed: {step}")
-    assert "pinpoint: ready" not in told
+    reported = run_init(tmp_path, failing)
+    assert (reported[0], reported[-1]) == ("pinpoint: init", f"pinpoint: init failed: {step}")
+    assert "pinpoint: ready" not in reported
 
 
 def test_the_password_of_root_opens_nothing() -> None:

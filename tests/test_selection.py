@@ -1,4 +1,4 @@
-"""Cases that only an option asks for."""
+"""Cases that run only with an option."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARKED = ("", "crash_triggers", "deep")
         ("all", True, ["", "crash_triggers", "deep"]),
     ],
 )
-def test_what_each_option_asks_for(crash_triggers: str, deep: bool, run: list[str]) -> None:
+def test_what_each_option_selects(crash_triggers: str, deep: bool, run: list[str]) -> None:
     items = [
         SimpleNamespace(mark=mark, get_closest_marker=lambda name, mark=mark: name if name == mark else None)
         for mark in MARKED

@@ -1,4 +1,4 @@
-"""A call that does not come back: told from outside while it lasts, and only by a place without a function."""
+"""A call that does not return: detected from outside while it lasts, and only at an address without a function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOWHERE, FUNCTION = 0x810050, 0x10143480
 
 
 class Scene:
-    """A guest whose CPU is at these addresses in turn, for ever, and whose call hangs until the guest is stopped."""
+    """A guest whose CPU is at these addresses in turn, endlessly, and whose call hangs until the guest is stopped."""
 
     def __init__(self, *addresses: int) -> None:
         self._addresses = addresses
@@ -55,7 +55,7 @@ def test_a_call_that_comes_back_is_its_answer() -> None:
     assert not scene.stopped.is_set()
 
 
-def test_one_that_traps_for_ever_is_ended_though_its_handler_is_seen_more_often() -> None:
+def test_an_endless_trap_is_ended_though_its_handler_is_seen_more_often() -> None:
     scene = Scene(NOWHERE, FUNCTION, FUNCTION)
     probed, stands = single_step._called(scene.layout, scene.hang)
     assert (probed, stands and stands.stuck, scene.stopped.is_set()) == ("", True, True)

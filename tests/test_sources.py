@@ -81,7 +81,7 @@ def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step
     assert {path.name for path in plain.iterdir()} == {"kernel"}
 
 
-def test_a_tree_is_known_by_version_and_by_what_its_patches_say(tmp_path: Path) -> None:
+def test_a_tree_is_known_by_version_and_by_its_patches(tmp_path: Path) -> None:
     one = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path)])
     renamed = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, name="other")])
     changed = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, PATCH.replace("TWO", "2"), name="third")])
@@ -130,7 +130,7 @@ def test_a_package_that_is_no_kernel_source(step: ProgressStep) -> None:
         unpack(sources.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
 
 
-def test_a_broken_tarball_says_what_tar_says(step: ProgressStep) -> None:
+def test_a_broken_tarball_is_reported_with_tars_error(step: ProgressStep) -> None:
     class Broken(TarballPackages):
         def unpack(self, deb: Path, into: Path) -> None:
             (into / "usr/src").mkdir(parents=True)

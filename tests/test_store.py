@@ -49,7 +49,7 @@ class Builder:
         return {"release": "6.1.0", "objects": 412}
 
 
-def said(heard: list[Event]) -> str:
+def output(heard: list[Event]) -> str:
     return "\n".join(event.detail for event in heard)
 
 
@@ -73,7 +73,7 @@ def test_other_parts_are_another_entry(store: Store) -> None:
     assert len(keys) == build.builds == 4
 
 
-def test_present_tells_without_building(store: Store) -> None:
+def test_present_answers_without_building(store: Store) -> None:
     assert not store.present("kernel", ["a"])
     store.obtain("kernel", ["a"], vm="x", build=Builder())
     assert store.present("kernel", ["a"])
@@ -110,16 +110,16 @@ def alter_the_record(entry: Path) -> None:
         (lambda entry: (entry / "tree/include/a.h").write_text(""), "tree/include/a.h has changed"),
     ],
 )
-def test_damage_is_seen_said_and_mended(
-    store: Store, heard: list[Event], harm: Callable[[Path], object], told: str
+def test_damage_is_found_reported_and_repaired(
+    store: Store, heard: list[Event], harm: Callable[[Path], object], reported: str
 ) -> None:
     build = Builder()
     entry = store.obtain("kernel", ["a"], vm="x", build=build)
     harm(entry.path)
     mended = store.obtain("kernel", ["a"], vm="x", build=build)
     assert build.builds == 2
-    assert f"damaged in the store: {told}; building it again" in said(heard)
-    assert heard[-1].detail == f"it was damaged in the store: {told}"
+    assert f"damaged in the store: {reported}; building it again" in output(heard)
+    assert heard[-1].detail == f"it was damaged in the store: {reported}"
     assert (mended.path / "vmlinux").read_bytes() == b"\x7fELF" * 1000
     assert mended.facts["release"] == "6.1.0"
 
@@ -194,10 +194,10 @@ def another_run(root: Path) -> subprocess.Popen[str]:
 
 
 def let_go_on(run: subprocess.Popen[str]) -> str:
-    """What else it says, to its end."""
-    said, _ = run.communicate("\n", timeout=SOON)
+    """The rest of its output, to its end."""
+    output, _ = run.communicate("\n", timeout=SOON)
     assert run.returncode == 0
-    return said
+    return output
 
 
 def heard_until(run: subprocess.Popen[str], word: str) -> None:

@@ -1,4 +1,4 @@
-"""What a race without gates may end in, and what is told of one that ended otherwise."""
+"""What a race without gates may end in, and how any other end is reported."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_fair_race() -> None:
         ({("probe", "load:ESTALE"): 0}, "no probe ever came to its load"),
     ],
 )
-def test_an_outcome_that_no_rule_allows(changed: dict[tuple[str, str], int], told: str) -> None:
-    with pytest.raises(Missed, match=told):
+def test_an_outcome_that_no_rule_allows(changed: dict[tuple[str, str], int], reported: str) -> None:
+    with pytest.raises(Missed, match=reported):
         race(changed).prove()
 
 

@@ -1,4 +1,4 @@
-"""Where a run's time goes: accounts are heard, summed up and kept, and nobody takes them for news."""
+"""Where a run's time goes: accounts are received, summed up and recorded, and not shown as progress."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_each_second_of_a_cell_is_kept_once(tmp_path: Path) -> None:
     assert {figure.vm for figure in figures.read()} == {"parisc"}
 
 
-def test_the_board_says_nothing_of_accounts() -> None:
+def test_the_board_prints_no_accounts() -> None:
     bus = Bus()
     lines: list[str] = []
     board = Board(bus, False, lines.append)
@@ -87,26 +87,26 @@ def test_the_board_says_nothing_of_accounts() -> None:
 def test_what_a_process_used_is_read_past_any_name() -> None:
     with subprocess.Popen([sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        told = float(child.stdout.readline())
+        reported = float(child.stdout.readline())
         used = steal_time.used(child.pid)
-    assert told >= 0.3
-    assert abs(used - told) < 0.1
+    assert reported >= 0.3
+    assert abs(used - reported) < 0.1
     assert steal_time.used(child.pid) == 0.0
 
 
-def test_a_guest_that_stops_tells_once_what_it_used() -> None:
+def test_a_guest_that_stops_reports_its_cpu_time_once() -> None:
     emulator = SimpleNamespace(monitor=SimpleNamespace(when_over=lambda _: None), cpu_seconds=0.0)
 
     def stop() -> None:
         emulator.cpu_seconds = 2.5
 
     emulator.stop = stop
-    told: list[float] = []
+    reported: list[float] = []
     guest = Guest(cast(Any, None), cast(Any, emulator), cast(Any, None))
-    guest.when_stopped = told.append
+    guest.when_stopped = reported.append
     guest.stop()
     guest.stop()
-    assert told == [2.5]
+    assert reported == [2.5]
 
 
 def test_ticks_are_seconds() -> None:

@@ -1,4 +1,4 @@
-"""Stack traces of real crimes: function + offset of each frame, and the line of source that a module's DWARF tells."""
+"""Stack traces of real crashes: function + offset of each frame, and the source line from a module's DWARF."""
 
 from __future__ import annotations
 

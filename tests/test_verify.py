@@ -1,4 +1,4 @@
-"""`./pinpoint verify`: what is told, with which status, before any guest is booted; what a file tells of its sites."""
+"""`./pinpoint verify`: what is printed, with which status, before any guest is booted; the sites read from a file."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_half_a_module(module: Path) -> None:
 
 
 @pytest.mark.parametrize("program", ["xz", "gzip"])
-def test_a_compressed_module_is_told_how_to_be_unpacked(module: Path, program: str) -> None:
+def test_the_error_of_a_compressed_module_says_how_to_unpack(module: Path, program: str) -> None:
     subprocess.run([program, module], check=True)
     (packed,) = module.parent.glob("my-probe.ko.*")
     assert f"unpack it with {program} -d" in refused(packed)
@@ -128,9 +128,9 @@ def test_an_object_file_that_is_no_module(tmp_path: Path) -> None:
 
 
 def test_another_architecture_names_both(module: Path) -> None:
-    told = refused(module, by="parisc")
-    assert "EM_X86_64, 64 bit" in told
-    assert "EM_PARISC, 32 bit" in told
+    reported = refused(module, by="parisc")
+    assert "EM_X86_64, 64 bit" in reported
+    assert "EM_PARISC, 32 bit" in reported
 
 
 def test_another_word_size(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -
     assert names.meaning(0) == ""
 
 
-def test_another_kernels_map_tells_how_many_names_agree(tmp_path: Path, image: Image) -> None:
+def test_the_error_of_another_kernels_map_counts_the_names_that_agree(tmp_path: Path, image: Image) -> None:
     path = tmp_path / "System.map"
     path.write_text(mapped(image, shift=16))
     with pytest.raises(UsageError, match="is of another kernel: 1 of 200 names") as caught:
@@ -194,20 +194,20 @@ def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
         (b"\x7fELF\xff\xfe", "is no text"),
     ],
 )
-def test_what_is_no_map(tmp_path: Path, content: bytes, told: str) -> None:
+def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:
     path = tmp_path / "System.map"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         SystemMap.read(path)
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_tells_the_sites_it_means(module: Path) -> None:
+def test_the_sites_of_a_file_are_read(module: Path) -> None:
     assert static_kprobes.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
 
 
-def test_kernel_text_tells_where_it_differs() -> None:
+def test_kernel_text_reports_where_it_differs() -> None:
     before, after = bytes(9000), bytearray(9000)
     after[1], after[8191], after[8999] = 1, 2, 3
     differing = KernelTextSnapshot(0x1000, before).differing(KernelTextSnapshot(0x1000, bytes(after)))

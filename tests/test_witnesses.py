@@ -45,17 +45,17 @@ def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
 
 
 def test_one_that_contradicts_is_a_miss_however_many_agree() -> None:
-    said = landing(0x1004, 0x1004, 0x1004, 0x1004, None)
+    output = landing(0x1004, 0x1004, 0x1004, 0x1004, None)
     stale = Statement("outside", None, "nothing changed in 32 bytes from 0x1000", contradicts=True)
     with pytest.raises(Missed, match="the outside witness contradicts: nothing changed"):
-        prove([replace(said, statements=[*said.statements[:4], stale])])
+        prove([replace(output, statements=[*output.statements[:4], stale])])
 
 
 def test_the_table_shows_the_bytes_that_each_witness_means() -> None:
-    said = landing(0x1004, 0x1004, 0x1004)
+    output = landing(0x1004, 0x1004, 0x1004)
     seen = Statement("outside", 0x1005, "5d became cc", code=b"\xcc\xc3")
     with pytest.raises(Missed) as caught:
-        prove([replace(said, statements=[*said.statements, seen])])
+        prove([replace(output, statements=[*output.statements, seen])])
     header, *rows = str(caught.value).splitlines()[2:]
     assert header.split() == ["witness", "address", "means", "bytes", "detail"]
     assert rows[-1].split(maxsplit=4) == ["outside", "0x1005", "leaf+0x5", "ccc3", "5d became cc"]
@@ -80,13 +80,13 @@ def test_outside_reads_every_kind_of_patch(patch: bytes, says: str) -> None:
     assert says in seen.detail
 
 
-def test_outside_gives_the_change_closest_to_the_site() -> None:
+def test_outside_reports_the_change_closest_to_the_site() -> None:
     during = patched(patched(CODE, 0, b"\xcc"), 6, b"\xcc")
     assert witness.outside(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
     assert witness.outside(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
 
 
-def test_outside_tells_a_probe_one_byte_off() -> None:
+def test_outside_detects_a_probe_one_byte_off() -> None:
     window = Window(0x1000, CODE, patched(CODE, 6, b"\xcc"))
     assert witness.outside(window, 0x1005, X86).address == 0x1006
 
@@ -129,7 +129,7 @@ def test_a_refused_site_reports_no_address() -> None:
     assert "errno 2" in seen.detail
 
 
-def test_an_empty_list_cannot_speak() -> None:
+def test_an_empty_list_makes_no_statement() -> None:
     assert witness.listed([], 0x1000).address is None
 
 

@@ -1,4 +1,4 @@
-"""One run of the bench: group after group, each figure kept as soon as it is there."""
+"""One run of the bench: group after group, each figure written as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from rich.console import Console
 
 from harness.bench import host, plan, saved_results, table
-from harness.bench.context import Ground
+from harness.bench.context import BenchContext
 from harness.bench.figure import FigureResult, outcome
-from harness.bench.interleave import race
+from harness.bench.interleave import interleave
 from harness.bench.plan import Group
 from harness.core import paths
 from harness.core.events import Bus
@@ -29,9 +29,9 @@ _NARROWEST = 100
 
 
 def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
-    """Measure figures on these VMs; 0 when all that can be had here was measured, whether a goal is met or not.
+    """Measure figures on these VMs; return 0 when all that this host allows was measured, met goals or not.
 
-    Raises UsageError for a figure that there is not; HostError, BuildError and what else a measure raises.
+    Raises UsageError for an unknown figure; HostError, BuildError and what a measure raises.
     """
     groups = plan.chosen(recipes, names)
     bus = Bus()
@@ -39,55 +39,55 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     build_context = BuildContext.in_cache(bus)
     directory = RunDirectory.create(paths.results())
     fleet = Fleet(recipes, build_context=build_context, bus=bus, directory=directory.path, forced_accelerator=None)
-    ground = Ground(recipes, runs, directory, build_context, bus, fleet)
+    context = BenchContext(recipes, runs, directory, build_context, bus, fleet)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bench") as aside:
         try:
-            measured = aside.submit(measure, ground, groups)
+            measured = aside.submit(measure, context, groups)
             board.follow([measured])
         finally:
             board.close()
             fleet.close()
             directory.reserve.unlink(missing_ok=True)
-    _show(measured.result(), ground)
+    _show(measured.result(), context)
     return 0
 
 
-def measure(ground: Ground, groups: Sequence[Group]) -> list[FigureResult]:
-    """Measure group after group; what is known is on the disk after each."""
-    figures = Figures(ground.directory)
-    before = host.facts(ground.recipes)
+def measure(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult]:
+    """Measure group after group; the results so far are written after each."""
+    figures = Figures(context.directory)
+    before = host.facts(context.recipes)
     found: list[FigureResult] = []
     for group in groups:
-        new = _measured(ground, group)
+        new = _measured(context, group)
         for each in new:
             saved_results.keep(figures, each)
         found += new
-        about = {**before, "runs": ground.runs, "load_after": host.load()}
-        saved_results.write(ground.directory, about, found, ground.profiles)
+        about = {**before, "runs": context.runs, "load_after": host.load()}
+        saved_results.write(context.directory, about, found, context.profiles)
     return found
 
 
-def _measured(ground: Ground, group: Group) -> list[FigureResult]:
+def _measured(context: BenchContext, group: Group) -> list[FigureResult]:
     wanted = list(dict.fromkeys(side for pair in group.pairs for side in pair.sides))
-    with ground.bus.step(group.vm or "all", group.pairs[0].name) as step:
+    with context.bus.step(group.vm or "all", group.pairs[0].name) as step:
         step.say("preparing")
-        with group.open_sides(ground, wanted) as sides:
-            taken = race({name: sides[name] for name in wanted}, ground.runs, step.say)
+        with group.open_sides(context, wanted) as sides:
+            taken = interleave({name: sides[name] for name in wanted}, context.runs, step.say)
         found = [outcome(pair, taken) for pair in group.pairs]
-        step.close_with("; ".join(f"{each.pair.name} {_told(each)}" for each in found))
+        step.close_with("; ".join(f"{each.pair.name} {_value(each)}" for each in found))
     return found
 
 
-def _told(each: FigureResult) -> str:
+def _value(each: FigureResult) -> str:
     return each.absent if each.value is None else f"{each.value:.3g}"
 
 
-def _show(outcomes: Sequence[FigureResult], ground: Ground) -> None:
+def _show(outcomes: Sequence[FigureResult], context: BenchContext) -> None:
     terminal = sys.stdout.isatty()
     width = max(_NARROWEST, shutil.get_terminal_size().columns) if terminal else _UNBOUNDED
     console = Console(width=width, highlight=False)
     print_line: Callable[..., None] = console.print
     print_line(table.of_figures(outcomes))
-    if ground.profiles:
-        print_line(table.of_profiles(ground.profiles))
-    print_line(f"results: {ground.directory.path}", soft_wrap=True)
+    if context.profiles:
+        print_line(table.of_profiles(context.profiles))
+    print_line(f"results: {context.directory.path}", soft_wrap=True)

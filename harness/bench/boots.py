@@ -1,4 +1,4 @@
-"""Whole processes, from start to a guest's first answer and down again: ours, another's, and the floor below both."""
+"""Whole processes, from start to a guest's first answer and its end: ours, virtme-ng's, and bare QEMU's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.bench import floor, virtme
-from harness.bench.context import LAUNCHER, Ground
+from harness.bench.context import LAUNCHER, BenchContext
 from harness.bench.figure import Absent, Pair
 from harness.bench.interleave import Measure
 from harness.core import process
@@ -29,26 +29,26 @@ _SECONDS = 300.0
 
 
 @contextmanager
-def open_sides(ground: Ground, wanted: Sequence[str]) -> Iterator[Mapping[str, Measure | Absent]]:
+def open_sides(context: BenchContext, wanted: Sequence[str]) -> Iterator[Mapping[str, Measure | Absent]]:
     """The sides among `wanted`, all on the kernel of one VM."""
-    image = ground.image(VM)
+    image = context.image(VM)
     if _THAWED in wanted:
-        ground.freeze(VM)
+        context.freeze(VM)
     with tempfile.TemporaryDirectory(prefix="pinpoint-bench-") as scratch:
         sides: dict[str, Measure | Absent] = {
-            _THAWED: lambda: _shell(ground, []),
-            _ANEW: lambda: _shell(ground, ["--anew"]),
+            _THAWED: lambda: _shell(context, []),
+            _ANEW: lambda: _shell(context, ["--anew"]),
         }
         if _FLOOR in wanted:
-            sides[_FLOOR] = floor.below(image, ground.build_context, Path(scratch))
+            sides[_FLOOR] = floor.below(image, context.build_context, Path(scratch))
         if _VNG in wanted:
-            sides[_VNG] = virtme.beside(image, ground.build_context, Path(scratch), ground.logs / "vng.log")
+            sides[_VNG] = virtme.beside(image, context.build_context, Path(scratch), context.logs / "vng.log")
         yield {name: measure for name, measure in sides.items() if name in wanted}
 
 
-def _shell(ground: Ground, options: Sequence[str]) -> float:
-    """What a person does: `echo true | ./pinpoint shell`. Raises HostError when it does not end well."""
-    log = ground.logs / "shell.log"
+def _shell(context: BenchContext, options: Sequence[str]) -> float:
+    """Seconds of `echo true | ./pinpoint shell`. Raises HostError when it fails."""
+    log = context.logs / "shell.log"
     with tempfile.TemporaryFile() as typed:
         typed.write(b"true\n")
         typed.seek(0)

@@ -1,4 +1,4 @@
-"""What one more case costs: real cells of a case that does nothing, beside a bare question to a guest."""
+"""The cost of one more case: real cells of a case that does nothing, compared with one request to a guest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from harness.bench.context import Ground
+from harness.bench.context import BenchContext
 from harness.bench.figure import Pair
 from harness.bench.interleave import Measure
 from harness.core import paths, process
@@ -43,16 +43,16 @@ def test_nothing(guest, number):
 
 
 @contextmanager
-def open_sides(ground: Ground, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
-    """Both on guests of one VM, thawed from the same file; the one that is asked stands idle while cells run."""
-    ground.freeze(VM)
+def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
+    """Both sides on guests of one VM, thawed from the same file; the guest for requests is idle while cells run."""
+    context.freeze(VM)
     with (
         tempfile.TemporaryDirectory(prefix="pinpoint-bench-") as scratch,
-        ground.fleet.fresh(VM) as guest,
+        context.fleet.fresh(VM) as guest,
         _durations_as_they_are(),
     ):
         yield {
-            _CASE: partial(_one_more, ground, Path(scratch)),
+            _CASE: partial(_one_more, context, Path(scratch)),
             _QUESTION: partial(_one_of_many, lambda: guest.run("true")),
             _CHANNEL: partial(_one_of_many, lambda: guest.link.run(("true",), Deadline.after(_SECONDS))),
         }
@@ -65,17 +65,17 @@ def _one_of_many(ask: Callable[[], Result]) -> float:
     return (time.monotonic() - began) / _QUESTIONS
 
 
-def _one_more(ground: Ground, scratch: Path) -> float:
-    """Two runs that differ in how many cells they have; what is the same in both falls out."""
-    return (_run(ground, scratch, _MANY) - _run(ground, scratch, _FEW)) / (_MANY - _FEW)
+def _one_more(context: BenchContext, scratch: Path) -> float:
+    """Seconds of one cell, from two runs with different numbers of cells; the fixed cost cancels out."""
+    return (_run(context, scratch, _MANY) - _run(context, scratch, _FEW)) / (_MANY - _FEW)
 
 
-def _run(ground: Ground, scratch: Path, count: int) -> float:
+def _run(context: BenchContext, scratch: Path, count: int) -> float:
     cases = scratch / f"test_{count}_times_nothing.py"
     cases.write_text(_CASES.format(count=count))
-    log = ground.logs / "cases.log"
+    log = context.logs / "cases.log"
     argv = [sys.executable, "-P", "-m", "pytest", *pytest_run.COMMON, "-p", "harness.plugin", "-p", "no:cacheprovider"]
-    environment = {"PINPOINT_RESULTS": str(ground.directory.path / "cases"), "PYTHONPATH": str(paths.PROJECT)}
+    environment = {"PINPOINT_RESULTS": str(context.directory.path / "cases"), "PYTHONPATH": str(paths.PROJECT)}
     done = process.run([*argv, f"--vm={VM}", str(cases)], deadline=Deadline.after(_SECONDS), env=environment, log=log)
     if done.rc:
         raise HostError(f"{count} cells that do nothing ended with status {done.rc}", where=str(log))
@@ -84,7 +84,7 @@ def _run(ground: Ground, scratch: Path, count: int) -> float:
 
 @contextmanager
 def _durations_as_they_are() -> Iterator[None]:
-    """Cases that are none leave nothing in what rows are ordered by."""
+    """Restore the durations that order the rows: the cells of this figure are no real cases."""
     kept = paths.cache() / "durations.json"
     before = kept.read_bytes() if kept.exists() else None
     try:

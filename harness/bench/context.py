@@ -1,4 +1,4 @@
-"""What every measurement stands on: the VMs, their images and guests, where results go."""
+"""The context of every measurement: VMs, their images and guests, the directory of results."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ LAUNCHER = paths.PROJECT / "pinpoint"
 
 
 @dataclass
-class Ground:
-    """One run of the bench. `profiles` are the figures of each matrix run that it measured, by the bench's figure."""
+class BenchContext:
+    """One run of the bench. `profiles` are the figures of each measured matrix run, by the bench's figure."""
 
     recipes: Sequence[Recipe]
     runs: int
@@ -31,14 +31,14 @@ class Ground:
 
     @property
     def logs(self) -> Path:
-        """Where what is started says what it says."""
+        """The directory for the output of the measured commands."""
         return self.directory.path / "console"
 
     def image(self, vm: str) -> Image:
-        """The VM's image, built if need be. Raises what its build raises."""
+        """Return the VM's image, built if necessary. Raises what its build raises."""
         return self.fleet.image(vm)
 
     def freeze(self, vm: str) -> None:
-        """See to it that there is a frozen guest of the VM: what is measured afterwards finds one."""
+        """Make sure that the store has a frozen guest of the VM."""
         with self.fleet.fresh(vm):
             pass

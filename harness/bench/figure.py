@@ -1,4 +1,4 @@
-"""A figure of the bench: which sides it compares, and what became of it."""
+"""A figure of the bench: which sides it compares, and its result."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class FigureResult:
-    """A figure with the samples of its sides; `value` is None where a side is absent: nothing is ever made up."""
+    """A figure with the samples of its sides; `value` is None when a side is absent."""
 
     pair: Pair
     ours: Samples | Absent
@@ -51,12 +51,12 @@ class FigureResult:
 
     @property
     def unit(self) -> str:
-        """What `value` is in."""
+        """The unit of `value`."""
         return "ratio" if self.pair.peer else "s"
 
     @property
     def holds(self) -> bool:
-        """Is the goal met? Not by what was not measured."""
+        """True when the goal is met; a figure that was not measured does not meet it."""
         return self.value is not None and meets(self.value, self.pair.goal)
 
     @property
@@ -66,5 +66,5 @@ class FigureResult:
 
 
 def outcome(pair: Pair, taken: dict[str, Samples | Absent]) -> FigureResult:
-    """The figure from what was taken of all sides, by name."""
+    """The figure from the samples of all sides, by name."""
     return FigureResult(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)

@@ -1,4 +1,4 @@
-"""Whole matrix runs as a person starts them, everything built: the wall's time, and what bounds it."""
+"""Whole matrix runs with everything built: their wall-clock time, and the CPU time of guests that bounds it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from harness.bench.context import LAUNCHER, Ground
+from harness.bench.context import LAUNCHER, BenchContext
 from harness.bench.figure import Pair
 from harness.bench.interleave import Measure
 from harness.core import paths, process
@@ -44,23 +44,23 @@ def landing_files() -> list[str]:
 
 @contextmanager
 def open_sides(
-    name: str, arguments: Sequence[str], ground: Ground, _wanted: Sequence[str]
+    name: str, arguments: Sequence[str], context: BenchContext, _wanted: Sequence[str]
 ) -> Iterator[Mapping[str, Measure]]:
     """`./pinpoint run` with these arguments on all VMs asked for. Images are built and guests frozen before."""
-    for recipe in ground.recipes:
-        ground.freeze(recipe.name)
-    runs = _Runs(ground, name, arguments)
+    for recipe in context.recipes:
+        context.freeze(recipe.name)
+    runs = _Runs(context, name, arguments)
     yield {_WALL: runs.wall, _GUESTS: runs.guests}
 
 
 class _Runs:
-    """Run after run; what else the latest one tells is asked for after its wall's time."""
+    """Runs the matrix; the other figures of the latest run are read after its wall-clock time."""
 
-    def __init__(self, ground: Ground, name: str, arguments: Sequence[str]) -> None:
-        self._ground = ground
+    def __init__(self, context: BenchContext, name: str, arguments: Sequence[str]) -> None:
+        self._ground = context
         self._name = name
         self._arguments = arguments
-        self._results = ground.directory.path / name
+        self._results = context.directory.path / name
         self._latest: Mapping[str, float] = {}
 
     def wall(self) -> float:
@@ -74,10 +74,10 @@ class _Runs:
             env={"PINPOINT_RESULTS": str(self._results)},
             log=log,
         )
-        # A cell that failed is told there and costs no more time than one that holds, or little.
+        # A failed cell takes little or no more time than one that holds; the log names it.
         if done.rc not in (0, 1):
             raise HostError(f"./pinpoint run ended with status {done.rc}", where=str(log))
-        self._latest = {**told(self._results / LATEST), "run.cpu_s": _used() - before, "run.status": done.rc}
+        self._latest = {**time_figures(self._results / LATEST), "run.cpu_s": _used() - before, "run.status": done.rc}
         self._ground.profiles.setdefault(self._name, []).append(self._latest)
         return done.seconds
 
@@ -86,8 +86,8 @@ class _Runs:
         return self._latest[_GUEST_CPU] / self._ground.build_context.slots.cores
 
 
-def told(results: Path) -> dict[str, float]:
-    """The figures of where a run's time went, by name, those of all VMs summed up."""
+def time_figures(results: Path) -> dict[str, float]:
+    """Return the figures of where a run's time went, by name, summed over all VMs."""
     summed: dict[str, float] = {}
     for figure in Figures(RunDirectory(results.resolve())).read():
         if figure.figure.startswith("phase.") or figure.figure == _GUEST_CPU:

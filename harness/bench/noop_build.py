@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from harness.bench.context import LAUNCHER, Ground
+from harness.bench.context import LAUNCHER, BenchContext
 from harness.bench.figure import Pair
 from harness.bench.interleave import Measure
 from harness.core import process
@@ -18,14 +18,14 @@ _SECONDS = 600.0
 
 
 @contextmanager
-def open_sides(ground: Ground, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
+def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
     """`./pinpoint build` of all VMs asked for, the whole process."""
-    names = [recipe.name for recipe in ground.recipes]
+    names = [recipe.name for recipe in context.recipes]
     for name in names:
-        ground.image(name)
+        context.image(name)
 
     def check() -> float:
-        log = ground.logs / "build.log"
+        log = context.logs / "build.log"
         words = [str(LAUNCHER), "build", *(f"--vm={name}" for name in names)]
         done = process.run(words, deadline=Deadline.after(_SECONDS), log=log)
         if done.rc:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from harness.bench import boots, cases, matrices, noop_build, thaws
-from harness.bench.context import Ground
+from harness.bench.context import BenchContext
 from harness.bench.figure import Absent, Pair
 from harness.bench.interleave import Measure
 from harness.core.errors import UsageError
@@ -22,7 +22,7 @@ class Group:
     """Figures whose sides are measured together. `vm` is the one they are of; empty for all that were asked for."""
 
     pairs: tuple[Pair, ...]
-    open_sides: Callable[[Ground, Sequence[str]], AbstractContextManager[Sides]]
+    open_sides: Callable[[BenchContext, Sequence[str]], AbstractContextManager[Sides]]
     vm: str = ""
 
 
@@ -39,9 +39,9 @@ GROUPS = (
 
 
 def chosen(recipes: Sequence[Recipe], names: Sequence[str]) -> list[Group]:
-    """The groups with the figures of these names, all without one, that these VMs have.
+    """Return the groups with the named figures, or all figures without names, that these VMs have.
 
-    Raises UsageError for a figure that there is not, and when nothing is left to be measured.
+    Raises UsageError for an unknown figure, and when nothing is left to measure.
     """
     known = [pair.name for group in GROUPS for pair in group.pairs]
     for name in names:

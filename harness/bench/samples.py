@@ -1,4 +1,4 @@
-"""What was measured on one side of a figure."""
+"""The samples of one side of a figure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Samples:
         return max(self.values)
 
     def __str__(self) -> str:
-        """`1.23 s (1.20..1.31)`, or in milliseconds where seconds would tell nothing."""
+        """`1.23 s (1.20..1.31)`, or in milliseconds where seconds would round to zero."""
         factor, unit = (1000, "ms") if self.median < 0.1 else (1, "s")
         median, least, most = (f"{value * factor:.2f}" for value in (self.median, self.least, self.most))
         return f"{median} {unit} ({least}..{most})"

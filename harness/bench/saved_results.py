@@ -1,4 +1,4 @@
-"""What a run of the bench leaves: figures beside those of other runs, and every sample."""
+"""The results of a bench run: figures in figures.jsonl, and every sample in bench.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Profile = Mapping[str, float]
 
 
 def keep(figures: Figures, outcome: FigureResult) -> None:
-    """Keep a figure, and the median of each of its sides; of what was not measured nothing."""
+    """Write a figure and the median of each side; nothing for what was not measured."""
     name = f"bench.{outcome.pair.name}"
     if outcome.value is not None:
         value = round(outcome.value, _DIGITS)
@@ -38,17 +38,17 @@ def write(
     profiles: Mapping[str, Sequence[Profile]],
 ) -> None:
     """Write `bench.json`, whole each time: host, each figure with all samples, where the matrix runs' time went."""
-    told = {
+    content = {
         "run": directory.name,
         "host": host,
         "figures": [_figure(outcome) for outcome in outcomes],
         "profiles": {name: {"medians": medians(runs), "runs": list(runs)} for name, runs in profiles.items()},
     }
-    write_text(directory.path / NAME, json.dumps(told, indent=1) + "\n")
+    write_text(directory.path / NAME, json.dumps(content, indent=1) + "\n")
 
 
 def medians(runs: Sequence[Profile]) -> dict[str, float]:
-    """The median of each thing that every run told."""
+    """The median of each figure that every run has."""
     common = set.intersection(*(set(run) for run in runs)) if runs else set()
     return {name: round(statistics.median(run[name] for run in runs), 3) for name in sorted(common)}
 

@@ -24,9 +24,9 @@ _PHASES = {
     "phase.check_up_s": "cells: check-ups",
     "phase.ending_s": "cells: fixtures' ends",
     "phase.idle_s": "processes idle while there are cells",
-    "phase.image_s": "beside: images checked",
-    "phase.thaw_s": "beside: guests thawed",
-    "phase.boot_s": "beside: guests booted anew",
+    "phase.image_s": "in parallel: images checked",
+    "phase.thaw_s": "in parallel: guests thawed",
+    "phase.boot_s": "in parallel: guests booted anew",
     "run.guest_cpu_s": "processors: guests",
     "run.cpu_s": "processors: all together",
 }

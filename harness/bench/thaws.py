@@ -1,4 +1,4 @@
-"""A thawed guest's first answer beside its own boot: from the start of QEMU to a proved answer over SSH."""
+"""A thawed guest's first answer compared with its own boot: from the start of QEMU to a proved answer over SSH."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from harness.bench.context import Ground
+from harness.bench.context import BenchContext
 from harness.bench.figure import Pair
 from harness.bench.interleave import Measure
 
@@ -19,12 +19,12 @@ def pair(name: str, vm: str, goal: str) -> Pair:
 
 
 @contextmanager
-def open_sides(vm: str, ground: Ground, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
+def open_sides(vm: str, context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
     """Both ways for a guest of the VM to begin."""
-    ground.freeze(vm)
-    yield {_THAW: partial(_begin, ground, vm, anew=False), _BOOT: partial(_begin, ground, vm, anew=True)}
+    context.freeze(vm)
+    yield {_THAW: partial(_begin, context, vm, anew=False), _BOOT: partial(_begin, context, vm, anew=True)}
 
 
-def _begin(ground: Ground, vm: str, *, anew: bool) -> float:
-    with ground.fleet.fresh(vm, anew=anew) as guest:
+def _begin(context: BenchContext, vm: str, *, anew: bool) -> float:
+    with context.fleet.fresh(vm, anew=anew) as guest:
         return guest.boot_seconds

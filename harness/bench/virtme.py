@@ -26,9 +26,9 @@ from harness.verdict.printk import plain
 _LOCKED = paths.PROJECT / "requirements-bench.txt"
 _STAMP = "complete"
 _INSTALLING, _FETCHING, _BOOTING = 300.0, 300.0, 300.0
-# What vng asks of the host, by name in PATH; both are links to kmod.
+# The programs that vng requires in PATH; both are links to kmod.
 _KMOD = ("depmod", "modprobe")
-# What its guest's init says when the command ended well.
+# The line that its guest's init prints when the command succeeded.
 _WELL = "script exited with code 0"
 _LIBRARIES = "LD_LIBRARY_PATH"
 
@@ -45,8 +45,8 @@ def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) 
     except PinpointError as error:
         return Absent(f"not installed: {error}")
     tried = peer.run("uname", "-r", verbose=True)
-    said = plain(tried.output)
-    if not re.search(rf"^{re.escape(image.release)}\s*$", said, re.M) or _WELL not in said:
+    output = plain(tried.output)
+    if not re.search(rf"^{re.escape(image.release)}\s*$", output, re.M) or _WELL not in output:
         return Absent(f"vng does not boot this kernel here, status {tried.rc}; see {log}")
     return replace(peer, status=tried.rc).boot
 
@@ -55,8 +55,8 @@ def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) 
 class _Peer:
     """An installed vng with a kernel for it. `status` is what it ends with where a command ended well.
 
-    That is 0 where the host has udev. Elsewhere its guest finds no port to tell the command's status through, and uses
-    its console; it boots all the same, and is spared what udev does.
+    That is 0 where the host has udev. Elsewhere its guest finds no port for the command's status and uses its console;
+    it boots all the same, without the time that udev takes.
     """
 
     program: Path

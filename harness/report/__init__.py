@@ -1,1 +1,1 @@
-"""What a run leaves behind and shows meanwhile."""
+"""Results, figures and reports of a run, and the board that is shown while it runs."""

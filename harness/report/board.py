@@ -1,4 +1,4 @@
-"""The board: what builds, boots and runs, while it does. Live on a terminal, plain lines elsewhere."""
+"""The board: shows what is being built, booted and run. A live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from harness.verdict.printk import plain
 if TYPE_CHECKING:
     import pytest
 
-# A step that goes on without ending is told of this often where there is no terminal.
+# How often a line is printed for a step that is still running, without a terminal, in seconds.
 _PATIENCE = 10.0
-# How often the board may speak while jobs run.
+# How often the board is updated while jobs run.
 _LOOK_SECONDS = 0.5
 
 
 class Board:
     """Shows a run's progress.
 
-    Nothing is printed but from `flush` (plain lines) and from the live view's own thread, which keeps its place below
-    the lines that others print through `above`.
+    Only `flush` (plain lines) and the live view's own thread print. The live view stays below the lines that others
+    print through `above`.
     """
 
     def __init__(self, bus: Bus, terminal: bool, write_line: Callable[[str], None] = print) -> None:
         self._progress = Progress(bus)
         self._write_line = write_line
-        self._told: dict[tuple[str, str], float] = {}
+        self._printed_at: dict[tuple[str, str], float] = {}
         self._live = LiveView(self._progress) if terminal else None
 
     def above(self, stream: TextIO) -> TextIO:
-        """What to write to instead of `stream`, so that its lines stand above the live view; itself without one."""
+        """Return a stream to use instead of `stream` that prints above the live view; `stream` itself without one."""
         return self._live.above(stream) if self._live else stream
 
     def count(self, cell: Cell) -> None:
@@ -46,16 +46,16 @@ class Board:
         self._progress.count(cell)
 
     def flush(self) -> None:
-        """Tell what happened since, where nothing else is printing. With a live view there is nothing to do."""
+        """Print what happened since the last call; called where nothing else prints. A live view needs no flush."""
         if self._live:
             return
         for activity in self._progress.news():
             if self._worth_a_line(activity):
-                self._told[activity.event.vm, activity.event.step] = time.monotonic()
+                self._printed_at[activity.event.vm, activity.event.step] = time.monotonic()
                 self._write_line(self._line(activity))
 
     def follow(self, jobs: Collection[Future[Any]]) -> None:
-        """Show what goes on until these jobs have ended. An interruption ends their children, and goes on."""
+        """Show progress until these jobs have ended. A KeyboardInterrupt stops all children and is raised again."""
         try:
             while wait(jobs, timeout=_LOOK_SECONDS).not_done:
                 self.flush()
@@ -64,23 +64,23 @@ class Board:
             raise
 
     def close(self) -> None:
-        """Tell what is untold and give the terminal back."""
+        """Print what is left and remove the live view."""
         self.flush()
         if self._live:
             self._live.close()
 
     def _worth_a_line(self, activity: Activity) -> bool:
-        """Every beginning and end; progress only when nothing was told of the step for a while."""
-        told = self._told.get((activity.event.vm, activity.event.step))
-        return activity.event.phase is not Phase.PROGRESS or told is None or time.monotonic() - told >= _PATIENCE
+        """True for each beginning and end; for progress when the step's last line is old enough."""
+        last = self._printed_at.get((activity.event.vm, activity.event.step))
+        return activity.event.phase is not Phase.PROGRESS or last is None or time.monotonic() - last >= _PATIENCE
 
     def _line(self, activity: Activity) -> str:
         elapsed = time.monotonic() - self._progress.began
-        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {told(activity)}"
+        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe(activity)}"
 
 
-def told(activity: Activity) -> str:
-    """One activity in words: what it does, how far it is, or how it ended and how long it took."""
+def describe(activity: Activity) -> str:
+    """One activity in words: what it does and how far it is, or how it ended and how long it took."""
     event = activity.event
     detail = plain(event.detail).partition("\n")[0]
     if event.phase is Phase.FAILED:
@@ -92,11 +92,11 @@ def told(activity: Activity) -> str:
 
 
 def board(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
-    """A board that prints through pytest's own reporter, so that neither breaks the other's lines."""
+    """Return a board that prints through pytest's own reporter, so that neither breaks the other's lines."""
 
     def write_line(line: str) -> None:
         reporter.ensure_newline()
-        # With pytest-xdist the reporter does not know of the dots it has written.
+        # With pytest-xdist the reporter does not count the dots that it has written.
         if reporter._tw.width_of_current_line:
             reporter._tw.line()
         reporter.write_line(line)

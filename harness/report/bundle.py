@@ -1,4 +1,4 @@
-"""A bundle: all that replays one cell that failed, and all that its guest told, in one directory."""
+"""A bundle: a directory with everything to replay one failed cell, and the evidence read from its guest."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from harness.verdict.printk import plain
 
 ABOUT = "bundle.json"
 README = "README.md"
-# Bundles of one run share equal files (modules, kallsyms): a row that fails as a whole has hundreds of bundles.
+# Bundles of one run share equal files (modules, kallsyms): a row that fails completely has hundreds of bundles.
 _SHARED = ".shared"
 _WORTH_SHARING_BYTES = 1 << 16
 _LONGEST_NAME = 100
 
 
 class Bundle(BaseModel):
-    """What `bundle.json` says.
+    """The content of `bundle.json`.
 
-    `file` is the case's file in the project, `items` pytest's names in it, of the cell and of what it depends on, the
-    cell last; `options` are the run's that change what a cell does; `schedule` is the line of the order of loading and
-    removal that failed, `seed` what else was drawn with. `qemu` is the command line; `loop_seconds` the guest's speed
-    as its heartbeat measured it, CPU time of a loop (harness/guest/heartbeat.py); `slide` is in bytes; both are None
-    where they are not known; `frozen` is the store's entry that the guest was thawed from, empty for one that was
-    booted. `hashes` are SHA-256 of what the guest was made of and of the case's file; `files` of the
-    bundle's own; `absent` names what could not be had, and why.
+    `file` is the case's file in the project; `items` are pytest's names in it: the mutants that the cell failed for,
+    then the cell. `options` are the run's options that change what a cell does; `schedule` is the line of the schedule
+    that failed, `seed` the seed of all other random choices. `qemu` is the command line. `loop_seconds` is the guest's
+    speed, measured by its heartbeat as CPU time of a loop (harness/guest/heartbeat.py); `slide` is in bytes; both are
+    None when unknown. `frozen` is the store entry that the guest was thawed from, empty for a booted guest. `hashes`
+    are the SHA-256 of the guest's files and of the case's file, `files` those of the bundle's own files. `absent` names
+    what could not be read, and why.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,41 +66,41 @@ class Bundle(BaseModel):
 
 
 def write(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
-    """Write a bundle below `root` from the contents of its files, and give its directory.
+    """Write a bundle below `root` from the contents of its files, and return its directory.
 
-    Written beside and renamed: a bundle is whole or not there. Raises HostError.
+    Written under a temporary name and renamed, so that a bundle is complete or absent. Raises HostError.
     """
     place = root / about.cell.vm
     try:
         place.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".bundle-", dir=place))
+        scratch = Path(tempfile.mkdtemp(prefix=".bundle-", dir=place))
         try:
-            return _filled(root, place, beside, about, pieces)
+            return _filled(root, place, scratch, about, pieces)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise HostError(
             f"no bundle can be written: {error.strerror}",
             where=str(error.filename or place),
-            mend="see disk and rights",
+            mend="check free space and permissions",
         ) from None
 
 
-def _filled(root: Path, place: Path, beside: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
+def _filled(root: Path, place: Path, scratch: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
     for name, content in pieces.items():
-        _put(root / _SHARED, beside / name, content.read_bytes() if isinstance(content, Path) else content)
+        _put(root / _SHARED, scratch / name, content.read_bytes() if isinstance(content, Path) else content)
     final = _free(place / _name(about.items[-1]))
-    (beside / README).write_text(_readme(about, final, sorted(pieces)))
-    own = sorted(path for path in beside.rglob("*") if path.is_file())
-    whole = about.model_copy(update={"files": {str(path.relative_to(beside)): sha256(path) for path in own}})
-    (beside / ABOUT).write_text(jsonl.plain_json(whole, indent=1) + "\n")
-    beside.chmod(0o755)
-    beside.rename(final)
+    (scratch / README).write_text(_readme(about, final, sorted(pieces)))
+    own = sorted(path for path in scratch.rglob("*") if path.is_file())
+    whole = about.model_copy(update={"files": {str(path.relative_to(scratch)): sha256(path) for path in own}})
+    (scratch / ABOUT).write_text(jsonl.plain_json(whole, indent=1) + "\n")
+    scratch.chmod(0o755)
+    scratch.rename(final)
     return final
 
 
 def _put(shared: Path, path: Path, content: bytes) -> None:
-    """Write a file of a bundle, or link it to the same one of another bundle."""
+    """Write a file of a bundle, or link it to the same file of another bundle."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shared.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -113,17 +113,17 @@ def _put(shared: Path, path: Path, content: bytes) -> None:
         path.unlink()
         os.link(same, path)
     except OSError:
-        return  # a file system without links: the bundle has its own
+        return  # a file system without hard links: the bundle keeps its own copy
 
 
 def _name(item: str) -> str:
-    """A directory's name for pytest's name of a cell: readable, of plain characters, no other cell's."""
+    """A directory name for pytest's name of a cell: readable, of plain characters, unique."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", item).strip("-.")
     return f"{plain[:_LONGEST_NAME]}-{digest([item])[:6]}"
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first beside it that is not taken: a cell can fail twice in one run."""
+    """The path, or the first free one with a number: a cell can fail twice in one run."""
     tried, number = path, 1
     while tried.exists():
         number += 1
@@ -145,14 +145,14 @@ def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
         [
             f"# {cell.case} on {cell.vm}{mutant}: {cell.verdict.value}",
             "",
-            *(f"    {line}" for line in (cell.reason or "no reason given").splitlines()),
+            *(f"    {line}" for line in (cell.reason or "no reason recorded").splitlines()),
             "",
-            "Again, in Pinpoint's directory:",
+            "Replay it in Pinpoint's directory:",
             "",
             f"    {command(place)}",
             "",
-            "`--times N` tells how often of N it fails the same way, `--shell` goes into the guest at the failure,",
-            "`--gdb` debugs its kernel there.",
+            "`--times N` replays it N times and counts the same failures, `--shell` opens a shell in the guest at the",
+            "failure, `--gdb` debugs its kernel there.",
             "",
             *_beginning(about.frozen),
             *(f"- `{name}`" for name in files),
@@ -163,14 +163,15 @@ def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
 
 
 def _beginning(frozen: str) -> list[str]:
-    """Where the guest began, and so where it begins again."""
+    """The lines that name the frozen guest that a replay is thawed from."""
     if not frozen:
         return []
-    return [f"Its guest was thawed from `{frozen}`: so is a replay's, with the same slide, while the store has it.", ""]
+    replay = "A replay uses the same one, with the same slide, while the store has it."
+    return [f"Its guest was thawed from `{frozen}`. {replay}", ""]
 
 
 def read(directory: Path) -> Bundle:
-    """The bundle in a directory, every file of it as it was written. Raises UsageError, one line, when it is none."""
+    """Read a bundle and check the hash of every file. Raises UsageError when the directory is no complete bundle."""
     where = str(directory)
     try:
         text = (directory / ABOUT).read_text()

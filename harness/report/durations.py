@@ -1,4 +1,4 @@
-"""How long each cell took when it last ran, kept in the user's cache: the slowest rows of a run begin first."""
+"""The last duration of each cell, kept in the user's cache, so that the slowest rows of a run begin first."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.report.record import Cell
 
 
 def remember(path: Path, cells: Iterable[Cell]) -> None:
-    """Keep the seconds of these cells beside those of others that ran before."""
+    """Write the seconds of these cells; those of other cells are kept."""
     known = {vm: dict(cases) for vm, cases in of_cells(path).items()}
     for cell in cells:
         known.setdefault(cell.vm, {})[name_of(cell.case, cell.mutant)] = cell.seconds
@@ -19,19 +19,19 @@ def remember(path: Path, cells: Iterable[Cell]) -> None:
 
 
 def name_of(case: str, mutant: str) -> str:
-    """What a cell is called where its seconds are kept."""
+    """The key of a cell's seconds."""
     return f"{case} {mutant}".strip()
 
 
 def of_rows(path: Path) -> Mapping[str, float]:
-    """Seconds of all known cells of each VM together."""
+    """Return the sum of the seconds of all known cells, by VM."""
     return {vm: sum(cases.values()) for vm, cases in of_cells(path).items()}
 
 
 def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
-    """Seconds of all known cells by VM and `name_of`.
+    """Return the seconds of all known cells by VM and `name_of`.
 
-    Nothing when there is nothing, or nothing that can be read: it only saves time.
+    Empty when the file is missing or cannot be read: the durations only save time.
     """
     try:
         return dict(json.loads(path.read_text()))

@@ -1,4 +1,4 @@
-"""What a guest still tells when its cell has failed: asked for at once, before anything is cleaned up."""
+"""Evidence of a failed cell: read from its guest at the failure, before anything is cleaned up."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import KPROBES_LIST
 from harness.landing.target import loaded as targets_in
 
-# 100,000 lines of kallsyms take an emulated guest 10 s beside a kernel build; a guest that hangs is not waited for.
+# An emulated guest takes 10 s for 100,000 lines of kallsyms while a kernel is built; one that hangs is not waited for.
 _SECONDS = 60.0
 
 CONSOLE = "console.log"
 _SECTIONS = "sections.txt"
-# grep reads a file whole, which these demand; a section's name may begin with a dot, and most do.
+# grep reads a file in one read, as these files require; most section names begin with a dot.
 ASK_SECTIONS = "cd /sys/module && grep -sH '' */sections/* */sections/.[!.]*; :"
 
 
-def _as_it_is(told: bytes) -> bytes:
-    return told
+def _unchanged(output: bytes) -> bytes:
+    return output
 
 
-def _packed(told: bytes) -> bytes:
-    """Compressed, the same each time: bundles of one guest share the file."""
-    return gzip.compress(told, compresslevel=6, mtime=0)
+def _packed(output: bytes) -> bytes:
+    """Compress reproducibly: bundles of one guest share the file."""
+    return gzip.compress(output, compresslevel=6, mtime=0)
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Query:
     file: str
     script: str
-    keep: Callable[[bytes], bytes] = _as_it_is
+    keep: Callable[[bytes], bytes] = _unchanged
 
 
-_QUESTIONS = (
-    _Question("dmesg.txt", "dmesg"),
-    _Question(_SECTIONS, ASK_SECTIONS),
-    _Question("modules.txt", "cat /proc/modules"),
-    _Question("kprobes.txt", f"cat {KPROBES_LIST}"),
-    _Question("kallsyms.gz", "cat /proc/kallsyms", _packed),
+_QUERIES = (
+    _Query("dmesg.txt", "dmesg"),
+    _Query(_SECTIONS, ASK_SECTIONS),
+    _Query("modules.txt", "cat /proc/modules"),
+    _Query("kprobes.txt", f"cat {KPROBES_LIST}"),
+    _Query("kallsyms.gz", "cat /proc/kallsyms", _packed),
 )
 
 
 @dataclass
 class Evidence:
-    """Files of a bundle by name, and of those that could not be had, why.
+    """Files of a bundle by name, and why the others are absent.
 
-    `slide` is in bytes, None where it is not known; `modules` maps each module of ours that was loaded, by its file on
-    the host, to the loaded addresses of its sections by name.
+    `slide` is in bytes, None when unknown; `modules` maps each loaded module of ours, by its file on the host, to the
+    loaded addresses of its sections by name.
     """
 
     pieces: dict[str, bytes] = field(default_factory=dict)
@@ -64,26 +64,26 @@ class Evidence:
     slide: int | None = None
     modules: dict[Path, Mapping[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, tell: Callable[[], bytes]) -> None:
-        """Keep what `tell` gives, or why it gives nothing."""
+    def add(self, name: str, read: Callable[[], bytes]) -> None:
+        """Keep what `read` returns, or the error that it raises."""
         try:
-            self.pieces[name] = tell()
+            self.pieces[name] = read()
         except PinpointError as error:
             self.absent[name] = error.what
 
 
 def gather(guest: Guest, failure: BaseException) -> Evidence:
-    """Everything the guest, or QEMU about it, can still tell.
+    """Gather everything that can be read from the guest and from its QEMU.
 
-    Never raises a PinpointError: what cannot be had is named with its reason. A guest whose failure was that it does
-    not answer is not asked again.
+    Never raises a PinpointError: what cannot be read is named with its reason. A guest that failed to answer is not
+    queried again.
     """
     found = Evidence()
     found.add(CONSOLE, lambda: guest.console.text().encode())
     silent = "the guest does not answer" if isinstance(failure, GuestLost | DeadlineExceeded) else ""
-    silent = silent or _ask(guest, found)
+    silent = silent or _query(guest, found)
     if silent:
-        found.absent |= {each.file: silent for each in _QUESTIONS if each.file not in found.pieces}
+        found.absent |= {each.file: silent for each in _QUERIES if each.file not in found.pieces}
         _remember(guest, found)
     found.add("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
     found.add("events.txt", lambda: _events(guest))
@@ -91,23 +91,23 @@ def gather(guest: Guest, failure: BaseException) -> Evidence:
 
 
 def _remember(guest: Guest, found: Evidence) -> None:
-    """Of a guest that does not answer: what it told before. A slide that nobody asked for is not known."""
+    """Add what was read before the guest stopped answering; the slide is unknown unless it was read."""
     with suppress(PinpointError):
         found.slide = Layout(guest).slide
     found.modules = {guest.image.modules[target.build]: target.sections for target in targets_in(guest)}
 
 
-def _ask(guest: Guest, found: Evidence) -> str:
-    """Put every question up to the first that is not answered; why it is not, empty when all were."""
+def _query(guest: Guest, found: Evidence) -> str:
+    """Run every query up to the first that gets no answer; return why, empty when all were answered."""
     deadline = guest.budget(_SECONDS)
     try:
         found.slide = Layout(guest).slide
-        for question in _QUESTIONS:
-            result = guest.script(question.script, deadline)
+        for query in _QUERIES:
+            result = guest.script(query.script, deadline)
             if result.ok:
-                found.pieces[question.file] = question.keep(result.out)
+                found.pieces[query.file] = query.keep(result.out)
             else:
-                found.absent[question.file] = result.stderr.strip() or f"exit status {result.rc}"
+                found.absent[query.file] = result.stderr.strip() or f"exit status {result.rc}"
         found.modules = loaded(guest, found.pieces.get(_SECTIONS, b"").decode(errors="replace"))
     except PinpointError as silence:
         return silence.what
@@ -115,9 +115,9 @@ def _ask(guest: Guest, found: Evidence) -> str:
 
 
 def loaded(guest: Guest, listing: str) -> dict[Path, Mapping[str, int]]:
-    """Our modules of a listing of sections, `MODULE/sections/NAME:0xADDRESS` a line, by the file they were loaded from.
+    """Return our modules of a listing of sections, lines `MODULE/sections/NAME:0xADDRESS`, by their file on the host.
 
-    Two builds of a module have one name: the loaded one's build-id tells which it is. Raises GuestError.
+    Two builds of a module have the same name; the build-id of the loaded one decides. Raises GuestError.
     """
     sections: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for line in listing.splitlines():
@@ -129,13 +129,13 @@ def loaded(guest: Guest, listing: str) -> dict[Path, Mapping[str, int]]:
     for module in sections:
         builds = [file for name, file in guest.image.modules.items() if name.rpartition("/")[2] == module]
         if builds:
-            told = build_id(guest.run("cat", f"/sys/module/{module}/notes/.note.gnu.build-id").out)
-            found |= {file: sections[module] for file in builds if Elf.kept(file).build_id == told}
+            loaded_id = build_id(guest.run("cat", f"/sys/module/{module}/notes/.note.gnu.build-id").out)
+            found |= {file: sections[module] for file in builds if Elf.kept(file).build_id == loaded_id}
     return found
 
 
 def _events(guest: Guest) -> bytes:
-    """QEMU's events so far, each with the seconds since the first."""
+    """List QEMU's events so far, each with the seconds since the first."""
     events = guest.monitor.events()
     lines = (f"{event.at - events[0].at:10.3f} {event.name} {dict(event.data)}\n" for event in events)
     return "".join(lines).encode()

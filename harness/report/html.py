@@ -1,4 +1,4 @@
-"""The report for people: one HTML file that needs nothing beside it."""
+"""The report for people: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
     return directory.html
 
 
-def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 hands over whatever an expression is
+def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any expression
     """Strip control codes from text; Markup of the template's own stays Markup."""
     return plain(value) if type(value) is str else value
 
 
 def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:
-    """What is known of a VM: from the first cell that had a guest."""
+    """The facts about a VM, from the first of its cells that had a guest."""
     for cell in pivot.cells:
         if cell.vm == vm and cell.kernel_release:
             traits = ", ".join(name for name, has in cell.traits.items() if has)

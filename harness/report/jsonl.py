@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, whole to the last line whatever ends the run."""
+"""Files of one JSON object a line, of which every line but the last is complete however the run ends."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
-    """Add one object in a single write, on the disk when this returns.
+    """Append one object in a single write and sync it to the disk.
 
-    A run killed in between leaves at most one torn line, at the end. Raises HostError; where `reserve`, a file that
-    only takes room, was there to be given up, the object is kept nevertheless.
+    A run that is killed leaves at most one incomplete line, at the end. Raises HostError; if `reserve`, a file that
+    only reserves space, existed, it is deleted and the object is written nevertheless.
     """
     encoded = f"{plain_json(line)}\n".encode()
     try:
@@ -31,12 +31,12 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
 
 
 def plain_json(content: BaseModel, indent: int | None = None) -> str:
-    """JSON in plain characters: what else a guest's words hold stands in it as an escape, whoever prints the file."""
+    """JSON in ASCII: any other character of a guest's output is escaped, so that the file is safe to print."""
     return json.dumps(content.model_dump(mode="json", by_alias=True), indent=indent)
 
 
 def _append(path: Path, encoded: bytes) -> None:
-    """Add bytes, all or none of them. Raises HostError."""
+    """Append all of the bytes or none. Raises HostError."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -47,20 +47,20 @@ def _append(path: Path, encoded: bytes) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise HostError(f"cannot be written: {error.strerror}", where=str(path), mend="see disk and rights") from None
+        raise HostError(f"cannot be written: {error.strerror}", where=str(path), mend="check disk and rights") from None
     if written != len(encoded):
         raise HostError("was cut short: the disk is full", where=str(path), mend="make room and run again")
 
 
 def _take_back(handle: int, written: int) -> None:
-    """Remove what was just added to the end of a file, unless another process has added to it since."""
+    """Remove what was just appended to a file, unless another process has appended to it since."""
     end = os.lseek(handle, 0, os.SEEK_CUR)
     if os.fstat(handle).st_size == end:
         os.ftruncate(handle, end - written)
 
 
 def read(path: Path, model: type[Line]) -> list[Line]:
-    """Every whole object of the file; a torn one is left out, a file that is not there is empty."""
+    """Return every complete object of the file; an incomplete one is left out, a missing file is empty."""
     if not path.exists():
         return []
     found = []

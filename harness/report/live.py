@@ -1,4 +1,4 @@
-"""The board on a terminal: one row a VM, redrawn below what pytest prints."""
+"""The live view of the board on a terminal: one line a VM, redrawn below pytest's output."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class LiveView:
 
 
 class _Above:
-    """Prints above the rows what a stream is given, line by line; the unfinished line stands among them."""
+    """A stream that prints its lines above the rows; its unfinished line is drawn with the rows."""
 
     def __init__(self, stream: TextIO, console: Console) -> None:
         self._stream = stream
@@ -104,7 +104,7 @@ class _Above:
         self.unfinished = ""
 
     def write(self, text: str) -> int:
-        """Print the lines that are whole, keep the rest."""
+        """Print the complete lines, keep the rest."""
         with self._lock:
             if self._console is None:
                 return self._stream.write(text)
@@ -116,7 +116,7 @@ class _Above:
             return len(text)
 
     def release(self) -> None:
-        """From now on write to the stream itself, the unfinished line first."""
+        """Write to the stream itself from now on, the unfinished line first."""
         with self._lock:
             self._console = None
             self._stream.write(self.unfinished)
@@ -124,7 +124,7 @@ class _Above:
             self.unfinished = ""
 
     def flush(self) -> None:
-        """Whole lines are printed at once."""
+        """Flush the stream after the release; before it, complete lines are printed at once."""
         if self._console is None:
             self._stream.flush()
 

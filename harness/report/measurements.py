@@ -1,4 +1,4 @@
-"""What a run measured, beside what it should measure."""
+"""The figures that a run measured, each with its goal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GOAL = re.compile(r"(?P<bound>at most |at least |)(?P<value>-?\d+(?:\.\d+)?)\b"
 class Figure(BaseModel):
     """One measured figure: a line of `figures.jsonl`.
 
-    `vm` is empty for a figure of the whole run, `goal` for one that has none; `holds` tells whether the goal is met.
+    `vm` is empty for a figure of the whole run, `goal` for a figure without a goal; `holds` is whether it is met.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +45,7 @@ class Figures:
         holds: bool | None = None,
         keep: bool = True,
     ) -> Figure:
-        """Keep a figure, or only judge it.
+        """Write a figure and return it, judged against its goal; without `keep` it is only judged.
 
         Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here. Raises HostError when it
         cannot be written.
@@ -57,12 +57,12 @@ class Figures:
         return kept
 
     def read(self) -> list[Figure]:
-        """The figures kept so far, in order."""
+        """Return the figures written so far, in order."""
         return jsonl.read(self._path, Figure)
 
 
 def meets(value: float, goal: str) -> bool:
-    """Does a value meet a goal put in words? A goal without a number at its beginning is not judged, and holds."""
+    """True when a value meets a goal in words. A goal that does not begin with a number is always met."""
     match = _GOAL.match(goal)
     if match is None:
         return True

@@ -41,7 +41,7 @@ class Asked(Protocol):
 
 @dataclass(frozen=True)
 class Square:
-    """What became of one case on one VM: the honest cell if it ran, the cells of its mutants, how many never ran."""
+    """The result of one case on one VM: the honest cell if it ran, the mutants' cells, and how many never ran."""
 
     honest: Cell | None
     mutants: tuple[Cell, ...]
@@ -49,12 +49,12 @@ class Square:
 
     @property
     def first(self) -> Cell | None:
-        """The cell that speaks for the square: the honest one, the worst mutant's where only mutants ran."""
+        """The cell shown for the square: the honest one, or the worst mutant's if only mutants ran."""
         return self.honest or max(self.mutants, key=lambda cell: cell.verdict.severity, default=None)
 
     @property
     def verdict(self) -> Verdict | None:
-        """How it ended; None where nothing ran."""
+        """The verdict of the shown cell, None when nothing ran."""
         return self.first.verdict if self.first else None
 
     @property
@@ -86,7 +86,7 @@ class Coverage(NamedTuple):
 
 
 class Pivot:
-    """Cases and VMs in the order in which they first ended."""
+    """Cells by case and VM, in the order in which they first ended."""
 
     def __init__(self, cells: Iterable[Cell], missing: Iterable[Asked] = ()) -> None:
         """`missing` are the cells that were asked for and have no verdict."""
@@ -115,7 +115,7 @@ class Pivot:
 
     @property
     def coverage(self) -> Coverage:
-        """How many cells were asked for, and what became of them."""
+        """How many cells were asked for, ran, were skipped and never ran."""
         skipped = sum(cell.verdict is Verdict.SKIP for cell in self._latest.values())
         return Coverage(len(self._latest) - skipped, skipped, len(self.missing))
 
@@ -124,7 +124,7 @@ class Pivot:
         return Counter(cell.verdict for cell in self._latest.values() if vm in ("", cell.vm))
 
     def bad(self) -> list[list[Cell]]:
-        """The cells that make the run fail, the worst first; those of one VM with one reason stand together."""
+        """The cells that make the run fail, the worst first; those of one VM with the same reason form a group."""
         groups: dict[tuple[str, Verdict, str], list[Cell]] = {}
         for cell in self._latest.values():
             if not cell.verdict.good:

@@ -1,4 +1,4 @@
-"""What every row is doing, gathered from the bus: what both forms of the board show."""
+"""The state of every row, gathered from the bus, as both forms of the board show it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from harness.verdict.verdict import Verdict
 
 @dataclass(frozen=True)
 class Activity:
-    """The latest news of one step of one VM; `heard` is when it came, on the monotonic clock."""
+    """The latest event of one step of one VM; `received` is when it came, on the monotonic clock."""
 
     event: Event
-    heard: float
+    received: float
 
     @property
     def active(self) -> bool:
-        """Is the step still under way?"""
+        """True while the step is under way."""
         return self.event.phase in (Phase.STARTED, Phase.PROGRESS)
 
     def seconds(self, now: float) -> float:
-        """How long the step took, or has taken by now."""
-        return self.event.seconds + (now - self.heard if self.active else 0.0)
+        """How long the step took, or has taken so far."""
+        return self.event.seconds + (now - self.received if self.active else 0.0)
 
 
 class Progress:
-    """Hears the bus from any thread and answers what each VM is at."""
+    """Receives the events of a bus from any thread and reports the current step of each VM."""
 
     def __init__(self, bus: Bus) -> None:
         self.began = time.monotonic()
@@ -40,15 +40,15 @@ class Progress:
         self._news: dict[tuple[str, str], Activity] = {}
         self._verdicts: Counter[Verdict] = Counter()
         self._by_vm: dict[str, Counter[Verdict]] = {}
-        bus.subscribe(self._hear)
+        bus.subscribe(self._receive)
 
-    def _hear(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         if event.phase is Phase.SPENT:
             return
         key = (event.vm, event.step)
         with self._lock:
             activity = Activity(event, time.monotonic())
-            # Moved to the end: what was told last is what the row is at.
+            # Moved to the end: the last event is the row's current step.
             self._steps.pop(key, None)
             self._steps[key] = activity
             self._news.pop(key, None)
@@ -61,13 +61,13 @@ class Progress:
             self._by_vm.setdefault(cell.vm, Counter())[cell.verdict] += 1
 
     def news(self) -> Sequence[Activity]:
-        """The latest of each step that said anything since the last call, in the order it was said."""
+        """Return the latest event of each step that had any since the last call, in order."""
         with self._lock:
             news, self._news = list(self._news.values()), {}
         return news
 
     def rows(self) -> dict[str, Activity]:
-        """What each VM is at: the step it told of last, one under way before one that has ended."""
+        """Return the current step of each VM: its last event, steps under way before steps that have ended."""
         with self._lock:
             activities = list(self._steps.values())
         latest: dict[str, Activity] = {}
@@ -78,7 +78,7 @@ class Progress:
         return {vm: latest[vm] for vm in sorted(latest)}
 
     def totals(self, vm: str = "") -> Counter[Verdict]:
-        """How many cells ended how so far, on one VM or on all."""
+        """Return how many cells ended in each verdict so far, on one VM or on all."""
         with self._lock:
             return Counter(self._by_vm.get(vm, Counter()) if vm else self._verdicts)
 

@@ -1,4 +1,4 @@
-"""What is kept of each cell."""
+"""The record of each cell in the results."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class CellKey(NamedTuple):
 
 
 class Cell(BaseModel):
-    """One case on one VM, and how it ended: a line of `results.jsonl`.
+    """One case on one VM and its result: a line of `results.jsonl`.
 
-    `reason` is one line, empty for a pass; `seconds` is the wall time of the case; `traits` is what the recipe says the
-    VM has; `image_key` names the image in the store; `witnesses` holds an object a landing; `mutant` is empty for an
-    honest cell; `bundle` is the path of what replays it, empty where there is none.
+    `reason` is one line, empty for a pass; `seconds` is the wall time of the case; `traits` are those of the VM's
+    recipe; `image_key` names the image in the store; `witnesses` holds an object a landing; `mutant` is empty for an
+    honest cell; `bundle` is the path of its bundle in the run's directory, empty when there is none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -61,16 +61,16 @@ class Results:
         self._reserve = directory.reserve
 
     def write(self, cell: Cell) -> None:
-        """Keep a cell; it is on the disk when this returns.
+        """Append a cell and sync it to the disk.
 
-        Raises HostError. The first time that is for want of room, the cell is kept in the room that the run reserved.
+        Raises HostError. When the disk is full for the first time, the cell is still written, to the reserved space.
         """
         jsonl.append(self._path, cell, self._reserve)
 
     def close(self) -> None:
-        """No more cells will come: what was reserved for them is given up."""
+        """Free the reserved space: no more cells will come."""
         self._reserve.unlink(missing_ok=True)
 
     def read(self) -> list[Cell]:
-        """The cells kept so far, in order."""
+        """Return the cells written so far, in order."""
         return jsonl.read(self._path, Cell)

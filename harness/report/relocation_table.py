@@ -12,7 +12,7 @@ from harness.report import jsonl
 from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
-# What stands where relocation by hand puts a probe that misses: the record's field, and the table's word for it.
+# Where a probe that misses lands after relocation by hand: the record's field, and the heading of the table.
 PLACES: Mapping[str, str] = {
     "instruction": "into other\ninstruction",
     "mid_instruction": "into mid-\ninstruction",
@@ -26,10 +26,10 @@ PLACES: Mapping[str, str] = {
 class TrialRow(BaseModel):
     """One trial: a line of `trials.jsonl`.
 
-    `symbols` is how many functions were tried; `missed` how many relocation by hand puts elsewhere, and of those the
-    six kinds of place; `missed_by_symbol` how many symbol + offset does. `table_bytes` is what relocation by hand makes
-    a probe module carry whatever is probed, `by_hand_bytes` that and a site for each symbol, `by_symbol_bytes` a
-    site for each symbol by its name.
+    `symbols` is how many functions were tried; `missed` is how many relocation by hand puts elsewhere, followed by the
+    counts of the six kinds of place; `missed_by_symbol` is the same for symbol + offset. `table_bytes` is the size of
+    the tables that relocation by hand adds to a probe module whatever is probed, `by_hand_bytes` that and a site for
+    each symbol, `by_symbol_bytes` a site for each symbol by its name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +52,7 @@ class TrialRow(BaseModel):
 
     @property
     def cells(self) -> list[str]:
-        """The row as the table shows it: a count of nothing is a dash."""
+        """The row as the table shows it; a count of zero is a dash."""
         counts = [self.symbols, self.missed, *(getattr(self, place) for place in PLACES), self.missed_by_symbol]
         shown = [f"{count:,}" if count else "-" for count in counts]
         sizes = [self.by_hand_bytes, self.by_symbol_bytes]
@@ -64,7 +64,7 @@ HEADINGS = (
     *PLACES.values(),
     *("by symbol\nmissed", "by hand\nbytes", "by symbol\nbytes"),
 )
-# Names stand left, counts right.
+# Names are left-aligned, counts right-aligned.
 NAMES = 3
 
 
@@ -76,7 +76,7 @@ class Trials:
         self._figures = figures
 
     def add(self, row: TrialRow, *, headline: bool) -> None:
-        """Keep a row, and each of its counts as a figure `byhand.<trial>.<count>`.
+        """Append a row, and each of its counts as a figure `byhand.<trial>.<count>`.
 
         A headline's counts are the VM's own too: `byhand.symbols`, `byhand.missed`, `bysymbol.missed`, and so on.
         Raises HostError.
@@ -91,7 +91,7 @@ class Trials:
             self._figures.add(f"byhand.{scope}table_bytes", row.table_bytes, "bytes", vm=row.vm)
 
     def read(self) -> list[TrialRow]:
-        """The rows kept so far, those of one VM together; VMs run side by side."""
+        """Return the rows written so far, those of one VM together; VMs run in parallel."""
         rows = jsonl.read(self._path, TrialRow)
         order = list(dict.fromkeys(row.vm for row in rows))
         return sorted(rows, key=lambda row: order.index(row.vm))

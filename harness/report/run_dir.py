@@ -1,4 +1,4 @@
-"""Where one run leaves what it found."""
+"""The directory of one run's results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _RESERVED = 256 << 10
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`results/<run>/`: the run's name is the UTC time it began and a random part, so that two runs never share one."""
+    """`results/<run>/`; the run's name is the UTC time of its begin and a random part, so that it is unique."""
 
     path: Path
 
     @classmethod
     def create(cls, root: Path) -> RunDirectory:
-        """Make the directory of a run that begins now and let `latest` point to it. Raises HostError."""
+        """Make the directory of a run that begins now and point `latest` to it. Raises HostError."""
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = root / name
         try:
@@ -34,7 +34,7 @@ class RunDirectory:
             raise HostError(
                 f"no results can be written: {error.strerror}",
                 where=str(error.filename or path),
-                mend="set PINPOINT_RESULTS to a place that can be written",
+                mend="set PINPOINT_RESULTS to a writable directory",
             ) from None
         return cls(path)
 
@@ -55,7 +55,7 @@ class RunDirectory:
 
     @property
     def reserve(self) -> Path:
-        """Takes room on the disk until the run ends, so that the last cell's result has some."""
+        """A file that reserves disk space until the run ends, for the last cell's result."""
         return self.path / ".reserve"
 
     @property
@@ -75,13 +75,13 @@ class RunDirectory:
 
     @property
     def bundles(self) -> Path:
-        """A directory a VM, and in it one a cell that did not hold."""
+        """A directory a VM, and in it one a failed cell."""
         return self.path / "bundles"
 
     def consoles(self, vm: str) -> list[Path]:
-        """The whole consoles of a VM's row, one for each process that ran a part of it; the newest last.
+        """Return the console logs of a VM's row, one for each process that ran a part of it; the newest last.
 
-        Those of guests that a case had for itself are no part of them: it may have had them fire crash triggers.
+        Logs of guests that a case had for itself are left out: it may have fired crash triggers in them.
         """
         row = re.compile(rf"{re.escape(vm)}(?:\.\w+)?\.log")
         found = [log for log in (self.path / "console").glob("*.log") if row.fullmatch(log.name) and log.is_file()]
@@ -89,10 +89,10 @@ class RunDirectory:
 
 
 def _point(link: Path, target: str) -> None:
-    """Make `link` point to `target` at once: a reader finds the old run or the new one, never none."""
-    beside = link.with_name(f".{link.name}-{target}")
-    beside.symlink_to(target)
+    """Point `link` to `target` atomically: a reader finds the old run or the new one."""
+    made = link.with_name(f".{link.name}-{target}")
+    made.symlink_to(target)
     try:
-        beside.replace(link)
+        made.replace(link)
     finally:
-        beside.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Did a cell fail the same way again? By its verdict and its reason, but for what is another in every guest."""
+"""Whether two cells failed the same way: by verdict and reason, except for what differs in every guest."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 from harness.report.record import Cell
 
-# In order; each is something that differs from one boot to the next and says nothing about the failure. What stands
-# behind a plus is an offset into a function and stays.
+# In order; each pattern differs between boots and is unrelated to the failure. A number after a plus is an offset into
+# a function and is kept.
 _CHANGING = (
     (re.compile(r"(?<!\+)\b0x[0-9a-f]{6,16}\b"), "ADDRESS"),
     # A register or a word of memory without 0x; a name drawn at random.
@@ -23,12 +23,12 @@ _CHANGING = (
 
 
 def normalised(reason: str) -> str:
-    """A reason without addresses, times, process and CPU numbers."""
+    """Return a reason without addresses, times, process and CPU numbers."""
     for pattern, word in _CHANGING:
         reason = pattern.sub(word, reason)
     return reason
 
 
 def alike(first: Cell, second: Cell) -> bool:
-    """Did both cells end in the same verdict, for the same reason?"""
+    """True when both cells ended in the same verdict for the same reason."""
     return (first.verdict, normalised(first.reason)) == (second.verdict, normalised(second.reason))

@@ -1,4 +1,4 @@
-"""The end of a run on a terminal: case by VM, then each failure with the command that runs it again."""
+"""The summary of a run on a terminal: a table of cases by VM, then each failure with its replay command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = {
 }
 _BAD = "bold red"
 _NARROWEST = 80
-# A log has no edge: nothing is folded.
+# A log has no width: nothing is folded.
 _UNBOUNDED = 1000
 
 
@@ -82,13 +82,13 @@ def _table(pivot: Pivot) -> Table:
 def _square(square: Square) -> Text:
     if square.verdict is None and not square.lost:
         return Text("-", style="dim")
-    told = Text()
+    text = Text()
     if square.verdict is not None:
         mutants = f" ({square.caught}/{square.tried})" if square.tried else ""
-        told.append(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
+        text.append(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
     if square.lost:
-        told.append(f"{', ' if told else ''}{square.lost} did not run", style=_BAD)
-    return told
+        text.append(f"{', ' if text else ''}{square.lost} did not run", style=_BAD)
+    return text
 
 
 def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> None:

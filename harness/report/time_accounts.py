@@ -1,4 +1,4 @@
-"""Where a run's time went: what its rows spent on each thing, summed up."""
+"""Where a run's time went: seconds by VM and activity."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from harness.report.measurements import Figures
 
 Spent = Mapping[str, Mapping[str, float]]
 
-# The parts of a cell, on the wall's clock, in their order; `guest` is the wait for one that is not ready.
+# The parts of a cell in wall-clock time, in order; `guest` is the wait for a guest that is not ready.
 GUEST, FIXTURES, BODY, CHECK_UP, ENDING = "guest", "fixtures", "body", "check-up", "ending"
 PARTS = (GUEST, FIXTURES, BODY, CHECK_UP, ENDING)
-# What goes on beside the cells too: the images' check, guests that begin.
+# Activities that also run in parallel with cells: the check of images, the start of guests.
 IMAGE, THAW, BOOT = "image", "thaw", "boot"
-BESIDE = (IMAGE, THAW, BOOT)
+IN_PARALLEL = (IMAGE, THAW, BOOT)
 
 
 class Ledger:
-    """Hears the accounts of a bus, and takes those of other processes."""
+    """Adds up the time accounts of a bus and of other processes."""
 
     def __init__(self, bus: Bus) -> None:
         self._lock = threading.Lock()
         self._spent: dict[str, Counter[str]] = {}
-        bus.subscribe(self._hear)
+        bus.subscribe(self._receive)
 
     def take(self, spent: Spent) -> None:
-        """Add what another ledger holds."""
+        """Add the accounts of another ledger."""
         with self._lock:
             for vm, accounts in spent.items():
                 self._spent.setdefault(vm, Counter()).update(accounts)
 
     @property
     def spent(self) -> dict[str, dict[str, float]]:
-        """Seconds by VM and what they went into."""
+        """Seconds by VM and activity."""
         with self._lock:
             return {vm: dict(accounts) for vm, accounts in self._spent.items()}
 
-    def _hear(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         if event.phase is Phase.SPENT:
             self.take({event.vm: {event.step: event.seconds}})
 
 
 def keep(figures: Figures, spent: Spent) -> None:
-    """Keep what each VM's guests used, its cells' parts, and what went on beside them, each summed over all processes.
+    """Add the figures of each VM: CPU time of its guests, the parts of its cells, and activities in parallel with them.
 
-    `phase.fixtures_s` and `phase.ending_s` are without the wait for a guest and the check-up, which pytest counts among
-    them.
+    Each is summed over all processes. `phase.fixtures_s` and `phase.ending_s` exclude the wait for a guest and the
+    check-up, which pytest counts as fixtures.
     """
     for vm, accounts in sorted(spent.items()):
         inner = {FIXTURES: GUEST, ENDING: CHECK_UP}
         for part in PARTS:
             seconds = accounts.get(part, 0.0) - accounts.get(inner.get(part, ""), 0.0)
             figures.add(f"phase.{part.replace('-', '_')}_s", round(max(0.0, seconds), 3), "s", vm=vm)
-        for part in BESIDE:
+        for part in IN_PARALLEL:
             figures.add(f"phase.{part}_s", round(accounts.get(part, 0.0), 3), "s", vm=vm)
         figures.add("run.guest_cpu_s", round(accounts.get(GUEST_CPU, 0.0), 2), "s", vm=vm)

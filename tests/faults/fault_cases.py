@@ -55,7 +55,7 @@ def test_kernel(commit: Commit, trigger: str) -> None:
 
 
 def test_module_never_returns(guest: Guest) -> None:
-    """A module's initializer sleeps for ever, and no signal ends it."""
+    """A module's initializer sleeps endlessly, and no signal ends it."""
     guest.run("insmod", guest.ship("pinpoint_crash"), "commit=sleep", deadline=Deadline.after(_SOON))
 
 

@@ -78,5 +78,5 @@ def test_fault(case: str, victim: str, tmp_path: Path, judge_fault: Judge) -> No
         lost=run.lost(),
         orphaned=run.orphaned(),
     )
-    assert [cell["case"] for cell in run.cells] == [case, "test_bystander"], run.said
-    assert run.verdict("test_bystander") == "pass", run.said
+    assert [cell["case"] for cell in run.cells] == [case, "test_bystander"], run.output
+    assert run.verdict("test_bystander") == "pass", run.output

@@ -26,7 +26,7 @@ QUICKER = 0.8
 def test_killed_at_any_time(tmp_path: Path, judge_fault: Judge) -> None:
     run = BrokenRun(tmp_path)
     began = time.monotonic()
-    assert run.begin(*ARGUMENTS).wait(_WHOLE_SECONDS) == 0, run.said
+    assert run.begin(*ARGUMENTS).wait(_WHOLE_SECONDS) == 0, run.output
     whole, cells = time.monotonic() - began, len(run.cells)
     for number in range(1, POINTS + 1):
         seconds, status = killed(run, whole * number / (POINTS + 1))
@@ -38,7 +38,7 @@ def test_killed_at_any_time(tmp_path: Path, judge_fault: Judge) -> None:
             orphaned=run.orphaned(),
         )
     before = len(run.cells)
-    assert run.begin(*ARGUMENTS).wait(_WHOLE_SECONDS) == 0, run.said
+    assert run.begin(*ARGUMENTS).wait(_WHOLE_SECONDS) == 0, run.output
     assert len(run.cells) == before + cells
 
 

@@ -34,7 +34,7 @@ def junit(cells: Sequence[Cell], run: str) -> str:
             _case(suite, cell)
     ElementTree.indent(root)
     document: str = ElementTree.tostring(root, encoding="unicode")
-    return f"<?xml version=\"1.0\" encoding=\"utf-8\"?>\n{document}\n"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{document}\n'
 
 
 def _case(suite: ElementTree.Element, cell: Cell) -> None:
