@@ -184,7 +184,7 @@ def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (b"ffffffffffffffff B The real System.map is in the linux-image-dbg package\n", ":1: not a symbol"),
         (b"0000 T f\n\n", ":2: not a symbol"),
