@@ -86,7 +86,7 @@ def run(directory: Path, point: int) -> None:
                 os.kill(own, signal.SIGKILL)
 
     os.chdir(directory)
-    output = os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.addaudithook(count)
