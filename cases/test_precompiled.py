@@ -29,7 +29,7 @@ Probing = Callable[..., Kprobes]
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
     """Two places in pinpoint_leaf() of a module, known from its file alone."""
     elf = Elf.kept(guest.image.modules[module])
-    lines = [line_of(paths.PROBES / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
+    lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 
