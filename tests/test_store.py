@@ -9,13 +9,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.core import paths
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, ProgressStep
+from harness.core.files import code_sha256
 from harness.images.store import Store
 
 # A Python that starts, on a host that compiles.
@@ -237,3 +240,11 @@ def test_a_build_under_way_is_not_cleaned_up(store: Store) -> None:
     store.obtain("kernel", ["another"], vm="x", build=Builder())
     let_go_on(running)
     assert store.present("kernel", ["a"])
+
+
+def test_threads_hash_code_side_by_side() -> None:
+    """Python 3.11 raises SystemError from ast.parse() when two threads parse at once."""
+    files = sorted((paths.PROJECT / "harness/images").glob("*.py")) * 4
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        together = list(pool.map(code_sha256, files))
+    assert together == [code_sha256(path) for path in files]

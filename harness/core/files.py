@@ -6,6 +6,7 @@ import ast
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +44,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+# Python 3.11 counts the depth of ast.parse() for all threads together and raises SystemError when two parse at once.
+_PARSING = threading.Lock()
+
+
 def code_sha256(path: Path) -> str:
     """The SHA-256 of a Python file's code, in hex.
 
     Comments, docstrings and imports are left out: a build does not depend on them, and must not be repeated when only
     prose changes or a module is renamed.
     """
-    tree = _WithoutProse().visit(ast.parse(path.read_text()))
+    with _PARSING:
+        tree = _WithoutProse().visit(ast.parse(path.read_text()))
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
