@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import elf_tables
 from harness.core.architecture import ARCHITECTURES
-from harness.core.elf import Elf
+from harness.core.elf import Elf, Relocation, Symbol
 from harness.core.errors import PinpointError
 
 _SOURCE = """
@@ -271,3 +273,18 @@ def test_a_kept_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
     assert Elf.kept(path) is first
     os.utime(path, ns=(1, 1))
     assert Elf.kept(path) is not first
+
+
+def test_addends_that_stand_in_the_bytes() -> None:
+    symbol = Symbol("f", 0, 0, ".text", "func", "local")
+    content = struct.pack("<iii", -4, 0x10, 7)
+    listed = [Relocation(0, 2, symbol, 0), Relocation(4, 1, symbol, 0), Relocation(8, 99, symbol, 0)]
+    form = elf_tables.ElfFormat(4, little_endian=True)
+
+    def read(offset: int, size: int) -> bytes:
+        return content[offset : offset + size]
+
+    found = list(elf_tables.with_addends(form, "EM_386", listed, read))
+    # R_386_PC32 and R_386_32; of a type that is not known to be a plain field nothing is read.
+    assert [each.addend for each in found] == [-4, 0x10, 0]
+    assert list(elf_tables.with_addends(form, "EM_X86_64", listed, read)) == listed

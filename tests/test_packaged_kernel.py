@@ -67,8 +67,8 @@ def test_a_flat_image_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("image", "reported"),
     [
-        (b"", "neither a bzImage nor"),
-        (bytes(4096), "neither a bzImage nor"),
+        (b"", "neither a bzImage, an Image nor an ELF"),
+        (bytes(4096), "neither a bzImage, an Image nor an ELF"),
         (bzimage(b"????"), "compression 3f3f3f3f"),
     ],
 )
@@ -112,7 +112,11 @@ def flat(tmp_path: Path) -> Path:
         Recovered(BASE + 0x5000, "B", "_end"),
     ]
     path = tmp_path / "vmlinux"
-    path.write_bytes(elf_writer.with_symbols(elf_writer.flat(image, BASE, places, 183), symbols))
+    path.write_bytes(
+        elf_writer.with_symbols(
+            elf_writer.flat(image, BASE, places, 183, elf_writer.Form(8, little_endian=True)), symbols
+        )
+    )
     return path
 
 
@@ -163,9 +167,32 @@ def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> Non
     named.chmod(0o755)
 
 
-def test_an_elf_of_another_kind_is_refused() -> None:
-    with pytest.raises(BuildError, match="64-bit little-endian"):
-        elf_writer.with_symbols(b"\x7fELF\x01\x02\x01" + bytes(100), [])
+@pytest.mark.parametrize("word_bytes", [4, 8])
+@pytest.mark.parametrize("little_endian", [True, False])
+def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_endian: bool) -> None:
+    form = elf_writer.Form(word_bytes, little_endian)
+    base = 0xC0100000
+    places = [elf_writer.FlatSection(".text", base, base + 0x1000, executable=True)]
+    written = elf_writer.flat(bytes(range(256)) * 16, base, places, 18, form)
+    assert elf_writer.symbols_in(written) == 0
+    written = elf_writer.with_symbols(written, [Recovered(base + 0x10, "t", "one"), Recovered(base + 0x20, "T", "two")])
+    path = tmp_path / "vmlinux"
+    path.write_bytes(written)
+    elf = Elf.read(path)
+    assert (elf.word_bytes, elf.little_endian) == (word_bytes, little_endian)
+    assert [(each.name, each.address, each.size, each.binding) for each in elf.symbols] == [
+        ("one", base + 0x10, 0x10, "local"),
+        ("two", base + 0x20, 0xFE0, "global"),
+    ]
+    assert elf.bytes_at(base + 0x10, 4) == bytes([0x10, 0x11, 0x12, 0x13])
+    assert elf_writer.symbols_in(written) == 3
+    told = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
+    assert "Warning" not in told.stderr + told.stdout
+
+
+def test_what_is_no_elf_is_refused() -> None:
+    with pytest.raises(BuildError, match="not an ELF file"):
+        elf_writer.with_symbols(bytes(100), [])
 
 
 NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU") + bytes(range(20))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from harness.core.kprobe_defects import Defect, Symptom
@@ -39,7 +39,7 @@ class QemuMachine:
 
     `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
     loading order; a module that the kernel has built in is passed over. `pvh` is true where an unpacked kernel can be
-    started by its PVH entry.
+    started by its PVH entry. `renamed` is the QEMU version from which on the machine has another name, and that name.
     """
 
     qemu: str
@@ -51,6 +51,12 @@ class QemuMachine:
     pvh: bool = False
     kernel_arguments: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    renamed: tuple[tuple[int, int], str] | None = None
+
+    def of(self, program: str, version: tuple[int, int]) -> QemuMachine:
+        """The same machine as a QEMU of this path and version has it."""
+        renamed = self.renamed and version >= self.renamed[0]
+        return replace(self, qemu=program, machine=self.renamed[1] if self.renamed and renamed else self.machine)
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Architecture:
     """One architecture.
 
     `debian` is dpkg's name, None where the Debian release has no such port; `elf_machine` what an ELF file of it calls
-    its machine.
+    its machine; `flat_base` the address that a flat kernel image was linked at, where its own code does not show it.
     """
 
     name: str
@@ -99,6 +105,7 @@ class Architecture:
     word_bytes: int
     machine: QemuMachine
     kprobes: KprobeTraits
+    flat_base: int = 0
 
     @property
     def native(self) -> bool:
@@ -223,7 +230,9 @@ ARCHITECTURES: dict[str, Architecture] = {
             word_bytes=4,
             machine=QemuMachine(
                 qemu="qemu-system-hppa",
-                machine="hppa",  # the B160L; QEMU 8.2 and later know it by both names
+                machine="hppa",  # the B160L
+                # QEMU 8.2 has both names, 11 the new one alone (hw/hppa/machine.c).
+                renamed=((8, 2), "B160L"),
                 cpu="",
                 console="ttyS0",
                 nic="tulip",

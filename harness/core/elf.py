@@ -6,7 +6,7 @@ import mmap
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,13 +190,17 @@ class Elf:
                 continue
             try:
                 changed = self._sections[header.info]
-                found[changed.name] += elf_tables.relocations(
+                listed = elf_tables.relocations(
                     self._layout,
                     self._whole(table),
                     addends=header.type == "SHT_RELA",
                     base=changed.address if self.linked else 0,
                     symbols=self._table,
                 )
+                if header.type == "SHT_REL" and changed.in_file:
+                    content = partial(self._part, changed)
+                    listed = elf_tables.with_addends(self._layout, self.machine, listed, content)
+                found[changed.name] += listed
             except BROKEN as error:
                 raise _not_whole(self.path, error) from None
         for entries in found.values():
@@ -213,6 +217,9 @@ class Elf:
         if name in self.duplicated:
             raise PinpointError(f"several sections are named {name!r}", where=str(self.path))
         return self.sections[name]
+
+    def _part(self, section: Section, offset: int, size: int) -> bytes:
+        return self._bytes(section.offset + offset, size)
 
     def _whole(self, section: Section) -> bytes:
         return self._bytes(section.offset, section.size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 _KINDS = {0: "notype", 1: "object", 2: "func", 3: "section", 4: "file", 5: "common", 6: "tls", 10: "ifunc"}
 _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "unique"}
@@ -27,6 +27,12 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
     "EM_PARISC": {1: 4},  # R_PARISC_DIR32
+    "EM_386": {1: 4},  # R_386_32
+}
+
+# Relocations whose addend is a plain field of four bytes in the bytes that they change, where the table has none.
+_IN_PLACE: dict[str, frozenset[int]] = {
+    "EM_386": frozenset({1, 2, 4}),  # R_386_32, PC32, PLT32
 }
 
 
@@ -40,6 +46,11 @@ class ElfFormat(NamedTuple):
     def order(self) -> str:
         """The byte order as struct writes it."""
         return "<" if self.little_endian else ">"
+
+    @property
+    def byteorder(self) -> Literal["little", "big"]:
+        """The byte order as int.from_bytes takes it."""
+        return "little" if self.little_endian else "big"
 
 
 class Section(NamedTuple):
@@ -154,6 +165,22 @@ def relocations(
     form = f"{layout.order}{word}{word}{word.lower() if addends else ''}"
     for offset, info, *addend in struct.iter_unpack(form, table):
         yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift], sum(addend))
+
+
+def with_addends(
+    elf_format: ElfFormat, machine: str, entries: Iterable[Relocation], content: Callable[[int, int], bytes]
+) -> Iterator[Relocation]:
+    """Entries of a table without addends (SHT_REL), each with the addend read from the bytes that it changes.
+
+    `content` returns bytes by offset and size.
+    """
+    plain = _IN_PLACE.get(machine, frozenset())
+    for entry in entries:
+        if entry.type in plain:
+            addend = int.from_bytes(content(entry.offset, 4), elf_format.byteorder, signed=True)
+            yield entry._replace(addend=addend)
+        else:
+            yield entry
 
 
 def absolute_width(machine: str, relocation: Relocation) -> int | None:

@@ -1,6 +1,6 @@
 """Writing what recovered symbols need of the ELF format: a symbol table added to a file, a file around a flat image.
 
-64-bit little-endian only, which is every kernel that Debian packages without its ELF. Layouts are those of elf(5).
+Of either word size and byte order. Layouts are those of elf(5).
 """
 
 from __future__ import annotations
@@ -14,12 +14,7 @@ from typing import NamedTuple
 from harness.core.errors import BuildError
 from harness.images.kallsyms import Recovered
 
-_EHDR = struct.Struct("<16sHHIQQQIHHHHHH")
-_PHDR = struct.Struct("<IIQQQQQQ")
-_SHDR = struct.Struct("<IIQQQQIIQQ")
-_SYM = struct.Struct("<IBBHQQ")
-
-_IDENT = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+_MAGIC = b"\x7fELF"
 _ET_EXEC = 2
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_NOTE, _SHT_NOBITS = 1, 2, 3, 7, 8
 _SHF_WRITE, _SHF_ALLOC, _SHF_EXEC = 1, 2, 4
@@ -28,6 +23,63 @@ _SHN_ABS = 0xFFF1
 _STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
 _STB_LOCAL, _STB_GLOBAL, _STB_WEAK = 0, 1, 2
 _PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a file of one word size, 4 or 8 bytes, and byte order writes its headers and symbols."""
+
+    word_bytes: int
+    little_endian: bool
+
+    @classmethod
+    def of(cls, elf: bytes) -> Form:
+        """The form of an ELF file. Raises BuildError when it is none."""
+        if elf[:4] != _MAGIC or elf[4] not in (1, 2) or elf[5] not in (1, 2):
+            raise BuildError("not an ELF file", mend="see kernel.package in the recipe")
+        return cls(4 * elf[4], elf[5] == 1)
+
+    @property
+    def ident(self) -> bytes:
+        """The first 16 bytes of a file."""
+        return (_MAGIC + bytes([self.word_bytes // 4, 1 if self.little_endian else 2, 1])).ljust(16, b"\0")
+
+    @property
+    def ehdr(self) -> struct.Struct:
+        """The file's header."""
+        return self._struct("16sHHIWWWIHHHHHH")
+
+    @property
+    def shdr(self) -> struct.Struct:
+        """A section's header: the fields of `_Section`."""
+        return self._struct("IIWWWWIIWW")
+
+    @property
+    def phdr_size(self) -> int:
+        """Bytes of a segment's header."""
+        return 56 if self.word_bytes == 8 else 32
+
+    @property
+    def sym_size(self) -> int:
+        """Bytes of a symbol."""
+        return 24 if self.word_bytes == 8 else 16
+
+    def segment(self, flags: int, offset: int, address: int, in_file: int, in_memory: int) -> bytes:
+        """The header of a loaded segment; 32 bits have the flags behind the sizes."""
+        if self.word_bytes == 8:
+            words = (_PT_LOAD, flags, offset, address, address, in_file, in_memory, _PAGE)
+            return self._struct("IIWWWWWW").pack(*words)
+        return self._struct("IWWWWWIW").pack(_PT_LOAD, offset, address, address, in_file, in_memory, flags, _PAGE)
+
+    def symbol(self, name: int, info: int, section: int, address: int) -> bytes:
+        """A symbol without a size; 32 bits have its place before its kind."""
+        if self.word_bytes == 8:
+            return self._struct("IBBHWW").pack(name, info, 0, section, address, 0)
+        return self._struct("IWWBBH").pack(name, address, 0, info, 0, section)
+
+    def _struct(self, fields: str) -> struct.Struct:
+        order, word = "<" if self.little_endian else ">", "Q" if self.word_bytes == 8 else "I"
+        return struct.Struct(order + fields.replace("W", word))
 
 
 @dataclass(frozen=True)
@@ -57,8 +109,8 @@ class _Section(NamedTuple):
     entry: int = 0
 
 
-def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int) -> bytes:
-    """An ELF for `machine` (e_machine) with `image` at `base`, one loaded segment, and a section for each place."""
+def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int, form: Form) -> bytes:
+    """An ELF for `machine` (e_machine): `image` at `base`, one loaded segment, and a section for each place."""
     names = _Strings()
     sections = [_Section(0, 0, 0, 0, 0, 0, align=0)]
     for place in places:
@@ -67,62 +119,77 @@ def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int) -
         offset = _PAGE + place.start - base
         sections.append(_Section(names.add(place.name), kind, flags, place.start, offset, place.end - place.start))
     in_memory = max(place.end for place in places) - base
-    segment = _PHDR.pack(_PT_LOAD, _PF_RWX, _PAGE, base, base, len(image), in_memory, _PAGE)
+    segment = form.segment(_PF_RWX, _PAGE, base, len(image), in_memory)
     strings_at = _PAGE + len(image)
     sections.append(_Section(names.add(".shstrtab"), _SHT_STRTAB, 0, 0, strings_at, len(names.content)))
     table_at = _aligned(strings_at + len(names.content))
-    header = _EHDR.pack(
-        *(_IDENT, _ET_EXEC, machine, 1, base, _EHDR.size, table_at, 0),
-        *(_EHDR.size, _PHDR.size, 1, _SHDR.size, len(sections), len(sections) - 1),
+    ehdr, shdr = form.ehdr, form.shdr
+    header = ehdr.pack(
+        *(form.ident, _ET_EXEC, machine, 1, base, ehdr.size, table_at, 0),
+        *(ehdr.size, form.phdr_size, 1, shdr.size, len(sections), len(sections) - 1),
     )
     front = (header + segment).ljust(_PAGE, b"\0") + image + names.content
-    return front.ljust(table_at, b"\0") + b"".join(_SHDR.pack(*section) for section in sections)
+    return front.ljust(table_at, b"\0") + b"".join(shdr.pack(*section) for section in sections)
 
 
 def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
     """The same file with a symbol table. Everything else stays where it is: the new tables come at the end.
 
-    Symbols get no size: kallsyms has none. Raises BuildError when the file is not 64-bit little-endian.
+    Symbols get no size: kallsyms has none. Raises BuildError when the file is no ELF, or has a symbol table.
     """
-    if elf[:7] != _IDENT[:7]:
-        raise BuildError("not a 64-bit little-endian ELF", mend="this architecture's kernels cannot be read yet")
-    fields = list(_EHDR.unpack_from(elf))
-    table_at, count, names_index = fields[6], fields[12], fields[13]
-    sections = [_Section(*_SHDR.unpack_from(elf, table_at + index * _SHDR.size)) for index in range(count)]
+    form = Form.of(elf)
+    ehdr, shdr = form.ehdr, form.shdr
+    fields = list(ehdr.unpack_from(elf))
+    count, names_index = fields[12], fields[13]
+    sections = _sections(elf, form)
     if any(section.type == _SHT_SYMTAB for section in sections):
         raise BuildError("the kernel has a symbol table already", mend="use it as it is")
     old = sections[names_index]
     names = _Strings(elf[old.offset : old.offset + old.size])
-    table, strings, first_global = _symbol_table(symbols, sections)
+    table, strings, first_global = _symbol_table(symbols, sections, form)
     symtab_at = _aligned(len(elf))
     strtab_at = symtab_at + len(table)
     symtab, strtab, shstrtab = (names.add(name) for name in (".symtab", ".strtab", ".shstrtab"))
     names_at = strtab_at + len(strings)
     headers = [
         *sections,
-        _Section(symtab, _SHT_SYMTAB, 0, 0, symtab_at, len(table), count + 1, first_global, 8, _SYM.size),
+        _Section(
+            symtab, _SHT_SYMTAB, 0, 0, symtab_at, len(table), count + 1, first_global, form.word_bytes, form.sym_size
+        ),
         _Section(strtab, _SHT_STRTAB, 0, 0, strtab_at, len(strings)),
         _Section(shstrtab, _SHT_STRTAB, 0, 0, names_at, len(names.content)),
     ]
     fields[6] = _aligned(names_at + len(names.content))
     fields[12], fields[13] = len(headers), len(headers) - 1
-    body = _EHDR.pack(*fields) + elf[_EHDR.size :]
+    body = ehdr.pack(*fields) + elf[ehdr.size :]
     tables = body.ljust(symtab_at, b"\0") + table + strings + names.content
-    return tables.ljust(fields[6], b"\0") + b"".join(_SHDR.pack(*header) for header in headers)
+    return tables.ljust(fields[6], b"\0") + b"".join(shdr.pack(*header) for header in headers)
 
 
-def _symbol_table(symbols: Sequence[Recovered], sections: Sequence[_Section]) -> tuple[bytes, bytes, int]:
+def symbols_in(elf: bytes) -> int:
+    """How many entries the symbol table of an ELF file has, 0 when it has no table."""
+    form = Form.of(elf)
+    tables = (section for section in _sections(elf, form) if section.type == _SHT_SYMTAB)
+    return sum(table.size // form.sym_size for table in tables)
+
+
+def _sections(elf: bytes, form: Form) -> list[_Section]:
+    fields, shdr = form.ehdr.unpack_from(elf), form.shdr
+    return [_Section(*shdr.unpack_from(elf, fields[6] + index * shdr.size)) for index in range(fields[12])]
+
+
+def _symbol_table(symbols: Sequence[Recovered], sections: Sequence[_Section], form: Form) -> tuple[bytes, bytes, int]:
     """The table, its strings, and the index of its first global symbol: locals come first (elf(5), sh_info)."""
     ranked = sorted(symbols, key=lambda symbol: symbol.letter.islower() and symbol.letter not in "uvw", reverse=True)
     names = _Strings()
     finder = _Finder(sections)
-    entries = [bytes(_SYM.size)]
+    entries = [bytes(form.sym_size)]
     first_global = 1
     for symbol in ranked:
         binding = _binding(symbol.letter)
         first_global += binding == _STB_LOCAL
         index, kind = finder.place(symbol)
-        entries.append(_SYM.pack(names.add(symbol.name), binding << 4 | kind, 0, index, symbol.address, 0))
+        entries.append(form.symbol(names.add(symbol.name), binding << 4 | kind, index, symbol.address))
     return b"".join(entries), names.content, first_global
 
 

@@ -40,14 +40,17 @@ class Kallsyms:
         raise BuildError(f"the kernel's symbol table has no {name}", mend="is it a Linux kernel with CONFIG_KALLSYMS?")
 
 
-def recover(kernel: Path, scratch: Path, deadline: Deadline) -> Kallsyms:
+def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0) -> Kallsyms:
     """The symbols of an unpacked kernel: an ELF, or a flat image.
 
-    `scratch` is a file to leave the child's answer in. Raises BuildError when the tables are not found, and
-    DeadlineExceeded when looking takes too long.
+    `linked_at` is where a flat image was linked, 0 where its code shows that: vmlinux-to-elf guesses it by the
+    prologues of functions, of the architectures that it knows. `scratch` is a file to leave the child's answer in.
+    Raises BuildError when the tables are not found, and DeadlineExceeded when looking takes too long.
     """
     child = run(
-        [sys.executable, "-m", "harness.images.kallsyms", kernel, scratch], deadline=deadline, cwd=paths.PROJECT
+        [sys.executable, "-m", "harness.images.kallsyms", kernel, scratch, f"{linked_at:x}"],
+        deadline=deadline,
+        cwd=paths.PROJECT,
     )
     if child.rc:
         told = (child.output.strip().splitlines() or ["no word"])[-1]
@@ -57,11 +60,12 @@ def recover(kernel: Path, scratch: Path, deadline: Deadline) -> Kallsyms:
     return Kallsyms(int(base, 16), tuple(Recovered(int(address, 16), letter, name) for address, letter, name in split))
 
 
-def _child(kernel: Path, out: Path) -> None:
+def _child(kernel: Path, out: Path, base: int) -> None:
     """Write base and symbols, a line each."""
     from vmlinux_to_elf.core.kallsyms import KallsymsFinder
 
-    finder = KallsymsFinder(kernel.read_bytes())
+    known = {"bit_size": 64, "explicit_base_address": base} if base else {}
+    finder = KallsymsFinder(kernel.read_bytes(), **known)
     lines = [f"{finder.kernel_text_candidate:x}"]
     for symbol in finder.symbols:
         letter = symbol.symbol_type.value
@@ -70,4 +74,4 @@ def _child(kernel: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), Path(sys.argv[2]))
+    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3], 16))

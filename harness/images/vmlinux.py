@@ -10,10 +10,13 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from elftools.elf.enums import ENUM_E_MACHINE
+
+from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.images import elf_writer, kallsyms
-from harness.images.elf_writer import FlatSection
+from harness.images.elf_writer import FlatSection, Form
 from harness.images.kallsyms import Kallsyms
 
 ELF = b"\x7fELF"
@@ -21,23 +24,25 @@ _RECOVERY = 300.0
 # A GNU build-id note with a SHA-1 (elf(5)): name size 4, descriptor size 20, type NT_GNU_BUILD_ID, "GNU".
 _BUILD_ID = struct.pack("<III4s", 4, 20, 3, b"GNU")
 _PAGE = 4096
-_EM_AARCH64 = 183
 
 
-def make(kernel: Path, vmlinux: Path) -> int:
-    """Write the ELF of a packaged x86_64 bzImage or arm64 Image, with its symbols; gives how many there are.
+def make(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
+    """Write the ELF of a packaged kernel, with its symbols; returns how many there are.
 
     An ELF inside the kernel file is kept as it is, program headers and notes included, so that QEMU can start it by its
-    PVH entry. A flat Image is wrapped: its bytes at the addresses they were linked at, for reading, not for booting.
-    Raises BuildError when the file is neither, or carries no symbols.
+    PVH entry; one that has its symbols is the answer. A flat Image is wrapped: its bytes at the addresses they were
+    linked at, for reading, not for booting. Raises BuildError when the file is neither, or carries no symbols.
     """
     content = unpack(kernel.read_bytes(), kernel.name)
+    if content.startswith(ELF) and (count := elf_writer.symbols_in(content)):
+        vmlinux.write_bytes(content)
+        return count
     bare = vmlinux.with_suffix(".bare")
     answer = vmlinux.with_suffix(".symbols")
     try:
         bare.write_bytes(content)
-        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY))
-        elf = content if content.startswith(ELF) else _wrapped(content, found)
+        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), architecture.flat_base)
+        elf = content if content.startswith(ELF) else _wrapped(content, found, architecture)
         vmlinux.write_bytes(elf_writer.with_symbols(elf, found.symbols))
     finally:
         bare.unlink(missing_ok=True)
@@ -46,11 +51,12 @@ def make(kernel: Path, vmlinux: Path) -> int:
 
 
 def unpack(image: bytes, name: str) -> bytes:
-    """The kernel inside an x86 bzImage, or a flat arm64 Image as it is. Raises BuildError on anything else."""
-    if image[0x38:0x3C] == b"ARMd":  # Documentation/arm64/booting.rst, the header's magic number
+    """The kernel inside an x86 bzImage; an ELF, or a flat Image, as it is. Raises BuildError on anything else."""
+    # The headers' magic numbers: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst.
+    if image[0x38:0x3C] in (b"ARMd", b"RSC\x05") or image.startswith(ELF):
         return image
     if image[0x202:0x206] != b"HdrS":  # Documentation/x86/boot.rst, the header's magic number
-        raise BuildError("neither a bzImage nor an arm64 Image", where=name, mend="see kernel.package in the recipe")
+        raise BuildError("neither a bzImage, an Image nor an ELF", where=name, mend="see kernel.package in the recipe")
     # payload_offset counts from the protected-mode code, which follows setup_sects (0 means 4) + 1 sectors.
     offset, length = struct.unpack_from("<II", image, 0x248)
     start = ((image[0x1F1] or 4) + 1) * 512 + offset
@@ -78,10 +84,10 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 )
 
 
-def _wrapped(image: bytes, symbols: Kallsyms) -> bytes:
-    """An ELF around a flat arm64 Image. Of its sections only the borders of code are known, from its symbols."""
-    in_memory = struct.unpack_from("<Q", image, 16)[0]  # image_size, Documentation/arm64/booting.rst
+def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> bytes:
+    """An ELF around a flat Image. Of its sections only the borders of code are known, from its symbols."""
     base = symbols.base
+    in_memory = symbols.address("_end") - base
     text, text_end, init, init_end = (
         symbols.address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
     )
@@ -96,7 +102,8 @@ def _wrapped(image: bytes, symbols: Kallsyms) -> bytes:
         FlatSection(".bss", end, base + in_memory, executable=False, in_file=False),
         FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, note=True),
     ]
-    return elf_writer.flat(image, base, places, _EM_AARCH64)
+    machine = ENUM_E_MACHINE[architecture.elf_machine]
+    return elf_writer.flat(image, base, places, machine, Form(architecture.word_bytes, little_endian=True))
 
 
 def build_id_note(image: bytes) -> int:
