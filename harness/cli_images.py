@@ -30,7 +30,7 @@ def list_(form: str) -> int:
         return 0
     for recipe, built in recipes.items():
         traits = ", ".join(name for name, has in recipe.traits if has)
-        core = "" if recipe.core else ", not core"
+        core = "" if recipe.tier == "core" else ", not core"
         click.echo(f"{click.style(recipe.name, bold=True)}  {'built' if built else 'not built'}{core}")
         click.echo(f"    {recipe.describe}")
         click.echo(f"    traits: {traits}")

@@ -13,9 +13,9 @@ from harness.cli_common import VMS, example
 from harness.core import paths
 from harness.core.events import Bus
 from harness.guest import accelerator, qemu
-from harness.images import prepare
+from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe, select
+from harness.images.recipe import Recipe, Tier, select
 from harness.matrix.commands import pytest_run, verify_command
 from harness.run_options import OPTIONS
 
@@ -60,20 +60,34 @@ class _RunCommand(click.Command):
 
 @click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example("run --vm parisc -k stubs"))
 @VMS
+@click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; again for more.")
+@click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
+@click.option("--host-qemu", is_flag=True, help="Use the host's QEMU even where a recipe needs a newer one.")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
+def run(
+    vms: Sequence[str],
+    archs: Sequence[str],
+    matrix: Tier | None,
+    accel: str | None,
+    host_qemu: bool,
+    dry_run: bool,
+    pytest_arguments: Sequence[str],
+) -> int:
     """Run the matrix: every case on every VM, the slow ones only with --deep.
 
     Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest.
     """
-    recipes = select(vms)
+    recipes = select(vms, architectures=archs, matrix=matrix)
+    if host_qemu:
+        os.environ[qemu_program.HOST_QEMU] = "1"
     if dry_run:
         return _dry_run(recipes, accel)
     for recipe in recipes if accel else ():
         accelerator.choose(recipe.architecture, accel)
-    options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
+    chosen_here = vms or archs or matrix
+    options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
     options += [f"--accel={accel}"] if accel else []
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
@@ -132,5 +146,7 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
             kernel=image.kernel if image else Path("KERNEL"),
             initrd=image.initrd if image else Path("INITRD"),
         )
-        click.echo(shlex.join(qemu.argv(recipe, accelerator.choose(recipe.architecture, forced), wiring)))
+        shown = image.recipe if image else recipe
+        _, *words = qemu.argv(shown, accelerator.choose(shown.architecture, forced), wiring)
+        click.echo(shlex.join([qemu_program.named(recipe, build_context), *words]))
     return 0

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import struct
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,9 +80,14 @@ class Repository:
         return f"copy://{self.root}"  # unlike file:, apt copies the lists
 
     def add(
-        self, name: str, files: dict[str, str], depends: str = "", version: str = "1.0-1", architecture: str = "amd64"
+        self,
+        name: str,
+        files: Mapping[str, str | bytes],
+        depends: str = "",
+        version: str = "1.0-1",
+        architecture: str = "amd64",
     ) -> Path:
-        """A binary package."""
+        """A binary package; a file of bytes is a program."""
         tree = self.root / "trees" / name
         (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
         control = f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: nobody\n"
@@ -89,7 +95,8 @@ class Repository:
         (tree / "DEBIAN/control").write_text(f"{control}Description: a test\n")
         for place, content in files.items():
             (tree / place).parent.mkdir(parents=True, exist_ok=True)
-            (tree / place).write_text(content)
+            (tree / place).write_bytes(content.encode() if isinstance(content, str) else content)
+            (tree / place).chmod(0o644 if isinstance(content, str) else 0o755)
         deb = self.root / "pool" / f"{name}_{version}_{architecture}.deb"
         deb.parent.mkdir(exist_ok=True)
         subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True)
@@ -125,6 +132,14 @@ class Repository:
             release += f" {_sha256(text.encode())} {len(text.encode())} {name}\n"
         (suite / "Release").write_text(release)
         (suite / "Release.gpg").write_text(self.signer.detached(release.encode()))
+
+
+def publish_whole_release(repository: Repository) -> None:
+    """Publish a release with updates and security suites that are empty, each where a mirror has it."""
+    repository.publish()
+    for root, suite in ((repository.root, "updates"), (Path(f"{repository.root}-security"), "security")):
+        root.mkdir(exist_ok=True)
+        Repository(root, repository.signer, f"{repository.suite}-{suite}").publish()
 
 
 def _sha256(content: bytes) -> str:

@@ -28,7 +28,7 @@ def names(monkeypatch: pytest.MonkeyPatch, built: set[str], seconds: dict[str, f
         return recipe.name in built
 
     monkeypatch.setattr(row_order, "built", is_built)
-    core = [recipe for recipe in load_all().values() if recipe.core]
+    core = [recipe for recipe in load_all().values() if recipe.tier == "core"]
     return row_order.in_order(core, BuildContext.in_cache(Bus()), seconds)
 
 

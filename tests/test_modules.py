@@ -115,9 +115,9 @@ def test_a_directory_of_its_own_may_have_a_module_of_the_same_name(
     one, other = (Elf.read(built[name]) for name in ("shape", "other/shape"))
     assert one.build_id != other.build_id
     assert built["other/shape"].name == built["shape"].name
-    before = modules.key_parts(recipe(), "key")
+    before = modules.key_parts(recipe(), "key", build_context)
     (probes / "other/shape.c").write_text(MODULE)
-    assert modules.key_parts(recipe(), "key") != before
+    assert modules.key_parts(recipe(), "key", build_context) != before
 
 
 def test_a_directory_that_builds_no_module_is_named(
@@ -202,14 +202,14 @@ def test_a_module_of_another_machine(kernel: KernelBuild, build_context: BuildCo
         modules.check(foreign, kernel)
 
 
-def test_the_key_follows_all_that_goes_in(probes: Path) -> None:
+def test_the_key_follows_all_that_goes_in(probes: Path, build_context: BuildContext) -> None:
     keys = [
-        modules.key_parts(recipe(), "one"),
-        modules.key_parts(recipe(), "two"),
-        modules.key_parts(recipe("-O1"), "one"),
+        modules.key_parts(recipe(), "one", build_context),
+        modules.key_parts(recipe(), "two", build_context),
+        modules.key_parts(recipe("-O1"), "one", build_context),
     ]
     (probes / "shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
-    keys.append(modules.key_parts(recipe(), "one"))
+    keys.append(modules.key_parts(recipe(), "one", build_context))
     (probes / "shape.o").write_text("what a build by hand leaves")
-    assert modules.key_parts(recipe(), "one") == keys[-1]
+    assert modules.key_parts(recipe(), "one", build_context) == keys[-1]
     assert len({tuple(key) for key in keys}) == 4

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from debian_repository import Repository, Signer
+from debian_repository import Repository, Signer, publish_whole_release
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError, RecipeError
@@ -74,16 +74,22 @@ def test_a_package_is_described_fetched_and_unpacked(tmp_path: Path, repository:
 
 def test_one_file_comes_out_of_a_package(repository: Repository) -> None:
     file = repository.add("many", {"boot/a": "first", "boot/b": "second", "lib/c": "third" * 100_000})
-    assert deb.member(file, "boot/b") == b"second"
+    assert deb.member([file], ["boot/b"]) == b"second"
     with pytest.raises(HostError, match="there is no boot/c in it") as caught:
-        deb.member(file, "boot/c")
+        deb.member([file], ["boot/c"])
     assert one_line(caught)
+
+
+def test_a_file_is_looked_for_in_several_packages_by_several_names(repository: Repository) -> None:
+    empty = repository.add("empty", {"usr/share/doc/empty": "nothing"})
+    full = repository.add("full", {"usr/lib/modules/1/vmlinuz": "kernel"})
+    assert deb.member([empty, full], ["boot/vmlinuz-1", "usr/lib/modules/1/vmlinuz"]) == b"kernel"
 
 
 def test_a_damaged_package_is_one_line(tmp_path: Path, repository: Repository) -> None:
     file = repository.add("many", {"lib/c": "third" * 100_000})
     file.write_bytes(file.read_bytes()[:100])
-    for use in (lambda: deb.member(file, "lib/c"), lambda: deb.unpack(file, tmp_path / "unpacked")):
+    for use in (lambda: deb.member([file], ["lib/c"]), lambda: deb.unpack(file, tmp_path / "unpacked")):
         with pytest.raises(HostError, match="many") as caught:
             use()
         assert one_line(caught)
@@ -326,8 +332,52 @@ def test_packages_of_another_suite_have_a_state_of_their_own(tmp_path: Path, rep
         "2.0-1",
     )
     newer = ours.of("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
-    assert deb.member(newer, "boot/vmlinuz") == b"a newer kernel"
+    assert deb.member([newer], ["boot/vmlinuz"]) == b"a newer kernel"
     assert newer.is_relative_to(tmp_path / "apt/bookworm-backports")
+
+
+def test_a_backport_comes_with_what_its_release_has(tmp_path: Path, repository: Repository) -> None:
+    repository.add("libc", {"lib/libc": "of the release"}, version="2.36-1")
+    publish_whole_release(repository)
+    backports = Repository(repository.root, repository.signer, suite="bookworm-backports")
+    backports.add("kernel", {"boot/vmlinuz": "a newer kernel"}, depends="libc", version="2.0-1")
+    backports.publish()
+    together = packages(tmp_path).with_release("bookworm-backports")
+    assert set(together.closure(["kernel"], "amd64")) == {"libc_2.36-1_amd64.deb", "kernel_2.0-1_amd64.deb"}
+    assert packages(tmp_path).version("kernel", "amd64") == "1.0-1"
+    assert together.fetch("kernel", "amd64", deadline=soon()).is_relative_to(
+        tmp_path / "apt/bookworm-backports+bookworm"
+    )
+
+
+def _mismatch(repository: Repository, suite: str) -> None:
+    """Make a suite's list another one than its signed index names, as a mirror does in the middle of its own update."""
+    listed = repository.root / f"dists/{suite}/main/binary-amd64/Packages"
+    listed.write_text(f"{listed.read_text()}\nPackage: later\nVersion: 1\nArchitecture: amd64\n")
+
+
+def test_updates_whose_list_does_not_match_are_reported_and_left_out(tmp_path: Path, repository: Repository) -> None:
+    updates = Repository(repository.root, repository.signer, suite="bookworm-updates")
+    updates.add("kernel", {"boot/vmlinuz": "an update"}, version="3.0-1")
+    updates.publish()
+    bus, heard = Bus(), list[Event]()
+    bus.subscribe(heard.append)
+    whole = Packages(tmp_path / "whole", bus, suites=["bookworm", "bookworm-updates"])
+    assert whole.version("kernel", "amd64") == "3.0-1"
+    assert not [event for event in heard if "without" in str(event)]
+    _mismatch(repository, "bookworm-updates")
+    without = Packages(tmp_path / "without", bus, suites=["bookworm", "bookworm-updates"])
+    assert without.version("kernel", "amd64") == "1.0-1"
+    assert [event for event in heard if "without bookworm-updates: " in str(event)]
+
+
+def test_a_release_whose_list_does_not_match_is_one_line(tmp_path: Path, repository: Repository) -> None:
+    updates = Repository(repository.root, repository.signer, suite="bookworm-updates")
+    updates.publish()
+    _mismatch(repository, "bookworm")
+    with pytest.raises(HostError, match="cannot fetch package lists") as caught:
+        Packages(tmp_path / "apt", Bus(), suites=["bookworm", "bookworm-updates"]).version("kernel", "amd64")
+    assert one_line(caught)
 
 
 @pytest.mark.usefixtures("repository")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -60,7 +62,7 @@ def test_a_good_recipe_is_read(recipes: Path) -> None:
     assert (recipe.machine.memory_mib, recipe.machine.cpus, recipe.machine.boot) == (256, 1, "image")
     assert recipe.traits.kaslr
     assert not recipe.traits.module_stubs
-    assert recipe.core
+    assert recipe.tier == "core"
 
 
 def test_a_kernel_may_come_from_another_suite(recipes: Path) -> None:
@@ -144,13 +146,38 @@ def test_parts_are_found_with_and_without_their_suffix(recipes: Path) -> None:
 
 def test_selecting_by_name(recipes: Path) -> None:
     written(recipes, GOOD)
-    written(recipes, GOOD.replace('"vm"', '"extra"').replace("[kernel]", "core = false\n[kernel]", 1), "extra.toml")
+    written(recipes, GOOD.replace('"vm"', '"extra"').replace("[kernel]", 'tier = "full"\n[kernel]', 1), "extra.toml")
     assert [recipe.name for recipe in select([], recipes)] == ["vm"]
     assert [recipe.name for recipe in select(["extra", "vm", "extra"], recipes)] == ["extra", "vm"]
     assert [recipe.name for recipe in select(["extra,vm", "vm"], recipes)] == ["extra", "vm"]
     assert [recipe.name for recipe in select([","], recipes)] == ["vm"]
     with pytest.raises(UsageError, match="no VM named 'x86'; one of: extra, vm"):
         select(["x86"], recipes)
+
+
+def test_selecting_by_architecture_and_tier(recipes: Path) -> None:
+    written(recipes, GOOD)
+    written(recipes, GOOD.replace('"vm"', '"extra"').replace("[kernel]", 'tier = "full"\n[kernel]', 1), "extra.toml")
+    other = (
+        GOOD.replace('"vm"', '"other"').replace('"x86_64"', '"arm64"').replace("[kernel]", 'tier = "full"\n[kernel]', 1)
+    )
+    written(recipes, other, "other.toml")
+
+    def names(archs: Sequence[str] = (), matrix: Literal["core", "full"] | None = None) -> list[str]:
+        return [recipe.name for recipe in select([], recipes, architectures=archs, matrix=matrix)]
+
+    assert names(matrix="full") == ["extra", "other", "vm"]
+    assert names(matrix="core") == ["vm"] == names()
+    assert names(["x86_64"]) == ["extra", "vm"]
+    assert names(["x86_64"], "core") == ["vm"]
+    assert names(["arm64"]) == ["other"]
+    assert names(["arm64,x86_64"]) == ["extra", "other", "vm"]
+    with pytest.raises(UsageError, match="no architecture named 'vax'; one of: arm64, "):
+        names(["vax"])
+    with pytest.raises(UsageError, match="no VM of arm64 is in the matrix"):
+        names(["arm64"], "core")
+    with pytest.raises(UsageError, match="give one or the other"):
+        select(["vm"], recipes, architectures=["x86_64"])
 
 
 def test_another_recipes_mistake_does_not_stop_a_named_one(recipes: Path) -> None:

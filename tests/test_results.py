@@ -27,7 +27,8 @@ from harness.verdict.verdict import Verdict
 
 FIELDS = [
     *("schema", "file"),
-    *("case", "vm", "verdict", "reason", "seconds", "kernel_release", "arch", "accelerator", "traits", "image_key"),
+    *("case", "vm", "verdict", "reason", "seconds", "kernel_release", "arch", "accelerator", "qemu"),
+    *("traits", "image_key"),
     *("witnesses", "mutant", "bundle"),
 ]
 

@@ -12,6 +12,7 @@ from typing import Self
 
 import testinfra.host
 
+from harness.core import program_versions
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest import testinfra_backend
@@ -42,6 +43,7 @@ class Guest:
         self.image = image
         self.accelerator = accelerator
         self.boot_seconds = 0.0
+        self.qemu_version = program_versions.words(image.recipe.architecture.machine.qemu)
         self.frozen = ""  # what it was thawed from: the store's name of it; empty for one that was booted
         self._emulator = emulator
         self._link: SshLink | None = None

@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -39,19 +39,21 @@ def unpack(deb: Path, into: Path) -> None:
             raise HostError(f"cannot unpack: {told[0] if told else rc}", where=deb.name, mend="run again")
 
 
-def member(deb: Path, name: str) -> bytes:
-    """One file of the package, by its path without a leading slash; no more is unpacked than stands before it.
+def member(debs: Sequence[Path], names: Collection[str]) -> bytes:
+    """The first file of the packages that has one of the names, which are paths without a leading slash.
 
-    Raises HostError when the package has no such file.
+    No more is unpacked than stands before it. Raises HostError when no package has such a file.
     """
-    try:
-        with _contents(deb) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for found in archive:
-                if found.name.removeprefix("./") == name and (content := archive.extractfile(found)):
-                    return content.read()
-    except tarfile.TarError as error:
-        raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
-    raise HostError(f"there is no {name} in it", where=deb.name, mend="has Debian moved it elsewhere?")
+    for deb in debs:
+        try:
+            with _contents(deb) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+                for found in archive:
+                    if found.name.removeprefix("./") in names and (content := archive.extractfile(found)):
+                        return content.read()
+        except tarfile.TarError as error:
+            raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
+    listed, where = " or ".join(names), ", ".join(deb.name for deb in debs)
+    raise HostError(f"there is no {listed} in it", where=where, mend="has Debian moved it elsewhere?")
 
 
 @contextmanager

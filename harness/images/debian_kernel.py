@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version as library_version
@@ -17,7 +17,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import deb, drivers, elf_writer, kallsyms, kernel_config, vmlinux
+from harness.images import deb, drivers, elf_writer, kallsyms, kernel_config, suite_programs, vmlinux
 from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
@@ -26,8 +26,11 @@ from harness.images.recipe import Recipe
 
 KIND = "kernel"
 _IMAGE = "linux-image-"
+# Newer Debian divides an image into these packages of the same release. Seen in 6.18 (the first) and 7.3 (all).
+_DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 _FETCHING = 900.0
-_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in (deb, drivers, elf_writer, kallsyms, vmlinux)))
+_ROOMS = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
+_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _ROOMS))
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class _Debian:
     recipe: Recipe
     packages: Packages
     image: _Package
+    divided: tuple[_Package, ...]
     headers: tuple[_Package, ...]
 
     @property
@@ -54,7 +58,7 @@ class _Debian:
 
     def key_parts(self) -> list[str]:
         """All that goes into the entry."""
-        chosen = (self.image, *self.headers)
+        chosen = (self.image, *self.divided, *self.headers)
         return [
             *(f"{package.name} {self.packages.hash(package.name, package.architecture)}" for package in chosen),
             f"vmlinux-to-elf {library_version('vmlinux-to-elf')}",
@@ -70,17 +74,20 @@ class _Debian:
         """
         deadline = Deadline.after(_FETCHING)
         step.say(f"fetching {self.image.name}", 0.0)
-        image = self.packages.fetch(self.image.name, self.image.architecture, deadline=deadline)
+        files = [
+            self.packages.fetch(package.name, package.architecture, deadline=deadline)
+            for package in (self.image, *self.divided)
+        ]
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{self.recipe.name}-kernel") as aside:
             step.say(f"unpacking {self.image.name}", 0.1)
             headers = aside.submit(self._lay_out_headers, entry / "tree", deadline)
-            kept = aside.submit(self._keep_drivers, image, entry)
-            for member, name in ((f"boot/vmlinuz-{self.release}", "kernel"), (f"boot/config-{self.release}", "config")):
-                (entry / name).write_bytes(deb.member(image, member))
+            kept = aside.submit(self._keep_drivers, files, entry)
+            (entry / "kernel").write_bytes(deb.member(files, self._places("vmlinuz", "vmlinux")))
+            (entry / "config").write_bytes(deb.member(files, self._places("config")))
             config = kernel_config.parse((entry / "config").read_text())
             (entry / "config.json").write_text(json.dumps(config))
             step.say("recovering the kernel's symbols", 0.3)
-            symbols = vmlinux.make(entry / "kernel", entry / "vmlinux")
+            symbols = vmlinux.make(entry / "kernel", entry / "vmlinux", self.recipe.architecture)
             step.say("waiting for drivers and headers", 0.7)
             headers.result()
             facts = {"drivers": kept.result(), "symbols": symbols}
@@ -92,17 +99,27 @@ class _Debian:
             "build_id": Elf.read(entry / "vmlinux").build_id,
         }
 
-    def _keep_drivers(self, image: Path, entry: Path) -> list[str]:
+    def _places(self, *names: str) -> tuple[str, ...]:
+        """Paths that a kernel file may have: below /boot, or next to the modules in divided packages."""
+        where = ((f"boot/{name}-{self.release}", f"usr/lib/modules/{self.release}/{name}") for name in names)
+        return tuple(place for places in where for place in places)
+
+    def _keep_drivers(self, files: Sequence[Path], entry: Path) -> list[str]:
         """Which modules are needed only the modules themselves tell, so all come out, and all but those go again."""
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            deb.unpack(image, Path(scratch))
-            modules = Path(scratch) / "lib/modules" / self.release
+            for file in files:
+                deb.unpack(file, Path(scratch))
+            places = [Path(scratch) / root / "modules" / self.release for root in ("usr/lib", "lib")]
+            modules = next((place for place in places if place.is_dir()), places[0])
             return drivers.keep(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
 
     def _lay_out_headers(self, tree: Path, deadline: Deadline) -> None:
         for package in self.headers:
             deb.unpack(self.packages.fetch(package.name, package.architecture, deadline=deadline), tree)
         settle_headers(tree, self.release)
+        if self.recipe.kernel.compiler:
+            for kbuild in (tree / "usr/lib").glob("linux-kbuild-*"):
+                suite_programs.wrap(kbuild, kbuild.name, self.recipe.kernel.suite, self.packages, deadline)
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
@@ -143,14 +160,18 @@ def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
     architecture = recipe.architecture.debian
     real = [name for name in packages.depends(wanted, architecture) if name.startswith(_IMAGE)]
     image = real[0] if real else wanted
-    own = f"linux-headers-{image.removeprefix(_IMAGE)}"
+    release = image.removeprefix(_IMAGE)
+    possible = {f"{part}{release}" for part in _DIVIDED}
+    divided = [name for name in packages.depends(image, architecture) if name in possible]
+    own = f"linux-headers-{release}"
     needed = packages.depends(own, architecture)
     headers = [_Package(own, architecture)]
     headers += [_Package(name, "all") for name in needed if name.endswith("-common")]
     # Kbuild's programs run here, whatever they build for: so they come from the host's own architecture. The compiler
     # that the headers also depend on does not come at all: that of the target's architecture could not run here.
     headers += [_Package(name, native()) for name in needed if name.startswith("linux-kbuild-")]
-    return _Debian(recipe, packages, _Package(image, architecture), tuple(headers))
+    parts = tuple(_Package(name, architecture) for name in divided)
+    return _Debian(recipe, packages, _Package(image, architecture), parts, tuple(headers))
 
 
 def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:

@@ -42,9 +42,9 @@ def compiler_version(architecture: Architecture) -> str:
     return "; ".join(answer.output.partition("\n")[0] for answer in answers)
 
 
-def compiler(architecture: Architecture) -> str:
-    """The compiler as make is given it: behind ccache where that is installed."""
-    gcc = f"{architecture.cross_prefix}gcc"
+def compiler(architecture: Architecture, program: Path | None = None) -> str:
+    """The compiler as make is given it, the host's or a `program`: behind ccache where that is installed."""
+    gcc = str(program or f"{architecture.cross_prefix}gcc")
     return f"ccache {gcc}" if shutil.which("ccache") else gcc
 
 
@@ -78,6 +78,8 @@ class Make:
     log: Path
     jobs: int = 1
     nice: int = NICE
+    program: Path | None = None
+    """The compiler, where it is not the host's."""
 
     def run(
         self,
@@ -93,7 +95,7 @@ class Make:
             "O": str(self.objects),
             "ARCH": self.architecture.kernel,
             "CROSS_COMPILE": self.architecture.cross_prefix,
-            "CC": compiler(self.architecture),
+            "CC": compiler(self.architecture, self.program),
             **_REPRODUCIBLE,
             **(variables or {}),
         }

@@ -59,6 +59,12 @@ def suites_of(suite: str) -> tuple[str, ...]:
     return (suite,) if "-" in suite else (suite, f"{suite}-updates", f"{suite}-security")
 
 
+def with_release(suite: str) -> tuple[str, ...]:
+    """A suite and, for one that only extends a release, that release: its packages depend on the release's."""
+    release = suite.partition("-")[0]
+    return suites_of(suite) if release == suite else (suite, *suites_of(release))
+
+
 def repositories(suites: Sequence[str]) -> list[Repository]:
     """Where each suite comes from, in order; one that the host has no mirror for is left out, unless it is the first.
 

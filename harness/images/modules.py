@@ -14,6 +14,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, digest, sha256
+from harness.images import suite_compiler
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import KernelBuild
@@ -26,15 +27,16 @@ _SOURCES = ("Kbuild", "*.c", "*.h", "*.S")
 _CODE = ("modules.py", "kbuild.py")
 
 
-def key_parts(recipe: Recipe, kernel_key: str) -> list[str]:
+def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
     """Everything that goes into the modules for the kernel with that store key."""
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
-    return [kernel_key, _probes_digest(), recipe.kernel.cflags, compiler_version(recipe.architecture), *code]
+    compiler = [compiler_version(recipe.architecture), *suite_compiler.key_parts(recipe, build_context)]
+    return [kernel_key, _probes_digest(), recipe.kernel.cflags, *compiler, *code]
 
 
 def present(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> bool:
     """True when the store has the modules for that kernel already."""
-    return build_context.store.present(KIND, key_parts(recipe, kernel_key))
+    return build_context.store.present(KIND, key_parts(recipe, kernel_key, build_context))
 
 
 def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Mapping[str, Path]:
@@ -45,7 +47,9 @@ def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> 
     with the log when they do not build, and when one of them is not what this kernel can load.
     """
     job = _Job(recipe, kernel, build_context)
-    entry = build_context.store.obtain(KIND, key_parts(recipe, kernel.key), vm=recipe.name, build=job.build)
+    entry = build_context.store.obtain(
+        KIND, key_parts(recipe, kernel.key, build_context), vm=recipe.name, build=job.build
+    )
     return _by_name(entry.path)
 
 
@@ -131,7 +135,8 @@ class _Job:
         if directory == scratch:
             log.unlink(missing_ok=True)
         cores = self.build_context.slots.cores
-        make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0)
+        program = suite_compiler.obtain(self.recipe, self.build_context)
+        make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, program=program)
         variables = {"M": str(directory), "KCFLAGS": " ".join(flags).strip()}
         make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
 

@@ -44,7 +44,9 @@ class Packages:
     def __init__(self, root: Path, bus: Bus, suites: Sequence[str] = ()) -> None:
         self._suites = tuple(suites) or mirrors.default_suites()
         self._beside = root
-        self._root = root / self._suites[0]
+        # A suite that extends a release is used with the release and without it: two states, two directories.
+        beside = [name for name in self._suites[1:] if "-" not in name]
+        self._root = root / "+".join([self._suites[0], *beside])
         self._bus = bus
         self._states: dict[str, AptState] = {}
         self._others: dict[str, Packages] = {}
@@ -55,6 +57,11 @@ class Packages:
             return self
         # What two threads make at once is the same twice: apt's own lock is a file.
         return self._others.setdefault(suite, Packages(self._beside, self._bus, mirrors.suites_of(suite)))
+
+    def with_release(self, suite: str) -> Packages:
+        """The packages of a suite and of the release that it extends, on which they depend."""
+        suites = mirrors.with_release(suite)
+        return self._others.setdefault("+".join(suites), Packages(self._beside, self._bus, suites))
 
     def version(self, package: str, architecture: str) -> str:
         """The candidate version of a binary package. `architecture` is dpkg's name, or `all`.

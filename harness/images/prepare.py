@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from harness.images import debian_kernel, modules, programs, rootfs, source_kernel
+from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import KernelBuild
@@ -41,7 +41,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         hands = programs.obtain(recipe, build_context) if probes else {}
         initrd = packed.result().path / rootfs.INITRD
     return Image(
-        recipe=recipe,
+        recipe=qemu_program.resolved(recipe, build_context),
         key=image_key(recipe, build_context),
         kernel=kernel.elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
@@ -64,7 +64,8 @@ def built(recipe: Recipe, build_context: BuildContext) -> bool:
     """True when every part of the image is in the store; a cheap look that verifies nothing."""
     if not build_context.store.root.is_dir():
         return False
-    return all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context))
+    layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context))
+    return layers and qemu_program.present(recipe, build_context)
 
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> list[tuple[str, list[str]]]:
@@ -74,7 +75,7 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> list[tuple[str, list
     return [
         (debian_kernel.KIND, kernel),
         (rootfs.KIND, rootfs.key_parts(recipe, key, build_context)),
-        (modules.KIND, modules.key_parts(recipe, key)),
+        (modules.KIND, modules.key_parts(recipe, key, build_context)),
         (programs.KIND, programs.key_parts(recipe)),
     ]
 

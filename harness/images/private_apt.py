@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from harness.images import full_disk, mirrors
 SOURCE = "source"
 _DAY = 86400.0
 _REFRESH = 300.0
+# What apt prints about a list that does not match the signed index, and the suite in the list's address.
+_MISMATCH = re.compile(r"unexpected size|Hash Sum mismatch|Mirror sync in progress")
+_DISTRIBUTION = re.compile(r"/dists/([^/\s]+)/")
 
 
 def native() -> str:
@@ -92,7 +96,9 @@ class AptState:
         if known.get("for") != wanted or not 0 <= time.time() - self._when < _DAY:
             with self._bus.step("host", self._step) as step:
                 try:
-                    self._refresh()
+                    if without := self._refresh():
+                        step.say(without)
+                        step.close_with(without)
                     self._when = time.time()
                     write_text(self._stamp, json.dumps({"when": self._when, "for": wanted}))
                 except HostError as error:
@@ -102,23 +108,46 @@ class AptState:
         remembered = self._read(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 
-    def _refresh(self) -> None:
-        """Fetch the lists. Raises HostError naming apt's complaint."""
-        self._configure()
-        # Error-Mode: without it apt only warns of a list it could not fetch, and exits 0 (apt-get(8)).
-        words = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
-        done = self.ask(words, Deadline.after(_REFRESH))
-        if done.rc:
-            told = complaint(done.output)
-            raise HostError(f"cannot fetch package lists: {told}", mend=f"see the network, or set {mirrors.MIRROR}")
+    def _refresh(self) -> str:
+        """Fetch the lists. Returns which suites were left out and why, empty when none was.
 
-    def _configure(self) -> None:
-        """Write the private sources and configuration."""
+        A mirror that is being updated serves lists that do not match their signed index, and apt refuses them. A suite
+        that only updates the release is then left out. Raises HostError with apt's complaint when the list of the
+        release does not match, and when no mirror answers.
+        """
+        deadline = Deadline.after(_REFRESH)
+        refused: dict[str, str] = {}
+        while True:
+            self._configure(refused)
+            # Error-Mode: without it apt only warns of a list it could not fetch, and exits 0 (apt-get(8)).
+            words = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
+            done = self.ask(words, deadline)
+            if not done.rc:
+                return "; ".join(f"without {suite}: {told}" for suite, told in refused.items())
+            told = complaint(done.output)
+            mismatched = {
+                suite
+                for line in done.output.splitlines()
+                if line.startswith("E:") and _MISMATCH.search(line)
+                for suite in _DISTRIBUTION.findall(line)
+            } & set(self._optional)
+            if not mismatched - refused.keys():
+                raise HostError(f"cannot fetch package lists: {told}", mend=f"see the network, or set {mirrors.MIRROR}")
+            refused |= dict.fromkeys(mismatched, told)
+
+    @property
+    def _optional(self) -> tuple[str, ...]:
+        """The suites that only update or extend a release."""
+        return tuple(name for name in self._suites[1:] if "-" in name)
+
+    def _configure(self, refused: Collection[str] = ()) -> None:
+        """Write the private sources, without the suites `refused`, and the configuration."""
         kind, architecture = ("deb-src", native()) if self._architecture == SOURCE else ("deb", self._architecture)
         for name in ("lists/partial", "cache/archives/partial"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
-        lines = [repository.line(kind) for repository in mirrors.repositories(self._suites)]
+        suites = [suite for suite in self._suites if suite not in refused]
+        lines = [repository.line(kind) for repository in mirrors.repositories(suites)]
         write_text(self._root / "sources.list", "\n".join([*lines, ""]))
         settings = {
             # APT_CONFIG is read before the host's files (apt.conf(5)), which could set our directories back.
@@ -128,6 +157,8 @@ class AptState:
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
+            # Prefer the backports: without this apt takes no package from them (NotAutomatic in their index).
+            **({"APT::Default-Release": self._suites[0]} if "-" in self._suites[0] else {}),
             "Dir::State": str(self._root),
             "Dir::State::status": str(self._root / "status"),
             "Dir::Cache": str(self._root / "cache"),

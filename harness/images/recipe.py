@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,11 @@ from harness.core.errors import RecipeError, UsageError
 
 # A release by its code name, or what Debian keeps beside it. It goes into an apt source list.
 _SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
+_NEED = re.compile(r">= ?([0-9]+)(?:\.([0-9]+))?")
+_COMPILER = re.compile(r"gcc-[0-9]+")
+
+
+Tier = Literal["core", "full"]
 
 
 class _Table(BaseModel):
@@ -30,7 +36,8 @@ class Kernel(_Table):
     `RELEASE-backports`.
     `tree` is the user's own kernel source. `config` and `patches` name files under `vm_images/config/` and
     `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions elsewhere: what was
-    computed for it is tried on this one.
+    computed for it is tried on this one. `compiler` is the compiler of another Debian suite that modules are built by,
+    `gcc-14`, where the kernel was configured by a newer one than the host has; it comes from the release of `suite`.
     """
 
     source: Literal["debian-binary", "debian-source", "tree"]
@@ -40,6 +47,7 @@ class Kernel(_Table):
     config: tuple[str, ...] = Field(default=(), strict=False)
     patches: tuple[str, ...] = Field(default=(), strict=False)
     cflags: str = ""
+    compiler: str = ""
     sibling: str = ""
 
     @model_validator(mode="after")
@@ -49,6 +57,8 @@ class Kernel(_Table):
             raise ValueError(f"source {self.source!r} needs `{needed}`")
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
+        if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
+            raise ValueError(f"compiler {self.compiler!r} is none that a suite has: name gcc-14, say, and a suite")
         if self.suite and self.source == "tree":
             raise ValueError("a tree of your own is of no suite")
         if self.suite and not _SUITE.fullmatch(self.suite):
@@ -56,12 +66,20 @@ class Kernel(_Table):
         return self
 
 
+class Emulator(_Table):
+    """The QEMU that a recipe's guests run in: its path or name, and its version."""
+
+    program: str
+    version: tuple[int, int]
+
+
 class MachineOptions(_Table):
     """What QEMU gives the guest.
 
     `boot` is `image` (the kernel file as its boot loader would start it; KASLR happens) or `pvh` (x86_64 only: the
     unpacked ELF by its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the most that may
-    pass from QEMU's start to the first SSH answer: a parisc guest beside a kernel build needed 20 s on 2 cores.
+    pass from QEMU's start to the first SSH answer: a parisc guest beside a kernel build needed 20 s on 2 cores. `qemu`
+    is the QEMU that is needed, as `>= 11`. `emulator` is no key of a recipe: `qemu_program` fills it in.
     """
 
     memory_mib: int = Field(default=512, ge=64)
@@ -69,6 +87,20 @@ class MachineOptions(_Table):
     boot: Literal["image", "pvh"] = "image"
     append: str = ""
     boot_seconds: int = Field(default=180, ge=1)
+    qemu: str = ""
+    emulator: Emulator | None = None
+
+    @model_validator(mode="after")
+    def _names_versions(self) -> MachineOptions:
+        if self.qemu and not _NEED.fullmatch(self.qemu):
+            raise ValueError(f"qemu {self.qemu!r} is not a need such as '>= 11' or '>= 9.2'")
+        return self
+
+    @property
+    def oldest_qemu(self) -> tuple[int, int]:
+        """The oldest QEMU that will do, major and minor; (0, 0) where any will."""
+        found = _NEED.fullmatch(self.qemu)
+        return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 class Traits(_Table):
@@ -78,6 +110,7 @@ class Traits(_Table):
     kaslr: bool = False
     kernel_function_sections: bool = False
     module_function_sections: bool = False
+    module_text_sections: bool = True
     module_stubs: bool = False
     optimized_kprobes: bool = False
     ftrace_kprobes: bool = False
@@ -96,12 +129,12 @@ class BootNoise(_Table):
 
 
 class Recipe(_Table):
-    """One VM."""
+    """One VM. `tier` is `core` for a VM of every run, `full` for one that runs when it is asked for."""
 
     name: str
     arch: str
     describe: str
-    core: bool = True
+    tier: Tier = "core"
     kernel: Kernel
     machine: MachineOptions = MachineOptions()
     traits: Traits = Traits()
@@ -119,8 +152,10 @@ class Recipe(_Table):
 
     @property
     def architecture(self) -> Architecture:
-        """The row of the architecture table this VM is of."""
-        return ARCHITECTURES[self.arch]
+        """The row of the architecture table this VM is of, with the QEMU that was found for it."""
+        row = ARCHITECTURES[self.arch]
+        found = self.machine.emulator
+        return replace(row, machine=row.machine.of(found.program, found.version)) if found else row
 
 
 def load(path: Path) -> Recipe:
@@ -137,6 +172,8 @@ def load(path: Path) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise _explained(path, error) from None
+    if recipe.machine.emulator is not None:
+        raise RecipeError("unknown key `machine.emulator`", where=path.name, mend="name a version: qemu = '>= 11'")
     if recipe.name != path.stem:
         raise RecipeError(f"name is {recipe.name!r}", where=path.name, mend=f"make it {path.stem!r}, the file's name")
     for kind, names in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
@@ -188,14 +225,31 @@ def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
     return {name: load(directory / f"{name}.toml") for name in _names(directory)}
 
 
-def select(words: Sequence[str], directory: Path = paths.RECIPES) -> list[Recipe]:
-    """The recipes asked for, in words as `--vm` has them (`a` or `a,b`), or all core ones when no name is there.
+def select(
+    words: Sequence[str],
+    directory: Path = paths.RECIPES,
+    *,
+    architectures: Sequence[str] = (),
+    matrix: Tier | None = None,
+) -> list[Recipe]:
+    """The recipes asked for by name, as `--vm` has them (`a` or `a,b`), by architecture, or by tier.
 
-    Raises UsageError on an unknown name.
+    Without a name: those of the `architectures`, of both tiers unless `matrix` is `core`; without an architecture, too,
+    those of `matrix`, the core ones when that is not given. Raises UsageError on an unknown name or architecture.
     """
     names = dict.fromkeys(name for word in words for name in word.split(",") if name)
+    archs = {name for word in architectures for name in word.split(",") if name}
+    if unknown := sorted(archs - ARCHITECTURES.keys()):
+        raise UsageError(f"no architecture named {unknown[0]!r}", mend=f"one of: {', '.join(sorted(ARCHITECTURES))}")
+    if names and (archs or matrix):
+        raise UsageError("--vm names VMs, --arch and --matrix choose some", mend="give one or the other")
     if not names:
-        return [recipe for recipe in load_all(directory).values() if recipe.core]
+        tiers = {"core"} if (matrix or ("full" if archs else "core")) == "core" else {"core", "full"}
+        recipes = load_all(directory).values()
+        found = [each for each in recipes if each.tier in tiers and (not archs or each.arch in archs)]
+        if not found:
+            raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend="see ./pinpoint list")
+        return found
     known = _names(directory)
     for name in names:
         if name not in known:

@@ -73,13 +73,17 @@ class Store:
                     step.close_with("; ".join(part for part in (damage, step.closing) if part))
             return entry
 
+    def path(self, kind: str, parts: Sequence[str]) -> Path:
+        """Where such an entry stands, built or not."""
+        return self.root / f"{kind}-{key_of(parts)}"
+
     def present(self, kind: str, parts: Sequence[str]) -> bool:
         """True when such an entry was built; a cheap look that verifies nothing."""
-        return (self.root / f"{kind}-{key_of(parts)}" / manifest.NAME).is_file()
+        return (self.path(kind, parts) / manifest.NAME).is_file()
 
     def drop(self, kind: str, parts: Sequence[str]) -> None:
         """Remove an entry that turned out to be of no use, if it is there: who wants it builds it again."""
-        self._drop_free(self.root / f"{kind}-{key_of(parts)}")
+        self._drop_free(self.path(kind, parts))
 
     def drop_unused(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has obtained for so long; those under a lock are left alone."""

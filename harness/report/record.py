@@ -41,6 +41,7 @@ class Cell(BaseModel):
     kernel_release: str
     arch: str
     accelerator: str
+    qemu: str = ""
     traits: Mapping[str, bool]
     image_key: str
     witnesses: Sequence[Mapping[str, Any]]

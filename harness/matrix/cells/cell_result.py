@@ -103,6 +103,7 @@ class CellWatch:
             kernel_release=guest.image.release if guest else "",
             arch=guest.image.recipe.arch if guest else "",
             accelerator=guest.accelerator.name if guest else "",
+            qemu=guest.qemu_version if guest else "",
             traits=self.traits,
             image_key=guest.image.key if guest else "",
             witnesses=self._witnesses(),

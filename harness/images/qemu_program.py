@@ -1,0 +1,100 @@
+"""The QEMU that a recipe needs: the host's when it is new enough, else the one of a newer Debian suite."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from harness.core import program_versions
+from harness.core.architecture import ARCHITECTURES
+from harness.core.errors import HostError
+from harness.images import suite_programs
+from harness.images.build_context import BuildContext
+from harness.images.recipe import Emulator, Recipe
+from harness.images.suite_programs import SuitePrograms
+
+# Set by --host-qemu: the host's QEMU is used even where a recipe needs a newer one.
+HOST_QEMU = "PINPOINT_HOST_QEMU"
+_SUITE = "trixie-backports"
+# That suite's package of each emulator, and the firmware that its machines need from another one.
+_PACKAGES = {
+    "qemu-system-x86_64": ("qemu-system-x86",),
+    "qemu-system-i386": ("qemu-system-x86",),
+    "qemu-system-aarch64": ("qemu-system-arm",),
+    "qemu-system-arm": ("qemu-system-arm",),
+    "qemu-system-hppa": ("qemu-system-misc",),
+    "qemu-system-ppc64": ("qemu-system-ppc",),
+    "qemu-system-riscv64": ("qemu-system-riscv", "opensbi"),
+    "qemu-system-s390x": ("qemu-system-s390x",),
+    "qemu-system-mips64el": ("qemu-system-mips",),
+    "qemu-system-loongarch64": ("qemu-system-misc",),
+}
+
+
+def resolved(recipe: Recipe, build_context: BuildContext) -> Recipe:
+    """The recipe with the QEMU that its guests run in; it is fetched where this host's is too old.
+
+    On a host without QEMU the recipe is returned as it is, and starting a guest raises the error. Raises HostError when
+    the suite has no such QEMU.
+    """
+    if not _elsewhere(recipe):
+        return _with(recipe, recipe.architecture.machine.qemu)
+    entry = suite_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
+    found = _with(recipe, str(_launcher(recipe, entry.path)))
+    emulator = found.machine.emulator
+    if emulator is None or emulator.version < recipe.machine.oldest_qemu:
+        raise HostError(f"{_SUITE} has no QEMU {recipe.machine.qemu}", where=recipe.name, mend="mend machine.qemu")
+    return found
+
+
+def named(recipe: Recipe, build_context: BuildContext) -> str:
+    """The program that `resolved` chooses, whether or not it has been fetched yet."""
+    program = ARCHITECTURES[recipe.arch].machine.qemu
+    if not _elsewhere(recipe):
+        return program
+    key = build_context.store.path(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
+    return str(_launcher(recipe, key))
+
+
+def present(recipe: Recipe, build_context: BuildContext) -> bool:
+    """True when nothing needs to be fetched for the recipe's QEMU."""
+    if not _elsewhere(recipe):
+        return True
+    return build_context.store.present(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
+
+
+def _elsewhere(recipe: Recipe) -> bool:
+    """Is this host's QEMU too old for the recipe, or absent?"""
+    oldest = recipe.machine.oldest_qemu
+    if os.environ.get(HOST_QEMU) or oldest == (0, 0):
+        return False
+    found = _with(recipe, ARCHITECTURES[recipe.arch].machine.qemu).machine.emulator
+    return found is None or found.version < oldest
+
+
+def _with(recipe: Recipe, program: str) -> Recipe:
+    try:
+        version = program_versions.number(program_versions.first_line(program))
+    except HostError:
+        return recipe
+    if version is None:
+        return recipe
+    machine = recipe.machine.model_copy(update={"emulator": Emulator(program=program, version=version)})
+    return recipe.model_copy(update={"machine": machine})
+
+
+def _launcher(recipe: Recipe, entry: Path) -> Path:
+    return entry / suite_programs.LAUNCHERS / ARCHITECTURES[recipe.arch].machine.qemu
+
+
+def _wanted(recipe: Recipe) -> SuitePrograms:
+    program = ARCHITECTURES[recipe.arch].machine.qemu
+    if program not in _PACKAGES:
+        raise HostError(f"no package of {_SUITE} is known to have {program}", mend=f"see {Path(__file__).name}")
+    files = "usr/share/qemu"
+    return SuitePrograms(
+        suite=_SUITE,
+        packages=_PACKAGES[program],
+        kept=(f"usr/bin/{program}", files),
+        launched={program: (f"usr/bin/{program}", "-L", f'{{files}}/{files}"')},
+    )

@@ -1,0 +1,228 @@
+"""Programs of another Debian suite, unpacked into the store and run on this host with their own libraries.
+
+A newer QEMU and the compiler that a packaged kernel was configured by come this way. Nothing is installed: apt resolves
+and checks the packages in a private state, and a launcher starts each program through that suite's dynamic loader.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import InterpSegment
+
+from harness.core.architecture import ARCHITECTURES
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError
+from harness.core.events import ProgressStep
+from harness.core.files import code_sha256
+from harness.images import deb
+from harness.images.build_context import BuildContext
+from harness.images.packages import Packages
+from harness.images.private_apt import native
+from harness.images.store import Entry
+
+KIND = "suite-programs"
+LAUNCHERS = "bin"
+
+_FETCHING = 900.0
+_LINKS = 8
+_NATIVE = frozenset(row.elf_machine for row in ARCHITECTURES.values() if row.native)
+_LIBRARIES, _FILES = "lib", "root"
+# `exec` leaves one process, so that a signal to the launcher is one to the program.
+_THROUGH_LOADER = (
+    '#!/bin/sh\nd=${{0%/*}}/..\nexec "$d/lib/{loader}" --library-path "$d/lib" "$d/root/{program}"{words} "$@"\n'
+)
+# Debian's modpost and objtool start the program for the target by their own name and a suffix: argv[0] must stay.
+_BESIDE = """#!/bin/sh
+d=${{0%/*}}
+l="$d/{up}/{libraries}"
+exec "$l/{loader}" --argv0 "$0" --library-path "$l" "$d/{program}" "$@"
+"""
+_OF_HOST = '#!/bin/sh\nexec {program} "$@"\n'
+
+
+@dataclass(frozen=True)
+class SuitePrograms:
+    """What to take of which packages.
+
+    `suite` is a code name as in a recipe; `packages` are asked for together with what they depend on. `kept` are files
+    and directories, as paths without a leading slash. `launched` maps a launcher's name to one of the kept programs and
+    the words that come before the caller's, where `{files}` stands for the directory of what was kept. `of_host` maps a
+    launcher's name to a program of this host.
+    """
+
+    suite: str
+    packages: tuple[str, ...]
+    kept: tuple[str, ...]
+    launched: Mapping[str, tuple[str, ...]] = field(hash=False)
+    of_host: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
+    """Everything that goes into the entry, for its store key: the packages with all that they need."""
+    closure = _packages(wanted, build_context).closure(wanted.packages, native())
+    return [
+        *(f"{name} {closure[name]}" for name in sorted(closure)),
+        *wanted.kept,
+        *(f"{name} {' '.join(words)}" for name, words in sorted(wanted.launched.items())),
+        *(f"{name} {program}" for name, program in sorted(wanted.of_host.items())),
+        *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__))),
+    ]
+
+
+def obtain(wanted: SuitePrograms, build_context: BuildContext, *, vm: str) -> Entry:
+    """An entry whose `bin/` holds a launcher for each program.
+
+    Raises RecipeError when the suite lacks a package, HostError when one cannot be fetched, BuildError when a package
+    does not hold what it is known to hold.
+    """
+    job = _Job(wanted, _packages(wanted, build_context))
+    return build_context.store.obtain(KIND, key_parts(wanted, build_context), vm=vm, build=job.build)
+
+
+def wrap(tree: Path, package: str, suite: str, host_packages: Packages, deadline: Deadline) -> int:
+    """Make the programs of the host's architecture below `tree`, from `package` of a suite, run with its libraries.
+
+    Each program is renamed, and a launcher takes its name. Returns how many there are. Raises as `obtain`.
+    """
+    packages = host_packages.with_release(suite)
+    with tempfile.TemporaryDirectory(dir=tree) as scratch:
+        for file in packages.fetch_closure((package,), native(), deadline=deadline):
+            deb.unpack(file, Path(scratch))
+        libraries = _Tree(Path(scratch), tree)
+        programs = [path for path in tree.rglob("*") if not path.is_relative_to(scratch) and libraries.needs(path)]
+        libraries.keep_libraries()
+    for program in programs:
+        up = "/".join([".."] * (len(program.relative_to(tree).parts) - 1)) or "."
+        beside = program.with_name(f".{program.name}")
+        program.rename(beside)
+        words = {"up": up, "loader": libraries.loader, "program": beside.name, "libraries": _LIBRARIES}
+        _write(program, _BESIDE.format(**words))
+    return len(programs)
+
+
+def _packages(wanted: SuitePrograms, build_context: BuildContext) -> Packages:
+    return build_context.packages.with_release(wanted.suite)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One set of programs to be laid out in a store entry."""
+
+    wanted: SuitePrograms
+    packages: Packages
+
+    def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
+        """Unpack all packages aside, then keep the programs, the libraries that they load, and their launchers."""
+        deadline = Deadline.after(_FETCHING)
+        with tempfile.TemporaryDirectory(dir=entry) as scratch:
+            step.say(f"fetching {', '.join(self.wanted.packages)} of {self.wanted.suite}", 0.0)
+            files = self.packages.fetch_closure(self.wanted.packages, native(), deadline=deadline)
+            for number, package in enumerate(files):
+                step.say(f"unpacking {package.name}", 0.3 + 0.6 * number / len(files))
+                deb.unpack(package, Path(scratch))
+            tree = _Tree(Path(scratch), entry)
+            for place in self.wanted.kept:
+                tree.keep(place)
+            libraries = tree.keep_libraries()
+        if not tree.loader:
+            raise BuildError("no program with a dynamic loader was kept", mend=f"see {Path(__file__).name}")
+        for name, (program, *words) in self.wanted.launched.items():
+            before = "".join(f" {word}" for word in words).format(files=f'"$d/{_FILES}')
+            _write(entry / LAUNCHERS / name, _THROUGH_LOADER.format(loader=tree.loader, program=program, words=before))
+        for name, program in self.wanted.of_host.items():
+            _write(entry / LAUNCHERS / name, _OF_HOST.format(program=program))
+        return {"packages": len(files), "libraries": libraries}
+
+
+def _write(path: Path, script: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)
+
+
+class _Tree:
+    """Unpacked packages, and the entry that some of their files are copied into."""
+
+    def __init__(self, unpacked: Path, entry: Path) -> None:
+        self._unpacked = unpacked
+        self._entry = entry
+        self._needed: set[str] = set()
+        self.loader = ""
+        """The file name of the dynamic loader that the kept programs name."""
+
+    def keep(self, place: str) -> None:
+        """Copy a file, or a directory with all below it; links become what they lead to."""
+        source = self._followed(self._unpacked / place)
+        if source is None:
+            raise BuildError(f"no {place} in the packages", mend="has Debian moved it elsewhere?")
+        for path in [source, *source.rglob("*")] if source.is_dir() else [source]:
+            file = self._followed(path)
+            if file is None or not file.is_file():
+                continue
+            kept = self._entry / _FILES / place / path.relative_to(source)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, kept)
+            self._needed |= set(self._asked_for(kept))
+
+    def needs(self, file: Path) -> bool:
+        """True for a program with a dynamic loader, whose libraries are kept from now on."""
+        if file.is_symlink() or not file.is_file():
+            return False
+        before, self.loader = self.loader, ""
+        needed = set(self._asked_for(file))
+        found, self.loader = bool(self.loader), self.loader or before
+        self._needed |= needed if found else set()
+        return found
+
+    def keep_libraries(self) -> int:
+        """Copy each library that what was kept needs, and those that the libraries need; returns their count."""
+        libraries = self._entry / _LIBRARIES
+        libraries.mkdir()
+        found = {path.name: path for path in self._unpacked.rglob("*.so*") if path.is_symlink() or path.is_file()}
+        while missing := {name for name in {*self._needed, self.loader} if name and not (libraries / name).exists()}:
+            for name in missing:
+                file = self._followed(found[name]) if name in found else None
+                if file is None:
+                    raise BuildError(f"no library {name} in the packages", mend="has Debian moved it elsewhere?")
+                shutil.copy(file, libraries / name)
+                self._needed |= set(self._asked_for(libraries / name))
+        return sum(1 for _ in libraries.iterdir())
+
+    def _asked_for(self, file: Path) -> Iterator[str]:
+        """The libraries that an ELF file of this host's own kind needs; nothing for any other file."""
+        with file.open("rb") as stream:
+            try:
+                elf = ELFFile(stream)
+            except ELFError:
+                return
+            # Firmware for guests is an ELF file too, and may name a loader (hppa-firmware.img).
+            if str(elf["e_machine"]) not in _NATIVE:
+                return
+            for segment in elf.iter_segments("PT_INTERP"):
+                assert isinstance(segment, InterpSegment)
+                self.loader = Path(segment.get_interp_name()).name
+            dynamic = elf.get_section_by_name(".dynamic")
+            if isinstance(dynamic, DynamicSection):
+                for tag in dynamic.iter_tags("DT_NEEDED"):
+                    yield str(tag.needed)  # type: ignore[attr-defined]
+
+    def _followed(self, path: Path) -> Path | None:
+        """The file or directory that a path resolves to inside the unpacked packages, None when there is none."""
+        for _ in range(_LINKS):
+            if not path.is_symlink():
+                break
+            target = path.readlink()
+            path = self._unpacked / target.relative_to("/") if target.is_absolute() else path.parent / target
+        # No link may lead out of the packages to a file of this host.
+        resolved = path.resolve()
+        inside = resolved.is_relative_to(self._unpacked.resolve())
+        return resolved if inside and resolved.exists() else None

@@ -1,0 +1,113 @@
+"""Which QEMU a recipe gets: this host's where it is new enough or forced, else that of a newer suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.core import program_versions
+from harness.core.architecture import ARCHITECTURES
+from harness.core.errors import HostError, RecipeError
+from harness.core.events import Bus
+from harness.images import qemu_program, suite_programs
+from harness.images.build_context import BuildContext
+from harness.images.packages import Packages
+from harness.images.recipe import Recipe, load
+from harness.images.store import Entry, Store
+from harness.images.suite_programs import SuitePrograms
+
+RECIPE = """
+name = "vm"
+arch = "parisc"
+describe = "a test"
+[kernel]
+source = "debian-source"
+package = "linux-source-6.1"
+[machine]
+qemu = "{need}"
+"""
+
+
+def recipe(tmp_path: Path, need: str) -> Recipe:
+    path = tmp_path / "vm.toml"
+    path.write_text(RECIPE.format(need=need))
+    return load(path)
+
+
+@pytest.fixture
+def build_context(tmp_path: Path) -> BuildContext:
+    bus = Bus()
+    return BuildContext(Store(tmp_path / "store", bus), Packages(tmp_path / "apt", bus, ["bookworm"]), bus)
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuitePrograms]:
+    """A host with QEMU 7.2, and a suite whose QEMU is 11.1; what was asked of the suite."""
+    asked: list[SuitePrograms] = []
+
+    def obtain(wanted: SuitePrograms, _context: BuildContext, *, vm: str) -> Entry:
+        asked.append(wanted)
+        return Entry(suite_programs.KIND, "key", tmp_path / vm, {})
+
+    def first_line(program: str) -> str:
+        return f"QEMU emulator version {'11.1.3' if '/' in program else '7.2.22'} (Debian)"
+
+    monkeypatch.setattr(suite_programs, "obtain", obtain)
+    monkeypatch.setattr(program_versions, "first_line", first_line)
+    monkeypatch.setattr(suite_programs, "key_parts", lambda *_: ["parts"])
+    monkeypatch.delenv(qemu_program.HOST_QEMU, raising=False)
+    return asked
+
+
+@pytest.mark.parametrize("need", ["", ">= 7", ">= 7.2", ">=7.2"])
+def test_a_host_that_has_it_fetches_nothing(
+    tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], need: str
+) -> None:
+    found = qemu_program.resolved(recipe(tmp_path, need), build_context)
+    assert not fetched
+    assert found.architecture.machine == ARCHITECTURES["parisc"].machine
+    assert qemu_program.named(recipe(tmp_path, need), build_context) == "qemu-system-hppa"
+
+
+@pytest.mark.parametrize("need", [">= 7.3", ">= 11"])
+def test_a_newer_one_comes_of_the_suite(
+    tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], need: str
+) -> None:
+    found = qemu_program.resolved(recipe(tmp_path, need), build_context)
+    assert [wanted.packages for wanted in fetched] == [("qemu-system-misc",)]
+    assert found.architecture.machine.qemu == str(tmp_path / "vm/bin/qemu-system-hppa")
+    assert found.architecture.machine.machine == "B160L"
+    assert qemu_program.named(recipe(tmp_path, need), build_context).endswith("/bin/qemu-system-hppa")
+    assert not qemu_program.present(recipe(tmp_path, need), build_context)
+
+
+def test_the_hosts_is_forced(
+    tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(qemu_program.HOST_QEMU, "1")
+    found = qemu_program.resolved(recipe(tmp_path, ">= 11"), build_context)
+    assert not fetched
+    assert found.architecture.machine == ARCHITECTURES["parisc"].machine
+
+
+@pytest.mark.usefixtures("fetched")
+def test_a_suite_that_is_too_old_is_one_line(tmp_path: Path, build_context: BuildContext) -> None:
+    with pytest.raises(HostError, match="has no QEMU >= 12") as caught:
+        qemu_program.resolved(recipe(tmp_path, ">= 12"), build_context)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("need", ["11", "> 11", ">= eleven", ">= 11.1.3"])
+def test_a_need_that_is_none_is_one_line(tmp_path: Path, need: str) -> None:
+    with pytest.raises(RecipeError, match="is not a need such as") as caught:
+        recipe(tmp_path, need)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_names_no_emulator(tmp_path: Path) -> None:
+    path = tmp_path / "vm.toml"
+    path.write_text(RECIPE.format(need="") + '[machine.emulator]\nprogram = "/bin/sh"\nversion = [1, 2]\n')
+    with pytest.raises(RecipeError) as caught:
+        load(path)
+    assert "\n" not in str(caught.value)

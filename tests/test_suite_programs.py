@@ -1,0 +1,107 @@
+"""Programs of another suite: kept with their libraries, started through their loader, no link followed to the host."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from debian_repository import Repository, Signer, publish_whole_release
+from elftools.elf.elffile import ELFFile
+
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError
+from harness.core.events import Bus
+from harness.images import mirrors, suite_programs
+from harness.images.build_context import BuildContext
+from harness.images.packages import Packages
+from harness.images.private_apt import native
+from harness.images.store import Store
+from harness.images.suite_programs import SuitePrograms
+
+PROGRAM = Path(shutil.which("echo") or "/bin/echo")
+HELLO = SuitePrograms(
+    suite="bookworm",
+    packages=("hello",),
+    kept=("usr/bin/hello", "usr/share/hello"),
+    launched={"hello": ("usr/bin/hello", "from", '{files}/usr/share/hello"')},
+    of_host={"host-true": "true"},
+)
+
+
+def _loader() -> Path:
+    with PROGRAM.open("rb") as stream:
+        segment = next(ELFFile(stream).iter_segments("PT_INTERP"))
+        return Path(segment.get_interp_name())
+
+
+def _library() -> Path:
+    told = subprocess.run(["ldd", PROGRAM], capture_output=True, text=True, check=True).stdout
+    return Path(next(line for line in told.splitlines() if "libc.so.6" in line).split()[2])
+
+
+@pytest.fixture
+def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildContext:
+    signer = Signer()
+    keyring = tmp_path / "archive.gpg"
+    keyring.write_bytes(signer.keyring)
+    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    repository = Repository(tmp_path / "debian", signer)
+    monkeypatch.setenv(mirrors.MIRROR, repository.uri)
+    libraries = {
+        f"usr/lib/{_library().name}": _library().read_bytes(),
+        f"usr/lib/{_loader().name}": _loader().read_bytes(),
+    }
+    repository.add("libc", libraries, architecture=native())
+    files: dict[str, str | bytes] = {"usr/bin/hello": PROGRAM.read_bytes(), "usr/share/hello/data": "data"}
+    repository.add("hello", files, depends="libc", architecture=native())
+    publish_whole_release(repository)
+    bus = Bus()
+    return BuildContext(Store(tmp_path / "store", bus), Packages(tmp_path / "apt", bus, ["bookworm"]), bus)
+
+
+def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildContext) -> None:
+    entry = suite_programs.obtain(HELLO, build_context, vm="vm")
+    launcher = entry.path / suite_programs.LAUNCHERS / "hello"
+    told = subprocess.run(
+        [launcher, "here"], capture_output=True, text=True, check=True, env={"LD_DEBUG": "libs", "LC_ALL": "C"}
+    )
+    assert told.stdout == f"from {launcher.parent}/../root/usr/share/hello here\n"
+    assert f"calling init: {launcher.parent}/../lib/libc.so.6" in told.stderr
+    subprocess.run([launcher.with_name("host-true")], check=True)
+    assert sorted(path.name for path in (entry.path / "lib").iterdir()) == sorted([_loader().name, "libc.so.6"])
+
+
+def test_what_is_not_in_the_packages_is_one_line(build_context: BuildContext) -> None:
+    absent = SuitePrograms(suite="bookworm", packages=("hello",), kept=("usr/bin/absent",), launched={})
+    with pytest.raises(BuildError, match="no usr/bin/absent in the packages") as caught:
+        suite_programs.obtain(absent, build_context, vm="vm")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_link_leads_out_of_the_packages(tmp_path: Path) -> None:
+    unpacked = tmp_path / "unpacked"
+    (unpacked / "usr/bin").mkdir(parents=True)
+    (unpacked / "usr/bin/out").symlink_to("../../../outside")
+    (unpacked / "usr/bin/absolute").symlink_to("/usr/bin/real")
+    (unpacked / "usr/bin/real").write_text("real")
+    (tmp_path / "outside").write_text("of the host")
+    tree = suite_programs._Tree(unpacked, tmp_path)
+    with pytest.raises(BuildError, match="no usr/bin/out in the packages"):
+        tree.keep("usr/bin/out")
+    tree.keep("usr/bin/absolute")
+    assert (tmp_path / "root/usr/bin/absolute").read_text() == "real"
+
+
+def test_programs_of_a_tree_are_wrapped_where_they_stand(tmp_path: Path, build_context: BuildContext) -> None:
+    tree = tmp_path / "tree"
+    (tree / "scripts/mod").mkdir(parents=True)
+    shutil.copy(PROGRAM, tree / "scripts/mod/hello")
+    (tree / "scripts/plain.sh").write_text("#!/bin/sh\n")
+    packages = build_context.packages
+    assert suite_programs.wrap(tree, "hello", "bookworm", packages, Deadline.after(120)) == 1
+    told = subprocess.run([tree / "scripts/mod/hello", "a b"], capture_output=True, text=True, check=True)
+    assert told.stdout == "a b\n"
+    assert (tree / "scripts/mod/hello").read_text().startswith("#!/bin/sh")
+    assert (tree / "scripts/plain.sh").read_text() == "#!/bin/sh\n"
