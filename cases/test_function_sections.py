@@ -23,7 +23,7 @@ SAMPLE = 48
 STOCK = "x86_64-debian"
 
 
-@pytest.mark.requires("kprobes")
+@pytest.mark.requires("kprobes", "module_text_sections")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> None:
     """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f.

@@ -139,6 +139,7 @@ def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
         raise Missed(f"removal of a module without an exit returns {removal or 'no error'}")
 
 
+@pytest.mark.requires("module_text_sections")
 @pytest.mark.mutants("loads-anyway")
 def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """A module with two sections of one name has no handle: it loses its whole sections/, or is not loaded at all.

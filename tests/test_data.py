@@ -162,3 +162,15 @@ def test_every_mutant_of_data_is_one() -> None:
     assert MUTANTS["next-data-symbol"].places is data.by_next_symbol
     assert MUTANTS["data-by-text-base"].places is data.by_text_base
     assert MUTANTS["reads-next-word"].reads_beyond
+
+
+def test_the_end_of_the_kernels_per_cpu_data_names_a_modules_first_variable() -> None:
+    vmlinux = kernel(per_cpu=0x9000)
+    end = 0x9100 + SLIDE
+    datum = Datum("pinpoint_percpu_word", 4, module="m", cpu=0)
+    shown = KernelSymbolOffset("__per_cpu_end", 0, "")
+    assert data.by_closest(layout(vmlinux), datum, end, shown).address == end
+    # The same name for another address, another offset, or a variable that is not per-CPU contradicts.
+    assert data.by_closest(layout(vmlinux), datum, end + 8, shown).contradicts
+    assert data.by_closest(layout(vmlinux), datum, end + 8, KernelSymbolOffset("__per_cpu_end", 8, "")).contradicts
+    assert data.by_closest(layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown).contradicts

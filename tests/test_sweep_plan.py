@@ -209,6 +209,16 @@ def test_a_trap_of_the_kernels_own_is_a_reason(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize(
+    ("code", "reason"),
+    [(b"\xcc", "trap, which is not stepped"), (b"\x0f\x0b", "trap, which is not stepped"), (b"\x90", "")],
+)
+def test_only_a_trap_is_a_reason_for_an_illegal_sequence(
+    monkeypatch: pytest.MonkeyPatch, code: bytes, reason: str
+) -> None:
+    assert refusals(monkeypatch, code).reason(Site("f"), 0x100900, errno.EILSEQ) == reason
+
+
+@pytest.mark.parametrize(
     ("code", "number", "reason"),
     [
         pytest.param("ff2512345678", errno.EOPNOTSUPP, "call or jump through memory", id="jmp *mem"),

@@ -13,6 +13,8 @@ from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.layout import Layout
 from harness.landing.witness import Statement
 
+_PER_CPU_END = "__per_cpu_end"
+
 
 @dataclass(frozen=True)
 class Datum:
@@ -116,9 +118,23 @@ def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOf
         return Statement("closest", None, f"the kernel calls it {shown}")
     place = layout.closest.at(address)
     names = place.names if place else ()
+    if datum.cpu is not None and _is_per_cpu_end(layout, shown, address):
+        return Statement("closest", address + datum.offset, f"{shown}, which ends where the variable begins")
     if datum.symbol not in names or not shown.means(place):
         return Statement("closest", None, f"another symbol, {shown}", contradicts=True)
     return Statement("closest", address - shown.offset + datum.offset, str(shown))
+
+
+def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> bool:
+    """True when the kernel names an address by the linker's mark of the end of its own per-CPU data.
+
+    Where that data is linked among all other data (seen on x86_64, 7.3), the first module's per-CPU data begins at that
+    very address, and a name of vmlinux comes before one of a module (kallsyms_lookup_buildid(), kernel/kallsyms.c).
+    """
+    marks = layout.kernel.named(_PER_CPU_END)
+    return (shown.name, shown.offset, shown.module) == (_PER_CPU_END, 0, "") and any(
+        mark.address + layout.slide == address for mark in marks
+    )
 
 
 def by_module(layout: Layout, datum: Datum) -> Statement:

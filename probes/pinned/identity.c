@@ -9,6 +9,11 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
+/* bin2hex() moved from kernel.h to a header of its own. */
+#if __has_include(<linux/hex.h>)
+#include <linux/hex.h>
+#endif
+
 #include "pinned.h"
 
 #define PINPOINT_ID_BYTES	64

@@ -8,6 +8,11 @@
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
 
+/* hex_to_bin() moved from kernel.h to a header of its own. */
+#if __has_include(<linux/hex.h>)
+#include <linux/hex.h>
+#endif
+
 #include "shapes.h"
 
 #define PINPOINT_ROUNDS	5

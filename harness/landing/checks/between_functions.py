@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from harness.guest.memory import UnmappedError
+from harness.landing.code.instructions import starts_in
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -46,6 +47,18 @@ def mapped_behind(layout: Layout, module: str) -> bool:
     except UnmappedError:
         return False
     return True
+
+
+def last_word_starts_instruction(layout: Layout, module: str) -> bool:
+    """True when decoding the module's memory from its last function on reaches `last_word` at an instruction's start.
+
+    The kernel decodes the same way (can_probe(), arch/x86/kernel/kprobes/core.c, 7.3). The zeros behind the text are
+    instructions of two bytes on x86, so that a text of an odd length makes the word the inside of one.
+    """
+    start, end, _ = _functions(layout, module)[-1]
+    word = (end | _PAGE - 1) + 1 - 4
+    code = layout.guest.memory.read(start, word + 4 - start)
+    return word - start in starts_in(code, layout.decoder)
 
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:

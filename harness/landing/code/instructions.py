@@ -123,6 +123,11 @@ def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
     return _MACHINES[decoder].starts(elf.code(symbol))
 
 
+def starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
+    """The offsets of all instructions in some bytes, decoded from the first."""
+    return _MACHINES[decoder].starts(code)
+
+
 def is_padding(code: bytes, decoder: Decoder) -> bool:
     """True for bytes that only fill the room behind a function: nops, traps, zeros."""
     return all(each.padding for each in _MACHINES[decoder].decode(code))

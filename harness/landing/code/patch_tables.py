@@ -115,6 +115,7 @@ MACHINES: Mapping[str, PatchTables] = {
         families=(
             Table(*_between("runtime_ptr_"), "", "i", _always(8)),
             Table(*_between("runtime_shift_"), "", "i", _always(1)),
+            Table(*_between("runtime_mask_"), "", "i", _always(4)),  # since 7.2
         ),
         # The trampolines of static calls (include/linux/static_call.h).
         named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,

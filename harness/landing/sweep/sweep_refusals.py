@@ -53,6 +53,9 @@ class Refusals:
         """The documented reason for refusing a probe at an address with this errno, "" when there is none."""
         if number == errno.EOPNOTSUPP:
             return "call or jump through memory" if self._through_memory(address) else ""
+        if number == errno.EILSEQ:
+            # INT and UD (is_exception_insn() in can_probe(), arch/x86/kernel/kprobes/core.c, 7.3).
+            return "trap, which is not stepped" if self._unsteppable(address) else ""
         if number != errno.EINVAL:
             return ""
         return next((reason for reason, holds in self._reasons(site, address) if holds), "")
