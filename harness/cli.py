@@ -26,13 +26,14 @@ _COMMANDS = {
     "compare": ("cli_reports", "compare"),
     "export": ("cli_reports", "export"),
     "history": ("cli_reports", "history"),
+    "kbuild-dir": ("cli_images", "kbuild_dir"),
     "list": ("cli_images", "list_"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_guests", "repro"),
     "run": ("cli_runs", "run"),
     "shell": ("cli_guests", "shell"),
     "test": ("cli_runs", "test"),
-    "verify": ("cli_runs", "verify"),
+    "verify": ("cli_verify", "verify"),
 }
 
 

@@ -1,18 +1,22 @@
-"""The commands about images: list, build."""
+"""The commands about images: list, build, kbuild-dir."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import click
 
 from harness.cli_common import VMS, example, print_error
-from harness.core.errors import PinpointError
+from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
-from harness.images import prepare
+from harness.core.files import replacing
+from harness.images import external_build, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.recipe import Recipe, load_all, select
@@ -39,9 +43,16 @@ def list_(form: str) -> int:
 
 @click.command(epilog=example("build --vm parisc"))
 @VMS
-def build(vms: Sequence[str]) -> int:
-    """Build images in parallel; images already in the store are verified."""
+@click.option("--module", type=click.Path(path_type=Path), help="Build this module: its directory, or one .c file.")
+def build(vms: Sequence[str], module: Path | None) -> int:
+    """Build images in parallel; images already in the store are verified.
+
+    With --module, build a module for the kernel of each VM and leave its .ko beside its source; for several VMs, in a
+    directory of each VM's name there.
+    """
     recipes = select(vms)
+    if module:
+        return _build_module(module, recipes)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
     build_context = BuildContext.in_cache(bus)
@@ -53,6 +64,58 @@ def build(vms: Sequence[str]) -> int:
     finally:
         board.close()
     return max((_report(name, image) for name, image in built.items()), default=0)
+
+
+@click.command(name="kbuild-dir", epilog=example("kbuild-dir --vm parisc"))
+@click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel modules are to be built for.")
+def kbuild_dir(vm: str) -> int:
+    """Print the directory to build modules against: make -C DIRECTORY M=... modules.
+
+    What make needs beside it, ARCH and CROSS_COMPILE, goes to standard error.
+    """
+    recipe = select([vm])[0]
+    image = _prepared([recipe])[0]
+    if image.headers is None:
+        raise HostError("has no tree to build modules against", where=vm, mend="build its image again")
+    architecture = recipe.architecture
+    words = [f"ARCH={architecture.kernel}", f"CROSS_COMPILE={architecture.cross_prefix}"]
+    if recipe.kernel.cflags:
+        words.append(f"KCFLAGS='{recipe.kernel.cflags}'")
+    click.echo(f"pinpoint: give make {' '.join(words)}", err=True)
+    click.echo(image.headers.objects)
+    return 0
+
+
+def _build_module(module: Path, recipes: Sequence[Recipe]) -> int:
+    """Build one module for each VM and copy it to its place."""
+    place = module if module.is_dir() else module.parent
+    context = BuildContext.in_cache(Bus())
+    for image in _prepared(recipes):
+        into = place / image.recipe.name if len(recipes) > 1 else place
+        with tempfile.TemporaryDirectory(prefix="pinpoint-module-") as directory:
+            for built in external_build.build(module, image, context, Path(directory)):
+                try:
+                    into.mkdir(exist_ok=True)
+                    with replacing(into / built.name) as beside:
+                        shutil.copyfile(built, beside)
+                except OSError as error:
+                    raise UsageError(str(error.strerror), where=str(into), mend="choose another place") from None
+                click.echo(into / built.name)
+    return 0
+
+
+def _prepared(recipes: Sequence[Recipe]) -> list[Image]:
+    """The images, one after the other, with the board on standard error."""
+    bus = Bus()
+    board = Board(bus, False, lambda line: click.echo(line, err=True))
+    context = BuildContext.in_cache(bus)
+    try:
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="build") as pool:
+            jobs = [pool.submit(prepare.prepare, recipe, context) for recipe in recipes]
+            board.follow(jobs)
+    finally:
+        board.close()
+    return [job.result() for job in jobs]
 
 
 def _row(recipe: Recipe, built: bool) -> dict[str, object]:

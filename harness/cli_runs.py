@@ -1,4 +1,4 @@
-"""The commands that run cases, or check an external probe module: run, test, verify."""
+"""The commands that run cases: run, test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe, Tier, select
-from harness.matrix.commands import pytest_run, verify_command
+from harness.matrix.commands import pytest_run
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -104,15 +104,6 @@ def test(pytest_arguments: Sequence[str]) -> int:
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
-
-
-@click.command(epilog=example("verify my_probe.ko --vm x86_64-debian"))
-@click.argument("file", metavar="FILE.ko", type=click.Path(path_type=Path))
-@click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel the module was built for.")
-@click.option("--system-map", type=click.Path(path_type=Path), help="That kernel's System.map, to name addresses.")
-def verify(file: Path, vm: str, system_map: Path | None) -> int:
-    """Load an external probe module and check every kprobe that it registers, from outside the guest."""
-    return verify_command.verify(file, select([vm])[0], system_map)
 
 
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:

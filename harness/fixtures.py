@@ -22,6 +22,7 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import relocation_records as tried_trials
 from harness.matrix.guests import checkup, loaded_targets
+from harness.matrix.verify.fixture import Foreign
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
@@ -179,6 +180,12 @@ def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant:
         mutant=named(mutant),
         depth=Depth(request.config.option.sweep),
     )
+
+
+@pytest.fixture
+def foreign(guest: Guest, mutant: str) -> Foreign:
+    """Modules and commands that report nothing, judged in this guest: `foreign.module(name, site).prove(findings)`."""
+    return Foreign(guest, mutant)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def layout(*, stubs: bool) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("address", "stubs", "reported"),
+    ("address", "stubs", "told"),
     [
         pytest.param(0x1010, True, "", id="entry"),
         pytest.param(0x103F, True, "", id="last-byte"),

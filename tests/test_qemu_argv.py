@@ -88,7 +88,7 @@ def test_x86_64_in_full() -> None:
     assert (value(words, "-accel"), value(words, "-smp"), value(words, "-m")) == ("tcg", "2", "768M")
     assert (value(words, "-kernel"), value(words, "-initrd")) == ("/k", "/i")
     assert value(words, "-append").startswith("console=ttyS0 ")
-    assert value(words, "-append").endswith(" nokaslr quiet")
+    assert value(words, "-append").endswith(" nokaslr quiet loglevel=5 printk.time=1")
 
 
 def test_kvm_gets_the_hosts_cpu() -> None:
@@ -106,4 +106,15 @@ def test_a_comma_in_a_path_stays_in_the_path() -> None:
 
 def test_the_recipe_has_the_last_word() -> None:
     arguments = kernel_arguments(recipe("parisc", MachineOptions(append="loglevel=7"))).split()
-    assert arguments.index("loglevel=5") < arguments.index("loglevel=7")
+    assert [word for word in arguments if word.startswith("loglevel=")] == ["loglevel=5", "loglevel=7"]
+
+
+@pytest.mark.parametrize("hidden", ["quiet", "loglevel=4", "loglevel=7 quiet", "quiet loglevel=2", "loglevel=off"])
+def test_a_recipe_cannot_hide_warnings_from_the_console(hidden: str) -> None:
+    arguments = kernel_arguments(recipe("x86_64", MachineOptions(append=hidden))).split()
+    assert arguments[-2:] == ["loglevel=5", "printk.time=1"]
+
+
+def test_a_recipe_cannot_take_the_times_away() -> None:
+    arguments = kernel_arguments(recipe("x86_64", MachineOptions(append="printk.time=0"))).split()
+    assert arguments.index("printk.time=0") < arguments.index("printk.time=1")

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness import cli, cli_verify
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import BootError, UsageError
+from harness.core.events import Bus
 from harness.guest.guest import Guest
-from harness.images import external_module
+from harness.images import external_module, module_info
+from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.images.kernel import Headers
 from harness.images.recipe import Recipe
 from harness.landing.code import static_kprobes
 from harness.landing.code.system_map import SystemMap
-from harness.landing.landing import Landing
 from harness.landing.site import Site
-from harness.landing.verify.kernel_text import KernelTextSnapshot
-from harness.landing.witness import Statement
-from harness.matrix.commands import verify_command
+from harness.landing.verify.judged import Finding, Judged, table
+from harness.landing.verify.text import Region
+from harness.matrix.verify import guest as guests
+from harness.matrix.verify import plan
+from harness.matrix.verify.plan import Wanted, expected
 
 X86 = ARCHITECTURES["x86_64"]
 RELEASE = "6.1.0-test"
@@ -110,13 +114,6 @@ def test_no_elf(tmp_path: Path, content: bytes) -> None:
 def test_half_a_module(module: Path) -> None:
     module.write_bytes(module.read_bytes()[: module.stat().st_size // 2])
     assert "not a whole ELF file" in refused(module)
-
-
-@pytest.mark.parametrize("program", ["xz", "gzip"])
-def test_the_error_of_a_compressed_module_says_how_to_unpack(module: Path, program: str) -> None:
-    subprocess.run([program, module], check=True)
-    (packed,) = module.parent.glob("my-probe.ko.*")
-    assert f"unpack it with {program} -d" in refused(packed)
 
 
 def test_a_program(image: Image) -> None:
@@ -207,35 +204,45 @@ def test_the_sites_of_a_file_are_read(module: Path) -> None:
     assert static_kprobes.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
 
 
-def test_kernel_text_reports_where_it_differs() -> None:
+def test_text_tells_where_it_differs() -> None:
     before, after = bytes(9000), bytearray(9000)
     after[1], after[8191], after[8999] = 1, 2, 3
-    differing = KernelTextSnapshot(0x1000, before).differing(KernelTextSnapshot(0x1000, bytes(after)))
+    differing = Region(0x1000, before).differing(Region(0x1000, bytes(after)))
     assert list(differing) == [0x1001, 0x1000 + 8191, 0x1000 + 8999]
-    assert KernelTextSnapshot(0x1000, before).holds(0x1000 + 8999)
-    assert not KernelTextSnapshot(0x1000, before).holds(0x1000 + 9000)
+    assert Region(0x1000, before).end == 0x1000 + 9000
+    assert Region(0x1000, bytes(after)).piece(0x1001, 2) == b"\x01\x00"
 
 
-def landing(name: str, *statements: Statement) -> Landing:
-    return Landing(Site(name, 4), statements, 0, lambda address: f"{name}+{address - 0x1000:#x}")
+def test_the_table_has_a_line_for_each_probe() -> None:
+    landed = Judged("good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",))
+    missed = Judged("bad+0x4", "fentry", Finding.MISSED, why="no call")
+    header, first, second = table([landed, missed]).splitlines()
+    assert header.split() == ["probe", "address", "means", "memory", "owner", "verdict"]
+    assert " ".join(first.split()) == "good+0x4 0x1004 good+0x4 55 became cc - landed (first of 2)"
+    assert " ".join(second.split()) == "bad+0x4 fentry - - - - missed: no call"
 
 
-def test_the_table_has_a_line_for_each_kprobe() -> None:
-    seen = [Statement(witness, 0x1004, "55 became cc") for witness in ("listed", "elf", "outside")]
-    lost = Statement("listed", None, "no kprobe is listed there", contradicts=True)
-    header, landed, missed = verify_command.table([landing("good", *seen), landing("bad", lost)]).splitlines()
-    assert header.split() == ["kprobe", "address", "means", "memory", "verdict"]
-    assert landed.split() == ["good+0x4", "0x1004", "good+0x4", "55", "became", "cc", "landed"]
-    assert missed.split() == ["bad+0x4", "-", "-", "-", "missed"]
+@pytest.mark.parametrize(
+    ("word", "site"),
+    [("f", Site("f")), ("f+0x10", Site("f", 16)), ("f+16", Site("f", 16)), ("m:f.cold+4", Site("f.cold", 4, "m"))],
+)
+def test_what_is_expected_is_a_site(word: str, site: Site) -> None:
+    assert expected(word) == site
+
+
+@pytest.mark.parametrize("word", ["", "+4", "f+", "f+x", "f g", "m:", "f;reboot"])
+def test_what_is_no_site_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match="is no SYMBOL"):
+        expected(word)
 
 
 @dataclass
 class Booted:
-    """Instead of a boot, that one was asked for."""
+    """Instead of a guest, that one was asked for."""
 
     asked: list[Image] = field(default_factory=list)
 
-    def boot(self, image: Image, _beginning: object) -> Guest:
+    def begin(self, image: Image, *_: object, **__: object) -> Guest:
         self.asked.append(image)
         raise BootError("this test boots nothing", where=image.recipe.name)
 
@@ -245,17 +252,76 @@ def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Boo
     """`verify` with this image for every VM, and no guest."""
     found = Booted()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(verify_command, "prepare", lambda *_, **__: image)
-    monkeypatch.setattr(verify_command, "boot", found.boot)
+    monkeypatch.setattr(cli_verify, "prepare", lambda *_, **__: image)
+    monkeypatch.setattr(guests, "begin", found.begin)
     return found
 
 
-def test_a_good_module_gets_as_far_as_the_boot(
+def test_a_good_module_gets_as_far_as_the_guest(
     booted: Booted, module: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["verify", str(module), "--vm", "x86_64-debian"]) == 3
-    assert [image.modules for image in booted.asked] == [{"my_probe": module}]
+    assert len(booted.asked) == 1
     assert "this test boots nothing" in capsys.readouterr().err
+
+
+def own_module(image: Image, tmp_path: Path, magic: str) -> Image:
+    """The image with a module of its own, whose vermagic is the kernel's."""
+    directory = tmp_path / "own"
+    directory.mkdir()
+    return replace(image, modules={"own": compiled(directory, MODULE.replace("SMP mod_unload ", magic))})
+
+
+def test_other_words_behind_the_release_are_refused_with_both(image: Image, module: Path, tmp_path: Path) -> None:
+    ours = own_module(image, tmp_path, "SMP preempt mod_unload modversions ")
+    with pytest.raises(UsageError) as caught:
+        module_info.demand_vermagic(Elf.read(module), module, ours)
+    told = str(caught.value)
+    assert f"{RELEASE} SMP mod_unload" in told
+    assert f"{RELEASE} SMP preempt mod_unload modversions" in told
+    module_info.demand_vermagic(Elf.read(module), module, own_module_same(image, module))
+
+
+def own_module_same(image: Image, module: Path) -> Image:
+    return replace(image, modules={"own": module})
+
+
+def test_a_symbol_that_nobody_has_is_named(image: Image, tmp_path: Path) -> None:
+    module = compiled(
+        tmp_path, MODULE + "int no_such(void); int user(void) { return no_such() + f7(); }\nint f7(void);"
+    )
+    ours = with_symvers(image, tmp_path)
+    elf = Elf.read(module)
+    with pytest.raises(UsageError, match="needs no_such, which vm does not have"):
+        module_info.demand_symbols(elf, module, ours, [])
+    other = tmp_path / "other"
+    other.mkdir()
+    giving = Elf.read(compiled(other, MODULE + "int no_such(void) { return 1; }"))
+    module_info.demand_symbols(elf, module, ours, [giving])
+
+
+def with_symvers(image: Image, tmp_path: Path) -> Image:
+    """The image with a tree whose Module.symvers has one symbol of a module of the kernel's."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "Module.symvers").write_text("0x00000000\tvirtio_init\tdrivers/virtio/virtio\tEXPORT_SYMBOL\t\n")
+    return replace(image, headers=Headers(source=tree, objects=tree))
+
+
+def test_two_modules_of_a_name_are_refused(image: Image, module: Path, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir()
+    with pytest.raises(UsageError, match="two modules are named my_probe"):
+        plan.modules(Wanted([module, module]), image, BuildContext.in_cache(Bus()), private)
+
+
+def test_an_archive_cannot_be_loaded_as_it_is_and_is_unpacked(image: Image, module: Path, tmp_path: Path) -> None:
+    subprocess.run(["xz", module], check=True)
+    private = tmp_path / "private"
+    private.mkdir()
+    (found,) = plan.modules(Wanted([module.with_suffix(".ko.xz")]), image, BuildContext.in_cache(Bus()), private)
+    assert found.name == "my_probe"
+    assert found.copy.read_bytes()[:4] == b"\x7fELF"
 
 
 @pytest.mark.parametrize("name", ["parisc", "arm64-debian", "no-such-vm"])
@@ -278,7 +344,19 @@ def test_nothing_is_booted_for_another_kernels_map(
     assert "is of another kernel" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--vm", "parisc"], ["a.ko"], ["a.ko", "b.ko", "--vm", "parisc"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--vm", "parisc"],
+        ["a.ko"],
+        ["a.ko", "--vm", "parisc", "--run", "true"],
+        ["a.ko", "--vm", "parisc", "--with-package", "perf"],
+        ["a.ko", "--vm", "parisc", "--param", "x"],
+        ["a.ko", "--vm", "parisc", "--expect", "+4"],
+        ["a.ko", "--vm", "parisc", "--settle", "-1"],
+    ],
+)
 def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", *arguments]) == 2
-    assert "./pinpoint -h" in capsys.readouterr().err
+    assert len(capsys.readouterr().err.splitlines()) == 1

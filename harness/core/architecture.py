@@ -33,6 +33,15 @@ class Translation(Enum):
     """The TLB is software-managed, so QEMU cannot: we walk swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
 
 
+class CallForm(Enum):
+    """What ftrace writes at a function's site to call whoever traces it."""
+
+    X86_CALL = "x86-call"
+    """`call rel32` at the site (ftrace_call_replace(), arch/x86/kernel/ftrace.c, 6.1)."""
+    ARM64_BL = "arm64-bl"
+    """`bl` in one of the site's two words (ftrace_make_call(), arch/arm64/kernel/ftrace.c, 6.1)."""
+
+
 @dataclass(frozen=True)
 class QemuMachine:
     """The QEMU machine a kernel of this architecture boots on.
@@ -69,8 +78,9 @@ class KprobeTraits:
     starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
     `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
     function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
-    `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
-    the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe.
+    `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how the patch begins
+    where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel steps wrong
+    (landing/code/instruction.py), and `nested`, a nested probe.
     """
 
     breakpoint: bytes
@@ -83,6 +93,7 @@ class KprobeTraits:
     first_argument: int
     registers: Registers
     entry_landing_pad: bytes = b""
+    ftrace_call: CallForm | None = None
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
@@ -188,6 +199,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
+                ftrace_call=CallForm.X86_CALL,
             ),
         ),
         Architecture(
@@ -217,6 +229,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 translation=Translation.QEMU,
                 first_argument=0,  # regs[0]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
+                ftrace_call=CallForm.ARM64_BL,
             ),
         ),
         Architecture(

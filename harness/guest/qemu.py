@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from harness.images.recipe import Recipe
 # Where QEMU's user network forwards a loopback port of its choosing to: the guest's dropbear.
 SSH_PORT = 22
 
+# Warnings and worse on the console. What is less serious stays in the kernel's log, off the emulated UART.
+_LOG_LEVEL = 5
 _KERNEL_ARGUMENTS = (
-    # Warnings and worse on the console. What is less serious stays in the kernel's log, off the emulated UART.
-    "loglevel=5",
+    f"loglevel={_LOG_LEVEL}",
     # A panic reboots at once, which QEMU turns into a SHUTDOWN event: the one sign of it that every machine can give.
     "panic=-1",
     # Lines written to /dev/kmsg are not rationed (kernel/printk/printk.c, devkmsg_write()); a fence is such a line.
@@ -66,10 +68,27 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
 
 
 def kernel_arguments(recipe: Recipe) -> str:
-    """The kernel's command line; what the recipe appends comes last and wins."""
+    """The kernel's command line; what the recipe appends wins, unless it hides complaints from the console.
+
+    A kernel that is told to be quiet does not print a WARNING there, and one that prints no times cannot be told from
+    the programs that share the console.
+    """
     machine = recipe.architecture.machine
-    words = (f"console={machine.console}", *_KERNEL_ARGUMENTS, *machine.kernel_arguments, recipe.machine.append)
-    return " ".join(word for word in words if word)
+    appended = recipe.machine.append.split()
+    words = [f"console={machine.console}", *_KERNEL_ARGUMENTS, *machine.kernel_arguments, *appended]
+    return " ".join([*words, *([f"loglevel={_LOG_LEVEL}"] if _hushes(appended) else []), "printk.time=1"])
+
+
+def _hushes(words: Sequence[str]) -> bool:
+    """Do these arguments leave the console with fewer lines than _LOG_LEVEL shows?"""
+    level = _LOG_LEVEL
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "quiet":
+            level = 4
+        elif name == "loglevel":
+            level = int(value) if value.isdigit() else 0
+    return level < _LOG_LEVEL
 
 
 def _escaped(path: Path) -> str:

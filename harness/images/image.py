@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.images.kernel import Headers
 from harness.images.recipe import Recipe
 
 
@@ -17,7 +18,8 @@ class Image:
     text as linked (slide 0); `build_id` the GNU build-id of both, in hex; `initrd` the shared part of the root file
     system, an uncompressed cpio; `modules` the built probe modules by name;
     `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
-    build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name.
+    build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name;
+    `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against.
     """
 
     recipe: Recipe
@@ -31,6 +33,8 @@ class Image:
     config: Mapping[str, str]
     facts: Mapping[str, int]
     programs: Mapping[str, Path] = field(default_factory=dict)
+    drivers: Mapping[str, Path] = field(default_factory=dict)
+    headers: Headers | None = None
 
     def with_cpus(self, cpus: int) -> Image:
         """The same image for a machine with so many virtual CPUs."""

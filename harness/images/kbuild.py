@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
-from harness.core.errors import BuildError, HostError
+from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.process import run
 
@@ -21,6 +21,7 @@ NICE = 5
 
 # `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
 _COMMAND = re.compile(r"  (?:CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST)(?: \[M\])? +(\S+)")
+_NOT_CLEAN = re.compile(r"source tree is not clean, please run '(?P<command>[^']+)'\n\*\*\* in (?P<tree>[^\n]+)")
 _WARNING = re.compile(r"\bwarning:", re.IGNORECASE)
 _ERROR = re.compile(r"\berror:|\*\*\*|undefined reference", re.IGNORECASE)
 
@@ -125,6 +126,7 @@ def run_logged(
     environment = {"CCACHE_DIR": str(paths.cache() / "ccache"), "LC_ALL": "C", "MAKEFLAGS": "", **(env or {})}
     finished = run(argv, deadline=deadline, cwd=cwd, env=environment, log=log, on_line=on_line, nice=nice)
     if finished.rc != 0:
+        _demand_clean_tree(log, start)
         raise BuildError(f"{what} failed: {_first_complaint(log, start)}", where=str(log), mend="see the log", log=log)
 
 
@@ -135,10 +137,26 @@ def warnings(log: Path) -> list[str]:
 
 def _first_complaint(log: Path, start: int) -> str:
     """The first line of this run's part of the log that names an error."""
+    lines = [line.strip() for line in _text(log, start).splitlines() if line.strip(" *\t")]
+    return next((line for line in lines if _ERROR.search(line)), lines[-1] if lines else "no output")
+
+
+def _demand_clean_tree(log: Path, start: int) -> None:
+    """Raise RecipeError when make refused a source tree that was built in (Makefile, outputmakefile, 6.1)."""
+    found = _NOT_CLEAN.search(_text(log, start))
+    if found:
+        raise RecipeError(
+            "the kernel source was built in, and make takes only a clean one",
+            where=found["tree"].strip(),
+            mend=f"run `{found['command']}` there, which removes what was built and .config",
+        )
+
+
+def _text(log: Path, start: int) -> str:
+    """What this run wrote to the log."""
     with log.open("rb") as stream:
         stream.seek(start)
-        lines = stream.read().decode(errors="replace").splitlines()
-    return next((line.strip() for line in lines if _ERROR.search(line)), lines[-1].strip() if lines else "no output")
+        return stream.read().decode(errors="replace")
 
 
 def _demand_plain_path(path: Path) -> None:

@@ -52,6 +52,8 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         config=kernel.config,
         facts=kernel.facts,
         programs=hands,
+        drivers={path.stem.partition("-")[2].replace("-", "_"): path for path in kernel.drivers},
+        headers=kernel.headers,
     )
 
 

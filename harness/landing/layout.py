@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,6 +24,19 @@ ANCHOR = "_stext"
 _slides: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
 
 
+class Loaded(NamedTuple):
+    """A module with its file, and where its sections are loaded."""
+
+    module: str
+    elf: Elf
+    sections: Mapping[str, int]
+
+    @property
+    def lasting(self) -> set[str]:
+        """The sections that stay: sysfs shows those of the initializer long after they are freed."""
+        return {name for name in self.sections if not name.startswith(".init")}
+
+
 class Gap(NamedTuple):
     """Two functions that follow each other in a module's file, and the bytes between their starts."""
 
@@ -37,11 +50,18 @@ class Layout:
     """The ELF's view of one guest, with the targets that are loaded in it."""
 
     def __init__(
-        self, guest: Guest, targets: Iterable[Target] = (), image_of: Callable[[str], Image] | None = None
+        self,
+        guest: Guest,
+        targets: Iterable[Target] = (),
+        image_of: Callable[[str], Image] | None = None,
+        *,
+        others: Iterable[Loaded] = (),
     ) -> None:
+        """`others` are modules that are loaded, too, and are no targets of ours."""
         self.guest = guest
         self.kernel = Elf.kept(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
+        self.modules: dict[str, Target | Loaded] = {**self.targets, **{each.module: each for each in others}}
         self._image_of = image_of
 
     @cached_property
@@ -79,7 +99,7 @@ class Layout:
         Of several the one that the kernel takes: its own at the lowest address, a module's first in the symbol table
         (kallsyms_lookup_name(), find_kallsyms_symbol_value(), 6.1).
         """
-        elf = self.targets[site.module].elf if site.module else self.kernel
+        elf = self.modules[site.module].elf if site.module else self.kernel
         named = [symbol for symbol in elf.named(site.symbol) if symbol.kind == "func"]
         if len(named) > 1:
             return elf, named[0] if site.module else min(named, key=lambda symbol: symbol.address)
@@ -146,7 +166,7 @@ class Layout:
         """Where a symbol is loaded: its section's address and its place in it, or its linked address and the slide."""
         if not module:
             return symbol.address + self.slide
-        section = self.targets[module].sections.get(symbol.section)
+        section = self.modules[module].sections.get(symbol.section)
         if section is None:
             raise GuestError(f"{module} has no section {symbol.section} in sysfs", where=self.guest.name)
         return section + symbol.address
@@ -177,7 +197,7 @@ class Layout:
     def closest(self) -> ClosestOfAll:
         """Every symbol that kallsyms may keep, where it is loaded: functions before what shares their addresses."""
         modules: list[Named] = []
-        for module, target in self.targets.items():
+        for module, target in self.modules.items():
             symbols = _functions_first(target.elf, target.lasting)
             modules += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
         return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))

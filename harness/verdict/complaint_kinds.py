@@ -133,6 +133,8 @@ OPENINGS = (
     # lib/bug.c, include/asm-generic/bug.h, the many `BUG: ` of mm, sched and locking; mm/slub.c: `BUG kmalloc-64 (...`
     Opening(ComplaintKind.BUG, r"[kK]ernel BUG at "),
     Opening(ComplaintKind.BUG, r"BUG(?:: | at |\s\S+ \()"),
+    # fs/sysfs/dir.c, sysfs_warn_dup(): a backtrace follows.
+    Opening(ComplaintKind.WARNING, r"sysfs: cannot create duplicate filename "),
     # kernel/panic.c, __warn(); since 6.18 `WARNING: FILE:LINE at FUNCTION, CPU#0`
     Opening(ComplaintKind.WARNING, r"WARNING: "),
     Opening(ComplaintKind.WARNING, r"-+\[ cut here \]-+", weak=True),

@@ -14,7 +14,7 @@ from harness.verdict.verdict import Verdict
 # A complaint without an end marker ends here at the latest: at a pause, or after what a full parisc dump needs, or the
 # list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).
 _PAUSE_SECONDS = 10.0
-_MOST_LINES = 200
+MOST_LINES = 200
 
 # kernel/panic.c: print_oops_end_marker(), panic(). mm/kasan/report.c and lib/ubsan.c close with a rule.
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
@@ -82,7 +82,7 @@ class _Open:
         paused = (
             record.seconds is not None and self.latest is not None and record.seconds > self.latest + _PAUSE_SECONDS
         )
-        return paused or len(self.lines) >= _MOST_LINES
+        return paused or len(self.lines) >= MOST_LINES
 
     def closed(self) -> Complaint:
         """The complaint as far as it was seen."""

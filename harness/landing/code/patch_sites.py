@@ -8,7 +8,7 @@ named by a table, by a relocation, or by a kprobe that the kernel lists.
 from __future__ import annotations
 
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf
 from harness.core.elf_tables import Relocation
-from harness.landing.code.patch_tables import ALTERNATIVES, MACHINES, PatchTables, Table
+from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTables, Table
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables, Rows
 
@@ -65,21 +65,61 @@ def _merged(ranges: Sequence[Range]) -> list[Range]:
     return joined
 
 
+class FtraceSites:
+    """The sites of one ELF file that ftrace makes calls of and nops again, each with its size in bytes."""
+
+    def __init__(self, found: Mapping[str, Sequence[Range]]) -> None:
+        self._ranges = {place: sorted(set(ranges)) for place, ranges in found.items()}
+
+    def at(self, place: str, offset: int) -> Range | None:
+        """The site that a byte belongs to; `place` and `offset` as in PatchSites.within()."""
+        ranges = self._ranges.get(place, [])
+        index = bisect_right(ranges, offset, key=lambda each: each.start) - 1
+        return ranges[index] if index >= 0 and offset < ranges[index].end else None
+
+    def within(self, place: str, start: int, size: int) -> list[int]:
+        """Where the sites begin that begin in `size` bytes from `start` on."""
+        ranges = self._ranges.get(place, [])
+        first = bisect_left(ranges, start, key=lambda each: each.start)
+        last = bisect_left(ranges, start + size, key=lambda each: each.start)
+        return [each.start for each in ranges[first:last]]
+
+
 @lru_cache(maxsize=32)
-def patch_sites(elf: Elf) -> PatchSites:
-    """The patch sites of a vmlinux or a module. Relocations that belong to a section are not among them."""
+def ftrace_sites(elf: Elf) -> FtraceSites:
+    """The ftrace sites of a vmlinux or a module, none where it has no table of them."""
     machine = MACHINES[elf.machine]
+    tables = tuple(table for table in machine.tables if table.begin == FTRACE)
+    found: defaultdict[str, list[Range]] = defaultdict(list)
+    if not elf.linked:
+        for section, patched in _module(elf, machine, tables):
+            found[section].append(patched)
+    else:
+        kernel = _Kernel(elf)
+        for table in tables:
+            found[LINKED] += kernel.patched(table)
+    return FtraceSites(found)
+
+
+@lru_cache(maxsize=32)
+def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
+    """The patch sites of a vmlinux or a module, with those of ftrace or without.
+
+    Relocations that belong to a section are not among them.
+    """
+    machine = MACHINES[elf.machine]
+    tables = tuple(table for table in machine.tables if ftrace or table.begin != FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
     for symbol in elf.symbols:
         if symbol.section and machine.named(symbol.name):
             place = LINKED if elf.linked else symbol.section
             found[place].append(Range(symbol.address, symbol.address + max(symbol.size, elf.word_bytes)))
     if not elf.linked:
-        for section, patched in _module(elf, machine):
+        for section, patched in _module(elf, machine, tables):
             found[section].append(patched)
         return PatchSites(found, known=True)
     kernel = _Kernel(elf)
-    for table in (*machine.tables, *_members(elf, machine)):
+    for table in (*tables, *_members(elf, machine)):
         found[LINKED] += kernel.patched(table)
     found[LINKED] += kernel.relocated()
     return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end)))
@@ -128,18 +168,18 @@ class _Kernel:
         return self._elf.bytes_at(place, _LONGEST)
 
 
-def _module(elf: Elf, machine: PatchTables) -> Iterator[tuple[str, Range]]:
+def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator[tuple[str, Range]]:
     """Section and bytes in it of all that the tables of a module name.
 
     In the file a row's first field is what a relocation makes of it, so the place is read from the relocation.
     """
-    for table in machine.tables:
+    for table in tables:
         moved = elf.relocations(table.section)
         if not moved:
             continue
         form = table.fitting(_order(elf), partial(_is_moved_by, moved, elf.sections[table.section].size))
         for each in moved:
-            if each.offset % form.size or not each.symbol.section:
+            if each.offset % form.size or each.symbol.section not in elf.sections:
                 continue
             section = each.symbol.section
             place = each.symbol.address + each.addend - (0 if table.pointer else machine.distance_bias)

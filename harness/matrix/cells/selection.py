@@ -10,10 +10,11 @@ import pytest
 
 from harness.images.recipe import Recipe
 from harness.landing import mutants as landing
+from harness.landing.verify import mutants as verify
 from harness.pinning import mutants as pinning
 from harness.report.record import CellKey
 
-MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
+MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *verify.MUTANTS))
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",

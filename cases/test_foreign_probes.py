@@ -1,0 +1,62 @@
+"""Probes that somebody else registers are found and judged without their help, in whatever way they are registered.
+
+register_kprobe() is the one way to a kprobe for modules, perf, BPF and tracefs (kernel/kprobes.c, 6.1). The judge reads
+its calls, the kernel's lists, every byte of text that changed, and the ELF files; nothing here asks the module.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.landing.verify.judged import Finding
+from harness.matrix.verify.fixture import Foreign
+
+MODULE = "pinpoint_external"
+# Reading /proc/version calls it, and an idle guest does not.
+SITE = Site("version_proc_show")
+LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_plain(foreign: Foreign) -> None:
+    """A kprobe by symbol and offset, in a module's initializer, lands there."""
+    foreign.module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_in_another_module(foreign: Foreign, target: Target) -> None:
+    """A kprobe on a function of another module is compared with that module's file."""
+    site = target.site("leaf")
+    foreign.module(MODULE, site).prove((f"{site.module}:{site.symbol}+0x0", LANDED))
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.parametrize(
+    ("kind", "finding"),
+    [("fallback", LANDED), ("disabled", DISABLED), ("later", LANDED)],
+)
+def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
+    """A kprobe by a second name, one that is not armed, and one that a workqueue registers a second later."""
+    outcome = foreign.module(MODULE, SITE, kind)
+    outcome.prove(("version_proc_show+0x0", finding))
+    refused = [call.refusal for call in outcome.judgement.refused]
+    assert refused == (["ENOENT"] if kind == "fallback" else [])
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_by_address(foreign: Foreign, layout: Layout, figure: Callable[..., object]) -> None:
+    """A kprobe that came and went before anybody looked is `gone`; the one by its address has landed."""
+    outcome = foreign.module(MODULE, SITE, "address")
+    # The kernel lists the place behind a landing pad (arch_adjust_kprobe_addr(), since 5.19).
+    listed = SITE.at(layout.address(SITE) - layout.start(SITE))
+    outcome.prove(("version_proc_show+0x0", GONE), (str(listed), LANDED))
+    figure("foreign.probes", len(outcome.probes), "probes")

@@ -1,0 +1,134 @@
+"""What a module's file says of itself in .modinfo, and whether a kernel can load it; no guest is started for that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from harness.core.elf import Elf
+from harness.core.errors import PinpointError, UsageError
+from harness.images.image import Image
+from harness.images.modules import vermagic
+
+# MODULE_NAME_LEN is 64 less an unsigned long (include/linux/moduleparam.h, 6.1). A name is a word of a command line.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")
+_MOST_INFO = 1 << 20
+_SHOWN = 6
+
+
+def fields(elf: Elf) -> list[tuple[str, str]]:
+    """The `key=value` pairs of .modinfo in order. Raises UsageError when the section cannot be one."""
+    section = elf.sections.get(".modinfo")
+    if section is None:
+        return []
+    if not section.in_file or section.size > _MOST_INFO:
+        raise UsageError("its .modinfo has no content", where=elf.path.name, mend="build it again")
+    try:
+        content = elf.section_bytes(".modinfo", 0, section.size)
+    except PinpointError as error:
+        raise UsageError(error.what, where=elf.path.name, mend="build it again") from None
+    pairs = (field.partition("=") for field in content.decode(errors="replace").split("\0") if "=" in field)
+    return [(key, value) for key, _, value in pairs]
+
+
+def name(elf: Elf, file: Path) -> str:
+    """What the kernel calls the module. Raises UsageError for a name that no module can have."""
+    found = next(
+        (value for key, value in fields(elf) if key == "name"), file.name.partition(".ko")[0].replace("-", "_")
+    )
+    if not _NAME.fullmatch(found):
+        raise UsageError(
+            f"calls itself {found[:60]!r}", where=str(file), mend="a name is at most 55 of A-Z a-z 0-9 _ -"
+        )
+    return found.replace("-", "_")
+
+
+def parameters(elf: Elf) -> dict[str, str]:
+    """The module's parameters: name to type and description, as far as the file has them."""
+    types = dict(value.partition(":")[::2] for key, value in fields(elf) if key == "parmtype")
+    described = dict(value.partition(":")[::2] for key, value in fields(elf) if key == "parm")
+    return {each: ", ".join(filter(None, (types.get(each), described.get(each)))) for each in [*types, *described]}
+
+
+def depends(elf: Elf) -> list[str]:
+    """The modules that must be loaded before it."""
+    told = next((value for key, value in fields(elf) if key == "depends"), "")
+    return [each.replace("-", "_") for each in told.split(",") if each]
+
+
+def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
+    """Demand that the kernel will take the module's vermagic. Raises UsageError with both.
+
+    The kernel's own is that of the modules that were built for it.
+    """
+    own = next((vermagic(Elf.kept(path)) for path in image.modules.values()), "").strip()
+    theirs = vermagic(elf).strip()
+    if theirs.partition(" ")[0] != image.release:
+        raise UsageError(
+            f"is built for the kernel {theirs.partition(' ')[0] or 'of no name'}, {image.recipe.name} runs"
+            f" {image.release}"
+            f" (vermagic {theirs!r}, the kernel's {own!r})",
+            where=str(file),
+            mend=f"build it with ./pinpoint build --module DIR --vm {image.recipe.name}",
+        )
+    if own and theirs != own:
+        raise UsageError(
+            f"has the vermagic {theirs!r}, the kernel of {image.recipe.name} has {own!r}",
+            where=str(file),
+            mend=f"build it with ./pinpoint build --module DIR --vm {image.recipe.name}",
+        )
+
+
+def demand_symbols(elf: Elf, file: Path, image: Image, others: Sequence[Elf]) -> None:
+    """Demand that every symbol that the module needs is known to the kernel or to another module. Raises UsageError."""
+    known = _kernel_symbols(image)
+    if not known:
+        return
+    also = {symbol.name for other in others for symbol in other.symbols if symbol.section}
+    needed = {symbol.name for symbol in elf.symbols if not symbol.section and symbol.name and symbol.binding != "weak"}
+    missing = sorted(needed - known - also - {"_GLOBAL_OFFSET_TABLE_"})
+    if missing:
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise UsageError(
+            f"needs {', '.join(missing[:_SHOWN])}{more}, which {image.recipe.name} does not have",
+            where=str(file),
+            mend="give the module that has it first, or with --with",
+        )
+
+
+def _kernel_symbols(image: Image) -> frozenset[str]:
+    """Every symbol of the vmlinux, and every one that the kernel's own modules export."""
+    symvers = image.headers.objects / "Module.symvers" if image.headers else None
+    exported = _symvers(symvers) if symvers and symvers.is_file() else frozenset()
+    return exported | _defined(image.vmlinux) if exported else frozenset()
+
+
+@lru_cache(maxsize=8)
+def _defined(vmlinux: Path) -> frozenset[str]:
+    return frozenset(symbol.name for symbol in Elf.kept(vmlinux).symbols if symbol.section)
+
+
+@lru_cache(maxsize=8)
+def _symvers(path: Path) -> frozenset[str]:
+    """The names of `CRC NAME MODULE TYPE` lines."""
+    return frozenset(line.split("\t")[1] for line in path.read_text().splitlines() if line.count("\t") > 1)
+
+
+def demand_parameters(given: Mapping[str, str], elves: Mapping[str, Elf]) -> dict[str, list[str]]:
+    """The parameters of each module, as words for insmod, from `NAME=VALUE` and `MODULE.NAME=VALUE`.
+
+    Raises UsageError for one that no module has.
+    """
+    words: dict[str, list[str]] = {module: [] for module in elves}
+    for key, value in given.items():
+        module, _, parameter = key.rpartition(".")
+        having = [each for each, elf in elves.items() if parameter in parameters(elf) and module in ("", each)]
+        if not having:
+            known = sorted({each for elf in elves.values() for each in parameters(elf)})
+            mend = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"no parameter is named {key!r}", where=", ".join(elves), mend=mend)
+        for each in having:
+            words[each].append(f"{parameter}={value}")
+    return words

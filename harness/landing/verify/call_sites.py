@@ -1,0 +1,34 @@
+"""What the site of a traced function calls, decoded from its bytes in memory."""
+
+from __future__ import annotations
+
+from harness.core.architecture import CallForm
+
+# The bytes of the longest site.
+LONGEST = 8
+
+_X86_CALL, _X86_SIZE = 0xE8, 5
+# BL has 100101 in its upper six bits and a distance in words below.
+_ARM64_BL, _ARM64_WORD, _ARM64_DISTANCE = 0x25, 4, 26
+
+
+def call_target(form: CallForm, address: int, code: bytes) -> int | None:
+    """The address that the site at `address` calls; None where its bytes are no call."""
+    return {CallForm.X86_CALL: _x86, CallForm.ARM64_BL: _arm64}[form](address, code)
+
+
+def _x86(address: int, code: bytes) -> int | None:
+    if len(code) < _X86_SIZE or code[0] != _X86_CALL:
+        return None
+    distance = int.from_bytes(code[1:_X86_SIZE], "little", signed=True)
+    return (address + _X86_SIZE + distance) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _arm64(address: int, code: bytes) -> int | None:
+    for place in range(0, min(len(code), LONGEST) - _ARM64_WORD + 1, _ARM64_WORD):
+        word = int.from_bytes(code[place : place + _ARM64_WORD], "little")
+        if word >> _ARM64_DISTANCE == _ARM64_BL:
+            words = word & ((1 << _ARM64_DISTANCE) - 1)
+            words -= (words >> (_ARM64_DISTANCE - 1)) << _ARM64_DISTANCE
+            return (address + place + _ARM64_WORD * words) & 0xFFFF_FFFF_FFFF_FFFF
+    return None

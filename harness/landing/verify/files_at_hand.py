@@ -1,0 +1,118 @@
+"""Every ELF file at hand for one guest: the kernel's, and each loaded module's; where they have a symbol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.core.architecture import KprobeTraits
+from harness.core.elf import Elf, Symbol
+from harness.landing.code.system_map import SystemMap
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.verify.loaded_modules import LoadedModule
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place that a site can mean: its address, a landing pad of `pad` bytes at the entry already added."""
+
+    address: int
+    symbol: Symbol
+    pad: int = 0
+
+
+@dataclass(frozen=True)
+class Named:
+    """Every place that a site can mean, in the order of addresses; `missing` says why there is none."""
+
+    places: tuple[Place, ...] = ()
+    missing: str = ""
+
+    @property
+    def addresses(self) -> list[int]:
+        """The addresses of the places."""
+        return [place.address for place in self.places]
+
+    def closest(self, address: int) -> Place | None:
+        """The place at an address, None when none is there."""
+        return next((place for place in self.places if place.address == address), None)
+
+
+class Files:
+    """The files, and where they are loaded."""
+
+    def __init__(self, layout: Layout, modules: Mapping[str, LoadedModule], names: SystemMap | None = None) -> None:
+        self.layout = layout
+        self.modules = modules
+        self._names = names
+
+    @property
+    def slide(self) -> int:
+        """Bytes between where the kernel was linked and where it runs."""
+        return self.layout.slide
+
+    @property
+    def kprobes(self) -> KprobeTraits:
+        """What a kprobe looks like in this guest."""
+        return self.layout.guest.image.recipe.architecture.kprobes
+
+    def elf(self, module: str) -> Elf | None:
+        """The file of a module, the kernel's for an empty name; None where none is at hand."""
+        if not module:
+            return self.layout.kernel
+        return self.modules[module].elf if module in self.modules else None
+
+    def named(self, site: Site) -> Named:
+        """Every address that a site can mean: a name may be used many times.
+
+        A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1).
+        """
+        if site.module:
+            return self._in_module(site, site.module)
+        kernel = self.layout.kernel
+        symbols = [each for each in kernel.named(site.symbol) if each.kind in ("func", "notype", "object")]
+        if symbols:
+            return Named(tuple(sorted((self._place(kernel, s, "", site.offset) for s in symbols), key=_by_address)))
+        found = [self._in_module(site, name) for name in self.modules]
+        places = [place for each in found for place in each.places]
+        # A module without addresses may be the one that has it.
+        silent = [name for name, module in self.modules.items() if module.elf and module.missing]
+        having = [name for name in silent if self.modules[name].elf.named(site.symbol)]  # type: ignore[union-attr]
+        missing = "" if places else self.modules[having[0]].missing if having else ""
+        return Named(tuple(sorted(places, key=_by_address)), missing)
+
+    def missing_at(self, address: int) -> str:
+        """Why nothing can be compared at an address of a module, empty when no loaded module can have it."""
+        bases = sorted((module.base, module.missing) for module in self.modules.values() if module.base <= address)
+        return bases[-1][1] if bases and not self._in_kernel(address) else ""
+
+    def meaning(self, address: int) -> str:
+        """Symbol + offset by the System.map, if there is one and the address is the kernel's, else by the ELF files."""
+        if self._names and self._in_kernel(address):
+            return self._names.meaning(address - self.slide)
+        unknown = next((m for m in self.modules.values() if m.missing and m.holds(address)), None)
+        if unknown:
+            return f"{address - unknown.base:#x} behind the base of [{unknown.module}]"
+        return self.layout.meaning(address)
+
+    def _in_kernel(self, address: int) -> bool:
+        return self.layout.mark("_stext") <= address < self.layout.mark("_etext")
+
+    def _in_module(self, site: Site, name: str) -> Named:
+        module = self.modules.get(name)
+        if module is None:
+            return Named(missing=f"the module {name} is not loaded")
+        if module.elf is None or module.missing:
+            return Named(missing=module.missing)
+        elf = module.elf
+        loaded = [s for s in elf.named(site.symbol) if s.section in module.sections and s.section not in elf.duplicated]
+        return Named(tuple(sorted((self._place(elf, s, name, site.offset) for s in loaded), key=_by_address)))
+
+    def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int) -> Place:
+        pad = self.layout.pad(elf, symbol) if not offset and symbol.kind == "func" else 0
+        return Place(self.layout.base(symbol, module) + offset + pad, symbol, pad)
+
+
+def _by_address(place: Place) -> int:
+    return place.address

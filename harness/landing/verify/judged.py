@@ -1,0 +1,85 @@
+"""One probe and what was found of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from harness.landing.landing import Landing
+
+
+class Finding(Enum):
+    """The verdict on one probe. Only `missed` is a failure."""
+
+    LANDED = "landed"
+    MISSED = "missed"
+    """It stands elsewhere than its symbol + offset, or past its function's end, or memory does not have it."""
+    DISABLED = "disabled"
+    """It is registered, not armed, and stands where it should."""
+    GONE = "gone"
+    """It was registered where it should, and removed before its memory was read."""
+    LATE = "late"
+    """It was registered after memory was read."""
+    NOT_JUDGED = "not judged"
+    """Something is missing that the verdict needs: `why` names it."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One probe.
+
+    `asked` is what its owner asked for, as `MOD:SYM+0xOFF`, or what the kernel lists for one that was asked for by
+    address; `kind` is `kprobe`, `kretprobe`, `fentry`, `fprobe` or `ftrace`; `address` is None for a probe of which no
+    address is known; `means` is the address as symbol + offset by the files; `memory` is what changed there; `owner` is
+    who registered it; `notes` are facts for the reader; `seconds` counts from the beginning of what was run;
+    `places` are all names that the address has, as `SYM+0xOFF`.
+    """
+
+    asked: str
+    kind: str
+    finding: Finding
+    address: int | None = None
+    means: str = ""
+    memory: str = ""
+    owner: str = ""
+    why: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float | None = None
+    landing: Landing | None = None
+    places: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The verdict with its notes and its reason, in one line."""
+        notes = f" ({', '.join(self.notes)})" if self.notes else ""
+        return f"{self.finding.value}{notes}{f': {self.why}' if self.why else ''}"
+
+    def record(self) -> dict[str, Any]:
+        """For machines: every field, the address in hex."""
+        return {
+            "asked": self.asked,
+            "kind": self.kind,
+            "verdict": self.finding.value,
+            "address": None if self.address is None else f"{self.address:#x}",
+            "means": self.means,
+            "memory": self.memory,
+            "owner": self.owner,
+            "why": self.why,
+            "notes": list(self.notes),
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+        }
+
+
+def table(probes: list[Judged]) -> str:
+    """One line for each probe: what was asked for, where it stands, what memory has there, the verdict."""
+    rows = [("probe", "address", "means", "memory", "owner", "verdict")]
+    for each in probes:
+        address = "-" if each.address is None else f"{each.address:#x}"
+        asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
+        rows.append((asked, address, each.means or "-", each.memory or "-", each.owner or "-", each.told))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
+        for row in rows
+    )

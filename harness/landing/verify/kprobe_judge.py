@@ -1,0 +1,248 @@
+"""Judges each kprobe of a guest: what was asked for, the kernel's list, the ELF files, and memory from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from harness.core.elf import Symbol
+from harness.landing import own_bytes, witness
+from harness.landing.landing import Landing
+from harness.landing.own_bytes import OwnBytes
+from harness.landing.probe_module import ListedProbe
+from harness.landing.site import Site
+from harness.landing.verify.call_sites import LONGEST, call_target
+from harness.landing.verify.files_at_hand import Files, Named, Place
+from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.registrations import Registration
+from harness.landing.verify.text import Region, Text
+from harness.landing.witness import Statement, Window
+
+# Memory to both sides of a probe that is compared with the ELF file.
+_AROUND = 32
+_SHOWN = 8
+_KINDS = {"k": "kprobe", "r": "kretprobe"}
+# The linker's own marks, which perf counts from: an offset is past the end of none of them.
+_MARKS = frozenset({"_text", "_stext", "_sinittext", "_einittext", "_etext"})
+
+
+@dataclass(frozen=True)
+class Found:
+    """One kprobe that the kernel lists, with the call that registered it where that was recorded."""
+
+    listed: ListedProbe
+    call: Registration | None = None
+
+
+def matched(listed: Sequence[ListedProbe], calls: Sequence[Registration]) -> tuple[list[Found], list[Registration]]:
+    """Each listed kprobe with its registration, and the registrations of kprobes that are not listed any more.
+
+    Of several at one address the latest still stand.
+    """
+    open_calls = [call for call in calls if not call.errno]
+    found = []
+    for each in listed:
+        here = [call for call in reversed(open_calls) if call.address == each.address]
+        alike = [call for call in here if call.disabled == ("[DISABLED]" in each.flags)] or here
+        found.append(Found(each, alike[0] if alike else None))
+        if alike:
+            open_calls.remove(alike[0])
+    return found, open_calls
+
+
+class KprobeJudge:
+    """Judges against the text before the probes came, and while they stand; `standing` are probes from before."""
+
+    def __init__(self, files: Files, before: Text, during: Text, standing: Sequence[int]) -> None:
+        self._files = files
+        self._before = before
+        self._during = during
+        self._standing = list(standing)
+
+    def judge(self, found: Found) -> Judged:
+        """The verdict on a probe that stands."""
+        each, call = found.listed, found.call
+        site = _site(call.symbol, call.offset) if call and call.symbol else listed_site(each)
+        named = self._files.named(site)
+        place = named.closest(each.address)
+        statements = [
+            self._asked(call, each),
+            Statement("listed", each.address, " ".join((each.meaning, *each.flags))),
+            self._by_file(site, each, named),
+            self._outside(each),
+        ]
+        shown = [self._with_bytes(said) for said in statements if said]
+        past = past_end(site, named)
+        escaped = self._files.meaning(each.address) if past else ""
+        landing = Landing(site, shown, 0, self._files.meaning, escaped)
+        judged = Judged(
+            asked=call.asked if call and call.symbol else str(site),
+            kind=_KINDS.get(each.kind, each.kind),
+            finding=Finding.LANDED,
+            address=each.address,
+            means=self._files.meaning(each.address),
+            memory=_memory(landing),
+            notes=tuple(_notes(each, place, named)),
+            landing=landing,
+        )
+        return self._decided(judged, each, landing)
+
+    def gone(self, call: Registration) -> Judged:
+        """The verdict on a probe that was registered and is not listed any more."""
+        site = _site(call.symbol, call.offset) if call.symbol else None
+        means = self._files.meaning(call.address)
+        judged = Judged(call.asked or means, "kprobe", Finding.GONE, call.address, means)
+        if site is None:
+            return judged
+        named = self._files.named(site)
+        if past_end(site, named):
+            return replace(judged, finding=Finding.MISSED, why=f"past the end of its function, in {means}")
+        if named.places and call.address not in named.addresses:
+            return replace(judged, finding=Finding.MISSED, why=f"the file has {site} at {named.addresses[0]:#x}")
+        return judged
+
+    def _decided(self, judged: Judged, each: ListedProbe, landing: Landing) -> Judged:
+        """The verdict that the witnesses allow."""
+        contradicted = any(said.contradicts for said in landing.statements)
+        disagree = contradicted or len({said.address for said in landing.with_address}) > 1
+        if "[GONE]" in each.flags:
+            return replace(judged, finding=Finding.GONE, why="the code that it stood on was freed")
+        if disagree or landing.escaped:
+            return replace(judged, finding=Finding.MISSED, why=landing.complaint)
+        if "[DISABLED]" in each.flags:
+            return replace(judged, finding=Finding.DISABLED)
+        silent = [said.detail for said in landing.statements if said.address is None and said.detail]
+        if landing.complaint:
+            return replace(judged, finding=Finding.NOT_JUDGED, why=silent[-1] if silent else landing.complaint)
+        return judged
+
+    def _asked(self, call: Registration | None, each: ListedProbe) -> Statement | None:
+        if call is None or not call.symbol:
+            return None
+        return Statement("asked", each.address, f"register_kprobe({call.asked}) by {call.command}")
+
+    def _by_file(self, site: Site, each: ListedProbe, named: Named) -> Statement:
+        if not named.places:
+            return Statement("elf", None, named.missing or f"no file at hand has {site}")
+        place = named.closest(each.address)
+        return Statement("elf", place.address if place else named.places[0].address)
+
+    def _outside(self, each: ListedProbe) -> Statement:
+        """What memory has at a listed kprobe."""
+        if "[GONE]" in each.flags:
+            return Statement("outside", None, "the code is gone")
+        region = self._during.at(each.address)
+        if region is None:
+            missing = self._files.missing_at(each.address)
+            return Statement("outside", None, missing or "no ELF file at hand has this address")
+        start = max(region.start, each.address - _AROUND)
+        size = min(2 * _AROUND, region.end - start)
+        own = self._own(region.module, region.section, region.start, start, size)
+        if not own.code:
+            return Statement("outside", None, "the file does not show what the kernel patches there")
+        during = region.piece(start, len(own.code))
+        earlier = self._before.same(region)
+        if earlier is None and "[FTRACE]" in each.flags:
+            return self._called(each.address, region, own)
+        before = earlier.piece(start, len(own.code)) if earlier else _unprobed(own, during, each.address)
+        window = Window(start, before, during, before)
+        kprobes = self._files.kprobes
+        if "[DISABLED]" in each.flags:
+            changed = [at for at in window.changes(kprobes) if at <= each.address < at + _SHOWN]
+            if changed and not self._others_at(each.address):
+                denial = "memory has a probe that is listed as disabled"
+                return Statement("outside", each.address, denial, contradicts=True)
+            return Statement("outside", None, "it is disabled: memory shows nothing")
+        return witness.outside(window, each.address, kprobes, own, self._standing)
+
+    def _called(self, address: int, region: Region, own: OwnBytes) -> Statement:
+        """What memory says of a probe on an ftrace site of a module that was not loaded before."""
+        form = self._files.kprobes.ftrace_call
+        code = region.piece(address, LONGEST)
+        target = call_target(form, address, code) if form else None
+        if target is None:
+            return Statement("outside", address, f"{code.hex()} is no call", contradicts=True)
+        strays = own.strays(region.piece(own.start, len(own.code)))
+        if strays:
+            denial = f"memory at {own.start + strays[0]:#x} is not what the file has"
+            return Statement("outside", address, denial, contradicts=True)
+        return Statement("outside", address, f"call to {target:#x}; {own.compared} bytes around are the ELF's")
+
+    def _others_at(self, address: int) -> bool:
+        return self._standing.count(address) > 0
+
+    def _own(self, module: str, section: str, loaded: int, start: int, size: int) -> OwnBytes:
+        elf = self._files.elf(module)
+        if elf is None:
+            return OwnBytes(start, b"", frozenset())
+        if module:
+            return own_bytes.of_module(elf, section, loaded, start, size)
+        return own_bytes.of_kernel(elf, self._files.slide, start, size)
+
+    def _with_bytes(self, said: Statement) -> Statement:
+        if said.address is None:
+            return said
+        region = self._during.at(said.address)
+        if region is None:
+            return said
+        if said.witness == "elf":
+            own = self._own(region.module, region.section, region.start, said.address, _SHOWN)
+            return replace(said, code=own.code)
+        return replace(said, code=region.piece(said.address, _SHOWN))
+
+
+def _site(symbol: str, offset: int) -> Site:
+    """`MOD:SYM` or `SYM` as a site."""
+    module, _, name = symbol.rpartition(":")
+    return Site(name, offset, module, plain=not module)
+
+
+def listed_site(each: ListedProbe) -> Site:
+    """What the kernel lists, as a site: `sym+0xoff` and, for a module's, its name."""
+    place, _, module = each.meaning.partition(" ")
+    symbol, plus, offset = place.rpartition("+")
+    if not plus:
+        return Site(place)
+    try:
+        into = int(offset.partition("/")[0], 16)
+    except ValueError:
+        return Site(place)
+    return Site(symbol, into, module.strip("[]"))
+
+
+def past_end(site: Site, named: Named) -> bool:
+    """Is the offset past the end of every function of that name? The kernel accepts it all the same."""
+    sizes = [symbol.size for symbol in (place.symbol for place in named.places) if _is_function(symbol)]
+    return bool(sizes) and site.symbol not in _MARKS and all(0 < size <= site.offset for size in sizes)
+
+
+def _is_function(symbol: Symbol) -> bool:
+    return symbol.kind in ("func", "notype")
+
+
+def _notes(each: ListedProbe, place: Place | None, named: Named) -> list[str]:
+    notes = []
+    if place and len(named.places) > 1:
+        notes.append(f"{_ordinal(named.places.index(place) + 1)} of {len(named.places)}")
+    if place and place.pad:
+        notes.append(f"behind the landing pad of {place.pad} bytes at its entry")
+    notes += [flag.strip("[]").lower() for flag in each.flags if flag in ("[OPTIMIZED]", "[FTRACE]")]
+    return notes
+
+
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"number {number}")
+
+
+def _memory(landing: Landing) -> str:
+    said = next((each for each in landing.statements if each.witness == "outside"), None)
+    return said.detail.partition(";")[0] if said and said.address is not None else ""
+
+
+def _unprobed(own: OwnBytes, memory: bytes, address: int) -> bytes:
+    """Memory without the probe, by the file; what the file does not know is as in memory, but at the probe."""
+    here = address - own.start
+    return bytes(
+        memory[at] if at in own.masked and not here <= at < here + own_bytes.FEWEST else byte
+        for at, byte in enumerate(own.code[: len(memory)])
+    )

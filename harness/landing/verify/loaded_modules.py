@@ -1,0 +1,145 @@
+"""The modules that are loaded in a guest, each with its ELF file where one is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.core.elf import Elf
+from harness.core.errors import GuestError, PinpointError
+from harness.guest.guest import Guest
+
+_NOT_CODE = (".init", ".exit.text")
+
+
+class _Listed(NamedTuple):
+    """A line of /proc/modules."""
+
+    name: str
+    base: int
+    size: int
+
+
+@dataclass(frozen=True)
+class LoadedModule:
+    """One loaded module.
+
+    `base` and `size` are what /proc/modules shows; `sections` are loaded addresses by section name, empty where sysfs
+    has none; `missing` says in one line why the module's probes cannot be compared with a file, empty where they can.
+    """
+
+    module: str
+    base: int
+    size: int = 0
+    elf: Elf | None = None
+    sections: Mapping[str, int] = field(default_factory=dict)
+    missing: str = ""
+
+    def holds(self, address: int) -> bool:
+        """Is this an address of the module? Since 6.4 its parts stand apart: then only those behind its text do."""
+        return self.base <= address < self.base + self.size
+
+    def section_at(self, address: int) -> str:
+        """The section of code that an address is in, empty when it is in none of this module's."""
+        for name, start, size in self.code():
+            if start <= address < start + size:
+                return name
+        return ""
+
+    def code(self) -> list[tuple[str, int, int]]:
+        """Name, loaded address and size of each section of code that stays after initialization."""
+        if self.elf is None:
+            return []
+        own = self.elf.sections
+        return [
+            (name, start, own[name].size)
+            for name, start in self.sections.items()
+            if name in own and own[name].executable and own[name].size and not name.startswith(_NOT_CODE)
+        ]
+
+
+class Modules:
+    """Looks modules up in a guest; `files` are the ELF files at hand, by module name."""
+
+    def __init__(self, guest: Guest, files: Mapping[str, Path]) -> None:
+        self._guest = guest
+        self.files = dict(files)
+        self._known: dict[_Listed, LoadedModule] = {}
+
+    def loaded(self, listing: str) -> dict[str, LoadedModule]:
+        """The modules of a /proc/modules listing, by name; one round trip when some of them are new."""
+        standing = [_listed(line) for line in listing.splitlines()]
+        new = [each for each in standing if each not in self._known]
+        if new:
+            told = self._ask([each.name for each in new])
+            for each in new:
+                sections, build_id = told.get(each.name, ({}, ""))
+                self._known[each] = self._compared(each, sections, build_id)
+        return {each.name: self._known[each] for each in standing}
+
+    def _ask(self, names: Sequence[str]) -> dict[str, tuple[dict[str, int], str]]:
+        """Sections and build-id of each module, as sysfs has them."""
+        steps = [
+            f"echo :{name}; grep -sH '' {own}/sections/* {own}/sections/.[!.]*;"
+            f" echo :; [ ! -e {own}/notes/.note.gnu.build-id ] || od -An -v -tx1 {own}/notes/.note.gnu.build-id"
+            for name, own in ((name, f"/sys/module/{name}") for name in names)
+        ]
+        told: dict[str, tuple[dict[str, int], str]] = {}
+        name, notes = "", False
+        for line in self._guest.script("\n".join([*steps, "true"])).stdout.splitlines():
+            if line == ":":
+                notes = True
+            elif line.startswith(":"):
+                name, notes = line[1:], False
+                told[name] = ({}, "")
+            elif notes:
+                told[name] = (told[name][0], told[name][1] + "".join(line.split()))
+            elif name:
+                path, _, address = line.rpartition(":")
+                told[name][0][path.rpartition("/")[2]] = _address(address, path)
+        # An ELF note: three words of header, the owner GNU and its zero, then the build-id.
+        return {name: (sections, note[32:]) for name, (sections, note) in told.items()}
+
+    def _compared(self, each: _Listed, sections: Mapping[str, int], build_id: str) -> LoadedModule:
+        name, base, size = each
+        file = self.files.get(name)
+        if file is None:
+            return LoadedModule(name, base, size, None, sections, f"no ELF file of the module {name} is at hand")
+        try:
+            elf = Elf.kept(file)
+        except PinpointError as error:
+            return LoadedModule(name, base, size, None, sections, str(error))
+        if not sections:
+            twice = ", ".join(sorted(elf.duplicated))
+            why = f"two of its sections are named {twice}" if twice else "the kernel shows none"
+            return LoadedModule(name, base, size, elf, {}, f"{name} has no sections/ in sysfs: {why}")
+        if build_id and elf.build_id and build_id != elf.build_id:
+            return LoadedModule(
+                name,
+                base,
+                size,
+                None,
+                sections,
+                f"the file {file.name} is of another build than the loaded module {name}",
+            )
+        return LoadedModule(name, base, size, elf, sections)
+
+
+def _listed(line: str) -> _Listed:
+    words = line.split()
+    try:
+        return _Listed(words[0], int(words[5], 16), int(words[1]))
+    except (IndexError, ValueError):
+        raise GuestError(f"not a line of /proc/modules: {line[:80]!r}") from None
+
+
+def _address(word: str, path: str) -> int:
+    try:
+        address = int(word, 16)
+    except ValueError:
+        raise GuestError(f"{path} has {word[:40]!r}, no address") from None
+    if not address:
+        raise GuestError(f"{path} shows 0", mend="kptr_restrict must be 0")
+    return address

@@ -1,0 +1,64 @@
+"""What a guest shows at one moment: every probe that the kernel lists, every registration, its modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing import probe_module
+from harness.landing.probe_module import ListedProbe
+from harness.landing.verify import registrations, traced_functions
+from harness.landing.verify.loaded_modules import LoadedModule
+from harness.landing.verify.registrations import Records
+from harness.landing.verify.traced_functions import TracedFunction
+
+_KPROBES = "/sys/kernel/debug/kprobes/list"
+_CUT = "--pinpoint-cut--"
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What the guest lists at one moment; `records` is empty without `pinpoint_watch`."""
+
+    kprobes: tuple[ListedProbe, ...]
+    traced: tuple[TracedFunction, ...]
+    records: Records
+    modules: str
+
+    @property
+    def probes(self) -> tuple[object, ...]:
+        """What must stay the same for the guest to have settled."""
+        return self.kprobes, self.traced, self.records.calls, tuple(sorted(self.names))
+
+    @property
+    def names(self) -> list[str]:
+        """The loaded modules."""
+        return [line.split()[0] for line in self.modules.splitlines() if line]
+
+
+def read(guest: Guest) -> Lists:
+    """Read all lists in one round trip. Raises GuestError when one of them cannot be read."""
+    tracing = " || ".join(f"cat {file} 2>/dev/null" for file in traced_functions.FILES)
+    steps = (
+        f"cat {_KPROBES} || exit",
+        f"{{ {tracing}; }}",
+        f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE}",
+        "cat /proc/modules",
+    )
+    told = guest.script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")
+    if len(told) != len(steps):
+        raise GuestError("its lists of probes cannot be read", where=guest.name)
+    try:
+        kprobes = probe_module.parse_list(told[0])
+    except (ValueError, IndexError):
+        raise GuestError(f"not a list of kprobes: {told[0][:80]!r}", where=guest.name) from None
+    return Lists(kprobes, traced_functions.parse(told[1]), registrations.parse(told[2]), told[3])
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The lists, and the modules with their files."""
+
+    lists: Lists
+    modules: dict[str, LoadedModule]

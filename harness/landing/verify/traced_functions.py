@@ -1,0 +1,84 @@
+"""The functions that something traces through ftrace: fentry and fprobe probes, kprobe.multi, kprobes on its sites."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+FILES = ("/sys/kernel/tracing/enabled_functions", "/sys/kernel/debug/tracing/enabled_functions")
+# t_show(), kernel/trace/ftrace.c, 6.1: `name [module] (count) R I D  tramp: address (function) ->function`, then
+# perhaps a line `direct-->function+0x0/0x0`. Later kernels add flags, and `ops: ... ->` instead of `tramp:`.
+_LINE = re.compile(r"(?P<name>[^\s(]+)(?: \[(?P<module>[^\]]+)\])? \((?P<count>\d+)\)(?P<flags>(?: [A-Z ])*)")
+_TRAMPOLINE = re.compile(r"tramp: (?:0x)?(?P<address>[0-9a-f]{8,16}|\S+) \((?P<function>[^)\s]+)")
+_CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)")
+_DIRECT = re.compile(r"direct(?:\(jmp\))?-->(?P<function>\S+)")
+
+
+@dataclass(frozen=True)
+class TracedFunction:
+    """One function of `enabled_functions`.
+
+    `trampolines` are the addresses that its site may call, as far as the list shows them; `callbacks` are the names of
+    the functions that are called in the end; `direct` is the trampoline of a BPF fentry probe, by its symbol.
+    """
+
+    name: str
+    module: str
+    count: int
+    flags: str
+    trampolines: tuple[int, ...] = ()
+    callbacks: tuple[str, ...] = ()
+    direct: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What traces it, in the words of the tools."""
+        if self.direct or "D" in self.flags:
+            return "fentry"
+        if any(each.startswith(("fprobe_", "fgraph_", "multi_")) for each in self.callbacks):
+            return "fprobe"
+        return "kprobe" if any(each.startswith("kprobe_ftrace_") for each in self.callbacks) else "ftrace"
+
+    def __str__(self) -> str:
+        return f"{self.name} [{self.module}]" if self.module else self.name
+
+
+def parse(text: str) -> tuple[TracedFunction, ...]:
+    """Read `enabled_functions`; lines of a form that is not known are passed over."""
+    found: list[TracedFunction] = []
+    for line in text.splitlines():
+        direct = _DIRECT.search(line)
+        match = _LINE.match(line)
+        if match:
+            found.append(_traced(match, line))
+        if direct and found:
+            last = found.pop()
+            found.append(_with_direct(last, direct["function"].partition("+")[0]))
+    return tuple(found)
+
+
+def _traced(match: re.Match[str], line: str) -> TracedFunction:
+    ways = list(_TRAMPOLINE.finditer(line))
+    addresses = (_address(way["address"]) for way in ways)
+    names = [way["function"].partition("+")[0] for way in ways] + [each["function"] for each in _CALLED.finditer(line)]
+    return TracedFunction(
+        name=match["name"],
+        module=match["module"] or "",
+        count=int(match["count"]),
+        flags="".join(match["flags"].split()),
+        trampolines=tuple(address for address in addresses if address),
+        callbacks=tuple(dict.fromkeys(names)),
+    )
+
+
+def _with_direct(traced: TracedFunction, direct: str) -> TracedFunction:
+    return TracedFunction(
+        traced.name, traced.module, traced.count, traced.flags, traced.trampolines, traced.callbacks, direct
+    )
+
+
+def _address(word: str) -> int:
+    try:
+        return int(word, 16)
+    except ValueError:
+        return 0

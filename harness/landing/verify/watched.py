@@ -1,0 +1,284 @@
+"""Whatever registers probes in a guest, from before it begins until it has gone: found, judged, compared."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing.code.system_map import SystemMap
+from harness.landing.layout import Layout, Loaded
+from harness.landing.probe_module import ListedProbe
+from harness.landing.verify import moment, registrations
+from harness.landing.verify.files_at_hand import Files
+from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.kprobe_judge import KprobeJudge, matched
+from harness.landing.verify.loaded_modules import Modules
+from harness.landing.verify.moment import Lists, Moment
+from harness.landing.verify.registrations import Registration
+from harness.landing.verify.text import Changes, Text
+from harness.landing.verify.trace_judge import TraceJudge
+
+_POLL = 0.2
+# How long all lists must stay the same, and how long memory may take to agree with them, in seconds of a usual guest.
+_QUIET = 0.5
+_AGREE = 6.0
+_SHOWN = 8
+_KALLSYMS = "/proc/kallsyms"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All probes, the calls that the kernel refused, and changes of text that nothing explains, each in words."""
+
+    probes: tuple[Judged, ...] = ()
+    refused: tuple[Registration, ...] = ()
+    unexplained: tuple[str, ...] = ()
+    lost: int = 0
+
+    @property
+    def failures(self) -> list[Judged]:
+        """The probes that were missed."""
+        return [each for each in self.probes if each.finding is Finding.MISSED]
+
+    @property
+    def held(self) -> bool:
+        """True when no probe was missed and all changes of text are explained."""
+        return not self.failures and not self.unexplained
+
+
+class Watched:
+    """One guest while something registers probes in it.
+
+    `files` are ELF files at hand by module name. Entering loads `pinpoint_watch` and reads the guest as it is before;
+    leaving unloads it.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        files: Mapping[str, Path],
+        names: SystemMap | None = None,
+        read: Callable[[Guest], Lists] = moment.read,
+    ) -> None:
+        self.guest = guest
+        self.watched = True
+        self._names = names
+        self._read = read
+        self._modules = Modules(guest, {**guest.image.drivers, **files})
+        self._judged = Lists((), (), registrations.Records(), "")
+        self._begun = 0
+        self._loaded = 0
+
+    def __enter__(self) -> Self:
+        try:
+            registrations.start(self.guest)
+        except GuestError:
+            # A kernel that does not let register_kprobe() be probed: its lists are all there is.
+            self.watched = False
+        try:
+            self.before = self._now()
+            self.text_before = Text.read(self._layout(self.before), self.before.modules)
+        except BaseException:
+            self._leave()
+            raise
+        self._begun = self._loaded = self.before.lists.records.nanoseconds
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._leave()
+        except GuestError:
+            if error is None:
+                raise
+
+    def _leave(self) -> None:
+        if self.watched:
+            registrations.stop(self.guest)
+
+    def started(self, nanoseconds: int = 0) -> None:
+        """Whatever is run has been started, at this time of the guest's or, for 0, by the next look at the lists.
+
+        What is registered after that is told as later.
+        """
+        self._loaded = nanoseconds
+
+    def settle(self, least: float, longest: float, wanted: Callable[[Lists], bool]) -> Lists:
+        """Wait until all lists have stayed the same for a while and `wanted` is true of them.
+
+        `least` seconds at the least, `longest` at the most; gives the lists.
+        """
+        slow = self.guest.heart.slowness if self.guest.heart else 1.0
+        began = changed = time.monotonic()
+        latest = self._read(self.guest)
+        self._loaded = self._loaded or latest.records.nanoseconds
+        while True:
+            now = time.monotonic()
+            quiet = now - changed >= _QUIET * slow
+            if now - began >= longest * slow or (now - began >= least and quiet and wanted(latest)):
+                return latest
+            time.sleep(_POLL)
+            lists = self._read(self.guest)
+            if lists.probes != latest.probes:
+                changed = time.monotonic()
+            latest = lists
+
+    def lists(self) -> Lists:
+        """All lists as they are now."""
+        return self._read(self.guest)
+
+    def came(self, lists: Lists) -> list[ListedProbe]:
+        """The kprobes that are listed and were not before."""
+        return list((Counter(lists.kprobes) - Counter(self.before.lists.kprobes)).elements())
+
+    def anything(self, lists: Lists) -> bool:
+        """Was anything registered since it began, whether it still stands or not?"""
+        traced = Counter(lists.traced) - Counter(self.before.lists.traced)
+        return bool(self.came(lists) or traced or any(not call.errno for call in self.calls(lists)))
+
+    def calls(self, lists: Lists) -> list[Registration]:
+        """The registrations since it began."""
+        return list(lists.records.calls[len(self.before.lists.records.calls) :])
+
+    def judge(self) -> Judgement:
+        """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late."""
+        slow = self.guest.heart.slowness if self.guest.heart else 1.0
+        until = time.monotonic() + _AGREE * slow
+        while True:
+            judgement = self._judge_now()
+            if judgement.held or time.monotonic() > until:
+                return judgement
+            time.sleep(_QUIET)
+
+    def late(self) -> list[Judged]:
+        """The probes that were registered after the last judgement, by symbol and offset."""
+        lists = self._read(self.guest)
+        calls = lists.records.calls[len(self._judged.records.calls) :]
+        files = self._files(Moment(lists, self._modules.loaded(lists.modules)))
+        return [
+            replace(
+                self._timed(Judged(call.asked, "kprobe", Finding.LATE, call.address), call),
+                means=files.meaning(call.address),
+                owner=self._owner(files, call),
+            )
+            for call in calls
+            if not call.errno
+        ]
+
+    def left(self) -> tuple[list[str], list[str]]:
+        """Once everything was removed: the probes that are still registered, and text that is not as before.
+
+        Waits for a while until neither is there: what removes probes may return before they are gone.
+        """
+        slow = self.guest.heart.slowness if self.guest.heart else 1.0
+        until = time.monotonic() + _AGREE * slow
+        while True:
+            now = self._now()
+            standing = [f"{each.meaning} {' '.join(each.flags)}".strip() for each in self.came(now.lists)]
+            standing += [str(each) for each in (Counter(now.lists.traced) - Counter(self.before.lists.traced))]
+            remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
+            text = Text.read(self._layout(now), remaining)
+            changed = self._unexplained(Changes(self._layout(now), now.modules), now, text)
+            if not (standing or changed) or time.monotonic() > until:
+                return standing, [self._named(self._files(now), changed)] if changed else []
+            time.sleep(_QUIET)
+
+    def _judge_now(self) -> Judgement:
+        during = self._now()
+        layout = self._layout(during)
+        text = Text.read(layout, during.modules)
+        changes = Changes(layout, during.modules)
+        files = self._files(during)
+        came = self.came(during.lists)
+        calls = self.calls(during.lists)
+        found, gone = matched(came, calls)
+        judge = KprobeJudge(files, self.text_before, text, [each.address for each in self.before.lists.kprobes])
+        probes = [self._with_owner(judge.judge(each), files, each.call) for each in found]
+        probes += [self._with_owner(judge.gone(call), files, call) for call in gone]
+        probes += self._traced(during.lists, files, changes, text)
+        unexplained = self._unexplained(changes, during, text)
+        self._judged = during.lists
+        return Judgement(
+            tuple(probes),
+            tuple(call for call in calls if call.errno),
+            (self._named(files, unexplained),) if unexplained else (),
+            during.lists.records.lost,
+        )
+
+    def _traced(self, lists: Lists, files: Files, changes: Changes, text: Text) -> list[Judged]:
+        """The verdicts on functions that only ftrace lists."""
+        new = list((Counter(lists.traced) - Counter(self.before.lists.traced)).elements())
+        names = {each.direct for each in new if each.direct}
+        judge = TraceJudge(files, changes, text, self._symbols(names))
+        alone = [each for each in new if each.kind != "kprobe"]
+        return [judge.judge(each) for each in alone]
+
+    def _symbols(self, names: Iterable[str]) -> dict[str, set[int]]:
+        """The addresses of trampolines that BPF made, which no file has, by their symbols."""
+        wanted = sorted(set(names))
+        if not wanted:
+            return {}
+        pattern = "\\|".join(wanted)
+        told = self.guest.script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
+        found: dict[str, set[int]] = {}
+        for line in told.splitlines():
+            address, _, name, *_ = line.split()
+            found.setdefault(name, set()).add(int(address, 16))
+        return found
+
+    def _unexplained(self, changes: Changes, now: Moment, text: Text) -> list[int]:
+        """Bytes of text that differ from before, but for probes that a list has."""
+        kprobes = self.guest.image.recipe.architecture.kprobes
+        longest = max(length for _, length in kprobes.patches)
+        standing = [each.address for each in now.lists.kprobes if "[DISABLED]" not in each.flags]
+        probed = {address + byte for address in standing for byte in range(longest)}
+        wrong = [at for at in changes.between(self.text_before, text) if at not in probed]
+        if not wrong:
+            return []
+        judge = TraceJudge(self._files(now), changes, text, {})
+        traced = {site for each in now.lists.traced for site in judge.sites(each)}
+        gone = {each.address for each in self.before.lists.kprobes} - set(standing)
+        traced |= {site for at in gone for site in [changes.ftrace_site(at)] if site is not None}
+        return [at for at in wrong if changes.ftrace_site(at) not in traced]
+
+    def _with_owner(self, judged: Judged, files: Files, call: Registration | None) -> Judged:
+        if call is None:
+            return judged
+        return self._timed(replace(judged, owner=self._owner(files, call)), call)
+
+    def _timed(self, judged: Judged, call: Registration) -> Judged:
+        seconds = (call.nanoseconds - self._begun) / 1e9
+        late = (call.nanoseconds - self._loaded) / 1e9
+        notes = (f"registered {late:.1f} s later", *judged.notes) if late > 0 else judged.notes
+        return replace(judged, seconds=seconds, notes=notes)
+
+    def _owner(self, files: Files, call: Registration) -> str:
+        """The module whose handler it is, else the program that registered it."""
+        for name, module in files.modules.items():
+            if module.section_at(call.handler) or module.holds(call.handler):
+                return name
+        return call.command
+
+    def _now(self) -> Moment:
+        lists = self._read(self.guest)
+        return Moment(lists, self._modules.loaded(lists.modules))
+
+    def _files(self, now: Moment) -> Files:
+        return Files(self._layout(now), now.modules, self._names)
+
+    def _layout(self, now: Moment) -> Layout:
+        at_hand = [Loaded(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing]
+        return Layout(self.guest, others=at_hand)
+
+    def _named(self, files: Files, addresses: Sequence[int]) -> str:
+        """The first few of them, as symbol + offset."""
+        more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
+        return ", ".join(files.meaning(address) for address in sorted(addresses)[:_SHOWN]) + more

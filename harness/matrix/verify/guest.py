@@ -1,0 +1,101 @@
+"""A guest for somebody else's probes: thawed like a row's, its complaints read with what modules print on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from harness.core.deadline import Deadline
+from harness.core.errors import GuestError, PinpointError
+from harness.guest import start
+from harness.guest.accelerator import choose
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.guest.start import StartOptions
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+from harness.matrix.guests import guest_state
+from harness.matrix.guests.freezer import Freezer
+from harness.matrix.guests.guest_state import State
+from harness.verdict import own_traces
+from harness.verdict.complaints import Complaint, allowed, confirmed, read
+
+_FENCE_SECONDS = 60.0
+_LOG_SECONDS = 30.0
+# Taint that means that something went wrong: bad page, died, warned, machine check, locked up.
+_SERIOUS = frozenset("BDWML")
+
+
+def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = False) -> Guest:
+    """A guest that answers: thawed from the image's frozen one, made now if need be; `anew` boots it.
+
+    Raises what booting raises.
+    """
+    accelerator = choose(image.recipe.architecture, None)
+
+    def beginning(keys: RunKeys) -> StartOptions:
+        deadline = Deadline.after(image.recipe.machine.boot_seconds)
+        return StartOptions(log, keys, accelerator, build_context.bus, deadline)
+
+    def boot(keys: RunKeys) -> Guest:
+        return start.boot(image, beginning(keys))
+
+    if anew:
+        return boot(RunKeys.make())
+    freezer = Freezer(build_context, build_context.bus, None)
+    return freezer.thaw(image, freezer.frozen(image, boot), beginning(RunKeys.make()))
+
+
+class Kernel:
+    """What a guest's kernel says and is, from one look to the next; `modules` may print backtraces of their own."""
+
+    def __init__(self, guest: Guest, modules: Collection[str]) -> None:
+        self._guest = guest
+        self._modules = frozenset(modules)
+        self.traces = 0
+        self.complaints: list[Complaint] = []
+        self.clean = self.look()
+        self.complaints = []
+
+    def look(self) -> State:
+        """Read what was printed since the last look, and what the guest is now. Raises GuestLost."""
+        guest = self._guest
+        result, printed = guest.fenced(guest_state.ASK, guest.budget(_FENCE_SECONDS))
+        self._take(printed)
+        try:
+            return State.parsed(result.stdout)
+        except ValueError as error:
+            raise GuestError(f"its state cannot be read: {error}", where=guest.name) from None
+
+    def last_words(self) -> list[Complaint]:
+        """The complaints of a guest that does not answer any more."""
+        self._take(self._guest.console.text(self._guest.fenced_to))
+        return self.complaints
+
+    def unexplained_taint(self, after: State) -> str:
+        """The letters of serious taint that is new and that no complaint explains, empty for none."""
+        new = after.taint - self.clean.taint
+        return "" if self.complaints else "".join(sorted(new & _SERIOUS))
+
+    def tail(self, lines: int) -> list[str]:
+        """The last lines of the kernel's own log."""
+        told = self._guest.script(f"dmesg | tail -n {lines}", self._guest.budget(_LOG_SECONDS)).stdout
+        return told.splitlines()
+
+    def _take(self, printed: str) -> None:
+        heard = allowed(read(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
+        if heard:
+            heard = tuple(self._borne_out(heard))
+        for complaint in heard:
+            if own_traces.intended(complaint, self._modules):
+                self.traces += 1
+            else:
+                self.complaints.append(complaint)
+
+    def _borne_out(self, heard: Sequence[Complaint]) -> Sequence[Complaint]:
+        """Those that the kernel's own log has, too; all of them from a guest that does not answer."""
+        try:
+            log = self._guest.script("dmesg -r", self._guest.budget(_LOG_SECONDS))
+        except PinpointError:
+            return heard
+        return confirmed(heard, log.out) if log.ok else heard

@@ -1,0 +1,154 @@
+"""What `./pinpoint verify` was asked to do, and everything of it that can be checked before a guest is started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.core.elf import Elf
+from harness.core.errors import PinpointError, UsageError
+from harness.images import external_build, external_module, kernel_module, module_info
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+from harness.images.module_copy import private_copy
+from harness.images.recipe import Recipe
+from harness.landing.site import Site
+
+_EXPECTED = re.compile(r"(?:(?P<module>\w+):)?(?P<symbol>[A-Za-z_.$][\w.$]*)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
+# What registers later than the module's initializer: a wait for it is worth while only where the file uses one.
+_LATER = re.compile(
+    r"(?:queue_(?:delayed_)?work\w*|mod_delayed_work\w*|schedule_\w+|mod_timer\w*|add_timer\w*|hrtimer_start\w*"
+    r"|kthread_create\w*|wake_up_process|msleep\w*|register_\w*notifier\w*|call_usermodehelper\w*|async_schedule\w*"
+    r"|kthread_\w*queue\w*|system_\w*wq|irq_work_queue|tasklet_\w+|debugfs_create_\w+|proc_create\w*|call_rcu)$"
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One call of the command; `files` are modules, sources or directories, `also` goes with them, loaded first."""
+
+    files: Sequence[Path] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    also: Sequence[str] = ()
+    loader: str = "insmod"
+    settle: float | None = None
+    expected: Sequence[str] = ()
+    command: str = ""
+    packages: Sequence[str] = ()
+    system_map: Path | None = None
+
+
+@dataclass(frozen=True)
+class ToLoad:
+    """One module: the name that the kernel gives it, our copy of its file, the words of its parameters.
+
+    `judged` is false for one that is only loaded first.
+    """
+
+    name: str
+    copy: Path
+    file: Path
+    words: Sequence[str] = ()
+    judged: bool = True
+
+    @property
+    def elf(self) -> Elf:
+        """The copy's ELF."""
+        return Elf.kept(self.copy)
+
+    @property
+    def later(self) -> bool:
+        """Can it do something after its initializer has returned?"""
+        return any(not symbol.section and _LATER.match(symbol.name) for symbol in self.elf.symbols)
+
+
+def demand_architecture(wanted: Wanted, recipe: Recipe, directory: Path) -> None:
+    """Demand that the files that are modules are for the VM's architecture: nothing need be built to find that out.
+
+    Raises UsageError, one line.
+    """
+    for file in wanted.files:
+        if not (file.is_dir() or file.suffix == ".c"):
+            _read(file, private_copy(file, directory), recipe)
+
+
+def modules(wanted: Wanted, image: Image, build_context: BuildContext, directory: Path) -> list[ToLoad]:
+    """The modules to load, in order, each copied to a directory of ours and checked against the image's kernel.
+
+    Raises UsageError, one line, for what cannot be right; BuildError or HostError where building fails.
+    """
+    files = [built for file in wanted.files for built in _built(file, image, build_context, directory)]
+    own = [_checked(file, image, directory) for file in files]
+    first: list[ToLoad] = []
+    for word in wanted.also:
+        first += _also(word, image, build_context, directory)
+    found = [*_each_once(first), *_by_dependence(own)]
+    for index, module in enumerate(found):
+        others = [other.elf for other in found if other is not module]
+        module_info.demand_symbols(module.elf, module.file, image, others)
+        if module.name in [earlier.name for earlier in found[:index]]:
+            raise UsageError(f"two modules are named {module.name}", where=str(module.file), mend="give it once")
+    words = module_info.demand_parameters(wanted.parameters, {each.name: each.elf for each in found if each.judged})
+    return [ToLoad(each.name, each.copy, each.file, words.get(each.name, ()), each.judged) for each in found]
+
+
+def expected(word: str) -> Site:
+    """`SYMBOL`, `SYMBOL+OFFSET` or `MODULE:SYMBOL+OFFSET` as a site. Raises UsageError."""
+    match = _EXPECTED.fullmatch(word)
+    if not match:
+        raise UsageError(
+            f"{word!r} is no SYMBOL+OFFSET", where="--expect", mend="as vfs_read+0x4 or ext4:ext4_sync_file"
+        )
+    return Site(match["symbol"], int(match["offset"] or "0", 0), match["module"] or "")
+
+
+def _built(file: Path, image: Image, build_context: BuildContext, directory: Path) -> list[Path]:
+    """The modules of a directory or of one source file; a module's file is itself."""
+    if file.is_dir() or file.suffix == ".c":
+        return external_build.build(file, image, build_context, directory)
+    return [file]
+
+
+def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) -> ToLoad:
+    copy = private_copy(file, directory)
+    elf = _read(file, copy, image.recipe)
+    module_info.demand_vermagic(elf, file, image)
+    return ToLoad(module_info.name(elf, file), copy, file, (), judged)
+
+
+def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
+    """The ELF of a copy; what is wrong with it is said of the file."""
+    try:
+        elf = external_module.read(copy, recipe.architecture)
+        module_info.name(elf, file)
+    except UsageError as error:
+        raise UsageError(error.what, where=str(file), mend=error.mend) from None
+    except PinpointError as error:
+        raise UsageError(error.what, where=str(file), mend="build it again") from None
+    return elf
+
+
+def _also(word: str, image: Image, build_context: BuildContext, directory: Path) -> list[ToLoad]:
+    """A module that is loaded first, with what it needs: a file, or the name of one of the kernel's own."""
+    path = Path(word)
+    if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
+        return [_checked(path, image, directory, judged=False)]
+    found = kernel_module.obtain(word, image, build_context)
+    return [_checked(file, image, directory, judged=False) for file in found]
+
+
+def _each_once(found: Sequence[ToLoad]) -> list[ToLoad]:
+    return list({each.name: each for each in found}.values())
+
+
+def _by_dependence(found: Sequence[ToLoad]) -> list[ToLoad]:
+    """The order in which they were given, but each behind those that it says it needs."""
+    left, ordered = list(found), []
+    while left:
+        names = {each.name for each in left}
+        ready = next((e for e in left if not names & set(module_info.depends(e.elf)) - {e.name}), left[0])
+        left.remove(ready)
+        ordered.append(ready)
+    return ordered

@@ -1,0 +1,122 @@
+"""What `./pinpoint verify` found on one VM: as text, as JSON, as JUnit XML."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from harness.core.files import write_text
+from harness.landing.verify.judged import Finding, Judged, table
+from harness.verdict.printk import plain
+
+_HELD, _MISSED = 0, 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """One VM's; `wrongs` make the status 1, `notes` are for the reader; `seconds` are of each phase by name."""
+
+    vm: str
+    release: str
+    about: str
+    probes: tuple[Judged, ...]
+    wrongs: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+    log: Path
+
+    @property
+    def status(self) -> int:
+        """The exit status: 0 when nothing was missed and nothing else is wrong, else 1."""
+        return _MISSED if self.wrongs or any(each.finding is Finding.MISSED for each in self.probes) else _HELD
+
+    @property
+    def summary(self) -> str:
+        """How many probes there are of each verdict."""
+        counted = Counter(each.finding for each in self.probes)
+        told = ", ".join(f"{counted[finding]} {finding.value}" for finding in Finding if counted[finding])
+        return told or "no probe was seen"
+
+    def text(self) -> str:
+        """For people."""
+        lines = [f"{self.about} on {self.vm} ({self.release}): {self.summary}"]
+        if self.probes:
+            lines += ["", table(list(self.probes))]
+        for each in self.probes:
+            if each.finding is Finding.MISSED and each.landing:
+                lines += ["", f"{each.asked}: {each.why}", "", each.landing.table()]
+        if self.notes or self.wrongs:
+            lines.append("")
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"wrong: {wrong}" for wrong in self.wrongs]
+        if self.status:
+            lines.append(f"(the whole console: {self.log})")
+        return plain("\n".join(lines))
+
+    def record(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "vm": self.vm,
+            "release": self.release,
+            "about": self.about,
+            "status": self.status,
+            "probes": [each.record() for each in self.probes],
+            "wrong": list(self.wrongs),
+            "notes": list(self.notes),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+def as_json(reports: Sequence[Report]) -> str:
+    """All reports as one JSON array, in ASCII."""
+    return json.dumps([report.record() for report in reports], indent=2)
+
+
+def write_junit(reports: Sequence[Report], path: Path) -> None:
+    """A test suite for each VM: a case for each probe, and one for everything else that may be wrong."""
+    root = ElementTree.Element("testsuites")
+    for report in reports:
+        cases = [*(_case(report, each) for each in report.probes), _rest(report)]
+        failures = sum(case.find("failure") is not None for case in cases)
+        suite = ElementTree.SubElement(
+            root,
+            "testsuite",
+            name=report.vm,
+            tests=str(len(cases)),
+            failures=str(failures),
+            errors="0",
+            time=f"{sum(report.seconds.values()):.3f}",
+        )
+        suite.extend(cases)
+    ElementTree.indent(root)
+    write_text(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
+
+
+def _case(report: Report, each: Judged) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=report.vm, name=_harmless(f"{each.kind} {each.asked}"))
+    if each.finding is Finding.MISSED:
+        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.told))
+        failure.text = _harmless(each.landing.table() if each.landing else each.told)
+    elif each.finding is Finding.NOT_JUDGED:
+        ElementTree.SubElement(case, "skipped", message=_harmless(each.told))
+    else:
+        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.told} at {each.means}")
+    return case
+
+
+def _rest(report: Report) -> ElementTree.Element:
+    case = ElementTree.Element("testcase", classname=report.vm, name="kernel and text")
+    if report.wrongs:
+        failure = ElementTree.SubElement(case, "failure", message=_harmless(report.wrongs[0]))
+        failure.text = _harmless("\n".join(report.wrongs))
+    return case
+
+
+def _harmless(text: str) -> str:
+    """Text that XML can hold."""
+    return "".join(letter for letter in plain(text) if letter in "\t\n" or letter.isprintable())

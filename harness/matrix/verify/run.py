@@ -1,0 +1,205 @@
+"""Somebody else's modules or command on one VM, from a checked plan to a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from harness.core.elf import Elf
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.guest import Guest
+from harness.images import tools
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+from harness.landing.code import static_kprobes
+from harness.landing.code.system_map import SystemMap
+from harness.landing.site import Site
+from harness.landing.verify import leftovers
+from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.watched import Judgement, Watched
+from harness.matrix.verify import guest as guests
+from harness.matrix.verify.guest import Kernel
+from harness.matrix.verify.plan import ToLoad, Wanted, expected
+from harness.matrix.verify.report import Report
+from harness.matrix.verify.subjects import Command, Modules, Refused, Subject
+from harness.verdict.complaints import Complaint
+
+_SHOWN_LINES = 12
+_SPOKEN_LINES = 40
+
+
+class Run:
+    """One subject in one guest: started, judged, stopped, and the guest compared with what it was."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        subject: Subject,
+        files: Mapping[str, Path],
+        expected: Sequence[Site] = (),
+        names: SystemMap | None = None,
+    ) -> None:
+        """`files` are the ELF files at hand besides the image's own, by module name."""
+        self.guest = guest
+        self.subject = subject
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.wrongs: list[str] = []
+        self.probes: list[Judged] = []
+        self._files = dict(files)
+        self._expected = list(expected)
+        self._names = names
+
+    def run(self) -> None:
+        """Do it all. Raises Refused when nothing could be started and the kernel does not complain either."""
+        kernel = Kernel(self.guest, self.subject.names)
+        refusal: Refused | None = None
+        try:
+            before = leftovers.settings(self.guest)
+            try:
+                self._watched()
+            except Refused as error:
+                refusal = error
+            with self._timed("check-up"):
+                after = kernel.look()
+                changed = leftovers.changed(before, leftovers.settings(self.guest))
+        except (GuestLost, DeadlineExceeded) as lost:
+            self._complained(kernel.last_words())
+            if not self.wrongs:
+                self.wrongs.append(str(lost))
+            return
+        if refusal and not kernel.complaints:
+            raise self.subject.explain(refusal, kernel.tail(_SPOKEN_LINES))
+        if refusal:
+            self.wrongs.append(str(refusal))
+        self._complained(kernel.complaints)
+        taint = kernel.unexplained_taint(after)
+        if taint:
+            self.wrongs.append(f"the kernel is tainted {taint} and its console does not show why:")
+            self.wrongs += [f"    {line.strip()}" for line in kernel.tail(_SHOWN_LINES)]
+        if kernel.traces:
+            self.notes.append(f"{kernel.traces} backtraces on the console are the module's own: it calls dump_stack()")
+        self.notes += self.subject.notes
+        self.notes += [f"left behind: {thing}" for thing in kernel.clean.changed(after, ())]
+        self.notes += [f"left changed: {thing}" for thing in changed]
+
+    def _watched(self) -> None:
+        with ExitStack() as stack:
+            with self._timed("before"):
+                watched = stack.enter_context(Watched(self.guest, self._files, self._names))
+            if not watched.watched:
+                self.notes.append("register_kprobe() is not watched: a probe that comes and goes is not seen")
+            try:
+                with self._timed("start"):
+                    self.subject.start()
+                watched.started(self.subject.began)
+                with self._timed("settle"):
+                    self.subject.settle(watched)
+                with self._timed("judge"):
+                    judgement = watched.judge()
+            except BaseException as error:
+                with _noted(error):
+                    self.subject.stop()
+                raise
+            self._take(judgement)
+            with self._timed("removal"):
+                self.probes += watched.late()
+                self.subject.stop()
+                standing, changed = watched.left()
+            wrong = "still registered" if isinstance(self.subject, Modules) else ""
+            told = [f"still registered: {probe}" for probe in standing]
+            (self.wrongs if wrong else self.notes).extend(told)
+            self.wrongs += [f"text is not as it was before: {places}" for places in changed]
+
+    def _take(self, judgement: Judgement) -> None:
+        self.probes += judgement.probes
+        self.wrongs += [f"text changed where no list has a probe: {places}" for places in judgement.unexplained]
+        self.notes += [f"the kernel refused {call.asked or 'an address'}: {call.refusal}" for call in judgement.refused]
+        if judgement.lost:
+            self.notes.append(f"{judgement.lost} registrations were not recorded")
+        self.probes += [self._absent(site) for site in self._expected if not self._stands(site)]
+        if not self.probes:
+            self.wrongs.append(
+                "no probe was registered: there is nothing to judge; give --settle SECONDS if one comes later"
+            )
+        self._hints(judgement)
+
+    def _stands(self, site: Site) -> bool:
+        """Does a probe stand at the site, whatever its owner called it?"""
+        wanted = {str(site), _asked(site)}
+        good = (Finding.LANDED, Finding.DISABLED, Finding.GONE)
+        return any(wanted & {each.asked, each.means, *each.places} for each in self.probes if each.finding in good)
+
+    @staticmethod
+    def _absent(site: Site) -> Judged:
+        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected there, and no probe stands there")
+
+    def _hints(self, judgement: Judgement) -> None:
+        """Sites that a file seems to mean, of which no registration is known: for the reader alone."""
+        known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
+        known |= {each.means.partition(" ")[0] for each in judgement.probes}
+        for name, file in self._files.items():
+            for site in static_kprobes.sites(Elf.kept(file)):
+                if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
+                    self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
+
+    def _complained(self, complaints: Sequence[Complaint]) -> None:
+        """The kernel's own words: the first lines of its first complaint, which others follow from."""
+        if not complaints:
+            return
+        first = complaints[0]
+        more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        self.wrongs.append(f"the kernel complained: {first}{more}")
+        self.wrongs += [f"    {line.strip()}" for line in first.lines[:_SHOWN_LINES]]
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+
+
+def _asked(site: Site) -> str:
+    """The site as register_kprobe() is asked for it, with its offset."""
+    return f"{site.module}:{site.symbol}+{site.offset:#x}" if site.module else f"{site.symbol}+{site.offset:#x}"
+
+
+@contextmanager
+def _noted(error: BaseException) -> Iterator[None]:
+    """What cleaning up raises is noted on the error that made it necessary."""
+    try:
+        yield
+    except (GuestError, DeadlineExceeded) as another:
+        error.add_note(str(another))
+
+
+def verify(
+    image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path, directory: Path
+) -> Report:
+    """Run it all on a guest of the image. Raises UsageError for what the kernel does not take, BootError, HostError."""
+    names = SystemMap.read(wanted.system_map) if wanted.system_map else None
+    if names:
+        names.demand_of(Elf.kept(image.vmlinux))
+    if wanted.packages:
+        image = tools.with_tools(image, wanted.packages, build_context, directory)
+    with suppress(FileNotFoundError):
+        log.unlink()
+    began = time.monotonic()
+    with guests.begin(image, build_context, log, anew=bool(wanted.packages)) as guest:
+        started = time.monotonic() - began
+        subject: Subject = (
+            Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
+            if wanted.command
+            else Modules(guest, modules, wanted.loader, wanted.settle)
+        )
+        files = {each.name: each.copy for each in modules}
+        run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
+        with build_context.bus.step(image.recipe.name, "verify"):
+            run.run()
+    seconds = {"guest": started, **run.seconds}
+    probes, wrongs, notes = tuple(run.probes), tuple(run.wrongs), tuple(run.notes)
+    return Report(image.recipe.name, image.release, subject.about, probes, wrongs, notes, seconds, log)

@@ -1,0 +1,203 @@
+"""What can be run and judged in a guest: modules, or a command with its packages."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from harness.core.errors import UsageError
+from harness.guest.guest import Guest
+from harness.images import module_info
+from harness.images.tools import ROOT
+from harness.landing.verify.moment import Lists
+from harness.landing.verify.watched import Watched
+from harness.matrix.verify.plan import ToLoad
+
+_PREFIX = "/tmp/pinpoint-verify-"
+# Seconds that a module is watched: until its first probe, one that registers only while it is loaded and one that can
+# register later; and the least that is waited for the latter.
+_QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
+# Seconds in which a command must have registered something, and in which it must end after each signal.
+_ATTACHING, _ENDING = 60.0, 5.0
+_ENVIRONMENT = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C"
+_OUTPUT = "/tmp/pinpoint-command.out"
+_SPOKEN_LINES = 40
+
+
+class Refused(UsageError):
+    """The kernel refused to load a module, or a command failed before it registered anything."""
+
+
+class Subject(Protocol):
+    """Something that registers probes.
+
+    `names` are the modules of its own that may print backtraces; `began` is the guest's monotonic time at which it had
+    been started, in nanoseconds, 0 where nobody knows.
+    """
+
+    about: str
+    names: frozenset[str]
+    notes: list[str]
+    began: int
+
+    def start(self) -> None:
+        """Begin. Raises Refused."""
+
+    def settle(self, watched: Watched) -> None:
+        """Wait until its probes are there. Raises Refused."""
+
+    def stop(self) -> None:
+        """End it; what went otherwise than it should is noted."""
+
+    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+        """A refusal with what the end of the kernel's log says of it."""
+
+
+class Modules:
+    """Modules that are loaded in order and unloaded in reverse; `settle` is in seconds, None for as long as needed."""
+
+    def __init__(self, guest: Guest, modules: Sequence[ToLoad], loader: str, settle: float | None) -> None:
+        self.about = ", ".join(each.file.name for each in modules if each.judged)
+        self.names = frozenset(each.name for each in modules)
+        self.notes: list[str] = []
+        self.began = 0
+        self._guest = guest
+        self._modules = list(modules)
+        self._loader = loader
+        self._settle = settle
+        self._standing: list[ToLoad] = []
+
+    def start(self) -> None:
+        """Put each module into the guest and load it."""
+        for module in self._modules:
+            path = _place(module)
+            self._guest.put(module.copy, path)
+            load = f"{self._loader} {shlex.join([path, *module.words])}"
+            result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
+            if not result.ok:
+                told = " ".join(result.stderr.split()).replace(_PREFIX, "")
+                raise Refused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
+            self._standing.append(module)
+            self.began = _monotonic(result.stdout)
+
+    def settle(self, watched: Watched) -> None:
+        """Wait for the first probe; longer where the files use timers, work, threads or callbacks."""
+        if self._settle is not None:
+            watched.settle(self._settle, self._settle, lambda _: True)
+            return
+        later = any(each.later for each in self._modules if each.judged)
+        watched.settle(_LATER if later else 0.0, _PATIENT if later else _QUICK, watched.anything)
+
+    def stop(self) -> None:
+        """Unload each module, the last first."""
+        while self._standing:
+            module = self._standing.pop()
+            result = self._guest.script(f"rmmod {module.name}; gone=$?; rm -f {_place(module)}; exit $gone")
+            if not result.ok:
+                self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
+
+    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+        """What the kernel said of the module, and which parameters it has."""
+        module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
+        said = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
+        known = module_info.parameters(module.elf)
+        options = "; ".join(f"--param {name}=... ({about})" for name, about in known.items())
+        told = f"the kernel says {said[-1]!r}; " if said else ""
+        mend = f"{told}{f'its parameters: {options}' if options else 'see its initializer'}"
+        return Refused(refusal.what, where=refusal.where, mend=mend)
+
+
+def _monotonic(uptime: str) -> int:
+    """The time of /proc/uptime, in nanoseconds; a guest is never suspended, so that it is the monotonic time."""
+    words = uptime.split()
+    try:
+        return int(float(words[-2]) * 1e9)
+    except (IndexError, ValueError):
+        return 0
+
+
+def _place(module: ToLoad) -> str:
+    return f"{_PREFIX}{module.name}.ko"
+
+
+class Command:
+    """A command in a guest, in a session of its own; `chroot` when it has packages."""
+
+    def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
+        self.about = f"`{command}`"
+        self.names: frozenset[str] = frozenset()
+        self.notes: list[str] = []
+        self.began = 0
+        self._guest = guest
+        self._command = command
+        self._settle = settle
+        self._chroot = chroot
+        self._pid = 0
+
+    def start(self) -> None:
+        """Start it; its output goes to a file of the guest."""
+        inner = f"exec env {_ENVIRONMENT} sh -c {shlex.quote(self._command)}"
+        if self._chroot:
+            for name in ("proc", "sys", "dev"):
+                self._guest.run("mount", "-o", "rbind", f"/{name}", f"{ROOT}/{name}").check()
+            for name in ("kernel/debug", "kernel/tracing"):
+                both = f"/sys/{name} {ROOT}/sys/{name}"
+                self._guest.script(f"[ ! -d /sys/{name} ] || mount -o bind {both}").check()
+            inner = f"exec chroot {ROOT} /usr/bin/env {_ENVIRONMENT} /bin/sh -c {shlex.quote(self._command)}"
+        outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
+        self._talk = self._guest.talk("setsid", "sh", "-c", outer)
+        line = self._talk.line(self._guest.budget(_ATTACHING))
+        self._pid = int(line or "0")
+
+    def settle(self, watched: Watched) -> None:
+        """Wait until something is registered, none of it disabled, and nothing changes for a second."""
+        if self._settle is not None:
+            watched.settle(self._settle, self._settle, lambda _: True)
+        else:
+            watched.settle(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
+        if not self._runs() and not watched.anything(watched.lists()):
+            told = self._output()
+            raise Refused(f"ended and registered nothing: {told}", where=self.about, mend="see what it prints")
+
+    def stop(self) -> None:
+        """Interrupt it, then end it, then kill it: each process of its session."""
+        for signal in ("INT", "TERM", "KILL"):
+            if not self._runs():
+                break
+            self._guest.script(f"kill -{signal} -- -{self._pid}")
+            until = time.monotonic() + self._guest.budget(_ENDING).remaining()
+            while self._runs() and time.monotonic() < until:
+                time.sleep(0.2)
+            if signal != "INT":
+                self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
+        self._talk.hang_up()
+        if self._chroot:
+            mounts = ("sys/kernel/tracing", "sys/kernel/debug", "dev", "sys", "proc")
+            self._guest.script("; ".join(f"umount -l {ROOT}/{name}" for name in mounts))
+        told = self._output()
+        self.notes += [f"it printed: {told}"] if told else []
+        self._guest.run("rm", "-f", _OUTPUT)
+
+    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+        """The end of its output is all that there is."""
+        del log
+        return refusal
+
+    def _ready(self, watched: Watched, lists: Lists) -> bool:
+        came = watched.came(lists)
+        if any("[DISABLED]" in each.flags for each in came):
+            return False
+        return watched.anything(lists) or not self._runs()
+
+    def _runs(self) -> bool:
+        """Does a process of its session live? Zombies do not count."""
+        # Behind the name in /proc/PID/stat stand state, parent, group and session.
+        asked = f"sed 's/.*) //' /proc/[0-9]*/stat 2>/dev/null | grep -c '^[^Z] [0-9]* [0-9]* {self._pid} '"
+        return self._guest.script(asked).stdout.strip() not in ("", "0")
+
+    def _output(self) -> str:
+        """The end of what it printed, in one line."""
+        lines = self._guest.script(f"tail -n 5 {_OUTPUT}").stdout.splitlines()
+        return "; ".join(" ".join(line.split()) for line in lines if line.strip())[-300:]

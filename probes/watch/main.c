@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_watch - records every call of register_kprobe() while it is loaded
+ *
+ * A kretprobe on register_kprobe() records what the caller asked for, by name
+ * or by address, and what the kernel returned. perf, BPF, tracefs, systemtap
+ * and modules all register through this function, so that a kprobe that came
+ * and went between two looks at the kernel's list is recorded too.
+ */
+#include <linux/debugfs.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+
+#include "watch.h"
+
+static unsigned int argument;
+module_param(argument, uint, 0444);
+MODULE_PARM_DESC(argument, "offset in struct pt_regs of a function's first argument, in bytes");
+
+static struct dentry *pinpoint_dir;
+
+/* What the entry handler leaves for the return handler. */
+struct pinpoint_call {
+	struct kprobe *asked;
+	u64 began;
+};
+
+static int pinpoint_entered(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	struct pinpoint_call *call = (void *)instance->data;
+
+	call->asked = *(struct kprobe **)((char *)regs + argument);
+	call->began = ktime_get_ns();
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_entered);
+
+static int pinpoint_returned(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	struct pinpoint_call *call = (void *)instance->data;
+
+	pinpoint_record(call->asked, call->began, (int)regs_return_value(regs));
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_returned);
+
+static struct kretprobe pinpoint_calls = {
+	.kp.symbol_name = "register_kprobe",
+	.entry_handler = pinpoint_entered,
+	.handler = pinpoint_returned,
+	.data_size = sizeof(struct pinpoint_call),
+	.maxactive = 32,
+};
+
+static int __init pinpoint_watch_init(void)
+{
+	int err = pinpoint_open_records();
+
+	if (err)
+		return err;
+	err = register_kretprobe(&pinpoint_calls);
+	if (err) {
+		pinpoint_close_records();
+		return err;
+	}
+	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
+	debugfs_create_file("registrations", 0400, pinpoint_dir, NULL, &pinpoint_records_fops);
+	return 0;
+}
+module_init(pinpoint_watch_init);
+
+static void __exit pinpoint_watch_exit(void)
+{
+	debugfs_remove_recursive(pinpoint_dir);
+	unregister_kretprobe(&pinpoint_calls);
+	pinpoint_close_records();
+}
+module_exit(pinpoint_watch_exit);
+
+MODULE_DESCRIPTION("every registration of a kprobe, with what was asked for");
+MODULE_LICENSE("GPL");

@@ -1,0 +1,111 @@
+"""What `./pinpoint verify` reads from a guest: registrations, traced functions, call sites, settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.core.architecture import CallForm
+from harness.core.errors import GuestError
+from harness.landing.probe_module import ListedProbe
+from harness.landing.site import Site
+from harness.landing.verify import leftovers, registrations, traced_functions
+from harness.landing.verify.call_sites import call_target
+from harness.landing.verify.kprobe_judge import listed_site, matched
+from harness.landing.verify.registrations import Registration
+
+RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
+time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
+time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=0x0 pid=1 symbol=- command=sh
+lost=3 now=71033445908
+"""  # noqa: E501
+
+TRACED = """\
+uptime_proc_show (1) R I  \ttramp: 0xffffffffc0254000 (kprobe_ftrace_handler+0x0/0x1) ->kprobe_ftrace_handler+0x0/0x1
+start_xmit [virtio_net] (1) R    \ttramp: 0xffffffffc0254000 (fprobe_handler+0x0/0x1b0) ->fprobe_handler+0x0/0x1b0
+vfs_read (1)     D  \t
+\tdirect-->bpf_trampoline_6442536467_1+0x0/0x6c
+vfs_write (2)       ->arch_ftrace_ops_list_func+0x0/0x1e0
+nonsense that no kernel prints
+"""
+
+
+def call(address: int, *, disabled: bool = False, symbol: str = "f", error: int = 0) -> Registration:
+    return Registration(1, error, address, symbol, 0, 0, "insmod", disabled)
+
+
+def test_registrations_are_read_with_what_was_refused() -> None:
+    records = registrations.parse(RECORDS)
+    assert (len(records.calls), records.lost, records.nanoseconds) == (3, 3, 71033445908)
+    landed, refused, by_address = records.calls
+    assert (landed.asked, landed.refusal, landed.address) == ("uptime_proc_show+0x0", "", 0xFFFFFFFF81411C80)
+    assert (refused.symbol, refused.command, refused.refusal) == ("no such", "kworker/0:1 x", "ENOENT")
+    assert (by_address.asked, by_address.disabled) == ("", True)
+
+
+@pytest.mark.parametrize("text", ["errno=0\n", "time=x errno=0\n", "what\n"])
+def test_what_is_no_registration_is_one_line(text: str) -> None:
+    with pytest.raises(GuestError, match="not a registration"):
+        registrations.parse(text)
+
+
+def test_traced_functions_are_known_by_what_traces_them() -> None:
+    kprobe, fprobe, fentry, shared = traced_functions.parse(TRACED)
+    assert [each.kind for each in (kprobe, fprobe, fentry, shared)] == ["kprobe", "fprobe", "fentry", "ftrace"]
+    assert kprobe.trampolines == (0xFFFFFFFFC0254000,)
+    assert (fprobe.name, fprobe.module) == ("start_xmit", "virtio_net")
+    assert fentry.direct == "bpf_trampoline_6442536467_1"
+    assert shared.count == 2
+
+
+def test_an_x86_site_calls_what_its_distance_says() -> None:
+    assert call_target(CallForm.X86_CALL, 0xFFFFFFFF81411C80, bytes.fromhex("e87b23e43e")) == 0xFFFFFFFFC0254000
+    assert call_target(CallForm.X86_CALL, 0x1000, bytes.fromhex("0f1f440000")) is None
+    assert call_target(CallForm.X86_CALL, 0x1000, b"\xe8\x00") is None
+
+
+def test_an_arm64_site_calls_from_either_word() -> None:
+    nop, forward, back = bytes.fromhex("1f2003d5"), bytes.fromhex("02000094"), bytes.fromhex("ffffff97")
+    assert call_target(CallForm.ARM64_BL, 0x1000, nop + forward) == 0x1004 + 8
+    assert call_target(CallForm.ARM64_BL, 0x1000, back + nop) == 0x1000 - 4
+    assert call_target(CallForm.ARM64_BL, 0x1000, nop + nop) is None
+
+
+def test_listed_kprobes_have_their_latest_registrations() -> None:
+    first, second, other = call(0x10), call(0x10), call(0x20)
+    listed = [ListedProbe(0x10, "f+0x0", ()), ListedProbe(0x30, "g+0x0", ())]
+    found, gone = matched(listed, [first, other, second, call(0x40, error=22)])
+    assert [each.call for each in found] == [second, None]
+    assert sorted(each.address for each in gone) == [0x10, 0x20]
+    assert first in gone
+
+
+def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
+    armed, disabled = call(0x10), call(0x10, disabled=True)
+    listed = [ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x10, "f+0x0", ())]
+    found, gone = matched(listed, [disabled, armed])
+    assert [each.call for each in found] == [disabled, armed]
+    assert gone == []
+
+
+@pytest.mark.parametrize(
+    ("meaning", "site"),
+    [
+        ("uptime_proc_show+0x4", Site("uptime_proc_show", 4)),
+        ("start_xmit+0x0 virtio_net", Site("start_xmit", 0, "virtio_net")),
+        ("f+0x10/0x20 [mod]", Site("f", 16, "mod")),
+        ("0xffffffff81000000", Site("0xffffffff81000000")),
+    ],
+)
+def test_what_the_kernel_lists_is_a_site(meaning: str, site: Site) -> None:
+    assert listed_site(ListedProbe(0, meaning, ())) == site
+
+
+def test_settings_that_changed_are_told_with_both_values() -> None:
+    before = {"/a": ("1",), "/b": ("x", "y")}
+    assert leftovers.changed(before, before) == []
+    after = {"/a": ("0",), "/b": ("x", "y", "z\t1"), "/c": ("new",)}
+    assert leftovers.changed(before, after) == [
+        "/a was '1', is '0'",
+        "/b was 'x; y', is 'z 1'",
+        "/c was empty, is 'new'",
+    ]

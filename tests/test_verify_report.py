@@ -1,0 +1,81 @@
+"""What `./pinpoint verify` reports: text, JSON, JUnit, exit status; what a module's file only seems to mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from harness.core.elf import Elf
+from harness.landing.code import static_kprobes
+from harness.landing.verify.judged import Finding, Judged
+from harness.matrix.verify.report import Report, as_json, write_junit
+from tests.test_verify import MODULE, compiled
+
+LANDED = Judged("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds=1.0)
+MISSED = Judged("g+0x8", "kprobe", Finding.MISSED, why="the witnesses disagree")
+UNKNOWN = Judged("h+0x0 [m]", "kretprobe", Finding.NOT_JUDGED, why="no ELF file of the module m is at hand")
+
+
+def report(*probes: Judged, wrongs: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> Report:
+    return Report("vm", "6.1", "a.ko", probes, wrongs, notes, {"guest": 1.0}, Path("/log"))
+
+
+@pytest.mark.parametrize("finding", list(Finding))
+def test_only_missed_fails(finding: Finding) -> None:
+    assert report(Judged("f+0x0", "kprobe", finding)).status == (1 if finding is Finding.MISSED else 0)
+
+
+def test_anything_wrong_fails_and_a_note_does_not() -> None:
+    assert report(LANDED, wrongs=("the kernel complained: BUG",)).status == 1
+    assert report(LANDED, notes=("left behind: module x",)).status == 0
+
+
+def test_the_text_counts_names_and_explains() -> None:
+    text = report(LANDED, MISSED, UNKNOWN, wrongs=("bad\x1b[2J",), notes=("good",)).text()
+    assert text.splitlines()[0] == "a.ko on vm (6.1): 1 landed, 1 missed, 1 not judged"
+    assert "note: good" in text
+    assert "wrong: bad" in text
+    assert "\x1b" not in text
+    assert "(the whole console: /log)" in text
+
+
+def test_json_has_every_probe() -> None:
+    (record,) = json.loads(as_json([report(LANDED, MISSED)]))
+    assert record["status"] == 1
+    assert [(each["asked"], each["verdict"], each["address"]) for each in record["probes"]] == [
+        ("f+0x0", "landed", "0x10"),
+        ("g+0x8", "missed", None),
+    ]
+
+
+def test_junit_has_a_case_for_each_probe_and_one_for_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "junit.xml"
+    write_junit([report(LANDED, MISSED, UNKNOWN, wrongs=("oops \x01",))], path)
+    (suite,) = ElementTree.parse(path).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+    assert [case.get("name") for case in suite] == [
+        "kprobe f+0x0",
+        "kprobe g+0x8",
+        "kretprobe h+0x0 [m]",
+        "kernel and text",
+    ]
+    assert [case.find("skipped") is not None for case in suite] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        'char *tag = "uptime_watch";',
+        'int loud = 1; char *tag = "uptime_watch";',
+        'char *tag = "uptime_watch"; int after[20] = { 1 };',
+        'long zeros[6] __attribute__((section(".data"))) = { 0 }; char *tag = "uptime_watch";',
+    ],
+)
+def test_a_string_behind_a_kprobe_is_no_kprobe(tmp_path: Path, data: str) -> None:
+    kprobe = 'struct kprobe only = { .name = "vfs_read", .offset = 4 };'
+    head = MODULE[: MODULE.index("struct kprobe first")]
+    elf = Elf.read(compiled(tmp_path, f"{head}{kprobe} {data}"))
+    assert [str(site) for site in static_kprobes.sites(elf)] == ["vfs_read+0x4"]
