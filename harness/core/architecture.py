@@ -64,7 +64,8 @@ class KprobeTraits:
     `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
     function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
     `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
-    the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe.
+    the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe;
+    `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes.
     """
 
     breakpoint: bytes
@@ -76,6 +77,7 @@ class KprobeTraits:
     translation: Translation
     first_argument: int
     registers: Registers
+    uprobe_breakpoint: bytes = b""
     entry_landing_pad: bytes = b""
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
@@ -179,6 +181,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
                 registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
+                uprobe_breakpoint=b"\xcc",
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
             ),
@@ -210,6 +213,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 translation=Translation.QEMU,
                 first_argument=0,  # regs[0]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
+                uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
             ),
         ),
         Architecture(

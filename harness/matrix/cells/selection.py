@@ -12,8 +12,9 @@ from harness.images.recipe import Recipe
 from harness.landing import mutants as landing
 from harness.pinning import mutants as pinning
 from harness.report.record import CellKey
+from harness.userspace import mutants as userspace
 
-MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS))
+MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *userspace.MUTANTS))
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
