@@ -65,7 +65,8 @@ class KprobeTraits:
     function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
     `info registers`; `flag_patches` is how the patch begins where the kernel lists a probe with a flag; `defects` are
     the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe;
-    `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes.
+    `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes;
+    `uprobe_mid_instruction` is the errno for a uprobe at an odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoint: bytes
@@ -78,6 +79,7 @@ class KprobeTraits:
     first_argument: int
     registers: Registers
     uprobe_breakpoint: bytes = b""
+    uprobe_mid_instruction: int = 0
     entry_landing_pad: bytes = b""
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
@@ -214,6 +216,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 first_argument=0,  # regs[0]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
+                uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
             ),
         ),
         Architecture(

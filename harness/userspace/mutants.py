@@ -40,7 +40,8 @@ class UserMutant:
 
     `aims` is the offset really registered; `unarmed` reports probes that are not there; `other_file` probes a copy of
     the file, which no process maps; `stays` leaves the probes when they should go; `stale_view` is a broken harness,
-    `trusts_anything` takes any build for the one that sites are of.
+    `gate_open` leaves the gate open that hits should wait at; `good_request` asks for what the kernel takes where a
+    refusal is expected; `trusts_anything` takes any build for the one that sites are of.
     """
 
     aims: Callable[[UserFile, Site], int] = _honest
@@ -48,6 +49,8 @@ class UserMutant:
     other_file: bool = False
     stays: bool = False
     stale_view: bool = False
+    gate_open: bool = False
+    good_request: bool = False
     trusts_anything: bool = False
 
     def offsets(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
@@ -71,6 +74,8 @@ MUTANTS: dict[str, UserMutant] = {
     "user-other-file": UserMutant(other_file=True),
     "user-stays": UserMutant(stays=True),
     "user-stale-view": UserMutant(stale_view=True),
+    "user-gate-open": UserMutant(gate_open=True),
+    "user-good-request": UserMutant(good_request=True),
     "user-trusts-any-build": UserMutant(trusts_anything=True),
 }
 

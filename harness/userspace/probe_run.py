@@ -9,6 +9,7 @@ from typing import Self
 
 from harness.guest.guest import Guest
 from harness.landing.landing import Landing, Missed, prove
+from harness.landing.section_sites import Refused
 from harness.landing.site import Site
 from harness.landing.witness import SHOWN, Statement
 from harness.userspace import mappings, witness
@@ -30,7 +31,14 @@ class UprobeRun:
     """
 
     def __init__(
-        self, file: UserFile, sites: Sequence[Site], way: str, mutant: UserMutant, *, returns: bool, identity: str
+        self,
+        file: UserFile,
+        sites: Sequence[Site],
+        way: str,
+        mutant: UserMutant,
+        *,
+        returns: bool,
+        aims: Sequence[int] | None,
     ) -> None:
         self.file = file
         self.guest: Guest = file.guest
@@ -39,8 +47,8 @@ class UprobeRun:
         self._way = WAYS[way](file.guest)
         self._mutant = mutant
         self._returns = returns
-        self._identity = identity
-        self._aims = mutant.offsets(file, self.sites)
+        self._identity = ""
+        self._aims = mutant.offsets(file, self.sites) if aims is None else list(aims)
         self.offsets = [file.offset(site) for site in self.sites]
         self._before: dict[int, View] = {}
         self._during: dict[int, View] = {}
@@ -57,6 +65,8 @@ class UprobeRun:
 
     def __enter__(self) -> Self:
         path = self.file.path
+        if not self._mutant.trusts_anything:
+            self._demand_build()
         if self._mutant.other_file:
             self.guest.run("cp", path, _COPY).check()
             path = _COPY
@@ -77,14 +87,27 @@ class UprobeRun:
             self.guest.run("rm", _COPY).check()
         self.ended = True
 
-    def look(self, *processes: Runner, ask: bool = False) -> None:
-        """Read the processes' pages now, inside and outside; `ask` asks each where it has the sites' functions."""
+    def _demand_build(self) -> None:
+        found = self.file.build_id_in_guest()
+        if found != self.file.elf.build_id:
+            wanted = self.file.elf.build_id[:12]
+            raise Refused(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
+
+    def look(self, *processes: Runner, ask: str | None = None) -> None:
+        """Read the processes' pages now, inside and outside.
+
+        With `ask`, each is asked where it has the sites' functions; `ask` goes before each name (probes/user/find.c).
+        """
         for process in processes:
             stale = self._mutant.stale_view and process.pid in self._before
             self._during[process.pid] = self._before[process.pid] if stale else self._look(process.pid)
             self._processes[process.pid] = process
-            for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask else ():
-                self._resolved[process.pid, symbol] = process.where(symbol)
+            for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask is not None else ():
+                self._resolved[process.pid, symbol] = process.where(f"{ask}{symbol}")
+
+    def look_at(self, pid: int) -> None:
+        """Read the pages of a process that is not asked anything."""
+        self._during[pid] = self._look(pid)
 
     def _look(self, pid: int) -> View:
         view = mappings.look(self.guest, self.file, [pid], self._watched, self._identity)
@@ -113,12 +136,16 @@ class UprobeRun:
             for index, site in enumerate(self.sites)
         ]
 
+    @property
+    def _patch(self) -> witness.Breakpoint:
+        traits = self.guest.image.recipe.architecture.kprobes
+        return witness.Breakpoint(traits.uprobe_breakpoint, traits.alignment)
+
     def _landing(self, index: int, site: Site, pid: int, view: View, hits: Sequence[Hit]) -> Landing:
         offset, content = self.offsets[index], self.file.content
         told = [hit for hit in hits if hit.returned is self._returns]
         pointer = self._resolved.get((pid, site.symbol))
-        probing = self.guest.image.recipe.architecture.kprobes
-        patch = witness.Breakpoint(probing.uprobe_breakpoint, probing.alignment)
+        patch = self._patch
         statements = (
             witness.registered(self.registered[index]),
             Statement("elf", offset, code=content[offset : offset + SHOWN]),
@@ -129,21 +156,41 @@ class UprobeRun:
         )
         return Landing(site, statements, sum(hit.times for hit in told), self.file.meaning)
 
-    def prove(self, hits: Counts[Runner, int] | int | None = None) -> None:
-        """Every probe landed in every process looked at, and was hit so often. Raises Missed with the witness table."""
-        wanted = {process.pid: count for process, count in hits.items()} if isinstance(hits, Counts) else {}
+    def prove(self, hits: Counts[int, int] | int | None = None) -> None:
+        """Every probe landed in every process looked at, and was hit so often, by pid. Raises Missed with a table."""
         landings = self.landings
         if not landings:
             raise Missed("no process was looked at")
         for number, pid in enumerate(self._during):
             own = landings[number * len(self.sites) : (number + 1) * len(self.sites)]
-            prove(own, wanted.get(pid) if isinstance(hits, Counts) else hits)
+            prove(own, hits[pid] if isinstance(hits, Counts) else hits)
+
+    def prove_counts(self, pid: int, wanted: Sequence[int]) -> None:
+        """The hits of each site in one process are so many. Raises Missed."""
+        found = [
+            sum(hit.times for hit in self.hits if (hit.site, hit.pid, hit.returned) == (index, pid, self._returns))
+            for index in range(len(self.sites))
+        ]
+        if found != list(wanted):
+            raise Missed(f"hits of {', '.join(map(str, self.sites))} are {found}, not {list(wanted)}")
 
     def prove_only_in(self, *pids: int) -> None:
         """No process but these hit anything. Raises Missed."""
         others = {hit.pid for hit in self.hits if hit.times} - set(pids)
         if others:
             raise Missed(f"hit in processes {sorted(others)} too")
+
+    def changed_places(self, process: Runner) -> list[int]:
+        """The offsets into the file at which one process's pages differed from it."""
+        patch = self._patch
+        pages = self._during[process.pid].pages
+        return [
+            place for page in pages for place in witness.changes(page.inside, self.file.content, page.offset, patch)
+        ]
+
+    def mapped_after(self, process: Runner) -> int:
+        """How many mappings of the file a process has when the probes are gone."""
+        return len(self._after[process.pid].mappings) if process.pid in self._after else 0
 
     def prove_restored(self) -> None:
         """Each process that is still there has the file's own bytes again, before as after. Raises Missed."""
@@ -187,12 +234,31 @@ class Uprobes:
 
     def runner(self, variant: str = "plain", **environment: str) -> Runner:
         """The target program in one of its builds: `with uprobes.runner() as process`."""
-        return Runner(self.guest, self.file("pinpoint_runner", variant), environment)
+        return Runner(self.guest, self.file("pinpoint_runner", variant).path, environment)
+
+    def started(self, path: str) -> Runner:
+        """The target program at a path of the guest."""
+        return Runner(self.guest, path)
+
+    def expect_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
+        """Sites must be refused in a file of another build; returns how they were refused. Raises Missed."""
+        try:
+            with self.on(file, sites):
+                pass
+        except Refused as refused:
+            return str(refused)
+        raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.path}")
 
     def on(
-        self, file: UserFile, sites: Sequence[Site], way: str = "tracefs", *, returns: bool = False, identity: str = ""
+        self,
+        file: UserFile,
+        sites: Sequence[Site],
+        way: str = "tracefs",
+        *,
+        returns: bool = False,
+        aims: Sequence[int] | None = None,
     ) -> UprobeRun:
-        """Uprobes on sites of a file; `identity` is that of a file that has no name any more."""
-        run = UprobeRun(file, sites, way, self.mutant, returns=returns, identity=identity)
+        """Uprobes on sites of a file; `aims` are offsets that are registered in place of the sites' own."""
+        run = UprobeRun(file, sites, way, self.mutant, returns=returns, aims=aims)
         self.lives.append(run)
         return run

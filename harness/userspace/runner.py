@@ -19,11 +19,10 @@ class Runner:
     `pid` is the process that answers at the moment; after a fork that is the child, until it has ended.
     """
 
-    def __init__(self, guest: Guest, program: UserFile, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, guest: Guest, path: str, environment: Mapping[str, str] | None = None) -> None:
         self.guest = guest
-        self.program = program
         settings = [f"{name}={value}" for name, value in (environment or {}).items()]
-        self._argv: Sequence[str] = ["env", *settings, program.path] if settings else [program.path]
+        self._argv: Sequence[str] = ["env", *settings, path] if settings else [path]
         self.pid = 0
         self.status: int | None = None
 
@@ -74,6 +73,11 @@ class Runner:
     def where(self, name: str) -> int:
         """Where the process itself has a function: its own pointer, which ld.so relocated."""
         return int(self.ask(f"where {name}")["address"], 16)
+
+    def pointers(self) -> dict[str, int]:
+        """Every function that the process can call by name, and where it is: its own pointer to it."""
+        told = self.ask("each all 0")
+        return {name: int(address, 16) for name, address in told.items() if name != "times"}
 
     def fork(self) -> int:
         """Fork; from now on the child answers. Returns its pid."""

@@ -6,7 +6,7 @@ that holds it: file offset = address - segment's address + segment's offset.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,12 +15,13 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.core.files import sha256
 from harness.guest.guest import Guest
-from harness.landing.code.instructions import boundaries, inside, straight
+from harness.guest.identity import build_id
+from harness.landing.code.instruction import Flow
+from harness.landing.code.instructions import boundaries, decoded_first, inside, straight
 from harness.landing.site import Site
 from harness.userspace.debug_files import symbols_of
 
 DIRECTORY = "user"
-_SHOWN = 16
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ class UserFile:
         """SHA-256 of all its bytes, in hex."""
         return sha256(self.local)
 
+    def moved_to(self, path: str) -> UserFile:
+        """The same file at another path of the guest."""
+        return replace(self, path=path)
+
+    def build_id_in_guest(self) -> str:
+        """The build-id of the file that has the path in the guest now, in hex, "" where our build has its note."""
+        note = self.elf.sections[".note.gnu.build-id"]
+        words = ("dd", f"if={self.path}", "bs=1", f"skip={note.offset}", f"count={note.size}")
+        return build_id(self.guest.run(*words).check().out)
+
     @property
     def decoder(self) -> Decoder:
         """How instruction boundaries are found."""
@@ -73,7 +84,13 @@ class UserFile:
 
     def symbol(self, site: Site) -> Symbol:
         """The function that a site names. Raises PinpointError when there is none, or several at several addresses."""
-        found = [each for each in self.table.named(site.symbol) if each.kind == "func"]
+        named = self.table.named(site.symbol)
+        if any(each.kind == "ifunc" for each in named):
+            mend = "name the implementation that its resolver chooses"
+            raise PinpointError(
+                f"{site.symbol!r} is an IFUNC: its address is its resolver's", where=self.name, mend=mend
+            )
+        found = [each for each in named if each.kind == "func"]
         if len({each.address for each in found}) != 1:
             raise PinpointError(f"{len(found)} functions are named {site.symbol!r}", where=str(self.local))
         return found[0]
@@ -106,6 +123,16 @@ class UserFile:
         """The site's function at every offset that is inside an instruction."""
         return [site.at(offset) for offset in inside(self._coded, self.symbol(site), self.decoder)]
 
+    def decodable_inside(self, symbol: str) -> Site:
+        """A place inside an instruction of a function at which some instruction can be decoded, if there is any.
+
+        The kernel refuses bytes that mean no instruction, or one that it cannot step, whatever the boundaries are.
+        """
+        sites = self.mid_instruction(self.site(symbol))
+        code = self.elf.code(self.symbol(sites[0]))
+        plain = (site for site in sites if _plain(code[site.offset :], self.decoder))
+        return next(plain, sites[0])
+
     @property
     def _coded(self) -> Elf:
         """A file whose sections have both the symbols' numbers and the code; a separate symbol table has no code."""
@@ -123,3 +150,8 @@ class UserFile:
     def executable_pages(self) -> list[int]:
         """The offsets of the pages, of 4096 bytes, that executable segments have in the file."""
         return [page for start, size in self.elf.executable_spans for page in range(start & -4096, start + size, 4096)]
+
+
+def _plain(code: bytes, decoder: Decoder) -> bool:
+    first = decoded_first(code, decoder)
+    return first is not None and first.flow is Flow.PLAIN

@@ -67,8 +67,9 @@ static function in_opened(const char *name)
 }
 
 /*
- * A name with a leading '=' is looked up by ld.so; any other first in the
- * files' own tables, which know static functions too.
+ * A name with a leading '=' is looked up by ld.so, one with a leading '+' in
+ * what was opened; any other first in the files' own tables, which know static
+ * functions too.
  */
 function find(const char *name)
 {
@@ -77,6 +78,8 @@ function find(const char *name)
 
 	if (version)
 		return of_version(name, version);
+	if (*name == '+')
+		return in_opened(name + 1);
 	if (*name != '=') {
 		found = in_table(pinpoint_runner_shapes, name);
 		found = found ? found : in_table(pinpoint_one_shapes, name);
@@ -85,7 +88,7 @@ function find(const char *name)
 		name++;
 	}
 	found = found ? found : (function)(uintptr_t)dlsym(RTLD_DEFAULT, name);
-	return found ? found : in_opened(name);
+	return found;
 }
 
 /* The load bias of a file by ld.so's list of what it loaded, r_debug. */
@@ -136,6 +139,30 @@ void close_library(const char *slot)
 	printf("close %s %s\n", slot, failed ? "error=dlclose" : "done=1");
 }
 #endif
+
+static void each_shape(const struct shape *table, unsigned int times)
+{
+	unsigned int i, x = 1;
+
+	for (; table->name; table++) {
+		if (!times)
+			printf(" %s=%#lx", table->name, (long)table->call);
+		for (i = 0; i < times; i++)
+			x = table->call(x);
+	}
+}
+
+/* Lists every function and where it is, or calls each so often. */
+void each(unsigned int times)
+{
+	printf("each times=%u", times);
+	each_shape(pinpoint_runner_shapes, times);
+#ifndef PINPOINT_STATIC
+	each_shape(pinpoint_one_shapes, times);
+	each_shape(pinpoint_two_shapes, times);
+#endif
+	putchar('\n');
+}
 
 /* Takes away the page of a function while the process runs on. */
 void unmap(const char *name)

@@ -10,6 +10,7 @@ function find(const char *name);
 void tell_where(const char *name);
 void open_library(const char *path);
 void close_library(const char *slot);
+void each(unsigned int times);
 void unmap(const char *name);
 void tell_traced(const char *name, unsigned int times);
 void spin(const char *name);

@@ -11,6 +11,7 @@
  *	exec PATH		another program in this process
  *	traced NAME TIMES	a child under ptrace, see traced.c
  *	spin NAME / rest	a thread that calls a function on and on
+ *	each all TIMES		calls every function; with 0 tells where each is
  *	unmap NAME		unmaps the page of a function
  *	exit
  */
@@ -78,6 +79,8 @@ static void obey(const char *verb, char *name, const char *number)
 		spin(name);
 	else if (!strcmp(verb, "rest"))
 		rest();
+	else if (!strcmp(verb, "each"))
+		each(atoi(number));
 	else if (!strcmp(verb, "unmap"))
 		unmap(name);
 	else if (!strcmp(verb, "exit"))
