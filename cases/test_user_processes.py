@@ -83,7 +83,7 @@ def test_exec(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_under_ptrace(uprobes: Uprobes) -> None:
-    """A traced child hits as any other: single steps pass, its tracer reads the breakpoint, no trap reaches it."""
+    """A traced child hits as any other process: its tracer reads the breakpoint, and no trap of a uprobe reaches it."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         with uprobes.on(file, [file.site(LEAF)]) as run:

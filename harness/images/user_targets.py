@@ -33,7 +33,7 @@ PLAIN = "plain"
 STATIC = "static"
 STRIPPED = "stripped"
 _BUILD_S = 120.0
-_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
+_FLAGS = ("-std=gnu11", "-O2", "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
 _RUNNER_SOURCES = ("runner", "find", "shapes", "traced", "spin")
 
 
