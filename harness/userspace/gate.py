@@ -12,7 +12,7 @@ from harness.userspace.user_file import UserFile
 
 _GATE = "/sys/kernel/debug/pinpoint_uprobe/gate"
 # Reads of the gate, each after a fiftieth of a second.
-_READINGS = 250
+_READINGS = 60
 _AWAIT = f"""
 n=0
 until read waiting <{_GATE} && [ $waiting = {{count}} ]
