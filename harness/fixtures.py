@@ -31,6 +31,8 @@ from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
 from harness.report.measurements import Figure
 from harness.report.relocation_table import TrialRow
+from harness.userspace.mutants import named as user_mutant
+from harness.userspace.probe_run import Uprobes
 
 # Fixtures that load a target module, and its build.
 _BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "rebuilt/pinpoint_target"}
@@ -149,6 +151,14 @@ def kprobes(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iter
     with Kprobes(layout, named(mutant)) as tool:
         request.node.stash[WATCH].kprobes = tool
         yield tool
+
+
+@pytest.fixture
+def uprobes(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Uprobes:
+    """Uprobes in this guest: `with uprobes.on(file, sites, way) as run`; in a mutant's cell broken on purpose."""
+    tool = Uprobes(guest, user_mutant(mutant))
+    request.node.stash[WATCH].uprobes = tool
+    return tool
 
 
 @pytest.fixture

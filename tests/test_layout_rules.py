@@ -18,7 +18,7 @@ from harness.doctor import PACKAGES, requirements
 
 PROJECT = paths.PROJECT
 # A room imports only rooms to its left, and core; what is not a room here stands right of them all.
-ROOMS = ("core", "images", "guest", "landing", "pinning", "verdict", "report", "matrix", "bench")
+ROOMS = ("core", "images", "guest", "landing", "userspace", "pinning", "verdict", "report", "matrix", "bench")
 LONGEST_FILE = 350
 NOT_OURS = {".git", "results", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
 

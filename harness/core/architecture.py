@@ -80,7 +80,9 @@ class KprobeTraits:
     function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
     `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how the patch begins
     where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel steps wrong
-    (landing/code/instruction.py), and `nested`, a nested probe.
+    (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
+    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction` is the errno for a uprobe at an
+    odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoint: bytes
@@ -92,6 +94,8 @@ class KprobeTraits:
     translation: Translation
     first_argument: int
     registers: Registers
+    uprobe_breakpoint: bytes = b""
+    uprobe_mid_instruction: int = 0
     entry_landing_pad: bytes = b""
     ftrace_call: CallForm | None = None
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
@@ -197,6 +201,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
                 registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
+                uprobe_breakpoint=b"\xcc",
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
                 ftrace_call=CallForm.X86_CALL,
@@ -230,6 +235,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 first_argument=0,  # regs[0]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
                 ftrace_call=CallForm.ARM64_BL,
+                uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
+                uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
             ),
         ),
         Architecture(

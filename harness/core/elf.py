@@ -28,6 +28,9 @@ __all__ = ["Elf", "Relocation", "Section", "Symbol"]
 BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
+_PF_X = 1
+
+
 class _Header(NamedTuple):
     """What of a section's header its name, place and flags do not tell."""
 
@@ -41,13 +44,14 @@ class _Segment(NamedTuple):
     offset: int
     in_file: int
     in_memory: int
+    executable: bool
 
 
 class Elf:
     """One ELF file, a module or a vmlinux. It is mapped: the file must not be truncated while this object lives.
 
     `machine` is pyelftools' name (`EM_X86_64`); `linked` is false for a module, whose relocations are still to be
-    applied; `build_id` is in hex, "" when there is none.
+    applied; `build_id` is in hex, "" when there is none; `entry` is the linked address that a program starts at.
     """
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
@@ -63,10 +67,13 @@ class Elf:
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
         self._sections = [Section.of(name, header) for name, header in found]
         self._segments = [
-            _Segment(part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"])
+            _Segment(
+                part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"], bool(part["p_flags"] & _PF_X)
+            )
             for part in parsed.iter_segments("PT_LOAD")
         ]
         self.build_id: str = _build_id(parsed)
+        self.entry: int = parsed["e_entry"]
 
     @classmethod
     def read(cls, path: Path) -> Elf:
@@ -177,6 +184,21 @@ class Elf:
                 count = max(0, min(size, segment.in_file - start))
                 return self._bytes(segment.offset + start, count) + bytes(size - count)
         raise PinpointError(f"no {size} bytes are linked at {address:#x}", where=str(self.path))
+
+    def file_offset(self, address: int) -> int:
+        """Where in the file the byte of a linked address is: address - segment's address + segment's offset.
+
+        Raises PinpointError when no segment has it in the file.
+        """
+        for segment in self._segments:
+            if segment.address <= address < segment.address + segment.in_file:
+                return address - segment.address + segment.offset
+        raise PinpointError(f"no byte of the file is linked at {address:#x}", where=str(self.path))
+
+    @property
+    def executable_spans(self) -> list[tuple[int, int]]:
+        """Offset and size in the file of each executable segment, in bytes."""
+        return [(segment.offset, segment.in_file) for segment in self._segments if segment.executable]
 
     def relocations(self, section: str) -> Sequence[Relocation]:
         """What relocates one section, in order. Nothing in a vmlinux that was linked without `--emit-relocs`."""

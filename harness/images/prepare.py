@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel
+from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel, user_targets
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import KernelBuild
@@ -39,6 +39,8 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         packed = aside.submit(rootfs.obtain, recipe, kernel, build_context)
         built = modules.obtain(recipe, kernel, build_context) if probes else {}
         hands = programs.obtain(recipe, build_context) if probes else {}
+        if probes and recipe.traits.uprobes:
+            hands = {**hands, **user_targets.obtain(recipe, build_context)}
         initrd = packed.result().path / rootfs.INITRD
     return Image(
         recipe=qemu_program.resolved(recipe, build_context),
@@ -79,6 +81,7 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> list[tuple[str, list
         (rootfs.KIND, rootfs.key_parts(recipe, key, build_context)),
         (modules.KIND, modules.key_parts(recipe, key, build_context)),
         (programs.KIND, programs.key_parts(recipe)),
+        *([(user_targets.KIND, user_targets.key_parts(recipe))] if recipe.traits.uprobes else []),
     ]
 
 

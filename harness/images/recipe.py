@@ -119,6 +119,7 @@ class Traits(_Table):
     cold_halves: bool = False
     section_fd_pins: bool = False
     shared_loads: bool = False
+    uprobes: bool = False
 
 
 class BootNoise(_Table):

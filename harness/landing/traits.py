@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.recipe import Traits
@@ -172,6 +173,23 @@ def _shared_loads(scene: _Scene) -> bool:
     return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
 
 
+# One uprobe on the entry of a program of ours, which is then run: what the kernel counted there.
+_ONE_UPROBE = """
+cd /sys/kernel/tracing 2>/dev/null && [ -e uprobe_events ] || {{ echo 0; exit; }}
+echo 'p:pinpoint_trait/entry {program}:{offset:#x}' >>uprobe_events && echo 1 >events/pinpoint_trait/enable
+{program} >/dev/null 2>&1
+sed -n 's/.* entry  *//p' uprobe_profile
+echo 0 >events/pinpoint_trait/enable
+echo '-:pinpoint_trait/entry' >>uprobe_events
+"""
+
+
+def _uprobes(scene: _Scene) -> bool:
+    elf = Elf.kept(scene.guest.image.programs["pinpoint_loader"])
+    text = _ONE_UPROBE.format(program=scene.guest.program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
+    return scene.guest.script(text).stdout.split()[:1] == ["1"]
+
+
 _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "kprobes": _kprobes,
     "kaslr": _kaslr,
@@ -186,4 +204,5 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "shared_loads": _shared_loads,
     "data_symbols": _data_symbols,
     "cold_halves": _cold_halves,
+    "uprobes": _uprobes,
 }

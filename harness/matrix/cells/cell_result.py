@@ -12,11 +12,12 @@ import pytest
 from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, PinpointError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
-from harness.landing.probe_run import Kprobes
+from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.checkup import KernelComplained, LeftBehind
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
+from harness.userspace.probe_run import UprobeRun, Uprobes
 from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import plain
 from harness.verdict.verdict import Verdict
@@ -45,6 +46,7 @@ class CellWatch:
     reason: str = ""
     guest: Guest | None = None
     kprobes: Kprobes | None = None
+    uprobes: Uprobes | None = None
     failed_with: BaseException | None = None
     failure_text: str = ""
     evidence: Evidence | None = None
@@ -88,7 +90,7 @@ class CellWatch:
 
     def let_go(self) -> None:
         """Drop everything except the verdict: pytest keeps each item, and what it refers to, until the end."""
-        self.guest = self.kprobes = self.failed_with = self.evidence = None
+        self.guest = self.kprobes = self.uprobes = self.failed_with = self.evidence = None
 
     def record(self) -> Cell:
         """The cell as a record of the results file."""
@@ -112,7 +114,8 @@ class CellWatch:
         )
 
     def _witnesses(self) -> list[dict[str, Any]]:
-        lives = self.kprobes.lives if self.kprobes else []
+        lives: list[ProbeRun | UprobeRun] = [*(self.kprobes.lives if self.kprobes else [])]
+        lives += self.uprobes.lives if self.uprobes else []
         return [landing.record() for life in lives if life.ended for landing in life.landings]
 
 

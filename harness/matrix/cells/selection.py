@@ -13,8 +13,9 @@ from harness.landing import mutants as landing
 from harness.landing.verify import mutants as verify
 from harness.pinning import mutants as pinning
 from harness.report.record import CellKey
+from harness.userspace import mutants as userspace
 
-MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *verify.MUTANTS))
+MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *verify.MUTANTS, *userspace.MUTANTS))
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",

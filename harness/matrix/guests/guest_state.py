@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from harness.landing.probe_module import KPROBES_LIST
 
 _MODULES = "/proc/modules"
+_UPROBES = "/sys/kernel/tracing/uprobe_events"
 _MOUNTS = "/proc/mounts"
 _TAINT = "/proc/sys/kernel/tainted"
 _MEMORY = "/proc/meminfo"
 # The kernel's own threads have empty command lines, so grep passes over them.
-ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
+ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
 
 # The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
@@ -86,7 +87,7 @@ def _thing(path: str, text: str) -> str:
         case "/proc/mounts":
             what, where, *_ = text.split()
             return f"mount {what} on {where}"
-    return f"kprobe {text}"
+    return f"uprobe {text}" if path == _UPROBES else f"kprobe {text}"
 
 
 def _module(name: str, references: str) -> str:

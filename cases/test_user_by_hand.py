@@ -1,0 +1,59 @@
+"""Relocation by hand in user space misses where symbol + offset lands: counted over every function of each file.
+
+By hand means the running address of one symbol of the file + the distance of the function from it in the build that the
+probe was made for. That is what a runtime with a symbol table of its own does.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
+from harness.report.measurements import Figure
+from harness.userspace.probe_run import Uprobes
+from harness.userspace.relocation_trial import UserTrial
+
+FILES = (ONE, TWO, RUNNER)
+
+
+def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> list[UserTrial]:
+    """One trial for each file of a variant, all in one process, with its figures."""
+    with uprobes.runner(variant) as process:
+        found = [UserTrial.of(uprobes, process, name, variant) for name in FILES]
+        for trial in found:
+            trial.prove(uprobes, process)
+    scope = f"user.{variant}"
+    figure(f"byhand.{scope}.symbols", sum(len(trial.aims) for trial in found), "functions")
+    figure(f"byhand.{scope}.missed", sum(len(trial.missed) for trial in found), "functions")
+    figure(f"bysymbol.{scope}.missed", sum(len(trial.missed_by_symbol) for trial in found), "functions", goal="0")
+    figure(f"byaddress.{scope}.missed", sum(len(trial.missed_by_address) for trial in found), "functions")
+    assert not any(trial.missed_by_symbol for trial in found)
+    return found
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-one-instruction-off")
+def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
+    """The control: in the very build that the distances are of, every function is where they say."""
+    assert not any(trial.missed for trial in trials(uprobes, PLAIN, figure))
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-one-instruction-off")
+@pytest.mark.parametrize("variant", ["sections", "reordered", "rebuilt"])
+def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> None:
+    """In a build of the same source with another layout most functions are missed, by symbol none."""
+    found = trials(uprobes, variant, figure)
+    for trial in found:
+        assert len(trial.missed) > len(trial.aims) / 2
+    if variant == "reordered":
+        figure("byhand.user.missed", sum(len(trial.missed) for trial in found), "functions")
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-link-address")
+def test_linked_at_another_base(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
+    """Distances hold in a file linked at another base; an address taken for an offset into the file misses all."""
+    for trial in trials(uprobes, "based", figure):
+        assert not trial.missed
+        assert len(trial.missed_by_address) == len(trial.aims)

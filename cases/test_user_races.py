@@ -1,0 +1,74 @@
+"""A hit that stands in its handler while its code is unmapped, its process ends or its probe is removed.
+
+A gate in the handler makes the order certain. What the kernel complains of fails the cell.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.images.user_targets import ONE, RUNNER
+from harness.landing.landing import Missed
+from harness.report.measurements import Figure
+from harness.userspace.gate import Gate
+from harness.userspace.probe_run import Uprobes
+from harness.userspace.stress import toggle
+
+LEAF = "pinpoint_one_leaf"
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-gate-open")
+def test_removed_during_a_hit(uprobes: Uprobes) -> None:
+    """Removal waits for the hit that is in the handler, and the process goes on as if nothing had been."""
+    file = uprobes.file(ONE)
+    with uprobes.runner() as process:
+        plain = process.call(LEAF, 1)
+        with Gate(uprobes, file, LEAF) as gate:
+            process.say(f"call {LEAF} 1")
+            gate.await_hit()
+            gate.prove_removal_waits()
+            if process.answer()["value"] != plain:
+                raise Missed("the function returned another value under the probe")
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-gate-open")
+@pytest.mark.parametrize("what", ["killed", "exit", "exec", "unmap"])
+def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
+    """The process is killed, exits, executes another program or unmaps the code while one of its threads hits."""
+    file = uprobes.file(ONE)
+    with uprobes.runner() as process:
+        with Gate(uprobes, file, LEAF) as gate:
+            process.ask(f"spin {LEAF}")
+            gate.await_hit()
+            if what == "killed":
+                gate.kill(process.pid)
+            elif what == "exec":
+                process.exec(uprobes.file(RUNNER))
+            elif what == "unmap":
+                process.ask(f"unmap {LEAF}")
+            else:
+                process.say("exit")
+                process.end()
+        if what == "exec":
+            process.call(LEAF, 1)
+        status = process.end()
+        wanted = {"killed": -1, "unmap": -1, "exit": 0, "exec": 0}[what]
+        if status != wanted:
+            raise Missed(f"{what} during a hit: the process ended with {status}, not {wanted}")
+
+
+@pytest.mark.deep
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-unarmed")
+def test_toggled_under_hits(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
+    """Probes come and go under a thread that hits all the time, beside processes that start, fork and end."""
+    file = uprobes.file(ONE)
+    with uprobes.runner() as process:
+        process.ask(f"spin {LEAF}")
+        races = toggle(uprobes, file, LEAF)
+        process.ask("rest")
+    if not races.hits:
+        raise Missed(f"{races.rounds} rounds, and no hit")
+    figure("uprobe.races", races.rounds, "races")

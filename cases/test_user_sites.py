@@ -1,0 +1,87 @@
+"""A uprobe on symbol + offset of a program or a DSO lands in every process that maps the file, and is hit there.
+
+The kernel takes an inode and an offset into the file, and resolves no symbol. The offset comes from the file's own
+tables: symbol - segment's address + segment's offset. Where the loader maps the file, at how many addresses and
+when, is no part of it.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.images.user_targets import ONE, RUNNER, TWO
+from harness.report.measurements import Figure
+from harness.userspace.probe_run import Uprobes
+
+TIMES = 3
+BOUNDARIES = 4
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-one-instruction-off", "user-unarmed", "user-other-file", "user-stale-view", "user-stays")
+@pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
+def test_user_function(uprobes: Uprobes, way: str) -> None:
+    """Entry and inner boundaries of a DSO's function, in two processes at two addresses, by each way to register."""
+    file = uprobes.file(ONE)
+    sites = file.straight(file.site("pinpoint_one_leaf"), BOUNDARIES)
+    with uprobes.runner() as first, uprobes.runner() as second:
+        with uprobes.on(file, sites, way).before(first, second) as run:
+            first.call("pinpoint_one_leaf", TIMES)
+            second.call("pinpoint_one_leaf", TIMES + 1)
+            run.look(first, second, ask="")
+        run.prove({first.pid: TIMES, second.pid: TIMES + 1})
+        run.prove_only_in(first.pid, second.pid)
+        run.prove_restored()
+        run.prove_private()
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-next-symbol", "user-unarmed")
+@pytest.mark.parametrize("way", ["tracefs", "module"])
+def test_user_return(uprobes: Uprobes, way: str) -> None:
+    """A return probe stands at the function's entry, and is told of each return with where the function is."""
+    file = uprobes.file(TWO)
+    with uprobes.runner() as process:
+        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).before(process) as run:
+            process.call("pinpoint_two_calls", TIMES)
+            run.look(process, ask="")
+        run.prove(TIMES)
+        run.prove_restored()
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-next-symbol")
+@pytest.mark.parametrize("symbol", ["leaf", "static", "calls"])
+def test_user_program(uprobes: Uprobes, symbol: str) -> None:
+    """A function of the position-independent program itself: exported, static, and one that calls through the PLT."""
+    file = uprobes.file(RUNNER)
+    sites = file.straight(file.site(f"pinpoint_runner_{symbol}"), 2)
+    with uprobes.runner() as process:
+        with uprobes.on(file, sites).before(process) as run:
+            process.call(f"pinpoint_runner_{symbol}", TIMES)
+            run.look(process, ask="")
+        run.prove(TIMES)
+        run.prove_restored()
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-one-instruction-off", "user-unarmed")
+def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
+    """Entry and one inner boundary of every function that a process can call by name, a whole file at once."""
+    landings = []
+    with uprobes.runner() as process:
+        pointers = process.pointers()
+        for file in map(uprobes.file, (ONE, TWO, RUNNER)):
+            named = [each.name for each in file.functions if each.name in pointers]
+            sites = [site for each in named for site in file.straight(file.site(each), 2)]
+            with uprobes.on(file, sites, "module").before(process) as run:
+                process.ask("each all 1")
+                run.look(process)
+            run.prove()
+            run.prove_restored()
+            landings += run.landings
+    landed = [each for each in landings if not each.complaint and each.hits]
+    figure("uprobe.sites", len(landings), "sites")
+    figure("uprobe.landed", len(landed), "sites")
+    figure("uprobe.unexplained", len(landings) - len(landed), "sites", goal="0")
+    assert len(landed) == len(landings)

@@ -1,0 +1,139 @@
+"""The program and the DSOs of probes/user, whose functions are probed in user space, each in several builds.
+
+The files are linked dynamically against the C library that the guest's userland has. They are built only for a VM whose
+recipe has the trait `uprobes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core import paths
+from harness.core.architecture import Architecture
+from harness.core.deadline import Deadline
+from harness.core.elf import Elf
+from harness.core.events import ProgressStep
+from harness.core.files import sha256, tree_digest
+from harness.images.build_context import BuildContext
+from harness.images.kbuild import compiler_version, run_logged
+from harness.images.recipe import Recipe
+
+KIND = "user"
+
+RUNNER = "pinpoint_runner"
+ONE = "libpinpoint_one.so"
+TWO = "libpinpoint_two.so"
+PRELOADED = "libpinpoint_preloaded.so"
+PAGES = "pinpoint_pages"
+PERF = "pinpoint_perf"
+PLAIN = "plain"
+STATIC = "static"
+STRIPPED = "stripped"
+_BUILD_S = 120.0
+_FLAGS = ("-std=gnu11", "-O2", "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
+_RUNNER_SOURCES = ("runner", "find", "shapes", "traced", "spin")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One build of the program and the DSOs: what it adds to the plain build's flags."""
+
+    flags: tuple[str, ...] = ()
+
+
+# Builds of the same source with the same functions. In `sections` the linker drops functions that nothing uses, in
+# `reordered` it sorts functions by name, `rebuilt` has longer functions, `based` is linked at another base address.
+VARIANTS: Mapping[str, Variant] = {
+    PLAIN: Variant(),
+    "sections": Variant(("-ffunction-sections", "-Wl,--gc-sections")),
+    "reordered": Variant(("-ffunction-sections", "-Wl,--sort-section=name")),
+    "rebuilt": Variant(("-DPINPOINT_OTHER_LAYOUT",)),
+    "based": Variant(("-Wl,-Ttext-segment=0x240000",)),
+}
+
+
+def key_parts(recipe: Recipe) -> list[str]:
+    """Everything that goes into the files, which are the same for every kernel of an architecture."""
+    return [recipe.arch, tree_digest(_sources()), compiler_version(recipe.architecture), sha256(Path(__file__))]
+
+
+def obtain(recipe: Recipe, build_context: BuildContext) -> Mapping[str, Path]:
+    """Every file that a guest needs, by its name there: `user/plain/pinpoint_runner`, `pinpoint_pages`.
+
+    Raises BuildError with the log when one does not build.
+    """
+    job = _Job(recipe.architecture)
+    entry = build_context.store.obtain(KIND, key_parts(recipe), vm=recipe.name, build=job.build)
+    variants = {f"user/{path.relative_to(entry.path)}": path for path in _built(entry.path)}
+    return variants | {name: entry.path / name for name in (PAGES, PERF)}
+
+
+def _built(root: Path) -> list[Path]:
+    """The files of all variants, without the separate symbol tables, which stay on the host."""
+    return sorted(
+        path for path in root.glob("*/*") if path.name in (RUNNER, ONE, TWO, PRELOADED) and not path.is_symlink()
+    )
+
+
+def _sources() -> Path:
+    return paths.PROBES / "user"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The files of one architecture to be built into a store entry."""
+
+    architecture: Architecture
+
+    def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
+        """Compile and link each variant; the stripped one is made of the plain one."""
+        self._log.unlink(missing_ok=True)
+        for name, variant in VARIANTS.items():
+            self._variant(entry / name, variant)
+        self._gcc(entry / PLAIN / PRELOADED, ["preloaded"], "-fPIC", "-shared")
+        (entry / STATIC).mkdir()
+        self._gcc(entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", "-fPIE", "-static-pie")
+        for name, source in ((PAGES, "pages"), (PERF, "perf")):
+            self._gcc(entry / name, [source], "-static", "-s")
+        for name in (RUNNER, ONE, TWO):
+            self._strip(entry, name)
+        return {"build_ids": {str(path.relative_to(entry)): Elf.read(path).build_id for path in _built(entry)}}
+
+    @property
+    def _log(self) -> Path:
+        return paths.cache() / "logs" / f"user-{self.architecture.name}.log"
+
+    def _variant(self, directory: Path, variant: Variant) -> None:
+        directory.mkdir()
+        shared = (*variant.flags, "-fPIC", "-shared")
+        one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{ONE}")
+        self._gcc(directory / ONE, ["one"], *shared, *one)
+        self._gcc(directory / TWO, ["two"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
+        linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN")
+        self._gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / ONE, directory / TWO])
+
+    def _gcc(
+        self, output: Path, sources: list[str] | tuple[str, ...], *flags: str, after: list[Path] | None = None
+    ) -> None:
+        files = [_sources() / f"{source}.c" for source in sources]
+        maps = f"-ffile-prefix-map={_sources()}=probes/user"
+        self._run([f"{self.architecture.cross_prefix}gcc", *_FLAGS, maps, *flags, "-o", output, *files, *(after or [])])
+
+    def _strip(self, entry: Path, name: str) -> None:
+        """A stripped copy; its symbol table is found by .gnu_debuglink (.debug/) and by the build-id (.build-id/)."""
+        whole, stripped = entry / PLAIN / name, entry / STRIPPED / name
+        debug = entry / STRIPPED / ".debug" / f"{name}.debug"
+        debug.parent.mkdir(parents=True, exist_ok=True)
+        objcopy = f"{self.architecture.cross_prefix}objcopy"
+        self._run([objcopy, "--only-keep-debug", whole, debug])
+        self._run([objcopy, "--strip-all", f"--add-gnu-debuglink={debug}", whole, stripped])
+        build_id = Elf.read(whole).build_id
+        by_id = entry / ".build-id" / build_id[:2] / f"{build_id[2:]}.debug"
+        by_id.parent.mkdir(parents=True, exist_ok=True)
+        by_id.write_bytes(debug.read_bytes())
+
+    def _run(self, argv: list[str | Path]) -> None:
+        run_logged(argv, f"building {KIND} targets", self._log, deadline=Deadline.after(_BUILD_S), nice=0)

@@ -1,0 +1,1 @@
+"""Probes in user space: where a uprobe lands in the processes that map a file."""

@@ -1,0 +1,62 @@
+"""The separate symbol table of a stripped file, found as debuggers find it, and proved to be of that very file."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+from harness.core.elf import Elf
+from harness.core.errors import PinpointError
+
+_LINK = ".gnu_debuglink"
+
+
+class WrongDebugFileError(PinpointError):
+    """A file of symbols that belongs to another build."""
+
+
+def symbols_of(file: Path) -> Elf:
+    """The ELF file with the symbol table of `file`: itself, or its debug file by build-id, or by .gnu_debuglink.
+
+    Raises PinpointError when none is found, WrongDebugFileError when the one found is of another build.
+    """
+    elf = Elf.kept(file)
+    if ".symtab" in elf.sections:
+        return elf
+    for found in (by_build_id(elf, file.parent.parent), by_debuglink(elf, file.parent)):
+        if found is not None:
+            return found
+    raise PinpointError("stripped, and no debug file is found", where=str(file), mend="keep its separate .debug file")
+
+
+def by_build_id(elf: Elf, root: Path) -> Elf | None:
+    """The debug file below `root`/.build-id, None where there is none. Raises WrongDebugFileError."""
+    found = root / ".build-id" / elf.build_id[:2] / f"{elf.build_id[2:]}.debug"
+    return _proved(elf, found) if elf.build_id and found.is_file() else None
+
+
+def by_debuglink(elf: Elf, directory: Path) -> Elf | None:
+    """The debug file that .gnu_debuglink names, beside the file or in .debug/, None where there is none.
+
+    The section holds the name, zeros up to a multiple of four bytes, and the CRC-32 of the whole debug file. Raises
+    WrongDebugFileError when CRC or build-id differ.
+    """
+    section = elf.sections.get(_LINK)
+    if section is None:
+        return None
+    content = elf.section_bytes(_LINK, 0, section.size)
+    name = content.partition(b"\0")[0].decode(errors="replace")
+    wanted = int.from_bytes(content[-4:], "little" if elf.little_endian else "big")
+    for found in (directory / name, directory / ".debug" / name):
+        if found.is_file():
+            if zlib.crc32(found.read_bytes()) != wanted:
+                raise WrongDebugFileError("its CRC is not the one in .gnu_debuglink", where=str(found))
+            return _proved(elf, found)
+    return None
+
+
+def _proved(elf: Elf, found: Path) -> Elf:
+    debug = Elf.kept(found)
+    if debug.build_id != elf.build_id:
+        raise WrongDebugFileError(f"is of build {debug.build_id[:12]}, not {elf.build_id[:12]}", where=str(found))
+    return debug

@@ -1,0 +1,264 @@
+"""One life of uprobes on sites of one file, and what the witnesses saw of it in each process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping as Counts
+from collections.abc import Sequence
+from typing import Self
+
+from harness.guest.guest import Guest
+from harness.landing.landing import Landing, Missed, prove
+from harness.landing.section_sites import Refused
+from harness.landing.site import Site
+from harness.landing.witness import SHOWN, Statement
+from harness.userspace import mappings, witness
+from harness.userspace.mappings import View
+from harness.userspace.mutants import HONEST, UserMutant
+from harness.userspace.runner import Runner
+from harness.userspace.user_file import UserFile
+from harness.userspace.ways import WAYS, Hit, Registered, Request
+
+_COPY = "/tmp/pinpoint_user_copy"
+# Of larger files the pages with sites are read, of smaller ones all that is executable.
+_FEW_PAGES = 16
+
+
+class UprobeRun:
+    """Uprobes on sites of one file while the `with` block runs; afterwards, what became of them.
+
+    `look` must be called in the block for each process that is to be judged, while it has the file mapped.
+    """
+
+    def __init__(
+        self,
+        file: UserFile,
+        sites: Sequence[Site],
+        way: str,
+        mutant: UserMutant,
+        *,
+        returns: bool,
+        aims: Sequence[int] | None,
+    ) -> None:
+        self.file = file
+        self.guest: Guest = file.guest
+        self.sites = tuple(sites)
+        self.ended = False
+        self._way = WAYS[way](file.guest)
+        self._mutant = mutant
+        self._returns = returns
+        self._identity = ""
+        self._aims = mutant.offsets(file, self.sites) if aims is None else list(aims)
+        self.offsets = [file.offset(site) for site in self.sites]
+        self._before: dict[int, View] = {}
+        self._during: dict[int, View] = {}
+        self._after: dict[int, View] = {}
+        self._resolved: dict[tuple[int, str], int] = {}
+        self._processes: dict[int, Runner] = {}
+        self.hits: list[Hit] = []
+
+    def before(self, *processes: Runner) -> Self:
+        """Processes that run already: their pages must be the file's own before the probes come."""
+        for process in processes:
+            self._before[process.pid] = self._look(process.pid)
+        return self
+
+    def __enter__(self) -> Self:
+        path = self.file.path
+        if not self._mutant.trusts_anything:
+            self._demand_build()
+        if self._mutant.other_file:
+            self.guest.run("cp", path, _COPY).check()
+            path = _COPY
+        request = Request(path, self._aims, self._returns, self._mutant.unarmed)
+        self.registered: list[Registered] = self._way.register(request)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._mutant.stays and kind is None:
+            self.hits = self._way.hits()
+            self._look_after()
+            self._way.remove()
+        else:
+            self.hits = self._way.remove()
+            if kind is None:
+                self._look_after()
+        if self._mutant.other_file:
+            self.guest.run("rm", _COPY).check()
+        self.ended = True
+
+    def _demand_build(self) -> None:
+        found = self.file.build_id_in_guest()
+        if found != self.file.elf.build_id:
+            wanted = self.file.elf.build_id[:12]
+            raise Refused(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
+
+    def look(self, *processes: Runner, ask: str | None = None) -> None:
+        """Read the processes' pages now, inside and outside.
+
+        With `ask`, each is asked where it has the sites' functions; `ask` goes before each name (probes/user/find.c).
+        """
+        for process in processes:
+            stale = self._mutant.stale_view and process.pid in self._before
+            self._during[process.pid] = self._before[process.pid] if stale else self._look(process.pid)
+            self._processes[process.pid] = process
+            for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask is not None else ():
+                self._resolved[process.pid, symbol] = process.where(f"{ask}{symbol}")
+
+    def look_at(self, pid: int) -> None:
+        """Read the pages of a process that is not asked anything."""
+        self._during[pid] = self._look(pid)
+
+    def _look(self, pid: int) -> View:
+        view = mappings.look(self.guest, self.file, [pid], self._watched, self._identity)
+        self._identity = view.identity
+        return view
+
+    @property
+    def _watched(self) -> list[int]:
+        pages = self.file.executable_pages
+        return [*self.offsets, *self._aims, *(pages if len(pages) <= _FEW_PAGES else ())]
+
+    def _look_after(self) -> None:
+        for pid, process in self._processes.items():
+            if process.alive and process.pid == pid:
+                self._after[pid] = self._look(pid)
+
+    @property
+    def landings(self) -> list[Landing]:
+        """What the witnesses say of each site in each process that was looked at."""
+        by_place: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
+        for hit in self.hits:
+            by_place[hit.site, hit.pid].append(hit)
+        return [
+            self._landing(index, site, pid, view, by_place[index, pid])
+            for pid, view in self._during.items()
+            for index, site in enumerate(self.sites)
+        ]
+
+    @property
+    def _patch(self) -> witness.Breakpoint:
+        traits = self.guest.image.recipe.architecture.kprobes
+        return witness.Breakpoint(traits.uprobe_breakpoint, traits.alignment)
+
+    def _landing(self, index: int, site: Site, pid: int, view: View, hits: Sequence[Hit]) -> Landing:
+        offset, content = self.offsets[index], self.file.content
+        told = [hit for hit in hits if hit.returned is self._returns]
+        pointer = self._resolved.get((pid, site.symbol))
+        patch = self._patch
+        statements = (
+            witness.registered(self.registered[index]),
+            Statement("elf", offset, code=content[offset : offset + SHOWN]),
+            witness.resolved(None if pointer is None else pointer + site.offset, view),
+            witness.trapped(told, view),
+            witness.inside(view, content, offset, patch, self.offsets),
+            witness.outside(view, content, offset, patch, self.offsets),
+        )
+        return Landing(site, statements, sum(hit.times for hit in told), self.file.meaning)
+
+    def prove(self, hits: Counts[int, int] | int | None = None) -> None:
+        """Every probe landed in every process looked at, and was hit so often, by pid. Raises Missed with a table."""
+        landings = self.landings
+        if not landings:
+            raise Missed("no process was looked at")
+        for number, pid in enumerate(self._during):
+            own = landings[number * len(self.sites) : (number + 1) * len(self.sites)]
+            prove(own, hits[pid] if isinstance(hits, Counts) else hits)
+
+    def prove_counts(self, pid: int, wanted: Sequence[int]) -> None:
+        """The hits of each site in one process are so many. Raises Missed."""
+        found = [
+            sum(hit.times for hit in self.hits if (hit.site, hit.pid, hit.returned) == (index, pid, self._returns))
+            for index in range(len(self.sites))
+        ]
+        if found != list(wanted):
+            raise Missed(f"hits of {', '.join(map(str, self.sites))} are {found}, not {list(wanted)}")
+
+    def prove_only_in(self, *pids: int) -> None:
+        """No process but these hit anything. Raises Missed."""
+        others = {hit.pid for hit in self.hits if hit.times} - set(pids)
+        if others:
+            raise Missed(f"hit in processes {sorted(others)} too")
+
+    def changed_places(self, process: Runner) -> list[int]:
+        """The offsets into the file at which one process's pages differed from it."""
+        patch = self._patch
+        pages = self._during[process.pid].pages
+        return [
+            place for page in pages for place in witness.changes(page.inside, self.file.content, page.offset, patch)
+        ]
+
+    def mapped_after(self, process: Runner) -> int:
+        """How many mappings of the file a process has when the probes are gone."""
+        return len(self._after[process.pid].mappings) if process.pid in self._after else 0
+
+    def prove_restored(self) -> None:
+        """Each process that is still there has the file's own bytes again, before as after. Raises Missed."""
+        for when, views in (("before", self._before), ("after removal", self._after)):
+            for pid, view in views.items():
+                self._demand_pristine(pid, view, when)
+
+    def _demand_pristine(self, pid: int, view: View, when: str) -> None:
+        for page in view.pages:
+            for by, memory in (("inside", page.inside), ("outside", page.outside)):
+                own = self.file.content[page.offset : page.offset + len(memory)].ljust(len(memory), b"\0")
+                if memory != own:
+                    first = next(place for place, byte in enumerate(memory) if byte != own[place])
+                    raise Missed(f"pid {pid}, {by}: file offset {page.offset + first:#x} is not the file's {when}")
+
+    def prove_private(self) -> None:
+        """Page cache and file never changed: each probed page is a copy of the one process's. Raises Missed."""
+        frames: dict[int, tuple[int, int]] = {}
+        for pid, view in self._during.items():
+            for page in view.pages:
+                if not page.private:
+                    self._demand_pristine(pid, View("", [], [page]), "in the page cache")
+                elif frames.setdefault(page.frame, (pid, page.offset)) != (pid, page.offset):
+                    raise Missed(f"frame {page.frame:#x} is mapped by {frames[page.frame]} and {(pid, page.offset)}")
+        told = self.guest.run("sha256sum", self.file.path).check().stdout.split()[0]
+        if told != self.file.digest:
+            raise Missed(f"the file itself changed: {self.file.path}")
+
+
+class Uprobes:
+    """Uprobes in one guest, as cases use them."""
+
+    def __init__(self, guest: Guest, mutant: UserMutant = HONEST) -> None:
+        self.guest = guest
+        self.mutant = mutant
+        self.lives: list[UprobeRun] = []
+
+    def file(self, name: str, variant: str = "plain") -> UserFile:
+        """A target file in one of its builds, put into the guest."""
+        return UserFile.built(self.guest, variant, name)
+
+    def runner(self, variant: str = "plain", **environment: str) -> Runner:
+        """The target program in one of its builds: `with uprobes.runner() as process`."""
+        return Runner(self.guest, self.file("pinpoint_runner", variant).path, environment)
+
+    def started(self, path: str) -> Runner:
+        """The target program at a path of the guest."""
+        return Runner(self.guest, path)
+
+    def expect_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
+        """Sites must be refused in a file of another build; returns how they were refused. Raises Missed."""
+        try:
+            with self.on(file, sites):
+                pass
+        except Refused as refused:
+            return str(refused)
+        raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.path}")
+
+    def on(
+        self,
+        file: UserFile,
+        sites: Sequence[Site],
+        way: str = "tracefs",
+        *,
+        returns: bool = False,
+        aims: Sequence[int] | None = None,
+    ) -> UprobeRun:
+        """Uprobes on sites of a file; `aims` are offsets that are registered in place of the sites' own."""
+        run = UprobeRun(file, sites, way, self.mutant, returns=returns, aims=aims)
+        self.lives.append(run)
+        return run

@@ -1,0 +1,100 @@
+"""A target process in a guest: pinpoint_runner, which calls the functions that it is told to (probes/user/runner.c)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.guest.interactive_process import Dialogue
+from harness.userspace.user_file import UserFile
+
+_ANSWER_S = 60.0
+
+
+class Runner:
+    """One process, from its start to its end.
+
+    `pid` is the process that answers at the moment; after a fork that is the child, until it has ended.
+    """
+
+    def __init__(self, guest: Guest, path: str, environment: Mapping[str, str] | None = None) -> None:
+        self.guest = guest
+        settings = [f"{name}={value}" for name, value in (environment or {}).items()]
+        self._argv: Sequence[str] = ["env", *settings, path] if settings else [path]
+        self.pid = 0
+        self.status: int | None = None
+
+    def __enter__(self) -> Self:
+        self._dialogue = Dialogue(self.guest.name, self.guest.link, self._argv, self.guest.budget(_ANSWER_S))
+        self.pid = int(self._answer()["pid"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def alive(self) -> bool:
+        """True until it was ended or was seen to have ended."""
+        return self.status is None
+
+    def end(self) -> int:
+        """Close its input and wait until it is gone; gives its exit status, -1 for one that a signal ended."""
+        if self.status is None:
+            self._dialogue.close_input()
+            deadline = self.guest.budget(_ANSWER_S)
+            while self._dialogue.line(deadline) is not None:
+                pass
+            self.status = self._dialogue.status(deadline)
+            self._dialogue.hang_up()
+        return self.status
+
+    def ask(self, line: str) -> dict[str, str]:
+        """One command and its answer, as words `key=value`. Raises GuestError when it reports an error."""
+        self.say(line)
+        return self.answer(line)
+
+    def say(self, line: str) -> None:
+        """One command, without waiting for the answer."""
+        self._dialogue.say(line, self.guest.budget(_ANSWER_S))
+
+    def answer(self, line: str = "") -> dict[str, str]:
+        """The answer to a command that was said. Raises GuestError when it reports an error or there is none."""
+        words = self._answer()
+        if "error" in words:
+            raise GuestError(f"pinpoint_runner: {line}: {words['error']}", where=self.guest.name)
+        return words
+
+    def call(self, name: str, times: int = 1) -> str:
+        """Call a function; returns what its last call returned, in hex."""
+        return self.ask(f"call {name} {times}")["value"]
+
+    def where(self, name: str) -> int:
+        """Where the process itself has a function: its own pointer, which ld.so relocated."""
+        return int(self.ask(f"where {name}")["address"], 16)
+
+    def pointers(self) -> dict[str, int]:
+        """Every function that the process can call by name, and where it is: its own pointer to it."""
+        told = self.ask("each all 0")
+        return {name: int(address, 16) for name, address in told.items() if name != "times"}
+
+    def fork(self) -> int:
+        """Fork; from now on the child answers. Returns its pid."""
+        self.pid = int(self.ask("fork")["pid"])
+        return self.pid
+
+    def reap(self) -> int:
+        """End the child of the last fork; from now on the parent answers. Returns the child's status."""
+        answer = self.ask("exit")
+        return int(answer["status"])
+
+    def exec(self, program: UserFile) -> None:
+        """Become another program, with the same pid."""
+        self.pid = int(self.ask(f"exec {program.path}")["pid"])
+
+    def _answer(self) -> dict[str, str]:
+        line = self._dialogue.line(self.guest.budget(_ANSWER_S))
+        if line is None:
+            raise GuestError("pinpoint_runner has ended", where=self.guest.name)
+        return dict(word.split("=", 1) for word in line.split() if "=" in word)

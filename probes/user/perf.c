@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_perf - uprobes by perf_event_open(2)
+ *
+ *	pinpoint_perf FILE p:OFFSET|r:OFFSET...
+ *
+ * For each a line `site=N spec=SPEC errno=E`, E positive or 0; then `ready`. At
+ * the end of its standard input it prints each hit that it was told of as
+ * `hit=N pid=P ip=0x...` and ends, which takes the probes away.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/perf_event.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define MOST_EVENTS 64
+#define RING_PAGES 8
+#define DEVICE "/sys/bus/event_source/devices/uprobe/"
+
+static int event_count;
+static struct perf_event_mmap_page *rings[MOST_EVENTS];
+
+static unsigned long number_in(const char *path, const char *format)
+{
+	unsigned long number = 0;
+	FILE *file = fopen(path, "r");
+
+	if (!file || fscanf(file, format, &number) != 1) {
+		perror(path);
+		exit(1);
+	}
+	fclose(file);
+	return number;
+}
+
+static int open_event(const char *file, const char *spec)
+{
+	struct perf_event_attr attr = {
+		.size = sizeof(attr),
+		.type = number_in(DEVICE "type", "%lu"),
+		.sample_period = 1,
+		.sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_TID,
+		.wakeup_events = 1,
+		.config1 = (uintptr_t)file,
+		.config2 = strtoull(spec + 2, NULL, 0),
+	};
+
+	if (*spec == 'r')
+		attr.config = 1UL << number_in(DEVICE "format/retprobe", "config:%lu");
+	return syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+static int map_ring(int fd)
+{
+	size_t size = (1 + RING_PAGES) * sysconf(_SC_PAGESIZE);
+	void *ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+
+	if (ring == MAP_FAILED)
+		return errno;
+	rings[event_count] = ring;
+	return 0;
+}
+
+static void show_hits(int number)
+{
+	struct perf_event_mmap_page *ring = rings[number];
+	struct { struct perf_event_header head; uint64_t ip; uint32_t pid, tid; } sample;
+	uint64_t head, tail, size, i;
+	char *data = (char *)ring + sysconf(_SC_PAGESIZE);
+
+	if (!ring)
+		return;
+	head = __atomic_load_n(&ring->data_head, __ATOMIC_ACQUIRE);
+	size = (uint64_t)RING_PAGES * sysconf(_SC_PAGESIZE);
+	for (tail = ring->data_tail; tail < head; tail += sample.head.size) {
+		for (i = 0; i < sizeof(sample); i++)
+			((char *)&sample)[i] = data[(tail + i) % size];
+		if (sample.head.type == PERF_RECORD_SAMPLE)
+			printf("hit=%d pid=%u ip=%#llx\n", number, sample.pid, (unsigned long long)sample.ip);
+		if (!sample.head.size)
+			break;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	int i, fd, error;
+	char rest[64];
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (i = 2; i < argc && event_count < MOST_EVENTS; i++, event_count++) {
+		fd = open_event(argv[1], argv[i]);
+		error = fd < 0 ? errno : map_ring(fd);
+		printf("site=%d spec=%s errno=%d\n", event_count, argv[i], error);
+	}
+	puts("ready");
+	while (fgets(rest, sizeof(rest), stdin))
+		;
+	for (i = 0; i < event_count; i++)
+		show_hits(i);
+	return 0;
+}

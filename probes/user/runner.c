@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * pinpoint_runner - a process whose functions are probed. It does what lines
+ * of its standard input say, one line of answer for each:
+ *
+ *	call NAME TIMES		calls a function
+ *	where NAME		where it is, by the process itself and by ld.so
+ *	open PATH / close SLOT	dlopen() and dlclose()
+ *	fork			the child goes on with the lines; at its end the
+ *				parent does
+ *	exec PATH		another program in this process
+ *	traced NAME TIMES	a child under ptrace, see traced.c
+ *	spin NAME / rest	a thread that calls a function on and on
+ *	each all TIMES		calls every function; with 0 tells where each is
+ *	unmap NAME		unmaps the page of a function
+ *	exit
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "find.h"
+
+static void call(const char *name, unsigned int times)
+{
+	function called = find(name);
+	unsigned int x = 1, i;
+
+	if (!called) {
+		printf("call %s error=unknown\n", name);
+		return;
+	}
+	for (i = 0; i < times; i++)
+		x = called(x);
+	printf("call %s times=%u value=%#x\n", name, times, x);
+}
+
+static void become_two(void)
+{
+	pid_t child;
+	int status;
+
+	child = fork();
+	if (!child) {
+		printf("fork pid=%d\n", getpid());
+		return;
+	}
+	waitpid(child, &status, 0);
+	printf("reaped pid=%d status=%d\n", child, status);
+}
+
+static void become_another(char *path)
+{
+	char *const argv[] = { path, NULL };
+
+	execv(path, argv);
+	printf("exec %s error=1\n", path);
+}
+
+static void obey(const char *verb, char *name, const char *number)
+{
+	if (!strcmp(verb, "call"))
+		call(name, atoi(number));
+	else if (!strcmp(verb, "where"))
+		tell_where(name);
+	else if (!strcmp(verb, "open"))
+		open_library(name);
+	else if (!strcmp(verb, "close"))
+		close_library(name);
+	else if (!strcmp(verb, "fork"))
+		become_two();
+	else if (!strcmp(verb, "exec"))
+		become_another(name);
+	else if (!strcmp(verb, "traced"))
+		tell_traced(name, atoi(number));
+	else if (!strcmp(verb, "spin"))
+		spin(name);
+	else if (!strcmp(verb, "rest"))
+		rest();
+	else if (!strcmp(verb, "each"))
+		each(atoi(number));
+	else if (!strcmp(verb, "unmap"))
+		unmap(name);
+	else if (!strcmp(verb, "exit"))
+		exit(0);
+	else
+		printf("%s error=verb\n", verb);
+}
+
+int main(void)
+{
+	char line[256], *verb, *name, *number;
+
+	/* A child that goes on reading must find the lines that come after. */
+	setvbuf(stdin, NULL, _IONBF, 0);
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	printf("begin pid=%d\n", getpid());
+	while (fgets(line, sizeof(line), stdin)) {
+		verb = strtok(line, " \n");
+		name = strtok(NULL, " \n");
+		number = strtok(NULL, " \n");
+		if (verb)
+			obey(verb, name ? name : (char[]){ "" }, number ? number : "1");
+	}
+	return 0;
+}

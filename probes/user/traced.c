@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A child under ptrace: it stops before it calls a function, its parent reads
+ * the word at the function and, on the next line of input, steps into it and
+ * lets it go on.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "find.h"
+
+static void be_traced(function called, unsigned int times)
+{
+	unsigned int x = 1;
+
+	ptrace(PTRACE_TRACEME, 0, 0, 0);
+	raise(SIGSTOP);
+	while (times--)
+		x = called(x);
+	_exit(0);
+}
+
+void tell_traced(const char *name, unsigned int times)
+{
+	function called = find(name);
+	int status, stops = 0;
+	char line[16];
+	pid_t child;
+	long word;
+
+	child = called ? fork() : -1;
+	if (!child)
+		be_traced(called, times);
+	if (child < 0 || waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) {
+		printf("traced %s error=%d\n", name, errno);
+		return;
+	}
+	printf("traced %s pid=%d\n", name, child);
+	if (!fgets(line, sizeof(line), stdin)) {
+		kill(child, SIGKILL);
+		return;
+	}
+	word = ptrace(PTRACE_PEEKTEXT, child, (void *)called, 0);
+	/* A few single steps, then free: what stops it afterwards is no step. */
+	for (status = 0; status < 3; status++) {
+		ptrace(PTRACE_SINGLESTEP, child, 0, 0);
+		waitpid(child, NULL, 0);
+	}
+	ptrace(PTRACE_CONT, child, 0, 0);
+	while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {
+		stops++;
+		ptrace(PTRACE_CONT, child, 0, WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status));
+	}
+	printf("traced %s word=%#lx stops=%d status=%d\n", name, word, stops, status);
+}

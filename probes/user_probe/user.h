@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the files of pinpoint_uprobe share: the sites.
+ */
+#ifndef PINPOINT_USER_H
+#define PINPOINT_USER_H
+
+#include <linux/atomic.h>
+#include <linux/dcache.h>
+#include <linux/fs.h>
+#include <linux/list.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/uprobes.h>
+
+#define PINPOINT_PROCESSES 8
+
+/**
+ * struct pinpoint_hits - what one process did at one site
+ * @tgid: the process, 0 for an entry that is not used
+ * @hits: how often the handler ran
+ * @returns: how often the return handler ran
+ * @ip: the instruction pointer as the handler last saw it
+ * @func: what the return handler was told of where the function is
+ */
+struct pinpoint_hits {
+	pid_t tgid;
+	unsigned long hits;
+	unsigned long returns;
+	unsigned long ip;
+	unsigned long func;
+};
+
+/**
+ * struct pinpoint_site - one offset into the file
+ * @node: in pinpoint_sites, in the order asked for
+ * @index: its number in that order
+ * @offset: bytes from the begin of the file
+ * @consumer: what is registered there
+ * @handle: what the kernel gave for it, since 6.12
+ * @error: 0 while it is registered, else the kernel's errno, negative
+ * @claimed: reported as registered, but it is not: a mutant
+ * @lock: of @processes
+ * @lost: hits by more processes than there are entries for
+ * @processes: its hits, for each process
+ * @spec: the words it was asked for with
+ */
+struct pinpoint_site {
+	struct list_head node;
+	unsigned int index;
+	loff_t offset;
+	struct uprobe_consumer consumer;
+	struct uprobe *handle;
+	int error;
+	bool claimed;
+	spinlock_t lock;
+	unsigned long lost;
+	struct pinpoint_hits processes[PINPOINT_PROCESSES];
+	char spec[];
+};
+
+extern struct list_head pinpoint_sites;
+extern struct inode *pinpoint_inode;
+
+int pinpoint_register(struct pinpoint_site *site);
+void pinpoint_unregister(struct pinpoint_site *site);
+void pinpoint_await_gate(void);
+void pinpoint_open_gate(void);
+void pinpoint_make_gate(struct dentry *dir);
+void pinpoint_make_report(struct dentry *dir);
+
+#endif

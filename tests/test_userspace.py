@@ -1,0 +1,159 @@
+"""Uprobes: what the witnesses state of pages, what is parsed, which debug file belongs to a stripped one."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from harness.core.elf import Elf
+from harness.guest.guest import Guest
+from harness.landing.landing import Landing
+from harness.landing.site import Site
+from harness.userspace import debug_files, witness
+from harness.userspace.mappings import Mapping, Page, View
+from harness.userspace.ways import ByModule, ByTracefs, Hit, Registered, _errors
+from harness.userspace.witness import Breakpoint
+
+INT3 = Breakpoint(b"\xcc", 1)
+BRK = Breakpoint(bytes.fromhex("a00020d4"), 4)
+CONTENT = bytes(range(1, 129)) * 64
+PLACE = 0x1040
+
+
+def page(memory: bytes, *, private: bool = True) -> Page:
+    return Page(7, 0x7F0000001000, 0x1000, 5, private, memory, memory)
+
+
+def view(*changes: tuple[int, bytes], private: bool = True) -> View:
+    memory = bytearray(CONTENT[0x1000:0x2000])
+    for place, code in changes:
+        memory[place - 0x1000 : place - 0x1000 + len(code)] = code
+    return View(
+        "1:2", [Mapping(7, 0x7F0000001000, 0x7F0000002000, 0x1000, "r-xp")], [page(bytes(memory), private=private)]
+    )
+
+
+def landing(seen: View, *, offset: int = PLACE, hits: int = 1, expected: tuple[int, ...] = (PLACE,)) -> Landing:
+    told = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
+    statements = (
+        witness.registered(Registered(0, offset)),
+        witness.Statement("elf", PLACE),
+        witness.resolved(None, seen),
+        witness.trapped(told, seen),
+        witness.inside(seen, CONTENT, PLACE, INT3, expected),
+        witness.outside(seen, CONTENT, PLACE, INT3, expected),
+    )
+    return Landing(Site("f", module="lib.so"), statements, hits, hex)
+
+
+def test_all_agree() -> None:
+    assert landing(view((PLACE, b"\xcc"))).complaint == ""
+
+
+def test_nothing_there() -> None:
+    assert "every byte is the file's" in landing(view()).complaint
+
+
+def test_elsewhere() -> None:
+    assert "disagree" in landing(view((PLACE + 3, b"\xcc")), offset=PLACE + 3, expected=(PLACE + 3,)).complaint
+
+
+def test_no_breakpoint() -> None:
+    assert "no uprobe" in landing(view((PLACE, b"\x90"))).complaint
+
+
+def test_one_more_breakpoint() -> None:
+    assert "no probe explains" in landing(view((PLACE, b"\xcc"), (PLACE + 9, b"\xcc"))).complaint
+
+
+def test_page_cache_changed() -> None:
+    assert "page cache" in landing(view((PLACE, b"\xcc"), private=False)).complaint
+
+
+def test_trapped_outside_of_the_file() -> None:
+    assert witness.trapped([Hit(0, 7, 0x1000)], view()).contradicts
+
+
+def test_words_that_share_bytes_begin_at_their_instruction() -> None:
+    memory = bytearray(CONTENT[:64])
+    memory[8:12] = BRK.code
+    own = bytearray(CONTENT[:64])
+    own[8:10] = BRK.code[:2]
+    assert witness.changes(bytes(memory), bytes(own) + CONTENT[64:], 0, BRK) == [8]
+
+
+def test_file_ends_in_the_page() -> None:
+    assert witness.changes(CONTENT[:16] + bytes(16), CONTENT[:16], 0, INT3) == []
+
+
+def test_trace_is_read() -> None:
+    way = ByTracefs(cast(Guest, None))
+    trace = (
+        "# tracer: nop\n"
+        "     pinpoint_runne-123     [000] DNZff    21.5: s0: (0x7f10)\n"
+        "     a-b-9                  [001] .....    21.6: s12: (0x7f55 <- 0x7f10)\n"
+    )
+    assert way._parsed(trace) == [Hit(0, 123, 0x7F10), Hit(12, 9, 0x7F10, returned=True)]
+
+
+def test_module_report_is_read() -> None:
+    way = ByModule(cast(Guest, None))
+    report = "site=0 spec=r:0x10 errno=0 offset=0x10 lost=0\nhit=0 pid=5 hits=3 returns=2 ip=0x7f10 func=0x7f20\n"
+    assert way._parsed(report) == [Hit(0, 5, 0x7F10, 3), Hit(0, 5, 0x7F20, 2, returned=True)]
+
+
+def test_errors_are_told_apart() -> None:
+    told = "done 0 0\nsh: write error: Invalid argument\ndone 1 1\nsh: write error: Input/output error\ndone 2 1\n"
+    assert _errors(told) == {1: errno.EINVAL, 2: errno.EIO}
+
+
+@pytest.fixture
+def stripped(tmp_path: Path) -> Path:
+    """A small shared object without symbols, its debug file in .debug/."""
+    (tmp_path / "f.c").write_text("int f(int x) { return x + 1; }\n")
+    (tmp_path / ".debug").mkdir()
+    for words in (
+        ["gcc", "-shared", "-fPIC", "-Wl,--build-id=sha1", "-o", "whole.so", "f.c"],
+        ["objcopy", "--only-keep-debug", "whole.so", ".debug/f.debug"],
+        ["objcopy", "--strip-all", "--add-gnu-debuglink=.debug/f.debug", "whole.so", "f.so"],
+    ):
+        subprocess.run(words, cwd=tmp_path, check=True, timeout=60)
+    return tmp_path / "f.so"
+
+
+def test_debug_link_is_followed(stripped: Path) -> None:
+    assert debug_files.symbols_of(stripped).function("f").size > 0
+
+
+def test_debug_file_of_another_build_is_refused(stripped: Path) -> None:
+    debug = stripped.parent / ".debug" / "f.debug"
+    debug.write_bytes(debug.read_bytes() + b"\0")
+    with pytest.raises(debug_files.WrongDebugFileError, match="CRC"):
+        debug_files.symbols_of(stripped)
+
+
+def test_debug_file_by_build_id_must_have_it(stripped: Path) -> None:
+    elf = Elf.read(stripped)
+    place = stripped.parent / ".build-id" / elf.build_id[:2] / f"{elf.build_id[2:]}.debug"
+    place.parent.mkdir(parents=True)
+    source = stripped.parent / "other.c"
+    source.write_text("int g(int x) { return x + 2; }\n")
+    words = ["gcc", "-shared", "-fPIC", "-Wl,--build-id=sha1", "-o", str(place), str(source)]
+    subprocess.run(words, check=True, timeout=60)
+    with pytest.raises(debug_files.WrongDebugFileError, match="of build"):
+        debug_files.by_build_id(elf, stripped.parent)
+
+
+def test_file_offset_is_by_the_segment(stripped: Path) -> None:
+    based = stripped.parent / "based.so"
+    words = ["gcc", "-shared", "-fPIC", "-Wl,-Ttext-segment=0x240000", "-o", str(based), "f.c"]
+    subprocess.run(words, cwd=stripped.parent, check=True, timeout=60)
+    elf = Elf.read(based)
+    symbol = elf.function("f")
+    offset = elf.file_offset(symbol.address)
+    assert offset != symbol.address
+    assert based.read_bytes()[offset : offset + symbol.size] == elf.code(symbol)
