@@ -16,7 +16,7 @@ from harness.guest import accelerator, qemu
 from harness.images import prepare
 from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe, select
-from harness.matrix.commands import pytest_run, verify_command
+from harness.matrix.commands import kernel_mutant_run, pytest_run, verify_command
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -62,8 +62,18 @@ class _RunCommand(click.Command):
 @VMS
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
+@click.option(
+    "--kernel-mutants",
+    metavar="[N,...]",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    help="Run the cases on kernels with one bug each, all bugs or these, and print which case fails.",
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: Sequence[str]) -> int:
+def run(
+    vms: Sequence[str], accel: str | None, dry_run: bool, kernel_mutants: str | None, pytest_arguments: Sequence[str]
+) -> int:
     """Run the matrix: every case on every VM, the slow ones only with --deep.
 
     Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest.
@@ -74,7 +84,10 @@ def run(vms: Sequence[str], accel: str | None, dry_run: bool, pytest_arguments: 
     for recipe in recipes if accel else ():
         accelerator.choose(recipe.architecture, accel)
     options = [f"--vm={recipe.name}" for recipe in recipes] if vms else []
-    options += [f"--accel={accel}"] if accel else []
+    forced = [f"--accel={accel}"] if accel else []
+    if kernel_mutants is not None:
+        return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
+    options += forced
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 
