@@ -30,6 +30,7 @@ MUTANT = KernelMutant(
 def report(verdict: Verdict, case: str = "test_two", file: str = "cases/test_b.py") -> Any:  # noqa: ANN401
     """A report of pytest with a cell."""
     cell = Cell(
+        file=file,
         case=case,
         vm="vm",
         verdict=verdict,

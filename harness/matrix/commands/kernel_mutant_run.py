@@ -102,7 +102,7 @@ class _Hunt:
         cell = Cell(**kept)
         self.cells += cell.verdict is not Verdict.SKIP
         if cell.verdict is Verdict.FAIL:
-            self.killer, self.where = cell, _place(report.nodeid, cell)
+            self.killer, self.where = cell, _place(cell)
         elif not cell.verdict.good:
             self.elsewhere.append(cell)
         if self._session and (self.killer or len(self.elsewhere) >= _MOST_DEATHS):
@@ -126,8 +126,8 @@ def _label(named: str) -> str:
     return named.partition("[")[2].removesuffix("]")
 
 
-def _place(node: str, cell: Cell) -> str:
-    return f"{Path(node.partition('::')[0]).name}::{cell.case}"
+def _place(cell: Cell) -> str:
+    return f"{Path(cell.file).name}::{cell.case}"
 
 
 def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
@@ -247,7 +247,7 @@ class _Control:
         """A case that passed, or failed in the way that is documented, holds."""
         kept: dict[str, Any] | None = getattr(report, "pinpoint_cell", None)
         if kept is not None and Cell(**kept).verdict.good:
-            self.held.add(_place(report.nodeid, Cell(**kept)))
+            self.held.add(_place(Cell(**kept)))
 
     @staticmethod
     def _named(item: pytest.Item) -> str:
