@@ -14,7 +14,7 @@ TIMES = 2
 @pytest.mark.mutants("stays-registered")
 def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """No kprobe listed, no module loaded, and the probed functions' bytes, read from outside, are the originals."""
-    sites = [*layout.straight(Site("clock_t_to_jiffies"), 2), *layout.straight(target.site("leaf"), 2)]
+    sites = [*layout.straight(Site("clock_t_to_jiffies"), 3), *layout.straight(target.site("leaf"), 3)]
     with kprobes.on(*sites) as probes:
         target.call("leaf", TIMES)
         target.call("clock_t_to_jiffies", TIMES)

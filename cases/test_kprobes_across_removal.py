@@ -22,7 +22,7 @@ ROUNDS, FEW = 60, 4
 @pytest.mark.mutants("only-reported", "probes-again")
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
     """It is GONE in the list, unregisters cleanly, and is not hit by the next module at its very address."""
-    site = layout.straight(target.site("leaf"))[1]
+    site = layout.straight(target.site("leaf"))[2]
     settle(target, site)
     crossing = cross(kprobes, target, site, named(mutant))
     assert not crossing.moved, "the module's next life stands elsewhere, so that nothing could have hit it"
@@ -35,7 +35,7 @@ def test_new_probe_at_the_site_of_a_gone_one(
     layout: Layout, target: Target, kprobes: Kprobes, loaders: Loaders
 ) -> None:
     """A probe at the address of a GONE one works, though the kernel keeps both as one (register_aggr_kprobe(), 6.1)."""
-    site = layout.straight(target.site("leaf"))[1]
+    site = layout.straight(target.site("leaf"))[2]
     settle(target, site)
     with kprobes.on(site) as gone:
         target.unload()

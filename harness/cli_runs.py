@@ -16,7 +16,7 @@ from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe, Tier, select
-from harness.matrix.commands import pytest_run
+from harness.matrix.commands import kernel_mutant_run, pytest_run
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -65,6 +65,14 @@ class _RunCommand(click.Command):
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--host-qemu", is_flag=True, help="Use the host's QEMU even where a recipe needs a newer one.")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
+@click.option(
+    "--kernel-mutants",
+    metavar="[N,...]",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    help="Run the cases on kernels with one bug each, all bugs or these, and print which case fails.",
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     vms: Sequence[str],
@@ -73,6 +81,7 @@ def run(
     accel: str | None,
     host_qemu: bool,
     dry_run: bool,
+    kernel_mutants: str | None,
     pytest_arguments: Sequence[str],
 ) -> int:
     """Run the matrix: every case on every VM, the slow ones only with --deep.
@@ -88,7 +97,10 @@ def run(
         accelerator.choose(recipe.architecture, accel)
     chosen_here = vms or archs or matrix
     options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
-    options += [f"--accel={accel}"] if accel else []
+    forced = [f"--accel={accel}"] if accel else []
+    if kernel_mutants is not None:
+        return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
+    options += forced
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 

@@ -57,5 +57,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "N",
         "help": "with -n: run each row on N guests in parallel (default: from cores and rows)",
     },
+    "--kernel-mutant": {
+        "type": int,
+        "default": 0,
+        "metavar": "N",
+        "help": "switch on bug N in kernels that are built with the kernel mutants (docs/kernel-mutants.md)",
+    },
     "--into": {"default": None, "metavar": "DIR", "help": "write the run's directory of results into DIR"},
 }

@@ -62,16 +62,17 @@ class Mutant:
     """What a broken probe does instead.
 
     `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` maps the spec to the one really
-    tried where a refusal is expected; `stays` leaves the probe module loaded when it should go; `stale_snapshot` is no
-    broken probe but a broken harness, which takes memory as it was before for memory as it is; `relocates` loads a
-    module with addresses of its own instead of the one that was asked for. Of other checks: `converts_too_far` adds so
-    many bytes to the offset of a converted address; `places` puts a datum elsewhere than the ELF files do;
-    `reads_beyond` reads what stands behind a datum.
+    tried where a refusal is expected; `stays` leaves the probe module loaded when it should go; `arms_anyway` drops the
+    parameters that the case passes to the probe module; `stale_snapshot` is no broken probe but a broken harness, which
+    takes memory as it was before for memory as it is; `relocates` loads a module with addresses of its own instead of
+    the one that was asked for. Of other checks: `converts_too_far` adds so many bytes to the offset of a converted
+    address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond` reads what stands behind a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     bad_spec: Callable[[str], str] = _honest_bad_spec
     stays: bool = False
+    arms_anyway: bool = False
     converts_too_far: int = 0
     places: Callable[[Layout, Datum], int] | None = None
     reads_beyond: bool = False
@@ -92,7 +93,9 @@ MUTANTS: dict[str, Mutant] = {
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
+    "unknown-name": Mutant(bad_spec=lambda _: "pinpoint_unknown"),
     "stays-registered": Mutant(stays=True),
+    "arms-anyway": Mutant(arms_anyway=True),
     # Farther than any landing pad: within one there is nowhere to go astray.
     "converts-too-far": Mutant(converts_too_far=8),
     "next-data-symbol": Mutant(places=data.by_next_symbol),

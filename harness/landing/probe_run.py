@@ -78,13 +78,16 @@ class ProbeRun:
         sites: Sequence[Site],
         mutant: Mutant = HONEST,
         relocation: Relocation | None = None,
+        parameters: Sequence[str] = (),
     ) -> None:
         self.layout = layout
         self.guest: Guest = layout.guest
         self.sites = tuple(sites)
         self.mutant = mutant
         self.addresses = tuple(layout.address(site) for site in self.sites)
-        self._request = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
+        asked = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
+        kept = () if mutant.arms_anyway else parameters
+        self._request = replace(asked, parameters=[*asked.parameters, *kept])
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
         self._record: ProbeRecord | None = None
 
@@ -181,6 +184,11 @@ class ProbeRun:
         """The kernel's list of these probes, when it was last read."""
         return self.record.view.beyond(self.record.view.standing)
 
+    @property
+    def reports_now(self) -> tuple[SiteReport, ...]:
+        """The probe module's report of each site, when it was last read."""
+        return self.record.view.reports
+
     @cached_property
     def reports(self) -> tuple[SiteReport, ...]:
         """The probe module's last report of each site."""
@@ -242,17 +250,18 @@ class Kprobes:
         if self.mutant.stays and self.lives:
             probe_module.unload(self.layout.guest)
 
-    def on(self, *sites: Site, relocation: Relocation | None = None) -> ProbeRun:
-        """Return a run of probes on these sites, in one life of the probe module."""
-        probes = ProbeRun(self.layout, sites, self.mutant, relocation)
+    def on(self, *sites: Site, relocation: Relocation | None = None, parameters: Sequence[str] = ()) -> ProbeRun:
+        """Return a run of probes on these sites, in one life of the probe module, which also gets these parameters."""
+        probes = ProbeRun(self.layout, sites, self.mutant, relocation, parameters)
         self.lives.append(probes)
         return probes
 
-    def attempt(self, *specs: str, module: str = probe_module.MODULE) -> list[int]:
-        """Register these specs unchanged, in one life of a probe module.
+    def attempt(self, *specs: str, module: str = probe_module.MODULE, parameters: Sequence[str] = ()) -> list[int]:
+        """Register these specs unchanged, in one life of a probe module; a mutant gets no parameters.
 
         Returns the errno of each registration, 0 for success.
         """
-        view = probe_module.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], module=module)
+        given = parameters if self.mutant is HONEST else ()
+        view = probe_module.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], given, module)
         probe_module.unload(self.layout.guest, module)
         return [report.errno for report in view.reports]

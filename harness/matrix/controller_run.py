@@ -108,6 +108,7 @@ class ControllerRun(MatrixRun):
             bus=self.bus,
             directory=self.directory.path,
             forced_accelerator=self._config.option.accel,
+            kernel_mutant_number=self._config.option.kernel_mutant,
         )
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:

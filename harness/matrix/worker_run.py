@@ -51,6 +51,7 @@ class WorkerRun(MatrixRun):
             directory=self.directory.path,
             suffix=xdist_worker.suffix(self._config),
             forced_accelerator=self._config.option.accel,
+            kernel_mutant_number=self._config.option.kernel_mutant,
             await_image=self._controller.await_image,
         )
 

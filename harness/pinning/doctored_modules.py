@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
@@ -11,6 +14,8 @@ _NOTE = ".note.gnu.build-id"
 _NOTE_HEADER = 16
 # Where e_machine stands in an ELF header of either word size.
 _MACHINE = 18
+# SHF_WRITE.
+_WRITE = 1
 _TWINS = (".text.pinpoint_leaf", ".text.pinpoint_calls")
 
 
@@ -53,6 +58,40 @@ def with_two_sections_of_one_name(elf: Elf) -> bytes:
     # A section's header begins with where its name is, a word of four bytes in either class.
     content[second : second + 4] = content[first : first + 4]
     return bytes(content)
+
+
+def with_writable_text(elf: Elf) -> bytes:
+    """A module whose text is writable as well as executable."""
+    content = bytearray(elf.path.read_bytes())
+    with elf.path.open("rb") as stream:
+        parsed = ELFFile(stream)
+        number = next(number for number, part in enumerate(parsed.iter_sections()) if part.name == ".text")
+        header = parsed["e_shoff"] + parsed["e_shentsize"] * number
+        flags = parsed.get_section(number)["sh_flags"]
+        # Name and type, four bytes each in either class, are before the flags, which are a word of the class.
+        place, form = header + 8, _word(parsed)
+    content[place : place + form.size] = form.pack(flags | _WRITE)
+    return bytes(content)
+
+
+def with_a_symbol_of_no_section(elf: Elf) -> bytes:
+    """A module with a function in a section behind the last that there is."""
+    content = bytearray(elf.path.read_bytes())
+    with elf.path.open("rb") as stream:
+        parsed = ELFFile(stream)
+        table = next(part for part in parsed.iter_sections() if isinstance(part, SymbolTableSection))
+        kinds = [symbol["st_info"]["type"] for symbol in table.iter_symbols()]
+        number = kinds.index("STT_FUNC")
+        # In 64-bit files the section's number is in front of value and size, in 32-bit files it is the last.
+        within = 6 if parsed.elfclass == 64 else 14
+        place = table["sh_offset"] + number * table["sh_entsize"] + within
+        order = "little" if parsed.little_endian else "big"
+        content[place : place + 2] = (parsed["e_shnum"] + 1).to_bytes(2, order)
+    return bytes(content)
+
+
+def _word(parsed: ELFFile) -> struct.Struct:
+    return struct.Struct(f"{'<' if parsed.little_endian else '>'}{'Q' if parsed.elfclass == 64 else 'I'}")
 
 
 def truncated(elf: Elf) -> bytes:

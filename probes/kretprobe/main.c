@@ -41,6 +41,10 @@ static char *mutant = "none";
 module_param(mutant, charp, 0444);
 MODULE_PARM_DESC(mutant, "none or blind-to-returns");
 
+static unsigned int data_size;
+module_param(data_size, uint, 0444);
+MODULE_PARM_DESC(data_size, "bytes of its own that each instance has");
+
 static struct pinpoint_return *pinpoint_returns;
 static struct dentry *pinpoint_dir;
 
@@ -106,6 +110,7 @@ static void pinpoint_register(struct pinpoint_return *each, struct pinpoint_site
 	each->rp.entry_handler = pinpoint_entered;
 	each->rp.handler = strcmp(mutant, "none") ? pinpoint_looked_away : pinpoint_returned;
 	each->rp.maxactive = PINPOINT_ACTIVE;
+	each->rp.data_size = data_size;
 	site->error = register_kretprobe(&each->rp);
 }
 

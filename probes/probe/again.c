@@ -5,12 +5,16 @@
  *
  * remove: unregister its kprobe; the others stay. Unloading then does it once
  *	more, which unregister_kprobes() passes over.
+ * disable, enable: disarm its kprobe, and arm it again; the kernel's errno is
+ *	the write's.
+ * swap: remove one and enable another at once.
  * again: register the same struct once more, as it stands; the kernel's errno
  *	is the write's.
  */
 #include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/string.h>
 
 #include "probe.h"
 
@@ -44,11 +48,61 @@ static int pinpoint_register_again(const char *number, const struct kernel_param
 	return site ? register_kprobe(&site->kp) : -ENOENT;
 }
 
+static int pinpoint_disable(const char *number, const struct kernel_param *unused)
+{
+	struct pinpoint_site *site = pinpoint_numbered(number);
+
+	return site ? disable_kprobe(&site->kp) : -ENOENT;
+}
+
+static int pinpoint_enable(const char *number, const struct kernel_param *unused)
+{
+	struct pinpoint_site *site = pinpoint_numbered(number);
+
+	return site ? enable_kprobe(&site->kp) : -ENOENT;
+}
+
+/* Without a way back to user space in between: the optimiser must not have run yet. */
+static int pinpoint_swap(const char *numbers, const struct kernel_param *unused)
+{
+	const char *comma = strchr(numbers, ',');
+	struct pinpoint_site *removed, *armed;
+	char first[8];
+
+	if (!comma || comma - numbers >= sizeof(first))
+		return -EINVAL;
+	strscpy(first, numbers, comma - numbers + 1);
+	removed = pinpoint_numbered(first);
+	armed = pinpoint_numbered(comma + 1);
+	if (!removed || !armed)
+		return -ENOENT;
+	unregister_kprobe(&removed->kp);
+	return enable_kprobe(&armed->kp);
+}
+
 static const struct kernel_param_ops pinpoint_remove_ops = {
 	.set = pinpoint_remove,
 };
 module_param_cb(remove, &pinpoint_remove_ops, NULL, 0200);
 MODULE_PARM_DESC(remove, "the number of a site whose kprobe is to go");
+
+static const struct kernel_param_ops pinpoint_disable_ops = {
+	.set = pinpoint_disable,
+};
+module_param_cb(disable, &pinpoint_disable_ops, NULL, 0200);
+MODULE_PARM_DESC(disable, "the number of a site whose kprobe is to be disarmed");
+
+static const struct kernel_param_ops pinpoint_enable_ops = {
+	.set = pinpoint_enable,
+};
+module_param_cb(enable, &pinpoint_enable_ops, NULL, 0200);
+MODULE_PARM_DESC(enable, "the number of a site whose kprobe is to be armed again");
+
+static const struct kernel_param_ops pinpoint_swap_ops = {
+	.set = pinpoint_swap,
+};
+module_param_cb(swap, &pinpoint_swap_ops, NULL, 0200);
+MODULE_PARM_DESC(swap, "REMOVED,ENABLED: the numbers of a site to remove and of one to enable at once");
 
 static const struct kernel_param_ops pinpoint_again_ops = {
 	.set = pinpoint_register_again,

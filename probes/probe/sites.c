@@ -69,4 +69,4 @@ static const struct kernel_param_ops pinpoint_site_ops = {
 	.free = pinpoint_free_sites,
 };
 module_param_cb(site, &pinpoint_site_ops, NULL, 0);
-MODULE_PARM_DESC(site, "where to put kprobes: SYM, MOD:SYM+0xOFF, @0xADDR, separated by commas");
+MODULE_PARM_DESC(site, "where to put kprobes: SYM, MOD:SYM+0xOFF, @0xADDR+0xOFF, separated by commas");

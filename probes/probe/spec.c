@@ -3,7 +3,8 @@
  * How a site is written:
  *
  *	SYM		MOD:SYM		SYM+0xOFF	MOD:SYM+0xOFF
- *	@0xADDR		@0xADDR/SYM+0xOFF (both, which the kernel must refuse)
+ *	@0xADDR		@0xADDR+0xOFF
+ *	@0xADDR/SYM+0xOFF (both, which the kernel must refuse)
  *	+0xOFF		(an empty name)
  */
 #include <linux/kernel.h>
@@ -11,15 +12,23 @@
 
 #include "probe.h"
 
-/* @0xADDR: the address, and what follows its slash, NULL if nothing does. */
+/* @0xADDR, @0xADDR+0xOFF: address and offset, and what follows its slash, NULL if nothing does. */
 static int pinpoint_read_address(struct kprobe *kp, char *text, char **rest)
 {
 	unsigned long address;
+	char *offset;
 	int error;
 
 	*rest = strchr(text, '/');
 	if (*rest)
 		*(*rest)++ = '\0';
+	offset = strchr(text, '+');
+	if (offset) {
+		*offset++ = '\0';
+		error = kstrtouint(offset, 0, &kp->offset);
+		if (error)
+			return error;
+	}
 	error = kstrtoul(text, 0, &address);
 	if (error)
 		return error;

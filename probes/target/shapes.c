@@ -100,6 +100,13 @@ const struct pinpoint_shape pinpoint_shapes[] = {
 	{ "cold_part", pinpoint_cold_part, 1 },
 	{ "cold_taken", pinpoint_cold_taken, 1 },
 	{ "reads_data", pinpoint_reads_data, 1 },
+	{ "emulated", pinpoint_emulated, 1 },
+	{ "carries", pinpoint_carries, 1 },
+	{ "counts", pinpoint_counts, 1 },
+	{ "keyed", pinpoint_keyed, 1 },
+	{ "reads_word", pinpoint_reads_word, 1 },
+	{ "register_call", pinpoint_register_call, 1 },
+	{ "alternate", pinpoint_alternate, 1 },
 	{ "clock_t_to_jiffies", pinpoint_call_clock_t_to_jiffies, 1 },
 	{ "hex_to_bin", pinpoint_call_hex_to_bin, 1 },
 	{ }

@@ -48,6 +48,13 @@ u32 pinpoint_cold_part(u32 x);
 u32 pinpoint_cold_taken(u32 x);
 u32 pinpoint_other_twin(u32 x);
 u32 pinpoint_reads_data(u32 x);
+u32 pinpoint_emulated(u32 x);
+u32 pinpoint_carries(u32 x);
+u32 pinpoint_counts(u32 x);
+u32 pinpoint_keyed(u32 x);
+u32 pinpoint_reads_word(u32 x);
+u32 pinpoint_register_call(u32 x);
+u32 pinpoint_alternate(u32 x);
 u32 pinpoint_second_only(u32 x);
 void pinpoint_fill_data(void);
 

@@ -13,12 +13,14 @@ from harness.landing.section_sites import PrecompiledSite, Refused, by_section
 from harness.landing.site import Site
 
 
-def expect_refusal(kprobes: Kprobes, *specs: str, wanted: int, module: str = probe_module.MODULE) -> None:
-    """Try to register a probe on each spec, in one life of a probe module.
+def expect_refusal(
+    kprobes: Kprobes, *specs: str, wanted: int, module: str = probe_module.MODULE, parameters: Sequence[str] = ()
+) -> None:
+    """Try to register a probe on each spec, in one life of a probe module, which gets these parameters.
 
     Raises Missed unless the kernel refuses each with this errno (positive).
     """
-    for spec, got in zip(specs, kprobes.attempt(*specs, module=module), strict=True):
+    for spec, got in zip(specs, kprobes.attempt(*specs, module=module, parameters=parameters), strict=True):
         if got != wanted:
             raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
 

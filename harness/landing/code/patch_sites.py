@@ -125,6 +125,22 @@ def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
     return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end)))
 
 
+def places(vmlinux: Elf, begin: str) -> list[int]:
+    """The linked addresses that one table of a vmlinux names, by the symbol that it begins with."""
+    kernel = _Kernel(vmlinux)
+    return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
+
+
+def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:
+    """Section and offset in it of all that one table of a module names, by the symbol that a vmlinux begins it with."""
+    machine = MACHINES[module.machine]._replace(tables=tuple(_tables(module, begin)))
+    return [(section, each.start) for section, each in _module(module, machine)]
+
+
+def _tables(elf: Elf, begin: str) -> list[Table]:
+    return [table for table in MACHINES[elf.machine].tables if table.begin == begin]
+
+
 class _Kernel:
     """The tables of one vmlinux."""
 

@@ -57,7 +57,9 @@ class Bundles:
             self._take_over(watch.guest, watch.evidence, watch.reason)
 
     def _is_failure(self, watch: CellWatch, error: BaseException) -> bool:
-        """False for a caught mutant, which raises Missed, for a skip and for a known failure."""
+        """False for a caught mutant, which raises Missed, for a skip, a known failure and a kernel with a bug."""
+        if self._config.option.kernel_mutant:
+            return False
         caught = isinstance(error, Missed) and watch.identity.mutant and not self._config.option.as_honest
         return not (caught or isinstance(error, _NO_FAILURE))
 
@@ -66,7 +68,7 @@ class Bundles:
 
         When the bundle cannot be written, the cell's reason names the error and the cell is recorded without a bundle.
         """
-        if watch.verdict.good:
+        if watch.verdict.good or self._config.option.kernel_mutant:
             return
         if watch.evidence is None and watch.guest is not None:
             watch.evidence = gather(watch.guest, watch.failed_with or AssertionError())

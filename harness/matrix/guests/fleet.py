@@ -22,7 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
-from harness.matrix.guests import checkup
+from harness.matrix.guests import checkup, kernel_mutant
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.once import Once
 from harness.report.time_accounts import IMAGE
@@ -49,6 +49,7 @@ class Fleet:
         directory: Path,
         forced_accelerator: str | None,
         suffix: str = "",
+        kernel_mutant_number: int = 0,
         await_image: Callable[[str], None] = _build_here,
     ) -> None:
         """`bus` carries the events of guests, the build context's own bus those of builds.
@@ -63,6 +64,7 @@ class Fleet:
         self._directory = directory
         self._suffix = suffix
         self._forced = forced_accelerator
+        self._kernel_mutant = kernel_mutant_number
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.recipes)), thread_name_prefix="row")
         # One start at a time for every two cores: a guest that shares a core looks hung.
         self._starting = threading.Semaphore(max(1, build_context.slots.cores // 2))
@@ -192,11 +194,21 @@ class Fleet:
             return start.boot(image, self._options(image, log_name, keys))
 
         frozen = self._freezer.frozen(image, boot)
-        return self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys))
+        return self._with_bug(self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys)))
 
     def _boot(self, image: Image, log_name: str) -> Guest:
         """Boot a guest."""
-        return start.boot(image, self._options(image, log_name, self._keys))
+        return self._with_bug(start.boot(image, self._options(image, log_name, self._keys)))
+
+    def _with_bug(self, guest: Guest) -> Guest:
+        """Switch on the kernel mutant of this run, if there is one; the guest stops if that fails."""
+        if self._kernel_mutant:
+            try:
+                kernel_mutant.switch_on(guest, self._kernel_mutant)
+            except BaseException:
+                guest.stop()
+                raise
+        return guest
 
     def _options(self, image: Image, log_name: str, keys: RunKeys) -> StartOptions:
         """The options of one guest, whose console goes to `console/<log_name>.log`."""

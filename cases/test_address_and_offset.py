@@ -1,0 +1,29 @@
+"""An address and an offset: kp.addr + kp.offset, as a symbol and an offset (_kprobe_addr(), kernel/kprobes.c, 6.1)."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from harness.landing.layout import Layout
+from harness.landing.probe_module import Request
+from harness.landing.probe_run import Kprobes
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+TIMES = 3
+BOUNDARIES = 4
+
+
+def from_start(layout: Layout, sites: Sequence[Site]) -> Request:
+    """ProbeRun asked for by the address of their function, and the offset from it."""
+    return Request([f"@{layout.start(site):#x}+{site.offset:#x}" for site in sites])
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "only-reported")
+def test_address_and_offset(layout: Layout, target: Target, kprobes: Kprobes) -> None:
+    """Of a function of the kernel and of a module: it lands, and is hit as often as the function is called."""
+    for name, site in (("leaf", target.site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):
+        with kprobes.on(*layout.straight(site, BOUNDARIES), relocation=from_start) as probes:
+            target.call(name, TIMES)
+        probes.prove(hits=TIMES)

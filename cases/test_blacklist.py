@@ -1,0 +1,40 @@
+"""The blacklist is of whole functions, and of what the compiler cut off them.
+
+within_kprobe_blacklist() (kernel/kprobes.c, 6.1).
+"""
+
+import errno
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing.checks.refusals import expect_refusal
+from harness.landing.code.functions import blacklist, evenly
+from harness.landing.layout import Layout
+from harness.landing.lookup import reserved_places
+from harness.landing.probe_run import Kprobes
+
+# The probes are registered disabled, so that a kernel that accepts such a place survives and can be read.
+DISABLED = ["disabled=1"]
+SAMPLE = 64
+# Bytes: the middle of what is longer is not its start.
+SHORT = 16
+
+pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-anyway")]
+
+
+def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
+    """The middle of a function on the blacklist is EINVAL as its first instruction is, by its address."""
+    aligned = -guest.image.recipe.architecture.kprobes.alignment
+    middles = [(start + end) // 2 & aligned for start, end in evenly(blacklist(guest), SAMPLE) if end - start > SHORT]
+    assert len(middles) > SAMPLE // 2
+    expect_refusal(kprobes, *(f"@{place:#x}" for place in middles), wanted=errno.EINVAL, parameters=DISABLED)
+
+
+def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
+    """What the compiler cut off a function on the blacklist: `NAME.cold`, `NAME.isra.0`."""
+    places = reserved_places.parts_of_blacklisted(layout, guest)
+    if not places:
+        pytest.skip(f"no function on {guest.name}'s blacklist has a part elsewhere")
+    specs = [f"@{place:#x}" for place in evenly(places, SAMPLE)]
+    expect_refusal(kprobes, *specs, wanted=errno.EINVAL, parameters=DISABLED)

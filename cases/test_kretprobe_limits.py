@@ -1,0 +1,48 @@
+"""kretprobes: on which side of a landing pad the entry is, more returns than instances, too much data for each."""
+
+import errno
+
+import pytest
+
+from harness.landing.checks import kretprobes
+from harness.landing.checks.refusals import expect_refusal
+from harness.landing.layout import Layout
+from harness.landing.probe_run import Kprobes
+from harness.landing.target import Target
+
+TIMES = 5
+# More than probes/kretprobe/main.c has instances, PINPOINT_ACTIVE.
+MANY = 100
+# KRETPROBE_MAX_DATA_SIZE (include/linux/kprobes.h, since 5.16) is 4096.
+MOST, TOO_MUCH = 4096, 4097
+
+pytestmark = pytest.mark.requires("kprobes")
+
+
+@pytest.mark.requires("entry_landing_pad")
+@pytest.mark.mutants("blind-to-returns")
+def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes) -> None:
+    """Right behind the landing pad is the entry still (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c)."""
+    entry = target.site("leaf")
+    with kprobes.on(entry.at(layout.landing_pad(entry)), relocation=kretprobes.by_symbol) as probes:
+        target.call("leaf", TIMES)
+    probes.prove(hits=TIMES)
+    kretprobes.expect_returns(probes, TIMES)
+
+
+@pytest.mark.mutants("blind-to-returns")
+def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
+    """An instance is given back at its return: none is ever missed, however many there are in all."""
+    with kprobes.on(target.site("leaf"), relocation=kretprobes.by_symbol) as probes:
+        target.call("leaf", MANY)
+    probes.prove(hits=MANY)
+    kretprobes.expect_returns(probes, MANY)
+
+
+@pytest.mark.mutants("registers-anyway")
+def test_too_much_data(target: Target, kprobes: Kprobes) -> None:
+    """Data of one page for each instance and no more: E2BIG (register_kretprobe(), kernel/kprobes.c, 6.1)."""
+    spec = target.site("leaf").spec
+    wanted = [(TOO_MUCH, errno.E2BIG)] + ([] if kprobes.mutant.bad_spec(spec) != spec else [(MOST, 0)])
+    for size, number in wanted:
+        expect_refusal(kprobes, spec, wanted=number, module=kretprobes.MODULE, parameters=[f"data_size={size}"])

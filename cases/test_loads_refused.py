@@ -1,0 +1,77 @@
+"""Modules that the kernel must not load: one that is loaded, one that is going, one whose file is not sound.
+
+load_module() (kernel/module/main.c, 6.1). insmod prints what the system call gave.
+"""
+
+import errno
+import os
+
+import pytest
+
+from harness.core.elf import Elf
+from harness.guest.guest import Guest
+from harness.landing.landing import Missed
+from harness.pinning import doctored_modules
+from harness.pinning.holds.holding import TARGET as GOING_TARGET
+from harness.pinning.loader import Order, Status
+from harness.pinning.loader_fixture import Loaders
+from harness.pinning.module_states import going
+from harness.pinning.mutants import named
+
+NAME = "pinpoint_noexit"
+# A load that waits is ended by this, and fails then otherwise.
+SECONDS = 5
+
+
+def expect_load(guest: Guest, path: str, wanted: int) -> None:
+    """Raise Missed unless insmod fails with this errno."""
+    answer = guest.run("timeout", str(SECONDS), "insmod", path)
+    if answer.rc == 0 or os.strerror(wanted) not in answer.stderr:
+        raise Missed(f"{path}: {answer.stderr.strip() or f'status {answer.rc}'}, not {os.strerror(wanted)}")
+
+
+def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
+    """Raise Missed unless a module's changed file is ENOEXEC."""
+    path = doctored_modules.shipped(loaders.guest, kind, content)
+    try:
+        loaders.expect_refusal(Order(probe=path), Status.LOAD, "ENOEXEC")
+    finally:
+        loaders.guest.run("rmmod", "-f", NAME)
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_loaded_twice(guest: Guest, mutant: str) -> None:
+    """A module that is loaded is EEXIST; the mutant is another one."""
+    name, other = "pinpoint_second", "pinpoint_sections"
+    guest.run("insmod", guest.ship(name)).check()
+    try:
+        expect_load(guest, guest.ship(other if named(mutant).loads_anyway else name), errno.EEXIST)
+    finally:
+        guest.script(f"rmmod {name}; rmmod {other} 2>/dev/null || :").check()
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_loaded_while_going(guest: Guest, mutant: str) -> None:
+    """A module that is going is EBUSY, and at once: the load waits for none of its end (since 6.3)."""
+    name = "pinpoint_second" if named(mutant).loads_anyway else GOING_TARGET
+    with going(guest):
+        try:
+            expect_load(guest, guest.ship(name), errno.EBUSY)
+        finally:
+            guest.run("rmmod", "pinpoint_second")
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_writable_text(guest: Guest, loaders: Loaders) -> None:
+    """A section that is writable and executable (module_enforce_rwx_sections(), kernel/module/strict_rwx.c)."""
+    if guest.image.config.get("CONFIG_STRICT_MODULE_RWX") != "y":
+        pytest.skip(f"{guest.name} maps modules writable and executable")
+    module = Elf.kept(guest.image.modules[NAME])
+    expect_unsound(loaders, "writable", doctored_modules.with_writable_text(module))
+
+
+@pytest.mark.mutants("loads-anyway")
+def test_symbol_of_no_section(guest: Guest, loaders: Loaders) -> None:
+    """A symbol in a section that the file does not have (simplify_symbols())."""
+    module = Elf.kept(guest.image.modules[NAME])
+    expect_unsound(loaders, "nowhere", doctored_modules.with_a_symbol_of_no_section(module))

@@ -1,0 +1,44 @@
+"""The stubs that a module's loader makes: how much room is in front of each section, and where they lead.
+
+arch/parisc/kernel/module.c (6.1): in front of each section is room for one
+stub more than it has far calls.
+"""
+
+import pytest
+
+from harness.core.elf import Elf
+from harness.guest.guest import Guest
+from harness.landing.checks.stub_room import expected_starts
+from harness.landing.landing import Missed
+from harness.landing.target import Target
+from harness.pinning.holds.holding import TARGET as NEEDED
+
+NEEDING = "pinpoint_depends"
+
+pytestmark = pytest.mark.requires("module_stubs")
+
+
+def test_room_for_stubs(target: Target) -> None:
+    """The distances between the sections of a module's text follow from their sizes, stubs and alignments."""
+    expected = expected_starts(target.elf)
+    seen = {name: target.sections[name] for name in expected if name in target.sections}
+    first = min(seen, key=lambda name: seen[name])
+    base = seen[first] - expected[first]
+    wrong = {name: start - base for name, start in seen.items() if start - base != expected[name]}
+    assert len(seen) > 1
+    if wrong:
+        places = ", ".join(f"{name} at {start:#x}, not {expected[name]:#x}" for name, start in wrong.items())
+        raise Missed(f"from the start of the module's text: {places}")
+
+
+def test_stubs_lead_to_what_is_called(guest: Guest) -> None:
+    """A module that calls another one's function gets what that function returns (probes/depends/main.c)."""
+    assert "pinpoint_needed" in {each.name for each in Elf.kept(guest.image.modules[NEEDED]).symbols}
+    guest.run("insmod", guest.ship(NEEDED)).check()
+    try:
+        loaded = guest.run("insmod", guest.ship(NEEDING))
+        guest.run("rmmod", NEEDING)
+    finally:
+        guest.run("rmmod", NEEDED).check()
+    if loaded.rc:
+        raise Missed(f"{NEEDING} gets another value than {NEEDED} returns: {loaded.stderr.strip()}")

@@ -1,0 +1,77 @@
+"""kprobes by tracefs: which names it takes, and which it refuses (kernel/trace/trace_kprobe.c, 6.1)."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.lookup.kallsyms import used_twice
+from harness.landing.mutants import named
+from harness.landing.target import Target
+
+EVENTS = "/sys/kernel/tracing/kprobe_events"
+EVENT = "pinpoint/event"
+# Of the names that the kernel has more than once.
+SAMPLE = 8
+
+pytestmark = pytest.mark.requires("kprobes")
+
+
+@pytest.fixture(autouse=True)
+def _offered(guest: Guest) -> None:
+    """Skip on a kernel without CONFIG_KPROBE_EVENTS."""
+    if not guest.script(f"[ -e {EVENTS} ]").ok:
+        pytest.skip(f"{guest.name} has no kprobes by tracefs")
+
+
+@contextmanager
+def defined(guest: Guest, kind: str, place: str) -> Iterator[str]:
+    """Define one event while the block runs; yield the error of the kernel, empty when it accepted the event."""
+    answer = guest.script(f"echo '{kind}:{EVENT} {place}' >>{EVENTS}")
+    try:
+        yield answer.stderr.strip() if answer.rc else ""
+    finally:
+        guest.script(f"grep -q '{EVENT}' {EVENTS} && echo '-:{EVENT}' >>{EVENTS}")
+
+
+def expect_taken(guest: Guest, kind: str, place: str) -> None:
+    """Raise Missed unless tracefs takes the event and lists it."""
+    with defined(guest, kind, place) as refusal:
+        listed = guest.read_text(EVENTS)
+    if refusal or f"{kind}:{EVENT}" not in listed.replace("r32:", "r:"):
+        raise Missed(f"{place}: {refusal or f'listed as {listed!r}'}")
+
+
+@pytest.mark.mutants("registers-anyway")
+def test_ambiguous_name(guest: Guest, layout: Layout, mutant: str) -> None:
+    """A name of several functions of the kernel is EADDRNOTAVAIL: the event would stand on any of them."""
+    names = [named(mutant).bad_spec(name) for name in used_twice(layout, SAMPLE)]
+    assert names, "no name is used twice"
+    for name in names:
+        with defined(guest, "p", name) as refusal:
+            if os.strerror(errno.EADDRNOTAVAIL) not in refusal:
+                raise Missed(f"{name}: {refusal or 'taken'}, not {os.strerror(errno.EADDRNOTAVAIL)}")
+
+
+@pytest.mark.mutants("unknown-name")
+def test_name_of_a_module(guest: Guest, target: Target, mutant: str) -> None:
+    """A function of a module is taken by its name alone, where the name is of no other."""
+    expect_taken(guest, "p", named(mutant).bad_spec(target.site("leaf", plain=True).spec))
+
+
+@pytest.mark.mutants("unknown-name")
+def test_return_in_advance(guest: Guest, mutant: str) -> None:
+    """A return probe on a module that is not loaded yet is taken."""
+    expect_taken(guest, "r", named(mutant).bad_spec("pinpoint_second:pinpoint_second_only"))
+
+
+@pytest.mark.requires("ftrace_kprobes", "cold_halves")
+@pytest.mark.mutants("unknown-name")
+def test_cold_half(guest: Guest, target: Target, mutant: str) -> None:
+    """The cold half of a function that is traced is taken, though ftrace has no site in it."""
+    expect_taken(guest, "p", named(mutant).bad_spec(target.site("cold_part.cold").spec))

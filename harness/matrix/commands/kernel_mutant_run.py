@@ -1,0 +1,267 @@
+"""`./pinpoint run --kernel-mutants`: a kernel with one bug at a time, and the case that fails for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from harness.core import paths
+from harness.core.errors import INTERRUPTED, UsageError
+from harness.images import kernel_mutants
+from harness.images.kernel_mutants import KernelMutant
+from harness.images.recipe import Recipe, load_all, select
+from harness.matrix.cells.selection import cell_of
+from harness.matrix.commands import pytest_run
+from harness.report import jsonl
+from harness.report.measurements import Figures
+from harness.report.record import Cell
+from harness.report.run_dir import RunDirectory
+from harness.verdict.printk import plain
+from harness.verdict.verdict import Verdict
+
+_ALL_KILLED, _SURVIVED = 0, 1
+# The directory is not that of the matrix, so that `latest` stays a run of the matrix.
+_PLACE = "kernel-mutants"
+_QUIET = ("-q", "--no-header", "--no-summary", "--deep", "--color=no")
+_PARALLEL = ("-n", "--numprocesses", "--dist")
+# A case that needs an option to run is left out, unless the table names it for the bug.
+_ASKED_FOR = ("crash_triggers", "deep", "sweep")
+# After so many dead guests without a failed case a bug is given up: each costs a thaw and a deadline.
+_MOST_DEATHS = 6
+
+
+class Outcome(BaseModel):
+    """What became of one kernel mutant on one VM: a line of `kernel_mutants.jsonl`, the last line of a mutant counts.
+
+    `killer` is the case that failed, as `FILE.py::CASE`, empty for none; `reason` is its failure, or why the mutant is
+    `equivalent`; `elsewhere` are the cells that ended otherwise before: a crash is no proof that a claim is checked.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vm: str
+    number: int
+    name: str
+    past: bool
+    equivalent: bool = False
+    killer: str = ""
+    reason: str = ""
+    elsewhere: tuple[str, ...] = ()
+    cells: int = 0
+    seconds: float = 0.0
+
+    @property
+    def survived(self) -> bool:
+        """True when no case failed for a bug that can be seen here."""
+        return not (self.killer or self.equivalent)
+
+    def __str__(self) -> str:
+        head = f"{self.vm} {self.number} {self.name}"
+        if self.equivalent:
+            return f"{head}: equivalent: {self.reason}"
+        if self.killer:
+            return f"{head}: killed by {self.killer}: {self.reason}"
+        others = f"; not killed by a claim, but: {'; '.join(self.elsewhere)}" if self.elsewhere else ""
+        return f"{head}: SURVIVED {self.cells} cells{others}"
+
+
+@dataclass
+class _Hunt:
+    """A pytest plugin: the honest cases, the mutant's own first, until one fails."""
+
+    mutant: KernelMutant
+    killer: Cell | None = None
+    where: str = ""
+    elsewhere: list[Cell] = field(default_factory=list)
+    cells: int = 0
+    _session: pytest.Session | None = None
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Remember whom to stop."""
+        self._session = session
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave mutants of probes out, and put first what the table names."""
+        kept = [item for item in items if self._could_know(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = sorted(kept, key=self._rank)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """The first cell that fails kills the mutant; a guest that dies does not."""
+        kept = getattr(report, "pinpoint_cell", None)
+        if kept is None:
+            return
+        cell = Cell(**kept)
+        self.cells += cell.verdict is not Verdict.SKIP
+        if cell.verdict is Verdict.FAIL:
+            self.killer, self.where = cell, _place(cell)
+        elif not cell.verdict.good:
+            self.elsewhere.append(cell)
+        if self._session and (self.killer or len(self.elsewhere) >= _MOST_DEATHS):
+            # Not shouldstop: that is a person's, and ends what the process started for good.
+            self._session.shouldfail = "the kernel mutant is known"
+
+    def _could_know(self, item: pytest.Item) -> bool:
+        cell = cell_of(item)
+        asked_for = any(item.get_closest_marker(marker) for marker in _ASKED_FOR)
+        return cell is not None and not cell.mutant and (not asked_for or self._rank(item) < len(self.mutant.cases))
+
+    def _rank(self, item: pytest.Item) -> int:
+        """The place of the item among the mutant's own cases; behind them all others."""
+        cell = cell_of(item)
+        named = f"{Path(cell.file).name}::{cell.case}" if cell else ""
+        ranks = (place for place, case in enumerate(self.mutant.cases) if named in (case, f"{case}[{_label(named)}]"))
+        return next(ranks, len(self.mutant.cases))
+
+
+def _label(named: str) -> str:
+    return named.partition("[")[2].removesuffix("]")
+
+
+def _place(cell: Cell) -> str:
+    return f"{Path(cell.file).name}::{cell.case}"
+
+
+def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
+    """As `hunt`, with VMs and numbers as on the command line; without a VM on all that have the patch.
+
+    Raises UsageError for a number that is no bug, a VM without the patch, and pytest-xdist's options: the first failed
+    cell has to end the run.
+    """
+    if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
+        raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")
+    mutants = kernel_mutants.chosen(numbers)
+    recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutants.takes_mutants(each)]
+    for recipe in recipes:
+        kernel_mutants.demand(recipe)
+    return hunt(recipes, mutants, arguments)
+
+
+def hunt(recipes: Sequence[Recipe], mutants: Sequence[KernelMutant], arguments: Sequence[str]) -> int:
+    """Run each mutant on each VM and print what killed it; 0 when all that can be seen were killed, else 1.
+
+    A killer is tried on the kernel without a bug in the end: one that fails there, too, has killed nothing.
+    """
+    directory = RunDirectory.create(paths.results() / _PLACE)
+    figures, kept, outcomes = Figures(directory), directory.path / "kernel_mutants.jsonl", []
+    for recipe in recipes:
+        found = []
+        for mutant in mutants:
+            outcome = _tried(recipe, mutant, directory, arguments)
+            if outcome is None:
+                return INTERRUPTED
+            jsonl.append(kept, outcome)
+            found.append(outcome)
+        controlled = _controlled(recipe, found, directory)
+        for outcome in controlled:
+            if outcome not in found:
+                jsonl.append(kept, outcome)
+        _count(figures, recipe.name, controlled)
+        outcomes += controlled
+    survivors = [outcome for outcome in outcomes if outcome.survived]
+    for outcome in survivors:
+        print(plain(str(outcome)))
+    killed = sum(bool(outcome.killer) for outcome in outcomes)
+    print(f"{killed} killed, {len(survivors)} survived, {sum(each.equivalent for each in outcomes)} equivalent")
+    print(f"results: {directory.path}")
+    return _SURVIVED if survivors else _ALL_KILLED
+
+
+def _tried(recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, arguments: Sequence[str]) -> Outcome | None:
+    """What became of one mutant, printed; None when a person ended the run."""
+    own = {"vm": recipe.name, "number": mutant.number, "name": mutant.name, "past": mutant.is_past}
+    if why := mutant.why_equivalent(recipe):
+        outcome = Outcome.model_validate({**own, "equivalent": True, "reason": why})
+        print(plain(str(outcome)), flush=True)
+        return outcome
+    began, found = time.monotonic(), _Hunt(mutant)
+    status = _session([f"--vm={recipe.name}", f"--kernel-mutant={mutant.number}", *arguments], found, directory)
+    if status == INTERRUPTED:
+        return None
+    outcome = Outcome.model_validate(
+        {
+            **own,
+            "killer": found.where,
+            "reason": found.killer.reason if found.killer else "",
+            "elsewhere": tuple(f"{cell.case} was {cell.verdict.value}: {cell.reason}" for cell in found.elsewhere),
+            "cells": found.cells,
+            "seconds": round(time.monotonic() - began, 1),
+        }
+    )
+    print(plain(f"{outcome} ({outcome.seconds:.0f} s)"), flush=True)
+    return outcome
+
+
+def _session(arguments: Sequence[str], plugin: object, directory: RunDirectory) -> int:
+    """One pytest run whose output goes to a file of its own in the run's directory."""
+    places = (Path(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
+    chosen = [] if any(place.exists() for place in places) else [str(paths.CASES)]
+    with ExitStack() as stack:
+        log = stack.enter_context((directory.path / "pytest.log").open("a"))
+        stack.enter_context(redirect_stdout(log))
+        stack.enter_context(redirect_stderr(log))
+        return pytest_run.run([*_QUIET, f"--into={directory.path}", *arguments, *chosen], plugins=[plugin])
+
+
+def _controlled(recipe: Recipe, outcomes: Sequence[Outcome], directory: RunDirectory) -> list[Outcome]:
+    """The outcomes, without killers that fail on the kernel without a bug as well."""
+    killers = {outcome.killer for outcome in outcomes if outcome.killer}
+    if not killers:
+        return list(outcomes)
+    control = _Control(killers)
+    _session([f"--vm={recipe.name}"], control, directory)
+    kept = []
+    for outcome in outcomes:
+        if outcome.killer and outcome.killer not in control.held:
+            why = f"{outcome.killer} does not hold on the kernel without a bug either"
+            outcome = outcome.model_copy(update={"killer": "", "elsewhere": (*outcome.elsewhere, why)})
+        kept.append(outcome)
+    return kept
+
+
+@dataclass
+class _Control:
+    """A pytest plugin: some honest cases, and which of them hold."""
+
+    wanted: set[str]
+    held: set[str] = field(default_factory=set)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave all others out."""
+        kept = [
+            item for item in items if (cell := cell_of(item)) and not cell.mutant and self._named(item) in self.wanted
+        ]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A case that passed, or failed in the way that is documented, holds."""
+        kept: dict[str, Any] | None = getattr(report, "pinpoint_cell", None)
+        if kept is not None and Cell(**kept).verdict.good:
+            self.held.add(_place(Cell(**kept)))
+
+    @staticmethod
+    def _named(item: pytest.Item) -> str:
+        cell = cell_of(item)
+        return f"{Path(cell.file).name}::{cell.case}" if cell else ""
+
+
+def _count(figures: Figures, vm: str, outcomes: Sequence[Outcome]) -> None:
+    for name, found in (
+        ("kernel_mutants", [outcome for outcome in outcomes if not outcome.past]),
+        ("past_bugs", [outcome for outcome in outcomes if outcome.past]),
+    ):
+        tried = [outcome for outcome in found if not outcome.equivalent]
+        killed = [outcome for outcome in tried if outcome.killer]
+        figures.add(f"{name}.tried", len(tried), "mutants", vm=vm)
+        figures.add(f"{name}.killed", len(killed), "mutants", vm=vm, goal=str(len(tried)))
+        figures.add(f"{name}.equivalent", len(found) - len(tried), "mutants", vm=vm)

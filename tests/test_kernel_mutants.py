@@ -1,0 +1,97 @@
+"""The table of kernel mutants and the patch agree, and what stands for a mutant on the command line is read right."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from harness.core import paths
+from harness.core.architecture import ARCHITECTURES
+from harness.core.errors import RecipeError, UsageError
+from harness.images import kernel_mutants
+from harness.images.kernel_mutants import KernelMutant
+from harness.images.recipe import Traits, load_all, part_path
+
+TABLE = kernel_mutants.table()
+PLACES = kernel_mutants.places(part_path("patches", kernel_mutants.PATCH).read_text())
+FEWEST, FEWEST_PAST = 40, 12
+
+
+def test_every_number_of_the_patch_is_in_the_table() -> None:
+    """And every number of the table in the patch, in the files that the table names."""
+    assert {mutant.number: set(mutant.files) for mutant in TABLE} == PLACES
+
+
+def test_numbers_and_names_are_used_once() -> None:
+    assert len({mutant.number for mutant in TABLE}) == len({mutant.name for mutant in TABLE}) == len(TABLE)
+
+
+def test_enough_of_them() -> None:
+    assert len([mutant for mutant in TABLE if not mutant.is_past and not mutant.is_rule]) >= FEWEST
+    assert len([mutant for mutant in TABLE if mutant.is_past]) >= FEWEST_PAST
+
+
+@pytest.mark.parametrize("mutant", TABLE, ids=str)
+def test_each_row(mutant: KernelMutant) -> None:
+    """Its architectures and traits exist, a bug of the past names its commit, and its cases are there."""
+    assert set(mutant.arch) <= set(ARCHITECTURES)
+    assert set(mutant.equivalent) <= set(mutant.arch)
+    assert set(mutant.requires) <= set(Traits.model_fields)
+    assert bool(mutant.past) == mutant.is_past
+    assert mutant.is_rule or mutant.cases
+    for case in mutant.cases:
+        file, _, function = case.partition("::")
+        assert function.partition("[")[0] in _functions(paths.CASES / file), case
+
+
+def _functions(path: Path) -> set[str]:
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_places_are_of_added_lines() -> None:
+    patch = "--- a/one.c\n+++ b/one.c\n@@ -1 +1,2 @@\n-\tKERNEL_MUTANT(1)\n+\tif (KERNEL_MUTANT(2))\n"
+    patch += "--- a/two.c\n+++ b/two.c\n@@ -1 +1,2 @@\n+KERNEL_MUTANT_FOURTH(2)\n \tKERNEL_MUTANT(3)\n"
+    assert kernel_mutants.places(patch) == {2: {"one.c", "two.c"}}
+
+
+def test_chosen() -> None:
+    """By number, by a list, by a range; all without one; rules of older kernels are no bugs."""
+    assert [mutant.number for mutant in kernel_mutants.chosen("3,1")] == [3, 1]
+    assert [mutant.number for mutant in kernel_mutants.chosen("101-103")] == [101, 102, 103]
+    assert not any(mutant.is_rule for mutant in kernel_mutants.chosen(""))
+    for wrong in ("0", "x", "3,", "1-x", "201"):
+        with pytest.raises(UsageError):
+            kernel_mutants.chosen(wrong)
+
+
+def test_demand() -> None:
+    """Only a kernel that is built with the patch has mutants."""
+    recipes = load_all()
+    mutants = [recipe for recipe in recipes.values() if kernel_mutants.takes_mutants(recipe)]
+    assert mutants
+    for recipe in mutants:
+        kernel_mutants.demand(recipe)
+    with pytest.raises(UsageError, match="kernel-mutants"):
+        kernel_mutants.demand(recipes["x86_64-debian"])
+
+
+def test_why_equivalent() -> None:
+    """By architecture, by a reason of its own, by a trait that the VM does not have."""
+    recipe = load_all()["x86_64-fdpin"]
+    row = {"number": 1, "name": "a", "kind": "b", "claim": "c", "files": ["d"], "arch": ["x86_64", "arm64"]}
+    assert KernelMutant.model_validate(row).why_equivalent(recipe) == ""
+    assert "arm64" not in KernelMutant.model_validate(row | {"arch": ["arm64"]}).why_equivalent(recipe)
+    assert KernelMutant.model_validate(row | {"arch": ["arm64"]}).why_equivalent(recipe)
+    assert "kaslr" in KernelMutant.model_validate(row | {"requires": ["kaslr"]}).why_equivalent(recipe)
+    assert KernelMutant.model_validate(row | {"equivalent": {"x86_64": "so"}}).why_equivalent(recipe) == "so"
+
+
+@pytest.mark.parametrize("text", ["mutant = 1", "[[mutant]\n", '[[mutant]]\nnumber = "1"\n'])
+def test_broken_table(tmp_path: Path, text: str) -> None:
+    """One line that names the file."""
+    (tmp_path / "kernel-mutants.toml").write_text(text)
+    with pytest.raises(RecipeError, match=r"kernel-mutants\.toml") as raised:
+        kernel_mutants.table(tmp_path / "kernel-mutants.toml")
+    assert "\n" not in str(raised.value)
