@@ -133,8 +133,8 @@ def places(vmlinux: Elf, begin: str) -> list[int]:
 
 def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:
     """Section and offset in it of all that one table of a module names, by the symbol that a vmlinux begins it with."""
-    machine = MACHINES[module.machine]._replace(tables=tuple(_tables(module, begin)))
-    return [(section, each.start) for section, each in _module(module, machine)]
+    found = _module(module, MACHINES[module.machine], _tables(module, begin))
+    return [(section, each.start) for section, each in found]
 
 
 def _tables(elf: Elf, begin: str) -> list[Table]:
