@@ -139,8 +139,8 @@ def load(path: Path) -> Recipe:
         raise _explained(path, error) from None
     if recipe.name != path.stem:
         raise RecipeError(f"name is {recipe.name!r}", where=path.name, mend=f"make it {path.stem!r}, the file's name")
-    for kind, names in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
-        for name in names:
+    for kind, parts in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
+        for name in parts:
             _demand_file(path, kind, name)
     _demand_sibling(path, recipe.kernel.sibling)
     return recipe
@@ -172,7 +172,7 @@ def _demand_file(path: Path, kind: str, name: str) -> None:
 
 def _demand_sibling(path: Path, name: str) -> None:
     """The VM a recipe is compared with must have a recipe beside it."""
-    if name and name not in (known := _names(path.parent)):
+    if name and name not in (known := names(path.parent)):
         others = ", ".join(other for other in known if other != path.stem)
         raise RecipeError(f"kernel.sibling names {name!r}", where=path.name, mend=f"one of: {others}")
 
@@ -185,7 +185,7 @@ def part_path(kind: str, name: str) -> Path:
 
 def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
     """Every recipe in the directory, by name."""
-    return {name: load(directory / f"{name}.toml") for name in _names(directory)}
+    return {name: load(directory / f"{name}.toml") for name in names(directory)}
 
 
 def select(words: Sequence[str], directory: Path = paths.RECIPES) -> list[Recipe]:
@@ -193,16 +193,16 @@ def select(words: Sequence[str], directory: Path = paths.RECIPES) -> list[Recipe
 
     Raises UsageError on an unknown name.
     """
-    names = dict.fromkeys(name for word in words for name in word.split(",") if name)
-    if not names:
+    chosen = dict.fromkeys(name for word in words for name in word.split(",") if name)
+    if not chosen:
         return [recipe for recipe in load_all(directory).values() if recipe.core]
-    known = _names(directory)
-    for name in names:
+    known = names(directory)
+    for name in chosen:
         if name not in known:
             raise UsageError(f"no VM named {name!r}", mend=f"one of: {', '.join(known)}")
-    return [load(directory / f"{name}.toml") for name in names]
+    return [load(directory / f"{name}.toml") for name in chosen]
 
 
-def _names(directory: Path) -> list[str]:
+def names(directory: Path = paths.RECIPES) -> list[str]:
     """The name of every VM that has a recipe in the directory."""
     return sorted(path.stem for path in directory.glob("*.toml"))
