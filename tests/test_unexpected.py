@@ -66,6 +66,7 @@ def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatc
 
 def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
     pytester.makeconftest(
         """
         pytest_plugins = ["harness.plugin"]

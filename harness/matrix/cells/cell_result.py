@@ -14,7 +14,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.probe_run import Kprobes
 from harness.matrix.cells.selection import CellId
-from harness.matrix.guests.checkup import KernelComplained, LeftBehind
+from harness.matrix.guests.checkup import KernelComplained, LeftBehind, Unexplained
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.verdict.liveness import GuestDied
@@ -22,7 +22,7 @@ from harness.verdict.printk import plain
 from harness.verdict.verdict import Verdict
 
 # Errors that are reported without a traceback: they are about the guest, the kernel or the host, not about our code.
-REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind)
+REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind, Unexplained)
 
 
 class MutantSurvivedError(AssertionError):
@@ -120,6 +120,8 @@ def verdict_of(error: BaseException) -> Verdict:
     match error:
         case KernelComplained() | GuestDied():
             return error.verdict
+        case Unexplained():
+            return Verdict.OOPS
         case BootError():
             return Verdict.BOOT_FAIL
         case GuestLost() | DeadlineExceeded():
