@@ -84,12 +84,14 @@ def interact(link: SshLink) -> int:
     with link.told(("sh",), deadline), link.open(deadline) as channel:
         if os.isatty(_STDIN):
             width, height = shutil.get_terminal_size()
-            channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
-            channel.invoke_shell()
+            with link.request(channel, deadline):
+                channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
+                channel.invoke_shell()
             with _raw(), _resized(channel):
                 return _carry(channel)
         channel.set_combine_stderr(True)
-        channel.exec_command("sh")
+        with link.request(channel, deadline):
+            channel.exec_command("sh")
         return _carry(channel)
 
 

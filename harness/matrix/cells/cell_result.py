@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, PinpointError
+from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.probe_run import Kprobes
@@ -124,6 +124,8 @@ def verdict_of(error: BaseException) -> Verdict:
             return Verdict.OOPS
         case BootError():
             return Verdict.BOOT_FAIL
+        case HostError():
+            return Verdict.HARNESS_ERROR
         case GuestLost() | DeadlineExceeded():
             return Verdict.HANG
         case PinpointError():
