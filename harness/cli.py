@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Whatever goes wrong is one line; status 1 is a failed cell alone."""
     # pytest-xdist's workers start with an empty sys.path[0]; no child imports from the directory one starts in.
     os.environ["PYTHONSAFEPATH"] = "1"
+    # Caches, results and logs are their owner's: consoles, and the mirror's password, are nobody else's business.
+    os.umask(0o077)
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:

@@ -163,7 +163,14 @@ def _link(target: str) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize(
     "make",
-    [_fifo, _sparse, _link("/dev/zero"), _link("/etc/passwd"), _link("console.log"), lambda place: (place / "file").mkdir()],
+    [
+        _fifo,
+        _sparse,
+        _link("/dev/zero"),
+        _link("/etc/passwd"),
+        _link("console.log"),
+        lambda place: (place / "file").mkdir(),
+    ],
     ids=["fifo", "sparse", "device", "outside", "inside", "directory"],
 )
 @pytest.mark.parametrize("name", ["file", bundle.ABOUT])
@@ -186,7 +193,8 @@ def test_only_regular_files_of_bounded_size_are_read(
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd", "/proc/kmsg", "../outside", "link/passwd", "modules/../../outside", "", "x" * 300, "a\0", "\ud800"]
+    "name",
+    ["/etc/passwd", "/proc/kmsg", "../outside", "link/passwd", "modules/../../outside", "", "x" * 300, "a\0", "\ud800"],
 )
 def test_no_file_outside_the_bundle_is_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path, name: str

@@ -6,11 +6,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,7 +29,9 @@ from harness.verdict.printk import records
 from harness.verdict.traces import frames
 from harness.verdict.verdict import Verdict
 
-OOPS = b"[    9.000000] BUG: unable to handle page fault for address: ffff8880\r\n[    9.000001] Oops: 0002 [#1] SMP\r\n"
+OOPS = (
+    b"[    9.000000] BUG: unable to handle page fault for address: ffff8880\r\n[    9.000001] Oops: 0002 [#1] SMP\r\n"
+)
 MIB = 1 << 20
 STATE = """\
 /proc/modules:virtio_net 61440 0 - Live 0xffffffffc0000000
@@ -55,7 +56,7 @@ UNITS = {
 }
 
 
-def seconds(size: int, unit: bytes, reads: Any) -> float:
+def seconds(size: int, unit: bytes, reads: Callable[[str], None]) -> float:
     text = (b"[    1.000000] BUG: x\n[    1.000000] " + unit * (size // len(unit)) + b"\n").decode()
     began = time.process_time()
     reads(text)
@@ -102,7 +103,7 @@ def line(tmp_path: Path) -> Iterator[Line]:
     made.console.close()
 
 
-def fenceable(line: Line, listing: str) -> Any:
+def fenceable(line: Line, listing: str) -> Guest:
     """A guest whose commands print the fence's mark, as a kernel does, and give a listing."""
     guest = Guest.__new__(Guest)
     guest.__dict__.update(
@@ -111,15 +112,17 @@ def fenceable(line: Line, listing: str) -> Any:
         fenced_to=0,
         heart=None,
         shipped={},
-        image=SimpleNamespace(recipe=SimpleNamespace(name="a-vm", boot_noise=(), machine=SimpleNamespace(memory_mib=512))),
+        image=SimpleNamespace(
+            recipe=SimpleNamespace(name="a-vm", boot_noise=(), machine=SimpleNamespace(memory_mib=512))
+        ),
     )
 
-    def script(text: str, *_: object, **__: object) -> Any:
+    def script(text: str, *_: object, **__: object) -> SimpleNamespace:
         if mark := re.search("pinpoint: fence [0-9a-f]+", text):
             line.say(b"[   10.000000] " + mark[0].encode() + b"\r\n")
         return SimpleNamespace(stdout=listing, ok=False, out=b"")
 
-    guest.script = script
+    guest.__dict__["script"] = script
     return guest
 
 
@@ -166,7 +169,8 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @given(
-    st.lists(st.binary(max_size=300), max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3000)), max_size=9)
+    st.lists(st.binary(max_size=300), max_size=30),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3000)), max_size=9),
 )
 def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]) -> None:
     transcript, whole, wanted = Transcript(limit=50), b"", 0

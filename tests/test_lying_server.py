@@ -89,7 +89,7 @@ def test_a_server_that_floods(server: Server, monkeypatch: pytest.MonkeyPatch, n
     server.behaviour = flood
     link = server.link()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(GuestError, match="printed (?:more than 4 MiB|a line of more than 1 MiB)"):
+    with pytest.raises(GuestError, match=r"printed (?:more than 4 MiB|a line of more than 1 MiB)"):
         ASKS[name](link, Deadline.after(SOON))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 

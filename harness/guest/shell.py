@@ -15,7 +15,7 @@ import paramiko
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
-from harness.guest.result import Result, typed
+from harness.guest.result import Result, readable, typed
 from harness.guest.ssh import Output, SshLink
 
 _CHUNK = 1 << 16
@@ -118,4 +118,5 @@ class _Exchange:
                 raise TimeoutError("deadline")
             self.output.receive(self.channel)
         said, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
-        return int(rest), said, bytes(err).removesuffix(end)
+        with readable("the exit status of a command"):
+            return int(rest), said, bytes(err).removesuffix(end)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +17,15 @@ from harness.core.errors import RecipeError, UsageError
 
 # A release by its code name, or what Debian keeps beside it. It goes into an apt source list.
 _SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
+
+
+# Words for make, file names and apt. make, and the shell that it starts, would expand `$`, `;` and such.
+_Flags = Annotated[str, Field(pattern=r"^(?:-[A-Za-z0-9_=+.,:/@%^-]*(?: +|$))*$", max_length=1024)]
+_Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
+_Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
+_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
+_LARGEST_BYTES = 32 << 10
+_MOST_DOTS = 32
 
 
 class _Table(BaseModel):
@@ -34,13 +44,13 @@ class Kernel(_Table):
     """
 
     source: Literal["debian-binary", "debian-source", "tree"]
-    package: str = ""
-    suite: str = ""
-    tree: str = ""
-    config: tuple[str, ...] = Field(default=(), strict=False)
-    patches: tuple[str, ...] = Field(default=(), strict=False)
-    cflags: str = ""
-    sibling: str = ""
+    package: _Package = ""
+    suite: _Line = ""
+    tree: _Line = ""
+    config: tuple[_Part, ...] = Field(default=(), strict=False)
+    patches: tuple[_Part, ...] = Field(default=(), strict=False)
+    cflags: _Flags = ""
+    sibling: _Line = ""
 
     @model_validator(mode="after")
     def _names_its_source(self) -> Kernel:
@@ -64,11 +74,11 @@ class MachineOptions(_Table):
     pass from QEMU's start to the first SSH answer: a parisc guest beside a kernel build needed 20 s on 2 cores.
     """
 
-    memory_mib: int = Field(default=512, ge=64)
-    cpus: int = Field(default=1, ge=1)
+    memory_mib: int = Field(default=512, ge=64, le=1 << 20)
+    cpus: int = Field(default=1, ge=1, le=255)
     boot: Literal["image", "pvh"] = "image"
-    append: str = ""
-    boot_seconds: int = Field(default=180, ge=1)
+    append: _Line = ""
+    boot_seconds: int = Field(default=180, ge=1, le=86400)
 
 
 class Traits(_Table):
@@ -91,16 +101,16 @@ class Traits(_Table):
 class BootNoise(_Table):
     """One complaint this kernel is known to print at boot: `place` is the exact source place, `why` is for people."""
 
-    place: str
-    why: str
+    place: _Line
+    why: _Line
 
 
 class Recipe(_Table):
     """One VM."""
 
-    name: str
-    arch: str
-    describe: str
+    name: _Part
+    arch: _Line
+    describe: _Line
     core: bool = True
     kernel: Kernel
     machine: MachineOptions = MachineOptions()
@@ -126,13 +136,14 @@ class Recipe(_Table):
 def load(path: Path) -> Recipe:
     """Read one recipe. Raises RecipeError: one line naming file, key and the fix."""
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = _toml(path)
     except OSError as error:
         raise RecipeError(str(error.strerror), where=str(path), mend="give the path of a recipe") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"not UTF-8 at byte {error.start}", where=path.name, mend="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"not TOML: {error}", where=path.name, mend="mend the syntax there") from None
+    except (ValueError, RecursionError) as error:
+        what = f"not TOML: {str(error)[:200] or type(error).__name__}"
+        raise RecipeError(what, where=path.name, mend="mend the syntax there") from None
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -143,13 +154,26 @@ def load(path: Path) -> Recipe:
         for name in parts:
             _demand_file(path, kind, name)
     _demand_sibling(path, recipe.kernel.sibling)
+    _demand_path(path, recipe.kernel.tree)
     return recipe
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """The tables of a recipe. Raises ValueError for what no recipe needs: tomllib takes time and memory for it."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file")
+    text = path.read_bytes()[: _LARGEST_BYTES + 1].decode()
+    if len(text) > _LARGEST_BYTES:
+        raise ValueError(f"more than {_LARGEST_BYTES >> 10} KiB")
+    if any(line.partition("=")[0].count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"a key with more than {_MOST_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def _explained(path: Path, error: ValidationError) -> RecipeError:
     """The first complaint of pydantic, in our words; one about an unknown key before one about what is missing."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])[:200]
     if first["type"] == "extra_forbidden":
         return RecipeError(f"unknown key `{key}`", where=path.name, mend="remove it or see docs/adding-a-vm.md")
     if first["type"] == "missing":
@@ -158,7 +182,7 @@ def _explained(path: Path, error: ValidationError) -> RecipeError:
         message = first["msg"].removeprefix("Value error, ")
         return RecipeError(f"`{key}`: {message}" if key else message, where=path.name, mend="see docs/adding-a-vm.md")
     wanted = first["msg"].removeprefix("Input ")
-    return RecipeError(f"`{key}` {wanted}", where=path.name, mend=f"it is {first['input']!r} now")
+    return RecipeError(f"`{key}` {wanted}", where=path.name, mend=f"it is {repr(first['input'])[:200]} now")
 
 
 def _demand_file(path: Path, kind: str, name: str) -> None:
@@ -175,6 +199,17 @@ def _demand_sibling(path: Path, name: str) -> None:
     if name and name not in (known := names(path.parent)):
         others = ", ".join(other for other in known if other != path.stem)
         raise RecipeError(f"kernel.sibling names {name!r}", where=path.name, mend=f"one of: {others}")
+
+
+def _demand_path(path: Path, tree: str) -> None:
+    """The directory of a tree must be a path that the host can look up at all."""
+    try:
+        (paths.PROJECT / Path(tree).expanduser()).resolve().stat()
+    except FileNotFoundError:
+        return  # told where the tree is taken
+    except (OSError, RuntimeError, ValueError) as error:
+        what = f"kernel.tree is {tree[:80]!r}: {(isinstance(error, OSError) and error.strerror) or error}"
+        raise RecipeError(what, where=path.name, mend="name the directory of a kernel source") from None
 
 
 def part_path(kind: str, name: str) -> Path:

@@ -60,7 +60,8 @@ class Store:
         the disk is full or cannot be written.
         """
         key = key_of(parts)
-        self._sweep()
+        with full_disk.told(self.root):
+            self._sweep()
         with self._bus.step(vm, kind) as step, full_disk.told(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
@@ -84,8 +85,14 @@ class Store:
     def drop_unused(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has obtained for so long; those under a lock are left alone."""
         for path in self.root.glob(f"{kind}-*"):
-            if time.time() - path.stat().st_mtime > seconds:
-                self._drop_free(path)
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > seconds:
+                    self._drop_free(path)
+
+    def use(self, path: Path) -> None:
+        """Note that a run uses an entry, so that no other one drops it as unused."""
+        with suppress(OSError):
+            os.utime(path)
 
     def _drop_free(self, path: Path) -> None:
         """Remove an entry; one that somebody holds the lock of, or has removed, is left alone."""

@@ -17,5 +17,5 @@ class InternalErrors:
         """Replace the traceback by one line before anybody prints it."""
         if isinstance(excrepr, ExceptionChainRepr):
             text = plain(str(unexpected.explained(excinfo.value))).replace("\n", " ")
-            excrepr.reprtraceback.reprentries[:] = [ReprEntryNative([f"pinpoint: {text}\n"])]
+            excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]
             excrepr.chain = [(excrepr.reprtraceback, None, None)]

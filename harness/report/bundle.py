@@ -96,7 +96,7 @@ def _filled(root: Path, place: Path, scratch: Path, about: Bundle, pieces: Mappi
     own = sorted(path for path in scratch.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(scratch)): sha256(path) for path in own}})
     (scratch / ABOUT).write_text(jsonl.plain_json(whole, indent=1) + "\n")
-    scratch.chmod(0o755)
+    scratch.chmod(0o700)
     scratch.rename(final)
     return final
 

@@ -62,7 +62,9 @@ class BundleFiles:
             try:
                 found, size = self._sha256(name, left)
             except FileNotFoundError:
-                raise UsageError(f"{name!r} is missing: the bundle is not whole", where=where, mend="copy it again") from None
+                raise UsageError(
+                    f"{name!r} is missing: the bundle is not whole", where=where, mend="copy it again"
+                ) from None
             except (NotInBundle, OSError, ValueError) as error:
                 what = error.strerror if isinstance(error, OSError) else str(error)
                 raise UsageError(f"{name[:80]!r} {what}", where=where, mend="do not trust it") from None

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from harness.core.elf import Elf
+from harness.core.elf import BROKEN, Elf
 from harness.core.elf_tables import Relocation
+from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import ALTERNATIVES, MACHINES, PatchTables, Table
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables, Rows
@@ -67,7 +68,17 @@ def _merged(ranges: Sequence[Range]) -> list[Range]:
 
 @lru_cache(maxsize=32)
 def patch_sites(elf: Elf) -> PatchSites:
-    """The patch sites of a vmlinux or a module. Relocations that belong to a section are not among them."""
+    """The patch sites of a vmlinux or a module. Relocations that belong to a section are not among them.
+
+    Raises PinpointError for tables that no compiler makes.
+    """
+    try:
+        return _patch_sites(elf)
+    except BROKEN as error:
+        raise PinpointError(f"its patch tables are damaged ({type(error).__name__})", where=str(elf.path)) from None
+
+
+def _patch_sites(elf: Elf) -> PatchSites:
     machine = MACHINES[elf.machine]
     found: defaultdict[str, list[Range]] = defaultdict(list)
     for symbol in elf.symbols:
@@ -139,7 +150,8 @@ def _module(elf: Elf, machine: PatchTables) -> Iterator[tuple[str, Range]]:
             continue
         form = table.fitting(_order(elf), partial(_is_moved_by, moved, elf.sections[table.section].size))
         for each in moved:
-            if each.offset % form.size or not each.symbol.section:
+            # An absolute symbol is in no section, and nothing of this module is patched there.
+            if each.offset % form.size or each.symbol.section not in elf.sections:
                 continue
             section = each.symbol.section
             place = each.symbol.address + each.addend - (0 if table.pointer else machine.distance_bias)

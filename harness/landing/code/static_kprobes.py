@@ -11,6 +11,7 @@ from harness.landing.site import Site
 _WORDS_BEFORE = 6
 _NAME = re.compile(rb"([A-Za-z_.$][\w.$]*:)?[A-Za-z_.$][\w.$]*")
 _DATA = ".data"
+_OFFSET_BYTES = 4
 
 
 def sites(elf: Elf) -> list[Site]:
@@ -20,13 +21,15 @@ def sites(elf: Elf) -> list[Site]:
     """
     changed = elf.relocations(_DATA)
     places = {each.offset for each in changed}
+    size = elf.sections[_DATA].size if changed else 0
     found = []
     for each in changed:
         start = each.offset - _WORDS_BEFORE * elf.word_bytes
         name = _string(elf, each)
-        if name and start >= 0 and not places & set(range(start, each.offset)):
+        whole = start >= 0 and each.offset + elf.word_bytes + _OFFSET_BYTES <= size
+        if name and whole and not places & set(range(start, each.offset)):
             head = elf.section_bytes(_DATA, start, each.offset - start)
-            offset = elf.section_bytes(_DATA, each.offset + elf.word_bytes, 4)
+            offset = elf.section_bytes(_DATA, each.offset + elf.word_bytes, _OFFSET_BYTES)
             if not any(head) and each.offset + elf.word_bytes not in places:
                 found.append(_site(name, int.from_bytes(offset, "little" if elf.little_endian else "big")))
     return found

@@ -1,4 +1,4 @@
-"""Which bundles are replayed: those that name cells of this project and nothing else. A bundle may come from anybody."""
+"""Which bundles are replayed: those that name cells of this project and nothing else."""
 
 from __future__ import annotations
 
