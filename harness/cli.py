@@ -27,6 +27,7 @@ _COMMANDS = {
     "compare": ("cli_reports", "compare"),
     "export": ("cli_reports", "export"),
     "history": ("cli_reports", "history"),
+    "gc": ("cli_cache", "gc"),
     "list": ("cli_images", "list_"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_guests", "repro"),

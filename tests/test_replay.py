@@ -40,9 +40,7 @@ def cell(verdict: Verdict = Verdict.FAIL, reason: str = REASON) -> Cell:
         "mutant": "one-instruction-off",
         "bundle": "",
     }
-    return Cell(
-        file=FILE, case="test_kernel_function[exported]", vm="parisc", verdict=verdict, reason=reason, **facts
-    )
+    return Cell(file=FILE, case="test_kernel_function[exported]", vm="parisc", verdict=verdict, reason=reason, **facts)
 
 
 SAME = (Verdict.FAIL, REASON.replace("81000004", "93000004"))

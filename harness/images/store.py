@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -50,6 +51,7 @@ class Store:
         self.root = root
         self._bus = bus
         self._swept = False
+        self._used: dict[str, int] = {}
 
     def obtain(self, kind: str, parts: Sequence[str], *, vm: str, build: Build) -> Entry:
         """The entry made of `parts`, from the store if it is there and undamaged, else built now.
@@ -72,6 +74,7 @@ class Store:
                     entry = self._built(kind, key, parts, step, build)
                     # The build's progress has covered what was said of it.
                     step.close_with("; ".join(part for part in (damage, step.closing) if part))
+                self.use(entry.path)
             return entry
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
@@ -87,12 +90,30 @@ class Store:
         for path in self.root.glob(f"{kind}-*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > seconds:
-                    self._drop_free(path)
+                    self.discard(path)
 
     def use(self, path: Path) -> None:
-        """Note that a run uses an entry, so that no other one drops it as unused."""
+        """Mark an entry as used: until this process ends, no other one drops it as unused.
+
+        A shared lock of the kernel's stands for each process that uses it; it goes with the process, however that ends.
+        """
         with suppress(OSError):
             os.utime(path)
+            if path.name not in self._used:
+                self._used[path.name] = handle = _open_lock(self._use_path(path.name))
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def discard(self, path: Path) -> bool:
+        """Remove an entry that no process uses; false where one does, or builds it, or has removed it."""
+        with suppress(Timeout, FileNotFoundError, BlockingIOError), FileLock(self._lock_path(path.name), timeout=0):
+            handle = _open_lock(self._use_path(path.name))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._discard(path)
+            finally:
+                os.close(handle)
+            return True
+        return False
 
     def _drop_free(self, path: Path) -> None:
         """Remove an entry; one that somebody holds the lock of, or has removed, is left alone."""
@@ -154,3 +175,11 @@ class Store:
 
     def _lock_path(self, name: str) -> Path:
         return self.root / ".locks" / name
+
+    def _use_path(self, name: str) -> Path:
+        return self.root / ".locks" / f"{name}.used"
+
+
+def _open_lock(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

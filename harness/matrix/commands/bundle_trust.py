@@ -51,7 +51,12 @@ def demand_cells(about: Bundle) -> None:
         if item not in cells:
             raise UsageError(f"has no cell {item!r} for {about.cell.vm}", where=about.file, mend=_OTHER_VERSION)
     last = cells[about.items[-1]]
-    if (last.case, last.vm, last.mutant) != (about.cell.case, about.cell.vm, about.cell.mutant):
+    if (last.file, last.case, last.vm, last.mutant) != (
+        about.cell.file,
+        about.cell.case,
+        about.cell.vm,
+        about.cell.mutant,
+    ):
         raise UsageError(f"{last.item!r} is not the cell that the bundle is of", where=about.file, mend=_DISTRUST)
     if about.cell.kernel_release and not about.cell.image_key:
         raise UsageError("the bundle's cell had a guest of no image", where=about.cell.vm, mend=_DISTRUST)

@@ -19,8 +19,8 @@ ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_MOUNTS} {_TAINT} {_MEMORY} /proc
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
 # Out of tree and unsigned: every module of ours is, and the kernel never clears these bits.
 _OURS = frozenset("OE")
-# The kernel sets these where it died, warned, met a bad page, a locked-up processor or a machine check, and prints each of
-# them, too (add_taint()'s callers, 6.1).
+# The kernel sets these where it died, warned, met a bad page, a locked-up processor or a machine check, and prints a
+# complaint each time (callers of add_taint(), 6.1).
 _CRASHES = frozenset("DWBLM")
 # The guest's slab may grow by this share of its memory (1/8). The slab of a healthy parisc guest grows by 50 KiB a
 # round trip, because QEMU 7.2's firmware makes each object take 32 KiB; that of x86_64 hardly grows.
