@@ -34,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinpoint", "options of the matrix")
     for name, settings in OPTIONS.items():
         group.addoption(name, **settings)
+    tests = parser.getgroup("pinpoint-tests", "options of the project's own tests")
+    tests.addoption("--fuzz", type=int, default=50, metavar="N", help="inputs that each fuzz test makes")
 
 
 @pytest.hookimpl(tryfirst=True)
