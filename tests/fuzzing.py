@@ -26,7 +26,8 @@ def fuzz(config: pytest.Config, strategy: st.SearchStrategy[T], reader: Callable
         try:
             reader(case)
         except PinpointError as error:
-            assert "\n" not in str(error).strip(), f"more than one line: {error}"
+            if "\n" in str(error).strip():
+                pytest.fail(f"more than one line: {error}")
         assert time.monotonic() - began < _LONGEST_SECONDS, "a hang"
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -180,7 +180,7 @@ def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], 
     fuzz(config, st.one_of(mutations(module), table), reader)
 
 
-def test_recipes(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes(config: pytest.Config, tmp_path: Path) -> None:
     seeds = [path.read_bytes() for path in sorted(paths.RECIPES.glob("*.toml"))]
     place = tmp_path / "vm.toml"
 
