@@ -5,6 +5,7 @@ A command's module is imported only when the command is used: to import all of t
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from importlib import import_module
 import click
 
 from harness import doctor as host
-from harness.cli_common import print_error
-from harness.core import process
-from harness.core.errors import INTERRUPTED, WRONG_USE, PinpointError
+from harness.cli_common import one_line, print_error
+from harness.core import process, unexpected
+from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
 _PROGRAM = "./pinpoint"
 # Where in harness each command is.
@@ -26,6 +27,7 @@ _COMMANDS = {
     "compare": ("cli_reports", "compare"),
     "export": ("cli_reports", "export"),
     "history": ("cli_reports", "history"),
+    "gc": ("cli_cache", "gc"),
     "kbuild-dir": ("cli_images", "kbuild_dir"),
     "list": ("cli_images", "list_"),
     "report": ("cli_reports", "report"),
@@ -65,7 +67,11 @@ def doctor() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. An error is printed in one line, unless it is a bug of ours."""
+    """Run one command and return its exit status. Whatever goes wrong is one line; status 1 is a failed cell alone."""
+    # pytest-xdist's workers start with an empty sys.path[0]; no child imports from the directory one starts in.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # Caches, results and logs are their owner's: consoles, and the mirror's password, are nobody else's business.
+    os.umask(0o077)
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:
@@ -74,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             or 0
         )
     except click.ClickException as error:
-        click.echo(f"pinpoint: {error.format_message()} See {_PROGRAM} -h.", err=True)
+        click.echo(one_line(f"pinpoint: {error.format_message()} See {_PROGRAM} -h."), err=True)
         return WRONG_USE
     except (click.Abort, KeyboardInterrupt):
         process.stop_all()
@@ -82,6 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PinpointError as error:
         print_error(error)
         return error.exit_status
+    except (BrokenPipeError, SystemExit):
+        # click exits with 1 where nobody reads what it prints.
+        # What is left in the buffer must not fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return HARNESS_FAILED
+    except Exception as error:
+        process.stop_all()
+        found = unexpected.explained(error)
+        print_error(found)
+        return found.exit_status
 
 
 if __name__ == "__main__":

@@ -22,4 +22,9 @@ def print_error(error: PinpointError, about: str = "") -> None:
             click.echo(f"    {plain(line)}", err=True)
         if error.log:
             click.echo(f"    (the whole log: {error.log})", err=True)
-    click.echo(plain(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)
+    click.echo(one_line(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)
+
+
+def one_line(text: str) -> str:
+    """The text without control codes, its line ends made spaces: the names in it may come from anybody."""
+    return " ".join(part for line in plain(text).splitlines() if (part := line.strip()))

@@ -39,8 +39,8 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
     if way and times > 1:
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
     if way == attach.GDB:
-        debugger.program(select([bundle.read(directory).cell.vm])[0].architecture)
-    return replay.replay(directory.resolve(), times, anyway=anyway, at_failure=way or "")
+        debugger.program(replay.recipe_of(bundle.read(directory)).architecture)
+    return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
 
 
 @click.command(epilog=example("shell --vm x86_64-debian"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS, example, print_error
+from harness.cli_common import VMS, example, one_line, print_error
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
@@ -36,7 +36,7 @@ def list_(form: str) -> int:
         traits = ", ".join(name for name, has in recipe.traits if has)
         core = "" if recipe.tier == "core" else ", not core"
         click.echo(f"{click.style(recipe.name, bold=True)}  {'built' if built else 'not built'}{core}")
-        click.echo(f"    {recipe.describe}")
+        click.echo(f"    {one_line(recipe.describe)}")
         click.echo(f"    traits: {traits}")
     return 0
 

@@ -135,4 +135,7 @@ def _debian_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        sys.exit(print(f"pinpoint: the host cannot be examined: {error}", file=sys.stderr) or _SOMETHING_MISSING)

@@ -12,6 +12,7 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_result, sanitize, selection
 from harness.matrix.controller_run import ControllerRun
+from harness.matrix.internal_error import InternalErrors
 from harness.matrix.results_unwritable import ResultsUnwritable
 from harness.matrix.run import MatrixRun
 from harness.matrix.worker_run import WorkerRun
@@ -33,6 +34,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("pinpoint", "options of the matrix")
     for name, settings in OPTIONS.items():
         group.addoption(name, **settings)
+    tests = parser.getgroup("pinpoint-tests", "options of the project's own tests")
+    tests.addoption("--fuzz", type=int, default=50, metavar="N", help="inputs that each fuzz test makes")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -46,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
     config.pluginmanager.register(run, "pinpoint-run")
+    config.pluginmanager.register(InternalErrors(), "pinpoint-internal-errors")
     config.pluginmanager.register(ResultsUnwritable(), "pinpoint-unwritten")
     if isinstance(run, ControllerRun):
         config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")

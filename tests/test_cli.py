@@ -227,8 +227,7 @@ def test_every_command_is_found_in_its_module(capsys: pytest.CaptureFixture[str]
         cli.cli.main(["-h"], prog_name="./pinpoint")
     reported = capsys.readouterr().out
     assert [line.split()[0] for line in reported.partition("Commands:\n")[2].splitlines() if line.strip()] == [
-        *("bench", "build", "check", "compare", "doctor", "export", "history", "kbuild-dir", "list"),
-        *("report", "repro", "run", "shell", "test", "verify"),
+        *sorted([*cli._COMMANDS, "doctor"]),
     ]
 
 

@@ -24,7 +24,7 @@ from harness.report.record import Cell
 from harness.verdict.verdict import Verdict
 
 FILE = "cases/test_sites.py"
-ITEM = "test_site[parisc-mutant:one-off]"
+ITEM = "test_kernel_function[parisc-mutant:one-instruction-off-exported]"
 REASON = "hex2bin+0x4 at 0xffffffff81000004 missed"
 
 
@@ -37,10 +37,10 @@ def cell(verdict: Verdict = Verdict.FAIL, reason: str = REASON) -> Cell:
         "traits": {},
         "image_key": "0123",
         "witnesses": [],
-        "mutant": "one-off",
+        "mutant": "one-instruction-off",
         "bundle": "",
     }
-    return Cell(file="cases/test_x.py", case="test_site", vm="parisc", verdict=verdict, reason=reason, **facts)
+    return Cell(file=FILE, case="test_kernel_function[exported]", vm="parisc", verdict=verdict, reason=reason, **facts)
 
 
 SAME = (Verdict.FAIL, REASON.replace("81000004", "93000004"))
@@ -166,9 +166,9 @@ def test_wrong_use_is_one_line(
     for words, wrong in (
         ([str(tmp_path / "nowhere")], "is not there"),
         ([str(tmp_path)], "has no bundle.json"),
-        ([elsewhere], "cases/test_gone.py: is not in this version of Pinpoint"),
-        ([beyond], "test_outside.py: is not in this version of Pinpoint"),
-        ([hostile], "the bundle has the option '-pevil', which no run records"),
+        ([elsewhere], "cases/test_gone.py: is no case of this version of Pinpoint"),
+        ([beyond], "test_outside.py: is no case of this version of Pinpoint"),
+        ([hostile], "the bundle asks for '-pevil', as no run does"),
         ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),

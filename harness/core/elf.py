@@ -29,6 +29,9 @@ BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeE
 
 
 _PF_X = 1
+_MOVES = ("SHT_RELA", "SHT_REL")
+# The most bytes that a section or segment without bytes in the file is read as; kernels have some MiB of .bss.
+_MOST_ZEROS = 64 << 20
 
 
 class _Header(NamedTuple):
@@ -171,7 +174,7 @@ class Elf:
         section = self._only(name)
         if not 0 <= offset <= offset + size <= section.size:
             raise PinpointError(f"{name} has no {size} bytes at {offset:#x}", where=str(self.path))
-        return self._bytes(section.offset + offset, size) if section.in_file else bytes(size)
+        return self._bytes(section.offset + offset, size) if section.in_file else self._zeros(name, size)
 
     def bytes_at(self, address: int, size: int) -> bytes:
         """`size` bytes at a linked address of an executable, zeros where the file holds none (.bss).
@@ -182,7 +185,7 @@ class Elf:
             start = address - segment.address
             if 0 <= start <= start + size <= segment.in_memory:
                 count = max(0, min(size, segment.in_file - start))
-                return self._bytes(segment.offset + start, count) + bytes(size - count)
+                return self._bytes(segment.offset + start, count) + self._zeros("a segment", size - count)
         raise PinpointError(f"no {size} bytes are linked at {address:#x}", where=str(self.path))
 
     def file_offset(self, address: int) -> int:
@@ -207,8 +210,11 @@ class Elf:
     @cached_property
     def _relocations(self) -> Mapping[str, list[Relocation]]:
         found: defaultdict[str, list[Relocation]] = defaultdict(list)
+        tables = sum(each.size for each, part in zip(self._sections, self._headers, strict=True) if part.type in _MOVES)
+        if tables > len(self._data):
+            raise PinpointError("its relocation tables overlap", where=str(self.path))
         for header, table in zip(self._headers, self._sections, strict=True):
-            if header.type not in ("SHT_RELA", "SHT_REL"):
+            if header.type not in _MOVES:
                 continue
             try:
                 changed = self._sections[header.info]
@@ -242,6 +248,12 @@ class Elf:
 
     def _part(self, section: Section, offset: int, size: int) -> bytes:
         return self._bytes(section.offset + offset, size)
+
+    def _zeros(self, name: str, size: int) -> bytes:
+        """What is not in the file, within bounds: a header of a few bytes can name any size."""
+        if size > _MOST_ZEROS:
+            raise PinpointError(f"{size:#x} bytes of {name} are not in the file", where=str(self.path))
+        return bytes(size)
 
     def _whole(self, section: Section) -> bytes:
         return self._bytes(section.offset, section.size)

@@ -74,3 +74,7 @@ class GuestLost(GuestError):
 
 class DeadlineExceeded(PinpointError):
     """A wait ran out of its budget."""
+
+
+class HostDeadlineExceeded(DeadlineExceeded, HostError):
+    """The host's own work (apt, make, QEMU's monitor) ran out of its budget: no guest hangs."""

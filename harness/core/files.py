@@ -30,12 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all. The mode follows the umask."""
-    with replacing(path) as beside:
-        beside.write_text(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)
+    """Replace `path` by `text`, whole or not at all, also when the power fails. Only its owner may read it."""
+    with replacing(path) as beside, beside.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def sha256(path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, HostError
+from harness.core.errors import HostDeadlineExceeded, HostError
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,6 +27,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _live: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 _closing = threading.Event()
+_POLL_SECONDS = 0.01
+_LONGEST_WAIT = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -136,17 +138,36 @@ def stopping() -> bool:
 
 
 def stop(child: subprocess.Popen[bytes], grace: float = 5.0) -> None:
-    """End the child and its whole process group: SIGTERM, then SIGKILL after `grace` seconds."""
-    for sign, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, grace)):
-        try:
+    """End the child and its whole process group: SIGTERM, then SIGKILL once it has ended or after `grace` seconds.
+
+    A child that has been waited for is left alone with its group: its number may be another process's by now.
+    """
+    if not _signal_group(child, signal.SIGTERM):
+        return
+    _await_exit(child.pid, Deadline.after(grace))
+    _signal_group(child, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(grace)
+
+
+def _signal_group(child: subprocess.Popen[bytes], sign: signal.Signals) -> bool:
+    """Signal the group that a child leads; false when the child has been waited for.
+
+    Popen waits for a child under this lock only, and until then the kernel gives its number to nobody else.
+    """
+    with child._waitpid_lock:  # type: ignore[attr-defined]
+        if child.returncode is not None:
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            child.wait(wait)
-        except subprocess.TimeoutExpired:
-            continue
-    child.poll()
+        return True
+
+
+def _await_exit(pid: int, deadline: Deadline) -> None:
+    """Wait until a child has ended, and leave it to be waited for: its number stays its own."""
+    with contextlib.suppress(ChildProcessError):
+        while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not deadline.expired:
+            time.sleep(_POLL_SECONDS)
 
 
 def run(
@@ -164,7 +185,7 @@ def run(
 
     Output (stdout and stderr together) is appended to `log` when one is given, else returned; each line is also handed
     to `on_line`. The child gets SIGTERM when we die: make passes it on to its own children, SIGKILL would orphan them.
-    Raises DeadlineExceeded (child ended first) and HostError (no such program).
+    Raises HostDeadlineExceeded (child ended first) and HostError (no such program).
     """
     began = time.monotonic()
     child = spawn(
@@ -187,7 +208,8 @@ def run(
     watchdog.start()
     try:
         output = _drain(child, log, on_line)
-        rc = child.wait()
+        # In turns: a wait without an end would keep the watchdog from ending the child (Popen's own lock).
+        rc = child.wait(_LONGEST_WAIT)
     except BaseException:
         stop(child)
         raise
@@ -197,7 +219,7 @@ def run(
             child.stdout.close()
     words = tuple(str(word) for word in argv)
     if expired.is_set():
-        raise DeadlineExceeded(f"{words[0]} did not end in time", where=str(log) if log else "")
+        raise HostDeadlineExceeded(f"{words[0]} did not end in time", where=str(log) if log else "")
     return Finished(words, rc, output, time.monotonic() - began)
 
 

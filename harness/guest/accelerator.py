@@ -128,7 +128,9 @@ def _remembered(architecture: Architecture, name: str, version: str) -> str:
     answer = paths.cache() / "canary" / asked[:20]
     if answer.exists():
         said = answer.read_text()
-        return "" if said == _SINGING else said
+        # An empty file is no answer: a machine that lost power leaves one.
+        if said:
+            return "" if said == _SINGING else said
     complaint = _sing(architecture, name, canary)
     if name == KVM or not complaint:
         files.write_text(answer, complaint or _SINGING)

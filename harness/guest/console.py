@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pexpect
 from pexpect.spawnbase import SpawnBase
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.spilled import Spilled
 
 # What is kept in memory; QEMU writes the whole of it to the log file.
 _KEPT_BYTES = 8 << 20
@@ -22,17 +25,22 @@ _CHUNK = 1 << 16
 _LAST_WORDS_SECONDS = 0.3
 # pexpect searches the last window of what it was fed; two chunks hold any line that a chunk's end cuts.
 _WINDOW = 2 * _CHUNK
+# The longest beginning of a record before its text: level, time and caller.
+_PREFIX_BYTES = 256
 
 
 class Transcript:
     """The last bytes of an endless stream, each known by its position from the stream's beginning.
 
     A UART sends a byte at a time, so bytes are gathered in one buffer; it is cut back to the limit when it has grown to
-    twice that.
+    twice that. What is cut off is kept in a file, from the last position that `keep_from` was called with.
     """
 
-    def __init__(self, limit: int = _KEPT_BYTES) -> None:
+    def __init__(self, limit: int = _KEPT_BYTES, spill: Path | None = None) -> None:
+        """`spill` is the directory that the file goes into."""
         self._limit = limit
+        self._spilled = Spilled(spill)
+        self._wanted = 0
         self._kept = bytearray()
         self._begin = 0
         self._closed = False
@@ -50,6 +58,8 @@ class Transcript:
             self._kept += content
             if len(self._kept) > 2 * self._limit:
                 surplus = len(self._kept) - self._limit
+                if self._wanted < self._begin + surplus:
+                    self._spilled.append(self._begin, bytes(self._kept[:surplus]))
                 del self._kept[:surplus]
                 self._begin += surplus
             self._news.notify_all()
@@ -60,13 +70,39 @@ class Transcript:
             self._closed = True
             self._news.notify_all()
 
+    def keep_from(self, position: int) -> None:
+        """Nobody will ask `pieces` for what came before this position any more."""
+        with self._news:
+            self._wanted = position
+            if position >= self._begin:
+                self._spilled.clear(self._begin)
+
+    def pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
+        """Everything between two positions, up to the last byte without an end, in pieces.
+
+        Raises LookupError when a part of it is kept nowhere.
+        """
+        with self._news:
+            begin, last = self._begin, self._end if end is None else end
+            spilled = self._spilled
+            if start < begin and not (spilled.whole and spilled.begin <= start and spilled.end == begin):
+                raise LookupError(f"{begin - start} bytes were forgotten")
+            recent = self._between(start, last)
+        yield from spilled.read(start, min(begin, last))
+        yield recent
+
+    def release(self) -> None:
+        """Close the file."""
+        with self._news:
+            self._spilled.close()
+
     def between(self, start: int, end: int | None = None) -> bytes:
         """What is kept between two positions, up to the last byte without an end."""
         with self._news:
             return self._between(start, self._end if end is None else end)
 
     def wait_since(self, position: int, deadline: Deadline) -> tuple[bytes, int]:
-        """What is kept from a position on, once there is anything, and the position after it.
+        """Up to 64 KiB of what is kept from a position on, once there is anything, and the position after it.
 
         Empty when nothing more will come. Raises DeadlineExceeded.
         """
@@ -74,7 +110,8 @@ class Transcript:
             while self._end <= position and not self._closed:
                 if not self._news.wait(deadline.remaining()):
                     raise DeadlineExceeded("nothing more on the console")
-            return self._between(position, self._end), self._end
+            end = min(self._end, max(position, self._begin) + _CHUNK)
+            return self._between(position, end), end
 
     @property
     def _end(self) -> int:
@@ -127,10 +164,11 @@ class Heard:
 class Console:
     """One guest's console. A thread drains the socket from the beginning, so that the guest never waits for us."""
 
-    def __init__(self, name: str, connection: socket.socket) -> None:
+    def __init__(self, name: str, connection: socket.socket, spill: Path | None = None) -> None:
+        """`spill` is the directory for what memory does not keep, for as long as it may be asked for."""
         self._name = name
         self._connection = connection
-        self._transcript = Transcript()
+        self._transcript = Transcript(spill=spill)
         self._thread = threading.Thread(target=self._drain, name=f"console {name}", daemon=True)
         self._thread.start()
 
@@ -142,6 +180,36 @@ class Console:
     def text(self, since: int = 0, until: int | None = None) -> str:
         """What is kept of the console between two positions, one newline a line."""
         return _readable(self._transcript.between(since, until))
+
+    def lines(self, since: int, until: int | None = None) -> Iterator[str]:
+        """Everything that came between two positions, line by line, each with its newline; the last may have none.
+
+        Raises GuestError when a part of it is kept nowhere: what cannot be read must not pass for nothing.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        rest: list[str] = []
+        try:
+            for piece in self._transcript.pieces(since, until):
+                first, *more = decoder.decode(piece).split("\n")
+                rest.append(first)
+                for line in more:
+                    yield "".join(rest) + "\n"
+                    rest = [line]
+        except LookupError as error:
+            mend = "print less on the console in one cell"
+            raise GuestError(f"its console cannot be read whole: {error}", where=self._name, mend=mend) from None
+        yield "".join(rest) + decoder.decode(b"", final=True)
+
+    def keep_from(self, position: int) -> None:
+        """Let go of what came before this position: `lines` will not be asked for it."""
+        self._transcript.keep_from(position)
+
+    def record_start(self, position: int, since: int) -> int:
+        """Where the record begins whose text begins at a position; not before `since`."""
+        begin = max(since, position - _PREFIX_BYTES)
+        before = self._transcript.between(begin, position)
+        end = before.rfind(b"\n")
+        return position - len(before) + end + 1 if end >= 0 else position
 
     def last_lines(self, count: int = 20) -> list[str]:
         """The last lines."""
@@ -183,6 +251,7 @@ class Console:
             self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._connection.close()
+        self._transcript.release()
 
     def _drain(self) -> None:
         with contextlib.suppress(OSError):

@@ -77,7 +77,7 @@ class Emulator:
         monitor, its_monitor = socket.socketpair()
         with its_console, its_monitor:
             self._open.callback(monitor.close)
-            self.console = self._open.enter_context(contextlib.closing(Console(self.name, console)))
+            self.console = self._open.enter_context(contextlib.closing(Console(self.name, console, console_log.parent)))
             wiring = qemu.Wiring(
                 console=its_console.fileno(),
                 monitor=its_monitor.fileno(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -203,10 +203,12 @@ class Guest:
 
     def fence(self, deadline: Deadline) -> str:
         """All that the console said since the last fence: whatever the kernel printed before this call is in it."""
-        return self.fenced("true", deadline)[1]
+        return "".join(self.fenced("true", deadline)[1]).replace("\r\n", "\n")
 
-    def fenced(self, text: str, deadline: Deadline) -> tuple[Result, str]:
+    def fenced(self, text: str, deadline: Deadline) -> tuple[Result, Iterator[str]]:
         """Run a script as `script` does in place, and then fence, in the same round trip.
+
+        Gives what the console said since the last fence as Console.lines() does, to be read before the next fence.
 
         A line written to /dev/kmsg goes through the kernel's one log, which the console prints in order
         (kernel/printk/printk.c, console_unlock(), 6.1); level 1 passes whatever console level is set.
@@ -216,9 +218,11 @@ class Guest:
             status = "pinpoint_status() { return $1; }"
             told = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
             result = self.script(told, deadline, in_place=True)
-            heard = self.console.await_line([rf"[^\n]*{mark}\r?\n"], deadline, since=self.fenced_to)
+            heard = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fenced_to)
             start, self.fenced_to = self.fenced_to, heard.end
-            return result, self.console.text(start, heard.start)
+            # What came before the last fence has been read, or nobody wanted to.
+            self.console.keep_from(start)
+            return result, self.console.lines(start, self.console.record_start(heard.start, start))
 
     def stop(self) -> None:
         """End the guest at once. Further calls do nothing."""

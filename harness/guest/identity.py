@@ -16,8 +16,9 @@ _GNU_BUILD_ID = (b"GNU\0", 3)
 def prove(image: Image, answer: Result) -> None:
     """Compare the answer to ASK with the image. Raises GuestError when another kernel answers."""
     release, _, notes = answer.check().out.partition(b"\n")
-    if release.decode() != image.release:
-        raise GuestError(f"the kernel calls itself {release.decode()}, not {image.release}", where=answer.guest)
+    named = release.decode(errors="replace")
+    if named != image.release:
+        raise GuestError(f"the kernel calls itself {named}, not {image.release}", where=answer.guest)
     found = build_id(notes)
     if found != image.build_id:
         raise GuestError(f"the kernel's build-id is {found or 'absent'}, not {image.build_id}", where=answer.guest)

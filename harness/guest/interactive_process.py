@@ -14,22 +14,26 @@ import pexpect
 from pexpect.spawnbase import SpawnBase
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded
+from harness.core.errors import DeadlineExceeded, GuestError
 from harness.guest.result import typed
 from harness.guest.ssh import SshLink
 
 _CHUNK = 1 << 16
+_LONGEST_LINE = 1 << 20
 
 
 class _Spoken(SpawnBase):  # type: ignore[misc]  # pexpect has no types
     """pexpect's view of a channel's output, standard error mixed in."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
+    def __init__(self, name: str, channel: paramiko.Channel) -> None:
         super().__init__(maxread=_CHUNK)
+        self._name = name
         self._channel = channel
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
         """Up to `size` bytes, as SpawnBase asks: raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
+        if len(self.buffer) > _LONGEST_LINE:
+            raise GuestError(f"a program printed a line of more than {_LONGEST_LINE >> 20} MiB", where=self._name)
         self._channel.settimeout(self.timeout if timeout == -1 else timeout)
         try:
             given: bytes = self._channel.recv(size)
@@ -50,8 +54,9 @@ class Dialogue:
         with link.told(self._argv, deadline):
             self._channel = link.open(deadline)
             self._channel.set_combine_stderr(True)
-            self._channel.exec_command(f"exec {shlex.join(self._argv)}")
-        self._spoken = _Spoken(self._channel)
+            with link.request(self._channel, deadline):
+                self._channel.exec_command(f"exec {shlex.join(self._argv)}")
+        self._spoken = _Spoken(name, self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -68,13 +73,13 @@ class Dialogue:
         """
         with self._link.told(self._argv, deadline):
             try:
-                self._spoken.expect_list([re.compile(rb"[^\n]*\n")], timeout=deadline.remaining())
+                self._spoken.expect_list([re.compile(rb"\n")], timeout=deadline.remaining())
             except pexpect.EOF:
                 return None
             except pexpect.TIMEOUT:
                 raise DeadlineExceeded(f"`{typed(self._argv)}` said nothing in time", where=self._name) from None
-        said: bytes = self._spoken.match[0]
-        return said.decode(errors="replace").removesuffix("\n")
+        said: bytes = self._spoken.before
+        return said.decode(errors="replace")
 
     def say(self, line: str, deadline: Deadline) -> None:
         """Write one line to its standard input. Raises GuestLost when the connection breaks, or it reads no more."""

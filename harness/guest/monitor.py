@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostDeadlineExceeded
 
 T = TypeVar("T")
 # What JSON carries; each command's shape is in QEMU's qapi/*.json.
@@ -76,7 +76,7 @@ class Monitor:
     def execute(self, command: str, *, deadline: Deadline | None = None, **arguments: Json) -> Json:
         """Run one QMP command and give what it returns. Underscores in argument names become hyphens.
 
-        Raises GuestError when QEMU refuses it, GuestLost when QEMU is gone, DeadlineExceeded.
+        Raises GuestError when QEMU refuses it, GuestLost when QEMU is gone, HostDeadlineExceeded.
         """
         return self.execute_all([(command, arguments)], deadline=deadline)[0]
 
@@ -140,7 +140,8 @@ class Monitor:
     def close(self) -> None:
         """Hang up; QEMU goes on."""
         future = asyncio.run_coroutine_threadsafe(self._hang_up(), _loop())
-        future.result(_COMMAND_SECONDS)
+        with contextlib.suppress(FutureTimeout):
+            future.result(_COMMAND_SECONDS)
 
     def _await(self, work: Coroutine[Any, Any, T], what: str, deadline: Deadline) -> T:
         """Run a coroutine on the shared loop; its failures in our words."""
@@ -149,7 +150,7 @@ class Monitor:
             return future.result(deadline.remaining())
         except FutureTimeout:
             future.cancel()
-            raise DeadlineExceeded(f"{what} did not come in time", where=self._name) from None
+            raise HostDeadlineExceeded(f"{what} did not come in time", where=self._name) from None
         except ExecuteError as refusal:
             raise GuestError(f"QEMU refuses {what}: {refusal}", where=self._name) from None
         except (QMPError, EOFError, OSError) as loss:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from harness.core.errors import GuestError
 
 _SHOWN_LINES = 20
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Turn what parsing raises on text of a guest into GuestError; also a decorator of a function that parses.
+
+    Any program in a guest can print anything where the kernel or a module of ours prints a listing.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise GuestError(f"{what} cannot be read: {reason}") from None
 
 
 @dataclass(frozen=True)

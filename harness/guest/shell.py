@@ -15,8 +15,8 @@ import paramiko
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
-from harness.guest.result import Result, typed
-from harness.guest.ssh import SshLink
+from harness.guest.result import Result, readable, typed
+from harness.guest.ssh import Output, SshLink
 
 _CHUNK = 1 << 16
 # Longest exit status and the line ends around the mark.
@@ -63,8 +63,10 @@ class Shell:
         with self._link.told(argv, deadline):
             if self._channel is None:
                 self._channel = self._link.open(deadline)
-                self._channel.exec_command("sh")
-            answer = _Exchange(self._channel, _text(argv, in_place=in_place)).run(deadline)
+                with self._link.request(self._channel, deadline):
+                    self._channel.exec_command("sh")
+            output = Output(self._name, argv)
+            answer = _Exchange(self._channel, _text(argv, in_place=in_place), output).run(deadline)
         if answer is None:
             raise GuestError(f"the guest's shell ended during `{typed(argv)}`", where=self._name)
         return Result(self._name, tuple(argv), *answer, time.monotonic() - began)
@@ -93,14 +95,17 @@ class _Exchange:
 
     channel: paramiko.Channel
     text: str
+    output: Output
 
     def run(self, deadline: Deadline) -> tuple[int, bytes, bytes] | None:
         """Exit status and both outputs; None when the shell ended. Raises TimeoutError."""
         mark = secrets.token_hex(8)
         command = f"{self.text} </dev/null; printf '\\n%s %d\\n' {mark} $?; echo {mark} >&2\n"
-        self.channel.settimeout(max(0.001, deadline.remaining()))
-        self.channel.sendall(command.encode())
-        out, err = bytearray(), bytearray()
+        unsent = memoryview(command.encode())
+        while unsent and not deadline.expired:
+            self.channel.settimeout(max(0.001, deadline.remaining()))
+            unsent = unsent[self.channel.send(unsent[:_CHUNK].tobytes()) :]
+        out, err = self.output.out, self.output.err
         arrival = select.poll()
         arrival.register(self.channel.fileno(), select.POLLIN)
         end = f"{mark}\n".encode()
@@ -109,11 +114,9 @@ class _Exchange:
                 return None
             if self.channel.closed:
                 raise EOFError("closed without a word")
-            if not arrival.poll(deadline.remaining() * 1000):
+            if deadline.expired or not arrival.poll(deadline.remaining() * 1000):
                 raise TimeoutError("deadline")
-            while self.channel.recv_ready():
-                out += self.channel.recv(_CHUNK)
-            while self.channel.recv_stderr_ready():
-                err += self.channel.recv_stderr(_CHUNK)
+            self.output.receive(self.channel)
         said, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
-        return int(rest), said, bytes(err).removesuffix(end)
+        with readable("the exit status of a command"):
+            return int(rest), said, bytes(err).removesuffix(end)

@@ -8,6 +8,7 @@ import logging
 import select
 import shlex
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +23,8 @@ from harness.guest.result import Result, typed
 
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
+# The most that one command may print, in bytes, both streams together.
+MOST_OUTPUT = 64 << 20
 # The library logs, with tracebacks, what it also raises.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 # How often an idle connection is proved alive, in seconds.
@@ -100,6 +103,20 @@ class SshLink:
         return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
 
     @contextlib.contextmanager
+    def request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
+        """Ask for something on a channel within this: paramiko waits for the answer without a time-out.
+
+        A server that answers heartbeats and not the request loses the channel at the deadline.
+        """
+        timer = threading.Timer(max(0.001, deadline.remaining()), channel.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    @contextlib.contextmanager
     def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
         """Tell what goes wrong on the connection as GuestLost or DeadlineExceeded during this command."""
         try:
@@ -115,8 +132,9 @@ class SshLink:
         """
         began = time.monotonic()
         with self.told(argv, deadline), self.open(deadline) as channel:
-            channel.exec_command(shlex.join(argv))
-            rc, out, err = _Exchange(channel, stdin).run(deadline)
+            with self.request(channel, deadline):
+                channel.exec_command(shlex.join(argv))
+            rc, out, err = _Exchange(channel, Output(self._name, argv), stdin).run(deadline)
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
 
     def put(self, content: bytes | Path, to: str, mode: int, deadline: Deadline) -> None:
@@ -161,14 +179,34 @@ class SshLink:
         return GuestLost(f"{why}, during `{typed(argv)}`", where=self._name)
 
 
+class Output:
+    """What a command prints, up to a limit that no command of ours comes near."""
+
+    def __init__(self, name: str, argv: Sequence[str]) -> None:
+        self._name = name
+        self._argv = argv
+        self.out = bytearray()
+        self.err = bytearray()
+
+    def receive(self, channel: paramiko.Channel) -> None:
+        """Take what has arrived. Raises GuestError when it is too much."""
+        while channel.recv_ready() or channel.recv_stderr_ready():
+            if channel.recv_ready():
+                self.out += channel.recv(_CHUNK)
+            if channel.recv_stderr_ready():
+                self.err += channel.recv_stderr(_CHUNK)
+            if len(self.out) + len(self.err) > MOST_OUTPUT:
+                what = f"`{typed(self._argv)}` printed more than {MOST_OUTPUT >> 20} MiB"
+                raise GuestError(what, where=self._name)
+
+
 class _Exchange:
     """One command's standard streams, moved both ways at once so that neither side waits for the other."""
 
-    def __init__(self, channel: paramiko.Channel, stdin: bytes) -> None:
+    def __init__(self, channel: paramiko.Channel, output: Output, stdin: bytes) -> None:
         self._channel = channel
+        self._output = output
         self._unsent = memoryview(stdin)
-        self._out: list[bytes] = []
-        self._err: list[bytes] = []
 
     def run(self, deadline: Deadline) -> tuple[int, bytes, bytes]:
         """Exit status and both outputs. Raises TimeoutError, EOFError when the connection breaks."""
@@ -178,17 +216,19 @@ class _Exchange:
         if not self._unsent:
             channel.shutdown_write()
         while not (channel.eof_received or channel.closed):
+            if deadline.expired:
+                raise TimeoutError("deadline")
             if self._unsent:
                 self._send(deadline)
             elif not arrival.poll(deadline.remaining() * 1000):
                 raise TimeoutError("deadline")
-            self._receive()
-        self._receive()
+            self._output.receive(channel)
+        self._output.receive(channel)
         if not channel.status_event.wait(deadline.remaining()):
             raise TimeoutError("deadline")
         if not channel.get_transport().is_active():
             raise EOFError("closed by the guest")
-        return channel.recv_exit_status(), b"".join(self._out), b"".join(self._err)
+        return channel.recv_exit_status(), bytes(self._output.out), bytes(self._output.err)
 
     def _send(self, deadline: Deadline) -> None:
         """As much as the guest's window takes; blocks until it opens, which needs nothing from us."""
@@ -197,9 +237,3 @@ class _Exchange:
         self._unsent = self._unsent[sent:]
         if not self._unsent:
             self._channel.shutdown_write()
-
-    def _receive(self) -> None:
-        while self._channel.recv_ready():
-            self._out.append(self._channel.recv(_CHUNK))
-        while self._channel.recv_stderr_ready():
-            self._err.append(self._channel.recv_stderr(_CHUNK))

@@ -19,7 +19,7 @@ from harness.guest.keys import RunKeys
 from harness.guest.provisioning import READY, WAITING, word
 from harness.images.image import Image
 
-_PANIC = r"Kernel panic - not syncing[^\r\n]*"
+_PANIC = r"Kernel panic - not syncing[^\r\n]{0,1024}"
 # A panic prints its trace after its first line and then resets; all of that is wanted in the error.
 _PANIC_TAIL_SECONDS = 3.0
 _SHOWN_LINES = 15

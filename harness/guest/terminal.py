@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import select
@@ -10,6 +11,7 @@ import signal
 import sys
 import termios
 import tty
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,38 +27,51 @@ _STATUS_SECONDS = 5.0
 _STDIN, _STDOUT = 0, 1
 # What line editing and colours need (ECMA-48): cursor, erase, insert, delete, graphic rendition, and bracketed paste.
 # All else could retitle the terminal, write to its clipboard, or make it type: its answers go to the host's shell.
-_HARMLESS = re.compile(rb"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
-_ESCAPE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_BEGUN = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?\Z|\xc2\Z")
-# Control codes, and those of eight bits as UTF-8 has them; bell, backspace, tab and line ends are let through.
-_CONTROLS = re.compile(rb"[\x00-\x06\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]")
+_HARMLESS = re.compile(r"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
+_BEGUN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?\Z")
+# Bell, backspace, tab and line ends; no other control code is let through, of seven or of eight bits.
+_LINE_CONTROLS = frozenset("\a\b\t\n\r")
 # A sequence longer than this is none that anybody waits the end of.
 _LONGEST = 4096
 
 
 class Filter:
-    """Lets through of a guest's output what cannot harm the terminal it is shown on, however it is cut."""
+    """Lets through of a guest's output what cannot harm the terminal it is shown on, however it is cut.
+
+    The output is decoded as UTF-8 first, across the borders of what it comes in, and characters are filtered: what is
+    taken out of the middle of bytes could make a control code of those around it.
+    """
 
     def __init__(self) -> None:
-        self._held = b""
+        self._held = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, content: bytes) -> bytes:
         """What may be shown of all that came so far; the beginning of a sequence is held back until its end comes."""
-        content = self._held + content
-        begun = _BEGUN.search(content)
-        held = begun.start() if begun and len(content) - begun.start() <= _LONGEST else len(content)
-        self._held = content[held:]
-        return _CONTROLS.sub(b"", b"".join(_pieces(content[:held])))
+        text = self._held + self._decoder.decode(content)
+        begun = _BEGUN.search(text)
+        held = begun.start() if begun and len(text) - begun.start() <= _LONGEST else len(text)
+        self._held = text[held:]
+        return "".join(_pieces(text[:held])).encode()
 
 
-def _pieces(content: bytes) -> Iterator[bytes]:
+def _pieces(text: str) -> Iterator[str]:
     place = 0
-    for match in _ESCAPE.finditer(content):
-        yield content[place : match.start()].replace(b"\x1b", b"")
+    for match in _ESCAPE.finditer(text):
+        yield _printable(text[place : match.start()])
         if _HARMLESS.fullmatch(match[0]):
             yield match[0]
         place = match.end()
-    yield content[place:].replace(b"\x1b", b"")
+    yield _printable(text[place:])
+
+
+def _printable(text: str) -> str:
+    """The text with spaces of every width as usual ones, without what else Unicode does not count as printable."""
+    return "".join(
+        each if each.isprintable() or each in _LINE_CONTROLS else " " * (unicodedata.category(each) == "Zs")
+        for each in text
+    )
 
 
 def interact(link: SshLink) -> int:
@@ -69,12 +84,14 @@ def interact(link: SshLink) -> int:
     with link.told(("sh",), deadline), link.open(deadline) as channel:
         if os.isatty(_STDIN):
             width, height = shutil.get_terminal_size()
-            channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
-            channel.invoke_shell()
+            with link.request(channel, deadline):
+                channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
+                channel.invoke_shell()
             with _raw(), _resized(channel):
                 return _carry(channel)
         channel.set_combine_stderr(True)
-        channel.exec_command("sh")
+        with link.request(channel, deadline):
+            channel.exec_command("sh")
         return _carry(channel)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,6 +23,15 @@ _COMPILER = re.compile(r"gcc-[0-9]+")
 
 
 Tier = Literal["core", "full"]
+
+
+# Words for make, file names and apt. make, and the shell that it starts, would expand `$`, `;` and such.
+_Flags = Annotated[str, Field(pattern=r"^(?:-[A-Za-z0-9_=+.,:/@%^-]*(?: +|$))*$", max_length=1024)]
+_Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
+_Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
+_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
+_LARGEST_BYTES = 32 << 10
+_MOST_DOTS = 32
 
 
 class _Table(BaseModel):
@@ -41,14 +51,14 @@ class Kernel(_Table):
     """
 
     source: Literal["debian-binary", "debian-source", "tree"]
-    package: str = ""
-    suite: str = ""
-    tree: str = ""
-    config: tuple[str, ...] = Field(default=(), strict=False)
-    patches: tuple[str, ...] = Field(default=(), strict=False)
-    cflags: str = ""
-    compiler: str = ""
-    sibling: str = ""
+    package: _Package = ""
+    suite: _Line = ""
+    tree: _Line = ""
+    config: tuple[_Part, ...] = Field(default=(), strict=False)
+    patches: tuple[_Part, ...] = Field(default=(), strict=False)
+    cflags: _Flags = ""
+    compiler: _Line = ""
+    sibling: _Line = ""
 
     @model_validator(mode="after")
     def _names_its_source(self) -> Kernel:
@@ -82,11 +92,11 @@ class MachineOptions(_Table):
     is the QEMU that is needed, as `>= 11`. `emulator` is no key of a recipe: `qemu_program` fills it in.
     """
 
-    memory_mib: int = Field(default=512, ge=64)
-    cpus: int = Field(default=1, ge=1)
+    memory_mib: int = Field(default=512, ge=64, le=1 << 20)
+    cpus: int = Field(default=1, ge=1, le=255)
     boot: Literal["image", "pvh"] = "image"
-    append: str = ""
-    boot_seconds: int = Field(default=180, ge=1)
+    append: _Line = ""
+    boot_seconds: int = Field(default=180, ge=1, le=86400)
     qemu: str = ""
     emulator: Emulator | None = None
 
@@ -125,16 +135,16 @@ class Traits(_Table):
 class BootNoise(_Table):
     """One complaint this kernel is known to print at boot: `place` is the exact source place, `why` is for people."""
 
-    place: str
-    why: str
+    place: _Line
+    why: _Line
 
 
 class Recipe(_Table):
     """One VM. `tier` is `core` for a VM of every run, `full` for one that runs when it is asked for."""
 
-    name: str
-    arch: str
-    describe: str
+    name: _Part
+    arch: _Line
+    describe: _Line
     tier: Tier = "core"
     kernel: Kernel
     machine: MachineOptions = MachineOptions()
@@ -162,13 +172,14 @@ class Recipe(_Table):
 def load(path: Path) -> Recipe:
     """Read one recipe. Raises RecipeError: one line naming file, key and the fix."""
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = _toml(path)
     except OSError as error:
         raise RecipeError(str(error.strerror), where=str(path), mend="give the path of a recipe") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"not UTF-8 at byte {error.start}", where=path.name, mend="save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"not TOML: {error}", where=path.name, mend="mend the syntax there") from None
+    except (ValueError, RecursionError) as error:
+        what = f"not TOML: {str(error)[:200] or type(error).__name__}"
+        raise RecipeError(what, where=path.name, mend="mend the syntax there") from None
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -177,17 +188,30 @@ def load(path: Path) -> Recipe:
         raise RecipeError("unknown key `machine.emulator`", where=path.name, mend="name a version: qemu = '>= 11'")
     if recipe.name != path.stem:
         raise RecipeError(f"name is {recipe.name!r}", where=path.name, mend=f"make it {path.stem!r}, the file's name")
-    for kind, names in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
-        for name in names:
+    for kind, parts in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
+        for name in parts:
             _demand_file(path, kind, name)
     _demand_sibling(path, recipe.kernel.sibling)
+    _demand_path(path, recipe.kernel.tree)
     return recipe
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """The tables of a recipe. Raises ValueError for what no recipe needs: tomllib takes time and memory for it."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file")
+    text = path.read_bytes()[: _LARGEST_BYTES + 1].decode()
+    if len(text) > _LARGEST_BYTES:
+        raise ValueError(f"more than {_LARGEST_BYTES >> 10} KiB")
+    if any(line.partition("=")[0].count(".") > _MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"a key with more than {_MOST_DOTS} dots")
+    return tomllib.loads(text)
 
 
 def _explained(path: Path, error: ValidationError) -> RecipeError:
     """The first complaint of pydantic, in our words; one about an unknown key before one about what is missing."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])[:200]
     if first["type"] == "extra_forbidden":
         return RecipeError(f"unknown key `{key}`", where=path.name, mend="remove it or see docs/adding-a-vm.md")
     if first["type"] == "missing":
@@ -196,7 +220,7 @@ def _explained(path: Path, error: ValidationError) -> RecipeError:
         message = first["msg"].removeprefix("Value error, ")
         return RecipeError(f"`{key}`: {message}" if key else message, where=path.name, mend="see docs/adding-a-vm.md")
     wanted = first["msg"].removeprefix("Input ")
-    return RecipeError(f"`{key}` {wanted}", where=path.name, mend=f"it is {first['input']!r} now")
+    return RecipeError(f"`{key}` {wanted}", where=path.name, mend=f"it is {repr(first['input'])[:200]} now")
 
 
 def _demand_file(path: Path, kind: str, name: str) -> None:
@@ -210,9 +234,20 @@ def _demand_file(path: Path, kind: str, name: str) -> None:
 
 def _demand_sibling(path: Path, name: str) -> None:
     """The VM a recipe is compared with must have a recipe beside it."""
-    if name and name not in (known := _names(path.parent)):
+    if name and name not in (known := names(path.parent)):
         others = ", ".join(other for other in known if other != path.stem)
         raise RecipeError(f"kernel.sibling names {name!r}", where=path.name, mend=f"one of: {others}")
+
+
+def _demand_path(path: Path, tree: str) -> None:
+    """The directory of a tree must be a path that the host can look up at all."""
+    try:
+        (paths.PROJECT / Path(tree).expanduser()).resolve().stat()
+    except FileNotFoundError:
+        return  # told where the tree is taken
+    except (OSError, RuntimeError, ValueError) as error:
+        what = f"kernel.tree is {tree[:80]!r}: {(isinstance(error, OSError) and error.strerror) or error}"
+        raise RecipeError(what, where=path.name, mend="name the directory of a kernel source") from None
 
 
 def part_path(kind: str, name: str) -> Path:
@@ -223,7 +258,7 @@ def part_path(kind: str, name: str) -> Path:
 
 def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
     """Every recipe in the directory, by name."""
-    return {name: load(directory / f"{name}.toml") for name in _names(directory)}
+    return {name: load(directory / f"{name}.toml") for name in names(directory)}
 
 
 def select(
@@ -238,26 +273,26 @@ def select(
     Without a name: those of the `architectures`, of both tiers unless `matrix` is `core`; without an architecture, too,
     those of `matrix`, the core ones when that is not given. Raises UsageError on an unknown name or architecture.
     """
-    names = dict.fromkeys(name for word in words for name in word.split(",") if name)
+    chosen = dict.fromkeys(name for word in words for name in word.split(",") if name)
     archs = {name for word in architectures for name in word.split(",") if name}
     if unknown := sorted(archs - ARCHITECTURES.keys()):
         raise UsageError(f"no architecture named {unknown[0]!r}", mend=f"one of: {', '.join(sorted(ARCHITECTURES))}")
-    if names and (archs or matrix):
+    if chosen and (archs or matrix):
         raise UsageError("--vm names VMs, --arch and --matrix choose some", mend="give one or the other")
-    if not names:
+    if not chosen:
         tiers = {"core"} if (matrix or ("full" if archs else "core")) == "core" else {"core", "full"}
         recipes = load_all(directory).values()
         found = [each for each in recipes if each.tier in tiers and (not archs or each.arch in archs)]
         if not found:
             raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend="see ./pinpoint list")
         return found
-    known = _names(directory)
-    for name in names:
+    known = names(directory)
+    for name in chosen:
         if name not in known:
             raise UsageError(f"no VM named {name!r}", mend=f"one of: {', '.join(known)}")
-    return [load(directory / f"{name}.toml") for name in names]
+    return [load(directory / f"{name}.toml") for name in chosen]
 
 
-def _names(directory: Path) -> list[str]:
+def names(directory: Path = paths.RECIPES) -> list[str]:
     """The name of every VM that has a recipe in the directory."""
     return sorted(path.stem for path in directory.glob("*.toml"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -50,6 +51,7 @@ class Store:
         self.root = root
         self._bus = bus
         self._swept = False
+        self._used: dict[str, int] = {}
 
     def obtain(self, kind: str, parts: Sequence[str], *, vm: str, build: Build) -> Entry:
         """The entry made of `parts`, from the store if it is there and undamaged, else built now.
@@ -60,7 +62,8 @@ class Store:
         the disk is full or cannot be written.
         """
         key = key_of(parts)
-        self._sweep()
+        with full_disk.told(self.root):
+            self._sweep()
         with self._bus.step(vm, kind) as step, full_disk.told(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
@@ -71,6 +74,7 @@ class Store:
                     entry = self._built(kind, key, parts, step, build)
                     # The build's progress has covered what was said of it.
                     step.close_with("; ".join(part for part in (damage, step.closing) if part))
+                self.use(entry.path)
             return entry
 
     def path(self, kind: str, parts: Sequence[str]) -> Path:
@@ -88,8 +92,32 @@ class Store:
     def drop_unused(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has obtained for so long; those under a lock are left alone."""
         for path in self.root.glob(f"{kind}-*"):
-            if time.time() - path.stat().st_mtime > seconds:
-                self._drop_free(path)
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > seconds:
+                    self.discard(path)
+
+    def use(self, path: Path) -> None:
+        """Mark an entry as used: until this process ends, no other one drops it as unused.
+
+        A shared lock of the kernel's stands for each process that uses it; it goes with the process, however that ends.
+        """
+        with suppress(OSError):
+            os.utime(path)
+            if path.name not in self._used:
+                self._used[path.name] = handle = _open_lock(self._use_path(path.name))
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+    def discard(self, path: Path) -> bool:
+        """Remove an entry that no process uses; false where one does, or builds it, or has removed it."""
+        with suppress(Timeout, FileNotFoundError, BlockingIOError), FileLock(self._lock_path(path.name), timeout=0):
+            handle = _open_lock(self._use_path(path.name))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._discard(path)
+            finally:
+                os.close(handle)
+            return True
+        return False
 
     def _drop_free(self, path: Path) -> None:
         """Remove an entry; one that somebody holds the lock of, or has removed, is left alone."""
@@ -151,3 +179,11 @@ class Store:
 
     def _lock_path(self, name: str) -> Path:
         return self.root / ".locks" / name
+
+    def _use_path(self, name: str) -> Path:
+        return self.root / ".locks" / f"{name}.used"
+
+
+def _open_lock(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

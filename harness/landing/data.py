@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
+from harness.guest.result import readable
 from harness.landing.by_hand import lowest_text
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.layout import Layout
@@ -97,6 +98,7 @@ def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
     return int.from_bytes(content, "little" if elf.little_endian else "big")
 
 
+@readable("/proc/kallsyms")
 def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
     """What /proc/kallsyms lists: data only with KALLSYMS_ALL, a module's as well (is_core_symbol(), 6.1)."""
     owner = f"[{datum.module}]" if datum.module else ""
@@ -137,6 +139,7 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
     )
 
 
+@readable("the parameter of a module")
 def by_module(layout: Layout, datum: Datum) -> Statement:
     """The target's own address of the datum, from its parameter `data`."""
     if not datum.module:

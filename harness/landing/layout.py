@@ -12,6 +12,7 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
 from harness.landing.code.functions import select
@@ -86,6 +87,7 @@ class Layout:
             _slides[self.guest] = self._measure_slide()
         return _slides[self.guest]
 
+    @readable("/proc/kallsyms")
     def _measure_slide(self) -> int:
         listing = self.guest.run("grep", "-m1", f" {ANCHOR}$", "/proc/kallsyms").check().stdout
         running = int(listing.split()[0], 16)

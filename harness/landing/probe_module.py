@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 
 MODULE = "pinpoint_probe"
 KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
@@ -107,10 +108,12 @@ def _view(guest: Guest, script: str) -> ProbeView:
     result = guest.script(script, in_place=True)
     if result.rc != 0:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
-    *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
+    with readable("the probe module's report"):
+        *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
     return ProbeView(parse_report(reports), parse_list(listing), parse_list("".join(before)))
 
 
+@readable("the probe module's report")
 def parse_report(text: str) -> tuple[SiteReport, ...]:
     """The report's lines, `key=value` words, in the order of the sites."""
     reports = []
@@ -134,6 +137,7 @@ def parse_report(text: str) -> tuple[SiteReport, ...]:
 _FLAG = re.compile(r"\[[A-Z]+\]")
 
 
+@readable("the kernel's list of kprobes")
 def parse_list(text: str) -> tuple[ListedProbe, ...]:
     """Lines of `ADDR  k|r  sym+0xoff  mod [FLAG]...`, flags run together (report_probe(), kernel/kprobes.c, 6.1)."""
     probes = []

@@ -11,6 +11,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.identity import build_id
+from harness.guest.result import readable
 from harness.landing.code.functions import select
 from harness.landing.site import Site
 
@@ -59,7 +60,7 @@ class Target:
         steps = f"insmod {path} && {{ {listing}; echo; cat {own}/notes/.note.gnu.build-id; }}"
         listing_out, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
         self.previous = getattr(self, "sections", {})
-        self.sections = self._parsed(listing_out.decode())
+        self.sections = self._parsed(listing_out.decode(errors="replace"))
         self.build_id = build_id(notes)
         _loaded.setdefault(self.guest, {})[self.module] = self
 
@@ -68,6 +69,7 @@ class Target:
         self.guest.run("rmmod", self.module).check()
         _loaded.get(self.guest, {}).pop(self.module, None)
 
+    @readable("the list of a module's sections")
     def _parsed(self, listing: str) -> Mapping[str, int]:
         """Section name to loaded address, from `NAME:0xADDRESS` lines, NAME with any path; the kernel lists no empty
         section.

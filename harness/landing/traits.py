@@ -9,6 +9,7 @@ from itertools import pairwise
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.images.recipe import Traits
 from harness.landing import probe_module
 from harness.landing.layout import Layout
@@ -121,6 +122,7 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
     return any("[FTRACE]" in listed.flags for listed in scene.listed)
 
 
+@readable("/proc/kallsyms")
 def _data_symbols(scene: _Scene) -> bool:
     """KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not functions alone."""
     wanted = ("linux_banner", "pinpoint_data_word")
@@ -140,6 +142,7 @@ def _entry_landing_pad(scene: _Scene) -> bool:
     return scene.report.address > scene.layout.base(symbol, "")
 
 
+@readable("a reference count")
 def _section_fd_pins(scene: _Scene) -> bool:
     """Whether an open section file raises the reference count: it did until 2.6.22, 2.6.23 cut that."""
     module = f"/sys/module/{scene.target.module}"

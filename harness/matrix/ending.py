@@ -12,6 +12,7 @@ from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
 from harness.verdict.complaints import complaints_in
+from harness.verdict.printk import lines_of
 from harness.verdict.verdict import Verdict
 
 
@@ -56,5 +57,5 @@ def count_false_alarms(
     for vm in {cell.vm for cell in cells}:
         if all(cell.verdict.good for cell in cells if cell.vm == vm):
             for log in directory.consoles(vm):
-                alarms += len(complaints_in(log.read_bytes(), recipes[vm].boot_noise).alarming)
+                alarms += len(complaints_in(lines_of(log), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

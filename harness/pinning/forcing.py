@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning.loader import Order
@@ -58,7 +59,8 @@ def under_a_reference(loading: Loaders) -> Forced:
             with stopped(loader, "validated"):
                 asked = loading.delete(_TARGET)
                 answer = delete(guest, _TARGET, force=not loading.mutant.asks)
-                taint = int(guest.read_text("/proc/sys/kernel/tainted"))
+                with readable("the taint"):
+                    taint = int(guest.read_text("/proc/sys/kernel/tainted"))
                 since = guest.console.position
             loader.finish(guest.budget(_SECONDS))
             guest.fence(guest.budget(_SECONDS))

@@ -14,6 +14,7 @@ from typing import Self
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.landing.landing import Missed
 
 PROGRAM = "pinpoint_loader"
@@ -91,11 +92,12 @@ class LoaderLine:
     def parsed(cls, line: str) -> LoaderLine:
         """Raises GuestError for a line that is none of the protocol: a program's own complaint, say."""
         word, _, rest = line.partition(" ")
-        step, *others = rest.split()
-        if word not in ("at", "did", "failed"):
+        step, *others = rest.split() or [""]
+        if not step or word not in ("at", "did", "failed"):
             raise GuestError(f"not a line of the loader's: {line!r}")
         subject = others.pop(0) if others and "=" not in others[0] else ""
-        return cls(word, step, subject, dict(each.split("=", 1) for each in others))
+        with readable("a line of the loader"):
+            return cls(word, step, subject, dict(each.split("=", 1) for each in others))
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class Loader:
         while not self._steps:
             if self.next_line() is None:
                 raise EndedEarly(self.ended(), "its first step")
-        return int(self._steps[0].fields["pid"])
+        with readable("a line of the loader"):
+            return int(self._steps[0].fields["pid"])
 
     def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:
         """The next line; None once it has ended. Raises DeadlineExceeded, GuestLost."""

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, Order, run
@@ -105,7 +106,8 @@ def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
         deadline=guest.budget(seconds + _AFTER_SECONDS),
     ).check()
     lines = [LoaderLine.parsed(line) for line in told.stdout.splitlines()]
-    outcomes = Counter({(said.step, said.subject): int(said.fields["times"]) for said in lines})
+    with readable("a line of the loader"):
+        outcomes = Counter({(said.step, said.subject): int(said.fields["times"]) for said in lines})
     if loading.mutant.holds_more:
         _hold_more(guest, order)
     return Stressed(outcomes, time.monotonic() - began, _left(guest), _leaks(guest))

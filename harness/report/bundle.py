@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
 from harness.report import jsonl
+from harness.report.bundle_files import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 
@@ -94,7 +96,7 @@ def _filled(root: Path, place: Path, scratch: Path, about: Bundle, pieces: Mappi
     own = sorted(path for path in scratch.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(scratch)): sha256(path) for path in own}})
     (scratch / ABOUT).write_text(jsonl.plain_json(whole, indent=1) + "\n")
-    scratch.chmod(0o755)
+    scratch.chmod(0o700)
     scratch.rename(final)
     return final
 
@@ -171,24 +173,42 @@ def _beginning(frozen: str) -> list[str]:
 
 
 def read(directory: Path) -> Bundle:
-    """Read a bundle and check the hash of every file. Raises UsageError when the directory is no complete bundle."""
+    """Read a bundle and check the hash of every file. Raises UsageError when the directory is no complete bundle.
+
+    A bundle may come from a stranger: links, devices, FIFOs and more than a bundle of ours can hold are refused.
+    """
     where = str(directory)
     try:
-        text = (directory / ABOUT).read_text()
+        files = BundleFiles(directory)
     except NotADirectoryError:
         raise UsageError("is a file", where=where, mend="name the bundle's directory") from None
     except FileNotFoundError:
-        wrong = f"has no {ABOUT}: it is no bundle, or half of one" if directory.is_dir() else "is not there"
-        raise UsageError(wrong, where=where, mend="results.jsonl names the bundles of a run") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{ABOUT} cannot be read: {error}", where=where, mend="copy the bundle again") from None
-    about = _parsed(text, where)
-    for name, wanted in about.files.items():
-        path = directory / name
-        if not path.is_file() or sha256(path) != wanted:
-            wrong = "has changed" if path.is_file() else "is missing"
-            raise UsageError(f"{name} {wrong}: the bundle is not whole", where=where, mend="copy it again")
+        mend = "results.jsonl names the bundles of a run"
+        raise UsageError("is not there", where=where, mend=mend) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot be read: {_why(error)}", where=where, mend="name the bundle's directory") from None
+    with contextlib.closing(files):
+        about = _parsed(_description(files, where), where)
+        files.demand(about.files, where)
     return about
+
+
+def _description(files: BundleFiles, where: str) -> str:
+    """The text of `bundle.json`."""
+    try:
+        return files.read(ABOUT, LARGEST_DESCRIPTION).decode()
+    except FileNotFoundError:
+        wrong, mend = f"has no {ABOUT}: it is no bundle, or half of one", "results.jsonl names the bundles of a run"
+        raise UsageError(wrong, where=where, mend=mend) from None
+    except NotInBundle as error:
+        raise UsageError(f"{ABOUT} {error}", where=where, mend="do not trust it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        wrong = f"{ABOUT} cannot be read: {_why(error)}"
+        raise UsageError(wrong, where=where, mend="copy the bundle again") from None
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _parsed(text: str, where: str) -> Bundle:
@@ -198,7 +218,7 @@ def _parsed(text: str, where: str) -> Bundle:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise UsageError(f"{ABOUT} is damaged: {first['msg']}", where=where, mend="copy the bundle again") from None
-        key = ".".join(map(str, first["loc"])) or "the whole"
+        key = ".".join(map(str, first["loc"]))[:200] or "the whole"
         raise UsageError(
             f"{ABOUT} is not of this version of Pinpoint: {key}: {first['msg']}",
             where=where,

@@ -6,8 +6,12 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from pydantic import FiniteFloat, TypeAdapter
+
 from harness.core.files import write_text
 from harness.report.record import Cell
+
+_SHAPE = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 
 def remember(path: Path, cells: Iterable[Cell]) -> None:
@@ -34,6 +38,6 @@ def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
     Empty when the file is missing or cannot be read: the durations only save time.
     """
     try:
-        return dict(json.loads(path.read_text()))
+        return _SHAPE.validate_json(path.read_bytes())
     except (OSError, ValueError):
         return {}

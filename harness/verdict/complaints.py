@@ -89,11 +89,11 @@ class _Open:
         return Complaint(self.opening.kind, self.line, _place(self.line, self.lines), tuple(self.lines), self.began)
 
 
-def read(log: str | bytes, *, timed: bool | None = None) -> list[Complaint]:
+def read(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> list[Complaint]:
     """Every complaint in a console log or a dmesg, in order. Never raises, wherever the log begins or is cut.
 
     `timed`: does this kernel print times (None: detected from the log)? If so, lines without one are a program's, not
-    the kernel's, and are passed over.
+    the kernel's, and are passed over. The time that it takes grows as the log's size does.
     """
     found: list[Complaint] = []
     current: _Open | None = None
@@ -179,7 +179,9 @@ def confirmed(complaints: Iterable[Complaint], dmesg: str | bytes) -> list[Compl
 
 
 def complaints_in(
-    log: str | bytes, noise: Sequence[BootNoise], kernel_log: Callable[[], str | bytes | None] | None = None
+    log: str | bytes | Iterable[str],
+    noise: Sequence[BootNoise],
+    kernel_log: Callable[[], str | bytes | None] | None = None,
 ) -> Sorted:
     """The complaints in a console log of a guest of ours, sorted by its recipe's boot noise.
 

@@ -176,7 +176,7 @@ class Criminal:
         except (GuestLost, DeadlineExceeded):
             with suppress(PinpointError):
                 end = Deadline.after(_LAST_WORDS_SECONDS)
-                self.guest.console.await_line([r"Kernel panic - not syncing[^\n]*\n"], end, since=since)
+                self.guest.console.await_line([r"Kernel panic - not syncing[^\n]{0,1024}\n"], end, since=since)
             printed = self.guest.console.text(since)
         alarming = complaints_in(printed, self.guest.image.recipe.boot_noise).alarming
         reported = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 # kernel/printk/printk.c, info_print_prefix(), 6.1: `<level>` (syslog readers only), `[seconds]` (printk.time),
 # `[  T1]` or `[  C0]` (CONFIG_PRINTK_CALLER), one space. It begins with a literal here so that searching is quick.
@@ -13,12 +14,15 @@ _PREFIX = re.compile(r"\[ {0,4}(?P<seconds>\d{1,10}\.\d{6})\](?:\[ {0,5}[TC]\d{1
 _KMSG = re.compile(r"(?P<level>\d{1,3}),\d+,(?P<microseconds>\d+),[^;\s]{1,40};")
 _LEVEL = re.compile(r"<(?P<level>\d{1,3})>")
 _LEVEL_BEFORE = re.compile(r"<(?P<level>\d{1,3})>$")
+_LONGEST_LEVEL = len("<123>")
 # ECMA-48 control sequences and strings, as a colourful init or firmware prints them, and other control codes: those of
 # seven and of eight bits, and Unicode's own that end a line or turn its direction round.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
-_LINE_END = re.compile(r"\r*\n")
 _USER_FACILITY = 8
+# A record's text is at most this long (PRINTK_MESSAGE_MAX, kernel/printk/internal.h, 6.6; LOG_LINE_MAX is 1 KiB, 6.1):
+# what stands behind it on its line is a program's.
+_LONGEST_TEXT = 2048
 
 
 @dataclass(frozen=True)
@@ -38,36 +42,57 @@ def plain(text: str) -> str:
     return text if text.isprintable() else _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
-def records(log: str | bytes, *, timed: bool | None = None) -> Iterator[Record]:
+def lines_of(log: Path) -> Iterator[str]:
+    """The lines of a log file, each with its newline; what is no UTF-8 becomes replacement characters."""
+    with log.open("rb") as stream:
+        for line in stream:
+            yield line.decode(errors="replace")
+
+
+def records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> Iterator[Record]:
     """The kernel's records in a console log, `dmesg`, `dmesg -r` or /dev/kmsg; never raises, wherever the log is cut.
+
+    A log may also come as its lines, each with its newline and the last perhaps without; then `timed` must be given.
 
     On a console whose kernel prints times (`timed`; None: detected from the log) a line without one is not the
     kernel's: programs share the console. A program that writes to /dev/kmsg instead gets a time, but also a facility
     (devkmsg_write() enforces LOG_USER), which `dmesg -r` shows and by which such records are left out here.
     """
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
-    lines = _LINE_END.split(text)
-    form = _form(lines, timed)
-    last = lines.pop()
+    if isinstance(text, str):
+        timed = _is_timed(_split(text)) if timed is None else timed
+        lines = _split(text)
+    else:
+        lines = iter(text)
+    form = _of_timed_line if timed else _of_untimed_line
+    begun = False
     for line in lines:
-        yield from form(plain(line))
-    for record in form(plain(last)):
-        yield replace(record, cut=True)
+        if not begun and line.strip():
+            begun = True
+            # Only where the log begins with it: programs could imitate it.
+            form = _of_kmsg_line if _KMSG.match(line) else form
+        for record in form(plain(line.removesuffix("\n").rstrip("\r"))):
+            short = record if len(record.text) <= _LONGEST_TEXT else replace(record, text=record.text[:_LONGEST_TEXT])
+            yield short if line.endswith("\n") else replace(short, cut=True)
 
 
-def _form(lines: list[str], timed: bool | None) -> Callable[[str], Iterator[Record]]:
-    """How this log's lines are read. /dev/kmsg's form only where the log begins with it: programs could imitate it."""
-    if _KMSG.match(next((line for line in lines if line.strip()), "")):
-        return _of_kmsg_line
-    return _of_timed_line if (_is_timed(lines) if timed is None else timed) else _of_untimed_line
+def _split(text: str) -> Iterator[str]:
+    """The lines of a text, each with its newline but the last: what stands behind the last newline, even if empty."""
+    begin = 0
+    while end := text.find("\n", begin) + 1:
+        yield text[begin:end]
+        begin = end
+    yield text[begin:]
 
 
-def _is_timed(lines: list[str]) -> bool:
+def _is_timed(lines: Iterator[str]) -> bool:
     """Does this kernel print times? Its banner shows it; in a log without one, any line with a time does."""
+    found = False
     for line in lines:
         if "Linux version " in line:
             return _PREFIX.search(plain(line)) is not None
-    return any(_PREFIX.search(line) for line in lines)
+        found = found or _PREFIX.search(line) is not None
+    return found
 
 
 def _of_kmsg_line(line: str) -> Iterator[Record]:
@@ -84,8 +109,11 @@ def _of_untimed_line(line: str) -> Iterator[Record]:
 
 def _of_timed_line(line: str) -> Iterator[Record]:
     """A line holds one record, or several when a program's unfinished line stands before one."""
-    prefixes = list(_PREFIX.finditer(line))
-    for prefix, following in zip(prefixes, [*prefixes[1:], None], strict=False):
-        level = _LEVEL_BEFORE.search(line, 0, prefix.start())
+    found = _PREFIX.finditer(line)
+    prefix = next(found, None)
+    while prefix:
+        following = next(found, None)
+        level = _LEVEL_BEFORE.search(line, max(0, prefix.start() - _LONGEST_LEVEL), prefix.start())
         if level is None or int(level["level"]) < _USER_FACILITY:
             yield Record(line[prefix.end() : following.start() if following else None], float(prefix["seconds"]))
+        prefix = following

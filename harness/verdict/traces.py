@@ -16,7 +16,8 @@ from harness.landing.code.line_table import rows
 
 # `func+0x1/0x20 [module]` behind what an architecture puts before it; `? ` is a value that only looks like a return.
 _FRAME = re.compile(
-    r"(?P<doubtful>\? )?(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+(?: \[(?P<module>\w+)\])?"
+    r"(?:(?P<doubtful>\? )|(?<![\w.$]))(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
+    r"(?: \[(?P<module>\w+)\])?"
 )
 # Lines with the instruction pointer itself, on x86, arm64 and parisc; elsewhere stand return addresses.
 _POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -21,6 +22,12 @@ from harness.core.errors import PinpointError
 _TABLE = ".debug_line"
 # Distinct addresses identify the section: they are laid out one after the other, far apart, as no loader does.
 _FIRST, _APART = 0x10000, 0x10000
+
+
+# What pyelftools and zlib raise on content that no compiler makes.
+_BROKEN_HERE = (DWARFError, zlib.error, AssertionError, OSError, RecursionError, NotImplementedError, MemoryError)
+# The most that the compressed debug sections of a file may become; a kernel's have some 100 MiB.
+_MOST_UNPACKED = 256 << 20
 
 
 class LineRow(NamedTuple):
@@ -47,14 +54,28 @@ def rows(elf: Elf) -> Sequence[LineRow]:
     found = []
     try:
         with elf.path.open("rb") as stream:
-            for address, file, line in _statements(_dwarf(elf, ELFFile(stream), bases)):
+            parsed = ELFFile(stream)
+            _demand_bounded(elf, parsed)
+            for address, file, line in _statements(_dwarf(elf, parsed, bases)):
                 index = bisect_right(starts, address) - 1
                 # Below all is what the linker threw away, whose address it made 0.
                 if index >= 0:
                     found.append(LineRow(names[index], address - starts[index], file, line))
-    except (*BROKEN, DWARFError) as error:
+    except (*BROKEN, *_BROKEN_HERE) as error:
         raise PinpointError(f"its DWARF is damaged ({error or type(error).__name__})", where=str(elf.path)) from None
     return found
+
+
+def _demand_bounded(elf: Elf, parsed: ELFFile) -> None:
+    """Demand that what is compressed stays within bounds: zlib makes a thousand bytes of one."""
+    total = 0
+    for section in parsed.iter_sections():
+        if section.name.startswith(".zdebug"):
+            what = "its DWARF is compressed in the way before ELF had one"
+            raise PinpointError(what, where=str(elf.path), mend="build it without -gz=zlib-gnu")
+        total += section.data_size if section.compressed else 0
+    if total > _MOST_UNPACKED:
+        raise PinpointError(f"its DWARF unpacks to {total >> 20} MiB", where=str(elf.path), mend="build it without -gz")
 
 
 def _apart(elf: Elf) -> dict[str, int]:

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from harness.core.elf import Elf
+from harness.core.elf import BROKEN, Elf
 from harness.core.elf_tables import Relocation
+from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTables, Table
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables, Rows
@@ -87,7 +88,21 @@ class FtraceSites:
 
 @lru_cache(maxsize=32)
 def ftrace_sites(elf: Elf) -> FtraceSites:
-    """The ftrace sites of a vmlinux or a module, none where it has no table of them."""
+    """The ftrace sites of a vmlinux or a module, none where it has no table of them.
+
+    Raises PinpointError for tables that no compiler makes.
+    """
+    try:
+        return _ftrace_sites(elf)
+    except BROKEN as error:
+        raise _damaged(elf, error) from None
+
+
+def _damaged(elf: Elf, error: Exception) -> PinpointError:
+    return PinpointError(f"its patch tables are damaged ({type(error).__name__})", where=str(elf.path))
+
+
+def _ftrace_sites(elf: Elf) -> FtraceSites:
     machine = MACHINES[elf.machine]
     tables = tuple(table for table in machine.tables if table.begin == FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
@@ -105,8 +120,15 @@ def ftrace_sites(elf: Elf) -> FtraceSites:
 def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
     """The patch sites of a vmlinux or a module, with those of ftrace or without.
 
-    Relocations that belong to a section are not among them.
+    Relocations that belong to a section are not among them. Raises PinpointError for tables that no compiler makes.
     """
+    try:
+        return _patch_sites(elf, ftrace=ftrace)
+    except BROKEN as error:
+        raise _damaged(elf, error) from None
+
+
+def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     machine = MACHINES[elf.machine]
     tables = tuple(table for table in machine.tables if ftrace or table.begin != FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
@@ -195,6 +217,7 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator
             continue
         form = table.fitting(_order(elf), partial(_is_moved_by, moved, elf.sections[table.section].size))
         for each in moved:
+            # An absolute symbol is in no section, and nothing of this module is patched there.
             if each.offset % form.size or each.symbol.section not in elf.sections:
                 continue
             section = each.symbol.section

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 
@@ -61,6 +62,7 @@ def _ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
     return parse(answer.stdout)
 
 
+@readable("the data module's report")
 def parse(report: str) -> list[Answer]:
     """The report's lines: `key=value` words, the symbol last because it may have a module's name behind a space."""
     answers = []

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.landing.code.functions import BLACKLIST, PREAMBLES, blacklist, evenly
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import first
@@ -18,6 +19,7 @@ from harness.landing.site import Site
 _CODE = "tTwW"
 
 
+@readable("/proc/kallsyms")
 def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
     """The functions that the kernel would not find, or find elsewhere than the address paired with each.
 
@@ -32,6 +34,7 @@ def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> l
     return [site for site, truth in functions if found.get((site.module, site.symbol)) != truth]
 
 
+@readable("the blacklist of kprobes")
 def blacklisted(guest: Guest) -> list[str]:
     """The names on the kernel's own blacklist that can be asked for, those it has once, in its order."""
     names = Counter(line.split()[-1] for line in guest.read_text(BLACKLIST).splitlines())

@@ -14,7 +14,7 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import Result
+from harness.guest.result import Result, readable
 from harness.landing import probe_module
 from harness.landing.probe_module import KPROBES_LIST, SEPARATOR, ListedProbe, SiteReport, parse_list
 
@@ -104,7 +104,8 @@ class SweepModule:
             f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
         )
         lines = self.guest.script(off).check().stdout.splitlines()
-        self._were = {line.split()[0]: line.split()[1] for line in lines}
+        with readable("the settings of kprobes"):
+            self._were = {line.split()[0]: line.split()[1] for line in lines}
         self._recorder = self._read_head()[2]
 
     def unload(self) -> None:
@@ -172,10 +173,12 @@ class SweepModule:
         self.guest.put("".join(f"{spec}\n" for spec in specs).encode(), _SITES, deadline=deadline)
         self.guest.script(f"cat {_SITES} >{_DIRECTORY}/sites", deadline).check()
 
+    @readable("the sweep module's report")
     def _read_head(self) -> tuple[int, int, int]:
         registering, removing, recorder = self.guest.run("head", "-n1", f"{_DIRECTORY}/report").check().stdout.split()
         return int(registering), int(removing), int(recorder, 16)
 
+    @readable("the sweep module's report")
     def _batch(self, specs: Sequence[str], text: str) -> Batch:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.landing.site import Site
 
 _TRACEFS = "/sys/kernel/tracing"
@@ -50,7 +51,8 @@ def cycle(guest: Guest, sites: Sequence[Site]) -> Peer:
     lines = "".join(f"p:{_GROUP}/s{number} {site.spec}\n" for number, site in enumerate(sites))
     guest.put(lines.encode(), _SITES)
     define, count = _timed(guest, _DEFINE)
-    defined = int(count)
+    with readable("what tracefs prints"):
+        defined = int(count)
     if defined < len(sites) / 2:
         raise GuestError(f"tracefs defines only {defined} of {len(sites)} sites", where=guest.name)
     enable, disable, remove = (_timed(guest, step)[0] for step in (_ENABLE, _DISABLE, _REMOVE))

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, PinpointError
+from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.matrix.cells.selection import CellId
-from harness.matrix.guests.checkup import KernelComplained, LeftBehind
+from harness.matrix.guests.checkup import KernelComplained, LeftBehind, Unexplained
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun, Uprobes
@@ -23,7 +23,7 @@ from harness.verdict.printk import plain
 from harness.verdict.verdict import Verdict
 
 # Errors that are reported without a traceback: they are about the guest, the kernel or the host, not about our code.
-REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind)
+REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind, Unexplained)
 
 
 class MutantSurvivedError(AssertionError):
@@ -124,8 +124,12 @@ def verdict_of(error: BaseException) -> Verdict:
     match error:
         case KernelComplained() | GuestDied():
             return error.verdict
+        case Unexplained():
+            return Verdict.OOPS
         case BootError():
             return Verdict.BOOT_FAIL
+        case HostError():
+            return Verdict.HARNESS_ERROR
         case GuestLost() | DeadlineExceeded():
             return Verdict.HANG
         case PinpointError():

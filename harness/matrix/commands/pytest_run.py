@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shlex
 import sys
 from collections.abc import Sequence
@@ -25,6 +27,12 @@ class _Interruption:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.seen = excinfo.errisinstance(KeyboardInterrupt)
+
+
+def collect(arguments: Sequence[str], plugin: object) -> None:
+    """Collect what these arguments name, for `plugin` to look at; run and print nothing."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        pytest.main([*COMMON, "--collect-only", "--capture=no", *arguments], plugins=[plugin])
 
 
 def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:

@@ -15,8 +15,8 @@ from harness.core.events import Bus
 from harness.core.files import sha256
 from harness.images.build_context import BuildContext
 from harness.images.prepare import image_key
-from harness.images.recipe import select
-from harness.matrix.commands import pytest_run, replay_options
+from harness.images.recipe import Recipe, select
+from harness.matrix.commands import bundle_trust, pytest_run
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
@@ -51,7 +51,7 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
     build_context = BuildContext.in_cache(Bus())
     _demand_same_project(about, build_context, anyway=anyway)
     for difference in _differences(about, build_context):
-        print(f"pinpoint: {difference}", file=sys.stderr)
+        print(plain(f"pinpoint: {difference}"), file=sys.stderr)
     outcomes: Counter[str] = Counter()
     worst = _HELD
     for number in range(1, times + 1):
@@ -68,6 +68,12 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
     return worst
 
 
+def recipe_of(about: Bundle) -> Recipe:
+    """The recipe of a bundle's VM. Raises UsageError for what is no name of one VM."""
+    bundle_trust.demand_vm(about)
+    return select([about.cell.vm])[0]
+
+
 def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
     schedule = [f"--schedule={about.schedule}"] if about.schedule else []
     quiet = ["-q", "--no-summary"] if times > 1 or at_failure else ["-q"]
@@ -78,21 +84,12 @@ def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
 
 
 def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: bool) -> None:
-    """Check that the recipe exists and makes the same image, and that the case's file exists. Raises UsageError.
+    """The cells must be cases of this project, and the recipe must still make the same image.
 
-    A bundle may come from a stranger: only files of the project are run, with options that a run of ours records.
+    Without a key of an image there is nothing to compare: the cell had no guest, because its image was not built.
     """
-    recipe = select([about.cell.vm])[0]
-    file = (paths.PROJECT / about.file).resolve()
-    foreign = replay_options.foreign(about.options)
-    if foreign:
-        raise UsageError(
-            f"the bundle has the option {foreign!r}, which no run records", where=about.cell.vm, mend="do not trust it"
-        )
-    if not file.is_file() or not file.is_relative_to(paths.PROJECT):
-        raise UsageError(
-            "is not in this version of Pinpoint", where=about.file, mend="use the version it was made with"
-        )
+    bundle_trust.demand_cells(about)
+    recipe = recipe_of(about)
     key = image_key(recipe, build_context)
     if about.cell.image_key and key != about.cell.image_key and not anyway:
         raise UsageError(

@@ -13,7 +13,10 @@ _SEED = "hypothesis_seed"
 
 
 # Each option that `options` returns; no run of ours writes another one into a bundle.
-_OURS = re.compile(r"--(?:schedules?|stress|sweep|crash-triggers|accel|hypothesis-seed)=.*|--as-honest", re.DOTALL)
+_OURS = re.compile(
+    r"--(?:schedules|sweep|crash-triggers|accel)=[a-z-]{1,20}|--schedule=[\x20-\x7e]{0,4096}"
+    r"|--(?:stress|hypothesis-seed)=[0-9]{1,20}|--as-honest"
+)
 
 
 def foreign(options: Iterable[str]) -> str:

@@ -54,12 +54,16 @@ class LeftBehind(AssertionError):
     """The cell left modules, references, kprobes, mounts or processes in the guest, or took some away."""
 
 
+class Unexplained(AssertionError):
+    """The kernel's taint shows a crash or a warning of which the console has nothing."""
+
+
 def begin(guest: Guest) -> str:
     """Record the guest's state before its first cell; return the boot noise that its recipe allows, for the board.
 
     Raises KernelComplained for any other complaint.
     """
-    _clean[guest] = _state(guest)
+    _clean[guest], _ = _state(guest)
     foreseen = complaints_in(guest.console.text(), guest.image.recipe.boot_noise).allowed
     return "; ".join(f"allowed: {complaint}: {noise.why}" for complaint, noise in foreseen)
 
@@ -68,12 +72,16 @@ def end(guest: Guest) -> str:
     """Check that a cell left the guest as it found it, except for a target module that is kept loaded.
 
     Returns why the guest must be discarded although the cell did nothing wrong; empty if it need not be. Raises
-    KernelComplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is not used
-    again, so the state before the first cell is the state before every cell.
+    KernelComplained, Unexplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is
+    not used again, so the state before the first cell is the state before every cell.
     """
-    clean, after, deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
+    clean, (after, excused), deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
     while clean.more_processes(after) and not deadline.expired:
-        after = _state(guest, "sleep 0.1; ")
+        after, more = _state(guest, "sleep 0.1; ")
+        excused |= more
+    untold = clean.new_crash_taint(after)
+    if untold and not excused:
+        raise Unexplained(f"the kernel has new taint {untold}, and no complaint on the console explains it")
     changed = clean.changed(after, loaded_targets.modules(guest))
     if changed:
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
@@ -82,7 +90,7 @@ def end(guest: Guest) -> str:
 
 def last_words(guest: Guest, lost: GuestError) -> Exception:
     """Return why a guest does not answer: a kernel complaint, its diagnosis, or `lost` itself."""
-    found = complaints_in(guest.console.text(guest.fenced_to), guest.image.recipe.boot_noise).alarming
+    found = complaints_in(guest.console.lines(guest.fenced_to), guest.image.recipe.boot_noise).alarming
     if found:
         return KernelComplained(found, _files(guest))
     if guest.heart is None or guest.heart.emulator.stopped:
@@ -100,14 +108,18 @@ def explained(guest: Guest) -> Iterator[None]:
         raise last_words(guest, lost) from lost
 
 
-def _state(guest: Guest, before: str = "") -> State:
-    """Read the guest's state. Raises KernelComplained for what its kernel printed before the read."""
+def _state(guest: Guest, before: str = "") -> tuple[State, bool]:
+    """Read the guest's state, and whether its kernel printed a complaint that its recipe allows.
+
+    Raises KernelComplained for any other complaint that its kernel printed before the read.
+    """
     result, printed = guest.fenced(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
-    found = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest)).alarming
+    complaints = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
+    found = complaints.alarming
     if found:
         raise KernelComplained(found, _files(guest))
     try:
-        return State.parsed(result.stdout)
+        return State.parsed(result.stdout), bool(complaints.allowed)
     except ValueError as error:
         raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
 

@@ -59,6 +59,7 @@ class Freezer:
 
         Raises what start.thaw() raises.
         """
+        self._build_context.store.use(frozen.parent)
         try:
             return start.thaw(image, frozen, options)
         except (FrozenRefused, BootError):

@@ -20,6 +20,9 @@ ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_ME
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
 # Out of tree and unsigned: every module of ours is, and the kernel never clears these bits.
 _OURS = frozenset("OE")
+# The kernel sets these where it died, warned, met a bad page, a locked-up processor or a machine check, and prints a
+# complaint each time (callers of add_taint(), 6.1).
+_CRASHES = frozenset("DWBLM")
 # The guest's slab may grow by this share of its memory (1/8). The slab of a healthy parisc guest grows by 50 KiB a
 # round trip, because QEMU 7.2's firmware makes each object take 32 KiB; that of x86_64 hardly grows.
 _SLAB_SHARE = 8
@@ -40,6 +43,13 @@ class State:
     @classmethod
     def parsed(cls, listing: str) -> State:
         """From what `ASK` prints. Raises ValueError for a listing that was cut."""
+        try:
+            return cls._parsed(listing)
+        except IndexError:
+            raise ValueError("a line of it was cut") from None
+
+    @classmethod
+    def _parsed(cls, listing: str) -> State:
         things: Counter[str] = Counter()
         processes: Counter[str] = Counter()
         taint, slab = None, 0
@@ -66,6 +76,10 @@ class State:
         before = self.things + Counter(_module(name, "0") for name in kept)
         came = (after.things - before) + self.more_processes(after)
         return sorted([*came.elements(), *(f"no {thing}" for thing in (before - after.things).elements())])
+
+    def new_crash_taint(self, after: State) -> str:
+        """The letters of new taint that only a complaint of the kernel explains; empty for none."""
+        return "".join(sorted((after.taint - self.taint) & _CRASHES))
 
     def discard_reason(self, after: State, memory_mib: int) -> str:
         """Why the guest must be discarded although the cell did nothing wrong: new taint, or much more slab.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from harness.core.deadline import Deadline
@@ -82,7 +82,7 @@ class Kernel:
         told = self._guest.script(f"dmesg | tail -n {lines}", self._guest.budget(_LOG_SECONDS)).stdout
         return told.splitlines()
 
-    def _take(self, printed: str) -> None:
+    def _take(self, printed: str | Iterable[str]) -> None:
         heard = allowed(read(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
         if heard:
             heard = tuple(self._borne_out(heard))

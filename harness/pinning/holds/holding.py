@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.doctored_modules import shipped
@@ -74,7 +75,8 @@ def target_image(guest: Guest) -> str:
 
 def _btf_base(guest: Guest) -> Base:
     told = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
-    return Base(int(told.fields["types"]), int(told.fields["strings"]))
+    with readable("a line of the loader"):
+        return Base(int(told.fields["types"]), int(told.fields["strings"]))
 
 
 def a_dependent() -> Hold:

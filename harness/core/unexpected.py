@@ -1,0 +1,42 @@
+"""What nobody foresaw, as one line: the host's refusals by their path, everything else with its traceback in a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from pathlib import Path
+
+from harness.core import paths
+from harness.core.errors import HostError, PinpointError
+
+_FEWEST_FRAMES = 40
+
+
+def explained(error: BaseException) -> PinpointError:
+    """The error in one line: an OSError with the path that it is about, any other with the place of its traceback."""
+    if isinstance(error, PinpointError):
+        return error
+    kept = _kept(error)
+    if isinstance(error, OSError):
+        name = error.filename if error.filename is not None else error.filename2
+        where = os.fsencode(name).decode(errors="backslashreplace") if isinstance(name, bytes | str) else ""
+        what = error.strerror or str(error) or type(error).__name__
+        return HostError(what, where=where, mend=f"see disk and rights; the traceback is in {kept}")
+    what = f"{type(error).__name__}: {error}"
+    return HostError(f"an error that nobody foresaw: {what[:300]}", mend=f"report it; the traceback is in {kept}")
+
+
+def _kept(error: BaseException) -> str:
+    """Write the traceback to the first place that takes it; its path, or why there is none."""
+    text = "".join(traceback.format_exception(error, limit=_FEWEST_FRAMES)).encode(errors="replace")
+    for directory in (paths.cache() / "logs", Path(tempfile.gettempdir())):
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix="traceback-", suffix=".txt", dir=directory)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(text)
+        except (OSError, ValueError, RuntimeError):
+            continue
+        return name
+    return "no file, since none can be written"

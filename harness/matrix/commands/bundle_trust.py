@@ -1,0 +1,101 @@
+"""Which bundles are replayed: those that name cells of this project and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+
+from harness.core import paths
+from harness.core.errors import UsageError
+from harness.images.recipe import names
+from harness.matrix.cells.selection import CellId, cell_of
+from harness.matrix.commands import pytest_run, replay_options
+from harness.report.bundle import Bundle
+
+_CASES = re.compile(r"cases/test_\w{1,100}\.py", re.ASCII)
+_FROZEN = re.compile(r"(?:frozen-[0-9a-f]{1,64})?")
+_DISTRUST = "do not trust it"
+_OTHER_VERSION = "use the version it was made with"
+_LONGEST = 4096
+
+
+class _Collected:
+    """Keeps the cells that pytest collects."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, CellId] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Every cell, by pytest's name of it."""
+        self.cells = {cell.item: cell for item in session.items if (cell := cell_of(item))}
+
+
+def demand_cells(about: Bundle) -> None:
+    """Demand that a bundle names one VM, and cells of one case file that this project collects for that VM.
+
+    Nothing that the bundle names is imported before its file is known to be a case of the project, and nothing that
+    it names reaches a terminal or pytest before it is known to be printable. Raises UsageError.
+    """
+    _demand_printable(about)
+    demand_vm(about)
+    foreign = replay_options.foreign([*about.options, *([f"--schedule={about.schedule}"] if about.schedule else [])])
+    if foreign:
+        raise UsageError(f"the bundle asks for {foreign[:80]!r}, as no run does", where=about.cell.vm, mend=_DISTRUST)
+    _demand_file(about)
+    if not about.items:
+        raise UsageError("the bundle names no cell", where=about.file, mend=_DISTRUST)
+    cells = collected(about)
+    for item in about.items:
+        if item not in cells:
+            raise UsageError(f"has no cell {item!r} for {about.cell.vm}", where=about.file, mend=_OTHER_VERSION)
+    last = cells[about.items[-1]]
+    if (last.file, last.case, last.vm, last.mutant) != (
+        about.cell.file,
+        about.cell.case,
+        about.cell.vm,
+        about.cell.mutant,
+    ):
+        raise UsageError(f"{last.item!r} is not the cell that the bundle is of", where=about.file, mend=_DISTRUST)
+    if about.cell.kernel_release and not about.cell.image_key:
+        raise UsageError("the bundle's cell had a guest of no image", where=about.cell.vm, mend=_DISTRUST)
+
+
+def collected(about: Bundle) -> dict[str, CellId]:
+    """The cells that the bundle's case file has for its VM, by pytest's names. Runs none of them."""
+    found = _Collected()
+    arguments = ["--deep", f"--vm={about.cell.vm}", *about.options]
+    pytest_run.collect([*arguments, str(paths.PROJECT / about.file)], found)
+    return found.cells
+
+
+def demand_vm(about: Bundle) -> None:
+    """Demand that a bundle names one known VM. Raises UsageError."""
+    known = names()
+    if about.cell.vm not in known:
+        raise UsageError(f"no VM named {about.cell.vm[:80]!r}", mend=f"one of: {', '.join(known)}")
+
+
+def _demand_file(about: Bundle) -> None:
+    """The file is one of `cases/` by its very path, neither a link nor behind one."""
+    path = paths.PROJECT / about.file
+    own = _CASES.fullmatch(about.file) is not None
+    if not own or not path.is_file() or path.resolve() != path:
+        raise UsageError("is no case of this version of Pinpoint", where=about.file, mend=_OTHER_VERSION)
+
+
+def _demand_printable(about: Bundle) -> None:
+    """What is printed, or handed to pytest, has no control codes and is not endless."""
+    cell = about.cell
+    words: Sequence[str] = (
+        *(cell.case, cell.vm, cell.mutant, cell.image_key, cell.kernel_release),
+        *(about.file, *about.items, *about.options, about.schedule, about.seed),
+    )
+    for word in words:
+        if not word.isprintable() or len(word) > _LONGEST:
+            raise UsageError(
+                f"the bundle names {word[:80]!r}, as no run does", where=cell.vm[:80] or "bundle", mend=_DISTRUST
+            )
+    if not _FROZEN.fullmatch(about.frozen):
+        raise UsageError(f"the bundle names {about.frozen[:80]!r}, which is no frozen guest", mend=_DISTRUST)

@@ -1,0 +1,21 @@
+"""What pytest calls an internal error, in one line; its traceback goes to a file."""
+
+from __future__ import annotations
+
+import pytest
+from _pytest._code.code import ExceptionChainRepr, ReprEntryNative
+
+from harness.core import unexpected
+from harness.verdict.printk import plain
+
+
+class InternalErrors:
+    """A plugin that shortens what pytest, and pytest-xdist for a worker, print for an error of the harness."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Replace the traceback by one line before anybody prints it."""
+        if isinstance(excrepr, ExceptionChainRepr):
+            text = plain(str(unexpected.explained(excinfo.value))).replace("\n", " ")
+            excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]
+            excrepr.chain = [(excrepr.reprtraceback, None, None)]

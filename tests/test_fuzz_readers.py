@@ -1,0 +1,231 @@
+"""What reads input of strangers, fed with mutations of good input and with noise. `--fuzz N` gives N inputs to each."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fuzzing import fuzz, mutations
+from hypothesis import strategies as st
+
+from harness.core import paths
+from harness.core.elf import Elf
+from harness.core.errors import PinpointError
+from harness.guest import identity
+from harness.guest.terminal import Filter
+from harness.images import recipe
+from harness.landing import probe_module
+from harness.landing.code import line_table, static_kprobes
+from harness.landing.code.patch_sites import patch_sites
+from harness.landing.code.system_map import SystemMap
+from harness.landing.lookup import data_module
+from harness.landing.target import Target
+from harness.matrix.commands import bundle_trust, replay_options
+from harness.matrix.guests.guest_state import State
+from harness.pinning.loader import LoaderLine
+from harness.report import bundle, durations, jsonl
+from harness.report.bundle import Bundle
+from harness.report.record import Cell
+from harness.verdict.complaints import confirmed, read
+from harness.verdict.printk import plain, records
+from harness.verdict.traces import frames
+
+LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "kprobes": (
+        "ffffffff81000000  k  leaf+0x4  pinpoint_target [DISABLED][FTRACE]\nffffffff81000010  r  f+0x0\n",
+        probe_module.parse_list,
+    ),
+    "report": (
+        "spec=leaf+0x4 errno=0 address=ffffffff81000000 hits=3 ip=ffffffff81000001 missed=0 returns=1 value=7\n",
+        probe_module.parse_report,
+    ),
+    "sections": (
+        "/sys/module/x/sections/.text:0xffffffffc0000000\n/sys/module/x/sections/.data:0xffffffffc0001000\n",
+        lambda text: Target.__new__(Target)._parsed(text) if _named() else None,
+    ),
+    "data": ("address=c0000000 bytes=0011aabb errno=0 symbol=banner+0x0/0x10 [x]\n", data_module.parse),
+    "loader": ("did load target pid=7 errno=0\n", LoaderLine.parsed),
+}
+STATE = """\
+/proc/modules:virtio_net 61440 0 - Live 0xffffffffc0000000
+/sys/kernel/debug/kprobes/list:00010000  k  __kretprobe_trampoline+0x0
+/proc/mounts:tmpfs /tmp tmpfs rw,relatime 0 0
+/proc/sys/kernel/tainted:4096
+/proc/meminfo:Slab:             15472 kB
+/proc/80/cmdline:dropbear\0-E
+"""
+MAP = "".join(f"{0xFFFFFFFF81000000 + 16 * number:x} T function_{number}\n" for number in range(120))
+SOURCE = """\
+struct probe { void *list[5]; void *address; const char *name; unsigned int offset; };
+struct probe one = { .name = "hex2bin", .offset = 4 };
+int leaf(int x) { return x * 7; }
+int other(int x) { return leaf(x) + leaf(x + 1); }
+"""
+
+
+def _named() -> bool:
+    Target.module = "x"
+    return True
+
+
+def text_of(seed: str) -> st.SearchStrategy[str]:
+    """Mutations of a text, and noise, as a guest's output is decoded."""
+    return st.one_of(mutations(seed.encode()).map(lambda content: content.decode(errors="replace")), st.text())
+
+
+@pytest.fixture
+def config(request: pytest.FixtureRequest) -> pytest.Config:
+    return request.config
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Writes each content to a file of its own name: what is read once per file must be read again."""
+    number = itertools.count()
+
+    def written(content: bytes) -> Path:
+        path = tmp_path / f"file-{next(number) % 64}"
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        return path
+
+    return written
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_listings_of_guests(config: pytest.Config, name: str) -> None:
+    seed, reader = LISTINGS[name]
+    reader(seed)
+    fuzz(config, text_of(seed), reader)
+
+
+def test_the_state_of_a_guest(config: pytest.Config) -> None:
+    def reader(text: str) -> None:
+        try:
+            State.parsed(text)
+        except ValueError as error:
+            raise PinpointError("its state cannot be read") from error
+
+    State.parsed(STATE)
+    fuzz(config, text_of(STATE), reader)
+
+
+def test_notes_of_a_kernel(config: pytest.Config) -> None:
+    note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))
+    assert identity.build_id(note)
+    fuzz(config, mutations(note), identity.build_id)
+
+
+def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
+    SystemMap.read(write(MAP.encode()))
+    fuzz(config, mutations(MAP.encode()), lambda content: SystemMap.read(write(content)).meaning(0xFFFFFFFF81000008))
+
+
+@pytest.mark.parametrize(
+    "log", sorted((paths.TESTS / "console_logs").rglob("*.console"))[::9], ids=lambda path: path.name
+)
+def test_consoles(config: pytest.Config, log: Path) -> None:
+    def reader(content: bytes) -> None:
+        for timed in (True, None):
+            found = read(content, timed=timed)
+            frames([line for complaint in found for line in complaint.lines], {})
+        confirmed(found, content)
+        for record in records(content):
+            assert len(record.text) <= 2048
+        terminal = Filter()
+        shown = terminal.feed(content[: len(content) // 2]) + terminal.feed(content[len(content) // 2 :])
+        shown.decode()
+        assert not set(re.sub(r"[\n\t]", "", plain(content.decode(errors="replace")))) & set("\x1b\x9b\x07\r\0")
+
+    fuzz(config, mutations(log.read_bytes()[: 1 << 14]), reader)
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> bytes:
+    """A relocatable file with debug information, a data probe and relocations."""
+    if not shutil.which("gcc"):
+        pytest.skip("no compiler")
+    (tmp_path / "x.c").write_text(SOURCE)
+    subprocess.run(["gcc", "-c", "-g", "-O2", "-fno-inline", tmp_path / "x.c", "-o", tmp_path / "x.ko"], check=True)
+    return (tmp_path / "x.ko").read_bytes()
+
+
+def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], Path]) -> None:
+    def reader(content: bytes) -> None:
+        elf = Elf.read(write(content))
+        for name, section in elf.sections.items():
+            for part in (lambda: elf.section_bytes(name, 0, section.size), lambda: elf.relocations(name)):  # noqa: B023
+                try:
+                    part()
+                except PinpointError:
+                    continue
+        for part in (static_kprobes.sites, patch_sites, line_table.rows):
+            try:
+                part(elf)
+            except PinpointError:
+                continue
+        assert len(elf.symbols) >= 0
+
+    reader(module)
+    headers = len(module) - 64 * int.from_bytes(module[60:62], "little")
+    table = st.tuples(st.integers(0, 63), mutations(module[headers:])).map(
+        lambda drawn: (module[:headers] + drawn[1])[: len(module)]
+    )
+    fuzz(config, st.one_of(mutations(module), table), reader)
+
+
+def test_recipes(config: pytest.Config, tmp_path: Path) -> None:
+    seeds = [path.read_bytes() for path in sorted(paths.RECIPES.glob("*.toml"))]
+    place = tmp_path / "vm.toml"
+
+    def reader(content: bytes) -> None:
+        place.write_bytes(content)
+        loaded = recipe.load(place)
+        assert not set("$;|&`()<>\"'\\\n") & set(loaded.kernel.cflags)
+
+    fuzz(config, st.one_of(st.sampled_from(seeds).flatmap(mutations), st.binary(max_size=200)), reader)
+
+
+def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_replay import FILE, ITEM, cell
+
+    monkeypatch.setattr(bundle_trust, "collected", lambda _: {})
+    about = Bundle(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"], schedule="open read")
+    place = bundle.write(tmp_path, about, {"console.log": b"x"})
+    description = place / bundle.ABOUT
+
+    def reader(content: bytes) -> None:
+        description.write_bytes(content)
+        found = bundle.read(place)
+        replay_options.foreign(found.options)
+        bundle_trust.demand_cells(found)
+
+    seed = description.read_bytes()
+    fuzz(config, st.one_of(mutations(seed), _json(json.loads(seed))), reader)
+
+
+def _json(good: dict[str, object]) -> st.SearchStrategy[bytes]:
+    """The description with values of other sorts in it."""
+    other = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
+        max_leaves=6,
+    )
+    changes = st.dictionaries(st.sampled_from(sorted(good)), other, min_size=1, max_size=3)
+    return changes.map(lambda changed: json.dumps({**good, **changed}).encode())
+
+
+def test_results_of_earlier_runs(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
+    from test_replay import cell
+
+    line = cell().model_dump_json().encode() + b"\n"
+    fuzz(config, mutations(line * 3), lambda content: jsonl.read(write(content), Cell))
+    kept = json.dumps({"parisc": {"test_x": 1.5}}).encode()
+    anything = st.one_of(mutations(kept), _json({"parisc": 1}))
+    fuzz(config, anything, lambda content: durations.of_rows(write(content)))

@@ -1,0 +1,92 @@
+"""The host's own work: late, it is the host's failure and no guest's; stopped, only children of ours are ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.core import process
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, HostError
+from harness.matrix.cells.cell_result import verdict_of
+from harness.verdict.verdict import Verdict
+
+
+def test_late_work_of_the_host_is_no_hang() -> None:
+    with pytest.raises(HostError, match="sleep did not end in time") as late:
+        process.run(["sleep", "60"], deadline=Deadline.after(0.2))
+    assert verdict_of(late.value) is Verdict.HARNESS_ERROR
+    assert verdict_of(DeadlineExceeded("a guest")) is Verdict.HANG
+
+
+def test_a_child_that_closed_its_output_is_ended_at_the_deadline() -> None:
+    began = time.monotonic()
+    with pytest.raises(HostError):
+        process.run(["sh", "-c", "exec >/dev/null 2>&1; sleep 60"], deadline=Deadline.after(0.5))
+    assert time.monotonic() - began < 30
+
+
+def test_a_child_that_was_waited_for_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another's."""
+    sent: list[int] = []
+    child = process.spawn(["true"])
+    child.wait(60)
+    monkeypatch.setattr(os, "killpg", lambda *given: sent.append(given[0]))
+    process.stop(child)
+    assert sent == []
+
+
+TAKES_THE_NUMBER = """
+import os, signal, subprocess, sys
+from harness.core import process
+child = process.spawn(["true"])
+child.wait(60)
+with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+    last.write(str(child.pid - 1))
+other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+print("same" if other.pid == child.pid else "another")
+process.stop(child)
+try:
+    print("ended", other.wait(1))
+except subprocess.TimeoutExpired:
+    print("lives")
+other.kill()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a PID namespace here")
+def test_whoever_has_the_number_now_lives() -> None:
+    done = subprocess.run(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", TAKES_THE_NUMBER],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if "same" not in done.stdout:
+        pytest.skip(f"this kernel gives no number again: {done.stdout}{done.stderr[-200:]}")
+    assert done.stdout.split() == ["same", "lives"]
+
+
+def test_what_a_child_left_in_its_group_is_ended(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    script = f"trap '' TERM; (trap '' TERM; echo $$ >{told}; sleep 60) & exec sleep 60"
+    child = process.spawn(["sh", "-c", script])
+    deadline = Deadline.after(60)
+    while not told.exists() or not told.read_text().strip():
+        deadline.demand("start")
+        time.sleep(0.01)
+    process.stop(child, 0.5)
+    assert child.returncode == -signal.SIGKILL
+    while True:
+        left = subprocess.run(["pgrep", "-g", str(child.pid)], capture_output=True, check=False).stdout
+        if not left:
+            break
+        deadline.demand(f"end of {left!r}")
+        time.sleep(0.05)

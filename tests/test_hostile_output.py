@@ -1,0 +1,269 @@
+"""Whatever a guest prints: readers are linear, deadlines hold, no oops is hidden, and no terminal obeys it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError
+from harness.guest import spilled
+from harness.guest.console import Console, Transcript
+from harness.guest.guest import Guest
+from harness.guest.terminal import Filter
+from harness.matrix.cells.cell_result import verdict_of
+from harness.matrix.guests import checkup, guest_state
+from harness.matrix.guests.checkup import KernelComplained, Unexplained
+from harness.verdict.complaints import read
+from harness.verdict.printk import records
+from harness.verdict.traces import frames
+from harness.verdict.verdict import Verdict
+
+OOPS = (
+    b"[    9.000000] BUG: unable to handle page fault for address: ffff8880\r\n[    9.000001] Oops: 0002 [#1] SMP\r\n"
+)
+MIB = 1 << 20
+STATE = """\
+/proc/modules:virtio_net 61440 0 - Live 0xffffffffc0000000
+/proc/sys/kernel/tainted:{taint}
+/proc/meminfo:Slab:             15472 kB
+/proc/1/cmdline:init
+"""
+# What was found to be read in more than linear time, and its kin.
+UNITS = {
+    "p": b"p",
+    "cr": b"\r",
+    "crs and lines": b"\r\r\r\n",
+    "escapes": b"\x1b[",
+    "strings": b"\x1b]",
+    "prefixes": b"[    1.000000]",
+    "levels": b"<1>",
+    "half prefixes": b"[    1.00000",
+    "panics": b"Kernel panic - not syncing",
+    "words": b"a.a$",
+    "frames": b"? f+0x",
+    "lines": b"[    1.000000] a line as most are\r\n",
+}
+
+
+def seconds(size: int, unit: bytes, reads: Callable[[str], None]) -> float:
+    text = (b"[    1.000000] BUG: x\n[    1.000000] " + unit * (size // len(unit)) + b"\n").decode()
+    began = time.process_time()
+    reads(text)
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_reading_takes_time_that_grows_as_the_size_does(unit: str) -> None:
+    """64 times as much is at most 400 times as slow, where a quadratic reader takes 4096 times as long."""
+
+    def reads(text: str) -> None:
+        for complaint in read(text, timed=True):
+            frames(complaint.lines, {})
+        for complaint in read(text):
+            frames(complaint.lines, {})
+
+    small = max(0.002, min(seconds(1 << 14, UNITS[unit], reads) for _ in range(3)))
+    assert seconds(1 << 20, UNITS[unit], reads) < 400 * small
+
+
+@dataclass
+class Line:
+    """A console and the guest's end of it."""
+
+    console: Console
+    guest: socket.socket
+
+    def say(self, content: bytes) -> None:
+        """Send, and wait until it has arrived."""
+        end = self.console.position + len(content)
+        self.guest.sendall(content)
+        deadline = Deadline.after(60)
+        while self.console.position < end:
+            deadline.demand("arrival")
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    ours, its = socket.socketpair()
+    made = Line(Console("a-vm", ours, tmp_path), its)
+    yield made
+    its.close()
+    made.console.close()
+
+
+def fenceable(line: Line, listing: str) -> Guest:
+    """A guest whose commands print the fence's mark, as a kernel does, and give a listing."""
+    guest = Guest.__new__(Guest)
+    guest.__dict__.update(
+        _emulator=SimpleNamespace(console=line.console, stopped=False),
+        _fencing=threading.Lock(),
+        fenced_to=0,
+        heart=None,
+        shipped={},
+        image=SimpleNamespace(
+            recipe=SimpleNamespace(name="a-vm", boot_noise=(), machine=SimpleNamespace(memory_mib=512))
+        ),
+    )
+
+    def script(text: str, *_: object, **__: object) -> SimpleNamespace:
+        if mark := re.search("pinpoint: fence [0-9a-f]+", text):
+            line.say(b"[   10.000000] " + mark[0].encode() + b"\r\n")
+        return SimpleNamespace(stdout=listing, ok=False, out=b"")
+
+    guest.__dict__["script"] = script
+    return guest
+
+
+def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = fenceable(line, STATE.format(taint=0))
+    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    checkup.begin(guest)
+    line.say(OOPS)
+    for _ in range(17):
+        line.say(b"[    9.500000] an ordinary line of a kernel that talks\r\n" * (MIB // 56))
+    assert "Oops" not in line.console.text(), "this test floods too little"
+    with pytest.raises(KernelComplained, match="unable to handle page fault"):
+        checkup.end(guest)
+
+
+def test_the_flood_between_fences_is_given_back_to_the_disk(line: Line) -> None:
+    guest = fenceable(line, "")
+    for _ in range(3):
+        line.say(b"x" * MIB * 17)
+        guest.fence(Deadline.after(60))
+        guest.fence(Deadline.after(60))
+    assert line.console._transcript._spilled.begin > 40 * MIB
+
+
+def test_what_cannot_be_read_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line.console._transcript._spilled, "_limit", MIB)
+    guest = fenceable(line, "")
+    line.say(OOPS + b"x" * 17 * MIB)
+    with pytest.raises(GuestError, match="its console cannot be read whole") as told:
+        guest.fence(Deadline.after(60))
+    assert verdict_of(told.value) is Verdict.HARNESS_ERROR
+
+
+def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spilled.os, "pwrite", full)
+    transcript = Transcript(limit=100, spill=tmp_path)
+    transcript.append(b"x" * 1000)
+    with pytest.raises(LookupError):
+        list(transcript.pieces(0))
+    assert b"".join(transcript.pieces(900)) == b"x" * 100
+
+
+@given(
+    st.lists(st.binary(max_size=300), max_size=30),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3000)), max_size=9),
+)
+def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]) -> None:
+    transcript, whole, wanted = Transcript(limit=50), b"", 0
+    for number, part in enumerate(parts):
+        transcript.append(part)
+        whole += part
+        for when, position in fences:
+            if when == number and wanted <= position <= len(whole):
+                wanted = position
+                transcript.keep_from(position)
+    assert b"".join(transcript.pieces(wanted)) == whole[wanted:]
+    transcript.release()
+
+
+@pytest.mark.parametrize("letter", "DWBLM")
+def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
+    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    bit = guest_state._TAINTS.index(letter)
+    clean = fenceable(line, STATE.format(taint=4096))
+    checkup.begin(clean)
+    tainted = fenceable(line, STATE.format(taint=4096 | 1 << bit))
+    checkup._clean[tainted] = checkup._clean[clean]
+    with pytest.raises(Unexplained, match=f"new taint {letter}") as told:
+        checkup.end(tainted)
+    assert verdict_of(told.value) is Verdict.OOPS
+
+
+def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
+    checkup.begin(clean)
+    checkup._clean[forced] = checkup._clean[clean]
+    assert checkup.end(forced) == "taint R"
+
+
+@pytest.mark.parametrize("unit", [b"p", b"\r", b"pinpoint: fence ", b"Kernel panic - not syncing"])
+def test_a_deadline_holds_on_a_console_without_newlines(line: Line, unit: bytes) -> None:
+    line.say(unit * (4 * MIB // len(unit)))
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        line.console.await_line(["pinpoint: fence 0123\r?\n"], Deadline.after(0.5))
+    assert time.monotonic() - began < 10
+
+
+def test_a_fence_is_found_behind_a_line_without_end(line: Line) -> None:
+    guest = fenceable(line, "")
+    line.say(b"first\r\n" + b"." * MIB)
+    assert guest.fence(Deadline.after(60)).startswith("first\n" + "." * MIB)
+    line.say(b"second\r\n")
+    assert guest.fence(Deadline.after(60)) == "second\n"
+
+
+def test_an_oops_behind_a_line_without_end_is_read() -> None:
+    text = "." * MIB + OOPS.decode()
+    assert [str(each) for each in read(text, timed=True)]
+    assert max(len(record.text) for record in records("[    1.000000] " + "x" * MIB + "\n")) <= 2048
+
+
+INJECTIONS = {
+    "a code of eight bits in two": b"\xc2\x00\x9d52;c;AAAA\x07",
+    "the same with DEL": b"\xc2\x7f\x9b2J",
+    "a raw code of eight bits": b"\x9b2J",
+    "the raw string": b"\x9d0;title\x9c",
+    "overlong": b"\xc0\x9b2J",
+    "turned round": "\u202eabc\u2066".encode(),
+    "line separators": "a\u2028b\u2029".encode(),
+    "tags": "\U000e0041".encode(),
+    "nested": b"\x1b\x1b[\x1b]0;x\x07]0;x\x07",
+    "a private question": b"\x1b[>c\x1b[6n\x1b[?6n\x1b]11;?\x1b\\",
+    "a code within a sequence": b"\x1b[3\x071m",
+}
+ALLOWED = re.compile(r"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]|[\a\b\t\n\r]")
+
+
+def harmless(shown: bytes) -> bool:
+    return ALLOWED.sub("", shown.decode()).isprintable()
+
+
+@pytest.mark.parametrize("name", INJECTIONS)
+def test_no_terminal_obeys_a_guest(name: str) -> None:
+    content = INJECTIONS[name]
+    for cut in range(len(content) + 1):
+        terminal = Filter()
+        assert harmless(terminal.feed(content[:cut]) + terminal.feed(content[cut:]) + terminal.feed(b"z" * 5000))
+
+
+@given(st.lists(st.binary(max_size=20) | st.sampled_from([*INJECTIONS.values(), b"\x1b[31m", b"\xe2\x82"])))
+def test_only_printable_text_colours_and_line_editing_pass(parts: list[bytes]) -> None:
+    terminal = Filter()
+    assert harmless(b"".join(terminal.feed(part) for part in parts))
+
+
+def test_text_passes_however_it_is_cut() -> None:
+    text = "grün \x1b[1;31mrot\x1b[0m 終 \x1b[K\r\n"
+    terminal = Filter()
+    assert b"".join(terminal.feed(bytes([byte])) for byte in text.encode()).decode() == text

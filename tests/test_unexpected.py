@@ -1,0 +1,125 @@
+"""Whatever goes wrong is one line with the right status, and no directory that one starts in is imported from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli, cli_images
+from harness.core import paths, unexpected
+
+pytest_plugins = ["pytester"]
+_PROGRAM = [sys.executable, "-P", "-m", "harness.cli"]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "/some/where"), "pinpoint: /some/where: No space left on device; "),
+        (PermissionError(13, "Permission denied", b"/b\xff"), "Permission denied"),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long"),
+        (ValueError("embedded\n\x1b[2Jnull"), "ValueError: embedded"),
+        (RecursionError(), "RecursionError"),
+        (MemoryError(), "MemoryError"),
+        (OverflowError("x" * 10_000), "OverflowError"),
+        (BlockingIOError(11, "would block"), "would block"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_nobody_foresaw_is_one_line_and_status_3(
+    error: Exception,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path))
+    monkeypatch.setattr(cli_images, "load_all", fail)
+    monkeypatch.setattr(cli.process, "stop_all", lambda: None)
+    assert cli.main(["list"]) == 3
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+    assert said[:-1].isprintable()
+    assert len(said) < 1000
+    (kept,) = (tmp_path / "logs").iterdir()
+    assert str(kept) in said
+    assert "in fail" in kept.read_text()
+    assert kept.stat().st_mode & 0o77 == 0
+
+
+def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert f"the traceback is in {tmp_path}/traceback-" in str(unexpected.explained(ValueError()))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    assert "no file" in str(unexpected.explained(ValueError()))
+
+
+def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
+    pytester.makeconftest(
+        """
+        pytest_plugins = ["harness.plugin"]
+        def pytest_collection_finish():
+            raise OSError(28, "No space left on device", "/full")
+        """
+    )
+    pytester.makepyfile("def test_it(): pass")
+    result = pytester.runpytest_subprocess()
+    assert result.ret == 3
+    lines = [line for line in (*result.outlines, *result.errlines) if "INTERNALERROR" in line]
+    assert len(lines) == 1
+    assert "pinpoint: /full: No space left on device" in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["run", "--dry-run", "--accel", "tcg"]])
+def test_a_closed_output_is_no_traceback(arguments: list[str], tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*_PROGRAM, *arguments],
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT), "PINPOINT_CACHE": str(tmp_path)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    os.close(writing)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_nothing_is_imported_from_the_directory_one_starts_in(tmp_path: Path, workers: str) -> None:
+    """Each of these modules would leave a file behind. xdist's workers are started with `python -c`."""
+    here = tmp_path / "here"
+    here.mkdir()
+    marker = tmp_path / "imported"
+    for name in ("json", "pytest", "conftest", "sitecustomize", "socket", "harness", "execnet", "xdist", "_pytest"):
+        (here / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write(__file__ + '\\n')\n")
+    test = paths.TESTS / "test_locks.py"
+    done = subprocess.run(
+        [*_PROGRAM, "run", "-n", workers, "-q", str(test)],
+        env={
+            **{name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
+            **{"PYTHONPATH": str(paths.PROJECT), "PINPOINT_CACHE": str(tmp_path / "cache")},
+        },
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert not marker.exists(), marker.read_text()
+    assert done.returncode == 0, done.stdout + done.stderr
