@@ -110,7 +110,7 @@ def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwa
 
 @pytest.mark.mutants("only-reported")
 def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """A probe that is removed while it is a jump, and at once another is armed on what the jump displaced.
+    """A probe is disabled while it is a jump, and at once another is armed on what the jump displaced.
 
     The kernel then puts the breakpoint back itself, and the worker takes that away later (unoptimize_kprobe(),
     kernel/kprobes.c, 6.1). Nothing is left in the end.

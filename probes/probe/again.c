@@ -7,7 +7,7 @@
  *	more, which unregister_kprobes() passes over.
  * disable, enable: disarm its kprobe, and arm it again; the kernel's errno is
  *	the write's.
- * swap: remove one and enable another at once.
+ * swap: disarm one and arm another at once.
  * again: register the same struct once more, as it stands; the kernel's errno
  *	is the write's.
  */
@@ -62,22 +62,23 @@ static int pinpoint_enable(const char *number, const struct kernel_param *unused
 	return site ? enable_kprobe(&site->kp) : -ENOENT;
 }
 
-/* Without a way back to user space in between: the optimiser must not have run yet. */
+/* Without a return to user space or a grace period in between: the optimizer must not have run yet. */
 static int pinpoint_swap(const char *numbers, const struct kernel_param *unused)
 {
 	const char *comma = strchr(numbers, ',');
-	struct pinpoint_site *removed, *armed;
+	struct pinpoint_site *disarmed, *armed;
 	char first[8];
+	int error;
 
 	if (!comma || comma - numbers >= sizeof(first))
 		return -EINVAL;
 	strscpy(first, numbers, comma - numbers + 1);
-	removed = pinpoint_numbered(first);
+	disarmed = pinpoint_numbered(first);
 	armed = pinpoint_numbered(comma + 1);
-	if (!removed || !armed)
+	if (!disarmed || !armed)
 		return -ENOENT;
-	unregister_kprobe(&removed->kp);
-	return enable_kprobe(&armed->kp);
+	error = disable_kprobe(&disarmed->kp);
+	return error ?: enable_kprobe(&armed->kp);
 }
 
 static const struct kernel_param_ops pinpoint_remove_ops = {
@@ -102,7 +103,7 @@ static const struct kernel_param_ops pinpoint_swap_ops = {
 	.set = pinpoint_swap,
 };
 module_param_cb(swap, &pinpoint_swap_ops, NULL, 0200);
-MODULE_PARM_DESC(swap, "REMOVED,ENABLED: the numbers of a site to remove and of one to enable at once");
+MODULE_PARM_DESC(swap, "DISARMED,ARMED: the numbers of a site to disarm and of one to arm at once");
 
 static const struct kernel_param_ops pinpoint_again_ops = {
 	.set = pinpoint_register_again,

@@ -45,11 +45,11 @@ def enable(probes: ProbeRun, index: int) -> None:
     _write(probes, "enable", index)
 
 
-def swap(probes: ProbeRun, removed: int, armed: int) -> None:
-    """Unregister one of the probes and enable another at once. Raises Missed when the kernel refuses."""
-    answer = probes.guest.script(f"echo {removed},{armed} >{_PARAMETERS}/swap")
+def swap(probes: ProbeRun, disarmed: int, armed: int) -> None:
+    """Disable one of the probes and enable another at once. Raises Missed when the kernel refuses."""
+    answer = probes.guest.script(f"echo {disarmed},{armed} >{_PARAMETERS}/swap")
     if answer.rc:
-        raise Missed(f"{probes.sites[removed]} removed, {probes.sites[armed]} enabled: {answer.stderr.strip()}")
+        raise Missed(f"{probes.sites[disarmed]} disabled, {probes.sites[armed]} enabled: {answer.stderr.strip()}")
 
 
 def expect_not_enabled(probes: ProbeRun, index: int) -> None:
