@@ -31,7 +31,7 @@ def test_nothing_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "reported"),
     [
         (TARGET, "module pinpoint_target"),
         (TARGET.replace(" 0 - ", " 2 - "), "module pinpoint_target with 2 references"),

@@ -66,7 +66,7 @@ def test_it_waits_at_a_gate_until_ordered(programs: Path) -> None:
         assert process.wait(SOON) == Status.OPEN
 
 
-@pytest.mark.parametrize(("said", "errno"), [("", "EPIPE"), ("stop\n", "EINVAL"), ("go", "EPIPE")])
+@pytest.mark.parametrize(("output", "errno"), [("", "EPIPE"), ("stop\n", "EINVAL"), ("go", "EPIPE")])
 def test_at_a_gate_it_takes_nothing_but_go(programs: Path, output: str, errno: str) -> None:
     status, lines = load(programs, Order(gates=["image"]), say=output)
     assert (status, lines[-1]) == (Status.GATE, f"failed image /nowhere/probe.ko errno={errno}")

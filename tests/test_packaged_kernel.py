@@ -65,7 +65,7 @@ def test_a_flat_image_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "reported"),
     [
         (b"", "neither a bzImage, an Image nor an ELF"),
         (bytes(4096), "neither a bzImage, an Image nor an ELF"),
@@ -326,7 +326,7 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
 
 @pytest.mark.usefixtures("repository")
 @pytest.mark.parametrize(
-    ("package", "arch", "told"),
+    ("package", "arch", "reported"),
     [
         ("linux-image-vax", "arm64", "no package 'linux-image-vax' for arm64"),
         ("linux-source-6.1", "arm64", "kernel.package is 'linux-source-6.1'"),

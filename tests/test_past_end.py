@@ -92,7 +92,7 @@ def layout(*, stubs: bool) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("address", "stubs", "told"),
+    ("address", "stubs", "reported"),
     [
         pytest.param(0x1010, True, "", id="entry"),
         pytest.param(0x103F, True, "", id="last-byte"),

@@ -78,7 +78,7 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "reported"),
     [
         ('describe = "a test"', 'descrbe = "a test"', "unknown key `descrbe`"),
         ("[machine]", "[machine]\nmemory = 1", "unknown key `machine.memory`"),

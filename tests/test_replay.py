@@ -90,7 +90,7 @@ def repro(monkeypatch: pytest.MonkeyPatch, runs: Runs, *words: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "status", "told"),
+    ("outcomes", "status", "reported"),
     [
         ([SAME], 1, ["1 of 1: failed the same way"]),
         ([HELD], 0, ["1 of 1: pass: it did not fail"]),

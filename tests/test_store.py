@@ -103,7 +103,7 @@ def alter_the_record(entry: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "reported"),
     [
         (flip_a_byte, "vmlinux has changed"),
         (relink, "latest has changed"),

@@ -30,7 +30,7 @@ def test_a_fair_race() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "reported"),
     [
         ({("load", "ENOEXEC"): 1}, "load: ENOEXEC, 1 times"),
         ({("remove", "EINVAL"): 2}, "remove: EINVAL, 2 times"),
