@@ -133,8 +133,15 @@ def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
 
 def _names_tests(arguments: Sequence[str]) -> bool:
     """Is a file or directory of tests among pytest's arguments?"""
-    places = (Path(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
-    return any(place.exists() and place.resolve().is_relative_to(paths.PROJECT) for place in places)
+    return any(_is_ours(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
+
+
+def _is_ours(word: str) -> bool:
+    """Is it the path of a file or directory of the project? An expression for -k can be longer than any path."""
+    try:
+        return Path(word).exists() and Path(word).resolve().is_relative_to(paths.PROJECT)
+    except (OSError, ValueError):
+        return False
 
 
 def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:

@@ -87,7 +87,9 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> bytes:
     """An ELF around a flat Image. Of its sections only the borders of code are known, from its symbols."""
     base = symbols.base
-    in_memory = symbols.address("_end") - base
+    # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data, and has no
+    # symbol without CONFIG_KALLSYMS_ALL.
+    in_memory = struct.unpack_from("<Q", image, 16)[0]
     text, text_end, init, init_end = (
         symbols.address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
     )
