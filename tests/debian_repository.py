@@ -90,6 +90,8 @@ class Repository:
         """A binary package; a file of bytes is a program."""
         tree = self.root / "trees" / name
         (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
+        # dpkg-deb refuses a directory that only its owner can read, as a umask of 077 makes it.
+        (tree / "DEBIAN").chmod(0o755)
         control = f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: nobody\n"
         control += f"Depends: {depends}\n" if depends else ""
         (tree / "DEBIAN/control").write_text(f"{control}Description: a test\n")

@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 class Guest:
     image = type("Image", (), {{"release": "6.1", "key": "k", "recipe": type("Recipe", (), {{"arch": "parisc"}})}})
     accelerator = type("Accelerator", (), {{"name": "tcg"}})
+    qemu_version = "QEMU emulator version 7.2.22"
 
     def stop(self):
         pass
@@ -134,7 +135,7 @@ def fill(directory, step):
 
 
 def boot(self, name):
-    self._workshop.store.obtain("kernel", ["a"], vm=name, build=fill)
+    self._build_context.store.obtain("kernel", ["a"], vm=name, build=fill)
     return Guest()
 
 

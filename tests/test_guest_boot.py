@@ -120,7 +120,7 @@ class Pretender:
             arch="arm64",
             describe="",
             kernel=Kernel(source="debian-binary", package="none"),
-            machine=MachineOptions(memory_mib=memory_mib),
+            machine=MachineOptions.model_construct(memory_mib=memory_mib),
         )
         return Image(
             recipe=recipe,

@@ -22,6 +22,7 @@ class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
     image.build_id, image.modules = "b1d", {}
     accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
+    qemu_version = "QEMU emulator version 7.2.22"
     argv, boot_seconds, shipped, heart, frozen = ["qemu"], 1.0, {}, None, "frozen-0123"
 
     def stop(self):

@@ -43,7 +43,6 @@ class Guest:
         self.image = image
         self.accelerator = accelerator
         self.boot_seconds = 0.0
-        self.qemu_version = program_versions.words(image.recipe.architecture.machine.qemu)
         self.frozen = ""  # what it was thawed from: the store's name of it; empty for one that was booted
         self._emulator = emulator
         self._link: SshLink | None = None
@@ -66,6 +65,11 @@ class Guest:
     def name(self) -> str:
         """The VM's name."""
         return self.image.recipe.name
+
+    @cached_property
+    def qemu_version(self) -> str:
+        """The version line of the QEMU that runs it."""
+        return program_versions.words(self.image.recipe.architecture.machine.qemu)
 
     @property
     def argv(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from _pytest._code.code import ExceptionChainRepr, ReprEntryNative
+from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprExceptionInfo
 
 from harness.core import unexpected
 from harness.verdict.printk import plain
@@ -15,7 +15,8 @@ class InternalErrors:
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Replace the traceback by one line before anybody prints it."""
-        if isinstance(excrepr, ExceptionChainRepr):
+        if isinstance(excrepr, (ExceptionChainRepr, ReprExceptionInfo)):
             text = plain(str(unexpected.explained(excinfo.value))).replace("\n", " ")
             excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]
-            excrepr.chain = [(excrepr.reprtraceback, None, None)]
+            if isinstance(excrepr, ExceptionChainRepr):
+                excrepr.chain = [(excrepr.reprtraceback, None, None)]
