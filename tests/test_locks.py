@@ -32,11 +32,11 @@ def test_a_free_lock_is_taken_in_silence(tmp_path: Path) -> None:
 def test_a_lock_that_is_not_given_back_in_time(taken: Path) -> None:
     reported: list[str] = []
     with (
-        pytest.raises(HostError, match="another run holds it and does not end; end that run"),
+        pytest.raises(HostError, match="another run holds the lock and does not end; end that run"),
         locks.held(taken, deadline=Deadline.after(0.1), on_wait=reported.append),
     ):
         pass
-    assert reported == ["another run is at it; waiting"]
+    assert reported == ["another run holds the lock; waiting"]
 
 
 def test_a_run_that_is_stopped_does_not_wait_on(taken: Path, monkeypatch: pytest.MonkeyPatch) -> None:

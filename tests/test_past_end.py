@@ -161,7 +161,7 @@ def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
 def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int]) -> None:
     stands = SHOWS[Symptom.TRAPS_FOR_EVER].stands
     assert stands is not None
-    with pytest.raises(Missed, match="traps for ever"):
+    with pytest.raises(Missed, match="traps forever"):
         outcome("", 0, stands=replace(stands, **change)).demand_symptom(Defect(Symptom.TRAPS_FOR_EVER, "why"))
 
 

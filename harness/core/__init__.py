@@ -1,1 +1,1 @@
-"""What every room may use, and what uses no room."""
+"""Code that every package of the harness may import and that imports none of them."""

@@ -1,6 +1,6 @@
-"""What happens while a run goes on, told once and heard by every reporter.
+"""Events of a run, published once and delivered to every reporter.
 
-Rooms to the left publish steps; the board, the plain log and the results to the right listen. Nothing here knows them.
+Lower packages publish steps. The board, the plain log and the results subscribe. This module imports neither side.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from enum import Enum
 
 
 class Phase(Enum):
-    """Where a step stands."""
+    """State of a step."""
 
     STARTED = "started"
     PROGRESS = "progress"
     FINISHED = "finished"
     FAILED = "failed"
     SPENT = "spent"
-    """No news, but an account: what `seconds` were spent on. There may be thousands; who shows steps passes it over."""
+    """No change of state: records what `seconds` were spent on. Displays of steps ignore it: a run has thousands."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One piece of news about one step of one VM.
+    """One change in one step of one VM.
 
-    `fraction` is 0.0-1.0 or None where the step cannot tell; `seconds` counts from the step's start, or were spent.
+    `fraction` is 0.0-1.0, or None if the step cannot measure it. `seconds` is the time since the step began; for
+    `Phase.SPENT`, the time spent.
     """
 
     vm: str
@@ -44,7 +45,7 @@ Listener = Callable[[Event], None]
 
 @dataclass
 class ProgressStep:
-    """A step under way; `say` tells how far it is and what it waits for."""
+    """A step in progress; `say` publishes how far the step is and what it waits for."""
 
     bus: Bus
     vm: str
@@ -57,7 +58,7 @@ class ProgressStep:
         self.bus.publish(self._event(Phase.PROGRESS, detail, fraction))
 
     def close_with(self, detail: str) -> None:
-        """What to say when the step has finished: 'from the store', '412 objects'."""
+        """Set the detail of the FINISHED event, such as 'from the store' or '412 objects'."""
         self.closing = detail
 
     def _event(self, phase: Phase, detail: str, fraction: float | None = None) -> Event:
@@ -65,30 +66,30 @@ class ProgressStep:
 
 
 class Bus:
-    """Carries events to listeners, in order, from whatever thread they come."""
+    """Deliver events to listeners, in order, from any thread."""
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
 
     def subscribe(self, listener: Listener) -> None:
-        """Hear every event from now on."""
+        """Call `listener` with every event from now on."""
         with self._lock:
             self._listeners.append(listener)
 
     def publish(self, event: Event) -> None:
-        """Hand one event to every listener."""
+        """Pass one event to every listener."""
         with self._lock:
             for listener in self._listeners:
                 listener(event)
 
     def spent(self, vm: str, on: str, seconds: float) -> None:
-        """Account for seconds that a VM's row spent on something."""
+        """Record the seconds that the row of a VM spent on one activity."""
         self.publish(Event(vm, on, Phase.SPENT, seconds=seconds))
 
     @contextmanager
     def clocked(self, vm: str, on: str) -> Iterator[None]:
-        """Account for the wall's time that this takes, however it ends."""
+        """Record the wall-clock time of the block, also when the block raises."""
         began = time.monotonic()
         try:
             yield
@@ -97,7 +98,7 @@ class Bus:
 
     @contextmanager
     def step(self, vm: str, name: str) -> Iterator[ProgressStep]:
-        """Tell that a step began, and then that it finished or failed."""
+        """Publish that a step began, and at the end that it finished or failed."""
         step = ProgressStep(self, vm, name)
         self.publish(step._event(Phase.STARTED, ""))
         try:

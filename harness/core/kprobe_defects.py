@@ -1,4 +1,4 @@
-"""What a kernel does wrong when it steps a probed instruction: the symptom to assert, and the lines that explain it."""
+"""Defects of kernels that single-step a probed instruction: the symptom to assert and its cause in the source."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from enum import Enum
 
 
 class Symptom(Enum):
-    """How the defect shows when the probed function is called."""
+    """Visible effect of the defect when the probed function is called."""
 
     WRONG_RESULT = "wrong result"
-    """The function returns something else than unprobed; the guest lives on."""
-    TRAPS_FOR_EVER = "traps for ever"
-    """The CPU takes the same trap again and again and does nothing else: the guest is lost."""
+    """The function returns a different value than without the probe; the guest survives."""
+    TRAPS_FOR_EVER = "traps forever"
+    """The CPU takes the same trap repeatedly and makes no progress: the guest is lost."""
     SAME_RESULT_HITS_MISSED = "hits missed"
-    """The function returns what it should, but only its first call is a hit; the kernel counts the others as missed."""
+    """The function returns the correct value, but only its first call hits; the kernel counts the rest as missed."""
 
 
 @dataclass(frozen=True)
 class Defect:
-    """One kind of instruction that a kernel steps wrong. `why` is one line with file, lines and version."""
+    """One kind of instruction that a kernel single-steps incorrectly.
+
+    `why` is one line with the kernel file, the lines and the version.
+    """
 
     symptom: Symptom
     why: str
 
     @property
     def fatal(self) -> bool:
-        """True when the guest does not live through it."""
+        """True when the guest does not survive the defect."""
         return self.symptom is Symptom.TRAPS_FOR_EVER

@@ -1,4 +1,4 @@
-"""Where things live: the project, the cache outside it, the results of runs."""
+"""Directories of the project, of its cache and of the results of runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CASES = PROJECT / "cases"
 
 
 def cache() -> Path:
-    """The user's cache for Pinpoint: `$PINPOINT_CACHE`, else the platform's place for caches."""
+    """Return the cache directory: `$PINPOINT_CACHE`, else the platform's cache directory for Pinpoint."""
     named = os.environ.get("PINPOINT_CACHE")
     return Path(named).resolve() if named else Path(platformdirs.user_cache_dir("pinpoint"))
 
 
 def results() -> Path:
-    """Where runs leave their results: `$PINPOINT_RESULTS`, else `results/` in the project."""
+    """Return the directory of results: `$PINPOINT_RESULTS`, else `results/` in the project."""
     named = os.environ.get("PINPOINT_RESULTS")
     return Path(named).resolve() if named else PROJECT / "results"

@@ -1,4 +1,4 @@
-"""How a CPU's registers read in what QEMU's monitor answers to `info registers`."""
+"""Parser of CPU registers in the output of `info registers` of QEMU's monitor."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Registers:
-    """Patterns whose first group is hexadecimal: where the program counter stands, and the word with a flag for
-    interrupts (target/*/cpu.c and helper.c, QEMU 7.2).
+    """Patterns of the program counter and of the status word with the interrupt flag, each with a hexadecimal group 1.
 
-    `flag` is that flag; set, it lets interrupts in, or, `masks`, keeps them out.
+    `flag` is the bit of the interrupt flag in `status`. A set bit enables interrupts, or disables them if `masks` is
+    true. Source: target/*/cpu.c and helper.c, QEMU 7.2.
     """
 
     program_counter: str
@@ -20,9 +20,9 @@ class Registers:
     masks: bool = False
 
     def counters(self, text: str) -> list[int]:
-        """The program counter of each CPU in the answer."""
+        """Return the program counter of each CPU in the output."""
         return [int(found, 16) for found in re.findall(self.program_counter, text)]
 
     def interruptible(self, text: str) -> list[bool]:
-        """Does each CPU in the answer take interrupts?"""
+        """Return, for each CPU in the output, whether the CPU takes interrupts."""
         return [bool(int(found, 16) & self.flag) is not self.masks for found in re.findall(self.status, text)]

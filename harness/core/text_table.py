@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return one line a row, each column but the last padded to its widest cell, two spaces between columns."""
+    """Return one line per row; pad each column except the last to its widest cell, two spaces between columns."""
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     return [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()

@@ -1,1 +1,1 @@
-"""From an image to a running guest."""
+"""Boot an image, connect to the guest and control it."""

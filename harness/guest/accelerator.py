@@ -1,4 +1,4 @@
-"""Which accelerator a guest gets: the best of those that have just been seen to run something."""
+"""Choice of a guest's accelerator: the fastest one that runs its canary on this host."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ _KVM_DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # The canary takes 0.1 s under emulation, less under KVM.
 _CANARY_SECONDS = 4.0
-# Long enough for a canary on a machine that compiles on every core.
+# Long enough for a canary on a host that compiles on every core.
 _TCG_CANARY_SECONDS = 30.0
-# Debian's package of each emulator; other distributions name theirs alike.
+# Debian's package of each emulator; other distributions use similar names.
 _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-hppa": "qemu-system-misc",
 }
 _SINGING = "sings"
-# What every QEMU of ours is denied by its own seccomp filter: it needs no child, no other rights, no old system calls.
+# QEMU's own seccomp filter, set on every QEMU that we start: no child process, no other privileges, no obsolete
+# system calls.
 CONFINED = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-# Debian 12's. Older ones lack options that guests are started with, or were never tried.
+# The version in Debian 12. Older versions lack options that we start guests with, or are untested.
 _OLDEST = (7, 2)
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """`kvm` or `tcg`, and why: what a result says about how its guest ran."""
+    """`kvm` or `tcg`, and the reason of the choice; results record both."""
 
     name: str
     reason: str
 
     @property
     def emulated(self) -> bool:
-        """True when every guest instruction is translated, some ten times slower."""
+        """True when QEMU translates every guest instruction, which is about ten times slower."""
         return self.name == TCG
 
 
 class _Silent(Exception):
-    """The canary will not sing: QEMU has said why."""
+    """The canary cannot pass; the message is QEMU's reason."""
 
 
 def choose(architecture: Architecture, forced: str | None = None) -> Accelerator:
-    """The fastest accelerator that runs the architecture's canary here, or the forced one.
+    """Return the fastest accelerator that runs the architecture's canary on this host, or the forced accelerator.
 
-    The verdict is kept until the host reboots or QEMU changes. Raises UsageError for an accelerator that does not
-    exist, HostError when the forced one, or none at all, runs the canary.
+    The result is cached until the host reboots or QEMU changes. Raises UsageError for an unknown accelerator,
+    HostError when the forced accelerator does not run the canary or when no accelerator runs it.
     """
     if forced not in (None, KVM, TCG):
         raise UsageError(f"no accelerator named {forced!r}", mend=f"one of: {KVM}, {TCG}")
@@ -75,14 +76,18 @@ def choose(architecture: Architecture, forced: str | None = None) -> Accelerator
 
 
 def host_identity(accelerator: Accelerator) -> str:
-    """What a frozen guest depends on of this host: nothing but QEMU under emulation, else its CPU and its kernel."""
+    """Return the host's identity for a frozen guest.
+
+    Under emulation a guest depends on QEMU alone (empty); under KVM also on the host's CPU and kernel (boot id).
+    """
     return "" if accelerator.emulated else _BOOT_ID.read_text()
 
 
 def qemu_version(program: str) -> str:
-    """The first line that QEMU says of itself.
+    """Return the first line of QEMU's version output.
 
-    Raises HostError naming the Debian package when it is not there, and when it is older than any that was tried.
+    Raises HostError with the name of the Debian package when QEMU is not installed, and HostError when QEMU is older
+    than the oldest tested version.
     """
     try:
         line = program_versions.first_line(program)
@@ -97,7 +102,7 @@ def qemu_version(program: str) -> str:
 
 
 def _complaint(architecture: Architecture, name: str) -> str:
-    """Why this accelerator cannot be used, empty when it can."""
+    """Return why this accelerator is unusable; empty if it is usable."""
     if name == KVM:
         absent = _kvm_absent(architecture)
         if absent:
@@ -108,7 +113,7 @@ def _complaint(architecture: Architecture, name: str) -> str:
 
 
 def _kvm_absent(architecture: Architecture) -> str:
-    """Why KVM is out of the question without trying, empty when it must be tried."""
+    """Return why KVM is unusable without running the canary; empty if the canary must run."""
     if not architecture.native:
         return f"the host is not {architecture.name}"
     if not _KVM_DEVICE.exists():
@@ -119,9 +124,9 @@ def _kvm_absent(architecture: Architecture) -> str:
 
 
 def _remembered(architecture: Architecture, name: str, version: str) -> str:
-    """The canary's complaint, asked once per host boot, QEMU version and canary.
+    """Return the canary's failure, cached per host boot, QEMU version and canary; empty on success.
 
-    That emulation does not work is asked again each time: there is nothing else, and it may be the host's load.
+    A failure under emulation is not cached: no other accelerator is left, and the host's load may be the cause.
     """
     canary = CANARIES[architecture.name]
     asked = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
@@ -138,7 +143,7 @@ def _remembered(architecture: Architecture, name: str, version: str) -> str:
 
 
 def _sing(architecture: Architecture, name: str, canary: Canary) -> str:
-    """Run the canary; its complaint, empty when it greeted and ended as it must."""
+    """Run the canary and return its failure; empty if it printed its greeting and ended with the expected status."""
     with tempfile.TemporaryDirectory(prefix="pinpoint-canary-") as directory:
         rom = Path(directory, "rom")
         rom.write_bytes(canary.rom)
@@ -151,18 +156,18 @@ def _sing(architecture: Architecture, name: str, canary: Canary) -> str:
             return f"a guest of 64 KiB does not run ({silence})"
     if ended.rc == canary.rc and GREETING.decode() in ended.output:
         return ""
-    words = " ".join(ended.output.split()) or "it said nothing"
+    words = " ".join(ended.output.split()) or "no output"
     return f"QEMU ended with status {ended.rc}: {words[:200]}"
 
 
 def _listen(line: str) -> None:
-    """QEMU stops a guest that KVM gave up on and waits for a person; there is none."""
+    """Raise _Silent on an internal error of KVM: QEMU then stops the guest and waits for a monitor command."""
     if line.startswith("KVM internal error"):
         raise _Silent(line)
 
 
 def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path) -> list[str]:
-    """QEMU's command line for a canary: the architecture's machine with nothing in it but this firmware."""
+    """Return QEMU's command line for a canary: the architecture's machine with this firmware and nothing else."""
     machine = architecture.machine
     argv = [machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *CONFINED]
     argv += ["-machine", machine.machine, "-accel", name, "-m", "16", "-bios", str(rom)]
@@ -172,5 +177,5 @@ def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path
 
 
 def cpu(architecture: Architecture, name: str) -> str:
-    """The CPU model under this accelerator, empty for the machine's only one."""
+    """Return the CPU model under this accelerator; empty if the machine has only one."""
     return "host" if name == KVM else architecture.machine.cpu

@@ -1,7 +1,7 @@
-"""Programs of a few bytes that an accelerator must run before it is trusted with a kernel.
+"""Canaries: tiny programs that an accelerator must run before a kernel is booted on it.
 
-Each is the firmware of a machine that has nothing else: it prints one line and ends QEMU. What it does on the way is
-what every kernel does first; an accelerator that cannot do that much hangs, or reports an error, within moments.
+Each canary is the firmware of an otherwise empty machine: it prints one line and ends QEMU. It first executes the same
+steps as a booting kernel. An accelerator that cannot execute them hangs or reports an error at once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ PSCI_SYSTEM_RESET = 0x84000009
 
 @dataclass(frozen=True)
 class Canary:
-    """`rom` is the firmware; `rc` QEMU's exit status when it has run to its end; `devices` what it needs for that."""
+    """One canary.
+
+    `rom` is the firmware, `rc` QEMU's exit status after a complete run, `devices` the QEMU devices that it needs.
+    """
 
     rom: bytes
     rc: int
     devices: tuple[str, ...] = ()
 
 
-# 64 KiB that end at 4 GiB, the parts at these offsets; hlt between them stops a stray jump.
+# The ROM is 64 KiB and ends at 4 GiB. Its parts are at these offsets; hlt between them stops a stray jump.
 _SIZE, _BASE, _RESET = 0x10000, 0xFFFF0000, 0xFFF0
 _REAL, _PROTECTED, _LONG, _HANDLER, _GREETING = 0x000, 0x100, 0x200, 0x300, 0x400
 _GDT, _IDT, _GDT_POINTER, _IDT_POINTER = 0x500, 0x600, 0x700, 0x710
@@ -35,7 +38,7 @@ _TABLE, _LARGE_PAGE = 0x23, 0xE3
 
 
 def _entries(*entries: tuple[int, int]) -> bytes:
-    """A table of 512 quadwords, zero but for the (index, value) given."""
+    """Return a table of 512 quadwords: each (index, value) in `entries`, zero elsewhere."""
     table = [0] * 512
     for index, value in entries:
         table[index] = value
@@ -43,10 +46,10 @@ def _entries(*entries: tuple[int, int]) -> bytes:
 
 
 def _x86_64() -> bytes:
-    """Real mode, protected mode, long mode, a breakpoint exception, a long loop, the greeting, the end.
+    """Return a ROM that runs real, protected and long mode, a breakpoint exception, a long loop and the greeting.
 
-    The exception and the loop tell a processor from an emulator of single instructions: a KVM that runs only
-    paravirtual guests gets as far as long mode, and then stops at int3 with "emulation failure".
+    The exception and the loop distinguish a processor from an emulator of single instructions: a KVM that runs only
+    paravirtual guests reaches long mode, then stops at int3 with "emulation failure". The ROM ends QEMU.
     """
     # fmt: off
     parts = {
@@ -71,7 +74,7 @@ def _x86_64() -> bytes:
         b"\x89\xd9\xf3\x6e"  # mov %ebx,%ecx; rep outsb
         b"\xba\xf4\x00\x00\x00\x31\xc0\xee"  # mov $0xf4,%edx; xor %eax,%eax; out %al,%dx
         b"\xf4\xeb\xfd",  # halt: hlt; jmp halt
-        # Without this handler's run the greeting has no length.
+        # The greeting has length zero unless this handler runs.
         _HANDLER: b"\xbb" + struct.pack("<I", len(GREETING)) + b"\x48\xcf",  # mov $length,%ebx; iretq
         _GREETING: GREETING,
         _GDT: struct.pack("<4Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF),
@@ -93,7 +96,10 @@ def _x86_64() -> bytes:
 
 
 def arm64(says: bytes, psci: int) -> bytes:
-    """A program that says this on the PL011 of QEMU's `virt` machine (hw/arm/virt.c), then calls PSCI (Arm DEN0022)."""
+    """Return a program that prints `says` on the PL011 of QEMU's `virt` machine, then calls the PSCI function `psci`.
+
+    Source: hw/arm/virt.c (QEMU), Arm DEN0022 (PSCI).
+    """
     words = (
         0xD2A12001,  # mov x1, #0x09000000
         0x10000162,  # adr x2, greeting
@@ -111,12 +117,12 @@ def arm64(says: bytes, psci: int) -> bytes:
     return struct.pack(f"<{len(words)}I", *words) + says
 
 
-# Where QEMU's B160L has its firmware, which it takes as an ELF file (hw/hppa/hppa_hardware.h, machine.c).
+# The firmware address of QEMU's B160L, which loads its firmware from an ELF file (hw/hppa/hppa_hardware.h, machine.c).
 _FIRMWARE = 0xF0000000
 
 
 def _parisc() -> bytes:
-    """A program that says the greeting on LASI's UART, at 0xffd05800, and halts as QEMU's own firmware does."""
+    """Return a program that prints the greeting on LASI's UART, at 0xffd05800, and halts like QEMU's own firmware."""
     words = (
         0x20223FFB,  # ldil L%0xffd05800, %r1
         0x34210000,  # ldo R%0xffd05800(%r1), %r1

@@ -1,4 +1,4 @@
-"""gdb on a guest's kernel: QEMU's stub on a socket of this user alone, every symbol where this very guest has it."""
+"""gdb on a guest's kernel, through a private socket to QEMU's stub, with symbols at this guest's addresses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from harness.core.elf import Elf
 from harness.core.errors import GuestError, HostError
 from harness.guest.guest import Guest
 
-# Debian's gdb knows the host's own architecture only.
+# Debian's gdb supports the host's own architecture only.
 _FOR_ALL, _FOR_NATIVE = "gdb-multiarch", "gdb"
 _TABLES = (".symtab", ".strtab")
 
 
 @dataclass(frozen=True)
 class Symbols:
-    """Where a guest has its kernel and modules.
+    """Addresses of the kernel and the modules of a guest.
 
     `slide` is in bytes; `modules` maps a module's file to the loaded addresses of its sections by name.
     """
@@ -33,14 +33,14 @@ class Symbols:
     modules: Mapping[Path, Mapping[str, int]]
 
     def commands(self) -> list[str]:
-        """gdb's commands that load them. The slide moves every section of vmlinux by as much (gdb 8.2 and later)."""
+        """Return the gdb commands that load the symbols; `-o` adds the slide to every section (gdb 8.2 and later)."""
         kernel = f"add-symbol-file {_quoted(self.vmlinux)} -o {self.slide:#x}"
         return [kernel, *(_module(path, sections) for path, sections in self.modules.items())]
 
 
 def _module(path: Path, sections: Mapping[str, int]) -> str:
     own = Elf.kept(path).sections
-    # The kernel lists its copy of the symbol table, too, which is no section of code or data.
+    # The kernel also lists its copy of the module's symbol table, which is neither code nor data.
     loaded = {name: address for name, address in sections.items() if name in own and name not in _TABLES}
     places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(loaded.items()))
     return f"add-symbol-file {_quoted(path)} {places}"
@@ -51,7 +51,7 @@ def _quoted(path: Path) -> str:
 
 
 def program(architecture: Architecture) -> str:
-    """The gdb that can debug this architecture. Raises HostError naming the package."""
+    """Return the name of a gdb that can debug this architecture. Raises HostError with the name of the package."""
     usable = (_FOR_ALL, _FOR_NATIVE) if architecture.native else (_FOR_ALL,)
     for name in usable:
         if shutil.which(name):
@@ -60,9 +60,9 @@ def program(architecture: Architecture) -> str:
 
 
 def debug(guest: Guest, symbols: Symbols) -> int:
-    """Run gdb on the guest, which stands still meanwhile; gives gdb's exit status.
+    """Run gdb on the guest and return gdb's exit status; the guest is stopped while gdb runs.
 
-    Raises HostError without a gdb, GuestError when QEMU offers no stub.
+    Raises HostError when no gdb is installed, GuestError when QEMU opens no gdb stub.
     """
     gdb = program(guest.image.recipe.architecture)
     with _stub(guest) as address:
@@ -70,7 +70,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
             "set pagination off",
             "set confirm off",
             "set sysroot /",
-            # Tells architecture and byte order, and brings no symbols: those are elsewhere in this guest.
+            # Sets the architecture and the byte order and loads no symbols: the addresses of this guest differ.
             f"exec-file {_quoted(symbols.vmlinux)}",
             f"target remote {address}",
             *symbols.commands(),
@@ -81,12 +81,12 @@ def debug(guest: Guest, symbols: Symbols) -> int:
 
 @contextmanager
 def _stub(guest: Guest) -> Iterator[str]:
-    """QEMU's gdb stub on a socket in a directory that only this user can enter; no network has it."""
+    """Open QEMU's gdb stub on a Unix socket in a directory that only this user can enter; yield the socket's path."""
     with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-") as directory:
         address = f"{directory}/stub"
-        said = guest.monitor.hmp(f"gdbserver unix:{address},server=on,wait=off")
+        reply = guest.monitor.hmp(f"gdbserver unix:{address},server=on,wait=off")
         if not Path(address).is_socket():
-            raise GuestError(f"QEMU offers no gdb stub: {' '.join(said.split())}", where=guest.name)
+            raise GuestError(f"QEMU opens no gdb stub: {' '.join(reply.split())}", where=guest.name)
         try:
             yield address
         finally:

@@ -1,8 +1,8 @@
-"""A guest's heartbeat: while somebody waits for it, its SSH server is asked again and again whether it is there.
+"""A guest's heartbeat: periodic requests to its SSH server while a caller waits for the guest.
 
-An answer takes an interrupt, the network stack, the scheduler and a process of the guest. None for some beats is a
-hang: whoever waits is told then, not when the deadline of what it waits for has passed. Beats are as long as this guest
-is slow, and what the host did not let it run does not count.
+A reply needs an interrupt, the network stack, the scheduler and a process of the guest. No reply for several beats is a
+hang. The waiting caller then fails at once, before its own deadline. The length of a beat scales with the guest's
+measured speed, and time in which the host did not run the guest does not count.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from harness.guest.emulator import Emulator
 from harness.guest.ssh import SshLink
 from harness.guest.steal_time import GuestTime
 
-# One beat of a guest of usual speed, in seconds that it was given. A kernel that does not preempt is silent for a
-# second or two while it arms a batch of probes; its own soft lockup detector lets it be silent for twenty.
+# One beat of a guest of usual speed, in seconds of guest run time. A kernel without preemption does not reply for a
+# second or two while it arms a batch of probes; its own soft lockup detector allows twenty seconds.
 _BEAT = 3.0
-# The first is asked when the wait has lasted one beat, so that a hang is told within five.
+# The first request is sent when the wait has lasted one beat, so that a hang is reported within five beats.
 _UNANSWERED = 3
 _LAPS_A_BEAT = 8
-# What a guest of usual speed takes for the loop below, in seconds of the CPU. Under emulation, on the machine these
-# budgets are from, with guests beside: x86_64 0.013 to 0.02, arm64 0.022, parisc 0.08 to 0.12, thawed or booted.
+# CPU time of the loop below in a guest of usual speed, in seconds. Measured under emulation, on the machine on which
+# these budgets were set, with other guests running: x86_64 0.013 to 0.02, arm64 0.022, parisc 0.08 to 0.12, thawed or
+# booted.
 _USUAL_LOOP = 0.04
 LOOP = "i=0; while [ $i -lt 500 ]; do i=$((i+1)); done"
 _SAMPLES = 12
@@ -35,7 +36,7 @@ _SAMPLE_PAUSE = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at a virtual CPU from outside: its number, its program counter, and whether it takes interrupts."""
+    """State of a virtual CPU seen from the host: its number, its program counter, and whether it takes interrupts."""
 
     cpu: int
     program_counter: int
@@ -44,9 +45,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Silence:
-    """What was found when no beat came: how many beats, of how many seconds, and what the CPUs do meanwhile.
+    """A missing heartbeat: the number of beats, the length of a beat in seconds, and samples of the CPUs.
 
-    `samples` is empty when QEMU itself does not answer.
+    `samples` is empty when QEMU itself does not reply.
     """
 
     beats: float
@@ -58,7 +59,7 @@ class Silence:
 
 
 class Heartbeat:
-    """One guest's. `over` is told, once, why the guest will not answer any more."""
+    """The heartbeat of one guest; `over` is called once with the reason when the guest no longer replies."""
 
     def __init__(self, emulator: Emulator, link: SshLink, registers: Registers, over: Callable[[str], None]) -> None:
         self.emulator = emulator
@@ -77,18 +78,18 @@ class Heartbeat:
 
     @property
     def beat_seconds(self) -> float:
-        """The length of a beat, in seconds given to the guest."""
+        """Length of a beat, in seconds of guest run time."""
         return _BEAT * self.slowness
 
     @property
     def slowness(self) -> float:
-        """How many times slower this guest is on this host than a usual one, at least 1."""
+        """Ratio of this guest's loop time on this host to the usual one, at least 1."""
         return max(1.0, self.loop_seconds / _USUAL_LOOP)
 
     def calibrate(self, run: Callable[[str], object]) -> None:
-        """Measure how fast this guest is on this host: the CPU time that a loop of a known length takes.
+        """Measure this guest's speed on this host: the CPU time of a loop of known length.
 
-        The shorter of two: what else the guest had to do, and what QEMU had to translate, is in the first.
+        The shorter of two measurements counts: the first includes other work of the guest and translation by QEMU.
         """
         self.loop_seconds = min(self._timed(run) for _ in range(2))
 
@@ -99,7 +100,7 @@ class Heartbeat:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """While this lasts somebody waits for the guest."""
+        """Mark the block as a wait for the guest."""
         with self._news:
             self._waiting += 1
             self._news.notify_all()
@@ -111,19 +112,19 @@ class Heartbeat:
                 self._news.notify_all()
 
     def _watch(self) -> None:
-        """Ask once a beat while the same wait goes on; ends with the connection."""
+        """Send one request per beat while the same wait lasts; return when the connection ends."""
         while self._link.alive:
             if self._waits_for_a_beat() and not self._answers():
                 return
 
     def _waits_for_a_beat(self) -> bool:
-        """True when somebody has waited a beat long."""
+        """Return True when one wait has lasted a full beat."""
         with self._news:
             self._news.wait_for(lambda: self._waiting > 0, self.beat_seconds)
             return self._waiting > 0 and not self._news.wait_for(lambda: self._waiting == 0, self.beat_seconds)
 
     def _answers(self) -> bool:
-        """Ask; True for an answer, or when nobody can be asked any more. Otherwise the guest's end is told."""
+        """Send a request; return True on a reply or on a closed connection, else report the hang and return False."""
         answered = threading.Event()
         threading.Thread(target=self._ask, args=(answered,), name="beat", daemon=True).start()
         self._given.lap()
@@ -144,7 +145,7 @@ class Heartbeat:
         answered.set()
 
     def _look(self) -> tuple[Sample, ...]:
-        """Where the CPUs are, a few times over; nothing when QEMU does not answer."""
+        """Return several samples of each CPU; empty if QEMU does not reply."""
         found: list[Sample] = []
         pause = threading.Event()
         with contextlib.suppress(PinpointError):
@@ -154,13 +155,13 @@ class Heartbeat:
         return tuple(found)
 
     def _sample(self, deadline: Deadline) -> list[Sample]:
-        asked = self.emulator.monitor.execute(
+        reply = self.emulator.monitor.execute(
             "human-monitor-command", command_line="info registers -a", deadline=deadline
         )
-        return samples(str(asked), self._registers)
+        return samples(str(reply), self._registers)
 
 
 def samples(text: str, registers: Registers) -> list[Sample]:
-    """One sample of each CPU in what the monitor answers to `info registers -a`."""
+    """Return one sample of each CPU in the monitor's output of `info registers -a`."""
     looks = zip(registers.counters(text), registers.interruptible(text), strict=True)
     return [Sample(cpu, counter, takes) for cpu, (counter, takes) in enumerate(looks)]

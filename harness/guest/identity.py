@@ -1,4 +1,4 @@
-"""Does the kernel that booted admit to being the one in the image?"""
+"""Check that the booted kernel is the kernel of the image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from harness.core.errors import GuestError
 from harness.guest.result import Result
 from harness.images.image import Image
 
-# Release on the first line, then the kernel's ELF notes as they are in memory (kernel/ksysfs.c, notes_read(), 6.1).
+# Prints the release on the first line, then the kernel's ELF notes from memory (kernel/ksysfs.c, notes_read(), 6.1).
 ASK = "cat /proc/sys/kernel/osrelease /sys/kernel/notes"
 _GNU_BUILD_ID = (b"GNU\0", 3)
 
 
 def prove(image: Image, answer: Result) -> None:
-    """Compare the answer to ASK with the image. Raises GuestError when another kernel answers."""
+    """Compare the output of ASK with the image. Raises GuestError when another kernel runs."""
     release, _, notes = answer.check().out.partition(b"\n")
     named = release.decode(errors="replace")
     if named != image.release:
@@ -25,10 +25,10 @@ def prove(image: Image, answer: Result) -> None:
 
 
 def build_id(notes: bytes) -> str:
-    """The GNU build-id in a kernel's notes, in hex, empty when there is none.
+    """Return the GNU build-id in a kernel's notes, in hex; empty if there is none.
 
-    A note is three words of 32 bits in the kernel's byte order (name size, content size, type), name and content, both
-    padded to 4 bytes (elf(5)).
+    A note is three words of 32 bits in the kernel's byte order (name size, content size, type), then the name and the
+    content, each padded to 4 bytes (elf(5)).
     """
     for order in "<", ">":
         place = 0

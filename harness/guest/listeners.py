@@ -1,4 +1,4 @@
-"""Who can reach a process over a network: the sockets it holds that wait for somebody."""
+"""Sockets on which a process can be reached over a network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-# include/net/tcp_states.h: TCP_LISTEN. A UDP socket hears whatever it is bound to.
+# include/net/tcp_states.h: TCP_LISTEN. A bound UDP socket receives without listening.
 _LISTENING = "0A"
 
 
 class Listener(NamedTuple):
-    """A socket that others can reach: `tcp`, `udp`, `raw`, with a 6 behind it for IPv6; its address and port."""
+    """A reachable socket: its kind (`tcp`, `udp` or `raw`, followed by 6 for IPv6), its address and its port."""
 
     kind: str
     address: IPv4Address | IPv6Address
@@ -23,9 +23,9 @@ class Listener(NamedTuple):
 
 
 def listeners(pid: int) -> set[Listener]:
-    """The sockets of a process that a network reaches, loopback among them; Unix sockets are none.
+    """Return the sockets on which a process is reachable over a network, including loopback; Unix sockets do not count.
 
-    From /proc/PID/fd and /proc/PID/net (Documentation/networking/proc_net_tcp.rst, 6.1).
+    Source: /proc/PID/fd and /proc/PID/net (Documentation/networking/proc_net_tcp.rst, 6.1).
     """
     held = {found[1] for link in Path(f"/proc/{pid}/fd").iterdir() if (found := _SOCKET.match(_target(link)))}
     kinds = [f"{kind}{version}" for kind in ("tcp", "udp", "raw") for version in ("", "6")]
@@ -33,7 +33,7 @@ def listeners(pid: int) -> set[Listener]:
 
 
 def _target(link: Path) -> str:
-    """Where a descriptor leads; empty when it was closed meanwhile."""
+    """Return the target of a descriptor; empty if it was closed meanwhile."""
     try:
         return str(link.readlink())
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def _target(link: Path) -> str:
 
 
 def _open(pid: int, kind: str) -> Iterator[tuple[str, Listener]]:
-    """Inode and listener of each socket of a kind in the process's network that waits for somebody."""
+    """Yield inode and listener of each reachable socket of one kind in the process's network namespace."""
     table = Path(f"/proc/{pid}/net/{kind}")
     for line in table.read_text().splitlines()[1:] if table.exists() else ():
         words = line.split()
@@ -51,7 +51,7 @@ def _open(pid: int, kind: str) -> Iterator[tuple[str, Listener]]:
 
 
 def _address(digits: str) -> IPv4Address | IPv6Address:
-    """Words of 32 bits, each as this machine has it in memory, printed as a number."""
+    """Return the address behind the digits: words of 32 bits, each printed as a number in the host's byte order."""
     words = bytes.fromhex(digits)
     packed = b"".join(int.from_bytes(words[at : at + 4]).to_bytes(4, sys.byteorder) for at in range(0, len(words), 4))
     return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)

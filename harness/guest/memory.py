@@ -1,4 +1,4 @@
-"""Guest memory seen from outside: QEMU copies it into a file we share with it, and the guest notices nothing."""
+"""Guest memory read from the host: QEMU copies it into a shared file; the guest does not take part."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ from harness.core.errors import GuestError
 from harness.guest.monitor import Monitor
 from harness.guest.parisc_tables import PariscTables
 
-# Spans that stand closer together are read as one: copying this much costs QEMU less than another command would.
+# Spans with a smaller gap are read as one: copying this many bytes costs QEMU less than another command.
 _GAP = 64 << 10
-# With page-table isolation a virtual CPU in user mode does not map the kernel. It comes back within a tick.
+# With page-table isolation, a virtual CPU in user mode does not map the kernel. It returns to the kernel within a tick.
 _USER_MODE_SECONDS = 3.0
 _USER_MODE_PAUSE = 0.002
 
 
 class UnmappedError(GuestError):
-    """No virtual CPU has memory at that address."""
+    """No virtual CPU maps that address."""
 
 
 class Span(NamedTuple):
-    """So many bytes from an address."""
+    """An address and a size in bytes."""
 
     address: int
     size: int
 
 
 class _Space(Protocol):
-    """A way to the memory behind kernel virtual addresses."""
+    """An address space of kernel virtual addresses."""
 
     def read(self, span: Span) -> bytes:
-        """The bytes there. Raises UnmappedError, or another GuestError, when nothing is mapped."""
+        """Return the bytes of a span. Raises UnmappedError, or another GuestError, when nothing is mapped."""
 
 
 @dataclass(frozen=True)
 class SharedFile:
-    """A file in memory that QEMU has inherited and writes to by its descriptor's path."""
+    """A memory-backed file; QEMU inherits its descriptor and writes to it by the descriptor's path."""
 
     descriptor: int
 
     @classmethod
     def make(cls) -> SharedFile:
-        """An empty one."""
+        """Return an empty shared file."""
         return cls(os.memfd_create("pinpoint-memory", 0))
 
     @property
     def path(self) -> str:
-        """Its name in the process that inherited it."""
+        """Path of the file in the process that inherited it."""
         return f"/dev/fd/{self.descriptor}"
 
     def take(self, size: int) -> bytes:
-        """Its content, which must be of this size."""
+        """Return the content of the file. Raises GuestError when its size differs from `size`."""
         content = os.pread(self.descriptor, size, 0)
         if len(content) != size:
             raise GuestError(f"QEMU wrote {len(content)} of {size} bytes of guest memory")
         return content
 
     def close(self) -> None:
-        """Give it up."""
+        """Close the descriptor."""
         os.close(self.descriptor)
 
 
 class Memory:
-    """A guest's memory by kernel virtual address."""
+    """A guest's memory, addressed by kernel virtual address."""
 
     def __init__(
         self, name: str, monitor: Monitor, shared: SharedFile, translation: Translation, vmlinux: Path
@@ -82,11 +82,11 @@ class Memory:
         self._vmlinux = vmlinux
 
     def read(self, address: int, size: int) -> bytes:
-        """`size` bytes at a kernel virtual address. Raises GuestError when it is not mapped."""
+        """Return `size` bytes at a kernel virtual address. Raises GuestError when the address is not mapped."""
         return self.read_many([(address, size)])[0]
 
     def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes of each (address, size), in the order asked; close ones in one command. Raises GuestError."""
+        """Return the bytes of each (address, size), in order; nearby spans share one command. Raises GuestError."""
         wanted = [Span(*span) for span in spans]
         found: dict[Span, bytes] = {}
         for group in _groups(sorted(set(wanted))):
@@ -94,12 +94,12 @@ class Memory:
         return [found[span] for span in wanted]
 
     def read_physical(self, address: int, size: int) -> bytes:
-        """`size` bytes at a physical address."""
+        """Return `size` bytes at a physical address."""
         self._monitor.execute("pmemsave", val=address, size=size, filename=self._shared.path)
         return self._shared.take(size)
 
     def _read_group(self, group: Sequence[Span]) -> dict[Span, bytes]:
-        """All spans of a group in one read; in halves when a hole between them, or user mode, spoils that."""
+        """Read all spans of a group at once; in halves if a hole between them, or user mode, makes the read fail."""
         if len(group) == 1:
             return {group[0]: self._patiently(group[0])}
         start, end = group[0].address, max(span.address + span.size for span in group)
@@ -111,7 +111,7 @@ class Memory:
         return {span: block[span.address - start : span.address - start + span.size] for span in group}
 
     def _patiently(self, span: Span) -> bytes:
-        """Read one span, again for a while when it seems unmapped."""
+        """Read one span; retry for _USER_MODE_SECONDS while it appears unmapped."""
         patience = time.monotonic() + _USER_MODE_SECONDS
         while True:
             try:
@@ -136,12 +136,12 @@ class Memory:
     def _through_tables(self) -> _Space:
         directory = Elf.kept(self._vmlinux).named("swapper_pg_dir")
         if len(directory) != 1:
-            raise GuestError("its vmlinux has no one swapper_pg_dir", where=self._name)
+            raise GuestError(f"its vmlinux has {len(directory)} symbols swapper_pg_dir, not one", where=self._name)
         return PariscTables(directory[0].address, self.read_physical)
 
 
 def _groups(spans: Sequence[Span]) -> list[list[Span]]:
-    """Sorted spans, those together whose gaps are small."""
+    """Group sorted spans; spans with a gap of at most _GAP share a group."""
     groups: list[list[Span]] = []
     end = 0
     for span in spans:
@@ -156,7 +156,7 @@ def _groups(spans: Sequence[Span]) -> list[list[Span]]:
 
 @dataclass(frozen=True)
 class _CpuSpace:
-    """The address space as a virtual CPU sees it at the moment: QEMU walks the tables its registers point to."""
+    """The current address space of a virtual CPU: QEMU walks the page tables to which the CPU's registers point."""
 
     name: str
     monitor: Monitor
@@ -164,7 +164,7 @@ class _CpuSpace:
     cpus: Sequence[int]
 
     def read(self, span: Span) -> bytes:
-        """As one of the virtual CPUs sees it, the first that maps it."""
+        """Read a span through the first virtual CPU that maps it."""
         refusals = []
         for cpu in self.cpus:
             try:
@@ -176,6 +176,6 @@ class _CpuSpace:
         raise UnmappedError(f"no memory at {span.address:#x}: {refusals[0].what}", where=self.name)
 
     def _save(self, span: Span, cpu: int) -> None:
-        # QMP's integers are signed; QEMU takes the bits as they are (qapi/machine.json, memsave).
+        # QMP's integers are signed; QEMU uses their bits unchanged (qapi/machine.json, memsave).
         signed = span.address - (1 << 64) if span.address >> 63 else span.address
         self.monitor.execute("memsave", val=signed, size=span.size, filename=self.shared.path, cpu_index=cpu)

@@ -1,5 +1,6 @@
-"""32-bit parisc's kernel page tables, walked by us: its TLB is filled by software, so QEMU knows only what is in it.
+"""Walker of the kernel page tables of 32-bit parisc.
 
+The kernel fills parisc's TLB in software, so QEMU can translate only addresses that are in the TLB.
 Source: arch/parisc/include/asm/{page,pgtable}.h, 6.1, two levels of tables with 4 KiB pages.
 """
 
@@ -12,10 +13,10 @@ from typing import NamedTuple
 
 from harness.core.errors import GuestError
 
-# __PAGE_OFFSET: from here on physical memory is mapped as it comes. Modules are below (VMALLOC_START).
+# __PAGE_OFFSET: physical memory is mapped linearly from here on. Modules are below (VMALLOC_START).
 _LINEAR = 0x10000000
 _PAGE = 0x1000
-# An entry of the directory: flags in the low four bits, the table's physical address shifted by PxD_VALUE_SHIFT.
+# A directory entry: flags in the low four bits, the table's physical address shifted by PxD_VALUE_SHIFT.
 _FLAGS, _SHIFT, _VALID = 0xF, 8, 0x2
 # _PAGE_PRESENT, bit 22 counted from the left.
 _PRESENT = 0x200
@@ -28,20 +29,23 @@ class _Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class PariscTables:
-    """Memory by virtual address: `directory` is swapper_pg_dir's, `physical(address, size)` reads physical memory."""
+    """Memory by virtual address.
+
+    `directory` is the virtual address of swapper_pg_dir; `physical(address, size)` reads physical memory.
+    """
 
     directory: int
     physical: Callable[[int, int], bytes]
 
     def read(self, span: tuple[int, int]) -> bytes:
-        """The bytes of (address, size). Raises GuestError when a page of it is not mapped."""
+        """Return the bytes of (address, size). Raises GuestError when one of its pages is not mapped."""
         address, size = span
         if address >= _LINEAR:
             return self.physical(address - _LINEAR, size)
         return b"".join(self.physical(*piece) for piece in self._pieces(address, address + size))
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
-        """Physical pieces of a virtual range, pages that follow each other joined."""
+        """Return the physical pieces of a virtual range; adjacent physical pages are joined."""
         pieces: list[_Piece] = []
         tables: dict[int, bytes] = {}
         while start < end:
@@ -55,7 +59,7 @@ class PariscTables:
         return pieces
 
     def _page(self, address: int, tables: dict[int, bytes]) -> int:
-        """The physical address of the page behind a virtual address; tables read once a range."""
+        """Return the physical address of the page of a virtual address; each table is read once per range."""
         entry = self._word(tables, self.directory - _LINEAR, address >> 22)
         if not entry & _VALID:
             raise GuestError(f"no page table for {address:#x}")
@@ -65,7 +69,7 @@ class PariscTables:
         return page & ~(_PAGE - 1)
 
     def _word(self, tables: dict[int, bytes], table: int, index: int) -> int:
-        """One entry of a table of a thousand and twenty-four big-endian words."""
+        """Return one entry of a table of 1024 big-endian words."""
         if table not in tables:
             tables[table] = self.physical(table, _PAGE)
         return int(struct.unpack_from(">I", tables[table], 4 * index)[0])

@@ -1,4 +1,4 @@
-"""The host's word to a guest that waits: this run's keys, the time, and random numbers of the guest's own."""
+"""The provisioning line that the host types at init: keys, time, and random numbers for this guest."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ WAITING = r"pinpoint: waiting"
 READY = r"pinpoint: ready"
 
 _SEED_BYTES = 64
-# A terminal drops what it cannot buffer: all that is unread stays below 4096 bytes (N_TTY_BUF_SIZE,
+# A terminal drops input that it cannot buffer: unread input must stay below 4096 bytes (N_TTY_BUF_SIZE,
 # drivers/tty/n_tty.c, 6.1).
 LONGEST = 4095
 
 
 def word(keys: RunKeys) -> bytes:
-    """One line of words for init's shell to read (vm_images/rootfs/init, await_word()).
+    """Return one provisioning line for init's shell (vm_images/rootfs/init, await_word()).
 
-    Who may log in, the server's key as printf takes it, seconds since the epoch, random numbers. Each line is good for
-    one guest: the random numbers in it come from this host and are nobody else's.
+    Its words are the authorized key, the server's key in printf's escapes, seconds since the epoch, and random numbers.
+    Each line serves one guest: its random numbers come from this host, and no other guest receives them.
     """
     kind, key, _ = keys.authorized.split()
     host_key = "".join(f"\\{byte:03o}" for byte in keys.host_key)

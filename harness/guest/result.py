@@ -1,4 +1,4 @@
-"""How a command in a guest ended."""
+"""The result of a command in a guest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def readable(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command in the guest ended. `rc` is -1 when a signal ended it. Prints itself well in an assertion."""
+    """The result of a command in the guest; `rc` is -1 when a signal ended the command.
+
+    Its text form is readable in the message of a failed assertion.
+    """
 
     guest: str
     argv: tuple[str, ...]
@@ -40,12 +43,12 @@ class Result:
 
     @cached_property
     def stdout(self) -> str:
-        """Standard output; bytes that are no UTF-8 show as replacement characters."""
+        """Standard output as text; bytes that are not UTF-8 become replacement characters."""
         return self.out.decode(errors="replace")
 
     @cached_property
     def stderr(self) -> str:
-        """Standard error, likewise."""
+        """Standard error as text, decoded like standard output."""
         return self.err.decode(errors="replace")
 
     @property
@@ -59,11 +62,11 @@ class Result:
         return typed(self.argv)
 
     def check(self) -> Result:
-        """This result if it is ok; otherwise raises GuestError telling the command and what it said."""
+        """Return this result if it is ok. Raises GuestError with the command and its output otherwise."""
         if self.ok:
             return self
-        said = " ".join((self.stderr or self.stdout).split())[-300:] or "nothing said"
-        raise GuestError(f"`{self.command}` ended with {self.rc}: {said}", where=self.guest)
+        printed = " ".join((self.stderr or self.stdout).split())[-300:] or "no output"
+        raise GuestError(f"`{self.command}` ended with {self.rc}: {printed}", where=self.guest)
 
     def __str__(self) -> str:
         lines = [f"{self.guest}$ {self.command}", f"  exit status {self.rc} after {self.seconds:.3f} s"]
@@ -75,12 +78,12 @@ class Result:
 
 
 def typed(argv: Sequence[str]) -> str:
-    """A command as a person would type it, of a script its text."""
+    """Return a command as a person would type it; for a script, its text."""
     return argv[2] if tuple(argv[:2]) == ("sh", "-c") else shlex.join(argv)
 
 
 def _shown(text: str) -> list[str]:
-    """The first lines of a text, and how many more there are."""
+    """Return the first lines of a text and the number of further lines."""
     lines = text.splitlines()
     more = len(lines) - _SHOWN_LINES
     return [*lines[:_SHOWN_LINES], *([f"... {more} more lines"] if more > 0 else [])]

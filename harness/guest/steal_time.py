@@ -1,4 +1,4 @@
-"""How much time the host really gave a guest: a budget in it is the same on an idle host and on one that compiles."""
+"""Guest run time with host steal time subtracted, so that timeouts do not depend on host load."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _NANO = 1e-9
-# Of /proc/PID/stat, behind the name in brackets, in clock ticks (proc(5)).
+# Fields of /proc/PID/stat after the name in parentheses, in clock ticks (proc(5)).
 _UTIME, _STIME = 11, 12
 
 
 @dataclass
 class GuestTime:
-    """Time on the wall, less what QEMU's threads stood ready to run in and were not let, less what it was paused.
+    """Wall-clock time minus the time in which QEMU's threads waited for a CPU or QEMU was paused.
 
-    From the kernel's own account, /proc/PID/task/*/schedstat: nanoseconds on a CPU, nanoseconds waiting for one
-    (Documentation/scheduler/sched-stats.rst, 6.1). A host without it gives all of the wall's time.
+    Source: /proc/PID/task/*/schedstat, nanoseconds on a CPU and nanoseconds waiting for a CPU
+    (Documentation/scheduler/sched-stats.rst, 6.1). On a host without schedstat, nothing is subtracted for waiting.
     """
 
     pid: int
@@ -30,26 +30,26 @@ class GuestTime:
         self._waited = self.account()[1]
 
     def lap(self) -> float:
-        """Seconds given since the last lap."""
+        """Return the seconds of guest run time since the last lap."""
         now, waited = time.monotonic(), self.account()[1]
         wall, starved = now - self._began, max(0.0, waited - self._waited)
         self._began, self._waited = now, waited
         return 0.0 if self.paused() else max(0.0, wall - starved)
 
     def account(self) -> tuple[float, float]:
-        """Seconds that all of QEMU's threads ran, and that they waited for a CPU."""
+        """Return the seconds that all of QEMU's threads ran, and the seconds that they waited for a CPU."""
         ran = waited = 0.0
         for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
             try:
                 words = task.read_text().split()
-            except OSError:  # The thread, or QEMU, is gone.
+            except OSError:  # The thread or QEMU has exited.
                 continue
             ran, waited = ran + int(words[0]) * _NANO, waited + int(words[1]) * _NANO
         return ran, waited
 
 
 def used(pid: int) -> float:
-    """Processor seconds that a process has used, those of threads that have ended included; 0 when it is gone."""
+    """Return the CPU seconds that a process has used, including its ended threads; 0 if the process has exited."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

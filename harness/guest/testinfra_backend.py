@@ -1,4 +1,4 @@
-"""testinfra on our own connection: facts about a guest read as properties, as `guest.host.file("/x").exists`."""
+"""testinfra over our own connection: properties of a guest, such as `guest.host.file("/x").exists`."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from testinfra.modules.process import Process, int_or_float
 
 from harness.guest.result import Result
 
-# What Debian's busybox has of `ps -o` and a case may ask for; `args` is last, for it may contain blanks.
+# The useful columns of `ps -o` in Debian's busybox; `args` is last because it may contain blanks.
 _COLUMNS = ("pid", "ppid", "user", "stat", "vsz", "rss", "comm", "args")
 
 
 class GuestBackend(BaseBackend):  # type: ignore[misc]
-    """Runs testinfra's commands, each a line for the guest's shell."""
+    """Run each command of testinfra as one line of the guest's shell."""
 
     NAME = "pinpoint"
 
     def __init__(self, name: str, script: Callable[[str], Result]) -> None:
         super().__init__(name)
         self._script = script
-        # Found out by running python in the guest otherwise.
+        # testinfra would otherwise run python in the guest to determine the encoding.
         self._encoding = "utf-8"
 
     def run(self, command: str, *args: str, **_kwargs: object) -> CommandResult:
-        """Run a command, its `%s` replaced by the quoted arguments."""
+        """Run a command with each `%s` replaced by a quoted argument."""
         line = self.get_command(command, *args)
         result = self._script(line)
         return self.result(result.rc, line.encode(), result.out, result.err)
 
 
 class GuestProcess(Process):  # type: ignore[misc]
-    """testinfra's processes over busybox's `ps`: testinfra's own busybox variant wants a column that Debian's lacks."""
+    """testinfra's process module for Debian's busybox.
+
+    testinfra's own busybox variant needs a column that `ps` of Debian's busybox lacks.
+    """
 
     @classmethod
     def get_module_class(cls, _host: testinfra.host.Host) -> type[GuestProcess]:
-        """This one: every guest has busybox."""
+        """Return this class: every guest has busybox."""
         return cls
 
     def _get_processes(self, **_filters: object) -> list[dict[str, object]]:
@@ -46,11 +49,11 @@ class GuestProcess(Process):  # type: ignore[misc]
         return [dict(zip(_COLUMNS, map(int_or_float, row), strict=False)) | {"lstart": row[0]} for row in rows]
 
     def _get_process_attribute_by_pid(self, pid: int, name: str) -> dict[str, object]:
-        raise AttributeError(f"process {pid}: busybox's ps tells no {name}, only {', '.join(_COLUMNS)}")
+        raise AttributeError(f"process {pid}: busybox's ps has no column {name}, only {', '.join(_COLUMNS)}")
 
 
 def host(name: str, script: Callable[[str], Result]) -> testinfra.host.Host:
-    """A testinfra host over a function that runs a shell script in a guest."""
+    """Return a testinfra host that runs its commands with `script`, which runs a shell script in a guest."""
     backend = GuestBackend(name, script)
     made = testinfra.host.Host(backend)
     backend.set_host(made)

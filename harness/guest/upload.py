@@ -1,4 +1,7 @@
-"""Many files for a guest in one round trip: under emulation each of its own costs more than most files do."""
+"""Upload of many files to a guest in one round trip.
+
+Under emulation, a round trip costs more than the content of most files.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from harness.guest.ssh import SshLink
 
 
 class Piece(NamedTuple):
-    """A file of this host, and what may be done with it in the guest."""
+    """A file of the host and its mode in the guest."""
 
     file: Path
     mode: int
 
 
 def put_all(link: SshLink, pieces: Mapping[str, Piece], guest: str, deadline: Deadline) -> None:
-    """Write files in a guest, by their paths there, and compare each by SHA-256.
+    """Write files in a guest and compare each by SHA-256; `pieces` maps paths in the guest to files.
 
-    Raises GuestError when something arrived otherwise than it was sent, GuestLost, DeadlineExceeded.
+    Raises GuestError when a file arrived damaged, GuestLost, DeadlineExceeded.
     """
     if not pieces:
         return
@@ -39,7 +42,7 @@ def put_all(link: SshLink, pieces: Mapping[str, Piece], guest: str, deadline: De
 
 
 def _archive(pieces: Mapping[str, Piece]) -> bytes:
-    """A tar archive, squeezed a little: a guest unpacks faster than it decrypts."""
+    """Return a lightly compressed tar archive: a guest decompresses faster than it decrypts."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:
         for path, piece in pieces.items():

@@ -1,1 +1,1 @@
-"""From a recipe to a bootable image."""
+"""Build a bootable image from a recipe."""

@@ -1,4 +1,4 @@
-"""What every build step is handed: where to keep results, where packages come from, whom to tell, when to compile."""
+"""The shared context of build steps: the store, the packages, the event bus and the compile slots."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.core.events import Bus
 from harness.images.packages import Packages
 from harness.images.store import Store
 
-# A kernel compile keeps about this many cores busy before its serial parts (links, kallsyms) show.
+# A kernel compile keeps about this many cores busy; beyond that its serial parts (links, kallsyms) dominate.
 _CORES_PER_COMPILE = 8
 _GIB_PER_COMPILE = 3
 
@@ -24,7 +24,7 @@ def _memory_gib() -> float:
 
 @dataclass(frozen=True)
 class Slots:
-    """Turns at compiling something large: as many at once as cores and memory bear, each with its share of cores."""
+    """Slots for large compiles: as many as cores and memory allow, each with an equal share of the cores."""
 
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     memory_gib: float = field(default_factory=_memory_gib)
@@ -35,12 +35,12 @@ class Slots:
 
     @property
     def count(self) -> int:
-        """How many large compiles go side by side."""
+        """Number of large compiles that run in parallel."""
         return max(1, min(self.cores // _CORES_PER_COMPILE, int(self.memory_gib // _GIB_PER_COMPILE)))
 
     @contextmanager
     def turn(self) -> Iterator[int]:
-        """Wait for a turn; gives the number of jobs for `make -j`."""
+        """Wait for a free slot; yield the number of jobs for `make -j`."""
         with self._turns[0]:
             yield max(1, -(-self.cores // self.count))
 
@@ -56,10 +56,10 @@ class BuildContext:
 
     @classmethod
     def in_cache(cls, bus: Bus) -> BuildContext:
-        """The build_context whose store and packages stand in the user's cache."""
+        """Return a context with its store and packages in the user's cache."""
         cache = paths.cache()
         return cls(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
 
     def of(self, suite: str) -> BuildContext:
-        """The same, with packages of another Debian suite where one is named."""
+        """Return this context with the packages of the named Debian suite; an empty name keeps the suite."""
         return replace(self, packages=self.packages.of(suite))

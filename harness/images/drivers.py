@@ -1,4 +1,4 @@
-"""The drivers that a guest must load, picked out of a packaged kernel's modules."""
+"""Selection of the drivers that a guest must load from the modules of a packaged kernel."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.core.errors import BuildError
 
 
 def keep(modules: Path, wanted: Sequence[str], into: Path) -> list[str]:
-    """Keep modules of one `lib/modules/RELEASE`, numbered in loading order; gives their file names in `into`.
+    """Copy modules of one `lib/modules/RELEASE` to `into`, numbered in loading order; return their file names.
 
-    `wanted` are module names; what they depend on comes before them. Raises BuildError when the kernel has one neither
-    as a file nor built in.
+    `wanted` are module names; the dependencies of a module come before it. Raises BuildError when a module is neither
+    a file nor built into the kernel.
     """
     files = {_plain(path.name.split(".ko")[0]): path for path in modules.glob("kernel/**/*.ko*")}
     built_in = {_plain(Path(line).stem) for line in (modules / "modules.builtin").read_text().splitlines()}
@@ -30,7 +30,7 @@ def keep(modules: Path, wanted: Sequence[str], into: Path) -> list[str]:
 
 
 def _order(name: str, files: Mapping[str, Path], built_in: set[str], into: Path, ordered: list[str]) -> None:
-    """Append a module after all it depends on, unpacked to `into`; a module built into the kernel is passed over."""
+    """Unpack a module to `into` and append its name after its dependencies; skip modules built into the kernel."""
     if name in ordered or name in built_in:
         return
     if name not in files:
@@ -44,7 +44,7 @@ def _order(name: str, files: Mapping[str, Path], built_in: set[str], into: Path,
 
 
 def _depends(module: Path) -> list[str]:
-    """What a module says it needs: a package has no modules.dep, which only its installation makes."""
+    """Return the dependencies in a module's .modinfo: a package has no modules.dep until it is installed."""
     elf = Elf.read(module)
     section = elf.sections[".modinfo"]
     fields = elf.section_bytes(".modinfo", 0, section.size).decode(errors="replace").split("\0")
@@ -53,5 +53,5 @@ def _depends(module: Path) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    """A module's name as the kernel has it: file names may have dashes."""
+    """Return a module's name in the kernel; file names may contain dashes."""
     return name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""Someone else's kernel module, looked at before a guest is booted for it."""
+"""Checks of a user's kernel module before a guest is booted for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COMPRESSED = {b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzi
 
 
 def read(file: Path, architecture: Architecture) -> Elf:
-    """A module's ELF for a machine of this architecture. Raises UsageError, one line, for any other file."""
+    """Return the ELF of a module for this architecture. Raises UsageError, one line, for any other file."""
     try:
         with file.open("rb") as stream:
             magic = stream.read(5)
@@ -37,18 +37,18 @@ def read(file: Path, architecture: Architecture) -> Elf:
 
 
 def demand_kernel(elf: Elf, image: Image) -> None:
-    """Demand that a module was built for the image's kernel. Raises UsageError, one line."""
+    """Check that a module was built for the image's kernel. Raises UsageError, one line."""
     release = vermagic(elf).partition(" ")[0]
     if release != image.release:
         raise UsageError(
-            f"is built for the kernel {release or 'of no name'}, {image.recipe.name} runs {image.release}",
+            f"is built for the kernel {release or '(no release)'}, but {image.recipe.name} runs {image.release}",
             where=str(elf.path),
             mend="build it with that kernel's headers",
         )
 
 
 def name(elf: Elf) -> str:
-    """What the kernel calls the module."""
+    """Return the module's name in the kernel."""
     fields = elf.section_bytes(".modinfo", 0, elf.sections[".modinfo"].size).decode(errors="replace").split("\0")
     named = (field.removeprefix("name=") for field in fields if field.startswith("name="))
     return next(named, elf.path.stem.replace("-", "_"))
@@ -57,10 +57,10 @@ def name(elf: Elf) -> str:
 def _demand_module(elf: Elf) -> None:
     where = str(elf.path)
     if elf.linked:
-        raise UsageError("is a linked program or library, no module", where=where, mend="give a .ko file")
+        raise UsageError("is a linked program or library, not a module", where=where, mend="give a .ko file")
     if ".modinfo" not in elf.sections or ".gnu.linkonce.this_module" not in elf.sections:
         raise UsageError(
-            "is an object file, no module", where=where, mend="let kbuild make it: make -C KERNEL M=DIRECTORY modules"
+            "is an object file, not a module", where=where, mend="use kbuild: make -C KERNEL M=DIRECTORY modules"
         )
     try:
         known = len(elf.symbols)

@@ -1,4 +1,4 @@
-"""What a host's disk refuses, told as what it is in one line, whoever ran into it first."""
+"""Conversion of the host's disk errors, such as a full disk, into one-line HostErrors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.core.errors import BuildError, HostError, PinpointError
 
-# A disk with less than this free is what made a build fail, whatever the compiler said.
+# Less free space than this is the cause of a failed build, whatever error the compiler printed.
 _FULL_BELOW = 4 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
@@ -19,9 +19,9 @@ _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
 
 @contextmanager
 def told(where: Path) -> Iterator[None]:
-    """Turn failures for want of room below `where`, or of leave to write there, into HostError.
+    """Convert failures from a full disk, or from a lack of write permission, below `where` into HostError.
 
-    A child that ran out of room fails in its own words, or in none: then its log and what is left of the disk tell.
+    A child process on a full disk fails with its own message or with none. Its log and the free space are checked.
     """
     try:
         yield
@@ -30,7 +30,7 @@ def told(where: Path) -> Iterator[None]:
             raise _full(where) from None
         if error.errno in _REFUSED:
             place = str(error.filename or where)
-            raise HostError(os.strerror(error.errno), where=place, mend="see who owns the cache") from None
+            raise HostError(os.strerror(error.errno), where=place, mend="check the owner of the cache") from None
         raise
     except PinpointError as error:
         if _for_want_of_room(error, where):
@@ -47,4 +47,4 @@ def _for_want_of_room(error: PinpointError, where: Path) -> bool:
 
 def _full(where: Path) -> HostError:
     mounted = next((path for path in (where.absolute(), *where.absolute().parents) if path.is_mount()), where)
-    return HostError("the disk is full", where=str(mounted), mend="make room, or set PINPOINT_CACHE elsewhere")
+    return HostError("the disk is full", where=str(mounted), mend="make room, or set PINPOINT_CACHE to another disk")

@@ -1,4 +1,4 @@
-"""A kernel as every later step sees it, whether it was unpacked from a package or built from source."""
+"""The common form of a kernel for later steps, whether unpacked from a package or built from source."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Headers:
-    """What `make -C source O=objects M=...` needs to build modules for a kernel."""
+    """Directories that `make -C source O=objects M=...` needs to build modules for a kernel."""
 
     source: Path
     objects: Path
@@ -19,9 +19,10 @@ class Headers:
 class KernelBuild:
     """One kernel in the store.
 
-    `key` is its store key; `kernel` the file a boot loader starts; `elf` the unpacked ELF of the same kernel as it was
-    linked (stripped for a packaged kernel); `vmlinux` the same with a symbol table; `drivers` the modules a guest must
-    load to have a network, in loading order; `config` maps `CONFIG_X` to its value; `facts` is what the build measured.
+    `key` is the store key. `kernel` is the file that a boot loader starts. `elf` is the unpacked, linked ELF of the
+    same kernel (stripped for a packaged kernel), and `vmlinux` the same ELF with a symbol table. `drivers` are the
+    modules that a guest loads for its network, in loading order. `config` maps `CONFIG_X` to its value. `facts` holds
+    the figures that the build measured.
     """
 
     key: str

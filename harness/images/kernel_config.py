@@ -1,4 +1,4 @@
-"""Kernel configurations from fragments: merged in order, and checked after Kconfig has had its way with them."""
+"""Kernel configurations from fragments: merged in order and checked after Kconfig has processed them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.core.errors import RecipeError
 
 OFF = "n"
 
-# Options of our own patches are named so, and only the linker script reads them.
+# The prefix of options that our own patches add; only the linker script reads them.
 _LINKERS = "CONFIG_PINPOINT_"
 
 _SET = re.compile(r"(CONFIG_\w+)=(.+)")
@@ -23,7 +23,7 @@ _DEPENDS = re.compile(r"^\s+depends on (.+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Wish:
-    """One option a fragment asks for: `value` as in a .config, `n` for one that must be off."""
+    """One option that a fragment sets: `value` as in a .config, `n` for an option that must be off."""
 
     option: str
     value: str
@@ -37,7 +37,7 @@ class Wish:
 
 
 def read_fragment(path: Path) -> list[Wish]:
-    """The wishes of one fragment. Raises RecipeError on a line that is none, or two for one option."""
+    """Return the options of one fragment. Raises RecipeError on any other line and on an option set twice."""
     wishes: dict[str, Wish] = {}
     for number, raw in enumerate(path.read_text().splitlines(), start=1):
         line = raw.strip()
@@ -61,17 +61,17 @@ def read_fragment(path: Path) -> list[Wish]:
 
 
 def merge(fragments: Sequence[Path]) -> dict[str, Wish]:
-    """What the fragments ask for together, by option: a later fragment overrides an earlier one."""
+    """Return the options of all fragments, by name; a later fragment overrides an earlier one."""
     return {wish.option: wish for fragment in fragments for wish in read_fragment(fragment)}
 
 
 def compiles(fragment: Path) -> bool:
-    """True when a fragment changes what is compiled: it asks for more than options of our own patches."""
+    """Return True when a fragment affects compilation: it sets other options than those of our own patches."""
     return not all(wish.option.startswith(_LINKERS) for wish in read_fragment(fragment))
 
 
 def seed(wishes: Mapping[str, Wish]) -> str:
-    """The text for KCONFIG_ALLCONFIG, each option once (scripts/kconfig/conf.c warns of an option set twice)."""
+    """Return the text for KCONFIG_ALLCONFIG, each option once (scripts/kconfig/conf.c warns about duplicates)."""
     return "".join(
         f"# {wish.option} is not set\n" if wish.value == OFF else f"{wish.option}={wish.value}\n"
         for wish in wishes.values()
@@ -79,23 +79,23 @@ def seed(wishes: Mapping[str, Wish]) -> str:
 
 
 def overlay(text: str, wishes: Mapping[str, Wish]) -> str:
-    """A .config with the wishes in place of what it said of those options."""
+    """Return a .config in which the wishes replace the previous settings of their options."""
     others = (line for line in text.splitlines() if _setting(line)[0] not in wishes)
     return "\n".join([*others, seed(wishes)])
 
 
 def parse(text: str) -> dict[str, str]:
-    """A .config as `CONFIG_X` to its value as written; an option that is not set is absent."""
+    """Parse a .config into a map of `CONFIG_X` to its value as written; an option that is not set is absent."""
     settings = (_setting(line) for line in text.splitlines())
     return {option: value for option, value in settings if option and value != OFF}
 
 
 def check(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path) -> None:
-    """Demand that every wish came true in the resulting configuration.
+    """Check that the resulting configuration has every wish.
 
-    Kconfig drops what it does not know, what depends on something absent and what something else selects, and says
-    nothing. Raises RecipeError naming the option, the fragment that asks for it and what became of it; `source` is the
-    tree whose Kconfig files are then read for the reason.
+    Kconfig silently drops settings of unknown options, of options with an absent dependency, and of options that
+    another option selects. Raises RecipeError with the option, the fragment that sets it and its final value; `source`
+    is the tree whose Kconfig files are then read for the reason.
     """
     lost = [wish for wish in wishes.values() if config.get(wish.option, OFF) != wish.value]
     if not lost:
@@ -110,7 +110,7 @@ def check(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path) -
 
 
 def _setting(line: str) -> tuple[str, str]:
-    """Option and value of one line of a .config, two empty strings for any other line."""
+    """Return option and value of one line of a .config; two empty strings for any other line."""
     if found := _SET.fullmatch(line):
         return found[1], found[2]
     if found := _NOT_SET.fullmatch(line):
@@ -119,7 +119,7 @@ def _setting(line: str) -> tuple[str, str]:
 
 
 def _fate(wish: Wish, config: Mapping[str, str], source: Path) -> str:
-    """What became of a wish that did not come true."""
+    """Return the final state of a wish that the configuration lacks, for a message."""
     if wish.option in config:
         return f"it is {config[wish.option]} in the result"
     name = wish.option.removeprefix("CONFIG_")
@@ -131,7 +131,7 @@ def _fate(wish: Wish, config: Mapping[str, str], source: Path) -> str:
 
 
 def _kconfig_entries(source: Path) -> Iterator[tuple[str, str]]:
-    """Name and body of every option the tree defines: of a kernel of any architecture, or of busybox (Config.in)."""
+    """Yield name and body of every option in the tree: a kernel for any architecture, or busybox (Config.in)."""
     for path in (*source.rglob("Kconfig*"), *source.rglob("Config.in")):
         if path.is_file():
             for entry in _KCONFIG_ENTRY.finditer(path.read_text(errors="replace")):

@@ -1,4 +1,4 @@
-"""What a store entry holds, written when it is whole and compared each time it is used."""
+"""The manifest of a store entry, written when the entry is complete and compared on each use."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TREE = "tree"
 class Manifest:
     """The record of one entry.
 
-    `parts` are what went in, `facts` what the build says of the result. `files` maps each file's path in the entry to
-    its BLAKE2b hash, or to `-> TARGET` for a symbolic link; `tree` maps the files below `tree/` (kernel headers:
-    thousands of small ones) to their size in bytes.
+    `parts` are the inputs of the build, `facts` the build's figures for the result. `files` maps each file's path in
+    the entry to its BLAKE2b hash, or to `-> TARGET` for a symbolic link. `tree` maps the files below `tree/` (thousands
+    of small kernel headers) to their size in bytes.
     """
 
     kind: str
@@ -36,9 +36,9 @@ class Manifest:
 
 
 def write(directory: Path, kind: str, key: str, parts: Sequence[str], facts: Mapping[str, Any]) -> Manifest:
-    """Take stock of a finished directory and leave the record in it, and its seal beside it.
+    """Write the manifest of a finished directory and the manifest's seal into that directory.
 
-    The seal is the record's own digest, so that the record cannot be damaged unseen either.
+    The seal is the digest of the manifest, so that damage of the manifest is detected too.
     """
     files, tree = _stock(directory)
     manifest = Manifest(kind, key, list(parts), dict(facts), files, tree)
@@ -49,7 +49,7 @@ def write(directory: Path, kind: str, key: str, parts: Sequence[str], facts: Map
 
 
 def read(directory: Path) -> Manifest | None:
-    """The record of an entry, or None when it is absent, unreadable or does not match its seal."""
+    """Return the manifest of an entry, or None if it is absent, unreadable or does not match its seal."""
     try:
         text = (directory / NAME).read_text()
         return Manifest(**json.loads(text)) if digest([text]) == (directory / SEAL).read_text() else None
@@ -58,7 +58,7 @@ def read(directory: Path) -> Manifest | None:
 
 
 def damage(directory: Path, manifest: Manifest) -> str:
-    """What is wrong with an entry, as `FILE is missing` or `FILE has changed`; empty when every file is as recorded."""
+    """Return the damage of an entry, `FILE is missing` or `FILE has changed`; empty if every file is as recorded."""
     files, tree = _stock(directory)
     for recorded, found in ((manifest.files, files), (manifest.tree, tree)):
         if recorded == found:
@@ -72,10 +72,10 @@ def damage(directory: Path, manifest: Manifest) -> str:
 
 
 def _stock(directory: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Hashes of the files of an entry and sizes of those below `tree/`."""
+    """Return the hashes of the files of an entry and the sizes of the files below `tree/`."""
     prefix = len(str(directory)) + 1
     hashed = [path for path in _walk(directory, skip=TREE) if path.name not in (NAME, SEAL)]
-    # hashlib lets go of the interpreter lock on large buffers: files are hashed side by side, and while sizes are read.
+    # hashlib releases the interpreter lock on large buffers: files are hashed in parallel, while sizes are read.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         fingerprints = pool.map(_fingerprint, hashed)
         tree = {path[prefix:]: size for path, size in _sizes(directory / TREE)}
@@ -84,7 +84,7 @@ def _stock(directory: Path) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def _walk(directory: Path, skip: str = "") -> Iterator[Path]:
-    """Files and symbolic links below a directory, sorted; links to directories are not followed."""
+    """Yield files and symbolic links below a directory, sorted; links to directories are not followed."""
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             if entry.name != skip:
@@ -94,7 +94,10 @@ def _walk(directory: Path, skip: str = "") -> Iterator[Path]:
 
 
 def _sizes(directory: Path) -> Iterator[tuple[str, int]]:
-    """Path and size of each file below a directory that may not be there; strings, for there are thousands."""
+    """Yield path and size of each file below a directory that may be absent.
+
+    Paths are strings, which are cheaper than Path objects for thousands of files.
+    """
     if not directory.is_dir():
         return
     pending = [str(directory)]
@@ -108,7 +111,10 @@ def _sizes(directory: Path) -> Iterator[tuple[str, int]]:
 
 
 def _fingerprint(path: Path) -> str:
-    """BLAKE2b, not SHA-256: twice as fast where the processor has no SHA instructions, and every run pays for it."""
+    """Return the BLAKE2b hash of a file, or the target of a symbolic link.
+
+    BLAKE2b is twice as fast as SHA-256 on a processor without SHA instructions, and every run hashes the files.
+    """
     if path.is_symlink():
         return f"-> {path.readlink()}"
     with path.open("rb") as stream:

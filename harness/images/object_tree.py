@@ -1,4 +1,4 @@
-"""A kernel's object tree: where it stands, what is kept of it to build modules, and what can be counted in it."""
+"""A kernel's object tree: its location, the files kept to build modules, and its count of function sections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.images.recipe import Recipe, part_path
 
 NAME = "tree"
 
-# What `make M=` reads below O= (Makefile and scripts/Makefile.modpost, 6.1); objtool runs on every x86 module.
+# Files that `make M=` reads below O= (Makefile and scripts/Makefile.modpost, 6.1); objtool runs on every x86 module.
 _KEPT = (
     "Makefile",
     "Module.symvers",
@@ -32,16 +32,16 @@ _KEPT = (
 )
 _DROPPED = re.compile(r".*\.(o|a|d|cmd|mod|order)|\..*")
 
-# Of `readelf --wide`: `  [17] .text.hex2bin   PROGBITS ...` and `  42: 00000000 96 FUNC GLOBAL DEFAULT 17 hex2bin`.
+# From `readelf --wide`: `  [17] .text.hex2bin   PROGBITS ...` and `  42: 00000000 96 FUNC GLOBAL DEFAULT 17 hex2bin`.
 _TEXT_SECTION = re.compile(r"\s*\[ *(\d+)\] \.text\.(?:unlikely\.|hot\.)?(\S+)")
 _FUNCTION = re.compile(r"\s*\d+: [0-9a-f]+ +\w+ FUNC .* +(\d+) (\S+)")
 
 
 def directory(recipe: Recipe, source: Path) -> Path:
-    """Where the objects of a recipe's kernel, compiled from the tree `source`, stand between builds.
+    """Return the directory that keeps the objects of a recipe's kernel, compiled from `source`, between builds.
 
-    Recipes that compile the same share them: fragments that only the linker script reads do not count. Those that do
-    count by name: an edited one leaves the tree to kbuild, which knows what to compile again.
+    Recipes that compile the same objects share the directory: fragments that only the linker script reads do not count.
+    Other fragments count by name. After an edit of a fragment, kbuild decides what to compile again.
     """
     fragments = [name for name in recipe.kernel.config if kernel_config.compiles(part_path("config", name))]
     way = [recipe.arch, str(source), recipe.kernel.cflags, compiler_version(recipe.architecture), *fragments]
@@ -49,7 +49,7 @@ def directory(recipe: Recipe, source: Path) -> Path:
 
 
 def keep(objects: Path, into: Path) -> None:
-    """Copy of the object tree at `objects` what building modules needs, links followed, to the directory `into`."""
+    """Copy the files that module builds need from the object tree `objects` to `into`, following links."""
     for found in _kept_files(objects):
         copy = into / found.relative_to(objects)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,10 @@ def keep(objects: Path, into: Path) -> None:
 
 
 def text_sections(vmlinux_o: Path, architecture: Architecture) -> int:
-    """How many functions of a kernel were compiled into an input section of their own, `.text.NAME`.
+    """Return the number of functions that were compiled into their own input section, `.text.NAME`.
 
-    Read from vmlinux.o, which is linked without a script and so keeps its inputs' sections apart. What its
-    assembly names so does not count: no function of that name stands in it. Raises BuildError when it cannot be read.
+    The file vmlinux.o is linked without a script and keeps the sections of its inputs separate. Sections with such a
+    name from assembly do not count: they contain no function of that name. Raises BuildError when readelf fails.
     """
     readelf = f"{architecture.cross_prefix}readelf"
     finished = run([readelf, "--wide", "--section-headers", "--symbols", vmlinux_o], deadline=Deadline.after(120))

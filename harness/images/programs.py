@@ -1,4 +1,4 @@
-"""The small programs of probes/loader that run in a guest: static, so that any userland bears them."""
+"""The small programs of probes/loader that run in a guest: static, so that they run in any userland."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.images.recipe import Recipe
 
 KIND = "programs"
 
-# Each program by the sources it is made of, without their suffix.
+# The sources of each program, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
     "pinpoint_holder": ("holder", "bpf", "btf", "copies", "gates"),
@@ -30,13 +30,13 @@ _BUILD_S = 120.0
 
 
 def key_parts(recipe: Recipe) -> list[str]:
-    """Everything that goes into the programs, which are the same for every kernel of an architecture."""
+    """Return every input of the programs, for the store key; all kernels of an architecture share the programs."""
     sources = tree_digest(_sources(), "*.[ch]")
     return [recipe.arch, sources, compiler_version(recipe.architecture), code_sha256(Path(__file__))]
 
 
 def obtain(recipe: Recipe, build_context: BuildContext) -> Mapping[str, Path]:
-    """Every program by its name. Raises BuildError with the log when one does not build."""
+    """Return the path of every program, by name. Raises BuildError with the log when a program does not build."""
     job = _Job(recipe.architecture)
     entry = build_context.store.obtain(KIND, key_parts(recipe), vm=recipe.name, build=job.build)
     return {name: entry.path / name for name in PROGRAMS}
@@ -48,12 +48,12 @@ def _sources() -> Path:
 
 @dataclass(frozen=True)
 class _Job:
-    """One architecture's programs to be built into a store entry."""
+    """Build of one architecture's programs into a store entry."""
 
     architecture: Architecture
 
     def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
-        """Compile and link each in one go: a second or two, so no turn is waited for."""
+        """Compile and link each program in one command; this takes a second or two and needs no compile slot."""
         log = paths.cache() / "logs" / f"programs-{self.architecture.name}.log"
         log.unlink(missing_ok=True)
         for name, sources in PROGRAMS.items():

@@ -1,4 +1,4 @@
-"""The initial file system of a guest: a userland, our init, the kernel's drivers, as one uncompressed cpio archive."""
+"""The initial file system of a guest: userland, our init and the kernel's drivers in one uncompressed cpio archive."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ INITRD = "initrd.cpio"
 
 _OVERLAY = paths.RECIPES / "rootfs"
 _PACKING = 60.0
-# What must be there to be mounted on, and what programs take for granted. dropbear wants /root closed to others.
+# Mount points, and directories that programs expect. dropbear requires that only the owner can access /root.
 _DIRECTORIES = ("dev", "proc", "sys", "run", "tmp", "etc/dropbear", "lib/drivers", "root/.ssh", "var/log")
 _PRIVATE = ("root",)
 
 
 def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
-    """Everything that goes into the archive for the kernel with that store key."""
+    """Return every input of the archive, for its store key; `kernel_key` is the store key of the kernel."""
     return [
         kernel_key,
         key_of(_userland(recipe).key_parts(recipe, build_context)),
@@ -44,7 +44,7 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
 
 
 def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Entry:
-    """An entry with `initrd.cpio`. Raises what obtaining the userland raises, HostError when cpio fails."""
+    """Return an entry with `initrd.cpio`. Raises HostError when cpio fails, and the errors of obtain_userland."""
     job = _Job(recipe, build_context, kernel.drivers)
     return build_context.store.obtain(
         KIND, key_parts(recipe, kernel.key, build_context), vm=recipe.name, build=job.build
@@ -52,7 +52,10 @@ def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> 
 
 
 def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
-    """The part that needs no kernel, an entry with `root/`: from Debian's packages, or built where Debian has none."""
+    """Return the part that needs no kernel, an entry with `root/`.
+
+    It comes from Debian's packages, or from a source build if Debian has no port of the architecture.
+    """
     return _userland(recipe).obtain(recipe, build_context)
 
 
@@ -70,14 +73,14 @@ def _userland(recipe: Recipe) -> _UserlandRoom:
 
 @dataclass(frozen=True)
 class _Job:
-    """One archive to be packed in a store entry."""
+    """Build of one archive into a store entry."""
 
     recipe: Recipe
     build_context: BuildContext
     drivers: tuple[Path, ...]
 
     def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
-        """Lay everything out in a scratch directory, then pack it."""
+        """Copy all files to a scratch directory, then pack the directory."""
         userland = obtain_userland(self.recipe, self.build_context)
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             root = Path(scratch) / "root"
@@ -92,10 +95,10 @@ class _Job:
 
 
 def pack(root: Path, archive: Path) -> None:
-    """Write the tree as a newc cpio archive, the same bytes whoever packs it, when and under whichever umask.
+    """Write the tree as a newc cpio archive with the same bytes for any user, time and umask.
 
-    Everything is root's, of time 0, directories 0755 but for /root, files 0755 or 0644. Raises HostError when cpio
-    fails, OSError when there is no room.
+    Root owns every file, and every time stamp is 0. Directories have mode 0755, except /root; files 0755 or 0644.
+    Raises HostError when cpio fails, OSError when the disk is full.
     """
     names = [".", *sorted(str(path.relative_to(root)) for path in root.rglob("*"))]
     for name in names:
@@ -108,7 +111,7 @@ def pack(root: Path, archive: Path) -> None:
         watchdog = threading.Timer(_PACKING, stop, [child])
         watchdog.start()
         try:
-            # Through our hands: cpio itself asks the terminal for another medium when the disk is full.
+            # The harness writes the file: on a full disk, cpio itself would prompt on the terminal for another medium.
             assert child.stdout is not None
             shutil.copyfileobj(child.stdout, packed)
             rc = child.wait(_PACKING)

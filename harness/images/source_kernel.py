@@ -1,4 +1,4 @@
-"""A kernel built from source: fragments to a checked configuration, objects kept for the next build."""
+"""A kernel built from source, with a checked configuration and with objects kept for the next build."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ KIND = "kernel"
 
 _BUILD_S = 2 * 3600.0
 _CONFIGURE_S = 600.0
-# Commands that a kernel of these fragments takes to build, for progress before any was counted.
+# The assumed number of build commands, for progress until a build has been counted.
 _FIRST_GUESS = 1400
 _CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", "sources.py")
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
-    """Everything that goes into this kernel, for its store key; cheap, nothing is fetched or built."""
+    """Return every input of this kernel, for its store key, without fetching or building anything."""
     return _parts(recipe, sources.of_recipe(recipe, build_context.packages))
 
 
@@ -42,10 +42,10 @@ def present(recipe: Recipe, build_context: BuildContext) -> bool:
 
 
 def obtain(recipe: Recipe, build_context: BuildContext) -> KernelBuild:
-    """The recipe's kernel, from the store or built now; its source tree is there too, for modules to be built.
+    """Return the recipe's kernel, from the store or built now, and unpack its source tree for module builds.
 
-    The recipe's `cflags` go to the kernel and to every module built for it. Drivers a guest needs are built in.
-    Raises RecipeError (fragments that cannot be had, patches that do not apply) and BuildError (with the log).
+    The recipe's `cflags` apply to the kernel and to every module built for it. Drivers that a guest needs are built in.
+    Raises RecipeError (unsatisfiable fragments, patches that do not apply) and BuildError (with the log).
     """
     source = sources.of_recipe(recipe, build_context.packages)
     job = _Job(recipe, source, build_context)
@@ -88,14 +88,14 @@ def _kernel_build(entry: Entry, source: Source) -> KernelBuild:
 
 @dataclass(frozen=True)
 class _Job:
-    """One kernel to be built into a store entry."""
+    """Build of one kernel into a store entry."""
 
     recipe: Recipe
     source: Source
     build_context: BuildContext
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Build in the object tree, which is ours till its end, then copy what later steps need to `entry`."""
+        """Build in the locked object tree, then copy the files that later steps need to `entry`."""
         sources.unpack(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
@@ -119,7 +119,7 @@ class _Job:
         return paths.cache() / "logs" / f"kernel-{self._objects.name}.log"
 
     def _configure(self, make: Make, step: ProgressStep) -> None:
-        """Let Kconfig make a configuration of the fragments, and check that it is what they ask for."""
+        """Run Kconfig on the fragments and check that the configuration has all their options."""
         step.say("configuring")
         wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
         seed = self._objects / "pinpoint.config"
@@ -133,7 +133,7 @@ class _Job:
         kernel_config.check(wishes, kernel_config.parse((self._objects / ".config").read_text()), self.source.tree)
 
     def _compile(self, make: Make, step: ProgressStep) -> None:
-        """Run make to the end, with progress against what it took last time."""
+        """Run make, with progress relative to the commands of the last build."""
         counted = self._objects.with_name(f"{self.recipe.name}.commands")
         expected = int(counted.read_text()) if counted.exists() else _FIRST_GUESS
         output = Output(step, expected)
@@ -142,7 +142,7 @@ class _Job:
         write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
 
     def _gather(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Copy the finished kernel to its entry and say what it is."""
+        """Copy the finished kernel to its entry and return its facts."""
         architecture = self.recipe.architecture
         kernel = Path(architecture.kernel_file).name
         kept = {kernel: architecture.kernel_file, "vmlinux": "vmlinux", "System.map": "System.map", "config": ".config"}

@@ -1,4 +1,4 @@
-"""Kernel source trees: the user's own, or Debian's tarball unpacked once and patched copies that share its files."""
+"""Kernel source trees: the user's own tree, or Debian's tarball, unpacked once, and patched copies that share files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.core.process import run
 from harness.images.packages import Packages
 from harness.images.recipe import Recipe, part_path
 
-# linux-source packages are for all architectures; dpkg's name for that.
+# dpkg's architecture name of linux-source packages, which are for all architectures.
 _ANY = "all"
 _UNPACK_S = 1800.0
 _FETCH_S = 1800.0
@@ -29,7 +29,8 @@ _FETCH_S = 1800.0
 class Source:
     """One kernel source tree, whether or not it has been unpacked yet.
 
-    `version` and `sha256` are the package's; `patches` the files applied to it, in order; `tree` is where it stands.
+    `version` and `sha256` are the package's. `patches` are the files applied to the tree, in order. `tree` is its
+    directory.
     """
 
     package: str
@@ -40,14 +41,14 @@ class Source:
 
     @property
     def identity(self) -> list[str]:
-        """All that tells this tree from another, for store keys."""
+        """All properties that distinguish this tree from another, for store keys."""
         return [self.package, self.version, self.sha256, *(patch.read_text() for patch in self.patches)]
 
 
 def of_recipe(recipe: Recipe, packages: Packages) -> Source:
-    """The tree a recipe is built from; one of a package is named, not fetched.
+    """Return the source tree of a recipe; a package's tree is named but not fetched.
 
-    Raises RecipeError when the package or the directory is not there.
+    Raises RecipeError when the package or the directory does not exist.
     """
     if recipe.kernel.source == "tree":
         return _given(recipe)
@@ -57,15 +58,15 @@ def of_recipe(recipe: Recipe, packages: Packages) -> Source:
 
 
 def named(package: str, version: str, sha256: str, patches: Sequence[Path]) -> Source:
-    """The tree of one package version with patches; what they say, not what they are called, tells trees apart."""
-    # A colon or tilde of a Debian version would make kbuild refuse the directory.
+    """Return the tree of one package version with patches; the patches' content, not their names, identifies it."""
+    # kbuild refuses a directory with a colon or tilde, which Debian versions may contain.
     base = re.sub(r"[^A-Za-z0-9.+-]", "_", f"{package}-{version}")
     suffix = f"-{digest(patch.read_text() for patch in patches)[:12]}" if patches else ""
     return Source(package, version, sha256, tuple(patches), paths.cache() / "sources" / f"{base}{suffix}")
 
 
 def _given(recipe: Recipe) -> Source:
-    """The user's own tree, which is built as it stands and never written to."""
+    """Return the user's own tree, which is built as it is and never written to."""
     tree = (paths.PROJECT / Path(recipe.kernel.tree).expanduser()).resolve()
     where = f"{recipe.name}.toml"
     if not (tree / "Kbuild").is_file():
@@ -77,7 +78,7 @@ def _given(recipe: Recipe) -> Source:
 
 @cache
 def _listing_digest(tree: Path) -> str:
-    """One digest over names, sizes and times of a tree's files: a run takes the tree as it found it first."""
+    """Return one digest over names, sizes and times of a tree's files; a run keeps the first result."""
     lines = []
     for directory, below, names in os.walk(tree):
         below[:] = sorted(name for name in below if name != ".git")
@@ -88,7 +89,7 @@ def _listing_digest(tree: Path) -> str:
 
 
 def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
-    """The source's tree, made now unless it is there.
+    """Return the source's tree; create it unless it exists.
 
     Raises RecipeError when a patch does not apply, HostError and BuildError when the package does not unpack.
     """
@@ -102,7 +103,7 @@ def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
 
 
 def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> None:
-    """Make `tree` in a directory beside and rename it, once among all runs."""
+    """Create `tree` under a temporary name in the same directory and rename it, once among all runs."""
     beside = tree.with_name(f".{tree.name}.partial")
     lock = tree.with_name(f".{tree.name}.lock")
     with locks.held(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.say):
@@ -119,7 +120,7 @@ def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> 
 
 
 def _unpack_package(package: str, packages: Packages, into: Path, step: ProgressStep) -> None:
-    """Fetch a linux-source package and unpack the tarball in it to `into`."""
+    """Fetch a linux-source package and unpack its tarball to `into`."""
     step.say(f"fetching {package}")
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
     step.say(f"unpacking {package}")
@@ -136,9 +137,9 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
 
 
 def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: ProgressStep) -> None:
-    """A copy of `plain` at `into` with the patches applied.
+    """Copy `plain` to `into` and apply the patches.
 
-    Files are shared by hard links: patch writes beside and renames (GNU patch 2.7), so `plain` keeps its own.
+    The trees share files by hard links: GNU patch 2.7 writes a new file and renames it, so `plain` does not change.
     """
     step.say(f"patching {plain.name}: {', '.join(patch.stem for patch in patches)}")
     _run(["cp", "-al", f"{plain}/.", into], f"copying {plain.name}")
@@ -147,7 +148,7 @@ def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: Progress
 
 
 def apply(patch: Path, tree: Path) -> None:
-    """Apply one patch exactly where it says. Raises RecipeError naming the patch and the file it fails on."""
+    """Apply one patch without fuzz. Raises RecipeError with the patch and the file on which it fails."""
     options = ["-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
     finished = run(["patch", *options, "-i", patch], cwd=tree, deadline=Deadline.after(60))
     if finished.rc == 0:
@@ -160,13 +161,13 @@ def apply(patch: Path, tree: Path) -> None:
 
 
 def _rejection(output: str) -> str:
-    """The file patch gave up on and the first thing it said of it."""
+    """Return the file on which patch failed and the first message about that file."""
     file = ""
     for line in output.splitlines():
         if found := re.match(r"patching file '?([^']+)'?", line):
             file = found[1]
         elif "can't find file" in line:
-            # patch then quotes the lines of the patch that named it, each behind a bar.
+            # patch then quotes the lines of the patch that name the file, each after a vertical bar.
             quoted = re.search(r"^\|\+\+\+ [^/\s]+/(\S+)", output, re.MULTILINE)
             return f"{quoted[1]}: {line}" if quoted else line
         elif re.search(r"FAILED|Reversed|malformed|garbage", line):

@@ -1,4 +1,4 @@
-"""Busybox and dropbear out of Debian's packages, for any architecture Debian has, cut down to what a guest runs."""
+"""Busybox and dropbear from Debian's packages, for any architecture of Debian, reduced to what a guest runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LINKS = 8
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
-    """Everything that goes into this userland, for its store key: the packages with all that they need."""
+    """Return every input of this userland, for its store key: the packages and all their dependencies."""
     architecture = _architecture(recipe)
     closure = build_context.packages.closure(_WANTED, architecture)
     return [
@@ -45,9 +45,9 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
 
 
 def obtain(recipe: Recipe, build_context: BuildContext) -> Entry:
-    """An entry whose `root/` holds busybox with its applets' links, dropbear, and the libraries it is linked with.
+    """Return an entry whose `root/` holds busybox with links for its applets, dropbear, and dropbear's libraries.
 
-    Raises BuildError when the packages do not have what they had.
+    Raises BuildError when an expected file is missing from the packages.
     """
     job = _Job(_architecture(recipe), build_context.packages)
     return build_context.store.obtain(KIND, key_parts(recipe, build_context), vm=recipe.name, build=job.build)
@@ -61,13 +61,13 @@ def _architecture(recipe: Recipe) -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """One userland to be put together in a store entry."""
+    """Build of one userland into a store entry."""
 
     architecture: str
     packages: Packages
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Unpack the packages aside; keep the two programs and what they load."""
+        """Unpack the packages to a scratch directory; keep the two programs and the libraries that they load."""
         deadline = Deadline.after(_FETCHING)
         root = entry / "root"
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
@@ -86,7 +86,7 @@ class _Job:
         return {"libraries": libraries, "applets": len(applets)}
 
     def _applets(self, scratch: Path, deadline: Deadline) -> list[str]:
-        """Where busybox's applets belong, as the host's own build of the same package says."""
+        """Return the paths of busybox's applets, as listed by the host architecture's build of the same package."""
         deb.unpack(self.packages.fetch(_WANTED[0], native(), deadline=deadline), scratch)
         program = next(path for path in scratch.glob("**/bin/busybox"))
         asked = run([program, "--list-full"], deadline=deadline)
@@ -96,19 +96,19 @@ class _Job:
 
 
 class Pruned:
-    """Two programs and the libraries they need, out of unpacked packages, whatever directories a release uses."""
+    """Two programs and their libraries from unpacked packages, in any directory layout of a release."""
 
     def __init__(self, unpacked: Path, root: Path) -> None:
         self._root = root
         self._loaders: set[str] = set()
         found = [path for path in unpacked.rglob("*") if "share" not in path.relative_to(unpacked).parts]
         links = [path for path in found if path.is_symlink()]
-        # The loader's link and the file it leads to have one name: files last, they win.
+        # The loader's link and its target have the same name: files come last and take precedence.
         files = [path for path in found if path.is_file() and not path.is_symlink()]
         self._by_name = {path.name: path for path in [*links, *files]}
 
     def keep(self) -> list[str]:
-        """Copy them; gives the names of the libraries."""
+        """Copy the programs and their libraries; return the names of the libraries."""
         kept: set[str] = set()
         for name, place in _PROGRAMS.items():
             pending = self._copy(name, self._root / place)
@@ -120,7 +120,7 @@ class Pruned:
         return sorted(kept)
 
     def _copy(self, name: str, place: Path) -> set[str]:
-        """Copy a file; gives the libraries it needs. The loader goes where the program says it is."""
+        """Copy a file and return the libraries that it needs; copy the loader to the path in its PT_INTERP."""
         content = self._content(name)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
@@ -130,7 +130,7 @@ class Pruned:
             for segment in elf.iter_segments():
                 if isinstance(segment, InterpSegment):
                     loader = Path(segment.get_interp_name())
-                    # The C library needs it too, and finds it loaded.
+                    # The C library needs the loader too; it is already loaded.
                     self._loaders.add(loader.name)
                     self._copy(loader.name, self._root / loader.relative_to("/"))
             dynamic = elf.get_section_by_name(".dynamic")
@@ -139,7 +139,10 @@ class Pruned:
             return {str(tag.needed) for tag in dynamic.iter_tags("DT_NEEDED")}  # type: ignore[attr-defined]
 
     def _content(self, name: str) -> bytes:
-        """A file's bytes by its name. Links are followed by name too: absolute ones would lead out to the host."""
+        """Return the content of the file with this name.
+
+        Links are resolved by name too: an absolute link would point to a file of the host.
+        """
         found = self._by_name.get(name)
         for _ in range(_LINKS):
             if found is None:

@@ -1,4 +1,4 @@
-"""Busybox and dropbear cross-built from Debian's source packages, for an architecture Debian has no port of."""
+"""Busybox and dropbear cross-built from Debian's source packages, for an architecture without a Debian port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KIND = "userland"
 _FETCH_S = 600.0
 _BUILD_S = 1800.0
 _BUSYBOX_CONFIG = "debian/config/pkg/static"
-# Keys only: what is compiled out cannot be guessed or misconfigured, and there are no files for login records.
+# Public keys only: passwords that are compiled out cannot be guessed or misconfigured. A guest has no login records.
 _DROPBEAR_OPTIONS = "#define DROPBEAR_SVR_PASSWORD_AUTH 0\n#define DROPBEAR_SVR_LOCALTCPFWD 0\n"
 _DROPBEAR_CONFIGURE = (
     "--disable-zlib",
@@ -38,15 +38,15 @@ _DROPBEAR_CONFIGURE = (
     "--disable-pututxline",
     "--enable-static",
 )
-# Busybox stamps its banner with this instead of the time (scripts/kconfig/confdata.c, 1.35).
+# Busybox puts this time into its banner instead of the build time (scripts/kconfig/confdata.c, 1.35).
 _EPOCH = {"SOURCE_DATE_EPOCH": "1420070400"}
 _CODE = ("userland_source.py", "kernel_config.py", "kbuild.py")
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
-    """Everything that goes into this userland, for its store key; cheap, nothing is fetched or built.
+    """Return every input of this userland, for its store key, without fetching or building anything.
 
-    A source package's version is read off a binary package made of it, which the host's own lists have.
+    The version of a source package is that of a binary package built from it, which the host's own lists contain.
     """
     versions = [build_context.packages.version(name, "all") for name in ("busybox", "dropbear-bin")]
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
@@ -66,9 +66,9 @@ def present(recipe: Recipe, build_context: BuildContext) -> bool:
 
 
 def obtain(recipe: Recipe, build_context: BuildContext) -> Entry:
-    """An entry whose `root/` holds busybox with its applets' links and `usr/sbin/dropbear`, all static.
+    """Return an entry whose `root/` holds busybox with links for its applets, and `usr/sbin/dropbear`, all static.
 
-    Raises BuildError with the log, RecipeError when the busybox fragment asks for what cannot be had.
+    Raises BuildError with the log, RecipeError when the options of the busybox fragment cannot be satisfied.
     """
     job = _Job(recipe.architecture, build_context)
     return build_context.store.obtain(KIND, key_parts(recipe, build_context), vm=recipe.name, build=job.build)
@@ -79,20 +79,20 @@ def _fragment() -> Path:
 
 
 def _static_libc(architecture: Architecture) -> Path:
-    """The C library that everything is linked with."""
+    """Return the static C library with which both programs are linked."""
     asked = run([f"{architecture.cross_prefix}gcc", "-print-file-name=libc.a"], deadline=Deadline.after(30))
     return Path(asked.output.strip())
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One userland to be built into a store entry."""
+    """Build of one userland into a store entry."""
 
     architecture: Architecture
     build_context: BuildContext
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Build both programs in a scratch directory and lay them out below `entry/root`."""
+        """Build both programs in a scratch directory and install them below `entry/root`."""
         scratch = paths.cache() / "work" / f"userland-{entry.name}"
         self._log.unlink(missing_ok=True)
         try:
@@ -111,9 +111,9 @@ class _Job:
         return paths.cache() / "logs" / f"userland-{self.architecture.name}.log"
 
     def _unpack(self, package: str, scratch: Path, step: ProgressStep) -> str:
-        """Unpack a source package with Debian's patches to `scratch/PACKAGE`; gives its version.
+        """Unpack a source package with Debian's patches to `scratch/PACKAGE`; return its version.
 
-        dpkg-source need not check the signature of the uploader: apt has checked every file of the package against the
+        dpkg-source need not check the uploader's signature: apt has checked every file of the package against the
         hashes in the archive's signed list.
         """
         step.say(f"fetching {package}'s source")
@@ -122,7 +122,7 @@ class _Job:
         return source.version
 
     def _busybox(self, tree: Path, root: Path, jobs: int, step: ProgressStep) -> None:
-        """Configure as Debian does its static one, build, install with a link for each applet."""
+        """Configure busybox as Debian configures its static build, build it, and install it with a link per applet."""
         wishes = kernel_config.merge([_fragment()])
         make: list[str | Path] = ["make", "-C", tree, f"CROSS_COMPILE={self.architecture.cross_prefix}"]
         config = tree / ".config"
@@ -133,7 +133,7 @@ class _Job:
         self._step([*make, "install"], "building busybox", Output(step))
 
     def _dropbear(self, tree: Path, root: Path, jobs: int, step: ProgressStep) -> None:
-        """Configure for public keys only, build the server alone."""
+        """Configure dropbear for public keys only, and build only the server."""
         step.say("building dropbear")
         (tree / "localoptions.h").write_text(_DROPBEAR_OPTIONS)
         options = [f"--host={self.architecture.gnu}", f"CC={kbuild.compiler(self.architecture)}", *_DROPBEAR_CONFIGURE]
@@ -147,6 +147,6 @@ class _Job:
     def _step(
         self, argv: Sequence[str | Path], what: str, output: Output | None = None, *, cwd: Path | None = None
     ) -> None:
-        """Run one command of the build into the log."""
+        """Run one command of the build; append its output to the log."""
         hear = output.hear if output else None
         run_logged(argv, what, self._log, deadline=Deadline.after(_BUILD_S), cwd=cwd, env=_EPOCH, on_line=hear)
