@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 
+from harness.core.errors import PinpointError
 from harness.landing.code.functions import evenly, unique_functions
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import decoded
@@ -22,7 +23,11 @@ def behind_breakpoints(layout: Layout) -> list[Site]:
     """The first instruction behind an int3 inside of a function, of many functions of the kernel."""
     found = []
     for symbol in evenly(unique_functions(layout.kernel), LOOKED_AT):
-        code = decoded(layout.kernel, symbol, layout.decoder)
+        try:
+            code = decoded(layout.kernel, symbol, layout.decoder)
+        except PinpointError:
+            # It has bytes that are no instructions, such as hand-written templates (text_poke_early() on x86_64).
+            continue
         for each, following in pairwise(code):
             inside = each.flow is Flow.ENDS and each.padding and following.flow is Flow.PLAIN
             if inside:

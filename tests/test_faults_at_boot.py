@@ -33,7 +33,7 @@ def beginning(self, image, log_name, keys):
     return replace(real(self, image, log_name, keys), deadline=Deadline.after({seconds}[image.recipe.name]))
 
 
-real, fleet.Fleet._beginning = fleet.Fleet._beginning, beginning
+real, fleet.Fleet._options = fleet.Fleet._options, beginning
 """
 
 # What a QEMU takes to start on a host that compiles, and for what is reported sooner than that.
