@@ -39,7 +39,7 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
 @pytest.mark.mutants("user-next-symbol", "user-unarmed")
 @pytest.mark.parametrize("way", ["tracefs", "module"])
 def test_user_return(uprobes: Uprobes, way: str) -> None:
-    """A return probe stands at the function's entry, and is told of each return with where the function is."""
+    """A return probe is registered at the function's entry and reports each return with the function's address."""
     file = uprobes.file(TWO)
     with uprobes.runner() as process:
         with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).before(process) as run:

@@ -19,7 +19,7 @@ _GIB = 1 << 30
 @click.option("--size", metavar="GIB", type=click.FloatRange(min=0, max=1 << 20), help="Until so much is left.")
 @click.option("--dry-run", is_flag=True, help="Print what would be removed and remove nothing.")
 def gc(older: float | None, size: float | None, dry_run: bool) -> int:
-    """Remove store entries and logs that no run uses: those unused for 30 days, unless told otherwise.
+    """Remove store entries and logs that no run uses: those unused for 30 days by default.
 
     What another run holds is left alone. Compiler caches and source trees stay: delete them by hand.
     """
