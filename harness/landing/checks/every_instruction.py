@@ -11,6 +11,8 @@ from harness.core.elf import Symbol
 from harness.landing.code.basic_blocks import even_runs
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded, relocated_by
+from harness.landing.code.patch_sites import module_places
+from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -51,8 +53,9 @@ class Everywhere:
     def refused(self, number: int) -> list[Site]:
         """Where the kernel must answer this errno.
 
-        EINVAL where the architecture cannot step, and where ftrace or a static call is patched; EOPNOTSUPP for calls
-        through memory (prepare_emulation(), arch/x86/kernel/kprobes/core.c, 6.1).
+        EINVAL where the architecture cannot step, and where ftrace, a static call or a static branch is patched
+        (jump_label_text_reserved(), kernel/jump_label.c, 6.1); EOPNOTSUPP for calls through memory (prepare_emulation(),
+        arch/x86/kernel/kprobes/core.c, 6.1).
         """
         return [site for site, each in self._boundaries if self._refusal(site, each) == number]
 
@@ -107,6 +110,10 @@ class Everywhere:
             for each in decoded(self.target.elf, symbol, self.layout.decoder):
                 yield Site(symbol.name, each.offset, module=self.target.module), each
 
+    @cached_property
+    def _static_branches(self) -> set[tuple[str, int]]:
+        return set(module_places(self.target.elf, JUMPS))
+
     def _refusal(self, site: Site, each: Instruction) -> int:
         if each.kind is InstructionKind.THROUGH_MEMORY:
             return errno.EOPNOTSUPP
@@ -116,5 +123,7 @@ class Everywhere:
         )
         # A trap of one byte is x86's int3, which -mharden-sls=all puts behind returns (__copy_instruction()).
         trap = each.flow is Flow.ENDS and each.padding and each.size == 1
-        refused = trap or each.flow is Flow.REFUSED or not static_calls.isdisjoint(range(each.offset, each.end))
+        static_branch = (symbol.section, symbol.address + each.offset) in self._static_branches
+        unsteppable = trap or each.flow is Flow.REFUSED
+        refused = unsteppable or static_branch or not static_calls.isdisjoint(range(each.offset, each.end))
         return errno.EINVAL if refused else 0

@@ -16,6 +16,7 @@ from harness.core.errors import PinpointError
 from harness.landing.code.functions import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
+from harness.landing.code.patch_sites import module_places
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables
@@ -66,6 +67,7 @@ class Refusals:
         yield "preamble of a function", site.symbol.startswith(PREAMBLES)
         for name, places in self._tables.items():
             yield name, address in places
+        yield "jump label", address in self._module_jump_labels
         yield "instruction that is not stepped", self._unsteppable(address)
 
     def _blacklisted(self, address: int) -> bool:
@@ -94,6 +96,15 @@ class Refusals:
             "BUG or WARN": _Table(*_BUGS, 2 * pointer + 4 if verbose else -(-(pointer + 2) // 4) * 4, not relative),
         }
         return {name: frozenset(self._places(table)) for name, table in tables.items()}
+
+    @cached_property
+    def _module_jump_labels(self) -> frozenset[int]:
+        return frozenset(
+            loaded.sections[section] + place
+            for loaded in self.layout.modules.values()
+            for section, place in module_places(loaded.elf, JUMPS)
+            if section in loaded.lasting
+        )
 
     def _places(self, table: _Table) -> Iterator[int]:
         """Loaded addresses of the code that the rows of a table begin with."""
