@@ -26,7 +26,7 @@ class FakeElf:
 
     path = Path("fake")
     word_bytes = 8
-    little_endian = True
+    byte_order = "little"
 
     def __init__(self, sections: dict[str, tuple[int, int, int]], symbols: list[tuple[str, str, int]]) -> None:
         self.sections = {
@@ -153,7 +153,7 @@ def test_what_offsets_of_another_kernel_miss() -> None:
 
 def test_numbers_are_in_the_guests_order() -> None:
     big = kernel()
-    big.little_endian = False
+    big.byte_order = "big"
     assert Readings(layout()).encoded(0x50494E01, 4) == bytes.fromhex("014e4950")
     assert Readings(layout(big)).encoded(0x50494E01, 4) == bytes.fromhex("50494e01")
 

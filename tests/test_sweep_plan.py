@@ -164,7 +164,7 @@ def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
 class FakeKernel:
     """A kernel with a jump table of one entry and a function `base`."""
 
-    word_bytes, little_endian, machine = 8, True, "EM_X86_64"
+    word_bytes, struct_order, machine = 8, "<", "EM_X86_64"
 
     def named(self, name: str) -> list[Any]:
         places = {"__start___jump_table": 0x1000, "__stop___jump_table": 0x1010, "base": 0x500}
@@ -181,7 +181,10 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         image=SimpleNamespace(config={}, recipe=SimpleNamespace(architecture=SimpleNamespace(kprobes=kprobes))),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
-    return Refusals(cast(Layout, SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000)))
+    module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting={".text"})
+    monkeypatch.setattr(sweep_refusals, "module_places", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
+    layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
+    return Refusals(cast(Layout, layout))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +196,9 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         ("__pfx_f", 0x100900, errno.EINVAL, "preamble of a function"),
         ("f", 0x100700, errno.EINVAL, "jump label"),
         ("f", 0x100701, errno.EINVAL, ""),
+        ("of_module", 0x200010, errno.EINVAL, "jump label"),
+        ("of_module", 0x200011, errno.EINVAL, ""),
+        ("freed_init", 0x300020, errno.EINVAL, ""),
         ("base", 0x100500, errno.ENOENT, ""),
     ],
 )

@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert external_module.name(external_module.read(module, X86)) == "my_probe"
+    assert module_info.name(external_module.read(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert external_module.name(external_module.read(module, X86)) == "my_probe"
+    assert module_info.name(external_module.read(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -145,15 +145,17 @@ def test_debug_information_is_not_needed(module: Path) -> None:
 
 
 def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
-    elf = external_module.read(compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old")), X86)
+    file = compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old"))
+    elf = external_module.read(file, X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, but vm runs {RELEASE}"):
-        external_module.demand_kernel(elf, image)
+        module_info.demand_vermagic(elf, file, image)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
-    elf = external_module.read(compiled(tmp_path, MODULE.replace("vermagic", "author")), X86)
+    file = compiled(tmp_path, MODULE.replace("vermagic", "author"))
+    elf = external_module.read(file, X86)
     with pytest.raises(UsageError, match=r"built for the kernel \(no release\)"):
-        external_module.demand_kernel(elf, image)
+        module_info.demand_vermagic(elf, file, image)
 
 
 def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -> None:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
@@ -32,6 +32,7 @@ _PF_X = 1
 _MOVES = ("SHT_RELA", "SHT_REL")
 # The most bytes that a section or segment without bytes in the file is read as; kernels have some MiB of .bss.
 _MOST_ZEROS = 64 << 20
+_MOST_MODINFO = 1 << 20
 
 
 class _Header(NamedTuple):
@@ -63,9 +64,8 @@ class Elf:
         parsed = ELFFile(data)  # type: ignore[arg-type]  # a map reads, seeks and tells like a file
         self.machine: str = str(parsed["e_machine"])
         self.word_bytes: int = parsed.elfclass // 8
-        self.little_endian: bool = parsed.little_endian
         self.linked: bool = str(parsed["e_type"]) != "ET_REL"
-        self._layout = elf_tables.ElfFormat(self.word_bytes, self.little_endian)
+        self._layout = elf_tables.ElfFormat(self.word_bytes, parsed.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
         self._sections = [Section.of(name, header) for name, header in found]
@@ -77,6 +77,38 @@ class Elf:
         ]
         self.build_id: str = _build_id(parsed)
         self.entry: int = parsed["e_entry"]
+
+    @property
+    def byte_order(self) -> Literal["little", "big"]:
+        """Return the byte order as int.from_bytes() takes it."""
+        return self._layout.byteorder
+
+    @property
+    def struct_order(self) -> str:
+        """Return the byte order as the first character of a struct format: `<` or `>`."""
+        return self._layout.order
+
+    @cached_property
+    def modinfo(self) -> Mapping[str, Sequence[str]]:
+        """Map each key of a module's `.modinfo` to its values, in order; empty for a file without that section.
+
+        Raises PinpointError for a section that has no content in the file or more than 1 MiB.
+        """
+        section = self.sections.get(".modinfo")
+        if section is None:
+            return {}
+        if not section.in_file or section.size > _MOST_MODINFO:
+            raise PinpointError(f".modinfo has {section.size} bytes, not all in the file", where=str(self.path))
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for field in self.section_bytes(".modinfo", 0, section.size).decode(errors="replace").split("\0"):
+            key, equals, value = field.partition("=")
+            if equals:
+                found[key].append(value)
+        return found
+
+    def modinfo_value(self, key: str) -> str:
+        """Return the first value of a key of `.modinfo`, "" when it has none."""
+        return next(iter(self.modinfo.get(key, ())), "")
 
     @classmethod
     def read(cls, path: Path) -> Elf:

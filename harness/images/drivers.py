@@ -45,11 +45,8 @@ def _order(name: str, files: Mapping[str, Path], built_in: set[str], into: Path,
 
 def _depends(module: Path) -> list[str]:
     """Return the dependencies in a module's .modinfo: a package has no modules.dep until it is installed."""
-    elf = Elf.read(module)
-    section = elf.sections[".modinfo"]
-    fields = elf.section_bytes(".modinfo", 0, section.size).decode(errors="replace").split("\0")
-    told = next((field.removeprefix("depends=") for field in fields if field.startswith("depends=")), "")
-    return [_plain(name) for name in told.split(",") if name]
+    needed = Elf.read(module).modinfo_value("depends")
+    return [_plain(name) for name in needed.split(",") if name]
 
 
 def _plain(name: str) -> str:

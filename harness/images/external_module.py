@@ -7,8 +7,6 @@ from pathlib import Path
 from harness.core.architecture import Architecture
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
-from harness.images.image import Image
-from harness.images.modules import vermagic
 
 _COMPRESSED = {b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 
@@ -34,24 +32,6 @@ def read(file: Path, architecture: Architecture) -> Elf:
             mend="choose another --vm or build it for this one",
         )
     return elf
-
-
-def demand_kernel(elf: Elf, image: Image) -> None:
-    """Check that a module was built for the image's kernel. Raises UsageError, one line."""
-    release = vermagic(elf).partition(" ")[0]
-    if release != image.release:
-        raise UsageError(
-            f"is built for the kernel {release or '(no release)'}, but {image.recipe.name} runs {image.release}",
-            where=str(elf.path),
-            mend="build it with that kernel's headers",
-        )
-
-
-def name(elf: Elf) -> str:
-    """Return the module's name in the kernel."""
-    fields = elf.section_bytes(".modinfo", 0, elf.sections[".modinfo"].size).decode(errors="replace").split("\0")
-    named = (field.removeprefix("name=") for field in fields if field.startswith("name="))
-    return next(named, elf.path.stem.replace("-", "_"))
 
 
 def _demand_module(elf: Elf) -> None:

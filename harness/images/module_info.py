@@ -10,34 +10,23 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
 from harness.images.image import Image
-from harness.images.modules import vermagic
 
 # MODULE_NAME_LEN is 64 less an unsigned long (include/linux/moduleparam.h, 6.1). A name is a word of a command line.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")
-_MOST_INFO = 1 << 20
 _SHOWN = 6
 
 
-def fields(elf: Elf) -> list[tuple[str, str]]:
-    """The `key=value` pairs of .modinfo in order. Raises UsageError when the section cannot be one."""
-    section = elf.sections.get(".modinfo")
-    if section is None:
-        return []
-    if not section.in_file or section.size > _MOST_INFO:
-        raise UsageError("its .modinfo has no content", where=elf.path.name, mend="build it again")
+def _modinfo(elf: Elf) -> Mapping[str, Sequence[str]]:
+    """Return the fields of .modinfo. Raises UsageError when the section cannot be one."""
     try:
-        content = elf.section_bytes(".modinfo", 0, section.size)
+        return elf.modinfo
     except PinpointError as error:
         raise UsageError(error.what, where=elf.path.name, mend="build it again") from None
-    pairs = (field.partition("=") for field in content.decode(errors="replace").split("\0") if "=" in field)
-    return [(key, value) for key, _, value in pairs]
 
 
 def name(elf: Elf, file: Path) -> str:
     """What the kernel calls the module. Raises UsageError for a name that no module can have."""
-    found = next(
-        (value for key, value in fields(elf) if key == "name"), file.name.partition(".ko")[0].replace("-", "_")
-    )
+    found = next(iter(_modinfo(elf).get("name", ())), file.name.partition(".ko")[0].replace("-", "_"))
     if not _NAME.fullmatch(found):
         raise UsageError(
             f"calls itself {found[:60]!r}", where=str(file), mend="a name is at most 55 of A-Z a-z 0-9 _ -"
@@ -47,15 +36,15 @@ def name(elf: Elf, file: Path) -> str:
 
 def parameters(elf: Elf) -> dict[str, str]:
     """The module's parameters: name to type and description, as far as the file has them."""
-    types = dict(value.partition(":")[::2] for key, value in fields(elf) if key == "parmtype")
-    described = dict(value.partition(":")[::2] for key, value in fields(elf) if key == "parm")
+    types = dict(value.partition(":")[::2] for value in _modinfo(elf).get("parmtype", ()))
+    described = dict(value.partition(":")[::2] for value in _modinfo(elf).get("parm", ()))
     return {each: ", ".join(filter(None, (types.get(each), described.get(each)))) for each in [*types, *described]}
 
 
 def depends(elf: Elf) -> list[str]:
     """The modules that must be loaded before it."""
-    told = next((value for key, value in fields(elf) if key == "depends"), "")
-    return [each.replace("-", "_") for each in told.split(",") if each]
+    needed = next(iter(_modinfo(elf).get("depends", ())), "")
+    return [each.replace("-", "_") for each in needed.split(",") if each]
 
 
 def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
@@ -63,13 +52,12 @@ def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
 
     The kernel's own is that of the modules that were built for it.
     """
-    own = next((vermagic(Elf.kept(path)) for path in image.modules.values()), "").strip()
-    theirs = vermagic(elf).strip()
+    own = next((Elf.kept(path).modinfo_value("vermagic") for path in image.modules.values()), "").strip()
+    theirs = elf.modinfo_value("vermagic").strip()
     if theirs.partition(" ")[0] != image.release:
         raise UsageError(
-            f"is built for the kernel {theirs.partition(' ')[0] or 'of no name'}, {image.recipe.name} runs"
-            f" {image.release}"
-            f" (vermagic {theirs!r}, the kernel's {own!r})",
+            f"is built for the kernel {theirs.partition(' ')[0] or '(no release)'}, but {image.recipe.name} runs"
+            f" {image.release} (vermagic {theirs!r}, the kernel's {own!r})",
             where=str(file),
             mend=f"build it with ./pinpoint build --module DIR --vm {image.recipe.name}",
         )

@@ -56,8 +56,8 @@ def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> 
 def check(module: Path, kernel: KernelBuild) -> None:
     """Demand that a module is for this kernel and carries what landings are judged by. Raises BuildError."""
     elf, vmlinux = Elf.read(module), Elf.read(kernel.vmlinux)
-    release = vermagic(elf).partition(" ")[0]
-    if (elf.machine, elf.word_bytes, elf.little_endian) != (vmlinux.machine, vmlinux.word_bytes, vmlinux.little_endian):
+    release = elf.modinfo_value("vermagic").partition(" ")[0]
+    if (elf.machine, elf.word_bytes, elf.byte_order) != (vmlinux.machine, vmlinux.word_bytes, vmlinux.byte_order):
         wrong = f"is for {elf.machine}, {elf.word_bytes * 8} bit, the kernel for {vmlinux.machine}"
     elif release != kernel.release:
         wrong = f"is for the kernel {release!r}, not {kernel.release!r}"
@@ -68,13 +68,6 @@ def check(module: Path, kernel: KernelBuild) -> None:
     else:
         return
     raise BuildError(f"{module.name} {wrong}", mend="see probes/Kbuild and the kernel's headers")
-
-
-def vermagic(elf: Elf) -> str:
-    """The `vermagic` a module was built with, release first; "" when it has none."""
-    section = elf.sections.get(".modinfo")
-    fields = elf.section_bytes(section.name, 0, section.size).decode(errors="replace").split("\0") if section else []
-    return next((field.removeprefix("vermagic=") for field in fields if field.startswith("vermagic=")), "")
 
 
 def _probe_sources() -> list[Path]:

@@ -95,7 +95,7 @@ def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
     if len(pointer) != 1:
         raise GuestError(f"{symbol.section} is not in sysfs, and nothing points to {datum.symbol}", where=str(elf.path))
     content = layout.guest.memory.read(layout.base(pointer[0], datum.module), elf.word_bytes)
-    return int.from_bytes(content, "little" if elf.little_endian else "big")
+    return int.from_bytes(content, elf.byte_order)
 
 
 @readable("/proc/kallsyms")

@@ -46,7 +46,7 @@ def by_debuglink(elf: Elf, directory: Path) -> Elf | None:
         return None
     content = elf.section_bytes(_LINK, 0, section.size)
     name = content.partition(b"\0")[0].decode(errors="replace")
-    wanted = int.from_bytes(content[-4:], "little" if elf.little_endian else "big")
+    wanted = int.from_bytes(content[-4:], elf.byte_order)
     for found in (directory / name, directory / ".debug" / name):
         if found.is_file():
             if zlib.crc32(found.read_bytes()) != wanted:

@@ -54,8 +54,8 @@ class Everywhere:
         """Where the kernel must answer this errno.
 
         EINVAL where the architecture cannot step, and where ftrace, a static call or a static branch is patched
-        (jump_label_text_reserved(), kernel/jump_label.c, 6.1); EOPNOTSUPP for calls through memory (prepare_emulation(),
-        arch/x86/kernel/kprobes/core.c, 6.1).
+        (jump_label_text_reserved(), kernel/jump_label.c, 6.1); EOPNOTSUPP for calls through memory
+        (prepare_emulation(), arch/x86/kernel/kprobes/core.c, 6.1).
         """
         return [site for site, each in self._boundaries if self._refusal(site, each) == number]
 

@@ -117,9 +117,7 @@ def _relocated(
                 where=str(elf.path),
             )
         value = bases.get(entry.symbol.section, 0) + entry.symbol.address + entry.addend
-        content[entry.offset : entry.offset + width] = (value % (1 << 8 * width)).to_bytes(
-            width, "little" if elf.little_endian else "big"
-        )
+        content[entry.offset : entry.offset + width] = (value % (1 << 8 * width)).to_bytes(width, elf.byte_order)
     return section._replace(stream=BytesIO(content))
 
 

@@ -185,7 +185,7 @@ class _Kernel:
         """What one table names."""
         for rows in self.rows(table.begin, table.end):
             whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
-            form = table.fitting(_order(self._elf), partial(_is_table_of, table, whole))
+            form = table.fitting(self._elf.struct_order, partial(_is_table_of, table, whole))
             # The last row may go without the padding that the others have behind them.
             content = whole.ljust(-(-len(whole) // form.size) * form.size, b"\0")
             for index, row in enumerate(form.iter_unpack(content)):
@@ -215,7 +215,7 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator
         moved = elf.relocations(table.section)
         if not moved:
             continue
-        form = table.fitting(_order(elf), partial(_is_moved_by, moved, elf.sections[table.section].size))
+        form = table.fitting(elf.struct_order, partial(_is_moved_by, moved, elf.sections[table.section].size))
         for each in moved:
             # An absolute symbol is in no section, and nothing of this module is patched there.
             if each.offset % form.size or each.symbol.section not in elf.sections:
@@ -233,10 +233,6 @@ def _members(elf: Elf, machine: PatchTables) -> Iterator[Table]:
         for symbol in elf.symbols:
             if symbol.name.startswith(family.begin):
                 yield family._replace(begin=symbol.name, end=family.end + symbol.name.removeprefix(family.begin))
-
-
-def _order(elf: Elf) -> str:
-    return "<" if elf.little_endian else ">"
 
 
 def _is_table_of(table: Table, content: bytes, form: struct.Struct) -> bool:

@@ -44,7 +44,7 @@ def _in_section(elf: Elf, name: str) -> list[Site]:
             head = elf.section_bytes(name, start, each.offset - start)
             offset = elf.section_bytes(name, each.offset + elf.word_bytes, _OFFSET_BYTES)
             if not any(head):
-                found.append(_site(text, int.from_bytes(offset, "little" if elf.little_endian else "big")))
+                found.append(_site(text, int.from_bytes(offset, elf.byte_order)))
     return found
 
 

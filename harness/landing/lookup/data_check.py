@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
 
 from harness.guest.memory import UnmappedError
 from harness.landing import data
@@ -30,7 +29,7 @@ class Readings:
         self.guest = layout.guest
         self.mutant = mutant
         self.word_bytes = layout.kernel.word_bytes
-        self._order: Literal["little", "big"] = "little" if layout.kernel.little_endian else "big"
+        self._order = layout.kernel.byte_order
 
     def encoded(self, value: int, size: int) -> bytes:
         """A number as the guest's memory has it."""

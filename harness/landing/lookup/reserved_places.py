@@ -45,7 +45,7 @@ def bugs(layout: Layout) -> list[int]:
     relative = config.get("CONFIG_GENERIC_BUG_RELATIVE_POINTERS") == "y"
     verbose = config.get("CONFIG_DEBUG_BUGVERBOSE") == "y"
     row = ("iiHH" if verbose else "iH2x") if relative else ("IIHH" if verbose else "IH2x")
-    start, order = first[0].address, "<" if kernel.little_endian else ">"
+    start, order = first[0].address, kernel.struct_order
     form = struct.Struct(f"{order}{row}")
     content = kernel.bytes_at(start, last[0].address - start)
     rows = enumerate(form.iter_unpack(content[: len(content) // form.size * form.size]))

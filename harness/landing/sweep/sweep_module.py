@@ -165,8 +165,7 @@ class SweepModule:
 
     def _recorded(self) -> list[int]:
         """The flight recorder: struct pinpoint_flight_recorder, probes/sweep/sweep.h."""
-        order = "<" if Elf.kept(self.guest.image.vmlinux).little_endian else ">"
-        form = struct.Struct(f"{order}III")
+        form = struct.Struct(f"{Elf.kept(self.guest.image.vmlinux).struct_order}III")
         return list(form.unpack(self.guest.memory.read(self._recorder, form.size)))
 
     def _write(self, specs: Sequence[str], deadline: Deadline) -> None:

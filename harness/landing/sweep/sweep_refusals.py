@@ -109,12 +109,11 @@ class Refusals:
     def _places(self, table: _Table) -> Iterator[int]:
         """Loaded addresses of the code that the rows of a table begin with."""
         kernel = self.layout.kernel
-        order = "<" if kernel.little_endian else ">"
         field = {4: "I", 8: "Q"}[kernel.word_bytes] if table.absolute else "i"
         for start, end in self._stretches(table):
             content = kernel.bytes_at(start, end - start)
             for place in range(0, len(content) - table.size + 1, table.size):
-                code = struct.unpack_from(f"{order}{field}", content, place)[0]
+                code = struct.unpack_from(f"{kernel.struct_order}{field}", content, place)[0]
                 yield (code if table.absolute else start + place + code) + self.layout.slide
 
     def _stretches(self, table: _Table) -> list[tuple[int, int]]:

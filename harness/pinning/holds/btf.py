@@ -34,7 +34,7 @@ class Base:
 
 def with_btf(elf: Elf, base: Base) -> bytes:
     """`pinpoint_pins` with BTF for `void pinpoint_traced(void)`, in the section that it has for that."""
-    made = one_function(base, "<" if elf.little_endian else ">")
+    made = one_function(base, elf.struct_order)
     section = elf.sections[_PLACEHOLDER]
     if section.size != len(made):
         raise ValueError(f"{_PLACEHOLDER} has {section.size} bytes, not {len(made)}")
