@@ -97,7 +97,7 @@ def test_behind_functions(layout: Layout, target: Target, conversions: Conversio
         assert conversion.registered, str(conversion)
     wanted = 0 if between_functions.mapped_behind(layout, target.module) else errno.EINVAL
     if not between_functions.last_word_starts_instruction(layout, target.module):
-        wanted = layout.guest.image.recipe.architecture.kprobes.mid_instruction
+        wanted = layout.guest.architecture.kprobes.mid_instruction
     assert last.by_address.errno == wanted, str(last)
 
 
@@ -133,8 +133,8 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> N
 
     is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text there, so that _kprobe_addr() fails first.
     """
-    known = guest.image.recipe.traits.data_symbols
-    expect_refusal(kprobes, f"@{layout.mark('_etext'):#x}", wanted=errno.EINVAL if known else errno.ENOENT)
+    known = guest.traits.data_symbols
+    expect_refusal(kprobes, f"@{layout.text.stop:#x}", wanted=errno.EINVAL if known else errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-an
 
 def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
     """The middle of a function on the blacklist is EINVAL as its first instruction is, by its address."""
-    aligned = -guest.image.recipe.architecture.kprobes.alignment
+    aligned = -guest.architecture.kprobes.alignment
     middles = [(start + end) // 2 & aligned for start, end in evenly(blacklist(guest), SAMPLE) if end - start > SHORT]
     assert len(middles) > SAMPLE // 2
     expect_refusal(kprobes, *(f"@{place:#x}" for place in middles), wanted=errno.EINVAL, parameters=DISABLED)

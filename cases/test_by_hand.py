@@ -79,7 +79,7 @@ def test_module_text_base(layout: Layout, target: Target, kprobes: Kprobes, keep
     trial.prove(kprobes)
     row = keep_trial(trial)
     assert row.missed_by_symbol == 0
-    assert not layout.guest.image.recipe.traits.module_stubs or row.missed
+    assert not layout.guest.traits.module_stubs or row.missed
 
 
 @pytest.mark.requires("kprobes")

@@ -53,7 +53,7 @@ def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kpr
     Tried in every function of a module.
     """
     inside = [site for start in Everywhere(layout, target).entries for site in layout.mid_instruction(start)][::EVERY]
-    wanted = guest.image.recipe.architecture.kprobes.mid_instruction
+    wanted = guest.architecture.kprobes.mid_instruction
     expect_refusal(kprobes, *(site.spec for site in inside), wanted=wanted)
 
 

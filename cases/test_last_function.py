@@ -35,9 +35,7 @@ def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kpr
         target = Target(other, EVEN if mutant else UNEVEN)
         target.load()
         layout = Layout(other, [target])
-        deadly = other.image.recipe.traits.optimized_kprobes and not between_functions.mapped_behind(
-            layout, target.module
-        )
+        deadly = other.traits.optimized_kprobes and not between_functions.mapped_behind(layout, target.module)
         probes = kprobes_in(other, target).on(
             layout.boundaries(Site(f"{target.module}_exit", module=target.module))[-1]
         )

@@ -73,7 +73,7 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     6.1).
     """
     entry = Site("clock_t_to_jiffies")
-    pad = len(layout.guest.image.recipe.architecture.kprobes.entry_landing_pad)
+    pad = len(layout.guest.architecture.kprobes.entry_landing_pad)
     with kprobes.on(entry, entry.at(pad)) as probes:
         target.call("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)

@@ -24,7 +24,7 @@ TIMES = 3
 
 def _demand_no_pin(guest: Guest) -> None:
     """Where an open section file holds its module, none of this can happen while the loader has its tokens."""
-    if guest.image.recipe.traits.section_fd_pins:
+    if guest.traits.section_fd_pins:
         pytest.skip(f"{guest.name} has section_fd_pins: a target with an open token stays")
 
 

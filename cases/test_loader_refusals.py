@@ -54,7 +54,7 @@ def test_not_root(target: Target, loaders: Loaders) -> None:
 @pytest.mark.mutants("loads-anyway")
 def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None:
     """A token of a life that ended before it was ever read is ENODEV, though the module is loaded again by then."""
-    if loaders.guest.image.recipe.traits.section_fd_pins:
+    if loaders.guest.traits.section_fd_pins:
         pytest.skip(f"{loaders.guest.name} has section_fd_pins: a target with an open token stays")
     with loaders(Order(targets=[target.module], gates=["read"])) as loader:
         loader.reach("read")
@@ -69,7 +69,7 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
 
     Where an open file takes a reference, it is the open that is refused.
     """
-    pins = guest.image.recipe.traits.section_fd_pins
+    pins = guest.traits.section_fd_pins
     with going(guest):
         outcome = loaders.run(Order(targets=[GOING_TARGET]))
         removal = loaders.delete(GOING_TARGET)

@@ -67,7 +67,7 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
         return
     for _ in range(3):
         with fresh(anew=True) as other:
-            if not guest.image.recipe.traits.kaslr or Layout(other).slide != Layout(guest).slide:
+            if not guest.traits.kaslr or Layout(other).slide != Layout(guest).slide:
                 yield other
                 return
     pytest.fail("three boots have the same slide")

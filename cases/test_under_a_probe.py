@@ -38,7 +38,7 @@ def under_probe_or_defect(
     nested: Site | None = None,
 ) -> None:
     """Exact, or the defect of that kind which the architecture table has; in a guest of its own if that is fatal."""
-    defect = target.guest.image.recipe.architecture.kprobes.defects.get(kind)
+    defect = target.guest.architecture.kprobes.defects.get(kind)
     if defect is None:
         single_step.call(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_exact()
         return

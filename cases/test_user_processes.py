@@ -93,7 +93,7 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
         run.prove({child: TIMES})
         order = "little" if file.elf.little_endian else "big"
         word = int(told["word"], 16).to_bytes(file.elf.word_bytes, order)
-        breakpoint_ = uprobes.guest.image.recipe.architecture.kprobes.uprobe_breakpoint
+        breakpoint_ = uprobes.guest.architecture.kprobes.uprobe_breakpoint
         if not word.startswith(breakpoint_) or (told["stops"], told["status"]) != ("0", "0"):
             raise Missed(f"the tracer saw {told}")
 

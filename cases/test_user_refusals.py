@@ -24,7 +24,7 @@ def test_inside_a_user_instruction(uprobes: Uprobes) -> None:
     What x86 takes is a breakpoint that makes another instruction of the one it stands in. Nothing calls the function.
     """
     file = uprobes.file(ONE)
-    wanted = uprobes.guest.image.recipe.architecture.kprobes.uprobe_mid_instruction
+    wanted = uprobes.guest.architecture.kprobes.uprobe_mid_instruction
     site = file.decodable_inside("pinpoint_one_leaf")
     with uprobes.runner() as process:
         with uprobes.on(file, [site], "module").before(process) as run:

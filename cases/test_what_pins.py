@@ -18,7 +18,7 @@ from harness.report.measurements import Figure
 @pytest.mark.mutants("lets-go", "holds-more")
 def test_what_pins(guest: Guest, mutant: str, figure: Callable[..., Figure]) -> None:
     """Device and debugfs files, dependents and sockets pin; sysfs files and kprobes do not, and report the removal."""
-    traits = guest.image.recipe.traits
+    traits = guest.traits
     for row in measured(guest, named(mutant)):
         figure(f"pins.{row.pin.name}", int(row.pinned), "pins", goal=str(int(row.pin.rule(traits))))
         row.prove(traits)

@@ -68,7 +68,7 @@ def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None) -
 def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsyms: str = "") -> Any:  # noqa: ANN401 - stands in
     target = SimpleNamespace(elf=MODULE, sections={".text": TEXT, ".data": DATA})
     guest = SimpleNamespace(
-        image=SimpleNamespace(recipe=SimpleNamespace(traits=SimpleNamespace(data_symbols=data_symbols))),
+        traits=SimpleNamespace(data_symbols=data_symbols),
         memory=SimpleNamespace(
             read=lambda address, size: POINTER.to_bytes(size, "little") if address == DATA + 8 else b""
         ),

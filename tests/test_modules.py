@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import struct
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -93,11 +94,16 @@ def recipe(cflags: str = "") -> Recipe:
     )
 
 
+def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Mapping[str, Path]:
+    """Build the modules under the key that prepare() computes for them."""
+    return modules.obtain(recipe, kernel, build_context, modules.key_parts(recipe, kernel.key, build_context))
+
+
 def test_modules_are_built_from_a_copy_and_known_by_name(
     probes: Path, kernel: KernelBuild, build_context: BuildContext
 ) -> None:
     probes.chmod(0o555)
-    built = modules.obtain(recipe(), kernel, build_context)
+    built = obtain(recipe(), kernel, build_context)
     assert list(built) == ["shape"]
     assert Elf.read(built["shape"]).modinfo_value("vermagic").startswith(f"{RELEASE} ")
     assert not [path for path in built["shape"].parent.iterdir() if path.is_dir()], "the scratch directory is left"
@@ -110,7 +116,7 @@ def test_a_directory_of_its_own_may_have_a_module_of_the_same_name(
     (probes / "other").mkdir()
     (probes / "other/Kbuild").write_text("obj-m := shape.o\n")
     (probes / "other/shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
-    built = modules.obtain(recipe(), kernel, build_context)
+    built = obtain(recipe(), kernel, build_context)
     assert list(built) == ["other/shape", "shape"]
     one, other = (Elf.read(built[name]) for name in ("shape", "other/shape"))
     assert one.build_id != other.build_id
@@ -126,13 +132,13 @@ def test_a_directory_that_builds_no_module_is_named(
     (probes / "other").mkdir()
     (probes / "other/Kbuild").write_text("obj-m := shape.o\n")
     with pytest.raises(BuildError, match=r"probes/other/Kbuild: no module was built"):
-        modules.obtain(recipe(), kernel, build_context)
+        obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
 def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, build_context: BuildContext) -> None:
-    plain = modules.obtain(recipe(), kernel, build_context)["shape"]
-    sections = modules.obtain(recipe("-ffunction-sections"), kernel, build_context)["shape"]
+    plain = obtain(recipe(), kernel, build_context)["shape"]
+    sections = obtain(recipe("-ffunction-sections"), kernel, build_context)["shape"]
     assert ".text.leaf" not in Elf.read(plain).sections
     assert ".text.leaf" in Elf.read(sections).sections
 
@@ -141,22 +147,22 @@ def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, build_context:
 def test_no_directory_of_this_machine_is_in_a_module(
     kernel: KernelBuild, build_context: BuildContext, tmp_path: Path
 ) -> None:
-    module = modules.obtain(recipe(), kernel, build_context)["shape"]
+    module = obtain(recipe(), kernel, build_context)["shape"]
     assert str(tmp_path).encode() not in module.read_bytes()
 
 
 @pytest.mark.usefixtures("probes")
 def test_the_same_sources_make_the_same_bytes(kernel: KernelBuild, build_context: BuildContext) -> None:
-    first = modules.obtain(recipe(), kernel, build_context)["shape"]
+    first = obtain(recipe(), kernel, build_context)["shape"]
     bytes_first = first.read_bytes()
     shutil.rmtree(first.parent)
-    assert modules.obtain(recipe(), kernel, build_context)["shape"].read_bytes() == bytes_first
+    assert obtain(recipe(), kernel, build_context)["shape"].read_bytes() == bytes_first
 
 
 def test_a_warning_fails_the_build_and_is_named(probes: Path, kernel: KernelBuild, build_context: BuildContext) -> None:
     (probes / "shape.c").write_text(MODULE + "static int unused(void) { return 1; }\n")
     with pytest.raises(BuildError, match=r"make modules failed: .*unused") as caught:
-        modules.obtain(recipe(), kernel, build_context)
+        obtain(recipe(), kernel, build_context)
     assert any("unused" in line for line in caught.value.last_lines())
     assert not list(build_context.store.root.glob("*modules*")), "half an entry is left"
 
@@ -166,33 +172,33 @@ def test_a_probes_directory_that_builds_no_module(
 ) -> None:
     (probes / "shape.c").unlink()
     with pytest.raises(BuildError, match="no module was built; name one in obj-m"):
-        modules.obtain(recipe(), kernel, build_context)
+        obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
 def test_a_module_for_another_release_is_not_kept(kernel: KernelBuild, build_context: BuildContext) -> None:
     other = replace(kernel, release="6.1.0-other")
     with pytest.raises(BuildError, match=rf"shape\.ko is for the kernel '{RELEASE}', not '6\.1\.0-other'"):
-        modules.obtain(recipe(), other, build_context)
+        obtain(recipe(), other, build_context)
 
 
 @pytest.mark.usefixtures("probes")
 def test_a_module_without_a_build_id(kernel: KernelBuild, build_context: BuildContext) -> None:
     (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("--build-id=sha1", ""))
     with pytest.raises(BuildError, match=r"shape\.ko has no build-id"):
-        modules.obtain(recipe(), kernel, build_context)
+        obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
 def test_a_module_without_line_tables(kernel: KernelBuild, build_context: BuildContext) -> None:
     (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("$(KCFLAGS)", "-Werror"))
     with pytest.raises(BuildError, match=r"shape\.ko has no DWARF line table"):
-        modules.obtain(recipe(), kernel, build_context)
+        obtain(recipe(), kernel, build_context)
 
 
 @pytest.mark.usefixtures("probes")
 def test_a_module_of_another_machine(kernel: KernelBuild, build_context: BuildContext, tmp_path: Path) -> None:
-    module = modules.obtain(recipe(), kernel, build_context)["shape"]
+    module = obtain(recipe(), kernel, build_context)["shape"]
     foreign = tmp_path / "foreign.ko"
     image = bytearray(module.read_bytes())
     e_machine, parisc = 18, 15  # include/uapi/linux/elf.h, elf-em.h

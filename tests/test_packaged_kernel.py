@@ -179,7 +179,7 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     path = tmp_path / "vmlinux"
     path.write_bytes(written)
     elf = Elf.read(path)
-    assert (elf.word_bytes, elf.little_endian) == (word_bytes, little_endian)
+    assert (elf.word_bytes, elf.byte_order) == (word_bytes, "little" if little_endian else "big")
     assert [(each.name, each.address, each.size, each.binding) for each in elf.symbols] == [
         ("one", base + 0x10, 0x10, "local"),
         ("two", base + 0x20, 0xFE0, "global"),

@@ -83,11 +83,10 @@ class FakeLayout(SimpleNamespace):
 
 
 def layout(*, stubs: bool) -> Layout:
-    recipe = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
     target = Target.__new__(Target)
     target.elf, target.sections = cast(Elf, FakeElf()), LOADED
     kernel = SimpleNamespace(symbols=(), sections=())
-    guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe))
+    guest = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
     return cast(Layout, FakeLayout(guest=guest, targets={"target": target}, kernel=kernel, slide=0))
 
 

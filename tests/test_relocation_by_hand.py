@@ -42,6 +42,10 @@ class FakeElf:
         ]
         self._code = {name: (address, code) for name, (address, _, code) in sections.items()}
 
+    @property
+    def text_range(self) -> range:
+        return range(*(self.named(name)[0].address for name in ("_stext", "_etext")))
+
     def named(self, name: str) -> list[Symbol]:
         return [symbol for symbol in self.symbols if symbol.name == name]
 
@@ -81,9 +85,10 @@ def layout(vmlinux: FakeElf, slide: int = SLIDE, arch: str = "x86_64", **targets
     def base(symbol: Symbol, name: str) -> int:
         return symbol.address + (targets[name].sections[symbol.section] if name else slide)
 
-    recipe = SimpleNamespace(architecture=ARCHITECTURES[arch])
-    guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe))
-    return SimpleNamespace(guest=guest, kernel=vmlinux, slide=slide, targets=targets, base=base)
+    guest = SimpleNamespace(architecture=ARCHITECTURES[arch])
+    linked = vmlinux.text_range if vmlinux.named("_etext") else range(0)
+    text = range(linked.start + slide, linked.stop + slide)
+    return SimpleNamespace(guest=guest, kernel=vmlinux, slide=slide, targets=targets, base=base, text=text)
 
 
 def test_stext_and_offset_lands_on_the_kernel_it_was_made_for_whatever_its_slide() -> None:

@@ -27,9 +27,8 @@ class Scene:
     @property
     def layout(self) -> Any:  # noqa: ANN401 - stands in
         traits = SimpleNamespace(registers=Registers(r"pc=(\w+)", "", 0))
-        recipe = SimpleNamespace(architecture=SimpleNamespace(kprobes=traits))
         monitor = SimpleNamespace(hmp=lambda _: f"pc={self._next():x}")
-        guest = SimpleNamespace(image=SimpleNamespace(recipe=recipe), monitor=monitor, stop=self.stopped.set)
+        guest = SimpleNamespace(architecture=SimpleNamespace(kprobes=traits), monitor=monitor, stop=self.stopped.set)
         return SimpleNamespace(guest=guest, meaning=hex)
 
     def _next(self) -> int:

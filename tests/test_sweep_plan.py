@@ -178,7 +178,8 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
     monkeypatch.setattr(sweep_refusals, "blacklist", lambda _: [(0x100500, 0x100600)])
     kprobes = SimpleNamespace(decoder=Decoder.X86_64)
     guest = SimpleNamespace(
-        image=SimpleNamespace(config={}, recipe=SimpleNamespace(architecture=SimpleNamespace(kprobes=kprobes))),
+        image=SimpleNamespace(config={}),
+        architecture=SimpleNamespace(kprobes=kprobes),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting={".text"})

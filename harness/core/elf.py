@@ -190,6 +190,17 @@ class Elf:
         what = f"{len(found)} functions are named" if found else "no function is named"
         raise PinpointError(f"{what} {name!r}", where=str(self.path))
 
+    @property
+    def text_range(self) -> range:
+        """The linked addresses of a vmlinux's text, from `_stext` to before `_etext`.
+
+        Raises PinpointError when the file has no such symbols.
+        """
+        marks = [self.named(name) for name in ("_stext", "_etext")]
+        if not all(marks):
+            raise PinpointError("no symbols _stext and _etext", where=str(self.path), mend="give a vmlinux")
+        return range(*(mark[0].address for mark in marks))
+
     def place(self, symbol: Symbol) -> int:
         """A symbol's offset in its section, in a linked file as in a module."""
         return symbol.address - self._only(symbol.section).address

@@ -64,7 +64,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
 
     Raises HostError when no gdb is installed, GuestError when QEMU opens no gdb stub.
     """
-    gdb = program(guest.image.recipe.architecture)
+    gdb = program(guest.architecture)
     with _stub(guest) as address:
         commands = [
             "set pagination off",

@@ -13,6 +13,7 @@ from typing import Self
 import testinfra.host
 
 from harness.core import program_versions
+from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest import testinfra_backend
@@ -30,6 +31,7 @@ from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
 from harness.guest.upload import Piece, put_all
 from harness.images.image import Image
+from harness.images.recipe import Traits
 
 _COMMAND_SECONDS = 120.0
 # What a guest that let a deadline pass gets for its next answer: cleaning up after it shall not wait as long again.
@@ -66,10 +68,20 @@ class Guest:
         """The VM's name."""
         return self.image.recipe.name
 
+    @property
+    def architecture(self) -> Architecture:
+        """The entry of its architecture in the table of architectures."""
+        return self.image.recipe.architecture
+
+    @property
+    def traits(self) -> Traits:
+        """What its recipe claims of the kernel."""
+        return self.image.recipe.traits
+
     @cached_property
     def qemu_version(self) -> str:
         """The version line of the QEMU that runs it."""
-        return program_versions.words(self.image.recipe.architecture.machine.qemu)
+        return program_versions.words(self.architecture.machine.qemu)
 
     @property
     def argv(self) -> list[str]:
@@ -105,7 +117,7 @@ class Guest:
     @cached_property
     def memory(self) -> Memory:
         """Its memory, seen from outside."""
-        translation = self.image.recipe.architecture.kprobes.translation
+        translation = self.architecture.kprobes.translation
         return Memory(self.name, self.monitor, self._emulator.shared, translation, self.image.vmlinux)
 
     @cached_property
@@ -186,7 +198,7 @@ class Guest:
         if self._ended:
             self._link.cut(self._ended)
         self._link.connect(deadline)
-        registers = self.image.recipe.architecture.kprobes.registers
+        registers = self.architecture.kprobes.registers
         self.heart = Heartbeat(self._emulator, self._link, registers, self._over)
 
     def forget_run(self, deadline: Deadline) -> None:

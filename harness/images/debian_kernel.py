@@ -127,14 +127,14 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     return _chosen(recipe, build_context.packages).key_parts()
 
 
-def obtain(recipe: Recipe, build_context: BuildContext) -> KernelBuild:
+def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> KernelBuild:
     """The packaged kernel that the recipe names, out of the store or put into it now.
 
     Raises RecipeError when there is no such package, HostError when it cannot be had, BuildError when the kernel in it
     is not one we can read.
     """
     chosen = _chosen(recipe, build_context.packages)
-    entry = build_context.store.obtain(KIND, chosen.key_parts(), vm=recipe.name, build=chosen.build)
+    entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=chosen.build)
     source, objects = _header_directories(entry.path / "tree", chosen.release)
     return KernelBuild(
         key=entry.key,

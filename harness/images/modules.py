@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,9 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
     return [kernel_key, _probes_digest(), recipe.kernel.cflags, *compiler, *code]
 
 
-def present(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> bool:
-    """True when the store has the modules for that kernel already."""
-    return build_context.store.present(KIND, key_parts(recipe, kernel_key, build_context))
-
-
-def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Mapping[str, Path]:
+def obtain(
+    recipe: Recipe, kernel: KernelBuild, build_context: BuildContext, parts: Sequence[str]
+) -> Mapping[str, Path]:
     """Every module of probes/ for this kernel, by name: `pinpoint_target` to its file.
 
     A directory of probes/ with a Kbuild is built by itself, so that it may have a module of a name that there is
@@ -47,9 +44,7 @@ def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> 
     with the log when they do not build, and when one of them is not what this kernel can load.
     """
     job = _Job(recipe, kernel, build_context)
-    entry = build_context.store.obtain(
-        KIND, key_parts(recipe, kernel.key, build_context), vm=recipe.name, build=job.build
-    )
+    entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     return _by_name(entry.path)
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from pathlib import Path
 
 from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel, user_targets
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
-from harness.images.store import key_of
+from harness.images.store import Entry, key_of
+from harness.images.store_layer import KernelStoreLayer, StoreLayer
 
-
-class _KernelRoom(Protocol):
-    """What each way to come by a kernel offers."""
-
-    def key_parts(self, recipe: Recipe, build_context: BuildContext) -> list[str]: ...
-
-    def obtain(self, recipe: Recipe, build_context: BuildContext) -> KernelBuild: ...
+_KERNEL = debian_kernel.KIND
+_MODULES: KernelStoreLayer[Mapping[str, Path]] = modules
+_ROOTFS: KernelStoreLayer[Entry] = rootfs
+_PROGRAMS: StoreLayer[Mapping[str, Path]] = programs
+_USER_TARGETS: StoreLayer[Mapping[str, Path]] = user_targets
 
 
 def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True) -> Image:
@@ -27,24 +27,22 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     The userland, which needs no kernel and is always of the host's release, is made while the kernel is; then the
     modules while the root file system is packed. Raises RecipeError, BuildError or HostError, each one line.
     """
-    room = _kernel(recipe)
-    elsewhere = build_context.of(recipe.kernel.suite)
-    key = key_of(room.key_parts(recipe, elsewhere))
-    missing = not build_context.store.present(rootfs.KIND, rootfs.key_parts(recipe, key, build_context))
+    layers = _layers(recipe, build_context)
+    missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
         userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
-        kernel = room.obtain(recipe, elsewhere)
+        kernel = _kernel(recipe).obtain(recipe, build_context.of(recipe.kernel.suite), layers[_KERNEL])
         if userland:
             userland.result()
-        packed = aside.submit(rootfs.obtain, recipe, kernel, build_context)
-        built = modules.obtain(recipe, kernel, build_context) if probes else {}
-        hands = programs.obtain(recipe, build_context) if probes else {}
-        if probes and recipe.traits.uprobes:
-            hands = {**hands, **user_targets.obtain(recipe, build_context)}
+        packed = aside.submit(_ROOTFS.obtain, recipe, kernel, build_context, layers[rootfs.KIND])
+        built = _MODULES.obtain(recipe, kernel, build_context, layers[modules.KIND]) if probes else {}
+        in_guest: dict[str, Path] = {}
+        for layer in _of_user_space(recipe) if probes else []:
+            in_guest |= layer.obtain(recipe, build_context, layers[layer.KIND])
         initrd = packed.result().path / rootfs.INITRD
     return Image(
         recipe=qemu_program.resolved(recipe, build_context),
-        key=image_key(recipe, build_context),
+        key=_key(layers),
         kernel=kernel.elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
         initrd=initrd,
@@ -53,7 +51,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         build_id=kernel.build_id,
         config=kernel.config,
         facts=kernel.facts,
-        programs=hands,
+        programs=in_guest,
         drivers={path.stem.partition("-")[2].replace("-", "_"): path for path in kernel.drivers},
         headers=kernel.headers,
     )
@@ -61,30 +59,37 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
 
 def image_key(recipe: Recipe, build_context: BuildContext) -> str:
     """What names the image in results: a digest over all that goes into its parts. Nothing is fetched or built."""
-    return key_of([key_of(parts) for _, parts in _layers(recipe, build_context)])
+    return _key(_layers(recipe, build_context))
+
+
+def _key(layers: Mapping[str, Sequence[str]]) -> str:
+    return key_of([key_of(parts) for parts in layers.values()])
 
 
 def built(recipe: Recipe, build_context: BuildContext) -> bool:
     """True when every part of the image is in the store; a cheap look that verifies nothing."""
     if not build_context.store.root.is_dir():
         return False
-    layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context))
+    layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context).items())
     return layers and qemu_program.present(recipe, build_context)
 
 
-def _layers(recipe: Recipe, build_context: BuildContext) -> list[tuple[str, list[str]]]:
-    """Kind and parts of each store entry that the image is made of."""
+def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
+    """Map the kind of each store entry of the image to what determines the entry. Each key is computed once."""
     kernel = _kernel(recipe).key_parts(recipe, build_context.of(recipe.kernel.suite))
     key = key_of(kernel)
-    return [
-        (debian_kernel.KIND, kernel),
-        (rootfs.KIND, rootfs.key_parts(recipe, key, build_context)),
-        (modules.KIND, modules.key_parts(recipe, key, build_context)),
-        (programs.KIND, programs.key_parts(recipe)),
-        *([(user_targets.KIND, user_targets.key_parts(recipe))] if recipe.traits.uprobes else []),
-    ]
+    return {
+        _KERNEL: kernel,
+        **{layer.KIND: layer.key_parts(recipe, key, build_context) for layer in (_ROOTFS, _MODULES)},
+        **{layer.KIND: layer.key_parts(recipe, build_context) for layer in _of_user_space(recipe)},
+    }
 
 
-def _kernel(recipe: Recipe) -> _KernelRoom:
-    """The module that comes by the kernel of this recipe."""
+def _of_user_space(recipe: Recipe) -> list[StoreLayer[Mapping[str, Path]]]:
+    """The parts that are the same for every kernel of an architecture."""
+    return [_PROGRAMS, *([_USER_TARGETS] if recipe.traits.uprobes else [])]
+
+
+def _kernel(recipe: Recipe) -> StoreLayer[KernelBuild]:
+    """Return the module that fetches or builds the kernel of this recipe."""
     return debian_kernel if recipe.kernel.source == "debian-binary" else source_kernel

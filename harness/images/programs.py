@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,16 @@ FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0
 
 
-def key_parts(recipe: Recipe) -> list[str]:
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - as StoreLayer has it
     """Return every input of the programs, for the store key; all kernels of an architecture share the programs."""
     sources = tree_digest(_sources(), "*.[ch]")
     return [recipe.arch, sources, compiler_version(recipe.architecture), code_sha256(Path(__file__))]
 
 
-def obtain(recipe: Recipe, build_context: BuildContext) -> Mapping[str, Path]:
+def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:
     """Return the path of every program, by name. Raises BuildError with the log when a program does not build."""
     job = _Job(recipe.architecture)
-    entry = build_context.store.obtain(KIND, key_parts(recipe), vm=recipe.name, build=job.build)
+    entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     return {name: entry.path / name for name in PROGRAMS}
 
 

@@ -7,10 +7,10 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.core import paths
 from harness.core.errors import HostError
@@ -22,6 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
+from harness.images.store_layer import StoreLayer
 
 KIND = "rootfs"
 INITRD = "initrd.cpio"
@@ -43,12 +44,10 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
     ]
 
 
-def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext) -> Entry:
+def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext, parts: Sequence[str]) -> Entry:
     """Return an entry with `initrd.cpio`. Raises HostError when cpio fails, and the errors of obtain_userland."""
     job = _Job(recipe, build_context, kernel.drivers)
-    return build_context.store.obtain(
-        KIND, key_parts(recipe, kernel.key, build_context), vm=recipe.name, build=job.build
-    )
+    return build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
 
 
 def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
@@ -56,18 +55,11 @@ def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
 
     It comes from Debian's packages, or from a source build if Debian has no port of the architecture.
     """
-    return _userland(recipe).obtain(recipe, build_context)
+    userland = _userland(recipe)
+    return userland.obtain(recipe, build_context, userland.key_parts(recipe, build_context))
 
 
-class _UserlandRoom(Protocol):
-    """What each way to come by a userland offers."""
-
-    def key_parts(self, recipe: Recipe, build_context: BuildContext) -> list[str]: ...
-
-    def obtain(self, recipe: Recipe, build_context: BuildContext) -> Entry: ...
-
-
-def _userland(recipe: Recipe) -> _UserlandRoom:
+def _userland(recipe: Recipe) -> StoreLayer[Entry]:
     return userland_source if recipe.architecture.debian is None else userland_debian
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,30 +33,7 @@ _CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return every input of this kernel, for its store key, without fetching or building anything."""
-    return _parts(recipe, sources.of_recipe(recipe, build_context.packages))
-
-
-def present(recipe: Recipe, build_context: BuildContext) -> bool:
-    """True when the store has this kernel already."""
-    return build_context.store.present(KIND, key_parts(recipe, build_context))
-
-
-def obtain(recipe: Recipe, build_context: BuildContext) -> KernelBuild:
-    """Return the recipe's kernel, from the store or built now, and unpack its source tree for module builds.
-
-    The recipe's `cflags` apply to the kernel and to every module built for it. Drivers that a guest needs are built in.
-    Raises RecipeError (unsatisfiable fragments, patches that do not apply) and BuildError (with the log).
-    """
     source = sources.of_recipe(recipe, build_context.packages)
-    job = _Job(recipe, source, build_context)
-    entry = build_context.store.obtain(KIND, _parts(recipe, source), vm=recipe.name, build=job.build)
-    if not source.tree.is_dir():
-        with build_context.bus.step(recipe.name, "kernel source") as step:
-            sources.unpack(source, build_context.packages, step)
-    return _kernel_build(entry, source)
-
-
-def _parts(recipe: Recipe, source: Source) -> list[str]:
     fragments = [part_path("config", name).read_text() for name in recipe.kernel.config]
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
@@ -67,6 +44,21 @@ def _parts(recipe: Recipe, source: Source) -> list[str]:
         compiler_version(recipe.architecture),
         *code,
     ]
+
+
+def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> KernelBuild:
+    """Return the recipe's kernel, from the store or built now, and unpack its source tree for module builds.
+
+    The recipe's `cflags` apply to the kernel and to every module built for it. Drivers that a guest needs are built in.
+    Raises RecipeError (unsatisfiable fragments, patches that do not apply) and BuildError (with the log).
+    """
+    source = sources.of_recipe(recipe, build_context.packages)
+    job = _Job(recipe, source, build_context)
+    entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
+    if not source.tree.is_dir():
+        with build_context.bus.step(recipe.name, "kernel source") as step:
+            sources.unpack(source, build_context.packages, step)
+    return _kernel_build(entry, source)
 
 
 def _kernel_build(entry: Entry, source: Source) -> KernelBuild:

@@ -6,7 +6,7 @@ recipe has the trait `uprobes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,18 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-def key_parts(recipe: Recipe) -> list[str]:
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - as StoreLayer has it
     """Everything that goes into the files, which are the same for every kernel of an architecture."""
     return [recipe.arch, tree_digest(_sources()), compiler_version(recipe.architecture), sha256(Path(__file__))]
 
 
-def obtain(recipe: Recipe, build_context: BuildContext) -> Mapping[str, Path]:
+def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:
     """Every file that a guest needs, by its name there: `user/plain/pinpoint_runner`, `pinpoint_pages`.
 
     Raises BuildError with the log when one does not build.
     """
     job = _Job(recipe.architecture)
-    entry = build_context.store.obtain(KIND, key_parts(recipe), vm=recipe.name, build=job.build)
+    entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     variants = {f"user/{path.relative_to(entry.path)}": path for path in _built(entry.path)}
     return variants | {name: entry.path / name for name in (PAGES, PERF)}
 

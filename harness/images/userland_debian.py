@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     ]
 
 
-def obtain(recipe: Recipe, build_context: BuildContext) -> Entry:
+def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Entry:
     """Return an entry whose `root/` holds busybox with links for its applets, dropbear, and dropbear's libraries.
 
     Raises BuildError when an expected file is missing from the packages.
     """
     job = _Job(_architecture(recipe), build_context.packages)
-    return build_context.store.obtain(KIND, key_parts(recipe, build_context), vm=recipe.name, build=job.build)
+    return build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
 
 
 def _architecture(recipe: Recipe) -> str:

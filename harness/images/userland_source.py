@@ -60,18 +60,13 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     ]
 
 
-def present(recipe: Recipe, build_context: BuildContext) -> bool:
-    """True when the store has this userland already."""
-    return build_context.store.present(KIND, key_parts(recipe, build_context))
-
-
-def obtain(recipe: Recipe, build_context: BuildContext) -> Entry:
+def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Entry:
     """Return an entry whose `root/` holds busybox with links for its applets, and `usr/sbin/dropbear`, all static.
 
     Raises BuildError with the log, RecipeError when the options of the busybox fragment cannot be satisfied.
     """
     job = _Job(recipe.architecture, build_context)
-    return build_context.store.obtain(KIND, key_parts(recipe, build_context), vm=recipe.name, build=job.build)
+    return build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
 
 
 def _fragment() -> Path:

@@ -37,7 +37,7 @@ class ByHand:
         self._vmlinux = vmlinux or layout.kernel
         self._modules = {name: target.elf for name, target in layout.targets.items()} | dict(modules or {})
         self._absolute = absolute
-        self._modulus = 1 << 8 * layout.guest.image.recipe.architecture.word_bytes
+        self._modulus = 1 << 8 * layout.guest.architecture.word_bytes
 
     def base(self, module: str) -> int:
         """What staprun passes: where `_stext`, or the lowest text section of a module's file, is loaded."""

@@ -116,7 +116,7 @@ def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOf
     It needs data in kallsyms: without, the kernel calls a module's data by its last function, however far below
     (find_kallsyms_symbol(), kernel/module/kallsyms.c, 6.1).
     """
-    if shown is None or not layout.guest.image.recipe.traits.data_symbols:
+    if shown is None or not layout.guest.traits.data_symbols:
         return Statement("closest", None, f"the kernel calls it {shown}")
     place = layout.closest.at(address)
     names = place.names if place else ()

@@ -123,7 +123,7 @@ class Layout:
 
     def pad(self, elf: Elf, symbol: Symbol) -> int:
         """The same of a function of a file: of two of a name one may have a landing pad, and the other none."""
-        pad = self.guest.image.recipe.architecture.kprobes.entry_landing_pad
+        pad = self.guest.architecture.kprobes.entry_landing_pad
         return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
@@ -162,7 +162,7 @@ class Layout:
     @property
     def decoder(self) -> Decoder:
         """How instruction boundaries are found."""
-        return self.guest.image.recipe.architecture.kprobes.decoder
+        return self.guest.architecture.kprobes.decoder
 
     def base(self, symbol: Symbol, module: str) -> int:
         """Where a symbol is loaded: its section's address and its place in it, or its linked address and the slide."""
@@ -215,9 +215,11 @@ class Layout:
         sections = {name for name in self.kernel.sections if not name.startswith(".init")}
         return select(self.kernel, sections, preambles=preambles, empty=empty)
 
-    def mark(self, name: str) -> int:
-        """Where one of the linker's own symbols in vmlinux is, as `_etext`."""
-        return self.kernel.named(name)[0].address + self.slide
+    @property
+    def text(self) -> range:
+        """The kernel's text as loaded: from `_stext` to before `_etext`."""
+        linked = self.kernel.text_range
+        return range(linked.start + self.slide, linked.stop + self.slide)
 
 
 def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:

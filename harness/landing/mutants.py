@@ -47,7 +47,7 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
 
 def _clobbers(layout: Layout, sites: Sequence[Site]) -> list[str]:
     """The probe on the leaf's entry changes its argument: a number, where others have pointers to crash by."""
-    argument = layout.guest.image.recipe.architecture.kprobes.first_argument
+    argument = layout.guest.architecture.kprobes.first_argument
     entry = layout.address(Site(_VICTIM, module=sites[0].module))
     victim = next(index for index, site in enumerate(sites) if layout.address(site) == entry)
     return ["mutant=clobbers", f"mutant_clobber={argument}", f"mutant_victim={victim}"]
@@ -117,7 +117,7 @@ def next_entry(layout: Layout, site: Site) -> int:
     """
     elf, own = layout.symbol(site)
     here = layout.base(own, site.module)
-    decoder = layout.guest.image.recipe.architecture.kprobes.decoder
+    decoder = layout.guest.architecture.kprobes.decoder
     for start, symbol in sorted((layout.base(each, site.module), each) for each in layout.functions(site.module)):
         if start <= here:
             continue

@@ -35,7 +35,7 @@ def describe(layout: Layout, site: Site, address: int) -> str:
     before = max(each for each in _loaded(layout, site.module) if each.start <= address)
     if address < before.end:
         return f"next symbol {before.name}+{address - before.start:#x}"
-    stub = site.module and layout.guest.image.recipe.traits.module_stubs
+    stub = site.module and layout.guest.traits.module_stubs
     return (stub and _stub(layout, site.module, address)) or f"padding behind {before.name}"
 
 

@@ -93,7 +93,7 @@ class ProbeRun:
 
     @property
     def _traits(self) -> ProbingTraits:
-        return self.guest.image.recipe.architecture.kprobes
+        return self.guest.architecture.kprobes
 
     def __enter__(self) -> Self:
         before = self._read()
@@ -158,7 +158,7 @@ class ProbeRun:
         Returns what is there after a while, whether or not it is restored.
         """
         left = self._read()
-        deadline = Deadline.after(_JUMPS_SECONDS if self.guest.image.recipe.traits.optimized_kprobes else 0.0)
+        deadline = Deadline.after(_JUMPS_SECONDS if self.guest.traits.optimized_kprobes else 0.0)
         while left != before and not self.mutant.stays and not deadline.expired:
             left = self._read()
         return left

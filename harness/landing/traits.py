@@ -62,7 +62,7 @@ def prove(guest: Guest) -> None:
         probe_module.unload(guest)
         target.unload()
     for trait in Traits.model_fields:
-        claimed = getattr(guest.image.recipe.traits, trait)
+        claimed = getattr(guest.traits, trait)
         if claimed != seen[trait]:
             raise TraitContradictedError(
                 trait,

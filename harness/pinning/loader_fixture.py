@@ -77,7 +77,7 @@ def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing:
         witness.reported(report),
         witness.listed(view.beyond(standing), address),
         witness.elf(address),
-        witness.trapped(report, layout.guest.image.recipe.architecture.kprobes),
+        witness.trapped(report, layout.guest.architecture.kprobes),
     )
     return Landing(site, statements, report.hits, layout.meaning)
 

@@ -138,7 +138,7 @@ class UprobeRun:
 
     @property
     def _patch(self) -> witness.Breakpoint:
-        traits = self.guest.image.recipe.architecture.kprobes
+        traits = self.guest.architecture.kprobes
         return witness.Breakpoint(traits.uprobe_breakpoint, traits.alignment)
 
     def _landing(self, index: int, site: Site, pid: int, view: View, hits: Sequence[Hit]) -> Landing:

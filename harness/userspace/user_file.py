@@ -76,7 +76,7 @@ class UserFile:
     @property
     def decoder(self) -> Decoder:
         """How instruction boundaries are found."""
-        return self.guest.image.recipe.architecture.kprobes.decoder
+        return self.guest.architecture.kprobes.decoder
 
     def site(self, symbol: str, offset: int = 0) -> Site:
         """A site in one of its functions."""

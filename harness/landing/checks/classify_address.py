@@ -13,10 +13,9 @@ from typing import NamedTuple
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.functions import blacklist, select
 from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
-from harness.landing.layout import ANCHOR, Layout
+from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-_END = "_etext"
 # Bytes around an address between functions that identify it: more than any stub or nop is long.
 _REACH = 64
 
@@ -67,7 +66,7 @@ class Places:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._decoder = layout.guest.image.recipe.architecture.kprobes.decoder
+        self._decoder = layout.guest.architecture.kprobes.decoder
 
     def at(self, address: int) -> AddressKind:
         """What stands at an address."""
@@ -148,9 +147,7 @@ class Places:
     @cached_property
     def _texts(self) -> list[range]:
         """The kernel's text, then each target's, from its first section to the end of its last."""
-        kernel, slide = self._layout.kernel, self._layout.slide
-        begin, end = (kernel.named(name)[0].address + slide for name in (ANCHOR, _END))
-        found = [range(begin, end)]
+        found = [self._layout.text]
         for target in self._layout.targets.values():
             loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text]
             found.append(range(min(loaded)[0], max(start + size for start, size in loaded)))
@@ -181,7 +178,7 @@ class Places:
 @lru_cache(maxsize=8)
 def _as_linked(kernel: Elf) -> _Table:
     """Every function of a kernel's text where it was linked: all guests of it share this table."""
-    text = range(*(kernel.named(name)[0].address for name in (ANCHOR, _END)))
+    text = kernel.text_range
     return _Table(
         _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)
         for symbol in select(kernel)

@@ -71,7 +71,7 @@ class Everywhere:
 
     @cached_property
     def _wrong(self) -> set[Site]:
-        defects = self.layout.guest.image.recipe.architecture.kprobes.defects
+        defects = self.layout.guest.architecture.kprobes.defects
         return {site for site, each in self._boundaries if defects and each.kind in _LEAVES_THE_LINE}
 
     @cached_property

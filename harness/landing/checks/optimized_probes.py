@@ -67,7 +67,7 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
 
     Other probes of the run are not looked at; they may be disabled.
     """
-    patches = probes.guest.image.recipe.architecture.kprobes.flag_patches
+    patches = probes.guest.architecture.kprobes.flag_patches
     address, deadline = probes.layout.address(site), Deadline.after(_SECONDS)
     window = probes.sites.index(site)
     while not deadline.expired:

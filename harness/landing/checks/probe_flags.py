@@ -32,7 +32,7 @@ def unoptimized(guest: Guest) -> Iterator[None]:
     The optimiser holds kprobe_mutex while it waits for every task (kprobe_optimizer(), kernel/kprobes.c, 6.1), so that
     registering 560 probes stood still for 9 of 15 s.
     """
-    optimizes = guest.image.recipe.traits.optimized_kprobes
+    optimizes = guest.traits.optimized_kprobes
     if optimizes:
         guest.script(f"echo 0 >{_SETTING}").check()
     try:
@@ -76,7 +76,7 @@ def expect_flag(probes: ProbeRun, flag: str, at_least: int) -> None:
 
 def _contradiction(probes: ProbeRun) -> str:
     """The first probe where memory has not what its flag means; "" when there is none."""
-    traits = probes.guest.image.recipe.architecture.kprobes
+    traits = probes.guest.architecture.kprobes
     for site, address, window in zip(probes.sites, probes.addresses, probes.windows, strict=True):
         flags = _flags_at(probes, address) or ()
         wanted = next((traits.flag_patches[each] for each in flags), traits.breakpoint)

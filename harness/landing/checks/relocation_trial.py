@@ -100,7 +100,7 @@ class Trial:
 
     def carried(self) -> Carried:
         """The bytes of symbol tables that a probe module for these functions carries each way."""
-        architecture = self.layout.guest.image.recipe.architecture
+        architecture = self.layout.guest.architecture
         return measure(architecture, self.by_hand, [aim.site for aim in self.aims])
 
     def prove(self, kprobes: Kprobes) -> None:
@@ -138,7 +138,7 @@ class Trial:
         asked = self.by_hand.request([aim.site for aim in aims], UNARMED)
         view = probe_module.load(guest, asked.specs, asked.parameters, asked.module)
         probe_module.unload(guest, asked.module)
-        wanted = guest.image.recipe.architecture.kprobes.mid_instruction
+        wanted = guest.architecture.kprobes.mid_instruction
         for aim, report in zip(aims, view.reports, strict=True):
             if aim.place is AddressKind.MID_INSTRUCTION and report.errno != wanted:
                 raise Missed(f"{aim.site} put at {aim.address:#x}, inside an instruction: errno {report.errno}")

@@ -193,7 +193,7 @@ def _stood(layout: Layout, address: int, times: int, looks: int) -> Standing:
 
 def _program_counter(layout: Layout) -> int:
     shown = layout.guest.monitor.hmp("info registers")
-    counters = layout.guest.image.recipe.architecture.kprobes.registers.counters(shown)
+    counters = layout.guest.architecture.kprobes.registers.counters(shown)
     if not counters:
         raise GuestError(f"no program counter in {shown.split()[:8]}", where=layout.guest.name)
     return counters[0]

@@ -54,8 +54,7 @@ def named_once(elf: Elf) -> list[Symbol]:
 @lru_cache(maxsize=8)
 def unique_functions(elf: Elf) -> Sequence[Symbol]:
     """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
-    begin, end = (elf.named(name)[0].address for name in ("_stext", "_etext"))
-    return tuple(symbol for symbol in named_once(elf) if begin <= symbol.address < end)
+    return tuple(symbol for symbol in named_once(elf) if symbol.address in elf.text_range)
 
 
 def moved(kernel: Elf, other: Path) -> list[Symbol]:

@@ -61,7 +61,7 @@ def used_twice(layout: Layout, count: int) -> list[str]:
 
     Without those of which one may not be probed: on the blacklist, or a mere BUG() (find_bug(), lib/bug.c, 6.1).
     """
-    inside = range(*(layout.kernel.named(name)[0].address for name in ("_stext", "_etext")))
+    inside = layout.kernel.text_range
     forbidden = [range(start - layout.slide, end - layout.slide) for start, end in blacklist(layout.guest)]
     return evenly(list(_shared(layout, inside, forbidden)), count)
 

@@ -70,6 +70,5 @@ def _in_any(address: int, ranges: list[range]) -> bool:
 
 def _loaded(layout: Layout, linked: Iterable[int]) -> list[int]:
     """Linked addresses that are in the kernel's text, as loaded, in order, each once."""
-    inside = range(layout.mark("_stext"), layout.mark("_etext"))
     found = {address + layout.slide for address in linked}
-    return sorted(address for address in found if address in inside)
+    return sorted(address for address in found if address in layout.text)

@@ -114,7 +114,7 @@ class Sweep:
         self.mutant = mutant
         self.wrong: dict[Site, str] = {}
         self._refusals = Refusals(layout)
-        self._traits = self.guest.image.recipe.architecture.kprobes
+        self._traits = self.guest.architecture.kprobes
 
     def batch(self, sites: Sequence[Site]) -> SweepResult:
         """Sweep these sites in one go. Raises GuestError, GuestLost or DeadlineExceeded when the guest dies of it."""

@@ -83,7 +83,7 @@ class Sweeps:
 
         tracefs arms while the guest runs, and its own handler runs much of the kernel: one hit inside of another.
         """
-        defects = self.layout.guest.image.recipe.architecture.kprobes.defects
+        defects = self.layout.guest.architecture.kprobes.defects
         idle = (each for start in sweep_plan.of_targets(self.layout) for each in self.layout.boundaries(start))
         sites = evenly(list(idle) if defects else sweep_plan.eligible(self.layout), _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:

@@ -81,7 +81,7 @@ def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
     go on to the next. What stands there is read from outside: alternatives have put branches where the ELF has none
     (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
     """
-    kprobes = layout.guest.image.recipe.architecture.kprobes
+    kprobes = layout.guest.architecture.kprobes
     if not kprobes.defects:
         return {}
     code = layout.guest.memory.read_many([(layout.address(site), _WORD) for site in sites])
@@ -128,6 +128,6 @@ def of_targets(layout: Layout) -> list[Site]:
 
 def _kind(layout: Layout, symbol: Symbol) -> Hashable:
     """What distinguishes entries: the instruction's flow and size, and the part of a function it begins."""
-    entry = first(layout.kernel, symbol, layout.guest.image.recipe.architecture.kprobes.decoder)
+    entry = first(layout.kernel, symbol, layout.guest.architecture.kprobes.decoder)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part

@@ -141,4 +141,4 @@ class Refusals:
             code = self.layout.guest.memory.read(address, _LONGEST)
         except PinpointError:
             return None
-        return decoded_first(code, self.layout.guest.image.recipe.architecture.kprobes.decoder)
+        return decoded_first(code, self.layout.guest.architecture.kprobes.decoder)

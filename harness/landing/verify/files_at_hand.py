@@ -55,7 +55,7 @@ class Files:
     @property
     def kprobes(self) -> KprobeTraits:
         """What a kprobe looks like in this guest."""
-        return self.layout.guest.image.recipe.architecture.kprobes
+        return self.layout.guest.architecture.kprobes
 
     def elf(self, module: str) -> Elf | None:
         """The file of a module, the kernel's for an empty name; None where none is at hand."""
@@ -97,7 +97,7 @@ class Files:
         return self.layout.meaning(address)
 
     def _in_kernel(self, address: int) -> bool:
-        return self.layout.mark("_stext") <= address < self.layout.mark("_etext")
+        return address in self.layout.text
 
     def _in_module(self, site: Site, name: str) -> Named:
         module = self.modules.get(name)

@@ -87,7 +87,7 @@ def _plain(text: str) -> str:
 
 def start(guest: Guest) -> None:
     """Load the module. Raises GuestError when the kernel refuses it."""
-    argument = guest.image.recipe.architecture.kprobes.first_argument
+    argument = guest.architecture.kprobes.first_argument
     guest.run("insmod", guest.ship(MODULE), f"argument={argument}").check()
 
 

@@ -50,8 +50,7 @@ class Text:
     @classmethod
     def read(cls, layout: Layout, modules: Mapping[str, LoadedModule]) -> Text:
         """Read it through QEMU: 14 MB of an x86_64 kernel of Debian's take half a second."""
-        start, end = (layout.kernel.named(name)[0].address + layout.slide for name in ("_stext", "_etext"))
-        places = [(start, end - start, "", "")]
+        places = [(layout.text.start, len(layout.text), "", "")]
         places += [(at, size, name, section) for name, module in modules.items() for section, at, size in module.code()]
         contents = layout.guest.memory.read_many([(at, size) for at, size, _, _ in places])
         return cls(
@@ -120,7 +119,7 @@ class Changes:
         strays = own.strays(region.content)
         yield from (region.start + at for at in strays)
         # In memory a site is a nop, whatever the file has there, until something is called from it.
-        form = self._layout.guest.image.recipe.architecture.kprobes.ftrace_call
+        form = self._layout.guest.architecture.kprobes.ftrace_call
         for site in ftrace_sites(elf).within(place, 0, len(region.content)):
             if form and call_target(form, site + shift, region.piece(site + shift, LONGEST)) is not None:
                 yield site + shift
@@ -132,5 +131,4 @@ class Changes:
             if section:
                 return module.elf, section, module.sections[section]
         layout = self._layout
-        inside = layout.mark("_stext") <= address < layout.mark("_etext")
-        return (layout.kernel, LINKED, layout.slide) if inside else (None, "", 0)
+        return (layout.kernel, LINKED, layout.slide) if address in layout.text else (None, "", 0)

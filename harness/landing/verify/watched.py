@@ -236,7 +236,7 @@ class Watched:
 
     def _unexplained(self, changes: Changes, now: Moment, text: Text) -> list[int]:
         """Bytes of text that differ from before, but for probes that a list has."""
-        kprobes = self.guest.image.recipe.architecture.kprobes
+        kprobes = self.guest.architecture.kprobes
         longest = max(length for _, length in kprobes.patches)
         standing = [each.address for each in now.lists.kprobes if "[DISABLED]" not in each.flags]
         probed = {address + byte for address in standing for byte in range(longest)}

@@ -66,7 +66,7 @@ class Schedules:
     @property
     def rule(self) -> Rule:
         """What this kernel does otherwise than others: the recipe's traits, proved when the guest booted."""
-        traits = self.loading.guest.image.recipe.traits
+        traits = self.loading.guest.traits
         return Rule(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
 
     def enumerated(self, interventions: int) -> Enumerated:
