@@ -55,7 +55,7 @@ def test_all_agree() -> None:
 
 
 def test_nothing_there() -> None:
-    assert "every byte is the file's" in landing(view()).complaint
+    assert "every byte equals the file" in landing(view()).complaint
 
 
 def test_elsewhere() -> None:

@@ -1,7 +1,8 @@
-"""Relocation by hand in user space, on trial: where it puts a probe on every function of a file, and where that is.
+"""A trial of relocation by hand in user space: where it puts a probe on every function of a file, right or wrong.
 
-By hand means the running address of one symbol of the file, the anchor, and the distance of the function from it in
-the build that the probe was made for. The pointers of the process, which ld.so relocated, show where each one is.
+By hand means: take the running address of one symbol of the file, the anchor, and add the distance between anchor and
+function in the build that the probe was made for. The pointers of the process, which ld.so relocated, show where each
+function is in fact.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ SAMPLE = 6
 
 @dataclass(frozen=True)
 class Aim:
-    """A function of a running file: offsets into the file where it is, by hand, by symbol, and by its link address."""
+    """One function of a running file, as offsets into the file: where it is, and where each way to relocate puts it.
+
+    `truth` is where it is, `by_hand` the result by hand, `by_symbol` by symbol table and segments, `by_address` by its
+    link address used as the offset.
+    """
 
     site: Site
     truth: int
@@ -41,7 +46,7 @@ class UserTrial:
 
     @classmethod
     def of(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
-        """Where each function is in the process, and where the ways to relocate put it. Raises GuestError."""
+        """Compute where each function is in the process, and where each way to relocate puts it. Raises GuestError."""
         plain, file = uprobes.file(name), uprobes.file(name, variant)
         view = mappings.look(uprobes.guest, file, [process.pid], [])
         prefix = f"pinpoint_{name.removeprefix('lib').removeprefix('pinpoint_').removesuffix('.so')}_"
@@ -62,23 +67,24 @@ class UserTrial:
 
     @property
     def missed(self) -> list[Aim]:
-        """Those that relocation by hand puts elsewhere."""
+        """The functions that relocation by hand puts at a wrong offset."""
         return [aim for aim in self.aims if aim.by_hand != aim.truth]
 
     @property
     def missed_by_symbol(self) -> list[Aim]:
-        """Those that the symbol table and the segments put elsewhere."""
+        """The functions that the symbol table and the segments put at a wrong offset."""
         return [aim for aim in self.aims if aim.by_symbol != aim.truth]
 
     @property
     def missed_by_address(self) -> list[Aim]:
-        """Those that their link address, taken for an offset into the file, puts elsewhere."""
+        """The functions whose link address, used as an offset into the file, is a wrong offset."""
         return [aim for aim in self.aims if aim.by_address != aim.truth]
 
     def prove(self, uprobes: Uprobes, process: Runner) -> None:
-        """Register a sample in both ways. Raises Missed unless each ends as computed.
+        """Register a sample by hand and by symbol. Raises Missed unless each probe ends up as computed.
 
-        By hand, what misses must be seen to miss by the witnesses, and what lands to land; by symbol all must land.
+        By hand, the witnesses must report a miss for each computed miss, and a landing for each computed landing. By
+        symbol, every probe must land.
         """
         for aims, lands in ((self.missed, False), ([aim for aim in self.aims if aim not in self.missed], True)):
             sample = evenly(aims, SAMPLE)
@@ -89,8 +95,8 @@ class UserTrial:
                 run.look(process)
             wrong = [each for each in run.landings if bool(each.complaint) == lands]
             if wrong:
-                told = f"{wrong[0].complaint}\n\n{wrong[0].table()}"
-                raise Missed(f"{wrong[0].site}, put by hand: should {'land' if lands else 'miss'}: {told}")
+                evidence = f"{wrong[0].complaint}\n\n{wrong[0].table()}"
+                raise Missed(f"{wrong[0].site}, put by hand: should {'land' if lands else 'miss'}: {evidence}")
             run.prove_restored()
             with uprobes.on(self.file, sites, "module") as run:
                 run.look(process)
