@@ -41,7 +41,7 @@ def test_the_results_record_an_escape() -> None:
 
 def test_an_escape_is_expected_where_it_went() -> None:
     expect_escape(landing("next symbol calls+0x0"), "next symbol calls+0x0")
-    for other in ("", "padding behind leaf"):
+    for other in ("", "padding after leaf"):
         with pytest.raises(Missed, match="not reported as escaped into 'next symbol"):
             expect_escape(landing(other), "next symbol")
 
@@ -95,9 +95,9 @@ def layout(*, stubs: bool) -> Layout:
     [
         pytest.param(0x1010, True, "", id="entry"),
         pytest.param(0x103F, True, "", id="last-byte"),
-        pytest.param(0x1040, True, "padding behind leaf", id="same-section"),
+        pytest.param(0x1040, True, "padding after leaf", id="same-section"),
         pytest.param(0x1050, True, "stub before .text.calls", id="between-sections"),
-        pytest.param(0x1050, False, "padding behind leaf", id="no-stubs-here"),
+        pytest.param(0x1050, False, "padding after leaf", id="no-stubs-here"),
         pytest.param(0x1084, True, "next symbol calls+0x4", id="next"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
 @pytest.mark.parametrize("symptom", Symptom)
 def test_a_repaired_kernel_is_reported(symptom: Symptom) -> None:
     EXACT.demand_exact()
-    with pytest.raises(Missed, match="the kernel is mended"):
+    with pytest.raises(Missed, match="the kernel is fixed"):
         EXACT.demand_symptom(Defect(symptom, "why"))
 
 

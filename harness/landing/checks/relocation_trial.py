@@ -1,4 +1,4 @@
-"""Relocation by hand on trial: where it points for every function, and whether the kernel really goes there."""
+"""A trial of relocation by hand: the address that it computes for every function, and where a probe really lands."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# Sites of each kind that are really registered: arming one costs some 10 ms under emulation.
+# Sites of each kind that are registered in the guest; arming one takes about 10 ms under emulation.
 SAMPLE = 12
-# A kind's candidates that are looked at to find so many that can be registered.
+# Candidates of each kind that are examined to find SAMPLE sites that can be registered.
 _CHOICE = 8 * SAMPLE
 
 
 class Aim(NamedTuple):
-    """Where relocation by hand puts a function's probe, where the function is, and what stands where it is put."""
+    """One function, relocated by hand.
+
+    `address` is where relocation by hand puts the probe, `truth` where the function is, `place` what is at `address`.
+    """
 
     site: Site
     address: int
@@ -36,15 +39,15 @@ class Aim(NamedTuple):
 
     @property
     def lands(self) -> bool:
-        """True when that is where the function is."""
+        """True if relocation by hand finds the function."""
         return self.address == self.truth
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Relocation by hand of probes on some functions of one guest.
+    """Relocation by hand of probes on functions of one guest.
 
-    `name` is the trial's, `made_for` names what the probes were compiled for.
+    `name` is the name of the trial, `made_for` the name of the build that the probes were compiled for.
     """
 
     name: str
@@ -56,7 +59,7 @@ class Trial:
 
     @classmethod
     def of_kernel(cls, layout: Layout, name: str, made_for: str, by_hand: ByHand, other: Elf | None = None) -> Trial:
-        """Every function of the kernel's text whose name is its own there, and in the `other` vmlinux made for."""
+        """A trial of every function in the kernel's text whose name is unique there and in the vmlinux `other`."""
         functions = [symbol.name for symbol in unique_functions(layout.kernel)]
         if other is not None:
             known = {symbol.name for symbol in unique_functions(other)}
@@ -65,7 +68,7 @@ class Trial:
 
     @classmethod
     def of_module(cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: ByHand) -> Trial:
-        """Every function of a target that is still there after its initializer ran."""
+        """A trial of every function of a target that stays loaded after its initializer ran."""
         functions = target.functions(target.lasting_text, unique=True, preambles=False)
         sites = [Site(symbol.name, module=target.module) for symbol in functions]
         return cls._aimed(layout, name, made_for, by_hand, sites)
@@ -82,13 +85,13 @@ class Trial:
 
     @property
     def missed(self) -> list[Aim]:
-        """Those put elsewhere."""
+        """The functions that relocation by hand misses."""
         return [aim for aim in self.aims if not aim.lands]
 
     def counts(self) -> dict[str, int]:
-        """How many functions there are and how many are missed, and of these what stands where the probe is put.
+        """The number of functions, the number missed, and the number missed by what is at the computed address.
 
-        `missed_by_symbol` counts those that the kernel's own kallsyms puts elsewhere than the ELF file does.
+        `missed_by_symbol` counts functions that the kernel's own kallsyms has at another address than the ELF file.
         """
         found = Counter(aim.place.value for aim in self.missed)
         return {
@@ -99,17 +102,20 @@ class Trial:
         }
 
     def carried(self) -> Carried:
-        """The bytes of symbol tables that a probe module for these functions carries each way."""
+        """The bytes of symbol tables in a probe module for these functions, by hand and by symbol."""
         architecture = self.layout.guest.architecture
         return measure(architecture, self.by_hand, [aim.site for aim in self.aims])
 
     def prove(self, kprobes: Kprobes) -> None:
-        """Really register a sample of each kind. Raises Missed unless each ends as computed.
+        """Register a sample of each kind in the guest. Raises Missed unless each probe ends up as computed.
 
-        What is put on an instruction is armed and must be seen there, by the kernel's own list and in memory, under the
-        name of the function that it hits. What is put inside an instruction must be refused. Anything else may be taken
-        or refused, but must stand where it was computed to, never where it was meant. Then the same functions by
-        symbol + offset, which must all land.
+        - A probe computed to be on an instruction is armed, and the kernel's list and memory must show it there, under
+          the name of the function that it hits.
+        - A probe computed to be inside an instruction must be refused.
+        - Any other probe may be accepted or refused. If it is accepted, it must be at the computed address.
+
+        At last a sample of the missed functions, or of all if none is missed, is registered by symbol + offset. Each of
+        these probes must land.
         """
         landing = [aim for aim in self.aims if aim.lands]
         astray = [aim for aim in self.missed if aim.place is AddressKind.INSTRUCTION]
@@ -124,7 +130,7 @@ class Trial:
         probes.prove()
 
     def _arm(self, kprobes: Kprobes, chosen: Sequence[tuple[Aim, Site]]) -> None:
-        """Register by hand; each must stand on the site that is there."""
+        """Register by hand and arm. Each probe must land on the site that is at its computed address."""
         if not chosen:
             return
         request = self.by_hand.request([aim.site for aim, _ in chosen])
@@ -133,23 +139,24 @@ class Trial:
         probes.prove()
 
     def _resolve(self, aims: Sequence[Aim]) -> None:
-        """Register by hand, unarmed: what stands there may be no instruction, or one that the kernel steps wrongly."""
+        """Register by hand without arming: there may be no instruction, or one that the kernel steps wrongly."""
         guest = self.layout.guest
-        asked = self.by_hand.request([aim.site for aim in aims], UNARMED)
-        view = probe_module.load(guest, asked.specs, asked.parameters, asked.module)
-        probe_module.unload(guest, asked.module)
+        request = self.by_hand.request([aim.site for aim in aims], UNARMED)
+        view = probe_module.load(guest, request.specs, request.parameters, request.module)
+        probe_module.unload(guest, request.module)
         wanted = guest.architecture.kprobes.mid_instruction
         for aim, report in zip(aims, view.reports, strict=True):
             if aim.place is AddressKind.MID_INSTRUCTION and report.errno != wanted:
                 raise Missed(f"{aim.site} put at {aim.address:#x}, inside an instruction: errno {report.errno}")
             if not report.errno and report.address != aim.address:
-                raise Missed(f"{aim.site} put at {aim.address:#x} stands at {report.address:#x}")
+                raise Missed(f"{aim.site} put at {aim.address:#x} was registered at {report.address:#x}")
 
     def _of(self, place: AddressKind) -> list[Aim]:
-        """A spread sample of what is put on one kind of place.
+        """A sample, evenly spread, of the aims at one kind of place.
 
-        Of instructions' insides only those that no kernel patches: x86 makes a RET and four INT3 of the jump to its
-        return thunk (apply_returns(), arch/x86/kernel/alternative.c, 6.1), so that instructions begin inside of it.
+        The inside of an instruction counts only if no kernel patches the instruction: x86 replaces the jump to its
+        return thunk by a RET and four INT3 (apply_returns(), arch/x86/kernel/alternative.c, 6.1), so that instructions
+        begin inside of the former jump.
         """
         found = [aim for aim in self.missed if aim.place is place]
         if place is AddressKind.MID_INSTRUCTION:
@@ -157,11 +164,11 @@ class Trial:
         return evenly(found, SAMPLE)
 
     def _registrable(self, aims: Sequence[Aim]) -> list[tuple[Aim, Site]]:
-        """A spread sample of aims at instructions that may be armed, and the site that each is at."""
+        """A sample, evenly spread, of aims at instructions that may be armed, each with the site at its address."""
         found = [(aim, there) for aim in evenly(aims, _CHOICE) if (there := self.places.site(aim.address))]
         return evenly([(aim, there) for aim, there in found if self.places.safe(there)], SAMPLE)
 
 
 def sample(places: Places, sites: Sequence[Site]) -> list[Site]:
-    """Some of these sites, evenly spread, without those that the kernel refuses or may step wrongly."""
+    """A sample of the sites, evenly spread, without sites that the kernel refuses or may step wrongly."""
     return evenly([site for site in evenly(sites, _CHOICE) if places.safe(site)], SAMPLE)

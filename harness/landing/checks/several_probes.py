@@ -1,4 +1,4 @@
-"""What is done to probes while they stand: taken away one by one, registered once more, disarmed and armed again."""
+"""Operations on registered probes: remove one of several, register one a second time, disable and enable."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from harness.landing import probe_module
 from harness.landing.landing import Missed
 from harness.landing.probe_run import ProbeRun
 
-# A jump goes some ticks after its probe is disabled (kprobe_optimizer(), kernel/kprobes.c, 6.1).
+# The kernel removes a jump some ticks after its probe is disabled (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 10.0
 _PARAMETERS = f"/sys/module/{probe_module.MODULE}/parameters"
 
 
 def remove(probes: ProbeRun, index: int) -> None:
-    """Unregister one of the probes, by its place among the sites; the others stay."""
+    """Unregister one of the probes, by its index among the sites; the others stay."""
     probes.guest.script(f"echo {index} >{_PARAMETERS}/remove").check()
 
 
 def expect_no_second_time(probes: ProbeRun, index: int) -> None:
-    """Raise Missed unless the kernel answers EINVAL when a probe is registered that already is."""
+    """Raise Missed unless the kernel returns EINVAL when a registered probe is registered again."""
     answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/again")
     if answer.rc == 0 or os.strerror(errno.EINVAL) not in answer.stderr:
         raise Missed(f"{probes.sites[index]} a second time: {answer.stderr.strip() or 'registered'}, not EINVAL")
 
 
 def expect_hits(probes: ProbeRun, hits: Sequence[int]) -> None:
-    """Raise Missed unless the probes were hit so often, in the order of the sites."""
+    """Raise Missed unless the probes have these numbers of hits, in the order of the sites."""
     seen = [landing.hits for landing in probes.landings]
     if seen != list(hits):
         raise Missed(f"{probes.sites[0]}: hit {seen} times, not {list(hits)}")
 
 
 def disable(probes: ProbeRun, index: int) -> None:
-    """disable_kprobe() for one of the probes, by its place among the sites. Raises Missed when the kernel refuses."""
+    """Call disable_kprobe() for one of the probes, by its index among the sites. Raises Missed if it fails."""
     _write(probes, "disable", index)
 
 
 def enable(probes: ProbeRun, index: int) -> None:
-    """enable_kprobe() for one of the probes. Raises Missed when the kernel refuses."""
+    """Call enable_kprobe() for one of the probes, by its index among the sites. Raises Missed if it fails."""
     _write(probes, "enable", index)
 
 
 def swap(probes: ProbeRun, disarmed: int, armed: int) -> None:
-    """Disable one of the probes and enable another at once. Raises Missed when the kernel refuses."""
+    """Disable one of the probes and enable another directly after it. Raises Missed if either fails."""
     answer = probes.guest.script(f"echo {disarmed},{armed} >{_PARAMETERS}/swap")
     if answer.rc:
         raise Missed(f"{probes.sites[disarmed]} disabled, {probes.sites[armed]} enabled: {answer.stderr.strip()}")
 
 
 def expect_not_enabled(probes: ProbeRun, index: int) -> None:
-    """Raise Missed unless the kernel answers EINVAL when a probe is enabled."""
+    """Raise Missed unless the kernel returns EINVAL when a probe is enabled."""
     answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/enable")
     if answer.rc == 0 or os.strerror(errno.EINVAL) not in answer.stderr:
         raise Missed(f"{probes.sites[index]}: {answer.stderr.strip() or 'enabled'}, not EINVAL")
 
 
 def expect_silent(probes: ProbeRun) -> None:
-    """Raise Missed unless each was registered at its address, disabled, and never hit, and memory is as before."""
+    """Raise Missed unless each probe is at its address, disabled and never hit, and memory is as before."""
     _demand_disarmed(probes)
     for site, address, report in zip(probes.sites, probes.addresses, probes.reports, strict=True):
         if (report.errno, report.address, report.hits) != (0, address, 0):
-            raise Missed(f"{site}: {report}, not registered at {address:#x} and silent")
+            raise Missed(f"{site}: {report}, not registered at {address:#x} without hits")
 
 
 def expect_disarmed(probes: ProbeRun) -> None:
-    """Raise Missed unless all are listed as disabled, and memory is as before, now or in some ticks."""
+    """Raise Missed unless all probes are listed as disabled, and memory is as before, now or within 10 s."""
     deadline = Deadline.after(_SECONDS)
     probes.look_again()
     while not deadline.expired and any(window.before != window.during for window in probes.windows):
@@ -82,7 +82,7 @@ def _demand_disarmed(probes: ProbeRun) -> None:
         if not flags or any("[DISABLED]" not in each for each in flags):
             raise Missed(f"{site}: listed with {flags}, not as disabled")
         if window.before != window.during:
-            raise Missed(f"{site}: disabled, and {window.before.hex()} became {window.during.hex()}")
+            raise Missed(f"{site}: disabled, but {window.before.hex()} became {window.during.hex()}")
 
 
 def _write(probes: ProbeRun, parameter: str, index: int) -> None:

@@ -1,4 +1,4 @@
-"""What a probe module carries of symbol tables, each way: compiled for the guest's architecture, and measured."""
+"""Measures the symbol tables in a probe module, by hand and by symbol, compiled for the guest's architecture."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from harness.landing.by_hand import ByHand
 from harness.landing.site import Site
 
 _COMPILE_S = 120.0
-# What systemtap 0.6 compiled into every probe module (struct _stp_symbol, runtime/sym.h): the whole kernel's symbols,
-# whatever is probed, and for each probe the distance from its base.
+# Systemtap 0.6 compiled into every probe module the symbols of the whole kernel (struct _stp_symbol, runtime/sym.h),
+# independent of what is probed, and for each probe the distance from its base.
 _BY_HAND = """
 static const struct { unsigned long addr; const char *symbol; } symbols[] __attribute__((used)) = { %s };
 """
 _BY_HAND_SITES = """
 static const unsigned long sites[] __attribute__((used)) = { %s };
 """
-# What a struct kprobe is found by: its symbol_name and its offset.
+# The kernel finds the address of a struct kprobe from its symbol_name and its offset.
 _BY_SYMBOL = """
 static const struct { const char *symbol_name; unsigned int offset; } sites[] __attribute__((used)) = { %s };
 """
 
 
 class Carried(NamedTuple):
-    """Bytes in a loaded probe module.
+    """Sizes in a loaded probe module, in bytes.
 
-    `table` is what relocation by hand carries whatever is probed; `by_hand` is that and every function's site;
-    `by_symbol` every function's site by symbol + offset.
+    `table` is the symbol table that relocation by hand needs, independent of what is probed. `by_hand` is that table
+    and a site for every function. `by_symbol` is a site for every function, as symbol + offset.
     """
 
     table: int
@@ -53,13 +53,13 @@ def measure(architecture: Architecture, by_hand: ByHand, sites: Iterable[Site]) 
 
 
 def _compiled(architecture: Architecture, source: str) -> int:
-    """The bytes that a source's objects and strings take in memory."""
+    """The bytes that the objects and strings of a C source take in memory."""
     with tempfile.TemporaryDirectory(prefix="pinpoint-") as directory:
         text, made = Path(directory, "table.c"), Path(directory, "table.o")
         text.write_text(source)
         compiler = f"{architecture.cross_prefix}gcc"
         ended = process.run([compiler, "-O2", "-c", "-o", made, text], deadline=Deadline.after(_COMPILE_S))
         if ended.rc:
-            raise BuildError(f"{compiler} does not compile a table of symbols: {ended.output.strip()[:200]}")
+            raise BuildError(f"{compiler} failed to compile a table of symbols: {ended.output.strip()[:200]}")
         sections = Elf.read(made).allocated
     return sum(section.size for section in sections if not section.executable)
