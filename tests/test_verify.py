@@ -190,7 +190,7 @@ def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
         (b"zzzz T f\n", ":1: not a symbol"),
         (b"0000000000001000 T f\n", "has 1 text symbols"),
         (b"", "has 0 text symbols"),
-        (b"\x7fELF\xff\xfe", "is no text"),
+        (b"\x7fELF\xff\xfe", "is not a text file"),
     ],
 )
 def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a line of source stands in a module, by its DWARF line table: section + offset, before anything is loaded."""
+"""Finds a source line in a module by its DWARF line table, as section + offset; the module need not be loaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
 from harness.landing.code.line_table import LineRow, rows
 
-# How many names an error message gives.
+# The largest number of names in an error message.
 _NAMED_AT_MOST = 6
 
 
 class SourceLocation(NamedTuple):
-    """A place in a module's file: an offset in bytes into a section, and the same as function + offset into it."""
+    """A place in a module's file, as section + offset and as function + offset, in bytes.
+
+    `into` is the offset from the start of the function.
+    """
 
     section: str
     offset: int
@@ -24,16 +27,16 @@ class SourceLocation(NamedTuple):
 
 
 def place(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
-    """Where a line of source begins: the lowest address in the one function that has code of it.
+    """Find the start of a source line: the lowest address of its code, which must be in a single function.
 
-    `file` is as much of the source's path as makes it unique; `function` is needed where code of the line is in
-    several, as that of an inlined function is. Raises PinpointError, one line: no line table, a file it does not name,
-    a line without code, a line with code in several functions.
+    `file` is the end of the source's path, long enough to be unique. `function` selects the function if code of the
+    line is in several, as is the code of an inlined function. Raises PinpointError (one line) if there is no line
+    table, if it does not name the file, if the line has no code, or if the line has code in several functions.
     """
     found = places(elf, file, line)
     chosen = [each._replace(function=function) for each in found if function in _names(elf, each)] or found
     if function and chosen is found:
-        what, mend = f"has no code in {function}", "it has in"
+        what, mend = f"has no code in {function}", "it has code in"
     elif len(chosen) > 1:
         what, mend = f"has code in {len(chosen)} functions", "name one of"
     else:
@@ -43,7 +46,7 @@ def place(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
 
 
 def places(elf: Elf, file: str, line: int) -> list[SourceLocation]:
-    """Where a line of source begins in each function that has code of it. Raises PinpointError as `place` does."""
+    """Find the start of a source line in each function that has code of it. Raises PinpointError as `place` does."""
     code = _of_file(elf, file)
     lowest: dict[tuple[str, int], SourceLocation] = {}
     for row in sorted(row for row in code if row.line == line):
@@ -53,13 +56,13 @@ def places(elf: Elf, file: str, line: int) -> list[SourceLocation]:
     if not lowest:
         near = min({row.line for row in code}, key=lambda other: abs(other - line))
         raise PinpointError(
-            f"{file}:{line} has no code", where=str(elf.path), mend=f"the nearest that has is line {near}"
+            f"{file}:{line} has no code", where=str(elf.path), mend=f"the nearest line with code is {near}"
         )
     return sorted(lowest.values())
 
 
 def line_of(source: Path, text: str) -> int:
-    """The number of the one line of a source file that has this text. Raises PinpointError for none or several."""
+    """The number of the line of a source file that has this text. Raises PinpointError unless exactly one has it."""
     found = [number for number, line in enumerate(source.read_text().splitlines(), 1) if text in line]
     if len(found) != 1:
         raise PinpointError(f"{len(found)} lines have {text!r}", where=str(source))
@@ -67,7 +70,7 @@ def line_of(source: Path, text: str) -> int:
 
 
 def _of_file(elf: Elf, file: str) -> list[LineRow]:
-    """The rows of the one source file whose path ends in `file`."""
+    """The rows of the source file whose path ends in `file`; exactly one must match."""
     wanted = PurePosixPath(file).parts
     paths = {row.file for row in rows(elf)}
     matching = sorted(path for path in paths if PurePosixPath(path).parts[-len(wanted) :] == wanted)
@@ -83,7 +86,7 @@ def _of_file(elf: Elf, file: str) -> list[LineRow]:
 
 
 def _enclosing(elf: Elf, section: str, offset: int) -> Sequence[Symbol]:
-    """The functions, aliases of each other, that have a place of a section."""
+    """The functions at an offset into a section; if there are several, they are aliases."""
     return [
         symbol
         for symbol in elf.symbols

@@ -1,4 +1,4 @@
-"""Functions of an ELF file: selected, compared between two kernels, and the kernel's kprobe blacklist."""
+"""Selects functions of an ELF file, compares the functions of two kernels, and reads the kprobe blacklist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.guest.guest import Guest
 _Any = TypeVar("_Any")
 
 BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
-# Symbols before a function (objtool --prefix, since 6.2; clang's kernel CFI). The kernel refuses a probe there.
+# Symbols that precede a function (objtool --prefix, since 6.2; clang's kernel CFI). The kernel refuses a probe there.
 PREAMBLES = ("__cfi_", "__pfx_")
 
 
@@ -29,9 +29,9 @@ def select(
 ) -> list[Symbol]:
     """Select functions of an ELF file, in the order of its symbol table.
 
-    `sections` restricts them to these sections; None allows any. `unique` drops every function whose name another
-    function of the file has, in any section: symbol + offset cannot distinguish them. `preambles=False` drops the
-    symbols before a function (PREAMBLES), `empty=False` those of size 0.
+    `sections` restricts them to these sections; None allows any. `unique` drops every function whose name occurs twice
+    in the file, in any section, because symbol + offset cannot distinguish them. `preambles=False` drops the symbols
+    that precede a function (PREAMBLES), `empty=False` the functions of size 0.
     """
     found = [each for each in elf.symbols if each.kind == "func" and (preambles or not each.name.startswith(PREAMBLES))]
     named = Counter(symbol.name for symbol in found)
@@ -58,7 +58,7 @@ def unique_functions(elf: Elf) -> Sequence[Symbol]:
 
 
 def moved(kernel: Elf, other: Path) -> list[Symbol]:
-    """Functions of `kernel` that, among those both kernels have, follow another function than in `other`."""
+    """Functions of `kernel` that follow a different function in `other`; only functions of both kernels count."""
     here, there = unique_functions(kernel), unique_functions(Elf.kept(other))
     shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
     follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
@@ -67,13 +67,13 @@ def moved(kernel: Elf, other: Path) -> list[Symbol]:
 
 
 def evenly(found: Sequence[_Any], count: int) -> list[_Any]:
-    """At most so many of them, evenly spread."""
+    """At most `count` of the elements, evenly spread."""
     taken = min(count, len(found))
     return [found[index * len(found) // taken] for index in range(taken)]
 
 
 def blacklist(guest: Guest) -> list[tuple[int, int]]:
-    """The address ranges that the kernel refuses to probe: `START-END NAME` a line (kernel/kprobes.c, 6.1)."""
+    """The address ranges that the kernel refuses to probe, from lines `START-END NAME` (kernel/kprobes.c, 6.1)."""
     return list(_ranges(guest.read_text(BLACKLIST).splitlines()))
 
 

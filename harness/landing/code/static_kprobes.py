@@ -1,4 +1,4 @@
-"""Sites that a module will probe: the kprobes initialized in its data, by symbol name and offset."""
+"""Finds the sites that a module will probe: kprobes with symbol name and offset that are initialized in its data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from harness.core.elf import Elf, Relocation
 from harness.landing.site import Site
 
-# struct kprobe (include/linux/kprobes.h, 2.6.30 to 6.12): hlist, list, nmissed and addr, then symbol_name and offset.
+# Words before symbol_name and offset in struct kprobe: hlist, list, nmissed, addr (include/linux/kprobes.h, 2.6.30 to
+# 6.12).
 _WORDS_BEFORE = 6
 _WORDS = _WORDS_BEFORE + 2
 _OFFSET_BYTES = 4
@@ -16,11 +17,11 @@ _DATA = re.compile(r"\.data(?!\.\.percpu)")
 
 
 def sites(elf: Elf) -> list[Site]:
-    """The sites of what looks like a kprobe that is initialized data with a symbol's name in it.
+    """The sites of objects in a module's data that look like a kprobe initialized with a symbol name.
 
-    Relocations and the sizes of symbols decide: a pointer to a name stands where struct kprobe has it, in an object
-    that is large enough, behind words that nothing initializes. It is a hint, no more. A module that fills its kprobes
-    in when it is loaded means more than this shows, and a structure of another type can look the same.
+    Relocations and symbol sizes decide: the object is large enough, a pointer to a name is at the offset of
+    symbol_name, and the words before it are not initialized. The result is only a hint. It lacks kprobes that the
+    module fills in at run time, and it can include a structure of another type that looks the same.
     """
     names = [name for name in elf.sections if _DATA.match(name) and name not in elf.duplicated]
     return [site for name in names for site in _in_section(elf, name)]
@@ -54,7 +55,7 @@ def _site(name: str, offset: int) -> Site:
 
 
 def _string(elf: Elf, pointer: Relocation) -> str:
-    """The identifier a pointer points at, "" when that is no identifier."""
+    """The identifier that a pointer points to; "" if it points to no identifier."""
     section = elf.sections.get(pointer.symbol.section)
     place = pointer.symbol.address + pointer.addend
     if section is None or section.executable or not 0 <= place < section.size:
