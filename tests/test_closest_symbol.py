@@ -115,20 +115,20 @@ def test_an_entry_past_its_landing_pad_is_listed_there() -> None:
         kernel=KernelSymbolOffset("first", 0),
     )
     assert padded.complaint == ""
-    assert replace(padded, listed=KernelSymbolOffset("first", 0)).complaint == "the list calls it something else"
+    assert replace(padded, listed=KernelSymbolOffset("first", 0)).complaint == "kprobes/list has another symbol for it"
 
 
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"kernel": KernelSymbolOffset("alpha", 0x14)}, "the ELF files and the kernel know other symbols"),
-        ({"elf": None}, "the ELF files and the kernel know other symbols"),
-        ({"by_symbol": report(0, 84)}, "registered one way, refused the other"),
-        ({"by_address": report(0, 22), "by_symbol": report(0, 84)}, "or for another reason"),
-        ({"by_symbol": report(0x1018)}, "not registered where it was asked for"),
-        ({"by_address": report(0x1018), "by_symbol": report(0x1018)}, "not registered where it was asked for"),
-        ({"listed": None}, "the list calls it something else"),
-        ({"listed": KernelSymbolOffset("second", 8)}, "the list calls it something else"),
+        ({"kernel": KernelSymbolOffset("alpha", 0x14)}, "the ELF files and the kernel find different symbols"),
+        ({"elf": None}, "the ELF files and the kernel find different symbols"),
+        ({"by_symbol": report(0, 84)}, "the kernel returned different errnos"),
+        ({"by_address": report(0, 22), "by_symbol": report(0, 84)}, "the kernel returned different errnos"),
+        ({"by_symbol": report(0x1018)}, "not registered at the requested place"),
+        ({"by_address": report(0x1018), "by_symbol": report(0x1018)}, "not registered at the requested place"),
+        ({"listed": None}, "kprobes/list has another symbol for it"),
+        ({"listed": KernelSymbolOffset("second", 8)}, "kprobes/list has another symbol for it"),
     ],
 )
 def test_each_disagreement_is_a_complaint(wrong: dict[str, object], complaint: str) -> None:
