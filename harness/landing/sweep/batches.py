@@ -20,24 +20,24 @@ from harness.landing.sweep.sweep_module import Batch, SweepModule
 from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.witness import Statement, Window
 
-# What a batch may take at most: so much, and so much for each of its sites. Under emulation on a busy host a site of
-# the stock x86_64 kernel took 0.045 s to arm and 0.03 s to remove.
+# The time limit of a batch: a fixed part, and a part for each site. Under emulation on a busy host a site of the stock
+# x86_64 kernel took 0.045 s to arm and 0.03 s to remove.
 _BATCH_SECONDS = 30.0
 _SITE_SECONDS = 0.15
-# Bytes watched at each site: no patch on any architecture of the table is longer than 5.
+# Bytes watched at each site; no patch of any architecture is longer than 5.
 _WATCHED = 8
 _PAGE = 4096
 
 
 class Death(NamedTuple):
-    """A site that killed a guest, and the documented defect of the kernel that it died of, "" when there is none."""
+    """A site that killed a guest, and the documented kernel defect that is the reason; "" if there is none."""
 
     site: Site
     reason: str
 
 
 class Refusal(NamedTuple):
-    """A site that the kernel refused: its errno, positive, and the documented reason, "" when there is none."""
+    """A site that the kernel refused, the errno (positive), and the documented reason; "" if there is none."""
 
     site: Site
     errno: int
@@ -46,9 +46,10 @@ class Refusal(NamedTuple):
 
 @dataclass
 class SweepResult:
-    """What became of some sites. `seconds` is all that sweeping them took, of the host's clock.
+    """The results of sweeping some sites.
 
-    `missed` are landings with a complaint; `deadly` are the sites that killed a guest.
+    `seconds` is the time that the sweep took by the host's clock. `missed` holds the landings with a complaint,
+    `deadly` the sites that killed a guest.
     """
 
     landed: int = 0
@@ -60,17 +61,17 @@ class SweepResult:
 
     @property
     def sites(self) -> int:
-        """How many sites have been tried."""
+        """The number of sites that were tried."""
         return self.landed + len(self.missed) + len(self.refused) + len(self.deadly)
 
     @property
     def per_second(self) -> float:
-        """Sites a second of the host's clock."""
+        """Sites per second of the host's clock."""
         return self.sites / self.seconds if self.seconds else 0.0
 
     @property
     def unexplained(self) -> list[str]:
-        """A line for each site that did not land and has no documented reason."""
+        """One line for each site that did not land and has no documented reason."""
         return [
             *(f"{refusal.site}: refused with errno {refusal.errno}" for refusal in self.refused if not refusal.reason),
             *(f"{landing.site}: {landing.complaint}" for landing in self.missed),
@@ -78,7 +79,7 @@ class SweepResult:
         ]
 
     def add(self, other: SweepResult) -> None:
-        """Take in what became of more sites."""
+        """Add the results of more sites."""
         self.landed += other.landed
         self.missed += other.missed
         self.refused += other.refused
@@ -87,7 +88,7 @@ class SweepResult:
         self.seconds += other.seconds
 
     def prove(self) -> None:
-        """Raise Missed unless every site landed or was refused for a documented reason; one table with it."""
+        """Raise Missed, with one witness table, unless every site landed or has a documented reason."""
         strange = self.unexplained
         if not strange:
             return
@@ -97,10 +98,11 @@ class SweepResult:
 
 
 class Sweep:
-    """Sweeps one guest. `armed` puts breakpoints in place and reads them from outside; without, nothing is patched.
+    """Sweeps one guest.
 
-    Nobody runs what is `idle`: it is armed in the running guest even where kprobes have defects. `wrong` are those
-    sites of the batch under way that the kernel would step wrongly, and its defect.
+    With `armed`, breakpoints are written and read from outside; without it, nothing is patched. `idle` is set if
+    nothing runs the sites; they are then armed in the running guest even if the architecture's kprobes have defects.
+    `wrong` maps the sites of the present batch that the kernel would step wrongly to the defect.
     """
 
     def __init__(
@@ -117,22 +119,22 @@ class Sweep:
         self._traits = self.guest.architecture.kprobes
 
     def batch(self, sites: Sequence[Site]) -> SweepResult:
-        """Sweep these sites in one go. Raises GuestError, GuestLost or DeadlineExceeded when the guest dies of it."""
+        """Sweep these sites as one batch. Raises GuestError, GuestLost or DeadlineExceeded if the guest dies of it."""
         began = time.monotonic()
         deadline = self.guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
         swept = SweepResult()
         addresses = [self.layout.address(site) for site in sites]
         for site, address, (report, statements) in zip(
-            sites, addresses, self._say(sites, addresses, deadline), strict=True
+            sites, addresses, self._sweep(sites, addresses, deadline), strict=True
         ):
             self._judge(swept, Landing(site, statements, report.hits, self.layout.meaning), report, address)
         swept.seconds = time.monotonic() - began
         return swept
 
-    def _say(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
-        """Yield the witnesses' statements about each site.
+    def _sweep(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
+        """Register the sites and yield the witnesses' statements on each.
 
-        Where kprobes have defects, breakpoints are in place only while nothing runs but what puts them there.
+        If the architecture's kprobes have defects, breakpoints exist only while nothing runs except the sweep module.
         """
         if not self.armed:
             return self._resolved(sites, addresses, deadline)
@@ -159,7 +161,7 @@ class Sweep:
             yield report, (witness.reported(report), listed, witness.elf(address))
 
     def _held(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
-        """Armed while nothing else runs: the list can only be read afterwards, when the probes are disabled."""
+        """Arm the sites while nothing else runs; the list is read after that, when the probes are disabled."""
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
@@ -190,8 +192,9 @@ class Sweep:
     ) -> tuple[Statement, ...]:
         outside = witness.outside(window, address, self._traits)
         if address in self.module.standing and window.patch_at(address, self._traits):
-            # Memory shows nothing of a second probe on one site: on parisc __kretprobe_trampoline has the kernel's own.
-            outside = Statement("outside", address, "a probe stood there before")
+            # Memory does not change for a second probe on a site. On parisc the kernel has a probe of its own on
+            # __kretprobe_trampoline.
+            outside = Statement("outside", address, "a probe was there before")
         return (
             witness.reported(early),
             listed,
@@ -205,7 +208,7 @@ _SiteStatements = tuple[SiteReport, tuple[Statement, ...]]
 
 
 def _spans(addresses: Sequence[int]) -> list[tuple[int, int]]:
-    """What is watched of each, in no page but its own."""
+    """The memory to watch at each address, cut off at the end of its page."""
     return [(address, min(_WATCHED, _PAGE - address % _PAGE)) for address in addresses]
 
 
@@ -215,13 +218,13 @@ def _demand_gone(removed: Batch) -> None:
 
 
 def _enabled(listed: Statement) -> Statement:
-    """An armed probe that is listed as disabled has no breakpoint."""
+    """The `listed` statement of an armed probe; it contradicts if the probe is listed as disabled."""
     return replace(listed, contradicts=listed.contradicts or "[DISABLED]" in listed.detail)
 
 
 def _restored(outside: Statement, window: Window) -> Statement:
-    """Bytes that are not what they were before must not be left behind."""
+    """The `outside` statement; it contradicts if the bytes after removal differ from those before registration."""
     if window.restored:
         return outside
-    left = f"{outside.detail}; {window.before.hex()} came back as {window.after.hex()}"
+    left = f"{outside.detail}; after removal memory has {window.after.hex()}, not {window.before.hex()}"
     return replace(outside, detail=left, contradicts=True)
