@@ -1,4 +1,4 @@
-"""The address of data by its symbol: from the ELF files, from the kernel, and from the module itself."""
+"""The address of a data symbol: from the ELF files, from the kernel, and from the module that defines it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _PER_CPU_END = "__per_cpu_end"
 
 @dataclass(frozen=True)
 class Datum:
-    """A variable, or the `size` bytes of it from `offset` on.
+    """A variable, or `size` bytes of it from `offset` on.
 
-    `module` defines it, empty for vmlinux; with `cpu` it is a per-CPU variable and that CPU's copy of it is meant.
+    `module` is the module that defines it, empty for vmlinux. `cpu` is set for a per-CPU variable and selects the copy
+    of that CPU.
     """
 
     symbol: str
@@ -36,7 +37,7 @@ class Datum:
 
 
 def elf_of(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
-    """The ELF file and the symbol that a datum names. Raises GuestError when it is not exactly one."""
+    """The ELF file and the symbol that a datum names. Raises GuestError unless exactly one symbol has the name."""
     elf = layout.targets[datum.module].elf if datum.module else layout.kernel
     found = elf.named(datum.symbol)
     if len(found) != 1:
@@ -45,13 +46,16 @@ def elf_of(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
 
 
 def by_elf(layout: Layout, datum: Datum) -> int:
-    """Section + offset for a module, linked address + slide for vmlinux; of a per-CPU variable its offset pointer."""
+    """The address from the ELF file: section + offset in a module, link address + slide in vmlinux.
+
+    For a per-CPU variable this is its per-CPU pointer, to which the kernel adds the offset of a CPU.
+    """
     elf, symbol = elf_of(layout, datum)
     return _loaded(layout, datum, elf, symbol) + datum.offset
 
 
 def by_text_base(layout: Layout, datum: Datum) -> int:
-    """A module's datum as the 2008 letter forbids it: the text's address + the distance in the file."""
+    """The address of a module's datum, computed as the 2008 letter forbids: text address + distance in the file."""
     elf, symbol = elf_of(layout, datum)
     loaded = layout.targets[datum.module].sections
     text = lowest_text(elf, loaded)
@@ -60,7 +64,10 @@ def by_text_base(layout: Layout, datum: Datum) -> int:
 
 
 def by_next_symbol(layout: Layout, datum: Datum) -> int:
-    """Where the symbol after the datum's own in its section is: for a mutant. Past the section's last, its end."""
+    """The address of the next symbol in the datum's section, or of the section's end after its last symbol.
+
+    A mutant uses it.
+    """
     elf, symbol = elf_of(layout, datum)
     behind = [other for other in elf.symbols if other.section == symbol.section and other.address > symbol.address]
     section = elf.sections[symbol.section]
@@ -77,7 +84,7 @@ def _loaded(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
 
 
 def _is_offset(elf: Elf, symbol: Symbol) -> bool:
-    """True for a per-CPU variable of a kernel that links these from zero (x86_64 with SMP): it does not slide."""
+    """True for a per-CPU variable if the kernel links per-CPU data at zero (x86_64 with SMP); it does not slide."""
     bounds = [elf.named(name) for name in ("__per_cpu_start", "__per_cpu_end")]
     if not all(bounds):
         return False
@@ -86,10 +93,11 @@ def _is_offset(elf: Elf, symbol: Symbol) -> bool:
 
 
 def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
-    """A symbol of a section that sysfs does not list, out of a pointer to it that the module loader has relocated.
+    """The address of a symbol whose section sysfs does not list, read from a pointer that the module loader relocated.
 
-    With SMP a module's per-CPU section is no part of the module: layout_and_allocate() (kernel/module/main.c, 6.1)
-    takes SHF_ALLOC from it, and add_sect_attrs() passes it over. The target has a pointer, named like its word.
+    With SMP a module's per-CPU section is not part of the loaded module: layout_and_allocate() (kernel/module/main.c,
+    6.1) clears its SHF_ALLOC, and add_sect_attrs() skips it. The target has a pointer to each such word; its name has
+    `_place` where the name of the word has `_word`.
     """
     pointer = elf.named(datum.symbol.replace("_word", "_place"))
     if len(pointer) != 1:
@@ -100,7 +108,10 @@ def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
 
 @readable("/proc/kallsyms")
 def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
-    """What /proc/kallsyms lists: data only with KALLSYMS_ALL, a module's as well (is_core_symbol(), 6.1)."""
+    """The address in /proc/kallsyms.
+
+    It lists data only with KALLSYMS_ALL, a module's data too (is_core_symbol(), 6.1).
+    """
     owner = f"[{datum.module}]" if datum.module else ""
     found = layout.guest.run("grep", "-w", "-F", datum.symbol, "/proc/kallsyms").stdout.splitlines()
     split = ([*line.split(), ""] for line in found)
@@ -113,8 +124,8 @@ def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
 def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOffset | None) -> Statement:
     """The datum's address if the kernel finds its symbol closest to `address` (sprint_symbol()).
 
-    It needs data in kallsyms: without, the kernel calls a module's data by its last function, however far below
-    (find_kallsyms_symbol(), kernel/module/kallsyms.c, 6.1).
+    This needs data symbols in kallsyms. Without them, the kernel names a module's data by the module's last function,
+    at any distance below it (find_kallsyms_symbol(), kernel/module/kallsyms.c, 6.1).
     """
     if shown is None or not layout.guest.traits.data_symbols:
         return Statement("closest", None, f"the kernel calls it {shown}")
@@ -128,10 +139,11 @@ def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOf
 
 
 def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> bool:
-    """True when the kernel names an address by the linker's mark of the end of its own per-CPU data.
+    """True if the kernel names an address by the linker's end mark of the kernel's own per-CPU data.
 
-    Where that data is linked among all other data (seen on x86_64, 7.3), the first module's per-CPU data begins at that
-    very address, and a name of vmlinux comes before one of a module (kallsyms_lookup_buildid(), kernel/kallsyms.c).
+    If the kernel links per-CPU data among its other data (seen on x86_64, 7.3), the first module's per-CPU data begins
+    exactly at this mark, and a name in vmlinux takes precedence over one in a module (kallsyms_lookup_buildid(),
+    kernel/kallsyms.c).
     """
     marks = layout.kernel.named(_PER_CPU_END)
     return (shown.name, shown.offset, shown.module) == (_PER_CPU_END, 0, "") and any(
@@ -141,18 +153,21 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
 
 @readable("the parameter of a module")
 def by_module(layout: Layout, datum: Datum) -> Statement:
-    """The target's own address of the datum, from its parameter `data`."""
+    """The address that the target itself has for the datum, from its parameter `data`."""
     if not datum.module:
         return Statement("module", None, "vmlinux has no such parameter")
     listing = layout.guest.read_text(f"/sys/module/{datum.module}/parameters/data")
     places = dict(line.split() for line in listing.splitlines())
     if datum.symbol not in places:
-        return Statement("module", None, "not among its words")
+        return Statement("module", None, "not listed in the target's parameter `data`")
     return Statement("module", int(places[datum.symbol], 16) + datum.offset)
 
 
 class Shifts(NamedTuple):
-    """Of `variables` that two kernels have by one name, so many stand elsewhere from `_stext`, from `_sdata`."""
+    """How many variables that two kernels both have are at another distance from a base in the other kernel.
+
+    `variables` counts the variables, `from_text` those at another distance from `_stext`, `from_data` from `_sdata`.
+    """
 
     variables: int
     from_text: int
@@ -160,7 +175,7 @@ class Shifts(NamedTuple):
 
 
 def shifts(kernel: Elf, other: Elf) -> Shifts:
-    """What relocation by hand would miss with offsets made for the other kernel."""
+    """Count the variables that relocation by hand would miss with offsets made for the other kernel."""
     here, there = _variables(kernel), _variables(other)
     shared = here.keys() & there.keys()
     missed = []
@@ -171,7 +186,7 @@ def shifts(kernel: Elf, other: Elf) -> Shifts:
 
 
 def _variables(kernel: Elf) -> dict[str, int]:
-    """The addresses of variables whose names occur once, but per-CPU ones, which no slide moves."""
+    """The addresses of variables whose names occur once, without per-CPU variables, which do not slide."""
     data = {name for name, each in kernel.sections.items() if each.allocated and not each.executable}
     named = Counter(symbol.name for symbol in kernel.symbols)
     return {
