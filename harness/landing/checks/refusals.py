@@ -31,7 +31,7 @@ def expect_other_build_refused(kprobes: Kprobes, made: Sequence[PrecompiledSite]
     `meant` holds the same sites in the loaded build. Raises Missed, with the witness table, if the probes are
     registered instead of refused.
     """
-    # Section and offset stay those of the other build; symbol and offset of the loaded build name where it must land.
+    # `section` and `place` stay those of the other build. `symbol` and `offset` name where the probe must land.
     stale = [replace(old, symbol=site.symbol, offset=site.offset) for old, site in zip(made, meant, strict=True)]
     try:
         probes = kprobes.on(*stale, relocation=by_section)
