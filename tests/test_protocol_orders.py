@@ -58,7 +58,7 @@ def test_a_schedule_replays_from_its_line(steps: list[ScheduleStep]) -> None:
 
 @pytest.mark.parametrize("word", ["opens", "3.open", "1.open", "2.", "two.open", "0.open"])
 def test_a_word_that_is_no_step_is_named(word: str) -> None:
-    with pytest.raises(UsageError, match=f"{word!r} is no step"):
+    with pytest.raises(UsageError, match=f"{word!r} is not a step"):
         parse(f"open {word}")
 
 
