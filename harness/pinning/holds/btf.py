@@ -1,7 +1,7 @@
-"""BTF of one function, made by hand for a module: enough for BPF to attach to it.
+"""Makes BTF for a single function of a module, which is enough for BPF to attach to it.
 
-A module's BTF counts on from the kernel's own: its first type follows the last of vmlinux, and so do its strings (split
-BTF, kernel/bpf/btf.c, 6.1).
+A module's BTF continues the numbering of vmlinux: its first type follows the last type of vmlinux, and its strings
+follow the strings of vmlinux (split BTF, kernel/bpf/btf.c, 6.1).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _VOID = 0
 
 @dataclass(frozen=True)
 class Base:
-    """What vmlinux has: so many types, so many bytes of strings."""
+    """The BTF of vmlinux: the number of its types, and the bytes of its strings."""
 
     types: int
     strings: int
 
     @property
     def function(self) -> int:
-        """The number of the function among all types: its prototype comes first, behind the last of vmlinux."""
+        """The type id of the function; its prototype has the id before, which is the first after vmlinux."""
         return self.types + 2
 
 
 def with_btf(elf: Elf, base: Base) -> bytes:
-    """`pinpoint_pins` with BTF for `void pinpoint_traced(void)`, in the section that it has for that."""
+    """`pinpoint_pins` with BTF for `void pinpoint_traced(void)` in its placeholder section."""
     made = one_function(base, elf.struct_order)
     section = elf.sections[_PLACEHOLDER]
     if section.size != len(made):
@@ -49,7 +49,7 @@ def with_btf(elf: Elf, base: Base) -> bytes:
 
 
 def one_function(base: Base, order: str) -> bytes:
-    """Header, prototype, function, the function's name."""
+    """BTF that consists of a header, a prototype, a function and the function's name."""
     prototype = struct.pack(f"{order}III", 0, _FUNC_PROTO << 24, _VOID)
     function = struct.pack(f"{order}III", base.strings, _FUNC << 24 | _GLOBAL, base.types + 1)
     types, strings = prototype + function, f"{FUNCTION}\0".encode()
