@@ -1,4 +1,4 @@
-"""A probe module stopped inside of its initializer, and with it the loader that is in the system call."""
+"""Holds a module in a state: in its initializer, in its removal, or loaded in many copies."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _SECONDS = 60.0
 
 @contextmanager
 def stopped(loader: Loader, gate: str) -> Iterator[None]:
-    """While the block runs, the initializer that this loader came to stands at a gate; no other may follow it.
+    """Hold the probe's initializer at a gate while the block runs; no later gate may be set.
 
-    The probe logs it in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. If the block fails, the
-    loader has ended when the error is raised. Raises DeadlineExceeded when the gate is never reached.
+    The loader waits in the system call meanwhile. The probe prints the gate in the kernel's log
+    (probes/pinned/gates.c), so that nothing is guessed. If the block fails, the loader has ended when the error is
+    raised. Raises DeadlineExceeded if the gate is never reached.
     """
     guest = loader.guest
     guest.console.await_line([f"{PROBE}: at {gate}"], guest.budget(_SECONDS), since=loader.began)
@@ -39,7 +40,7 @@ HOLDER = "pinpoint_holder"
 
 
 def delete(guest: Guest, module: str, *, force: bool = False) -> str:
-    """delete_module(2) without waiting: empty when the module is gone, else the errno's name."""
+    """Call delete_module(2) without waiting. Returns the errno's name, empty if the module was removed."""
     result = guest.run(guest.program(HOLDER), "force" if force else "delete", module)
     line = LoaderLine.parsed(result.stdout.strip())
     return "" if line.word == "did" else line.fields["errno"]
@@ -50,9 +51,10 @@ _SECONDS = 60.0
 
 @contextmanager
 def going(guest: Guest) -> Iterator[None]:
-    """`pinpoint_pins` loaded and being removed; its exit waits at a gate (probes/pinned/gates.c) while the block runs.
+    """Load `pinpoint_pins` and begin to remove it; its exit function waits at a gate while the block runs.
 
-    The gate logs it in the kernel's log, so that nothing is guessed. Raises GuestError when the removal then fails.
+    The gate is printed in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. Raises GuestError if
+    the removal fails after the block.
     """
     deadline = guest.budget(_SECONDS)
     since = guest.console.position
@@ -68,22 +70,22 @@ def going(guest: Guest) -> Iterator[None]:
         raise GuestError(f"{TARGET} was not removed: status {status}", where=guest.name)
 
 
-# A load takes an emulated parisc a tenth of a second, and a debugging kernel as long.
+# The time limit for each load. It takes a tenth of a second on an emulated parisc, and as long on a debugging kernel.
 _SECONDS_EACH = 2.0
 
 
 @contextmanager
 def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
-    """So many copies of an image's module, loaded while the block runs; gives their names (probes/loader/copies.c).
+    """Load `count` copies of an image's module while the block runs; yields their names (probes/loader/copies.c).
 
-    Raises GuestError when one cannot be loaded, or removed afterwards.
+    Raises GuestError if one cannot be loaded, or cannot be removed after the block.
     """
     deadline = guest.budget(count * _SECONDS_EACH)
     argv = (guest.program(HOLDER), "copies", guest.ship(module), module, str(count))
     with guest.talk(*argv) as dialogue:
         line = dialogue.line(deadline)
         if line != f"did hold {module} copies={count}":
-            raise GuestError(f"{count} copies of {module} cannot be loaded: {line}", where=guest.name)
+            raise GuestError(f"{count} copies of {module} could not be loaded: {line}", where=guest.name)
         try:
             yield [f"{module[:-3]}{number:03}" for number in range(count)]
         finally:
@@ -91,4 +93,4 @@ def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
             dialogue.say("go", deadline)
             removed = dialogue.line(guest.budget(count * _SECONDS_EACH))
     if removed != f"did close {module}":
-        raise GuestError(f"copies of {module} are not removed: {removed}", where=guest.name)
+        raise GuestError(f"copies of {module} could not be removed: {removed}", where=guest.name)
