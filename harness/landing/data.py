@@ -164,9 +164,10 @@ def by_module(layout: Layout, datum: Datum) -> Statement:
 
 
 class Shifts(NamedTuple):
-    """How many variables that two kernels both have are at another distance from a base in the other kernel.
+    """Counts of variables that two kernels have in common.
 
-    `variables` counts the variables, `from_text` those at another distance from `_stext`, `from_data` from `_sdata`.
+    `variables` counts all of them, `from_text` those whose distance from `_stext` differs between the kernels,
+    `from_data` those whose distance from `_sdata` differs.
     """
 
     variables: int

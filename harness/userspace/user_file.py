@@ -134,7 +134,7 @@ class UserFile:
         return [site.at(offset) for offset in inside(self._coded, self.symbol(site), self.decoder)]
 
     def decodable_inside(self, symbol: str) -> Site:
-        """An offset inside an instruction of a function at which an instruction can be decoded, if there is such one.
+        """A site inside an instruction of a function whose bytes can be decoded as an instruction, if there is any.
 
         The kernel refuses an offset, on a boundary or not, if its bytes are no instruction or one that the kernel
         cannot step. If no offset can be decoded, the first offset inside an instruction is returned.

@@ -114,7 +114,7 @@ class Trial:
         - A probe computed to be inside an instruction must be refused.
         - Any other probe may be accepted or refused. If it is accepted, it must be at the computed address.
 
-        At last a sample of the missed functions, or of all if none is missed, is registered by symbol + offset. Each of
+        Finally a sample of the missed functions, or of all if none is missed, is registered by symbol + offset. Each of
         these probes must land.
         """
         landing = [aim for aim in self.aims if aim.lands]

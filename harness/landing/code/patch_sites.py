@@ -35,7 +35,7 @@ class Range(NamedTuple):
 
 
 class PatchSites:
-    """The bytes of one ELF file that may differ in memory; `known` is false if the file has no tables of them."""
+    """The bytes of one ELF file that may differ in memory; `known` is false if the file lacks the patch tables."""
 
     def __init__(self, found: Mapping[str, Sequence[Range]], *, known: bool) -> None:
         self.known = known
@@ -88,7 +88,7 @@ class FtraceSites:
 
 @lru_cache(maxsize=32)
 def ftrace_sites(elf: Elf) -> FtraceSites:
-    """The ftrace sites of a vmlinux or a module; none if it has no table of them.
+    """The ftrace sites of a vmlinux or a module; none if the file has no ftrace table.
 
     Raises PinpointError if the tables are damaged.
     """

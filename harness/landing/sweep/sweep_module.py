@@ -87,7 +87,7 @@ class Spent:
 
 
 class SweepModule:
-    """The sweep module in one guest; the caller must unload it, because the guest may be dead by then."""
+    """The sweep module in one guest. The caller loads and unloads it, since a dead guest cannot unload anything."""
 
     def __init__(self, guest: Guest, parameters: Sequence[str] = ()) -> None:
         self.guest = guest

@@ -42,7 +42,7 @@ class Depth(Enum):
     """How much of a kernel is swept."""
 
     SAMPLE = "sample"
-    """Functions spread over the kernel are resolved, and fewer of them are armed."""
+    """A sample of the kernel's functions is resolved, and a smaller sample is armed."""
     KERNEL = "kernel"
     """Every function is resolved; every function of a small kernel, but only a sample of a large one, is armed."""
     ALL = "all"

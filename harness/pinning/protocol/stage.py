@@ -32,7 +32,7 @@ _STATE = (
 
 
 class GuestStage:
-    """The stage of one schedule; it loads the target at first, and removes all modules and loaders at last."""
+    """The stage of one schedule; entering it loads the target, leaving it ends all loaders and removes all modules."""
 
     def __init__(self, loading: Loaders) -> None:
         self._guest = loading.guest
