@@ -178,7 +178,7 @@ def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
 
 
 def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
-    with pytest.raises(BootError, match=r"in time\n  \(the console said nothing\)"):
+    with pytest.raises(BootError, match=r"in time\n  \(the console is empty\)"):
         pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
 
 

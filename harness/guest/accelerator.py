@@ -28,10 +28,10 @@ _PACKAGES = {
     "qemu-system-hppa": "qemu-system-misc",
 }
 _SINGING = "sings"
-# QEMU's own seccomp filter, set on every QEMU that we start: no child process, no other privileges, no obsolete
-# system calls.
+# QEMU's own seccomp filter, set on every QEMU that Pinpoint starts: no child processes, no change of privileges, no
+# obsolete system calls.
 CONFINED = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-# The version in Debian 12. Older versions lack options that we start guests with, or are untested.
+# The version in Debian 12. Older versions lack options of our command lines, or are untested.
 _OLDEST = (7, 2)
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
 
@@ -129,13 +129,13 @@ def _remembered(architecture: Architecture, name: str, version: str) -> str:
     A failure under emulation is not cached: no other accelerator is left, and the host's load may be the cause.
     """
     canary = CANARIES[architecture.name]
-    asked = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
-    answer = paths.cache() / "canary" / asked[:20]
+    key = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
+    answer = paths.cache() / "canary" / key[:20]
     if answer.exists():
-        said = answer.read_text()
+        recorded = answer.read_text()
         # An empty file is no answer: a machine that lost power leaves one.
-        if said:
-            return "" if said == _SINGING else said
+        if recorded:
+            return "" if recorded == _SINGING else recorded
     complaint = _sing(architecture, name, canary)
     if name == KVM or not complaint:
         files.write_text(answer, complaint or _SINGING)
