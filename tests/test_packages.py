@@ -416,4 +416,4 @@ def test_apts_complaint_is_one_line() -> None:
     output = "Reading...\nW: old\nE: Failed to fetch x  Could not resolve\nE: Some index files failed\n"
     assert complaint(output) == "Failed to fetch x  Could not resolve"
     assert complaint("gone\n") == "gone"
-    assert complaint("") == "no word from apt"
+    assert complaint("") == "apt printed nothing"

@@ -27,7 +27,7 @@ _FETCH_S = 1800.0
 
 @dataclass(frozen=True)
 class Source:
-    """One kernel source tree, whether or not it has been unpacked yet.
+    """One kernel source tree, which may not be unpacked yet.
 
     `version` and `sha256` are the package's. `patches` are the files applied to the tree, in order. `tree` is its
     directory.
