@@ -30,7 +30,7 @@ class Translation(Enum):
     QEMU = "qemu"
     """QEMU walks the guest's own page tables (gva2gpa)."""
     PARISC_TABLES = "parisc-tables"
-    """The kernel fills the TLB, so QEMU has no tables: Pinpoint walks swapper_pg_dir (asm/pgtable.h of parisc, 6.1)."""
+    """The TLB is software-managed: Pinpoint walks swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
 
 
 class CallForm(Enum):
@@ -81,7 +81,7 @@ class KprobeTraits:
       (arch/*/include/asm/ptrace.h).
     - `registers`: the parser of the output of `info registers` of QEMU's monitor.
     - `uprobe_breakpoint`: the bytes that a uprobe writes (UPROBE_SWBP_INSN); empty if the kernel has no uprobes.
-    - `uprobe_mid_instruction`: the errno for a uprobe at an unaligned offset inside an instruction; 0 if the kernel
+    - `uprobe_mid_instruction`: the errno for a uprobe at an odd offset inside an instruction; 0 if the kernel
       accepts it.
     - `entry_landing_pad`: an instruction at a function's entry that a probe on `symbol+0` is moved past (x86 ENDBR64,
       arch_adjust_kprobe_addr()).

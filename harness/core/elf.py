@@ -81,12 +81,12 @@ class Elf:
 
     @property
     def byte_order(self) -> Literal["little", "big"]:
-        """Return the byte order as int.from_bytes() takes it."""
+        """The byte order as an argument of int.from_bytes()."""
         return self._layout.byteorder
 
     @property
     def struct_order(self) -> str:
-        """Return the byte order as the first character of a struct format: `<` or `>`."""
+        """The byte order as the first character of a struct format: `<` or `>`."""
         return self._layout.order
 
     @cached_property
@@ -108,7 +108,7 @@ class Elf:
         return found
 
     def modinfo_value(self, key: str) -> str:
-        """Return the first value of a key of `.modinfo`, "" when it has none."""
+        """Return the first value of a key of `.modinfo`; "" if there is none."""
         return next(iter(self.modinfo.get(key, ())), "")
 
     @classmethod

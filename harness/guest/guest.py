@@ -202,9 +202,9 @@ class Guest:
         self.heart = Heartbeat(self._emulator, self._link, registers, self._over)
 
     def forget_run(self, deadline: Deadline) -> None:
-        """Make init erase this run's keys, end every process and wait for a new provisioning line, ready to be frozen.
+        """Make init erase this run's keys, end every process and wait for a new provisioning line.
 
-        Raises GuestLost when the guest does not answer, DeadlineExceeded.
+        The guest can be frozen afterwards. Raises GuestLost when it does not answer, DeadlineExceeded.
         """
         before = self.console.position
         with suppress(GuestLost):  # init ends the connection too.

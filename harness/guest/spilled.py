@@ -52,7 +52,7 @@ class Spilled:
             os.ftruncate(self._handle, 0)
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """Yield the bytes between two positions from `begin` to `end`, in pieces."""
+        """Yield the bytes between two kept positions, in pieces."""
         while start < end:
             piece = os.pread(self._handle, min(_CHUNK, end - start), start - self.begin)
             if not piece:
