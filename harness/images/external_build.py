@@ -27,7 +27,7 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
     tree for module builds.
     """
     if image.headers is None:
-        raise HostError("has no tree for module builds", where=image.recipe.name, mend="build its image again")
+        raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
     scratch = directory / f"build-{len(list(directory.iterdir()))}"
     _lay_out(source, scratch)
     log = paths.cache() / "logs" / f"external-{image.recipe.name}.log"

@@ -49,7 +49,7 @@ def obtain(
 
 
 def check(module: Path, kernel: KernelBuild) -> None:
-    """Demand that a module is for this kernel and has the data that judges landings. Raises BuildError."""
+    """Demand that a module is for this kernel and has a build-id and DWARF lines. Raises BuildError."""
     elf, vmlinux = Elf.read(module), Elf.read(kernel.vmlinux)
     release = elf.modinfo_value("vermagic").partition(" ")[0]
     if (elf.machine, elf.word_bytes, elf.byte_order) != (vmlinux.machine, vmlinux.word_bytes, vmlinux.byte_order):

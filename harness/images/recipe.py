@@ -67,7 +67,7 @@ class Kernel(_Table):
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
         if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
-            raise ValueError(f"compiler {self.compiler!r} is not in a suite: name one such as gcc-14, and a suite")
+            raise ValueError(f"compiler {self.compiler!r} needs a suite and a name such as gcc-14")
         if self.suite and self.source == "tree":
             raise ValueError("a tree of your own has no suite")
         if self.suite and not _SUITE.fullmatch(self.suite):

@@ -85,7 +85,7 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 
 
 def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> bytes:
-    """Return an ELF around a flat Image; the symbols mark only the borders of its code sections."""
+    """Return an ELF around a flat Image; of its sections, the symbols give only the borders of code."""
     base = symbols.base
     # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data and has
     # no symbol without CONFIG_KALLSYMS_ALL.
