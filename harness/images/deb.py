@@ -34,9 +34,9 @@ def unpack(deb: Path, into: Path) -> None:
             watchdog.cancel()
             stop(tar)
         complaints.seek(0)
-        told = complaints.read().decode(errors="replace").strip().splitlines()
+        messages = complaints.read().decode(errors="replace").strip().splitlines()
         if rc:
-            raise HostError(f"cannot unpack: {told[0] if told else rc}", where=deb.name, mend="run again")
+            raise HostError(f"cannot unpack: {messages[0] if messages else rc}", where=deb.name, mend="run again")
 
 
 def member(debs: Sequence[Path], names: Collection[str]) -> bytes:
@@ -53,7 +53,7 @@ def member(debs: Sequence[Path], names: Collection[str]) -> bytes:
         except tarfile.TarError as error:
             raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
     listed, where = " or ".join(names), ", ".join(deb.name for deb in debs)
-    raise HostError(f"there is no {listed} in it", where=where, mend="has Debian moved it elsewhere?")
+    raise HostError(f"has no file {listed}", where=where, mend="has Debian moved it elsewhere?")
 
 
 @contextmanager

@@ -29,8 +29,8 @@ _IMAGE = "linux-image-"
 # Newer Debian kernels divide an image into these packages of the same release; 6.18 has the first, 7.3 all of them.
 _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 _FETCHING = 900.0
-_ROOMS = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
-_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _ROOMS))
+_MODULES = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
+_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:
     source = next(iter((tree / "usr/src").glob("linux-headers-*-common")), None)
     objects = tree / "usr/src" / f"linux-headers-{release}"
     if source is None or not objects.is_dir():
-        raise BuildError("the header packages are not laid out as known", where=release, mend="see kernel.package")
+        raise BuildError("the header packages have an unknown layout", where=release, mend="see kernel.package")
     return source, objects
 
 

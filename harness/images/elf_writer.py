@@ -143,7 +143,7 @@ def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
     count, names_index = fields[12], fields[13]
     sections = _sections(elf, form)
     if any(section.type == _SHT_SYMTAB for section in sections):
-        raise BuildError("the kernel has a symbol table already", mend="use it as it is")
+        raise BuildError("the kernel already has a symbol table", mend="use it as it is")
     old = sections[names_index]
     names = _Strings(elf[old.offset : old.offset + old.size])
     table, strings, first_global = _symbol_table(symbols, sections, form)

@@ -53,8 +53,8 @@ def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0)
         cwd=paths.PROJECT,
     )
     if child.rc:
-        told = (child.output.strip().splitlines() or ["no word"])[-1]
-        raise BuildError(f"no symbols recovered: {told}", where=kernel.name, mend="is it built with CONFIG_KALLSYMS?")
+        reason = (child.output.strip().splitlines() or ["no output"])[-1]
+        raise BuildError(f"no symbols recovered: {reason}", where=kernel.name, mend="is it built with CONFIG_KALLSYMS?")
     base, *lines = scratch.read_text().splitlines()
     split = (line.split(" ", 2) for line in lines)
     return Kallsyms(int(base, 16), tuple(Recovered(int(address, 16), letter, name) for address, letter, name in split))

@@ -147,9 +147,9 @@ def _demand_clean_tree(log: Path, start: int) -> None:
     found = _NOT_CLEAN.search(_text(log, start))
     if found:
         raise RecipeError(
-            "the kernel source was built in, and make takes only a clean one",
+            "the kernel source contains build results, and make needs a clean tree",
             where=found["tree"].strip(),
-            mend=f"run `{found['command']}` there, which removes what was built and .config",
+            mend=f"run `{found['command']}` there, which removes the build results and .config",
         )
 
 

@@ -111,9 +111,9 @@ def pack(root: Path, archive: Path) -> None:
             watchdog.cancel()
             stop(child)
         complaints.seek(0)
-        told = " ".join(complaints.read().decode(errors="replace").split())
+        messages = " ".join(complaints.read().decode(errors="replace").split())
     if rc:
-        raise HostError(f"cpio failed: {told or rc}", where=str(archive), mend="run again")
+        raise HostError(f"cpio failed: {messages or rc}", where=str(archive), mend="run again")
 
 
 def _normalise(path: Path, *, private: bool) -> None:

@@ -41,7 +41,7 @@ _THROUGH_LOADER = (
     '#!/bin/sh\nd=${{0%/*}}/..\nexec "$d/lib/{loader}" --library-path "$d/lib" "$d/root/{program}"{words} "$@"\n'
 )
 # Debian's modpost and objtool start a program named argv[0] plus a suffix for the target: argv[0] must not change.
-_BESIDE = """#!/bin/sh
+_IN_PLACE = """#!/bin/sh
 d=${{0%/*}}
 l="$d/{up}/{libraries}"
 exec "$l/{loader}" --argv0 "$0" --library-path "$l" "$d/{program}" "$@"
@@ -103,10 +103,10 @@ def wrap(tree: Path, package: str, suite: str, host_packages: Packages, deadline
         libraries.keep_libraries()
     for program in programs:
         up = "/".join([".."] * (len(program.relative_to(tree).parts) - 1)) or "."
-        beside = program.with_name(f".{program.name}")
-        program.rename(beside)
-        words = {"up": up, "loader": libraries.loader, "program": beside.name, "libraries": _LIBRARIES}
-        _write(program, _BESIDE.format(**words))
+        renamed = program.with_name(f".{program.name}")
+        program.rename(renamed)
+        words = {"up": up, "loader": libraries.loader, "program": renamed.name, "libraries": _LIBRARIES}
+        _write(program, _IN_PLACE.format(**words))
     return len(programs)
 
 
@@ -172,14 +172,14 @@ class _Tree:
             kept = self._entry / _FILES / place / path.relative_to(source)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, kept)
-            self._needed |= set(self._asked_for(kept))
+            self._needed |= set(self._libraries_of(kept))
 
     def needs(self, file: Path) -> bool:
         """Return True for a program with a dynamic loader, and mark its libraries to be kept."""
         if file.is_symlink() or not file.is_file():
             return False
         before, self.loader = self.loader, ""
-        needed = set(self._asked_for(file))
+        needed = set(self._libraries_of(file))
         found, self.loader = bool(self.loader), self.loader or before
         self._needed |= needed if found else set()
         return found
@@ -195,10 +195,10 @@ class _Tree:
                 if file is None:
                     raise BuildError(f"no library {name} in the packages", mend="has Debian moved it elsewhere?")
                 shutil.copy(file, libraries / name)
-                self._needed |= set(self._asked_for(libraries / name))
+                self._needed |= set(self._libraries_of(libraries / name))
         return sum(1 for _ in libraries.iterdir())
 
-    def _asked_for(self, file: Path) -> Iterator[str]:
+    def _libraries_of(self, file: Path) -> Iterator[str]:
         """Yield the libraries that an ELF file for this host's architecture needs; nothing for any other file."""
         with file.open("rb") as stream:
             try:
