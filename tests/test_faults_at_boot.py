@@ -99,7 +99,7 @@ def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, m
     monkeypatch.setenv("PATH", str(fakes))
     faults = {
         "x86_64-debian": ("QEMU exits at once", "HANG,", "QEMU does not start: qemu: not today"),
-        "parisc": ("QEMU says nothing", "HANG,", "QEMU does not answer: it said nothing"),
+        "parisc": ("QEMU says nothing", "HANG,", "QEMU does not answer: it printed nothing"),
         "arm64-debian": ("QEMU killed at boot", "HANG,", "QEMU was killed by signal 9"),
         "x86_64-fsections": ("QEMU absent", "HANG, 'parisc'", "install the package qemu-system-misc"),
         "x86_64-ibt": ("QEMU too old", "HANG, 'x86_64'", "qemu-system-x86_64 is version 5.2; install 7.2 or newer"),

@@ -61,8 +61,8 @@ def test_canary_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    sing = accelerator._sing
-    monkeypatch.setattr(accelerator, "_sing", lambda *given: (asked.append(given), sing(*given))[1])
+    sing = accelerator._run_canary
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *given: (asked.append(given), sing(*given))[1])
     for _ in range(2):
         choose(ARCHITECTURES["arm64"], TCG)
     assert len(asked) == 1
@@ -72,16 +72,16 @@ def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_failed_emulation_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "a busy host")
     with pytest.raises(HostError, match="a busy host"):
         choose(ARCHITECTURES["arm64"], TCG)
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "")
     assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "a busy host")
     assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
     # KVM that runs nothing costs one canary until the host boots again.
     assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "")
     assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
 
 
@@ -178,7 +178,7 @@ def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
 
 
 def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
-    with pytest.raises(BootError, match=r"in time\n  \(the console said nothing\)"):
+    with pytest.raises(BootError, match=r"in time\n  \(the console is empty\)"):
         pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
 
 

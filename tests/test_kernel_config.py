@@ -64,7 +64,7 @@ def test_a_line_that_is_no_option_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_an_option_asked_for_twice_in_one_fragment(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"bad\.config:2: CONFIG_NET is asked for twice; remove this or line 1"):
+    with pytest.raises(RecipeError, match=r"bad\.config:2: CONFIG_NET is set twice; remove this or line 1"):
         kernel_config.read_fragment(fragment(tmp_path, "bad", "CONFIG_NET=y\nCONFIG_NET=m\n"))
 
 
@@ -106,11 +106,11 @@ def test_wishes_that_came_true_pass(tmp_path: Path, source: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "result", "fate"),
     [
-        ("CONFIG_TULIP=y", {"CONFIG_TULIP": "m"}, "CONFIG_TULIP=y was asked for, but it is m in the result"),
-        ("CONFIG_NET=n", {"CONFIG_NET": "y"}, "CONFIG_NET=n was asked for, but it is y in the result"),
-        ("CONFIG_NET=y", {}, "CONFIG_NET=y was asked for, but it is off in the result"),
+        ("CONFIG_TULIP=y", {"CONFIG_TULIP": "m"}, "CONFIG_TULIP=y was requested, but it is m in the result"),
+        ("CONFIG_NET=n", {"CONFIG_NET": "y"}, "CONFIG_NET=n was requested, but it is y in the result"),
+        ("CONFIG_NET=y", {}, "CONFIG_NET=y was requested, but it is off in the result"),
         ("CONFIG_KPROBES=y", {}, "it is off in the result: it depends on MODULES and HAVE_KPROBES"),
-        ("CONFIG_KPROBE=y", {}, "CONFIG_KPROBE=y was asked for, but linux has no such option"),
+        ("CONFIG_KPROBE=y", {}, "CONFIG_KPROBE=y was requested, but linux has no such option"),
     ],
 )
 def test_an_option_that_kconfig_changed_is_reported_with_its_value(

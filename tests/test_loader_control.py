@@ -98,7 +98,7 @@ def test_a_dialogue_line_by_line(server: Server) -> None:
 
 def test_silence_is_reported_without_waiting(server: Server) -> None:
     with talk(server, "read word; echo $word") as dialogue:
-        with pytest.raises(DeadlineExceeded, match="said nothing in time"):
+        with pytest.raises(DeadlineExceeded, match="printed nothing in time"):
             dialogue.line(Deadline.after(0.2))
         dialogue.say("late", soon())
         assert dialogue.line(soon()) == "late"

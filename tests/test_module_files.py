@@ -63,7 +63,7 @@ def test_half_an_archive_is_one_line(tmp_path: Path, place: Path, pack: object) 
 
 def test_a_pipe_does_not_hold_us(tmp_path: Path, place: Path) -> None:
     os.mkfifo(tmp_path / "a.ko")
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         private_copy(tmp_path / "a.ko", place)
 
 

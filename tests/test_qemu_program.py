@@ -100,7 +100,7 @@ def test_a_suite_that_is_too_old_is_one_line(tmp_path: Path, build_context: Buil
 
 @pytest.mark.parametrize("need", ["11", "> 11", ">= eleven", ">= 11.1.3"])
 def test_a_need_that_is_none_is_one_line(tmp_path: Path, need: str) -> None:
-    with pytest.raises(RecipeError, match="is not a need such as") as caught:
+    with pytest.raises(RecipeError, match="is not a version such as") as caught:
         recipe(tmp_path, need)
     assert "\n" not in str(caught.value)
 

@@ -126,7 +126,7 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(step: ProgressStep) -> No
 
 
 def test_a_package_that_is_no_kernel_source(step: ProgressStep) -> None:
-    with pytest.raises(HostError, match="linux holds 2 source tarballs, not one"):
+    with pytest.raises(HostError, match="linux has 2 source tarballs, not one"):
         unpack(sources.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
 
 
@@ -160,8 +160,8 @@ def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_
 
 def test_a_tree_of_ones_own_that_is_none_or_is_to_be_patched(tmp_path: Path) -> None:
     packages = cast(Packages, TarballPackages())
-    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.tree is .*, which is no kernel source"):
+    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.tree is .*, which is not a kernel source"):
         sources.of_recipe(own_tree(tmp_path), packages)
     (tmp_path / "Kbuild").write_text("")
-    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.patches for a tree of your own; apply them there"):
+    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.patches is set for a tree of your own; apply them there"):
         sources.of_recipe(own_tree(tmp_path, patches=["text-main"]), packages)

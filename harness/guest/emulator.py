@@ -1,4 +1,4 @@
-"""One QEMU process and what ties it to us: console, monitor, a file it shares memory through."""
+"""One QEMU process and its connections to the harness: console, monitor, and a file for guest memory."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from harness.guest.memory import SharedFile
 from harness.guest.monitor import Monitor
 from harness.images.image import Image
 
-# More than compiles (kbuild.NICE): a kernel that comes late holds up its whole row, a slower guest only its cells.
+# A higher nice value than compiles have (kbuild.NICE): a late kernel delays its whole row, a slow guest only its cells.
 _NICE = 8
-# How long QEMU gets to end after it was told to; it has nothing to save.
+# How long QEMU may take to end after `quit`; it has nothing to save.
 _QUIT_SECONDS = 5.0
-# A UART's bytes come one by one, and each costs the socket 760 bytes: by default 278 of them fill it. What then waits,
-# QEMU 7.2 writes to its log once for each try (qemu_chr_write_buffer(), chardev/char.c), so that characters double.
+# A UART writes bytes one by one, and each takes 760 bytes of the socket buffer: 278 bytes fill a default buffer. When
+# it is full, QEMU 7.2 logs a byte at each retry (qemu_chr_write_buffer(), chardev/char.c): the log repeats characters.
 _CONSOLE_BYTES = 4 << 20
-# The forwarding in the monitor's `info usernet` (net/slirp.c): the host's port is before the guest's address.
+# The forwarded port in the monitor's `info usernet` (net/slirp.c): the host's port precedes the guest's address.
 _FORWARD = re.compile(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{qemu.SSH_PORT}\s")
 
 
 class EmulatorKilled(HostError):
-    """Something that is neither its guest nor us ended QEMU: another one may live."""
+    """Something other than the guest or the harness ended QEMU; another QEMU may survive."""
 
 
 class FrozenRefused(HostError):
-    """QEMU does not take a frozen guest."""
+    """QEMU refuses a frozen guest."""
 
 
 class Emulator:
-    """A QEMU that has started to run its guest. It dies with this process, however that ends."""
+    """A QEMU that has started to run its guest; it dies with this process in every case."""
 
     def __init__(
         self,
@@ -50,13 +50,14 @@ class Emulator:
         deadline: Deadline,
         frozen: Path | None = None,
     ) -> None:
-        """Start QEMU, with the guest that is frozen in a file if one is given.
+        """Start QEMU; with `frozen`, load the frozen guest from that file.
 
-        Raises HostError when there is none, or with its words when it ends at once; EmulatorKilled; FrozenRefused.
+        Raises HostError when QEMU is not installed, or with QEMU's messages when it ends at once; EmulatorKilled;
+        FrozenRefused.
         """
         self.name = image.recipe.name
         self.stopped = False
-        self.cpu_seconds = 0.0  # once it has stopped: what all its threads used
+        self.cpu_seconds = 0.0  # set when QEMU has stopped: the CPU time of all its threads
         self._open = contextlib.ExitStack()
         try:
             self._start(image, console_log, accelerator, frozen, deadline)
@@ -67,11 +68,11 @@ class Emulator:
     def _start(
         self, image: Image, console_log: Path, accelerator: Accelerator, frozen: Path | None, deadline: Deadline
     ) -> None:
-        """What is opened is put on the stack that `stop` closes, the latest first."""
+        """Open the connections and start QEMU; each resource goes on the stack that `stop` closes in reverse order."""
         self.shared = SharedFile.make()
         self._open.callback(self.shared.close)
-        self._said = os.memfd_create("pinpoint-qemu-stderr")
-        self._open.callback(os.close, self._said)
+        self._stderr = os.memfd_create("pinpoint-qemu-stderr")
+        self._open.callback(os.close, self._stderr)
         console, its_console = socket.socketpair()
         its_console.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CONSOLE_BYTES)
         monitor, its_monitor = socket.socketpair()
@@ -88,7 +89,9 @@ class Emulator:
             )
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
             inherited = (wiring.console, wiring.monitor, self.shared.descriptor)
-            self._child = process.spawn(self.argv, stdout=self._said, stderr=self._said, pass_fds=inherited, nice=_NICE)
+            self._child = process.spawn(
+                self.argv, stdout=self._stderr, stderr=self._stderr, pass_fds=inherited, nice=_NICE
+            )
             self._open.callback(process.stop, self._child, _QUIT_SECONDS)
             its_console.close()
             its_monitor.close()
@@ -96,7 +99,7 @@ class Emulator:
             self._open.callback(self.monitor.close)
 
     def _negotiate(self, connection: socket.socket, frozen: Path | None, deadline: Deadline) -> Monitor:
-        """Let the guest run as soon as QEMU can be heard: it answers when the machine is set up, all its files read."""
+        """Connect the monitor and let the guest run; QEMU replies once the machine is set up and all files are read."""
         try:
             monitor = Monitor(self.name, connection, deadline)
             if frozen:
@@ -105,11 +108,11 @@ class Emulator:
         except GuestLost:
             raise self._ended("QEMU does not start", HostError) from None
         except DeadlineExceeded:
-            raise HostError(f"QEMU does not answer: {self.said() or 'it said nothing'}", where=self.name) from None
+            raise HostError(f"QEMU does not answer: {self.said() or 'it printed nothing'}", where=self.name) from None
         return monitor
 
     def _take(self, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
-        """Give QEMU the frozen guest."""
+        """Load the frozen guest into QEMU."""
         try:
             state.load(monitor, frozen, deadline)
         except GuestLost:
@@ -121,8 +124,8 @@ class Emulator:
             raise FrozenRefused(what, where=str(error.filename)) from None
 
     def _ended(self, what: str, error: type[HostError]) -> HostError:
-        """Why QEMU hung up: killed, or with its own words. It closes its sockets before it has written them."""
-        return self._killed() or error(f"{what}: {self.said() or 'it said nothing'}", where=self.name)
+        """Return why QEMU closed the connection: it was killed, or its messages, which it prints after closing."""
+        return self._killed() or error(f"{what}: {self.said() or 'it printed nothing'}", where=self.name)
 
     @property
     def pid(self) -> int:
@@ -136,11 +139,11 @@ class Emulator:
 
     @property
     def killed(self) -> EmulatorKilled | None:
-        """That something which is neither its guest nor us ended QEMU; None where nothing did."""
+        """The error if something other than the guest or the harness ended QEMU; None otherwise."""
         return self._killed() if self.monitor.gone or self.status is not None else None
 
     def _killed(self) -> EmulatorKilled | None:
-        """The same of a QEMU that has hung up: it does so moments before it has ended."""
+        """Return the same for a QEMU that has closed the connection, which happens moments before it ends."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_QUIT_SECONDS)
         status = self.status
@@ -149,7 +152,7 @@ class Emulator:
         return EmulatorKilled(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
 
     def ssh_port(self) -> int:
-        """The loopback port that QEMU chose and forwards to the guest's SSH server."""
+        """Return the loopback port that QEMU chose and forwards to the guest's SSH server."""
         listing = self.monitor.hmp("info usernet")
         found = _FORWARD.search(listing)
         if found is None:
@@ -157,11 +160,11 @@ class Emulator:
         return int(found[1])
 
     def said(self) -> str:
-        """QEMU's own messages, on one line. Not after `stop`."""
-        return " ".join(os.pread(self._said, 1 << 16, 0).decode(errors="replace").split())
+        """Return QEMU's own messages on one line. Must not be called after `stop`."""
+        return " ".join(os.pread(self._stderr, 1 << 16, 0).decode(errors="replace").split())
 
     def stop(self) -> None:
-        """End QEMU, first asking it to, and let go of everything. Further calls do nothing."""
+        """End QEMU, by the monitor's `quit` if possible, and release all resources. Further calls do nothing."""
         self.stopped = True
         if self._child.poll() is None:
             self.cpu_seconds = steal_time.used(self.pid)

@@ -51,7 +51,7 @@ def _open(pid: int, kind: str) -> Iterator[tuple[str, Listener]]:
 
 
 def _address(digits: str) -> IPv4Address | IPv6Address:
-    """Return the address behind the digits: words of 32 bits, each printed as a number in the host's byte order."""
+    """Return the address for the digits: words of 32 bits, each printed as a number in the host's byte order."""
     words = bytes.fromhex(digits)
     packed = b"".join(int.from_bytes(words[at : at + 4]).to_bytes(4, sys.byteorder) for at in range(0, len(words), 4))
     return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)

@@ -33,12 +33,12 @@ def told(where: Path) -> Iterator[None]:
             raise HostError(os.strerror(error.errno), where=place, mend="check the owner of the cache") from None
         raise
     except PinpointError as error:
-        if _for_want_of_room(error, where):
+        if _caused_by_full_disk(error, where):
             raise _full(where) from None
         raise
 
 
-def _for_want_of_room(error: PinpointError, where: Path) -> bool:
+def _caused_by_full_disk(error: PinpointError, where: Path) -> bool:
     words = [str(error), *(error.last_lines() if isinstance(error, BuildError) else [])]
     if any(os.strerror(code) in line for line in words for code in _FULL):
         return True

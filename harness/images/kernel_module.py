@@ -1,4 +1,4 @@
-"""The modules of an image's own kernel by name: from its package or its tree, with all that each of them needs."""
+"""Modules of an image's packaged kernel, by name, with their dependencies."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _FETCHING = 900.0
 
 
 def obtain(name: str, image: Image, build_context: BuildContext) -> list[Path]:
-    """The files of a module of the image's kernel, by its name, in loading order; those that init loads are left out.
+    """Return the files of a module of the image's kernel and of its dependencies, in loading order.
 
-    Raises UsageError when the kernel has no such module, HostError when its package cannot be had.
+    Modules that init loads are left out. Raises UsageError when the kernel has no such module, HostError when its
+    package cannot be fetched.
     """
     recipe = image.recipe
     wanted = name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""The table of kernel mutants: the bugs of one patch, which a kernel built with it has one at a time, by number."""
+"""The table of kernel mutants: the bugs of one patch; a kernel with that patch enables one at a time, by number."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from harness.images.recipe import Recipe, part_path
 
 # The patch that adds the bugs; its table has the same name and is in the same directory.
 PATCH = "kernel-mutants"
-# The parameter on the kernel's command line, and where the booted kernel shows it (core_param(), kernel/params.c, 6.1).
+# The parameter on the kernel's command line, and its file in the booted kernel (core_param(), kernel/params.c, 6.1).
 PARAMETER = "kernel_mutant"
 IN_FORCE = f"/sys/module/kernel/parameters/{PARAMETER}"
 
-# Numbers from here on undo a fix of mainline, and from there on are rules of older kernels, which are no bugs.
+# Numbers from 101 on undo a mainline fix. Numbers from 201 on are rules of older kernels, which are not bugs.
 _PAST = 101
 _RULES = 201
 
@@ -32,10 +32,10 @@ _FILE = re.compile(r"^\+\+\+ b/(\S+)", re.MULTILINE)
 class KernelMutant(BaseModel):
     """One bug.
 
-    `claim` is what a kernel with it does not hold, `cases` are those that are run first, each as
-    `FILE.py::CASE`. It can matter on the architectures in `arch` and where a VM has the traits in `requires`;
-    `equivalent` gives, by architecture, why it cannot be seen. `past` is the mainline commit that it undoes, with the
-    version that first had it.
+    `claim` is the claim that a kernel with this bug violates; `cases` are run first, each as `FILE.py::CASE`. The bug
+    can have an effect on the architectures in `arch` if the VM has the traits in `requires`; `equivalent` maps an
+    architecture to the reason why the bug has no visible effect there. `past` is the mainline commit that the bug
+    undoes, with the first version that contains it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -53,7 +53,7 @@ class KernelMutant(BaseModel):
 
     @property
     def is_rule(self) -> bool:
-        """True for a rule of an older kernel, which rows with that rule have for all their cases."""
+        """True for a rule of an older kernel; a row with that rule has it for all cases."""
         return self.number >= _RULES
 
     @property
@@ -62,7 +62,7 @@ class KernelMutant(BaseModel):
         return _PAST <= self.number < _RULES
 
     def why_equivalent(self, recipe: Recipe) -> str:
-        """Why the bug cannot be seen on a VM, empty where it can."""
+        """Return why the bug has no visible effect on a VM; empty if it can have one."""
         if recipe.arch in self.equivalent:
             return self.equivalent[recipe.arch]
         if recipe.arch not in self.arch:
@@ -81,14 +81,14 @@ class _Table(BaseModel):
 
 
 def table(path: Path | None = None) -> list[KernelMutant]:
-    """Every bug of the patch, in the order of their numbers. Raises RecipeError: one line with file, key and mend."""
+    """Return every bug of the patch, sorted by number. Raises RecipeError, one line with file, key and mend."""
     path = path or part_path("patches", PATCH).with_suffix(".toml")
     try:
         found = _Table.model_validate(tomllib.loads(path.read_text())).mutant
     except OSError as error:
         raise RecipeError(str(error.strerror), where=path.name, mend="restore it") from None
     except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"not TOML: {error}", where=path.name, mend="mend the syntax there") from None
+        raise RecipeError(f"not TOML: {error}", where=path.name, mend="fix the syntax there") from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -97,9 +97,9 @@ def table(path: Path | None = None) -> list[KernelMutant]:
 
 
 def chosen(numbers: str) -> list[KernelMutant]:
-    """The bugs of a list as the command line has it, `3,17,101-115`; all bugs for an empty one.
+    """Return the bugs of a list from the command line, such as `3,17,101-115`; all bugs for an empty list.
 
-    Rules of older kernels are no bugs, and are not among them. Raises UsageError for what is no number of a bug.
+    Rules of older kernels are not bugs and are left out. Raises UsageError for a word that is not the number of a bug.
     """
     bugs = {mutant.number: mutant for mutant in table() if not mutant.is_rule}
     if not numbers:
@@ -108,7 +108,7 @@ def chosen(numbers: str) -> list[KernelMutant]:
     for word in numbers.split(","):
         first, _, last = word.partition("-")
         if not first.isdecimal() or not (last or first).isdecimal():
-            raise UsageError(f"{word!r} is no number of a kernel mutant", mend="write 3 or 3,17 or 101-115")
+            raise UsageError(f"{word!r} is not the number of a kernel mutant", mend="write 3 or 3,17 or 101-115")
         wanted = [number for number in range(int(first), int(last or first) + 1) if number in bugs]
         if not wanted:
             raise UsageError(
@@ -119,7 +119,7 @@ def chosen(numbers: str) -> list[KernelMutant]:
 
 
 def takes_mutants(recipe: Recipe) -> bool:
-    """True for a VM whose kernel is built with the patch, or from a tree of the user's own that has it."""
+    """Return True for a VM whose kernel is built with the patch, or from a tree of the user that has the patch."""
     if recipe.kernel.tree:
         return (paths.PROJECT / Path(recipe.kernel.tree).expanduser() / _HEADER).is_file()
     return PATCH in recipe.kernel.patches
@@ -132,7 +132,7 @@ def demand(recipe: Recipe) -> None:
 
 
 def places(patch: str) -> dict[int, set[str]]:
-    """The files of a patch that have each number."""
+    """Return the files of a patch that use each number."""
     found: defaultdict[int, set[str]] = defaultdict(set)
     parts: Sequence[str] = _FILE.split(patch)
     for name, text in zip(parts[1::2], parts[2::2], strict=True):

@@ -1,4 +1,4 @@
-"""Where this host gets Debian's packages from: read out of its own apt, or out of the environment; never edited."""
+"""Debian mirrors of this host, read from its apt configuration or the environment; neither is ever changed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from harness.core.process import run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MIRROR = "PINPOINT_MIRROR"
-# What the recipes are made for where the host is no Debian and cannot tell.
+# The release that the recipes are made for, used if the host is not Debian.
 _RELEASE = "bookworm"
 _OS_RELEASE = Path("/etc/os-release")
-_ASKING = 60.0
+_APT_SECONDS = 60.0
 _NOT_OURS = tuple(
     f"Acquire::{group}"
     for group in ("Allow", "IndexTargets", "Languages", "GzipIndexes", "CompressionTypes", "Changelogs", "cdrom")
@@ -27,19 +27,19 @@ _NOT_OURS = tuple(
 
 @dataclass(frozen=True)
 class Repository:
-    """One suite of one Debian mirror: what a line of an apt source list names."""
+    """One suite of one Debian mirror, as in a line of an apt source list."""
 
     uri: str
     suite: str
 
     def line(self, kind: str) -> str:
-        """The one-line form, `kind` being `deb` or `deb-src`; only Debian's own archive keys may sign it."""
+        """Return the line for a source list; `kind` is `deb` or `deb-src`. Only Debian's archive keys may sign it."""
         return f"{kind} [signed-by={KEYRING}] {self.uri} {self.suite} main"
 
 
 @dataclass(frozen=True)
 class HostSource:
-    """A repository in the host's own source lists; `codename` and `origin` are empty until its lists were fetched."""
+    """A repository in the host's source lists; `codename` and `origin` are empty until its lists have been fetched."""
 
     uri: str
     suite: str
@@ -48,28 +48,28 @@ class HostSource:
 
 
 def default_suites(os_release: Path = _OS_RELEASE) -> tuple[str, ...]:
-    """The host's Debian release with its updates and security suites."""
+    """Return the host's Debian release with its updates and security suites."""
     fields = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', os_release.read_text() if os_release.exists() else "", re.M))
     release = fields.get("VERSION_CODENAME", _RELEASE) if fields.get("ID") == "debian" else _RELEASE
     return suites_of(release)
 
 
 def suites_of(suite: str) -> tuple[str, ...]:
-    """A release with its updates and security suites; what is no release, `bookworm-backports` say, stands alone."""
+    """Return a release with its updates and security suites; only the suite itself for `bookworm-backports`."""
     return (suite,) if "-" in suite else (suite, f"{suite}-updates", f"{suite}-security")
 
 
 def with_release(suite: str) -> tuple[str, ...]:
-    """A suite and, for one that only extends a release, that release: its packages depend on the release's."""
+    """Return a release's suites; for a suite that extends a release, that suite and the release's suites."""
     release = suite.partition("-")[0]
     return suites_of(suite) if release == suite else (suite, *suites_of(release))
 
 
 def repositories(suites: Sequence[str]) -> list[Repository]:
-    """Where each suite comes from, in order; one that the host has no mirror for is left out, unless it is the first.
+    """Return the repository of each suite, in order, without suites that the host has no mirror for.
 
-    `PINPOINT_MIRROR` names the main archive; the security archive stands beside it, `-security` added to its path.
-    Raises HostError when there is no mirror, or no keyring to check its signatures with.
+    `PINPOINT_MIRROR` is the main archive; the security archive is at the same path with `-security` appended. Raises
+    HostError when the first suite has no mirror, or when the keyring for its signatures is missing.
     """
     if not KEYRING.exists():
         raise HostError("Debian's archive keys are missing", where=str(KEYRING), mend="install debian-archive-keyring")
@@ -84,10 +84,10 @@ def repositories(suites: Sequence[str]) -> list[Repository]:
 
 
 def place(suite: str, known: Iterable[HostSource]) -> str:
-    """The URI that serves a suite, of the host's repositories; empty when none does.
+    """Return the URI of the host's repository that serves a suite; empty if none does.
 
-    Third parties name their suites after Debian's too. Once the host has fetched lists, the origin tells; before that
-    the customary last word of the path does, and a wrong guess fails at the signature.
+    Other vendors also use Debian's suite names. Lists that the host has fetched contain the origin. Without lists, the
+    last part of the path decides by convention, and a wrong guess fails at the signature.
     """
     candidates = [source for source in known if source.origin in ("", "Debian")]
     exact = [source for source in candidates if suite in (source.suite, source.codename)]
@@ -105,14 +105,14 @@ def _of_security(suite: str) -> bool:
 
 
 def host_sources() -> list[HostSource]:
-    """The repositories with a `main` component in the host's source lists; apt itself reads them, of either format."""
+    """Return the repositories with a `main` component in the host's source lists; apt reads both list formats."""
     form = "|".join(f"$({field})" for field in ("REPO_URI", "RELEASE", "CODENAME", "ORIGIN"))
     fetched: dict[tuple[str, str], tuple[str, str]] = {}
     for line in _apt("indextargets", "--format", form).splitlines():
         if line.count("|") == 3:
             uri, suite, codename, origin = line.split("|")
             fetched[uri.rstrip("/"), suite] = (codename, origin)
-    # indextargets is silent on what was never fetched. An update that only prints what it would fetch is not.
+    # indextargets omits lists that were never fetched. An update that only prints URIs includes them.
     with tempfile.TemporaryDirectory() as empty:
         listed = _apt("update", "--print-uris", "-o", f"Dir::State::lists={empty}")
     places = dict.fromkeys(re.findall(r"^'(\S+)/dists/(\S+)/main/", listed, re.M))
@@ -120,13 +120,13 @@ def host_sources() -> list[HostSource]:
 
 
 def host_settings() -> list[str]:
-    """The host's settings on how to reach a mirror, proxies above all, as lines of an apt configuration.
+    """Return the host's settings for access to mirrors, such as proxies, as lines of an apt configuration.
 
-    Not among them: which lists to fetch and how to keep them, and any leave to do without signatures.
+    Settings of which lists to fetch and how to store them, and permissions to skip signatures, are left out.
     """
-    dumped = run(["apt-config", "dump"], deadline=Deadline.after(_ASKING), env={"LC_ALL": "C"}).output
+    dumped = run(["apt-config", "dump"], deadline=Deadline.after(_APT_SECONDS), env={"LC_ALL": "C"}).output
     return [line for line in dumped.splitlines() if line.startswith("Acquire::") and not line.startswith(_NOT_OURS)]
 
 
 def _apt(*arguments: str) -> str:
-    return run(["apt-get", *arguments], deadline=Deadline.after(_ASKING), env={"LC_ALL": "C"}).output
+    return run(["apt-get", *arguments], deadline=Deadline.after(_APT_SECONDS), env={"LC_ALL": "C"}).output

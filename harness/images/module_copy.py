@@ -1,4 +1,4 @@
-"""A private copy of somebody's module file, unpacked: what is judged is what is loaded, even if the file changes."""
+"""A private, decompressed copy of a user's module: the judged file is the loaded one even if the original changes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import zstandard
 
 from harness.core.errors import UsageError
 
-# The largest module of Debian's kernels has 9 MB, with debug information 60 MB.
+# The largest module of Debian's kernels has 9 MB, or 60 MB with debug information.
 _MOST_BYTES = 256 << 20
 _CHUNK = 1 << 20
 
 
 def private_copy(file: Path, directory: Path) -> Path:
-    """Copy a module into a directory of ours, unpacked if it is compressed by xz, zstd or gzip; gives the copy.
+    """Copy a module into a private directory and return the copy; xz, zstd and gzip files are decompressed.
 
-    Raises UsageError, one line, for what is no regular file, is too large, or does not unpack.
+    Raises UsageError, one line, for a file that is not regular, is too large, or does not decompress.
     """
     content = _unpacked(file, _content(file))
     number = len(list(directory.iterdir()))
@@ -33,7 +33,7 @@ def private_copy(file: Path, directory: Path) -> Path:
 
 
 def _content(file: Path) -> bytes:
-    """All bytes of a regular file. A FIFO or a device would keep its reader for ever."""
+    """Return all bytes of a regular file. Reading a FIFO or a device could block without end."""
     mend = "give the path of a kernel module"
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -44,9 +44,9 @@ def _content(file: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
-            raise UsageError("Is a directory without a Kbuild or Makefile", where=str(file), mend=mend)
+            raise UsageError("is a directory without a Kbuild or Makefile", where=str(file), mend=mend)
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError("is no regular file", where=str(file), mend=mend)
+            raise UsageError("is not a regular file", where=str(file), mend=mend)
         content = stream.read(_MOST_BYTES + 1)
     return _within(content, file)
 
@@ -62,7 +62,7 @@ def _unpacked(file: Path, content: bytes) -> bytes:
         if content.startswith(b"\x28\xb5\x2f\xfd"):
             with zstandard.ZstdDecompressor().stream_reader(content) as stream:
                 unpacked = _within(stream.read(_MOST_BYTES + 1), file)
-            # The size stands in the header unless the archive was made from a pipe.
+            # The header contains the size unless the archive was made from a pipe.
             size = zstandard.get_frame_parameters(content).content_size
             return _whole(unpacked, size in (zstandard.CONTENTSIZE_UNKNOWN, len(unpacked)))
     except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError, zstandard.ZstdError, MemoryError) as error:

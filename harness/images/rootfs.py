@@ -111,13 +111,13 @@ def pack(root: Path, archive: Path) -> None:
             watchdog.cancel()
             stop(child)
         complaints.seek(0)
-        told = " ".join(complaints.read().decode(errors="replace").split())
+        messages = " ".join(complaints.read().decode(errors="replace").split())
     if rc:
-        raise HostError(f"cpio failed: {told or rc}", where=str(archive), mend="run again")
+        raise HostError(f"cpio failed: {messages or rc}", where=str(archive), mend="run again")
 
 
 def _normalise(path: Path, *, private: bool) -> None:
-    """One mode and time, whatever the umask and the clock were."""
+    """Set a fixed mode and time, independent of umask and clock."""
     if not path.is_symlink():
         executable = path.is_dir() or path.stat().st_mode & 0o111
         path.chmod(0o700 if private else 0o755 if executable else 0o644)

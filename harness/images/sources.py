@@ -27,7 +27,7 @@ _FETCH_S = 1800.0
 
 @dataclass(frozen=True)
 class Source:
-    """One kernel source tree, whether or not it has been unpacked yet.
+    """One kernel source tree, which may not be unpacked yet.
 
     `version` and `sha256` are the package's. `patches` are the files applied to the tree, in order. `tree` is its
     directory.
@@ -70,9 +70,11 @@ def _given(recipe: Recipe) -> Source:
     tree = (paths.PROJECT / Path(recipe.kernel.tree).expanduser()).resolve()
     where = f"{recipe.name}.toml"
     if not (tree / "Kbuild").is_file():
-        raise RecipeError(f"kernel.tree is {tree}, which is no kernel source", where=where, mend="name its directory")
+        raise RecipeError(
+            f"kernel.tree is {tree}, which is not a kernel source", where=where, mend="name its directory"
+        )
     if recipe.kernel.patches:
-        raise RecipeError("kernel.patches for a tree of your own", where=where, mend="apply them there")
+        raise RecipeError("kernel.patches is set for a tree of your own", where=where, mend="apply them there")
     return Source(str(tree), "", _listing_digest(tree), (), tree)
 
 
@@ -96,27 +98,27 @@ def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
     if source.tree.is_dir():
         return source.tree
     plain = named(source.package, source.version, source.sha256, ())
-    _make_once(plain.tree, step, lambda beside: _unpack_package(source.package, packages, beside, step))
+    _make_once(plain.tree, step, lambda partial: _unpack_package(source.package, packages, partial, step))
     if source.patches:
-        _make_once(source.tree, step, lambda beside: _patch_copy(plain.tree, source.patches, beside, step))
+        _make_once(source.tree, step, lambda partial: _patch_copy(plain.tree, source.patches, partial, step))
     return source.tree
 
 
 def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> None:
     """Create `tree` under a temporary name in the same directory and rename it, once among all runs."""
-    beside = tree.with_name(f".{tree.name}.partial")
+    partial = tree.with_name(f".{tree.name}.partial")
     lock = tree.with_name(f".{tree.name}.lock")
     with locks.held(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.say):
         if tree.is_dir():
             return
-        if beside.exists():
-            shutil.rmtree(beside)
+        if partial.exists():
+            shutil.rmtree(partial)
         try:
-            beside.mkdir()
-            make(beside)
-            beside.rename(tree)
+            partial.mkdir()
+            make(partial)
+            partial.rename(tree)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _unpack_package(package: str, packages: Packages, into: Path, step: ProgressStep) -> None:
@@ -128,9 +130,7 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
     packages.unpack(deb, wrapping)
     tarballs = list(wrapping.glob("usr/src/*.tar.*"))
     if len(tarballs) != 1:
-        raise HostError(
-            f"{package} holds {len(tarballs)} source tarballs, not one", mend="name a linux-source-* package"
-        )
+        raise HostError(f"{package} has {len(tarballs)} source tarballs, not one", mend="name a linux-source-* package")
     options = ["--strip-components=1", "--no-same-owner"]
     _run(["tar", "-x", "-f", tarballs[0], "-C", into, *options], f"unpacking {tarballs[0].name}")
     shutil.rmtree(wrapping)
@@ -172,7 +172,7 @@ def _rejection(output: str) -> str:
             return f"{quoted[1]}: {line}" if quoted else line
         elif re.search(r"FAILED|Reversed|malformed|garbage", line):
             return f"{file}: {line}" if file else line
-    return output.strip() or "patch says nothing"
+    return output.strip() or "patch printed nothing"
 
 
 def _run(argv: Sequence[str | Path], what: str) -> None:

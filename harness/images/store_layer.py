@@ -1,4 +1,4 @@
-"""The protocols of the modules that make the parts of an image: a kernel, a userland, modules, programs."""
+"""Protocols of the modules that build the parts of an image: a kernel, a userland, modules, programs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ Product = TypeVar("Product", covariant=True)
 
 
 class StoreLayer(Protocol[Product]):
-    """A part that needs no other part. RecipeError and HostError come from both functions, BuildError from `obtain`."""
+    """A part that needs no other part. Both functions raise RecipeError and HostError, `obtain` also BuildError."""
 
     KIND: str
 
     def key_parts(self, recipe: Recipe, build_context: BuildContext) -> list[str]:
-        """Return everything that determines the part. Nothing is fetched or built."""
+        """Return every input of the part, for its store key. Nothing is fetched or built."""
 
     def obtain(self, recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Product:
-        """Return what `parts`, the result of key_parts(), determine: from the store, or built now."""
+        """Return the part with the inputs `parts`, the result of key_parts(), from the store or built now."""
 
 
 class KernelStoreLayer(Protocol[Product]):
-    """A part that is made for one kernel: the root file system with its drivers, the probe modules."""
+    """A part for one kernel: the root file system with the kernel's drivers, or the probe modules."""
 
     KIND: str
 
     def key_parts(self, recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
-        """Return everything that determines the part, the kernel's store key among it."""
+        """Return every input of the part, including the kernel's store key."""
 
     def obtain(self, recipe: Recipe, kernel: KernelBuild, build_context: BuildContext, parts: Sequence[str]) -> Product:
-        """Return what `parts`, the result of key_parts(), determine: from the store, or built now."""
+        """Return the part with the inputs `parts`, the result of key_parts(), from the store or built now."""

@@ -1,4 +1,4 @@
-"""Debian packages for a guest, with all they need, below one directory of an archive that the guest starts with."""
+"""Debian packages and their dependencies for a guest, below one directory of its initial file system."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from harness.images.image import Image
 from harness.images.packages import Packages
 
 KIND = "tools"
-# Where the guest has them: the root of a chroot.
+# The directory of the packages in the guest: the root of a chroot.
 ROOT = "/tools"
 _ARCHIVE = "tools.cpio"
 _FETCHING = 900.0
-# What no command reads. Debian's own installations of containers leave the same out.
+# Directories that no command reads. Debian's container images leave out the same ones.
 _LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
-# A guest needs the archive's size once for the archive, once for what is unpacked, and room to run in.
+# A guest needs memory for the archive, for the unpacked files, and to run.
 _COPIES, _ROOM_MIB = 2, 512
-# Packages of every release: a shell, and the awk and grep that scripts take for granted.
+# Packages that every release has: a shell, and the awk and grep that scripts expect.
 _ALWAYS = ("dash", "coreutils", "grep", "sed", "mawk")
 
 
 def with_tools(image: Image, packages: Sequence[str], build_context: BuildContext, directory: Path) -> Image:
-    """The image with an initial file system that has the packages below ROOT, and memory for them.
+    """Return the image with the packages below ROOT in its initial file system, and with enough memory for them.
 
-    `directory` gets the joined archive. Raises UsageError for an architecture or a package that Debian does not have,
-    HostError when a package cannot be had.
+    The joined archive is written to `directory`. Raises UsageError for an architecture or a package that Debian does
+    not have, HostError when a package cannot be fetched.
     """
     recipe = image.recipe
     architecture = recipe.architecture.debian
@@ -47,7 +47,7 @@ def with_tools(image: Image, packages: Sequence[str], build_context: BuildContex
     try:
         closure = source.closure(wanted, architecture)
     except RecipeError as error:
-        raise UsageError(error.what, where="--with-package", mend="give names of that release's packages") from None
+        raise UsageError(error.what, where="--with-package", mend="name packages of that release") from None
     job = _Job(wanted, architecture, source)
     parts = [architecture, *(f"{name} {closure[name]}" for name in sorted(closure)), sha256(Path(__file__))]
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
@@ -63,14 +63,14 @@ def with_tools(image: Image, packages: Sequence[str], build_context: BuildContex
 
 @dataclass(frozen=True)
 class _Job:
-    """One set of packages to be packed in a store entry."""
+    """Build of one set of packages into a store entry."""
 
     wanted: Sequence[str]
     architecture: str
     packages: Packages
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Unpack the packages into one tree, leave documentation out, pack the tree. No maintainer script is run."""
+        """Unpack the packages into one tree, remove documentation, and pack the tree; no maintainer script runs."""
         step.say(f"fetching {', '.join(self.wanted)}", 0.0)
         files = self.packages.fetch_closure(self.wanted, self.architecture, deadline=Deadline.after(_FETCHING))
         tree = entry / "tree"
@@ -95,7 +95,7 @@ class _Job:
 
 
 def _merge_usr(root: Path) -> None:
-    """/bin, /sbin and /lib* as links into /usr: packages have files in both, and no package makes the links."""
+    """Make /bin, /sbin and /lib* links into /usr: packages have files in both, and no package has the links."""
     for name in ("bin", "sbin", "lib", "lib32", "lib64"):
         old, real = root / name, root / "usr" / name
         if old.is_dir() and not old.is_symlink():
@@ -106,7 +106,7 @@ def _merge_usr(root: Path) -> None:
 
 
 def _settle_alternatives(root: Path) -> None:
-    """The names that maintainer scripts would make. The loader works without its cache."""
+    """Make the links that maintainer scripts would make. The dynamic loader works without its cache."""
     for name, target in (("bin/sh", "dash"), ("usr/bin/awk", "mawk")):
         link = root / name
         if not os.path.lexists(link):
