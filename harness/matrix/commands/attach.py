@@ -20,7 +20,7 @@ _ASK_SECONDS = 60.0
 
 
 class GuestAttacher:
-    """Attaches a person to the guest of the first cell that fails; the guest stops when the person leaves."""
+    """Attaches a person to the guest of the first failed cell; the guest stops when the person leaves."""
 
     def __init__(self, way: str, clear: Callable[[], None]) -> None:
         """`clear` removes the board from the terminal."""
