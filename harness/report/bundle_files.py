@@ -93,7 +93,7 @@ class BundleFiles:
         try:
             for part in above:
                 if not stat.S_ISDIR(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode):
-                    raise NotInBundle("is behind a link")
+                    raise NotInBundle("is reached through a link")
                 below = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
                 os.close(directory)
                 directory = below

@@ -1,4 +1,4 @@
-"""The live view of the board on a terminal: one line a VM, redrawn below pytest's output."""
+"""The live view of the board on a terminal: one line for each VM, redrawn below pytest's output."""
 
 from __future__ import annotations
 

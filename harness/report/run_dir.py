@@ -81,7 +81,7 @@ class RunDirectory:
     def consoles(self, vm: str) -> list[Path]:
         """Return the console logs of a VM's row, one for each process that ran a part of it; the newest is last.
 
-        Logs of guests that a case had for itself are left out, because it may have fired crash triggers there.
+        Logs of guests that a case started for itself are left out, because it may have fired crash triggers there.
         """
         row = re.compile(rf"{re.escape(vm)}(?:\.\w+)?\.log")
         found = [log for log in (self.path / "console").glob("*.log") if row.fullmatch(log.name) and log.is_file()]

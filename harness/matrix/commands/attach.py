@@ -15,7 +15,7 @@ from harness.verdict.printk import plain
 
 SHELL, GDB = "shell", "gdb"
 WAYS = (SHELL, GDB)
-_INSTEAD = {SHELL: "; --gdb shows where its kernel stands"}
+_INSTEAD = {SHELL: "; --gdb shows where its kernel is"}
 _ASK_SECONDS = 60.0
 
 

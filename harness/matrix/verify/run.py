@@ -90,7 +90,9 @@ class Run:
             with self._timed("before"):
                 watched = stack.enter_context(Watched(self.guest, self._files, self._names))
             if not watched.watched:
-                self.notes.append("register_kprobe() is not watched: a probe that comes and goes is not seen")
+                self.notes.append(
+                    "register_kprobe() is not watched: a probe that is removed before the lists are read is not seen"
+                )
             try:
                 with self._timed("start"):
                     self.subject.start()
@@ -119,14 +121,14 @@ class Run:
         self.notes += [f"the kernel refused {call.asked or 'an address'}: {call.refusal}" for call in judgement.refused]
         if judgement.lost:
             self.notes.append(f"{judgement.lost} registrations were not recorded")
-        self.probes += [self._absent(site) for site in self._expected if not self._stands(site)]
+        self.probes += [self._absent(site) for site in self._expected if not self._is_probed(site)]
         if not self.probes:
             self.wrongs.append(
-                "no probe was registered: there is nothing to judge; give --settle SECONDS if one comes later"
+                "no probe was registered: there is nothing to judge; give --settle SECONDS if one is registered later"
             )
         self._hints(judgement)
 
-    def _stands(self, site: Site) -> bool:
+    def _is_probed(self, site: Site) -> bool:
         """Return True if a probe is at the site, whatever its owner called the site."""
         wanted = {str(site), _asked(site)}
         good = (Finding.LANDED, Finding.DISABLED, Finding.GONE)
@@ -134,7 +136,7 @@ class Run:
 
     @staticmethod
     def _absent(site: Site) -> Judged:
-        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected there, and no probe stands there")
+        return Judged(site.spec, "kprobe", Finding.MISSED, why="a probe is expected there, and there is none")
 
     def _hints(self, judgement: Judgement) -> None:
         """Add a note for each kprobe in a file's data whose registration is not known."""
