@@ -17,7 +17,7 @@ from harness.images.recipe import Recipe
 from harness.landing.site import Site
 
 _EXPECTED = re.compile(r"(?:(?P<module>\w+):)?(?P<symbol>[A-Za-z_.$][\w.$]*)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
-# Functions through which a module can register a probe after its initializer. Only modules that use one are waited for.
+# Functions with which a module can register a probe after its initializer. A module that uses one gets a longer wait.
 _LATER = re.compile(
     r"(?:queue_(?:delayed_)?work\w*|mod_delayed_work\w*|schedule_\w+|mod_timer\w*|add_timer\w*|hrtimer_start\w*"
     r"|kthread_create\w*|wake_up_process|msleep\w*|register_\w*notifier\w*|call_usermodehelper\w*|async_schedule\w*"
