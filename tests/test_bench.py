@@ -306,12 +306,12 @@ def test_vng_runs_with_the_arguments_of_its_figure(tmp_path: Path) -> None:
 
 def test_a_vng_that_cannot_be_had_is_absent_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Path:
-        raise HostError("what requirements-bench.txt names cannot be installed", where="vng.log")
+        raise HostError("the packages in requirements-bench.txt cannot be installed", where="vng.log")
 
     monkeypatch.setattr(virtme, "_program", refuse)
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1"))
     beside = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
-    assert beside == Absent("not installed: vng.log: what requirements-bench.txt names cannot be installed")
+    assert beside == Absent("not installed: vng.log: the packages in requirements-bench.txt cannot be installed")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from harness.guest.keys import RunKeys
 INIT = paths.RECIPES / "rootfs/init"
 
 
-def await_word(directory: Path, line: bytes) -> None:
+def await_provisioning(directory: Path, line: bytes) -> None:
     """Run init's own function with everything it names in a directory, and programs that only note how they are run."""
-    function = re.search(r"^await_word\(\) \{\n.*?^\}", INIT.read_text(), re.S | re.M)
+    function = re.search(r"^await_provisioning\(\) \{\n.*?^\}", INIT.read_text(), re.S | re.M)
     assert function
     for name in ("root/.ssh", "etc/dropbear", "run", "tmp", "dev"):
         (directory / name).mkdir(parents=True)
@@ -27,7 +27,7 @@ def await_word(directory: Path, line: bytes) -> None:
     placed = re.sub(r'(?<=[\s">])/(?=(?:root|etc|run|tmp|dev)/)', f"{directory}/", function[0])
     # What is left would be this host's own.
     assert not re.search(r"(?<!\w)/(root|etc|run|tmp|dev)/", placed.replace(str(directory), "here"))
-    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_word\n'
+    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_provisioning\n'
     done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=120)
     assert done.stdout.decode().splitlines() == [words.WAITING, words.READY], done.stderr
 
@@ -35,7 +35,7 @@ def await_word(directory: Path, line: bytes) -> None:
 def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
     keys = RunKeys.make()
     line = words.word(keys)
-    await_word(tmp_path, line)
+    await_provisioning(tmp_path, line)
     assert (tmp_path / "root/.ssh/authorized_keys").read_text() == f"{keys.authorized}\n"
     key = tmp_path / "etc/dropbear/dropbear_ed25519_host_key"
     assert key.read_bytes() == keys.host_key
@@ -47,7 +47,7 @@ def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
 def test_a_host_key_of_any_bytes_arrives(tmp_path: Path) -> None:
     keys = RunKeys.make()
     awkward = RunKeys(keys.client, keys.host, bytes(range(256)) + b"%s\\n'\"\n", keys.authorized)
-    await_word(tmp_path, words.word(awkward))
+    await_provisioning(tmp_path, words.word(awkward))
     assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == awkward.host_key
 
 

@@ -168,7 +168,7 @@ def test_wrong_use_is_one_line(
         ([str(tmp_path)], "has no bundle.json"),
         ([elsewhere], "cases/test_gone.py: is no case of this version of Pinpoint"),
         ([beyond], "test_outside.py: is no case of this version of Pinpoint"),
-        ([hostile], "the bundle asks for '-pevil', as no run does"),
+        ([hostile], "the bundle has an option that no run records: '-pevil'"),
         ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),

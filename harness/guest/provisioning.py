@@ -18,7 +18,7 @@ LONGEST = 4095
 
 
 def word(keys: RunKeys) -> bytes:
-    """Return one provisioning line for init's shell (vm_images/rootfs/init, await_word()).
+    """Return one provisioning line for init's shell (vm_images/rootfs/init, await_provisioning()).
 
     Its words are the authorized key, the server's key in printf's escapes, seconds since the epoch, and random numbers.
     Each line serves one guest: its random numbers come from this host, and no other guest receives them.

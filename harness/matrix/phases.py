@@ -15,9 +15,9 @@ from harness.report.time_accounts import Ledger, Spent
 
 
 class Phases:
-    """Takes the wall-clock time at each step of a run; registered as a pytest plugin.
+    """Records the wall-clock time at each step of a run; registered as a pytest plugin.
 
-    A worker only sums up what its rows spent; WorkerRun sends that to the controller.
+    A worker only sums up the time of its rows; WorkerRun sends the sum to the controller.
     """
 
     def __init__(self, config: pytest.Config, bus: Bus, began: float) -> None:
@@ -30,11 +30,11 @@ class Phases:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
-        """Collection has ended."""
+        """Record that collection has ended."""
         self._loop = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A phase of a cell or of a test has ended, with pytest-xdist in one of its workers."""
+        """Record that a phase of a cell or of a test has ended, perhaps in a worker of pytest-xdist."""
         now = time.monotonic()
         if not self._processes:
             self._first = now - report.duration
@@ -44,7 +44,7 @@ class Phases:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
-        """A worker has ended."""
+        """Add the time account of a worker that has ended."""
         self._ledger.take(xdist_worker.received_time_account(node))
 
     @property

@@ -7,7 +7,7 @@ from harness.report.relocation_table import TrialRow, Trials
 
 
 def keep(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:
-    """Record a trial. The counts of a headline are the VM's own figures: `byhand.missed`, `bysymbol.missed`, ..."""
+    """Record a trial. The counts of a headline trial are also figures of the VM: `byhand.missed`, `bysymbol.missed`."""
     sizes = {f"{way}_bytes": size for way, size in trial.carried()._asdict().items()}
     row = TrialRow(vm=vm, trial=trial.name, made_for=trial.made_for, **trial.counts(), **sizes)
     trials.add(row, headline=headline)

@@ -1,4 +1,4 @@
-"""The order in which rows begin: built images before unbuilt ones, the slowest first; and rows divided into parts."""
+"""The order in which rows begin (built images before unbuilt ones, the slowest first), and rows divided into parts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.report.durations import name_of
 
 
 def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]) -> list[str]:
-    """Return the recipes' names: built images, the longest row first by past durations, then binary kernels, then the
-    kernels to be compiled.
+    """Return the recipes' names in the order in which their rows begin.
 
-    The longest row begins first so that the run does not wait for it alone at the end.
+    Built images come first, the longest row by past durations before shorter ones, so that the run does not wait for
+    it alone at the end. Then come binary kernels, then kernels that must be compiled.
     """
 
     def place(recipe: Recipe) -> tuple[int, float]:
@@ -32,10 +32,10 @@ _UNKNOWN = 1.0
 
 
 def divided(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
-    """Return the part that each cell of a row is in: parts of about equal duration, the order kept.
+    """Divide a row into parts of about equal duration; return the index of the part for each cell, in order.
 
-    A case and its mutants stay in one part: the honest cell must know which mutants survived. `seconds` are the past
-    durations of cells, by `name_of`.
+    A case and its mutants stay in one part, because the honest cell must know which mutants survived. `seconds` are the
+    past durations of cells, by `name_of`.
     """
     cases = [list(each) for _, each in groupby(cells, key=lambda cell: cell.case)]
     weights = [sum(seconds.get(name_of(cell.case, cell.mutant), _UNKNOWN) for cell in case) for case in cases]

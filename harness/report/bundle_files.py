@@ -1,4 +1,4 @@
-"""The files of a bundle that may come from anybody: opened without following links, of bounded number and size."""
+"""The files of an untrusted bundle: opened without following links, and bounded in number and size."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path, PurePosixPath
 
 from harness.core.errors import UsageError
 
-# A bundle of ours has a description of some KiB, and a console, kallsyms and modules of some ten MiB.
+# In our own bundles the description has a few KiB; console, kallsyms and modules have some ten MiB.
 LARGEST_DESCRIPTION = 4 << 20
 _LARGEST_WHOLE = 1 << 30
 _MOST_FILES = 10_000
 _LONGEST_PATH = 1024
 _CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: a FIFO that takes the place of a file between the look and the open must not block.
+# O_NONBLOCK: the open must not block if a FIFO has replaced the file after it was examined.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class NotInBundle(Exception):
-    """A path is no regular file inside the bundle; the text says what it is."""
+    """A path is not a regular file inside the bundle; the message explains why."""
 
 
 class BundleFiles:
     """The regular files below one directory.
 
-    Every component of a path is opened relative to its parent and none may be a link, so that no path leads out of the
-    directory, whatever it contains and whatever another process does to it meanwhile.
+    Every component of a path is opened relative to its parent, and none may be a link. So no path leads out of the
+    directory, whatever it contains, and even if another process changes it at the same time.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -42,7 +42,7 @@ class BundleFiles:
         os.close(self._root)
 
     def read(self, name: str, limit: int) -> bytes:
-        """The content of a file. Raises NotInBundle, also for a file of more than `limit` bytes, and OSError."""
+        """Return the content of a file. Raises OSError, and NotInBundle, also for more than `limit` bytes."""
         with self._opened(name) as (handle, size):
             if size > limit:
                 raise NotInBundle(f"is larger than {limit >> 20} MiB")
@@ -54,7 +54,7 @@ class BundleFiles:
             return bytes(content)
 
     def demand(self, wanted: Mapping[str, str], where: str) -> None:
-        """Compare files, by path, with their SHA-256. Raises UsageError for the first that differs."""
+        """Check the SHA-256 of each file in `wanted`, by path. Raises UsageError for the first that differs."""
         if len(wanted) > _MOST_FILES:
             raise UsageError(f"names more than {_MOST_FILES} files", where=where, mend="do not trust it")
         left = _LARGEST_WHOLE
@@ -73,7 +73,7 @@ class BundleFiles:
                 raise UsageError(f"{name!r} has changed: the bundle is not whole", where=where, mend="copy it again")
 
     def _sha256(self, name: str, limit: int) -> tuple[str, int]:
-        """A file's SHA-256, in hex, and its size in bytes."""
+        """Return a file's SHA-256, in hex, and its size in bytes."""
         with self._opened(name) as (handle, size):
             if size > limit:
                 raise NotInBundle(f"makes the bundle larger than {_LARGEST_WHOLE >> 20} MiB")
@@ -87,17 +87,17 @@ class BundleFiles:
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[tuple[int, int]]:
-        """A file's descriptor and size in bytes."""
+        """Yield a file's descriptor and its size in bytes."""
         *above, last = _components(name)
         directory = os.dup(self._root)
         try:
             for part in above:
                 if not stat.S_ISDIR(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode):
-                    raise NotInBundle("is behind a link")
+                    raise NotInBundle("is reached through a link")
                 below = os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
                 os.close(directory)
                 directory = below
-            # Looked at before it is opened: to open a device can have effects.
+            # It is examined before it is opened, because opening a device can have side effects.
             if not stat.S_ISREG(os.stat(last, dir_fd=directory, follow_symlinks=False).st_mode):
                 raise NotInBundle("is no regular file")
             handle = os.open(last, _FILE, dir_fd=directory)
@@ -113,7 +113,7 @@ class BundleFiles:
 
 
 def _components(name: str) -> list[str]:
-    """The components of a path inside the bundle. Raises NotInBundle."""
+    """Return the components of a path inside the bundle. Raises NotInBundle."""
     path = PurePosixPath(name)
     if not name or len(name) > _LONGEST_PATH or not name.isprintable():
         raise NotInBundle("is no path of a bundle's file")

@@ -15,7 +15,7 @@ _SHAPE = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 
 def remember(path: Path, cells: Iterable[Cell]) -> None:
-    """Write the seconds of these cells; those of other cells are kept."""
+    """Write the seconds of these cells; the seconds of other cells stay as they are."""
     known = {vm: dict(cases) for vm, cases in of_cells(path).items()}
     for cell in cells:
         known.setdefault(cell.vm, {})[name_of(cell.case, cell.mutant)] = cell.seconds
@@ -23,7 +23,7 @@ def remember(path: Path, cells: Iterable[Cell]) -> None:
 
 
 def name_of(case: str, mutant: str) -> str:
-    """The key of a cell's seconds."""
+    """Return the key of a cell's seconds."""
     return f"{case} {mutant}".strip()
 
 
@@ -35,7 +35,7 @@ def of_rows(path: Path) -> Mapping[str, float]:
 def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
     """Return the seconds of all known cells by VM and `name_of`.
 
-    Empty when the file is missing or cannot be read: the durations only save time.
+    Empty when the file is missing or cannot be read, because durations only save time.
     """
     try:
         return _SHAPE.validate_json(path.read_bytes())

@@ -12,8 +12,8 @@ from harness.report.run_dir import RunDirectory
 class FaultResult(BaseModel):
     """How a run with a fault ended.
 
-    `verdict` is that of the affected cell, empty when no cell was affected; `status` is the run's exit status, negative
-    when a signal ended it.
+    `verdict` is the affected cell's, empty when no cell was affected. `status` is the run's exit status; it is negative
+    when a signal ended the run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +28,7 @@ class FaultResult(BaseModel):
 class Fault(BaseModel):
     """One fault: a line of `faults.jsonl`.
 
-    `vm` is empty when no guest is involved; `lost` counts cells that ended and are missing in the run's results,
+    `vm` is empty when no guest is involved. `lost` counts cells that ended but are missing in the run's results.
     `orphaned` counts processes that outlived their run.
     """
 
@@ -53,7 +53,7 @@ class Fault(BaseModel):
 
 
 class Faults:
-    """`faults.jsonl` of a run, and the figures that follow from it."""
+    """`faults.jsonl` of a run, and its figures."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self._path = directory.path / "faults.jsonl"

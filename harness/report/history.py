@@ -28,7 +28,7 @@ CREATE INDEX IF NOT EXISTS cells_by_name ON cells (cell, vm, mutant);
 class Past(NamedTuple):
     """One cell over the kept runs: its verdicts from the oldest run to the newest, and its median seconds.
 
-    `flaky` is true when runs of the same image key ended in different verdicts, skips left out.
+    `flaky` is true when runs with the same image key ended in different verdicts; skips do not count.
     """
 
     file: str
@@ -41,7 +41,7 @@ class Past(NamedTuple):
 
 
 def past(results: Path, case: str = "") -> list[Past]:
-    """The history of each cell below `results`, or only of those whose case has `case` in its name.
+    """Return the history of each cell below `results` whose case has `case` in its name.
 
     Raises HostError when the history file cannot be used.
     """
@@ -76,7 +76,7 @@ def _open(results: Path) -> Iterator[sqlite3.Connection]:
             try:
                 database.executescript(_TABLES)
             except sqlite3.DatabaseError:
-                # No database, or a damaged one. It holds nothing that the runs do not hold.
+                # It is not a database, or it is damaged. Everything in it can be read from the runs again.
                 path.unlink()
                 with closing(sqlite3.connect(path, timeout=_SECONDS)) as fresh:
                     fresh.executescript(_TABLES)

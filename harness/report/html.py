@@ -1,4 +1,4 @@
-"""The report for people: one self-contained HTML file."""
+"""The report for people, one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _TEMPLATE = "report.html.j2"
 def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
     """Write `report.html` from the run's results and figures, and return its path.
 
-    `missing` are the cells that were asked for and have no verdict.
-    Everything in it that a guest could have written is escaped and stripped of control codes.
+    `missing` are the selected cells without a verdict. Text that a guest could have written is escaped, and its control
+    codes are removed.
     """
     cells = Results(directory).read()
     pivot, figures = Pivot(cells, missing), Figures(directory)
@@ -58,12 +58,12 @@ def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
 
 
 def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any expression
-    """Strip control codes from text; Markup of the template's own stays Markup."""
+    """Strip control codes from text; the template's own Markup stays as it is."""
     return plain(value) if type(value) is str else value
 
 
 def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:
-    """The facts about a VM, from the first of its cells that had a guest."""
+    """Return the facts about a VM, from the first of its cells that had a guest."""
     for cell in pivot.cells:
         if cell.vm == vm and cell.kernel_release:
             traits = ", ".join(name for name, has in cell.traits.items() if has)
@@ -78,5 +78,5 @@ def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:
 
 
 def _anchor(*parts: str) -> str:
-    """An id for a place on the page, of letters, digits and dashes."""
+    """Return the id of a place on the page, made of letters, digits and dashes."""
     return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-")

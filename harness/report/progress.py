@@ -1,4 +1,4 @@
-"""The state of every row, gathered from the bus, as both forms of the board show it."""
+"""The state of every row, gathered from the bus, for both forms of the board."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.verdict.verdict import Verdict
 
 @dataclass(frozen=True)
 class Activity:
-    """The latest event of one step of one VM; `received` is when it came, on the monotonic clock."""
+    """The latest event of one step of one VM; `received` is its time of arrival on the monotonic clock."""
 
     event: Event
     received: float
@@ -26,7 +26,7 @@ class Activity:
         return self.event.phase in (Phase.STARTED, Phase.PROGRESS)
 
     def seconds(self, now: float) -> float:
-        """How long the step took, or has taken so far."""
+        """Return how long the step took, or has taken so far."""
         return self.event.seconds + (now - self.received if self.active else 0.0)
 
 
@@ -84,7 +84,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """A duration for people: `4.2s`, `3m07s`, `1h02m`."""
+    """Format a duration for people: `4.2s`, `3m07s`, `1h02m`."""
     if seconds < 60:
         return f"{seconds:.1f}s"
     whole = int(seconds)

@@ -1,4 +1,4 @@
-"""The trial table: relocation by hand against symbol + offset, a row a trial and VM."""
+"""The trial table compares relocation by hand with symbol + offset; it has a row for each trial and VM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.report import jsonl
 from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
-# Where a probe that misses lands after relocation by hand: the record's field, and the heading of the table.
+# Where a probe lands that misses after relocation by hand: the record's field, and the heading of the table.
 PLACES: Mapping[str, str] = {
     "instruction": "into other\ninstruction",
     "mid_instruction": "into mid-\ninstruction",
@@ -26,10 +26,10 @@ PLACES: Mapping[str, str] = {
 class TrialRow(BaseModel):
     """One trial: a line of `trials.jsonl`.
 
-    `symbols` is how many functions were tried; `missed` is how many relocation by hand puts elsewhere, followed by the
-    counts of the six kinds of place; `missed_by_symbol` is the same for symbol + offset. `table_bytes` is the size of
-    the tables that relocation by hand adds to a probe module whatever is probed, `by_hand_bytes` that and a site for
-    each symbol, `by_symbol_bytes` a site for each symbol by its name.
+    `symbols` is how many functions were tried. `missed` is how many of them relocation by hand puts elsewhere; the next
+    six fields count them by kind of place. `missed_by_symbol` is the same as `missed` for symbol + offset.
+    `table_bytes` is the size of the tables that relocation by hand adds to a probe module, whatever is probed.
+    `by_hand_bytes` is that size and a site for each symbol; `by_symbol_bytes` is a site for each symbol by its name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +52,7 @@ class TrialRow(BaseModel):
 
     @property
     def cells(self) -> list[str]:
-        """The row as the table shows it; a count of zero is a dash."""
+        """The row as printed in the table; a count of zero is a dash."""
         counts = [self.symbols, self.missed, *(getattr(self, place) for place in PLACES), self.missed_by_symbol]
         shown = [f"{count:,}" if count else "-" for count in counts]
         sizes = [self.by_hand_bytes, self.by_symbol_bytes]
@@ -69,7 +69,7 @@ NAMES = 3
 
 
 class Trials:
-    """`trials.jsonl` of a run, and the figures that follow from it."""
+    """`trials.jsonl` of a run, and its figures."""
 
     def __init__(self, directory: RunDirectory, figures: Figures) -> None:
         self._path = directory.trials
@@ -78,8 +78,8 @@ class Trials:
     def add(self, row: TrialRow, *, headline: bool) -> None:
         """Append a row, and each of its counts as a figure `byhand.<trial>.<count>`.
 
-        A headline's counts are the VM's own too: `byhand.symbols`, `byhand.missed`, `bysymbol.missed`, and so on.
-        Raises HostError.
+        The counts of a headline trial are also figures of the VM: `byhand.symbols`, `byhand.missed`,
+        `bysymbol.missed`, and so on. Raises HostError.
         """
         jsonl.append(self._path, row)
         for scope in (f"{row.trial}.", *([""] if headline else [])):
@@ -91,14 +91,14 @@ class Trials:
             self._figures.add(f"byhand.{scope}table_bytes", row.table_bytes, "bytes", vm=row.vm)
 
     def read(self) -> list[TrialRow]:
-        """Return the rows written so far, those of one VM together; VMs run in parallel."""
+        """Return the rows written so far, sorted by VM, because VMs run in parallel."""
         rows = jsonl.read(self._path, TrialRow)
         order = list(dict.fromkeys(row.vm for row in rows))
         return sorted(rows, key=lambda row: order.index(row.vm))
 
 
 def table(rows: Sequence[TrialRow]) -> Table:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Relocation by hand on trial", title_justify="left")
     for index, heading in enumerate(HEADINGS):
         made.add_column(heading, justify="left" if index < NAMES else "right", overflow="fold")

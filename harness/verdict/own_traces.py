@@ -13,11 +13,11 @@ _HEAD = re.compile(r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:)")
 _FRAME = re.compile(
     r"(?P<doubtful>\? )?(?P<function>[A-Za-z_][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[(?P<module>\w+)[^\]]*\])?"
 )
-# What stands between dump_stack()'s caller and the top of the trace (lib/dump_stack.c, arch/*/kernel, 6.1).
+# The functions between dump_stack()'s caller and the top of the trace (lib/dump_stack.c, arch/*/kernel, 6.1).
 _DUMPING = re.compile(
     r"(?:__)?(?:dump_stack\w*|show_stack\w*|dump_backtrace\w*|show_trace\w*|arch_stack_walk|walk_stackframe)$"
 )
-# What calls a probe's handler: a handler that ends in dump_stack() leaves no frame of its own.
+# The functions that call a probe's handler: a handler that ends in dump_stack() has no frame of its own.
 _CALLS_HANDLERS = re.compile(
     r"(?:aggr_pre_handler|kprobe_ftrace_handler|opt_pre_handler|optimized_callback|kprobe_int3_handler"
     r"|kprobe_(?:breakpoint_)?handler|parisc_kprobe_break_handler|__?kretprobe_trampoline_handler|pre_handler_kretprobe"
@@ -26,18 +26,18 @@ _CALLS_HANDLERS = re.compile(
 
 
 def intended(complaint: Complaint, modules: Collection[str]) -> bool:
-    """Is this nothing but backtraces that these modules asked for? Nothing else may have introduced any of them."""
+    """Return True if the complaint is only backtraces that these modules print on purpose, with no other cause."""
     if complaint.kind is not ComplaintKind.TRACE:
         return False
     traces = _traces(complaint)
     if len(complaint.lines) >= MOST_LINES:
-        # The last one was cut.
+        # The last trace was cut.
         traces = traces[:-1]
     return bool(traces) and all(_caller_is_of(trace, modules) for trace in traces)
 
 
 def _traces(complaint: Complaint) -> list[list[re.Match[str]]]:
-    """The frames of each backtrace, without doubtful ones."""
+    """Return the frames of each backtrace, without doubtful ones."""
     traces: list[list[re.Match[str]]] = []
     for line in complaint.lines:
         if _HEAD.match(line):
@@ -49,7 +49,7 @@ def _traces(complaint: Complaint) -> list[list[re.Match[str]]]:
 
 
 def _caller_is_of(trace: list[re.Match[str]], modules: Collection[str]) -> bool:
-    """Do functions that dump stand on top, and a function of the modules, or what calls handlers, below them?"""
+    """Return True if the frame below the dumping functions is of one of the modules or calls a probe's handler."""
     dumping = 0
     for frame in trace:
         if _DUMPING.match(frame["function"]) and not frame["module"]:

@@ -1,4 +1,4 @@
-"""Name addresses of a guest without a request to it: the guest may hang."""
+"""Name addresses of a guest without a request to it, because the guest may hang."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from harness.landing.target import loaded
 
 
 def namer(guest: Guest) -> Callable[[int], str]:
-    """Names addresses as function + offset, by the kernel's ELF file and those of its targets that are loaded.
+    """Return a function that formats an address as function + offset, from the ELF files of kernel and loaded targets.
 
-    An address outside of all of them stays a number, and so does each of a guest whose slide was never read.
+    An address outside of all functions stays a number. So does every address if the guest's slide was never read.
     """
     layout = Layout(guest, loaded(guest))
 

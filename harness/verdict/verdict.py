@@ -1,4 +1,4 @@
-"""The verdicts a cell can end in."""
+"""The verdicts of a cell."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NoReturn
 
 
 class Verdict(Enum):
-    """How a cell ended, from the best to the worst: if two apply, the later one is reported."""
+    """How a cell ended, from the best to the worst. If two apply, the worse is reported."""
 
     PASS = "pass"
     SKIP = "skip"
-    """A trait the VM does not have, named in the reason."""
+    """The VM lacks a trait, which the reason names."""
     KNOWN_FAIL = "known-fail"
     """A documented kernel defect, asserted to fail the documented way."""
     FAIL = "fail"
@@ -32,7 +32,7 @@ class Verdict(Enum):
         return _ORDER[self]
 
     def worse(self, other: Verdict) -> Verdict:
-        """Of this verdict and another, the worse."""
+        """Return the worse of this verdict and another."""
         return max(self, other, key=lambda verdict: verdict.severity)
 
 
@@ -43,8 +43,8 @@ _ORDER = {verdict: place for place, verdict in enumerate(Verdict)}
 def known_fail(reason: str) -> NoReturn:
     """End the cell as `known-fail`.
 
-    For a case that has just asserted the defect's symptom, so that a kernel without the defect fails it. `reason` is
-    one line that names the kernel's file and line, its version, and what is wrong there.
+    Call it after asserting the exact symptom of the defect, so that a kernel without the defect fails the case.
+    `reason` is one line that names the kernel's file and line, its version, and what is wrong there.
     """
     # Imported here: the command line reads verdicts and needs no pytest.
     import pytest

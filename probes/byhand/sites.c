@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* probe/sites.c once more, for the module that relocates by hand. */
+/* probe/sites.c, compiled again for the module that relocates by hand. */
 #include "../probe/sites.c"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_data share: the places asked about.
+ * Shared by the files of pinpoint_data: the places to read.
  */
 #ifndef PINPOINT_DATA_H
 #define PINPOINT_DATA_H
@@ -8,16 +8,16 @@
 #include <linux/dcache.h>
 #include <linux/list.h>
 
-/* More bytes than this are no variable. */
+/* The size of the largest variable that can be read, in bytes. */
 #define PINPOINT_DATA_MOST	16384
 
 /**
- * struct pinpoint_place - an address asked about
- * @node: in pinpoint_places, in the order asked for
+ * struct pinpoint_place - an address to look up and read
+ * @node: in pinpoint_places, in the order of the parameter
  * @address: as it was given
  * @size: how many bytes to read there, 0 to read none
- * @cpu: whose copy of a per-CPU variable at @address is meant, or -1
- * @spec: the words it was asked for with
+ * @cpu: the CPU whose copy of a per-CPU variable at @address is read, or -1
+ * @spec: its text in the parameter
  */
 struct pinpoint_place {
 	struct list_head node;

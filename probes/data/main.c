@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_data - what the kernel calls addresses, and the bytes it has there
+ * pinpoint_data - the kernel's names for addresses, and the bytes there
  *
  * The parameter at=ADDR/SIZE[@CPU][,...] may be given many times. With @CPU,
- * ADDR is that of a per-CPU variable and its copy of that CPU is meant.
+ * ADDR is the address of a per-CPU variable, and that CPU's copy is read.
  */
 #include <linux/cpumask.h>
 #include <linux/debugfs.h>

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /sys/kernel/debug/pinpoint_data/report: one line for each place, as it is
- * while the file is read.
+ * /sys/kernel/debug/pinpoint_data/report: one line for each place, with its state
+ * at the time of the read.
  *
  * spec=0x.../4 address=0x... bytes=50494e01 errno=0 symbol=init_uts_ns+0x0/0x1a0
  *
- * address is where the bytes were read, of a per-CPU variable the CPU's copy;
- * bytes are in memory's order; errno is positive, EFAULT where nothing is
- * mapped, and then bytes end there. symbol is what sprint_symbol() says of the address that was given,
- * and the rest of the line: "sym+0xoff/0xsize", then " [mod]" for a module's.
+ * address is where the bytes were read; for a per-CPU variable, the CPU's copy.
+ * bytes are in memory order. errno is positive, EFAULT where nothing is mapped,
+ * and then bytes end there. symbol is the rest of the line, the output of
+ * sprint_symbol() for the given address: "sym+0xoff/0xsize", then " [mod]".
  */
 #include <linux/debugfs.h>
 #include <linux/kallsyms.h>

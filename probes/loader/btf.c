@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* How many types a BTF file has: a module's own are counted on from there. */
+/* Counts the types of a BTF file; the ids of a module's types continue from there. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/btf.h>
@@ -8,7 +8,7 @@
 #include "bpf.h"
 #include "gates.h"
 
-/* What follows a type's head, in bytes (Documentation/bpf/btf.rst). */
+/* The bytes that follow a type's head (Documentation/bpf/btf.rst). */
 static size_t rest_of(const struct btf_type *type)
 {
 	size_t count = BTF_INFO_VLEN(type->info);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Lines and gates. A line goes out in one write, so that whoever reads it knows
- * that all of the step before is done, and nothing of the next.
+ * Lines and gates. A line is written in one write(2). So a reader of the line
+ * knows that the step is complete and that the next one has not begun.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -38,7 +38,7 @@ static int gated(const char *step)
 	return 0;
 }
 
-/* Byte by byte: what follows the line belongs to the next gate. */
+/* Byte by byte, because input after the line belongs to the next gate. */
 static void await_go(const char *step, const char *subject)
 {
 	char line[8];
@@ -65,11 +65,11 @@ static void say(const char *word, const char *step, const char *subject, const c
 }
 
 /**
- * gate() - stop before a step if that was asked for
+ * gate() - stop before a step if that was requested
  * @step: its name
- * @subject: what it is about, "" if it is one of its kind
+ * @subject: what the step acts on, "" if it has no subject
  *
- * Ends the program when nobody is there any more to say "go".
+ * Ends the program when standard input is closed before the line "go".
  */
 void gate(const char *step, const char *subject)
 {
@@ -90,7 +90,7 @@ void did(const char *step, const char *subject, const char *format, ...)
 	say("did", step, subject, rest);
 }
 
-/* The errno by its name: its number is another one on parisc. */
+/* The errno is printed by name, because its number differs on parisc. */
 void tell_failure(const char *step, const char *subject, int error)
 {
 	const char *name = strerrorname_np(error);

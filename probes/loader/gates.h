@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the programs that run in a guest say, and how they are stopped.
+ * The output of the programs that run in a guest, and how they are stopped.
  *
- * One line a step on standard output:
+ * One line for each step on standard output:
  *
- *	at STEP [SUBJECT]			stands before the step, waits for the line "go"
+ *	at STEP [SUBJECT]			waits before the step for the line "go"
  *	did STEP [SUBJECT] [KEY=VALUE...]	the step is done
- *	failed STEP [SUBJECT] errno=NAME	the last line; the exit status says which step
+ *	failed STEP [SUBJECT] errno=NAME	the last line; the exit status shows the step
  */
 #ifndef PINPOINT_GATES_H
 #define PINPOINT_GATES_H

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the loader must not have: a second task with the same open files. It
- * waits at the gate "betray", the loader being in its system call meanwhile,
- * and closes the tokens there, as any thread of a process could.
+ * What the loader must not have: a second task with the same open files. While
+ * the loader is in its system call, the task waits at the gate "betray". Then it
+ * closes the tokens, as any thread of a process could.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,9 +17,9 @@
 
 /**
  * start_second() - share the open files with another task
- * @betrays: it closes the tokens; otherwise it only stands there
+ * @betrays: it closes the tokens; otherwise it only waits
  *
- * With a copy of the memory, as after fork(), and the descriptors themselves.
+ * The task has a copy of the memory, as after fork(), but shares the descriptors.
  */
 void start_second(int betrays)
 {

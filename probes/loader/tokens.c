@@ -41,7 +41,7 @@ static int open_section(const char *module, const char *section)
 	return open(path, O_RDONLY | O_CLOEXEC);
 }
 
-/* One read of the whole: the file gives no second one (module_sect_read(), 5.8 and later: EINVAL). */
+/* One read of the whole: a second one gives EINVAL (module_sect_read(), 5.8 and later). */
 static int read_address(int fd, unsigned long *address)
 {
 	char text[64];
@@ -67,7 +67,7 @@ void open_tokens(void)
 	}
 }
 
-/* Zero is what kptr_restrict shows for any address: it is nobody's. */
+/* With kptr_restrict every address reads as zero, which is no module's address. */
 void read_tokens(void)
 {
 	struct token *token;
@@ -85,12 +85,12 @@ void read_tokens(void)
 }
 
 /**
- * token_error() - does this token still name the life it named before?
- * @token: open and read; one that was closed, as no honest loader does, is
- *	looked up by its name, which is that of whatever module has it now
+ * token_error() - check that a token still belongs to the same instance
+ * @token: open and read; a closed one (only mutants close early) is looked up by
+ *	its name, which may belong to another instance now
  *
- * Return: 0, ENODEV for a life that is over, ESTALE for another address, or
- * what else the kernel says.
+ * Return: 0, ENODEV for an instance that is gone, ESTALE for another address, or
+ * another errno of the kernel.
  */
 int token_error(struct token *token)
 {
@@ -125,7 +125,7 @@ void close_tokens(void)
 }
 
 /**
- * read_section() - the address of a section, whose file is not kept open
+ * read_section() - read the address of a section and close its file
  *
  * Return: 0 or an errno.
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Tokens: open sysfs files of section addresses, each the name of one life of a
- * module. While that life lasts the file can be read; for ever after it is
- * ENODEV, whatever module has the same name and address then
+ * Tokens: open sysfs files of section addresses, each of which belongs to one
+ * instance of a module. Once the instance is gone, a read returns ENODEV, even if
+ * another module has the same name and address then
  * (kernfs_get_active(), fs/kernfs/dir.c, 6.1).
  */
 #ifndef PINPOINT_TOKENS_H
@@ -15,9 +15,9 @@
  * struct token - one section of one module
  * @module: the module's name
  * @section: HANDLE_SECTION for the module's struct module itself
- * @subject: MODULE/SECTION, as lines name it
+ * @subject: MODULE/SECTION, as it is printed
  * @fd: the open file, -1 for none
- * @address: what it said before the load
+ * @address: the address that was read before the load
  */
 struct token {
 	const char *module;

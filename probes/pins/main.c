@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_pins - a target with everything that may hold a module
+ * pinpoint_pins - a target with everything that can hold a module
  *
  * A character device, a misc device and a file in debugfs, each with .owner; a
- * congestion control; a symbol for another module to need; a parameter. Its
- * exit can be stopped at the gate "leaving": the module is GOING until then.
+ * congestion control; a symbol that another module needs; a parameter. Its exit
+ * can be stopped at the gate "leaving", where the module is GOING.
  */
 #include <linux/debugfs.h>
 #include <linux/fs.h>
@@ -44,7 +44,7 @@ static struct miscdevice pinpoint_misc = {
 };
 
 /**
- * pinpoint_needed() - what pinpoint_depends needs this module for
+ * pinpoint_needed() - the function that pinpoint_depends needs
  */
 int pinpoint_needed(int x)
 {
@@ -53,10 +53,10 @@ int pinpoint_needed(int x)
 EXPORT_SYMBOL_GPL(pinpoint_needed);
 
 /*
- * For BPF to attach to. What BTF says of it, "void pinpoint_traced(void)", is
- * written into the section by whoever knows how many types vmlinux has
- * (harness/pinning/holds/btf.py), and the section is called .BTF then: pahole makes
- * none for a module that is built without vmlinux.
+ * BPF attaches to this function. Its BTF, "void pinpoint_traced(void)", depends on
+ * the number of types in vmlinux. So the harness writes it into the section below
+ * and renames that to .BTF (harness/pinning/holds/btf.py), because pahole makes none for a
+ * module that is built without vmlinux.
  */
 noinline void pinpoint_traced(void);
 noinline void pinpoint_traced(void)
@@ -65,8 +65,8 @@ noinline void pinpoint_traced(void)
 }
 
 /*
- * The end of the text, an odd number of bytes on x86, as it may well be. Zeros
- * follow (target/last.c, cases/test_last_function.py).
+ * The end of the text, with an odd number of bytes on x86, which any module may
+ * have. Zeros follow (target/last.c, cases/test_last_function.py).
  */
 asm(".pushsection .text.pinpoint_last, \"ax\"\n"
     ".balign 16\n"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_pins share.
+ * Shared by the files of pinpoint_pins.
  */
 #ifndef PINPOINT_PINS_H
 #define PINPOINT_PINS_H

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A congestion control, "pinpoint": Reno under a name of this module's. A
- * socket that uses it holds the module (tcp_set_congestion_control()).
+ * A congestion control, "pinpoint": Reno under a name of this module. A socket
+ * that uses it holds the module (tcp_set_congestion_control()).
  */
 #include <linux/module.h>
 #include <net/tcp.h>

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What can be done with a registered site while the module is loaded, through
- * /sys/module/pinpoint_probe/parameters: write the site's number there.
+ * Operations on a registered site while the module is loaded, through the files
+ * in /sys/module/pinpoint_probe/parameters. Write the site's number to one:
  *
- * remove: unregister its kprobe; the others stay. Unloading then does it once
- *	more, which unregister_kprobes() passes over.
- * disable, enable: disarm its kprobe, and arm it again; the kernel's errno is
- *	the write's.
+ * remove: unregister its kprobe; the others stay. Unloading unregisters it once
+ *	more, which unregister_kprobes() ignores.
+ * disable, enable: disarm its kprobe, and arm it again; the write returns the
+ *	kernel's errno.
  * swap: disarm one and arm another at once.
- * again: register the same struct once more, as it stands; the kernel's errno
- *	is the write's.
+ * again: register the same struct once more, unchanged; the write returns the
+ *	kernel's errno.
  */
 #include <linux/kernel.h>
 #include <linux/module.h>
@@ -62,7 +62,7 @@ static int pinpoint_enable(const char *number, const struct kernel_param *unused
 	return site ? enable_kprobe(&site->kp) : -ENOENT;
 }
 
-/* Without a return to user space or a grace period in between: the optimizer must not have run yet. */
+/* No return to user space and no grace period in between, so that the optimizer has not run yet. */
 static int pinpoint_swap(const char *numbers, const struct kernel_param *unused)
 {
 	const char *comma = strchr(numbers, ',');

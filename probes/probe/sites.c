@@ -2,9 +2,9 @@
 /*
  * The parameter site=SPEC[,SPEC...], which may be given many times.
  *
- * A parameter of its own kind, because charp stops at 1024 characters. The
- * sites live from parsing until the kernel frees the module's parameters,
- * which it does whether or not the initializer ever ran (destroy_params()).
+ * The parameter has a type of its own, because charp is limited to 1024
+ * characters. The sites exist from parsing until the kernel frees the module's
+ * parameters, which it does whether or not the initializer ran (destroy_params()).
  */
 #include <linux/module.h>
 #include <linux/moduleparam.h>

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/last.c once more, for the second target. */
+/* target/last.c, compiled again for the second target. */
 #include "../target/last.c"

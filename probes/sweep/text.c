@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A batch's text, written in pieces, and the sites that its lines mean.
+ * A batch's text, written in pieces, and the sites in its lines.
  */
 #include <linux/kernel.h>
 #include <linux/mm.h>
@@ -15,7 +15,7 @@
 struct pinpoint_batch pinpoint_batch;
 
 /**
- * pinpoint_append_text() - take a piece of a batch's text
+ * pinpoint_append_text() - append a piece to a batch's text
  * @buf: the piece, which may end within a line
  * @count: its bytes
  *
@@ -74,10 +74,10 @@ static int pinpoint_read_lines(struct pinpoint_batch *batch, unsigned int lines)
 }
 
 /**
- * pinpoint_read_batch() - make sites of the batch's text; once is enough
+ * pinpoint_read_batch() - parse the batch's text into sites, at the first call
  *
- * Return: 0, -ENODATA when nothing was written, -EINVAL for a line that means
- * no site, or -ENOMEM.
+ * Return: 0, -ENODATA when nothing was written, -EINVAL for a malformed line, or
+ * -ENOMEM.
  */
 int pinpoint_read_batch(void)
 {
@@ -100,7 +100,7 @@ int pinpoint_read_batch(void)
 }
 
 /**
- * pinpoint_forget_batch() - free a batch of which nothing is registered
+ * pinpoint_forget_batch() - free a batch; nothing of it may be registered
  */
 void pinpoint_forget_batch(void)
 {

@@ -11,20 +11,20 @@
 
 #include "shapes.h"
 
-/* __used: nothing writes it, which would be reason enough to put it in .rodata. */
+/* __used, because gcc would put data that nothing writes into .rodata. */
 static u32 pinpoint_data_word __used = 0x50494e01;
 static u32 pinpoint_bss_word;
 static const u32 pinpoint_rodata_word = 0x50494e03;
 static DEFINE_PER_CPU(u32, pinpoint_percpu_word) = 0x50494e04;
 
 /*
- * Where the loader put the per-CPU word, as it relocated it: sysfs shows no
- * address of a module's per-CPU section.
+ * The relocated address of the per-CPU word, because sysfs shows no address of a
+ * module's per-CPU section.
  */
 static u32 __percpu *pinpoint_percpu_place __used = &pinpoint_percpu_word;
 
 /**
- * pinpoint_fill_data() - give the words that no file holds their values
+ * pinpoint_fill_data() - set the words whose values are not in the file
  *
  * 0x50494e02 in .bss; in each CPU's copy of the per-CPU word its initial value
  * plus the CPU's number times 0x100.
@@ -38,7 +38,7 @@ void pinpoint_fill_data(void)
 		per_cpu(pinpoint_percpu_word, cpu) += cpu * 0x100;
 }
 
-/* The sum is the same on whatever CPU: the per-CPU word is read of the first. */
+/* The sum is the same on every CPU, because the first CPU's per-CPU word is read. */
 PINPOINT_SHAPE u32 pinpoint_reads_data(u32 x)
 {
 	u32 sum = pinpoint_mix(x, 0xda7a);
@@ -50,7 +50,7 @@ PINPOINT_SHAPE u32 pinpoint_reads_data(u32 x)
 	return sum;
 }
 
-/* /sys/module/MODULE/parameters/data: "NAME ADDRESS" a line, as this code sees it. */
+/* /sys/module/MODULE/parameters/data: lines "NAME ADDRESS", as this code has them. */
 static int pinpoint_tell_data(char *out, const struct kernel_param *unused)
 {
 	return scnprintf(out, PAGE_SIZE,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_pages - what processes have mapped of one file
+ * pinpoint_pages - the pages of one file that processes have mapped
  *
  *	pinpoint_pages FILE PID:OFFSET[,OFFSET...]...
  *
- * For each executable mapping of the file a line with start, end and offset in
- * the file; then, for each page of it that one of the offsets is in, its
- * address, its offset in the file, its entry in /proc/PID/pagemap and its
- * bytes, read through /proc/PID/mem. FILE may be DEV:INODE, both in decimal,
- * for a file that has no name any more.
+ * For each executable mapping of the file it prints a line with start, end and
+ * offset in the file. Then, for each page that contains one of the offsets, it
+ * prints the page's address, its offset in the file, its entry in
+ * /proc/PID/pagemap, and its bytes, read through /proc/PID/mem. FILE may be
+ * DEV:INODE, both in decimal, for a file that has no name any more.
  */
 #define _FILE_OFFSET_BITS 64
 #define _GNU_SOURCE

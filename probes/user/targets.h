@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the target program and its DSOs share: shapes, by name.
+ * Shared by the target program and its DSOs: shapes, by name.
  */
 #ifndef PINPOINT_USER_TARGETS_H
 #define PINPOINT_USER_TARGETS_H
@@ -16,7 +16,7 @@
 /**
  * struct shape - one function that can be called by name
  * @name: the symbol's name
- * @call: the function; the same argument gets the same value in every build
+ * @call: the function; for one argument it returns the same value in every build
  */
 struct shape {
 	const char *name;
@@ -33,7 +33,7 @@ unsigned int pinpoint_two_leaf(unsigned int x);
 unsigned int pinpoint_chosen(unsigned int x);
 unsigned int pinpoint_versioned(unsigned int x);
 
-/* The same value by a longer way: the rebuilt variant. */
+/* Computes the same value with more instructions: the rebuilt variant. */
 static inline __attribute__((__always_inline__)) unsigned int detour(unsigned int x)
 {
 #ifdef PINPOINT_OTHER_LAYOUT

@@ -1,4 +1,4 @@
-"""A kernel mutant switched on in a guest, and that it is in force."""
+"""Switches a kernel mutant on in a guest, and checks that it is in force."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from harness.images.kernel_mutants import IN_FORCE
 
 
 def switch_on(guest: Guest, number: int) -> None:
-    """Give a guest's kernel one bug, before the first case has seen it. Raises BootError unless it is in force then.
+    """Switch on one bug in a guest's kernel, before the first case runs. Raises BootError unless it is in force then.
 
-    The guest was booted without it, and its traits were proved: what fails from now on is for cases to notice.
+    The guest was booted and its traits were proved without the bug; from now on the cases must detect it.
     """
     seen = guest.script(f"echo {number} >{IN_FORCE}; cat {IN_FORCE}").stdout.strip()
     if seen != str(number):

@@ -27,14 +27,14 @@ Begin = Callable[[Sequence[str], Collection[str]], None]
 
 
 class Controller:
-    """The server in the controller: publishes the workers' events on its bus and builds images for the workers."""
+    """The server in the controller. It publishes the workers' events on its bus and builds images for the workers."""
 
     def __init__(self, bus: Bus, begin: Begin, build: Callable[[str], object]) -> None:
         self._bus = bus
         self._begin = begin
         self._build = build
         self._began = threading.Lock()
-        # The cells asked for, by pytest's node id; filled when the first worker has collected.
+        # The selected cells, by pytest's node id; filled when the first worker has collected.
         self.asked: dict[str, CellId] = {}
         self._directory = tempfile.mkdtemp(prefix="pinpoint-")
         self.address = str(Path(self._directory) / "controller")
@@ -49,12 +49,12 @@ class Controller:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def answer(self, message: dict[str, Any]) -> dict[str, str] | None:
-        """Handle one message; return the reply, None where the message has none."""
+        """Handle one message; return the reply, or None if the message has none."""
         match message:
             case {"event": fields}:
                 self._bus.publish(Event(**{**fields, "phase": Phase(fields["phase"])}))
             case {"rows": rows, "compared": compared, "asked": asked}:
-                # Every worker collects the same cells: the first message counts.
+                # Every worker collects the same cells, so the first message counts.
                 if self._began.acquire(blocking=False):
                     self.asked.update({name: CellId(**cell) for name, cell in asked.items()})
                     self._begin(rows, compared)
@@ -94,13 +94,13 @@ class ControllerClient:
         self._turn = threading.Lock()
 
     def send_event(self, event: Event) -> None:
-        """Send an event of this process; a subscriber of its bus. Time accounts are sent once, when the worker ends."""
+        """Send an event of this process; subscribe it to the bus. Time accounts are sent once, when the worker ends."""
         if event.phase is Phase.SPENT:
             return
         self._send({"event": {**asdict(event), "phase": event.phase.value}})
 
     def send_rows(self, rows: Sequence[str], compared: Collection[str], asked: Mapping[str, CellId]) -> None:
-        """Send the rows that have cells to run, those that need their sibling's image, and all cells asked for."""
+        """Send the rows that have cells to run, those that need their sibling's image, and all selected cells."""
         cells = {name: asdict(cell) for name, cell in asked.items()}
         self._send({"rows": list(rows), "compared": list(compared), "asked": cells})
 
@@ -119,7 +119,7 @@ class ControllerClient:
             raise BuildError(error)
 
     def _send(self, message: dict[str, Any]) -> None:
-        # The controller is gone: this worker is about to be stopped.
+        # An OSError means that the controller is gone: this worker is about to be stopped.
         with self._turn, contextlib.suppress(OSError):
             self._connection.sendall(f"{json.dumps(message)}\n".encode())
 

@@ -1,4 +1,4 @@
-"""A run as JUnit XML, in the form that GitHub and GitLab show well: file, class, properties."""
+"""A run as JUnit XML, with the attributes that GitHub and GitLab display: file, class, properties."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from harness.report.record import Cell
 from harness.verdict.printk import plain
 from harness.verdict.verdict import Verdict
 
-# What XML 1.0 cannot hold even as a reference is removed by plain(); these verdicts are no statement on the kernel.
+# These verdicts are errors, not failures, because they are no statement about the kernel. plain() removes characters
+# that XML 1.0 cannot hold even as a reference.
 _ERRORS = frozenset({Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL})
 
 
 def junit(cells: Sequence[Cell], run: str) -> str:
-    """The run as JUnit XML: a suite for each VM, a test case for each cell."""
+    """Return the run as JUnit XML: a suite for each VM, a test case for each cell."""
     pivot = Pivot(cells)
     root = ElementTree.Element("testsuites", name=f"pinpoint {run}")
     for vm in pivot.vms:

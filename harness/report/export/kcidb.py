@@ -17,7 +17,7 @@ from harness.verdict.verdict import Verdict
 _STATUS = {
     Verdict.PASS: "PASS",
     Verdict.SKIP: "SKIP",
-    # The kernel does not do what it should; the incident names the issue.
+    # The kernel has a defect; the incident names the issue.
     Verdict.KNOWN_FAIL: "FAIL",
     Verdict.HARNESS_ERROR: "ERROR",
     Verdict.BOOT_FAIL: "ERROR",
@@ -26,10 +26,10 @@ _LONGEST = 1024
 
 
 def kcidb(cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str) -> Mapping[str, Any]:
-    """The run as one KCIDB I/O object.
+    """Return the run as one KCIDB I/O object.
 
-    Each image is a build, each cell a test. A known-fail is FAIL with an incident of the defect's issue, a
-    harness-error is ERROR. Figures of a VM are tests with a number as output. `origin` is the submitter's name, of
+    Each image is a build, each cell a test. A known-fail is FAIL with an incident of the defect's issue, and a
+    harness-error is ERROR. Figures of a VM are tests with a number as output. `origin` is the submitter's name, made of
     letters, digits and underscores.
     """
     pivot = Pivot(cells)
@@ -114,12 +114,12 @@ def _issue(issue: str, origin: str, cell: Cell) -> Mapping[str, Any]:
 
 
 def _path(name: str) -> str:
-    """A dotted test path: letters, digits, `_`, `-` and dots (kcidb-io's pattern of `path`)."""
+    """Return a dotted test path of letters, digits, `_`, `-` and dots (kcidb-io's pattern of `path`)."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "unknown"
 
 
 def _began(run: str) -> str:
-    """The time in a run's name, as RFC 3339; the present where the name has none."""
+    """Return the time in a run's name as RFC 3339, or the current time if the name has none."""
     try:
         began = datetime.strptime(run[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     except ValueError:

@@ -14,20 +14,20 @@ _VERSION = "KTAP version 1"
 
 
 def ktap(cells: Sequence[Cell]) -> str:
-    """The run as KTAP that `tools/testing/kunit/kunit.py parse` accepts.
+    """Return the run as KTAP that `tools/testing/kunit/kunit.py parse` accepts.
 
-    A skipped cell is `ok # SKIP`. A known-fail is `ok`, with the defect in a diagnostic line: the case asserted the
-    documented symptom. Every other verdict that fails the run is `not ok`.
+    A skipped cell is `ok # SKIP`. A known-fail is `ok`, with the defect in a diagnostic line, because the case asserted
+    the documented symptom. Every other verdict that fails the run is `not ok`.
     """
     pivot = Pivot(cells)
     lines = [_VERSION, f"1..{len(pivot.vms)}"]
     for number, vm in enumerate(pivot.vms, 1):
         squares = [(case, pivot.square(case, vm)) for case in pivot.cases]
-        asked = [(case, square) for case, square in squares if square.first is not None]
-        lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(asked)}"])
-        for position, (case, square) in enumerate(asked, 1):
+        present = [(case, square) for case, square in squares if square.first is not None]
+        lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(present)}"])
+        for position, (case, square) in enumerate(present, 1):
             lines += _indented(_case(position, pivot.label(case), square))
-        good = all(cell.verdict.good for _, square in asked for cell in _cells(square))
+        good = all(cell.verdict.good for _, square in present for cell in _cells(square))
         lines.append(f"{_status(good)} {number} {vm}")
     return "\n".join(lines) + "\n"
 
@@ -37,7 +37,7 @@ def _cells(square: Square) -> list[Cell]:
 
 
 def _case(position: int, case: str, square: Square) -> Iterator[str]:
-    """The lines of one case on one VM: its mutants as subtests, and its own result last."""
+    """Yield the lines of one case on one VM: its mutants as subtests, and its own result last."""
     name = _name(case)
     if square.mutants:
         subtests = _cells(square)
@@ -64,12 +64,12 @@ def _status(good: bool) -> str:
 
 
 def _name(text: str) -> str:
-    """A test's name: `#` would begin a directive."""
+    """Return a test's name without `#`, which would begin a directive."""
     return _text(text).replace("#", "_")
 
 
 def _text(text: str) -> str:
-    """One printable line."""
+    """Return the text as one printable line."""
     return " ".join(plain(text).split())
 
 

@@ -12,7 +12,7 @@ _MOST_FAILURES = 50
 
 
 def markdown(cells: Sequence[Cell], run: str) -> str:
-    """The run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle."""
+    """Return the run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle."""
     pivot = Pivot(cells)
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
@@ -40,7 +40,7 @@ def _failure(cell: Cell) -> str:
 
 
 def _text(text: str) -> str:
-    """One line of text that does not end a table's cell or begin markup."""
+    """Return the text as one line that does not end a table cell or begin markup."""
     line = " ".join(plain(text).split())
     for mark in "\\|<>`*_[]":
         line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
