@@ -1,4 +1,4 @@
-"""The command line: its output and exit status, before and without any guest."""
+"""The command line prints the right output and exits with the right status; no guest is started."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _signals_stay_as_they_are() -> Iterator[None]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project, to be spoilt."""
+    """Return a copy of the project that a test may break."""
     for name in ("harness", "vm_images", "cases", "probes"):
         shutil.copytree(paths.PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conftest.py", "pyproject.toml", "host-packages.txt"):
@@ -209,7 +209,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli_images.prepare, "prepare", interrupt)
     monkeypatch.setattr(cli.process, "stop_all", lambda: stopped.append("all"))
-    # Whoever starts this in the background may have had the signal ignored.
+    # A process that was started in the background may have the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert cli.main(["build", "--vm", "parisc"]) == 130
@@ -232,7 +232,7 @@ def test_every_command_is_found_in_its_module(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_command_imports_nothing_that_only_others_need() -> None:
-    """`./pinpoint build` with nothing to build shall not take half a second to start."""
+    """`./pinpoint build` with nothing to build must start in less than half a second."""
     code = "import sys, harness.cli, harness.cli_images; print(*sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],

@@ -1,4 +1,4 @@
-"""Packages through a private apt: signed lists, checked files, answers kept, the host's sources read and left alone."""
+"""Packages are fetched by a private apt with signed lists and checked files; the host's sources are only read."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def repository(tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def heard() -> list[Event]:
+def events() -> list[Event]:
     return []
 
 
-def packages(tmp_path: Path, heard: list[Event] | None = None) -> Packages:
+def packages(tmp_path: Path, events: list[Event] | None = None) -> Packages:
     bus = Bus()
-    if heard is not None:
-        bus.subscribe(heard.append)
+    if events is not None:
+        bus.subscribe(events.append)
     return Packages(tmp_path / "apt", bus, suites=["bookworm"])
 
 
@@ -207,12 +207,12 @@ def test_old_lists_are_refreshed(tmp_path: Path, repository: Repository) -> None
     assert packages(tmp_path).version("kernel", "amd64") == "1.0-2"
 
 
-def test_old_lists_serve_when_the_mirror_is_gone(tmp_path: Path, repository: Repository, heard: list[Event]) -> None:
+def test_old_lists_serve_when_the_mirror_is_gone(tmp_path: Path, repository: Repository, events: list[Event]) -> None:
     packages(tmp_path).version("kernel", "amd64")
     make_old(tmp_path)
     repository.root.rename(tmp_path / "gone")
-    assert packages(tmp_path, heard).version("kernel", "amd64") == "1.0-1"
-    assert any("not refreshed" in event.detail for event in heard)
+    assert packages(tmp_path, events).version("kernel", "amd64") == "1.0-1"
+    assert any("not refreshed" in event.detail for event in events)
 
 
 def test_no_mirror_and_no_lists_is_one_line(tmp_path: Path, repository: Repository) -> None:
@@ -224,7 +224,7 @@ def test_no_mirror_and_no_lists_is_one_line(tmp_path: Path, repository: Reposito
 
 @pytest.mark.usefixtures("repository")
 def test_two_runs_at_once(tmp_path: Path) -> None:
-    ask = textwrap.dedent(
+    script = textwrap.dedent(
         """
         import sys
         from pathlib import Path
@@ -235,7 +235,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         print(Packages(Path(sys.argv[1]), Bus(), suites=["bookworm"]).version("kernel", "amd64"))
         """
     )
-    command = [sys.executable, "-c", ask, str(tmp_path / "apt"), str(mirrors.KEYRING)]
+    command = [sys.executable, "-c", script, str(tmp_path / "apt"), str(mirrors.KEYRING)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [run.communicate(timeout=300)[0] for run in runs] == ["1.0-1\n"] * 3
 
@@ -351,7 +351,7 @@ def test_a_backport_comes_with_what_its_release_has(tmp_path: Path, repository: 
 
 
 def _mismatch(repository: Repository, suite: str) -> None:
-    """Make a suite's list another one than its signed index names, as a mirror does in the middle of its own update."""
+    """Make a suite's list differ from its signed index, as on a mirror in the middle of an update."""
     listed = repository.root / f"dists/{suite}/main/binary-amd64/Packages"
     listed.write_text(f"{listed.read_text()}\nPackage: later\nVersion: 1\nArchitecture: amd64\n")
 
@@ -360,15 +360,15 @@ def test_updates_whose_list_does_not_match_are_reported_and_left_out(tmp_path: P
     updates = Repository(repository.root, repository.signer, suite="bookworm-updates")
     updates.add("kernel", {"boot/vmlinuz": "an update"}, version="3.0-1")
     updates.publish()
-    bus, heard = Bus(), list[Event]()
-    bus.subscribe(heard.append)
+    bus, events = Bus(), list[Event]()
+    bus.subscribe(events.append)
     whole = Packages(tmp_path / "whole", bus, suites=["bookworm", "bookworm-updates"])
     assert whole.version("kernel", "amd64") == "3.0-1"
-    assert not [event for event in heard if "without" in str(event)]
+    assert not [event for event in events if "without" in str(event)]
     _mismatch(repository, "bookworm-updates")
     without = Packages(tmp_path / "without", bus, suites=["bookworm", "bookworm-updates"])
     assert without.version("kernel", "amd64") == "1.0-1"
-    assert [event for event in heard if "without bookworm-updates: " in str(event)]
+    assert [event for event in events if "without bookworm-updates: " in str(event)]
 
 
 def test_a_release_whose_list_does_not_match_is_one_line(tmp_path: Path, repository: Repository) -> None:
