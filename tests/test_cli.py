@@ -70,6 +70,7 @@ def test_wrong_use_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_broken_recipe_stops_every_command_before_anything_is_built(project: Path) -> None:
     (project / "vm_images" / "parisc.toml").write_text('name = "parisc"\narhc = "parisc"\n')
     for command in (["run"], ["test"], ["build", "--vm", "parisc"]):
@@ -80,6 +81,7 @@ def test_a_broken_recipe_stops_every_command_before_anything_is_built(project: P
         assert not (project / "results").exists()
 
 
+@pytest.mark.slow
 def test_nothing_selected_is_wrong_use(project: Path) -> None:
     done = pinpoint(project, "run", "-k", "nothing_is_called_so")
     assert done.returncode == 2, done.stdout + done.stderr
@@ -87,6 +89,7 @@ def test_nothing_selected_is_wrong_use(project: Path) -> None:
     assert "nothing_is_called_so" in done.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_prints_one_qemu_line_a_vm(project: Path) -> None:
     done = pinpoint(project, "run", "--dry-run", "--accel", "tcg", "--vm", "parisc", "--vm", "x86_64-debian")
     assert done.returncode == 0, done.stderr

@@ -252,6 +252,7 @@ def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
     assert not any("\n" in complaint for complaint in complaints)
 
 
+@pytest.mark.slow
 def test_large_symbol_table_is_read_fast(tmp_path: Path) -> None:
     """95,000 symbols, as many as in a distribution's vmlinux, are read without a noticeable delay."""
     lines = [".text", *(f".globl f{number}\n.type f{number},%function\nf{number}: nop" for number in range(95_000))]

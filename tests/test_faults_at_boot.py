@@ -10,6 +10,8 @@ from broken_runs import environment
 
 from harness.faulting import Judge
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 CONFTEST = """

@@ -14,6 +14,8 @@ from broken_runs import BrokenRun, environment
 
 from harness.faulting import Judge
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 CONFTEST = """

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from broken_runs import BrokenRun, environment
 from killed_runs import CASES, VMS
 
 from harness.faulting import Judge
 
 POINTS = 20
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:

@@ -13,6 +13,8 @@ from broken_runs import environment
 
 from harness.faulting import Judge
 
+pytestmark = pytest.mark.slow
+
 CONFTEST = """
 import os
 import pytest

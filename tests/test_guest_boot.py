@@ -27,6 +27,8 @@ from harness.guest.start import StartOptions, boot
 from harness.images.image import Image
 from harness.images.recipe import Kernel, MachineOptions, Recipe
 
+pytestmark = pytest.mark.slow
+
 # Seconds for a QEMU with nothing to wait for, on a host that compiles. What ends in less than half of it did not wait.
 SOON = 120.0
 

@@ -57,6 +57,7 @@ def test_the_untouched_bundle_is_replayed(monkeypatch: pytest.MonkeyPatch, place
     assert [words[-1] for words in runs.arguments] == [f"{paths.PROJECT / FILE}::{ITEM}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["results", "cases/nested", "tests", "harness", ".", "vm_images"])
 def test_no_file_that_comes_with_a_bundle_is_imported(place: Path, tmp_path: Path, where: str) -> None:
     """The test uses the real command line in a copy of the project that has the stranger's file below it."""

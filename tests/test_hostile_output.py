@@ -126,6 +126,7 @@ def fenceable(line: Line, listing: str) -> Guest:
     return guest
 
 
+@pytest.mark.slow
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
     monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())

@@ -105,6 +105,7 @@ def secrets(keys: RunKeys) -> list[bytes]:
     ]
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_path: Path) -> None:
     reported = word(keys)
     assert any(secret in reported for secret in secrets(keys)), "the check looks for nothing"
@@ -114,6 +115,7 @@ def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_pat
     assert not [path for path in files for secret in secrets(keys) if secret in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKeys) -> None:
     found = gather(guest, GuestLost("no answer"))
     assert {"console.log", "registers.txt", "events.txt"} <= set(found.pieces)
@@ -122,6 +124,7 @@ def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKe
         assert not [secret for secret in secrets(keys) if secret in content]
 
 
+@pytest.mark.slow
 def test_a_qemu_listens_on_loopback_alone_and_is_confined(guest: Guest) -> None:
     found = listeners(guest.pid)
     assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)]

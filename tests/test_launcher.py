@@ -14,6 +14,8 @@ import pytest
 
 from harness.core import paths
 
+pytestmark = pytest.mark.slow
+
 CLI = "import sys, json, os; print(json.dumps([sys.argv[1:], sys.prefix, os.getcwd()]))\n"
 debian = pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="the host is not Debian")
 

@@ -52,6 +52,7 @@ def position(module: str) -> int:
     return PACKAGE_ORDER.index(name) if name in PACKAGE_ORDER else len(PACKAGE_ORDER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
@@ -135,6 +136,7 @@ def test_no_two_test_files_share_a_name() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
     """Each module is imported in a process of its own, because some import cycles fail only in some orders."""
     modules = [

@@ -14,6 +14,8 @@ from harness.core import paths
 from harness.images.programs import FLAGS, PROGRAMS
 from harness.pinning.loader import LoaderLine, Order, Status
 
+pytestmark = pytest.mark.slow
+
 SOON = 60.0
 # No host has a module of this name.
 ABSENT = "pinpoint_no_such_module"

@@ -9,6 +9,8 @@ import pytest
 from harness.core import paths
 from harness.report import bundle
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 CONFTEST = """

@@ -67,6 +67,7 @@ def test_a_pipe_does_not_hold_us(tmp_path: Path, place: Path) -> None:
         private_copy(tmp_path / "a.ko", place)
 
 
+@pytest.mark.slow
 def test_an_archive_of_zeros_is_refused(tmp_path: Path, place: Path) -> None:
     file = tmp_path / "a.ko.xz"
     file.write_bytes(lzma.compress(bytes(300 << 20), preset=0))

@@ -312,6 +312,7 @@ def recipe(package: str, arch: str = "arm64") -> Recipe:
     return Recipe(name="vm", arch=arch, describe="a test", kernel=kernel)
 
 
+@pytest.mark.slow
 def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: Repository) -> None:
     parts = debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "one"))
     named = [part.split()[0] for part in parts if part.startswith("linux-")]
@@ -327,6 +328,7 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
     assert debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "three")) != parts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("repository")
 @pytest.mark.parametrize(
     ("package", "arch", "reported"),

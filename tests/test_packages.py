@@ -19,6 +19,8 @@ from harness.images.mirrors import HostSource, default_suites, host_sources, pla
 from harness.images.packages import Packages
 from harness.images.private_apt import complaint, first_paragraph
 
+pytestmark = pytest.mark.slow
+
 DEBIAN = "http://mirror.invalid/debian"
 SECURITY = "http://mirror.invalid/debian-security"
 

@@ -242,6 +242,7 @@ def test_a_build_under_way_is_not_cleaned_up(store: Store) -> None:
     assert store.present("kernel", ["a"])
 
 
+@pytest.mark.slow
 def test_threads_hash_code_side_by_side() -> None:
     """In Python 3.11 ast.parse() raises SystemError if two threads parse at once."""
     files = sorted((paths.PROJECT / "harness/images").glob("*.py")) * 4

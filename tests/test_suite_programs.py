@@ -20,6 +20,8 @@ from harness.images.private_apt import native
 from harness.images.store import Store
 from harness.images.suite_programs import SuitePrograms
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(shutil.which("echo") or "/bin/echo")
 HELLO = SuitePrograms(
     suite="bookworm",

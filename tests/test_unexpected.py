@@ -64,6 +64,7 @@ def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatc
     assert "no file" in str(unexpected.explained(ValueError()))
 
 
+@pytest.mark.slow
 def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
@@ -82,6 +83,7 @@ def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monke
     assert "pinpoint: /full: No space left on device" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list"], ["run", "--dry-run", "--accel", "tcg"]])
 def test_a_closed_output_is_no_traceback(arguments: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()
@@ -100,6 +102,7 @@ def test_a_closed_output_is_no_traceback(arguments: list[str], tmp_path: Path) -
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_nothing_is_imported_from_the_directory_one_starts_in(tmp_path: Path, workers: str) -> None:
     """Each of these modules would write a file if imported. xdist's workers are started with `python -c`."""
