@@ -52,7 +52,7 @@ def test_read_right(path: Path) -> None:
 def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
     log = path.read_text()
     wanted = [(complaint.kind, complaint.line, complaint.place) for complaint in read(log)]
-    noise = "cat: BUG: Kernel panic - not syncing: says a program\n"
+    noise = "cat: BUG: Kernel panic - not syncing: written by a program\n"
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
         "CR CR LF": log.replace("\n", "\r\r\n"),
@@ -66,6 +66,7 @@ def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
         assert again == wanted, form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LOGS, ids=named)
 def test_cut_anywhere(path: Path) -> None:
     whole, wanted = path.read_bytes(), read(path.read_bytes())

@@ -202,6 +202,7 @@ def test_a_case_that_has_changed_is_reported(
     assert "changed" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_frozen_guest_missing_in_the_store_is_reported(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
