@@ -94,8 +94,7 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
             run.look_at(child)
             reply = process.ask("go")
         run.prove({child: TIMES})
-        order = "little" if file.elf.little_endian else "big"
-        word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, order)
+        word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
         breakpoint_ = uprobes.guest.architecture.kprobes.uprobe_breakpoint
         if not word.startswith(breakpoint_) or (reply["stops"], reply["status"]) != ("0", "0"):
             raise Missed(f"the tracer saw {reply}")
