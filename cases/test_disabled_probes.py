@@ -1,4 +1,4 @@
-"""A kprobe that is disabled has no breakpoint and is not hit; enabled again, it is where it was.
+"""A disabled kprobe has no breakpoint and is not hit; enabled again, it is armed at the same address.
 
 register_kprobe() with KPROBE_FLAG_DISABLED, disable_kprobe(), enable_kprobe() (kernel/kprobes.c, 6.1).
 """
@@ -18,19 +18,22 @@ pytestmark = pytest.mark.requires("kprobes")
 
 
 def sites_of(layout: Layout, target: Target) -> list[Site]:
-    """An entry, which may be ftrace's, and two instructions behind it, of a function of the kernel and of a module."""
+    """Return the entry and the next two instructions of a kernel function and of a module's.
+
+    The entry may be the instruction that ftrace patches.
+    """
     return [*layout.straight(KERNEL, 3), *layout.straight(target.site("leaf"), 3)]
 
 
 def call(target: Target) -> None:
-    """Both functions."""
+    """Call both functions."""
     target.call("clock_t_to_jiffies", TIMES)
     target.call("leaf", TIMES)
 
 
 @pytest.mark.mutants("arms-anyway")
 def test_registered_disabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Registered disabled: listed so, at its address, memory as before, and not hit."""
+    """A probe registered disabled is listed as disabled at its address, leaves memory unchanged, and is not hit."""
     with kprobes.on(*sites_of(layout, target), parameters=["disabled=1"]) as probes:
         call(target)
     several_probes.expect_silent(probes)
@@ -38,7 +41,7 @@ def test_registered_disabled(layout: Layout, target: Target, kprobes: Kprobes) -
 
 @pytest.mark.mutants("only-reported")
 def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Disabled, memory is as before and nothing is hit; enabled again, it lands, and is hit as often as before."""
+    """A disabled probe leaves memory unchanged and is not hit; enabled again, it lands and is hit on each call."""
     sites = sites_of(layout, target)
     with kprobes.on(*sites) as probes:
         call(target)
@@ -56,7 +59,7 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
 
 @pytest.mark.mutants("only-reported")
 def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Of three probes on one site one is disabled: it is not hit, the others are, and the breakpoint stays."""
+    """If one of three probes on a site is disabled, it is not hit; the others are, and the breakpoint stays."""
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * 3) as probes:
         several_probes.disable(probes, 1)
@@ -68,7 +71,7 @@ def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes)
 
 @pytest.mark.mutants("only-reported")
 def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """A probe whose module is gone is EINVAL to enable_kprobe()."""
+    """enable_kprobe() returns EINVAL for a probe whose module was unloaded."""
     with kprobes.on(layout.straight(target.site("leaf"))[2]) as probes:
         several_probes.disable(probes, 0)
         target.unload()

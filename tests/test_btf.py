@@ -1,4 +1,4 @@
-"""BTF made by hand, read back field by field."""
+"""The harness's own BTF has the right fields when read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bundles: written whole, read only whole, shared where equal, named by nobody's path; and what counts as the same."""
+"""Bundles are written and read only whole, share equal files, and stay in their directory; failures are compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what a phase raised to the word a cell ends with."""
+"""The verdict of a cell follows from what its phases raised."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -73,7 +73,7 @@ def test_a_complaint_explains_what_the_guest_refused_but_not_what_the_host_did()
 
 
 def test_a_broken_connection_is_explained_by_the_kernel_but_a_hang_is_a_hang() -> None:
-    """Seen: the out-of-memory killer ended the SSH server, too."""
+    """This was seen when the out-of-memory killer killed the SSH server, too."""
     killer = KernelComplained([Complaint(ComplaintKind.OUT_OF_MEMORY, "sh invoked oom-killer", "", ())], {})
     broken = GuestLost("the SSH connection broke")
     for silence, verdict in ((None, Verdict.OOPS), (object(), Verdict.HANG)):

@@ -1,4 +1,4 @@
-"""The reader of kernel complaints and the words of verdicts."""
+"""Kernel complaints are read from logs and mapped to verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data by its symbol: which witness reports its address, what mutants report, what an offset by hand would miss."""
+"""Variables are found by symbol; each witness and mutant reports the right address; offsets by hand miss them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POINTER = 0x35000
 
 
 class FakeElf:
-    """As much of an ELF file as data are found by: sections by name, symbols as (name, section, address)."""
+    """The part of an ELF file that finds variables: sections by name, symbols as (name, section, address)."""
 
     path = Path("fake")
     word_bytes = 8
@@ -54,7 +54,10 @@ MODULE = FakeElf(
 
 
 def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None) -> FakeElf:
-    """A kernel with variables a, b, c, `before` more bytes in front of b; with per-CPU ones linked at `per_cpu`."""
+    """Return a kernel with variables a, b and c, with `before` bytes inserted before b.
+
+    Per-CPU variables are linked at `per_cpu`.
+    """
     symbols = [("a", ".data", 0x8000), ("b", ".data", 0x8010 + before), ("c", ".data", 0x8020 + before)]
     symbols += [("_stext", ".text", text), ("_sdata", ".data", 0x8000), ("twice", ".data", 1), ("twice", ".data", 2)]
     sections = {".text": (text, 0, 0x100), ".data": (0x8000, 0x100, 0x100)}
@@ -131,8 +134,8 @@ def test_kallsyms_makes_a_statement_when_it_lists_the_symbol_once(listing: str, 
 
 def test_the_kernels_closest_symbol_agrees_contradicts_or_is_silent() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
-    here, told = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
-    assert data.by_closest(layout(), datum, here, told).address == here
+    here, named = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
+    assert data.by_closest(layout(), datum, here, named).address == here
     assert data.by_closest(layout(), datum, DATA + 0x28, KernelSymbolOffset("next", 0, "m")).contradicts
     blind = data.by_closest(layout(data_symbols=False), datum, here, KernelSymbolOffset("last_function", 0x1234, "m"))
     assert (blind.address, blind.contradicts) == (None, False)
@@ -170,7 +173,7 @@ def test_the_end_of_the_kernels_per_cpu_data_names_a_modules_first_variable() ->
     datum = Datum("pinpoint_percpu_word", 4, module="m", cpu=0)
     shown = KernelSymbolOffset("__per_cpu_end", 0, "")
     assert data.by_closest(layout(vmlinux), datum, end, shown).address == end
-    # The same name for another address, another offset, or a variable that is not per-CPU contradicts.
+    # The same name contradicts for another address, another offset, or a variable that is not per-CPU.
     assert data.by_closest(layout(vmlinux), datum, end + 8, shown).contradicts
     assert data.by_closest(layout(vmlinux), datum, end + 8, KernelSymbolOffset("__per_cpu_end", 8, "")).contradicts
     assert data.by_closest(layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown).contradicts

@@ -1,7 +1,7 @@
-"""Lines of source in modules: section + offset from the DWARF line table; what has none, or another build, is refused.
+"""A source line in a module becomes section + offset by its DWARF line table; another build or no table is refused.
 
-The modules are compiled here, for every architecture whose compiler is at hand. Where a line really is tells a label
-that the source puts on it, which goes through the symbol table and not through DWARF.
+The modules are compiled here, for every architecture whose compiler is installed. A label in the source shows where a
+line really is; labels are in the symbol table and do not depend on DWARF.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ Build = Callable[..., Elf]
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """Compile the sources for an architecture and link them relocatable, as kbuild makes a module."""
+    """Return a function that compiles the sources for an architecture into a relocatable file, as kbuild does."""
 
     def module(*flags: str, arch: str = NATIVE, strip: str = "", name: str = "module.ko") -> Elf:
         prefix = ARCHITECTURES[arch].cross_prefix
@@ -185,7 +185,7 @@ def test_the_line_that_has_a_text(tmp_path: Path) -> None:
 
 
 def loaded(build_id: str, text: int, previous: int = 0) -> Layout:
-    """A layout with the module loaded: what the guest reports of it."""
+    """Return a layout with the module loaded, as the guest reports it."""
     target = SimpleNamespace(
         build_id=build_id,
         sections={".text": text},
@@ -200,7 +200,7 @@ def test_a_precompiled_site_is_at_its_section_and_offset(build: Build) -> None:
     site = PrecompiledSite.at_line("shape", elf, "one.c", number(ONE, "MARK(first_mark)"))
     request = by_section(loaded(elf.build_id, 0xC0001000), [site])
     assert request.specs == [f"@{0xC0001000 + elf.named('first_mark')[0].address:#x}"]
-    assert site.spec == f"shape:first+{site.offset:#x}", "it can be asked for by its symbol, too"
+    assert site.spec == f"shape:first+{site.offset:#x}", "it can be requested by its symbol, too"
 
 
 @pytest.mark.parametrize("found", ["0123abcd", ""])
@@ -212,7 +212,7 @@ def test_another_build_is_refused(build: Build, found: str) -> None:
         by_section(loaded(found, 0xC0001000), [site])
     assert MUTANTS["stale-offset"].relocates is not None
     stale = MUTANTS["stale-offset"].relocates(loaded(found, 0xC0001000), [site])
-    assert stale.specs == [f"@{0xC0001000 + site.place:#x}"], "the mutant does not ask"
+    assert stale.specs == [f"@{0xC0001000 + site.place:#x}"], "the mutant does not compare build-ids"
 
 
 def test_the_previous_instance_is_a_mutants(build: Build) -> None:

@@ -1,4 +1,4 @@
-"""Results in the formats of other tools: each is read back, and guest output cannot break out of it."""
+"""Results are exported in formats of other tools: each can be read back, and guest output cannot break out of it."""
 
 from __future__ import annotations
 

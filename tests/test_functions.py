@@ -1,4 +1,4 @@
-"""In which order rows begin."""
+"""Rows begin in the right order: built before unbuilt, slowest first."""
 
 from __future__ import annotations
 

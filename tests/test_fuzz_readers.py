@@ -1,4 +1,4 @@
-"""What reads input of strangers, fed with mutations of good input and with noise. `--fuzz N` gives N inputs to each."""
+"""Readers of untrusted input survive mutations of good input and noise. `--fuzz N` feeds N inputs to each."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _named() -> bool:
 
 
 def text_of(seed: str) -> st.SearchStrategy[str]:
-    """Mutations of a text, and noise, as a guest's output is decoded."""
+    """Return mutations of a text and noise, decoded like a guest's output."""
     return st.one_of(mutations(seed.encode()).map(lambda content: content.decode(errors="replace")), st.text())
 
 
@@ -86,7 +86,7 @@ def config(request: pytest.FixtureRequest) -> pytest.Config:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[bytes], Path]:
-    """Writes each content to a file of its own name: what is read once per file must be read again."""
+    """Return a function that writes each content to a new file, because readers cache by file name."""
     number = itertools.count()
 
     def written(content: bytes) -> Path:
@@ -148,9 +148,9 @@ def test_consoles(config: pytest.Config, log: Path) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path) -> bytes:
-    """A relocatable file with debug information, a data probe and relocations."""
+    """Return a relocatable file with debug information, a data probe and relocations."""
     if not shutil.which("gcc"):
-        pytest.skip("no compiler")
+        pytest.skip("no compiler is installed")
     (tmp_path / "x.c").write_text(SOURCE)
     subprocess.run(["gcc", "-c", "-g", "-O2", "-fno-inline", tmp_path / "x.c", "-o", tmp_path / "x.ko"], check=True)
     return (tmp_path / "x.ko").read_bytes()
@@ -211,7 +211,7 @@ def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def _json(good: dict[str, object]) -> st.SearchStrategy[bytes]:
-    """The description with values of other sorts in it."""
+    """Return the description with values of other types in it."""
     other = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),

@@ -1,4 +1,4 @@
-"""The table of kernel mutants and the patch agree, and what stands for a mutant on the command line is read right."""
+"""The table of kernel mutants agrees with the patch, and mutants are selected correctly on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEWEST, FEWEST_PAST = 40, 12
 
 
 def test_every_number_of_the_patch_is_in_the_table() -> None:
-    """And every number of the table in the patch, in the files that the table names."""
+    """The table and the patch have the same numbers, in the files that the table names."""
     assert {mutant.number: set(mutant.files) for mutant in TABLE} == PLACES
 
 
@@ -35,7 +35,7 @@ def test_enough_of_them() -> None:
 
 @pytest.mark.parametrize("mutant", TABLE, ids=str)
 def test_each_row(mutant: KernelMutant) -> None:
-    """Its architectures and traits exist, a bug of the past names its commit, and its cases are there."""
+    """A mutant's architectures, traits and cases exist, and a past bug names its commit."""
     assert set(mutant.arch) <= set(ARCHITECTURES)
     assert set(mutant.equivalent) <= set(mutant.arch)
     assert set(mutant.requires) <= set(Traits.model_fields)
@@ -57,7 +57,7 @@ def test_places_are_of_added_lines() -> None:
 
 
 def test_chosen() -> None:
-    """By number, by a list, by a range; all without one; rules of older kernels are no bugs."""
+    """Mutants are selected by number, list or range; by default all, except rules of older kernels."""
     assert [mutant.number for mutant in kernel_mutants.chosen("3,1")] == [3, 1]
     assert [mutant.number for mutant in kernel_mutants.chosen("101-103")] == [101, 102, 103]
     assert not any(mutant.is_rule for mutant in kernel_mutants.chosen(""))
@@ -67,7 +67,7 @@ def test_chosen() -> None:
 
 
 def test_demand() -> None:
-    """Only a kernel that is built with the patch has mutants."""
+    """Only a kernel built with the patch has mutants."""
     recipes = load_all()
     mutants = [recipe for recipe in recipes.values() if kernel_mutants.takes_mutants(recipe)]
     assert mutants
@@ -78,7 +78,7 @@ def test_demand() -> None:
 
 
 def test_why_equivalent() -> None:
-    """By architecture, by a reason of its own, by a trait that the VM does not have."""
+    """A mutant is equivalent by architecture, for a reason of its own, or because the VM lacks a trait."""
     recipe = load_all()["x86_64-fdpin"]
     row = {"number": 1, "name": "a", "kind": "b", "claim": "c", "files": ["d"], "arch": ["x86_64", "arm64"]}
     assert KernelMutant.model_validate(row).why_equivalent(recipe) == ""
@@ -90,7 +90,7 @@ def test_why_equivalent() -> None:
 
 @pytest.mark.parametrize("text", ["mutant = 1", "[[mutant]\n", '[[mutant]]\nnumber = "1"\n'])
 def test_broken_table(tmp_path: Path, text: str) -> None:
-    """One line that names the file."""
+    """A broken table is reported in one line that names the file."""
     (tmp_path / "kernel-mutants.toml").write_text(text)
     with pytest.raises(RecipeError, match=r"kernel-mutants\.toml") as raised:
         kernel_mutants.table(tmp_path / "kernel-mutants.toml")

@@ -1,4 +1,4 @@
-"""Backtraces that a module prints on purpose, told from those that the kernel prints of a complaint."""
+"""Backtraces that a module prints on purpose are distinguished from those of a kernel complaint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels out of packages: what is unpacked, wrapped, given symbols, and laid out for module builds."""
+"""A packaged kernel is unpacked, wrapped into an ELF file with symbols, and laid out for module builds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KERNEL = vmlinux.ELF + bytes(range(256)) * 40
 
 
 def bzimage(payload: bytes) -> bytes:
-    """The head of a bzImage with two setup sectors, then 100 bytes of decompressor, then the payload."""
+    """Return a bzImage with two setup sectors, 100 bytes of decompressor, and the payload."""
     image = bytearray(3 * 512)
     image[0x1F1] = 2
     image[0x202:0x206] = b"HdrS"
@@ -94,7 +94,7 @@ def test_symbols_are_found_by_name() -> None:
 
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
-    """A flat image of 0x3000 bytes, its middle third text, with symbols of every kind."""
+    """Return a flat image of 0x3000 bytes with symbols of every kind; its middle third is text."""
     image = bytes(0x1000) + bytes(range(256)) * 16 + bytes(0x1000)
     places = [
         FlatSection(".head.text", BASE, BASE + 0x1000, executable=False),
@@ -162,7 +162,7 @@ def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> Non
     assert elf.build_id == linked.build_id != ""
     assert elf.function("work").address == address
     assert elf.bytes_at(address, 8) == linked.bytes_at(address, 8)
-    # All but the file header's pointer to the section headers and their count.
+    # Everything except the file header's pointer to the section headers and their count.
     assert named.read_bytes()[64 : len(stripped)] == stripped[64:]
     named.chmod(0o755)
 
@@ -186,8 +186,8 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     ]
     assert elf.bytes_at(base + 0x10, 4) == bytes([0x10, 0x11, 0x12, 0x13])
     assert elf_writer.symbols_in(written) == 3
-    told = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
-    assert "Warning" not in told.stderr + told.stdout
+    listing = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
+    assert "Warning" not in listing.stderr + listing.stdout
 
 
 def test_what_is_no_elf_is_refused() -> None:
@@ -199,7 +199,7 @@ NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU") + bytes(range(20))
 
 
 def vdso() -> bytes:
-    """A page with a small ELF in it that has a build-id note of its own."""
+    """Return a page with a small ELF file that has a build-id note of its own."""
     elf = bytearray(4096)
     elf[:5] = vmlinux.ELF + b"\x02"
     struct.pack_into("<Q", elf, 40, 1024)
@@ -229,7 +229,10 @@ def module(path: Path, depends: str) -> Path:
 
 @pytest.fixture
 def modules(tmp_path: Path) -> Path:
-    """net needs bus and ring; bus needs ring; base is built in; file names have dashes, one file is compressed."""
+    """Return a tree of modules: net needs bus and ring, bus needs ring, base is built in.
+
+    File names have dashes, and one file is compressed.
+    """
     root = tmp_path / "modules"
     module(root / "kernel/net/virt-net.ko", "virt_bus,virt-ring,base")
     module(root / "kernel/bus/virt_bus.ko", "virt_ring")
@@ -282,7 +285,7 @@ def test_headers_of_another_layout_are_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """The package names of one Debian kernel for arm64, without what is in them."""
+    """Return a repository with the package names of one Debian kernel for arm64; the packages are empty."""
     signer = Signer()
     (tmp_path / "archive.gpg").write_bytes(signer.keyring)
     monkeypatch.setattr(mirrors, "KEYRING", tmp_path / "archive.gpg")
@@ -309,6 +312,7 @@ def recipe(package: str, arch: str = "arm64") -> Recipe:
     return Recipe(name="vm", arch=arch, describe="a test", kernel=kernel)
 
 
+@pytest.mark.slow
 def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: Repository) -> None:
     parts = debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "one"))
     named = [part.split()[0] for part in parts if part.startswith("linux-")]
@@ -324,6 +328,7 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
     assert debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "three")) != parts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("repository")
 @pytest.mark.parametrize(
     ("package", "arch", "reported"),

@@ -1,4 +1,4 @@
-"""A call that does not return: detected from outside while it lasts, and only at an address without a function."""
+"""A call that does not return is detected from outside, and only if the CPU is at an address without a function."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOWHERE, FUNCTION = 0x810050, 0x10143480
 
 
 class Scene:
-    """A guest whose CPU is at these addresses in turn, endlessly, and whose call hangs until the guest is stopped."""
+    """A guest whose CPU cycles through these addresses, and whose call hangs until the guest is stopped."""
 
     def __init__(self, *addresses: int) -> None:
         self._addresses = addresses

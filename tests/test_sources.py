@@ -1,4 +1,4 @@
-"""Source trees: unpacked once, patched copies that leave the plain tree alone, patches that fail by name."""
+"""A source tree is unpacked once, patched copies leave it unchanged, and a patch that fails is named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Why this patch is there.
 
 
 class TarballPackages:
-    """Packages whose one package holds a tarball made on the spot; counts how often it is unpacked."""
+    """A package source with one package that holds a tarball; it counts how often the package is unpacked."""
 
     def __init__(self, tarballs: int = 1) -> None:
         self.unpacked = 0

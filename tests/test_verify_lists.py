@@ -1,4 +1,4 @@
-"""What `./pinpoint verify` reads from a guest: registrations, traced functions, call sites, settings."""
+"""`./pinpoint verify` reads registrations, traced functions, call sites and settings from a guest correctly."""
 
 from __future__ import annotations
 
