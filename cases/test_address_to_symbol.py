@@ -13,10 +13,10 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
 from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.functions import unique_functions
+from harness.landing.code.function_selection import unique_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import Conversions, by_address
+from harness.landing.lookup.conversion import Conversions, request_by_address
 from harness.landing.lookup.kallsyms import converts_addresses, freed
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -67,7 +67,7 @@ def test_module_text(layout: Layout, target: Target, conversions: Conversions, f
 def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on bare addresses, and on both names of a function, are hit as often as their instructions run."""
     sites = layout.straight(target.site("leaf"), 4)
-    with kprobes.on(*sites, target.site("alias"), relocation=by_address) as probes:
+    with kprobes.on(*sites, target.site("alias"), relocation=request_by_address) as probes:
         target.call("alias", TIMES)
     probes.prove(hits=TIMES)
 

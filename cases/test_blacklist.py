@@ -9,7 +9,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.functions import blacklist, evenly
+from harness.landing.code.function_selection import blacklist, evenly
 from harness.landing.layout import Layout
 from harness.landing.lookup import reserved_places
 from harness.landing.probe_run import Kprobes

@@ -11,14 +11,14 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.by_hand import ByHand
+from harness.landing.checks.base_offset_trial import Trial, sample
 from harness.landing.checks.classify_address import Places
-from harness.landing.checks.relocation_trial import Trial, sample
-from harness.landing.code.functions import unique_functions
+from harness.landing.code.function_selection import unique_functions
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.report.relocation_table import TrialRow
+from harness.report.base_offset_table import TrialRow
 
 Tried = Callable[..., TrialRow]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.landing.code.functions import evenly, unique_functions
+from harness.landing.code.function_selection import evenly, unique_functions
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import decoded
 from harness.landing.layout import Layout

@@ -5,7 +5,7 @@ register_kprobe() with KPROBE_FLAG_DISABLED, disable_kprobe(), enable_kprobe() (
 
 import pytest
 
-from harness.landing.checks import several_probes
+from harness.landing.checks import disable_and_unregister
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -36,7 +36,7 @@ def test_registered_disabled(layout: Layout, target: Target, kprobes: Kprobes) -
     """A probe registered disabled is listed as disabled at its address, leaves memory unchanged, and is not hit."""
     with kprobes.on(*sites_of(layout, target), parameters=["disabled=1"]) as probes:
         call(target)
-    several_probes.expect_silent(probes)
+    disable_and_unregister.expect_silent(probes)
 
 
 @pytest.mark.mutants("only-reported")
@@ -46,11 +46,11 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
     with kprobes.on(*sites) as probes:
         call(target)
         for index in range(len(sites)):
-            several_probes.disable(probes, index)
-        several_probes.expect_disarmed(probes)
+            disable_and_unregister.disable(probes, index)
+        disable_and_unregister.expect_disarmed(probes)
         call(target)
         for index in range(len(sites)):
-            several_probes.enable(probes, index)
+            disable_and_unregister.enable(probes, index)
         probes.look_again()
         call(target)
     probes.prove(hits=2 * TIMES)
@@ -62,20 +62,20 @@ def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes)
     """If one of three probes on a site is disabled, it is not hit; the others are, and the breakpoint stays."""
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * 3) as probes:
-        several_probes.disable(probes, 1)
+        disable_and_unregister.disable(probes, 1)
         probes.look_again()
         target.call("leaf", TIMES)
     probes.prove()
-    several_probes.expect_hits(probes, [TIMES, 0, TIMES])
+    disable_and_unregister.expect_hits(probes, [TIMES, 0, TIMES])
 
 
 @pytest.mark.mutants("only-reported")
 def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """enable_kprobe() returns EINVAL for a probe whose module was unloaded."""
     with kprobes.on(layout.straight(target.site("leaf"))[2]) as probes:
-        several_probes.disable(probes, 0)
+        disable_and_unregister.disable(probes, 0)
         target.unload()
         try:
-            several_probes.expect_not_enabled(probes, 0)
+            disable_and_unregister.expect_not_enabled(probes, 0)
         finally:
             target.load()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.image import Image
-from harness.landing.code.functions import PREAMBLES, moved
+from harness.landing.code.function_selection import PREAMBLES, moved
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.guest.guest import Guest
-from harness.guest.listeners import listeners
+from harness.guest.process_listening_sockets import listeners
 from harness.landing.target import Target
 from harness.matrix.guests import checkup
 

@@ -10,8 +10,8 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
 from harness.pinning.across import cross, expect_errnos, race, settle
+from harness.pinning.coming_and_going_modules import going
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.module_states import going
 from harness.pinning.mutants import named
 
 # A mutant is caught in any round, so it needs only a few.

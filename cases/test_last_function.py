@@ -14,10 +14,11 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.verdict import known_fail
+from harness.verdict.cell_verdict import known_fail
 
-# The text of the first module ends with an odd number of zeros up to the end of the page (probes/pins/main.c), that of
-# the second with an even number. Mutants are tried on the second, so that the guest survives.
+# The text of the first module ends with an odd number of zeros up to the end of the page
+# (probes/pinnable_target/main.c), that of the second with an even number. Mutants are tried on the second, so that the
+# guest survives.
 UNEVEN, EVEN = "pinpoint_pins", "pinpoint_target"
 Fresh = Callable[..., AbstractContextManager[Guest]]
 

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from harness.landing.checks import several_probes
+from harness.landing.checks import disable_and_unregister
 from harness.landing.checks.every_instruction import Everywhere
 from harness.landing.checks.probe_flags import apart, await_flag, expect_flag
 from harness.landing.checks.refusals import expect_refusal
@@ -111,10 +111,10 @@ def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -
     """Several probes on one site are all hit; if one is removed, the others and the breakpoint stay."""
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * TOGETHER) as probes:
-        several_probes.expect_no_second_time(probes, 1)
+        disable_and_unregister.expect_no_second_time(probes, 1)
         target.call("leaf", TIMES)
-        several_probes.remove(probes, 0)
+        disable_and_unregister.remove(probes, 0)
         probes.look_again()
         target.call("leaf", TIMES)
     probes.prove()
-    several_probes.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])
+    disable_and_unregister.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])

@@ -14,9 +14,9 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect, expect_gone, for_build, survived
-from harness.pinning.module_states import stopped
 from harness.pinning.mutants import named
 from harness.pinning.protocol.loader_actor import settled
 

@@ -14,10 +14,10 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
+from harness.pinning.coming_and_going_modules import copies, going
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect
-from harness.pinning.module_states import TARGET as GOING_TARGET
-from harness.pinning.module_states import copies, going
 from harness.report.measurements import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]

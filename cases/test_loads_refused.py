@@ -12,10 +12,10 @@ from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
+from harness.pinning.coming_and_going_modules import going
 from harness.pinning.loader import Order, Status
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.module_states import TARGET as GOING_TARGET
-from harness.pinning.module_states import going
 from harness.pinning.mutants import named
 
 NAME = "pinpoint_noexit"

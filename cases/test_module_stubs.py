@@ -10,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.landing.checks.stub_room import expected_starts
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.module_states import TARGET as NEEDED
+from harness.pinning.coming_and_going_modules import TARGET as NEEDED
 
 NEEDING = "pinpoint_depends"
 

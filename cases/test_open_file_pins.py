@@ -4,9 +4,9 @@ import pytest
 
 from harness.landing.landing import Missed
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import PROBE, Loader, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect
-from harness.pinning.module_states import stopped
 
 IN_USE = "EAGAIN"
 

@@ -5,7 +5,7 @@ arch/x86/kernel/kprobes/opt.c (6.1): a jump is five bytes long and displaces the
 
 import pytest
 
-from harness.landing.checks import several_probes, single_step
+from harness.landing.checks import disable_and_unregister, single_step
 from harness.landing.checks.optimized_probes import (
     JUMP,
     OPTIMIZED,
@@ -123,9 +123,9 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     inner = displaced(layout, outer)[0]
     for _ in range(TRIES):
         with kprobes.on(outer, inner, parameters=["disabled=1"]) as probes:
-            several_probes.enable(probes, 0)
+            disable_and_unregister.enable(probes, 0)
             await_jump(probes, outer)
-            several_probes.swap(probes, 0, 1)
+            disable_and_unregister.swap(probes, 0, 1)
             target.call(outer.symbol.removeprefix("pinpoint_"), TIMES)
             probes.look_again()
             hits = probes.reports_now[1].hits

@@ -9,7 +9,7 @@ import errno
 import pytest
 
 from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.layout import Layout
 from harness.landing.lookup import reserved_places
 from harness.landing.lookup.kallsyms import freed

@@ -25,11 +25,11 @@ def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     figure("schedules.left_out", len(every.undefined), "schedules")
     played = schedules.run(schedules.chosen())
     figure("schedules.run", len(played.plays), "schedules")
-    figure("schedules.reused", played.reused, "schedules")
+    figure("schedules.reused", played.reused_count, "schedules")
     figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")
     figure("schedules.seconds_each", round(played.seconds_each, 2), "s", goal="at most 2")
     played.prove()
-    assert played.reused or schedules.lines, "the target was never loaded at the address of its previous instance"
+    assert played.reused_count or schedules.lines, "the target was never loaded at the address of its previous instance"
 
 
 @pytest.mark.deep

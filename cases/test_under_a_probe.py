@@ -20,7 +20,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.verdict import known_fail
+from harness.verdict.cell_verdict import known_fail
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 

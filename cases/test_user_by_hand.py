@@ -10,8 +10,8 @@ import pytest
 
 from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
 from harness.report.measurements import Figure
+from harness.userspace.base_offset_trial import UserTrial
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.relocation_trial import UserTrial
 
 FILES = (ONE, TWO, RUNNER)
 

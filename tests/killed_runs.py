@@ -38,7 +38,7 @@ import pytest
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline
 from harness.guest.accelerator import Accelerator
-from harness.guest.emulator import Emulator
+from harness.guest.qemu_process import Emulator
 from harness.guest.guest import Guest
 
 pytest_plugins = ["harness.plugin"]

@@ -19,9 +19,9 @@ from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.guest import debugger
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.guest.terminal import Filter
 from harness.report import evidence
 

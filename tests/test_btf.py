@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from harness.pinning.holds.btf import FUNCTION, Base, one_function
+from harness.pinning.holds.btf_encoder import FUNCTION, Base, one_function
 
 BASE = Base(types=1000, strings=5000)
 

@@ -15,7 +15,7 @@ from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
 from harness.report.sameness import alike, normalised
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
 

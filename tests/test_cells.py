@@ -11,9 +11,9 @@ from harness.landing.landing import Missed
 from harness.matrix.cells.cell_result import CellWatch, MutantSurvivedError, demand_caught, verdict_of
 from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.checkup import KernelComplained
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
-from harness.verdict.verdict import Verdict
 
 
 def watch(mutant: str = "") -> CellWatch:

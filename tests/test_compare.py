@@ -13,7 +13,7 @@ from harness.report.compare import Baseline, against, compare
 from harness.report.history import past
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
 

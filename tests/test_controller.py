@@ -10,7 +10,7 @@ import pytest
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, Phase
 from harness.matrix.cells.selection import CellId
-from harness.matrix.workers.controller import Controller, ControllerClient
+from harness.matrix.workers.controller_socket import Controller, ControllerClient
 
 SOON = 60.0
 

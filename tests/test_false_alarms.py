@@ -12,7 +12,7 @@ from harness.matrix.ending import count_false_alarms
 from harness.report.measurements import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 NOISE = BootNoise(place="mm/slub.c:5134", why="a test")
 

@@ -33,7 +33,7 @@ import harness.matrix.guests.checkup as checkup
 import harness.matrix.guests.fleet as fleet
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline
-from harness.guest.emulator import Emulator
+from harness.guest.qemu_process import Emulator
 from harness.guest.guest import Guest
 
 pytest_plugins = ["harness.plugin"]

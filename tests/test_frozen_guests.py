@@ -14,7 +14,7 @@ import pytest
 
 from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
-from harness.guest.emulator import FrozenRefused
+from harness.guest.qemu_process import FrozenRefused
 from harness.images.image import Image
 from harness.images.recipe import Kernel, MachineOptions, Recipe
 from harness.images.store import Store

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.guest import identity
+from harness.guest import booted_kernel_check
 from harness.guest.terminal import Filter
 from harness.images import recipe
 from harness.landing import probe_module
-from harness.landing.code import line_table, static_kprobes
+from harness.landing.code import kprobes_in_module_data, line_table
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module
@@ -29,7 +29,7 @@ from harness.landing.target import Target
 from harness.matrix.commands import bundle_trust, replay_options
 from harness.matrix.guests.guest_state import State
 from harness.pinning.loader import LoaderLine
-from harness.report import bundle, durations, jsonl
+from harness.report import bundle, cell_duration_cache, jsonl
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
 from harness.verdict.complaints import confirmed, read
@@ -118,8 +118,8 @@ def test_the_state_of_a_guest(config: pytest.Config) -> None:
 
 def test_notes_of_a_kernel(config: pytest.Config) -> None:
     note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))
-    assert identity.build_id(note)
-    fuzz(config, mutations(note), identity.build_id)
+    assert booted_kernel_check.build_id(note)
+    fuzz(config, mutations(note), booted_kernel_check.build_id)
 
 
 def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
@@ -165,7 +165,7 @@ def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], 
                     part()
                 except PinpointError:
                     continue
-        for part in (static_kprobes.sites, patch_sites, line_table.rows):
+        for part in (kprobes_in_module_data.sites, patch_sites, line_table.rows):
             try:
                 part(elf)
             except PinpointError:
@@ -228,4 +228,4 @@ def test_results_of_earlier_runs(config: pytest.Config, write: Callable[[bytes],
     fuzz(config, mutations(line * 3), lambda content: jsonl.read(write(content), Cell))
     kept = json.dumps({"parisc": {"test_x": 1.5}}).encode()
     anything = st.one_of(mutations(kept), _json({"parisc": 1}))
-    fuzz(config, anything, lambda content: durations.of_rows(write(content)))
+    fuzz(config, anything, lambda content: cell_duration_cache.of_rows(write(content)))

@@ -13,7 +13,7 @@ import pytest
 from harness.core.architecture import Translation
 from harness.core.errors import GuestError
 from harness.guest import memory as room
-from harness.guest.identity import build_id
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.memory import Memory, SharedFile
 from harness.guest.monitor import Json, Monitor
 from harness.guest.parisc_tables import PariscTables

@@ -17,9 +17,9 @@ from harness.guest import heartbeat as heart_module
 from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import read
 from harness.verdict.liveness import Condition, examine
-from harness.verdict.verdict import Verdict
 
 # Long enough that a thread of a busy host does not wait for a large part of it.
 BEAT = 0.3

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.deadline import Deadline
@@ -24,10 +24,10 @@ from harness.guest.terminal import Filter
 from harness.matrix.cells.cell_result import verdict_of
 from harness.matrix.guests import checkup, guest_state
 from harness.matrix.guests.checkup import KernelComplained, Unexplained
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import read
 from harness.verdict.printk import records
 from harness.verdict.traces import frames
-from harness.verdict.verdict import Verdict
 
 OOPS = (
     b"[    9.000000] BUG: unable to handle page fault for address: ffff8880\r\n[    9.000001] Oops: 0002 [#1] SMP\r\n"
@@ -169,6 +169,7 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert b"".join(transcript.pieces(900)) == b"x" * 100
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=300), max_size=30),
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3000)), max_size=9),
@@ -258,6 +259,7 @@ def test_no_terminal_obeys_a_guest(name: str) -> None:
         assert harmless(terminal.feed(content[:cut]) + terminal.feed(content[cut:]) + terminal.feed(b"z" * 5000))
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([*INJECTIONS.values(), b"\x1b[31m", b"\xe2\x82"])))
 def test_only_printable_text_colours_and_line_editing_pass(parts: list[bytes]) -> None:
     terminal = Filter()

@@ -17,11 +17,11 @@ from test_guest_boot import Pretender
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestLost
 from harness.guest.accelerator import TCG, Accelerator
-from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.listeners import Listener, listeners
-from harness.guest.provisioning import word
+from harness.guest.process_listening_sockets import Listener, listeners
+from harness.guest.provisioning_line import word
+from harness.guest.qemu_process import Emulator
 from harness.report.evidence import gather
 
 STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself

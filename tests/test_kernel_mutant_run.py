@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from harness.core.errors import BootError, UsageError
-from harness.images.kernel_mutants import KernelMutant
+from harness.images.kernel_mutant_table import KernelMutant
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import kernel_mutant_run
 from harness.matrix.commands.kernel_mutant_run import Outcome, _Control, _Hunt
-from harness.matrix.guests.kernel_mutant import switch_on
+from harness.matrix.guests.kernel_mutant_switch import switch_on
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 MUTANT = KernelMutant(
     number=7,

@@ -10,12 +10,12 @@ import pytest
 from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
-from harness.images import kernel_mutants
-from harness.images.kernel_mutants import KernelMutant
+from harness.images import kernel_mutant_table
+from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.recipe import Traits, load_all, part_path
 
-TABLE = kernel_mutants.table()
-PLACES = kernel_mutants.places(part_path("patches", kernel_mutants.PATCH).read_text())
+TABLE = kernel_mutant_table.table()
+PLACES = kernel_mutant_table.places(part_path("patches", kernel_mutant_table.PATCH).read_text())
 FEWEST, FEWEST_PAST = 40, 12
 
 
@@ -53,28 +53,28 @@ def _functions(path: Path) -> set[str]:
 def test_places_are_of_added_lines() -> None:
     patch = "--- a/one.c\n+++ b/one.c\n@@ -1 +1,2 @@\n-\tKERNEL_MUTANT(1)\n+\tif (KERNEL_MUTANT(2))\n"
     patch += "--- a/two.c\n+++ b/two.c\n@@ -1 +1,2 @@\n+KERNEL_MUTANT_FOURTH(2)\n \tKERNEL_MUTANT(3)\n"
-    assert kernel_mutants.places(patch) == {2: {"one.c", "two.c"}}
+    assert kernel_mutant_table.places(patch) == {2: {"one.c", "two.c"}}
 
 
 def test_chosen() -> None:
     """Mutants are selected by number, list or range; by default all, except rules of older kernels."""
-    assert [mutant.number for mutant in kernel_mutants.chosen("3,1")] == [3, 1]
-    assert [mutant.number for mutant in kernel_mutants.chosen("101-103")] == [101, 102, 103]
-    assert not any(mutant.is_rule for mutant in kernel_mutants.chosen(""))
+    assert [mutant.number for mutant in kernel_mutant_table.chosen("3,1")] == [3, 1]
+    assert [mutant.number for mutant in kernel_mutant_table.chosen("101-103")] == [101, 102, 103]
+    assert not any(mutant.is_rule for mutant in kernel_mutant_table.chosen(""))
     for wrong in ("0", "x", "3,", "1-x", "201"):
         with pytest.raises(UsageError):
-            kernel_mutants.chosen(wrong)
+            kernel_mutant_table.chosen(wrong)
 
 
 def test_demand() -> None:
     """Only a kernel built with the patch has mutants."""
     recipes = load_all()
-    mutants = [recipe for recipe in recipes.values() if kernel_mutants.takes_mutants(recipe)]
+    mutants = [recipe for recipe in recipes.values() if kernel_mutant_table.takes_mutants(recipe)]
     assert mutants
     for recipe in mutants:
-        kernel_mutants.demand(recipe)
+        kernel_mutant_table.demand(recipe)
     with pytest.raises(UsageError, match="kernel-mutants"):
-        kernel_mutants.demand(recipes["x86_64-debian"])
+        kernel_mutant_table.demand(recipes["x86_64-debian"])
 
 
 def test_why_equivalent() -> None:
@@ -93,5 +93,5 @@ def test_broken_table(tmp_path: Path, text: str) -> None:
     """A broken table is reported in one line that names the file."""
     (tmp_path / "kernel-mutants.toml").write_text(text)
     with pytest.raises(RecipeError, match=r"kernel-mutants\.toml") as raised:
-        kernel_mutants.table(tmp_path / "kernel-mutants.toml")
+        kernel_mutant_table.table(tmp_path / "kernel-mutants.toml")
     assert "\n" not in str(raised.value)

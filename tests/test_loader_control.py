@@ -13,7 +13,7 @@ from ssh_server import SOON, Server, end
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.pinning.loader import LoaderLine, LoaderResult, Order, Status
 from harness.pinning.mutants import MUTANTS
 

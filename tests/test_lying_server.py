@@ -14,7 +14,7 @@ from ssh_server import SOON, Dropbear, Server
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
 

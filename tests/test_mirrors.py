@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import HostError
-from harness.images import mirrors
-from harness.images.mirrors import HostSource, default_suites, host_sources, place, repositories
+from harness.images import host_apt_sources
+from harness.images.host_apt_sources import HostSource, default_suites, host_sources, place, repositories
 
 DEBIAN = "http://mirror.invalid/debian"
 SECURITY = "http://mirror.invalid/debian-security"
@@ -55,8 +55,8 @@ def test_which_mirror_serves_a_suite(suite: str, known: list[HostSource], expect
 def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     keyring = tmp_path / "archive.gpg"
     keyring.touch()
-    monkeypatch.setattr(mirrors, "KEYRING", keyring)
-    monkeypatch.setenv(mirrors.MIRROR, f"{DEBIAN}/")
+    monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
+    monkeypatch.setenv(host_apt_sources.MIRROR, f"{DEBIAN}/")
     lines = [found.line("deb") for found in repositories(["bookworm", "bookworm-security"])]
     assert lines == [
         f"deb [signed-by={keyring}] {DEBIAN} bookworm main",
@@ -65,7 +65,7 @@ def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.Monke
 
 
 def test_missing_archive_keys_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(mirrors, "KEYRING", tmp_path / "nothing.gpg")
+    monkeypatch.setattr(host_apt_sources, "KEYRING", tmp_path / "nothing.gpg")
     with pytest.raises(HostError, match="debian-archive-keyring") as caught:
         repositories(["bookworm"])
     assert "\n" not in str(caught.value)
@@ -88,8 +88,8 @@ def test_suites_follow_the_hosts_release(tmp_path: Path, text: str, release: str
 
 
 def test_a_suite_includes_its_updates_unless_it_complements_a_release() -> None:
-    assert mirrors.suites_of("bullseye") == ("bullseye", "bullseye-updates", "bullseye-security")
-    assert mirrors.suites_of("bookworm-backports") == ("bookworm-backports",)
+    assert host_apt_sources.suites_of("bullseye") == ("bullseye", "bullseye-updates", "bullseye-security")
+    assert host_apt_sources.suites_of("bookworm-backports") == ("bookworm-backports",)
 
 
 def test_proxies_of_the_host_are_kept_and_its_leniency_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,6 @@ def test_proxies_of_the_host_are_kept_and_its_leniency_is_not(tmp_path: Path, mo
         'APT::Update::Post-Invoke { "touch /tmp/harm"; };\n'
     )
     monkeypatch.setenv("APT_CONFIG", str(config))
-    kept = mirrors.host_settings()
+    kept = host_apt_sources.host_settings()
     assert 'Acquire::http::Proxy "http://proxy.invalid:3128";' in kept
     assert not [line for line in kept if "Allow" in line or "Invoke" in line]

@@ -17,11 +17,11 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import Bus
-from harness.images import debian_kernel, drivers, elf_writer, kallsyms, mirrors, vmlinux
+from harness.images import debian_kernel, drivers, elf_writer, host_apt_sources, kallsyms, vmlinux
 from harness.images.build_context import BuildContext
 from harness.images.debian_kernel import settle_headers
 from harness.images.elf_writer import FlatSection
-from harness.images.kallsyms import Recovered
+from harness.images.kallsyms import RecoveredSymbol
 from harness.images.packages import Packages
 from harness.images.private_apt import native
 from harness.images.recipe import Kernel, Recipe
@@ -86,7 +86,7 @@ def test_a_file_without_kallsyms_is_one_line(tmp_path: Path) -> None:
 
 
 def test_symbols_are_found_by_name() -> None:
-    table = kallsyms.Kallsyms(BASE, (Recovered(BASE, "T", "_stext"), Recovered(BASE + 8, "T", "_etext")))
+    table = kallsyms.Kallsyms(BASE, (RecoveredSymbol(BASE, "T", "_stext"), RecoveredSymbol(BASE + 8, "T", "_etext")))
     assert table.address("_etext") == BASE + 8
     with pytest.raises(BuildError, match="no _sinittext"):
         table.address("_sinittext")
@@ -103,13 +103,13 @@ def flat(tmp_path: Path) -> Path:
         FlatSection(".bss", BASE + 0x3000, BASE + 0x5000, executable=False, in_file=False),
     ]
     symbols = [
-        Recovered(0, "A", "absolute"),
-        Recovered(BASE + 0x1000, "T", "_stext"),
-        Recovered(BASE + 0x1010, "t", "twin"),
-        Recovered(BASE + 0x1020, "W", "weak"),
-        Recovered(BASE + 0x1030, "t", "twin"),
-        Recovered(BASE + 0x2010, "D", "table"),
-        Recovered(BASE + 0x5000, "B", "_end"),
+        RecoveredSymbol(0, "A", "absolute"),
+        RecoveredSymbol(BASE + 0x1000, "T", "_stext"),
+        RecoveredSymbol(BASE + 0x1010, "t", "twin"),
+        RecoveredSymbol(BASE + 0x1020, "W", "weak"),
+        RecoveredSymbol(BASE + 0x1030, "t", "twin"),
+        RecoveredSymbol(BASE + 0x2010, "D", "table"),
+        RecoveredSymbol(BASE + 0x5000, "B", "_end"),
     ]
     path = tmp_path / "vmlinux"
     path.write_bytes(
@@ -157,7 +157,7 @@ def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> Non
     subprocess.run(["strip", plain], check=True)
     stripped = plain.read_bytes()
     named = tmp_path / "named"
-    named.write_bytes(elf_writer.with_symbols(stripped, [Recovered(address, "T", "work")]))
+    named.write_bytes(elf_writer.with_symbols(stripped, [RecoveredSymbol(address, "T", "work")]))
     elf = Elf.read(named)
     assert elf.build_id == linked.build_id != ""
     assert elf.function("work").address == address
@@ -175,7 +175,9 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     places = [elf_writer.FlatSection(".text", base, base + 0x1000, executable=True)]
     written = elf_writer.flat(bytes(range(256)) * 16, base, places, 18, form)
     assert elf_writer.symbols_in(written) == 0
-    written = elf_writer.with_symbols(written, [Recovered(base + 0x10, "t", "one"), Recovered(base + 0x20, "T", "two")])
+    written = elf_writer.with_symbols(
+        written, [RecoveredSymbol(base + 0x10, "t", "one"), RecoveredSymbol(base + 0x20, "T", "two")]
+    )
     path = tmp_path / "vmlinux"
     path.write_bytes(written)
     elf = Elf.read(path)
@@ -288,9 +290,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """Return a repository with the package names of one Debian kernel for arm64; the packages are empty."""
     signer = Signer()
     (tmp_path / "archive.gpg").write_bytes(signer.keyring)
-    monkeypatch.setattr(mirrors, "KEYRING", tmp_path / "archive.gpg")
+    monkeypatch.setattr(host_apt_sources, "KEYRING", tmp_path / "archive.gpg")
     found = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(mirrors.MIRROR, found.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR, found.uri)
     release = "6.1.0-1-arm64"
     needed = "linux-headers-6.1.0-1-common, linux-kbuild-6.1, gcc-12"
     found.add("linux-image-arm64", {}, depends=f"linux-image-{release} (= 6.1)", architecture="arm64")

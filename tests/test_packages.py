@@ -14,7 +14,7 @@ from debian_repository import Repository, Signer, publish_whole_release
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError, RecipeError
 from harness.core.events import Bus, Event
-from harness.images import deb, mirrors
+from harness.images import deb, host_apt_sources
 from harness.images.packages import Packages
 from harness.images.private_apt import complaint, first_paragraph
 
@@ -30,9 +30,9 @@ def signer() -> Signer:
 def repository(tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> Repository:
     keyring = tmp_path / "archive.gpg"
     keyring.write_bytes(signer.keyring)
-    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     found = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(mirrors.MIRROR, found.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR, found.uri)
     found.add("kernel", {"boot/vmlinuz": "a kernel"}, depends="real-kernel (= 6.1), helper | other, libc:any")
     found.add_source("busybox", "a tarball")
     found.publish()
@@ -217,7 +217,7 @@ def test_no_mirror_and_no_lists_is_one_line(tmp_path: Path, repository: Reposito
     repository.root.rename(tmp_path / "gone")
     with pytest.raises(HostError, match="cannot fetch package lists") as caught:
         packages(tmp_path).version("kernel", "amd64")
-    assert mirrors.MIRROR in one_line(caught)
+    assert host_apt_sources.MIRROR in one_line(caught)
 
 
 @pytest.mark.usefixtures("repository")
@@ -233,7 +233,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         print(Packages(Path(sys.argv[1]), Bus(), suites=["bookworm"]).version("kernel", "amd64"))
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "apt"), str(mirrors.KEYRING)]
+    command = [sys.executable, "-c", script, str(tmp_path / "apt"), str(host_apt_sources.KEYRING)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert [run.communicate(timeout=300)[0] for run in runs] == ["1.0-1\n"] * 3
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
-from harness.core.kprobe_defects import Defect, Symptom
+from harness.core.single_step_defect import Defect, Symptom
 from harness.landing.checks.probe_flags import apart
 from harness.landing.checks.single_step import SingleStepResult, Standing
 from harness.landing.landing import Landing, Missed, prove

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
@@ -51,6 +51,7 @@ def outcomes(rule: Rule, text: str) -> list[str]:
     return found
 
 
+@settings(deadline=None)
 @given(draw.lists(draw.builds(ScheduleStep, draw.sampled_from(Verb), draw.sampled_from((1, 2)))))
 def test_a_schedule_replays_from_its_line(steps: list[ScheduleStep]) -> None:
     assert parse(line(steps)) == tuple(steps)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from harness.core import paths
-from harness.guest import provisioning as words
+from harness.guest import provisioning_line as words
 from harness.guest.keys import RunKeys
 
 INIT = paths.RECIPES / "rootfs/init"

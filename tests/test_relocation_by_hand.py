@@ -13,13 +13,13 @@ from harness.core.architecture import ARCHITECTURES, Decoder
 from harness.core.elf_tables import Section, Symbol
 from harness.landing.by_hand import ByHand
 from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.symbol_table_size import measure
+from harness.landing.checks.embedded_symbol_table_cost import measure
 from harness.landing.code.instructions import padding_at, starts, stub_at
 from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.site import Site
+from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.html import write_html
 from harness.report.measurements import Figures
-from harness.report.relocation_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 

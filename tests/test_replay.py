@@ -21,7 +21,7 @@ from harness.matrix.commands import replay
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FILE = "cases/test_sites.py"
 ITEM = "test_kernel_function[parisc-mutant:one-instruction-off-exported]"

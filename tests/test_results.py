@@ -23,7 +23,7 @@ from harness.report.pivot import CaseName, Pivot, tally
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FIELDS = [
     *("schema", "file"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.matrix.cells.selection import CellId
-from harness.matrix.row_order import divided
-from harness.report.durations import name_of
+from harness.matrix.vm_start_order import divided
+from harness.report.cell_duration_cache import name_of
 
 
 def row(*cases: tuple[str, int]) -> list[CellId]:

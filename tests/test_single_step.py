@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import GuestLost
-from harness.core.registers import Registers
+from harness.core.qemu_registers import Registers
 from harness.landing import past_end
 from harness.landing.checks import single_step
 

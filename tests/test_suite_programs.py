@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import Bus
-from harness.images import mirrors, suite_programs
+from harness.images import host_apt_sources, suite_programs
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
 from harness.images.private_apt import native
@@ -48,9 +48,9 @@ def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConte
     signer = Signer()
     keyring = tmp_path / "archive.gpg"
     keyring.write_bytes(signer.keyring)
-    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     repository = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(mirrors.MIRROR, repository.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR, repository.uri)
     libraries = {
         f"usr/lib/{_library().name}": _library().read_bytes(),
         f"usr/lib/{_loader().name}": _loader().read_bytes(),

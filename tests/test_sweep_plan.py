@@ -20,7 +20,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
-from harness.landing.sweep.batches import Death, Refusal, SweepResult
+from harness.landing.sweep.batched_sweep import Death, Refusal, SweepResult
 from harness.landing.sweep.sweep_guests import FreshGuests
 from harness.landing.sweep.sweep_module import Listing
 from harness.landing.sweep.sweep_plan import Depth

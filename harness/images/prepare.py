@@ -9,10 +9,10 @@ from pathlib import Path
 from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel, user_targets
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.images.image_part_protocols import KernelStoreLayer, StoreLayer
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
-from harness.images.store_layer import KernelStoreLayer, StoreLayer
 
 _KERNEL = debian_kernel.KIND
 _MODULES: KernelStoreLayer[Mapping[str, Path]] = modules

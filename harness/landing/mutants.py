@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError, PinpointError
-from harness.landing import by_hand, data, section_sites
+from harness.landing import by_hand, data_symbol_addresses, section_sites
 from harness.landing.code.instructions import straight
-from harness.landing.data import Datum
+from harness.landing.data_symbol_addresses import Datum
 from harness.landing.layout import Layout
 from harness.landing.probe_module import Request
 from harness.landing.site import Site
@@ -101,8 +101,8 @@ MUTANTS: dict[str, Mutant] = {
     "arms-anyway": Mutant(arms_anyway=True),
     # More than the size of any landing pad: an offset within a landing pad would still land at the right place.
     "converts-too-far": Mutant(converts_too_far=8),
-    "next-data-symbol": Mutant(places=data.by_next_symbol),
-    "data-by-text-base": Mutant(places=data.by_text_base),
+    "next-data-symbol": Mutant(places=data_symbol_addresses.by_next_symbol),
+    "data-by-text-base": Mutant(places=data_symbol_addresses.by_text_base),
     "reads-next-word": Mutant(reads_beyond=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }

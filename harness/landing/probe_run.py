@@ -182,7 +182,7 @@ class ProbeRun:
     @property
     def listed(self) -> tuple[ListedProbe, ...]:
         """The kernel's list of these probes, as last read."""
-        return self.record.view.beyond(self.record.view.standing)
+        return self.record.view.newly_listed(self.record.view.standing)
 
     @property
     def reports_now(self) -> tuple[SiteReport, ...]:
@@ -222,7 +222,7 @@ class ProbeRun:
 
     def prove_gone(self) -> None:
         """Check that no probe is listed, the module is not loaded and the bytes are restored. Raises Missed."""
-        left = self._final.beyond(self.record.view.standing)
+        left = self._final.newly_listed(self.record.view.standing)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):

@@ -14,7 +14,7 @@ from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.sameness import normalised
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
@@ -118,10 +118,10 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
     for key, cell in after.items():
         earlier = before.get(key)
         if earlier is None:
-            (found.added if cell.verdict.good else found.failures).append(_line(key, cell))
-        elif not cell.verdict.good:
+            (found.added if cell.verdict.acceptable else found.failures).append(_line(key, cell))
+        elif not cell.verdict.acceptable:
             _failed(found, key, earlier, cell)
-        elif not earlier.verdict.good:
+        elif not earlier.verdict.acceptable:
             (found.skipped if cell.verdict is Verdict.SKIP else found.mended).append(
                 f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
             )
@@ -147,7 +147,7 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
     for cell in Pivot(cells).latest:
         key = cell.key
         rows.add(key.vm)
-        if cell.verdict.good:
+        if cell.verdict.acceptable:
             continue
         known = baseline.failure(cell)
         if known is None:
@@ -164,7 +164,7 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
 
 
 def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:
-    if earlier.verdict.good:
+    if earlier.verdict.acceptable:
         found.failures.append(_line(key, cell))
     elif earlier.verdict is not cell.verdict:
         found.changed.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.base_offset_table import TrialRow
+from harness.report.base_offset_table import table as table_of_trials
 from harness.report.pivot import Asked, Pivot, Square, tally
 from harness.report.record import Cell, CellKey
-from harness.report.relocation_table import TrialRow
-from harness.report.relocation_table import table as table_of_trials
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 STYLES = {
     Verdict.PASS: "green",

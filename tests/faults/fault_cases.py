@@ -17,9 +17,9 @@ import pytest
 
 from harness.core.deadline import Deadline
 from harness.guest import start
-from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.monitor import Monitor
+from harness.guest.qemu_process import Emulator
 from harness.plugin import RUN
 
 # How long a trigger that does not end is waited for; the guests that commit one are idle.

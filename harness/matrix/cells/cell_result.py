@@ -18,9 +18,9 @@ from harness.matrix.guests.checkup import KernelComplained, LeftBehind, Unexplai
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun, Uprobes
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 # Errors that are reported without a traceback, because they are about the guest, the kernel or the host, not our code.
 REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind, Unexplained)
