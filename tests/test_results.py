@@ -29,7 +29,7 @@ FIELDS = [
     *("schema", "file"),
     *("case", "vm", "verdict", "reason", "seconds", "kernel_release", "arch", "accelerator", "qemu"),
     *("traits", "image_key"),
-    *("witnesses", "mutant", "bundle"),
+    *("witnesses", "mutant", "bundle", "only_killers"),
 ]
 
 
