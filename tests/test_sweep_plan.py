@@ -17,6 +17,7 @@ from harness.core.events import Bus, Event
 from harness.guest.guest import Guest
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
+from harness.landing.lookup import reserved_places
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
@@ -183,7 +184,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting={".text"})
-    monkeypatch.setattr(sweep_refusals, "module_places", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
+    monkeypatch.setattr(reserved_places, "module_places", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))
 

@@ -51,7 +51,7 @@ class Dialogue:
         self._name = name
         self._link = link
         self._argv = tuple(argv)
-        with link.told(self._argv, deadline):
+        with link.as_guest_errors(self._argv, deadline):
             self._channel = link.open(deadline)
             self._channel.set_combine_stderr(True)
             with link.request(self._channel, deadline):
@@ -71,7 +71,7 @@ class Dialogue:
 
         Raises DeadlineExceeded when the program prints no line in time.
         """
-        with self._link.told(self._argv, deadline):
+        with self._link.as_guest_errors(self._argv, deadline):
             try:
                 self._stdout.expect_list([re.compile(rb"\n")], timeout=deadline.remaining())
             except pexpect.EOF:
@@ -83,7 +83,7 @@ class Dialogue:
 
     def say(self, line: str, deadline: Deadline) -> None:
         """Write one line to the standard input. Raises GuestLost when the connection breaks or the input is closed."""
-        with self._link.told(self._argv, deadline):
+        with self._link.as_guest_errors(self._argv, deadline):
             self._channel.settimeout(max(0.001, deadline.remaining()))
             self._channel.sendall(f"{line}\n".encode())
 
@@ -92,7 +92,7 @@ class Dialogue:
 
         Raises GuestLost when the connection broke, DeadlineExceeded when the program still runs.
         """
-        with self._link.told(self._argv, deadline):
+        with self._link.as_guest_errors(self._argv, deadline):
             if not self._channel.status_event.wait(deadline.remaining()):
                 raise TimeoutError("deadline")
             status = int(self._channel.recv_exit_status())

@@ -60,7 +60,7 @@ class Shell:
 
     def _run(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool) -> Result:
         began = time.monotonic()
-        with self._link.told(argv, deadline):
+        with self._link.as_guest_errors(argv, deadline):
             if self._channel is None:
                 self._channel = self._link.open(deadline)
                 with self._link.request(self._channel, deadline):

@@ -100,7 +100,7 @@ class SshLink:
         return transport
 
     def open(self, deadline: Deadline) -> paramiko.Channel:
-        """Return a channel for one command. Must be called inside `told`, which converts its exceptions."""
+        """Return a channel for one command. Must be called inside `as_guest_errors`, which converts its exceptions."""
         return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
 
     @contextlib.contextmanager
@@ -118,7 +118,7 @@ class SshLink:
             timer.cancel()
 
     @contextlib.contextmanager
-    def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
+    def as_guest_errors(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
         """Convert exceptions of the connection during this command into GuestLost or DeadlineExceeded."""
         try:
             with self.waiting():
@@ -132,7 +132,7 @@ class SshLink:
         Raises GuestLost when the connection breaks, DeadlineExceeded when the program is still running.
         """
         began = time.monotonic()
-        with self.told(argv, deadline), self.open(deadline) as channel:
+        with self.as_guest_errors(argv, deadline), self.open(deadline) as channel:
             with self.request(channel, deadline):
                 channel.exec_command(shlex.join(argv))
             rc, out, err = _Exchange(channel, Output(self._name, argv), stdin).run(deadline)

@@ -81,7 +81,7 @@ def interact(link: SshLink) -> int:
     so that a script can be piped in. Raises GuestLost.
     """
     deadline = Deadline.after(_OPEN_SECONDS)
-    with link.told(("sh",), deadline), link.open(deadline) as channel:
+    with link.as_guest_errors(("sh",), deadline), link.open(deadline) as channel:
         if os.isatty(_STDIN):
             width, height = shutil.get_terminal_size()
             with link.request(channel, deadline):

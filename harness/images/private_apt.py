@@ -57,7 +57,7 @@ class AptState:
     def held(self, deadline: Deadline) -> Iterator[None]:
         """Lock the state against other runs and threads in the block, and make sure that its lists are current."""
         with (
-            disk_full_errors.told(self._root),
+            disk_full_errors.as_host_errors(self._root),
             self._mutex,
             held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
         ):

@@ -62,9 +62,9 @@ class Store:
         HostError when the disk is full or cannot be written.
         """
         key = key_of(parts)
-        with disk_full_errors.told(self.root):
+        with disk_full_errors.as_host_errors(self.root):
             self._sweep()
-        with self._bus.step(vm, kind) as step, disk_full_errors.told(self.root):
+        with self._bus.step(vm, kind) as step, disk_full_errors.as_host_errors(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
                 entry = self._kept(kind, key, step)
@@ -147,7 +147,7 @@ class Store:
         path = self.root / f"{kind}-{key}"
         try:
             # Checked here too, before the files of the failed build are removed and the disk is no longer full.
-            with disk_full_errors.told(self.root):
+            with disk_full_errors.as_host_errors(self.root):
                 record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
             beside.rename(path)
         finally:

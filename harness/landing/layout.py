@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
 from harness.landing.code.function_selection import select
-from harness.landing.code.instruction import Flow
+from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import boundaries, decoded, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -155,22 +155,19 @@ class Layout:
 
     def following(self, site: Site) -> Site:
         """The site at the instruction after the one that a probe lands on, or at the end of the function."""
-        elf, symbol = self.symbol(site)
-        lands = self.address(site) - self.base(symbol, site.module)
-        later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > lands)
-        return site.at(next(later, symbol.size))
+        _, symbol = self.symbol(site)
+        return site.at(next((each.offset for each in self._after_landing(site)), symbol.size))
 
     def next_probed(self, site: Site) -> Site | None:
         """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
+        later = (each for each in self._after_landing(site) if each.flow is not Flow.REFUSED and not each.padding)
+        return next((site.at(each.offset) for each in later), None)
+
+    def _after_landing(self, site: Site) -> Iterator[Instruction]:
+        """The function's instructions after the one that a probe on the site lands on."""
         elf, symbol = self.symbol(site)
         lands = self.address(site) - self.base(symbol, site.module)
-        later = (
-            each.offset
-            for each in decoded(elf, symbol, self.decoder)
-            if each.offset > lands and each.flow is not Flow.REFUSED and not each.padding
-        )
-        found = next(later, None)
-        return None if found is None else site.at(found)
+        return (each for each in decoded(elf, symbol, self.decoder) if each.offset > lands)
 
     def mid_instruction(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction or misaligned."""

@@ -9,7 +9,7 @@ from harness.guest.guest import Guest
 from harness.landing.code.function_selection import blacklist
 from harness.landing.code.patch_sites import module_places, places
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.layout import Layout
+from harness.landing.layout import Layout, Loaded
 from harness.landing.target import Target
 
 _STATIC_CALLS = "__start_static_call_sites"
@@ -26,10 +26,10 @@ def static_calls(layout: Layout) -> list[int]:
     return _loaded(layout, places(layout.kernel, _STATIC_CALLS))
 
 
-def module_jump_labels(target: Target) -> list[int]:
+def module_jump_labels(loaded: Target | Loaded) -> list[int]:
     """The addresses of a module's static branches in sections that stay loaded."""
-    found = module_places(target.elf, JUMPS)
-    return [target.sections[section] + place for section, place in found if section in target.lasting]
+    found = module_places(loaded.elf, JUMPS)
+    return [loaded.sections[section] + place for section, place in found if section in loaded.lasting]
 
 
 def bugs(layout: Layout) -> list[int]:

@@ -16,11 +16,11 @@ from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
-from harness.landing.code.patch_sites import module_places
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables
 from harness.landing.layout import Layout
+from harness.landing.lookup.reserved_places import module_jump_labels
 from harness.landing.site import Site
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
@@ -99,12 +99,8 @@ class Refusals:
 
     @cached_property
     def _module_jump_labels(self) -> frozenset[int]:
-        return frozenset(
-            loaded.sections[section] + place
-            for loaded in self.layout.modules.values()
-            for section, place in module_places(loaded.elf, JUMPS)
-            if section in loaded.lasting
-        )
+        modules = self.layout.modules.values()
+        return frozenset(address for loaded in modules for address in module_jump_labels(loaded))
 
     def _places(self, table: _Table) -> Iterator[int]:
         """The load addresses of the code places at the start of a table's rows."""

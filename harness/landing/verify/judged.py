@@ -50,7 +50,7 @@ class Judged:
     places: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The verdict with its notes and its reason, in one line."""
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
         return f"{self.finding.value}{notes}{f': {self.why}' if self.why else ''}"
@@ -77,7 +77,7 @@ def table(probes: list[Judged]) -> str:
     for each in probes:
         address = "-" if each.address is None else f"{each.address:#x}"
         asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
-        rows.append((asked, address, each.means or "-", each.memory or "-", each.owner or "-", each.told))
+        rows.append((asked, address, each.means or "-", each.memory or "-", each.owner or "-", each.description))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()

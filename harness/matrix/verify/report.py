@@ -100,12 +100,12 @@ def write_junit(reports: Sequence[Report], path: Path) -> None:
 def _case(report: Report, each: Judged) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=report.vm, name=_harmless(f"{each.kind} {each.asked}"))
     if each.finding is Finding.MISSED:
-        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.told))
-        failure.text = _harmless(each.landing.table() if each.landing else each.told)
+        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.description))
+        failure.text = _harmless(each.landing.table() if each.landing else each.description)
     elif each.finding is Finding.NOT_JUDGED:
-        ElementTree.SubElement(case, "skipped", message=_harmless(each.told))
+        ElementTree.SubElement(case, "skipped", message=_harmless(each.description))
     else:
-        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.told} at {each.means}")
+        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.description} at {each.means}")
     return case
 
 
