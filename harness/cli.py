@@ -23,7 +23,7 @@ _PROGRAM = "./pinpoint"
 _COMMANDS = {
     "bench": ("cli_bench", "bench"),
     "build": ("cli_images", "build"),
-    "check": ("cli_check", "check"),
+    "check": ("cli_code_checks", "check"),
     "compare": ("cli_reports", "compare"),
     "export": ("cli_reports", "export"),
     "history": ("cli_reports", "history"),
