@@ -65,7 +65,8 @@ def test_the_right_commit_is_found(first_bad: int, history: tuple[Path, list[str
     fake = Fake(first_bad)
     outcome = Bisection(tmp_path, tree, commits[0], "HEAD", fake).run()
     assert outcome.commit == commits[first_bad]
-    assert outcome.bad is not None and outcome.good is not None
+    assert outcome.bad is not None
+    assert outcome.good is not None
     assert (outcome.bad.commit, outcome.good.commit) == (commits[first_bad], commits[first_bad - 1])
     assert len(fake.tested) == len(set(fake.tested)) <= 8
     assert f"change number {first_bad}" in "\n".join(report(outcome))

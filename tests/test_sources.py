@@ -154,7 +154,7 @@ def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_
     before = sources.of_recipe(own_tree(tmp_path / "linux"), packages)
     assert sources.unpack(before, packages, step) == tmp_path / "linux"
     (tmp_path / "linux/Kbuild").write_text("obj-y += more.o\n")
-    sources._listing_digest.cache_clear()
+    sources.listing_digest.cache_clear()
     assert sources.of_recipe(own_tree(tmp_path / "linux"), packages).identity != before.identity
 
 

@@ -58,9 +58,8 @@ class Given:
     def _of_tree(self, base: Recipe, tree: Path) -> Kernel:
         if self.config:
             return Kernel(source="tree", tree=str(tree.resolve()), config_file=str(self.config.resolve()))
-        fragments = base.kernel.config or next(
-            (each.kernel.config for each in load_all().values() if each.arch == base.arch and each.kernel.config), ()
-        )
+        others = [each for each in load_all().values() if each.arch == base.arch and each.tier == "core"]
+        fragments = base.kernel.config or next((each.kernel.config for each in others if each.kernel.config), ())
         if not fragments:
             raise UsageError(
                 f"no VM of {base.arch} has a kernel configuration", where=str(tree), mend="give one with --config FILE"
