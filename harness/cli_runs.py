@@ -106,11 +106,7 @@ def run(
             raise UsageError("--kernel is for one VM", mend="name it with --vm")
         recipe = given_board.obtained(vms, kernels, config, boot=True, accelerator=accel)
         gate.lost = given.lost_traits(select([recipe.name])[0], recipe)
-        replace_in_this_run(recipe)
-        gate.again = [
-            *(f"--kernel={path.resolve()}" for path in kernels),
-            *([f"--config={config.resolve()}"] if config else []),
-        ]
+        replace_in_this_run(recipe, given.Given(tuple(kernels), config).options)
         vms = [recipe.name]
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:

@@ -19,6 +19,7 @@ from harness.core.errors import RecipeError, UsageError
 from harness.images import given_parts, kernel_config, recipe, rpm
 from harness.images.recipe import Recipe, Traits, load_all, replace_in_this_run, select
 from harness.matrix.commands.given import Given, lost_traits
+from harness.report import bundle
 
 RELEASE = "6.9.1-200.fc40.x86_64"
 CONFIG = "CONFIG_MODULES=y\n"
@@ -208,10 +209,13 @@ def test_a_tree_takes_the_vms_configuration_and_machine(tmp_path: Path) -> None:
 
 def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(recipe._REPLACEMENT, "")
+    monkeypatch.setenv(recipe._OPTIONS, "")
     base = select(["parisc"])[0]
     given = base.model_copy(update={"describe": "mine", "traits": Traits(kprobes=True)})
-    replace_in_this_run(given)
+    replace_in_this_run(given, ["--kernel=/my linux"])
     assert select(["parisc"]) == [given]
+    # A printed replay command names the kernel too.
+    assert bundle.command(Path("/results/x")) == "./pinpoint repro /results/x '--kernel=/my linux'"
     assert select(["x86_64-debian"])[0].name == "x86_64-debian"
     printed = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
     assert recipe._REPLACEMENT in printed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ _Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_leng
 _Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
 _LARGEST_BYTES = 32 << 10
 # A recipe as JSON, for the run of a kernel that was given with --kernel.
-_REPLACEMENT = "PINPOINT_GIVEN_KERNEL"
+_REPLACEMENT, _OPTIONS = "PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS"
 _MOST_DOTS = 32
 
 
@@ -302,9 +303,18 @@ def select(
     return [_replaced(name) or load(directory / f"{name}.toml") for name in chosen]
 
 
-def replace_in_this_run(recipe: Recipe) -> None:
-    """Make `select` return this recipe for its name, in this process and in the processes that it starts."""
+def replace_in_this_run(recipe: Recipe, options: Sequence[str] = ()) -> None:
+    """Make `select` return this recipe for its name, in this process and in the processes that it starts.
+
+    `options` are the options that name its kernel, for the commands that are printed.
+    """
     os.environ[_REPLACEMENT] = recipe.model_dump_json()
+    os.environ[_OPTIONS] = "".join(f" {shlex.quote(word)}" for word in options)
+
+
+def kernel_options_of_this_run() -> str:
+    """Return the options that name the kernel of this run, each after a space; "" if it is the recipe's own."""
+    return os.environ.get(_OPTIONS, "")
 
 
 def _replaced(name: str) -> Recipe | None:

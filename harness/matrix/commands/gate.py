@@ -47,15 +47,13 @@ class Listener:
 class Gate:
     """How a run is judged: `old` is the baseline, None without one; `confirm` the number of replays of a new failure.
 
-    `lost` are traits of the VM that the given kernel lacks; with `strict` they count as worse. `again` are the options
-    that name the kernel of the run, for the commands that are printed.
+    `lost` are traits of the VM that the given kernel lacks; with `strict` they count as worse.
     """
 
     old: Baseline | list[Cell] | None = None
     confirm: int = 0
     strict: bool = False
     lost: list[str] = field(default_factory=list)
-    again: list[str] = field(default_factory=list)
     listener: Listener = field(default_factory=Listener)
 
     @classmethod

@@ -55,6 +55,12 @@ class Given:
         described = f"{' '.join(str(path) for path in self.what)}, on the machine of {base.name}"
         return base.model_copy(update={"kernel": kernel, "describe": described, "boot_noise": base.boot_noise})
 
+    @property
+    def options(self) -> list[str]:
+        """The options that name this kernel, with whole paths."""
+        config = [f"--config={self.config.resolve()}"] if self.config else []
+        return [*(f"--kernel={path.resolve()}" for path in self.what), *config]
+
     def _of_tree(self, base: Recipe, tree: Path) -> Kernel:
         if self.config:
             return Kernel(source="tree", tree=str(tree.resolve()), config_file=str(self.config.resolve()))
