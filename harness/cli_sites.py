@@ -16,7 +16,7 @@ from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
-from harness.landing.code.functions import evenly, unique_functions
+from harness.landing.code.function_selection import evenly, unique_functions
 from harness.landing.sites.function import Function, FunctionSites
 from harness.matrix.commands import prove_sites
 from harness.matrix.commands.prove_sites import Proof

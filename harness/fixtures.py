@@ -29,8 +29,8 @@ from harness.pinning.protocol.schedule_fixture import Schedules
 from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
+from harness.report.base_offset_table import TrialRow
 from harness.report.measurements import Figure
-from harness.report.relocation_table import TrialRow
 from harness.userspace.mutants import named as user_mutant
 from harness.userspace.probe_run import Uprobes
 

@@ -1,4 +1,4 @@
-"""Addresses as closest symbol + offset: the ELF's view, the kernel's words, and what becomes of a conversion."""
+"""Addresses are converted to the closest symbol + offset as the kernel does, and each disagreement is a complaint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_symbols_that_kallsyms_drops_are_no_places() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("startup_64+0x0/0x70", KernelSymbolOffset("startup_64", 0)),
         ("pinpoint_leaf+0x1f/0x30 [pinpoint_target]", KernelSymbolOffset("pinpoint_leaf", 0x1F, "pinpoint_target")),
@@ -73,8 +73,8 @@ def test_symbols_that_kallsyms_drops_are_no_places() -> None:
         ("0xffffffffc0244ff0", None),
     ],
 )
-def test_the_kernels_words_are_read(words: str, told: KernelSymbolOffset | None) -> None:
-    assert closest_symbol.read(words) == told
+def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | None) -> None:
+    assert closest_symbol.read(words) == expected
 
 
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:

@@ -12,7 +12,7 @@ from harness.matrix.commands import gate as gates
 from harness.matrix.commands.gate import Gate, Listener
 from harness.report.compare import Baseline, Known
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FAIL, PASS, SKIP = Verdict.FAIL, Verdict.PASS, Verdict.SKIP
 

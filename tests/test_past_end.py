@@ -1,4 +1,4 @@
-"""A probe that escaped is reported and is never a landing; how a kernel's defects show."""
+"""An escaped probe is reported and never a landing; a kernel's single-step defects show by their own symptoms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
-from harness.core.kprobe_defects import Defect, Symptom
+from harness.core.single_step_defect import Defect, Symptom
 from harness.landing.checks.probe_flags import apart
 from harness.landing.checks.single_step import SingleStepResult, Standing
 from harness.landing.landing import Landing, Missed, prove
@@ -58,7 +58,7 @@ LOADED = {".text.leaf": 0x1000, ".text.calls": 0x1080, ".init.text": 0x1000}
 
 
 class FakeElf:
-    """A module's file: .text.leaf of 0x50 bytes, .text.calls behind it, and .init.text, whose memory is leaf's now."""
+    """A module's file: .text.leaf of 0x50 bytes, .text.calls after it, and .init.text, whose memory leaf reuses."""
 
     symbols = (GONE, LEAF, CALLS)
     sections = {name: Section(name, 0, 0, 0x50, True, True, True, 4) for name in LOADED}  # noqa: RUF012 - read only
@@ -68,7 +68,7 @@ class FakeElf:
 
 
 class FakeLayout(SimpleNamespace):
-    """The layout of a guest with that module; functions are selected by the real code."""
+    """The layout of a guest with that module; the real code selects its functions."""
 
     functions = Layout.functions
 

@@ -1,4 +1,4 @@
-"""The host's word to a waiting guest, as init's own shell takes it."""
+"""A guest's init reads the provisioning line correctly in its own shell."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from harness.core import paths
-from harness.guest import provisioning as words
+from harness.guest import provisioning_line as words
 from harness.guest.keys import RunKeys
 
 INIT = paths.RECIPES / "rootfs/init"
 
 
 def await_provisioning(directory: Path, line: bytes) -> None:
-    """Run init's own function with everything it names in a directory, and programs that only note how they are run."""
+    """Run init's own function with all its files in a directory and programs that only record their arguments."""
     function = re.search(r"^await_provisioning\(\) \{\n.*?^\}", INIT.read_text(), re.S | re.M)
     assert function
     for name in ("root/.ssh", "etc/dropbear", "run", "tmp", "dev"):
@@ -25,7 +25,7 @@ def await_provisioning(directory: Path, line: bytes) -> None:
     reseed.write_text(f'#!/bin/sh\necho "$@" >{directory}/clock\ncat >{directory}/seed\n')
     reseed.chmod(0o755)
     placed = re.sub(r'(?<=[\s">])/(?=(?:root|etc|run|tmp|dev)/)', f"{directory}/", function[0])
-    # What is left would be this host's own.
+    # A path that was not replaced would be one of this host.
     assert not re.search(r"(?<!\w)/(root|etc|run|tmp|dev)/", placed.replace(str(directory), "here"))
     script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_provisioning\n'
     done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Recipes: what is accepted, and one line naming file, key and the fix for everything else."""
+"""Good recipes are accepted; any mistake is one line with the file, the key and the fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ kaslr = true
 
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of recipes with one fragment and one patch."""
+    """Return a directory of recipes with one fragment and one patch."""
     monkeypatch.setattr(paths, "RECIPES", tmp_path / "vm_images")
     monkeypatch.setattr(paths, "PROJECT", tmp_path)
     for name in ("config/base.config", "patches/fix.patch"):

@@ -1,4 +1,4 @@
-"""What a race without gates may end in, and how any other end is reported."""
+"""A race without gates has only allowed outcomes, and any other outcome is reported."""
 
 from __future__ import annotations
 

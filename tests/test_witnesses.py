@@ -1,4 +1,4 @@
-"""Witnesses, landings and the table a maintainer is shown."""
+"""Witnesses make the right statements, a landing needs their agreement, and the witness table shows both."""
 
 from dataclasses import replace
 
@@ -39,6 +39,35 @@ def test_one_disagreeing_witness_is_a_miss_and_the_table_names_it() -> None:
     assert "leaf+0x4 [target]" in text
 
 
+@pytest.mark.parametrize(
+    ("addresses", "hits", "only"),
+    [
+        ((0x1009, 0x1004, 0x1004, 0x1004, 0x1004), 1, ("reported",)),
+        ((0x1004, 0x1004, 0x1004, 0x1009, 0x1004), 1, ("trapped",)),
+        ((0x1009, 0x1009, 0x1004, 0x1009, 0x1009), 1, ("elf",)),
+        ((0x1009, 0x1009, 0x1004, 0x1004, 0x1004), 1, ()),
+        ((0x1004, 0x1004, 0x1004, 0x1004, 0x1004), 2, ("hits",)),
+        ((0x1009, 0x1004, 0x1004, 0x1004, 0x1004), 2, ()),
+        ((0x1009, 0x1004, 0x1004, None, None), 1, ()),
+    ],
+)
+def test_the_only_killer_is_the_witness_that_alone_disagrees(
+    addresses: tuple[int | None, ...], hits: int, only: tuple[str, ...]
+) -> None:
+    with pytest.raises(Missed) as caught:
+        prove([landing(*addresses)], hits=hits)
+    assert caught.value.only_killers == only
+
+
+def test_a_list_with_another_number_of_entries_contradicts() -> None:
+    one, two = ListedProbe(0x1004, "leaf+0x4", ()), ListedProbe(0x1009, "leaf+0x9", ())
+    assert not witness.listed([one], 0x1004, 1).contradicts
+    more = witness.listed([one, two], 0x1004, 1)
+    assert (more.address, more.contradicts) == (0x1004, True)
+    assert "2 new entries, 1 registered" in more.detail
+    assert witness.listed([], 0x1004, 1).contradicts
+
+
 def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
     with pytest.raises(Missed, match="only 2 of 5 witnesses have an address"):
         prove([landing(0x1004, None, 0x1004, None, None)])
@@ -71,13 +100,13 @@ def test_no_hits_are_right_when_none_are_due() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "says"),
+    ("patch", "detail"),
     [(b"\xcc", "0f became cc"), (b"\xe9\1\2\3\4", "0f1f440000 became e901020304"), (b"\xe8\1\2\3\4", "became e8")],
 )
-def test_outside_reads_every_kind_of_patch(patch: bytes, says: str) -> None:
+def test_outside_reads_every_kind_of_patch(patch: bytes, detail: str) -> None:
     seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
     assert seen.address == 0x1000
-    assert says in seen.detail
+    assert detail in seen.detail
 
 
 def test_outside_reports_the_change_closest_to_the_site() -> None:
@@ -105,7 +134,7 @@ def test_outside_does_not_take_any_change_for_a_probe() -> None:
 
 
 def test_outside_aligns_on_fixed_width() -> None:
-    # The word's first byte happens to be that of the breakpoint already: the change begins at its second.
+    # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
     window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
     assert witness.outside(window, 0x1004, PARISC).address == 0x1004

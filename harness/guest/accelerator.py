@@ -76,7 +76,7 @@ def choose(architecture: Architecture, forced: str | None = None) -> Accelerator
     return Accelerator(TCG, f"no {KVM}: {complaint}")
 
 
-def host_identity(accelerator: Accelerator) -> str:
+def frozen_guest_host_identity(accelerator: Accelerator) -> str:
     """Return the host's identity for a frozen guest.
 
     Under emulation a guest depends on QEMU alone (empty); under KVM also on the host's CPU and kernel (boot id).

@@ -19,13 +19,13 @@ from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest import testinfra_backend
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
-from harness.guest.emulator import Emulator
 from harness.guest.heartbeat import Heartbeat
-from harness.guest.interactive_process import Dialogue
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
-from harness.guest.provisioning import WAITING
+from harness.guest.pexpect_over_ssh import Dialogue
+from harness.guest.provisioning_line import WAITING
+from harness.guest.qemu_process import Emulator
 from harness.guest.result import Result
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink

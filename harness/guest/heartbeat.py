@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
-from harness.core.registers import Registers
-from harness.guest.emulator import Emulator
+from harness.core.qemu_registers import Registers
+from harness.guest.qemu_process import Emulator
 from harness.guest.ssh import SshLink
 from harness.guest.steal_time import GuestTime
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
 from harness.core.events import Bus, ProgressStep
-from harness.guest import identity, state
+from harness.guest import booted_kernel_check, state
 from harness.guest.accelerator import Accelerator, choose
-from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.provisioning import READY, WAITING, word
+from harness.guest.provisioning_line import READY, WAITING, word
+from harness.guest.qemu_process import Emulator
 from harness.images.image import Image
 
 _PANIC = r"Kernel panic - not syncing[^\r\n]{0,1024}"
@@ -111,7 +111,7 @@ def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Dea
     _hear(guest, READY, deadline)
     step.say("ready, connecting")
     guest.connect(keys, deadline)
-    identity.prove(guest.image, guest.script(identity.ASK, deadline))
+    booted_kernel_check.prove(guest.image, guest.script(booted_kernel_check.ASK, deadline))
     if guest.heart:
         guest.heart.calibrate(guest.script)
 

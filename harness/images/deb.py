@@ -13,7 +13,7 @@ from typing import IO
 
 from harness.core.errors import HostError
 from harness.core.process import spawn, stop
-from harness.images import full_disk
+from harness.images import disk_full_errors
 
 _UNPACKING = 300.0
 
@@ -24,7 +24,7 @@ def unpack(deb: Path, into: Path) -> None:
     # tar, not dpkg-deb --extract, whose own tar child outlives it and keeps writing when this process is killed.
     words: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--warning=no-timestamp", "--directory", into]
     # Checked here, before a caller removes its scratch directory and the disk is no longer full.
-    with full_disk.told(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
+    with disk_full_errors.told(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
         tar = spawn(words, stdin=archive, stderr=complaints)
         watchdog = threading.Timer(_UNPACKING, stop, [tar])
         watchdog.start()

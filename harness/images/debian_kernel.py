@@ -195,7 +195,7 @@ def settle_headers(tree: Path, release: str) -> None:
     for mark in (objects / "include/config").rglob("*"):
         if mark.is_file() and mark.stat().st_size == 0:
             mark.unlink()
-    # With the kernel's BTF kbuild would run pahole on modules; ours have none (harness/pinning/holds/btf.py).
+    # With the kernel's BTF kbuild would run pahole on modules; ours have none (harness/pinning/holds/btf_encoder.py).
     (objects / "vmlinux").unlink(missing_ok=True)
     for part in ("lib", "usr/share"):
         shutil.rmtree(tree / part, ignore_errors=True)

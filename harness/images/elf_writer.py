@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.core.errors import BuildError
-from harness.images.kallsyms import Recovered
+from harness.images.kallsyms import RecoveredSymbol
 
 _MAGIC = b"\x7fELF"
 _ET_EXEC = 2
@@ -132,7 +132,7 @@ def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int, f
     return front.ljust(table_at, b"\0") + b"".join(shdr.pack(*section) for section in sections)
 
 
-def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
+def with_symbols(elf: bytes, symbols: Sequence[RecoveredSymbol]) -> bytes:
     """Return the file with a symbol table. Nothing else moves, because the new tables are at the end.
 
     Symbols get no size, because kallsyms has none. Raises BuildError for a file that is not ELF or has a symbol table.
@@ -178,7 +178,9 @@ def _sections(elf: bytes, form: Form) -> list[_Section]:
     return [_Section(*shdr.unpack_from(elf, fields[6] + index * shdr.size)) for index in range(fields[12])]
 
 
-def _symbol_table(symbols: Sequence[Recovered], sections: Sequence[_Section], form: Form) -> tuple[bytes, bytes, int]:
+def _symbol_table(
+    symbols: Sequence[RecoveredSymbol], sections: Sequence[_Section], form: Form
+) -> tuple[bytes, bytes, int]:
     """Return the table, its strings, and the index of its first global symbol: locals come first (elf(5), sh_info)."""
     ranked = sorted(symbols, key=lambda symbol: symbol.letter.islower() and symbol.letter not in "uvw", reverse=True)
     names = _Strings()
@@ -212,7 +214,7 @@ class _Finder:
         self._sections = sorted(loaded)
         self._starts = [start for start, *_ in self._sections]
 
-    def place(self, symbol: Recovered) -> tuple[int, int]:
+    def place(self, symbol: RecoveredSymbol) -> tuple[int, int]:
         """Return the section index and the type of a symbol.
 
         A border such as _etext is at the end of its section, not in it, so it is neither function nor object. The same

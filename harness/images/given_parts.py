@@ -13,7 +13,7 @@ import zstandard
 from harness.core.errors import UsageError
 from harness.core.files import sha256
 from harness.images import deb, rpm
-from harness.images.sources import listing_digest
+from harness.images.kernel_source_trees import listing_digest
 
 _HEADERS = "include/generated/autoconf.h"
 _RELEASE = "include/config/kernel.release"

@@ -17,7 +17,7 @@ from harness.core.process import run
 
 
 @dataclass(frozen=True)
-class Recovered:
+class RecoveredSymbol:
     """One symbol as /proc/kallsyms would list it at slide 0; `letter` is nm's, in lower case for a local symbol."""
 
     address: int
@@ -30,7 +30,7 @@ class Kallsyms:
     """A kernel's own symbol table; `base` is the link address of the first byte of a flat kernel image."""
 
     base: int
-    symbols: tuple[Recovered, ...]
+    symbols: tuple[RecoveredSymbol, ...]
 
     def address(self, name: str) -> int:
         """Return the address of the first symbol with that name. Raises BuildError when there is none."""
@@ -57,7 +57,9 @@ def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0)
         raise BuildError(f"no symbols recovered: {reason}", where=kernel.name, mend="is it built with CONFIG_KALLSYMS?")
     base, *lines = scratch.read_text().splitlines()
     split = (line.split(" ", 2) for line in lines)
-    return Kallsyms(int(base, 16), tuple(Recovered(int(address, 16), letter, name) for address, letter, name in split))
+    return Kallsyms(
+        int(base, 16), tuple(RecoveredSymbol(int(address, 16), letter, name) for address, letter, name in split)
+    )
 
 
 def _child(kernel: Path, out: Path, base: int) -> None:

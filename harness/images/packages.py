@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
-from harness.images import deb, mirrors
+from harness.images import deb, host_apt_sources
 from harness.images.private_apt import SOURCE, AptState, complaint, first_paragraph, native
 
 _APT_SECONDS = 60.0
@@ -42,7 +42,7 @@ class Packages:
     """
 
     def __init__(self, root: Path, bus: Bus, suites: Sequence[str] = ()) -> None:
-        self._suites = tuple(suites) or mirrors.default_suites()
+        self._suites = tuple(suites) or host_apt_sources.default_suites()
         self._parent = root
         # A suite that extends a release is used with the release and without it: two states, two directories.
         releases = [name for name in self._suites[1:] if "-" not in name]
@@ -56,11 +56,11 @@ class Packages:
         if not suite or suite == self._suites[0]:
             return self
         # Two threads may both create one here, which is harmless: the lock of an apt state is a file.
-        return self._others.setdefault(suite, Packages(self._parent, self._bus, mirrors.suites_of(suite)))
+        return self._others.setdefault(suite, Packages(self._parent, self._bus, host_apt_sources.suites_of(suite)))
 
     def with_release(self, suite: str) -> Packages:
         """Return the packages of a suite and of the release that it extends and depends on."""
-        suites = mirrors.with_release(suite)
+        suites = host_apt_sources.with_release(suite)
         return self._others.setdefault("+".join(suites), Packages(self._parent, self._bus, suites))
 
     def version(self, package: str, architecture: str) -> str:

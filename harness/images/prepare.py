@@ -18,10 +18,10 @@ from harness.images import (
 )
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.images.image_part_protocols import KernelStoreLayer, StoreLayer
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
-from harness.images.store_layer import KernelStoreLayer, StoreLayer
 
 _KERNEL = debian_kernel.KIND
 _KERNELS: Mapping[str, StoreLayer[KernelBuild]] = {"debian-binary": debian_kernel, "given": given_kernel}

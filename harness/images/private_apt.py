@@ -19,7 +19,7 @@ from harness.core.events import Bus, ProgressStep
 from harness.core.files import replacing, write_text
 from harness.core.locks import held
 from harness.core.process import Finished, run
-from harness.images import full_disk, mirrors
+from harness.images import disk_full_errors, host_apt_sources
 
 SOURCE = "source"
 _DAY = 86400.0
@@ -57,7 +57,7 @@ class AptState:
     def held(self, deadline: Deadline) -> Iterator[None]:
         """Lock the state against other runs and threads in the block, and make sure that its lists are current."""
         with (
-            full_disk.told(self._root),
+            disk_full_errors.told(self._root),
             self._mutex,
             held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
         ):
@@ -91,7 +91,7 @@ class AptState:
     def _fresh_answers(self) -> dict[str, dict[str, str]]:
         """Refresh old lists, or report why that failed and keep them; return the stored results of the lists in use."""
         known = self._read(self._stamp)
-        wanted = [*self._suites, os.environ.get(mirrors.MIRROR, "")]
+        wanted = [*self._suites, os.environ.get(host_apt_sources.MIRROR, "")]
         self._when = float(known.get("when", 0))
         if known.get("for") != wanted or not 0 <= time.time() - self._when < _DAY:
             with self._bus.step("host", self._step) as step:
@@ -132,7 +132,7 @@ class AptState:
                 for suite in _DISTRIBUTION.findall(line)
             } & set(self._optional)
             if not mismatched - refused.keys():
-                mend = f"check the network, or set {mirrors.MIRROR}"
+                mend = f"check the network, or set {host_apt_sources.MIRROR}"
                 raise HostError(f"cannot fetch package lists: {reason}", mend=mend)
             refused |= dict.fromkeys(mismatched, reason)
 
@@ -148,7 +148,7 @@ class AptState:
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
         suites = [suite for suite in self._suites if suite not in refused]
-        lines = [repository.line(kind) for repository in mirrors.repositories(suites)]
+        lines = [repository.line(kind) for repository in host_apt_sources.repositories(suites)]
         write_text(self._root / "sources.list", "\n".join([*lines, ""]))
         settings = {
             # apt reads APT_CONFIG before the host's files (apt.conf(5)), which could override our directories.
@@ -172,7 +172,7 @@ class AptState:
         ours = [f'{key} "{value}";' for key, value in settings.items()]
         # The settings may contain a proxy's password: replacing() creates the file with mode 0600.
         with replacing(self._config) as temporary:
-            temporary.write_text("\n".join([*mirrors.host_settings(), *ours, ""]))
+            temporary.write_text("\n".join([*host_apt_sources.host_settings(), *ours, ""]))
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:

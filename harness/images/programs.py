@@ -20,10 +20,10 @@ KIND = "programs"
 
 # The sources of each program, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
-    "pinpoint_holder": ("holder", "bpf", "btf", "copies", "gates"),
+    "pinpoint_loader": ("loader", "step_protocol", "section_file_tokens", "facts", "image", "second_task"),
+    "pinpoint_holder": ("holder", "bpf", "btf_size", "copies", "step_protocol"),
     "pinpoint_reseed": ("reseed",),
-    "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
+    "pinpoint_stress": ("stress", "outcomes", "step_protocol", "section_file_tokens"),
 }
 FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0

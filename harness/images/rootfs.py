@@ -19,10 +19,10 @@ from harness.core.files import code_sha256, tree_digest
 from harness.core.process import spawn, stop
 from harness.images import userland_debian, userland_source
 from harness.images.build_context import BuildContext
+from harness.images.image_part_protocols import StoreLayer
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
-from harness.images.store_layer import StoreLayer
 
 KIND = "rootfs"
 INITRD = "initrd.cpio"

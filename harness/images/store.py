@@ -19,7 +19,7 @@ from harness.core.deadline import Deadline
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import digest
 from harness.core.locks import held
-from harness.images import full_disk, manifest
+from harness.images import disk_full_errors, manifest
 from harness.images.manifest import Manifest
 
 Build = Callable[[Path, ProgressStep], Mapping[str, Any]]
@@ -62,9 +62,9 @@ class Store:
         HostError when the disk is full or cannot be written.
         """
         key = key_of(parts)
-        with full_disk.told(self.root):
+        with disk_full_errors.told(self.root):
             self._sweep()
-        with self._bus.step(vm, kind) as step, full_disk.told(self.root):
+        with self._bus.step(vm, kind) as step, disk_full_errors.told(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
                 entry = self._kept(kind, key, step)
@@ -147,7 +147,7 @@ class Store:
         path = self.root / f"{kind}-{key}"
         try:
             # Checked here too, before the files of the failed build are removed and the disk is no longer full.
-            with full_disk.told(self.root):
+            with disk_full_errors.told(self.root):
                 record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
             beside.rename(path)
         finally:

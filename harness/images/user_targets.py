@@ -96,7 +96,7 @@ class _Job:
         self._gcc(entry / PLAIN / PRELOADED, ["preloaded"], "-fPIC", "-shared")
         (entry / STATIC).mkdir()
         self._gcc(entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", "-fPIE", "-static-pie")
-        for name, source in ((PAGES, "pages"), (PERF, "perf")):
+        for name, source in ((PAGES, "mapped_pages_reader"), (PERF, "perf")):
             self._gcc(entry / name, [source], "-static", "-s")
         for name in (RUNNER, ONE, TWO):
             self._strip(entry, name)

@@ -44,7 +44,7 @@ class ByHand:
         """The base that staprun passes: the loaded address of `_stext`, or of the lowest text section of a module."""
         if module:
             target = self._layout.targets[module]
-            return target.sections[lowest_text(target.elf, target.sections).name]
+            return target.sections[lowest_text_section(target.elf, target.sections).name]
         slide = 0 if self._absolute else self._layout.slide
         return self._layout.kernel.named(ANCHOR)[0].address + slide
 
@@ -54,7 +54,7 @@ class ByHand:
             return self._vmlinux.function(site.symbol).address - self._vmlinux.named(ANCHOR)[0].address + site.offset
         made_for = self._modules[site.module]
         symbol = made_for.function(site.symbol)
-        text = lowest_text(made_for, made_for.sections)
+        text = lowest_text_section(made_for, made_for.sections)
         return made_for.sections[symbol.section].offset + symbol.address - text.offset + site.offset
 
     def address(self, site: Site) -> int:
@@ -69,7 +69,7 @@ class ByHand:
         return Request(specs, [f"base={bases}", *parameters], MODULE)
 
 
-def lowest_text(elf: Elf, loaded: Container[str]) -> Section:
+def lowest_text_section(elf: Elf, loaded: Container[str]) -> Section:
     """The loaded text section with the lowest offset in a module's file."""
     text = (section for section in elf.sections.values() if section.name.startswith(".text") and section.name in loaded)
     return min((section for section in text if section.size), key=lambda section: section.offset)

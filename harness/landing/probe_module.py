@@ -70,7 +70,7 @@ class ProbeView:
     listed: tuple[ListedProbe, ...]
     standing: tuple[ListedProbe, ...] = ()
 
-    def beyond(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
+    def newly_listed(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
         """The listed probes without those in `standing`; parisc lists a probe of its own from boot on."""
         return tuple(probe for probe in self.listed if probe not in standing)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
-from harness.landing.code import dwarf
+from harness.landing.code import source_line_lookup
 from harness.landing.layout import Layout
 from harness.landing.probe_module import Request
 from harness.landing.site import Site
@@ -36,7 +36,7 @@ class PrecompiledSite(Site):
     @classmethod
     def at_line(cls, module: str, elf: Elf, file: str, line: int, function: str = "") -> PrecompiledSite:
         """The site at the start of a source line in one build of a module. Raises PinpointError like `dwarf.place`."""
-        found = dwarf.place(elf, file, line, function)
+        found = source_line_lookup.place(elf, file, line, function)
         return cls(found.function, found.into, module, build_id=elf.build_id, section=found.section, place=found.offset)
 
     def address(self, target: Target) -> int:

@@ -9,10 +9,10 @@ from weakref import WeakKeyDictionary
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.guest.result import readable
-from harness.landing.code.functions import select
+from harness.landing.code.function_selection import select
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()

@@ -74,7 +74,7 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     target.load()
     layout = Layout(guest, [target])
     view = probe_module.load(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, apart, view.reports[0], view.beyond(view.standing))
+    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.standing))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:

@@ -20,17 +20,18 @@ from harness.matrix.commands import replay_options
 from harness.matrix.commands.attach import GuestAttacher
 from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
 from harness.matrix.guests.fleet import Fleet
-from harness.matrix.row_order import in_order
 from harness.matrix.run import MatrixRun
+from harness.matrix.vm_start_order import in_order
 from harness.matrix.workers import xdist_worker
-from harness.matrix.workers.controller import Controller
-from harness.report import board, bundle, durations
+from harness.matrix.workers.controller_socket import Controller
+from harness.report import board, bundle, cell_duration_cache
 from harness.report.board import Board
 from harness.report.html import write_html
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
-from harness.verdict.verdict import Verdict
+from harness.report.witness_table import count_only_killers
+from harness.verdict.cell_verdict import Verdict
 
 
 def _durations() -> Path:
@@ -75,7 +76,7 @@ class ControllerRun(MatrixRun):
     @cached_property
     def rows(self) -> list[str]:
         """The names of the selected VMs, in the order in which their rows begin."""
-        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), durations.of_rows(_durations()))
+        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), cell_duration_cache.of_rows(_durations()))
 
     @cached_property
     def bundles(self) -> Bundles:
@@ -143,7 +144,11 @@ class ControllerRun(MatrixRun):
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Send a worker the configuration that all workers share, before it starts."""
         grouped = self._config.option.dist == "loadgroup"
-        where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
+        where, parts, seconds = (
+            str(self.directory.path),
+            self._config.option.shards,
+            cell_duration_cache.of_cells(_durations()),
+        )
         xdist_worker.send_config(
             node, xdist_worker.WorkerConfig(where, self.rows, self.controller.address, grouped, parts, seconds)
         )
@@ -157,7 +162,8 @@ class ControllerRun(MatrixRun):
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
-        durations.remember(_durations(), self._cells)
+            count_only_killers(self.figures, self._cells)
+        cell_duration_cache.remember(_durations(), self._cells)
         self._phases.keep(self.figures)
         count_cells(self.figures, self._cells, self._missing())
         count_false_alarms(self.figures, self.directory, self.recipes, self._cells)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from harness.images.recipe import Recipe
+from harness.landing.landing import NOT_IN_FORCE
 from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import complaints_in
 from harness.verdict.printk import lines_of
-from harness.verdict.verdict import Verdict
 
 
 def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
@@ -26,7 +27,7 @@ def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
         return of_pytest
     if any(cell.verdict is Verdict.HARNESS_ERROR for cell in cells):
         return 3
-    if not complete or not all(cell.verdict.good for cell in cells):
+    if not complete or not all(cell.verdict.acceptable for cell in cells):
         return 1
     return of_pytest
 
@@ -38,6 +39,8 @@ def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
         caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
         figures.add("mutants.caught", caught, "mutants", vm=vm)
         figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
+        idle = sum(cell.reason.startswith(NOT_IN_FORCE) for cell in mutants)
+        figures.add("mutants.not_in_force", idle, "mutants", vm=vm, goal="0")
 
 
 def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked]) -> None:
@@ -55,7 +58,7 @@ def count_false_alarms(
     """Add the count of false alarms: complaints in the console logs of rows whose cells are all good."""
     alarms = 0
     for vm in {cell.vm for cell in cells}:
-        if all(cell.verdict.good for cell in cells if cell.vm == vm):
+        if all(cell.verdict.acceptable for cell in cells if cell.vm == vm):
             for log in directory.consoles(vm):
                 alarms += len(complaints_in(lines_of(log), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.landing.checks.relocation_trial import Trial
-from harness.report.relocation_table import TrialRow, Trials
+from harness.landing.checks.base_offset_trial import Trial
+from harness.report.base_offset_table import TrialRow, Trials
 
 
 def keep(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:

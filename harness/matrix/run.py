@@ -15,12 +15,12 @@ from harness.matrix.cells.cell_result import CellWatch
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
-from harness.matrix.phases import Phases
+from harness.matrix.run_phase_times import Phases
+from harness.report.base_offset_table import Trials
 from harness.report.measurements import Figures
 from harness.report.record import CellKey
-from harness.report.relocation_table import Trials
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 class MatrixRun(ABC):

@@ -15,7 +15,7 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
 from harness.matrix.workers import xdist_worker
-from harness.matrix.workers.controller import ControllerClient
+from harness.matrix.workers.controller_socket import ControllerClient
 from harness.report.run_dir import RunDirectory
 
 

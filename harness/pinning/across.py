@@ -66,7 +66,7 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
     with kprobes.on(site) as probes:
         target.call(_SHAPE, _BEFORE)
         target.unload()
-        listed = probe_module.look(target.guest).beyond(standing)
+        listed = probe_module.look(target.guest).newly_listed(standing)
         target.load()
         if mutant.probes_again:
             probe_module.unload(target.guest)

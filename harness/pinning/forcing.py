@@ -9,9 +9,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.landing.landing import Missed
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import delete, stopped
 from harness.pinning.loader import Order
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import delete, stopped
 
 IN_USE = "EAGAIN"
 _TARGET = "pinpoint_target"

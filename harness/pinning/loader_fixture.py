@@ -14,8 +14,8 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import delete
 from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
-from harness.pinning.module_states import delete
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 
@@ -75,7 +75,7 @@ def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing:
     report = view.reports[0]
     statements = (
         witness.reported(report),
-        witness.listed(view.beyond(standing), address),
+        witness.listed(view.newly_listed(standing), address),
         witness.elf(address),
         witness.trapped(report, layout.guest.architecture.kprobes),
     )

@@ -12,9 +12,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.landing.landing import Missed
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import HOLDER, delete
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, Order, run
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import HOLDER, delete
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 STRESS = "pinpoint_stress"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import Order
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import stopped
 
 _TARGET = "pinpoint_target"
 _UNCHECKED = "mutant=handle-unchecked"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from harness.core import process
 from harness.core.events import Bus, Phase
 from harness.report.live import LiveView
-from harness.report.progress import Activity, Progress, clock
+from harness.report.progress_state import Activity, Progress, clock
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 

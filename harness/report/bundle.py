@@ -18,8 +18,8 @@ from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
 from harness.images.recipe import kernel_options_of_this_run
 from harness.report import jsonl
-from harness.report.bundle_files import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
 from harness.report.record import Cell
+from harness.report.untrusted_bundle_reader import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
 from harness.verdict.printk import plain
 
 ABOUT = "bundle.json"

@@ -14,8 +14,8 @@ from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.sameness import normalised
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
@@ -119,10 +119,10 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
     for key, cell in after.items():
         earlier = before.get(key)
         if earlier is None:
-            (found.added if cell.verdict.good else found.failures).append(_line(key, cell))
-        elif not cell.verdict.good:
+            (found.added if cell.verdict.acceptable else found.failures).append(_line(key, cell))
+        elif not cell.verdict.acceptable:
             _failed(found, key, earlier, cell)
-        elif not earlier.verdict.good:
+        elif not earlier.verdict.acceptable:
             (found.skipped if cell.verdict is Verdict.SKIP else found.mended).append(
                 f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
             )
@@ -148,7 +148,7 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
     for cell in Pivot(cells).latest:
         key = cell.key
         rows.add(key.vm)
-        if cell.verdict.good:
+        if cell.verdict.acceptable:
             continue
         known = baseline.failure(cell)
         if known is None:
@@ -166,13 +166,13 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
 
 def new_failures(old: Baseline | Sequence[Cell] | None, new: Iterable[Cell]) -> list[Cell]:
     """Return the failed cells of a run that the baseline does not know; without a baseline, all failed cells."""
-    failed = [cell for cell in Pivot(new).latest if not cell.verdict.good]
+    failed = [cell for cell in Pivot(new).latest if not cell.verdict.acceptable]
     if old is None:
         return failed
     if isinstance(old, Baseline):
         return [cell for cell in failed if old.failure(cell) is None]
     before = {cell.key: cell for cell in Pivot(old).latest}
-    return [cell for cell in failed if cell.key not in before or before[cell.key].verdict.good]
+    return [cell for cell in failed if cell.key not in before or before[cell.key].verdict.acceptable]
 
 
 def lines(found: Comparison) -> list[str]:
@@ -186,7 +186,7 @@ def lines(found: Comparison) -> list[str]:
 
 
 def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:
-    if earlier.verdict.good:
+    if earlier.verdict.acceptable:
         found.failures.append(_line(key, cell))
     elif earlier.verdict is not cell.verdict:
         found.changed.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.landing.layout import Layout
 from harness.landing.probe_module import KPROBES_LIST
 from harness.landing.target import loaded as targets_in

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from harness.core.errors import HostError
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 _NAME = "history.sqlite"
 _SECONDS = 10.0

@@ -10,10 +10,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.core.files import write_text
-from harness.report import bundle, relocation_table
+from harness.report import base_offset_table, bundle
 from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot, tally
-from harness.report.progress import clock
+from harness.report.progress_state import clock
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
 from harness.verdict.printk import plain
@@ -42,9 +42,9 @@ def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
         name=directory.name,
         pivot=pivot,
         figures=figures.read(),
-        trials=relocation_table.Trials(directory, figures).read(),
-        trial_headings=relocation_table.HEADINGS,
-        trial_names=relocation_table.NAMES,
+        trials=base_offset_table.Trials(directory, figures).read(),
+        trial_headings=base_offset_table.HEADINGS,
+        trial_names=base_offset_table.NAMES,
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles={vm: [log.name for log in directory.consoles(vm)] for vm in pivot.vms},
         seconds=clock(sum(cell.seconds for cell in cells)),

@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.events import Phase
-from harness.report.progress import Activity, Progress, clock
+from harness.report.progress_state import Activity, Progress, clock
 from harness.report.summary import style_of
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _PER_SECOND = 5.0
 _BAR_WIDTH = 20

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
 from harness.report.record import Cell, CellKey
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 class CaseName(NamedTuple):
@@ -127,7 +127,7 @@ class Pivot:
         """Return the cells that make the run fail, the worst first, grouped by VM, verdict and reason."""
         groups: dict[tuple[str, Verdict, str], list[Cell]] = {}
         for cell in self._latest.values():
-            if not cell.verdict.good:
+            if not cell.verdict.acceptable:
                 groups.setdefault((cell.vm, cell.verdict, cell.reason), []).append(cell)
         return sorted(groups.values(), key=lambda group: -group[0].verdict.severity)
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.userspace.user_file import UserFile
 
 _ANSWER_S = 60.0

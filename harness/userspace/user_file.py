@@ -14,8 +14,8 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.core.files import sha256
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import boundaries, decoded_first, inside, straight
 from harness.landing.site import Site

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.images.user_targets import PERF
 
 MODULE = "user_probe/pinpoint_uprobe"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.images.recipe import BootNoise
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
 from harness.verdict.printk import Record, records
-from harness.verdict.verdict import Verdict
 
 # A complaint without an end marker ends at a pause or after this many lines. That is enough for a full parisc dump, and
 # for the list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "bpf.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "copies.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 #define DIGITS	3
 #define NAME	64

@@ -11,8 +11,8 @@
 #include <string.h>
 
 #include "facts.h"
-#include "gates.h"
-#include "tokens.h"
+#include "step_protocol.h"
+#include "section_file_tokens.h"
 
 #define NOTE_SECTION	".note.gnu.build-id"
 

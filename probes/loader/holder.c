@@ -27,7 +27,7 @@
 
 #include "bpf.h"
 #include "copies.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 static int use_file(int fd)
 {

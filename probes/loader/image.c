@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 #include "image.h"
 
 #define KERNEL_EVENTS	1

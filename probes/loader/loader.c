@@ -26,10 +26,10 @@
 #include <unistd.h>
 
 #include "facts.h"
-#include "gates.h"
+#include "step_protocol.h"
 #include "image.h"
-#include "second.h"
-#include "tokens.h"
+#include "second_task.h"
+#include "section_file_tokens.h"
 
 struct plan {
 	const char *name;

@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 #include "outcomes.h"
 
 #define SLOTS	64

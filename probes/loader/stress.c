@@ -27,9 +27,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 #include "outcomes.h"
-#include "tokens.h"
+#include "section_file_tokens.h"
 
 #define WORKERS	4
 #define BEHIND	10

@@ -10,7 +10,7 @@
 #ifndef PINPOINT_USER_FUNCTIONS_H
 #define PINPOINT_USER_FUNCTIONS_H
 
-#include "targets.h"
+#include "shapes.h"
 
 #define EACH_FUNCTION(F) \
 	F(07) F(36) F(17) F(46) F(27) F(08) F(37) F(18) \

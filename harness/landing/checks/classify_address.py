@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.functions import blacklist, select
+from harness.landing.code.function_selection import blacklist, select
 from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
 from harness.landing.layout import Layout
 from harness.landing.site import Site

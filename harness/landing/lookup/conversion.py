@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
@@ -25,7 +25,7 @@ _AT_ONCE = 800
 _OF_A_MUTANT = 16
 
 
-def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_by_address(layout: Layout, sites: Sequence[Site]) -> Request:
     """Request probes by address only; such a kprobe has no symbol_name."""
     return Request([f"@{layout.start(site) + site.offset:#x}" for site in sites])
 

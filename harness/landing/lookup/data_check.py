@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from harness.guest.memory import UnmappedError
-from harness.landing import data
-from harness.landing.data import Datum
+from harness.landing import data_symbol_addresses
+from harness.landing.data_symbol_addresses import Datum
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
@@ -64,15 +64,15 @@ class Readings:
             raise Missed(f"{datum}: {landing.complaint}\n\n{landing.table()}")
 
     def _statements(self, datum: Datum, holds: Holds) -> Sequence[Statement]:
-        address = (self.mutant.places or data.by_elf)(self.layout, datum)
+        address = (self.mutant.places or data_symbol_addresses.by_elf)(self.layout, datum)
         place = address + datum.size if self.mutant.reads_beyond else address
         named, read = data_module.ask(self.guest, [Question(address), Question(place, datum.size, datum.cpu)])
         outside = self._outside(self._copy(datum, place, read), datum.size)
         return (
             Statement("elf", address),
-            data.by_kallsyms(self.layout, datum),
-            data.by_closest(self.layout, datum, address, named.symbol),
-            data.by_module(self.layout, datum),
+            data_symbol_addresses.by_kallsyms(self.layout, datum),
+            data_symbol_addresses.by_closest(self.layout, datum, address, named.symbol),
+            data_symbol_addresses.by_target_parameter(self.layout, datum),
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),
         )

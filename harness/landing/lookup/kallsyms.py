@@ -9,7 +9,7 @@ from functools import lru_cache
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
 from harness.guest.result import readable
-from harness.landing.code.functions import BLACKLIST, PREAMBLES, blacklist, evenly
+from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, blacklist, evenly
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import first
 from harness.landing.layout import Layout

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.guest.guest import Guest
 from harness.landing.code.bug_table import bug_places
-from harness.landing.code.functions import blacklist
+from harness.landing.code.function_selection import blacklist
 from harness.landing.code.patch_sites import module_places, places
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.layout import Layout

@@ -10,7 +10,7 @@ from functools import cached_property
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import bug_places
-from harness.landing.code.functions import PREAMBLES
+from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS
 from harness.landing.code.stripped_patch_tables import EXCEPTIONS, FlatTables

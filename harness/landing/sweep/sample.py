@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.core.elf import Symbol
 from harness.core.errors import GuestError
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_refusals import Refusals

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.core.events import Bus
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan, sweep_tracefs
-from harness.landing.sweep.batches import Sweep, SweepResult
+from harness.landing.sweep.batched_sweep import Sweep, SweepResult
 from harness.landing.sweep.sweep_guests import Fresh, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.sweep.sweep_plan import Depth

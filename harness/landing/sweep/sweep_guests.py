@@ -14,7 +14,7 @@ from harness.core.events import ProgressStep
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep.batches import Death, Sweep, SweepResult
+from harness.landing.sweep.batched_sweep import Death, Sweep, SweepResult
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.target import Target
 

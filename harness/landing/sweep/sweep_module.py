@@ -94,16 +94,16 @@ class SweepModule:
         self._parameters = parameters
         self._recorder = 0
         self._were: dict[str, str] = {}
-        self._standing: Collection[ListedProbe] = ()
+        self._listed_before: Collection[ListedProbe] = ()
 
     @property
-    def standing(self) -> set[int]:
+    def listed_before(self) -> set[int]:
         """The addresses of the probes that the kernel listed before the module was loaded."""
-        return {each.address for each in self._standing}
+        return {each.address for each in self._listed_before}
 
     def load(self) -> None:
         """Load the module and turn off the settings of _OFF. Raises GuestError if the kernel refuses."""
-        self._standing = probe_module.standing(self.guest)
+        self._listed_before = probe_module.standing(self.guest)
         self.guest.run("insmod", self.guest.ship(MODULE), *self._parameters).check()
         off = "; ".join(
             f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
@@ -186,7 +186,7 @@ class SweepModule:
     def _batch(self, specs: Sequence[str], text: str) -> Batch:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
-        return Batch(reports, Listing(each for each in parse_list(listing) if each not in self._standing))
+        return Batch(reports, Listing(each for each in parse_list(listing) if each not in self._listed_before))
 
 
 def _report(spec: str, line: str) -> SiteReport:

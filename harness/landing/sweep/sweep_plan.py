@@ -8,7 +8,7 @@ from enum import Enum
 
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
-from harness.landing.code.functions import evenly, unique_functions
+from harness.landing.code.function_selection import evenly, unique_functions
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import decoded_first, first
 from harness.landing.layout import Layout

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from harness.core.errors import PinpointError
-from harness.landing.code.functions import PREAMBLES, blacklist
+from harness.landing.code.function_selection import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
 from harness.landing.code.patch_sites import module_places

@@ -18,9 +18,9 @@ from harness.matrix.guests.checkup import KernelComplained, LeftBehind, Unexplai
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun, Uprobes
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 # Errors that are reported without a traceback, because they are about the guest, the kernel or the host, not our code.
 REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind, Unexplained)
@@ -51,6 +51,7 @@ class CellWatch:
     failure_text: str = ""
     evidence: Evidence | None = None
     bundle: str = ""
+    only_killers: Sequence[str] = ()
     final: bool = False
     unexplained: bool = False
     explained: bool = False
@@ -111,6 +112,7 @@ class CellWatch:
             witnesses=self._witnesses(),
             mutant=self.identity.mutant,
             bundle=self.bundle,
+            only_killers=self.only_killers,
         )
 
     def _witnesses(self) -> list[dict[str, Any]]:
@@ -149,6 +151,7 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
         raise MutantSurvivedError(f"mutant {watch.identity.mutant} was not caught by {watch.identity.case}")
     if not isinstance(error, Missed):
         raise error
+    watch.only_killers = error.only_killers
 
 
 def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:

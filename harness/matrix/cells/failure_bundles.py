@@ -68,7 +68,7 @@ class Bundles:
 
         If the bundle cannot be written, the error is added to the cell's reason and the cell is recorded without one.
         """
-        if watch.verdict.good or self._config.option.kernel_mutant:
+        if watch.verdict.acceptable or self._config.option.kernel_mutant:
             return
         if watch.evidence is None and watch.guest is not None:
             watch.evidence = gather(watch.guest, watch.failed_with or AssertionError())

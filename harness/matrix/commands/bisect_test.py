@@ -16,8 +16,8 @@ from harness.matrix.commands.bisect import Ruling, Step
 from harness.report.compare import read_cells
 from harness.report.record import Cell
 from harness.report.run_dir import LATEST
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _RUN_SECONDS = 4 * 3600.0
 _NO_CASE = "no case matches"
@@ -72,7 +72,7 @@ def ruling(commit: str, status: int, cells: Sequence[Cell], lines: Sequence[str]
     if any(_NO_CASE in line for line in lines):
         raise UsageError(next(line for line in lines if _NO_CASE in line), where="-k", mend="see ./pinpoint run --co")
     honest = [cell for cell in cells if not cell.mutant]
-    failed = [cell for cell in honest if not cell.verdict.good and cell.verdict is not Verdict.HARNESS_ERROR]
+    failed = [cell for cell in honest if not cell.verdict.acceptable and cell.verdict is not Verdict.HARNESS_ERROR]
     place = str(results.resolve()) if cells else ""
     if failed:
         first = failed[0]

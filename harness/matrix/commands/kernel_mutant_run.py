@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.core import paths
 from harness.core.errors import INTERRUPTED, UsageError
-from harness.images import kernel_mutants
-from harness.images.kernel_mutants import KernelMutant
+from harness.images import kernel_mutant_table
+from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.recipe import Recipe, load_all, select
 from harness.matrix.cells.selection import cell_of
 from harness.matrix.commands import pytest_run
@@ -23,8 +23,8 @@ from harness.report import jsonl
 from harness.report.measurements import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _ALL_KILLED, _SURVIVED = 0, 1
 # A directory of its own, so that `latest` stays a run of the matrix.
@@ -104,7 +104,7 @@ class _Hunt:
         self.cells += cell.verdict is not Verdict.SKIP
         if cell.verdict is Verdict.FAIL:
             self.killer, self.where = cell, _place(cell)
-        elif not cell.verdict.good:
+        elif not cell.verdict.acceptable:
             self.elsewhere.append(cell)
         if self._session and (self.killer or len(self.elsewhere) >= _MOST_DEATHS):
             # Not shouldstop, which counts as an interruption: that stops all children of this process for good.
@@ -139,10 +139,10 @@ def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
     """
     if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
         raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")
-    mutants = kernel_mutants.chosen(numbers)
-    recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutants.takes_mutants(each)]
+    mutants = kernel_mutant_table.chosen(numbers)
+    recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
     for recipe in recipes:
-        kernel_mutants.demand(recipe)
+        kernel_mutant_table.demand(recipe)
     return hunt(recipes, mutants, arguments)
 
 
@@ -247,7 +247,7 @@ class _Control:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record a case that passed, or that failed in the documented way."""
         kept: dict[str, Any] | None = getattr(report, "pinpoint_cell", None)
-        if kept is not None and Cell(**kept).verdict.good:
+        if kept is not None and Cell(**kept).verdict.acceptable:
             self.held.add(_place(Cell(**kept)))
 
     @staticmethod

@@ -130,7 +130,7 @@ def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
 
 
 def _outcome(before: Cell, now: Cell) -> str:
-    if now.verdict.good:
+    if now.verdict.acceptable:
         return f"{now.verdict.value}: {_DID_NOT_FAIL}"
     if alike(before, now):
         return "failed the same way"

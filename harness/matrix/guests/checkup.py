@@ -13,11 +13,11 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import State
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import GuestDied, examine
-from harness.verdict.symbolize import namer
+from harness.verdict.offline_symbolizer import namer
 from harness.verdict.traces import frames
-from harness.verdict.verdict import Verdict
 
 # A fence is one SSH round trip and one console line. A guest that cannot do both in this time is lost.
 _FENCE_SECONDS = 60.0
@@ -98,7 +98,7 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
     if guest.heart is None or guest.heart.emulator.stopped:
         return lost
     diagnosis = examine(guest, found, namer(guest))
-    return lost if diagnosis.condition.verdict.good else GuestDied(diagnosis, where=guest.name)
+    return lost if diagnosis.condition.verdict.acceptable else GuestDied(diagnosis, where=guest.name)
 
 
 @contextmanager

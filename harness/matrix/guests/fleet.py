@@ -14,15 +14,15 @@ from pathlib import Path
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.guest import start
-from harness.guest.emulator import EmulatorKilled, FrozenRefused
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
-from harness.matrix.guests import checkup, kernel_mutant
+from harness.matrix.guests import checkup, kernel_mutant_switch
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.once import Once
 from harness.report.time_accounts import IMAGE
@@ -204,7 +204,7 @@ class Fleet:
         """Switch on the kernel mutant of this run, if there is one; the guest stops if that fails."""
         if self._kernel_mutant:
             try:
-                kernel_mutant.switch_on(guest, self._kernel_mutant)
+                kernel_mutant_switch.switch_on(guest, self._kernel_mutant)
             except BaseException:
                 guest.stop()
                 raise

@@ -10,10 +10,10 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BootError
 from harness.core.events import Bus, ProgressStep
 from harness.guest import qemu, start
-from harness.guest.accelerator import Accelerator, choose, host_identity, qemu_version
-from harness.guest.emulator import EmulatorKilled, FrozenRefused
+from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -122,6 +122,6 @@ def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     return [
         image.key,
         qemu_version(recipe.architecture.machine.qemu),
-        host_identity(accelerator),
+        frozen_guest_host_identity(accelerator),
         *qemu.argv(recipe, accelerator, anywhere),
     ]

@@ -17,7 +17,7 @@ from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import State
-from harness.verdict import own_traces
+from harness.verdict import intended_backtraces
 from harness.verdict.complaints import Complaint, allowed, confirmed, read
 
 _FENCE_SECONDS = 60.0
@@ -87,7 +87,7 @@ class Kernel:
         if found:
             found = tuple(self._confirmed(found))
         for complaint in found:
-            if own_traces.intended(complaint, self._modules):
+            if intended_backtraces.intended(complaint, self._modules):
                 self.traces += 1
             else:
                 self.complaints.append(complaint)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
-from harness.images import external_build, external_module, kernel_module, module_info
+from harness.images import distribution_modules, external_build, external_module_check, module_info
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.module_copy import private_copy
+from harness.images.private_module_copy import private_copy
 from harness.images.recipe import Recipe
 from harness.landing.site import Site
 
@@ -122,7 +122,7 @@ def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
     """Return the ELF of a copy. Raises UsageError with the path of the original file."""
     try:
-        elf = external_module.read(copy, recipe.architecture)
+        elf = external_module_check.read(copy, recipe.architecture)
         module_info.name(elf, file)
     except UsageError as error:
         raise UsageError(error.what, where=str(file), mend=error.mend) from None
@@ -136,7 +136,7 @@ def _also(word: str, image: Image, build_context: BuildContext, directory: Path)
     path = Path(word)
     if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
         return [_checked(path, image, directory, judged=False)]
-    found = kernel_module.obtain(word, image, build_context)
+    found = distribution_modules.obtain(word, image, build_context)
     return [_checked(file, image, directory, judged=False) for file in found]
 
 

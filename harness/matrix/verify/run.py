@@ -10,13 +10,13 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import tools
+from harness.images import guest_packages
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.landing.code import static_kprobes
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
-from harness.landing.verify import leftovers
+from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
@@ -57,14 +57,14 @@ class Run:
         kernel = Kernel(self.guest, self.subject.names)
         refusal: Refused | None = None
         try:
-            before = leftovers.settings(self.guest)
+            before = changed_settings.settings(self.guest)
             try:
                 self._watched()
             except Refused as error:
                 refusal = error
             with self._timed("check-up"):
                 after = kernel.look()
-                changed = leftovers.changed(before, leftovers.settings(self.guest))
+                changed = changed_settings.changed(before, changed_settings.settings(self.guest))
         except (GuestLost, DeadlineExceeded) as lost:
             self._complained(kernel.last_words())
             if not self.wrongs:
@@ -143,7 +143,7 @@ class Run:
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
         known |= {each.means.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in static_kprobes.sites(Elf.kept(file)):
+            for site in kprobes_in_module_data.sites(Elf.kept(file)):
                 if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 
@@ -187,7 +187,7 @@ def verify(
     if names:
         names.demand_of(Elf.kept(image.vmlinux))
     if wanted.packages:
-        image = tools.with_tools(image, wanted.packages, build_context, directory)
+        image = guest_packages.with_guest_packages(image, wanted.packages, build_context, directory)
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()

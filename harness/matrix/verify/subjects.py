@@ -10,7 +10,7 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
-from harness.images.tools import ROOT
+from harness.images.guest_packages import ROOT
 from harness.landing.verify.moment import Lists
 from harness.landing.verify.watched import Watched
 from harness.matrix.verify.plan import ToLoad

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.matrix import row_order
+from harness.matrix import vm_start_order
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.report.time_accounts import Spent
 
@@ -71,7 +71,7 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         if cell is not None:
             rows[cell.vm].append((item, cell))
     for vm, row in rows.items():
-        parts = row_order.divided([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
+        parts = vm_start_order.divided([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
         for (item, _), part in zip(row, parts, strict=True):
             item.add_marker(pytest.mark.xdist_group(vm if shared.parts == 1 else f"{vm}/{part}"))
 

@@ -11,10 +11,10 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing import probe_module
+from harness.pinning.coming_and_going_modules import HOLDER, TARGET
 from harness.pinning.doctored_modules import shipped
-from harness.pinning.holds.btf import Base, with_btf
+from harness.pinning.holds.btf_encoder import Base, with_btf
 from harness.pinning.loader import LoaderLine
-from harness.pinning.module_states import HOLDER, TARGET
 
 _FUNCTION = f"{TARGET}:pinpoint_needed"
 _EVENT = "pinpoint/held"
@@ -100,7 +100,7 @@ def a_registered_kprobe() -> Hold:
         report = probe_module.load(guest, [_FUNCTION]).reports[0]
         if report.errno:
             raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
-        yield lambda: _listed(probe_module.look(guest).beyond(standing))
+        yield lambda: _listed(probe_module.look(guest).newly_listed(standing))
         probe_module.unload(guest)
 
     return hold

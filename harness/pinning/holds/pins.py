@@ -10,9 +10,9 @@ from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.images.recipe import Traits
 from harness.landing.landing import Missed
+from harness.pinning.coming_and_going_modules import TARGET, delete
 from harness.pinning.holds import holding
 from harness.pinning.holds.holding import Hold
-from harness.pinning.module_states import TARGET, delete
 from harness.pinning.mutants import LoaderMutant
 
 _MODULE = f"/sys/module/{TARGET}"

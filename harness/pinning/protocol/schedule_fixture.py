@@ -40,7 +40,7 @@ class Played:
         return [each for each in self.plays if not each.agrees]
 
     @property
-    def reused(self) -> int:
+    def reused_count(self) -> int:
         """The number of schedules in which an instance of the target had the same place as the one before."""
         return sum(each.reused for each in self.plays)
 

@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 from harness.guest.guest import Guest
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import delete
 from harness.pinning.loader import PROBE, Order
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import delete
 from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, Actor
 from harness.pinning.protocol.model import OK, World
 from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb

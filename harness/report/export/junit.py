@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 from harness.report.pivot import Pivot
 from harness.report.record import Cell
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 # These verdicts are errors, not failures, because they are no statement about the kernel. plain() removes characters
 # that XML 1.0 cannot hold even as a reference.
@@ -26,7 +26,7 @@ def junit(cells: Sequence[Cell], run: str) -> str:
             "testsuite",
             name=vm,
             tests=str(len(row)),
-            failures=str(sum(not cell.verdict.good and cell.verdict not in _ERRORS for cell in row)),
+            failures=str(sum(not cell.verdict.acceptable and cell.verdict not in _ERRORS for cell in row)),
             errors=str(sum(cell.verdict in _ERRORS for cell in row)),
             skipped=str(sum(cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL) for cell in row)),
             time=f"{sum(cell.seconds for cell in row):.3f}",
@@ -64,5 +64,5 @@ def _case(suite: ElementTree.Element, cell: Cell) -> None:
         ElementTree.SubElement(case, "skipped", message=f"{cell.verdict.value}: {reason}")
     elif cell.verdict in _ERRORS:
         ElementTree.SubElement(case, "error", message=reason, type=cell.verdict.value).text = reason
-    elif not cell.verdict.good:
+    elif not cell.verdict.acceptable:
         ElementTree.SubElement(case, "failure", message=reason, type=cell.verdict.value).text = reason

@@ -11,8 +11,8 @@ from typing import Any
 from harness.report.measurements import Figure
 from harness.report.pivot import Pivot
 from harness.report.record import Cell
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _STATUS = {
     Verdict.PASS: "PASS",

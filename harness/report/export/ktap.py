@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from harness.report.pivot import Pivot, Square
 from harness.report.record import Cell
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _INDENT = "    "
 _VERSION = "KTAP version 1"
@@ -27,7 +27,7 @@ def ktap(cells: Sequence[Cell]) -> str:
         lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(present)}"])
         for position, (case, square) in enumerate(present, 1):
             lines += _indented(_case(position, pivot.label(case), square))
-        good = all(cell.verdict.good for _, square in present for cell in _cells(square))
+        good = all(cell.verdict.acceptable for _, square in present for cell in _cells(square))
         lines.append(f"{_status(good)} {number} {vm}")
     return "\n".join(lines) + "\n"
 
@@ -45,7 +45,7 @@ def _case(position: int, case: str, square: Square) -> Iterator[str]:
         for number, cell in enumerate(subtests, 1):
             label = f"mutant {_name(cell.mutant)} is caught" if cell.mutant else "honest"
             yield from _indented(_result(number, label, cell))
-        good = all(cell.verdict.good for cell in subtests)
+        good = all(cell.verdict.acceptable for cell in subtests)
         skipped = all(cell.verdict is Verdict.SKIP for cell in subtests)
         yield f"{_status(good)} {position} {name}" + (f" # SKIP {_text(subtests[-1].reason)}" if skipped else "")
     elif square.honest:
@@ -56,7 +56,7 @@ def _result(number: int, name: str, cell: Cell) -> Iterator[str]:
     if cell.reason and cell.verdict is not Verdict.SKIP:
         yield f"# {cell.verdict.value}: {_text(cell.reason)}"
     directive = f" # SKIP {_text(cell.reason)}" if cell.verdict is Verdict.SKIP else ""
-    yield f"{_status(cell.verdict.good)} {number} {name}{directive}"
+    yield f"{_status(cell.verdict.acceptable)} {number} {name}{directive}"
 
 
 def _status(good: bool) -> str:

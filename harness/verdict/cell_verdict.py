@@ -22,7 +22,7 @@ class Verdict(Enum):
     HARNESS_ERROR = "harness-error"
 
     @property
-    def good(self) -> bool:
+    def acceptable(self) -> bool:
         """True for a cell that does not make the run fail."""
         return self in _GOOD
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.result import readable
-from harness.landing.by_hand import lowest_text
+from harness.landing.by_hand import lowest_text_section
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.layout import Layout
 from harness.landing.witness import Statement
@@ -58,7 +58,7 @@ def by_text_base(layout: Layout, datum: Datum) -> int:
     """The address of a module's datum, computed as the 2008 letter forbids: text address + distance in the file."""
     elf, symbol = elf_of(layout, datum)
     loaded = layout.targets[datum.module].sections
-    text = lowest_text(elf, loaded)
+    text = lowest_text_section(elf, loaded)
     distance = elf.sections[symbol.section].offset + elf.place(symbol) - text.offset
     return loaded[text.name] + distance + datum.offset
 
@@ -152,7 +152,7 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
 
 
 @readable("the parameter of a module")
-def by_module(layout: Layout, datum: Datum) -> Statement:
+def by_target_parameter(layout: Layout, datum: Datum) -> Statement:
     """The address that the target itself has for the datum, from its parameter `data`."""
     if not datum.module:
         return Statement("module", None, "vmlinux has no such parameter")

@@ -16,7 +16,7 @@
 #include <linux/seq_file.h>
 #include <linux/uaccess.h>
 
-#include "data.h"
+#include "address_query.h"
 
 static unsigned long pinpoint_real_address(const struct pinpoint_place *place)
 {

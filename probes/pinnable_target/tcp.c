@@ -6,7 +6,7 @@
 #include <linux/module.h>
 #include <net/tcp.h>
 
-#include "pins.h"
+#include "pinnable_target.h"
 
 static struct tcp_congestion_ops pinpoint_tcp = {
 	.ssthresh	= tcp_reno_ssthresh,

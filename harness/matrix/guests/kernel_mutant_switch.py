@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.core.errors import BootError
 from harness.guest.guest import Guest
-from harness.images.kernel_mutants import IN_FORCE
+from harness.images.kernel_mutant_table import IN_FORCE
 
 
 def switch_on(guest: Guest, number: int) -> None:

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "bpf.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 /* The bytes that follow a type's head (Documentation/bpf/btf.rst). */
 static size_t rest_of(const struct btf_type *type)

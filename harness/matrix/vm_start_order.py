@@ -9,7 +9,7 @@ from harness.images.build_context import BuildContext
 from harness.images.prepare import built
 from harness.images.recipe import Recipe
 from harness.matrix.cells.selection import CellId
-from harness.report.durations import name_of
+from harness.report.cell_duration_cache import name_of
 
 
 def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]) -> list[str]:

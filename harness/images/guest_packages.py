@@ -31,7 +31,7 @@ _COPIES, _ROOM_MIB = 2, 512
 _ALWAYS = ("dash", "coreutils", "grep", "sed", "mawk")
 
 
-def with_tools(image: Image, packages: Sequence[str], build_context: BuildContext, directory: Path) -> Image:
+def with_guest_packages(image: Image, packages: Sequence[str], build_context: BuildContext, directory: Path) -> Image:
     """Return the image with the packages below ROOT in its initial file system, and with enough memory for them.
 
     The joined archive is written to `directory`. Raises UsageError for an architecture or a package that Debian does

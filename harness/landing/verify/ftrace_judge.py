@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.landing.site import Site
-from harness.landing.verify.call_sites import LONGEST, call_target
 from harness.landing.verify.files_at_hand import Files
+from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.text import Changes, Text
 from harness.landing.verify.traced_functions import TracedFunction

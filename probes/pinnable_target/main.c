@@ -15,7 +15,7 @@
 #include <linux/uaccess.h>
 
 #include "../pinned/pinned.h"
-#include "pins.h"
+#include "pinnable_target.h"
 
 static int parameter = 1;
 module_param(parameter, int, 0444);
@@ -55,7 +55,7 @@ EXPORT_SYMBOL_GPL(pinpoint_needed);
 /*
  * BPF attaches to this function. Its BTF, "void pinpoint_traced(void)", depends on
  * the number of types in vmlinux. So the harness writes it into the section below
- * and renames that to .BTF (harness/pinning/holds/btf.py), because pahole makes none for a
+ * and renames that to .BTF (harness/pinning/holds/btf_encoder.py), because pahole makes none for a
  * module that is built without vmlinux.
  */
 noinline void pinpoint_traced(void);

@@ -11,8 +11,8 @@ from harness.core.elf import Elf
 from harness.landing import probe_module
 from harness.landing.by_hand import UNARMED, ByHand
 from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.symbol_table_size import Carried, measure
-from harness.landing.code.functions import evenly, unique_functions
+from harness.landing.checks.embedded_symbol_table_cost import Carried, measure
+from harness.landing.code.function_selection import evenly, unique_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms import missed_by_symbol

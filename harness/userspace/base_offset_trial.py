@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.landing import Missed
 from harness.landing.site import Site
 from harness.userspace import mappings

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "gates.h"
-#include "tokens.h"
+#include "step_protocol.h"
+#include "section_file_tokens.h"
 
 struct token tokens[MOST_TOKENS];
 unsigned int token_count;

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 
 #define MOST_GATES	16
 #define LINE		1024

@@ -191,7 +191,7 @@ class Sweep:
         self, address: int, early: SiteReport, late: SiteReport, listed: Statement, window: Window
     ) -> tuple[Statement, ...]:
         outside = witness.outside(window, address, self._traits)
-        if address in self.module.standing and window.patch_at(address, self._traits):
+        if address in self.module.listed_before and window.patch_at(address, self._traits):
             # Memory does not change for a second probe on a site. On parisc the kernel has a probe of its own on
             # __kretprobe_trampoline.
             outside = Statement("outside", address, "a probe was there before")

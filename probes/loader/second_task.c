@@ -11,9 +11,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "gates.h"
-#include "second.h"
-#include "tokens.h"
+#include "step_protocol.h"
+#include "second_task.h"
+#include "section_file_tokens.h"
 
 /**
  * start_second() - share the open files with another task

@@ -13,7 +13,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 
-#include "data.h"
+#include "address_query.h"
 
 LIST_HEAD(pinpoint_places);
 static struct dentry *pinpoint_dir;
