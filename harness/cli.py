@@ -22,6 +22,7 @@ _PROGRAM = "./pinpoint"
 # Each command's module in harness and its function there.
 _COMMANDS = {
     "bench": ("cli_bench", "bench"),
+    "bisect": ("cli_bisect", "bisect"),
     "build": ("cli_images", "build"),
     "check": ("cli_code_checks", "check"),
     "compare": ("cli_reports", "compare"),
@@ -34,6 +35,7 @@ _COMMANDS = {
     "repro": ("cli_guests", "repro"),
     "run": ("cli_runs", "run"),
     "shell": ("cli_guests", "shell"),
+    "sites": ("cli_sites", "sites"),
     "test": ("cli_runs", "test"),
     "verify": ("cli_verify", "verify"),
 }

@@ -14,7 +14,7 @@ from harness.core import paths
 from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
 from harness.report import history as past_runs
-from harness.report.compare import Baseline, Comparison, against, read_cells
+from harness.report.compare import Baseline, against, lines, read_cells
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_html
 from harness.report.measurements import Figures
@@ -42,18 +42,9 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
         found = against(Baseline.read(old), cells)
     else:
         found = compare_cells(read_cells(old), cells, strict=strict)
-    print_comparison(found)
+    for line in lines(found):
+        click.echo(line)
     return CELL_FAILED if found.worse else 0
-
-
-def print_comparison(found: Comparison) -> None:
-    """Print the sections that are not empty, then one line about whether anything got worse."""
-    for heading, lines in found.sections().items():
-        if lines:
-            click.echo(f"{heading} ({len(lines)}):")
-            for line in lines:
-                click.echo(f"  {' '.join(plain(line).split())}")
-    click.echo("worse" if found.worse else "nothing got worse")
 
 
 @click.command()

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS, example
+from harness.cli_common import VMS, example, kernel_options
 from harness.core import paths
+from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe, Tier, select
-from harness.matrix.commands import kernel_mutant_run, pytest_run
+from harness.images.recipe import Recipe, Tier, replace_in_this_run, select
+from harness.matrix.commands import given, given_board, kernel_mutant_run, pytest_run
+from harness.matrix.commands.gate import Gate
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -60,6 +62,10 @@ class _RunCommand(click.Command):
 
 @click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example("run --vm parisc -k stubs"))
 @VMS
+@kernel_options
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN|FILE", help="Compare with this afterwards.")
+@click.option("--confirm", type=click.IntRange(1, 100), metavar="N", help="Replay each new failure N times.")
+@click.option("--strict", is_flag=True, help="Skips that were passes, and traits that the VM has, count as worse.")
 @click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more.")
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
@@ -76,6 +82,11 @@ class _RunCommand(click.Command):
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     vms: Sequence[str],
+    kernels: Sequence[Path],
+    config: Path | None,
+    baseline: Path | None,
+    confirm: int | None,
+    strict: bool,
     archs: Sequence[str],
     matrix: Tier | None,
     accel: str | None,
@@ -86,8 +97,17 @@ def run(
 ) -> int:
     """Run the matrix: every case on every VM, the slow ones only with --deep.
 
-    Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest.
+    Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest. With --kernel the
+    traits of the VM are those that the booted kernel has. With --baseline the exit status is 1 only for what got worse.
     """
+    gate = Gate.of(baseline, confirm, strict=strict)
+    if kernels or config:
+        if archs or matrix:
+            raise UsageError("--kernel is for one VM", mend="name it with --vm")
+        recipe = given_board.obtained(vms, kernels, config, boot=True, accelerator=accel)
+        gate.lost = given.lost_traits(select([recipe.name])[0], recipe)
+        replace_in_this_run(recipe, given.Given(tuple(kernels), config).options)
+        vms = [recipe.name]
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:
         os.environ[qemu_program.HOST_QEMU] = "1"
@@ -102,7 +122,8 @@ def run(
         return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += forced
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
-    return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
+    arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
+    return gate.judged(pytest_run.run(arguments, plugins=[gate.listener]), pytest_arguments)
 
 
 @click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))

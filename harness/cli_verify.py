@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import example, kernel_options
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
+from harness.matrix.commands import given_board
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
 from harness.matrix.verify.plan import Wanted
@@ -29,6 +30,7 @@ _PATH = click.Path(path_type=Path)
 @click.command(epilog=example("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
 @click.argument("files", metavar="[FILE.ko|FILE.c|DIR]...", nargs=-1, type=_PATH)
 @click.option("--vm", "vms", required=True, multiple=True, metavar="NAME", help="A VM to run on; repeat for more.")
+@kernel_options
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(
     "--with", "also", multiple=True, metavar="MODULE", help="Load this first: a module of the kernel, or a file."
@@ -51,6 +53,8 @@ _PATH = click.Path(path_type=Path)
 def verify(
     files: Sequence[Path],
     vms: Sequence[str],
+    kernels: Sequence[Path],
+    config: Path | None,
     parameters: Sequence[str],
     also: Sequence[str],
     loader: str,
@@ -76,7 +80,8 @@ def verify(
     wanted = Wanted(files, _pairs(parameters), also, loader, settle, expected, command, packages, system_map)
     for word in expected:
         plan.expected(word)
-    reports = _on_all(wanted, select(vms), sys.stderr if as_json else sys.stdout)
+    given = [given_board.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
+    reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:
         report_forms.write_junit(reports, junit)
     click.echo(report_forms.as_json(reports) if as_json else "\n\n".join(report.text() for report in reports))

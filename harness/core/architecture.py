@@ -87,6 +87,11 @@ class KprobeTraits:
       arch_adjust_kprobe_addr()).
     - `ftrace_call`: how ftrace calls a tracer from a function's site.
     - `flag_patches`: the first bytes of the patch of a probe, by the flag with which the kernel lists the probe.
+    - `reserved_text`: the areas of text that the kernel puts on its blacklist, in addition to those of every
+      architecture; the symbols around an area are `__NAME_text_start` and `__NAME_text_end`
+      (arch_populate_kprobe_blacklist()).
+    - `refuses_exception_table`: the kernel refuses an instruction that the exception table names
+      (arch_prepare_kprobe(), arch/arm64/kernel/probes/kprobes.c, 6.1).
     - `defects`: the kinds of instruction that the kernel single-steps incorrectly (landing/code/instruction.py), and
       `nested`, a nested probe.
     """
@@ -105,6 +110,8 @@ class KprobeTraits:
     entry_landing_pad: bytes = b""
     ftrace_call: CallForm | None = None
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    reserved_text: tuple[str, ...] = ()
+    refuses_exception_table: bool = False
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
 
@@ -127,6 +134,11 @@ class Architecture:
     machine: QemuMachine
     kprobes: KprobeTraits
     flat_base: int = 0
+
+    @property
+    def source(self) -> str:
+        """The directory of this architecture below `arch/` in a kernel source."""
+        return self.kernel_file.split("/")[1] if self.kernel_file.startswith("arch/") else self.kernel
 
     @property
     def native(self) -> bool:
@@ -212,6 +224,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
                 ftrace_call=CallForm.X86_CALL,
+                reserved_text=("entry",),
             ),
         ),
         Architecture(
@@ -242,6 +255,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 first_argument=0,  # regs[0]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
                 ftrace_call=CallForm.ARM64_BL,
+                reserved_text=("entry", "irqentry", "idmap", "hyp", "hyp_idmap"),
+                refuses_exception_table=True,
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
                 uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
             ),

@@ -68,6 +68,11 @@ class ControllerRun(MatrixRun):
         """True when this run has a directory; `directory` would create one."""
         return self._directory is not None
 
+    @property
+    def selected_keys(self) -> set[CellKey]:
+        """The keys of all selected cells."""
+        return {cell.key for cell in self._asked.values()}
+
     @cached_property
     def rows(self) -> list[str]:
         """The names of the selected VMs, in the order in which their rows begin."""

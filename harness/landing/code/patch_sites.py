@@ -153,6 +153,12 @@ def places(vmlinux: Elf, begin: str) -> list[int]:
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 
 
+def ranges(vmlinux: Elf, begin: str) -> list[Range]:
+    """The link addresses of the bytes that one table of a vmlinux names, for tables that say how many they are."""
+    kernel = _Kernel(vmlinux)
+    return [each for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
+
+
 def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:
     """The places in one table of a module, as section and offset; `begin` is the symbol at its start in a vmlinux."""
     found = _module(module, MACHINES[module.machine], _tables(module, begin))
