@@ -48,7 +48,9 @@ class QemuMachine:
 
     `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
     loading order; a module that the kernel has built in is passed over. `pvh` is true where an unpacked kernel can be
-    started by its PVH entry. `renamed` is the QEMU version from which on the machine has another name, and that name.
+    started by its PVH entry. `disk` is the device of a read-only disk and `disk_modules` are the modules that a kernel
+    needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
+    `renamed` is the QEMU version from which on the machine has another name, and that name.
     """
 
     qemu: str
@@ -59,6 +61,8 @@ class QemuMachine:
     nic_modules: tuple[str, ...]
     pvh: bool = False
     kernel_arguments: tuple[str, ...] = ()
+    disk: str = ""
+    disk_modules: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     renamed: tuple[tuple[int, int], str] | None = None
 
@@ -185,6 +189,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 console="ttyS0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
                 pvh=True,
                 # A loaded host holds QEMU up for longer than the kernel waits for a few ticks, and it panics at boot
                 # that the timer does not work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
@@ -223,6 +229,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 console="ttyAMA0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobes=KprobeTraits(
                 breakpoint=bytes.fromhex("800020d4"),

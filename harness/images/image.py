@@ -19,7 +19,8 @@ class Image:
     system, an uncompressed cpio; `modules` the built probe modules by name;
     `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
     build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name;
-    `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against.
+    `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against; `disk` the
+    file of a read-only disk, None for a guest without one.
     """
 
     recipe: Recipe
@@ -35,6 +36,7 @@ class Image:
     programs: Mapping[str, Path] = field(default_factory=dict)
     drivers: Mapping[str, Path] = field(default_factory=dict)
     headers: Headers | None = None
+    disk: Path | None = None
 
     def with_cpus(self, cpus: int) -> Image:
         """The same image for a machine with so many virtual CPUs."""

@@ -28,7 +28,7 @@ _B, _B_MASK = 0x14000000, 0xFC000000
 
 
 class Entry(NamedTuple):
-    """One entry: the address that it jumps to; `returns` is true for a veneer of ADRP, which goes back to its module."""
+    """One entry: where it jumps to; `returns` is true for a veneer of ADRP, which goes back to its module."""
 
     target: int
     returns: bool = False

@@ -54,8 +54,9 @@ class Linkage(NamedTuple):
 class PatchTables(NamedTuple):
     """What patches text on one machine.
 
-    `linkage` are the sections that a module's loader fills, by name. `distance_bias` is what the relocation of a distance takes off it; `named` selects symbols that are patched whole;
-    `families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
+    `linkage` are the sections that a module's loader fills, by name. `distance_bias` is what the relocation of a
+    distance takes off it; `named` selects symbols that are patched whole; `families` are tables of which there is one
+    for each of many names, which `begin` and `end` lack at their end.
     """
 
     tables: tuple[Table, ...]

@@ -13,6 +13,8 @@ FILE = "/sys/kernel/tracing/enabled_functions"
 _LINE = re.compile(r"(?P<name>[^\s(]+)(?: \[(?P<module>[^\]]+)\])? \((?P<count>\d+)\)(?P<flags>(?: [A-Z ])*)")
 _TRAMPOLINE = re.compile(r"tramp: (?:0x)?(?P<address>[0-9a-f]{8,16}|\S+) \((?P<function>[^)\s]+)")
 _CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)")
+# What is listed here alone: a kprobe on an ftrace site is in the list of kprobes, too.
+TRACED_KINDS = frozenset({"fentry", "fprobe", "ftrace"})
 _DIRECT = re.compile(r"direct(?:\(jmp\))?-->(?P<function>\S+)")
 
 

@@ -15,6 +15,7 @@ from harness.guest.guest import Guest
 from harness.landing.code.system_map import SystemMap
 from harness.landing.layout import Layout, Loaded
 from harness.landing.probe_module import ListedProbe
+from harness.landing.site import Site
 from harness.landing.verify import moment, registrations
 from harness.landing.verify.files_at_hand import Files
 from harness.landing.verify.judged import Finding, Judged
@@ -24,6 +25,7 @@ from harness.landing.verify.moment import Lists, Moment
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.text import Changes, Text
 from harness.landing.verify.trace_judge import TraceJudge
+from harness.landing.verify.traced_functions import TRACED_KINDS
 
 _POLL = 0.2
 # How long all lists must stay the same, and how long memory may take to agree with them, in seconds of a usual guest.
@@ -31,6 +33,7 @@ _QUIET = 0.5
 _AGREE = 6.0
 _SHOWN = 8
 _KALLSYMS = "/proc/kallsyms"
+_STANDING = frozenset({Finding.LANDED, Finding.DISABLED, Finding.GONE})
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,18 @@ class Watched:
             if judgement.held or time.monotonic() > until:
                 return judgement
             time.sleep(_QUIET)
+
+    def stands(self, site: Site, probes: Iterable[Judged]) -> bool:
+        """Return whether one of these probes stands, or stood, where a site is by the files at hand.
+
+        A function that ftrace calls from is known by its name, since its site may lie behind its entry.
+        """
+        files = self._files(Moment(self._judged, self._modules.loaded(self._judged.modules)))
+        addresses = files.named(site).addresses
+        good = [each for each in probes if each.finding in _STANDING]
+        kprobes = [each for each in good if each.kind not in TRACED_KINDS]
+        entered = {each.asked for each in good if each.kind in TRACED_KINDS} if not site.offset else set()
+        return any(each.address in addresses for each in kprobes) or str(site).replace("+0x0", "", 1) in entered
 
     def late(self) -> list[Judged]:
         """The probes that were registered after the last judgement, by symbol and offset."""

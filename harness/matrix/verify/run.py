@@ -103,7 +103,7 @@ class Run:
                 with _noted(error):
                     self.subject.stop()
                 raise
-            self._take(judgement)
+            self._take(judgement, watched)
             with self._timed("removal"):
                 self.probes += watched.late()
                 self.subject.stop()
@@ -113,28 +113,22 @@ class Run:
             (self.wrongs if wrong else self.notes).extend(told)
             self.wrongs += [f"text is not as it was before: {places}" for places in changed]
 
-    def _take(self, judgement: Judgement) -> None:
+    def _take(self, judgement: Judgement, watched: Watched) -> None:
         self.probes += judgement.probes
         self.wrongs += [f"text changed where no list has a probe: {places}" for places in judgement.unexplained]
         self.notes += [f"the kernel refused {call.asked or 'an address'}: {call.refusal}" for call in judgement.refused]
         if judgement.lost:
             self.notes.append(f"{judgement.lost} registrations were not recorded")
-        self.probes += [self._absent(site) for site in self._expected if not self._stands(site)]
+        self.probes += [self._absent(site) for site in self._expected if not watched.stands(site, self.probes)]
         if not self.probes:
             self.wrongs.append(
                 "no probe was registered: there is nothing to judge; give --settle SECONDS if one comes later"
             )
         self._hints(judgement)
 
-    def _stands(self, site: Site) -> bool:
-        """Does a probe stand at the site, whatever its owner called it?"""
-        wanted = {str(site), _asked(site)}
-        good = (Finding.LANDED, Finding.DISABLED, Finding.GONE)
-        return any(wanted & {each.asked, each.means, *each.places} for each in self.probes if each.finding in good)
-
     @staticmethod
     def _absent(site: Site) -> Judged:
-        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected there, and no probe stands there")
+        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement) -> None:
         """Sites that a file seems to mean, of which no registration is known: for the reader alone."""
@@ -177,26 +171,23 @@ def _noted(error: BaseException) -> Iterator[None]:
         error.add_note(str(another))
 
 
-def verify(
-    image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path, directory: Path
-) -> Report:
+def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path) -> Report:
     """Run it all on a guest of the image. Raises UsageError for what the kernel does not take, BootError, HostError."""
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_of(Elf.kept(image.vmlinux))
-    if wanted.packages:
-        image = tools.with_tools(image, wanted.packages, build_context, directory)
+    packages = tools.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
-    with guests.begin(image, build_context, log, anew=bool(wanted.packages)) as guest:
+    with guests.begin(image, build_context, log, packages) as guest:
         started = time.monotonic() - began
         subject: Subject = (
             Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
             if wanted.command
             else Modules(guest, modules, wanted.loader, wanted.settle)
         )
-        files = {each.name: each.copy for each in modules}
+        files = {each.name: each.copy for each in modules} | tools.drivers(guest.image)
         run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()

@@ -10,9 +10,9 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
-from harness.images.tools import ROOT
 from harness.landing.verify.moment import Lists
 from harness.landing.verify.watched import Watched
+from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ToLoad
 
 _PREFIX = "/tmp/pinpoint-verify-"
@@ -21,7 +21,7 @@ _PREFIX = "/tmp/pinpoint-verify-"
 _QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
 # Seconds in which a command must have registered something, and in which it must end after each signal.
 _ATTACHING, _ENDING = 60.0, 5.0
-_ENVIRONMENT = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C"
+_PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT = "/tmp/pinpoint-command.out"
 _SPOKEN_LINES = 40
 
@@ -138,14 +138,10 @@ class Command:
 
     def start(self) -> None:
         """Start it; its output goes to a file of the guest."""
-        inner = f"exec env {_ENVIRONMENT} sh -c {shlex.quote(self._command)}"
+        inner = f"exec env {_PATH} HOME=/root LC_ALL=C sh -c {shlex.quote(self._command)}"
         if self._chroot:
-            for name in ("proc", "sys", "dev"):
-                self._guest.run("mount", "-o", "rbind", f"/{name}", f"{ROOT}/{name}").check()
-            for name in ("kernel/debug", "kernel/tracing"):
-                both = f"/sys/{name} {ROOT}/sys/{name}"
-                self._guest.script(f"[ ! -d /sys/{name} ] || mount -o bind {both}").check()
-            inner = f"exec chroot {ROOT} /usr/bin/env {_ENVIRONMENT} /bin/sh -c {shlex.quote(self._command)}"
+            tool_root.enter(self._guest)
+            inner = tool_root.within(self._command, _PATH)
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
         self._talk = self._guest.talk("setsid", "sh", "-c", outer)
         line = self._talk.line(self._guest.budget(_ATTACHING))
@@ -174,8 +170,7 @@ class Command:
                 self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
         self._talk.hang_up()
         if self._chroot:
-            mounts = ("sys/kernel/tracing", "sys/kernel/debug", "dev", "sys", "proc")
-            self._guest.script("; ".join(f"umount -l {ROOT}/{name}" for name in mounts))
+            tool_root.leave(self._guest)
         told = self._output()
         self.notes += [f"it printed: {told}"] if told else []
         self._guest.run("rm", "-f", _OUTPUT)
