@@ -19,6 +19,11 @@ time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=
 lost=3 now=71033445908
 """  # noqa: E501
 
+UPROBES = r"""time=5 errno=0 device=254:0 inode=77 offset=0x4dd0 pid=9 file=busy\040box command=perf
+time=6 errno=22 device=0:2 inode=78 offset=0x1 pid=9 file=- command=perf
+lost=2
+"""
+
 TRACED = """\
 uptime_proc_show (1) R I  \ttramp: 0xffffffffc0254000 (kprobe_ftrace_handler+0x0/0x1) ->kprobe_ftrace_handler+0x0/0x1
 start_xmit [virtio_net] (1) R    \ttramp: 0xffffffffc0254000 (fprobe_handler+0x0/0x1b0) ->fprobe_handler+0x0/0x1b0
@@ -42,7 +47,15 @@ def test_registrations_are_read_with_what_was_refused() -> None:
     assert (by_address.asked, by_address.disabled) == ("", True)
 
 
-@pytest.mark.parametrize("text", ["errno=0\n", "time=x errno=0\n", "what\n"])
+def test_registrations_of_uprobes_are_read_with_their_files() -> None:
+    records = registrations.parse(RECORDS + UPROBES)
+    assert (len(records.calls), records.lost) == (3, 5)
+    named, nameless = records.uprobes
+    assert (named.asked, named.errno, named.command) == ("busy box:0x4dd0", 0, "perf")
+    assert (nameless.asked, nameless.errno) == ("inode 78 of 0:2:0x1", 22)
+
+
+@pytest.mark.parametrize("text", ["inode=7 errno=0\n", "errno=0\n", "time=x errno=0\n", "what\n"])
 def test_what_is_no_registration_is_one_line(text: str) -> None:
     with pytest.raises(GuestError, match="not a registration"):
         registrations.parse(text)

@@ -80,11 +80,11 @@ class KprobeTraits:
     begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler stands past that
     address; `mid_instruction` the errno for an offset inside an instruction; `alignment` the bytes every instruction
     starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
-    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
-    function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
-    `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how the patch begins
-    where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel steps wrong
-    (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
+    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` and `second_argument` are where
+    struct pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's
+    monitor answers to `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how
+    the patch begins where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel
+    steps wrong (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
     (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction` is the errno for a uprobe at an
     odd place inside an instruction, 0 where it is taken.
     """
@@ -97,6 +97,7 @@ class KprobeTraits:
     decoder: Decoder
     translation: Translation
     first_argument: int
+    second_argument: int
     registers: Registers
     uprobe_breakpoint: bytes = b""
     uprobe_mid_instruction: int = 0
@@ -206,6 +207,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.X86_64,
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
+                second_argument=13 * 8,  # si
                 registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 uprobe_breakpoint=b"\xcc",
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
@@ -241,6 +243,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.AARCH64,
                 translation=Translation.QEMU,
                 first_argument=0,  # regs[0]
+                second_argument=8,  # regs[1]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
                 ftrace_call=CallForm.ARM64_BL,
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
@@ -275,6 +278,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.PARISC,
                 translation=Translation.PARISC_TABLES,
                 first_argument=26 * 4,  # gr[26]
+                second_argument=25 * 4,  # gr[25]
                 registers=Registers(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
                 defects=_PARISC_DEFECTS,
             ),

@@ -29,7 +29,7 @@ class Lists:
     @property
     def probes(self) -> tuple[object, ...]:
         """What must stay the same for the guest to have settled."""
-        return self.kprobes, self.traced, self.records.calls, tuple(sorted(self.names))
+        return self.kprobes, self.traced, self.records.calls, self.records.uprobes, tuple(sorted(self.names))
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +42,7 @@ def read(guest: Guest) -> Lists:
     steps = (
         f"cat {_KPROBES} || exit",
         f"[ ! -e {traced_functions.FILE} ] || cat {traced_functions.FILE}",
-        f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE}",
+        f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE} {registrations.UPROBES}",
         "cat /proc/modules",
     )
     told = guest.script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")

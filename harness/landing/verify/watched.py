@@ -22,7 +22,7 @@ from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.kprobe_judge import KprobeJudge, matched
 from harness.landing.verify.loaded_modules import Modules
 from harness.landing.verify.moment import Lists, Moment
-from harness.landing.verify.registrations import Registration
+from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.text import Changes, Text
 from harness.landing.verify.trace_judge import TraceJudge
 from harness.landing.verify.traced_functions import TRACED_KINDS
@@ -145,11 +145,16 @@ class Watched:
     def anything(self, lists: Lists) -> bool:
         """Was anything registered since it began, whether it still stands or not?"""
         traced = Counter(lists.traced) - Counter(self.before.lists.traced)
-        return bool(self.came(lists) or traced or any(not call.errno for call in self.calls(lists)))
+        errors = [*(call.errno for call in self.calls(lists)), *(call.errno for call in self.uprobes(lists))]
+        return bool(self.came(lists) or traced or 0 in errors)
 
     def calls(self, lists: Lists) -> list[Registration]:
         """The registrations since it began."""
         return list(lists.records.calls[len(self.before.lists.records.calls) :])
+
+    def uprobes(self, lists: Lists) -> list[UprobeRegistration]:
+        """The registrations of uprobes since it began."""
+        return list(lists.records.uprobes[len(self.before.lists.records.uprobes) :])
 
     def judge(self) -> Judgement:
         """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late."""
@@ -219,6 +224,7 @@ class Watched:
         probes = [self._with_owner(judge.judge(each), files, each.call) for each in found]
         probes += [self._with_owner(judge.gone(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
+        probes += [_uprobe(call) for call in self.uprobes(during.lists) if not call.errno]
         unexplained = self._unexplained(changes, during, text)
         self._judged = during.lists
         return Judgement(
@@ -297,3 +303,8 @@ class Watched:
         """The first few of them, as symbol + offset."""
         more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
         return ", ".join(files.meaning(address) for address in sorted(addresses)[:_SHOWN]) + more
+
+
+def _uprobe(call: UprobeRegistration) -> Judged:
+    why = "the text of processes is not compared; docs/user-space.md has cases that do"
+    return Judged(call.asked, "uprobe", Finding.NOT_JUDGED, owner=call.command, why=why)

@@ -18,6 +18,7 @@ from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import leftovers
 from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify.guest import Kernel
@@ -51,6 +52,7 @@ class Run:
         self._files = dict(files)
         self._expected = list(expected)
         self._names = names
+        self._refused: list[Registration] = []
 
     def run(self) -> None:
         """Do it all. Raises Refused when nothing could be started and the kernel does not complain either."""
@@ -71,7 +73,7 @@ class Run:
                 self.wrongs.append(str(lost))
             return
         if refusal and not kernel.complaints:
-            raise self.subject.explain(refusal, kernel.tail(_SPOKEN_LINES))
+            raise _because(self.subject.explain(refusal, kernel.tail(_SPOKEN_LINES)), self._refused)
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
@@ -101,6 +103,8 @@ class Run:
                     judgement = watched.judge()
             except BaseException as error:
                 with _noted(error):
+                    if isinstance(error, Refused):
+                        self._refused = [call for call in watched.calls(watched.lists()) if call.errno]
                     self.subject.stop()
                 raise
             self._take(judgement, watched)
@@ -160,6 +164,12 @@ class Run:
 def _asked(site: Site) -> str:
     """The site as register_kprobe() is asked for it, with its offset."""
     return f"{site.module}:{site.symbol}+{site.offset:#x}" if site.module else f"{site.symbol}+{site.offset:#x}"
+
+
+def _because(refusal: Refused, refused: Sequence[Registration]) -> Refused:
+    """A refusal with the registrations that the kernel had refused before: often they are its reason."""
+    calls = ", ".join(f"register_kprobe({call.asked or 'an address'}) {call.refusal}" for call in refused)
+    return Refused(f"{refusal.what}; refused: {calls}", where=refusal.where, mend=refusal.mend) if calls else refusal
 
 
 @contextmanager
