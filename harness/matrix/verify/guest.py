@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, PinpointError
+from harness.core.files import code_sha256
 from harness.guest import start
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
@@ -36,6 +38,7 @@ def begin(image: Image, build_context: BuildContext, log: Path, tools: Tools | N
     """
     if tools and tools.disk:
         image = with_disk(image, tools, build_context)
+        image = replace(image, key=f"{image.key} {code_sha256(Path(tool_root.__file__))}")
     accelerator = choose(image.recipe.architecture, None)
 
     def beginning(keys: RunKeys) -> StartOptions:

@@ -19,8 +19,10 @@ _PREFIX = "/tmp/pinpoint-verify-"
 # Seconds that a module is watched: until its first probe, one that registers only while it is loaded and one that can
 # register later; and the least that is waited for the latter.
 _QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
-# Seconds in which a command must have registered something, and in which it must end after each signal.
-_ATTACHING, _ENDING = 60.0, 5.0
+# Seconds in which a command must have registered something: under emulation bpftrace needs ten on an idle host.
+_ATTACHING = 180.0
+# Signals that end a command, with the seconds in which it must end: SIGINT is what a user would type.
+_ENDING = {"INT": 20.0, "TERM": 5.0, "KILL": 5.0}
 _PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT = "/tmp/pinpoint-command.out"
 _SPOKEN_LINES = 40
@@ -159,11 +161,11 @@ class Command:
 
     def stop(self) -> None:
         """Interrupt it, then end it, then kill it: each process of its session."""
-        for signal in ("INT", "TERM", "KILL"):
+        for signal, seconds in _ENDING.items():
             if not self._runs():
                 break
             self._guest.script(f"kill -{signal} -- -{self._pid}")
-            until = time.monotonic() + self._guest.budget(_ENDING).remaining()
+            until = time.monotonic() + self._guest.budget(seconds).remaining()
             while self._runs() and time.monotonic() < until:
                 time.sleep(0.2)
             if signal != "INT":
