@@ -5,6 +5,7 @@ its calls, the kernel's lists, every byte of text that changed, and the ELF file
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -20,6 +21,7 @@ MODULE = "pinpoint_external"
 SITE = Site("version_proc_show")
 # A function that nothing idle calls either, for mutants that must not land in the first one.
 OTHER = Site("uptime_proc_show")
+Tools = Callable[..., AbstractContextManager[Foreign]]
 LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 
 
@@ -108,3 +110,39 @@ def test_script_by_a_symbol_table(foreign: Foreign) -> None:
 def test_kernel_sample(foreign: Foreign, sample: str, parameter: str) -> None:
     """The kernel's own samples/kprobes, built from the source of the kernel that runs, land at their parameter."""
     foreign.sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
+
+
+def _judge_tool(foreign: Foreign, command: str, *, second: bool) -> None:
+    """The command's probe must land on the first or the second instruction that a probe can stand on."""
+    site = Layout(foreign.guest).straight(SITE, 2)[1] if second else SITE
+    outcome = foreign.command(command, site, OTHER, tools=True)
+    layout = Layout(foreign.guest)
+    # The kernel lists the place behind a landing pad.
+    outcome.prove_at((str(SITE.at(layout.address(site) - layout.start(site))), LANDED))
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes", "uprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.parametrize(
+    ("package", "command", "second"),
+    [
+        ("bpftrace", "bpftrace -e 'kprobe:{symbol} {{ @ = count(); }}'", False),
+        ("bpftrace", "bpftrace -e 'kprobe:{symbol}+{offset} {{ @ = count(); }}'", True),
+        ("linux-perf", "perf probe -q -a mine={symbol}+{offset} && perf record -q -e probe:mine -a sleep 999", True),
+    ],
+    ids=["bpftrace-entry", "bpftrace-offset", "perf"],
+)
+def test_tool(foreign_tools: Tools, package: str, command: str, second: bool) -> None:
+    """A kprobe of bpftrace or perf lands where its command line has it; both are Debian's, in a guest of their own."""
+    with foreign_tools(package) as foreign:
+        _judge_tool(foreign, command, second=second)
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes", "ftrace_kprobes", "uprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_fentry(foreign_tools: Tools) -> None:
+    """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
+    with foreign_tools("bpftrace") as foreign:
+        _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)

@@ -33,11 +33,14 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--with", "also", multiple=True, metavar="MODULE", help="Load this first: one of the kernel's, or a file."
 )
-@click.option("--loader", default="insmod", metavar="COMMAND", help="What loads a module in the guest.  [insmod]")
+@click.option(
+    "--loader", default="insmod", metavar="COMMAND", help="What loads a module; pinned: see docs/pinning.md. [insmod]"
+)
 @click.option("--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly so long.")
 @click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="A probe must stand here.")
 @click.option("--run", "command", default="", metavar="COMMAND", help="Judge what this command registers in a guest.")
 @click.option("--with-package", "packages", multiple=True, metavar="NAME", help="A Debian package for the command.")
+@click.option("--remove-targets", is_flag=True, help="Remove and load again the --with modules that are probed.")
 @click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write JUnit XML, too.")
@@ -51,6 +54,7 @@ def verify(
     expected: Sequence[str],
     command: str,
     packages: Sequence[str],
+    remove_targets: bool,
     system_map: Path | None,
     as_json: bool,
     junit: Path | None,
@@ -66,7 +70,10 @@ def verify(
         raise UsageError("modules and --run together", mend="load what the command needs with --with")
     if packages and not command:
         raise UsageError("--with-package without --run", mend="give the command that needs it")
-    wanted = Wanted(files, _pairs(parameters), also, loader, settle, expected, command, packages, system_map)
+    if remove_targets and not also:
+        raise UsageError("--remove-targets without --with", mend="give the module that is probed: --with FILE.ko")
+    pairs = _pairs(parameters)
+    wanted = Wanted(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
     for word in expected:
         plan.expected(word)
     reports = _on_all(wanted, select(vms), sys.stderr if as_json else sys.stdout)

@@ -23,8 +23,9 @@ from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify.guest import Kernel
 from harness.matrix.verify.plan import ToLoad, Wanted, expected
+from harness.matrix.verify.removal import remove_targets
 from harness.matrix.verify.report import Report
-from harness.matrix.verify.subjects import Command, Modules, Refused, Subject
+from harness.matrix.verify.subjects import Command, Modules, Preceded, Refused, Subject
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
@@ -52,6 +53,8 @@ class Run:
         self._files = dict(files)
         self._expected = list(expected)
         self._names = names
+        self.removed: Modules | None = None
+        """The modules among which the probed ones are removed and loaded again, None for no removal."""
         self._refused: list[Registration] = []
 
     def run(self) -> None:
@@ -108,6 +111,11 @@ class Run:
                     self.subject.stop()
                 raise
             self._take(judgement, watched)
+            if self.removed:
+                with self._timed("remove targets"):
+                    outcome = remove_targets(self.guest, watched, judgement.probes, self.removed)
+                self.notes += outcome.notes
+                self.wrongs += outcome.wrongs
             with self._timed("removal"):
                 self.probes += watched.late()
                 self.subject.stop()
@@ -192,13 +200,12 @@ def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_contex
     began = time.monotonic()
     with guests.begin(image, build_context, log, packages) as guest:
         started = time.monotonic() - began
-        subject: Subject = (
-            Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
-            if wanted.command
-            else Modules(guest, modules, wanted.loader, wanted.settle)
-        )
+        loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
+        command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
+        subject: Subject = Preceded(loaded, command) if wanted.command else loaded
         files = {each.name: each.copy for each in modules} | tools.drivers(guest.image)
         run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
+        run.removed = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()
     seconds = {"guest": started, **run.seconds}

@@ -10,11 +10,15 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
+from harness.landing.code import static_kprobes
 from harness.landing.verify.moment import Lists
 from harness.landing.verify.watched import Watched
 from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ToLoad
+from harness.pinning import loader
 
+# The word of --loader for the loader of docs/pinning.md.
+PINNED = "pinned"
 _PREFIX = "/tmp/pinpoint-verify-"
 # Seconds that a module is watched: until its first probe, one that registers only while it is loaded and one that can
 # register later; and the least that is waited for the latter.
@@ -60,29 +64,38 @@ class Subject(Protocol):
 class Modules:
     """Modules that are loaded in order and unloaded in reverse; `settle` is in seconds, None for as long as needed."""
 
-    def __init__(self, guest: Guest, modules: Sequence[ToLoad], loader: str, settle: float | None) -> None:
+    def __init__(self, guest: Guest, modules: Sequence[ToLoad], with_loader: str, settle: float | None) -> None:
         self.about = ", ".join(each.file.name for each in modules if each.judged)
         self.names = frozenset(each.name for each in modules)
         self.notes: list[str] = []
         self.began = 0
         self._guest = guest
         self._modules = list(modules)
-        self._loader = loader
+        self._loader = with_loader
         self._settle = settle
-        self._standing: list[ToLoad] = []
+        self.standing: list[ToLoad] = []
 
     def start(self) -> None:
         """Put each module into the guest and load it."""
         for module in self._modules:
-            path = _place(module)
-            self._guest.put(module.copy, path)
-            load = f"{self._loader} {shlex.join([path, *module.words])}"
+            self._guest.put(module.copy, place(module))
+            load = f"{self._loading(module)} {load_words(module)}"
             result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
-                told = " ".join(result.stderr.split()).replace(_PREFIX, "")
+                told = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
                 raise Refused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
-            self._standing.append(module)
+            self.standing.append(module)
             self.began = _monotonic(result.stdout)
+
+    def _loading(self, module: ToLoad) -> str:
+        """The command before the module's path; the pinned loader gets the loaded modules that it probes as targets."""
+        if self._loader != PINNED:
+            return self._loader
+        there = {each.name for each in self.standing} | set(self._guest.image.drivers)
+        sites = static_kprobes.sites(module.elf)
+        targets = dict.fromkeys([*(e.name for e in self.standing if not e.judged), *(s.module for s in sites)])
+        words = [word for name in targets if name in there for word in ("-t", name)]
+        return shlex.join([self._guest.program(loader.PROGRAM), "-n", module.name, *words])
 
     def settle(self, watched: Watched) -> None:
         """Wait for the first probe; longer where the files use timers, work, threads or callbacks."""
@@ -94,9 +107,9 @@ class Modules:
 
     def stop(self) -> None:
         """Unload each module, the last first."""
-        while self._standing:
-            module = self._standing.pop()
-            result = self._guest.script(f"rmmod {module.name}; gone=$?; rm -f {_place(module)}; exit $gone")
+        while self.standing:
+            module = self.standing.pop()
+            result = self._guest.script(f"rmmod {module.name}; gone=$?; rm -f {place(module)}; exit $gone")
             if not result.ok:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
@@ -120,7 +133,18 @@ def _monotonic(uptime: str) -> int:
         return 0
 
 
-def _place(module: ToLoad) -> str:
+def _failed(printed: str) -> str:
+    """The line in which the pinned loader reports a failure, empty when there is none."""
+    return next((line for line in printed.splitlines() if line.startswith("failed ")), "")
+
+
+def load_words(module: ToLoad) -> str:
+    """The module's path in the guest and its parameters, for a shell."""
+    return shlex.join([place(module), *module.words])
+
+
+def place(module: ToLoad) -> str:
+    """Where the module's file is in the guest."""
     return f"{_PREFIX}{module.name}.ko"
 
 
@@ -160,7 +184,9 @@ class Command:
             raise Refused(f"ended and registered nothing: {told}", where=self.about, mend="see what it prints")
 
     def stop(self) -> None:
-        """Interrupt it, then end it, then kill it: each process of its session."""
+        """Interrupt it, then end it, then kill it: each process of its session. Does nothing if it was not started."""
+        if not self._pid:
+            return
         for signal, seconds in _ENDING.items():
             if not self._runs():
                 break
@@ -198,3 +224,34 @@ class Command:
         """The end of what it printed, in one line."""
         lines = self._guest.script(f"tail -n 5 {_OUTPUT}").stdout.splitlines()
         return "; ".join(" ".join(line.split()) for line in lines if line.strip())[-300:]
+
+
+class Preceded:
+    """A command for which modules are loaded first and unloaded last."""
+
+    def __init__(self, modules: Modules, command: Command) -> None:
+        self.about = command.about
+        self.names = modules.names
+        self.notes: list[str] = []
+        self.began = 0
+        self._modules = modules
+        self._command = command
+
+    def start(self) -> None:
+        """Load the modules, then start the command."""
+        self._modules.start()
+        self._command.start()
+
+    def settle(self, watched: Watched) -> None:
+        """Wait until the command's probes are there. Raises Refused."""
+        self._command.settle(watched)
+
+    def stop(self) -> None:
+        """End the command, then unload the modules."""
+        self._command.stop()
+        self._modules.stop()
+        self.notes += [*self._command.notes, *self._modules.notes]
+
+    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+        """A refusal with what the end of the kernel's log says of it."""
+        return (self._modules if refusal.where != self._command.about else self._command).explain(refusal, log)
