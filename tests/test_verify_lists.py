@@ -10,8 +10,10 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import leftovers, registrations, traced_functions
 from harness.landing.verify.call_sites import call_target
+from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.kprobe_judge import listed_site, matched
 from harness.landing.verify.registrations import Registration
+from harness.landing.verify.watched import stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
@@ -122,3 +124,27 @@ def test_settings_that_changed_are_told_with_both_values() -> None:
         "/b was 'x; y', is 'z 1'",
         "/c was empty, is 'new'",
     ]
+
+
+F, F_4, IN_MODULE = Site("f"), Site("f", 4), Site("f", 0, "mod")
+
+
+@pytest.mark.parametrize(
+    ("site", "addresses", "probe", "stands"),
+    [
+        (F, [0x10], Judged("alias+0x0", "kprobe", Finding.LANDED, 0x10), True),
+        (F_4, [0x14], Judged("_text+0x14", "kprobe", Finding.DISABLED, 0x14), True),
+        (F_4, [0x14], Judged("f+0x0", "kprobe", Finding.LANDED, 0x10), False),
+        (F, [0x10], Judged("f+0x0", "kprobe", Finding.MISSED, 0x10), False),
+        (F, [0x10], Judged("f+0x0", "kprobe", Finding.LATE, 0x10), False),
+        (F, [0x10], Judged("f", "fentry", Finding.LANDED, 0x14), True),
+        (F_4, [0x14], Judged("f", "fentry", Finding.LANDED, 0x18), False),
+        (IN_MODULE, [0x10], Judged("f [mod]", "fprobe", Finding.LANDED, 0x14), True),
+        (IN_MODULE, [0x10], Judged("f", "fprobe", Finding.LANDED, 0x14), False),
+        (F, [], Judged("f+0x0", "kprobe", Finding.LANDED, None), False),
+    ],
+)
+def test_what_is_expected_stands_by_address_or_by_an_ftrace_name(
+    site: Site, addresses: list[int], probe: Judged, stands: bool
+) -> None:
+    assert stands_at(site, addresses, [probe]) is stands

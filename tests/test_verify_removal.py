@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,6 +12,8 @@ import pytest
 from harness import cli
 from harness.guest.guest import Guest
 from harness.guest.result import Result
+from harness.landing.landing import Landing
+from harness.landing.site import Site
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify.plan import ToLoad
@@ -21,6 +23,7 @@ from tests.test_verify import MODULE, compiled
 
 STANDING = Judged("leaf+0x0", "kprobe", Finding.LANDED, 0x10, "leaf+0x0 [target]", owner="bpftrace")
 GONE = Judged("target:leaf+0x0", "kprobe", Finding.GONE, 0x10, "nothing known")
+FREED = replace(GONE, landing=Landing(Site("leaf", 0, "target"), [], 0, hex))
 
 
 def answer(rc: int, out: bytes, err: bytes) -> Result:
@@ -83,13 +86,15 @@ def removed(guest: FakeGuest, modules: Modules, *judgements: Judgement) -> tuple
 
 def test_a_target_is_removed_loaded_again_and_then_many_times() -> None:
     guest = FakeGuest()
-    gone, back = Judgement((GONE,)), Judgement((STANDING,))
+    gone, back = Judgement((FREED,)), Judgement((STANDING, GONE, GONE))
     notes, wrongs = removed(guest, loaded(guest, target()), gone, back, back)
     assert wrongs == []
     assert notes == [
         "after target was removed, the probe on target:leaf+0x0 is gone",
         "after target was loaded again, the probe on leaf+0x0 is landed",
+        "after target was loaded again, 2 registrations are listed no more",
         "after 20 more times, the probe on leaf+0x0 is landed",
+        "after 20 more times, 2 registrations are listed no more",
     ]
     removal, load, stress = guest.scripts
     assert removal == "rmmod target"

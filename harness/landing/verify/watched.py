@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -167,16 +167,9 @@ class Watched:
             time.sleep(_QUIET)
 
     def stands(self, site: Site, probes: Iterable[Judged]) -> bool:
-        """Return whether one of these probes stands, or stood, where a site is by the files at hand.
-
-        A function that ftrace calls from is known by its name, since its site may lie behind its entry.
-        """
+        """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
         files = self._files(Moment(self._judged, self._modules.loaded(self._judged.modules)))
-        addresses = files.named(site).addresses
-        good = [each for each in probes if each.finding in _STANDING]
-        kprobes = [each for each in good if each.kind not in TRACED_KINDS]
-        entered = {each.asked for each in good if each.kind in TRACED_KINDS} if not site.offset else set()
-        return any(each.address in addresses for each in kprobes) or str(site).replace("+0x0", "", 1) in entered
+        return stands_at(site, files.named(site).addresses, probes)
 
     def late(self) -> list[Judged]:
         """The probes that were registered after the last judgement, by symbol and offset."""
@@ -303,6 +296,17 @@ class Watched:
         """The first few of them, as symbol + offset."""
         more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
         return ", ".join(files.meaning(address) for address in sorted(addresses)[:_SHOWN]) + more
+
+
+def stands_at(site: Site, addresses: Collection[int], probes: Iterable[Judged]) -> bool:
+    """Return whether one of these probes stands, or stood, at one of the addresses of a site.
+
+    A function that ftrace calls from is known by its name, since its site may lie behind its entry.
+    """
+    good = [each for each in probes if each.finding in _STANDING]
+    traced = {each.asked for each in good if each.kind in TRACED_KINDS}
+    name = str(site).replace("+0x0", "", 1)
+    return any(each.address in addresses for each in good) or (not site.offset and name in traced)
 
 
 def _uprobe(call: UprobeRegistration) -> Judged:

@@ -57,11 +57,17 @@ def _after(outcome: Removal, watched: Watched, when: str, name: str, *, gone: bo
     """Judge the module's probes; one that is listed as armed in a module that is gone is wrong."""
     judgement = watched.judge()
     mine = [each for each in judgement.probes if _module(each.means) == name or name in each.asked.split(":")]
+    # A tool that registers anew at each load leaves one registration behind for each removal.
+    earlier = [each for each in mine if each.finding is Finding.GONE and each.landing is None]
     for each in mine:
+        if each in earlier:
+            continue
         standing = gone and each.finding is Finding.LANDED
         (outcome.wrongs if standing or each.finding is Finding.MISSED else outcome.notes).append(
             f"{when}, the probe on {each.asked} is {each.told}"
         )
+    if earlier:
+        outcome.notes.append(f"{when}, {len(earlier)} registrations are listed no more")
     if not mine:
         outcome.notes.append(f"{when}, no probe on it is listed")
     outcome.wrongs += [f"{when}, text changed where no list has a probe: {text}" for text in judgement.unexplained]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +14,7 @@ from harness.guest.guest import Guest
 from harness.images import tools
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.landing import layout
 from harness.landing.code import static_kprobes
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
@@ -198,7 +200,10 @@ def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_contex
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
+    reading = threading.Thread(target=layout.read_ahead, args=(image.vmlinux,), daemon=True)
+    reading.start()
     with guests.begin(image, build_context, log, packages) as guest:
+        reading.join()
         started = time.monotonic() - began
         loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
         command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
