@@ -36,18 +36,14 @@ _PATH = click.Path(path_type=Path)
     "--with", "also", multiple=True, metavar="MODULE", help="Load this first: a module of the kernel, or a file."
 )
 @click.option(
-    "--loader", default="insmod", metavar="COMMAND", help="The command that loads a module in the guest.  [insmod]"
+    "--loader", default="insmod", metavar="COMMAND", help="What loads a module; pinned: see docs/pinning.md. [insmod]"
 )
-@click.option(
-    "--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly this many seconds."
-)
-@click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="Require a probe here.")
-@click.option(
-    "--run", "command", default="", metavar="COMMAND", help="Run this command in a guest and judge what it registers."
-)
-# Hidden: no guest with added packages has been seen to boot; see docs/verify.md.
-@click.option("--with-package", "packages", multiple=True, metavar="NAME", hidden=True)
-@click.option("--system-map", type=_PATH, help="The System.map of the VM's kernel, for names of addresses.")
+@click.option("--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly so long.")
+@click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="A probe must stand here.")
+@click.option("--run", "command", default="", metavar="COMMAND", help="Judge what this command registers in a guest.")
+@click.option("--with-package", "packages", multiple=True, metavar="NAME", help="A Debian package for the command.")
+@click.option("--remove-targets", is_flag=True, help="Remove and load again the --with modules that are probed.")
+@click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write JUnit XML, too.")
 def verify(
@@ -62,6 +58,7 @@ def verify(
     expected: Sequence[str],
     command: str,
     packages: Sequence[str],
+    remove_targets: bool,
     system_map: Path | None,
     as_json: bool,
     junit: Path | None,
@@ -77,7 +74,10 @@ def verify(
         raise UsageError("modules and --run together", mend="load what the command needs with --with")
     if packages and not command:
         raise UsageError("--with-package without --run", mend="give the command that needs it")
-    wanted = Wanted(files, _pairs(parameters), also, loader, settle, expected, command, packages, system_map)
+    if remove_targets and not also:
+        raise UsageError("--remove-targets without --with", mend="give the module that is probed: --with FILE.ko")
+    pairs = _pairs(parameters)
+    wanted = Wanted(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
     for word in expected:
         plan.expected(word)
     given = [given_board.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
@@ -120,4 +120,4 @@ def _on(wanted: Wanted, recipe: Recipe, build_context: BuildContext) -> Report:
         plan.demand_architecture(wanted, recipe, place)
         image = prepare(recipe, build_context)
         modules = plan.modules(wanted, image, build_context, place)
-        return run.verify(image, wanted, modules, build_context, log, place)
+        return run.verify(image, wanted, modules, build_context, log)
