@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.images import tools
+from harness.images import guest_packages
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.conversion import Conversions
@@ -210,7 +210,7 @@ def foreign_tools(
     def begin(*packages: str) -> Iterator[Foreign]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = tools.obtain(image.recipe, packages, context)
+        wanted = guest_packages.obtain(image.recipe, packages, context)
         with verify_guest.begin(image, context, run.fleet.fresh_log(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
             checkup.begin(guest)

@@ -227,9 +227,9 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from harness.core.events import Bus
-        from harness.images import deb, mirrors
+        from harness.images import deb, host_apt_sources
         from harness.images.packages import Packages
-        mirrors.KEYRING = Path(sys.argv[2])
+        host_apt_sources.KEYRING = Path(sys.argv[2])
         print(Packages(Path(sys.argv[1]), Bus(), suites=["bookworm"]).version("kernel", "amd64"))
         """
     )

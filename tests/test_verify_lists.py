@@ -8,8 +8,8 @@ from harness.core.architecture import CallForm
 from harness.core.errors import GuestError
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify import leftovers, registrations, traced_functions
-from harness.landing.verify.call_sites import call_target
+from harness.landing.verify import changed_settings, registrations, traced_functions
+from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.kprobe_judge import listed_site, matched
 from harness.landing.verify.registrations import Registration

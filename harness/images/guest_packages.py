@@ -16,7 +16,7 @@ from harness.core.errors import HostError, RecipeError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.core.process import run
-from harness.images import deb, kernel_module, mirrors, suite_programs, tool_tree
+from harness.images import deb, distribution_modules, host_apt_sources, suite_programs, tool_tree
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.packages import Packages
@@ -76,7 +76,9 @@ def with_disk(image: Image, tools: Tools, build_context: BuildContext) -> Image:
     """
     machine = image.recipe.architecture.machine
     try:
-        files = [file for name in machine.disk_modules for file in kernel_module.obtain(name, image, build_context)]
+        files = [
+            file for name in machine.disk_modules for file in distribution_modules.obtain(name, image, build_context)
+        ]
     except UsageError:
         names = ", ".join(machine.disk_modules) or "disk"
         what = f"these packages are too large to unpack in a guest, and its kernel cannot mount them: no {names}"
@@ -164,7 +166,7 @@ def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _squasher() -> SuitePrograms:
     return SuitePrograms(
-        suite=mirrors.default_suites()[0],
+        suite=host_apt_sources.default_suites()[0],
         packages=("squashfs-tools",),
         kept=("usr/bin/mksquashfs",),
         launched={"mksquashfs": ("usr/bin/mksquashfs",)},

@@ -14,7 +14,7 @@ from harness.core.errors import BuildError, HostError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.core.process import run
-from harness.images import sources
+from harness.images import kernel_source_trees
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 
@@ -38,7 +38,7 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
         identity = [package, packages.hash(package, _ALL)]
     else:
         package = ""
-        identity = sources.of_recipe(recipe, packages).identity
+        identity = kernel_source_trees.of_recipe(recipe, packages).identity
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
@@ -47,7 +47,7 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
                 deb = packages.fetch(package, _ALL, deadline=Deadline.after(_FETCHING))
                 tree = _part_of(deb, Path(scratch), build_context)
             else:
-                tree = sources.unpack(sources.of_recipe(recipe, packages), packages, step)
+                tree = kernel_source_trees.unpack(kernel_source_trees.of_recipe(recipe, packages), packages, step)
             found = sorted((tree / _DIRECTORY).glob("*.c"))
             if not found:
                 raise BuildError(f"no {_DIRECTORY}", where=recipe.name, mend="has the kernel moved its samples?")

@@ -17,8 +17,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
-from harness.landing.code.functions import select
-from harness.landing.code.instructions import boundaries, inside, straight
+from harness.landing.code.function_selection import select
+from harness.landing.code.instruction import Flow
+from harness.landing.code.instructions import boundaries, decoded, inside, straight
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.site import Site
 from harness.landing.target import Target

@@ -25,7 +25,6 @@ from harness.landing.verify.loaded_modules import Modules
 from harness.landing.verify.moment import Lists, Moment
 from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.text import Changes, Text
-from harness.landing.verify.trace_judge import TraceJudge
 from harness.landing.verify.traced_functions import TRACED_KINDS
 
 _POLL = 0.2

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
-from harness.images.tools import drivers as tool_drivers
+from harness.images.guest_packages import drivers as tool_drivers
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site

@@ -16,13 +16,13 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
+from harness.images.guest_packages import Tools, with_disk
 from harness.images.image import Image
-from harness.images.tools import Tools, with_disk
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import State
 from harness.matrix.verify import tool_root
-from harness.verdict import own_traces
+from harness.verdict import intended_backtraces
 from harness.verdict.complaints import Complaint, allowed, confirmed, read
 
 _FENCE_SECONDS = 60.0

@@ -15,7 +15,7 @@ from harness.images import guest_packages
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.landing import layout
-from harness.landing.code import static_kprobes
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
@@ -31,6 +31,7 @@ from harness.matrix.verify.subjects import Command, Modules, Preceded, Refused, 
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
+
 _LOG_LINES = 40
 
 
@@ -78,7 +79,7 @@ class Run:
                 self.wrongs.append(str(lost))
             return
         if refusal and not kernel.complaints:
-            raise _because(self.subject.explain(refusal, kernel.tail(_SPOKEN_LINES)), self._refused)
+            raise _because(self.subject.explain(refusal, kernel.tail(_LOG_LINES)), self._refused)
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
@@ -198,7 +199,7 @@ def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_contex
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_of(Elf.kept(image.vmlinux))
-    packages = tools.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
+    packages = guest_packages.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
@@ -210,7 +211,7 @@ def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_contex
         loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
         command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
         subject: Subject = Preceded(loaded, command) if wanted.command else loaded
-        files = {each.name: each.copy for each in modules} | tools.drivers(guest.image)
+        files = {each.name: each.copy for each in modules} | guest_packages.drivers(guest.image)
         run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
         run.removed = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):

@@ -10,7 +10,7 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
-from harness.landing.code import static_kprobes
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.verify.moment import Lists
 from harness.landing.verify.watched import Watched
 from harness.matrix.verify import tool_root
@@ -91,7 +91,7 @@ class Modules:
         if self._loader != PINNED:
             return self._loader
         there = {each.name for each in self.standing} | set(self._guest.image.drivers)
-        sites = static_kprobes.sites(module.elf)
+        sites = kprobes_in_module_data.sites(module.elf)
         targets = dict.fromkeys([*(e.name for e in self.standing if not e.judged), *(s.module for s in sites)])
         words = [word for name in targets if name in there for word in ("-t", name)]
         return shlex.join([self._guest.program(loader.PROGRAM), "-n", module.name, *words])
