@@ -30,6 +30,7 @@ from harness.report.html import write_html
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
+from harness.report.timeline import Timeline
 from harness.verdict.verdict import Verdict
 
 
@@ -50,6 +51,7 @@ class ControllerRun(MatrixRun):
         self._directory: RunDirectory | None = None
         self._opened_board: Board | None = None
         self._opened_controller: Controller | None = None
+        self._timeline = Timeline(self.bus, self._began)
         replay_options.settle_seed(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit)
@@ -117,10 +119,13 @@ class ControllerRun(MatrixRun):
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each cell as it ends, in whichever process it ran."""
+        if report.when == "setup":
+            self._timeline.begin(report.nodeid, report.start)
         kept = getattr(report, "pinpoint_cell", None)
         if kept is None:
             return
         cell = Cell(**kept)
+        self._timeline.end(report.nodeid, report.stop, cell, getattr(report, "worker_id", ""))
         self._results.write(cell)
         if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
             self._measure("run.first_verdict_s", "at most 180")
@@ -156,6 +161,7 @@ class ControllerRun(MatrixRun):
         self._phases.keep(self.figures)
         count_cells(self.figures, self._cells, self._missing())
         count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
+        self._timeline.keep(self.directory)
         write_html(self.directory, self._missing())
         session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
 

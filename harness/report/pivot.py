@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -97,6 +97,11 @@ class Pivot:
         self.vms = tuple(dict.fromkeys(cell.vm for cell in asked))
         # A cell that ran twice (a guest was replaced) counts by its last run.
         self._latest = {cell.key: cell for cell in self.cells}
+        self._mutants: defaultdict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+        for key, cell in self._latest.items():
+            if key.mutant:
+                self._mutants[key[:3]].append(cell)
+        self._lost = Counter((each.file, each.case, each.vm) for each in self.missing)
 
     @property
     def latest(self) -> tuple[Cell, ...]:
@@ -109,9 +114,8 @@ class Pivot:
 
     def square(self, case: CaseName, vm: str) -> Square:
         """One square of the table."""
-        mutants = tuple(cell for key, cell in self._latest.items() if key.mutant and key[:3] == (*case, vm))
-        lost = sum((each.file, each.case, each.vm) == (*case, vm) for each in self.missing)
-        return Square(self._latest.get(CellKey(*case, vm, "")), mutants, lost)
+        place = (case.file, case.case, vm)
+        return Square(self._latest.get(CellKey(*place, "")), tuple(self._mutants.get(place, ())), self._lost[place])
 
     @property
     def coverage(self) -> Coverage:

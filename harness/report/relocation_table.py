@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.report import jsonl
 from harness.report.measurements import Figures
+from harness.report.relocation_drawing import Drawing, Moved
 from harness.report.run_dir import RunDirectory
 
 # Where a probe that misses lands after relocation by hand: the record's field, and the heading of the table.
@@ -29,7 +30,8 @@ class TrialRow(BaseModel):
     `symbols` is how many functions were tried; `missed` is how many relocation by hand puts elsewhere, followed by the
     counts of the six kinds of place; `missed_by_symbol` is the same for symbol + offset. `table_bytes` is the size of
     the tables that relocation by hand adds to a probe module whatever is probed, `by_hand_bytes` that and a site for
-    each symbol, `by_symbol_bytes` a site for each symbol by its name.
+    each symbol, `by_symbol_bytes` a site for each symbol by its name. `drawing` is one function as an example, `moved`
+    a sample of the functions in both layouts; runs of earlier versions have neither.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +51,8 @@ class TrialRow(BaseModel):
     table_bytes: int
     by_hand_bytes: int
     by_symbol_bytes: int
+    drawing: Drawing | None = None
+    moved: tuple[Moved, ...] = ()
 
     @property
     def cells(self) -> list[str]:

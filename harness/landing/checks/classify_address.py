@@ -89,6 +89,11 @@ class Places:
             return None
         return Site(found.symbol.name, address - found.start, module=found.module)
 
+    def label(self, address: int) -> str:
+        """The function at or before an address and the distance from its begin, empty before the first function."""
+        found = self._before(address)
+        return f"{found.symbol.name}+{address - found.start:#x}" if found else ""
+
     def safe(self, site: Site) -> bool:
         """Does the kernel take a probe there, and step it correctly for any task that runs the function meanwhile?
 
@@ -119,13 +124,13 @@ class Places:
     def _between(self, end: int, address: int) -> AddressKind:
         """What stands at an address that is in no function, the last of which ends at `end`."""
         start = max(end, address - _REACH)
-        code = self._bytes(start, address - start + _REACH)
+        code = self.code(start, address - start + _REACH)
         if stub_at(code, address - start, self._decoder):
             return AddressKind.STUB
         return AddressKind.PADDING if padding_at(code, address - start, self._decoder) else AddressKind.UNNAMED
 
-    def _bytes(self, address: int, size: int) -> bytes:
-        """Kernel text as its ELF file has it; a module's as it is in the guest, for its loader makes stubs."""
+    def code(self, address: int, size: int) -> bytes:
+        """Kernel text as its ELF file has it; a module's as it is in the guest, because its loader makes stubs."""
         if address in self._texts[0]:
             return self._layout.kernel.bytes_at(address - self._layout.slide, size)
         return self._layout.guest.memory.read(address, size)
