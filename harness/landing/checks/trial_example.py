@@ -45,7 +45,7 @@ def stretch(places: Places, address: int) -> Stretch | None:
 
 
 def example(trial: Trial) -> Aim | None:
-    """The miss to draw: of the most instructive kind, the closest to its function; a function that lands without one."""
+    """The miss to draw: the most instructive kind, closest to its function; without one, a function that lands."""
     misses = sorted(trial.missed, key=lambda aim: (_CHOICE.index(aim.place), abs(aim.address - aim.truth)))
     return next(iter(misses or trial.aims), None)
 
