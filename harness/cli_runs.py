@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,6 +74,14 @@ class _RunCommand(click.Command):
     default=None,
     help="Run the cases on kernels with one bug each, all bugs or these, and print which case fails.",
 )
+@click.option(
+    "--ktap",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    default=None,
+    help="Write results as KTAP while cells end: to FILE, or to standard output, and all else to standard error.",
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
     vms: Sequence[str],
@@ -82,6 +91,7 @@ def run(
     host_qemu: bool,
     dry_run: bool,
     kernel_mutants: str | None,
+    ktap: str | None,
     pytest_arguments: Sequence[str],
 ) -> int:
     """Run the matrix: every case on every VM, the slow ones only with --deep.
@@ -100,7 +110,7 @@ def run(
     forced = [f"--accel={accel}"] if accel else []
     if kernel_mutants is not None:
         return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
-    options += forced
+    options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
 
@@ -116,6 +126,19 @@ def test(pytest_arguments: Sequence[str]) -> int:
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
+
+
+def _ktap(file: str) -> str:
+    """The file that KTAP goes to.
+
+    For `-`, standard output is kept for it; what else this process and its children print goes to standard error.
+    """
+    if file == "-":
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        return f"/dev/fd/{kept}"
+    return str(Path(file).resolve())
 
 
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:

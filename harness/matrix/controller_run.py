@@ -26,6 +26,7 @@ from harness.matrix.workers import xdist_worker
 from harness.matrix.workers.controller import Controller
 from harness.report import board, bundle, durations
 from harness.report.board import Board
+from harness.report.export import ktap
 from harness.report.html import write_html
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
@@ -52,6 +53,7 @@ class ControllerRun(MatrixRun):
         self._opened_board: Board | None = None
         self._opened_controller: Controller | None = None
         self._timeline = Timeline(self.bus, self._began)
+        self._ktap = ktap.Stream.into(config.option.ktap) if config.option.ktap else None
         replay_options.settle_seed(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit)
@@ -131,6 +133,9 @@ class ControllerRun(MatrixRun):
             self._measure("run.first_verdict_s", "at most 180")
         self._cells.append(cell)
         self._board.count(cell)
+        if self._ktap:
+            self._ktap.begin(self._all_asked())
+            self._ktap.add(cell)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
@@ -154,6 +159,9 @@ class ControllerRun(MatrixRun):
         self._close(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
         if not self._asked:
             return
+        if self._ktap:
+            self._ktap.begin(self._all_asked())
+            self._ktap.close()
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
@@ -197,6 +205,11 @@ class ControllerRun(MatrixRun):
         named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
         own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
         return not (own or self._config.option.collectonly)
+
+    def _all_asked(self) -> list[CellId]:
+        """Every cell asked for, also while workers run: they send them to the controller before their first cell."""
+        of_workers = self._opened_controller.asked if self._opened_controller else {}
+        return list({**self._asked, **of_workers}.values())
 
     def _missing(self) -> list[CellId]:
         """The cells that were asked for and have no verdict."""

@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol
 from harness.report.record import Cell, CellKey
 from harness.verdict.verdict import Verdict
 
+LOST = "did not run"
+
 
 class CaseName(NamedTuple):
     """A case by its file, relative to the project, and its name."""

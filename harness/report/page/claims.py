@@ -14,14 +14,22 @@ _LARGEST = 1 << 20
 
 @dataclass(frozen=True)
 class Claims:
-    """The first line of a case file's docstring, and those of its cases by function. Empty where there is none."""
+    """The first line of a case file's docstring, and those of its cases by function. Empty where there is none.
+
+    `lines` has the line of each function, counted from 1.
+    """
 
     file: str = ""
     cases: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, case: str) -> str:
         """The claim of a case, whose name may carry parameters in brackets."""
         return self.cases.get(case.partition("[")[0], "")
+
+    def line(self, case: str) -> int:
+        """The line of a case, 0 where it is unknown."""
+        return self.lines.get(case.partition("[")[0], 0)
 
 
 @lru_cache(maxsize=256)
@@ -38,8 +46,10 @@ def claims(file: str) -> Claims:
         tree = ast.parse(path.read_text())
     except (OSError, ValueError, SyntaxError):
         return Claims()
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return Claims(_first_line(tree), {node.name: _first_line(node) for node in functions if node.name[:5] == "test_"})
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name[:5] == "test_"]
+    return Claims(
+        _first_line(tree), {node.name: _first_line(node) for node in found}, {node.name: node.lineno for node in found}
+    )
 
 
 def _first_line(node: ast.Module | ast.FunctionDef) -> str:
