@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import click
 
+from harness.core import paths
 from harness.core.errors import BuildError, PinpointError
 from harness.verdict.printk import plain
 
-VMS = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; repeat for more. All core VMs without it.")
+
+def complete_vm(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The VMs whose names begin so, for a shell; their recipes are not read."""
+    return sorted(recipe.stem for recipe in paths.RECIPES.glob("*.toml") if recipe.stem.startswith(incomplete))
+
+
+VMS = click.option(
+    "--vm",
+    "vms",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="A VM; repeat for more. All core VMs without it.",
+)
 
 
 def example(arguments: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import complete_vm, example
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
@@ -44,7 +44,7 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
 
 
 @click.command(epilog=example("shell --vm x86_64-debian"))
-@click.option("--vm", required=True, metavar="NAME", help="The VM to use.")
+@click.option("--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="The VM to use.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")
 @click.option("--anew", is_flag=True, help="Boot the guest even if a frozen one can be thawed.")

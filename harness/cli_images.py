@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS, example, one_line, print_error
+from harness.cli_common import VMS, complete_vm, example, one_line, print_error
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
@@ -67,7 +67,13 @@ def build(vms: Sequence[str], module: Path | None) -> int:
 
 
 @click.command(name="kbuild-dir", epilog=example("kbuild-dir --vm parisc"))
-@click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel modules are to be built for.")
+@click.option(
+    "--vm",
+    required=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="The VM whose kernel modules are to be built for.",
+)
 def kbuild_dir(vm: str) -> int:
     """Print the directory to build modules against: make -C DIRECTORY M=... modules.
 

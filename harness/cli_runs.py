@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from harness.cli_common import VMS, example
 from harness.core import paths
@@ -40,12 +42,20 @@ _PYTEST_OPTIONS = {
 
 
 class _RunCommand(click.Command):
-    """Lists the options of the pytest plugin in the help, which click does not parse."""
+    """Lists the options of the pytest plugin in the help and completes them; click does not parse them."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write this command's options, the matrix's, and a summary of pytest's."""
-        super().format_options(ctx, formatter)
-        matrix = [
+    def listed_options(self) -> list[tuple[str, str]]:
+        """The options that click does not parse, with their help, for the manual page."""
+        return [*self._of_matrix(), *_PYTEST_OPTIONS.items()]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the options of the matrix too."""
+        listed = [name for name in OPTIONS if incomplete.startswith("-") and name.startswith(incomplete)]
+        known = super().shell_complete(ctx, incomplete)
+        return [*known, *(CompletionItem(name) for name in listed if name not in {item.value for item in known})]
+
+    def _of_matrix(self) -> list[tuple[str, str]]:
+        return [
             (
                 " ".join(filter(None, (name, option.get("metavar") or "|".join(option.get("choices", ()))))),
                 option["help"],
@@ -53,8 +63,12 @@ class _RunCommand(click.Command):
             for name, option in OPTIONS.items()
             if name not in {word for parameter in self.params for word in parameter.opts}
         ]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this command's options, the matrix's, and a summary of pytest's."""
+        super().format_options(ctx, formatter)
         with formatter.section("Options of the matrix"):
-            formatter.write_dl(matrix)
+            formatter.write_dl(self._of_matrix())
         with formatter.section("Options of pytest (all of them: python -m pytest --help)"):
             formatter.write_dl(list(_PYTEST_OPTIONS.items()))
 
@@ -83,7 +97,9 @@ class _RunCommand(click.Command):
     help="Write results as KTAP while cells end: to FILE, or to standard output, and all else to standard error.",
 )
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
 def run(
+    ctx: click.Context,
     vms: Sequence[str],
     archs: Sequence[str],
     matrix: Tier | None,
@@ -98,6 +114,10 @@ def run(
 
     Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest.
     """
+    if ctx.get_parameter_source("vms") is ParameterSource.DEFAULT_MAP and _names_other_vms(
+        archs, matrix, pytest_arguments
+    ):
+        vms = ()
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:
         os.environ[qemu_program.HOST_QEMU] = "1"
@@ -126,6 +146,11 @@ def test(pytest_arguments: Sequence[str]) -> int:
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
+
+
+def _names_other_vms(archs: Sequence[str], matrix: str | None, arguments: Sequence[str]) -> bool:
+    """Do the arguments choose VMs themselves, so that the default VMs of the user's file do not apply?"""
+    return bool(archs or matrix or any("::" in word for word in arguments))
 
 
 def _ktap(file: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import complete_vm, example
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -28,7 +28,15 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(epilog=example("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
 @click.argument("files", metavar="[FILE.ko|FILE.c|DIR]...", nargs=-1, type=_PATH)
-@click.option("--vm", "vms", required=True, multiple=True, metavar="NAME", help="A VM to run on; again for more.")
+@click.option(
+    "--vm",
+    "vms",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="A VM to run on; again for more.",
+)
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(
     "--with", "also", multiple=True, metavar="MODULE", help="Load this first: one of the kernel's, or a file."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import nullcontext
 from functools import cached_property
@@ -102,6 +103,7 @@ class ControllerRun(MatrixRun):
 
     def flush_board(self) -> None:
         """Print what happened since the last call; called only where nothing else prints."""
+        self._board.expect(self._counted())
         self._board.flush()
 
     def _open_fleet(self) -> Fleet:
@@ -117,6 +119,7 @@ class ControllerRun(MatrixRun):
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
         """Open the board: from now on it shows the events of the bus."""
+        self._board.expect(self._counted())
         self._board.flush()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -205,6 +208,10 @@ class ControllerRun(MatrixRun):
         named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
         own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
         return not (own or self._config.option.collectonly)
+
+    def _counted(self) -> Counter[str]:
+        """How many cells were asked for, by VM."""
+        return Counter(cell.vm for cell in self._all_asked())
 
     def _all_asked(self) -> list[CellId]:
         """Every cell asked for, also while workers run: they send them to the controller before their first cell."""
