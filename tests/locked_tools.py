@@ -12,6 +12,8 @@ from harness.core.files import sha256
 
 _LOCKED = paths.PROJECT / "requirements-tests.txt"
 _STAMP = "complete"
+# Taken when the tests are collected: a test may name another cache for what it runs.
+_CACHE = paths.cache()
 _SECONDS = 300.0
 
 
@@ -20,9 +22,9 @@ def install() -> None:
 
     An AssertionError, which fails the test by name, says why they cannot be installed: nothing is skipped.
     """
-    place = paths.cache() / f"tests-{sha256(_LOCKED)[:16]}-{sys.version_info.major}.{sys.version_info.minor}"
-    paths.cache().mkdir(parents=True, exist_ok=True)
-    with locks.held(paths.cache() / "tests.lock", deadline=Deadline.after(_SECONDS), on_wait=lambda _: None):
+    place = _CACHE / f"tests-{sha256(_LOCKED)[:16]}-{sys.version_info.major}.{sys.version_info.minor}"
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with locks.held(_CACHE / "tests.lock", deadline=Deadline.after(_SECONDS), on_wait=lambda _: None):
         if not (place / _STAMP).exists():
             _fill(place)
     if str(place) not in sys.path:
