@@ -144,11 +144,10 @@ def report(runs: Sequence[Path], output: Path | None) -> int:
 
     Example: ./pinpoint report results/20261128-120000-ab12 results/20261128-130000-cd34
     """
-    chosen = [
-        RunDirectory((run if run.is_dir() else run.parent).resolve()) for run in runs or (paths.results() / LATEST,)
-    ]
-    for run in chosen:
-        read_cells(run.path)
+    named = runs or (paths.results() / LATEST,)
+    for run in named:
+        read_cells(run)
+    chosen = [RunDirectory((run if run.is_dir() else run.parent).resolve()) for run in named]
     merged = max(chosen, key=lambda run: run.name).path.parent / _MERGED
     into = output or (chosen[0].html if len(chosen) == 1 else merged)
     try:

@@ -43,7 +43,7 @@ def test_builds_guests_cells_rate_and_time_left(clock: Clock) -> None:
     bus.publish(Event("parisc", "kernel", Phase.STARTED))
     bus.publish(Event("arm64-debian", "thaw", Phase.PROGRESS, worker="gw1"))
     bus.publish(Event("x86_64-debian", "modules", Phase.FINISHED))
-    assert str(made.tally(clock.now)) == "1 builds, 1 guests, 0/20 cells"
+    assert str(made.tally(clock.now)) == "1 build, 1 guest, 0/20 cells"
     bus.publish(Event("arm64-debian", "thaw", Phase.FINISHED, worker="gw1"))
     for _ in range(5):
         made.count(cell("test_a", "arm64-debian"))
@@ -55,7 +55,7 @@ def test_builds_guests_cells_rate_and_time_left(clock: Clock) -> None:
     assert (tally.builds, tally.guests, tally.ended, tally.asked) == (1, 1, 6, 20)
     assert tally.rate == pytest.approx(5 / 8)
     assert tally.left == pytest.approx(14 / (5 / 8))
-    assert str(tally) == "1 builds, 1 guests, 6/20 cells, 0.6 cells/s, 22.4s left"
+    assert str(tally) == "1 build, 1 guest, 6/20 cells, 0.6 cells/s, 22.4s left"
     assert made.ended("arm64-debian") == (6, 10, 1)
     # A row whose cells have all ended has no guest.
     for _ in range(4):
@@ -74,7 +74,7 @@ def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatc
     board.flush()
     board.flush()
     assert len(lines) == 1
-    assert re.fullmatch(r"\[ +\d+\.\ds\] 0 builds, 1 guests, 1/4 cells", lines[0])
+    assert re.fullmatch(r"\[ +\d+\.\ds\] 0 builds, 1 guest, 1/4 cells", lines[0])
 
 
 LIVE = """
@@ -103,7 +103,7 @@ def test_the_live_view_shows_them_and_knows_no_color(tmp_path: Path, no_color: s
         env["NO_COLOR"] = no_color
     child = pexpect.spawn(sys.executable, ["-c", LIVE], env=env, timeout=60, encoding="utf-8", dimensions=(24, 120))
     child.logfile_read = (tmp_path / "log").open("w")
-    child.expect("1 builds, 1 guests, 2/6 cells")
+    child.expect("1 build, 1 guest, 2/6 cells")
     child.expect("0/2")
     child.expect("2/4")
     child.expect("1 bad")

@@ -50,7 +50,9 @@ class Tally:
     left: float | None
 
     def __str__(self) -> str:
-        parts = [f"{self.builds} builds", f"{self.guests} guests", f"{self.ended}/{self.asked or '?'} cells"]
+        counts = {"build": self.builds, "guest": self.guests}
+        parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
+        parts += [f"{self.ended}/{self.asked or '?'} cells"]
         parts += [f"{self.rate:.1f} cells/s"] if self.rate else []
         parts += [f"{clock(self.left)} left"] if self.left else []
         return ", ".join(parts)
