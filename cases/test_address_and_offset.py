@@ -1,4 +1,7 @@
-"""An address and an offset: kp.addr + kp.offset, as a symbol and an offset (_kprobe_addr(), kernel/kprobes.c, 6.1)."""
+"""A kprobe given by an address and an offset lands at their sum, as one given by a symbol and an offset does.
+
+_kprobe_addr() (kernel/kprobes.c, 6.1) adds kp.addr + kp.offset.
+"""
 
 from collections.abc import Sequence
 
@@ -15,14 +18,14 @@ BOUNDARIES = 4
 
 
 def from_start(layout: Layout, sites: Sequence[Site]) -> Request:
-    """ProbeRun asked for by the address of their function, and the offset from it."""
+    """Request each site by the address of its function and the offset from that address."""
     return Request([f"@{layout.start(site):#x}+{site.offset:#x}" for site in sites])
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_address_and_offset(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Of a function of the kernel and of a module: it lands, and is hit as often as the function is called."""
+    """In a kernel function and in a module's, the probe lands and is hit once for each call."""
     for name, site in (("leaf", target.site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):
         with kprobes.on(*layout.straight(site, BOUNDARIES), relocation=from_start) as probes:
             target.call(name, TIMES)

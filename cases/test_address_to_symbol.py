@@ -1,8 +1,8 @@
-"""An address is closest symbol + offset, and that is the address again: pure-address kprobes need no symbol of ours.
+"""The kernel converts an address to the closest symbol + offset and back, so a kprobe by address needs no symbol.
 
 _kprobe_addr() turns every address into symbol + offset and back before it registers (kernel/kprobes.c, 6.1). The kernel
-counts from the closest symbol below, whatever that is and however far (get_symbol_pos(), kernel/kallsyms.c;
-find_kallsyms_symbol(), kernel/module/kallsyms.c): the end of a function is no end to it.
+counts from the closest symbol below, at any distance (get_symbol_pos(), kernel/kallsyms.c; find_kallsyms_symbol(),
+kernel/module/kallsyms.c). The offset may go past the end of a function.
 """
 
 import errno
@@ -13,10 +13,10 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
 from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.functions import unique_functions
+from harness.landing.code.function_selection import unique_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import Conversions, by_address
+from harness.landing.lookup.conversion import Conversions, request_by_address
 from harness.landing.lookup.kallsyms import converts_addresses, freed
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -25,16 +25,16 @@ from harness.landing.target import Target
 from harness.report.measurements import Figure
 
 TIMES = 3
-# Functions of the kernel, evenly spread over its text; of each the first, the middle and the last instruction.
+# Functions of the kernel, evenly spread over its text. The first, middle and last instruction of each are converted.
 SAMPLE = 96
-# Of a module's instructions every third: on x86 each takes the kernel 22 ms, there and back.
+# Every third instruction of a module is converted: on x86 each round trip takes the kernel 22 ms.
 EVERY = 3
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_kernel_text(layout: Layout, conversions: Conversions, figure: Callable[..., Figure]) -> None:
-    """Instructions spread over the whole kernel text: there and back, and registered at one address both ways."""
+    """Addresses all over the kernel text convert to a symbol and back, and both forms register at one address."""
     functions = spread(layout, unique_functions(layout.kernel), SAMPLE)
     found = conversions.prove([site for function in functions for site in ends_and_middle(layout.boundaries(function))])
     taken = sum(conversion.registered for conversion in found)
@@ -44,14 +44,17 @@ def test_kernel_text(layout: Layout, conversions: Conversions, figure: Callable[
 
 
 def ends_and_middle(sites: list[Site]) -> list[Site]:
-    """First, middle and last."""
+    """Return the first, the middle and the last site."""
     return list(dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1])))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_module_text(layout: Layout, target: Target, conversions: Conversions, figure: Callable[..., Figure]) -> None:
-    """Instructions of every function that stays loaded, from its entry on, of `.cold` halves and second names too."""
+    """Addresses in every function of a module that stays loaded convert to a symbol and back.
+
+    These include `.cold` parts and functions with a second name.
+    """
     functions = target.functions(target.lasting, unique=True, preambles=False)
     sites = [Site(each.name, module=target.module) for each in functions]
     found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)[::EVERY]])
@@ -62,9 +65,9 @@ def test_module_text(layout: Layout, target: Target, conversions: Conversions, f
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Probes on bare addresses are hit as often as their instructions run; on both names of a function, too."""
+    """Probes on bare addresses, and on both names of a function, are hit as often as their instructions run."""
     sites = layout.straight(target.site("leaf"), 4)
-    with kprobes.on(*sites, target.site("alias"), relocation=by_address) as probes:
+    with kprobes.on(*sites, target.site("alias"), relocation=request_by_address) as probes:
         target.call("alias", TIMES)
     probes.prove(hits=TIMES)
 
@@ -72,7 +75,7 @@ def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> Non
 @pytest.mark.requires("kprobes", "cold_halves")
 @pytest.mark.mutants("converts-too-far")
 def test_cold_half(layout: Layout, target: Target, conversions: Conversions) -> None:
-    """What gcc moved away is a symbol of its own: no offset into the function leads there."""
+    """The `.cold` part of a function has its own symbol; no offset from the function leads to it."""
     cold = layout.boundaries(target.site("cold_part.cold"))
     for conversion in conversions.prove(cold):
         assert conversion.kernel.name == "pinpoint_cold_part.cold"
@@ -81,11 +84,11 @@ def test_cold_half(layout: Layout, target: Target, conversions: Conversions) -> 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_behind_functions(layout: Layout, target: Target, conversions: Conversions) -> None:
-    """Behind a function the kernel counts on from its start, and takes a probe: on padding, in stubs, on zeros.
+    """The kernel accepts probes past the end of a function, on padding, stubs and zeros, and counts from its start.
 
-    Where nothing is mapped behind a module's text it cannot copy the longest of instructions from the last word of it:
-    EINVAL (__copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.12). Where that word is the inside of an
-    instruction, as the kernel decodes its way there, it is refused as such (can_probe(), there, 7.3).
+    If nothing is mapped after a module's text, the kernel cannot copy an instruction of maximum length from the last
+    word of the text: EINVAL (__copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.12). If the kernel's decoder finds
+    that this word is inside an instruction, the kernel refuses it for that reason (can_probe(), same file, 7.3).
     """
     behind = [
         *between_functions.behind_functions(layout, target.module),
@@ -104,7 +107,7 @@ def test_behind_functions(layout: Layout, target: Target, conversions: Conversio
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("converts-too-far")
 def test_in_stubs(layout: Layout, target: Target, conversions: Conversions) -> None:
-    """Stubs have no symbols: a stub is so much past the function in front of it, and may be probed."""
+    """A stub has no symbol: it is named by an offset past the function before it, and can be probed."""
     stubs = between_functions.stubs(layout, target.module)
     assert stubs
     for conversion in conversions.prove(stubs):
@@ -114,9 +117,10 @@ def test_in_stubs(layout: Layout, target: Target, conversions: Conversions) -> N
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_name_of_two_functions(layout: Layout, target: Target, conversions: Conversions) -> None:
-    """An address in the second function of a name has no way back by it: the name means the first in the table.
+    """If two functions share a name, an address in the second cannot be reached by that name + offset.
 
-    find_kallsyms_symbol_value() (kernel/module/kallsyms.c, 6.1) stops at the first; only the bare address will do.
+    find_kallsyms_symbol_value() (kernel/module/kallsyms.c, 6.1) stops at the first symbol in the table. The second
+    function can be probed only by its address.
     """
     twins = target.elf.named("pinpoint_twin")
     start = layout.base(twins[1], target.module)
@@ -129,9 +133,9 @@ def test_name_of_two_functions(layout: Layout, target: Target, conversions: Conv
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
-    """Behind _etext: no text, EINVAL (check_kprobe_address_safe()). Without data in kallsyms no symbol, either: ENOENT.
+    """An address after _etext is EINVAL (check_kprobe_address_safe()), or ENOENT if kallsyms has no data symbols.
 
-    is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text there, so that _kprobe_addr() fails first.
+    In the second case is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text, so _kprobe_addr() fails first.
     """
     known = guest.traits.data_symbols
     expect_refusal(kprobes, f"@{layout.text.stop:#x}", wanted=errno.EINVAL if known else errno.ENOENT)
@@ -140,7 +144,7 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> N
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
-    """kallsyms keeps `.init.text`, whose memory is long freed: EINVAL by name and by address (core_kernel_text())."""
+    """A symbol of the freed `.init.text`, which kallsyms keeps, is EINVAL by name and address (core_kernel_text())."""
     gone = Site(freed(layout)[0])
     expect_refusal(kprobes, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
 
@@ -148,9 +152,9 @@ def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_outside_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """In front of a module's first symbol nothing is closest, ENOENT; its data are not text, EINVAL.
+    """An address before a module's first symbol has no closest symbol: ENOENT. A module's data is not text: EINVAL.
 
-    A kernel that takes an address as it is (up to 5.18, kernel_names.py) looks for no symbol: EINVAL, too.
+    A kernel that does not convert addresses (up to 5.18, kernel_names.py) looks for no symbol: EINVAL in both cases.
     """
     below = errno.ENOENT if converts_addresses(layout) else errno.EINVAL
     expect_refusal(kprobes, f"@{between_functions.below(layout, target.module):#x}", wanted=below)

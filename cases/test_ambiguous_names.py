@@ -1,8 +1,8 @@
-"""One name, several functions: which of them the kernel takes, and it takes one without a word.
+"""If several functions share a name, the kernel probes one of them by a fixed rule and reports no error.
 
 register_kprobe() calls kallsyms_lookup_name() (kernel/kallsyms.c, kernel/module/kallsyms.c, 6.1): vmlinux before
-modules, in vmlinux the lowest address, among modules the newest loaded, in a module the first in its symbol table.
-tracefs and perf refuse such a name.
+modules; in vmlinux the lowest address; among modules the newest; in one module the first in its symbol table. tracefs
+and perf refuse such a name.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 3
-# Of the names that vmlinux has more than once; a registration costs milliseconds.
+# How many of the names that vmlinux has more than once are tried; a registration costs milliseconds.
 SAMPLE = 24
 
 
@@ -28,7 +28,7 @@ SAMPLE = 24
     ("first", "last"), [("pinpoint_target", "pinpoint_second"), ("pinpoint_second", "pinpoint_target")]
 )
 def test_newest_module_wins(guest: Guest, kprobes_in: Callable[..., Kprobes], first: str, last: str) -> None:
-    """Of two modules that have a function of a name, the one that was loaded last; MOD:SYM names the other."""
+    """If two modules have a function of one name, SYM is the newest module's function; MOD:SYM names the other."""
     with Target(guest, first) as older, Target(guest, last) as newer:
         with kprobes_in(guest, older, newer).on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
             newer.call("leaf", TIMES)
@@ -39,7 +39,7 @@ def test_newest_module_wins(guest: Guest, kprobes_in: Callable[..., Kprobes], fi
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -> None:
-    """A function of the kernel, even a static one, before a module's; MOD:SYM names the module's."""
+    """SYM is the kernel's function, even a static one, rather than a module's; MOD:SYM names the module's."""
     with Target(guest, "pinpoint_second") as second:
         by_name = Site("version_proc_show")
         with kprobes_in(guest, second).on(by_name, Site(by_name.symbol, module=second.module)) as probes:
@@ -52,7 +52,7 @@ def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Of two static functions of one module, the first in its symbol table."""
+    """Of two static functions of one name in a module, the first in the symbol table is probed."""
     twins = [symbol for symbol in target.elf.named("pinpoint_twin") if symbol.kind == "func"]
     assert len(twins) > 1, "the module has no twins"
     with kprobes.on(target.site("twin")) as probes:
@@ -67,7 +67,7 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
-    """Of several functions of the kernel that have one name, the one at the lowest address."""
+    """Of several kernel functions of one name, the one at the lowest address is probed."""
     names = used_twice(layout, SAMPLE)
     assert names, "no name is used twice"
     with kprobes.on(*map(Site, names)) as probes:

@@ -1,4 +1,4 @@
-"""The blacklist is of whole functions, and of what the compiler cut off them.
+"""The kprobe blacklist covers whole functions, including the parts that the compiler split off them.
 
 within_kprobe_blacklist() (kernel/kprobes.c, 6.1).
 """
@@ -9,7 +9,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.functions import blacklist, evenly
+from harness.landing.code.function_selection import blacklist, evenly
 from harness.landing.layout import Layout
 from harness.landing.lookup import reserved_places
 from harness.landing.probe_run import Kprobes
@@ -17,14 +17,14 @@ from harness.landing.probe_run import Kprobes
 # The probes are registered disabled, so that a kernel that accepts such a place survives and can be read.
 DISABLED = ["disabled=1"]
 SAMPLE = 64
-# Bytes: the middle of what is longer is not its start.
+# Bytes. In a longer function the middle is not the start.
 SHORT = 16
 
 pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-anyway")]
 
 
 def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
-    """The middle of a function on the blacklist is EINVAL as its first instruction is, by its address."""
+    """The address of the middle of a blacklisted function is EINVAL, as its first instruction is."""
     aligned = -guest.architecture.kprobes.alignment
     middles = [(start + end) // 2 & aligned for start, end in evenly(blacklist(guest), SAMPLE) if end - start > SHORT]
     assert len(middles) > SAMPLE // 2
@@ -32,7 +32,7 @@ def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
 
 
 def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
-    """What the compiler cut off a function on the blacklist: `NAME.cold`, `NAME.isra.0`."""
+    """A part that the compiler split off a blacklisted function, such as `NAME.cold` or `NAME.isra.0`, is refused."""
     places = reserved_places.parts_of_blacklisted(layout, guest)
     if not places:
         pytest.skip(f"no function on {guest.name}'s blacklist has a part elsewhere")

@@ -13,7 +13,10 @@ TIMES = 2
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stays-registered")
 def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """No kprobe listed, no module loaded, and the probed functions' bytes, read from outside, are the originals."""
+    """After unloading, no kprobe and no module is left, and the probed functions' bytes are the originals.
+
+    The bytes are read from outside the guest.
+    """
     sites = [*layout.straight(Site("clock_t_to_jiffies"), 3), *layout.straight(target.site("leaf"), 3)]
     with kprobes.on(*sites) as probes:
         target.call("leaf", TIMES)
@@ -25,7 +28,7 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes)
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stays-registered")
 def test_code_still_runs_the_same(target: Target, kprobes: Kprobes) -> None:
-    """A function returns the same before, while and after it is probed at its entry."""
+    """A function returns the same value before, during and after it is probed at its entry."""
     before = target.call("calls", TIMES)
     with kprobes.on(target.site("calls")) as probes:
         probed = target.call("calls", TIMES)

@@ -1,8 +1,8 @@
-"""Crash triggers fired in a guest of the case's own: is each read for what it is, and how soon is a guest known
-to be dead?
+"""Each crash trigger is classified correctly, and the time until a dead guest is detected is measured.
 
-A kernel that oopses, warns, panics or hangs must be caught at it, or no other verdict of this matrix means anything.
-`--crash-triggers all` commits those that take seconds, too, and hangs and resets guests.
+The triggers are fired in guests of their own. An oops, warning, panic or hang that the harness misses would make every
+other verdict of the matrix worthless. `--crash-triggers all` adds triggers that take seconds, and those that hang or
+reset the guest.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.mark.deep
 def test_crash_triggers_are_read_right(fresh: Fresh, figure: Callable[..., Figure]) -> None:
-    """Each trigger that this kernel can notice is reported with its kind and place. The last one ends the guest."""
+    """Each trigger that this kernel can detect is reported with its kind and place. The last one ends the guest."""
     outcomes: list[TriggerResult] = []
     with fresh(may_die=True) as guest:
         criminal = Criminal(guest)
@@ -37,7 +37,10 @@ def test_crash_triggers_are_read_right(fresh: Fresh, figure: Callable[..., Figur
 
 @pytest.mark.crash_triggers
 def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[..., Figure]) -> None:
-    """Hung tasks, lock-ups, exhausted memory, leaks, and each fault; a guest that one does for is replaced."""
+    """Slow triggers and faults are reported with their kind and place: hung tasks, lockups, out of memory, leaks.
+
+    A guest that a trigger kills is replaced.
+    """
     outcomes: list[TriggerResult] = []
     left = list(SLOW)
     while left:
@@ -53,7 +56,7 @@ def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[...,
 
 @pytest.mark.crash_triggers
 def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
-    """A guest whose one CPU takes no interrupts is known for it within five heartbeats, and where it is."""
+    """A hang of the only CPU with interrupts off is reported within five heartbeats, with its address."""
     with fresh(may_die=True, cpus=1) as guest:
         hang = Criminal(guest).commit(HANG)
     assert hang.diagnosis.condition is Condition.HARD_HANG, str(hang)
@@ -66,14 +69,14 @@ def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
 
 @pytest.mark.crash_triggers
 def test_reset(fresh: Fresh) -> None:
-    """A kernel that resets the machine without a word is told from one that hangs."""
+    """A kernel that resets the machine without printing anything is distinguished from one that hangs."""
     with fresh(may_die=True) as guest:
         reset = Criminal(guest).commit(RESET)
     assert (reset.diagnosis.condition, list(reset.complaints)) == (Condition.PANICKED, []), str(reset)
 
 
 def keep(figure: Callable[..., Figure], outcomes: Sequence[TriggerResult]) -> None:
-    """The figures of a reader, and the demand that it missed nothing and invented nothing."""
+    """Record the figures of the complaint reader; raise if it missed or invented a complaint."""
     missed = [str(outcome) for outcome in outcomes if not outcome.read_right]
     alarms = [f"{outcome.trigger.name}: {alarm}" for outcome in outcomes for alarm in outcome.false_alarms]
     figure("oops.fixtures", len(outcomes), "triggers")

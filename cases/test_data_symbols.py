@@ -1,7 +1,8 @@
-"""Data has symbols, too: unexported variables are found by name, and are what they must be, inside and outside.
+"""Unexported variables are found by name, and their values, read inside and outside the guest, are right.
 
-A module's data stands by its section's address in sysfs + the ELF file's offset, vmlinux's by its linked address + the
-slide. kallsyms knows data where the kernel has KALLSYMS_ALL (is_core_symbol(), kernel/module/kallsyms.c, 6.1).
+A module's variable is at its section's address in sysfs + the ELF file's offset. A variable of vmlinux is at its linked
+address + the slide. kallsyms lists data if the kernel has KALLSYMS_ALL (is_core_symbol(), kernel/module/kallsyms.c,
+6.1).
 """
 
 from collections.abc import Callable
@@ -9,18 +10,18 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.data import Datum, shifts
+from harness.landing.data_symbol_addresses import Datum, shifts
 from harness.landing.layout import Layout
 from harness.landing.lookup.data_check import Readings
 from harness.landing.target import Target
 from harness.report.measurements import Figure
 
-# What probes/target/data.c puts into its words.
+# The values that probes/target/known_data_symbols.c puts into its words.
 WORDS = {"data": 0x50494E01, "bss": 0x50494E02, "rodata": 0x50494E03}
 PER_CPU = 0x50494E04
 CHOSEN = 0x50494E05
 
-# struct new_utsname is six fields of 65 characters; the first is the system, release is the third
+# struct new_utsname has six fields of 65 characters; the first is the system, the third the release
 # (include/uapi/linux/utsname.h).
 SYSTEM = b"Linux\0"
 RELEASE = 2 * 65
@@ -31,13 +32,16 @@ TASK = 8192
 @pytest.mark.mutants("next-data-symbol", "data-by-text-base", "reads-next-word")
 @pytest.mark.parametrize("kind", WORDS)
 def test_module_data(target: Target, readings: Readings, kind: str) -> None:
-    """`.data`, `.bss` and `.rodata` of a module."""
+    """A module's variables in `.data`, `.bss` and `.rodata` have their known values."""
     readings.prove(Datum(f"pinpoint_{kind}_word", 4, module=target.module), readings.encoded(WORDS[kind], 4))
 
 
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_module_per_cpu_data(target: Target, readings: Readings) -> None:
-    """A module's per-CPU word. With SMP sysfs has no such section: a pointer that the loader relocated leads there."""
+    """A module's per-CPU word has its known value.
+
+    With SMP sysfs does not list the per-CPU section; the word is found by a pointer that the module loader relocated.
+    """
     datum = Datum("pinpoint_percpu_word", 4, module=target.module, cpu=0)
     readings.prove(datum, readings.encoded(PER_CPU, 4))
 
@@ -53,7 +57,10 @@ def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_kernel_data(guest: Guest, layout: Layout, readings: Readings) -> None:
-    """init_uts_ns in `.data` has the release; the file shows where the names begin, after a count up to 5.10."""
+    """init_uts_ns in `.data` holds the kernel release.
+
+    The ELF file shows where the names begin: up to 5.10 after a reference count.
+    """
     names = layout.kernel.bytes_at(layout.kernel.named("init_uts_ns")[0].address, 16).index(SYSTEM)
     release = guest.image.release.encode() + b"\0"
     readings.prove(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
@@ -62,7 +69,7 @@ def test_kernel_data(guest: Guest, layout: Layout, readings: Readings) -> None:
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_kernel_bss(guest: Guest, readings: Readings) -> None:
-    """core_pipe_limit, static in `.bss`, is what sysctl set (fs/coredump.c)."""
+    """core_pipe_limit, static in `.bss`, has the value that was set by sysctl (fs/coredump.c)."""
     limit = "/proc/sys/kernel/core_pipe_limit"
     before = guest.read_text(limit).strip()
     guest.script(f"echo {CHOSEN} >{limit}").check()
@@ -75,7 +82,7 @@ def test_kernel_bss(guest: Guest, readings: Readings) -> None:
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_kernel_pointer(guest: Guest, readings: Readings) -> None:
-    """saved_command_line points to what /proc/cmdline shows."""
+    """saved_command_line points to the text that /proc/cmdline shows."""
     line = guest.read_text("/proc/cmdline").strip().encode() + b"\0"
     readings.prove(Datum("saved_command_line", readings.word_bytes), readings.points_to(line))
 
@@ -83,14 +90,17 @@ def test_kernel_pointer(guest: Guest, readings: Readings) -> None:
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_kernel_per_cpu_data(readings: Readings) -> None:
-    """ksoftirqd, per CPU, points to the task of that name (kernel/softirq.c)."""
+    """The per-CPU variable ksoftirqd points to the task of that name (kernel/softirq.c)."""
     datum = Datum("ksoftirqd", readings.word_bytes, cpu=0)
     readings.prove(datum, readings.points_to(b"ksoftirqd/0\0", within=TASK))
 
 
 @pytest.mark.requires("data_symbols")
 def test_kernel_data_by_hand(layout: Layout, figure: Callable[..., Figure]) -> None:
-    """What `_stext` + offset and `_sdata` + offset of the sibling kernel would miss; counted, the files say it all."""
+    """`_stext` + offset and `_sdata` + offset from the sibling kernel miss variables.
+
+    The misses are counted in the two ELF files.
+    """
     if layout.sibling is None:
         pytest.skip(f"{layout.guest.name} has no sibling with another order of functions")
     found = shifts(layout.kernel, layout.sibling)

@@ -1,8 +1,8 @@
-"""Probed, a function computes what it does unprobed, also by instructions that a kernel does by hand.
+"""A probed function returns the same as unprobed, even where the kernel emulates the probed instruction.
 
-Compares that come out equal, flags saved and restored, a carry made and used, a call through a high register, an
-operand next to another one, branches on a bit and on a word (probes/target/emulated.c). Each function is probed by
-itself, so that the guest survives a kernel that computes one of them wrong.
+The functions compare equal values, save and restore flags, set and use a carry, call through a high register, use
+adjacent operands, and branch on a bit and on a word (probes/target/emulated.c). Each function is probed separately, so
+that the guest survives a kernel that emulates one of them incorrectly.
 """
 
 import pytest
@@ -22,7 +22,7 @@ TIMES = 8
 @pytest.mark.mutants("only-reported")
 @pytest.mark.parametrize("shape", ["emulated", "carries", "reads_word", "register_call"])
 def test_shape(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> None:
-    """With a probe on every instruction that the kernel steps right, the function returns the same."""
+    """With a probe on every instruction that the kernel steps correctly, the function returns the same value."""
     name = target.site(shape).symbol
     sites = [site for site in Everywhere(layout, target).stepped_right if site.symbol == name]
     unprobed = target.call(shape, TIMES)

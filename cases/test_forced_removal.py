@@ -1,8 +1,8 @@
-"""delete_module(2) with O_TRUNC: what stands against it, and what it does to who holds a reference.
+"""delete_module(2) with O_TRUNC removes a module despite its references, but not if another module depends on it.
 
-try_stop_module() passes over a reference count that is not zero and taints the kernel; a list of dependents that is not
-empty is asked for before, and force is no answer to it (kernel/module/main.c, 6.1). The orders of test_schedules.py end
-where this begins: what happens after that is undefined.
+try_stop_module() ignores a reference count that is not zero and taints the kernel. The list of dependents is checked
+earlier, and O_TRUNC does not override that check (kernel/module/main.c, 6.1). The schedules of test_schedules.py stop
+before a forced removal, because the behavior after it is undefined.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 @pytest.mark.deep
 @pytest.mark.mutants("only-asks")
 def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
-    """The target goes, reference or not, and the initializer then follows its handle into freed memory.
+    """Forced removal unloads a referenced target, and the initializer then follows its handle into freed memory.
 
-    In a guest of its own, which need not live through it: the kernel complains, in words that are its own.
+    The kernel complains, in different words on each kernel. The case has a guest of its own, which may die.
     """
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
         forced = forcing.under_a_reference(Loaders(guest, loaders.mutant))
@@ -38,7 +38,7 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
 
 @pytest.mark.mutants("lets-go")
 def test_force_spares_dependents(loaders: Loaders) -> None:
-    """A module that another one needs is not removed by force either."""
+    """Forced removal does not remove a module that another module needs."""
     removal = forcing.under_a_dependent(loaders)
     if removal != forcing.IN_USE:
         raise Missed(f"a module that another one needs: forced, removal returns {removal or 'no error'}")

@@ -1,7 +1,7 @@
-"""Probes that somebody else registers are found and judged without their help, in whatever way they are registered.
+"""Probes that other modules register are found and judged without the module's help, however they are registered.
 
-register_kprobe() is the one way to a kprobe for modules, perf, BPF and tracefs (kernel/kprobes.c, 6.1). The judge reads
-its calls, the kernel's lists, every byte of text that changed, and the ELF files; nothing here asks the module.
+Modules, perf, BPF and tracefs all register kprobes by register_kprobe() (kernel/kprobes.c, 6.1). The judge reads the
+calls of that function, the kernel's lists, every changed byte of text, and the ELF files; it does not use the module.
 
 Only kernels with ftrace-based kprobes for now: on arm64 the judge reports changes of a module's text that it cannot
 explain, and on parisc it leaves tracefs mounted (docs/verify.md).
@@ -26,7 +26,7 @@ LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_plain(foreign: Foreign) -> None:
-    """A kprobe by symbol and offset, in a module's initializer, lands there."""
+    """A kprobe that a module's initializer registers by symbol and offset lands there."""
     foreign.module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
 
 
@@ -46,7 +46,10 @@ def test_in_another_module(foreign: Foreign, target: Target) -> None:
     [("fallback", LANDED), ("disabled", DISABLED), ("later", LANDED)],
 )
 def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
-    """A kprobe by a second name, one that is not armed, and one that a workqueue registers a second later."""
+    """Each of these kprobes gets the right finding: by a second name, not armed, registered later by a workqueue.
+
+    The workqueue registers its kprobe one second later.
+    """
     outcome = foreign.module(MODULE, SITE, kind)
     outcome.prove(("version_proc_show+0x0", finding))
     refused = [call.refusal for call in outcome.judgement.refused]
@@ -57,9 +60,9 @@ def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_by_address(foreign: Foreign, layout: Layout, figure: Callable[..., object]) -> None:
-    """A kprobe that came and went before anybody looked is `gone`; the one by its address has landed."""
+    """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
     outcome = foreign.module(MODULE, SITE, "address")
-    # The kernel lists the place behind a landing pad (arch_adjust_kprobe_addr(), since 5.19).
+    # The kernel lists the address after a landing pad (arch_adjust_kprobe_addr(), since 5.19).
     listed = SITE.at(layout.address(SITE) - layout.start(SITE))
     outcome.prove(("version_proc_show+0x0", GONE), (str(listed), LANDED))
     figure("foreign.probes", len(outcome.probes), "probes")

@@ -1,4 +1,4 @@
-"""A kprobe that ftrace placed in a module which is then removed: nothing of it is in the module's next life."""
+"""An ftrace-based kprobe in a module leaves nothing behind when the module is removed and loaded again."""
 
 import pytest
 
@@ -10,14 +10,17 @@ from harness.landing.target import Target
 from harness.pinning.across import settle
 
 TIMES = 3
-# A call on x86, the one architecture of the matrix where ftrace places kprobes.
+# Bytes of a call on x86, the only architecture of the matrix with ftrace-based kprobes.
 CALL = 5
 
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """It is disarmed while its module goes (kill_kprobe(), kernel/kprobes.c): the next life has ftrace's nop there."""
+    """The kprobe is disarmed when its module is removed, so the module loaded again has ftrace's nop there.
+
+    kill_kprobe(), kernel/kprobes.c.
+    """
     entry = target.site("leaf")
     elf, symbol = layout.symbol(entry)
     patched = ftrace_site(elf, symbol, layout.decoder)

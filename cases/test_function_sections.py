@@ -1,6 +1,7 @@
-"""Where every function has a section of its own, it may be loaded anywhere: only its symbol has its address.
+"""With a section for each function, a function may be loaded anywhere, and only its symbol gives its address.
 
-This is the 2008 letter's first case: with -ffunction-sections `_stext + offset` is wrong as soon as the order changes.
+This is the first case of the letter of 2008: with -ffunction-sections, `_stext + offset` is wrong as soon as the order
+changes.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.image import Image
-from harness.landing.code.functions import PREAMBLES, moved
+from harness.landing.code.function_selection import PREAMBLES, moved
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -19,16 +20,17 @@ from harness.landing.target import Target
 # Probes spread over the whole kernel text; each costs a text patch under emulation.
 SAMPLE = 48
 
-# Whose order of functions a kernel is compared with that has no sibling.
+# A kernel without a sibling is compared with the order of functions of this one.
 STOCK = "x86_64-debian"
 
 
 @pytest.mark.requires("kprobes", "module_text_sections")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> None:
-    """In a module built with -ffunction-sections, f+0 lands at what sysfs shows for `.text.f`, for every f.
+    """In a module built with -ffunction-sections, f+0 lands at the address that sysfs shows for `.text.f`.
 
-    Behind the landing pad, where the function begins with one, and behind the preamble, which has a symbol of its own.
+    If the function begins with a landing pad, the probe is after it. A preamble has its own symbol, and the probe is
+    after it, too.
     """
     preambles = {each.section: each.size for each in sections.elf.symbols if each.name.startswith(PREAMBLES)}
     own = {
@@ -49,7 +51,7 @@ def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> 
 @pytest.mark.requires("kprobes", "kernel_function_sections")
 @pytest.mark.mutants("one-instruction-off")
 def test_kernel_sections(layout: Layout, kprobes: Kprobes, image_of: Callable[[str], Image]) -> None:
-    """In a kernel with a section per function, functions that stand in another order than in its sibling land."""
+    """In a kernel with a section per function, probes land in functions whose order differs from the sibling's."""
     sibling = layout.guest.image.recipe.kernel.sibling or STOCK
     others = moved(layout.kernel, image_of(sibling).vmlinux)
     assert others, f"no function stands in another order than in {sibling}"

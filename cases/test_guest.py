@@ -1,4 +1,4 @@
-"""What every other case takes for granted of its guest: what is mounted, what is shown, who is reached."""
+"""The guest has the properties that every other case relies on: mounts, readable kernel files, isolation."""
 
 import socket
 import time
@@ -9,26 +9,26 @@ from pathlib import Path
 import pytest
 
 from harness.guest.guest import Guest
-from harness.guest.listeners import listeners
+from harness.guest.process_listening_sockets import listeners
 from harness.landing.target import Target
 from harness.matrix.guests import checkup
 
-# Begun only once it is what it will be: in the middle of its exec a process has no words.
+# Wait until the exec is complete: in the middle of it a process has an empty cmdline.
 LEFT = "sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid; until grep -q sleep /proc/$!/cmdline; do :; done"
-# What a cell may leave behind: how, how it is taken away again, and what the check-up calls it.
+# Leftovers of a cell: the command that makes one, the command that removes it, and its name in the check-up.
 DIRT = (
     ("insmod {module}", "rmmod pinpoint_second", "module pinpoint_second"),
     ("mkdir /tmp/left && mount -t tmpfs none /tmp/left", "umount /tmp/left", "mount none on /tmp/left"),
     (LEFT, "kill $(cat /tmp/left.pid)", "process sleep"),
 )
-# The taint that anybody may set (TAINT_USER, include/linux/panic.h, 6.1).
+# The taint that user space may set (TAINT_USER, include/linux/panic.h, 6.1).
 TAINT_USER, ITS_LETTER = 64, "U"
-# Seconds that a guest on a busy host takes to set its clock, by which the clock then stays late.
+# Seconds that a guest on a busy host takes to set its clock; the clock stays late by that time.
 SLOW = 10
-# As QEMU's user network has it: the guest, and the host's loopback as the guest would see it.
+# Addresses of QEMU's user network: the guest, and the host's loopback as the guest would see it.
 GUEST, HOST = "10.0.2.15", "10.0.2.2"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
-# What /proc/PID/status has where system calls go through a filter (Documentation/filesystems/proc.rst, 6.1).
+# In /proc/PID/status of a process with a system call filter (Documentation/filesystems/proc.rst, 6.1).
 _FILTERED = "2"
 
 
@@ -44,7 +44,7 @@ def test_kernel_shows_what_landings_are_read_from(guest: Guest) -> None:
 
 
 def test_module_is_seen_while_it_is_loaded(guest: Guest) -> None:
-    """A target module has its directory in sysfs from insmod to rmmod, and no longer."""
+    """A target module has its directory in sysfs from insmod until rmmod."""
     directory = guest.host.file("/sys/module/pinpoint_second")
     assert not directory.exists
     with Target(guest, "pinpoint_second"):
@@ -54,7 +54,7 @@ def test_module_is_seen_while_it_is_loaded(guest: Guest) -> None:
 
 
 def test_reaches_no_network(guest: Guest) -> None:
-    """A server on the host's loopback is out of the guest's reach, though its own one is not."""
+    """The guest cannot reach a server on the host's loopback, but can reach its own server."""
     greeting = guest.script(f"nc -w 5 {GUEST} 22 </dev/null").stdout
     assert greeting.startswith("SSH-2.0-dropbear"), "nc in this guest reaches nothing at all"
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -67,7 +67,7 @@ def test_reaches_no_network(guest: Guest) -> None:
 
 
 def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
-    """Of all that QEMU listens on there is one port, on loopback: the guest's SSH server. Its sandbox is in force."""
+    """QEMU listens on one port only, the guest's SSH server on loopback, and its sandbox is in force."""
     found = listeners(guest.pid)
     assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)], found
     threads = Path(f"/proc/{guest.pid}/task").glob("*/status")
@@ -75,7 +75,7 @@ def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
 
 
 def test_keys_are_roots_alone(guest: Guest) -> None:
-    """Root alone reads the keys of the run in the guest; on the host no file holds them, and the console kept none."""
+    """Only root can read the run's keys in the guest; no file of the host and no console log holds them."""
     listing = guest.run("ls", "-l", "/root/.ssh/authorized_keys", HOST_KEY).check().stdout
     assert [line.split()[0] for line in listing.splitlines()] == ["-rw-------"] * 2
     held = guest.run("base64", HOST_KEY).check().stdout
@@ -85,13 +85,13 @@ def test_keys_are_roots_alone(guest: Guest) -> None:
 
 
 def _field(status: str, name: str) -> str:
-    """One field of /proc/PID/status."""
+    """Return one field of /proc/PID/status."""
     words = status.split()
     return words[words.index(f"{name}:") + 1]
 
 
 def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
-    """A case may have a guest of its own: the same kernel in another machine, whose files are its own."""
+    """A case can start another guest of its VM: the same kernel in another machine with its own files."""
     guest.put(b"of the row", "/tmp/whose")
     with fresh() as other:
         assert other.pid != guest.pid
@@ -102,7 +102,7 @@ def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., Abstrac
 def test_what_a_cell_leaves_is_noticed(
     fresh: Callable[..., AbstractContextManager[Guest]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A module, a mount and a process left behind are named, each; a taint makes the guest one for no other cell."""
+    """A module, mount or process that a cell leaves is named; after a new taint no other cell uses the guest."""
     monkeypatch.setattr(checkup, "GONE_SECONDS", 0.5)
     with fresh(may_die=True) as guest:
         module = guest.ship("pinpoint_second")
@@ -118,7 +118,7 @@ def test_what_a_cell_leaves_is_noticed(
 
 @pytest.mark.deep
 def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
-    """Both began where one was frozen: their clocks are right and go on, and they hand out other random numbers."""
+    """Two guests thawed from one file have clocks that are right and run, and produce different random numbers."""
     with fresh() as one, fresh() as other:
         for each in (one, other):
             began = time.time()

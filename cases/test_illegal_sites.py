@@ -1,7 +1,7 @@
-"""What no kernel may take as a kprobe is refused with the right errno, and what it takes past a function's end is told.
+"""Illegal kprobe sites are refused with the right errno; a probe accepted past a function's end is reported.
 
-The errnos are those of kernel/kprobes.c and arch/*/kernel/kprobes.c in 6.1; where architectures differ they stand in
-the architecture table. After each attempt the guest is checked: no complaint, no module, no kprobe left.
+The errnos are those of kernel/kprobes.c and arch/*/kernel/kprobes.c in 6.1. The architecture table has the differences
+between architectures. After each attempt the guest is checked: no complaint, no module, no kprobe left.
 """
 
 import errno
@@ -19,19 +19,19 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 3
-# Tried in one life of the probe module; a look-up by name costs milliseconds.
+# Sites tried in one load of the probe module; a look-up by name costs milliseconds.
 SAMPLE = 64
-# Of a thousand offsets inside instructions, each refused in 10 ms under emulation.
+# Sampled from a thousand offsets inside instructions, each refused in 10 ms under emulation.
 EVERY = 5
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_unresolvable_name(layout: Layout, kprobes: Kprobes) -> None:
-    """A symbol, or a module, that kallsyms does not know is ENOENT, and so is no name at all (_kprobe_addr()).
+    """A symbol or module that kallsyms does not know is ENOENT, and so is an empty name (_kprobe_addr()).
 
-    A kernel old enough to take addresses as they are (kernel_names.py) looks for the empty name in modules, too, whose
-    sections have nameless symbols, and no text is there: EINVAL (kallsyms_lookup_name(), up to 5.14).
+    A kernel that does not convert addresses (kernel_names.py) also looks up the empty name in modules. Their section
+    symbols have no name, and there is no text at those addresses: EINVAL (kallsyms_lookup_name(), up to 5.14).
     """
     expect_refusal(kprobes, "pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", wanted=errno.ENOENT)
     expect_refusal(kprobes, "+0x0", wanted=errno.ENOENT if converts_addresses(layout) else errno.EINVAL)
@@ -40,7 +40,7 @@ def test_unresolvable_name(layout: Layout, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_symbol_and_address(layout: Layout, kprobes: Kprobes) -> None:
-    """Both a symbol and an address are EINVAL, even when they mean the same place."""
+    """A request with both a symbol and an address is EINVAL, even if both name the same place."""
     address = layout.address(Site("clock_t_to_jiffies"))
     expect_refusal(kprobes, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
 
@@ -48,9 +48,9 @@ def test_symbol_and_address(layout: Layout, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """An offset inside an instruction, or misaligned where all are of one width, is refused by the architecture.
+    """An offset inside an instruction, or a misaligned one if instructions have a fixed width, is refused.
 
-    Tried in every function of a module.
+    The architecture's code refuses it. Every function of a module is tried.
     """
     inside = [site for start in Everywhere(layout, target).entries for site in layout.mid_instruction(start)][::EVERY]
     wanted = guest.architecture.kprobes.mid_instruction
@@ -67,10 +67,13 @@ def test_blacklisted(guest: Guest, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_module_init_text(target: Target, kprobes: Kprobes) -> None:
-    """A module's .init.text is freed once it ran, and its symbols with it: ENOENT, by the module's name and without."""
+    """A function in a module's freed .init.text is ENOENT, both by SYM and by MOD:SYM.
+
+    The kernel frees the section and its symbols when the initializer returns.
+    """
     gone = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
     assert gone, "the module has no initialisation text"
-    # Every module has an init_module, and a preamble to it where there are such; another's may stand among what stays.
+    # Every module has an init_module, some with a preamble; another module's may be in text that stays loaded.
     specs = [f"{target.module}:{name}" for name in gone] + [name for name in gone if not name.endswith("init_module")]
     expect_refusal(kprobes, *specs, wanted=errno.ENOENT)
 
@@ -85,7 +88,7 @@ def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """An offset that reaches the next function is taken, and hit when that one runs: escaped, not landed."""
+    """An offset that reaches the next function is accepted and hit when that function runs: escaped, not landed."""
     site = target.site("leaf")
     following = next_function(layout, site)
     distance = following.start - layout.start(site)
@@ -97,7 +100,7 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprob
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """The offset may be of any size, and reach into a function of another file: escaped, not landed."""
+    """An offset of any size is accepted, even into a function of another source file: escaped, not landed."""
     near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.address)
     distance = layout.start(far) - layout.start(near)
     with kprobes.on(near.at(distance)) as probes:
@@ -109,7 +112,7 @@ def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprob
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_into_a_stub(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Where the module loader puts stubs between functions, the first offset behind one is in a stub: escaped."""
+    """If the module loader puts stubs between functions, the first offset past a function is in a stub: escaped."""
     site = target.site("leaf")
     _, symbol = layout.symbol(site)
     with kprobes.on(site.at(symbol.size)) as probes:

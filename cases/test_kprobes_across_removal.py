@@ -1,4 +1,4 @@
-"""A kprobe does not hold the module it stands in: what becomes of it, and of one that comes too late."""
+"""A kprobe does not pin the module that it probes: it becomes GONE with the module, and a late one is refused."""
 
 import errno
 
@@ -10,18 +10,18 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
 from harness.pinning.across import cross, expect_errnos, race, settle
+from harness.pinning.coming_and_going_modules import going
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.module_states import going
 from harness.pinning.mutants import named
 
-# A mutant shows in any round.
+# A mutant is caught in any round, so it needs only a few.
 ROUNDS, FEW = 60, 4
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported", "probes-again")
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
-    """It is GONE in the list, unregisters cleanly, and is not hit by the next module at its very address."""
+    """The kprobe is listed as GONE, unregisters cleanly, and is not hit by a new module at the same address."""
     site = layout.straight(target.site("leaf"))[2]
     settle(target, site)
     crossing = cross(kprobes, target, site, named(mutant))
@@ -34,7 +34,10 @@ def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: 
 def test_new_probe_at_the_site_of_a_gone_one(
     layout: Layout, target: Target, kprobes: Kprobes, loaders: Loaders
 ) -> None:
-    """A probe at the address of a GONE one works, though the kernel keeps both as one (register_aggr_kprobe(), 6.1)."""
+    """A new probe at the address of a GONE probe works, though the kernel aggregates the two.
+
+    register_aggr_kprobe(), kernel/kprobes.c, 6.1.
+    """
     site = layout.straight(target.site("leaf"))[2]
     settle(target, site)
     with kprobes.on(site) as gone:
@@ -47,7 +50,7 @@ def test_new_probe_at_the_site_of_a_gone_one(
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
-    """Between GOING and its end a module's symbols are still known, and a probe on one is ENOENT."""
+    """A probe on a symbol of a module that is GOING is ENOENT, though kallsyms still lists the symbol."""
     with going(guest):
         expect_refusal(kprobes, "pinpoint_pins:pinpoint_needed", wanted=errno.ENOENT)
 
@@ -55,6 +58,6 @@ def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprobes, mutant: str) -> None:
-    """Registration that races with removal succeeds, or is ENOENT or EINVAL, and nothing else."""
+    """A registration that races with removal of the target succeeds or is ENOENT or EINVAL."""
     spec = kprobes.mutant.bad_spec("pinpoint_target:pinpoint_leaf")
     expect_errnos(race(guest, "pinpoint_target", spec, FEW if mutant else ROUNDS), (0, errno.ENOENT, errno.EINVAL))

@@ -1,4 +1,4 @@
-"""kretprobes: on which side of a landing pad the entry is, more returns than instances, too much data for each."""
+"""kretprobes accept the address after a landing pad, reuse their instances, and refuse too much data per instance."""
 
 import errno
 
@@ -22,7 +22,10 @@ pytestmark = pytest.mark.requires("kprobes")
 @pytest.mark.requires("entry_landing_pad")
 @pytest.mark.mutants("blind-to-returns")
 def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Right behind the landing pad is the entry still (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c)."""
+    """The address right after the landing pad counts as the entry.
+
+    arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c.
+    """
     entry = target.site("leaf")
     with kprobes.on(entry.at(layout.landing_pad(entry)), relocation=kretprobes.by_symbol) as probes:
         target.call("leaf", TIMES)
@@ -32,7 +35,7 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
 
 @pytest.mark.mutants("blind-to-returns")
 def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
-    """An instance is given back at its return: none is ever missed, however many there are in all."""
+    """More calls than instances are all seen, because each return frees its instance."""
     with kprobes.on(target.site("leaf"), relocation=kretprobes.by_symbol) as probes:
         target.call("leaf", MANY)
     probes.prove(hits=MANY)
@@ -41,7 +44,7 @@ def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
 
 @pytest.mark.mutants("registers-anyway")
 def test_too_much_data(target: Target, kprobes: Kprobes) -> None:
-    """Data of one page for each instance and no more: E2BIG (register_kretprobe(), kernel/kprobes.c, 6.1)."""
+    """More than one page of data per instance is E2BIG (register_kretprobe(), kernel/kprobes.c, 6.1)."""
     spec = target.site("leaf").spec
     wanted = [(TOO_MUCH, errno.E2BIG)] + ([] if kprobes.mutant.bad_spec(spec) != spec else [(MOST, 0)])
     for size, number in wanted:

@@ -1,4 +1,4 @@
-"""kretprobes stand on a function's entry, nowhere else, and see every return and what it returns."""
+"""A kretprobe is accepted only on a function's entry, and sees every return and its value."""
 
 import errno
 
@@ -18,7 +18,7 @@ TIMES = 5
 @pytest.mark.mutants("blind-to-returns", "stale-snapshot")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
 def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
-    """On the entry of a function of a module or of the kernel: it lands, and sees each entry and each return."""
+    """A kretprobe on the entry of a module or kernel function lands and sees each entry and each return."""
     site = Site(shape) if shape == "clock_t_to_jiffies" else target.site(shape)
     with kprobes.on(site, relocation=kretprobes.by_symbol) as probes:
         probed = target.call(shape, TIMES)
@@ -32,7 +32,7 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.mutants("blind-to-returns")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
 def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
-    """It sees the value that the caller gets."""
+    """The kretprobe sees the value that the caller gets."""
     with kprobes.on(target.site(shape), relocation=kretprobes.by_symbol) as probes:
         result = target.call(shape, 1)
     probes.prove(hits=1)
@@ -42,9 +42,10 @@ def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_off_the_entry(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Behind the entry a return address is where nobody knows: EINVAL (register_kretprobe()).
+    """A kretprobe after the entry is EINVAL, because the location of the return address is unknown there.
 
-    Right behind a landing pad is the entry still (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c, 6.1).
+    register_kretprobe(). The address right after a landing pad still counts as the entry (arch_adjust_kprobe_addr(),
+    arch/x86/kernel/kprobes/core.c, 6.1).
     """
     sites = [site for shape in ("leaf", "calls", "loop") for site in layout.straight(target.site(shape), 4)[1:]]
     inner = [site for site in sites if site.offset != layout.landing_pad(site)]

@@ -1,4 +1,4 @@
-"""A probe in the last function of a module lands like any other: what stands behind is not the kernel's to read."""
+"""A probe in the last function of a module lands like any other; the kernel must not read past the module's text."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,10 +14,11 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.verdict import known_fail
+from harness.verdict.cell_verdict import known_fail
 
-# Of the first, the text ends with an odd number of zeros up to the end of the page (probes/pins/main.c), of the second
-# with an even one: a mutant is tried there, in a guest that shall live.
+# The text of the first module ends with an odd number of zeros up to the end of the page
+# (probes/pinnable_target/main.c), that of the second with an even number. Mutants are tried on the second, so that the
+# guest survives.
 UNEVEN, EVEN = "pinpoint_pins", "pinpoint_target"
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
@@ -25,10 +26,11 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kprobes], mutant: str) -> None:
-    """It lands, though zeros follow up to the end of the page, which are half an instruction too many on x86.
+    """The probe lands, though the zeros up to the end of the page do not decode to whole instructions on x86.
 
-    can_optimize() (arch/x86/kernel/kprobes/opt.c) decodes a function to its end, which by kallsyms is the end of the
-    text: where a module's text is mapped by itself (since 6.4) it reads on behind the mapping, and oopses.
+    can_optimize() (arch/x86/kernel/kprobes/opt.c) decodes a function to its end, and kallsyms reports the end of the
+    text as that end. If a module's text has a mapping of its own (since 6.4), the decoder reads past the mapping and
+    the kernel oopses.
     """
     dies = False
     with nullcontext(guest) if mutant else fresh(may_die=True) as other:
@@ -50,7 +52,7 @@ def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kpr
         else:
             target.unload()
     if dies:
-        known_fail("arch/x86/kernel/kprobes/opt.c:can_optimize() (6.12): decodes on behind a module's mapped text")
+        known_fail("arch/x86/kernel/kprobes/opt.c:can_optimize() (6.12): decodes past a module's mapped text")
     probes.prove()
     if deadly:
-        raise Missed("the kernel does not decode on behind the text; is it mended?")
+        raise Missed("the kernel does not decode past the end of the text; was it fixed?")

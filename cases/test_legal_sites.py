@@ -1,10 +1,10 @@
-"""Where a kprobe is legal: every instruction boundary, ftrace's call, under a jump, several on one site."""
+"""A kprobe is legal on every instruction boundary, on ftrace's call, as a jump, and with others on one site."""
 
 import errno
 
 import pytest
 
-from harness.landing.checks import several_probes
+from harness.landing.checks import disable_and_unregister
 from harness.landing.checks.every_instruction import Everywhere
 from harness.landing.checks.probe_flags import apart, await_flag, expect_flag
 from harness.landing.checks.refusals import expect_refusal
@@ -17,7 +17,7 @@ from harness.landing.target import Target
 
 TIMES = 3
 TOGETHER = 4
-# Shapes of which none calls another; bytes that a jump displaces.
+# Shapes that do not call each other; the number of bytes that a jump displaces.
 SHAPES = ("loop", "picks", "reads_data", "cold_part")
 JUMP = 5
 
@@ -25,13 +25,13 @@ JUMP = 5
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_boundaries_not_stepped_right(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Every instruction of a module takes a probe, those too that the kernel then steps wrong: these are not called.
+    """Instructions that the kernel single-steps incorrectly can be probed; they are not called here.
 
-    Those that it steps right are probed, and called as well, in test_under_a_probe.py.
+    test_under_a_probe.py probes and calls those that the kernel steps correctly.
     """
     sites = Everywhere(layout, target, kprobes.mutant).stepped_wrong
     if not sites:
-        pytest.skip("this kernel steps every instruction right: test_every_instruction probes them all")
+        pytest.skip("this kernel steps every instruction correctly: test_every_instruction probes them all")
     with kprobes.on(*sites) as probes:
         pass
     probes.prove(hits=0)
@@ -40,7 +40,11 @@ def test_boundaries_not_stepped_right(layout: Layout, target: Target, kprobes: K
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """What cannot be stepped, what ftrace patches without kprobes on it, and a static call, each by its own errno."""
+    """Instructions that cannot be probed are each refused with their own errno.
+
+    These are instructions that cannot be stepped, those that ftrace patches if it does not support kprobes, and static
+    calls.
+    """
     everywhere = Everywhere(layout, target)
     refused = {number: everywhere.refused(number) for number in (errno.EINVAL, errno.EOPNOTSUPP)}
     if not any(refused.values()):
@@ -54,7 +58,7 @@ def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) ->
 @pytest.mark.mutants("only-reported", "one-instruction-off")
 @pytest.mark.parametrize("site", [Site("clock_t_to_jiffies"), Site("pinpoint_leaf", module="pinpoint_target")], ids=str)
 def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site) -> None:
-    """A probe on the instruction that ftrace patches is listed [FTRACE]; memory has a call there, no breakpoint."""
+    """A probe on the instruction that ftrace patches is listed as [FTRACE]; memory has a call, not a breakpoint."""
     elf, symbol = layout.symbol(site)
     patched = ftrace_site(elf, symbol, layout.decoder)
     assert patched is not None, f"{site} is not traced"
@@ -67,9 +71,9 @@ def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site)
 @pytest.mark.requires("kprobes", "entry_landing_pad")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Where functions begin with a landing pad, as ENDBR64, a probe on the entry stands behind it.
+    """If a function begins with a landing pad, such as ENDBR64, a probe on its entry lands after the pad.
 
-    Symbol + 0 and symbol + the pad's size are one place (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c,
+    Symbol + 0 and symbol + the pad's size are the same site (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c,
     6.1).
     """
     entry = Site("clock_t_to_jiffies")
@@ -80,16 +84,17 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     _, symbol = layout.symbol(entry)
     seen = {report.address - layout.base(symbol, "") for report in probes.reports}
     if seen != {pad}:
-        raise Missed(f"{entry} and {entry.at(pad)} landed {seen} behind the symbol, not both {pad}")
+        raise Missed(f"{entry} and {entry.at(pad)} landed {seen} bytes after the symbol, not both {pad}")
 
 
 @pytest.mark.requires("kprobes", "optimized_kprobes")
 @pytest.mark.mutants("only-reported", "one-instruction-off")
 def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Probes apart from each other become jumps, in time, where the kernel can: listed [OPTIMIZED], hit as before.
+    """The kernel turns probes that are far enough apart into jumps, lists them as [OPTIMIZED], and they are still hit.
 
-    Outside, a jump stands where the list says so, and a breakpoint where it does not. Which instructions a jump may
-    displace is decided by the kernel (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); some of these it may.
+    Memory, read from outside, has a jump at each probe listed as [OPTIMIZED] and a breakpoint at each other. The kernel
+    decides which instructions a jump may displace (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); it accepts some
+    of these.
     """
     sites = [site for shape in SHAPES for site in apart(layout.straight(target.site(shape)), JUMP)]
     with kprobes.on(*sites) as probes:
@@ -103,13 +108,13 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Several probes on one site are all hit; when one is removed the others stay, and so does the breakpoint."""
+    """Several probes on one site are all hit; if one is removed, the others and the breakpoint stay."""
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * TOGETHER) as probes:
-        several_probes.expect_no_second_time(probes, 1)
+        disable_and_unregister.expect_no_second_time(probes, 1)
         target.call("leaf", TIMES)
-        several_probes.remove(probes, 0)
+        disable_and_unregister.remove(probes, 0)
         probes.look_again()
         target.call("leaf", TIMES)
     probes.prove()
-    several_probes.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])
+    disable_and_unregister.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])

@@ -1,7 +1,8 @@
-"""A precompiled probe module is loaded safely against targets that come and go, whatever the kernel's open files pin.
+"""A precompiled probe module is loaded safely though its target may be removed or replaced at any time.
 
-The loader opens and reads the target's handle, loads the probe, and reads the handle again; the probe validates the
-handle itself. Between any two steps the target may be removed, or replaced by its like.
+The loader opens and reads the target's handle, loads the probe, and reads the handle again. The probe itself validates
+the handle. Between any two steps the target may be removed, or replaced by the same build. The protocol does not depend
+on whether an open section file pins the module.
 """
 
 from dataclasses import replace
@@ -13,9 +14,9 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect, expect_gone, for_build, survived
-from harness.pinning.module_states import stopped
 from harness.pinning.mutants import named
 from harness.pinning.protocol.loader_actor import settled
 
@@ -23,7 +24,7 @@ TIMES = 3
 
 
 def _demand_no_pin(guest: Guest) -> None:
-    """Where an open section file holds its module, none of this can happen while the loader has its tokens."""
+    """Skip if an open section file pins its module: the target then cannot be removed during a load."""
     if guest.traits.section_fd_pins:
         pytest.skip(f"{guest.name} has section_fd_pins: a target with an open token stays")
 
@@ -31,7 +32,7 @@ def _demand_no_pin(guest: Guest) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
-    """Loaded by section + offset, with no symbol looked up, the probe is at the ELF's address and each call hits it."""
+    """A probe loaded by section + offset, without a symbol look-up, is at the ELF's address and hit by each call."""
     site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
     loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
 
@@ -39,14 +40,17 @@ def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "skips-re-read")
 def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
-    """The same build at the same address passes every check of the probe; only the token, read again, reveals it."""
+    """If the same build replaces the target at the same address, reading the token again detects it.
+
+    Every check of the probe itself passes.
+    """
     _demand_no_pin(loaders.guest)
     with loaders(for_build(target, Order(gates=["load"]))) as loader:
         loader.reach("load")
         handle = target.handle
         target.unload()
         target.load()
-        assert target.handle == handle, "the kernel gave the same module another place"
+        assert target.handle == handle, "the kernel loaded the same module at another address"
         outcome = loader.finish()
     expect(outcome, Status.STALE, "ENODEV")
     expect_gone(loaders.guest, PROBE)
@@ -55,7 +59,7 @@ def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("trusts-address")
 def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
-    """Another build that has everything at the same addresses: the probe compares build-ids, and refuses."""
+    """If another build replaces the target at the same addresses, the probe compares build-ids and refuses."""
     _demand_no_pin(loaders.guest)
     rebuilt = doctored_modules.shipped(loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf))
     with loaders(for_build(target, Order(gates=["load"]))) as loader:
@@ -70,10 +74,10 @@ def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
 @pytest.mark.requires("kprobes", "shared_loads")
 @pytest.mark.mutants("other-call")
 def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
-    """finit_module(2) waits for another load of its file and has that one's outcome, its own parameters never read.
+    """finit_module(2) waits for another load of the same file and returns its result; its own parameters are not read.
 
-    So a loader can be told of success with a probe that was loaded for another one's targets: where that matters, it
-    loads with init_module(2), which shares nothing (idempotent_init_module(), kernel/module/main.c, 6.12).
+    A loader can therefore get success for a probe that was loaded for another loader's targets. To avoid this, a loader
+    uses init_module(2), which shares no loads (idempotent_init_module(), kernel/module/main.c, 6.12).
     """
     gated, strange = Order(parameters=["gates=entered"]), Order(parameters=["module_bases=no"], gates=["load"])
     for in_memory, wanted in ((False, (Status.DONE, "")), (True, (Status.LOAD, "EEXIST"))):
@@ -91,7 +95,10 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("handle-unchecked")
 def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
-    """The handle of a module that is gone is refused by a look-up, never followed: anything may be there now."""
+    """The probe looks up a handle before it follows it, so the handle of a removed module is refused.
+
+    Anything may be at that address by then.
+    """
     _demand_no_pin(expendable)
     target = Target(expendable, "pinpoint_target")
     target.load()

@@ -1,6 +1,6 @@
-"""What the loader, the probe or the kernel must refuse, with which errno; the guest lives, and no probe stays.
+"""The loader, the probe or the kernel refuses each bad load with the right errno; the guest lives and no probe stays.
 
-The errnos are those of kernel/module and kernel/params.c in 6.1. Statuses are the loader's: the step that failed.
+The errnos are those of kernel/module and kernel/params.c in 6.1. A status is the loader's; it names the failed step.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
+from harness.pinning.coming_and_going_modules import copies, going
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect
-from harness.pinning.module_states import TARGET as GOING_TARGET
-from harness.pinning.module_states import copies, going
 from harness.report.measurements import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -28,7 +28,7 @@ MANY, FEW = 100, 3
 
 @pytest.mark.mutants("loads-anyway")
 def test_module_without_sections(loaders: Loaders) -> None:
-    """A module that is not there has no handle, and neither has one that is built in: ENOENT at the open."""
+    """A module that is not loaded or is built in has no handle: ENOENT at the open."""
     assert loaders.guest.script("[ -d /sys/module/kernel ]").ok
     for name in ("pinpoint_absent", "kernel"):
         loaders.expect_refusal(Order(targets=[name]), Status.OPEN, "ENOENT")
@@ -36,7 +36,7 @@ def test_module_without_sections(loaders: Loaders) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
-    """With kptr_restrict=2 even root reads zeros: a refusal, never an address."""
+    """With kptr_restrict=2 even root reads zeros, and the loader refuses them instead of using them as an address."""
     loaders.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
     try:
         loaders.expect_refusal(Order(targets=[target.module]), Status.ZERO, "EACCES")
@@ -46,14 +46,17 @@ def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_not_root(target: Target, loaders: Loaders) -> None:
-    """Section files are 0400: EACCES; without a target it is the load itself that needs CAP_SYS_MODULE: EPERM."""
+    """An ordinary user gets EACCES from section files, which are 0400, and EPERM from the load.
+
+    The load needs CAP_SYS_MODULE; it is tried without a target.
+    """
     loaders.expect_refusal(Order(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
     loaders.expect_refusal(Order(user=SOMEBODY), Status.LOAD, "EPERM")
 
 
 @pytest.mark.mutants("loads-anyway")
 def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None:
-    """A token of a life that ended before it was ever read is ENODEV, though the module is loaded again by then."""
+    """A token whose module was removed before the first read is ENODEV, even if the module is loaded again."""
     if loaders.guest.traits.section_fd_pins:
         pytest.skip(f"{loaders.guest.name} has section_fd_pins: a target with an open token stays")
     with loaders(Order(targets=[target.module], gates=["read"])) as loader:
@@ -65,9 +68,9 @@ def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None
 
 @pytest.mark.mutants("loads-anyway")
 def test_going_target(guest: Guest, loaders: Loaders) -> None:
-    """The handle of a module that is GOING can still be read; the probe gets no reference to it: ESTALE.
+    """The handle of a module that is GOING can still be read, but the probe gets no reference to it: ESTALE.
 
-    Where an open file takes a reference, it is the open that is refused.
+    If an open section file takes a reference, the open is refused instead.
     """
     pins = guest.traits.section_fd_pins
     with going(guest):
@@ -79,7 +82,10 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
-    """What a broken loader might send: another place in the module, or none at all, another base, too short a list."""
+    """Wrong numbers from a broken loader are refused.
+
+    These are another address in the module, an address outside of it, a wrong base, and a list that is too short.
+    """
     for number in (target.handle + 8, target.sections[".data"], 8):
         loaders.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
     loaders.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
@@ -90,7 +96,7 @@ def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
 @pytest.mark.mutants("loads-anyway")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
-    """Garbage, half a file, a module for another machine or another kernel: ENOEXEC, by either system call."""
+    """Garbage, half a file, and modules for another machine or kernel are ENOEXEC, by either system call."""
     module = Elf.kept(guest.image.modules["pinpoint_noexit"])
     images = {
         "garbage": b"no module at all\n" * 64,
@@ -105,7 +111,7 @@ def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) 
 
 @pytest.mark.mutants("loads-anyway")
 def test_parameters_too_long(loaders: Loaders) -> None:
-    """A text of more than 1024 characters is ENOSPC, a list with more values than there is room for is EINVAL."""
+    """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""
     loaders.expect_refusal(Order(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
     loaders.expect_refusal(Order(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
 
@@ -113,7 +119,7 @@ def test_parameters_too_long(loaders: Loaders) -> None:
 @pytest.mark.deep
 @pytest.mark.mutants("loads-anyway")
 def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
-    """A hundred modules at once: each has a token and a handle of its own, is validated and read again."""
+    """With a hundred targets at once, each has its own token and handle, is validated, and is read again."""
     count = FEW if loaders.mutant.loads_anyway else MANY
     with copies(guest, "pinpoint_noexit", count) as names:
         outcome = loaders.run(Order(targets=names))
@@ -126,7 +132,7 @@ def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.mutants("forces")
 def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
-    """A module with init and no exit is always EBUSY, unless removed by force; as a target it is like any other."""
+    """A module with init and no exit works as a target; its removal is always EBUSY unless forced."""
     name = "pinpoint_noexit"
     guest.run("insmod", guest.ship(name)).check()
     try:
@@ -144,10 +150,10 @@ def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
 def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """A module with two sections of one name has no handle: it loses its whole sections/, or is not loaded at all.
 
-    add_sect_attrs() of 6.1 keeps its error to itself and the module is loaded without; since then mod_sysfs_setup() was
-    made to hand it on, in stable kernels too (6.12.95), and the load is EEXIST (kernel/module/sysfs.c). Either way the
-    kernel warns, which is a complaint like any other, so this takes a guest of its own; the mutant is caught in the
-    row's.
+    add_sect_attrs() of 6.1 ignores the error, and the module is loaded without sections/. Since then mod_sysfs_setup()
+    was changed to return the error, in stable kernels too (6.12.95), and the load is EEXIST (kernel/module/sysfs.c). In
+    both cases the kernel warns, which is a complaint like any other, so the case uses a guest of its own. The mutant is
+    caught in the row's guest.
     """
     order = Order(targets=["pinpoint_sections"])
     if mutant:
@@ -164,9 +170,10 @@ def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, f
 
 @pytest.mark.mutants("loads-anyway")
 def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> None:
-    """Under lockdown an unsigned probe is EPERM. There is no way back, so this takes a guest of its own.
+    """Under lockdown an unsigned probe is EPERM.
 
-    The mutant is a kernel that is not locked down: the row's.
+    Lockdown cannot be undone, so the case uses a guest of its own. The mutant is a kernel that is not locked down: the
+    row's guest.
     """
     if guest.image.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") != "y":
         pytest.skip(f"{guest.name} has no lockdown")
@@ -180,6 +187,6 @@ def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> 
 
 
 def _lists(target: Target, handle: int) -> list[str]:
-    """The loader's line for a target, with this handle and an invalid base."""
+    """Return the loader's parameters for a target, with this handle and an invalid base."""
     lists = {"addresses": f"{handle:#x}", "names": target.module, "bases": "8", "notes": "0"}
     return [f"module_{name}={value}" for name, value in lists.items()]

@@ -1,6 +1,6 @@
-"""Modules that the kernel must not load: one that is loaded, one that is going, one whose file is not sound.
+"""The kernel refuses to load a module that is loaded already, one that is GOING, and one whose file is damaged.
 
-load_module() (kernel/module/main.c, 6.1). insmod prints what the system call gave.
+load_module() (kernel/module/main.c, 6.1). insmod prints the error of the system call.
 """
 
 import errno
@@ -12,14 +12,14 @@ from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.pinning import doctored_modules
-from harness.pinning.holds.holding import TARGET as GOING_TARGET
+from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
+from harness.pinning.coming_and_going_modules import going
 from harness.pinning.loader import Order, Status
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.module_states import going
 from harness.pinning.mutants import named
 
 NAME = "pinpoint_noexit"
-# A load that waits is ended by this, and fails then otherwise.
+# A load that waits is killed after this time, and then fails in another way.
 SECONDS = 5
 
 
@@ -41,7 +41,7 @@ def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_loaded_twice(guest: Guest, mutant: str) -> None:
-    """A module that is loaded is EEXIST; the mutant is another one."""
+    """Loading a module that is loaded already is EEXIST. The mutant loads another module."""
     name, other = "pinpoint_second", "pinpoint_sections"
     guest.run("insmod", guest.ship(name)).check()
     try:
@@ -52,7 +52,7 @@ def test_loaded_twice(guest: Guest, mutant: str) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_loaded_while_going(guest: Guest, mutant: str) -> None:
-    """A module that is going is EBUSY, and at once: the load waits for none of its end (since 6.3)."""
+    """Loading a module that is GOING is EBUSY at once: the load does not wait for the removal (since 6.3)."""
     name = "pinpoint_second" if named(mutant).loads_anyway else GOING_TARGET
     with going(guest):
         try:
@@ -63,7 +63,10 @@ def test_loaded_while_going(guest: Guest, mutant: str) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_writable_text(guest: Guest, loaders: Loaders) -> None:
-    """A section that is writable and executable (module_enforce_rwx_sections(), kernel/module/strict_rwx.c)."""
+    """A module with a writable and executable section is ENOEXEC.
+
+    module_enforce_rwx_sections(), kernel/module/strict_rwx.c.
+    """
     if guest.image.config.get("CONFIG_STRICT_MODULE_RWX") != "y":
         pytest.skip(f"{guest.name} maps modules writable and executable")
     module = Elf.kept(guest.image.modules[NAME])
@@ -72,6 +75,6 @@ def test_writable_text(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 def test_symbol_of_no_section(guest: Guest, loaders: Loaders) -> None:
-    """A symbol in a section that the file does not have (simplify_symbols())."""
+    """A module with a symbol in a section that the file does not have is ENOEXEC (simplify_symbols())."""
     module = Elf.kept(guest.image.modules[NAME])
     expect_unsound(loaders, "nowhere", doctored_modules.with_a_symbol_of_no_section(module))

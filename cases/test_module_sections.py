@@ -1,4 +1,4 @@
-"""/sys/module/M/sections and /proc/kallsyms agree: a function is at its section's address plus its offset in the file.
+"""/sys/module/M/sections and /proc/kallsyms agree: a function is at its section's address + its offset in the file.
 
 add_sect_attrs() (kernel/module/sysfs.c, 6.1) and add_kallsyms() (kernel/module/kallsyms.c) are independent.
 """
@@ -14,11 +14,11 @@ from harness.landing.target import Target
 
 @pytest.mark.requires("kprobes")
 def test_functions_of_sections(layout: Layout, target: Target) -> None:
-    """Every function of a module that stays loaded and whose name is used once in it."""
+    """Every loaded function with a unique name is at its section's address + its offset in the file."""
     functions = [
         (Site(each.name, module=target.module), each) for each in target.functions(target.lasting, unique=True)
     ]
     missed = missed_by_symbol(layout, [(site, layout.base(symbol, target.module)) for site, symbol in functions])
     assert len(functions) > 10
     if missed:
-        raise Missed(f"{len(missed)} of {len(functions)} functions are not where their section says: {missed[0]}, ...")
+        raise Missed(f"{len(missed)} of {len(functions)} functions are not at section + offset: {missed[0]}, ...")

@@ -1,7 +1,6 @@
-"""The stubs that a module's loader makes: how much room is in front of each section, and where they lead.
+"""The module loader's stubs have the expected room before each section, and lead to the called functions.
 
-arch/parisc/kernel/module.c (6.1): in front of each section is room for one
-stub more than it has far calls.
+arch/parisc/kernel/module.c (6.1): before each section is room for one stub more than the section has far calls.
 """
 
 import pytest
@@ -11,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.landing.checks.stub_room import expected_starts
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.holds.holding import TARGET as NEEDED
+from harness.pinning.coming_and_going_modules import TARGET as NEEDED
 
 NEEDING = "pinpoint_depends"
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.requires("module_stubs")
 
 
 def test_room_for_stubs(target: Target) -> None:
-    """The distances between the sections of a module's text follow from their sizes, stubs and alignments."""
+    """The distances between a module's text sections are those computed from their sizes, stubs and alignments."""
     expected = expected_starts(target.elf)
     seen = {name: target.sections[name] for name in expected if name in target.sections}
     first = min(seen, key=lambda name: seen[name])
@@ -32,7 +31,10 @@ def test_room_for_stubs(target: Target) -> None:
 
 
 def test_stubs_lead_to_what_is_called(guest: Guest) -> None:
-    """A module that calls another one's function gets what that function returns (probes/depends/main.c)."""
+    """A module that calls another module's function gets the value that the function returns.
+
+    probes/depends/main.c.
+    """
     assert "pinpoint_needed" in {each.name for each in Elf.kept(guest.image.modules[NEEDED]).symbols}
     guest.run("insmod", guest.ship(NEEDED)).check()
     try:

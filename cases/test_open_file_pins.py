@@ -1,12 +1,12 @@
-"""Where an open section file holds its module, as until 2.6.22, the 2006 letter is right: and these are its limits."""
+"""If an open section file pins its module, as up to 2.6.22, the letter of 2006 is right, within these limits."""
 
 import pytest
 
 from harness.landing.landing import Missed
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import PROBE, Loader, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect
-from harness.pinning.module_states import stopped
 
 IN_USE = "EAGAIN"
 
@@ -22,7 +22,7 @@ def _expect_held(loaders: Loaders, target: Target) -> None:
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("closes-early")
 def test_held_until_the_load(target: Target, loaders: Loaders) -> None:
-    """Between the open and the load removal is refused, and the probe is loaded for the instance that was opened."""
+    """Between open and load, removal of the target is refused, so the probe is loaded for the opened instance."""
     with loaders(Order(targets=[target.module], gates=["load"])) as loader:
         loader.reach("load")
         _expect_held(loaders, target)
@@ -33,7 +33,10 @@ def test_held_until_the_load(target: Target, loaders: Loaders) -> None:
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("closes-early")
 def test_loader_killed_in_the_initializer(target: Target, loaders: Loaders) -> None:
-    """SIGKILL releases nothing until the initializer returns: its task is in the kernel and keeps its open files."""
+    """SIGKILL of the loader releases nothing until the initializer returns.
+
+    The loader's task is in the kernel and keeps its open files.
+    """
     with loaders(Order(targets=[target.module], parameters=["gates=entered"])) as loader:
         with stopped(loader, "entered"):
             loaders.guest.run("kill", "-KILL", str(loader.pid)).check()
@@ -45,7 +48,7 @@ def test_loader_killed_in_the_initializer(target: Target, loaders: Loaders) -> N
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("accompanied")
 def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
-    """A task that shares the loader's open files closes the token meanwhile: the target can go. The probe refuses."""
+    """If a task that shares the loader's open files closes the token, the target can be removed; the probe refuses."""
     order = Order(targets=[target.module], parameters=["gates=entered"], mutant="betrayed")
     with loaders(order) as loader:
         loader.reach("betray")
@@ -60,7 +63,7 @@ def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
 
 
 def _betray(loader: Loader) -> None:
-    """Let the second task go on, until it reports that it has closed its file."""
+    """Let the second task continue until it reports that it has closed its file."""
     loader.go()
     while output := loader.next_line():
         if output.step == "betray":
@@ -70,7 +73,7 @@ def _betray(loader: Loader) -> None:
 @pytest.mark.requires("kprobes", "section_fd_pins")
 @pytest.mark.mutants("closes-early")
 def test_held_until_the_probe_is_removed(target: Target, loaders: Loaders) -> None:
-    """A loader that keeps its tokens until the probe is removed keeps the target as long, and no longer."""
+    """A loader that keeps its tokens until the probe is removed pins the target for exactly that time."""
     with loaders(Order(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
         loader.reach("hold")
         loader.go()

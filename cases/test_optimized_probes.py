@@ -1,11 +1,11 @@
-"""A probe that the kernel makes a jump of: what the jump may displace, what it keeps, and what is left of it.
+"""A probe that the kernel optimized into a jump displaces only what it may, changes no result, and leaves nothing.
 
-arch/x86/kernel/kprobes/opt.c (6.1): a jump is five bytes long, and displaces the instructions that stand there.
+arch/x86/kernel/kprobes/opt.c (6.1): a jump is five bytes long and displaces the instructions in those bytes.
 """
 
 import pytest
 
-from harness.landing.checks import several_probes, single_step
+from harness.landing.checks import disable_and_unregister, single_step
 from harness.landing.checks.optimized_probes import (
     JUMP,
     OPTIMIZED,
@@ -25,23 +25,23 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 8
-# Each is called alone; the first is where a jump can be put.
+# Each is called alone; a jump fits into the first.
 SHAPES = ("carries", "counts", "loop", "reads_data")
-# A race between two writes to files and the optimiser, which waits for some ticks.
+# Two writes to files race with the kernel's optimizer, which waits for some ticks.
 TRIES = 5
 
 pytestmark = pytest.mark.requires("kprobes", "optimized_kprobes")
 
 
 def possible(layout: Layout, target: Target, kprobes: Kprobes, *shapes: str) -> list[Site]:
-    """Where the kernel makes jumps of probes in these functions, each probed at instructions of its straight line."""
+    """Return the sites on the straight lines of these functions whose probes the kernel turns into jumps."""
     sites = [site for shape in shapes for site in apart(layout.straight(target.site(shape)), JUMP)]
     return optimizable(kprobes, sites)
 
 
 @pytest.mark.mutants("only-reported")
 def test_restored(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """All bytes that a jump displaced are back when its probe is gone."""
+    """All bytes that a jump displaced are restored when its probe is removed."""
     sites = possible(layout, target, kprobes, *SHAPES)
     with kprobes.on(*sites) as probes:
         await_flag(probes, OPTIMIZED)
@@ -51,9 +51,9 @@ def test_restored(layout: Layout, target: Target, kprobes: Kprobes) -> None:
 
 @pytest.mark.mutants("only-reported")
 def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """The carry made by the instruction in front of a probe is there for the one behind, when the probe is a jump, too.
+    """The carry flag survives a probe between the instructions that set and use it, even if the probe is a jump.
 
-    Every instruction of the function's straight line takes a probe in turn.
+    Every instruction of the function's straight line is probed in turn.
     """
     unprobed = target.call("carries", TIMES)
     line = layout.straight(target.site("carries"))
@@ -72,16 +72,16 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
 
 @pytest.mark.mutants("only-reported")
 def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Where a branch leads to an instruction that would be displaced, the breakpoint stays (insn_jump_into_range())."""
+    """If a branch leads to an instruction that would be displaced, the breakpoint stays (insn_jump_into_range())."""
     clock = possible(layout, target, kprobes, "carries")[0]
     sites = branched_into(layout, layout.boundaries(target.site("counts")))
-    assert sites, "nothing is branched to"
+    assert sites, "no instruction is a branch target"
     expect_no_jump(kprobes, sites, clock)
 
 
 @pytest.mark.mutants("only-reported")
 def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """In front of a static branch, which the kernel patches itself, it stays (jump_label_text_reserved())."""
+    """Before a static branch, which the kernel itself patches, the breakpoint stays (jump_label_text_reserved())."""
     clock = possible(layout, target, kprobes, "carries")[0]
     sites = before_static_branches(layout, target.site("keyed"))
     assert sites, "the function has no static branch"
@@ -91,7 +91,10 @@ def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes
 @pytest.mark.mutants("only-reported")
 @pytest.mark.parametrize("backwards", [False, True], ids=["outer-first", "inner-first"])
 def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwards: bool) -> None:
-    """Of two probes that are nearer than a jump the first becomes none, whichever was there first; both are hit."""
+    """If the next probe is closer than a jump is long, the first does not become a jump, and both are hit.
+
+    The order of registration does not matter.
+    """
     found = possible(layout, target, kprobes, "carries", "counts", "reads_data")
     outer = next((site for site in found if displaced(layout, site)), None)
     assert outer is not None, "every jump displaces one instruction"
@@ -110,9 +113,9 @@ def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwa
 
 @pytest.mark.mutants("only-reported")
 def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """A probe is disabled while it is a jump, and at once another is armed on what the jump displaced.
+    """If a jump's probe is disabled and another is armed at once on a displaced instruction, that one is hit.
 
-    The kernel then puts the breakpoint back itself, and the worker takes that away later (unoptimize_kprobe(),
+    The kernel then puts the breakpoint back itself, and its worker removes the breakpoint later (unoptimize_kprobe(),
     kernel/kprobes.c, 6.1). Nothing is left in the end.
     """
     found = possible(layout, target, kprobes, "carries", "counts", "reads_data")
@@ -120,9 +123,9 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     inner = displaced(layout, outer)[0]
     for _ in range(TRIES):
         with kprobes.on(outer, inner, parameters=["disabled=1"]) as probes:
-            several_probes.enable(probes, 0)
+            disable_and_unregister.enable(probes, 0)
             await_jump(probes, outer)
-            several_probes.swap(probes, 0, 1)
+            disable_and_unregister.swap(probes, 0, 1)
             target.call(outer.symbol.removeprefix("pinpoint_"), TIMES)
             probes.look_again()
             hits = probes.reports_now[1].hits
@@ -133,9 +136,9 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
 
 @pytest.mark.mutants("only-reported")
 def test_breakpoint_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """A breakpoint that is hit inside of another one's handler runs no handler, and is counted as missed.
+    """A breakpoint that is hit inside another probe's handler runs no handler and is counted as missed.
 
-    Jumps have a path of their own (optimized_callback()), so the kernel makes none here.
+    Jumps have their own path (optimized_callback()), so optimization is off here.
     """
     outer, inner = (layout.straight(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies")))
     with unoptimized(target.guest):

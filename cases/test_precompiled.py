@@ -1,7 +1,8 @@
-"""Precompiled means precompiled: the same bytes of a probe module land wherever kernel and targets are this time.
+"""The same bytes of a precompiled probe module land wherever the kernel and the targets are loaded.
 
-Each place is asked for twice, by symbol + offset, which the kernel resolves, and by section + offset, which the probe
-carries with the module's build-id and adds to what sysfs shows. Both were fixed before any of these guests booted.
+Each site is requested twice: by symbol + offset, which the kernel resolves, and by section + offset, which the probe
+carries with the module's build-id and adds to the section's address in sysfs. Both were fixed before any of these
+guests booted.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.files import sha256
 from harness.guest.guest import Guest
-from harness.landing.code.dwarf import line_of
+from harness.landing.code.source_line_lookup import line_of
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
@@ -27,14 +28,14 @@ Probing = Callable[..., Kprobes]
 
 
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
-    """Two places in pinpoint_leaf() of a module, known from its file alone."""
+    """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
     elf = Elf.kept(guest.image.modules[module])
     lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 
 def prove_landing(kprobes: Kprobes, target: Target) -> None:
-    """Probes on the places land by symbol and by section, and are hit as often as the function is called."""
+    """Raise Missed unless probes on the sites land by symbol and by section and are hit once for each call."""
     sites = carried(target.guest, target.module)
     for relocation in (None, by_section):
         with kprobes.on(*sites, relocation=relocation) as probes:
@@ -43,13 +44,13 @@ def prove_landing(kprobes: Kprobes, target: Target) -> None:
 
 
 def elsewhere(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """True when no section with code stands where it stood."""
+    """Return True if no section with code is at its earlier address."""
     text = [name for name in one if name.startswith(".text")]
     return all(one[name] != other[name] for name in text)
 
 
 def probe_bytes(guest: Guest) -> str:
-    """The SHA-256 of pinpoint_probe.ko, the same in the guest as on the host."""
+    """Return the SHA-256 of pinpoint_probe.ko, which must be the same in the guest as on the host."""
     there = guest.run("sha256sum", guest.ship("pinpoint_probe")).check().stdout.split()[0]
     assert there == sha256(guest.image.modules["pinpoint_probe"])
     return there
@@ -57,9 +58,10 @@ def probe_bytes(guest: Guest) -> str:
 
 @contextmanager
 def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
-    """The VM booted again; where there is KASLR, at another slide: one boot in some hundreds hits upon the same.
+    """Yield a guest of the VM that was booted again, with another slide if the kernel has KASLR.
 
-    A mutant is caught in any other guest: one that is thawed.
+    About one boot in some hundreds has the same slide by chance. A mutant is caught in any other guest, so it gets a
+    thawed one.
     """
     if mutant:
         with fresh() as other:
@@ -77,11 +79,11 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant: str) -> None:
-    """The same bytes land in two boots of a kernel, in it and in a target that is at another address in each."""
+    """The same bytes land in two boots, in the kernel and in a target that is at another address in each."""
     seen = []
     with rebooted(fresh, guest, mutant) as other:
         assert probe_bytes(other) == probe_bytes(guest)
-        # Without KASLR the second boot is as the first was: another module before the target makes the difference.
+        # Without KASLR the two boots are the same, so another module is loaded before the target in the second.
         with (
             Target(guest, "pinpoint_target") as here,
             Target(other, "pinpoint_second"),
@@ -100,7 +102,7 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_load_order(guest: Guest, kprobes_in: Probing) -> None:
-    """The same bytes land in three modules loaded in one order and in the other, which puts them at other addresses."""
+    """The same bytes land in three modules loaded in two orders, which put them at different addresses."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
     for order in (MODULES, MODULES[::-1]):
         with ExitStack() as loaded:
@@ -110,17 +112,17 @@ def test_load_order(guest: Guest, kprobes_in: Probing) -> None:
             seen.append({target.module: target.sections for target in targets})
     first, last = MODULES[0], MODULES[-1]
     for module in (first, last):
-        assert elsewhere(seen[0][module], seen[1][module]), f"{module} is where it was: {seen}"
+        assert elsewhere(seen[0][module], seen[1][module]), f"{module} is at its earlier address: {seen}"
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("previous-instance", "one-instruction-off")
 def test_target_reloaded_elsewhere(guest: Guest, kprobes_in: Probing) -> None:
-    """A target that is unloaded and comes back at another address: the same bytes land there, not where it was."""
+    """If a target is unloaded and loaded again at another address, the same bytes land at the new address."""
     target = Target(guest, "pinpoint_target")
     with target:
         prove_landing(kprobes_in(guest, target), target)
-    # What is loaded in between takes the target's old place.
+    # The module that is loaded in between occupies the target's old address.
     with Target(guest, "pinpoint_second"), target:
-        assert elsewhere(target.previous, target.sections), f"the target is where it was: {target.sections}"
+        assert elsewhere(target.previous, target.sections), f"the target is at its earlier address: {target.sections}"
         prove_landing(kprobes_in(guest, target), target)

@@ -1,7 +1,7 @@
-"""A place that the kernel patches or traps on takes no kprobe: EINVAL. The kernel's own tables list the places.
+"""A kprobe on code that the kernel itself patches or traps on is EINVAL. The kernel's own tables list such code.
 
 check_kprobe_address_safe() (kernel/kprobes.c, 6.1). The probes are registered disabled: the kernel refuses them before
-it arms anything, and the guest survives a kernel that accepts such a place.
+it arms anything, and the guest survives a kernel that accepts such an address.
 """
 
 import errno
@@ -9,7 +9,7 @@ import errno
 import pytest
 
 from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.layout import Layout
 from harness.landing.lookup import reserved_places
 from harness.landing.lookup.kallsyms import freed
@@ -17,7 +17,7 @@ from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# Of the thousands that a kernel has.
+# How many of a kernel's thousands are tried.
 SAMPLE = 64
 DISABLED = ["disabled=1"]
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-an
 
 
 def expect_refused(kprobes: Kprobes, places: list[int], what: str) -> None:
-    """All of them, or a sample, are EINVAL by their address."""
+    """Raise Missed unless probes on these addresses, or on a sample of them, are EINVAL."""
     if not places:
         pytest.skip(f"{kprobes.layout.guest.name} has no {what} in its text")
     expect_refusal(
@@ -34,26 +34,26 @@ def expect_refused(kprobes: Kprobes, places: list[int], what: str) -> None:
 
 
 def test_jump_labels(layout: Layout, kprobes: Kprobes) -> None:
-    """The instruction of a static branch (jump_label_text_reserved())."""
+    """A probe on the instruction of a static branch is EINVAL (jump_label_text_reserved())."""
     expect_refused(kprobes, reserved_places.jump_labels(layout), "jump labels")
 
 
 def test_static_calls(layout: Layout, kprobes: Kprobes) -> None:
-    """The instruction of a static call (static_call_text_reserved())."""
+    """A probe on the instruction of a static call is EINVAL (static_call_text_reserved())."""
     expect_refused(kprobes, reserved_places.static_calls(layout), "static calls")
 
 
 def test_bugs(layout: Layout, kprobes: Kprobes) -> None:
-    """The trap of a BUG() or WARN() (find_bug())."""
+    """A probe on the trap of a BUG() or WARN() is EINVAL (find_bug())."""
     expect_refused(kprobes, reserved_places.bugs(layout), "traps")
 
 
 def test_freed_text(layout: Layout, kprobes: Kprobes) -> None:
-    """The kernel's `.init.text`, whose memory is long something else (core_kernel_text(), kernel/extable.c)."""
+    """A probe in the kernel's freed `.init.text` is EINVAL (core_kernel_text(), kernel/extable.c)."""
     places = [layout.start(Site(name)) for name in freed(layout)]
     expect_refused(kprobes, places, "freed text")
 
 
 def test_module_jump_labels(target: Target, kprobes: Kprobes) -> None:
-    """The instruction of a static branch in a module."""
+    """A probe on the instruction of a static branch in a module is EINVAL."""
     expect_refused(kprobes, reserved_places.module_jump_labels(target), "jump labels")

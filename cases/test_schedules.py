@@ -1,7 +1,7 @@
-"""Loading a probe module while its target comes and goes, in every order: each step ends as the model predicts.
+"""While a target is loaded and removed in any order, each step of loading a probe module ends as the model predicts.
 
-The steps and the model: docs/pinning.md, harness/pinning/protocol/model.py. A schedule is printed as one line and
-played again from it: `./pinpoint run --vm NAME -k test_orders --schedule 'LINE'`.
+docs/pinning.md and harness/pinning/protocol/model.py describe the steps and the model. A schedule is printed as one
+line, which replays it: `./pinpoint run --vm NAME -k test_orders --schedule 'LINE'`.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,29 @@ pytestmark = pytest.mark.requires("kprobes")
 
 @pytest.mark.mutants("closes-early", "skips-re-read", "trusts-address")
 def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
-    """A few orders in which every situation of one intervention occurs, address reuse among them; or all of two."""
+    """Each step ends as predicted in schedules that cover every situation with one intervention.
+
+    These include address reuse. --schedules=all plays all schedules with two interventions.
+    """
     every = schedules.enumerated(2)
     figure("schedules.enumerated", len(every.schedules), "schedules")
     figure("schedules.left_out", len(every.undefined), "schedules")
     played = schedules.run(schedules.chosen())
     figure("schedules.run", len(played.plays), "schedules")
-    figure("schedules.reused", played.reused, "schedules")
+    figure("schedules.reused", played.reused_count, "schedules")
     figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")
     figure("schedules.seconds_each", round(played.seconds_each, 2), "s", goal="at most 2")
     played.prove()
-    assert played.reused or schedules.lines, "no life of the target ever stood where the one before had"
+    assert played.reused_count or schedules.lines, "the target was never loaded at the address of its previous instance"
 
 
 @pytest.mark.deep
 @pytest.mark.mutants("other-rule")
 def test_longer_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
-    """Orders of many more steps, drawn from the model by hypothesis; one that fails is shrunk to the shortest."""
+    """Each step ends as predicted in long schedules that hypothesis draws from the model.
+
+    A schedule that fails is shrunk to the shortest that fails.
+    """
     played = schedules.explored()
     figure("schedules.long_run", len(played.plays), "schedules")
     figure("schedules.long_steps", sum(len(play.turns) for play in played.plays), "steps")

@@ -1,8 +1,8 @@
-"""A place given as file:line lands, as section + offset, where symbol + offset does; in another build it is refused.
+"""A site given as file:line lands by section + offset where symbol + offset lands; another build refuses it.
 
-A precompiled probe carries no symbol of its target: the module's DWARF line table gave it a section and an offset, and
-it adds the section's loaded address, from sysfs. That holds for the one build whose line table it was, so the build-id
-goes with it and is compared with that of the loaded module.
+A precompiled probe carries no symbol of its target. The section and offset come from the module's DWARF line table, and
+the probe adds the section's loaded address from sysfs. They are valid only for the build with that line table, so the
+probe also carries the build-id and compares it with that of the loaded module.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from harness.core import paths
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
-from harness.landing.code.dwarf import line_of
+from harness.landing.code.source_line_lookup import line_of
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.target import Target
@@ -21,13 +21,13 @@ from harness.report.measurements import Figure
 
 TIMES = 3
 SHAPES = ("leaf", "calls", "static")
-# Lines of pinpoint_mix(), which is inlined into every shape: each has code in many functions.
+# Lines of pinpoint_mix(), which is inlined into every shape, so each line has code in many functions.
 SOURCE = "shapes.h"
 LINES = ("x ^= x << 13;", "x += salt;", "x ^= x >> 11;")
 
 
 def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
-    """Where the lines are in one shape of one build of pinpoint_target."""
+    """Return the sites of the lines in one shape of one build of pinpoint_target."""
     return [
         PrecompiledSite.at_line(
             "pinpoint_target", elf, SOURCE, line_of(paths.PROBES / "target" / SOURCE, text), f"pinpoint_{shape}"
@@ -40,7 +40,7 @@ def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
-    """By section + offset and by symbol + offset all witnesses agree on the same addresses, hit once a call."""
+    """Sites by section + offset and by symbol + offset land at the same addresses and are hit once for each call."""
     sites = sites_at_lines(target.elf, shape)
     with kprobes.on(*sites, relocation=by_section) as by_line:
         target.call(shape, TIMES)
@@ -53,7 +53,7 @@ def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stale-offset")
 def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes, figure: Callable[..., Figure]) -> None:
-    """Sites of one build are refused in another build of the same module, where each of them would have missed."""
+    """Sites of one build are refused in another build of the same module, in which each of them would miss."""
     made = [
         site for shape in SHAPES for site in sites_at_lines(Elf.kept(guest.image.modules["pinpoint_target"]), shape)
     ]
@@ -73,7 +73,7 @@ def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes,
 @pytest.mark.mutants("one-instruction-off")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_other_build_with_its_own_sites(rebuilt: Target, kprobes: Kprobes, shape: str) -> None:
-    """Nothing is wrong with the other build: the same lines, from its own line table, land in it."""
+    """Control: the same lines from the other build's own line table land in that build."""
     with kprobes.on(*sites_at_lines(rebuilt.elf, shape), relocation=by_section) as probes:
         rebuilt.call(shape, TIMES)
     probes.prove(hits=TIMES)

@@ -1,7 +1,7 @@
 """A kprobe on symbol + offset is at the symbol's address + offset and is hit as often as its instruction runs.
 
-The kernel resolves symbol_name + offset itself (kernel/kprobes.c, _kprobe_addr()); nothing here computes an address for
-it. Offsets are instruction boundaries of the function's first straight stretch, which runs exactly once a call.
+The kernel itself resolves symbol_name + offset (kernel/kprobes.c, _kprobe_addr()); the case computes no address for it.
+Offsets are instruction boundaries of the function's first straight stretch, which runs exactly once in each call.
 """
 
 from collections.abc import Callable
@@ -19,18 +19,18 @@ BOUNDARIES = 4
 
 
 def call_clock_t_to_jiffies(target: Target) -> None:
-    """clock_t_to_jiffies() is exported; the target calls it, and nothing in an idle guest does."""
+    """Make the target call clock_t_to_jiffies(), an exported function that an idle guest never calls."""
     target.call("clock_t_to_jiffies", TIMES)
 
 
 def read_status(target: Target) -> None:
-    """Reading /proc/PID/status calls task_mem() once (proc_pid_status(), fs/proc/array.c), in another file."""
+    """Read /proc/PID/status, which calls task_mem(), of another file, once (proc_pid_status(), fs/proc/array.c)."""
     for _ in range(TIMES):
         target.guest.run("cat", "/proc/self/status").check()
 
 
 def read_version(target: Target) -> None:
-    """Reading /proc/version calls version_proc_show() once (fs/proc/version.c)."""
+    """Read /proc/version, which calls version_proc_show() once (fs/proc/version.c)."""
     for _ in range(TIMES):
         target.guest.run("cat", "/proc/version").check()
 
@@ -52,7 +52,7 @@ def test_kernel_function(
     symbol: str,
     run_it: Callable[[Target], None],
 ) -> None:
-    """Entry and inner boundaries of a kernel function: exported, unexported or static, the kernel finds them all."""
+    """Probes on a kernel function, exported, unexported or static, land on its entry and inner boundaries."""
     sites = layout.straight(Site(symbol), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         run_it(target)
@@ -64,7 +64,7 @@ def test_kernel_function(
 @pytest.mark.parametrize("plain", [pytest.param(True, id="SYM"), pytest.param(False, id="MOD:SYM")])
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static"])
 def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape: str, plain: bool) -> None:
-    """Entry and inner boundaries of a module's function, asked for by plain name and by MOD:SYM."""
+    """Probes on a module's function, by SYM and by MOD:SYM, land on its entry and inner boundaries."""
     sites = layout.straight(target.site(shape, plain=plain), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         target.call(shape, TIMES)
@@ -74,7 +74,7 @@ def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "next-symbol", "stale-snapshot")
 def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """Probes on a function that is not called are never hit, though its neighbour is."""
+    """Probes on a function that is not called are never hit, though the next function is called."""
     sites = layout.straight(target.site("leaf"), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         target.call("loop", TIMES)
@@ -84,7 +84,7 @@ def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) ->
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "stale-snapshot")
 def test_recursion_hits_at_every_level(target: Target, kprobes: Kprobes) -> None:
-    """A recursive function is hit once a level: three times as often when called three times."""
+    """A probe on a recursive function is hit once at each level of each call."""
     entry = target.site("recursive")
     with kprobes.on(entry) as once:
         target.call("recursive", 1)

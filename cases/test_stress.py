@@ -1,7 +1,7 @@
-"""One target loaded, removed, read and probed all at once, on two virtual CPUs, with nothing to keep any of it in step.
+"""A target that is loaded, removed, read and probed at once, unsynchronized on two CPUs, has only allowed outcomes.
 
-Only outcomes that the protocol allows, references given back in the end, no complaint of the kernel, no memory lost
-(where the kernel has kmemleak). `--stress N` makes it as long as wanted: so many loads and removals that succeed.
+At the end all references are released, the kernel has not complained, and no memory is lost (if the kernel has
+kmemleak). `--stress N` sets the length: the number of loads and removals that succeed.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from harness.report.measurements import Figure
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("strange-image", "holds-more")
 def test_stress(stress_runs: StressRuns, figure: Callable[..., Figure]) -> None:
-    """Whatever comes first, each of the four gets an errno of its set, and everything can be removed afterwards."""
+    """In any order, each of the four programs gets an errno of its set, and everything can be removed afterwards."""
     stressed = stress_runs.race()
     figure("stress.operations", stressed.operations, "operations")
     figure("stress.attempts", stressed.attempts, "loads and removals tried")

@@ -1,7 +1,7 @@
-"""Linker stubs between functions, as on parisc: the module loader puts them there, so no gap is as wide as in the file.
+"""The parisc module loader puts stubs between functions, so distances in the ELF file do not hold in memory.
 
-arch/parisc/kernel/module.c (6.1) places in front of each section one stub for each far call it makes, and one more.
-Offsets inside a section hold; distances between sections do not.
+arch/parisc/kernel/module.c (6.1) places before each section one stub for each of its far calls, and one more. Offsets
+inside a section hold; distances between sections do not.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SHAPES = ("leaf", "calls", "loop", "static")
 
 @pytest.mark.requires("kprobes", "module_stubs")
 def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
-    """Of the functions that follow each other in the file, some lie farther apart in memory, never nearer."""
+    """Some functions that follow each other in the file are farther apart in memory; none are closer."""
     gaps = layout.gaps(target.module)
     grown = [gap for gap in gaps if gap.loaded > gap.in_file]
     assert grown, f"no gap grew: {gaps}"
@@ -31,7 +31,7 @@ def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figur
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("text-base")
 def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
-    """Symbol + offset lands on every function; the mutant, text base + file offset, is caught elsewhere."""
+    """Symbol + offset lands on every function; the mutant, text base + file offset, lands elsewhere and is caught."""
     sites = [target.site(shape) for shape in SHAPES]
     with kprobes.on(*sites) as probes:
         for shape in SHAPES:
@@ -43,7 +43,7 @@ def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
 
 @pytest.mark.requires("kprobes", "module_stubs")
 def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
-    """Text base + file offset points elsewhere than symbol + offset: before the function, by all stubs up to it."""
+    """Text base + file offset points before the function, by the size of all stubs up to it."""
     by_hand = ByHand(layout)
     missed = {}
     for shape in SHAPES:
@@ -51,4 +51,4 @@ def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., 
         missed[shape] = layout.address(site) - by_hand.address(site)
     figure("stubs.missed_by", max(missed.values()), "bytes")
     assert max(missed.values()) > 0, f"text base + file offset happens to hold: {missed}"
-    assert min(missed.values()) >= 0, f"a function lies nearer than in the file: {missed}"
+    assert min(missed.values()) >= 0, f"a function is closer to the text base than in the file: {missed}"

@@ -1,7 +1,7 @@
-"""A whole kernel swept: every function that can be named resolves, and breakpoints are where its ELF has the sites.
+"""In a sweep over a kernel, every function with a unique name resolves to the address that its ELF file gives.
 
-The kernel resolves symbol_name + offset; thousands of kprobes are registered in one go by pinpoint_sweep. What it
-refuses must be on its own blacklist, or have another reason that docs/sweeps.md lists with file and line.
+The kernel resolves symbol_name + offset; pinpoint_sweep registers thousands of kprobes at once. Each refused site must
+be on the kernel's own blacklist or have another reason that docs/sweeps.md lists with file and line.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ from harness.landing.sweep import sweep_tracefs
 from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.target import Target
 from harness.report.measurements import Figure
-from harness.verdict.verdict import known_fail
+from harness.verdict.cell_verdict import known_fail
 
 pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
 
 
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
-    """Functions with a unique name, registered disabled: what is reported, what is listed and the ELF agree.
+    """Reported, listed and ELF addresses agree for functions with unique names, registered disabled.
 
-    A spread of them, or every one with --sweep=kernel and with ./pinpoint test.
+    A spread of the functions is tried, or every one with --sweep=kernel and with ./pinpoint test.
     """
     swept = sweeps.sweep_resolved()
     figure("sweep.eligible", sweeps.eligible, "sites")
@@ -38,9 +38,9 @@ def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
 @pytest.mark.deep
 @pytest.mark.mutants("one-instruction-off", "only-reported", "stale-snapshot")
 def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
-    """Armed, listed, seen from outside, removed, the original bytes back: a sample, or everything with --sweep=all.
+    """Armed sites are listed and have breakpoints, read from outside; once removed, the original bytes are back.
 
-    A small kernel is armed whole with --sweep=kernel too.
+    A sample is armed, or everything with --sweep=all. --sweep=kernel also arms all of a small kernel.
     """
     swept = sweeps.sweep_armed()
     figure("sweep.armed", swept.sites, "sites")
@@ -56,9 +56,10 @@ def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
 
 @pytest.mark.deep
 def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
-    """The same sites in the same guest: armed, read from outside and removed, compared with the whole cycle of tracefs.
+    """Arming, reading and removing sites by a sweep is compared with the whole cycle of tracefs on the same sites.
 
-    How many times faster is a figure with a goal, not a verdict: other load of the host disturbs the measurement.
+    Both run in the same guest. The ratio is a figure with a goal, not a verdict, because other load on the host
+    disturbs the measurement.
     """
     if lacking := sweep_tracefs.not_offered(guest):
         pytest.skip(f"{guest.name}: {lacking}")
@@ -71,7 +72,7 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
 @pytest.mark.deep
 @pytest.mark.parametrize("way", ["oops-at", "hang-at"])
 def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> None:
-    """A site that kills the guest is found on fresh guests and named; all the others are swept."""
+    """A site that kills the guest is found with fresh guests and named, and all other sites are swept."""
     deadly = target.site("loop")
     sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]

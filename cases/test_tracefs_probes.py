@@ -1,4 +1,4 @@
-"""kprobes by tracefs: which names it takes, and which it refuses (kernel/trace/trace_kprobe.c, 6.1)."""
+"""tracefs accepts and refuses the expected names for kprobes (kernel/trace/trace_kprobe.c, 6.1)."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from harness.landing.target import Target
 
 EVENTS = "/sys/kernel/tracing/kprobe_events"
 EVENT = "pinpoint/event"
-# Of the names that the kernel has more than once.
+# How many of the names that the kernel has more than once are tried.
 SAMPLE = 8
 
 pytestmark = pytest.mark.requires("kprobes")
@@ -31,7 +31,7 @@ def _offered(guest: Guest) -> None:
 
 @contextmanager
 def defined(guest: Guest, kind: str, place: str) -> Iterator[str]:
-    """Define one event while the block runs; yield the error of the kernel, empty when it accepted the event."""
+    """Define one event while the block runs; yield the error of the kernel, empty if it accepted the event."""
     answer = guest.script(f"echo '{kind}:{EVENT} {place}' >>{EVENTS}")
     try:
         yield answer.stderr.strip() if answer.rc else ""
@@ -40,7 +40,7 @@ def defined(guest: Guest, kind: str, place: str) -> Iterator[str]:
 
 
 def expect_taken(guest: Guest, kind: str, place: str) -> None:
-    """Raise Missed unless tracefs takes the event and lists it."""
+    """Raise Missed unless tracefs accepts the event and lists it."""
     with defined(guest, kind, place) as refusal:
         listed = guest.read_text(EVENTS)
     if refusal or f"{kind}:{EVENT}" not in listed.replace("r32:", "r:"):
@@ -49,29 +49,29 @@ def expect_taken(guest: Guest, kind: str, place: str) -> None:
 
 @pytest.mark.mutants("registers-anyway")
 def test_ambiguous_name(guest: Guest, layout: Layout, mutant: str) -> None:
-    """A name of several functions of the kernel is EADDRNOTAVAIL: the event would stand on any of them."""
+    """A name that several kernel functions share is EADDRNOTAVAIL, because it could mean any of them."""
     names = [named(mutant).bad_spec(name) for name in used_twice(layout, SAMPLE)]
     assert names, "no name is used twice"
     for name in names:
         with defined(guest, "p", name) as refusal:
             if os.strerror(errno.EADDRNOTAVAIL) not in refusal:
-                raise Missed(f"{name}: {refusal or 'taken'}, not {os.strerror(errno.EADDRNOTAVAIL)}")
+                raise Missed(f"{name}: {refusal or 'accepted'}, not {os.strerror(errno.EADDRNOTAVAIL)}")
 
 
 @pytest.mark.mutants("unknown-name")
 def test_name_of_a_module(guest: Guest, target: Target, mutant: str) -> None:
-    """A function of a module is taken by its name alone, where the name is of no other."""
+    """A module's function is accepted by its name alone if no other function has the name."""
     expect_taken(guest, "p", named(mutant).bad_spec(target.site("leaf", plain=True).spec))
 
 
 @pytest.mark.mutants("unknown-name")
 def test_return_in_advance(guest: Guest, mutant: str) -> None:
-    """A return probe on a module that is not loaded yet is taken."""
+    """A return probe on a module that is not loaded yet is accepted."""
     expect_taken(guest, "r", named(mutant).bad_spec("pinpoint_second:pinpoint_second_only"))
 
 
 @pytest.mark.requires("ftrace_kprobes", "cold_halves")
 @pytest.mark.mutants("unknown-name")
 def test_cold_half(guest: Guest, target: Target, mutant: str) -> None:
-    """The cold half of a function that is traced is taken, though ftrace has no site in it."""
+    """The cold part of a traced function is accepted, though ftrace has no site in it."""
     expect_taken(guest, "p", named(mutant).bad_spec(target.site("cold_part.cold").spec))

@@ -1,8 +1,8 @@
-"""A probed function computes what it does unprobed, whichever of its instructions is probed.
+"""A probed function returns the same value as unprobed, whichever of its instructions is probed.
 
-The kernel runs a copy of the probed instruction, or does by hand what it does. That is easy for an addition, and has to
-be done right for whatever leaves the line of execution: branches, calls, returns, delay slots. What a kernel is known
-to do wrong there stands in the architecture table, with its lines; such a cell asserts that very symptom.
+The kernel runs a copy of the probed instruction or emulates it. That is easy for an addition, and harder for an
+instruction that leaves the line of execution: a branch, call, return or delay slot. The architecture table lists the
+known defects of kernels there, with source lines; a cell with such a defect asserts its exact symptom.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.verdict import known_fail
+from harness.verdict.cell_verdict import known_fail
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
-# Enough for every branch of every shape to go both ways.
+# Enough that every branch of every shape goes both ways.
 TIMES = 8
 
 
@@ -37,7 +37,10 @@ def under_probe_or_defect(
     fresh: Fresh,
     nested: Site | None = None,
 ) -> None:
-    """Exact, or the defect of that kind which the architecture table has; in a guest of its own if that is fatal."""
+    """Raise Missed unless the call is exact, or shows the defect that the architecture table has for this kind.
+
+    If the defect is fatal, the call is made in a guest of its own.
+    """
     defect = target.guest.architecture.kprobes.defects.get(kind)
     if defect is None:
         single_step.call(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_exact()
@@ -55,16 +58,16 @@ def under_probe_or_defect(
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("clobbers", "only-reported")
 def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> None:
-    """With a probe on every instruction of a module that is stepped right, all its functions return the same.
+    """With a probe on every correctly stepped instruction of a module, all its functions return the same values.
 
-    Instructions that only run together are hit as often as each other, and every one of the shape that branches is hit.
+    Instructions that only run together have equal numbers of hits, and every instruction of the branching shape is hit.
     """
     everywhere = Everywhere(layout, target, kprobes.mutant)
     unprobed = target.call_all(TIMES)
     with unoptimized(target.guest), kprobes.on(*everywhere.stepped_right) as probes:
         probed = target.call_all(TIMES)
     if probed != unprobed:
-        raise Missed(f"a probed function computes something else: {sorted({*probed} ^ {*unprobed})}")
+        raise Missed(f"a probed function returns another value: {sorted({*probed} ^ {*unprobed})}")
     probes.prove()
     everywhere.demand_even_hits(probes)
     everywhere.demand_all_hit(probes, "branches")
@@ -85,10 +88,10 @@ def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> 
 def test_leaving_the_line(
     target: Target, layout: Layout, kprobes: Kprobes, fresh: Fresh, kind: InstructionKind, shape: str
 ) -> None:
-    """One instruction that leaves the line of execution: probed, the function returns what it does unprobed.
+    """With a probe on an instruction that leaves the line of execution, the function returns the same value.
 
-    Where the kernel is known to step this kind wrong, it does so in just the way that is written down; if the guest
-    does not live through that, it is one of its own.
+    If the kernel is known to step this kind of instruction incorrectly, it must show exactly the documented symptom. If
+    the symptom kills the guest, the cell uses a guest of its own.
     """
     site = single_step.first_of_kind(layout, target.site(shape), kind)
     if site is None:
@@ -99,9 +102,9 @@ def test_leaving_the_line(
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_probe_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes, fresh: Fresh) -> None:
-    """A probe that is hit inside of another's handler runs no handler, is counted as missed, and does no harm.
+    """A probe that is hit inside another probe's handler runs no handler, is counted as missed, and does no harm.
 
-    Neither is on an entry: where that is ftrace's, ftrace itself lets no nested call through, and counts nothing.
+    Neither probe is on an entry: if ftrace patches the entry, ftrace itself drops the nested call and counts nothing.
     """
     outer, inner = (layout.straight(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies")))
     under_probe_or_defect("nested", target, "leaf", outer, kprobes, fresh, nested=inner)
@@ -110,7 +113,7 @@ def test_probe_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes, fr
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_branch_not_taken(target: Target, layout: Layout, kprobes: Kprobes) -> None:
-    """A conditional branch that is not taken goes on behind itself: the loop that is always entered."""
+    """A probed conditional branch that is not taken continues at the next instruction, in a loop always entered."""
     site = single_step.first_of_kind(layout, target.site("loop"), InstructionKind.CONDITIONAL)
     assert site is not None, "the loop has no conditional branch"
     single_step.call(target, "loop", site, TIMES, kprobes.mutant).demand_exact()
@@ -119,7 +122,7 @@ def test_branch_not_taken(target: Target, layout: Layout, kprobes: Kprobes) -> N
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_delay_slot(target: Target, layout: Layout, kprobes: Kprobes) -> None:
-    """A probe in the delay slot of a call: the call goes where it goes."""
+    """With a probe in the delay slot of a call, the call still reaches its target."""
     slot = single_step.delay_slot(layout, target.site("calls"))
     if slot is None:
         pytest.skip(f"{layout.guest.name} has no delay slots")

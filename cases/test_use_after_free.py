@@ -1,7 +1,7 @@
-"""What becomes of a kernel whose probe module follows a handle that it was given, and does not look it up first.
+"""A probe module that follows a handle without looking it up uses freed memory, and the kernel reports it.
 
-The other steps of the protocol are left out in the mutants of test_loader.py: a probe is loaded then that must not be.
-This one is memory that is used after it was freed, and a debugging kernel reports it.
+The mutants of test_loader.py leave out the other steps of the protocol; those mutants load a probe that must not be
+loaded. This step is different: without it the probe uses memory after it was freed, which a debugging kernel reports.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.mark.mutants("checks-handle")
 def test_handle_followed_unchecked(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
-    """The target goes before its handle is followed: the kernel complains, by KASAN where it has that."""
+    """If the target is removed before its handle is followed, the kernel complains, by KASAN if it has that."""
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
         complaints = read(followed(Loaders(guest, loaders.mutant)), timed=True)
     figure("harm.complaints", len(complaints), "complaints", goal="at least 1")

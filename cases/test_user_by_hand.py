@@ -1,7 +1,7 @@
-"""Relocation by hand in user space misses where symbol + offset lands: counted over every function of each file.
+"""Relocation by hand in user space misses where symbol + offset lands; every function of each file is counted.
 
-By hand means the running address of one symbol of the file + the distance of the function from it in the build that the
-probe was made for. That is what a runtime with a symbol table of its own does.
+"By hand" means the running address of one symbol of the file + the function's distance from that symbol in the build
+that the probe was made for. A runtime with a symbol table of its own computes addresses this way.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import pytest
 
 from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
 from harness.report.measurements import Figure
+from harness.userspace.base_offset_trial import UserTrial
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.relocation_trial import UserTrial
 
 FILES = (ONE, TWO, RUNNER)
 
 
 def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> list[UserTrial]:
-    """One trial for each file of a variant, all in one process, with its figures."""
+    """Run one trial for each file of a variant, all in one process, and record its figures."""
     with uprobes.runner(variant) as process:
         found = [UserTrial.of(uprobes, process, name, variant) for name in FILES]
         for trial in found:
@@ -34,7 +34,7 @@ def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> lis
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off")
 def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
-    """The control: in the very build that the distances are of, every function is where they say."""
+    """Control: in the build that the distances were taken from, every function is found."""
     assert not any(trial.missed for trial in trials(uprobes, PLAIN, figure))
 
 
@@ -42,7 +42,7 @@ def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure
 @pytest.mark.mutants("user-one-instruction-off")
 @pytest.mark.parametrize("variant", ["sections", "reordered", "rebuilt"])
 def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> None:
-    """In a build of the same source with another layout most functions are missed, by symbol none."""
+    """In a build of the same source with another layout, most functions are missed; by symbol none are."""
     found = trials(uprobes, variant, figure)
     for trial in found:
         assert len(trial.missed) > len(trial.aims) / 2
@@ -53,7 +53,7 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-link-address")
 def test_linked_at_another_base(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
-    """Distances hold in a file linked at another base; an address taken for an offset into the file misses all."""
+    """In a file linked at another base the distances hold; an address used as a file offset misses every function."""
     for trial in trials(uprobes, "based", figure):
         assert not trial.missed
         assert len(trial.missed_by_address) == len(trial.aims)

@@ -1,4 +1,4 @@
-"""Which definition of a name is probed, and which one runs: ld.so decides that, for each process."""
+"""A probe is on the definition in its file; ld.so decides for each process which definition of a name runs."""
 
 import pytest
 
@@ -13,7 +13,7 @@ TIMES = 3
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol")
 def test_symbol_versions(uprobes: Uprobes) -> None:
-    """Two versions of one name are two functions: each probe is hit by the calls of its version alone."""
+    """Two versions of one name are two functions, and each probe is hit only by calls of its version."""
     file = uprobes.file(ONE)
     sites = [file.site(f"pinpoint_versioned_{version}") for version in (1, 2)]
     with uprobes.runner() as process:
@@ -28,7 +28,7 @@ def test_symbol_versions(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off")
 def test_interposition(uprobes: Uprobes) -> None:
-    """With LD_PRELOAD the definition in the DSO stays probed and does not run; the preloaded one does."""
+    """With LD_PRELOAD the probed definition in the DSO is not hit, because the preloaded definition runs instead."""
     probed, preloaded = uprobes.file(ONE), uprobes.file(PRELOADED)
     with uprobes.runner(LD_PRELOAD=preloaded.path) as process:
         for file, hits in ((probed, 0), (preloaded, TIMES)):
@@ -41,7 +41,7 @@ def test_interposition(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off")
 def test_ifunc(uprobes: Uprobes) -> None:
-    """An IFUNC's symbol is its resolver, which runs when ld.so binds it; calls run what the resolver chose."""
+    """A probe on an IFUNC symbol is on its resolver, which runs when ld.so binds it; calls run the chosen function."""
     file = uprobes.file(ONE)
     sites = [file.site(f"pinpoint_chosen_{part}") for part in ("resolver", "first", "second")]
     with uprobes.on(file, sites, "module") as run, uprobes.runner(LD_BIND_NOW="1") as process:
@@ -56,7 +56,7 @@ def test_ifunc(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol")
 def test_static_pie(uprobes: Uprobes) -> None:
-    """A static position-independent program relocates itself, and the probe lands without any ld.so."""
+    """A probe lands in a static position-independent program, which relocates itself without ld.so."""
     file = uprobes.file(RUNNER, STATIC)
     with uprobes.runner(STATIC) as process:
         with uprobes.on(file, [file.site("pinpoint_runner_leaf")]).before(process) as run:
@@ -70,7 +70,7 @@ def test_static_pie(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-one-instruction-off")
 @pytest.mark.parametrize("name", [ONE, RUNNER])
 def test_stripped(uprobes: Uprobes, name: str) -> None:
-    """The symbols of a stripped file come from its separate table, found by build-id; the stripped file is probed."""
+    """A stripped file is probed by the symbols of its separate debug file, which is found by build-id."""
     file = uprobes.file(name, STRIPPED)
     assert ".symtab" not in file.elf.sections
     symbol = f"pinpoint_{'one' if name == ONE else 'runner'}_static"

@@ -1,4 +1,4 @@
-"""A uprobe belongs to the file, not to a process: it is there in processes of before and after, and goes from all."""
+"""A uprobe belongs to the file, not to a process: running and new processes have it, and it is removed from all."""
 
 import pytest
 
@@ -13,7 +13,7 @@ LEAF = "pinpoint_one_leaf"
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off", "user-other-file")
 def test_started_before_and_after(uprobes: Uprobes) -> None:
-    """The process that ran before the probe has it, as has the one that is started while it is there."""
+    """A process that ran before the probe was registered has it, and so has one that is started later."""
     file = uprobes.file(ONE)
     with uprobes.runner() as early:
         with uprobes.on(file, [file.site(LEAF)]).before(early) as run, uprobes.runner() as late:
@@ -27,7 +27,10 @@ def test_started_before_and_after(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-link-address", "user-unarmed")
 def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
-    """A DSO linked at another base, probed before dlopen(): hit in each life of its mapping, gone after dlclose()."""
+    """A probe in a DSO, registered before dlopen(), is hit in each mapping of the DSO and gone after dlclose().
+
+    The DSO is linked at another base.
+    """
     file = uprobes.file(ONE, "based")
     with uprobes.runner() as process, uprobes.on(file, [file.site(LEAF)]) as run:
         for _ in range(2):
@@ -45,7 +48,7 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_fork(uprobes: Uprobes) -> None:
-    """A child has its parent's breakpoints, and counts as a process of its own."""
+    """A forked child has its parent's breakpoints, and its hits are counted as those of another process."""
     file = uprobes.file(TWO)
     site = file.site("pinpoint_two_leaf")
     with uprobes.runner() as process:
@@ -56,7 +59,7 @@ def test_fork(uprobes: Uprobes) -> None:
             process.call(site.symbol, 1)
             run.look_at(child)
             if process.reap():
-                raise Missed("the child did not end well")
+                raise Missed("the child failed")
             process.pid = parent
             process.call(site.symbol, 1)
             run.look(process)
@@ -67,7 +70,7 @@ def test_fork(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_exec(uprobes: Uprobes) -> None:
-    """exec() makes new mappings in the same process: the probe is in those, too."""
+    """After exec() the probe is in the new mappings of the same process, too."""
     file = uprobes.file(RUNNER)
     site = file.site("pinpoint_runner_leaf")
     with uprobes.runner() as process:
@@ -83,25 +86,24 @@ def test_exec(uprobes: Uprobes) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_under_ptrace(uprobes: Uprobes) -> None:
-    """A traced child hits as any other process: its tracer reads the breakpoint, and no trap of a uprobe reaches it."""
+    """A traced process hits like any other: its tracer reads the breakpoint and gets no trap of a uprobe."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         with uprobes.on(file, [file.site(LEAF)]) as run:
             child = int(process.ask(f"traced {LEAF} {TIMES}")["pid"])
             run.look_at(child)
-            told = process.ask("go")
+            reply = process.ask("go")
         run.prove({child: TIMES})
-        order = "little" if file.elf.little_endian else "big"
-        word = int(told["word"], 16).to_bytes(file.elf.word_bytes, order)
+        word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
         breakpoint_ = uprobes.guest.architecture.kprobes.uprobe_breakpoint
-        if not word.startswith(breakpoint_) or (told["stops"], told["status"]) != ("0", "0"):
-            raise Missed(f"the tracer saw {told}")
+        if not word.startswith(breakpoint_) or (reply["stops"], reply["status"]) != ("0", "0"):
+            raise Missed(f"the tracer saw {reply}")
 
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-trusts-any-build")
 def test_replaced_file(uprobes: Uprobes) -> None:
-    """A file renamed over a mapped one: the old inode stays probed, and sites of the old build are refused."""
+    """If a file is renamed over a mapped one, the old inode stays probed, and sites of the old build are refused."""
     old, new = uprobes.file(ONE), uprobes.file(ONE, "rebuilt")
     directory = "/tmp/pinpoint_replaced"
     copies = " ".join(uprobes.file(name).path for name in (RUNNER, ONE, TWO))
@@ -126,7 +128,7 @@ def test_replaced_file(uprobes: Uprobes) -> None:
 
 @pytest.mark.requires("uprobes")
 def test_plain_build_is_what_runs(uprobes: Uprobes) -> None:
-    """The control of every case here: the file in the guest has the build-id of the file that sites come from."""
+    """Control for all cases here: the file in the guest has the build-id of the file that the sites come from."""
     for name in (RUNNER, ONE, TWO):
         file = uprobes.file(name, PLAIN)
         assert file.build_id_in_guest() == file.elf.build_id

@@ -1,6 +1,6 @@
-"""A hit that stands in its handler while its code is unmapped, its process ends or its probe is removed.
+"""A hit that is inside its handler survives the removal of its probe, its code or its process.
 
-A gate in the handler makes the order certain. What the kernel complains of fails the cell.
+A gate in the handler makes the order certain. A complaint of the kernel fails the cell.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ LEAF = "pinpoint_one_leaf"
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-gate-open")
 def test_removed_during_a_hit(uprobes: Uprobes) -> None:
-    """Removal waits for the hit that is in the handler, and the process goes on as if nothing had been."""
+    """Removing a probe waits for a hit that is in its handler, and the process then continues normally."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         plain = process.call(LEAF, 1)
@@ -36,7 +36,7 @@ def test_removed_during_a_hit(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-gate-open")
 @pytest.mark.parametrize("what", ["killed", "exit", "exec", "unmap"])
 def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
-    """The process is killed, exits, executes another program or unmaps the code while one of its threads hits."""
+    """During a hit the process can be killed, exit, execute another program or unmap the code."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         with Gate(uprobes, file, LEAF) as gate:
@@ -63,12 +63,12 @@ def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_toggled_under_hits(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
-    """Probes come and go under a thread that hits all the time, beside processes that start, fork and end."""
+    """Probes are added and removed under a thread that hits all the time, while processes start, fork and end."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         process.ask(f"spin {LEAF}")
         races = toggle(uprobes, file, LEAF)
         process.ask("rest")
     if not races.hits:
-        raise Missed(f"{races.rounds} rounds, and no hit")
+        raise Missed(f"no hit in {races.rounds} rounds")
     figure("uprobe.races", races.rounds, "races")

@@ -1,4 +1,4 @@
-"""What no uprobe may be put on is refused with the documented errno, and nothing is left of the attempt."""
+"""An illegal uprobe is refused with the documented errno, and the attempt leaves nothing behind."""
 
 import pytest
 
@@ -12,16 +12,16 @@ from harness.userspace.refusals import BAD, Bad, expect_refused
 @pytest.mark.mutants("user-good-request")
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.what.replace(" ", "-")) for bad in BAD])
 def test_user_refused(uprobes: Uprobes, bad: Bad) -> None:
-    """Offsets, files and file systems that the kernel refuses; writable data it takes, and never puts a probe there."""
+    """Bad offsets, files and file systems are refused; a probe on writable data is accepted but never armed."""
     expect_refused(uprobes, uprobes.file(ONE), bad)
 
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_inside_a_user_instruction(uprobes: Uprobes) -> None:
-    """Inside an instruction: arm64 refuses what is not aligned (EINVAL), x86 knows no boundaries and takes it.
+    """Inside an instruction, arm64 refuses a misaligned offset (EINVAL); x86 does not check boundaries and accepts it.
 
-    What x86 takes is a breakpoint that makes another instruction of the one it stands in. Nothing calls the function.
+    The breakpoint that x86 then writes changes the instruction into another one. Nothing calls the function.
     """
     file = uprobes.file(ONE)
     wanted = uprobes.guest.architecture.kprobes.uprobe_mid_instruction
@@ -29,10 +29,10 @@ def test_inside_a_user_instruction(uprobes: Uprobes) -> None:
     with uprobes.runner() as process:
         with uprobes.on(file, [site], "module").before(process) as run:
             run.look(process)
-        told = run.registered[0].errno
-        if told != wanted:
-            raise Missed(f"{site}: inside an instruction: errno {told}, not {wanted}")
+        error = run.registered[0].errno
+        if error != wanted:
+            raise Missed(f"{site}: inside an instruction: errno {error}, not {wanted}")
         changed = run.changed_places(process)
         if changed != ([] if wanted else [file.offset(site)]):
-            raise Missed(f"{site}: errno {told}, and memory changed at {changed}")
+            raise Missed(f"{site}: errno {error}, and memory changed at {changed}")
         run.prove_restored()

@@ -1,8 +1,8 @@
 """A uprobe on symbol + offset of a program or a DSO lands in every process that maps the file, and is hit there.
 
-The kernel takes an inode and an offset into the file, and resolves no symbol. The offset comes from the file's own
-tables: symbol - segment's address + segment's offset. Where the loader maps the file, at how many addresses and
-when, is no part of it.
+The kernel takes an inode and an offset into the file, and resolves no symbol. The offset is computed from the file's
+own tables: symbol - segment's address + segment's offset. It does not depend on where, how often or when the file is
+mapped.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,10 @@ BOUNDARIES = 4
 @pytest.mark.mutants("user-one-instruction-off", "user-unarmed", "user-other-file", "user-stale-view", "user-stays")
 @pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
 def test_user_function(uprobes: Uprobes, way: str) -> None:
-    """Entry and inner boundaries of a DSO's function, in two processes at two addresses, by each way to register."""
+    """Probes on the entry and inner boundaries of a DSO's function land in two processes at two addresses.
+
+    They are registered in each possible way.
+    """
     file = uprobes.file(ONE)
     sites = file.straight(file.site("pinpoint_one_leaf"), BOUNDARIES)
     with uprobes.runner() as first, uprobes.runner() as second:
@@ -53,7 +56,7 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
 @pytest.mark.mutants("user-next-symbol")
 @pytest.mark.parametrize("symbol", ["leaf", "static", "calls"])
 def test_user_program(uprobes: Uprobes, symbol: str) -> None:
-    """A function of the position-independent program itself: exported, static, and one that calls through the PLT."""
+    """Probes land in functions of a position-independent program: exported, static, and calling through the PLT."""
     file = uprobes.file(RUNNER)
     sites = file.straight(file.site(f"pinpoint_runner_{symbol}"), 2)
     with uprobes.runner() as process:
@@ -67,7 +70,10 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off", "user-unarmed")
 def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
-    """Entry and one inner boundary of every function that a process can call by name, a whole file at once."""
+    """Probes on the entry and one inner boundary of every function that can be called by name land.
+
+    All functions of a file are probed at once.
+    """
     landings = []
     with uprobes.runner() as process:
         pointers = process.pointers()

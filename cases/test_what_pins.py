@@ -1,7 +1,8 @@
-"""What keeps a module from being removed on this kernel, and what only seems to.
+"""On this kernel exactly the expected things prevent the removal of a module; others only seem to.
 
-The systemtap runtime of 2006 relied on an open `/sys/module/M/sections/` file; 2.6.23 took that away. Each thing that
-may hold a module is held, removal is keep_trial, what is held is used once more, let go, and removal is tried again.
+The systemtap runtime of 2006 relied on an open `/sys/module/M/sections/` file, which no longer pins since 2.6.23. For
+each thing that may pin a module: it is held, removal is tried, it is used once more and released, and removal is tried
+again.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,10 @@ from harness.report.measurements import Figure
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("lets-go", "holds-more")
 def test_what_pins(guest: Guest, mutant: str, figure: Callable[..., Figure]) -> None:
-    """Device and debugfs files, dependents and sockets pin; sysfs files and kprobes do not, and report the removal."""
+    """Device and debugfs files, dependents and sockets pin a module; sysfs files and kprobes do not.
+
+    Those that do not pin report the removal.
+    """
     traits = guest.traits
     for row in measured(guest, named(mutant)):
         figure(f"pins.{row.pin.name}", int(row.pinned), "pins", goal=str(int(row.pin.rule(traits))))

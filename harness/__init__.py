@@ -1,1 +1,1 @@
-"""Boots kernels, loads probe modules into them, and says with evidence where the probes landed."""
+"""Boots kernels, loads probe modules into them, and reports with evidence where the probes landed."""

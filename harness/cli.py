@@ -1,6 +1,6 @@
 """The command line, started by `./pinpoint`.
 
-A command's module is imported only when the command is used: to import all of them takes half a second.
+A command's module is imported only when the command is used, because importing all of them takes half a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, Pinpoint
 _PROGRAM = "./pinpoint"
 # Set by the completion scripts of shells (harness/cli_shell.py).
 _COMPLETE = "_PINPOINT_COMPLETE"
-# Where in harness each command is.
+# Each command's module in harness and its function there.
 _COMMANDS = {
     "bench": ("cli_bench", "bench"),
     "build": ("cli_images", "build"),
@@ -52,7 +52,7 @@ class _Commands(click.Group):
         return sorted({*super().list_commands(ctx), *_COMMANDS})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of a name, None where there is none."""
+        """Return the command with that name, or None if there is none."""
         if cmd_name not in _COMMANDS:
             return super().get_command(ctx, cmd_name)
         module, name = _COMMANDS[cmd_name]
@@ -62,7 +62,7 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """Boots real kernels and proves that kprobes land where symbol + offset says."""
+    """Boots real kernels and proves that kprobes land at symbol + offset."""
 
 
 @cli.command(epilog="Example: ./pinpoint doctor")
@@ -72,10 +72,10 @@ def doctor() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status. Whatever goes wrong is one line; status 1 is a failed cell alone."""
-    # pytest-xdist's workers start with an empty sys.path[0]; no child imports from the directory one starts in.
+    """Run one command and return its exit status. Each error is printed as one line; status 1 means a failed cell."""
+    # pytest-xdist's workers start with an empty sys.path[0]; no child may import from the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # Caches, results and logs are their owner's: consoles, and the mirror's password, are nobody else's business.
+    # Only the owner may read caches, results and logs: they contain consoles and perhaps a mirror's password.
     os.umask(0o077)
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
@@ -98,8 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(error)
         return error.exit_status
     except (BrokenPipeError, SystemExit):
-        # click exits with 1 where nobody reads what it prints.
-        # What is left in the buffer must not fail again when the interpreter ends.
+        # click exits with 1 when its output pipe is closed.
+        # Output left in the buffer must not fail again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return HARNESS_FAILED
     except Exception as error:

@@ -18,5 +18,5 @@ from harness.images.recipe import select
 )
 @click.option("--figure", "figures", multiple=True, metavar="NAME", help="A figure; repeat for more. All without it.")
 def bench(vms: Sequence[str], runs: int, figures: Sequence[str]) -> int:
-    """Measure performance next to peers. Medians and spread go to bench.json and figures.jsonl."""
+    """Measure performance, in comparison with peers. Medians and spread go to bench.json and figures.jsonl."""
     return measure(select(vms), runs, figures)

@@ -1,4 +1,4 @@
-"""The command about the cache: gc."""
+"""The command that shrinks the cache: gc."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ _GIB = 1 << 30
 
 
 @click.command()
-@click.option("--older", metavar="DAYS", type=click.FloatRange(min=0, max=36500), help="What no run used for so long.")
-@click.option("--size", metavar="GIB", type=click.FloatRange(min=0, max=1 << 20), help="Until so much is left.")
+@click.option(
+    "--older", metavar="DAYS", type=click.FloatRange(min=0, max=36500), help="Remove what no run used for so long."
+)
+@click.option("--size", metavar="GIB", type=click.FloatRange(min=0, max=1 << 20), help="Remove until so much is left.")
 @click.option("--dry-run", is_flag=True, help="Print what would be removed and remove nothing.")
 def gc(older: float | None, size: float | None, dry_run: bool) -> int:
     """Remove store entries and logs that no run uses: those unused for 30 days by default.
 
-    What another run holds is left alone. Compiler caches and source trees stay: delete them by hand.
+    Entries in use by another run stay. Compiler caches and source trees stay too: delete them by hand.
     """
     cache, now = paths.cache(), time.time()
     store = BuildContext.in_cache(Bus()).store

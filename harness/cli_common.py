@@ -1,4 +1,4 @@
-"""What commands share: the --vm option, examples in the help, and the report of an error."""
+"""Shared parts of the commands: the --vm option, examples in the help, and the report of an error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VMS = click.option(
 
 
 def example(arguments: str) -> str:
-    """The last line of a command's help."""
+    """Return the last line of a command's help."""
     return f"Example: ./pinpoint {arguments}"
 
 
@@ -40,5 +40,5 @@ def print_error(error: PinpointError, about: str = "") -> None:
 
 
 def one_line(text: str) -> str:
-    """The text without control codes, its line ends made spaces: the names in it may come from anybody."""
+    """Return the text on one line and without control codes: names in it may come from untrusted files."""
     return " ".join(part for line in plain(text).splitlines() if (part := line.strip()))

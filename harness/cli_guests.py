@@ -49,9 +49,9 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")
 @click.option("--anew", is_flag=True, help="Boot the guest even if a frozen one can be thawed.")
 def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
-    """Open a shell in a guest, thawed if a run has frozen one, else booted.
+    """Open a shell in a guest: thawed if a run has frozen one, otherwise booted.
 
-    Commands piped in are run; the exit status is the shell's.
+    Commands from a pipe are run; the exit status is the shell's.
     """
     recipe = select([vm])[0]
     if gdb:

@@ -1,4 +1,4 @@
-"""The commands about images: list, build, kbuild-dir."""
+"""The commands that list and build images: list, build, kbuild-dir."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def list_(form: str) -> int:
 def build(vms: Sequence[str], module: Path | None) -> int:
     """Build images in parallel; images already in the store are verified.
 
-    With --module, build a module for the kernel of each VM and leave its .ko beside its source; for several VMs, in a
-    directory of each VM's name there.
+    With --module, build a module for the kernel of each VM and leave its .ko next to its source. For several VMs, each
+    .ko goes to a subdirectory with the VM's name.
     """
     recipes = select(vms)
     if module:
@@ -68,16 +68,12 @@ def build(vms: Sequence[str], module: Path | None) -> int:
 
 @click.command(name="kbuild-dir", epilog=example("kbuild-dir --vm parisc"))
 @click.option(
-    "--vm",
-    required=True,
-    metavar="NAME",
-    shell_complete=complete_vm,
-    help="The VM whose kernel modules are to be built for.",
+    "--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="Build modules for this VM's kernel."
 )
 def kbuild_dir(vm: str) -> int:
     """Print the directory to build modules against: make -C DIRECTORY M=... modules.
 
-    What make needs beside it, ARCH and CROSS_COMPILE, goes to standard error.
+    The other arguments that make needs, ARCH and CROSS_COMPILE, go to standard error.
     """
     recipe = select([vm])[0]
     image = _prepared([recipe])[0]
@@ -93,7 +89,7 @@ def kbuild_dir(vm: str) -> int:
 
 
 def _build_module(module: Path, recipes: Sequence[Recipe]) -> int:
-    """Build one module for each VM and copy it to its place."""
+    """Build one module for each VM and copy it next to its source."""
     place = module if module.is_dir() else module.parent
     context = BuildContext.in_cache(Bus())
     for image in _prepared(recipes):
@@ -102,8 +98,8 @@ def _build_module(module: Path, recipes: Sequence[Recipe]) -> int:
             for built in external_build.build(module, image, context, Path(directory)):
                 try:
                     into.mkdir(exist_ok=True)
-                    with replacing(into / built.name) as beside:
-                        shutil.copyfile(built, beside)
+                    with replacing(into / built.name) as scratch:
+                        shutil.copyfile(built, scratch)
                 except OSError as error:
                     raise UsageError(str(error.strerror), where=str(into), mend="choose another place") from None
                 click.echo(into / built.name)
@@ -111,7 +107,7 @@ def _build_module(module: Path, recipes: Sequence[Recipe]) -> int:
 
 
 def _prepared(recipes: Sequence[Recipe]) -> list[Image]:
-    """The images, one after the other, with the board on standard error."""
+    """Return the images, prepared one after the other, with the board on standard error."""
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)

@@ -31,7 +31,7 @@ _RUN = click.Path(path_type=Path)
 @click.command()
 @click.argument("old", type=_RUN)
 @click.argument("new", type=_RUN, required=False)
-@click.option("--strict", is_flag=True, help="A cell that passed before and is skipped now makes the status 1.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 also when a cell that passed before is skipped now.")
 def compare(old: Path, new: Path | None, strict: bool) -> int:
     """Compare two runs, or a baseline file (.toml) with a run: exit status 1 if anything got worse.
 
@@ -49,7 +49,7 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
 
 
 def print_comparison(found: Comparison) -> None:
-    """Print the sections that are not empty, then one line that says whether anything got worse."""
+    """Print the sections that are not empty, then one line about whether anything got worse."""
     for heading, lines in found.sections().items():
         if lines:
             click.echo(f"{heading} ({len(lines)}):")
@@ -61,7 +61,7 @@ def print_comparison(found: Comparison) -> None:
 @click.command()
 @click.argument("run", type=_RUN, required=False)
 @click.option("--format", "form", type=click.Choice(_FORMATS), required=True, help="The format to print.")
-@click.option("--origin", default="pinpoint", show_default=True, help="KCIDB's name of the submitter.")
+@click.option("--origin", default="pinpoint", show_default=True, help="The submitter's name in KCIDB.")
 @click.option("--output", type=_RUN, help="Write to this file instead of standard output.")
 def export(run: Path | None, form: str, origin: str, output: Path | None) -> int:
     """Print a run in a format that other tools read. RUN is a run directory, by default the latest.
@@ -114,7 +114,7 @@ def export(run: Path | None, form: str, origin: str, output: Path | None) -> int
 def history(case: str, flaky: bool) -> int:
     """Print each cell's verdicts over the kept runs, and which cells are flaky.
 
-    CASE is a part of a case's name. A cell is flaky if runs of the same image ended in different verdicts.
+    CASE is part of a case's name. A cell is flaky if runs with the same image ended in different verdicts.
 
     Example: ./pinpoint history test_orders --flaky
     """
@@ -125,9 +125,9 @@ def history(case: str, flaky: bool) -> int:
     for each in shown:
         mutant = f", mutant {each.mutant}" if each.mutant else ""
         counts = Counter(verdict.value for verdict in each.verdicts)
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         mark = "  FLAKY" if each.flaky else ""
-        click.echo(plain(f"{each.case} on {each.vm}{mutant}: {told}; {each.seconds:.1f} s{mark}"))
+        click.echo(plain(f"{each.case} on {each.vm}{mutant}: {verdicts}; {each.seconds:.1f} s{mark}"))
     if not shown:
         click.echo("no cell matches" if case or flaky else "no cell has run")
     return 0

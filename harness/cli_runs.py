@@ -75,7 +75,7 @@ class _RunCommand(click.Command):
 
 @click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example("run --vm parisc -k stubs"))
 @VMS
-@click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; again for more.")
+@click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more.")
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--host-qemu", is_flag=True, help="Use the host's QEMU even where a recipe needs a newer one.")
@@ -167,9 +167,9 @@ def _ktap(file: str) -> str:
 
 
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
-    """Return the options to run rows in parallel, in parts where there are more cores than rows.
+    """Return the options to run rows in parallel; where there are more cores than rows, each row is divided.
 
-    Two processes for each core: a guest and its client take turns, and a guest often waits for a timer.
+    There are two processes for each core: a guest and its client take turns, and a guest often waits for a timer.
     """
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
@@ -180,12 +180,13 @@ def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:
 
 
 def _names_tests(arguments: Sequence[str]) -> bool:
-    """Is a file or directory of tests among pytest's arguments?"""
+    """Return True if a file or directory of tests is among pytest's arguments."""
     return any(_is_ours(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
 
 
 def _is_ours(word: str) -> bool:
-    """Is it the path of a file or directory of the project? An expression for -k can be longer than any path."""
+    """Return True if the word is the path of a file or directory of the project."""
+    # An expression for -k can be longer than any path; then exists() raises OSError.
     try:
         return Path(word).exists() and Path(word).resolve().is_relative_to(paths.PROJECT)
     except (OSError, ValueError):
@@ -193,7 +194,7 @@ def _is_ours(word: str) -> bool:
 
 
 def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
-    """Print the command line of each guest; the names of files that are yet to be built are in capitals."""
+    """Print the command line of each guest; files that are not built yet appear in capitals."""
     build_context = BuildContext.in_cache(Bus())
     for recipe in recipes:
         image = prepare.prepare(recipe, build_context) if prepare.built(recipe, build_context) else None

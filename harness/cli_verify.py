@@ -39,15 +39,21 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(
-    "--with", "also", multiple=True, metavar="MODULE", help="Load this first: one of the kernel's, or a file."
+    "--with", "also", multiple=True, metavar="MODULE", help="Load this first: a module of the kernel, or a file."
 )
-@click.option("--loader", default="insmod", metavar="COMMAND", help="What loads a module in the guest.  [insmod]")
-@click.option("--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly so long.")
-@click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="A probe must stand here.")
-@click.option("--run", "command", default="", metavar="COMMAND", help="Judge what this command registers in a guest.")
-# Not shown: the guest that gets the packages has not been seen to boot; see docs/verify.md.
+@click.option(
+    "--loader", default="insmod", metavar="COMMAND", help="The command that loads a module in the guest.  [insmod]"
+)
+@click.option(
+    "--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly this many seconds."
+)
+@click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="Require a probe here.")
+@click.option(
+    "--run", "command", default="", metavar="COMMAND", help="Run this command in a guest and judge what it registers."
+)
+# Hidden: no guest with added packages has been seen to boot; see docs/verify.md.
 @click.option("--with-package", "packages", multiple=True, metavar="NAME", hidden=True)
-@click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
+@click.option("--system-map", type=_PATH, help="The System.map of the VM's kernel, for names of addresses.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write JUnit XML, too.")
 def verify(
@@ -96,7 +102,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
 
 
 def _on_all(wanted: Wanted, recipes: Sequence[Recipe], stream: object) -> list[Report]:
-    """One VM after the other, with the board on the terminal."""
+    """Verify on one VM after the other, with the board on the terminal."""
     bus = Bus()
     terminal = sys.stdout.isatty() and stream is sys.stdout
     board = Board(bus, terminal, lambda line: print(line, file=sys.stderr))

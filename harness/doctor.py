@@ -1,4 +1,4 @@
-"""What this host has and lacks. Plain Python and nothing else, so that it runs where nothing could be installed."""
+"""Check the host for requirements. Only Python's standard library is used, so it runs before anything is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = Path(__file__).resolve().parents[1] / "host-packages.txt"
-# Where the launcher keeps the Python environment; set by it, complete once its stamp is there.
+# The variable with the directory of the Python environment. The launcher sets it; the stamp file marks a complete one.
 _ENVIRONMENT = "PINPOINT_ENVIRONMENT"
 _STAMP = "complete"
 _GIB = 1 << 30
@@ -21,7 +21,7 @@ _ALL_THERE, _SOMETHING_MISSING = 0, 3
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of host-packages.txt: Debian's package, a program or pattern of files in it, and why it is needed."""
+    """One line of host-packages.txt: a Debian package, a program or pattern of files in it, and why it is needed."""
 
     package: str
     provides: str
@@ -29,14 +29,14 @@ class Requirement:
 
     @property
     def found(self) -> str:
-        """The path of what it provides, empty when that is not there."""
+        """The path of the program or file that the package provides; empty if it is absent."""
         if self.provides.startswith("/"):
             return next((str(path) for path in Path("/").glob(self.provides[1:])), "")
         return shutil.which(self.provides) or ""
 
 
 def requirements(text: str, machine: str) -> Iterator[Requirement]:
-    """The requirements of a host of this machine (`uname -m`), from the text of host-packages.txt."""
+    """Parse host-packages.txt; yield the requirements of a host whose `uname -m` is `machine`."""
     for line in text.splitlines():
         words = line.split(None, 3)
         if not words or words[0].startswith("#"):
@@ -55,7 +55,7 @@ def optional(text: str, kind: str = "optional") -> Iterator[Requirement]:
 
 
 def main() -> int:
-    """Print the host and every requirement, found or missing. The status is 3 when something is missing, else 0."""
+    """Print the host and every requirement, found or missing. Return 3 when something is missing, else 0."""
     needed = list(requirements(PACKAGES.read_text(), platform.machine()))
     wanted = list(optional(PACKAGES.read_text()))
     tests = list(optional(PACKAGES.read_text(), "tests"))
@@ -80,11 +80,11 @@ def main() -> int:
     return _SOMETHING_MISSING
 
 
-def _line(each: Requirement, versions: Mapping[str, str], mark: str, says: str) -> str:
-    """A package that is there with its version, or with `mark` and what that `says`."""
+def _line(each: Requirement, versions: Mapping[str, str], mark: str, state: str) -> str:
+    """Return the line of a package: its version if it is installed, otherwise `mark` and `state`."""
     if each.found:
-        mark, says = "ok", versions.get(each.package) or each.found
-    return f"  {mark:<7}  {each.package:<23} {says:<32} {each.purpose}".rstrip()
+        mark, state = "ok", versions.get(each.package) or each.found
+    return f"  {mark:<7}  {each.package:<23} {state:<32} {each.purpose}".rstrip()
 
 
 def _host() -> str:
@@ -98,7 +98,7 @@ def _host() -> str:
 
 
 def _facts() -> Iterator[str]:
-    """What is good to know and no package can change."""
+    """Facts of the host that no package changes."""
     yield f"Python {platform.python_version()} ({sys.executable})"
     environment = os.environ.get(_ENVIRONMENT)
     if environment:
@@ -118,7 +118,7 @@ def _kvm() -> str:
 
 
 def _existing(path: Path) -> Path:
-    """The path or the closest directory above it that is there."""
+    """Return the path, or its closest parent directory that exists."""
     return next(each for each in (path, *path.parents) if each.exists())
 
 
@@ -126,14 +126,14 @@ def _debian_versions(packages: Sequence[str]) -> dict[str, str]:
     """Installed versions by package; empty on a host without dpkg."""
     if not shutil.which("dpkg-query"):
         return {}
-    asked = subprocess.run(
+    listed = subprocess.run(
         ["dpkg-query", "--show", "--showformat=${Package} ${Version}\\n", *packages],
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
-    pairs = (line.split() for line in asked.stdout.splitlines())
+    pairs = (line.split() for line in listed.stdout.splitlines())
     return {words[0]: words[1] for words in pairs if len(words) == 2}
 
 

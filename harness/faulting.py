@@ -8,7 +8,7 @@ import pytest
 
 from harness.matrix.controller_run import ControllerRun
 from harness.plugin import RUN
-from harness.report.faults import Fault, FaultResult, Faults
+from harness.report.injected_faults import Fault, FaultResult, Faults
 
 Judge = Callable[..., None]
 

@@ -29,12 +29,12 @@ from harness.pinning.protocol.schedule_fixture import Schedules
 from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
+from harness.report.base_offset_table import TrialRow
 from harness.report.measurements import Figure
-from harness.report.relocation_table import TrialRow
 from harness.userspace.mutants import named as user_mutant
 from harness.userspace.probe_run import Uprobes
 
-# Fixtures that load a target module, and its build.
+# The fixtures that load a target module, and the build that each loads.
 _BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "rebuilt/pinpoint_target"}
 
 
@@ -100,7 +100,7 @@ def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
 
 @pytest.fixture
 def expendable(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator[Guest]:
-    """The row's guest; in a mutant's cell a guest of its own, which the mutant may kill."""
+    """The row's guest. A mutant's cell gets a guest of its own, because the mutant may kill it."""
     if not mutant:
         yield request.getfixturevalue("guest")
         return
@@ -140,7 +140,7 @@ def _asked_for(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture
 def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str], Image]) -> Layout:
-    """The addresses of everything in this guest according to the ELF files, with the targets this case has loaded."""
+    """The addresses in this guest according to the ELF files of the kernel and of the targets that the case loaded."""
     names = [name for name in _BUILDS if name in request.fixturenames]
     return Layout(guest, [request.getfixturevalue(name) for name in names], image_of)
 
@@ -163,7 +163,7 @@ def uprobes(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Uprobe
 
 @pytest.fixture
 def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kprobes]:
-    """Probes in a guest the case has booted, or with targets it has loaded itself: `kprobes_in(guest, target, ...)`."""
+    """Probes in a guest that the case booted, or with targets that it loaded: `kprobes_in(guest, target, ...)`."""
 
     def tool(running: Guest, *targets: Target) -> Kprobes:
         made = Kprobes(Layout(running, targets), named(mutant))

@@ -70,17 +70,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     xdist_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    asked = selection.asked_for(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
-    config.hook.pytest_deselected(items=[item for item in items if item not in asked])
-    selection.skip_cells_without_traits(asked, run.recipes)
-    items[:] = selection.in_rows(asked, run.rows)
+    selected = selection.asked_for(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    selection.skip_cells_without_traits(selected, run.recipes)
+    items[:] = selection.in_rows(selected, run.rows)
 
 
 def _deep(config: pytest.Config) -> bool:
     """True when slow cases run: with --deep, for more than a sample, and when cases are selected by name."""
-    asked = config.option
-    more = asked.deep or asked.sweep != Depth.SAMPLE.value or asked.schedules != "sample"
-    return bool(more or asked.keyword or any("::" in word for word in config.args))
+    options = config.option
+    more = options.deep or options.sweep != Depth.SAMPLE.value or options.schedules != "sample"
+    return bool(more or options.keyword or any("::" in word for word in config.args))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The options that change a run of the matrix: pytest adds them, `./pinpoint run --help` prints them."""
+"""The options that change a run of the matrix. pytest adds them; `./pinpoint run --help` prints them."""
 
 from __future__ import annotations
 

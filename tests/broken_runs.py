@@ -1,4 +1,4 @@
-"""Runs of the real command line in which something breaks, and what is left of them."""
+"""Starts runs of the real command line in which something breaks, and examines what they leave."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness.core.deadline import Deadline
 
 FAULT_CASES = paths.PROJECT / "tests" / "faults" / "fault_cases.py"
 _WITNESS = "PINPOINT_FAULT_WITNESS"
-# What a process gets to be gone after its run has ended.
+# How long a process may outlive its run.
 _GONE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class BrokenRun:
-    """One run, its results in a directory that no other run has: by that its processes are known."""
+    """One run. Its results are in a directory of its own, by which its processes are found."""
 
     directory: Path
 
@@ -61,22 +61,28 @@ class BrokenRun:
         return next((str(cell["verdict"]) for cell in self.cells if cell["case"] == case), "no result")
 
     def lost(self) -> int:
-        """How many cells ended, as the witness in tests/faults/conftest.py knows, and are not in the results."""
+        """Return how many cells are missing in the results though the witness saw their end.
+
+        tests/faults/conftest.py is the witness.
+        """
         witness = self.directory / "witness"
         ended = witness.read_text().splitlines() if witness.exists() else []
         kept = [f"{cell['case']} {cell['vm']}" for cell in self.cells]
         return sum(max(0, ended.count(name) - kept.count(name)) for name in set(ended))
 
     def orphaned(self, but: int = 0) -> int:
-        """How many processes of the run outlive it by more than moments.
+        """Return how many processes of the run outlive it by more than a moment.
 
-        `but` is a process that may.
+        The process `but` is not counted.
         """
         deadline = Deadline.after(_GONE_SECONDS)
         return sum(process != but and not _ended(process, deadline) for process in self.processes())
 
     def processes(self) -> list[int]:
-        """Processes of the run: what it starts inherits where its results go, and QEMU gets it as an argument."""
+        """Return the processes of the run.
+
+        What the run starts inherits the directory of its results, and QEMU gets it as an argument.
+        """
         found, name = [], str(self.directory).encode()
         for process in Path("/proc").glob("[0-9]*"):
             try:
@@ -88,7 +94,7 @@ class BrokenRun:
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """Of a run of the plugin in a directory, its cache there too, which finds what tests share."""
+    """Return the environment of a run of the plugin in a directory, with its cache there and tests/ in its path."""
     modules = f"{paths.PROJECT}:{paths.PROJECT / 'tests'}"
     cache = {"PINPOINT_CACHE": str(directory / "cache"), "PYTHONPATH": modules}
     return _outside_pytest({**os.environ, **_own(directory), **cache})
@@ -99,14 +105,14 @@ def _own(directory: Path) -> dict[str, str]:
 
 
 def _outside_pytest(variables: dict[str, str]) -> dict[str, str]:
-    """What a run inherits of the one that it is a test in: neither that it is a worker of it, nor when that began."""
+    """Remove what a run must not inherit from the pytest run that starts it: xdist's variables and the start time."""
     return {
         name: value for name, value in variables.items() if not name.startswith("PYTEST_") and name != "PINPOINT_BEGAN"
     }
 
 
 def _ended(process: int, deadline: Deadline) -> bool:
-    """Wait for the end of a process that is nobody's child here; False when it does not come."""
+    """Wait for the end of a process that is not a child of this one; return False if it does not end."""
     try:
         descriptor = os.pidfd_open(process)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""A signed Debian repository made on the spot, for tests of what reads one."""
+"""Makes signed Debian repositories for tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ CREATED = 1_600_000_000
 
 
 def _mpi(number: int) -> bytes:
-    """A number as OpenPGP writes it (RFC 4880, 3.2)."""
+    """Return a number in OpenPGP's format (RFC 4880, 3.2)."""
     return struct.pack(">H", number.bit_length()) + number.to_bytes((number.bit_length() + 7) // 8)
 
 
 class Signer:
-    """An RSA key that signs as OpenPGP does (RFC 4880), just enough of it for gpgv."""
+    """An RSA key that makes OpenPGP signatures (RFC 4880), with just the packets that gpgv needs."""
 
     def __init__(self) -> None:
         self._key = rsa.generate_private_key(65537, 2048)
@@ -33,13 +33,13 @@ class Signer:
 
     @property
     def keyring(self) -> bytes:
-        """The public key with its user id, as in a keyring file."""
+        """Return the public key with its user id, as in a keyring file."""
         name = b"Test Archive <archive@test.invalid>"
         certified = self._framed + b"\xb4" + struct.pack(">I", len(name)) + name
         return self._framed + b"\xb4" + bytes([len(name)]) + name + self._signature(0x13, certified)
 
     def detached(self, content: bytes) -> str:
-        """An armoured signature over `content`."""
+        """Return an armored signature over `content`."""
         packet = self._signature(0x00, content)
         checksum = base64.b64encode(_crc24(packet).to_bytes(3)).decode()
         body = base64.encodebytes(packet).decode()
@@ -87,7 +87,7 @@ class Repository:
         version: str = "1.0-1",
         architecture: str = "amd64",
     ) -> Path:
-        """A binary package; a file of bytes is a program."""
+        """Add a binary package; a file given as bytes is executable."""
         tree = self.root / "trees" / name
         (tree / "DEBIAN").mkdir(parents=True, exist_ok=True)
         # dpkg-deb refuses a directory that only its owner can read, as a umask of 077 makes it.
@@ -107,7 +107,7 @@ class Repository:
         return deb
 
     def add_source(self, name: str, content: str, version: str = "1.0-1") -> None:
-        """A source package of one tarball."""
+        """Add a source package of one tarball."""
         pool = self.root / "pool"
         pool.mkdir(parents=True, exist_ok=True)
         dsc, tarball = pool / f"{name}_{version}.dsc", pool / f"{name}_{version}.tar.gz"
@@ -137,7 +137,7 @@ class Repository:
 
 
 def publish_whole_release(repository: Repository) -> None:
-    """Publish a release with updates and security suites that are empty, each where a mirror has it."""
+    """Publish a release and its empty updates and security suites at the paths that a mirror uses."""
     repository.publish()
     for root, suite in ((repository.root, "updates"), (Path(f"{repository.root}-security"), "security")):
         root.mkdir(exist_ok=True)

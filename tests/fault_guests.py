@@ -1,4 +1,4 @@
-"""Guests for runs that are broken on purpose: real QEMU, kernels of a few instructions, nothing from the store."""
+"""Guests for runs that are broken on purpose, with real QEMU and kernels of a few instructions; the store is unused."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HANG = b"\x00\x00\x00\x14" * 4
 
 @dataclass(frozen=True)
 class Programs:
-    """Images that run one of these programs, whatever their recipe has."""
+    """Makes images that run one of these programs instead of their recipe's kernel."""
 
     directory: Path
 
     def image(self, name: str, program: bytes, architecture: str = "arm64") -> Image:
-        """The image of a VM of this name; only arm64 runs these programs."""
+        """Return the image of a VM of this name; only arm64 runs these programs."""
         kernel, initrd = self.directory / f"{name}.kernel", self.directory / "initrd"
         kernel.write_bytes(program)
         initrd.touch()

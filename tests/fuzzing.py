@@ -1,4 +1,4 @@
-"""Drives a reader with many inputs: each must be taken, or refused in one line, within seconds and bounded memory."""
+"""Feeds many inputs to a reader: each must be read, or refused in one line, within seconds and bounded memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_KIB = 512 << 10
 
 
 def fuzz(config: pytest.Config, strategy: st.SearchStrategy[T], reader: Callable[[T], object]) -> None:
-    """Give `--fuzz` inputs to a reader. Any error but ours is a failure, as is one of more than one line."""
+    """Feed `--fuzz` inputs to a reader; an error that is not a PinpointError or has several lines is a failure."""
 
     def check(case: T) -> None:
         began = time.monotonic()
@@ -42,7 +42,7 @@ def fuzz(config: pytest.Config, strategy: st.SearchStrategy[T], reader: Callable
 
 
 def mutations(seed: bytes) -> st.SearchStrategy[bytes]:
-    """The seed with bytes and words changed, stretches copied, cut out and put elsewhere, and its end cut off."""
+    """Return a strategy that changes bytes and words of the seed, copies, cuts and moves parts, and cuts its end."""
     place = st.integers(0, max(0, len(seed) - 1))
     word = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 63, (1 << 64) - 1])
     change = st.one_of(

@@ -1,4 +1,4 @@
-"""Complaints in the shape kernels print them (Linux 6.1: kernel/, mm/, arch/), for the tests of their reader."""
+"""Complaints in the form that kernels print (Linux 6.1: kernel/, mm/, arch/), for tests of the complaint reader."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from harness.verdict.complaint_kinds import ComplaintKind
 
 
 def printed(text: str, start: float = 12.5, caller: str = "") -> str:
-    """Lines as printk puts them on a console, a millisecond apart."""
+    """Return the lines as printk prints them on a console, a millisecond apart."""
     lines = text.strip("\n").split("\n")
     return "".join(f"[{start + index / 1000:12.6f}]{caller} {line}\n" for index, line in enumerate(lines))
 
@@ -263,7 +263,7 @@ oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),task_memcg=/,task=tail,pid=1
 Out of memory: Killed process 140 (tail) total-vm:409600kB, anon-rss:400000kB, file-rss:0kB, shmem-rss:0kB
 """
 
-# text, and what must be read from it: kind and place of each complaint, in order
+# Each log, and the kind and place of each complaint that must be read from it, in order.
 LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "parisc warning at boot": (SLUB_WARNING, [(ComplaintKind.WARNING, "mm/slub.c:5134")]),
     "parisc_terminate": (PARISC_FAULT, [(ComplaintKind.FAULT, "bad_init")]),
@@ -290,7 +290,7 @@ LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     ),
 }
 
-# one line each, as printed
+# Complaints of one line each, as printed.
 LINES: list[tuple[ComplaintKind, str]] = [
     (ComplaintKind.PANIC, "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
     (ComplaintKind.PANIC, "traps: PANIC: double fault, error_code: 0x0"),

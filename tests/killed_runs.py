@@ -1,8 +1,8 @@
-"""Runs of the plugin killed by SIGKILL at the n-th thing they do, forked from one process that has imported it.
+"""Runs the plugin and kills it by SIGKILL at its n-th side effect; all runs are forked from one process.
 
-`python killed_runs.py DIRECTORY COUNT`: one run that is let be, COUNT that are killed at even distances, and one more
-that is let be, all in that directory. Prints a JSON object a run: `point` (0: let be), `status` as waitpid() gives it,
-`orphaned`.
+`python killed_runs.py DIRECTORY COUNT` makes one run that is not killed, COUNT that are killed at even distances, and
+one more that is not killed, all in that directory. It prints a JSON object for each run: `point` (0: not killed),
+`status` as waitpid() returns it, and `orphaned`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import harness.faulting
 import harness.fixtures
 
 WARM = (testinfra.host, xdist, harness.faulting, harness.fixtures)
-# What a run does to the world; all else leaves no trace.
+# The events of a run that have side effects; all others leave no trace.
 WATCHED = ("open", "os.", "subprocess.", "socket.", "shutil.", "tempfile.")
 LOOKS = ("os.listdir", "os.scandir")
 VMS = ("arm64-debian", "parisc")
@@ -38,7 +38,7 @@ import pytest
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline
 from harness.guest.accelerator import Accelerator
-from harness.guest.emulator import Emulator
+from harness.guest.qemu_process import Emulator
 from harness.guest.guest import Guest
 
 pytest_plugins = ["harness.plugin"]
@@ -73,13 +73,13 @@ def test_it(guest, number):
 
 
 def run(directory: Path, point: int) -> None:
-    """In a fork: run the plugin, and die at the `point`-th thing done; leave in `done` how many there were."""
+    """Run the plugin in a forked process, and die at side effect number `point`; write their number to `done`."""
     own, done = os.getpid(), 0
 
     def count(event: str, given: tuple[Any, ...]) -> None:
         nonlocal done
         reads = event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR)
-        # What is forked inherits this, until it becomes another program.
+        # Forked processes inherit this hook until they execute another program.
         if event.startswith(WATCHED) and event not in LOOKS and not reads and os.getpid() == own:
             done += 1
             if done == point:
@@ -99,7 +99,7 @@ def run(directory: Path, point: int) -> None:
 
 
 def main(directory: Path, count: int) -> None:
-    """The run that counts, those that are killed, the one after them."""
+    """Make the run that counts, the runs that are killed, and the one after them."""
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "test_case.py").write_text(CASE)
     (directory / "pytest.ini").touch()

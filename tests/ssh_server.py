@@ -1,4 +1,4 @@
-"""An SSH server in this process that behaves as a test wants it to."""
+"""An SSH server in this process whose behavior a test sets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Behaviour = Callable[[paramiko.Channel, str], None]
 
 
 class Dropbear(paramiko.ServerInterface):
-    """Lets one key in and notes every command in `asked`."""
+    """Accepts one key and records every command in `commands`."""
 
     def __init__(self, keys: RunKeys) -> None:
         self._keys = keys
-        self.asked: list[tuple[paramiko.Channel, str]] = []
+        self.commands: list[tuple[paramiko.Channel, str]] = []
 
     def get_allowed_auths(self, _username: str) -> str:
         return "publickey,password"
@@ -35,26 +35,26 @@ class Dropbear(paramiko.ServerInterface):
         return paramiko.OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        self.asked.append((channel, command.decode()))
+        self.commands.append((channel, command.decode()))
         return True
 
 
 class _Connection(paramiko.Transport):
-    """Lets a command begin once the client has the reply to its request: it must not end before."""
+    """Starts a command only after the client has the reply to its request, so that the command cannot end earlier."""
 
     def __init__(self, connection: socket.socket, server: Dropbear, begin: Behaviour) -> None:
         super().__init__(connection)
-        self._asked = server.asked
+        self._commands = server.commands
         self._begin = begin
 
     def _send_user_message(self, data: paramiko.Message) -> None:
         super()._send_user_message(data)  # type: ignore[misc]
         if data.asbytes()[:1] == cMSG_CHANNEL_SUCCESS:
-            threading.Thread(target=self._begin, args=self._asked.pop(0), daemon=True).start()
+            threading.Thread(target=self._begin, args=self._commands.pop(0), daemon=True).start()
 
 
 class Server:
-    """A listening server, its one connection, and how its commands behave."""
+    """A listening server, its one connection, and the behavior of its commands."""
 
     def __init__(self) -> None:
         self.keys = RunKeys.make()

@@ -1,4 +1,4 @@
-"""A person in a guest: what of its output may reach the terminal, the shell's ways, the commands for gdb."""
+"""Interactive use of a guest: its output is filtered, the shell behaves like a shell, gdb gets the right commands."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.guest import debugger
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.guest.terminal import Filter
 from harness.report import evidence
 
@@ -29,8 +29,8 @@ HARMLESS = b"\x1b[1;31mred\x1b[0m \x1b[2K\x1b[10D\x1b[?25l\x1b[?2004h\tx\x08y\r\
 HARMFUL = {
     "retitles": b"\x1b]0;owned\x07",
     "clipboard": b"\x1b]52;c;cm0gLXJmIC8=\x1b\\",
-    "asks-for-an-answer": b"\x1b[6n",
-    "asks-for-the-title": b"\x1b[21t",
+    "queries-the-cursor": b"\x1b[6n",
+    "queries-the-title": b"\x1b[21t",
     "device-string": b'\x1bP$q"p\x1b\\',
     "eight-bit": b"\xc2\x9b6n",
     "mouse": b"\x1b[?1000h",
@@ -99,7 +99,7 @@ def test_commands_piped_in_are_run_and_the_status_is_the_shells() -> None:
 
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
-    """An object with code, data and a build-id, as a module is."""
+    """Return an object file with code, data and a build-id, like a module."""
     source, made = tmp_path / "it.c", tmp_path / "it.ko"
     source.write_text("int counter = 1; int leaf(int x) { return x + counter; }\n")
     subprocess.run(["gcc", "-c", "-g", "-o", made.with_suffix(".o"), source], check=True)
@@ -107,7 +107,7 @@ def module(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.mark.skipif(not debugger.shutil.which("gdb"), reason="no gdb here")
+@pytest.mark.skipif(not debugger.shutil.which("gdb"), reason="gdb is not installed")
 def test_gdb_finds_each_symbol_where_this_guest_has_it(module: Path, tmp_path: Path) -> None:
     vmlinux = tmp_path / "vm linux"
     (tmp_path / "k.c").write_text("void _start(void) {}\n")
@@ -115,8 +115,8 @@ def test_gdb_finds_each_symbol_where_this_guest_has_it(module: Path, tmp_path: P
     subprocess.run(["gcc", *flags, "-o", vmlinux, tmp_path / "k.c"], check=True)
     sections = {".text": 0x7000_0000, ".data": 0x7100_0000, ".symtab": 0x7200_0000, ".gone": 0x7300_0000}
     symbols = Symbols(vmlinux, 0x1000_0000, {module: sections})
-    asked = [*symbols.commands(), "info address leaf", "info address counter", "info address _start"]
-    words = [word for command in asked for word in ("-ex", command)]
+    commands = [*symbols.commands(), "info address leaf", "info address counter", "info address _start"]
+    words = [word for command in commands for word in ("-ex", command)]
     done = subprocess.run(["gdb", "-nx", "-batch", *words], capture_output=True, text=True, check=True)
     assert 'leaf" is a function at address 0x70000000' in done.stdout.replace("Symbol ", "")
     assert "0x71000000" in done.stdout

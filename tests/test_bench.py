@@ -1,4 +1,4 @@
-"""The bench: what its figures are made of. Nothing is timed here."""
+"""The bench computes, keeps and shows its figures correctly. Nothing is timed here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from harness.report import time_accounts
 from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
-HALF = Pair("a_vs_b", "a beside b", "at most 0.5", "a", "b")
+HALF = Pair("a_vs_b", "a and b", "at most 0.5", "a", "b")
 ALONE = Pair("a_s", "a alone", "at most 1", "a")
 
 
@@ -91,7 +91,7 @@ def test_an_absent_side_has_no_value_and_meets_no_goal(missing: str) -> None:
     assert (measured.value, measured.holds, measured.absent) == (None, False, "not installed: no pip")
 
 
-# --- the race
+# --- sides in turn
 
 
 def test_sides_take_turns_run_by_run() -> None:
@@ -195,7 +195,7 @@ def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunD
     assert re.search(r"cells: bodies +3\.0", buffer.getvalue())
 
 
-# --- which figures
+# --- selecting figures
 
 
 def test_all_figures_have_a_goal_that_can_be_judged_and_a_name_of_their_own() -> None:
@@ -233,22 +233,22 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.host, "facts", lambda _: {"cores": 2})
-    asked: list[str] = []
+    opened: list[str] = []
 
     @contextmanager
     def open_sides(_: BenchContext, wanted: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-        asked.extend(wanted)
-        yield {"a": lambda: 1.0, "b": lambda: 4.0, "c": lambda: pytest.fail("nobody compares c")}
+        opened.extend(wanted)
+        yield {"a": lambda: 1.0, "b": lambda: 4.0, "c": lambda: pytest.fail("c is not compared")}
 
     @contextmanager
     def broken(*_: object) -> Iterator[Mapping[str, Any]]:
-        raise HostError("no such thing")
+        raise HostError("not available")
         yield {}
 
     groups = [Group((HALF, ALONE), open_sides), Group((ALONE,), broken)]
-    with pytest.raises(HostError, match="no such thing"):
+    with pytest.raises(HostError, match="not available"):
         bench.measure(context(directory, Bus(), "parisc"), groups)
-    assert asked == ["a", "b"]
+    assert opened == ["a", "b"]
     assert [each.figure for each in Figures(directory).read()] == [
         "bench.a_vs_b",
         "bench.a_vs_b.ours",
@@ -306,12 +306,12 @@ def test_vng_runs_with_the_arguments_of_its_figure(tmp_path: Path) -> None:
 
 def test_a_vng_that_cannot_be_had_is_absent_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Path:
-        raise HostError("what requirements-bench.txt names cannot be installed", where="vng.log")
+        raise HostError("the packages in requirements-bench.txt cannot be installed", where="vng.log")
 
     monkeypatch.setattr(virtme, "_program", refuse)
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1"))
-    beside = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
-    assert beside == Absent("not installed: vng.log: what requirements-bench.txt names cannot be installed")
+    vng = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
+    assert vng == Absent("not installed: vng.log: the packages in requirements-bench.txt cannot be installed")
 
 
 @pytest.mark.parametrize(
@@ -333,13 +333,13 @@ def test_vng_is_measured_on_our_kernel_or_not_at_all(
     statuses = [255, 255, 1]
     monkeypatch.setattr(process, "run", lambda argv, **_: process.Finished(tuple(argv), statuses.pop(0), output, 9.5))
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1.0-56-amd64"))
-    beside = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
-    assert isinstance(beside, Absent) is not measured
-    if not isinstance(beside, Absent):
-        # Without udev its status is that of a broken port, and the same each time.
-        assert beside() == 9.5
+    vng = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
+    assert isinstance(vng, Absent) is not measured
+    if not isinstance(vng, Absent):
+        # Without udev vng's status is that of a broken port, the same each time.
+        assert vng() == 9.5
         with pytest.raises(HostError, match="status 1, not 255"):
-            beside()
+            vng()
 
 
 def test_vng_is_locked_as_declared() -> None:

@@ -14,10 +14,10 @@ from sample_runs import cell
 from harness.core import paths
 from harness.core.events import Bus, Event, Phase
 from harness.report import board as board_module
-from harness.report import progress
+from harness.report import progress_state as progress
 from harness.report.board import Board
-from harness.report.progress import Progress
-from harness.verdict.verdict import Verdict
+from harness.report.progress_state import Progress
+from harness.verdict.cell_verdict import Verdict
 
 
 class Clock:
@@ -82,7 +82,7 @@ import sys
 from harness.core.events import Bus, Event, Phase
 from harness.report.board import Board
 from sample_runs import cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
 board.expect({"parisc": 4, "arm64-debian": 2})

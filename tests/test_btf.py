@@ -1,10 +1,10 @@
-"""BTF made by hand, read back field by field."""
+"""The harness's own BTF has the right fields when read back."""
 
 from __future__ import annotations
 
 import struct
 
-from harness.pinning.holds.btf import FUNCTION, Base, one_function
+from harness.pinning.holds.btf_encoder import FUNCTION, Base, one_function
 
 BASE = Base(types=1000, strings=5000)
 

@@ -1,4 +1,4 @@
-"""Bundles: written whole, read only whole, shared where equal, named by nobody's path; and what counts as the same."""
+"""Bundles are written and read only whole, share equal files, and stay in their directory; failures are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
 from harness.report.sameness import alike, normalised
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
 

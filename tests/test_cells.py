@@ -1,4 +1,4 @@
-"""From what a phase raised to the word a cell ends with."""
+"""The verdict of a cell follows from what its phases raised."""
 
 from types import SimpleNamespace
 from typing import cast
@@ -11,9 +11,9 @@ from harness.landing.landing import Missed
 from harness.matrix.cells.cell_result import CellWatch, MutantSurvivedError, demand_caught, verdict_of
 from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.checkup import KernelComplained
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
-from harness.verdict.verdict import Verdict
 
 
 def watch(mutant: str = "") -> CellWatch:
@@ -73,7 +73,7 @@ def test_a_complaint_explains_what_the_guest_refused_but_not_what_the_host_did()
 
 
 def test_a_broken_connection_is_explained_by_the_kernel_but_a_hang_is_a_hang() -> None:
-    """Seen: the out-of-memory killer ended the SSH server, too."""
+    """This was seen when the out-of-memory killer killed the SSH server, too."""
     killer = KernelComplained([Complaint(ComplaintKind.OUT_OF_MEMORY, "sh invoked oom-killer", "", ())], {})
     broken = GuestLost("the SSH connection broke")
     for silence, verdict in ((None, Verdict.OOPS), (object(), Verdict.HANG)):

@@ -1,4 +1,4 @@
-"""The command line: its output and exit status, before and without any guest."""
+"""The command line prints the right output and exits with the right status; no guest is started."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _signals_stay_as_they_are() -> Iterator[None]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the project, to be spoilt."""
+    """Return a copy of the project that a test may break."""
     for name in ("harness", "vm_images", "cases", "probes"):
         shutil.copytree(paths.PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conftest.py", "pyproject.toml", "host-packages.txt"):
@@ -70,6 +70,7 @@ def test_wrong_use_is_one_line(arguments: list[str], capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_broken_recipe_stops_every_command_before_anything_is_built(project: Path) -> None:
     (project / "vm_images" / "parisc.toml").write_text('name = "parisc"\narhc = "parisc"\n')
     for command in (["run"], ["test"], ["build", "--vm", "parisc"]):
@@ -80,6 +81,7 @@ def test_a_broken_recipe_stops_every_command_before_anything_is_built(project: P
         assert not (project / "results").exists()
 
 
+@pytest.mark.slow
 def test_nothing_selected_is_wrong_use(project: Path) -> None:
     done = pinpoint(project, "run", "-k", "nothing_is_called_so")
     assert done.returncode == 2, done.stdout + done.stderr
@@ -87,6 +89,7 @@ def test_nothing_selected_is_wrong_use(project: Path) -> None:
     assert "nothing_is_called_so" in done.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_prints_one_qemu_line_a_vm(project: Path) -> None:
     done = pinpoint(project, "run", "--dry-run", "--accel", "tcg", "--vm", "parisc", "--vm", "x86_64-debian")
     assert done.returncode == 0, done.stderr
@@ -209,7 +212,7 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli_images.prepare, "prepare", interrupt)
     monkeypatch.setattr(cli.process, "stop_all", lambda: stopped.append("all"))
-    # Whoever starts this in the background may have had the signal ignored.
+    # A process that was started in the background may have the signal ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert cli.main(["build", "--vm", "parisc"]) == 130
@@ -232,7 +235,7 @@ def test_every_command_is_found_in_its_module(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_command_imports_nothing_that_only_others_need() -> None:
-    """`./pinpoint build` with nothing to build shall not take half a second to start."""
+    """`./pinpoint build` with nothing to build must start in less than half a second."""
     code = "import sys, harness.cli, harness.cli_images; print(*sorted(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],

@@ -1,4 +1,4 @@
-"""Addresses as closest symbol + offset: the ELF's view, the kernel's words, and what becomes of a conversion."""
+"""Addresses are converted to the closest symbol + offset as the kernel does, and each disagreement is a complaint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_symbols_that_kallsyms_drops_are_no_places() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("startup_64+0x0/0x70", KernelSymbolOffset("startup_64", 0)),
         ("pinpoint_leaf+0x1f/0x30 [pinpoint_target]", KernelSymbolOffset("pinpoint_leaf", 0x1F, "pinpoint_target")),
@@ -73,8 +73,8 @@ def test_symbols_that_kallsyms_drops_are_no_places() -> None:
         ("0xffffffffc0244ff0", None),
     ],
 )
-def test_the_kernels_words_are_read(words: str, told: KernelSymbolOffset | None) -> None:
-    assert closest_symbol.read(words) == told
+def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | None) -> None:
+    assert closest_symbol.read(words) == expected
 
 
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:
@@ -115,20 +115,20 @@ def test_an_entry_past_its_landing_pad_is_listed_there() -> None:
         kernel=KernelSymbolOffset("first", 0),
     )
     assert padded.complaint == ""
-    assert replace(padded, listed=KernelSymbolOffset("first", 0)).complaint == "the list calls it something else"
+    assert replace(padded, listed=KernelSymbolOffset("first", 0)).complaint == "kprobes/list has another symbol for it"
 
 
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"kernel": KernelSymbolOffset("alpha", 0x14)}, "the ELF files and the kernel know other symbols"),
-        ({"elf": None}, "the ELF files and the kernel know other symbols"),
-        ({"by_symbol": report(0, 84)}, "registered one way, refused the other"),
-        ({"by_address": report(0, 22), "by_symbol": report(0, 84)}, "or for another reason"),
-        ({"by_symbol": report(0x1018)}, "not registered where it was asked for"),
-        ({"by_address": report(0x1018), "by_symbol": report(0x1018)}, "not registered where it was asked for"),
-        ({"listed": None}, "the list calls it something else"),
-        ({"listed": KernelSymbolOffset("second", 8)}, "the list calls it something else"),
+        ({"kernel": KernelSymbolOffset("alpha", 0x14)}, "the ELF files and the kernel find different symbols"),
+        ({"elf": None}, "the ELF files and the kernel find different symbols"),
+        ({"by_symbol": report(0, 84)}, "the kernel returned different errnos"),
+        ({"by_address": report(0, 22), "by_symbol": report(0, 84)}, "the kernel returned different errnos"),
+        ({"by_symbol": report(0x1018)}, "not registered at the requested place"),
+        ({"by_address": report(0x1018), "by_symbol": report(0x1018)}, "not registered at the requested place"),
+        ({"listed": None}, "kprobes/list has another symbol for it"),
+        ({"listed": KernelSymbolOffset("second", 8)}, "kprobes/list has another symbol for it"),
     ],
 )
 def test_each_disagreement_is_a_complaint(wrong: dict[str, object], complaint: str) -> None:

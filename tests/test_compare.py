@@ -1,4 +1,4 @@
-"""Two runs compared, a run and a baseline file, and the history of the kept runs."""
+"""Two runs are compared with each other, a run with a baseline file, and the kept runs make a history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.report.compare import Baseline, against, compare
 from harness.report.history import past
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
 
@@ -34,7 +34,7 @@ FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
         ([cell("b")], [cell("a", FAIL, reason="x"), cell("b")], "failures", True),
         ([cell("a", seconds=1.0)], [cell("a", seconds=9.0)], "slower", False),
         ([cell("a", seconds=0.1)], [cell("a", seconds=0.9)], "", False),
-        # Two cases of one name in two files are two cells.
+        # Two cases with one name in two files are two cells.
         ([cell("a"), cell("a", file="cases/other.py")], [cell("a"), cell("a", OOPS, reason="x", file="cases/other.py")],
          "failures", True),
     ],

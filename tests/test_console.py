@@ -1,4 +1,4 @@
-"""The console, with us at the guest's end of it."""
+"""The console reads what a guest sends; the tests are at the guest's end of it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ SOON = 60.0
 
 
 class Line:
-    """A console and the guest's end of it."""
+    """A console with the guest's end of it."""
 
     def __init__(self) -> None:
         ours, self.guest = socket.socketpair()
         self.console = Console("a-vm", ours)
 
-    def say(self, content: bytes) -> None:
+    def send(self, content: bytes) -> None:
         self.guest.sendall(content)
 
     def settle(self, position: int) -> None:
-        """Wait until so much has arrived."""
+        """Wait until this many bytes have arrived."""
         deadline = Deadline.after(SOON)
         while self.console.position < position:
             deadline.demand("arrival")
@@ -49,32 +49,32 @@ def line() -> Iterator[Line]:
 
 
 def test_line_that_comes_before_it_is_awaited(line: Line) -> None:
-    line.say(b"booting\r\npinpoint: ready\r\n")
+    line.send(b"booting\r\npinpoint: ready\r\n")
     line.settle(26)
-    heard = line.console.await_line(["panic", "pinpoint: ready"], Deadline.after(SOON))
-    assert (heard.index, heard.text) == (1, "pinpoint: ready")
+    match = line.console.await_line(["panic", "pinpoint: ready"], Deadline.after(SOON))
+    assert (match.index, match.text) == (1, "pinpoint: ready")
 
 
 def test_line_that_comes_in_pieces(line: Line) -> None:
-    def speak() -> None:
+    def send_slowly() -> None:
         for byte in b"noise\r\npinpoint: ready\r\nmore":
-            line.say(bytes([byte]))
+            line.send(bytes([byte]))
 
-    threading.Thread(target=speak).start()
-    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(SOON))
-    assert (heard.start, heard.end) == (7, 22)
+    threading.Thread(target=send_slowly).start()
+    match = line.console.await_line(["pinpoint: ready"], Deadline.after(SOON))
+    assert (match.start, match.end) == (7, 22)
 
 
 def test_first_match_in_the_stream_wins(line: Line) -> None:
-    line.say(b"Kernel panic - not syncing: no init\r\npinpoint: ready\r\n")
-    heard = line.console.await_line(["pinpoint: ready", r"Kernel panic[^\r\n]*"], Deadline.after(SOON))
-    assert (heard.index, heard.text) == (1, "Kernel panic - not syncing: no init")
+    line.send(b"Kernel panic - not syncing: no init\r\npinpoint: ready\r\n")
+    match = line.console.await_line(["pinpoint: ready", r"Kernel panic[^\r\n]*"], Deadline.after(SOON))
+    assert (match.index, match.text) == (1, "Kernel panic - not syncing: no init")
 
 
 def test_only_what_comes_after_a_position_counts(line: Line) -> None:
-    line.say(b"mark 1\r\n")
+    line.send(b"mark 1\r\n")
     first = line.console.await_line([r"mark \d\r\n"], Deadline.after(SOON))
-    line.say(b"between\r\nmark 2\r\n")
+    line.send(b"between\r\nmark 2\r\n")
     second = line.console.await_line([r"mark \d\r\n"], Deadline.after(SOON), since=first.end)
     assert second.text == "mark 2\n"
     assert line.console.text(first.end, second.start) == "between\n"
@@ -92,7 +92,7 @@ def test_unending_noise_ends_at_the_deadline(line: Line) -> None:
 
     def chatter() -> None:
         while not ended.is_set():
-            line.say(b"x" * 1000)
+            line.send(b"x" * 1000)
 
     thread = threading.Thread(target=chatter)
     thread.start()
@@ -105,7 +105,7 @@ def test_unending_noise_ends_at_the_deadline(line: Line) -> None:
 
 
 def test_closed_console_is_a_lost_guest(line: Line) -> None:
-    line.say(b"last words")
+    line.send(b"last words")
     line.guest.close()
     with pytest.raises(GuestLost):
         line.console.await_line(["ready"], Deadline.after(SOON))
@@ -113,7 +113,7 @@ def test_closed_console_is_a_lost_guest(line: Line) -> None:
 
 
 def test_stopped_guest_is_noticed_though_its_console_stays_open(line: Line) -> None:
-    line.say(b"panic\r\n")
+    line.send(b"panic\r\n")
     line.console.end_soon()
     began = time.monotonic()
     with pytest.raises(GuestLost):
@@ -124,13 +124,13 @@ def test_stopped_guest_is_noticed_though_its_console_stays_open(line: Line) -> N
 
 def test_binary_garbage_hides_nothing(line: Line) -> None:
     garbage = os.urandom(100_000).replace(b"pinpoint", b"")
-    threading.Thread(target=line.say, args=(garbage + b"\r\npinpoint: ready\r\n" + b"\xff\xfe\x00",)).start()
+    threading.Thread(target=line.send, args=(garbage + b"\r\npinpoint: ready\r\n" + b"\xff\xfe\x00",)).start()
     assert line.console.await_line(["pinpoint: ready"], Deadline.after(SOON)).start == 100_002
     assert "\ufffd" in line.console.text()
 
 
 def test_flood_is_drained_within_bounded_memory() -> None:
-    """In a process of its own: what else goes on in this one takes memory, too."""
+    """The flood is read in a separate process, because other tests use memory in this one."""
     places = f"{paths.PROJECT}:{Path(__file__).parent}"
     words = [sys.executable, "-c", "import test_console; test_console.flooded(test_console.Line())"]
     done = subprocess.run(
@@ -140,21 +140,21 @@ def test_flood_is_drained_within_bounded_memory() -> None:
 
 
 def flooded(line: Line) -> None:
-    """100 MB at once, read by somebody who waits for what comes after it."""
+    """Send 100 MB at once to a reader that waits for the line after them."""
     block = b"[   12.345678] a line as a looping driver prints it, over and over again\r\n" * 14_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def flood() -> None:
         for _ in range(100):
-            line.say(block)
-        line.say(b"\r\npinpoint: ready\r\n")
+            line.send(block)
+        line.send(b"\r\npinpoint: ready\r\n")
 
     thread = threading.Thread(target=flood)
     thread.start()
-    heard = line.console.await_line(["pinpoint: ready"], Deadline.after(2 * SOON))
+    match = line.console.await_line(["pinpoint: ready"], Deadline.after(2 * SOON))
     thread.join()
-    assert heard.start == 100 * len(block) + 2
-    assert heard.start > 100_000_000
+    assert match.start == 100 * len(block) + 2
+    assert match.start > 100_000_000
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 80_000, f"{grown} KiB more for a flood of 100 MB"
 

@@ -1,7 +1,8 @@
-"""What real guests printed when a module committed triggers in them, one log a trigger: is each read right?
+"""The logs that real guests printed when a module fired crash triggers in them are read correctly.
 
-`tests/console_logs/VM/TRIGGER.console` is the serial log, `.dmesg` the output of `dmesg -r`; what must be read
-from them stands in `tests/console_logs/expected.toml`; each line of it was held against its log by eye.
+There is one log for each trigger: `tests/console_logs/VM/TRIGGER.console` is the serial log, `.dmesg` the output of
+`dmesg -r`. `tests/console_logs/expected.toml` has the expected complaints; each line was checked against its log by
+eye.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from harness.verdict.complaints import Complaint, read
 DIRECTORY = Path(__file__).with_name("console_logs")
 LOGS = sorted(path for path in DIRECTORY.glob("*/*.*") if path.suffix in (".console", ".dmesg"))
 EXPECTED = tomllib.loads((DIRECTORY / "expected.toml").read_text())
-# What a log that was cut in a headline's preamble may be taken for.
+# Kinds that a log cut in the preamble of a headline may be read as.
 PREAMBLES = {ComplaintKind.WARNING, ComplaintKind.TRACE, ComplaintKind.FAULT, ComplaintKind.BUG}
 EVERY_BYTE = {"x86_64-debian/bug.console", "parisc/stray_break.console"}
 TIME = re.compile(r"^((?:<\d+>)?\[ *\d+\.\d+\]) ", re.MULTILINE)
@@ -51,7 +52,7 @@ def test_read_right(path: Path) -> None:
 def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
     log = path.read_text()
     wanted = [(complaint.kind, complaint.line, complaint.place) for complaint in read(log)]
-    noise = "cat: BUG: Kernel panic - not syncing: says a program\n"
+    noise = "cat: BUG: Kernel panic - not syncing: written by a program\n"
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
         "CR CR LF": log.replace("\n", "\r\r\n"),
@@ -65,6 +66,7 @@ def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
         assert again == wanted, form
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LOGS, ids=named)
 def test_cut_anywhere(path: Path) -> None:
     whole, wanted = path.read_bytes(), read(path.read_bytes())
@@ -76,7 +78,7 @@ def test_cut_anywhere(path: Path) -> None:
 
 
 def assert_is_beginning(reported: list[Complaint], wanted: list[Complaint], text: str) -> None:
-    """Nothing is invented; all before the last is reported; a complete headline is reported as what it is."""
+    """Assert that no complaint is invented, all but the last are reported, and a complete headline has its own kind."""
     assert len(reported) <= len(wanted)
     assert [(each.kind, each.line) for each in reported[:-1]] == [
         (each.kind, each.line) for each in wanted[: len(reported)][:-1]

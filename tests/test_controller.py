@@ -1,4 +1,4 @@
-"""Controller and workers of one run."""
+"""The controller of a run receives events and requests from its workers."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import pytest
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, Phase
 from harness.matrix.cells.selection import CellId
-from harness.matrix.workers.controller import Controller, ControllerClient
+from harness.matrix.workers.controller_socket import Controller, ControllerClient
 
 SOON = 60.0
 
 
 class Site:
-    """A controller, the events it received, and what workers requested of it."""
+    """A controller, the events that it received, and the images that workers requested."""
 
     def __init__(self) -> None:
-        self.heard: list[Event] = []
+        self.received: list[Event] = []
         self.rows: list[tuple[list[str], list[str]]] = []
         self.news = threading.Event()
         self.image_is_there = threading.Event()
         bus = Bus()
-        bus.subscribe(self.hear)
+        bus.subscribe(self.receive)
         self.controller = Controller(bus, lambda *rows: self.rows.append(rows), self.build)
 
-    def hear(self, event: Event) -> None:
-        self.heard.append(event)
+    def receive(self, event: Event) -> None:
+        self.received.append(event)
         self.news.set()
 
     def build(self, name: str) -> None:
@@ -47,15 +47,15 @@ def site() -> Iterator[Site]:
 def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None:
     own = Bus()
     own.subscribe(ControllerClient(site.controller.address).send_event)
-    # Of accounts there may be thousands; they come when the worker ends.
+    # There may be thousands of time accounts, so they are sent when the worker ends.
     own.spent("parisc", "body", 1.0)
     with own.step("parisc", "boot") as step:
         step.say("half", 0.5)
         step.close_with("up")
-    while [event.detail for event in site.heard] != ["", "half", "up"]:
+    while [event.detail for event in site.received] != ["", "half", "up"]:
         assert site.news.wait(SOON)
         site.news.clear()
-    assert [(event.vm, event.step, event.phase.value, event.fraction) for event in site.heard] == [
+    assert [(event.vm, event.step, event.phase.value, event.fraction) for event in site.received] == [
         ("parisc", "boot", "started", None),
         ("parisc", "boot", "progress", 0.5),
         ("parisc", "boot", "finished", None),
@@ -84,7 +84,7 @@ def test_only_the_first_workers_rows_count(site: Site) -> None:
     for rows in (["a"], ["b"]):
         worker = ControllerClient(site.controller.address)
         worker.send_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
-        # Lines of one connection are answered in order, different connections in parallel.
+        # Requests of one connection are answered in order, different connections in parallel.
         worker._send({"image": "x"})
         assert worker._connection.recv(100)
     assert site.rows == [(["a"], [])]

@@ -1,4 +1,4 @@
-"""Data by its symbol: which witness reports its address, what mutants report, what an offset by hand would miss."""
+"""Variables are found by symbol; each witness and mutant reports the right address; offsets by hand miss them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from harness.core.elf_tables import Section, Symbol
 from harness.core.errors import GuestError
-from harness.landing import data
+from harness.landing import data_symbol_addresses as addresses
 from harness.landing.code.closest_symbol import Closest, KernelSymbolOffset, Named
-from harness.landing.data import Datum, shifts
+from harness.landing.data_symbol_addresses import Datum, shifts
 from harness.landing.lookup.data_check import Readings
 from harness.landing.mutants import MUTANTS
 
@@ -22,7 +22,7 @@ POINTER = 0x35000
 
 
 class FakeElf:
-    """As much of an ELF file as data are found by: sections by name, symbols as (name, section, address)."""
+    """The part of an ELF file that finds variables: sections by name, symbols as (name, section, address)."""
 
     path = Path("fake")
     word_bytes = 8
@@ -54,7 +54,10 @@ MODULE = FakeElf(
 
 
 def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None) -> FakeElf:
-    """A kernel with variables a, b, c, `before` more bytes in front of b; with per-CPU ones linked at `per_cpu`."""
+    """Return a kernel with variables a, b and c, with `before` bytes inserted before b.
+
+    Per-CPU variables are linked at `per_cpu`.
+    """
     symbols = [("a", ".data", 0x8000), ("b", ".data", 0x8010 + before), ("c", ".data", 0x8020 + before)]
     symbols += [("_stext", ".text", text), ("_sdata", ".data", 0x8000), ("twice", ".data", 1), ("twice", ".data", 2)]
     sections = {".text": (text, 0, 0x100), ".data": (0x8000, 0x100, 0x100)}
@@ -86,31 +89,31 @@ def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsym
 
 
 def test_section_and_offset_or_address_and_slide() -> None:
-    assert data.by_elf(layout(), Datum("pinpoint_data_word", 4, module="m")) == DATA + 0x20
-    assert data.by_elf(layout(), Datum("b", 4, offset=2)) == 0x8012 + SLIDE
+    assert addresses.by_elf(layout(), Datum("pinpoint_data_word", 4, module="m")) == DATA + 0x20
+    assert addresses.by_elf(layout(), Datum("b", 4, offset=2)) == 0x8012 + SLIDE
 
 
 def test_per_cpu_variables_linked_from_zero_do_not_slide() -> None:
-    assert data.by_elf(layout(kernel(per_cpu=0)), Datum("cpu_word", 4, cpu=0)) == 8
-    assert data.by_elf(layout(kernel(per_cpu=0)), Datum("b", 4)) == 0x8010 + SLIDE
-    assert data.by_elf(layout(kernel(per_cpu=0x9000)), Datum("cpu_word", 4, cpu=0)) == 0x9008 + SLIDE
+    assert addresses.by_elf(layout(kernel(per_cpu=0)), Datum("cpu_word", 4, cpu=0)) == 8
+    assert addresses.by_elf(layout(kernel(per_cpu=0)), Datum("b", 4)) == 0x8010 + SLIDE
+    assert addresses.by_elf(layout(kernel(per_cpu=0x9000)), Datum("cpu_word", 4, cpu=0)) == 0x9008 + SLIDE
 
 
 def test_a_section_that_sysfs_does_not_list_is_found_by_the_relocated_pointer() -> None:
-    assert data.by_elf(layout(), Datum("pinpoint_percpu_word", 4, module="m", cpu=0)) == POINTER
+    assert addresses.by_elf(layout(), Datum("pinpoint_percpu_word", 4, module="m", cpu=0)) == POINTER
 
 
 @pytest.mark.parametrize("symbol", ["nowhere", "twice"])
 def test_a_name_of_none_or_several_is_no_datum(symbol: str) -> None:
     with pytest.raises(GuestError, match=f"symbols are named {symbol}"):
-        data.by_elf(layout(), Datum(symbol, 4))
+        addresses.by_elf(layout(), Datum(symbol, 4))
 
 
 def test_the_mutants_point_elsewhere() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
-    assert data.by_next_symbol(layout(), datum) == DATA + 0x28
-    assert data.by_next_symbol(layout(), Datum("next", 4, module="m")) == DATA + 0x30
-    assert data.by_text_base(layout(), datum) == TEXT + 0x200 - 0x40 + 0x20
+    assert addresses.by_next_symbol(layout(), datum) == DATA + 0x28
+    assert addresses.by_next_symbol(layout(), Datum("next", 4, module="m")) == DATA + 0x30
+    assert addresses.by_text_base(layout(), datum) == TEXT + 0x200 - 0x40 + 0x20
 
 
 @pytest.mark.parametrize(
@@ -125,24 +128,26 @@ def test_the_mutants_point_elsewhere() -> None:
     ],
 )
 def test_kallsyms_makes_a_statement_when_it_lists_the_symbol_once(listing: str, address: int | None) -> None:
-    output = data.by_kallsyms(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
+    output = addresses.by_kallsyms(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
     assert output.address == address
 
 
 def test_the_kernels_closest_symbol_agrees_contradicts_or_is_silent() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
-    here, told = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
-    assert data.by_closest(layout(), datum, here, told).address == here
-    assert data.by_closest(layout(), datum, DATA + 0x28, KernelSymbolOffset("next", 0, "m")).contradicts
-    blind = data.by_closest(layout(data_symbols=False), datum, here, KernelSymbolOffset("last_function", 0x1234, "m"))
+    here, named = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
+    assert addresses.by_closest(layout(), datum, here, named).address == here
+    assert addresses.by_closest(layout(), datum, DATA + 0x28, KernelSymbolOffset("next", 0, "m")).contradicts
+    blind = addresses.by_closest(
+        layout(data_symbols=False), datum, here, KernelSymbolOffset("last_function", 0x1234, "m")
+    )
     assert (blind.address, blind.contradicts) == (None, False)
-    assert data.by_closest(layout(), datum, here, None).address is None
+    assert addresses.by_closest(layout(), datum, here, None).address is None
 
 
 def test_the_module_reports_its_words() -> None:
-    assert data.by_module(layout(), Datum("pinpoint_data_word", 4, module="m")).address == DATA + 0x20
-    assert data.by_module(layout(), Datum("next", 4, module="m")).address is None
-    assert data.by_module(layout(), Datum("b", 4)).address is None
+    assert addresses.by_target_parameter(layout(), Datum("pinpoint_data_word", 4, module="m")).address == DATA + 0x20
+    assert addresses.by_target_parameter(layout(), Datum("next", 4, module="m")).address is None
+    assert addresses.by_target_parameter(layout(), Datum("b", 4)).address is None
 
 
 def test_what_offsets_of_another_kernel_miss() -> None:
@@ -159,8 +164,8 @@ def test_numbers_are_in_the_guests_order() -> None:
 
 
 def test_every_mutant_of_data_is_one() -> None:
-    assert MUTANTS["next-data-symbol"].places is data.by_next_symbol
-    assert MUTANTS["data-by-text-base"].places is data.by_text_base
+    assert MUTANTS["next-data-symbol"].places is addresses.by_next_symbol
+    assert MUTANTS["data-by-text-base"].places is addresses.by_text_base
     assert MUTANTS["reads-next-word"].reads_beyond
 
 
@@ -169,8 +174,8 @@ def test_the_end_of_the_kernels_per_cpu_data_names_a_modules_first_variable() ->
     end = 0x9100 + SLIDE
     datum = Datum("pinpoint_percpu_word", 4, module="m", cpu=0)
     shown = KernelSymbolOffset("__per_cpu_end", 0, "")
-    assert data.by_closest(layout(vmlinux), datum, end, shown).address == end
-    # The same name for another address, another offset, or a variable that is not per-CPU contradicts.
-    assert data.by_closest(layout(vmlinux), datum, end + 8, shown).contradicts
-    assert data.by_closest(layout(vmlinux), datum, end + 8, KernelSymbolOffset("__per_cpu_end", 8, "")).contradicts
-    assert data.by_closest(layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown).contradicts
+    assert addresses.by_closest(layout(vmlinux), datum, end, shown).address == end
+    # The same name contradicts for another address, another offset, or a variable that is not per-CPU.
+    assert addresses.by_closest(layout(vmlinux), datum, end + 8, shown).contradicts
+    assert addresses.by_closest(layout(vmlinux), datum, end + 8, KernelSymbolOffset("__per_cpu_end", 8, "")).contradicts
+    assert addresses.by_closest(layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown).contradicts

@@ -1,4 +1,4 @@
-"""Module files changed in one place: only that place differs; a place that cannot be found is reported."""
+"""A doctored module file differs in one place only; a place that cannot be found is reported."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(content: bytes, directory: Path) -> Elf:
 
 
 def changed(module: Elf, content: bytes) -> int:
-    """How many bytes differ, of two files of one length."""
+    """Return how many bytes differ in two files of equal length."""
     return sum(one != other for one, other in zip(module.path.read_bytes(), content, strict=True))
 
 

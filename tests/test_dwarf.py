@@ -1,7 +1,7 @@
-"""Lines of source in modules: section + offset from the DWARF line table; what has none, or another build, is refused.
+"""A source line in a module becomes section + offset by its DWARF line table; another build or no table is refused.
 
-The modules are compiled here, for every architecture whose compiler is at hand. Where a line really is tells a label
-that the source puts on it, which goes through the symbol table and not through DWARF.
+The modules are compiled here, for every architecture whose compiler is installed. A label in the source shows where a
+line really is; labels are in the symbol table and do not depend on DWARF.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing.code import dwarf, line_table
+from harness.landing.code import line_table, source_line_lookup
 from harness.landing.layout import Layout
 from harness.landing.mutants import MUTANTS
 from harness.landing.section_sites import PrecompiledSite, Refused, by_section
@@ -63,7 +63,7 @@ Build = Callable[..., Elf]
 
 @pytest.fixture
 def build(tmp_path: Path) -> Build:
-    """Compile the sources for an architecture and link them relocatable, as kbuild makes a module."""
+    """Return a function that compiles the sources for an architecture into a relocatable file, as kbuild does."""
 
     def module(*flags: str, arch: str = NATIVE, strip: str = "", name: str = "module.ko") -> Elf:
         prefix = ARCHITECTURES[arch].cross_prefix
@@ -93,7 +93,7 @@ def number(source: str, text: str) -> int:
 def test_a_line_is_where_its_label_is(build: Build, arch: str, flags: list[str]) -> None:
     elf = build(*flags, arch=arch)
     for file, source, function in ("one.c", ONE, "first"), ("one.c", ONE, "second"), ("two.c", TWO, "third"):
-        found = dwarf.place(elf, file, number(source, f"MARK({function}_mark)"))
+        found = source_line_lookup.place(elf, file, number(source, f"MARK({function}_mark)"))
         label, start = elf.named(f"{function}_mark")[0], elf.function(function)
         assert (found.section, found.offset) == (label.section, label.address)
         assert (found.function, found.into) == (function, label.address - start.address)
@@ -104,7 +104,7 @@ def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
     objects = ["one.c.o", "two.c.o"]
     subprocess.run(["ld", "-static", "--entry=first", *objects, "-o", "linked"], cwd=tmp_path, check=True)
     elf = Elf.read(tmp_path / "linked")
-    found = dwarf.place(elf, "two.c", number(TWO, "MARK(third_mark)"))
+    found = source_line_lookup.place(elf, "two.c", number(TWO, "MARK(third_mark)"))
     label = elf.named("third_mark")[0]
     assert (found.section, found.offset) == (label.section, elf.place(label))
     assert (found.function, found.into) == ("third", label.address - elf.function("third").address)
@@ -113,24 +113,24 @@ def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
 def test_an_inlined_line_needs_its_function(build: Build) -> None:
     elf = build("-g")
     line = number(COMMON, "return x * 3")
-    assert {each.function for each in dwarf.places(elf, "common.h", line)} == {"first", "second", "third"}
-    assert dwarf.place(elf, "common.h", line, "third").section == ".text.apart"
+    assert {each.function for each in source_line_lookup.places(elf, "common.h", line)} == {"first", "second", "third"}
+    assert source_line_lookup.place(elf, "common.h", line, "third").section == ".text.apart"
     with pytest.raises(
         PinpointError, match=r"module\.ko: common\.h:5 has code in 3 functions; name one of second, first, third"
     ):
-        dwarf.place(elf, "common.h", line)
-    with pytest.raises(PinpointError, match=r"has no code in fourth; it has in second, first, third"):
-        dwarf.place(elf, "common.h", line, "fourth")
+        source_line_lookup.place(elf, "common.h", line)
+    with pytest.raises(PinpointError, match=r"has no code in fourth; it has code in second, first, third"):
+        source_line_lookup.place(elf, "common.h", line, "fourth")
 
 
 def test_as_much_of_the_path_as_is_given(build: Build, tmp_path: Path) -> None:
     elf = build("-g", f"-ffile-prefix-map={tmp_path}=far/away")
     line = number(TWO, "MARK(third_mark)")
-    assert dwarf.place(elf, "away/two.c", line) == dwarf.place(elf, "two.c", line)
+    assert source_line_lookup.place(elf, "away/two.c", line) == source_line_lookup.place(elf, "two.c", line)
     with pytest.raises(PinpointError, match=r"its line table names no near/two\.c; it has far/away/common\.h, far/"):
-        dwarf.place(elf, "near/two.c", line)
+        source_line_lookup.place(elf, "near/two.c", line)
     with pytest.raises(PinpointError, match=r"names no wo\.c"):
-        dwarf.place(elf, "wo.c", line)
+        source_line_lookup.place(elf, "wo.c", line)
 
 
 def test_two_files_of_a_name(tmp_path: Path) -> None:
@@ -141,20 +141,20 @@ def test_two_files_of_a_name(tmp_path: Path) -> None:
         subprocess.run(compile_it, cwd=tmp_path, check=True)
     subprocess.run(["ld", "-r", "a.o", "b.o", "-o", "both.ko"], cwd=tmp_path, check=True)
     elf = Elf.read(tmp_path / "both.ko")
-    assert dwarf.place(elf, "b/same.c", 3).function == "in_b"
+    assert source_line_lookup.place(elf, "b/same.c", 3).function == "in_b"
     with pytest.raises(PinpointError, match=r"several files are same\.c; name one of .*a/same\.c, .*b/same\.c"):
-        dwarf.place(elf, "same.c", 3)
+        source_line_lookup.place(elf, "same.c", 3)
 
 
 def test_a_line_without_code(build: Build) -> None:
-    with pytest.raises(PinpointError, match=r"module\.ko: one\.c:8 has no code; the nearest that has is line [67]$"):
-        dwarf.place(build("-g"), "one.c", number(ONE, "nothing here"))
+    with pytest.raises(PinpointError, match=r"module\.ko: one\.c:8 has no code; the nearest line with code is [67]$"):
+        source_line_lookup.place(build("-g"), "one.c", number(ONE, "nothing here"))
 
 
 @pytest.mark.parametrize(("flags", "strip"), [(["-O1"], ""), (["-g"], "-g")], ids=["built-without", "stripped"])
 def test_no_dwarf(build: Build, flags: list[str], strip: str) -> None:
     with pytest.raises(PinpointError, match=r"module\.ko: no DWARF line table; build it with -g, or give") as caught:
-        dwarf.place(build(*flags, strip=strip), "one.c", 4)
+        source_line_lookup.place(build(*flags, strip=strip), "one.c", 4)
     assert "\n" not in str(caught.value)
 
 
@@ -165,27 +165,27 @@ def test_damaged_dwarf(build: Build) -> None:
     for wrong in b"\xff" * section.size, b"\x00" * section.size:
         elf.path.write_bytes(whole[: section.offset] + wrong + whole[section.offset + section.size :])
         with pytest.raises(PinpointError) as caught:
-            dwarf.place(Elf.read(elf.path), "one.c", 4)
+            source_line_lookup.place(Elf.read(elf.path), "one.c", 4)
         assert "\n" not in str(caught.value)
 
 
 def test_relocations_nobody_knows(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.core.elf_tables._ABSOLUTE", {})
-    with pytest.raises(PinpointError, match=r"has a relocation of type \d+, not known for EM_"):
+    with pytest.raises(PinpointError, match=r"has a relocation of unknown type \d+ for EM_"):
         line_table.rows(build("-g"))
 
 
 def test_the_line_that_has_a_text(tmp_path: Path) -> None:
     source = tmp_path / "one.c"
     source.write_text(ONE)
-    assert dwarf.line_of(source, "x = mixed(x);") == number(ONE, "x = mixed(x);")
+    assert source_line_lookup.line_of(source, "x = mixed(x);") == number(ONE, "x = mixed(x);")
     for text, count in ("return", 2), ("no such text", 0):
         with pytest.raises(PinpointError, match=rf"one\.c: {count} lines have '{text}'"):
-            dwarf.line_of(source, text)
+            source_line_lookup.line_of(source, text)
 
 
 def loaded(build_id: str, text: int, previous: int = 0) -> Layout:
-    """A layout with the module loaded: what the guest reports of it."""
+    """Return a layout with the module loaded, as the guest reports it."""
     target = SimpleNamespace(
         build_id=build_id,
         sections={".text": text},
@@ -200,7 +200,7 @@ def test_a_precompiled_site_is_at_its_section_and_offset(build: Build) -> None:
     site = PrecompiledSite.at_line("shape", elf, "one.c", number(ONE, "MARK(first_mark)"))
     request = by_section(loaded(elf.build_id, 0xC0001000), [site])
     assert request.specs == [f"@{0xC0001000 + elf.named('first_mark')[0].address:#x}"]
-    assert site.spec == f"shape:first+{site.offset:#x}", "it can be asked for by its symbol, too"
+    assert site.spec == f"shape:first+{site.offset:#x}", "it can be requested by its symbol, too"
 
 
 @pytest.mark.parametrize("found", ["0123abcd", ""])
@@ -212,7 +212,7 @@ def test_another_build_is_refused(build: Build, found: str) -> None:
         by_section(loaded(found, 0xC0001000), [site])
     assert MUTANTS["stale-offset"].relocates is not None
     stale = MUTANTS["stale-offset"].relocates(loaded(found, 0xC0001000), [site])
-    assert stale.specs == [f"@{0xC0001000 + site.place:#x}"], "the mutant does not ask"
+    assert stale.specs == [f"@{0xC0001000 + site.place:#x}"], "the mutant does not compare build-ids"
 
 
 def test_the_previous_instance_is_a_mutants(build: Build) -> None:

@@ -1,4 +1,4 @@
-"""ELF reading, on files that the compilers at hand make here and now."""
+"""ELF files are read correctly; the installed compilers make the files here."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def module(tmp_path: Path, architecture: str) -> Elf:
-    """A relocatable file, as a kernel module is."""
+    """Return a relocatable file, like a kernel module."""
     return Elf.read(_compile(tmp_path, architecture, ["-c"], [_SOURCE]))
 
 
 @pytest.fixture
 def linked(tmp_path: Path, architecture: str) -> Elf:
-    """An executable linked at a fixed address with its relocations kept, as an x86 vmlinux is."""
+    """Return an executable linked at a fixed address with its relocations kept, like an x86 vmlinux."""
     flags = ["-nostdlib", "-static", "-no-pie", "-Wl,--emit-relocs", "-Wl,--build-id=0xfeedbeef01"]
     return Elf.read(_compile(tmp_path, architecture, flags, [_SOURCE, _WHOLE]))
 
@@ -236,7 +236,7 @@ def test_absent_file_and_directory_are_one_line(tmp_path: Path) -> None:
 
 
 def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
-    """A file that ends early never raises anything but a PinpointError, at whatever byte it ends."""
+    """A file that is cut at any byte is read or raises a PinpointError, and nothing else."""
     whole = linked.path.read_bytes()
     cut = tmp_path / "cut"
     complaints = []
@@ -252,8 +252,9 @@ def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
     assert not any("\n" in complaint for complaint in complaints)
 
 
+@pytest.mark.slow
 def test_large_symbol_table_is_read_fast(tmp_path: Path) -> None:
-    """95,000 symbols, as a distribution's vmlinux has, inside the time that a person does not notice."""
+    """95,000 symbols, as many as in a distribution's vmlinux, are read without a noticeable delay."""
     lines = [".text", *(f".globl f{number}\n.type f{number},%function\nf{number}: nop" for number in range(95_000))]
     source, made = tmp_path / "many.s", tmp_path / "many.o"
     source.write_text("\n".join(lines) + "\n")
@@ -284,6 +285,6 @@ def test_addends_that_stand_in_the_bytes() -> None:
         return content[offset : offset + size]
 
     found = list(elf_tables.with_addends(form, "EM_386", listed, read))
-    # R_386_PC32 and R_386_32; of a type that is not known to be a plain field nothing is read.
+    # R_386_PC32 and R_386_32; nothing is read for a type that is not known to be a plain field.
     assert [each.addend for each in found] == [-4, 0x10, 0]
     assert list(elf_tables.with_addends(form, "EM_X86_64", listed, read)) == listed

@@ -1,4 +1,4 @@
-"""Results in the formats of other tools: each is read back, and guest output cannot break out of it."""
+"""Results are exported in formats of other tools: each can be read back, and guest output cannot break out of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.report.export.ktap import ktap
 from harness.report.export.markdown import markdown
 from harness.report.measurements import Figure
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 RUN = "20261128-120000-ab12"
 HOSTILE = "\x1b]0;title\x07 | `<b>` # SKIP not ok 1\nok 2 forged \x9b1m </failure> \udc80"

@@ -1,4 +1,4 @@
-"""The whole logs of rows that held are read again when a run ends: what is found there is a false alarm, or missed."""
+"""At the end of a run the logs of passed rows are read again to count false alarms and missed complaints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from harness.matrix.ending import count_false_alarms
 from harness.report.measurements import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
-NOISE = BootNoise(place="mm/slub.c:5134", why="told")
+NOISE = BootNoise(place="mm/slub.c:5134", why="a test")
 
 
 def cell(verdict: Verdict) -> Cell:

@@ -1,4 +1,4 @@
-"""What breaks before a guest is up, reported by whole runs: real QEMU or none, kernels of a few instructions."""
+"""Whole runs report faults before a guest is up, with real QEMU or none and kernels of a few instructions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from broken_runs import environment
 
 from harness.faulting import Judge
+
+pytestmark = pytest.mark.slow
 
 pytest_plugins = ["pytester"]
 
@@ -36,9 +38,9 @@ def beginning(self, image, log_name, keys):
 real, fleet.Fleet._options = fleet.Fleet._options, beginning
 """
 
-# What a QEMU takes to start on a host that compiles, and for what is reported sooner than that.
+# Seconds for QEMU to start on a host that compiles, and for faults that are reported sooner than that.
 MUTE_SECONDS, SOON = 12.0, 120.0
-# Does for one VM what it is named for, and is QEMU for all others.
+# A QEMU that fails in another way for each of some VMs, and is the real QEMU for all others.
 FAKE = """#!/bin/sh
 case "$*" in
 *--version*) echo "QEMU emulator version 7.2.22 (a test)" ;;
@@ -59,9 +61,9 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Py
 
 
 def outcome(run: pytest.Pytester, vms: dict[str, str], *, mute: str, full: str = "") -> tuple[dict[str, str], int]:
-    """Each VM's verdict, and the exit status, of a run with these programs and architectures.
+    """Return each VM's verdict and the exit status of a run with these programs and architectures.
 
-    Of the VM `mute` nothing comes in the time that a boot has; the disk is full of the console of the VM `full`.
+    The VM `mute` prints nothing in the time for a boot; the disk is full for the console of the VM `full`.
     """
     seconds = {vm: MUTE_SECONDS if vm == mute else SOON for vm in vms}
     listed = ", ".join(f"{vm!r}: ({program})" for vm, program in vms.items())
@@ -99,7 +101,7 @@ def test_emulators_that_do_not_start(run: pytest.Pytester, judge_fault: Judge, m
     monkeypatch.setenv("PATH", str(fakes))
     faults = {
         "x86_64-debian": ("QEMU exits at once", "HANG,", "QEMU does not start: qemu: not today"),
-        "parisc": ("QEMU says nothing", "HANG,", "QEMU does not answer: it said nothing"),
+        "parisc": ("QEMU prints nothing", "HANG,", "QEMU does not answer: it printed nothing"),
         "arm64-debian": ("QEMU killed at boot", "HANG,", "QEMU was killed by signal 9"),
         "x86_64-fsections": ("QEMU absent", "HANG, 'parisc'", "install the package qemu-system-misc"),
         "x86_64-ibt": ("QEMU too old", "HANG, 'x86_64'", "qemu-system-x86_64 is version 5.2; install 7.2 or newer"),

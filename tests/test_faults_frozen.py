@@ -1,4 +1,4 @@
-"""Faults while a guest is frozen or thawed, and damaged frozen guests in the store, as whole runs report them.
+"""Whole runs report faults during freeze and thaw, and damaged frozen guests in the store.
 
 QEMU and its migrations are real; the kernel is one instruction long.
 """
@@ -15,6 +15,8 @@ from validators import demand_schemas
 
 from harness.faulting import Judge
 from harness.report.run_dir import RunDirectory
+
+pytestmark = pytest.mark.slow
 
 pytest_plugins = ["pytester"]
 
@@ -33,14 +35,14 @@ import harness.matrix.guests.checkup as checkup
 import harness.matrix.guests.fleet as fleet
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline
-from harness.guest.emulator import Emulator
+from harness.guest.qemu_process import Emulator
 from harness.guest.guest import Guest
 
 pytest_plugins = ["harness.plugin"]
 HERE = Path(__file__).parent
 FAULTS = {faults}
 
-# A kernel of one instruction says nothing and takes nothing in; all else is as it is.
+# A kernel of one instruction prints nothing and reads nothing; everything else is real.
 fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, HANG)
 start._hear = start._become_ready = Guest.ship_all = Guest.forget_run = traits.prove = lambda *_: None
 checkup.begin = checkup.end = lambda guest: ""
@@ -128,22 +130,22 @@ FAULTS = {
 
 
 class Run(BrokenRun):
-    """A run of two cells a VM, and those before it in the same place, cache and all."""
+    """A run of two cells for each VM, and the earlier runs in the same directory with the same cache."""
 
     def go(self, pytester: pytest.Pytester) -> tuple[int, str]:
-        """Its exit status, and what it printed."""
+        """Run it; return its exit status and its output."""
         ended = pytester.runpytest_subprocess("-p", "no:cacheprovider", *(f"--vm={vm}" for vm in FAULTS))
         return int(ended.ret), ended.stdout.str()
 
     def latest(self, case: str) -> Mapping[str, tuple[str, str]]:
-        """Verdict and reason of a case on each VM."""
+        """Return the verdict and reason of a case on each VM in the latest run."""
         lines = (self.directory / "results" / "latest" / "results.jsonl").read_text().splitlines()
         cells = [json.loads(line) for line in lines]
         return {cell["vm"]: (cell["verdict"], cell["reason"]) for cell in cells if cell["case"] == case}
 
     @property
     def store(self) -> list[Path]:
-        """What is in the store but its locks."""
+        """Return what is in the store, without its locks."""
         return [path for path in (self.directory / "cache" / "store").iterdir() if path.name != ".locks"]
 
 
@@ -156,18 +158,18 @@ def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_what_befalls_a_guest_between_two_runs(pytester: pytest.Pytester, run: Run, judge_fault: Judge) -> None:
-    """Each fault costs one cell; the next has a guest, and the next run has all."""
+    """Each fault fails one cell; the next cell has a guest, and the next run has all guests."""
     faults = {vm: fault for vm, (fault, _) in FAULTS.items()}
     pytester.makeconftest(CONFTEST.format(faults=repr(faults)))
-    status, said = run.go(pytester)
+    status, output = run.go(pytester)
     first = run.latest("test_first")
     lost, orphaned = run.lost(), run.orphaned()
     for vm, (fault, _) in FAULTS.items():
         reported = (first[vm][0], status)
         judge_fault(f"QEMU: {fault}", expected=("harness-error", 3), reported=reported, lost=lost, orphaned=orphaned)
         lost = orphaned = 0
-    assert {vm: first[vm][1] for vm, (_, why) in FAULTS.items() if why not in first[vm][1]} == {}, said
-    # No half of a frozen guest, and one for each row that went on.
+    assert {vm: first[vm][1] for vm, (_, why) in FAULTS.items() if why not in first[vm][1]} == {}, output
+    # No partial frozen guest is left, and there is one for each row that continued.
     assert {vm: verdict for vm, (verdict, _) in run.latest("test_second").items()} == {
         vm: "harness-error" if "no room" in fault else "pass" for vm, fault in faults.items()
     }
@@ -178,7 +180,7 @@ def test_what_befalls_a_guest_between_two_runs(pytester: pytest.Pytester, run: R
 
 
 def test_what_befalls_a_frozen_guest_in_the_store(pytester: pytest.Pytester, run: Run, judge_fault: Judge) -> None:
-    """It is found and reported, and another is frozen."""
+    """A damaged frozen guest is found and reported, and another is frozen."""
     pytester.makeconftest(CONFTEST.format(faults="{}"))
     assert run.go(pytester)[0] == 0
     corrupted, half = run.store[:2]
@@ -186,12 +188,12 @@ def test_what_befalls_a_frozen_guest_in_the_store(pytester: pytest.Pytester, run
     content[len(content) // 2] ^= 1
     (corrupted / "state").write_bytes(content)
     (half / "state").unlink()
-    status, said = run.go(pytester)
+    status, output = run.go(pytester)
     reported = {
         "a frozen guest corrupted in the store": "(it was damaged in the store: state has changed)",
         "a frozen guest half deleted": "(it was damaged in the store: state is missing)",
     }
     for fault, line in reported.items():
         judge_fault(fault, expected=("", 0), reported=("", status), lost=run.lost(), orphaned=run.orphaned())
-        assert line in said
+        assert line in output
     assert len(run.store) == len(FAULTS)

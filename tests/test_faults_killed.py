@@ -1,4 +1,4 @@
-"""A run killed at 20 points of its life: nothing outlives it, nothing that had ended is lost, the next run goes on."""
+"""A run that is killed at 20 points leaves no process and loses no finished cell, and the next run works."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from broken_runs import BrokenRun, environment
 from killed_runs import CASES, VMS
 
 from harness.faulting import Judge
 
 POINTS = 20
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:
@@ -23,7 +26,7 @@ def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:
     runs = [json.loads(line) for line in ended.stdout.splitlines()]
     assert len(runs) == POINTS + 2, ended.stderr
     whole = BrokenRun(tmp_path)
-    # Reading the results has shown that no line is torn; all runs share one witness, so the loss is reported once.
+    # Reading the results showed that no line is torn. All runs share one witness, so the loss is reported once.
     lost = whole.lost()
     for broken in runs[1:-1]:
         judge_fault(

@@ -1,4 +1,4 @@
-"""What the host does to a run: full disks, a clock that jumps, another run, no port. No guest boots but in the last."""
+"""A run reports faults of the host: full disks, a jumping clock, another run, no port. Only the last starts QEMU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pytest
 from broken_runs import environment
 
 from harness.faulting import Judge
+
+pytestmark = pytest.mark.slow
 
 CONFTEST = """
 import os
@@ -56,7 +58,7 @@ def test_first(guest): pass
 {harm}
 def test_last(guest): pass
 """
-# A file system of 1 MiB for the results, which are kept when it goes away with its namespace.
+# A file system of 1 MiB for the results; they are copied before it disappears with its namespace.
 SMALL_DISK = """
 mount -t tmpfs -o size=1m none results || exit 77
 "$@"
@@ -70,7 +72,7 @@ NO_NAMESPACES = 77
 def run(
     directory: Path, harm: str = "", case: str = "", within: Sequence[str] = (), *arguments: str
 ) -> subprocess.Popen[str]:
-    """A run of the plugin with `harm` in its conftest.py and in its case, as the child of a program."""
+    """Start a run of the plugin with `harm` in its conftest.py and `case` in its case file, as a child of `within`."""
     (directory / "conftest.py").write_text(CONFTEST.format(harm=harm))
     (directory / "test_case.py").write_text(FIRST_AND_LAST.format(harm=case))
     (directory / "pytest.ini").touch()
@@ -82,8 +84,8 @@ def run(
 
 
 def ended(broken: subprocess.Popen[str]) -> tuple[int, str]:
-    said, _ = broken.communicate(timeout=300)
-    return broken.returncode, said
+    output, _ = broken.communicate(timeout=300)
+    return broken.returncode, output
 
 
 def cells(results: Path) -> list[str]:
@@ -92,7 +94,7 @@ def cells(results: Path) -> list[str]:
 
 
 def lost(directory: Path, results: Path) -> int:
-    """How many cells had ended and are not in the results."""
+    """Return how many cells had ended and are not in the results."""
     names = [line.split()[0] for line in (directory / "witness").read_text().splitlines()]
     return len(set(names) - set(cells(results)))
 
@@ -114,16 +116,16 @@ def test_fills(guest):
 def test_after(guest, number): pass
 """
     small = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh")
-    status, said = ended(run(tmp_path, "", fill, small))
-    if status == NO_NAMESPACES or "unshare" in said:
-        pytest.skip("this host lets no user make name spaces")
+    status, output = ended(run(tmp_path, "", fill, small))
+    if status == NO_NAMESPACES or "unshare" in output:
+        pytest.skip("this host does not allow user namespaces")
     kept = tmp_path / "kept"
     judge_fault("disk full of results", expected=("", 3), reported=("", status), lost=lost(tmp_path, kept), orphaned=0)
     assert cells(kept)[:3] == ["test_first", "test_fills", "test_after[0]"]
-    assert "results.jsonl: cannot be written" in said or "results.jsonl: was cut short" in said
-    assert "did not run  test_last" in said
-    assert "Traceback" not in said
-    assert "INTERNALERROR" not in said
+    assert "results.jsonl: cannot be written" in output or "results.jsonl: was cut short" in output
+    assert "did not run  test_last" in output
+    assert "Traceback" not in output
+    assert "INTERNALERROR" not in output
 
 
 def test_no_room_for_a_build(tmp_path: Path, judge_fault: Judge) -> None:
@@ -141,7 +143,7 @@ def boot(self, name):
 
 fleet.Fleet._prepare_and_start = boot
 """
-    status, said = ended(run(tmp_path, harm))
+    status, output = ended(run(tmp_path, harm))
     results = tmp_path / "results"
     verdicts = {json.loads(line)["verdict"] for line in (results / "latest" / "results.jsonl").read_text().splitlines()}
     (verdict,) = verdicts
@@ -151,7 +153,7 @@ fleet.Fleet._prepare_and_start = boot
         reported=(verdict, status),
         lost=lost(tmp_path, results),
     )
-    assert "the disk is full; make room" in said
+    assert "the disk is full; make room" in output
 
 
 def test_clock_jumps(tmp_path: Path, judge_fault: Judge) -> None:
@@ -164,17 +166,17 @@ time.time = lambda: real() + next(jumps)
 # As the launcher prints it.
 os.environ["PINPOINT_BEGAN"] = Path("/proc/uptime").read_text().split()[0]
 """
-    status, said = ended(run(tmp_path, harm))
+    status, output = ended(run(tmp_path, harm))
     results = tmp_path / "results"
     judge_fault("clock jumps", expected=("", 0), reported=("", status), lost=lost(tmp_path, results))
     figures = [json.loads(line) for line in (results / "latest" / "figures.jsonl").read_text().splitlines()]
     seconds = [figure["value"] for figure in figures if figure["figure"] in ("run.first_verdict_s", "run.wall_s")]
-    assert len(seconds) == 2, said
+    assert len(seconds) == 2, output
     assert all(0 <= value < 300 for value in seconds)
 
 
 def test_a_rows_process_killed(tmp_path: Path, judge_fault: Judge) -> None:
-    """Its cell is reported of, and the rest of its row runs in another."""
+    """The cell whose process was killed is reported, and the rest of its row runs in another process."""
     harm = """
 def test_kills_its_process(guest):
     import os
@@ -182,7 +184,7 @@ def test_kills_its_process(guest):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     nothing_to_build = "fleet.Fleet.build = lambda self, names, compared: None\n"
-    status, said = ended(run(tmp_path, nothing_to_build, harm, (), "-n", "1"))
+    status, output = ended(run(tmp_path, nothing_to_build, harm, (), "-n", "1"))
     results = tmp_path / "results"
     lines = (results / "latest" / "results.jsonl").read_text().splitlines()
     verdicts = {cell["case"]: cell["verdict"] for cell in map(json.loads, lines)}
@@ -190,7 +192,7 @@ def test_kills_its_process(guest):
     judge_fault(
         "a row's process killed", expected=("harness-error", 3), reported=reported, lost=lost(tmp_path, results)
     )
-    assert (verdicts["test_first"], verdicts["test_last"]) == ("pass", "pass"), said
+    assert (verdicts["test_first"], verdicts["test_last"]) == ("pass", "pass"), output
 
 
 def test_two_runs_at_once(tmp_path: Path, judge_fault: Judge) -> None:
@@ -205,16 +207,16 @@ def test_until_the_other_is_here(guest):
 """
     both = [run(tmp_path, "", harm) for _ in range(2)]
     for broken in both:
-        status, said = ended(broken)
+        status, output = ended(broken)
         judge_fault("two runs at once", expected=("", 0), reported=("", status))
-        assert "3 passed" in said
+        assert "3 passed" in output
     files = list(tmp_path.glob("results/2*/results.jsonl"))
     assert [len(file.read_text().splitlines()) for file in files] == [3, 3]
     assert (tmp_path / "results" / "latest").resolve() in [file.parent for file in files]
 
 
 def test_no_port(tmp_path: Path, judge_fault: Judge) -> None:
-    """The host's every port is taken: QEMU cannot forward one."""
+    """If every port of the host is in use, QEMU cannot forward one."""
     harm = """
 import socket
 import struct
@@ -232,13 +234,13 @@ taken = [socket.create_server(("127.0.0.1", port)) for port in (40000, 40001)]
 del fleet.Fleet._prepare_and_start
 """
     prepared = "fleet.prepare = lambda recipe, build_context: fault_guests.Programs(HERE).image(recipe.name, b'')\n"
-    # The real way from here on: what the stub above stands for is not wanted.
+    # From here on guests are started by the real code, not by the stub above.
     harm = harm.replace(
         "del fleet.Fleet._prepare_and_start\n", "fleet.Fleet._prepare_and_start = boot_for_real\n" + prepared
     )
-    status, said = ended(run(tmp_path, harm, "", ("unshare", "--user", "--map-root-user", "--net")))
+    status, output = ended(run(tmp_path, harm, "", ("unshare", "--user", "--map-root-user", "--net")))
     results = tmp_path / "results"
     verdicts = {json.loads(line)["verdict"] for line in (results / "latest" / "results.jsonl").read_text().splitlines()}
     (verdict,) = verdicts
     judge_fault("no port is free", expected=("harness-error", 3), reported=(verdict, status))
-    assert "host forwarding" in said
+    assert "host forwarding" in output

@@ -19,7 +19,7 @@ from harness.report.measurements import Figures
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def _expected(run: RunDirectory, cells: list[Cell]) -> Counter[str]:
     """What kunit.py must count."""
     latest = Pivot(cells).latest
     skipped = sum(cell.verdict is Verdict.SKIP for cell in latest)
-    failed = sum(not cell.verdict.good for cell in latest) + len(lost.read(run))
+    failed = sum(not cell.verdict.acceptable for cell in latest) + len(lost.read(run))
     return +Counter(passed=len(latest) + len(lost.read(run)) - skipped - failed, failed=failed, skipped=skipped)
 
 
@@ -91,7 +91,7 @@ def test_kunit_counts_what_is_streamed_while_vms_run_in_parallel(
 
 def test_kunit_holds_for_a_run_that_held(cells: list[Cell], tmp_path: Path) -> None:
     (tmp_path / "ktap").write_text(
-        ktap.ktap([cell for cell in cells if cell.vm == "x86_64-debian" and cell.verdict.good])
+        ktap.ktap([cell for cell in cells if cell.vm == "x86_64-debian" and cell.verdict.acceptable])
     )
     status, counts = validators.kunit(tmp_path / "ktap")
     assert (status, set(counts)) == (0, {"passed"})

@@ -1,4 +1,4 @@
-"""Frozen guests: what their store key holds, and what of them the store keeps."""
+"""A frozen guest is used only on the machine and QEMU that froze it, and the store keeps those that a run thaws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
-from harness.guest.emulator import FrozenRefused
+from harness.guest.qemu_process import FrozenRefused
 from harness.images.image import Image
 from harness.images.recipe import Kernel, MachineOptions, Recipe
 from harness.images.store import Store
@@ -26,7 +26,7 @@ DAY = 24 * 3600.0
 
 
 def empty(entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
-    """A frozen guest of no bytes."""
+    """Write an empty frozen guest."""
     (entry / "state").write_text("")
     return {}
 
@@ -60,7 +60,7 @@ def test_what_no_run_thaws_is_dropped(tmp_path: Path) -> None:
     other = store.obtain("kernel", ["old"], vm="a-vm", build=empty)
     for entry in (old, other):
         os.utime(entry.path, (time.time() - 2 * DAY,) * 2)
-    # This process uses what it obtained, and no other process may drop it; a later run may.
+    # This process uses the entry that it obtained, so no other process may drop it; a later run may.
     Store(tmp_path, Bus()).drop_unused("frozen", DAY)
     assert old.path.exists()
     for handle in store._used.values():
@@ -84,11 +84,11 @@ def test_made_once_for_all_who_ask() -> None:
     made: list[int] = []
     entered = threading.Barrier(4)
 
-    def ask() -> None:
+    def obtain() -> None:
         entered.wait(60)
         once.get("key", lambda: made.append(1))
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
+    threads = [threading.Thread(target=obtain) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,4 +1,4 @@
-"""In which order rows begin."""
+"""Rows begin in the right order: built before unbuilt, slowest first."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.recipe import Recipe, load_all
-from harness.matrix import row_order
-from harness.report import durations
+from harness.matrix import vm_start_order
+from harness.report import cell_duration_cache
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 def cell(case: str, vm: str, seconds: float, mutant: str = "") -> Cell:
@@ -27,9 +27,9 @@ def names(monkeypatch: pytest.MonkeyPatch, built: set[str], seconds: dict[str, f
     def is_built(recipe: Recipe, _workshop: BuildContext) -> bool:
         return recipe.name in built
 
-    monkeypatch.setattr(row_order, "built", is_built)
+    monkeypatch.setattr(vm_start_order, "built", is_built)
     core = [recipe for recipe in load_all().values() if recipe.tier == "core"]
-    return row_order.in_order(core, BuildContext.in_cache(Bus()), seconds)
+    return vm_start_order.in_order(core, BuildContext.in_cache(Bus()), seconds)
 
 
 def test_nothing_built_begins_with_what_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,13 +45,13 @@ def test_built_rows_come_before_others_the_slowest_first(monkeypatch: pytest.Mon
 
 def test_durations_are_of_every_cell_that_ever_ran(tmp_path: Path) -> None:
     kept = tmp_path / "durations.json"
-    assert durations.of_rows(kept) == {}
-    durations.remember(kept, [cell("test_a", "parisc", 1.0), cell("test_a", "parisc", 2.0, "text-base")])
-    durations.remember(kept, [cell("test_a", "parisc", 4.0), cell("test_b", "arm64-debian", 8.0)])
-    assert durations.of_rows(kept) == {"parisc": 6.0, "arm64-debian": 8.0}
+    assert cell_duration_cache.of_rows(kept) == {}
+    cell_duration_cache.remember(kept, [cell("test_a", "parisc", 1.0), cell("test_a", "parisc", 2.0, "text-base")])
+    cell_duration_cache.remember(kept, [cell("test_a", "parisc", 4.0), cell("test_b", "arm64-debian", 8.0)])
+    assert cell_duration_cache.of_rows(kept) == {"parisc": 6.0, "arm64-debian": 8.0}
 
 
 def test_durations_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     kept = tmp_path / "durations.json"
     kept.write_text("{")
-    assert durations.of_rows(kept) == {}
+    assert cell_duration_cache.of_rows(kept) == {}

@@ -1,4 +1,4 @@
-"""What reads input of strangers, fed with mutations of good input and with noise. `--fuzz N` gives N inputs to each."""
+"""Readers of untrusted input survive mutations of good input and noise. `--fuzz N` feeds N inputs to each."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.guest import identity
+from harness.guest import booted_kernel_check
 from harness.guest.terminal import Filter
 from harness.images import recipe
 from harness.landing import probe_module
-from harness.landing.code import line_table, static_kprobes
+from harness.landing.code import kprobes_in_module_data, line_table
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module
@@ -29,7 +29,7 @@ from harness.landing.target import Target
 from harness.matrix.commands import bundle_trust, replay_options
 from harness.matrix.guests.guest_state import State
 from harness.pinning.loader import LoaderLine
-from harness.report import bundle, durations, jsonl
+from harness.report import bundle, cell_duration_cache, jsonl
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
 from harness.verdict.complaints import confirmed, read
@@ -75,7 +75,7 @@ def _named() -> bool:
 
 
 def text_of(seed: str) -> st.SearchStrategy[str]:
-    """Mutations of a text, and noise, as a guest's output is decoded."""
+    """Return mutations of a text and noise, decoded like a guest's output."""
     return st.one_of(mutations(seed.encode()).map(lambda content: content.decode(errors="replace")), st.text())
 
 
@@ -86,7 +86,7 @@ def config(request: pytest.FixtureRequest) -> pytest.Config:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[bytes], Path]:
-    """Writes each content to a file of its own name: what is read once per file must be read again."""
+    """Return a function that writes each content to a new file, because readers cache by file name."""
     number = itertools.count()
 
     def written(content: bytes) -> Path:
@@ -118,8 +118,8 @@ def test_the_state_of_a_guest(config: pytest.Config) -> None:
 
 def test_notes_of_a_kernel(config: pytest.Config) -> None:
     note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))
-    assert identity.build_id(note)
-    fuzz(config, mutations(note), identity.build_id)
+    assert booted_kernel_check.build_id(note)
+    fuzz(config, mutations(note), booted_kernel_check.build_id)
 
 
 def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
@@ -148,9 +148,9 @@ def test_consoles(config: pytest.Config, log: Path) -> None:
 
 @pytest.fixture
 def module(tmp_path: Path) -> bytes:
-    """A relocatable file with debug information, a data probe and relocations."""
+    """Return a relocatable file with debug information, a data probe and relocations."""
     if not shutil.which("gcc"):
-        pytest.skip("no compiler")
+        pytest.skip("no compiler is installed")
     (tmp_path / "x.c").write_text(SOURCE)
     subprocess.run(["gcc", "-c", "-g", "-O2", "-fno-inline", tmp_path / "x.c", "-o", tmp_path / "x.ko"], check=True)
     return (tmp_path / "x.ko").read_bytes()
@@ -165,7 +165,7 @@ def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], 
                     part()
                 except PinpointError:
                     continue
-        for part in (static_kprobes.sites, patch_sites, line_table.rows):
+        for part in (kprobes_in_module_data.sites, patch_sites, line_table.rows):
             try:
                 part(elf)
             except PinpointError:
@@ -211,7 +211,7 @@ def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def _json(good: dict[str, object]) -> st.SearchStrategy[bytes]:
-    """The description with values of other sorts in it."""
+    """Return the description with values of other types in it."""
     other = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
         lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(), below, max_size=3),
@@ -228,4 +228,4 @@ def test_results_of_earlier_runs(config: pytest.Config, write: Callable[[bytes],
     fuzz(config, mutations(line * 3), lambda content: jsonl.read(write(content), Cell))
     kept = json.dumps({"parisc": {"test_x": 1.5}}).encode()
     anything = st.one_of(mutations(kept), _json({"parisc": 1}))
-    fuzz(config, anything, lambda content: durations.of_rows(write(content)))
+    fuzz(config, anything, lambda content: cell_duration_cache.of_rows(write(content)))

@@ -1,4 +1,4 @@
-"""What `./pinpoint gc` removes from a cache, what it leaves, and what another process uses."""
+"""`./pinpoint gc` removes unused entries from a cache and keeps those that another process uses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with entries that were used 0, 10 and 100 days ago, 1 MiB each."""
+    """Return a cache with entries of 1 MiB each that were used 0, 10 and 100 days ago."""
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path))
     store = Store(tmp_path / "store", Bus())
     for days in (0, 10, 100):
@@ -51,7 +51,7 @@ def age(path: Path, days: float) -> None:
 
 
 def left(cache: Path) -> list[int]:
-    """The ages of what is left, in days."""
+    """Return the ages of the entries that are left, in days."""
     found = (path for path in (cache / "store").iterdir() if not path.name.startswith("."))
     return sorted(round((time.time() - path.stat().st_mtime) / DAY) for path in found)
 

@@ -1,4 +1,4 @@
-"""Real QEMU, with guests of a few instructions: canaries, and kernels that only pretend."""
+"""Boots under real QEMU are judged correctly, with canaries and kernels of a few instructions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from harness.guest.start import StartOptions, boot
 from harness.images.image import Image
 from harness.images.recipe import Kernel, MachineOptions, Recipe
 
-# What a QEMU gets that has nothing to wait for, on a host that compiles; what ends before half of it has not waited.
+pytestmark = pytest.mark.slow
+
+# Seconds for a QEMU with nothing to wait for, on a host that compiles. What ends in less than half of it did not wait.
 SOON = 120.0
 
 
@@ -60,28 +62,28 @@ def test_canary_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_verdict_is_remembered_for_this_very_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    sing = accelerator._sing
-    monkeypatch.setattr(accelerator, "_sing", lambda *given: (asked.append(given), sing(*given))[1])
+    canaries = []
+    run = accelerator._run_canary
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *given: (canaries.append(given), run(*given))[1])
     for _ in range(2):
         choose(ARCHITECTURES["arm64"], TCG)
-    assert len(asked) == 1
+    assert len(canaries) == 1
     monkeypatch.setitem(CANARIES, "arm64", replace(CANARIES["arm64"], rom=CANARIES["arm64"].rom + b"\0"))
     choose(ARCHITECTURES["arm64"], TCG)
-    assert len(asked) == 2
+    assert len(canaries) == 2
 
 
 def test_a_failed_emulation_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "a busy host")
     with pytest.raises(HostError, match="a busy host"):
         choose(ARCHITECTURES["arm64"], TCG)
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "")
     assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "a busy host")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "a busy host")
     assert choose(ARCHITECTURES["arm64"], TCG).name == TCG
-    # KVM that runs nothing costs one canary until the host boots again.
+    # KVM that cannot run a guest is tried by one canary only, until the host reboots.
     assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
-    monkeypatch.setattr(accelerator, "_sing", lambda *_: "")
+    monkeypatch.setattr(accelerator, "_run_canary", lambda *_: "")
     assert accelerator._remembered(ARCHITECTURES["arm64"], KVM, "a version") == "a busy host"
 
 
@@ -105,7 +107,7 @@ def test_missing_qemu_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 class Pretender:
-    """Boots programs that pretend to be kernels, and keeps what happened."""
+    """Boots programs that pretend to be kernels, and records what happened."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -149,7 +151,7 @@ def pretender(tmp_path: Path) -> Iterator[Pretender]:
 
 
 def emulators(directory: Path) -> set[int]:
-    """QEMU processes whose guests are of a directory: other rows may boot meanwhile."""
+    """Return the QEMU processes whose files are in a directory; other tests may run QEMU at the same time."""
     found, kernel = set(), f"-kernel\0{directory}/".encode()
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -178,7 +180,7 @@ def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
 
 
 def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
-    with pytest.raises(BootError, match=r"in time\n  \(the console said nothing\)"):
+    with pytest.raises(BootError, match=r"in time\n  \(the console is empty\)"):
         pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
 
 
@@ -195,7 +197,7 @@ def test_qemus_own_complaint_is_reported(pretender: Pretender) -> None:
 
 
 def alone(tmp_path: Path, text: str) -> subprocess.Popen[bytes]:
-    """A Python of its own that does this with a `pretender`."""
+    """Start a Python process that runs this text with a `pretender`."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; from pathlib import Path; sys.path[:0] = sys.argv[1:3]\n"
@@ -215,7 +217,7 @@ for _ in range(3):
         pretender.boot(arm64(b"Kernel panic - not syncing: no init\\r\\n", PSCI_SYSTEM_RESET))
     except BootError:
         open_now.append(len(list(Path("/proc/self/fd").iterdir())))
-# The first has made the event loop that all monitors share.
+# The first boot made the event loop that all monitors share.
 assert len(open_now) == 3 and open_now[0] == open_now[2], open_now
 """
     assert alone(tmp_path, text).wait(SOON) == 0

@@ -1,4 +1,4 @@
-"""A guest that does not answer in time is not waited for as long again."""
+"""After a guest missed a deadline, the next waits for it are shorter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.guest.result import Result
 
 
 class Shell:
-    """Answers, or lets the deadline pass; notes how long it was given."""
+    """Answers or lets the deadline pass, and records each deadline."""
 
     def __init__(self) -> None:
         self.answers = True

@@ -1,4 +1,4 @@
-"""Reading guest memory: what is read together, what happens at holes, and parisc's tables."""
+"""Guest memory is read in few commands, around holes, and by parisc's page tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from harness.core.architecture import Translation
 from harness.core.errors import GuestError
 from harness.guest import memory as room
-from harness.guest.identity import build_id
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.memory import Memory, SharedFile
 from harness.guest.monitor import Json, Monitor
 from harness.guest.parisc_tables import PariscTables
@@ -28,7 +28,7 @@ def byte_at(address: int) -> int:
 
 
 class Monitored:
-    """A monitor whose guest has one mebibyte with a hole; counts commands, and refuses the first `sulk` of them."""
+    """A monitor whose guest has 1 MiB with a hole; it counts commands, and refuses the first `sulk` of them."""
 
     def __init__(self, shared: SharedFile) -> None:
         self._shared = shared
@@ -104,7 +104,7 @@ def test_a_cpu_in_user_mode_is_asked_again(memory: Memory, monitored: Monitored)
 
 
 class Parisc:
-    """Physical memory of a parisc with two module pages, virtually adjacent, physically not."""
+    """Physical memory of a parisc with two module pages that are adjacent only in virtual memory."""
 
     directory = 0x10C00000
     page = 0x5000000

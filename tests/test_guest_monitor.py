@@ -1,4 +1,4 @@
-"""The monitor, against a QMP server of our own at the other end of its socket."""
+"""The QMP monitor works with a QMP server of these tests at the other end of its socket."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "p
 
 
 class Qemu:
-    """Answers every command with its own arguments; silent to `hang`, refuses `refuse`."""
+    """Returns the arguments of every command; does not answer `hang`, and refuses `refuse`."""
 
     def __init__(self) -> None:
         self.ours, self._theirs = socket.socketpair()
@@ -42,7 +42,7 @@ class Qemu:
         self._theirs.shutdown(socket.SHUT_RDWR)
 
     def _messages(self) -> Iterator[dict[str, Any]]:
-        """JSON objects one after the other; the client puts nothing between them."""
+        """Yield JSON objects one after the other; the client sends nothing between them."""
         text = ""
         while chunk := self._theirs.recv(1 << 16):
             text += chunk.decode()
@@ -54,12 +54,12 @@ class Qemu:
 
     def _serve(self) -> None:
         self.send(GREETING)
-        for asked in self._messages():
-            known = {"id": asked["id"]} if "id" in asked else {}
-            if asked["execute"] == "refuse":
+        for command in self._messages():
+            known = {"id": command["id"]} if "id" in command else {}
+            if command["execute"] == "refuse":
                 self.send({"error": {"class": "GenericError", "desc": "no such thing"}} | known)
-            elif asked["execute"] != "hang":
-                self.send({"return": asked.get("arguments", {})} | known)
+            elif command["execute"] != "hang":
+                self.send({"return": command.get("arguments", {})} | known)
 
 
 def test_monitors_of_guests_that_begin_at_once_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +98,8 @@ def test_arguments_are_spelled_as_qmp_does(monitor: Monitor) -> None:
 
 
 def test_commands_sent_together_are_answered_in_order(monitor: Monitor) -> None:
-    asked = [("echo", {"number": number}) for number in range(200)]
-    assert [answer["number"] for answer in monitor.execute_all(asked)] == list(range(200))
+    commands = [("echo", {"number": number}) for number in range(200)]
+    assert [answer["number"] for answer in monitor.execute_all(commands)] == list(range(200))
 
 
 def test_refusal_is_an_error_with_qemus_words(monitor: Monitor) -> None:
@@ -147,10 +147,10 @@ def test_dead_qemu_ends_a_command(qemu: Qemu, monitor: Monitor) -> None:
 
 def test_the_end_is_reported_once_with_its_reason(qemu: Qemu, monitor: Monitor) -> None:
     reported: list[str] = []
-    heard = threading.Event()
-    monitor.when_over(lambda reason: (reported.append(reason), heard.set())[0])
+    over = threading.Event()
+    monitor.when_over(lambda reason: (reported.append(reason), over.set())[0])
     qemu.event("SHUTDOWN", guest=True, reason="guest-reset")
-    assert heard.wait(SOON)
+    assert over.wait(SOON)
     qemu.die()
     with pytest.raises(GuestLost):
         monitor.wait_event("NEVER", deadline=Deadline.after(SOON))

@@ -1,4 +1,4 @@
-"""The shell that stays in a guest, against a real one on this host."""
+"""The resident shell of a guest works with a real shell on this host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.guest.shell import Shell
 
 
 def run_locally(channel: paramiko.Channel, command: str) -> None:
-    """What dropbear does: a process with the channel as its standard streams."""
+    """Run a process with the channel as its standard streams, as dropbear does."""
     pipe = subprocess.PIPE
     with subprocess.Popen(["/bin/sh", "-c", command], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
         outputs = [(process.stdout, channel.sendall), (process.stderr, channel.sendall_stderr)]
@@ -38,7 +38,7 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
 
 
 def pump(channel: paramiko.Channel, source: IO[bytes], send: Callable[[bytes], None]) -> None:
-    """Move one output; where it ends the shell has ended, though nobody closed its input."""
+    """Forward one output; its end means that the shell has ended, even if its input is still open."""
     with contextlib.suppress(OSError):
         while chunk := source.read(1 << 16):
             send(chunk)
@@ -83,7 +83,7 @@ def test_in_place_needs_no_process_and_keeps_the_status(shell: Shell) -> None:
 
     assert in_place("echo one; false") == (1, "one\n")
     assert in_place("cat - <<.\ntwo\n.\n") == (0, "two\n")
-    # A subshell would have taken the variable with it.
+    # In a subshell the variable would be lost.
     assert in_place("kept=here") == (0, "")
     assert in_place("echo $kept; cat") == (0, "here\n")
 

@@ -1,4 +1,4 @@
-"""The SSH connection, against a server of our own in this process."""
+"""The SSH connection works with an SSH server of these tests in this process."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_nobody_there_is_a_lost_guest() -> None:
 
 
 def store(damage: bytes) -> Behaviour:
-    """A guest that takes what it is sent, adds `damage`, and answers with the sum of what it has then."""
+    """Return the behavior of a guest that appends `damage` to what it receives and answers with the hash of that."""
 
     def behave(channel: paramiko.Channel, _command: str) -> None:
         content = b""

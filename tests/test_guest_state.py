@@ -1,4 +1,4 @@
-"""What a cell changed in its guest, computed from two listings."""
+"""The changes that a cell made in its guest are computed from two listings."""
 
 from __future__ import annotations
 

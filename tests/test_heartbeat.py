@@ -1,4 +1,4 @@
-"""The heartbeat: a hang is reported within five beats, a slow answer or a busy host is none; the diagnosis."""
+"""The heartbeat reports and diagnoses a hang within five beats; a slow answer or a busy host is not a hang."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.guest import heartbeat as heart_module
 from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import read
 from harness.verdict.liveness import Condition, examine
-from harness.verdict.verdict import Verdict
 
-# Long enough that a busy host does not keep a thread waiting for a good part of it.
+# Long enough that a thread of a busy host does not wait for a large part of it.
 BEAT = 0.3
 SOON = 60.0
 REGISTERS = {
@@ -37,25 +37,25 @@ LOOKS = {
 
 
 class Link:
-    """An SSH connection whose server answers, or does not."""
+    """An SSH connection whose server answers or does not."""
 
     def __init__(self) -> None:
         self.alive = True
         self.answers = threading.Event()
         self.waiting: Any = None
-        self.asked = 0
+        self.beats = 0
 
     def beat(self) -> None:
-        self.asked += 1
+        self.beats += 1
         self.answers.wait(SOON)
 
 
 class Monitor:
-    """QEMU's, with fixed registers; `paused` and `dumb` as a test sets them."""
+    """QEMU's monitor with fixed registers; a test sets `paused` and `dumb`."""
 
     def __init__(self) -> None:
         self.paused = self.dumb = self.gone = False
-        self.told: list[MonitorEvent] = []
+        self.kept_events: list[MonitorEvent] = []
 
     def execute(self, _: str, **__: object) -> str:
         if self.dumb:
@@ -63,11 +63,11 @@ class Monitor:
         return REGISTERS["x86_64"]
 
     def events(self) -> list[MonitorEvent]:
-        return self.told
+        return self.kept_events
 
 
 class Scene:
-    """A heartbeat, its guest, and what it reported."""
+    """A heartbeat, its guest, and its reports."""
 
     def __init__(self) -> None:
         self.link, self.monitor, self.reasons = Link(), Monitor(), list[str]()
@@ -84,7 +84,7 @@ class Scene:
 
     def asked_more_than_once(self) -> bool:
         deadline = Deadline.after(SOON)
-        while self.link.asked < 2:
+        while self.link.beats < 2:
             deadline.demand("a second question")
             time.sleep(0.01)
         return True
@@ -106,7 +106,7 @@ def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
 
 
 def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What this process is kept waiting for between two looks is not the guest's: each look is an eighth of a beat.
+    # The time that this process waits between two checks does not count; the checks are an eighth of a beat apart.
     monkeypatch.setattr(GuestTime, "lap", lambda _: BEAT / heart_module._LAPS_A_BEAT)
     with scene.link.waiting():
         assert scene.wait_for_hang(100 * BEAT)
@@ -117,7 +117,7 @@ def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.
 
 def test_nobody_is_asked_while_nobody_waits(scene: Scene) -> None:
     assert not scene.wait_for_hang(5 * BEAT)
-    assert scene.link.asked == 0
+    assert scene.link.beats == 0
 
 
 def test_a_guest_that_answers_is_left_alone(scene: Scene) -> None:
@@ -179,7 +179,7 @@ def test_what_became_of_a_guest(
     scene.emulator.status = change.get("status")
     scene.link.alive = change.get("alive", True)
     if "event" in change:
-        scene.monitor.told.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
+        scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
     found = examine(scene.guest, read(console), hex)
     assert (found.condition, found.condition.verdict) == (condition, verdict)
     if found.condition is Condition.SOFT_HANG:

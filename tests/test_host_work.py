@@ -1,4 +1,4 @@
-"""The host's own work: late, it is the host's failure and no guest's; stopped, only children of ours are ended."""
+"""Late work of the host is a failure of the host, not of a guest, and stopping it ends only our own children."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError
 from harness.matrix.cells.cell_result import verdict_of
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 def test_late_work_of_the_host_is_no_hang() -> None:
@@ -33,7 +33,7 @@ def test_a_child_that_closed_its_output_is_ended_at_the_deadline() -> None:
 
 
 def test_a_child_that_was_waited_for_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its number may be another's."""
+    """Another process may have its process id by then."""
     sent: list[int] = []
     child = process.spawn(["true"])
     child.wait(60)
@@ -75,11 +75,11 @@ def test_whoever_has_the_number_now_lives() -> None:
 
 
 def test_what_a_child_left_in_its_group_is_ended(tmp_path: Path) -> None:
-    told = tmp_path / "pid"
-    script = f"trap '' TERM; (trap '' TERM; echo $$ >{told}; sleep 60) & exec sleep 60"
+    pid_file = tmp_path / "pid"
+    script = f"trap '' TERM; (trap '' TERM; echo $$ >{pid_file}; sleep 60) & exec sleep 60"
     child = process.spawn(["sh", "-c", script])
     deadline = Deadline.after(60)
-    while not told.exists() or not told.read_text().strip():
+    while not pid_file.exists() or not pid_file.read_text().strip():
         deadline.demand("start")
         time.sleep(0.01)
     process.stop(child, 0.5)

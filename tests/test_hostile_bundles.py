@@ -1,4 +1,4 @@
-"""Bundles that a stranger made: nothing of theirs runs, is read outside of them, hangs, or reaches the terminal."""
+"""A bundle from a stranger cannot run code, read files outside of itself, hang Pinpoint, or control the terminal."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ Change = dict[str, Any]
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A bundle as a run of ours writes it."""
+    """Return a bundle as a run of Pinpoint writes it."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
     about = Bundle(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"])
     return bundle.write(tmp_path, about, {"console.log": b"boot\n", "modules/x.ko": b"\x7fELF"})
 
 
 def change(place: Path, of_cell: Change | None = None, **facts: object) -> Path:
-    """Change what the bundle's description says."""
+    """Change fields of the bundle's description."""
     path = place / bundle.ABOUT
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps({**told, **facts, "cell": {**told["cell"], **(of_cell or {})}}))
+    description = json.loads(path.read_text())
+    path.write_text(json.dumps({**description, **facts, "cell": {**description["cell"], **(of_cell or {})}}))
     return place
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: Path) -> str:
-    """The one line with which a bundle is refused; nothing may run."""
+    """Return the one line that refuses a bundle; fail if anything runs."""
     runs = Runs()
     assert repro(monkeypatch, runs, str(place)) == 2
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert runs.arguments == []
-    assert (told.out, told.err.count("\n")) == ("", 1)
-    assert told.err[:-1].isprintable()
-    return told.err
+    assert (printed.out, printed.err.count("\n")) == ("", 1)
+    assert printed.err[:-1].isprintable()
+    return printed.err
 
 
 def test_the_untouched_bundle_is_replayed(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
@@ -57,9 +57,10 @@ def test_the_untouched_bundle_is_replayed(monkeypatch: pytest.MonkeyPatch, place
     assert [words[-1] for words in runs.arguments] == [f"{paths.PROJECT / FILE}::{ITEM}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["results", "cases/nested", "tests", "harness", ".", "vm_images"])
 def test_no_file_that_comes_with_a_bundle_is_imported(place: Path, tmp_path: Path, where: str) -> None:
-    """The real command line, in a copy of the project where the stranger's file lies below it."""
+    """The test uses the real command line in a copy of the project that has the stranger's file below it."""
     project, marker = tmp_path / "project", tmp_path / "ran"
     project.mkdir()
     for name in ("harness", "vm_images", "cases", "probes", "tests", "conftest.py", "pyproject.toml"):

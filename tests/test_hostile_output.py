@@ -1,4 +1,4 @@
-"""Whatever a guest prints: readers are linear, deadlines hold, no oops is hidden, and no terminal obeys it."""
+"""Whatever a guest prints, it is read in linear time and by the deadline, hides no oops, and controls no terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.core.deadline import Deadline
@@ -24,10 +24,10 @@ from harness.guest.terminal import Filter
 from harness.matrix.cells.cell_result import verdict_of
 from harness.matrix.guests import checkup, guest_state
 from harness.matrix.guests.checkup import KernelComplained, Unexplained
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import read
 from harness.verdict.printk import records
 from harness.verdict.traces import frames
-from harness.verdict.verdict import Verdict
 
 OOPS = (
     b"[    9.000000] BUG: unable to handle page fault for address: ffff8880\r\n[    9.000001] Oops: 0002 [#1] SMP\r\n"
@@ -39,7 +39,7 @@ STATE = """\
 /proc/meminfo:Slab:             15472 kB
 /proc/1/cmdline:init
 """
-# What was found to be read in more than linear time, and its kin.
+# Inputs that were once read in more than linear time, and similar ones.
 UNITS = {
     "p": b"p",
     "cr": b"\r",
@@ -65,7 +65,7 @@ def seconds(size: int, unit: bytes, reads: Callable[[str], None]) -> float:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_reading_takes_time_that_grows_as_the_size_does(unit: str) -> None:
-    """64 times as much is at most 400 times as slow, where a quadratic reader takes 4096 times as long."""
+    """64 times the input takes at most 400 times as long; a quadratic reader takes 4096 times as long."""
 
     def reads(text: str) -> None:
         for complaint in read(text, timed=True):
@@ -79,12 +79,12 @@ def test_reading_takes_time_that_grows_as_the_size_does(unit: str) -> None:
 
 @dataclass
 class Line:
-    """A console and the guest's end of it."""
+    """A console with the guest's end of it."""
 
     console: Console
     guest: socket.socket
 
-    def say(self, content: bytes) -> None:
+    def send(self, content: bytes) -> None:
         """Send, and wait until it has arrived."""
         end = self.console.position + len(content)
         self.guest.sendall(content)
@@ -104,7 +104,7 @@ def line(tmp_path: Path) -> Iterator[Line]:
 
 
 def fenceable(line: Line, listing: str) -> Guest:
-    """A guest whose commands print the fence's mark, as a kernel does, and give a listing."""
+    """Return a guest whose commands print the fence's mark, as a kernel does, and return a listing."""
     guest = Guest.__new__(Guest)
     guest.__dict__.update(
         _emulator=SimpleNamespace(console=line.console, stopped=False),
@@ -119,20 +119,21 @@ def fenceable(line: Line, listing: str) -> Guest:
 
     def script(text: str, *_: object, **__: object) -> SimpleNamespace:
         if mark := re.search("pinpoint: fence [0-9a-f]+", text):
-            line.say(b"[   10.000000] " + mark[0].encode() + b"\r\n")
+            line.send(b"[   10.000000] " + mark[0].encode() + b"\r\n")
         return SimpleNamespace(stdout=listing, ok=False, out=b"")
 
     guest.__dict__["script"] = script
     return guest
 
 
+@pytest.mark.slow
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
     monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
     checkup.begin(guest)
-    line.say(OOPS)
+    line.send(OOPS)
     for _ in range(17):
-        line.say(b"[    9.500000] an ordinary line of a kernel that talks\r\n" * (MIB // 56))
+        line.send(b"[    9.500000] an ordinary line that the kernel prints\r\n" * (MIB // 56))
     assert "Oops" not in line.console.text(), "this test floods too little"
     with pytest.raises(KernelComplained, match="unable to handle page fault"):
         checkup.end(guest)
@@ -141,7 +142,7 @@ def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pyte
 def test_the_flood_between_fences_is_given_back_to_the_disk(line: Line) -> None:
     guest = fenceable(line, "")
     for _ in range(3):
-        line.say(b"x" * MIB * 17)
+        line.send(b"x" * MIB * 17)
         guest.fence(Deadline.after(60))
         guest.fence(Deadline.after(60))
     assert line.console._transcript._spilled.begin > 40 * MIB
@@ -150,10 +151,10 @@ def test_the_flood_between_fences_is_given_back_to_the_disk(line: Line) -> None:
 def test_what_cannot_be_read_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line.console._transcript._spilled, "_limit", MIB)
     guest = fenceable(line, "")
-    line.say(OOPS + b"x" * 17 * MIB)
-    with pytest.raises(GuestError, match="its console cannot be read whole") as told:
+    line.send(OOPS + b"x" * 17 * MIB)
+    with pytest.raises(GuestError, match="its console cannot be read whole") as caught:
         guest.fence(Deadline.after(60))
-    assert verdict_of(told.value) is Verdict.HARNESS_ERROR
+    assert verdict_of(caught.value) is Verdict.HARNESS_ERROR
 
 
 def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +169,7 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert b"".join(transcript.pieces(900)) == b"x" * 100
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(max_size=300), max_size=30),
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3000)), max_size=9),
@@ -193,9 +195,9 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
     checkup.begin(clean)
     tainted = fenceable(line, STATE.format(taint=4096 | 1 << bit))
     checkup._clean[tainted] = checkup._clean[clean]
-    with pytest.raises(Unexplained, match=f"new taint {letter}") as told:
+    with pytest.raises(Unexplained, match=f"new taint {letter}") as caught:
         checkup.end(tainted)
-    assert verdict_of(told.value) is Verdict.OOPS
+    assert verdict_of(caught.value) is Verdict.OOPS
 
 
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +210,7 @@ def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("unit", [b"p", b"\r", b"pinpoint: fence ", b"Kernel panic - not syncing"])
 def test_a_deadline_holds_on_a_console_without_newlines(line: Line, unit: bytes) -> None:
-    line.say(unit * (4 * MIB // len(unit)))
+    line.send(unit * (4 * MIB // len(unit)))
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         line.console.await_line(["pinpoint: fence 0123\r?\n"], Deadline.after(0.5))
@@ -217,9 +219,9 @@ def test_a_deadline_holds_on_a_console_without_newlines(line: Line, unit: bytes)
 
 def test_a_fence_is_found_behind_a_line_without_end(line: Line) -> None:
     guest = fenceable(line, "")
-    line.say(b"first\r\n" + b"." * MIB)
+    line.send(b"first\r\n" + b"." * MIB)
     assert guest.fence(Deadline.after(60)).startswith("first\n" + "." * MIB)
-    line.say(b"second\r\n")
+    line.send(b"second\r\n")
     assert guest.fence(Deadline.after(60)) == "second\n"
 
 
@@ -257,6 +259,7 @@ def test_no_terminal_obeys_a_guest(name: str) -> None:
         assert harmless(terminal.feed(content[:cut]) + terminal.feed(content[cut:]) + terminal.feed(b"z" * 5000))
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([*INJECTIONS.values(), b"\x1b[31m", b"\xe2\x82"])))
 def test_only_printable_text_colours_and_line_editing_pass(parts: list[bytes]) -> None:
     terminal = Filter()

@@ -1,4 +1,4 @@
-"""Instruction boundaries and straight lines, on functions assembled here; objdump is the judge where it can be."""
+"""Boundaries and straight lines of functions assembled here are right, compared with objdump if possible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _run(*argv: str | Path) -> str:
 
 
 class Function:
-    """One function of an object file, read the way landings read it."""
+    """One function of an object file, read as landings read it."""
 
     def __init__(self, elf: Elf, architecture: str, name: str = "it") -> None:
         where = (elf, elf.function(name), ARCHITECTURES[architecture].kprobes.decoder)
@@ -39,7 +39,7 @@ class Function:
 
 
 def _assembled(directory: Path, architecture: str, body: str, *, sized: bool = True) -> Function:
-    """The function `it` made of a body in assembler; `%` marks types on every architecture, unlike `@`."""
+    """Assemble a body into the function `it`; `%` marks types on every architecture, unlike `@`."""
     size = ".size it, .-it" if sized else ""
     source, made = directory / "it.s", directory / "it.o"
     source.write_text(f".text\n.globl it\n.type it, %function\nit:\n{body}\n{size}\n")
@@ -76,7 +76,7 @@ unsigned it(unsigned x, unsigned *p)
 
 
 def _objdump(path: Path, architecture: str) -> list[tuple[int, str, str]]:
-    """Offset, mnemonic and operands of each instruction of the only function."""
+    """Return offset, mnemonic and operands of each instruction of the only function."""
     listing = _run(_tool(architecture, "objdump"), "-d", "--insn-width=16", path)
     return [(int(offset, 16), mnemonic, rest) for offset, _, mnemonic, rest in _LINE.findall(listing)]
 
@@ -101,7 +101,7 @@ def test_line_ends_before_the_first_branch_objdump_shows(tmp_path: Path, archite
 
 
 def test_parisc_branch_targets_are_objdumps(tmp_path: Path) -> None:
-    """Displacements of every length, forwards and backwards."""
+    """The branches have displacements of every length, forwards and backwards."""
     body = """
     cmpb,=,n %r26,%r25,it
     cmpib,<> 3,%r26,far
@@ -144,7 +144,7 @@ def test_x86_variable_width(tmp_path: Path) -> None:
     function = _assembled(tmp_path, "x86_64", f"{X86} je 1f\n xor %eax,%eax\n1: pop %rbx\n ret")
     assert function.boundaries == (0, 1, 3, 13, 16, 18, 20, 21)
     assert function.straight == (0, 1, 3, 13)
-    # Nothing inside of the branch: what it may be patched to is not ours to know.
+    # No offset inside the branch: what the kernel may patch it to is unknown.
     assert function.inside == (2, *range(4, 13), 14, 15, 19)
     assert function.ftrace_site is None
 
@@ -157,7 +157,7 @@ def test_x86_line_ends(tmp_path: Path, leaves: str) -> None:
 
 
 def test_x86_unaimed_branch_is_no_branch_into_the_line(tmp_path: Path) -> None:
-    """Before relocation `jmp work` has displacement -4 or 0: here, or the next instruction."""
+    """Before relocation `jmp work` has displacement -4 or 0, which is itself or the next instruction."""
     function = _assembled(tmp_path, "x86_64", "mov %edi,%eax\n xor %eax,%eax\n jmp work")
     assert function.straight == (0, 2)
 
@@ -221,7 +221,7 @@ def test_padding_of_a_recovered_size_is_no_boundary(tmp_path: Path) -> None:
 
 
 def test_arm64_patchable_entry(tmp_path: Path) -> None:
-    """The second nop is ftrace's, and refused: seen on a stock Debian kernel."""
+    """The second nop is ftrace's and refused, as seen on a stock Debian kernel."""
     made = _compiled(tmp_path, "arm64", _BRANCHY, "-fpatchable-function-entry=2")
     function = Function(Elf.read(made), "arm64")
     assert function.ftrace_site == 4
@@ -262,7 +262,7 @@ def test_arm64_refused_instructions_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_arm64_branch_back_by_a_bit_test(tmp_path: Path) -> None:
-    """tbz names a bit before its target: the target counts."""
+    """tbz names a bit before its target; the target is used."""
     body = "mov x1,#0\n add x1,x1,#1\n1: add x0,x0,#1\n tbz x0,#1,1b\n ret"
     assert _assembled(tmp_path, "arm64", body).straight == (0, 4)
 

@@ -1,4 +1,4 @@
-"""What keeps a guest in: who may reach its QEMU, where its keys are, what a bundle may hold."""
+"""A guest is isolated: only loopback reaches its QEMU, and no file or bundle holds its keys."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from test_guest_boot import Pretender
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestLost
 from harness.guest.accelerator import TCG, Accelerator
-from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.listeners import Listener, listeners
-from harness.guest.provisioning import word
+from harness.guest.process_listening_sockets import Listener, listeners
+from harness.guest.provisioning_line import word
+from harness.guest.qemu_process import Emulator
 from harness.report.evidence import gather
 
 STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself
@@ -74,7 +74,7 @@ def keys() -> RunKeys:
 
 @pytest.fixture
 def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
-    """A guest that was sent the run's keys and never answers."""
+    """Return a guest that was sent the run's keys and never answers."""
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     image = Pretender(tmp_path).image(STAND_STILL)
     accelerator = Accelerator(TCG, "forced")
@@ -86,7 +86,7 @@ def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def secrets(keys: RunKeys) -> list[bytes]:
-    """What nobody may read of a run's keys, in the forms that it is written in."""
+    """Return the secret parts of a run's keys in all forms in which they are written."""
     client = keys.client.key.private_numbers()
     raw = [
         keys.host._signing_key._seed if hasattr(keys.host, "_signing_key") else b"",
@@ -105,15 +105,17 @@ def secrets(keys: RunKeys) -> list[bytes]:
     ]
 
 
+@pytest.mark.slow
 def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_path: Path) -> None:
     reported = word(keys)
-    assert any(secret in reported for secret in secrets(keys)), "nothing is looked for"
+    assert any(secret in reported for secret in secrets(keys)), "the check looks for nothing"
     guest.stop()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"console.log", "kernel", "initrd"} <= {path.name for path in files}
     assert not [path for path in files for secret in secrets(keys) if secret in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKeys) -> None:
     found = gather(guest, GuestLost("no answer"))
     assert {"console.log", "registers.txt", "events.txt"} <= set(found.pieces)
@@ -122,6 +124,7 @@ def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKe
         assert not [secret for secret in secrets(keys) if secret in content]
 
 
+@pytest.mark.slow
 def test_a_qemu_listens_on_loopback_alone_and_is_confined(guest: Guest) -> None:
     found = listeners(guest.pid)
     assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)]

@@ -1,4 +1,4 @@
-"""The kernel's make: progress from its lines, the first complaint of its log, what of its objects is kept."""
+"""The kernel's make is run with progress, its first error is reported, and only the needed objects are kept."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NATIVE = next(architecture for architecture in ARCHITECTURES.values() if archite
 
 
 def test_commands_are_counted_and_reported_with_a_fraction() -> None:
-    bus, heard = Bus(), list[Event]()
-    bus.subscribe(heard.append)
+    bus, events = Bus(), list[Event]()
+    bus.subscribe(events.append)
     output = kbuild.Output(ProgressStep(bus, "vm", "kernel"), expected=4)
     for line in (
         "make[1]: Entering directory '/objects'",
@@ -33,14 +33,14 @@ def test_commands_are_counted_and_reported_with_a_fraction() -> None:
     ):
         output.hear(line)
     assert output.commands == 5
-    assert [event.detail for event in heard] == [
+    assert [event.detail for event in events] == [
         "fixdep",
         "fork.o",
         "dummy.o",
         "vmlinux",
         "expected.o",
     ]
-    assert [event.fraction for event in heard] == [0.25, 0.5, 0.75, 0.99, 0.99]
+    assert [event.fraction for event in events] == [0.25, 0.5, 0.75, 0.99, 0.99]
 
 
 def test_a_failed_step_names_its_own_first_complaint(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def recipe(name: str, **kernel: object) -> Recipe:
 
 @pytest.fixture
 def one_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same compiler for every architecture, installed or not."""
+    """Use the same compiler for every architecture, installed or not."""
     monkeypatch.setattr(object_tree, "compiler_version", lambda _architecture: "gcc 12")
 
 

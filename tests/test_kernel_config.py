@@ -1,4 +1,4 @@
-"""Fragments: merged in order, checked against what Kconfig made of them, complained of by name."""
+"""Kernel config fragments are merged in order and checked against Kconfig's result; errors name the option."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ config TULIP
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A kernel tree with one Kconfig file."""
+    """Return a kernel tree with one Kconfig file."""
     tree = tmp_path / "linux"
     (tree / "kernel").mkdir(parents=True)
     (tree / "kernel" / "Kconfig").write_text(KCONFIG)
@@ -64,7 +64,7 @@ def test_a_line_that_is_no_option_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_an_option_asked_for_twice_in_one_fragment(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"bad\.config:2: CONFIG_NET is asked for twice; remove this or line 1"):
+    with pytest.raises(RecipeError, match=r"bad\.config:2: CONFIG_NET is set twice; remove this or line 1"):
         kernel_config.read_fragment(fragment(tmp_path, "bad", "CONFIG_NET=y\nCONFIG_NET=m\n"))
 
 
@@ -104,20 +104,20 @@ def test_wishes_that_came_true_pass(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "result", "fate"),
+    ("wish", "result", "fate"),
     [
-        ("CONFIG_TULIP=y", {"CONFIG_TULIP": "m"}, "CONFIG_TULIP=y was asked for, but it is m in the result"),
-        ("CONFIG_NET=n", {"CONFIG_NET": "y"}, "CONFIG_NET=n was asked for, but it is y in the result"),
-        ("CONFIG_NET=y", {}, "CONFIG_NET=y was asked for, but it is off in the result"),
+        ("CONFIG_TULIP=y", {"CONFIG_TULIP": "m"}, "CONFIG_TULIP=y was requested, but it is m in the result"),
+        ("CONFIG_NET=n", {"CONFIG_NET": "y"}, "CONFIG_NET=n was requested, but it is y in the result"),
+        ("CONFIG_NET=y", {}, "CONFIG_NET=y was requested, but it is off in the result"),
         ("CONFIG_KPROBES=y", {}, "it is off in the result: it depends on MODULES and HAVE_KPROBES"),
-        ("CONFIG_KPROBE=y", {}, "CONFIG_KPROBE=y was asked for, but linux has no such option"),
+        ("CONFIG_KPROBE=y", {}, "CONFIG_KPROBE=y was requested, but linux has no such option"),
     ],
 )
 def test_an_option_that_kconfig_changed_is_reported_with_its_value(
-    tmp_path: Path, source: Path, asked: str, result: dict[str, str], fate: str
+    tmp_path: Path, source: Path, wish: str, result: dict[str, str], fate: str
 ) -> None:
     with pytest.raises(RecipeError) as caught:
-        kernel_config.check(merged(tmp_path, f"# why\n{asked}\n"), result, source)
+        kernel_config.check(merged(tmp_path, f"# why\n{wish}\n"), result, source)
     assert str(caught.value).startswith("part0.config:2: ")
     assert fate in str(caught.value)
 

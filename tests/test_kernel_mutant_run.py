@@ -1,4 +1,4 @@
-"""Which cells kill a kernel mutant, in which order cases run, and what the command refuses."""
+"""The hunt for kernel mutants runs cases in order, counts only failed claims as kills, and refuses wrong use."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from harness.core.errors import BootError, UsageError
-from harness.images.kernel_mutants import KernelMutant
+from harness.images.kernel_mutant_table import KernelMutant
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import kernel_mutant_run
 from harness.matrix.commands.kernel_mutant_run import Outcome, _Control, _Hunt
-from harness.matrix.guests.kernel_mutant import switch_on
+from harness.matrix.guests.kernel_mutant_switch import switch_on
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 MUTANT = KernelMutant(
     number=7,
@@ -28,7 +28,7 @@ MUTANT = KernelMutant(
 
 
 def report(verdict: Verdict, case: str = "test_two", file: str = "cases/test_b.py") -> Any:  # noqa: ANN401
-    """A report of pytest with a cell."""
+    """Return a pytest report with a cell."""
     cell = Cell(
         file=file,
         case=case,
@@ -49,14 +49,14 @@ def report(verdict: Verdict, case: str = "test_two", file: str = "cases/test_b.p
 
 
 def hunt() -> tuple[_Hunt, Any]:
-    """A hunt and the session that it may end."""
+    """Return a hunt and the session that it may end."""
     found, session = _Hunt(MUTANT), SimpleNamespace(shouldfail=False)
     found.pytest_sessionstart(session)  # type: ignore[arg-type]
     return found, session
 
 
 def test_only_a_failed_claim_kills() -> None:
-    """A crash is kept as seen elsewhere, and the session goes on; a failure ends it."""
+    """A crash is recorded as seen elsewhere and the session continues; a failure ends it."""
     found, session = hunt()
     for verdict in (Verdict.PASS, Verdict.SKIP, Verdict.KNOWN_FAIL, Verdict.OOPS, Verdict.HARNESS_ERROR):
         found.pytest_runtest_logreport(report(verdict))
@@ -113,7 +113,7 @@ def test_control_keeps_what_holds() -> None:
 
 
 def test_outcome_in_words() -> None:
-    """One line, which shows what a survivor did instead of failing a claim."""
+    """The outcome is one line; for a survivor it shows what happened instead of a failed claim."""
     own = {"vm": "vm", "number": 7, "name": "seven", "past": False}
     killed = Outcome.model_validate({**own, "killer": "test_b.py::test_two", "reason": "why"})
     survivor = Outcome.model_validate({**own, "elsewhere": ["test_one was oops: BUG"], "cells": 3})
@@ -138,7 +138,7 @@ def test_vm_without_the_patch() -> None:
 
 @pytest.mark.parametrize(("answer", "in_force"), [("7\n", True), ("0\n", False), ("", False)])
 def test_bug_must_be_in_force(answer: str, *, in_force: bool) -> None:
-    """What is read back decides, not that the write succeeded."""
+    """A bug is in force only if its number can be read back; a successful write is not enough."""
     guest: Any = SimpleNamespace(name="vm", script=lambda _: SimpleNamespace(stdout=answer))
     if in_force:
         switch_on(guest, 7)

@@ -1,4 +1,4 @@
-"""The table of kernel mutants and the patch agree, and what stands for a mutant on the command line is read right."""
+"""The table of kernel mutants agrees with the patch, and mutants are selected correctly on the command line."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from harness.core import paths
 from harness.core.architecture import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
-from harness.images import kernel_mutants
-from harness.images.kernel_mutants import KernelMutant
+from harness.images import kernel_mutant_table
+from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.recipe import Traits, load_all, part_path
 
-TABLE = kernel_mutants.table()
-PLACES = kernel_mutants.places(part_path("patches", kernel_mutants.PATCH).read_text())
+TABLE = kernel_mutant_table.table()
+PLACES = kernel_mutant_table.places(part_path("patches", kernel_mutant_table.PATCH).read_text())
 FEWEST, FEWEST_PAST = 40, 12
 
 
 def test_every_number_of_the_patch_is_in_the_table() -> None:
-    """And every number of the table in the patch, in the files that the table names."""
+    """The table and the patch have the same numbers, in the files that the table names."""
     assert {mutant.number: set(mutant.files) for mutant in TABLE} == PLACES
 
 
@@ -35,7 +35,7 @@ def test_enough_of_them() -> None:
 
 @pytest.mark.parametrize("mutant", TABLE, ids=str)
 def test_each_row(mutant: KernelMutant) -> None:
-    """Its architectures and traits exist, a bug of the past names its commit, and its cases are there."""
+    """A mutant's architectures, traits and cases exist, and a past bug names its commit."""
     assert set(mutant.arch) <= set(ARCHITECTURES)
     assert set(mutant.equivalent) <= set(mutant.arch)
     assert set(mutant.requires) <= set(Traits.model_fields)
@@ -53,32 +53,32 @@ def _functions(path: Path) -> set[str]:
 def test_places_are_of_added_lines() -> None:
     patch = "--- a/one.c\n+++ b/one.c\n@@ -1 +1,2 @@\n-\tKERNEL_MUTANT(1)\n+\tif (KERNEL_MUTANT(2))\n"
     patch += "--- a/two.c\n+++ b/two.c\n@@ -1 +1,2 @@\n+KERNEL_MUTANT_FOURTH(2)\n \tKERNEL_MUTANT(3)\n"
-    assert kernel_mutants.places(patch) == {2: {"one.c", "two.c"}}
+    assert kernel_mutant_table.places(patch) == {2: {"one.c", "two.c"}}
 
 
 def test_chosen() -> None:
-    """By number, by a list, by a range; all without one; rules of older kernels are no bugs."""
-    assert [mutant.number for mutant in kernel_mutants.chosen("3,1")] == [3, 1]
-    assert [mutant.number for mutant in kernel_mutants.chosen("101-103")] == [101, 102, 103]
-    assert not any(mutant.is_rule for mutant in kernel_mutants.chosen(""))
+    """Mutants are selected by number, list or range; by default all, except rules of older kernels."""
+    assert [mutant.number for mutant in kernel_mutant_table.chosen("3,1")] == [3, 1]
+    assert [mutant.number for mutant in kernel_mutant_table.chosen("101-103")] == [101, 102, 103]
+    assert not any(mutant.is_rule for mutant in kernel_mutant_table.chosen(""))
     for wrong in ("0", "x", "3,", "1-x", "201"):
         with pytest.raises(UsageError):
-            kernel_mutants.chosen(wrong)
+            kernel_mutant_table.chosen(wrong)
 
 
 def test_demand() -> None:
-    """Only a kernel that is built with the patch has mutants."""
+    """Only a kernel built with the patch has mutants."""
     recipes = load_all()
-    mutants = [recipe for recipe in recipes.values() if kernel_mutants.takes_mutants(recipe)]
+    mutants = [recipe for recipe in recipes.values() if kernel_mutant_table.takes_mutants(recipe)]
     assert mutants
     for recipe in mutants:
-        kernel_mutants.demand(recipe)
+        kernel_mutant_table.demand(recipe)
     with pytest.raises(UsageError, match="kernel-mutants"):
-        kernel_mutants.demand(recipes["x86_64-debian"])
+        kernel_mutant_table.demand(recipes["x86_64-debian"])
 
 
 def test_why_equivalent() -> None:
-    """By architecture, by a reason of its own, by a trait that the VM does not have."""
+    """A mutant is equivalent by architecture, for a reason of its own, or because the VM lacks a trait."""
     recipe = load_all()["x86_64-fdpin"]
     row = {"number": 1, "name": "a", "kind": "b", "claim": "c", "files": ["d"], "arch": ["x86_64", "arm64"]}
     assert KernelMutant.model_validate(row).why_equivalent(recipe) == ""
@@ -90,8 +90,8 @@ def test_why_equivalent() -> None:
 
 @pytest.mark.parametrize("text", ["mutant = 1", "[[mutant]\n", '[[mutant]]\nnumber = "1"\n'])
 def test_broken_table(tmp_path: Path, text: str) -> None:
-    """One line that names the file."""
+    """A broken table is reported in one line that names the file."""
     (tmp_path / "kernel-mutants.toml").write_text(text)
     with pytest.raises(RecipeError, match=r"kernel-mutants\.toml") as raised:
-        kernel_mutants.table(tmp_path / "kernel-mutants.toml")
+        kernel_mutant_table.table(tmp_path / "kernel-mutants.toml")
     assert "\n" not in str(raised.value)

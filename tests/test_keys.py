@@ -1,4 +1,4 @@
-"""The keys of a run and the word that brings them into a guest."""
+"""Each run has its own SSH keys, and none of the private keys is printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launcher, for real, in a project of its own whose packages and privileges are played by scripts."""
+"""The real launcher works in a project of its own; scripts stand in for packages and privileges."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import pytest
 
 from harness.core import paths
 
+pytestmark = pytest.mark.slow
+
 CLI = "import sys, json, os; print(json.dumps([sys.argv[1:], sys.prefix, os.getcwd()]))\n"
-debian = pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="the host is no Debian")
+debian = pytest.mark.skipif(not Path("/etc/debian_version").exists(), reason="the host is not Debian")
 
 
 @dataclass
 class Project:
-    """A project with the real launcher, no requirements, and one needed program that a package provides."""
+    """A project with the real launcher, no requirements, and one needed program from a package."""
 
     root: Path
 
@@ -37,7 +39,7 @@ class Project:
         return self.root / "cache"
 
     def script(self, name: str, body: str) -> None:
-        """Put a program into PATH."""
+        """Write a program into a directory of PATH."""
         path = self.bin / name
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
@@ -45,7 +47,7 @@ class Project:
     def start(
         self, *arguments: str, launcher: Path | None = None, cwd: Path | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Start the launcher, by default as a person without any privilege."""
+        """Start the launcher, by default as a user without privileges."""
         return subprocess.run(
             [launcher or self.launcher, *arguments],
             cwd=cwd or self.root,
@@ -62,8 +64,8 @@ class Project:
             check=False,
         )
 
-    def said(self, name: str) -> str:
-        """What the scripts noted."""
+    def recorded(self, name: str) -> str:
+        """Return what the scripts recorded."""
         path = self.root / name
         return path.read_text() if path.exists() else ""
 
@@ -86,13 +88,16 @@ def make(root: Path) -> Project:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Project:
-    """A project whose needed program is not there."""
+    """Return a project whose needed program is missing."""
     return make(tmp_path / "project")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with everything there and its environment made by two starts at once, the first of which was killed."""
+    """Return a complete project whose environment was made by two simultaneous starts.
+
+    An earlier start was killed.
+    """
     project = make(tmp_path_factory.mktemp("launcher") / "project")
     project.script("needed-program", "true")
     doctor = project.start("doctor")
@@ -114,7 +119,7 @@ def test_a_second_start_is_quick_and_prints_nothing(made: Project) -> None:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         again = made.start("a b", "--c")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Of the processor, for the wall's are the host's, too.
+        # CPU time, because wall time depends on the load of the host.
         seconds.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
         assert again.stderr == ""
         assert again.stdout.startswith('[["a b", "--c"], ')
@@ -185,7 +190,7 @@ def test_without_sudo_it_prints_the_command(bare: Project) -> None:
 def test_it_installs_what_is_missing_as_root_or_through_sudo(bare: Project, user: str, through: str) -> None:
     bare.script("id", f"echo {user}")
     bare.script("sudo", f'echo sudo >>{bare.root}/log; exec "$@"')
-    # The first try fails as on a machine without package lists.
+    # The first attempt fails as on a machine without package lists.
     bare.script(
         "apt-get",
         f"""echo "$DEBIAN_FRONTEND $*" >>{bare.root}/log
@@ -198,12 +203,12 @@ def test_it_installs_what_is_missing_as_root_or_through_sudo(bare: Project, user
     failed = bare.start("list")
     assert failed.returncode == 3
     assert failed.stderr.startswith("pinpoint: installing host packages: needed-package\n")
-    log = bare.said("log").splitlines()
+    log = bare.recorded("log").splitlines()
     assert ("sudo" in log) == bool(through)
-    asked = [line for line in log if line != "sudo"]
-    assert asked[0].endswith("--simulate")
-    assert asked[1] == "noninteractive update"
-    assert asked[2] == "noninteractive install --yes --no-install-recommends needed-package"
+    calls = [line for line in log if line != "sudo"]
+    assert calls[0].endswith("--simulate")
+    assert calls[1] == "noninteractive update"
+    assert calls[2] == "noninteractive install --yes --no-install-recommends needed-package"
     assert "as root, run: apt-get update && apt-get install" in failed.stderr
 
 

@@ -1,4 +1,4 @@
-"""The house itself: style, types, the direction of imports, and what may not be committed."""
+"""The project keeps its own rules: style, types, direction of imports, length of files, what may be committed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from harness.core import paths
 from harness.doctor import PACKAGES, requirements
 
 PROJECT = paths.PROJECT
-# A room imports only rooms to its left, and core; what is not a room here stands right of them all.
-ROOMS = ("core", "images", "guest", "landing", "userspace", "pinning", "verdict", "report", "matrix", "bench")
+# A package imports only packages to its left. Modules outside of these packages are to the right of them all.
+PACKAGE_ORDER = ("core", "images", "guest", "landing", "userspace", "pinning", "verdict", "report", "matrix", "bench")
 LONGEST_FILE = 350
 NOT_OURS = {".git", "results", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"}
 
 
 def committed() -> list[Path]:
-    """Every file that git tracks; where there is no git, all that no tool made."""
+    """Return every file that git tracks, or without git every file that no tool made."""
     if shutil.which("git") and (PROJECT / ".git").exists():
         listed = subprocess.run(["git", "-C", PROJECT, "ls-files", "-z"], capture_output=True, text=True, check=False)
         if listed.returncode == 0:
@@ -34,7 +34,7 @@ def committed() -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The modules of harness that a file imports."""
+    """Yield the modules of harness that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("harness."))
@@ -46,12 +46,13 @@ def imports(path: Path) -> Iterator[str]:
                 yield node.module
 
 
-def room_of(module: str) -> int:
-    """The place of a module's room from left to right."""
+def position(module: str) -> int:
+    """Return the position of a module's package from left to right."""
     name = module.split(".")[1]
-    return ROOMS.index(name) if name in ROOMS else len(ROOMS)
+    return PACKAGE_ORDER.index(name) if name in PACKAGE_ORDER else len(PACKAGE_ORDER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",)],
@@ -65,8 +66,8 @@ def test_style_and_types(command: tuple[str, ...]) -> None:
 def test_imports_go_left() -> None:
     wrong = []
     for path in sorted((PROJECT / "harness").rglob("*.py")):
-        own = room_of(".".join(path.relative_to(PROJECT).with_suffix("").parts))
-        wrong += [f"{path.relative_to(PROJECT)} imports {name}" for name in imports(path) if room_of(name) > own]
+        own = position(".".join(path.relative_to(PROJECT).with_suffix("").parts))
+        wrong += [f"{path.relative_to(PROJECT)} imports {name}" for name in imports(path) if position(name) > own]
     assert wrong == []
 
 
@@ -138,13 +139,17 @@ def test_shell_scripts_parse() -> None:
 
 
 def test_no_two_test_files_share_a_name() -> None:
-    """Pytest imports a file by its name alone: of two it collects one, and `./pinpoint test` has both directories."""
+    """pytest imports a file by its name alone, so it would collect only one of two files with the same name.
+
+    `./pinpoint test` collects both directories.
+    """
     names = [path.name for directory in ("tests", "cases") for path in (PROJECT / directory).glob("test_*.py")]
     assert sorted(names) == sorted(set(names))
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
-    """An import cycle shows only for some orders of import: each module is imported in a process of its own."""
+    """Each module is imported in a process of its own, because some import cycles fail only in some orders."""
     modules = [
         ".".join(path.relative_to(PROJECT).with_suffix("").parts)
         for path in sorted((PROJECT / "harness").rglob("*.py"))

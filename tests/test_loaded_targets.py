@@ -1,4 +1,4 @@
-"""A target module kept from one cell to the next: only for a cell that asks for it and for nothing else."""
+"""A target module stays loaded for the next cell only if that cell uses this target and no other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.matrix.guests import loaded_targets
 
 
 class Row:
-    """A row's guest whose targets note what is done to them."""
+    """A row's guest whose targets record what is done to them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.guest = cast(Guest, type("Stand", (), {})())
@@ -35,7 +35,7 @@ class Row:
         return cast(Target, stand)
 
     def cell(self, *builds: str) -> list[Target]:
-        """A cell that asks for these builds."""
+        """Run a cell that uses these builds; return its targets."""
         loaded_targets.make_room(self.guest, builds)
         targets = [loaded_targets.acquire(self.guest, build) for build in builds]
         for target in reversed(targets):

@@ -1,4 +1,4 @@
-"""The Python side of the loader: orders into words, lines into replies, and a dialogue over a real channel."""
+"""The Python side of the loader writes orders, reads replies, and holds a dialogue over a real channel."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ssh_server import SOON, Server, end
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.pinning.loader import LoaderLine, LoaderResult, Order, Status
 from harness.pinning.mutants import MUTANTS
 
 
 def run_locally(channel: paramiko.Channel, command: str) -> None:
-    """A process with the channel as its standard streams, each line passed on as it comes."""
+    """Run a process with the channel as its standard streams, and forward each line when it arrives."""
     pipe = subprocess.PIPE
     with subprocess.Popen(["/bin/sh", "-c", command], stdin=pipe, stdout=pipe, bufsize=0) as process:
         assert process.stdin
@@ -28,7 +28,7 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
         while output := process.stdout.read(1 << 16):
             channel.sendall(output)
     if process.returncode < 0:
-        channel.close()  # For one that a signal ended dropbear sends no status.
+        channel.close()  # dropbear sends no status for a process that was killed by a signal.
     else:
         end(channel, process.returncode)
 
@@ -98,7 +98,7 @@ def test_a_dialogue_line_by_line(server: Server) -> None:
 
 def test_silence_is_reported_without_waiting(server: Server) -> None:
     with talk(server, "read word; echo $word") as dialogue:
-        with pytest.raises(DeadlineExceeded, match="said nothing in time"):
+        with pytest.raises(DeadlineExceeded, match="printed nothing in time"):
             dialogue.line(Deadline.after(0.2))
         dialogue.say("late", soon())
         assert dialogue.line(soon()) == "late"

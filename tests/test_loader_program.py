@@ -1,4 +1,7 @@
-"""The loader and the holder themselves, built for this host: lines, gates, exit statuses. No module is loaded."""
+"""The loader and the holder, built for this host, print the right lines, wait at gates and return the right status.
+
+No module is loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from harness.core import paths
 from harness.images.programs import FLAGS, PROGRAMS
 from harness.pinning.loader import LoaderLine, Order, Status
 
+pytestmark = pytest.mark.slow
+
 SOON = 60.0
-# No process of a host's user can have a module of this name.
+# No host has a module of this name.
 ABSENT = "pinpoint_no_such_module"
 
 
@@ -25,13 +30,15 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run(program: Path, *words: str, say: str = "") -> tuple[Status, list[str]]:
-    done = subprocess.run([program, *words], input=say, capture_output=True, text=True, timeout=SOON, check=False)
+def run(program: Path, *words: str, stdin: str = "") -> tuple[Status, list[str]]:
+    done = subprocess.run([program, *words], input=stdin, capture_output=True, text=True, timeout=SOON, check=False)
     return Status(done.returncode), done.stdout.splitlines()
 
 
-def load(programs: Path, order: Order, *, image: str = "/nowhere/probe.ko", say: str = "") -> tuple[Status, list[str]]:
-    return run(programs / "pinpoint_loader", *order.words(), image, *order.parameters, say=say)
+def load(
+    programs: Path, order: Order, *, image: str = "/nowhere/probe.ko", stdin: str = ""
+) -> tuple[Status, list[str]]:
+    return run(programs / "pinpoint_loader", *order.words(), image, *order.parameters, stdin=stdin)
 
 
 def test_without_an_image_it_is_wrong_use(programs: Path) -> None:
@@ -68,21 +75,21 @@ def test_it_waits_at_a_gate_until_ordered(programs: Path) -> None:
 
 @pytest.mark.parametrize(("output", "errno"), [("", "EPIPE"), ("stop\n", "EINVAL"), ("go", "EPIPE")])
 def test_at_a_gate_it_takes_nothing_but_go(programs: Path, output: str, errno: str) -> None:
-    status, lines = load(programs, Order(gates=["image"]), say=output)
+    status, lines = load(programs, Order(gates=["image"]), stdin=output)
     assert (status, lines[-1]) == (Status.GATE, f"failed image /nowhere/probe.ko errno={errno}")
 
 
 def test_each_gate_takes_one_line(programs: Path, tmp_path: Path) -> None:
     image = tmp_path / "empty.ko"
     image.write_bytes(b"")
-    status, lines = load(programs, Order(gates=["image", "load"]), image=str(image), say="go\n")
+    status, lines = load(programs, Order(gates=["image", "load"]), image=str(image), stdin="go\n")
     assert (status, lines[-1]) == (Status.GATE, "failed load empty errno=EPIPE")
 
 
 def test_the_holder_uses_what_it_holds_twice(programs: Path, tmp_path: Path) -> None:
     held = tmp_path / "held"
     held.write_text("held")
-    status, lines = run(programs / "pinpoint_holder", "file", str(held), say="go\n")
+    status, lines = run(programs / "pinpoint_holder", "file", str(held), stdin="go\n")
     assert status == Status.DONE
     assert [LoaderLine.parsed(line).step for line in lines] == ["hold", "again", "again", "close"]
     assert LoaderLine.parsed(lines[2]).fields == {"errno": "0"}

@@ -1,4 +1,4 @@
-"""File locks: a waiting run reports it, stops waiting at its deadline, and leaves at once when it is stopped."""
+"""A run that waits for a file lock reports it, stops waiting at its deadline, and stops at once if it is stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.core.errors import HostError
 
 @pytest.fixture
 def taken(tmp_path: Path) -> Iterator[Path]:
-    """A lock that another run holds."""
+    """Yield a lock that another run holds."""
     with FileLock(tmp_path / "lock") as lock:
         yield Path(lock.lock_file)
 

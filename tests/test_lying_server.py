@@ -1,4 +1,4 @@
-"""An SSH server that lets us in and then lies: every wait ends at its deadline, and no output is endless."""
+"""With an SSH server that accepts the login and then misbehaves, every wait ends and every output is limited."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ssh_server import SOON, Dropbear, Server
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
 
-Ask = Callable[[SshLink, Deadline], Any]
-ASKS: dict[str, Ask] = {
+Request = Callable[[SshLink, Deadline], Any]
+REQUESTS: dict[str, Request] = {
     "command": lambda link, deadline: link.run(("true",), deadline),
     "input": lambda link, deadline: link.run(("cat",), deadline, stdin=b"x" * (16 << 20)),
     "shell": lambda link, deadline: Shell("a-vm", link).run(("true",), deadline),
@@ -34,18 +34,18 @@ def server() -> Iterator[Server]:
     made.die()
 
 
-def late(link: SshLink, ask: Ask, seconds: float = 1.0) -> None:
-    """What is asked ends at its deadline, and the connection is still there."""
+def late(link: SshLink, request: Request, seconds: float = 1.0) -> None:
+    """Assert that a request ends at its deadline and the connection survives it."""
     began = time.monotonic()
     with pytest.raises((DeadlineExceeded, GuestLost)):
-        ask(link, Deadline.after(seconds))
+        request(link, Deadline.after(seconds))
     assert time.monotonic() - began < seconds + 10
     assert link.alive
 
 
-@pytest.mark.parametrize("name", ASKS)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_a_server_that_ignores_requests(server: Server, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """It opens channels and answers heartbeats; a request for a program never gets an answer."""
+    """The server opens channels and answers heartbeats, but never answers a request for a program."""
 
     def ignore(*_: object) -> bool:
         time.sleep(SOON)
@@ -53,18 +53,18 @@ def test_a_server_that_ignores_requests(server: Server, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(paramiko.Channel, "_handle_request", ignore)
     monkeypatch.setattr(Dropbear, "check_channel_exec_request", ignore)
-    late(server.link(), ASKS[name])
+    late(server.link(), REQUESTS[name])
 
 
-@pytest.mark.parametrize("name", ASKS)
+@pytest.mark.parametrize("name", REQUESTS)
 def test_a_server_whose_commands_say_nothing(server: Server, name: str) -> None:
     server.behaviour = lambda *_: None
-    late(server.link(), ASKS[name])
+    late(server.link(), REQUESTS[name])
 
 
 @pytest.mark.parametrize("name", ["command", "shell"])
 def test_a_server_that_drips(server: Server, name: str) -> None:
-    """A byte now and then is no end."""
+    """A byte now and then does not extend the deadline."""
 
     def drip(channel: paramiko.Channel, _: str) -> None:
         with contextlib.suppress(OSError):
@@ -73,7 +73,7 @@ def test_a_server_that_drips(server: Server, name: str) -> None:
                 time.sleep(0.01)
 
     server.behaviour = drip
-    late(server.link(), ASKS[name])
+    late(server.link(), REQUESTS[name])
 
 
 @pytest.mark.parametrize("name", ["command", "shell", "dialogue"])
@@ -90,7 +90,7 @@ def test_a_server_that_floods(server: Server, monkeypatch: pytest.MonkeyPatch, n
     link = server.link()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(GuestError, match=r"printed (?:more than 4 MiB|a line of more than 1 MiB)"):
-        ASKS[name](link, Deadline.after(SOON))
+        REQUESTS[name](link, Deadline.after(SOON))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
 

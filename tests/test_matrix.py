@@ -1,4 +1,4 @@
-"""The plugin as pytest runs it: which cells there are, what a run ends with, that nothing is lost. No guest boots."""
+"""The plugin in pytest makes the right cells, ends with the right status and loses nothing. No guest boots."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,8 @@ import pytest
 
 from harness.core import paths
 from harness.report import bundle
+
+pytestmark = pytest.mark.slow
 
 pytest_plugins = ["pytester"]
 
@@ -177,7 +179,7 @@ def test_fails(guest, what): raise Missed(f"elsewhere {what}\\n\\nthe table")
         ("test_fails[a/../../b]", "arm64-debian"),
         ("test_fails[c]", "arm64-debian"),
     }
-    # Its row could not be built: no guest, but a bundle all the same.
+    # The row could not be built: there is no guest, but there is a bundle.
     assert {cell["bundle"] == "" for cell in cells(matrix) if cell["verdict"] == "harness-error"} == {False}
     latest = (matrix.path / "results" / "latest").resolve()
     place = latest / bundles["test_fails[a/../../b]", "arm64-debian"]
@@ -253,7 +255,7 @@ def test_a_known_defect_is_neither_a_failure_nor_a_pass(matrix: pytest.Pytester)
 def test_a_sibling_that_is_not_of_the_run_is_prepared_before_its_row(
     matrix: pytest.Pytester, siblings_build: str
 ) -> None:
-    """And for a case that compares kernels alone; a build that fails is reported to the cells that need it."""
+    """So is one for a case that only compares kernels; a failed build is reported to the cells that need it."""
     fleet = f"""
 import harness.matrix.guests.fleet as fleet
 from harness.core.errors import HostError
@@ -330,7 +332,7 @@ def test_b(guest):
         (vm, verdict) for vm in ("arm64-debian", "x86_64-debian") for verdict in [*["pass"] * 4, "fail"]
     )
     assert len(list((matrix.path / "results").glob("2*"))) == 1
-    # A row shares its guest, and so stays with one worker; the other has the other row.
+    # A row shares its guest, so one worker runs all of it; the other worker runs the other row.
     assert len({path.name.partition("-on-")[2] for path in matrix.path.glob("*-on-gw*")}) == 2
     assert len(list(matrix.path.glob("*-on-gw*"))) == 2
 
@@ -365,7 +367,7 @@ def test_it(slow, number):
     phases = [kept[f"phase.{name}_s", ""] for name in ("start", "ready", "cells", "end")]
     assert all(seconds >= 0 for seconds in phases)
     assert abs(sum(phases) - kept["run.wall_s", ""]) < 0.5
-    # Two rows of 1.2 s: one after the other, or side by side.
+    # Two rows of 1.2 s each, in turn or in parallel.
     assert kept["phase.cells_s", ""] >= (1.2 if side_by_side else 2.4)
     assert kept["phase.idle_s", ""] < 2 * kept["phase.cells_s", ""]
 

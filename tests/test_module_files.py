@@ -1,4 +1,4 @@
-"""Somebody's module files: private copies, what they say of themselves, what a kernel would not take."""
+"""Module files of a user are copied, their parameters are read, and what cannot be loaded is refused in one line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from test_verify import MODULE, compiled
 
 from harness.core.elf import Elf
 from harness.core.errors import RecipeError, UsageError
 from harness.images import external_build, kbuild, module_info
-from harness.images.module_copy import private_copy
-from tests.test_verify import MODULE, compiled
+from harness.images.private_module_copy import private_copy
 
-TOLD = {
+MODINFO = {
     "parm": 'INFO(parm, "site:the function to probe"); ',
     "type": 'static const char t[] __attribute__((section(".modinfo"), used)) = "parmtype=site:string"; ',
 }
@@ -63,10 +63,11 @@ def test_half_an_archive_is_one_line(tmp_path: Path, place: Path, pack: object) 
 
 def test_a_pipe_does_not_hold_us(tmp_path: Path, place: Path) -> None:
     os.mkfifo(tmp_path / "a.ko")
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         private_copy(tmp_path / "a.ko", place)
 
 
+@pytest.mark.slow
 def test_an_archive_of_zeros_is_refused(tmp_path: Path, place: Path) -> None:
     file = tmp_path / "a.ko.xz"
     file.write_bytes(lzma.compress(bytes(300 << 20), preset=0))
@@ -83,7 +84,7 @@ def test_a_name_that_a_shell_would_act_on_is_refused(tmp_path: Path, name: str) 
 
 
 def test_parameters_go_to_the_module_that_has_them(tmp_path: Path) -> None:
-    module = compiled(tmp_path, MODULE + TOLD["parm"] + TOLD["type"])
+    module = compiled(tmp_path, MODULE + MODINFO["parm"] + MODINFO["type"])
     elf = Elf.read(module)
     assert module_info.parameters(elf) == {"site": "string, the function to probe"}
     assert module_info.demand_parameters({"site": "a b"}, {"my_probe": elf}) == {"my_probe": ["site=a b"]}
@@ -96,13 +97,13 @@ def test_parameters_go_to_the_module_that_has_them(tmp_path: Path) -> None:
 
 def test_a_tree_that_was_built_in_is_told_how_to_be_cleaned(tmp_path: Path) -> None:
     log = tmp_path / "make.log"
-    said = (
+    output = (
         "make: Entering directory '/home/someone/linux'\n***\n"
         "*** The source tree is not clean, please run 'make ARCH=x86_64 mrproper'\n*** in /home/someone/linux\n***\n"
         "make[1]: *** [/home/someone/linux/Makefile:585: outputmakefile] Error 1\n"
     )
     script = tmp_path / "script"
-    script.write_text(f"cat <<'.'\n{said}.\nexit 2\n")
+    script.write_text(f"cat <<'.'\n{output}.\nexit 2\n")
     with pytest.raises(RecipeError) as caught:
         kbuild.run_logged(["sh", script], "make", log, deadline=kbuild.Deadline.after(10))
     assert caught.value.exit_status == 2

@@ -1,6 +1,6 @@
-"""Probe modules: built from a copy, with the kernel's flags, warnings as errors; what cannot be loaded is not kept.
+"""Probe modules are built from a copy, with the kernel's flags and warnings as errors; bad modules are not kept.
 
-The kernel here is a Makefile that compiles and links as kbuild does for `make M=`, so that nothing takes long.
+The kernel here is a Makefile that compiles and links as kbuild does for `make M=`, which is fast.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ int leaf(int x) {{ return x + 1; }}
 
 @pytest.fixture
 def probes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A probes/ with one module, read-only as it may be to an ordinary user."""
+    """Return a probes/ directory with one module, read-only as it may be for an ordinary user."""
     directory = tmp_path / "probes"
     directory.mkdir()
     (directory / "Kbuild").write_text("obj-m := shape.o\n")

@@ -1,4 +1,4 @@
-"""Memory held against the ELF's own bytes: what is masked, by whose tables, and how a stray byte is reported."""
+"""Memory is compared with the ELF file's own bytes: the kernel's tables mask what it patches, others are reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X86 = ARCHITECTURES["x86_64"].kprobes
 START = 0x1000
 CODE = bytes.fromhex("0f1f440000 55 4889e5 5d c3 90909090 cc")
 
-# A kernel of one function: what ftrace patches, an alternative of three bytes, a lock prefix, two static jumps.
+# A kernel with one function: an ftrace site, an alternative of three bytes, a lock prefix, two static jumps.
 KERNEL = """\
         .text
         .globl _stext, f, _etext
@@ -120,7 +120,7 @@ def test_constants_that_boot_alone_knows_are_masked(tmp_path: Path, kernel: Elf)
     assert newer - older == {19}
 
 
-# Rows of alternatives, from the feature on: up to 5.12, up to 6.2, since 6.3; four bytes patched each.
+# Rows of alternatives, from the feature field on: up to 5.12, up to 6.2, since 6.3. Each patches four bytes.
 ROWS = pytest.mark.parametrize("row", [".word 3; .byte 4, 1, 1", ".word 3; .byte 4, 1", ".word 3, 0; .byte 4, 1"])
 
 
@@ -211,7 +211,7 @@ def test_too_little_to_compare_makes_no_statement() -> None:
 
 def test_memory_that_is_being_patched_is_read_again() -> None:
     # text_poke_bp() writes int3, then the jump's tail, then its first byte.
-    states = iter([b"\xcc\0\0\0\0", b"\xcc\1\2\3\4", b"\xe9\1\2\3\4", b"\xe9\1\2\3\4", b"never asked for"])
+    states = iter([b"\xcc\0\0\0\0", b"\xcc\1\2\3\4", b"\xe9\1\2\3\4", b"\xe9\1\2\3\4", b"never read"])
     assert settled(lambda: [next(states)]) == [b"\xe9\1\2\3\4"]
 
 

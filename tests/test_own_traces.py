@@ -1,8 +1,8 @@
-"""Backtraces that a module prints on purpose, told from those that the kernel prints of a complaint."""
+"""Backtraces that a module prints on purpose are distinguished from those of a kernel complaint."""
 
 from __future__ import annotations
 
-from harness.verdict import own_traces
+from harness.verdict import intended_backtraces
 from harness.verdict.complaints import read
 
 X86 = """\
@@ -41,7 +41,7 @@ WARNING = """\
 
 
 def intended(log: str, *modules: str) -> list[bool]:
-    return [own_traces.intended(complaint, modules) for complaint in read(log, timed=True)]
+    return [intended_backtraces.intended(complaint, modules) for complaint in read(log, timed=True)]
 
 
 def test_a_modules_own_dump_is_no_complaint() -> None:

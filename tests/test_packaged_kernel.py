@@ -1,4 +1,4 @@
-"""Kernels out of packages: what is unpacked, wrapped, given symbols, and laid out for module builds."""
+"""A packaged kernel is unpacked, wrapped into an ELF file with symbols, and laid out for module builds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import Bus
-from harness.images import debian_kernel, drivers, elf_writer, kallsyms, mirrors, vmlinux
+from harness.images import debian_kernel, drivers, elf_writer, host_apt_sources, kallsyms, vmlinux
 from harness.images.build_context import BuildContext
 from harness.images.debian_kernel import settle_headers
 from harness.images.elf_writer import FlatSection
-from harness.images.kallsyms import Recovered
+from harness.images.kallsyms import RecoveredSymbol
 from harness.images.packages import Packages
 from harness.images.private_apt import native
 from harness.images.recipe import Kernel, Recipe
@@ -32,7 +32,7 @@ KERNEL = vmlinux.ELF + bytes(range(256)) * 40
 
 
 def bzimage(payload: bytes) -> bytes:
-    """The head of a bzImage with two setup sectors, then 100 bytes of decompressor, then the payload."""
+    """Return a bzImage with two setup sectors, 100 bytes of decompressor, and the payload."""
     image = bytearray(3 * 512)
     image[0x1F1] = 2
     image[0x202:0x206] = b"HdrS"
@@ -86,7 +86,7 @@ def test_a_file_without_kallsyms_is_one_line(tmp_path: Path) -> None:
 
 
 def test_symbols_are_found_by_name() -> None:
-    table = kallsyms.Kallsyms(BASE, (Recovered(BASE, "T", "_stext"), Recovered(BASE + 8, "T", "_etext")))
+    table = kallsyms.Kallsyms(BASE, (RecoveredSymbol(BASE, "T", "_stext"), RecoveredSymbol(BASE + 8, "T", "_etext")))
     assert table.address("_etext") == BASE + 8
     with pytest.raises(BuildError, match="no _sinittext"):
         table.address("_sinittext")
@@ -94,7 +94,7 @@ def test_symbols_are_found_by_name() -> None:
 
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
-    """A flat image of 0x3000 bytes, its middle third text, with symbols of every kind."""
+    """Return a flat image of 0x3000 bytes with symbols of every kind; its middle third is text."""
     image = bytes(0x1000) + bytes(range(256)) * 16 + bytes(0x1000)
     places = [
         FlatSection(".head.text", BASE, BASE + 0x1000, executable=False),
@@ -103,13 +103,13 @@ def flat(tmp_path: Path) -> Path:
         FlatSection(".bss", BASE + 0x3000, BASE + 0x5000, executable=False, in_file=False),
     ]
     symbols = [
-        Recovered(0, "A", "absolute"),
-        Recovered(BASE + 0x1000, "T", "_stext"),
-        Recovered(BASE + 0x1010, "t", "twin"),
-        Recovered(BASE + 0x1020, "W", "weak"),
-        Recovered(BASE + 0x1030, "t", "twin"),
-        Recovered(BASE + 0x2010, "D", "table"),
-        Recovered(BASE + 0x5000, "B", "_end"),
+        RecoveredSymbol(0, "A", "absolute"),
+        RecoveredSymbol(BASE + 0x1000, "T", "_stext"),
+        RecoveredSymbol(BASE + 0x1010, "t", "twin"),
+        RecoveredSymbol(BASE + 0x1020, "W", "weak"),
+        RecoveredSymbol(BASE + 0x1030, "t", "twin"),
+        RecoveredSymbol(BASE + 0x2010, "D", "table"),
+        RecoveredSymbol(BASE + 0x5000, "B", "_end"),
     ]
     path = tmp_path / "vmlinux"
     path.write_bytes(
@@ -157,12 +157,12 @@ def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> Non
     subprocess.run(["strip", plain], check=True)
     stripped = plain.read_bytes()
     named = tmp_path / "named"
-    named.write_bytes(elf_writer.with_symbols(stripped, [Recovered(address, "T", "work")]))
+    named.write_bytes(elf_writer.with_symbols(stripped, [RecoveredSymbol(address, "T", "work")]))
     elf = Elf.read(named)
     assert elf.build_id == linked.build_id != ""
     assert elf.function("work").address == address
     assert elf.bytes_at(address, 8) == linked.bytes_at(address, 8)
-    # All but the file header's pointer to the section headers and their count.
+    # Everything except the file header's pointer to the section headers and their count.
     assert named.read_bytes()[64 : len(stripped)] == stripped[64:]
     named.chmod(0o755)
 
@@ -175,7 +175,9 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     places = [elf_writer.FlatSection(".text", base, base + 0x1000, executable=True)]
     written = elf_writer.flat(bytes(range(256)) * 16, base, places, 18, form)
     assert elf_writer.symbols_in(written) == 0
-    written = elf_writer.with_symbols(written, [Recovered(base + 0x10, "t", "one"), Recovered(base + 0x20, "T", "two")])
+    written = elf_writer.with_symbols(
+        written, [RecoveredSymbol(base + 0x10, "t", "one"), RecoveredSymbol(base + 0x20, "T", "two")]
+    )
     path = tmp_path / "vmlinux"
     path.write_bytes(written)
     elf = Elf.read(path)
@@ -186,8 +188,8 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     ]
     assert elf.bytes_at(base + 0x10, 4) == bytes([0x10, 0x11, 0x12, 0x13])
     assert elf_writer.symbols_in(written) == 3
-    told = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
-    assert "Warning" not in told.stderr + told.stdout
+    listing = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
+    assert "Warning" not in listing.stderr + listing.stdout
 
 
 def test_what_is_no_elf_is_refused() -> None:
@@ -199,7 +201,7 @@ NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU") + bytes(range(20))
 
 
 def vdso() -> bytes:
-    """A page with a small ELF in it that has a build-id note of its own."""
+    """Return a page with a small ELF file that has a build-id note of its own."""
     elf = bytearray(4096)
     elf[:5] = vmlinux.ELF + b"\x02"
     struct.pack_into("<Q", elf, 40, 1024)
@@ -229,7 +231,10 @@ def module(path: Path, depends: str) -> Path:
 
 @pytest.fixture
 def modules(tmp_path: Path) -> Path:
-    """net needs bus and ring; bus needs ring; base is built in; file names have dashes, one file is compressed."""
+    """Return a tree of modules: net needs bus and ring, bus needs ring, base is built in.
+
+    File names have dashes, and one file is compressed.
+    """
     root = tmp_path / "modules"
     module(root / "kernel/net/virt-net.ko", "virt_bus,virt-ring,base")
     module(root / "kernel/bus/virt_bus.ko", "virt_ring")
@@ -276,18 +281,18 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
 
 
 def test_headers_of_another_layout_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="not laid out as known"):
+    with pytest.raises(BuildError, match="have an unknown layout"):
         settle_headers(tmp_path, "6.1.0-1-amd64")
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """The package names of one Debian kernel for arm64, without what is in them."""
+    """Return a repository with the package names of one Debian kernel for arm64; the packages are empty."""
     signer = Signer()
     (tmp_path / "archive.gpg").write_bytes(signer.keyring)
-    monkeypatch.setattr(mirrors, "KEYRING", tmp_path / "archive.gpg")
+    monkeypatch.setattr(host_apt_sources, "KEYRING", tmp_path / "archive.gpg")
     found = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(mirrors.MIRROR, found.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR, found.uri)
     release = "6.1.0-1-arm64"
     needed = "linux-headers-6.1.0-1-common, linux-kbuild-6.1, gcc-12"
     found.add("linux-image-arm64", {}, depends=f"linux-image-{release} (= 6.1)", architecture="arm64")
@@ -309,6 +314,7 @@ def recipe(package: str, arch: str = "arm64") -> Recipe:
     return Recipe(name="vm", arch=arch, describe="a test", kernel=kernel)
 
 
+@pytest.mark.slow
 def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: Repository) -> None:
     parts = debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "one"))
     named = [part.split()[0] for part in parts if part.startswith("linux-")]
@@ -324,6 +330,7 @@ def test_the_packages_behind_a_name_go_into_the_key(tmp_path: Path, repository: 
     assert debian_kernel.key_parts(recipe("linux-image-arm64"), build_context(tmp_path / "three")) != parts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("repository")
 @pytest.mark.parametrize(
     ("package", "arch", "reported"),

@@ -1,4 +1,4 @@
-"""A probe that escaped is reported and is never a landing; how a kernel's defects show."""
+"""An escaped probe is reported and never a landing; a kernel's single-step defects show by their own symptoms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
-from harness.core.kprobe_defects import Defect, Symptom
+from harness.core.single_step_defect import Defect, Symptom
 from harness.landing.checks.probe_flags import apart
 from harness.landing.checks.single_step import SingleStepResult, Standing
 from harness.landing.landing import Landing, Missed, prove
@@ -41,7 +41,7 @@ def test_the_results_record_an_escape() -> None:
 
 def test_an_escape_is_expected_where_it_went() -> None:
     expect_escape(landing("next symbol calls+0x0"), "next symbol calls+0x0")
-    for other in ("", "padding behind leaf"):
+    for other in ("", "padding after leaf"):
         with pytest.raises(Missed, match="not reported as escaped into 'next symbol"):
             expect_escape(landing(other), "next symbol")
 
@@ -58,7 +58,7 @@ LOADED = {".text.leaf": 0x1000, ".text.calls": 0x1080, ".init.text": 0x1000}
 
 
 class FakeElf:
-    """A module's file: .text.leaf of 0x50 bytes, .text.calls behind it, and .init.text, whose memory is leaf's now."""
+    """A module's file: .text.leaf of 0x50 bytes, .text.calls after it, and .init.text, whose memory leaf reuses."""
 
     symbols = (GONE, LEAF, CALLS)
     sections = {name: Section(name, 0, 0, 0x50, True, True, True, 4) for name in LOADED}  # noqa: RUF012 - read only
@@ -68,7 +68,7 @@ class FakeElf:
 
 
 class FakeLayout(SimpleNamespace):
-    """The layout of a guest with that module; functions are selected by the real code."""
+    """The layout of a guest with that module; the real code selects its functions."""
 
     functions = Layout.functions
 
@@ -95,9 +95,9 @@ def layout(*, stubs: bool) -> Layout:
     [
         pytest.param(0x1010, True, "", id="entry"),
         pytest.param(0x103F, True, "", id="last-byte"),
-        pytest.param(0x1040, True, "padding behind leaf", id="same-section"),
+        pytest.param(0x1040, True, "padding after leaf", id="same-section"),
         pytest.param(0x1050, True, "stub before .text.calls", id="between-sections"),
-        pytest.param(0x1050, False, "padding behind leaf", id="no-stubs-here"),
+        pytest.param(0x1050, False, "padding after leaf", id="no-stubs-here"),
         pytest.param(0x1084, True, "next symbol calls+0x4", id="next"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
 @pytest.mark.parametrize("symptom", Symptom)
 def test_a_repaired_kernel_is_reported(symptom: Symptom) -> None:
     EXACT.demand_exact()
-    with pytest.raises(Missed, match="the kernel is mended"):
+    with pytest.raises(Missed, match="the kernel is fixed"):
         EXACT.demand_symptom(Defect(symptom, "why"))
 
 

@@ -1,4 +1,4 @@
-"""A program is asked for its version once, and again when it is another."""
+"""A program's version is read once, and again when the program was replaced."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.core import program_versions
 from harness.core.errors import HostError
 
 
-def install(directory: Path, says: str) -> None:
-    """Put a program there, a new file next to the old one, as a package manager does; it notes each start."""
-    beside = directory / "new"
-    beside.write_text(f"#!/bin/sh\necho started >>{directory}/starts\necho 'thing {says}'\necho more\n")
-    beside.chmod(0o755)
-    beside.replace(directory / "thing")
+def install(directory: Path, version: str) -> None:
+    """Install a program by renaming a new file, as a package manager does; the program records each start."""
+    new = directory / "new"
+    new.write_text(f"#!/bin/sh\necho started >>{directory}/starts\necho 'thing {version}'\necho more\n")
+    new.chmod(0o755)
+    new.replace(directory / "thing")
 
 
 def test_a_version_is_asked_once_of_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The model of the loading protocol, its schedules, and how a schedule that contradicts it is found and reported."""
+"""The model of the loading protocol predicts each schedule; a kernel that contradicts it is found and reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
@@ -23,7 +23,7 @@ EACH = pytest.mark.parametrize("rule", [TOKEN, PINS, SHARES])
 
 
 class ModelStage:
-    """A kernel that keeps a rule of its own, and whose allocator gives every load a place as `places` has it."""
+    """A kernel that follows a rule of its own, and whose allocator chooses the address of each load."""
 
     def __init__(self, rule: Rule, *, moves: bool = False) -> None:
         self._world = beginning(rule)
@@ -43,7 +43,7 @@ class ModelStage:
 
 
 def outcomes(rule: Rule, text: str) -> list[str]:
-    """The outcome of each step in the model."""
+    """Return the outcome of each step in the model."""
     world, found = beginning(rule), []
     for step in parse(text):
         world, outcome = world.after(step)
@@ -51,6 +51,7 @@ def outcomes(rule: Rule, text: str) -> list[str]:
     return found
 
 
+@settings(deadline=None)
 @given(draw.lists(draw.builds(ScheduleStep, draw.sampled_from(Verb), draw.sampled_from((1, 2)))))
 def test_a_schedule_replays_from_its_line(steps: list[ScheduleStep]) -> None:
     assert parse(line(steps)) == tuple(steps)
@@ -58,7 +59,7 @@ def test_a_schedule_replays_from_its_line(steps: list[ScheduleStep]) -> None:
 
 @pytest.mark.parametrize("word", ["opens", "3.open", "1.open", "2.", "two.open", "0.open"])
 def test_a_word_that_is_no_step_is_named(word: str) -> None:
-    with pytest.raises(UsageError, match=f"{word!r} is no step"):
+    with pytest.raises(UsageError, match=f"{word!r} is not a step"):
         parse(f"open {word}")
 
 
@@ -67,24 +68,24 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
     [
         (TOKEN, "open read look load validate register return reread close", "ok"),
         (PINS, "open read look load validate register return reread close", "ok"),
-        # What the letter of 2006 rests on, and what 2.6.23 made of it.
+        # The letter of 2006 relies on this; 2.6.23 changed it.
         (PINS, "open remove", "EWOULDBLOCK"),
         (TOKEN, "open remove", "ok"),
         (TOKEN, "open remove read", "ENODEV"),
         (TOKEN, "remove open", "ENOENT"),
         (TOKEN, "open read remove look", "ENOENT"),
         (TOKEN, "open read look remove load validate", "ESTALE"),
-        # Another build at the same place, and at another.
+        # Another build at the same address, and at another address.
         (TOKEN, "open read look remove imitate load validate", "ESTALE"),
         (TOKEN, "open read look remove rebuild load validate", "ESTALE"),
-        # The same build at the same place passes validation; only the token differs.
+        # The same build at the same address passes validation; only the token differs.
         (TOKEN, "open read look remove reload load validate", "ok"),
         (TOKEN, "open read look remove reload load validate register return reread", "ENODEV"),
         (TOKEN, "open read look load validate remove", "EWOULDBLOCK"),
         (TOKEN, "open read look load validate register return remove", "ok"),
         (PINS, "open read look load validate register return remove", "EWOULDBLOCK"),
         (PINS, "open read look load validate register return reread close remove", "ok"),
-        # A killed loader stays inside of init_module(2), and its fds open with it.
+        # A killed loader stays inside init_module(2), and its fds stay open.
         (PINS, "open kill", "killed"),
         (PINS, "open kill remove", "ok"),
         (PINS, "open read look load kill", "waits"),
@@ -92,12 +93,12 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
         (PINS, "open read look load kill validate register return", "killed"),
         (PINS, "open read look load kill validate register return remove", "ok"),
         (TOKEN, "open read look load kill remove validate", "killed"),
-        # A name can be loaded once.
+        # A module name can be loaded only once.
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load", "waits"),
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load EEXIST"),
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load EBUSY"),
         (TOKEN, "open read look load 2.open 2.read 2.look 2.load 2.kill", "killed"),
-        # Where loads of one file are one load, those who waited get its outcome and continues from there.
+        # If loads of one file are shared, a load that waited gets the other's outcome and continues from there.
         (SHARES, "open read look load 2.open 2.read 2.look 2.load", "waits"),
         (SHARES, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load ok"),
         (SHARES, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load ESTALE"),
@@ -106,7 +107,7 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
         (SHARES, "open read look load validate register return 2.open 2.read 2.look 2.load", "EEXIST"),
         (TOKEN, "open read look load unprobe", "EBUSY"),
         (TOKEN, "open read look load validate register return unprobe remove reread", "ENODEV, undo ENOENT"),
-        # Forced removal passes over what fds hold.
+        # Forced removal ignores references of fds.
         (PINS, "open force read", "ENODEV"),
     ],
 )
@@ -133,7 +134,7 @@ def test_enumeration_without_interventions_is_the_loaders_life(rule: Rule) -> No
 
 
 def inserted(rule: Rule, most: int) -> set[str]:
-    """Every schedule with one or two removals or reloads, by brute force over all words."""
+    """Return every schedule with one or two removals or reloads, by brute force over all steps."""
     found, ahead = set(), [((), beginning(rule), most)]
     while ahead:
         done, world, left = ahead.pop()

@@ -1,4 +1,4 @@
-"""The host's word to a waiting guest, as init's own shell takes it."""
+"""A guest's init reads the provisioning line correctly in its own shell."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 from harness.core import paths
-from harness.guest import provisioning as words
+from harness.guest import provisioning_line as words
 from harness.guest.keys import RunKeys
 
 INIT = paths.RECIPES / "rootfs/init"
 
 
-def await_word(directory: Path, line: bytes) -> None:
-    """Run init's own function with everything it names in a directory, and programs that only note how they are run."""
-    function = re.search(r"^await_word\(\) \{\n.*?^\}", INIT.read_text(), re.S | re.M)
+def await_provisioning(directory: Path, line: bytes) -> None:
+    """Run init's own function with all its files in a directory and programs that only record their arguments."""
+    function = re.search(r"^await_provisioning\(\) \{\n.*?^\}", INIT.read_text(), re.S | re.M)
     assert function
     for name in ("root/.ssh", "etc/dropbear", "run", "tmp", "dev"):
         (directory / name).mkdir(parents=True)
@@ -25,9 +25,9 @@ def await_word(directory: Path, line: bytes) -> None:
     reseed.write_text(f'#!/bin/sh\necho "$@" >{directory}/clock\ncat >{directory}/seed\n')
     reseed.chmod(0o755)
     placed = re.sub(r'(?<=[\s">])/(?=(?:root|etc|run|tmp|dev)/)', f"{directory}/", function[0])
-    # What is left would be this host's own.
+    # A path that was not replaced would be one of this host.
     assert not re.search(r"(?<!\w)/(root|etc|run|tmp|dev)/", placed.replace(str(directory), "here"))
-    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_word\n'
+    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_provisioning\n'
     done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=120)
     assert done.stdout.decode().splitlines() == [words.WAITING, words.READY], done.stderr
 
@@ -35,7 +35,7 @@ def await_word(directory: Path, line: bytes) -> None:
 def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
     keys = RunKeys.make()
     line = words.word(keys)
-    await_word(tmp_path, line)
+    await_provisioning(tmp_path, line)
     assert (tmp_path / "root/.ssh/authorized_keys").read_text() == f"{keys.authorized}\n"
     key = tmp_path / "etc/dropbear/dropbear_ed25519_host_key"
     assert key.read_bytes() == keys.host_key
@@ -47,7 +47,7 @@ def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
 def test_a_host_key_of_any_bytes_arrives(tmp_path: Path) -> None:
     keys = RunKeys.make()
     awkward = RunKeys(keys.client, keys.host, bytes(range(256)) + b"%s\\n'\"\n", keys.authorized)
-    await_word(tmp_path, words.word(awkward))
+    await_provisioning(tmp_path, words.word(awkward))
     assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == awkward.host_key
 
 

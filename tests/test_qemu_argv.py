@@ -1,4 +1,4 @@
-"""QEMU's command line: what every guest's must hold, whatever its recipe."""
+"""QEMU's command line has what every guest needs, whatever its recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recipe(architecture: str, machine: MachineOptions | None = None) -> Recipe:
 
 
 def value(words: list[str], option: str) -> str:
-    """The value of an option that must be there exactly once."""
+    """Return the value of an option that must be there exactly once."""
     assert words.count(option) == 1
     return words[words.index(option) + 1]
 

@@ -1,4 +1,4 @@
-"""Which QEMU a recipe gets: this host's where it is new enough or forced, else that of a newer suite."""
+"""A recipe gets the host's QEMU if it is new enough or forced, else that of a newer suite."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def build_context(tmp_path: Path) -> BuildContext:
 
 @pytest.fixture
 def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuitePrograms]:
-    """A host with QEMU 7.2, and a suite whose QEMU is 11.1; what was asked of the suite."""
-    asked: list[SuitePrograms] = []
+    """Pretend a host with QEMU 7.2 and a suite with QEMU 11.1; return what is requested of the suite."""
+    requested: list[SuitePrograms] = []
 
     def obtain(wanted: SuitePrograms, _context: BuildContext, *, vm: str) -> Entry:
-        asked.append(wanted)
+        requested.append(wanted)
         return Entry(suite_programs.KIND, "key", tmp_path / vm, {})
 
     def first_line(program: str) -> str:
@@ -57,7 +57,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuiteProgra
     monkeypatch.setattr(program_versions, "first_line", first_line)
     monkeypatch.setattr(suite_programs, "key_parts", lambda *_: ["parts"])
     monkeypatch.delenv(qemu_program.HOST_QEMU, raising=False)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("need", ["", ">= 7", ">= 7.2", ">=7.2"])
@@ -100,7 +100,7 @@ def test_a_suite_that_is_too_old_is_one_line(tmp_path: Path, build_context: Buil
 
 @pytest.mark.parametrize("need", ["11", "> 11", ">= eleven", ">= 11.1.3"])
 def test_a_need_that_is_none_is_one_line(tmp_path: Path, need: str) -> None:
-    with pytest.raises(RecipeError, match="is not a need such as") as caught:
+    with pytest.raises(RecipeError, match="is not a version such as") as caught:
         recipe(tmp_path, need)
     assert "\n" not in str(caught.value)
 

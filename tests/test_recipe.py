@@ -1,4 +1,4 @@
-"""Recipes: what is accepted, and one line naming file, key and the fix for everything else."""
+"""Good recipes are accepted; any mistake is one line with the file, the key and the fix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ kaslr = true
 
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of recipes with one fragment and one patch."""
+    """Return a directory of recipes with one fragment and one patch."""
     monkeypatch.setattr(paths, "RECIPES", tmp_path / "vm_images")
     monkeypatch.setattr(paths, "PROJECT", tmp_path)
     for name in ("config/base.config", "patches/fix.patch"):
@@ -93,8 +93,8 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ('source = "debian-source"', 'source = "ubuntu"', "`kernel.source` should be 'debian-binary', 'debian-source'"),
         ('source = "debian-source"', 'source = "debian-binary"', "`kernel`: a binary kernel takes no config"),
         ('source = "debian-source"', 'source = "tree"', "`kernel`: source 'tree' needs `tree`"),
-        ("[kernel]", '[kernel]\nsuite = "Debian 11"', "`kernel`: suite 'Debian 11' is not named as Debian's are"),
-        ('source = "debian-source"', 'source = "tree"\ntree = "."\nsuite = "sid"', "a tree of your own is of no suite"),
+        ("[kernel]", '[kernel]\nsuite = "Debian 11"', "`kernel`: suite 'Debian 11' is not named like a Debian suite"),
+        ('source = "debian-source"', 'source = "tree"\ntree = "."\nsuite = "sid"', "a tree of your own has no suite"),
         ('package = "linux-source-6.1"\n', "", "`kernel`: source 'debian-source' needs `package`"),
         ('arch = "x86_64"', 'arch = "vax"', "arch 'vax' is none of arm64, parisc, x86_64"),
         ('name = "vm"', 'name = "other"', "name is 'other'; make it 'vm', the file's name"),
@@ -131,7 +131,7 @@ def test_bytes_that_are_no_text(recipes: Path) -> None:
 
 
 def test_a_recipe_that_is_not_there(recipes: Path) -> None:
-    with pytest.raises(RecipeError, match="is no regular file"):
+    with pytest.raises(RecipeError, match="is not a regular file"):
         load(recipes / "nonesuch.toml")
 
 

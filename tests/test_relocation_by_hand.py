@@ -1,4 +1,4 @@
-"""Relocation by hand: the arithmetic, what stands where it points, what it carries, and the table."""
+"""Relocation by hand computes its addresses correctly, classifies what is there, and reports it in a table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from harness.core.architecture import ARCHITECTURES, Decoder
 from harness.core.elf_tables import Section, Symbol
 from harness.landing.by_hand import ByHand
 from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.symbol_table_size import measure
+from harness.landing.checks.embedded_symbol_table_cost import measure
 from harness.landing.code.instructions import padding_at, starts, stub_at
 from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.site import Site
+from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.html import write_html
 from harness.report.measurements import Figures
-from harness.report.relocation_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 
@@ -28,7 +28,7 @@ LDIL, BE = 0x20204000, 0xE0202002  # ldil L'...,%r1; be,n R'...(%sr4,%r1)
 
 
 class FakeElf:
-    """As much of an ELF file as relocation by hand reads."""
+    """The part of an ELF file that relocation by hand reads."""
 
     def __init__(self, symbols: dict[str, tuple[str, int, int]], sections: dict[str, tuple[int, int, bytes]]) -> None:
         self.path, self.linked = Path("fake"), True
@@ -62,7 +62,7 @@ class FakeElf:
 
 
 def kernel(order: str, gap: bytes = b"") -> FakeElf:
-    """A kernel of 16-byte functions in an order, one letter each, a gap behind the first."""
+    """Return a kernel of 16-byte functions in this order, one letter each, with a gap after the first."""
     code = b"\x90" * 11 + bytes.fromhex("b801000000")
     functions, place, text = {}, 0x1000, b""
     for letter in order:
@@ -74,7 +74,7 @@ def kernel(order: str, gap: bytes = b"") -> FakeElf:
 
 
 def module(**places: int) -> FakeElf:
-    """A module whose functions stand in sections `.text.NAME` at file offsets."""
+    """Return a module whose functions are in sections `.text.NAME` at these file offsets."""
     return FakeElf(
         {name: (f".text.{name}", 0, 16) for name in places},
         {f".text.{name}": (0, offset, bytes(16)) for name, offset in places.items()},
@@ -117,10 +117,10 @@ def test_a_modules_offset_counts_from_its_first_loaded_text_in_the_file() -> Non
 def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> None:
     target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
     sites = [Site("b"), Site("g", 4, module="m"), Site("a")]
-    asked = ByHand(layout(kernel("abc"), m=target)).request(sites, "disabled=1")
-    assert asked.module == "pinpoint_byhand"
-    assert asked.parameters == [f"base={0x1000 + SLIDE:#x},0x9000", "disabled=1"]
-    assert asked.specs == ["0+0x10", "1+0x24", "0+0x0"]
+    request = ByHand(layout(kernel("abc"), m=target)).request(sites, "disabled=1")
+    assert request.module == "pinpoint_byhand"
+    assert request.parameters == [f"base={0x1000 + SLIDE:#x},0x9000", "disabled=1"]
+    assert request.specs == ["0+0x10", "1+0x24", "0+0x0"]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> N
     ],
 )
 def test_places_of_a_kernel(offset: int, place: AddressKind) -> None:
-    # Between the first two functions: int3 four times, a long nop, then code of no symbol.
+    # Between the first two functions are four int3, a long nop, then code without a symbol.
     gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
     assert Places(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
 
@@ -194,7 +194,7 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
 def test_tables_are_measured_as_compiled() -> None:
     by_hand = ByHand(layout(kernel("abc")))
     carried = measure(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
-    # A word and a pointer for each name of two bytes; a word a site; a pointer and a padded int a site.
+    # A word and a pointer for each name of two bytes; a word for each site; a pointer and a padded int for each site.
     assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))
 
 

@@ -1,4 +1,4 @@
-"""`./pinpoint repro`: what is replayed, what it prints, and its exit status. No guest boots."""
+"""`./pinpoint repro` replays the right cell and exits with the right output and status. No guest boots."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.matrix.commands import replay
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FILE = "cases/test_sites.py"
 ITEM = "test_kernel_function[parisc-mutant:one-instruction-off-exported]"
@@ -70,7 +70,7 @@ class Runs:
 
 @pytest.fixture
 def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Writes a bundle of this project and its image."""
+    """Return a function that writes a bundle of this project and its image."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
 
     def write(
@@ -122,7 +122,7 @@ def test_exactly_that_cell_is_replayed_as_it_was_run(
     (words,) = runs.arguments
     assert {"--vm=parisc", "--stress=7", "--schedule=open read remove"} <= set(words)
     assert words[-1] == f"{paths.PROJECT / FILE}::{ITEM}"
-    # The run that the bundle is of stays the latest.
+    # The run that wrote the bundle stays the latest.
     assert f"--into={paths.results() / 'replays'}" in words
 
 
@@ -168,7 +168,7 @@ def test_wrong_use_is_one_line(
         ([str(tmp_path)], "has no bundle.json"),
         ([elsewhere], "cases/test_gone.py: is no case of this version of Pinpoint"),
         ([beyond], "test_outside.py: is no case of this version of Pinpoint"),
-        ([hostile], "the bundle asks for '-pevil', as no run does"),
+        ([hostile], "the bundle has an option that no run records: '-pevil'"),
         ([str(cut.parent)], "bundle.json is damaged"),
         ([place, "--times", "0"], "--times"),
         ([place, "--times", "2", "--shell"], "--shell is for one replay"),
@@ -202,6 +202,7 @@ def test_a_case_that_has_changed_is_reported(
     assert "changed" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_frozen_guest_missing_in_the_store_is_reported(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -17,8 +17,8 @@ from harness import cli
 from harness.core.events import Bus, Event, Phase
 from harness.landing.by_hand import ByHand
 from harness.landing.checks import trial_example
+from harness.landing.checks.base_offset_trial import Aim, Trial
 from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.relocation_trial import Aim, Trial
 from harness.landing.site import Site
 from harness.report import history, timeline
 from harness.report.html import write_html, write_report
@@ -34,7 +34,7 @@ from harness.report.relocation_drawing import Moved
 from harness.report.replay import replay
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Timeline
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 @pytest.fixture

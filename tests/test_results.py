@@ -1,4 +1,4 @@
-"""What a run leaves behind and shows: directory, JSON lines, figures, table, summary, HTML, board."""
+"""A run writes and shows correct results: directory, JSON lines, figures, table, summary, HTML, board."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.report.pivot import CaseName, Pivot, tally
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 FIELDS = [
     *("schema", "file"),
@@ -296,6 +296,6 @@ def test_live_board_keeps_below_the_lines_of_others(tmp_path: Path) -> None:
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
-    # The cursor was hidden and is shown again.
+    # The cursor was hidden, and is shown again at the end.
     log = (tmp_path / "log").read_text()
     assert log.rindex("\x1b[?25h") > log.rindex("\x1b[?25l")

@@ -1,4 +1,4 @@
-"""The initramfs: the same bytes for every user that packs it, owned by root, with the libraries it needs."""
+"""The initramfs has the same bytes for every user that packs it, is owned by root, and has the needed libraries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Listed = tuple[str, int, int, int, int, bytes]
 
 
 def listed(archive: Path) -> list[Listed]:
-    """Name, mode, owner, group, time and content of each entry of a newc archive (cpio(5))."""
+    """Return name, mode, owner, group, time and content of each entry of a newc archive (cpio(5))."""
     content, position, found = archive.read_bytes(), 0, []
     while True:
         assert content[position : position + 6] == b"070701"
@@ -104,7 +104,7 @@ def compile_c(source: str, out: Path, *flags: str) -> Path:
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """What two packages unpack to: programs, libraries behind links, namesakes of the programs below share/."""
+    """Return the tree of two packages: programs, libraries behind links, and files below share/ with the same names."""
     root = tmp_path / "packages"
     triplet = root / "lib/triplet"
     soname = "-Wl,-soname,libone.so.1"
@@ -166,7 +166,7 @@ WORD = "ssh-rsa AAAA \\000\\101 1700000000 c2VlZA==\n"
 
 
 def run_init(tmp_path: Path, failing: str = "") -> list[str]:
-    """What init prints when its commands are stand-ins that succeed, or one of them fails; it ends at poweroff."""
+    """Run init with stand-ins for its commands, one of which may fail; return what it prints until poweroff."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for name in ("mount", "mkdir", "insmod", "ifconfig", "stty", "date", "dropbear", "poweroff", "sleep"):
@@ -177,7 +177,7 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     script = text.replace("/usr/sbin:/usr/bin:/sbin:/bin", f"{commands}:/usr/bin:/bin", 1)
     script = script.replace("/proc/sys/kernel/kptr_restrict", str(tmp_path / "kptr_restrict"))
     script = re.sub(r"/(?=root/\.ssh|etc/dropbear|tmp/pinpoint)", f"{tmp_path}/", script)
-    # What is not replaced would be this host's own.
+    # A path that is not replaced would be one of this host.
     assert script.count(str(tmp_path)) == 10
     for name in ("root/.ssh", "etc/dropbear"):
         (tmp_path / name).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What each instruction is for, and which instructions run equally often, on functions assembled here."""
+"""Instructions are classified, and those that run equally often are grouped, in functions assembled here."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _kinds(elf: Elf, architecture: str) -> list[InstructionKind]:
 
 
 def _runs(elf: Elf, architecture: str) -> list[list[int]]:
-    """The groups, by the instructions' numbers instead of their offsets."""
+    """Return the groups, with instructions numbered in order."""
     where = (elf, elf.function("it"), ARCHITECTURES[architecture].kprobes.decoder)
     number = {each.offset: place for place, each in enumerate(decoded(*where))}
     return [[number[offset] for offset in group] for group in even_runs(*where)]
@@ -86,7 +86,7 @@ def test_kinds(tmp_path: Path, architecture: str, body: str, kinds: list[Instruc
     [
         ("x86_64", X86, [[0, 1], [2, 3], [4, 5], [6]]),
         ("arm64", ARM64, [[0, 1], [2, 3], [4]]),
-        # What a branch's delay slot and a nullifying instruction's successor do is known of neither.
+        # Whether a branch's delay slot or the successor of a nullifying instruction runs is unknown.
         ("parisc", PARISC, [[0, 1], [2], [3], [4], [5, 6], [7], [8], [9], [10], [11]]),
     ],
 )

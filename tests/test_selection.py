@@ -1,4 +1,4 @@
-"""Cases that run only with an option."""
+"""Some cases run only with an option."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def test_what_each_option_selects(crash_triggers: str, deep: bool, run: list[str
         SimpleNamespace(mark=mark, get_closest_marker=lambda name, mark=mark: name if name == mark else None)
         for mark in MARKED
     ]
-    asked = asked_for(cast(list[pytest.Item], items), crash_triggers=crash_triggers, deep=deep)
-    assert [cast(SimpleNamespace, item).mark for item in asked] == run
+    selected = asked_for(cast(list[pytest.Item], items), crash_triggers=crash_triggers, deep=deep)
+    assert [cast(SimpleNamespace, item).mark for item in selected] == run

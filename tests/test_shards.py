@@ -1,14 +1,14 @@
-"""A row in parts: cases whole, order kept, about as long as each other."""
+"""A row is divided into parts of about equal length; cases stay whole and in order."""
 
 from __future__ import annotations
 
 from harness.matrix.cells.selection import CellId
-from harness.matrix.row_order import divided
-from harness.report.durations import name_of
+from harness.matrix.vm_start_order import divided
+from harness.report.cell_duration_cache import name_of
 
 
 def row(*cases: tuple[str, int]) -> list[CellId]:
-    """Cells of cases with so many mutants each; mutants come first."""
+    """Return the cells of cases with these numbers of mutants; mutants come first."""
     return [
         CellId(case, "a-vm", mutant, "")
         for case, mutants in cases

@@ -1,4 +1,4 @@
-"""A call that does not return: detected from outside while it lasts, and only at an address without a function."""
+"""A call that does not return is detected from outside, and only if the CPU is at an address without a function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import GuestLost
-from harness.core.registers import Registers
+from harness.core.qemu_registers import Registers
 from harness.landing import past_end
 from harness.landing.checks import single_step
 
@@ -17,7 +17,7 @@ NOWHERE, FUNCTION = 0x810050, 0x10143480
 
 
 class Scene:
-    """A guest whose CPU is at these addresses in turn, endlessly, and whose call hangs until the guest is stopped."""
+    """A guest whose CPU cycles through these addresses, and whose call hangs until the guest is stopped."""
 
     def __init__(self, *addresses: int) -> None:
         self._addresses = addresses

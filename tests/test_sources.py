@@ -1,4 +1,4 @@
-"""Source trees: unpacked once, patched copies that leave the plain tree alone, patches that fail by name."""
+"""A source tree is unpacked once, patched copies leave it unchanged, and a patch that fails is named."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, ProgressStep
-from harness.images import sources
+from harness.images import kernel_source_trees
 from harness.images.packages import Packages
 from harness.images.recipe import Recipe
 
@@ -29,7 +29,7 @@ Why this patch is there.
 
 
 class TarballPackages:
-    """Packages whose one package holds a tarball made on the spot; counts how often it is unpacked."""
+    """A package source with one package that holds a tarball; it counts how often the package is unpacked."""
 
     def __init__(self, tarballs: int = 1) -> None:
         self.unpacked = 0
@@ -67,14 +67,14 @@ def patch(directory: Path, text: str = PATCH, name: str = "some") -> Path:
     return path
 
 
-def unpack(source: sources.Source, packages: TarballPackages, step: ProgressStep) -> Path:
-    return sources.unpack(source, cast(Packages, packages), step)
+def unpack(source: kernel_source_trees.Source, packages: TarballPackages, step: ProgressStep) -> Path:
+    return kernel_source_trees.unpack(source, cast(Packages, packages), step)
 
 
 def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step: ProgressStep) -> None:
     packages = TarballPackages()
-    patched = unpack(sources.named("linux", "6.1-1", "ab12", [patch(tmp_path)]), packages, step)
-    plain = unpack(sources.named("linux", "6.1-1", "ab12", []), packages, step)
+    patched = unpack(kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path)]), packages, step)
+    plain = unpack(kernel_source_trees.named("linux", "6.1-1", "ab12", []), packages, step)
     assert packages.unpacked == 1
     assert (plain / "kernel/kprobes.c").read_text() == "one\ntwo\nthree\n", "the patch wrote through a hard link"
     assert (patched / "kernel/kprobes.c").read_text() == "one\nTWO\nthree\n"
@@ -82,16 +82,18 @@ def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step
 
 
 def test_a_tree_is_known_by_version_and_by_its_patches(tmp_path: Path) -> None:
-    one = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path)])
-    renamed = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, name="other")])
-    changed = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, PATCH.replace("TWO", "2"), name="third")])
+    one = kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path)])
+    renamed = kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path, name="other")])
+    changed = kernel_source_trees.named(
+        "linux", "6.1-1", "ab12", [patch(tmp_path, PATCH.replace("TWO", "2"), name="third")]
+    )
     assert one.tree == renamed.tree
-    assert len({one.tree, changed.tree, sources.named("linux", "6.1-1", "ab12", []).tree}) == 3
+    assert len({one.tree, changed.tree, kernel_source_trees.named("linux", "6.1-1", "ab12", []).tree}) == 3
     assert one.identity != changed.identity
 
 
 def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
-    tree = sources.named("linux", "1:6.1~rc1 x", "ab12", []).tree
+    tree = kernel_source_trees.named("linux", "1:6.1~rc1 x", "ab12", []).tree
     assert not set(": ~") & set(tree.name)
 
 
@@ -108,7 +110,7 @@ def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
 def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
     tmp_path: Path, step: ProgressStep, text: str, complaint: str
 ) -> None:
-    source = sources.named("linux", "6.1-1", "ab12", [patch(tmp_path, text, "bad")])
+    source = kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path, text, "bad")])
     with pytest.raises(RecipeError) as caught:
         unpack(source, TarballPackages(), step)
     assert str(caught.value).startswith("bad.patch: does not apply to linux-6.1-1")
@@ -117,7 +119,7 @@ def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
 
 
 def test_what_a_killed_run_left_is_not_taken_for_whole(step: ProgressStep) -> None:
-    source = sources.named("linux", "6.1-1", "ab12", [])
+    source = kernel_source_trees.named("linux", "6.1-1", "ab12", [])
     partial = source.tree.with_name(f".{source.tree.name}.partial")
     (partial / "kernel").mkdir(parents=True)
     (partial / "kernel" / "half").write_text("")
@@ -126,8 +128,8 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(step: ProgressStep) -> No
 
 
 def test_a_package_that_is_no_kernel_source(step: ProgressStep) -> None:
-    with pytest.raises(HostError, match="linux holds 2 source tarballs, not one"):
-        unpack(sources.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
+    with pytest.raises(HostError, match="linux has 2 source tarballs, not one"):
+        unpack(kernel_source_trees.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
 
 
 def test_a_broken_tarball_is_reported_with_tars_error(step: ProgressStep) -> None:
@@ -136,7 +138,7 @@ def test_a_broken_tarball_is_reported_with_tars_error(step: ProgressStep) -> Non
             (into / "usr/src").mkdir(parents=True)
             (into / f"usr/src/{deb.stem}.tar.xz").write_bytes(b"not xz")
 
-    source = sources.named("linux", "6.1-1", "ab12", [])
+    source = kernel_source_trees.named("linux", "6.1-1", "ab12", [])
     with pytest.raises(BuildError, match=r"unpacking linux\.tar\.xz failed: tar: "):
         unpack(source, Broken(), step)
     assert not source.tree.exists()
@@ -151,17 +153,17 @@ def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_
     (tmp_path / "linux").mkdir()
     (tmp_path / "linux/Kbuild").write_text("")
     packages = cast(Packages, TarballPackages())
-    before = sources.of_recipe(own_tree(tmp_path / "linux"), packages)
-    assert sources.unpack(before, packages, step) == tmp_path / "linux"
+    before = kernel_source_trees.of_recipe(own_tree(tmp_path / "linux"), packages)
+    assert kernel_source_trees.unpack(before, packages, step) == tmp_path / "linux"
     (tmp_path / "linux/Kbuild").write_text("obj-y += more.o\n")
-    sources._listing_digest.cache_clear()
-    assert sources.of_recipe(own_tree(tmp_path / "linux"), packages).identity != before.identity
+    kernel_source_trees._listing_digest.cache_clear()
+    assert kernel_source_trees.of_recipe(own_tree(tmp_path / "linux"), packages).identity != before.identity
 
 
 def test_a_tree_of_ones_own_that_is_none_or_is_to_be_patched(tmp_path: Path) -> None:
     packages = cast(Packages, TarballPackages())
-    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.tree is .*, which is no kernel source"):
-        sources.of_recipe(own_tree(tmp_path), packages)
+    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.tree is .*, which is not a kernel source"):
+        kernel_source_trees.of_recipe(own_tree(tmp_path), packages)
     (tmp_path / "Kbuild").write_text("")
-    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.patches for a tree of your own; apply them there"):
-        sources.of_recipe(own_tree(tmp_path, patches=["text-main"]), packages)
+    with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.patches is set for a tree of your own; apply them there"):
+        kernel_source_trees.of_recipe(own_tree(tmp_path, patches=["text-main"]), packages)

@@ -1,4 +1,4 @@
-"""The image store: one build for many askers, nothing half there, damage seen."""
+"""The store builds each entry once, keeps no partial entry, and detects damage."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from harness.core.events import Bus, Event, ProgressStep
 from harness.core.files import code_sha256
 from harness.images.store import Store
 
-# A Python that starts, on a host that compiles.
+# Seconds for a Python process to start on a host that compiles.
 SOON = 120.0
 
 
 @pytest.fixture
-def heard() -> list[Event]:
+def events() -> list[Event]:
     return []
 
 
 @pytest.fixture
-def store(tmp_path: Path, heard: list[Event]) -> Store:
+def store(tmp_path: Path, events: list[Event]) -> Store:
     bus = Bus()
-    bus.subscribe(heard.append)
+    bus.subscribe(events.append)
     return Store(tmp_path / "store", bus)
 
 
 class Builder:
-    """Writes a file, a link and a tree, and counts how often it was asked to."""
+    """Writes a file, a link and a tree, and counts its calls."""
 
     def __init__(self) -> None:
         self.builds = 0
@@ -52,19 +52,19 @@ class Builder:
         return {"release": "6.1.0", "objects": 412}
 
 
-def output(heard: list[Event]) -> str:
-    return "\n".join(event.detail for event in heard)
+def output(events: list[Event]) -> str:
+    return "\n".join(event.detail for event in events)
 
 
-def test_built_once_then_kept(store: Store, heard: list[Event]) -> None:
+def test_built_once_then_kept(store: Store, events: list[Event]) -> None:
     build = Builder()
     first = store.obtain("kernel", ["a", "b"], vm="x", build=build)
     second = store.obtain("kernel", ["a", "b"], vm="y", build=build)
     assert build.builds == 1
     assert first == second
     assert second.facts == {"release": "6.1.0", "objects": 412}
-    assert heard[-1].vm == "y"
-    assert heard[-1].detail == "from the store"
+    assert events[-1].vm == "y"
+    assert events[-1].detail == "from the store"
 
 
 def test_other_parts_are_another_entry(store: Store) -> None:
@@ -114,15 +114,15 @@ def alter_the_record(entry: Path) -> None:
     ],
 )
 def test_damage_is_found_reported_and_repaired(
-    store: Store, heard: list[Event], harm: Callable[[Path], object], reported: str
+    store: Store, events: list[Event], harm: Callable[[Path], object], reported: str
 ) -> None:
     build = Builder()
     entry = store.obtain("kernel", ["a"], vm="x", build=build)
     harm(entry.path)
     mended = store.obtain("kernel", ["a"], vm="x", build=build)
     assert build.builds == 2
-    assert f"damaged in the store: {reported}; building it again" in output(heard)
-    assert heard[-1].detail == f"it was damaged in the store: {reported}"
+    assert f"damaged in the store: {reported}; building it again" in output(events)
+    assert events[-1].detail == f"it was damaged in the store: {reported}"
     assert (mended.path / "vmlinux").read_bytes() == b"\x7fELF" * 1000
     assert mended.facts["release"] == "6.1.0"
 
@@ -191,19 +191,19 @@ ANOTHER_RUN = textwrap.dedent(
 
 
 def another_run(root: Path) -> subprocess.Popen[str]:
-    """Builds until it is let go on."""
+    """Start a process that builds until it gets a line of input."""
     command = [sys.executable, "-c", ANOTHER_RUN, str(root)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def let_go_on(run: subprocess.Popen[str]) -> str:
-    """The rest of its output, to its end."""
+    """Let the build continue; return the rest of its output."""
     output, _ = run.communicate("\n", timeout=SOON)
     assert run.returncode == 0
     return output
 
 
-def heard_until(run: subprocess.Popen[str], word: str) -> None:
+def read_until(run: subprocess.Popen[str], word: str) -> None:
     assert run.stdout is not None
     for line in run.stdout:
         if word in line:
@@ -213,9 +213,9 @@ def heard_until(run: subprocess.Popen[str], word: str) -> None:
 
 def test_two_runs_one_build(store: Store, tmp_path: Path) -> None:
     first = another_run(store.root)
-    heard_until(first, "building")
+    read_until(first, "building")
     second = another_run(store.root)
-    heard_until(second, "waiting")
+    read_until(second, "waiting")
     let_go_on(first)
     assert "from the store" in let_go_on(second)
     assert (tmp_path / "builds").read_text() == "one\n"
@@ -223,7 +223,7 @@ def test_two_runs_one_build(store: Store, tmp_path: Path) -> None:
 
 def test_a_killed_run_is_cleaned_up_after(store: Store) -> None:
     killed = another_run(store.root)
-    heard_until(killed, "building")
+    read_until(killed, "building")
     killed.send_signal(signal.SIGKILL)
     killed.wait(SOON)
     assert list(store.root.glob(".building-*"))
@@ -236,14 +236,15 @@ def test_a_killed_run_is_cleaned_up_after(store: Store) -> None:
 
 def test_a_build_under_way_is_not_cleaned_up(store: Store) -> None:
     running = another_run(store.root)
-    heard_until(running, "building")
+    read_until(running, "building")
     store.obtain("kernel", ["another"], vm="x", build=Builder())
     let_go_on(running)
     assert store.present("kernel", ["a"])
 
 
+@pytest.mark.slow
 def test_threads_hash_code_side_by_side() -> None:
-    """Python 3.11 raises SystemError from ast.parse() when two threads parse at once."""
+    """In Python 3.11 ast.parse() raises SystemError if two threads parse at once."""
     files = sorted((paths.PROJECT / "harness/images").glob("*.py")) * 4
     with ThreadPoolExecutor(max_workers=8) as pool:
         together = list(pool.map(code_sha256, files))

@@ -1,4 +1,4 @@
-"""What a race without gates may end in, and how any other end is reported."""
+"""A race without gates has only allowed outcomes, and any other outcome is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_fair_race() -> None:
         ({("remove", "EINVAL"): 2}, "remove: EINVAL, 2 times"),
         ({("probe", "load:EINVAL"): 1}, "probe: load:EINVAL, 1 times"),
         ({("remove", "0"): 0}, "no remove ever succeeded"),
-        ({("probe", "load:ESTALE"): 0}, "no probe ever came to its load"),
+        ({("probe", "load:ESTALE"): 0}, "no loader of a probe reached its load"),
     ],
 )
 def test_an_outcome_that_no_rule_allows(changed: dict[tuple[str, str], int], reported: str) -> None:

@@ -1,4 +1,4 @@
-"""The patch tables of an arm64 kernel without symbols of data, found among noise by what their rows look like."""
+"""The patch tables of an arm64 kernel without data symbols are found among noise by the form of their rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOP = struct.pack("<I", 0xD503201F)
 
 @dataclass
 class Image:
-    """As much of an ELF as the search reads."""
+    """The part of an ELF file that the search reads."""
 
     content: bytes
 
@@ -42,7 +42,7 @@ class Image:
 
 
 def kernel(rows: int = ROWS) -> tuple[FlatTables, dict[str, Rows]]:
-    """Text of nothing but nops; then noise, alternatives, noise, jumps, noise, relocations of a list of pointers."""
+    """Return text of nops, then noise, alternatives, noise, jumps, noise, and relocations of a list of pointers."""
     noise = random.Random(7)
     content = bytearray(0x1000) + NOP * ((DATA - TEXT) // 4)
     found = {}

@@ -1,4 +1,4 @@
-"""Programs of another suite: kept with their libraries, started through their loader, no link followed to the host."""
+"""Programs of another suite are kept with their libraries and started by their loader; no link leads to the host."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from elftools.elf.elffile import ELFFile
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import Bus
-from harness.images import mirrors, suite_programs
+from harness.images import host_apt_sources, suite_programs
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
 from harness.images.private_apt import native
 from harness.images.store import Store
 from harness.images.suite_programs import SuitePrograms
+
+pytestmark = pytest.mark.slow
 
 PROGRAM = Path(shutil.which("echo") or "/bin/echo")
 HELLO = SuitePrograms(
@@ -37,8 +39,8 @@ def _loader() -> Path:
 
 
 def _library() -> Path:
-    told = subprocess.run(["ldd", PROGRAM], capture_output=True, text=True, check=True).stdout
-    return Path(next(line for line in told.splitlines() if "libc.so.6" in line).split()[2])
+    printed = subprocess.run(["ldd", PROGRAM], capture_output=True, text=True, check=True).stdout
+    return Path(next(line for line in printed.splitlines() if "libc.so.6" in line).split()[2])
 
 
 @pytest.fixture
@@ -46,9 +48,9 @@ def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConte
     signer = Signer()
     keyring = tmp_path / "archive.gpg"
     keyring.write_bytes(signer.keyring)
-    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     repository = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(mirrors.MIRROR, repository.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR, repository.uri)
     libraries = {
         f"usr/lib/{_library().name}": _library().read_bytes(),
         f"usr/lib/{_loader().name}": _loader().read_bytes(),
@@ -64,11 +66,11 @@ def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConte
 def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildContext) -> None:
     entry = suite_programs.obtain(HELLO, build_context, vm="vm")
     launcher = entry.path / suite_programs.LAUNCHERS / "hello"
-    told = subprocess.run(
+    printed = subprocess.run(
         [launcher, "here"], capture_output=True, text=True, check=True, env={"LD_DEBUG": "libs", "LC_ALL": "C"}
     )
-    assert told.stdout == f"from {launcher.parent}/../root/usr/share/hello here\n"
-    assert f"calling init: {launcher.parent}/../lib/libc.so.6" in told.stderr
+    assert printed.stdout == f"from {launcher.parent}/../root/usr/share/hello here\n"
+    assert f"calling init: {launcher.parent}/../lib/libc.so.6" in printed.stderr
     subprocess.run([launcher.with_name("host-true")], check=True)
     assert sorted(path.name for path in (entry.path / "lib").iterdir()) == sorted([_loader().name, "libc.so.6"])
 
@@ -101,7 +103,7 @@ def test_programs_of_a_tree_are_wrapped_where_they_stand(tmp_path: Path, build_c
     (tree / "scripts/plain.sh").write_text("#!/bin/sh\n")
     packages = build_context.packages
     assert suite_programs.wrap(tree, "hello", "bookworm", packages, Deadline.after(120)) == 1
-    told = subprocess.run([tree / "scripts/mod/hello", "a b"], capture_output=True, text=True, check=True)
-    assert told.stdout == "a b\n"
+    printed = subprocess.run([tree / "scripts/mod/hello", "a b"], capture_output=True, text=True, check=True)
+    assert printed.stdout == "a b\n"
     assert (tree / "scripts/mod/hello").read_text().startswith("#!/bin/sh")
     assert (tree / "scripts/plain.sh").read_text() == "#!/bin/sh\n"

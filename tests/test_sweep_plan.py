@@ -1,4 +1,4 @@
-"""Sweeps: what is judged of a batch, which refusals are explained, and how a deadly site is found. No VM."""
+"""Sweeps judge each batch, explain refusals, and find a deadly site. No VM is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
-from harness.landing.sweep.batches import Death, Refusal, SweepResult
+from harness.landing.sweep.batched_sweep import Death, Refusal, SweepResult
 from harness.landing.sweep.sweep_guests import FreshGuests
 from harness.landing.sweep.sweep_module import Listing
 from harness.landing.sweep.sweep_plan import Depth
@@ -96,7 +96,7 @@ def a_guest() -> Iterator[Guest]:
 
 
 class Deadly:
-    """Stands for target, module, layout and sweep: the guest dies of each site in `killers`."""
+    """Stands in for target, module, layout and sweep; each site in `killers` kills the guest."""
 
     def __init__(self, killers: set[Site], recorded: Callable[[Sequence[Site]], list[int]]) -> None:
         self.killers = killers
@@ -128,12 +128,12 @@ def no_recorder(_: Sequence[Site]) -> list[int]:
 def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, SweepResult, list[Event]]:
     for name in ("Target", "SweepModule", "Layout", "Sweep"):
         monkeypatch.setattr(sweep_guests, name, deadly)
-    bus, heard = Bus(), []
-    bus.subscribe(heard.append)
+    bus, events = Bus(), []
+    bus.subscribe(events.append)
     with bus.step("vm", "armed") as step:
         guests = FreshGuests(a_guest, step)
         swept = guests.sweep(sweep_plan.batches(SITES, 20))
-    return guests, swept, heard
+    return guests, swept, events
 
 
 @pytest.mark.parametrize("killers", [{7}, {0, 39}, {18, 19, 20}, set()])
@@ -147,11 +147,11 @@ def test_bisects_to_every_deadly_site_and_sweeps_the_rest(monkeypatch: pytest.Mo
 def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
     culprit = SITES[27]
     deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
-    guests, swept, heard = hunt(monkeypatch, deadly)
+    guests, swept, events = hunt(monkeypatch, deadly)
     assert swept.deadly == [Death(culprit, "")]
     assert swept.landed == len(SITES) - 1
-    assert guests.guests == 3, "one that died of the batch, one of the culprit alone, one that did the rest"
-    assert any("kills the guest" in event.detail for event in heard)
+    assert guests.guests == 3, "one died of the batch, one of the deadly site alone, one did the rest"
+    assert any("kills the guest" in event.detail for event in events)
 
 
 def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's time goes: accounts are received, summed up and recorded, and not shown as progress."""
+"""Time accounts of a run are received, summed up and recorded, and not shown as progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 from harness.report.time_accounts import Ledger
 
-# Burns a third of a second of processor time, under a name that looks like the fields behind it.
+# Uses a third of a second of CPU time, under a process name that looks like the fields after it.
 BURN = """
 import sys, time
 open("/proc/self/comm", "w").write(") R 1 (")

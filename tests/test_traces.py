@@ -1,4 +1,4 @@
-"""Stack traces of real crashes: function + offset of each frame, and the source line from a module's DWARF."""
+"""Stack traces of real crashes are read: function + offset of each frame, and the source line from DWARF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.verdict.traces import Frame, frames, source_of
 LOGS = Path(__file__).with_name("console_logs")
 NATIVE = next(name for name, architecture in ARCHITECTURES.items() if architecture.native)
 SOURCE = """\
-void asked(void);
+void called(void);
 int first(int x)
 {
 \tasked();
@@ -51,7 +51,7 @@ def test_lines_of_source(tmp_path: Path) -> None:
     module = tmp_path / "mod.o"
     elf = Elf.kept(module)
     behind = elf.place(elf.named("behind")[0]) - elf.place(elf.named("first")[0])
-    # A return address is behind its call, and may be the next line's first instruction: the call's line is meant.
+    # A return address is after its call and may be the first instruction of the next line; the call's line is wanted.
     assert source_of(module, "first", behind - 1).endswith("one.c:4")
     assert source_of(module, "first", behind).endswith("one.c:5")
     (returned,) = frames([f" first+{behind:#x}/0x20 [mod]"], {"mod": module})

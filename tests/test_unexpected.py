@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one line with the right status, and no directory that one starts in is imported from."""
+"""Any unexpected error is one line with the right status, and nothing is imported from the current directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROGRAM = [sys.executable, "-P", "-m", "harness.cli"]
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OSError(28, "No space left on device", "/some/where"), "pinpoint: /some/where: No space left on device; "),
         (PermissionError(13, "Permission denied", b"/b\xff"), "Permission denied"),
@@ -32,7 +32,7 @@ _PROGRAM = [sys.executable, "-P", "-m", "harness.cli"]
 )
 def test_what_nobody_foresaw_is_one_line_and_status_3(
     error: Exception,
-    told: str,
+    expected: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -44,13 +44,13 @@ def test_what_nobody_foresaw_is_one_line_and_status_3(
     monkeypatch.setattr(cli_images, "load_all", fail)
     monkeypatch.setattr(cli.process, "stop_all", lambda: None)
     assert cli.main(["list"]) == 3
-    said = capsys.readouterr().err
-    assert told in said
-    assert said.count("\n") == 1
-    assert said[:-1].isprintable()
-    assert len(said) < 1000
+    printed = capsys.readouterr().err
+    assert expected in printed
+    assert printed.count("\n") == 1
+    assert printed[:-1].isprintable()
+    assert len(printed) < 1000
     (kept,) = (tmp_path / "logs").iterdir()
-    assert str(kept) in said
+    assert str(kept) in printed
     assert "in fail" in kept.read_text()
     assert kept.stat().st_mode & 0o77 == 0
 
@@ -64,6 +64,7 @@ def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatc
     assert "no file" in str(unexpected.explained(ValueError()))
 
 
+@pytest.mark.slow
 def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
@@ -82,6 +83,7 @@ def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monke
     assert "pinpoint: /full: No space left on device" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list"], ["run", "--dry-run", "--accel", "tcg"]])
 def test_a_closed_output_is_no_traceback(arguments: list[str], tmp_path: Path) -> None:
     reading, writing = os.pipe()
@@ -100,9 +102,10 @@ def test_a_closed_output_is_no_traceback(arguments: list[str], tmp_path: Path) -
     assert done.returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_nothing_is_imported_from_the_directory_one_starts_in(tmp_path: Path, workers: str) -> None:
-    """Each of these modules would leave a file behind. xdist's workers are started with `python -c`."""
+    """Each of these modules would write a file if imported. xdist's workers are started with `python -c`."""
     here = tmp_path / "here"
     here.mkdir()
     marker = tmp_path / "imported"

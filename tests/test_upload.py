@@ -1,4 +1,4 @@
-"""Many files in one round trip arrive as they are, or are named."""
+"""Many files are sent in one round trip; each arrives unchanged or is named in the error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.guest.upload import Piece, put_all
 
 
 class Here:
-    """A link to this very machine, whose commands may be followed by another."""
+    """A link to this host that may run another command after each."""
 
     def __init__(self, then: str = ":") -> None:
         self.then = then

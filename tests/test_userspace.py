@@ -1,4 +1,4 @@
-"""Uprobes: what the witnesses state of pages, what is parsed, which debug file belongs to a stripped one."""
+"""Uprobe witnesses judge pages, reports are parsed, and the debug file of a stripped file is found."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def view(*changes: tuple[int, bytes], private: bool = True) -> View:
 
 
 def landing(seen: View, *, offset: int = PLACE, hits: int = 1, expected: tuple[int, ...] = (PLACE,)) -> Landing:
-    told = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
+    reported = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
     statements = (
         witness.registered(Registered(0, offset)),
         witness.Statement("elf", PLACE),
         witness.resolved(None, seen),
-        witness.trapped(told, seen),
+        witness.trapped(reported, seen),
         witness.inside(seen, CONTENT, PLACE, INT3, expected),
         witness.outside(seen, CONTENT, PLACE, INT3, expected),
     )
@@ -55,7 +55,7 @@ def test_all_agree() -> None:
 
 
 def test_nothing_there() -> None:
-    assert "every byte is the file's" in landing(view()).complaint
+    assert "every byte equals the file" in landing(view()).complaint
 
 
 def test_elsewhere() -> None:
@@ -107,13 +107,13 @@ def test_module_report_is_read() -> None:
 
 
 def test_errors_are_told_apart() -> None:
-    told = "done 0 0\nsh: write error: Invalid argument\ndone 1 1\nsh: write error: Input/output error\ndone 2 1\n"
-    assert _errors(told) == {1: errno.EINVAL, 2: errno.EIO}
+    output = "done 0 0\nsh: write error: Invalid argument\ndone 1 1\nsh: write error: Input/output error\ndone 2 1\n"
+    assert _errors(output) == {1: errno.EINVAL, 2: errno.EIO}
 
 
 @pytest.fixture
 def stripped(tmp_path: Path) -> Path:
-    """A small shared object without symbols, its debug file in .debug/."""
+    """Return a small shared object without symbols, with its debug file in .debug/."""
     (tmp_path / "f.c").write_text("int f(int x) { return x + 1; }\n")
     (tmp_path / ".debug").mkdir()
     for words in (

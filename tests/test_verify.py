@@ -1,4 +1,4 @@
-"""`./pinpoint verify`: what is printed, with which status, before any guest is booted; the sites read from a file."""
+"""`./pinpoint verify` refuses bad input with one line and the right status before a guest boots."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from harness.core.elf import Elf
 from harness.core.errors import BootError, UsageError
 from harness.core.events import Bus
 from harness.guest.guest import Guest
-from harness.images import external_module, module_info
+from harness.images import external_module_check, module_info
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import Headers
 from harness.images.recipe import Recipe
-from harness.landing.code import static_kprobes
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify.judged import Finding, Judged, table
@@ -66,7 +66,7 @@ def recipe(arch: str = "x86_64") -> Recipe:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Image:
-    """The image of a kernel with two hundred functions."""
+    """Return the image of a kernel with two hundred functions."""
     source, vmlinux = tmp_path / "kernel.c", tmp_path / "vmlinux"
     source.write_text("\n".join(f"int f{number}(void) {{ return {number}; }}" for number in range(200)))
     subprocess.run(["x86_64-linux-gnu-gcc", "-nostdlib", "-static", "-Wl,-ef0", source, "-o", vmlinux], check=True)
@@ -80,7 +80,7 @@ def mapped(image: Image, shift: int = 0) -> str:
 
 def refused(file: Path, *, by: str = "x86_64") -> str:
     with pytest.raises(UsageError) as caught:
-        external_module.read(file, ARCHITECTURES[by])
+        external_module_check.read(file, ARCHITECTURES[by])
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert module_info.name(external_module.read(module, X86), module) == "my_probe"
+    assert module_info.name(external_module_check.read(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert module_info.name(external_module.read(module, X86), module) == "my_probe"
+    assert module_info.name(external_module_check.read(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -141,19 +141,19 @@ def test_a_stripped_module(module: Path) -> None:
 
 def test_debug_information_is_not_needed(module: Path) -> None:
     subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-debug", module], check=True)
-    external_module.read(module, X86)
+    external_module_check.read(module, X86)
 
 
 def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old"))
-    elf = external_module.read(file, X86)
+    elf = external_module_check.read(file, X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, but vm runs {RELEASE}"):
         module_info.demand_vermagic(elf, file, image)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace("vermagic", "author"))
-    elf = external_module.read(file, X86)
+    elf = external_module_check.read(file, X86)
     with pytest.raises(UsageError, match=r"built for the kernel \(no release\)"):
         module_info.demand_vermagic(elf, file, image)
 
@@ -190,7 +190,7 @@ def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
         (b"zzzz T f\n", ":1: not a symbol"),
         (b"0000000000001000 T f\n", "has 1 text symbols"),
         (b"", "has 0 text symbols"),
-        (b"\x7fELF\xff\xfe", "is no text"),
+        (b"\x7fELF\xff\xfe", "is not a text file"),
     ],
 )
 def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:
@@ -203,7 +203,7 @@ def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:
 
 
 def test_the_sites_of_a_file_are_read(module: Path) -> None:
-    assert static_kprobes.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
+    assert kprobes_in_module_data.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
 
 
 def test_text_tells_where_it_differs() -> None:
@@ -240,18 +240,18 @@ def test_what_is_no_site_is_refused(word: str) -> None:
 
 @dataclass
 class Booted:
-    """Instead of a guest, that one was asked for."""
+    """Records the images of requested guests instead of booting them."""
 
-    asked: list[Image] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
 
     def begin(self, image: Image, *_: object, **__: object) -> Guest:
-        self.asked.append(image)
+        self.images.append(image)
         raise BootError("this test boots nothing", where=image.recipe.name)
 
 
 @pytest.fixture
 def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Booted:
-    """`verify` with this image for every VM, and no guest."""
+    """Make `verify` use this image for every VM, and boot no guest."""
     found = Booted()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cli_verify, "prepare", lambda *_, **__: image)
@@ -263,12 +263,12 @@ def test_a_good_module_gets_as_far_as_the_guest(
     booted: Booted, module: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["verify", str(module), "--vm", "x86_64-debian"]) == 3
-    assert len(booted.asked) == 1
+    assert len(booted.images) == 1
     assert "this test boots nothing" in capsys.readouterr().err
 
 
 def own_module(image: Image, tmp_path: Path, magic: str) -> Image:
-    """The image with a module of its own, whose vermagic is the kernel's."""
+    """Return the image with a module of its own that has the kernel's vermagic."""
     directory = tmp_path / "own"
     directory.mkdir()
     return replace(image, modules={"own": compiled(directory, MODULE.replace("SMP mod_unload ", magic))})
@@ -278,9 +278,9 @@ def test_other_words_behind_the_release_are_refused_with_both(image: Image, modu
     ours = own_module(image, tmp_path, "SMP preempt mod_unload modversions ")
     with pytest.raises(UsageError) as caught:
         module_info.demand_vermagic(Elf.read(module), module, ours)
-    told = str(caught.value)
-    assert f"{RELEASE} SMP mod_unload" in told
-    assert f"{RELEASE} SMP preempt mod_unload modversions" in told
+    message = str(caught.value)
+    assert f"{RELEASE} SMP mod_unload" in message
+    assert f"{RELEASE} SMP preempt mod_unload modversions" in message
     module_info.demand_vermagic(Elf.read(module), module, own_module_same(image, module))
 
 
@@ -303,7 +303,7 @@ def test_a_symbol_that_nobody_has_is_named(image: Image, tmp_path: Path) -> None
 
 
 def with_symvers(image: Image, tmp_path: Path) -> Image:
-    """The image with a tree whose Module.symvers has one symbol of a module of the kernel's."""
+    """Return the image with a tree whose Module.symvers has one symbol of a module of that kernel."""
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "Module.symvers").write_text("0x00000000\tvirtio_init\tdrivers/virtio/virtio\tEXPORT_SYMBOL\t\n")
@@ -331,7 +331,7 @@ def test_nothing_is_booted_for_what_cannot_be_right(
     booted: Booted, module: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["verify", str(module), "--vm", name]) == 2
-    assert booted.asked == []
+    assert booted.images == []
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("pinpoint: ")
 
@@ -342,7 +342,7 @@ def test_nothing_is_booted_for_another_kernels_map(
     path = tmp_path / "System.map"
     path.write_text(mapped(image, shift=4))
     assert cli.main(["verify", str(module), "--vm", "x86_64-debian", "--system-map", str(path)]) == 2
-    assert booted.asked == []
+    assert booted.images == []
     assert "is of another kernel" in capsys.readouterr().err
 
 

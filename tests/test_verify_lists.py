@@ -1,4 +1,4 @@
-"""What `./pinpoint verify` reads from a guest: registrations, traced functions, call sites, settings."""
+"""`./pinpoint verify` reads registrations, traced functions, call sites and settings from a guest correctly."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from harness.core.architecture import CallForm
 from harness.core.errors import GuestError
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify import leftovers, registrations, traced_functions
-from harness.landing.verify.call_sites import call_target
+from harness.landing.verify import changed_settings, registrations, traced_functions
+from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.kprobe_judge import listed_site, matched
 from harness.landing.verify.registrations import Registration
 
@@ -102,9 +102,9 @@ def test_what_the_kernel_lists_is_a_site(meaning: str, site: Site) -> None:
 
 def test_settings_that_changed_are_told_with_both_values() -> None:
     before = {"/a": ("1",), "/b": ("x", "y")}
-    assert leftovers.changed(before, before) == []
+    assert changed_settings.changed(before, before) == []
     after = {"/a": ("0",), "/b": ("x", "y", "z\t1"), "/c": ("new",)}
-    assert leftovers.changed(before, after) == [
+    assert changed_settings.changed(before, after) == [
         "/a was '1', is '0'",
         "/b was 'x; y', is 'z 1'",
         "/c was empty, is 'new'",

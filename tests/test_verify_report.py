@@ -1,4 +1,4 @@
-"""What `./pinpoint verify` reports: text, JSON, JUnit, exit status; what a module's file only seems to mean."""
+"""`./pinpoint verify` writes correct text, JSON and JUnit, exits with the right status, and finds only real kprobes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from test_verify import MODULE, compiled
 
 from harness.core.elf import Elf
-from harness.landing.code import static_kprobes
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.verify.judged import Finding, Judged
 from harness.matrix.verify.report import Report, as_json, write_junit
-from tests.test_verify import MODULE, compiled
 
 LANDED = Judged("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds=1.0)
 MISSED = Judged("g+0x8", "kprobe", Finding.MISSED, why="the witnesses disagree")
@@ -78,4 +78,4 @@ def test_a_string_behind_a_kprobe_is_no_kprobe(tmp_path: Path, data: str) -> Non
     kprobe = 'struct kprobe only = { .name = "vfs_read", .offset = 4 };'
     head = MODULE[: MODULE.index("struct kprobe first")]
     elf = Elf.read(compiled(tmp_path, f"{head}{kprobe} {data}"))
-    assert [str(site) for site in static_kprobes.sites(elf)] == ["vfs_read+0x4"]
+    assert [str(site) for site in kprobes_in_module_data.sites(elf)] == ["vfs_read+0x4"]

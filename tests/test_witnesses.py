@@ -1,4 +1,4 @@
-"""Witnesses, landings and the table a maintainer is shown."""
+"""Witnesses make the right statements, a landing needs their agreement, and the witness table shows both."""
 
 from dataclasses import replace
 
@@ -71,13 +71,13 @@ def test_no_hits_are_right_when_none_are_due() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "says"),
+    ("patch", "detail"),
     [(b"\xcc", "0f became cc"), (b"\xe9\1\2\3\4", "0f1f440000 became e901020304"), (b"\xe8\1\2\3\4", "became e8")],
 )
-def test_outside_reads_every_kind_of_patch(patch: bytes, says: str) -> None:
+def test_outside_reads_every_kind_of_patch(patch: bytes, detail: str) -> None:
     seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
     assert seen.address == 0x1000
-    assert says in seen.detail
+    assert detail in seen.detail
 
 
 def test_outside_reports_the_change_closest_to_the_site() -> None:
@@ -105,7 +105,7 @@ def test_outside_does_not_take_any_change_for_a_probe() -> None:
 
 
 def test_outside_aligns_on_fixed_width() -> None:
-    # The word's first byte happens to be that of the breakpoint already: the change begins at its second.
+    # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
     window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
     assert witness.outside(window, 0x1004, PARISC).address == 0x1004

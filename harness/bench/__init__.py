@@ -1,1 +1,1 @@
-"""How fast we are, beside others and beside what cannot be less: measured side by side, in one run."""
+"""Benchmarks: Pinpoint compared with peers and with lower bounds, measured in turn in one run."""

@@ -23,13 +23,13 @@ from harness.report.board import Board
 from harness.report.measurements import Figures
 from harness.report.run_dir import RunDirectory
 
-# A log has no edge: nothing is folded.
+# Output to a log is not wrapped.
 _UNBOUNDED = 1000
 _NARROWEST = 100
 
 
 def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
-    """Measure figures on these VMs; return 0 when all that this host allows was measured, met goals or not.
+    """Measure figures on these VMs; return 0 when all that this host allows was measured, whether or not goals are met.
 
     Raises UsageError for an unknown figure; HostError, BuildError and what a measure raises.
     """

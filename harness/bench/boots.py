@@ -1,4 +1,4 @@
-"""Whole processes, from start to a guest's first answer and its end: ours, virtme-ng's, and bare QEMU's."""
+"""Whole processes, from their start over a guest's first answer to their end: ours, virtme-ng's, and bare QEMU's."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from harness.core.errors import HostError
 
 VM = "x86_64-debian"
 _THAWED, _ANEW, _VNG, _FLOOR = "ours, thawed", "ours, booted anew", "vng", "floor"
-_BESIDE_VNG, _BESIDE_FLOOR = "at most 0.5", "at most 1.5"
+_TO_VNG, _TO_FLOOR = "at most 0.5", "at most 1.5"
 PAIRS = (
-    Pair("boot_vs_vng", "a shell's first answer, thawed, beside virtme-ng", _BESIDE_VNG, _THAWED, _VNG),
-    Pair("boot_vs_floor", "a shell's first answer, thawed, beside bare QEMU", _BESIDE_FLOOR, _THAWED, _FLOOR),
-    Pair("boot_anew_vs_vng", "a shell's first answer, booted anew, beside virtme-ng", _BESIDE_VNG, _ANEW, _VNG),
-    Pair("boot_anew_vs_floor", "a shell's first answer, booted anew, beside bare QEMU", _BESIDE_FLOOR, _ANEW, _FLOOR),
+    Pair("boot_vs_vng", "a shell's first answer, thawed, compared with virtme-ng", _TO_VNG, _THAWED, _VNG),
+    Pair("boot_vs_floor", "a shell's first answer, thawed, compared with bare QEMU", _TO_FLOOR, _THAWED, _FLOOR),
+    Pair("boot_anew_vs_vng", "a shell's first answer, booted anew, compared with virtme-ng", _TO_VNG, _ANEW, _VNG),
+    Pair(
+        "boot_anew_vs_floor", "a shell's first answer, booted anew, compared with bare QEMU", _TO_FLOOR, _ANEW, _FLOOR
+    ),
 )
 _SECONDS = 300.0
 
 
 @contextmanager
 def open_sides(context: BenchContext, wanted: Sequence[str]) -> Iterator[Mapping[str, Measure | Absent]]:
-    """The sides among `wanted`, all on the kernel of one VM."""
+    """Yield the sides named in `wanted`, all on the kernel of one VM."""
     image = context.image(VM)
     if _THAWED in wanted:
         context.freeze(VM)

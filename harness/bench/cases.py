@@ -24,15 +24,19 @@ _CASE, _QUESTION, _CHANNEL = "one more case", "round trip", "round trip, a chann
 _GOAL = "at most 3"
 PAIRS = (
     Pair(
-        "case_marginal", "one more case beside a question to the shell that stays in the guest", _GOAL, _CASE, _QUESTION
+        "case_marginal", "one more case compared with a command in the guest's resident shell", _GOAL, _CASE, _QUESTION
     ),
     Pair(
-        "case_vs_channel", "one more case beside a program run over SSH in a channel of its own", _GOAL, _CASE, _CHANNEL
+        "case_vs_channel",
+        "one more case compared with a program run over an SSH channel of its own",
+        _GOAL,
+        _CASE,
+        _CHANNEL,
     ),
 )
 _FEW, _MANY, _QUESTIONS = 10, 210, 100
 _SECONDS = 600.0
-# The guest and its check-up, and nothing of its own.
+# Each case costs its guest fixture and the check-up, and does nothing itself.
 _CASES = """\
 import pytest
 
@@ -44,7 +48,7 @@ def test_nothing(guest, number):
 
 @contextmanager
 def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
-    """Both sides on guests of one VM, thawed from the same file; the guest for requests is idle while cells run."""
+    """Yield the sides, on guests of one VM thawed from one file. The guest for requests is idle while cells run."""
     context.freeze(VM)
     with (
         tempfile.TemporaryDirectory(prefix="pinpoint-bench-") as scratch,
@@ -58,15 +62,15 @@ def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mappin
         }
 
 
-def _one_of_many(ask: Callable[[], Result]) -> float:
+def _one_of_many(request: Callable[[], Result]) -> float:
     began = time.monotonic()
     for _ in range(_QUESTIONS):
-        ask().check()
+        request().check()
     return (time.monotonic() - began) / _QUESTIONS
 
 
 def _one_more(context: BenchContext, scratch: Path) -> float:
-    """Seconds of one cell, from two runs with different numbers of cells; the fixed cost cancels out."""
+    """Return the seconds of one cell, from two runs with different numbers of cells: their fixed cost cancels out."""
     return (_run(context, scratch, _MANY) - _run(context, scratch, _FEW)) / (_MANY - _FEW)
 
 
@@ -84,7 +88,7 @@ def _run(context: BenchContext, scratch: Path, count: int) -> float:
 
 @contextmanager
 def _durations_as_they_are() -> Iterator[None]:
-    """Restore the durations that order the rows: the cells of this figure are no real cases."""
+    """Restore the file of durations that orders the rows, because the cells of this figure are no real cases."""
     kept = paths.cache() / "durations.json"
     before = kept.read_bytes() if kept.exists() else None
     try:

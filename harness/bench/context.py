@@ -19,7 +19,7 @@ LAUNCHER = paths.PROJECT / "pinpoint"
 
 @dataclass
 class BenchContext:
-    """One run of the bench. `profiles` are the figures of each measured matrix run, by the bench's figure."""
+    """One run of the bench. `profiles` maps a figure of the bench to the figures of its matrix runs."""
 
     recipes: Sequence[Recipe]
     runs: int

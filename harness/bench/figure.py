@@ -10,9 +10,9 @@ from harness.report.measurements import meets
 
 @dataclass(frozen=True)
 class Pair:
-    """A figure to be measured: `ours` and `peer` name sides, `goal` is for ours divided by peer.
+    """A figure to be measured: `ours` and `peer` name sides, and `goal` bounds the ratio of ours to peer.
 
-    Without a peer it is ours in seconds, and the goal is for that.
+    Without a peer the figure is our seconds, and the goal bounds them.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Absent:
-    """A side that cannot be measured here, and why in one line."""
+    """A side that cannot be measured here, and the reason in one line."""
 
     why: str
 
@@ -44,7 +44,7 @@ class FigureResult:
 
     @property
     def value(self) -> float | None:
-        """Ours divided by the peer's, or ours in seconds where the figure has no peer: of medians."""
+        """Our median divided by the peer's, or our median in seconds where the figure has no peer."""
         if not isinstance(self.ours, Samples) or isinstance(self.peer, Absent):
             return None
         return self.ours.median if self.peer is None else self.ours.median / self.peer.median
@@ -61,10 +61,10 @@ class FigureResult:
 
     @property
     def absent(self) -> str:
-        """Why there is no value; empty where there is one."""
+        """The reason why there is no value; empty if there is one."""
         return next((side.why for side in (self.ours, self.peer) if isinstance(side, Absent)), "")
 
 
 def outcome(pair: Pair, taken: dict[str, Samples | Absent]) -> FigureResult:
-    """The figure from the samples of all sides, by name."""
+    """Return the figure of a pair; `taken` has the samples of all sides, by name."""
     return FigureResult(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)

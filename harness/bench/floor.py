@@ -23,7 +23,10 @@ _SECONDS = 300.0
 
 
 def below(image: Image, build_context: BuildContext, scratch: Path) -> Measure:
-    """Boots the image's kernel bare. Its first file system, made in `scratch`, holds the image's own busybox."""
+    """Return the measure that boots the image's kernel bare.
+
+    Its initial file system is made in `scratch` and holds the image's own busybox.
+    """
     initrd = scratch / "floor.cpio"
     _pack(rootfs.obtain_userland(image.recipe, build_context).path / "root/bin/busybox", scratch / "floor", initrd)
     words = argv(image, initrd, choose(image.recipe.architecture))
@@ -40,7 +43,7 @@ def below(image: Image, build_context: BuildContext, scratch: Path) -> Measure:
 
 
 def argv(image: Image, initrd: Path, accelerator: Accelerator) -> Sequence[str]:
-    """QEMU's command line: the machine of our guests without console, monitor, network, and what ties them to us.
+    """QEMU's command line: the machine of our guests without console, monitor, network and link to the harness.
 
     It ends when the guest powers off.
     """
@@ -59,7 +62,7 @@ def argv(image: Image, initrd: Path, accelerator: Accelerator) -> Sequence[str]:
 
 def _pack(busybox: Path, root: Path, initrd: Path) -> None:
     (root / "bin").mkdir(parents=True)
-    # A guest's console and its files in /dev are the kernel's, made when there is a directory.
+    # The kernel makes the console and the other files in /dev itself if the directory exists.
     (root / "dev").mkdir()
     shutil.copyfile(busybox, root / "bin/busybox")
     (root / "init").write_text(_INIT)

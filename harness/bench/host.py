@@ -1,4 +1,4 @@
-"""The host that a figure is true of."""
+"""Facts of the host on which figures are measured."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:
 
 
 def load() -> float:
-    """Processes that ran or wanted to, on average over the last minute."""
+    """The average number of running and runnable processes over the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
 def _processor(cpuinfo: str) -> str:
-    """What /proc/cpuinfo calls the first processor, where it names them."""
+    """The first processor's model name from /proc/cpuinfo, or the machine's name if it has none."""
     named = (line.partition(":")[2].strip() for line in cpuinfo.splitlines() if line.startswith("model name"))
     return next(named, platform.machine())

@@ -14,9 +14,10 @@ Measure = Callable[[], float]
 def interleave(
     sides: Mapping[str, Measure | Absent], runs: int, progress: Callable[[str, float], None]
 ) -> dict[str, Samples | Absent]:
-    """Measure each side once a run, in order, A B A B; `progress` gets what is measured and the fraction done, 0-1.
+    """Measure each side once a run, in the order A B A B.
 
-    Raises what a measure raises: a figure with missing samples would be wrong.
+    `progress` is called with a description and the fraction done, 0 to 1. Raises what a measure raises, because a
+    figure with missing samples would be wrong.
     """
     present = {name: measure for name, measure in sides.items() if not isinstance(measure, Absent)}
     taken: dict[str, list[float]] = {name: [] for name in present}

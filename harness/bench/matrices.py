@@ -1,4 +1,4 @@
-"""Whole matrix runs with everything built: their wall-clock time, and the CPU time of guests that bounds it."""
+"""Whole matrix runs with everything built: their wall-clock time, and its lower bound, the CPU time of the guests."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from harness.report.measurements import Figures
 from harness.report.run_dir import LATEST, RunDirectory
 
 _WALL, _GUESTS = "wall", "guest CPU / cores"
-WHOLE = Pair("matrix_wall", "the warm core matrix beside what its guests compute", "at most 1.3", _WALL, _GUESTS)
+WHOLE = Pair(
+    "matrix_wall", "the warm core matrix compared with the CPU time of its guests", "at most 1.3", _WALL, _GUESTS
+)
 LANDINGS = Pair("matrix_warm_s", "the warm core matrix, its landing cases without sweeps", "at most 120", _WALL)
-# Cases about something else than where a probe lands: loading and removal, kernels that die, the guest itself.
+# Cases that are not about where a probe lands: loading and removal, kernels that die, the guest itself.
 OTHERS = (
     "test_crash_triggers",
     "test_forced_removal",
@@ -38,7 +40,7 @@ _GUEST_CPU = "run.guest_cpu_s"
 
 
 def landing_files() -> list[str]:
-    """The files of cases about landings."""
+    """Return the files of the cases about landings."""
     return [str(path) for path in sorted(paths.CASES.glob("test_*.py")) if path.stem not in OTHERS]
 
 
@@ -46,7 +48,7 @@ def landing_files() -> list[str]:
 def open_sides(
     name: str, arguments: Sequence[str], context: BenchContext, _wanted: Sequence[str]
 ) -> Iterator[Mapping[str, Measure]]:
-    """`./pinpoint run` with these arguments on all VMs asked for. Images are built and guests frozen before."""
+    """Yield the sides of `./pinpoint run` with these arguments on all selected VMs, whose guests are frozen before."""
     for recipe in context.recipes:
         context.freeze(recipe.name)
     runs = _Runs(context, name, arguments)
@@ -54,7 +56,7 @@ def open_sides(
 
 
 class _Runs:
-    """Runs the matrix; the other figures of the latest run are read after its wall-clock time."""
+    """Runs the matrix and measures its wall-clock time; its other figures are then read from the results."""
 
     def __init__(self, context: BenchContext, name: str, arguments: Sequence[str]) -> None:
         self._ground = context
@@ -82,7 +84,7 @@ class _Runs:
         return done.seconds
 
     def guests(self) -> float:
-        """What its guests' QEMUs used, spread over all cores: no run can take less."""
+        """The CPU seconds of the guests' QEMUs divided by the number of cores: no run can take less."""
         return self._latest[_GUEST_CPU] / self._ground.build_context.slots.cores
 
 
@@ -96,7 +98,7 @@ def time_figures(results: Path) -> dict[str, float]:
 
 
 def _used() -> float:
-    """Processor seconds of all children that have ended, theirs included."""
+    """The CPU seconds of all descendants that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,4 +1,4 @@
-"""The check that nothing has to be built: every file of every image compared with its hash."""
+"""The check that nothing has to be built, which compares every file of every image with its hash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SECONDS = 600.0
 
 @contextmanager
 def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
-    """`./pinpoint build` of all VMs asked for, the whole process."""
+    """Yield one side: the whole process of `./pinpoint build` for all selected VMs."""
     names = [recipe.name for recipe in context.recipes]
     for name in names:
         context.image(name)

@@ -19,7 +19,7 @@ Sides = Mapping[str, Measure | Absent]
 
 @dataclass(frozen=True)
 class Group:
-    """Figures whose sides are measured together. `vm` is the one they are of; empty for all that were asked for."""
+    """Figures whose sides are measured together, on `vm`; an empty `vm` means all selected VMs."""
 
     pairs: tuple[Pair, ...]
     open_sides: Callable[[BenchContext, Sequence[str]], AbstractContextManager[Sides]]
@@ -39,7 +39,7 @@ GROUPS = (
 
 
 def chosen(recipes: Sequence[Recipe], names: Sequence[str]) -> list[Group]:
-    """Return the groups with the named figures, or all figures without names, that these VMs have.
+    """Return the groups of figures that these VMs have: the named figures, or all if there are no names.
 
     Raises UsageError for an unknown figure, and when nothing is left to measure.
     """

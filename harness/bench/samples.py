@@ -14,7 +14,7 @@ class Samples:
 
     @property
     def median(self) -> float:
-        """The middle one; of two in the middle their mean."""
+        """The middle value, or the mean of the two middle values."""
         return statistics.median(self.values)
 
     @property
@@ -28,7 +28,7 @@ class Samples:
         return max(self.values)
 
     def __str__(self) -> str:
-        """`1.23 s (1.20..1.31)`, or in milliseconds where seconds would round to zero."""
+        """Format as `1.23 s (1.20..1.31)`, or in milliseconds below 0.1 s."""
         factor, unit = (1000, "ms") if self.median < 0.1 else (1, "s")
         median, least, most = (f"{value * factor:.2f}" for value in (self.median, self.least, self.most))
         return f"{median} {unit} ({least}..{most})"

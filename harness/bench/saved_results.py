@@ -20,7 +20,7 @@ Profile = Mapping[str, float]
 
 
 def keep(figures: Figures, outcome: FigureResult) -> None:
-    """Write a figure and the median of each side; nothing for what was not measured."""
+    """Write a figure and the median of each side, as far as they were measured."""
     name = f"bench.{outcome.pair.name}"
     if outcome.value is not None:
         value = round(outcome.value, _DIGITS)
@@ -37,7 +37,7 @@ def write(
     outcomes: Sequence[FigureResult],
     profiles: Mapping[str, Sequence[Profile]],
 ) -> None:
-    """Write `bench.json`, whole each time: host, each figure with all samples, where the matrix runs' time went."""
+    """Replace `bench.json`: host, each figure with all samples, and where the time of the matrix runs went."""
     content = {
         "run": directory.name,
         "host": host,
@@ -48,7 +48,7 @@ def write(
 
 
 def medians(runs: Sequence[Profile]) -> dict[str, float]:
-    """The median of each figure that every run has."""
+    """Return the median of each figure that every run has."""
     common = set.intersection(*(set(run) for run in runs)) if runs else set()
     return {name: round(statistics.median(run[name] for run in runs), 3) for name in sorted(common)}
 

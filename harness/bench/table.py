@@ -1,4 +1,4 @@
-"""The figures for people."""
+"""The tables that the bench prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.bench.figure import Absent, FigureResult
 from harness.bench.samples import Samples
 from harness.bench.saved_results import Profile, medians
 
-# In the order in which a run goes.
+# In the order of a run.
 _PHASES = {
     "phase.start_s": "launcher, Python, collection",
     "phase.ready_s": "processes, images checked, first guest",
@@ -33,7 +33,7 @@ _PHASES = {
 
 
 def of_figures(outcomes: Sequence[FigureResult]) -> Table:
-    """A line a figure: both sides' medians with their spread, what comes of them, and the goal."""
+    """Return a table with a line for each figure: the sides' medians with spread, the value, and the goal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("figure", "ours", "peer", "value", "goal", ""):
         table.add_column(heading, overflow="fold")
@@ -51,7 +51,7 @@ def of_figures(outcomes: Sequence[FigureResult]) -> Table:
 
 
 def of_profiles(profiles: Mapping[str, Sequence[Profile]]) -> Table:
-    """Where the matrix runs' time went: a column a kind of run, medians in seconds."""
+    """Return a table of where the time of matrix runs went: medians in seconds, one column for each kind of run."""
     found = {name: medians(runs) for name, runs in profiles.items()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("seconds of a matrix run")

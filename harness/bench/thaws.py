@@ -14,13 +14,13 @@ _THAW, _BOOT = "thaw", "boot"
 
 
 def pair(name: str, vm: str, goal: str) -> Pair:
-    """A VM's figure."""
-    return Pair(name, f"{vm}: a thawed guest's first answer beside its own boot", goal, _THAW, _BOOT)
+    """Return the figure of one VM."""
+    return Pair(name, f"{vm}: a thawed guest's first answer compared with its own boot", goal, _THAW, _BOOT)
 
 
 @contextmanager
 def open_sides(vm: str, context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
-    """Both ways for a guest of the VM to begin."""
+    """Yield both sides: a guest of the VM is thawed, or booted."""
     context.freeze(vm)
     yield {_THAW: partial(_begin, context, vm, anew=False), _BOOT: partial(_begin, context, vm, anew=True)}
 

@@ -34,9 +34,9 @@ _LIBRARIES = "LD_LIBRARY_PATH"
 
 
 def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
-    """Boots the image's kernel, as its package has it, with its own modules. What is unpacked goes to `scratch`.
+    """Return the measure that boots the image's packaged kernel with the package's own modules, unpacked to `scratch`.
 
-    It is absent where it cannot be installed, or does not boot this kernel here; `log` has the details.
+    Returns Absent if vng cannot be installed or does not boot this kernel here; `log` has the details.
     """
     try:
         program = _program(log)
@@ -53,10 +53,10 @@ def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) 
 
 @dataclass(frozen=True)
 class _Peer:
-    """An installed vng with a kernel for it. `status` is what it ends with where a command ended well.
+    """An installed vng with a kernel for it. `status` is its exit status after a command that succeeded.
 
-    That is 0 where the host has udev. Elsewhere its guest finds no port for the command's status and uses its console;
-    it boots all the same, without the time that udev takes.
+    That is 0 where the host has udev. Elsewhere its guest finds no port for the command's status and uses its console.
+    It still boots, and saves the time that udev takes.
     """
 
     program: Path
@@ -66,11 +66,11 @@ class _Peer:
     status: int = 0
 
     def argv(self, *command: str) -> list[str]:
-        """Its command line. --force-9p: its other way needs a daemon that Debian 12 does not have."""
+        """Its command line. --force-9p, because virtiofs needs a daemon that Debian 12 does not have."""
         return [str(self.program), "-r", str(self.kernel), "--disable-kvm", "--force-9p", "--", *command]
 
     def boot(self) -> float:
-        """Seconds of the whole process. Raises HostError when it does not end as it does when all is well."""
+        """The seconds of the whole process. Raises HostError when its exit status is not `self.status`."""
         done = self.run("true")
         if done.rc != self.status:
             raise HostError(f"vng ended with status {done.rc}, not {self.status}", where=str(self.log))
@@ -87,7 +87,7 @@ class _Peer:
 
 
 def _program(log: Path) -> Path:
-    """The host's vng, or one of our own: the versions of requirements-bench.txt, by hash, in an environment of its own.
+    """Return the host's vng, or install the hashed versions of requirements-bench.txt into an environment of our own.
 
     Raises HostError when it cannot be installed.
     """
@@ -107,11 +107,11 @@ def _program(log: Path) -> Path:
 
 def _install(argv: list[str], log: Path) -> None:
     if process.run(argv, deadline=Deadline.after(_INSTALLING), log=log).rc:
-        raise HostError(f"what {_LOCKED.name} names cannot be installed", where=str(log))
+        raise HostError(f"the packages in {_LOCKED.name} cannot be installed", where=str(log))
 
 
 def _kernel(image: Image, build_context: BuildContext, scratch: Path) -> Path:
-    """The packaged kernel where vng expects it: its modules below the same root."""
+    """Unpack the packaged kernel as vng expects it, with its modules below the same root; return its file."""
     architecture = image.recipe.architecture.debian
     root = scratch / "kernel"
     package = build_context.packages.fetch(
@@ -122,9 +122,9 @@ def _kernel(image: Image, build_context: BuildContext, scratch: Path) -> Path:
 
 
 def _surroundings(image: Image, build_context: BuildContext, scratch: Path, own: Path) -> Mapping[str, str]:
-    """Environment variables with which vng finds a home, a busybox for its guest, and kmod, where the host has none.
+    """Return environment variables for vng: a home, a busybox for its guest, and kmod if the host has none.
 
-    `own` is where it finds its own programs.
+    `own` is the directory of its own programs.
     """
     programs, home = scratch / "bin", scratch / "home"
     for directory in (programs, home):

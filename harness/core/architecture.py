@@ -1,7 +1,7 @@
-"""The one table of architecture differences: names, QEMU machines, breakpoints. No other file asks which architecture.
+"""The one table of architecture differences: names, QEMU machines, breakpoints. No other file tests the architecture.
 
-It stands in core, not in the guest room, because images (cross compilers, kernel files) and landings (breakpoints,
-instruction boundaries) need it as much as guests do.
+The table is in core, not in the guest package, because images (cross compilers, kernel files) and landings
+(breakpoints, instruction boundaries) need it too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from harness.core.kprobe_defects import Defect, Symptom
-from harness.core.registers import Registers
+from harness.core.qemu_registers import Registers
+from harness.core.single_step_defect import Defect, Symptom
 
 
 class Decoder(Enum):
-    """How instruction boundaries of an architecture are found."""
+    """The decoder that finds the instruction boundaries of an architecture."""
 
     X86_64 = "x86_64"
     AARCH64 = "aarch64"
@@ -25,16 +25,16 @@ class Decoder(Enum):
 
 
 class Translation(Enum):
-    """How QEMU is asked for the memory behind a kernel virtual address."""
+    """The way to translate a kernel virtual address when memory is read through QEMU."""
 
     QEMU = "qemu"
     """QEMU walks the guest's own page tables (gva2gpa)."""
     PARISC_TABLES = "parisc-tables"
-    """The TLB is software-managed, so QEMU cannot: we walk swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
+    """The TLB is software-managed: Pinpoint walks swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
 
 
 class CallForm(Enum):
-    """What ftrace writes at a function's site to call whoever traces it."""
+    """The instruction that ftrace writes at a function's site to call the tracer."""
 
     X86_CALL = "x86-call"
     """`call rel32` at the site (ftrace_call_replace(), arch/x86/kernel/ftrace.c, 6.1)."""
@@ -44,11 +44,11 @@ class CallForm(Enum):
 
 @dataclass(frozen=True)
 class QemuMachine:
-    """The QEMU machine a kernel of this architecture boots on.
+    """The QEMU machine that boots a kernel of this architecture.
 
-    `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
-    loading order; a module that the kernel has built in is passed over. `pvh` is true where an unpacked kernel can be
-    started by its PVH entry. `renamed` is the QEMU version from which on the machine has another name, and that name.
+    `nic_modules` are the modules for the network card in loading order, by file name without suffix; a module that is
+    built into the kernel is skipped. `pvh` is true if an unpacked kernel can be started through its PVH entry.
+    `renamed` is the first QEMU version in which the machine has another name, and that name.
     """
 
     qemu: str
@@ -63,7 +63,7 @@ class QemuMachine:
     renamed: tuple[tuple[int, int], str] | None = None
 
     def of(self, program: str, version: tuple[int, int]) -> QemuMachine:
-        """The same machine as a QEMU of this path and version has it."""
+        """Return this machine with the path of a QEMU and the machine name that its version uses."""
         renamed = self.renamed and version >= self.renamed[0]
         return replace(self, qemu=program, machine=self.renamed[1] if self.renamed and renamed else self.machine)
 
@@ -72,17 +72,23 @@ class QemuMachine:
 class KprobeTraits:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
-    `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
-    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler stands past that
-    address; `mid_instruction` the errno for an offset inside an instruction; `alignment` the bytes every instruction
-    starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
-    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` is where struct pt_regs has a
-    function's first argument, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's monitor answers to
-    `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how the patch begins
-    where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel steps wrong
-    (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
-    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction` is the errno for a uprobe at an
-    odd place inside an instruction, 0 where it is taken.
+    - `breakpoint`: the bytes in memory at a probed address.
+    - `patches`: everything that the kernel may write there: the first bytes, and how many bytes are replaced.
+    - `trap_offset`: the instruction pointer in a pre-handler minus the probed address.
+    - `mid_instruction`: the errno for an offset inside an instruction.
+    - `alignment`: every instruction starts at a multiple of this many bytes.
+    - `first_argument`: the offset in bytes of a function's first argument in struct pt_regs
+      (arch/*/include/asm/ptrace.h).
+    - `registers`: the parser of the output of `info registers` of QEMU's monitor.
+    - `uprobe_breakpoint`: the bytes that a uprobe writes (UPROBE_SWBP_INSN); empty if the kernel has no uprobes.
+    - `uprobe_mid_instruction`: the errno for a uprobe at an odd offset inside an instruction; 0 if the kernel
+      accepts it.
+    - `entry_landing_pad`: an instruction at a function's entry that a probe on `symbol+0` is moved past (x86 ENDBR64,
+      arch_adjust_kprobe_addr()).
+    - `ftrace_call`: how ftrace calls a tracer from a function's site.
+    - `flag_patches`: the first bytes of the patch of a probe, by the flag with which the kernel lists the probe.
+    - `defects`: the kinds of instruction that the kernel single-steps incorrectly (landing/code/instruction.py), and
+      `nested`, a nested probe.
     """
 
     breakpoint: bytes
@@ -106,8 +112,8 @@ class KprobeTraits:
 class Architecture:
     """One architecture.
 
-    `debian` is dpkg's name, None where the Debian release has no such port; `elf_machine` what an ELF file of it calls
-    its machine; `flat_base` the address that a flat kernel image was linked at, where its own code does not show it.
+    `debian` is dpkg's name, None if the Debian release has no such port; `elf_machine` is the machine in the header of
+    an ELF file; `flat_base` is the link address of a flat kernel image if its own code does not show that address.
     """
 
     name: str
@@ -124,43 +130,43 @@ class Architecture:
 
     @property
     def native(self) -> bool:
-        """True when the host is of this architecture."""
+        """True when the host has this architecture."""
         return platform.machine() == _UNAME.get(self.name, self.name)
 
     @property
     def cross_prefix(self) -> str:
-        """What the names of the binutils and of gcc begin with: empty on a host of this architecture."""
+        """The prefix of the names of gcc and the binutils; empty on a host of this architecture."""
         return "" if self.native else f"{self.gnu}-"
 
 
 _UNAME = {"arm64": "aarch64"}
 
-# arch/parisc/kernel/kprobes.c steps an instruction by a copy of it with a break behind, and tells by the break where to
-# go on; the line numbers are those of 6.1.
+# arch/parisc/kernel/kprobes.c single-steps a copy of the instruction with a second break after it. The handler of that
+# break decides where execution continues. Line numbers are those of 6.1.
 _PARISC_FALLS_THROUGH = (
-    "arch/parisc/kernel/kprobes.c:161 (6.1): the switch looks at regs->iir, which is the second break, never the "
-    "stepped branch, so that line 172 goes on behind it"
+    "arch/parisc/kernel/kprobes.c:161 (6.1): the switch looks at regs->iir, which holds the second break, never the "
+    "stepped branch, so line 172 continues after the branch"
 )
 _PARISC_DEFECTS = {
     "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through"),
-    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is passed over"),
+    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped"),
     "return": Defect(
-        Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: a return runs on past the end of its function, into zeros"
+        Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
     ),
     "lone-return": Defect(
         Symptom.SAME_RESULT_HITS_MISSED,
-        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped branch nullifies the second break behind it, so that "
-        "reset_current_kprobe() in line 177 is never reached and every later hit is taken for a nested one (line 100)",
+        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped branch nullifies the second break, so line 177 never calls "
+        "reset_current_kprobe() and line 100 takes every later hit for a nested one",
     ),
     "skip": Defect(
         Symptom.TRAPS_FOR_EVER,
-        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break behind it and the "
-        "CPU runs on into the next instruction slot",
+        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break and the CPU runs "
+        "into the next instruction slot",
     ),
     "nested": Defect(
         Symptom.TRAPS_FOR_EVER,
-        "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without moving iaoq "
-        "on, and line 143 passes over the same break ever after",
+        "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without advancing "
+        "iaoq, and line 143 skips the same break again and again",
     ),
 }
 
@@ -178,21 +184,22 @@ ARCHITECTURES: dict[str, Architecture] = {
             word_bytes=8,
             machine=QemuMachine(
                 qemu="qemu-system-x86_64",
-                # Without disks, a bus for sensors, USB and a mouse port of VMware's: nothing here needs them.
+                # No disk controller, SMBus, USB or VMware mouse port: nothing here needs them.
                 machine="q35,sata=off,smbus=off,usb=off,vmport=off",
-                # With RDRAND the kernel has its entropy at once; without, dropbear waits a second for it.
+                # With RDRAND the kernel has entropy at once; without it, dropbear waits a second for entropy.
                 cpu="qemu64,+rdrand",
                 console="ttyS0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
                 pvh=True,
-                # A loaded host holds QEMU up for longer than the kernel waits for a few ticks, and it panics at boot
-                # that the timer does not work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
+                # A loaded host can stall QEMU for longer than the kernel waits for a few timer ticks at boot. The
+                # kernel then panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c,
+                # check_timer(), 6.1).
                 kernel_arguments=("no_timer_check",),
             ),
             kprobes=KprobeTraits(
                 breakpoint=b"\xcc",
-                # int3; a jump once optimised (arch/x86/kernel/kprobes/opt.c); a call when it sits on ftrace's site.
+                # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
                 patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
                 trap_offset=1,
                 mid_instruction=errno.EILSEQ,
@@ -251,7 +258,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             machine=QemuMachine(
                 qemu="qemu-system-hppa",
                 machine="hppa",  # the B160L
-                # QEMU 8.2 has both names, 11 the new one alone (hw/hppa/machine.c).
+                # QEMU 8.2 has both names, QEMU 11 only the new one (hw/hppa/machine.c).
                 renamed=((8, 2), "B160L"),
                 cpu="",
                 console="ttyS0",

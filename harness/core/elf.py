@@ -1,4 +1,4 @@
-"""ELF files as landings need them: symbols, the sections they stand in, their bytes, what a relocation will change."""
+"""Reader of ELF files: symbols, sections, bytes, and the bytes that relocations change."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from harness.core.errors import PinpointError
 __all__ = ["Elf", "Relocation", "Section", "Symbol"]
 
 
-# What pyelftools, and slices of its numbers, raise on headers that point outside the file; ValueError also is mmap's
-# word for an empty file.
+# Exceptions that pyelftools, or slicing by its numbers, raises for headers that point outside the file. mmap raises
+# ValueError for an empty file.
 BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 _PF_X = 1
 _MOVES = ("SHT_RELA", "SHT_REL")
-# The most bytes that a section or segment without bytes in the file is read as; kernels have some MiB of .bss.
+# The largest read of zeros from a section or segment without bytes in the file; a kernel's .bss has some MiB.
 _MOST_ZEROS = 64 << 20
 _MOST_MODINFO = 1 << 20
 
 
 class _Header(NamedTuple):
-    """What of a section's header its name, place and flags do not tell."""
+    """The fields of a section header that Section lacks."""
 
     type: str
     link: int
@@ -52,16 +52,17 @@ class _Segment(NamedTuple):
 
 
 class Elf:
-    """One ELF file, a module or a vmlinux. It is mapped: the file must not be truncated while this object lives.
+    """One ELF file: a module, a vmlinux or a program.
 
-    `machine` is pyelftools' name (`EM_X86_64`); `linked` is false for a module, whose relocations are still to be
-    applied; `build_id` is in hex, "" when there is none; `entry` is the linked address that a program starts at.
+    The file is mapped and must not be truncated while this object lives. `machine` is pyelftools' name (`EM_X86_64`);
+    `linked` is false for a module, whose relocations are not applied yet; `build_id` is in hex, "" if there is none;
+    `entry` is the link address at which a program starts.
     """
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path = path
         self._data = data
-        parsed = ELFFile(data)  # type: ignore[arg-type]  # a map reads, seeks and tells like a file
+        parsed = ELFFile(data)  # type: ignore[arg-type]  # an mmap has read(), seek() and tell()
         self.machine: str = str(parsed["e_machine"])
         self.word_bytes: int = parsed.elfclass // 8
         self.linked: bool = str(parsed["e_type"]) != "ET_REL"
@@ -80,12 +81,12 @@ class Elf:
 
     @property
     def byte_order(self) -> Literal["little", "big"]:
-        """Return the byte order as int.from_bytes() takes it."""
+        """The byte order as an argument of int.from_bytes()."""
         return self._layout.byteorder
 
     @property
     def struct_order(self) -> str:
-        """Return the byte order as the first character of a struct format: `<` or `>`."""
+        """The byte order as the first character of a struct format: `<` or `>`."""
         return self._layout.order
 
     @cached_property
@@ -107,12 +108,12 @@ class Elf:
         return found
 
     def modinfo_value(self, key: str) -> str:
-        """Return the first value of a key of `.modinfo`, "" when it has none."""
+        """Return the first value of a key of `.modinfo`; "" if there is none."""
         return next(iter(self.modinfo.get(key, ())), "")
 
     @classmethod
     def read(cls, path: Path) -> Elf:
-        """Map one file and read its headers. Raises PinpointError: one line when it is no whole ELF file."""
+        """Map one file and read its headers. Raises PinpointError when it is not a complete ELF file."""
         try:
             with path.open("rb") as stream:
                 return cls(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
@@ -123,13 +124,13 @@ class Elf:
 
     @classmethod
     def kept(cls, path: Path) -> Elf:
-        """As `read`, but read once while the file stays as it is: a vmlinux takes most of a second."""
+        """Like `read`, but cached while the file does not change: reading a vmlinux takes almost a second."""
         status = path.stat()
         return _kept(path, status.st_mtime_ns, status.st_size)
 
     @cached_property
     def sections(self) -> Mapping[str, Section]:
-        """Sections by name; of several with one name the first that is not empty (see `duplicated`)."""
+        """Sections by name; if several have one name, the first that is not empty (see `duplicated`)."""
         found: dict[str, Section] = {}
         for section in self._sections:
             if section.name not in found or not found[section.name].size:
@@ -138,27 +139,27 @@ class Elf:
 
     @property
     def allocated(self) -> list[Section]:
-        """Every section that is loaded, those too whose names occur twice."""
+        """Every section that is loaded, including sections whose names occur twice."""
         return [section for section in self._sections if section.allocated]
 
     @cached_property
     def duplicated(self) -> frozenset[str]:
-        """Names of loaded sections that occur twice: a module with any loses its whole `sections/` in sysfs.
+        """Names of loaded sections that occur twice: a module with such a name gets no `sections/` in sysfs at all.
 
-        Empty ones do not count there (sect_empty(), kernel/module/sysfs.c, 6.1); gcc makes several for parisc.
+        Empty sections do not count (sect_empty(), kernel/module/sysfs.c, 6.1); gcc makes several of them for parisc.
         """
         names = Counter(section.name for section in self.allocated if section.size)
         return frozenset(name for name, count in names.items() if count > 1)
 
     @cached_property
     def symbols(self) -> Sequence[Symbol]:
-        """Every symbol but the empty first, in the table's order. Raises PinpointError when there is no table."""
+        """Every symbol except the empty first, in the table's order. Raises PinpointError when there is no table."""
         ends = {name: section.address + section.size for name, section in self.sections.items()}
         return elf_tables.with_sizes(self._table[1:], ends)
 
     @cached_property
     def _table(self) -> list[Symbol]:
-        """The symbol table as it stands in the file."""
+        """The symbol table as it is in the file."""
         index = next((index for index, header in enumerate(self._headers) if header.type == "SHT_SYMTAB"), None)
         if index is None:
             raise PinpointError("no symbol table", where=str(self.path), mend="give the file before it was stripped")
@@ -179,11 +180,11 @@ class Elf:
         return found
 
     def named(self, name: str) -> list[Symbol]:
-        """Every defined symbol of that name, in the table's order."""
+        """Return every defined symbol of that name, in the table's order."""
         return list(self._by_name.get(name, ()))
 
     def function(self, name: str) -> Symbol:
-        """The one function of that name. Raises PinpointError when there is none or when there are several."""
+        """Return the one function of that name. Raises PinpointError when there is none or when there are several."""
         found = [symbol for symbol in self.named(name) if symbol.kind == "func"]
         if len(found) == 1:
             return found[0]
@@ -202,17 +203,17 @@ class Elf:
         return range(*(mark[0].address for mark in marks))
 
     def place(self, symbol: Symbol) -> int:
-        """A symbol's offset in its section, in a linked file as in a module."""
+        """Return a symbol's offset in its section, both for a linked file and for a module."""
         return symbol.address - self._only(symbol.section).address
 
     def code(self, symbol: Symbol) -> bytes:
-        """A symbol's bytes from start to end; in a module as they stand before relocation."""
+        """Return a symbol's bytes from start to end; for a module, the bytes before relocation."""
         return self.section_bytes(symbol.section, self.place(symbol), symbol.size)
 
     def section_bytes(self, name: str, offset: int, size: int) -> bytes:
-        """`size` bytes of a section from `offset` on, zeros for a section without bytes in the file (.bss).
+        """Return `size` bytes of a section from `offset` on, zeros for a section without bytes in the file (.bss).
 
-        Raises PinpointError when the section is not there, not unique, or too short.
+        Raises PinpointError when the section is missing, not unique, or too short.
         """
         section = self._only(name)
         if not 0 <= offset <= offset + size <= section.size:
@@ -220,9 +221,9 @@ class Elf:
         return self._bytes(section.offset + offset, size) if section.in_file else self._zeros(name, size)
 
     def bytes_at(self, address: int, size: int) -> bytes:
-        """`size` bytes at a linked address of an executable, zeros where the file holds none (.bss).
+        """Return `size` bytes at a link address of an executable, zeros where the file has no bytes (.bss).
 
-        Raises PinpointError when no one segment holds them all.
+        Raises PinpointError when no single segment contains all of them.
         """
         for segment in self._segments:
             start = address - segment.address
@@ -232,9 +233,9 @@ class Elf:
         raise PinpointError(f"no {size} bytes are linked at {address:#x}", where=str(self.path))
 
     def file_offset(self, address: int) -> int:
-        """Where in the file the byte of a linked address is: address - segment's address + segment's offset.
+        """Return the file offset of a link address: address - segment's address + segment's offset.
 
-        Raises PinpointError when no segment has it in the file.
+        Raises PinpointError when no segment has that byte in the file.
         """
         for segment in self._segments:
             if segment.address <= address < segment.address + segment.in_file:
@@ -247,7 +248,7 @@ class Elf:
         return [(segment.offset, segment.in_file) for segment in self._segments if segment.executable]
 
     def relocations(self, section: str) -> Sequence[Relocation]:
-        """What relocates one section, in order. Nothing in a vmlinux that was linked without `--emit-relocs`."""
+        """Return the relocations of one section, in order; none for a vmlinux linked without `--emit-relocs`."""
         return self._relocations.get(section, ())
 
     @cached_property
@@ -279,7 +280,7 @@ class Elf:
         return found
 
     def relocation_mask(self, section: str, offset: int, size: int) -> set[int]:
-        """Which of a section's `size` bytes from `offset` on a relocation touches, counted from `offset`."""
+        """Return the positions, counted from `offset`, that relocations change in `size` bytes of a section."""
         return elf_tables.touched(self.machine, self.relocations(section), offset, size)
 
     def _only(self, name: str) -> Section:
@@ -293,7 +294,7 @@ class Elf:
         return self._bytes(section.offset + offset, size)
 
     def _zeros(self, name: str, size: int) -> bytes:
-        """What is not in the file, within bounds: a header of a few bytes can name any size."""
+        """Return zeros for bytes that are not in the file. The size is limited, because a header can claim any size."""
         if size > _MOST_ZEROS:
             raise PinpointError(f"{size:#x} bytes of {name} are not in the file", where=str(self.path))
         return bytes(size)
@@ -309,7 +310,7 @@ class Elf:
 
 
 @lru_cache(maxsize=32)
-def _kept(path: Path, modified: int, size: int) -> Elf:  # noqa: ARG001 - they tell a file from what it was
+def _kept(path: Path, modified: int, size: int) -> Elf:  # noqa: ARG001 - part of the cache key
     return Elf.read(path)
 
 
@@ -319,7 +320,7 @@ def _not_whole(path: Path, error: Exception) -> PinpointError:
 
 
 def _build_id(parsed: ELFFile) -> str:
-    """The GNU build-id in hex, from the note sections, or from the segments of a file that has no sections."""
+    """Return the GNU build-id in hex, from the note sections, or from the segments of a file without sections."""
     sections = [part for part in parsed.iter_sections() if isinstance(part, NoteSection)]
     segments = [part for part in parsed.iter_segments("PT_NOTE") if isinstance(part, NoteSegment)]
     for part in sections or segments:

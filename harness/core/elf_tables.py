@@ -1,4 +1,4 @@
-"""The tables of an ELF file, unpacked by struct: pyelftools takes 6 s over the 95,000 symbols of a vmlinux."""
+"""Parsers of an ELF file's tables with struct: pyelftools takes 6 s for the 95,000 symbols of a vmlinux."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 SHN_ABS = 0xFFF1
 _SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
 
-# Relocations that write eight bytes or two; every other one that a kernel or a module uses writes four, or fields of
-# one four-byte instruction (include/uapi/linux/elf-em.h and arch/*/kernel/module.c, 6.1).
+# Relocations that write eight bytes or two. Every other relocation in a kernel or a module writes four bytes, or fields
+# of one four-byte instruction (include/uapi/linux/elf-em.h and arch/*/kernel/module.c, 6.1).
 _WIDTHS: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 24: 8},  # R_X86_64_64, R_X86_64_PC64
     "EM_AARCH64": {257: 8, 260: 8, 259: 2, 262: 2},  # R_AARCH64_ABS64, PREL64, ABS16, PREL16
 }
 _USUAL_WIDTH, _LARGEST_WIDTH = 4, 8
 
-# Relocations that write a whole address, symbol + addend, and how wide: all that stands in a DWARF line table.
+# Relocations that write a whole address (symbol + addend), with its width in bytes. A DWARF line table has no others.
 _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
@@ -30,34 +30,34 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_386": {1: 4},  # R_386_32
 }
 
-# Relocations whose addend is a plain field of four bytes in the bytes that they change, where the table has none.
+# Relocations whose addend is a plain four-byte field in the section's bytes if the table has no addends.
 _IN_PLACE: dict[str, frozenset[int]] = {
     "EM_386": frozenset({1, 2, 4}),  # R_386_32, PC32, PLT32
 }
 
 
 class ElfFormat(NamedTuple):
-    """How an ELF file writes its numbers."""
+    """Word size and byte order of an ELF file."""
 
     word_bytes: int
     little_endian: bool
 
     @property
     def order(self) -> str:
-        """The byte order as struct writes it."""
+        """The byte order as a struct format character."""
         return "<" if self.little_endian else ">"
 
     @property
     def byteorder(self) -> Literal["little", "big"]:
-        """The byte order as int.from_bytes takes it."""
+        """The byte order as an argument of int.from_bytes()."""
         return "little" if self.little_endian else "big"
 
 
 class Section(NamedTuple):
     """One section.
 
-    `address` is where it was linked, 0 in a module; `offset` where its bytes stand in the file; `alignment` is what the
-    address must be a multiple of.
+    `address` is the link address, 0 in a module; `offset` is the offset of its bytes in the file; the address must be a
+    multiple of `alignment`.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Section(NamedTuple):
 
     @classmethod
     def of(cls, name: str, header: Mapping[str, int]) -> Section:
-        """The section that pyelftools has read this header of."""
+        """Return the section for a header that pyelftools has read."""
         return cls(
             name=name,
             address=header["sh_addr"],
@@ -87,11 +87,11 @@ class Section(NamedTuple):
 class Symbol(NamedTuple):
     """One symbol.
 
-    `address` is its linked address in an executable, its offset in its section in a module. `section` is "" for an
-    undefined symbol, `*ABS*` for an absolute one. `kind` is `func`, `object`, `notype`...; `binding` `local`, `global`,
-    `weak`. `size` is in bytes; where the table gives a function none, because it was recovered from kallsyms, it is the
-    distance to the next symbol, padding included, as the kernel itself counts (get_symbol_pos(), kernel/kallsyms.c,
-    6.1), and `padded` is true.
+    `address` is the link address in an executable, the offset in the section in a module. `section` is "" for an
+    undefined symbol, `*ABS*` for an absolute one. `kind` is `func`, `object`, `notype`...; `binding` is `local`,
+    `global` or `weak`. `size` is in bytes. If the table has no size for a function, because the table was recovered
+    from kallsyms, `size` is the distance to the next symbol including padding, which the kernel itself also uses
+    (get_symbol_pos(), kernel/kallsyms.c, 6.1), and `padded` is true.
     """
 
     name: str
@@ -104,9 +104,9 @@ class Symbol(NamedTuple):
 
 
 class Relocation(NamedTuple):
-    """One relocation: its place in the section that it changes, its machine's number for its type, its symbol.
+    """One relocation: its offset in the section that it changes, the machine's number of its type, and its symbol.
 
-    `addend` is 0 where the machine keeps it in the bytes (SHT_REL).
+    `addend` is 0 if the section's bytes contain it instead of the table (SHT_REL).
     """
 
     offset: int
@@ -116,7 +116,7 @@ class Relocation(NamedTuple):
 
 
 def symbols(layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int, str]) -> list[Symbol]:
-    """Every symbol of a table, the empty first one too, its section named by `sections`."""
+    """Return every symbol of a table, including the empty first; `sections` maps section indexes to names."""
     return [
         Symbol(
             name=names[name : names.find(b"\0", name)].decode(errors="replace"),
@@ -131,7 +131,7 @@ def symbols(layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int
 
 
 def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Name, value, size, info and section index of every Elf64_Sym or Elf32_Sym."""
+    """Yield name, value, size, info and section index of every Elf64_Sym or Elf32_Sym."""
     if layout.word_bytes == 8:
         for name, info, _, index, value, size in struct.iter_unpack(f"{layout.order}IBBHQQ", table):
             yield name, value, size, info, index
@@ -141,7 +141,10 @@ def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, i
 
 
 def with_sizes(table: Sequence[Symbol], ends: Mapping[str, int]) -> list[Symbol]:
-    """The symbols, functions without a size given the distance to what follows; `ends` is where each section ends."""
+    """Return the symbols; each function without a size gets the distance to the next symbol or to its section's end.
+
+    `ends` maps section names to end addresses.
+    """
     starts: defaultdict[str, set[int]] = defaultdict(set)
     for symbol in table:
         starts[symbol.section].add(symbol.address)
@@ -160,7 +163,7 @@ def with_sizes(table: Sequence[Symbol], ends: Mapping[str, int]) -> list[Symbol]
 def relocations(
     layout: ElfFormat, table: bytes, *, addends: bool, base: int, symbols: Sequence[Symbol]
 ) -> Iterator[Relocation]:
-    """The entries of one relocation table; `base` is the linked address of the section that they change."""
+    """Yield the entries of one relocation table; `base` is the link address of the section that they change."""
     word, shift = ("Q", 32) if layout.word_bytes == 8 else ("I", 8)
     form = f"{layout.order}{word}{word}{word.lower() if addends else ''}"
     for offset, info, *addend in struct.iter_unpack(form, table):
@@ -170,7 +173,7 @@ def relocations(
 def with_addends(
     elf_format: ElfFormat, machine: str, entries: Iterable[Relocation], content: Callable[[int, int], bytes]
 ) -> Iterator[Relocation]:
-    """Entries of a table without addends (SHT_REL), each with the addend read from the bytes that it changes.
+    """Yield the entries of a table without addends (SHT_REL), each with the addend from the bytes that it changes.
 
     `content` returns bytes by offset and size.
     """
@@ -184,7 +187,7 @@ def with_addends(
 
 
 def absolute_width(machine: str, relocation: Relocation) -> int | None:
-    """How many bytes of plain address a relocation writes, symbol + addend; None for one of any other sort."""
+    """Return how many bytes a relocation writes if it writes a plain address (symbol + addend); None otherwise."""
     return _ABSOLUTE.get(machine, {}).get(relocation.type)
 
 
@@ -193,7 +196,7 @@ def _place(entry: Relocation) -> int:
 
 
 def touched(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
-    """Which of `size` bytes from `offset` on the relocations, which come in order, change, counted from `offset`."""
+    """Return the positions, counted from `offset`, that sorted relocations change in `size` bytes from `offset` on."""
     widths = _WIDTHS.get(machine, {})
     found: set[int] = set()
     for entry in entries[bisect_left(entries, offset - _LARGEST_WIDTH, key=_place) :]:

@@ -1,7 +1,7 @@
-"""What can go wrong, as one line a person can act on, with the exit status it deserves.
+"""Errors of the harness: each is one line that a person can act on, with an exit status.
 
-Statuses are the command line's contract: 2 is wrong use or a broken recipe, 3 is the harness or the host. Status 1, a
-cell that failed, is no exception: it is a verdict.
+The statuses are the command line's contract: 2 is wrong use or a broken recipe, 3 is the harness or the host. Status 1,
+a failed cell, is a verdict and has no exception.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ CELL_FAILED, WRONG_USE, HARNESS_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 
 class PinpointError(Exception):
-    """One line: what is wrong, where, and how to mend it."""
+    """An error in one line: what is wrong, where, and how to mend it."""
 
     exit_status: ClassVar[int] = HARNESS_FAILED
 
@@ -30,23 +30,23 @@ class PinpointError(Exception):
 
 
 class UsageError(PinpointError):
-    """The person asked for something that cannot be: an unknown VM, a bad argument."""
+    """The user requested something impossible: an unknown VM, a bad argument."""
 
     exit_status = WRONG_USE
 
 
 class RecipeError(UsageError):
-    """A recipe, or a file it names, is broken."""
+    """A recipe, or a file that it names, is broken."""
 
 
 class HostError(PinpointError):
-    """The host lacks something, or failed: a missing program, a full disk, a dead mirror."""
+    """The host lacks something or failed: a missing program, a full disk, a mirror that does not respond."""
 
 
 class BuildError(HostError):
-    """A build step failed; carries its log so that the last lines can be shown.
+    """A build step failed; the error has the step's log, so that the last lines can be shown.
 
-    `log` is the full log's path, or None when the step never began to write one.
+    `log` is the path of the full log, or None if the step wrote none.
     """
 
     def __init__(self, what: str, *, where: str = "", mend: str = "", log: Path | None = None) -> None:
@@ -54,27 +54,27 @@ class BuildError(HostError):
         self.log = log
 
     def last_lines(self, count: int = 20) -> list[str]:
-        """The log's last `count` lines, empty when there is no log."""
+        """Return the last `count` lines of the log; empty if there is no log."""
         if self.log is None or not self.log.exists():
             return []
         return self.log.read_text(errors="replace").splitlines()[-count:]
 
 
 class GuestError(PinpointError):
-    """A guest did not do what every guest must."""
+    """A guest did not do something that every guest must do."""
 
 
 class BootError(GuestError):
-    """The guest never became ready; the console tells why."""
+    """The guest never became ready; the console shows why."""
 
 
 class GuestLost(GuestError):
-    """A guest that was ready no longer answers: panic, hang, or QEMU gone."""
+    """A guest that was ready no longer responds: it panicked or hangs, or QEMU ended."""
 
 
 class DeadlineExceeded(PinpointError):
-    """A wait ran out of its budget."""
+    """A wait did not end within its time budget."""
 
 
 class HostDeadlineExceeded(DeadlineExceeded, HostError):
-    """The host's own work (apt, make, QEMU's monitor) ran out of its budget: no guest hangs."""
+    """Work of the host itself (apt, make, QEMU's monitor) exceeded its time budget; this is not a hang of a guest."""

@@ -46,7 +46,7 @@ Listener = Callable[[Event], None]
 
 @dataclass
 class ProgressStep:
-    """A step in progress; `say` publishes how far the step is and what it waits for."""
+    """A step in progress; `say` publishes its progress and what it waits for."""
 
     bus: Bus
     vm: str
@@ -99,7 +99,7 @@ class Bus:
 
     @contextmanager
     def step(self, vm: str, name: str) -> Iterator[ProgressStep]:
-        """Publish that a step began, and at the end that it finished or failed."""
+        """Publish the start of a step, and at the end whether it finished or failed."""
         step = ProgressStep(self, vm, name)
         self.publish(step._event(Phase.STARTED, ""))
         try:

@@ -1,4 +1,4 @@
-"""Files written beside and renamed, and the hashes they are known by."""
+"""Atomic replacement of files, and hashes of files and code."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed over it on success, removed on failure.
+    """Yield a temporary path in the directory of `path`; rename it to `path` on success, remove it on failure.
 
-    A reader never sees half a file, and a run killed in the middle leaves the old one.
+    A reader never sees half a file, and a run that is killed in the middle leaves the old file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all, also when the power fails. Only its owner may read it."""
-    with replacing(path) as beside, beside.open("w") as stream:
+    """Write `text` to `path` completely or not at all, even if the power fails. Only the owner may read the file."""
+    with replacing(path) as temporary, temporary.open("w") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, in hex."""
+    """Return the file's SHA-256 in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# Python 3.11 counts the depth of ast.parse() for all threads together and raises SystemError when two parse at once.
+# Python 3.11 counts the depth of ast.parse() for all threads together and raises SystemError if two parse at once.
 _PARSING = threading.Lock()
 
 
 def code_sha256(path: Path) -> str:
-    """The SHA-256 of a Python file's code, in hex.
+    """Return the SHA-256 of a Python file's code in hex.
 
-    Comments, docstrings and imports are left out: a build does not depend on them, and must not be repeated when only
+    Comments, docstrings and imports are left out: a build does not depend on them and must not be repeated if only
     prose changes or a module is renamed.
     """
     with _PARSING:
@@ -59,10 +59,10 @@ def code_sha256(path: Path) -> str:
 
 
 class _WithoutProse(ast.NodeTransformer):
-    """Drops docstrings (any expression that is a bare string) and imports."""
+    """Transformer that drops imports and docstrings (every expression that is a bare string)."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """Drop a string that stands alone."""
+        """Drop an expression that is only a string."""
         return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
 
     def visit_Import(self, _node: ast.Import) -> None:
@@ -73,7 +73,7 @@ class _WithoutProse(ast.NodeTransformer):
 
 
 def digest(parts: Iterable[str]) -> str:
-    """One SHA-256 over strings, each length-prefixed so that no two lists collide."""
+    """Return one SHA-256 of strings, each with its length before it so that no two lists collide."""
     total = hashlib.sha256()
     for part in parts:
         encoded = part.encode()
@@ -83,6 +83,6 @@ def digest(parts: Iterable[str]) -> str:
 
 
 def tree_digest(root: Path, pattern: str = "**/*") -> str:
-    """One SHA-256 over the names and contents of the files below `root` that match."""
+    """Return one SHA-256 of the names and contents of the files below `root` that match `pattern`."""
     files = sorted(path for path in root.glob(pattern) if path.is_file())
     return digest(part for path in files for part in (str(path.relative_to(root)), sha256(path)))

@@ -1,4 +1,4 @@
-"""Children of this process: each with a deadline, each dead when we are."""
+"""Child processes: each has a deadline and dies with this process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from harness.core.errors import HostDeadlineExceeded, HostError
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# prctl(2): the parent-death signal fires when the *thread* that forked ends, not the process. Every child is therefore
-# forked from one thread that lives as long as the interpreter.
+# prctl(2): the kernel sends the parent-death signal when the *thread* that forked ends, not the process. Therefore one
+# thread, which lives as long as the interpreter, forks every child.
 _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _live: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 _closing = threading.Event()
@@ -33,7 +33,7 @@ _LONGEST_WAIT = 10 * 365 * 86400.0
 
 @dataclass(frozen=True)
 class Finished:
-    """A child that ended by itself. `output` is stdout and stderr together, empty when it went to a log."""
+    """A child that ended by itself; `output` is stdout and stderr together, empty if it was written to a log."""
 
     argv: tuple[str, ...]
     rc: int
@@ -53,10 +53,10 @@ def spawn(
     pass_fds: Sequence[int] = (),
     nice: int = 0,
 ) -> subprocess.Popen[bytes]:
-    """Start a child in a session of its own that gets `death_signal` when this process ends, however it ends.
+    """Start a child in its own session; it gets `death_signal` when this process ends for any reason.
 
-    `env` is added to this process's environment; `nice` holds against this run's other children too, see _yield().
-    Raises HostError when the program is not there.
+    `env` is added to this process's environment. `nice` also counts against other children of this run, see _yield().
+    Raises HostError when the program is not installed.
     """
     words = [str(word) for word in argv]
     parent = os.getpid()
@@ -95,10 +95,10 @@ def spawn(
 
 
 def _yield(nice: int) -> None:
-    """Be nice, as a session too.
+    """Set the nice value of this process and of its session.
 
-    Where the kernel shares the processors out by sessions first, a nice value counts inside of its session only, and
-    each child of ours is a session of its own (sched(7), the autogroup feature).
+    With the autogroup feature the kernel first divides the processors among sessions, and a nice value counts only
+    inside its session. Each child has its own session (sched(7)).
     """
     os.nice(nice)
     with contextlib.suppress(OSError):
@@ -106,9 +106,9 @@ def _yield(nice: int) -> None:
 
 
 def foreground(argv: Sequence[str]) -> int:
-    """Run a program that has the terminal until it ends, and gives its exit status; it dies when we do.
+    """Run a program that owns the terminal and return its exit status; it dies with this process.
 
-    Ctrl-C is for it alone meanwhile. Raises HostError when the program is not there.
+    Meanwhile only the program gets Ctrl-C. Raises HostError when the program is not installed.
     """
 
     def before_exec() -> None:
@@ -125,7 +125,7 @@ def foreground(argv: Sequence[str]) -> int:
 
 
 def stop_all() -> None:
-    """End every child and start no more: what an interrupted run does before it leaves."""
+    """End every child and let no new one start, because this run is interrupted."""
     _closing.set()
     for child in list(_live):
         if child.poll() is None:
@@ -133,14 +133,14 @@ def stop_all() -> None:
 
 
 def stopping() -> bool:
-    """True once this run is on its way out: whoever waits for something should not."""
+    """Return True once `stop_all` was called: no wait should go on."""
     return _closing.is_set()
 
 
 def stop(child: subprocess.Popen[bytes], grace: float = 5.0) -> None:
-    """End the child and its whole process group: SIGTERM, then SIGKILL once it has ended or after `grace` seconds.
+    """End the child and its process group: SIGTERM, then SIGKILL when the child has ended or after `grace` seconds.
 
-    A child that has been waited for is left alone with its group: its number may be another process's by now.
+    A child that was already reaped gets no signal, nor does its group: another process may have its number by now.
     """
     if not _signal_group(child, signal.SIGTERM):
         return
@@ -151,9 +151,9 @@ def stop(child: subprocess.Popen[bytes], grace: float = 5.0) -> None:
 
 
 def _signal_group(child: subprocess.Popen[bytes], sign: signal.Signals) -> bool:
-    """Signal the group that a child leads; false when the child has been waited for.
+    """Signal the process group that a child leads; return False if the child was already reaped.
 
-    Popen waits for a child under this lock only, and until then the kernel gives its number to nobody else.
+    Popen reaps a child only under this lock, and until then the kernel does not reuse its number.
     """
     with child._waitpid_lock:  # type: ignore[attr-defined]
         if child.returncode is not None:
@@ -164,7 +164,7 @@ def _signal_group(child: subprocess.Popen[bytes], sign: signal.Signals) -> bool:
 
 
 def _await_exit(pid: int, deadline: Deadline) -> None:
-    """Wait until a child has ended, and leave it to be waited for: its number stays its own."""
+    """Wait until a child has ended, but do not reap it, so that its number is not reused."""
     with contextlib.suppress(ChildProcessError):
         while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) and not deadline.expired:
             time.sleep(_POLL_SECONDS)
@@ -181,11 +181,11 @@ def run(
     on_line: Callable[[str], None] | None = None,
     nice: int = 0,
 ) -> Finished:
-    """Run a program to its end; whatever its exit status, that is for the caller to judge.
+    """Run a program to its end and return its exit status and output; the caller must check the status.
 
-    Output (stdout and stderr together) is appended to `log` when one is given, else returned; each line is also handed
-    to `on_line`. The child gets SIGTERM when we die: make passes it on to its own children, SIGKILL would orphan them.
-    Raises HostDeadlineExceeded (child ended first) and HostError (no such program).
+    Output (stdout and stderr together) is appended to `log` if it is set, else returned. `on_line` is called with each
+    line. The child gets SIGTERM if this process dies: make passes SIGTERM on to its own children, whereas SIGKILL would
+    orphan them. Raises HostDeadlineExceeded after the child was ended, and HostError when the program is not installed.
     """
     began = time.monotonic()
     child = spawn(
@@ -208,7 +208,7 @@ def run(
     watchdog.start()
     try:
         output = _drain(child, log, on_line)
-        # In turns: a wait without an end would keep the watchdog from ending the child (Popen's own lock).
+        # With a timeout: wait() without one holds Popen's lock, so that the watchdog could not end the child.
         rc = child.wait(_LONGEST_WAIT)
     except BaseException:
         stop(child)
@@ -224,7 +224,7 @@ def run(
 
 
 def _drain(child: subprocess.Popen[bytes], log: Path | None, on_line: Callable[[str], None] | None) -> str:
-    """Read the child's output line by line until it closes it."""
+    """Read the child's output line by line until the child closes it."""
     assert child.stdout is not None
     kept: list[str] = []
     sink = log.open("ab") if log else None

@@ -1,4 +1,4 @@
-"""What nobody foresaw, as one line: the host's refusals by their path, everything else with its traceback in a file."""
+"""Unexpected exceptions as one-line errors: an OSError with its path, any other with its traceback in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FEWEST_FRAMES = 40
 
 
 def explained(error: BaseException) -> PinpointError:
-    """The error in one line: an OSError with the path that it is about, any other with the place of its traceback."""
+    """Return the error as one line: for an OSError with its path, and with the file that has the traceback."""
     if isinstance(error, PinpointError):
         return error
     kept = _kept(error)
@@ -22,13 +22,13 @@ def explained(error: BaseException) -> PinpointError:
         name = error.filename if error.filename is not None else error.filename2
         where = os.fsencode(name).decode(errors="backslashreplace") if isinstance(name, bytes | str) else ""
         what = error.strerror or str(error) or type(error).__name__
-        return HostError(what, where=where, mend=f"see disk and rights; the traceback is in {kept}")
+        return HostError(what, where=where, mend=f"check disk and permissions; the traceback is in {kept}")
     what = f"{type(error).__name__}: {error}"
-    return HostError(f"an error that nobody foresaw: {what[:300]}", mend=f"report it; the traceback is in {kept}")
+    return HostError(f"unexpected error: {what[:300]}", mend=f"report it; the traceback is in {kept}")
 
 
 def _kept(error: BaseException) -> str:
-    """Write the traceback to the first place that takes it; its path, or why there is none."""
+    """Write the traceback to the first writable directory; return its path, or why there is no file."""
     text = "".join(traceback.format_exception(error, limit=_FEWEST_FRAMES)).encode(errors="replace")
     for directory in (paths.cache() / "logs", Path(tempfile.gettempdir())):
         try:
@@ -39,4 +39,4 @@ def _kept(error: BaseException) -> str:
         except (OSError, ValueError, RuntimeError):
             continue
         return name
-    return "no file, since none can be written"
+    return "no file, because none can be written"

@@ -27,11 +27,12 @@ _PACKAGES = {
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-hppa": "qemu-system-misc",
 }
-_SINGING = "sings"
-# QEMU's own seccomp filter, set on every QEMU that we start: no child process, no other privileges, no obsolete
-# system calls.
+# Content of the cached answer of a canary that passed.
+_PASSED = "sings"
+# QEMU's own seccomp filter, set on every QEMU that Pinpoint starts: no child processes, no change of privileges, no
+# obsolete system calls.
 CONFINED = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
-# The version in Debian 12. Older versions lack options that we start guests with, or are untested.
+# The version in Debian 12. Older versions lack options of our command lines, or are untested.
 _OLDEST = (7, 2)
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
 
@@ -49,7 +50,7 @@ class Accelerator:
         return self.name == TCG
 
 
-class _Silent(Exception):
+class _CanaryFailed(Exception):
     """The canary cannot pass; the message is QEMU's reason."""
 
 
@@ -75,7 +76,7 @@ def choose(architecture: Architecture, forced: str | None = None) -> Accelerator
     return Accelerator(TCG, f"no {KVM}: {complaint}")
 
 
-def host_identity(accelerator: Accelerator) -> str:
+def frozen_guest_host_identity(accelerator: Accelerator) -> str:
     """Return the host's identity for a frozen guest.
 
     Under emulation a guest depends on QEMU alone (empty); under KVM also on the host's CPU and kernel (boot id).
@@ -129,20 +130,20 @@ def _remembered(architecture: Architecture, name: str, version: str) -> str:
     A failure under emulation is not cached: no other accelerator is left, and the host's load may be the cause.
     """
     canary = CANARIES[architecture.name]
-    asked = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
-    answer = paths.cache() / "canary" / asked[:20]
+    key = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
+    answer = paths.cache() / "canary" / key[:20]
     if answer.exists():
-        said = answer.read_text()
+        recorded = answer.read_text()
         # An empty file is no answer: a machine that lost power leaves one.
-        if said:
-            return "" if said == _SINGING else said
-    complaint = _sing(architecture, name, canary)
+        if recorded:
+            return "" if recorded == _PASSED else recorded
+    complaint = _run_canary(architecture, name, canary)
     if name == KVM or not complaint:
-        files.write_text(answer, complaint or _SINGING)
+        files.write_text(answer, complaint or _PASSED)
     return complaint
 
 
-def _sing(architecture: Architecture, name: str, canary: Canary) -> str:
+def _run_canary(architecture: Architecture, name: str, canary: Canary) -> str:
     """Run the canary and return its failure; empty if it printed its greeting and ended with the expected status."""
     with tempfile.TemporaryDirectory(prefix="pinpoint-canary-") as directory:
         rom = Path(directory, "rom")
@@ -150,20 +151,20 @@ def _sing(architecture: Architecture, name: str, canary: Canary) -> str:
         seconds = _CANARY_SECONDS if name == KVM else _TCG_CANARY_SECONDS
         try:
             ended = process.run(
-                canary_argv(architecture, name, canary, rom), deadline=Deadline.after(seconds), on_line=_listen
+                canary_argv(architecture, name, canary, rom), deadline=Deadline.after(seconds), on_line=_check_line
             )
-        except (_Silent, DeadlineExceeded) as silence:
-            return f"a guest of 64 KiB does not run ({silence})"
+        except (_CanaryFailed, DeadlineExceeded) as failure:
+            return f"a guest of 64 KiB does not run ({failure})"
     if ended.rc == canary.rc and GREETING.decode() in ended.output:
         return ""
-    words = " ".join(ended.output.split()) or "no output"
-    return f"QEMU ended with status {ended.rc}: {words[:200]}"
+    printed = " ".join(ended.output.split()) or "no output"
+    return f"QEMU ended with status {ended.rc}: {printed[:200]}"
 
 
-def _listen(line: str) -> None:
-    """Raise _Silent on an internal error of KVM: QEMU then stops the guest and waits for a monitor command."""
+def _check_line(line: str) -> None:
+    """Raise _CanaryFailed on an internal error of KVM: QEMU then stops the guest and waits for a monitor command."""
     if line.startswith("KVM internal error"):
-        raise _Silent(line)
+        raise _CanaryFailed(line)
 
 
 def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path) -> list[str]:

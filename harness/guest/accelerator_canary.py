@@ -95,15 +95,15 @@ def _x86_64() -> bytes:
     return bytes(rom)
 
 
-def arm64(says: bytes, psci: int) -> bytes:
-    """Return a program that prints `says` on the PL011 of QEMU's `virt` machine, then calls the PSCI function `psci`.
+def arm64(text: bytes, psci: int) -> bytes:
+    """Return a program that prints `text` on the PL011 of QEMU's `virt` machine, then calls the PSCI function `psci`.
 
     Source: hw/arm/virt.c (QEMU), Arm DEN0022 (PSCI).
     """
     words = (
         0xD2A12001,  # mov x1, #0x09000000
         0x10000162,  # adr x2, greeting
-        0xD2800003 | len(says) << 5,  # mov x3, #length
+        0xD2800003 | len(text) << 5,  # mov x3, #length
         0x38401444,  # next: ldrb w4, [x2], #1
         0x39000024,  # strb w4, [x1]
         0xF1000463,  # subs x3, x3, #1
@@ -114,7 +114,7 @@ def arm64(says: bytes, psci: int) -> bytes:
         0xD503207F,  # halt: wfi
         0x17FFFFFF,  # b halt
     )
-    return struct.pack(f"<{len(words)}I", *words) + says
+    return struct.pack(f"<{len(words)}I", *words) + text
 
 
 # The firmware address of QEMU's B160L, which loads its firmware from an ELF file (hw/hppa/hppa_hardware.h, machine.c).
@@ -138,7 +138,7 @@ def _parisc() -> bytes:
         0x08000240,  # nop
     )
     program = struct.pack(f">{len(words)}I", *words) + GREETING + b"\0"
-    # elf(5): 32 bits, big-endian, EM_PARISC, PA-RISC 1.1; one segment behind both headers.
+    # elf(5): 32 bits, big-endian, EM_PARISC, PA-RISC 1.1; one segment after both headers.
     begin, size = 52 + 32, len(program)
     header = struct.pack(">2HI3I", 2, 15, 1, _FIRMWARE, 52, 0) + struct.pack(">I6H", 0x210, 52, 32, 1, 0, 0, 0)
     segment = struct.pack(">8I", 1, begin, _FIRMWARE, _FIRMWARE, size, size, 7, 4)

@@ -1,4 +1,4 @@
-"""A guest's serial console: always drained, kept within bounds in memory, whole on disk, searched by pexpect."""
+"""A guest's serial console: always drained, partly kept in memory, complete on disk, searched by pexpect."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.spilled import Spilled
 
-# What is kept in memory; QEMU writes the whole of it to the log file.
+# The amount kept in memory. QEMU writes all output to the log file.
 _KEPT_BYTES = 8 << 20
 _CHUNK = 1 << 16
-# What QEMU has written when it reports that the guest stopped is in the socket; reading it takes moments.
+# When QEMU reports that the guest stopped, the last output is already in the socket; reading it takes moments.
 _LAST_WORDS_SECONDS = 0.3
-# pexpect searches the last window of what it was fed; two chunks hold any line that a chunk's end cuts.
+# pexpect searches this many of the last bytes. Two chunks contain every line that the end of a chunk cuts in two.
 _WINDOW = 2 * _CHUNK
-# The longest beginning of a record before its text: level, time and caller.
+# The longest prefix of a kernel log record: level, time and caller.
 _PREFIX_BYTES = 256
 
 
 class Transcript:
-    """The last bytes of an endless stream, each known by its position from the stream's beginning.
+    """The last bytes of an endless stream; a position is the number of bytes from the stream's beginning.
 
-    A UART sends a byte at a time, so bytes are gathered in one buffer; it is cut back to the limit when it has grown to
-    twice that. What is cut off is kept in a file, from the last position that `keep_from` was called with.
+    A UART sends one byte at a time, so bytes are collected in one buffer. When the buffer has grown to twice the limit,
+    it is cut back to the limit. Bytes that are cut off are kept in a file if they are at or after the last position
+    passed to `keep_from`.
     """
 
     def __init__(self, limit: int = _KEPT_BYTES, spill: Path | None = None) -> None:
-        """`spill` is the directory that the file goes into."""
+        """Start an empty transcript; `spill` is the directory of the file."""
         self._limit = limit
         self._spilled = Spilled(spill)
         self._wanted = 0
@@ -53,7 +54,7 @@ class Transcript:
             return self._end
 
     def append(self, content: bytes) -> None:
-        """Add to the end."""
+        """Add bytes at the end."""
         with self._news:
             self._kept += content
             if len(self._kept) > 2 * self._limit:
@@ -65,22 +66,22 @@ class Transcript:
             self._news.notify_all()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Mark the stream as ended."""
         with self._news:
             self._closed = True
             self._news.notify_all()
 
     def keep_from(self, position: int) -> None:
-        """Nobody will ask `pieces` for what came before this position any more."""
+        """Drop what came before this position from the file: `pieces` will not be called for it again."""
         with self._news:
             self._wanted = position
             if position >= self._begin:
                 self._spilled.clear(self._begin)
 
     def pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
-        """Everything between two positions, up to the last byte without an end, in pieces.
+        """Yield everything between two positions in pieces; without `end`, everything up to the last byte.
 
-        Raises LookupError when a part of it is kept nowhere.
+        Raises LookupError when a part of it is no longer kept.
         """
         with self._news:
             begin, last = self._begin, self._end if end is None else end
@@ -97,14 +98,14 @@ class Transcript:
             self._spilled.close()
 
     def between(self, start: int, end: int | None = None) -> bytes:
-        """What is kept between two positions, up to the last byte without an end."""
+        """Return what is in memory between two positions; without `end`, everything up to the last byte."""
         with self._news:
             return self._between(start, self._end if end is None else end)
 
     def wait_since(self, position: int, deadline: Deadline) -> tuple[bytes, int]:
-        """Up to 64 KiB of what is kept from a position on, once there is anything, and the position after it.
+        """Wait for bytes at or after a position; return up to 64 KiB of them and the position after them.
 
-        Empty when nothing more will come. Raises DeadlineExceeded.
+        The bytes are empty if the stream has ended. Raises DeadlineExceeded.
         """
         with self._news:
             while self._end <= position and not self._closed:
@@ -122,7 +123,7 @@ class Transcript:
 
 
 class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
-    """pexpect's view of a transcript, from a position on. It never holds up the draining."""
+    """pexpect's view of a transcript from a position on; it never delays the draining."""
 
     def __init__(self, transcript: Transcript, position: int) -> None:
         super().__init__(maxread=_CHUNK, searchwindowsize=_WINDOW)
@@ -132,11 +133,11 @@ class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
 
     @property
     def unread(self) -> int:
-        """Bytes up to `position` that pexpect has not searched, or has searched and found beyond its match."""
+        """Number of bytes before `position` that pexpect has not searched, or that come after its match."""
         return len(self._waiting) + len(self.buffer)
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
-        """Up to `size` bytes, as SpawnBase asks: raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
+        """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
         if not self._waiting:
             try:
                 seconds = self.timeout if timeout == -1 or timeout is None else timeout
@@ -145,15 +146,15 @@ class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
                 raise pexpect.TIMEOUT("console") from None
             if not self._waiting:
                 raise pexpect.EOF("console")
-        given, self._waiting = self._waiting[:size], self._waiting[size:]
-        # pexpect would keep all that came before a match; a flood has no match.
+        content, self._waiting = self._waiting[:size], self._waiting[size:]
+        # pexpect would keep everything that came before a match, without limit in a flood that has no match.
         self._before = self.buffer_type()
-        return given
+        return content
 
 
 @dataclass(frozen=True)
 class Heard:
-    """What was waited for: the pattern's index, the matched text, and where on the console it starts and ends."""
+    """A match on the console: the pattern's index, the matched text, and the positions of its start and end."""
 
     index: int
     text: str
@@ -162,10 +163,10 @@ class Heard:
 
 
 class Console:
-    """One guest's console. A thread drains the socket from the beginning, so that the guest never waits for us."""
+    """One guest's console; a thread drains the socket all the time, so that the guest never waits for the harness."""
 
     def __init__(self, name: str, connection: socket.socket, spill: Path | None = None) -> None:
-        """`spill` is the directory for what memory does not keep, for as long as it may be asked for."""
+        """Start to drain; `spill` is the directory for output that is needed but no longer in memory."""
         self._name = name
         self._connection = connection
         self._transcript = Transcript(spill=spill)
@@ -174,17 +175,17 @@ class Console:
 
     @property
     def position(self) -> int:
-        """How many bytes have come so far."""
+        """Number of bytes received so far."""
         return self._transcript.end
 
     def text(self, since: int = 0, until: int | None = None) -> str:
-        """What is kept of the console between two positions, one newline a line."""
+        """Return the text in memory between two positions, with a newline at each line's end."""
         return _readable(self._transcript.between(since, until))
 
     def lines(self, since: int, until: int | None = None) -> Iterator[str]:
-        """Everything that came between two positions, line by line, each with its newline; the last may have none.
+        """Yield everything between two positions line by line, each with its newline; the last line may have none.
 
-        Raises GuestError when a part of it is kept nowhere: what cannot be read must not pass for nothing.
+        Raises GuestError when a part of it is no longer kept: unreadable output must not count as no output.
         """
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         rest: list[str] = []
@@ -201,22 +202,22 @@ class Console:
         yield "".join(rest) + decoder.decode(b"", final=True)
 
     def keep_from(self, position: int) -> None:
-        """Let go of what came before this position: `lines` will not be asked for it."""
+        """Drop what came before this position: `lines` will not be called for it."""
         self._transcript.keep_from(position)
 
     def record_start(self, position: int, since: int) -> int:
-        """Where the record begins whose text begins at a position; not before `since`."""
+        """Return the start of the record whose text starts at a position; at least `since`."""
         begin = max(since, position - _PREFIX_BYTES)
         before = self._transcript.between(begin, position)
         end = before.rfind(b"\n")
         return position - len(before) + end + 1 if end >= 0 else position
 
     def last_lines(self, count: int = 20) -> list[str]:
-        """The last lines."""
+        """Return the last lines."""
         return self.text().splitlines()[-count:]
 
     def type(self, text: bytes) -> None:
-        """Send to the guest what a person would type. Raises GuestLost when QEMU is gone."""
+        """Send text to the guest as if it were typed at the console. Raises GuestLost when QEMU is gone."""
         try:
             self._connection.sendall(text)
         except OSError:
@@ -225,7 +226,7 @@ class Console:
     def await_line(self, patterns: Sequence[str], deadline: Deadline, *, since: int = 0) -> Heard:
         """Wait for the first match of one of these regular expressions at or after a position.
 
-        Raises GuestLost when the console closes first (QEMU ended), DeadlineExceeded.
+        Raises GuestLost when the console closes first because QEMU ended, and DeadlineExceeded.
         """
         reader = _Reader(self._transcript, since)
         compiled = [re.compile(pattern.encode()) for pattern in patterns]
@@ -240,13 +241,13 @@ class Console:
         return Heard(index, _readable(reader.match[0]), end - len(reader.match[0]), end)
 
     def end_soon(self) -> None:
-        """The guest has stopped: what is under way still arrives, then whoever waits for a line is told."""
+        """End all waits for a line shortly: the guest has stopped, and only output in the socket still arrives."""
         timer = threading.Timer(_LAST_WORDS_SECONDS, self._transcript.close)
         timer.daemon = True
         timer.start()
 
     def close(self) -> None:
-        """Hang up, and let the draining thread end."""
+        """Close the connection and wait until the draining thread ends."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -261,5 +262,5 @@ class Console:
 
 
 def _readable(content: bytes) -> str:
-    """Serial lines end in CR LF; what is no UTF-8 shows as replacement characters."""
+    """Return serial output as text: CR LF becomes newline, bytes that are not UTF-8 become replacement characters."""
     return content.decode(errors="replace").replace("\r\n", "\n")

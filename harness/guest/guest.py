@@ -1,4 +1,4 @@
-"""A running guest: asked and told things, stopped. How it began is in start.py."""
+"""A running guest: commands, files, fences, memory and its end. start.py starts guests."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from harness.core.errors import DeadlineExceeded, GuestLost
 from harness.guest import testinfra_backend
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
-from harness.guest.emulator import Emulator
 from harness.guest.heartbeat import Heartbeat
-from harness.guest.interactive_process import Dialogue
 from harness.guest.keys import RunKeys
 from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
-from harness.guest.provisioning import WAITING
+from harness.guest.pexpect_over_ssh import Dialogue
+from harness.guest.provisioning_line import WAITING
+from harness.guest.qemu_process import Emulator
 from harness.guest.result import Result
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
@@ -34,26 +34,26 @@ from harness.images.image import Image
 from harness.images.recipe import Traits
 
 _COMMAND_SECONDS = 120.0
-# What a guest that let a deadline pass gets for its next answer: cleaning up after it shall not wait as long again.
+# The limit for the next command after one that exceeded its deadline, so that the cleanup does not wait as long again.
 _DOUBTED_SECONDS = 10.0
 
 
 class Guest:
-    """One guest. All that it can do raises GuestLost once its kernel has stopped or QEMU is gone."""
+    """One guest. Every operation on it raises GuestLost once its kernel has stopped or QEMU has ended."""
 
     def __init__(self, image: Image, emulator: Emulator, accelerator: Accelerator) -> None:
         self.image = image
         self.accelerator = accelerator
         self.boot_seconds = 0.0
-        self.frozen = ""  # what it was thawed from: the store's name of it; empty for one that was booted
+        self.frozen = ""  # store entry that the guest was thawed from; empty if it was booted
         self._emulator = emulator
         self._link: SshLink | None = None
-        self.heart: Heartbeat | None = None  # from the first SSH connection on
+        self.heart: Heartbeat | None = None  # set by the first SSH connection
         self._ended = ""
-        self.shipped: dict[str, Path] = {}  # what of the image was put into it, by its path there
+        self.shipped: dict[str, Path] = {}  # files of the image in the guest, by their path there
         self._doubted = False
-        self.fenced_to = 0  # where on the console the last fence stands
-        self.when_stopped: Callable[[float], None] | None = None  # told once what processor seconds QEMU used
+        self.fenced_to = 0  # position on the console after the last fence
+        self.when_stopped: Callable[[float], None] | None = None  # called once with the CPU seconds of QEMU
         self._fencing = threading.Lock()
         emulator.monitor.when_over(self._over)
 
@@ -70,17 +70,17 @@ class Guest:
 
     @property
     def architecture(self) -> Architecture:
-        """The entry of its architecture in the table of architectures."""
+        """The entry of the architecture table for this guest."""
         return self.image.recipe.architecture
 
     @property
     def traits(self) -> Traits:
-        """What its recipe claims of the kernel."""
+        """The traits that the recipe claims."""
         return self.image.recipe.traits
 
     @cached_property
     def qemu_version(self) -> str:
-        """The version line of the QEMU that runs it."""
+        """The version of the QEMU that runs the guest."""
         return program_versions.words(self.architecture.machine.qemu)
 
     @property
@@ -95,7 +95,7 @@ class Guest:
 
     @property
     def console(self) -> Console:
-        """Its serial console."""
+        """The guest's serial console."""
         return self._emulator.console
 
     @property
@@ -105,7 +105,7 @@ class Guest:
 
     @property
     def link(self) -> SshLink:
-        """Its SSH connection."""
+        """The SSH connection to the guest."""
         if self._link is None:
             raise GuestLost("no SSH connection yet", where=self.name)
         return self._link
@@ -116,33 +116,33 @@ class Guest:
 
     @cached_property
     def memory(self) -> Memory:
-        """Its memory, seen from outside."""
+        """The guest's memory, read from outside."""
         translation = self.architecture.kprobes.translation
         return Memory(self.name, self.monitor, self._emulator.shared, translation, self.image.vmlinux)
 
     @cached_property
     def host(self) -> testinfra.host.Host:
-        """The guest as testinfra sees one."""
+        """The guest as a testinfra host."""
         return testinfra_backend.host(self.name, self.script)
 
     def run(self, *argv: str, deadline: Deadline | None = None) -> Result:
-        """Run a program in the guest. Raises GuestLost, or DeadlineExceeded while it still runs."""
-        return self._ask(argv, deadline, in_place=False)
+        """Run a program in the guest. Raises GuestLost, and DeadlineExceeded if the program still runs then."""
+        return self._run(argv, deadline, in_place=False)
 
     def script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
-        """Run a shell script in the guest: one round trip, however many commands; `in_place` as in Shell.run()."""
-        return self._ask(("sh", "-c", text), deadline, in_place=in_place)
+        """Run a shell script in the guest in one round trip; `in_place` is as in Shell.run()."""
+        return self._run(("sh", "-c", text), deadline, in_place=in_place)
 
     def budget(self, seconds: float) -> Deadline:
-        """So many seconds for something that this guest does: more of them, as it is slower than a usual one."""
+        """Return a deadline after `seconds`, or proportionally later if this guest is slower than a usual one."""
         return Deadline.after(seconds * (self.heart.slowness if self.heart else 1.0))
 
-    def _ask(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
-        given = deadline or self.budget(_COMMAND_SECONDS)
+    def _run(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
+        limit = deadline or self.budget(_COMMAND_SECONDS)
         if self._doubted:
-            given = given.sooner(self.budget(_DOUBTED_SECONDS).remaining())
+            limit = limit.sooner(self.budget(_DOUBTED_SECONDS).remaining())
         try:
-            result = self._shell.run(argv, given, in_place=in_place)
+            result = self._shell.run(argv, limit, in_place=in_place)
         except DeadlineExceeded:
             self._doubted = True
             raise
@@ -154,46 +154,46 @@ class Guest:
         self.link.put(content, to, mode, deadline or self.budget(_COMMAND_SECONDS))
 
     def ship(self, module: str) -> str:
-        """Put one of the image's modules into the guest, the first time it is asked for; gives its path there."""
+        """Copy one of the image's modules into the guest on the first call; return its path there."""
         return self._once(_module_path(module))
 
     def program(self, name: str) -> str:
-        """Put one of the image's programs into the guest, the first time it is asked for; gives its path there."""
+        """Copy one of the image's programs into the guest on the first call; return its path there."""
         return self._once(_program_path(name))
 
     def ship_all(self, deadline: Deadline) -> None:
-        """Put every module and program of the image that it does not have into the guest."""
-        missing = {path: piece for path, piece in self._cargo.items() if path not in self.shipped}
+        """Copy every module and program of the image into the guest, except files that it already has."""
+        missing = {path: piece for path, piece in self._files.items() if path not in self.shipped}
         put_all(self.link, missing, self.name, deadline)
         self.has_all()
 
     def has_all(self) -> None:
-        """Know that `ship_all` was done, by this guest or by the one whose frozen state it began with."""
-        self.shipped.update({path: piece.file for path, piece in self._cargo.items()})
+        """Record that `ship_all` was done, for this guest or for the guest that it was thawed from."""
+        self.shipped.update({path: piece.file for path, piece in self._files.items()})
 
     @cached_property
-    def _cargo(self) -> dict[str, Piece]:
-        """What can be shipped, by its path in the guest."""
+    def _files(self) -> dict[str, Piece]:
+        """Files that can be copied into the guest, by their path there."""
         modules = {_module_path(name): Piece(file, 0o644) for name, file in self.image.modules.items()}
         return modules | {_program_path(name): Piece(file, 0o755) for name, file in self.image.programs.items()}
 
     def _once(self, path: str) -> str:
-        piece = self._cargo[path]
+        piece = self._files[path]
         if path not in self.shipped:
             self.put(piece.file, path, piece.mode)
         self.shipped[path] = piece.file
         return path
 
     def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
-        """Start a program that is talked with line by line, in a channel of its own."""
+        """Start an interactive program in its own channel; input and output are lines."""
         return Dialogue(self.name, self.link, argv, deadline or self.budget(_COMMAND_SECONDS))
 
     def read_text(self, path: str) -> str:
-        """The text of a file in the guest. Raises GuestError when it cannot be read."""
+        """Return the text of a file in the guest. Raises GuestError when the file cannot be read."""
         return self.run("cat", path).check().stdout
 
     def connect(self, keys: RunKeys, deadline: Deadline) -> None:
-        """Log in, once it is ready. Raises GuestLost when nobody answers, GuestError when it is another's key."""
+        """Log in to a ready guest. Raises GuestLost when no server answers, GuestError when the host key is wrong."""
         self._link = SshLink(self.name, self._emulator.ssh_port(), keys)
         if self._ended:
             self._link.cut(self._ended)
@@ -202,55 +202,56 @@ class Guest:
         self.heart = Heartbeat(self._emulator, self._link, registers, self._over)
 
     def forget_run(self, deadline: Deadline) -> None:
-        """Have it forget this run's keys, end every process and wait for another run's word; then it can be frozen.
+        """Make init erase this run's keys, end every process and wait for a new provisioning line.
 
-        Raises GuestLost when it does not answer, DeadlineExceeded.
+        The guest can be frozen afterwards. Raises GuestLost when it does not answer, DeadlineExceeded.
         """
         before = self.console.position
-        with suppress(GuestLost):  # The connection is among what ends.
+        with suppress(GuestLost):  # init ends the connection too.
             self.link.run(("kill", "-HUP", "1"), deadline)
         self.console.await_line([WAITING], deadline, since=before)
         self.link.close()
 
     @property
     def emulator(self) -> Emulator:
-        """The QEMU it runs in."""
+        """The QEMU that runs the guest."""
         return self._emulator
 
     def fence(self, deadline: Deadline) -> str:
-        """All that the console said since the last fence: whatever the kernel printed before this call is in it."""
+        """Return the console's output since the last fence, including all that the kernel printed before this call."""
         return "".join(self.fenced("true", deadline)[1]).replace("\r\n", "\n")
 
     def fenced(self, text: str, deadline: Deadline) -> tuple[Result, Iterator[str]]:
-        """Run a script as `script` does in place, and then fence, in the same round trip.
+        """Run a script like `script(in_place=True)` and then fence, in one round trip.
 
-        Gives what the console said since the last fence as Console.lines() does, to be read before the next fence.
+        Returns the result and the console's output since the last fence, as Console.lines() yields it; it must be read
+        before the next fence.
 
         A line written to /dev/kmsg goes through the kernel's one log, which the console prints in order
-        (kernel/printk/printk.c, console_unlock(), 6.1); level 1 passes whatever console level is set.
+        (kernel/printk/printk.c, console_unlock(), 6.1). Level 1 is printed at every console log level.
         """
         with self._fencing:
             mark = f"pinpoint: fence {secrets.token_hex(8)}"
             status = "pinpoint_status() { return $1; }"
-            told = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
-            result = self.script(told, deadline, in_place=True)
-            heard = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fenced_to)
-            start, self.fenced_to = self.fenced_to, heard.end
-            # What came before the last fence has been read, or nobody wanted to.
+            command = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
+            result = self.script(command, deadline, in_place=True)
+            found = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fenced_to)
+            start, self.fenced_to = self.fenced_to, found.end
+            # Output before the last fence has been read or is not needed.
             self.console.keep_from(start)
-            return result, self.console.lines(start, self.console.record_start(heard.start, start))
+            return result, self.console.lines(start, self.console.record_start(found.start, start))
 
     def stop(self) -> None:
         """End the guest at once. Further calls do nothing."""
         if self._link is not None:
             self._link.close()
         self._emulator.stop()
-        tell, self.when_stopped = self.when_stopped, None
-        if tell:
-            tell(self._emulator.cpu_seconds)
+        callback, self.when_stopped = self.when_stopped, None
+        if callback:
+            callback(self._emulator.cpu_seconds)
 
     def _over(self, reason: str) -> None:
-        """The guest will never answer again: whoever waits for it is told now."""
+        """End all waits for this guest with the reason: it will not answer again."""
         self._ended = reason
         self.console.end_soon()
         if self._link is not None:
@@ -258,7 +259,7 @@ class Guest:
 
 
 def _module_path(module: str) -> str:
-    """Where a module is put: `rebuilt/pinpoint_target` and `pinpoint_target` have the same module name."""
+    """Return a module's path in the guest; `rebuilt/pinpoint_target` and `pinpoint_target` have one module name."""
     return f"/tmp/{module.replace('/', '-')}.ko"
 
 

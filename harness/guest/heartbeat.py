@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
-from harness.core.registers import Registers
-from harness.guest.emulator import Emulator
+from harness.core.qemu_registers import Registers
+from harness.guest.qemu_process import Emulator
 from harness.guest.ssh import SshLink
 from harness.guest.steal_time import GuestTime
 
@@ -25,8 +25,8 @@ _BEAT = 3.0
 # The first request is sent when the wait has lasted one beat, so that a hang is reported within five beats.
 _UNANSWERED = 3
 _LAPS_A_BEAT = 8
-# CPU time of the loop below in a guest of usual speed, in seconds. Measured under emulation, on the machine on which
-# these budgets were set, with other guests running: x86_64 0.013 to 0.02, arm64 0.022, parisc 0.08 to 0.12, thawed or
+# CPU time of the loop below in a guest of usual speed, in seconds. Measured under emulation, on the machine where these
+# budgets were set, with other guests running: x86_64 0.013 to 0.02, arm64 0.022, parisc 0.08 to 0.12, thawed or
 # booted.
 _USUAL_LOOP = 0.04
 LOOP = "i=0; while [ $i -lt 500 ]; do i=$((i+1)); done"
@@ -36,7 +36,7 @@ _SAMPLE_PAUSE = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """State of a virtual CPU seen from the host: its number, its program counter, and whether it takes interrupts."""
+    """State of a virtual CPU, read from the host: its number, its program counter, and its interrupt flag."""
 
     cpu: int
     program_counter: int

@@ -1,4 +1,4 @@
-"""The key pairs of one run: the client's, and the guests' host key, which the host generates to know it in advance."""
+"""The key pairs of one run: the client's, and the guests' host key, which the host generates and so already knows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _RSA_BITS = 2048
 
 @dataclass(frozen=True)
 class RunKeys:
-    """Both key pairs, in memory only: no file of the host ever holds a private key, and the pairs end with the run.
+    """Both key pairs, in memory only: no file of the host contains a private key, and the pairs are lost with the run.
 
-    `host_key` is the guest's key in dropbear's file format; `authorized` the authorized_keys line of the client's key.
+    `host_key` is the guest's key in dropbear's file format; `authorized` is the client's line for authorized_keys.
     """
 
     client: paramiko.PKey

@@ -38,7 +38,7 @@ class _Space(Protocol):
     """An address space of kernel virtual addresses."""
 
     def read(self, span: Span) -> bytes:
-        """Return the bytes of a span. Raises UnmappedError, or another GuestError, when nothing is mapped."""
+        """Return the bytes of a span. Raises UnmappedError or another GuestError when the span is not mapped."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Memory:
         return self._shared.take(size)
 
     def _read_group(self, group: Sequence[Span]) -> dict[Span, bytes]:
-        """Read all spans of a group at once; in halves if a hole between them, or user mode, makes the read fail."""
+        """Read all spans of a group at once; in halves if that fails because of a hole between them or of user mode."""
         if len(group) == 1:
             return {group[0]: self._patiently(group[0])}
         start, end = group[0].address, max(span.address + span.size for span in group)

@@ -1,4 +1,4 @@
-"""QEMU's monitor: commands with deadlines, and every event kept in the order it came."""
+"""QEMU's monitor: commands with deadlines, and a record of all events in order."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostDeadlineExceeded
 
 T = TypeVar("T")
-# What JSON carries; each command's shape is in QEMU's qapi/*.json.
+# Any JSON value; QEMU's qapi/*.json describes the values of each command.
 Json = Any
 Arguments = Mapping[str, Json]
 
-# A monitor command waits for QEMU's main loop only; a host that compiles on every core delays it by seconds.
+# A monitor command waits only for QEMU's main loop, but a host that compiles on every core delays it by seconds.
 _COMMAND_SECONDS = 30.0
 
-# After these a guest never runs on: it has no watchdog, and -no-shutdown keeps it where it stopped.
+# After these events a guest never continues: it has no watchdog, and -no-shutdown keeps it stopped.
 _LAST_EVENTS = ("SHUTDOWN", "GUEST_PANICKED")
 
-# The library logs what it also raises.
+# The library also logs the errors that it raises.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
@@ -47,14 +47,14 @@ _LOOP_TURN = threading.Lock()
 
 
 def _loop() -> asyncio.AbstractEventLoop:
-    """The one event loop that all monitors share. Of two that were made at once, one would never answer."""
+    """Return the event loop of all monitors. The lock prevents a second one, whose monitors would never answer."""
     with _LOOP_TURN:
         return _the_loop()
 
 
 @functools.cache
 def _the_loop() -> asyncio.AbstractEventLoop:
-    """It runs in a thread that ends with the process."""
+    """Start the event loop in a thread that ends with the process."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="monitors", daemon=True).start()
     return loop
@@ -64,7 +64,7 @@ class Monitor:
     """One QEMU's monitor, usable from any thread."""
 
     def __init__(self, name: str, connection: socket.socket, deadline: Deadline) -> None:
-        """Negotiate on a connected socket. Raises GuestLost when QEMU is not at its other end."""
+        """Negotiate on a connected socket. Raises GuestLost when QEMU does not hold the other end."""
         self._name = name
         self._news = threading.Condition()
         self._events: list[MonitorEvent] = []
@@ -74,36 +74,36 @@ class Monitor:
         self._await(self._open(connection), "the monitor's greeting", deadline)
 
     def execute(self, command: str, *, deadline: Deadline | None = None, **arguments: Json) -> Json:
-        """Run one QMP command and give what it returns. Underscores in argument names become hyphens.
+        """Run one QMP command and return its result. Underscores in argument names become hyphens.
 
-        Raises GuestError when QEMU refuses it, GuestLost when QEMU is gone, HostDeadlineExceeded.
+        Raises GuestError when QEMU refuses the command, GuestLost when QEMU has ended, HostDeadlineExceeded.
         """
         return self.execute_all([(command, arguments)], deadline=deadline)[0]
 
     def execute_all(self, commands: Sequence[tuple[str, Arguments]], *, deadline: Deadline | None = None) -> list[Json]:
-        """Run commands in order, sent without waiting for each other's answers."""
+        """Run commands in order and return their results; each is sent before the results of the others arrive."""
         deadline = deadline or Deadline.after(_COMMAND_SECONDS)
         return self._await(self._run_all(commands), f"monitor command {commands[0][0] if commands else ''}", deadline)
 
     def hmp(self, line: str) -> str:
-        """Run a command line of the human monitor and give its text."""
+        """Run a command line of the human monitor and return its output."""
         return str(self.execute("human-monitor-command", command_line=line))
 
     def lend(self, descriptor: int, name: str) -> None:
-        """Hand QEMU an open file, which its commands call `fd:NAME` from now on."""
+        """Pass an open file to QEMU, whose commands can then use it as `fd:NAME`."""
         self._await(self._lend(descriptor, name), "a file handed over", Deadline.after(_COMMAND_SECONDS))
 
     def events(self) -> list[MonitorEvent]:
-        """Every event so far."""
+        """Return every event so far."""
         with self._news:
             return list(self._events)
 
     def wait_event(self, *names: str, deadline: Deadline, since: int = 0) -> MonitorEvent:
-        """The first event of one of these names among those after the first `since`; waits for it.
+        """Wait for an event with one of these names and return it; the first `since` events are ignored.
 
-        A name may be followed by a state, as in `MIGRATION completed`: then the event's status must be that.
+        A name with a status, such as `MIGRATION completed`, matches only an event with that status.
 
-        Raises GuestLost when QEMU goes away first, DeadlineExceeded.
+        Raises GuestLost when QEMU ends first, DeadlineExceeded.
         """
         with self._news:
             while True:
@@ -115,16 +115,16 @@ class Monitor:
                 if not self._news.wait(deadline.remaining()):
                     raise DeadlineExceeded(f"no {' or '.join(names)} from QEMU in time", where=self._name)
 
-    def when_over(self, tell: Callable[[str], None]) -> None:
-        """Call `tell` once, with the reason, when the guest has stopped for good or QEMU is gone.
+    def when_over(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` once, with the reason, when the guest has stopped for good or QEMU has ended.
 
-        It is called on the monitors' own thread and must not wait for anything.
+        The callback runs on the monitors' own thread and must not wait for anything.
         """
         with self._news:
-            self._when_over = tell
+            self._when_over = callback
             over = self._over
         if over:
-            tell(over)
+            callback(over)
 
     @property
     def gone(self) -> bool:
@@ -133,18 +133,18 @@ class Monitor:
 
     @property
     def paused(self) -> bool:
-        """True while QEMU holds the guest still."""
+        """True while QEMU keeps the guest stopped."""
         changes = [event.name for event in self.events() if event.name in ("STOP", "RESUME")]
         return changes[-1:] == ["STOP"]
 
     def close(self) -> None:
-        """Hang up; QEMU goes on."""
+        """Close the connection; QEMU keeps running."""
         future = asyncio.run_coroutine_threadsafe(self._hang_up(), _loop())
         with contextlib.suppress(FutureTimeout):
             future.result(_COMMAND_SECONDS)
 
     def _await(self, work: Coroutine[Any, Any, T], what: str, deadline: Deadline) -> T:
-        """Run a coroutine on the shared loop; its failures in our words."""
+        """Run a coroutine on the shared loop; convert its exceptions into the harness's own."""
         future = asyncio.run_coroutine_threadsafe(work, _loop())
         try:
             return future.result(deadline.remaining())
@@ -188,28 +188,28 @@ class Monitor:
                 self._end("the guest stopped: internal error")
 
     async def _broken(self) -> bool:
-        """True when it was the accelerator that stopped the guest; KVM gives no event of its own for that."""
+        """Return True when the accelerator stopped the guest, for which KVM has no event of its own."""
         with contextlib.suppress(QMPError):
             status = await self._client.execute("query-status")
             return isinstance(status, dict) and status.get("status") == "internal-error"
         return False
 
     def _end(self, reason: str) -> None:
-        """Tell whoever wants to know, the first time."""
+        """Record the reason of the guest's end and run the callback, on the first call only."""
         with self._news:
-            tell, first = self._when_over, not self._over
+            callback, first = self._when_over, not self._over
             self._over = self._over or reason
-        if tell and first:
-            tell(reason)
+        if callback and first:
+            callback(reason)
 
     async def _watch(self) -> None:
-        """Notice that QEMU hung up, however that came about."""
+        """Wait until QEMU's connection ends for any reason, then clean up."""
         while self._client.runstate is Runstate.RUNNING:
             await self._client.runstate_changed()
         await self._hang_up()
 
     async def _hang_up(self) -> None:
-        """Tidy up once, whichever end hung up first; how the connection ended is of no interest."""
+        """Clean up once, whichever side closed the connection first; errors of the disconnect are ignored."""
         async with self._leaving:
             if self._gone:
                 return

@@ -1,4 +1,4 @@
-"""QEMU's command line for a guest, from its recipe and nothing else."""
+"""QEMU's command line for a guest, made from the guest's recipe only."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 from harness.guest.accelerator import CONFINED, Accelerator, cpu
 from harness.images.recipe import Recipe
 
-# Where QEMU's user network forwards a loopback port of its choosing to: the guest's dropbear.
+# Port of the guest's dropbear. QEMU's user network chooses a loopback port and forwards it to this one.
 SSH_PORT = 22
 
-# Warnings and worse on the console. What is less serious stays in the kernel's log, off the emulated UART.
+# The console prints warnings and worse. Less serious messages stay in the kernel's log, off the emulated UART.
 _LOG_LEVEL = 5
 _KERNEL_ARGUMENTS = (
     f"loglevel={_LOG_LEVEL}",
-    # A panic reboots at once, which QEMU turns into a SHUTDOWN event: the one sign of it that every machine can give.
+    # A panic reboots at once, which QEMU reports as a SHUTDOWN event: the only report that every machine supports.
     "panic=-1",
-    # Lines written to /dev/kmsg are not rationed (kernel/printk/printk.c, devkmsg_write()); a fence is such a line.
+    # No rate limit for lines written to /dev/kmsg, such as fences (kernel/printk/printk.c, devkmsg_write()).
     "printk.devkmsg=on",
 )
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """What ties one QEMU to us: descriptors it inherits, files it reads and writes.
+    """Descriptors that one QEMU inherits, and files that it reads and writes.
 
-    `console` and `monitor` are connected sockets; QEMU itself writes all that the console says to `console_log`. With
-    `incoming` it waits to be given a frozen guest instead of starting one.
+    `console` and `monitor` are connected sockets; QEMU itself writes all console output to `console_log`. With
+    `incoming`, QEMU waits for a frozen guest instead of starting a new one.
     """
 
     console: int
@@ -40,11 +40,11 @@ class Wiring:
 
 
 def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
-    """The command line. Nothing listens but the forwarded port, and that on loopback; the guest reaches no network.
+    """Return the command line. The only listener is the forwarded port, on loopback; the guest reaches no network.
 
     A guest that reboots, panics or powers off stops where it is and its memory stays readable: -no-reboot turns a reset
-    into a shutdown, -no-shutdown turns a shutdown into a pause. With -S it begins stopped: QEMU drops the events of the
-    time before its monitor was greeted.
+    into a shutdown, -no-shutdown turns a shutdown into a pause. With -S the guest starts stopped, because QEMU drops
+    events before the monitor's handshake.
     """
     machine = recipe.architecture.machine
     model = cpu(recipe.architecture, accelerator.name)
@@ -60,7 +60,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={wiring.monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),
-        # No boot ROM: nothing here boots from the network, and firmware would spend time on running it.
+        # No boot ROM: no guest boots from the network, and the firmware would take time to run it.
         *("-device", f"{machine.nic},netdev=net,romfile="),
         *(word for device in machine.devices for word in ("-device", device)),
         *("-kernel", str(wiring.kernel), "-initrd", str(wiring.initrd), "-append", kernel_arguments(recipe)),
@@ -68,10 +68,10 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
 
 
 def kernel_arguments(recipe: Recipe) -> str:
-    """The kernel's command line; what the recipe appends wins, unless it hides complaints from the console.
+    """Return the kernel's command line; arguments of the recipe win, unless they hide complaints from the console.
 
-    A kernel that is told to be quiet does not print a WARNING there, and one that prints no times cannot be told from
-    the programs that share the console.
+    A kernel with `quiet` does not print a WARNING on the console. Without times, the kernel's lines cannot be
+    distinguished from those of programs that share the console.
     """
     machine = recipe.architecture.machine
     appended = recipe.machine.append.split()
@@ -80,7 +80,7 @@ def kernel_arguments(recipe: Recipe) -> str:
 
 
 def _hushes(words: Sequence[str]) -> bool:
-    """Do these arguments leave the console with fewer lines than _LOG_LEVEL shows?"""
+    """Return True when these arguments leave the console with a lower log level than _LOG_LEVEL."""
     level = _LOG_LEVEL
     for word in words:
         name, _, value = word.partition("=")
@@ -92,5 +92,5 @@ def _hushes(words: Sequence[str]) -> bool:
 
 
 def _escaped(path: Path) -> str:
-    """A path inside an option that commas divide (qemu-options.hx: a literal comma is doubled)."""
+    """Return a path as part of an option with comma-separated values (qemu-options.hx: a literal comma is doubled)."""
     return str(path).replace(",", ",,")

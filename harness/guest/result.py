@@ -16,9 +16,9 @@ _SHOWN_LINES = 20
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """Turn what parsing raises on text of a guest into GuestError; also a decorator of a function that parses.
+    """Convert exceptions from parsing a guest's text into GuestError; also usable as a decorator of a parser.
 
-    Any program in a guest can print anything where the kernel or a module of ours prints a listing.
+    Any program in a guest can print anything in place of a listing of the kernel or of our modules.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""One shell in a guest that runs command after command."""
+"""One resident shell in a guest that runs one command after another."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from harness.guest.result import Result, readable, typed
 from harness.guest.ssh import Output, SshLink
 
 _CHUNK = 1 << 16
-# Longest exit status and the line ends around the mark.
+# Bytes of the longest exit status and of the line ends around the mark.
 _STATUS = 8
-# Words that are no programs, and would act on the shell itself.
+# Builtins that would change the shell itself.
 _OF_THE_SHELL = frozenset({"cd", "eval", "exec", "exit", "export", "read", "return", "set", "trap", "ulimit", "umask"})
 
 
 class Shell:
-    """Runs commands in a shell that stays, where SSH alone costs a channel, a process and a shell for each.
+    """A resident shell for commands; SSH alone needs a channel, a process and a shell for each command.
 
-    Measured on an emulated parisc: 57 ms for a round trip instead of 124 ms. Each script has a subshell of its own, so
-    that directory, variables and exit leave the next one alone; a single program needs none, nor does a script whose
-    writer says so (`in_place`), which saves 27 of these 57 ms. Only one can run at a time; others, and one with
-    standard input, take a channel of their own.
+    Measured on an emulated parisc: 57 ms for a round trip instead of 124 ms. Each script runs in its own subshell, so
+    that its directory, variables and exit do not affect the next script. A single program needs no subshell, and
+    neither does a script with `in_place`, which saves 27 of these 57 ms. Only one command runs at a time; concurrent
+    commands, and commands with standard input, use their own channels.
     """
 
     def __init__(self, name: str, link: SshLink) -> None:
@@ -41,9 +41,9 @@ class Shell:
         self._channel: paramiko.Channel | None = None
 
     def run(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool = False) -> Result:
-        """Run a program; whatever its exit status, that is for the caller to judge.
+        """Run a program and return its result; the caller must check the exit status.
 
-        `in_place` is for a script, `sh -c TEXT`, that neither exits nor changes anything of the shell but variables.
+        `in_place` is for a script, `sh -c TEXT`, that does not exit and changes nothing of the shell except variables.
 
         Raises GuestLost when the connection breaks, DeadlineExceeded when the program is still running, GuestError
         when the program ended the shell itself.
@@ -72,7 +72,7 @@ class Shell:
         return Result(self._name, tuple(argv), *answer, time.monotonic() - began)
 
     def _give_up(self) -> None:
-        """Close the channel: what still runs there must not speak into the next command's output."""
+        """Close the channel: a program that still runs there must not print into the next command's output."""
         channel, self._channel = self._channel, None
         if channel is not None:
             with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
@@ -80,7 +80,7 @@ class Shell:
 
 
 def _text(argv: Sequence[str], *, in_place: bool) -> str:
-    """What the shell is to run; `sh -c TEXT` needs no second shell."""
+    """Return the text for the shell; `sh -c TEXT` needs no second shell."""
     match list(argv):
         case ["sh", "-c", text]:
             return f"{{ {text}\n}}" if in_place else f"( eval {shlex.quote(text)}\n)"
@@ -91,14 +91,14 @@ def _text(argv: Sequence[str], *, in_place: bool) -> str:
 
 @dataclass
 class _Exchange:
-    """One command and its outputs, each ended by a mark that no program can guess."""
+    """One command and its two outputs; a mark that no program can guess ends each output."""
 
     channel: paramiko.Channel
     text: str
     output: Output
 
     def run(self, deadline: Deadline) -> tuple[int, bytes, bytes] | None:
-        """Exit status and both outputs; None when the shell ended. Raises TimeoutError."""
+        """Return the exit status and both outputs; None when the shell ended. Raises TimeoutError and EOFError."""
         mark = secrets.token_hex(8)
         command = f"{self.text} </dev/null; printf '\\n%s %d\\n' {mark} $?; echo {mark} >&2\n"
         unsent = memoryview(command.encode())
@@ -113,10 +113,10 @@ class _Exchange:
             if self.channel.eof_received:
                 return None
             if self.channel.closed:
-                raise EOFError("closed without a word")
+                raise EOFError("closed without an exit status")
             if deadline.expired or not arrival.poll(deadline.remaining() * 1000):
                 raise TimeoutError("deadline")
             self.output.receive(self.channel)
-        said, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
+        printed, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
         with readable("the exit status of a command"):
-            return int(rest), said, bytes(err).removesuffix(end)
+            return int(rest), printed, bytes(err).removesuffix(end)

@@ -1,4 +1,4 @@
-"""What a console printed and memory no longer keeps, in a file without a name that goes with this process."""
+"""Console output that is no longer in memory, in an unnamed file that disappears with this process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# More than this since one fence is no output of a kernel that anybody reads; it must not fill the disk.
+# The limit for the output since one fence, so that it cannot fill the disk. Nobody reads more than this.
 _MOST_BYTES = 1 << 30
 _CHUNK = 1 << 20
 
 
 class Spilled:
-    """One stretch of a stream: the bytes from `begin` up to `end`, positions from the stream's beginning.
+    """One contiguous part of a stream: the bytes from `begin` up to `end`, positions from the stream's beginning.
 
-    `whole` is false once something that was to be kept could not be: the disk was full, or it was too much.
+    `whole` is false once bytes could not be kept, because the disk was full or the limit was reached.
     """
 
     def __init__(self, directory: Path | None, limit: int = _MOST_BYTES) -> None:
@@ -26,7 +26,7 @@ class Spilled:
         self.whole = True
 
     def append(self, position: int, content: bytes) -> None:
-        """Keep bytes that begin at a position; those of an earlier stretch go if they do not end there."""
+        """Keep bytes that begin at a position; drop earlier bytes that do not end there."""
         if position != self.end:
             self.clear(position)
         if not self.whole:
@@ -45,14 +45,14 @@ class Spilled:
         self.end = position + len(content)
 
     def clear(self, position: int) -> None:
-        """Forget everything; the next stretch begins at this position."""
+        """Drop everything; the next bytes begin at this position."""
         self.begin = self.end = position
         self.whole = True
         if self._handle >= 0:
             os.ftruncate(self._handle, 0)
 
     def read(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes between two positions inside the stretch, in pieces."""
+        """Yield the bytes between two kept positions, in pieces."""
         while start < end:
             piece = os.pread(self._handle, min(_CHUNK, end - start), start - self.begin)
             if not piece:
@@ -61,13 +61,13 @@ class Spilled:
             start += len(piece)
 
     def close(self) -> None:
-        """Give the disk back."""
+        """Close the file, which frees its disk space."""
         if self._handle >= 0:
             os.close(self._handle)
         self._handle = -1
 
 
 def _nameless(directory: Path | None) -> int:
-    """A file that no name leads to, in a directory, or where the host keeps temporary files."""
+    """Return the descriptor of an unnamed file in a directory, by default the host's directory for temporary files."""
     with tempfile.TemporaryFile(dir=directory) as stream:
         return os.dup(stream.fileno())

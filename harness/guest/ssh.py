@@ -1,4 +1,4 @@
-"""One SSH connection a guest: commands, their results, files."""
+"""The SSH connection to a guest: commands, their results, and files."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from harness.guest.result import Result, typed
 
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
-# The most that one command may print, in bytes, both streams together.
+# Limit for the output of one command, in bytes, both streams together.
 MOST_OUTPUT = 64 << 20
-# The library logs, with tracebacks, what it also raises.
+# The library also logs the errors that it raises, with tracebacks.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-# How often an idle connection is proved alive, in seconds.
+# Interval of keepalive messages on an idle connection, in seconds.
 _KEEPALIVE = 30
 
 
 def _transport(sock: socket.socket, **options: bool) -> paramiko.Transport:
-    """A transport that offers what costs an emulated CPU least among what dropbear 2022.83 and paramiko both have.
+    """Return a transport with the algorithms of both dropbear 2022.83 and paramiko that cost an emulated CPU least.
 
-    Measured on an emulated parisc, medians side by side: key exchange by Curve25519 0.56 s, NIST P-256 0.90 s,
-    Diffie-Hellman group 14 2.8 s; a file of 1 MiB by AES-128 1.6 s, by AES-256 2.3 s, whichever hash goes with it.
+    Measured on an emulated parisc, medians side by side: key exchange with Curve25519 0.56 s, with NIST P-256 0.90 s,
+    with Diffie-Hellman group 14 2.8 s; a file of 1 MiB with AES-128 1.6 s, with AES-256 2.3 s. The hash made no
+    difference.
     """
     transport = paramiko.Transport(sock, **options)
     offer = transport.get_security_options()
@@ -47,7 +48,7 @@ def _transport(sock: socket.socket, **options: bool) -> paramiko.Transport:
 
 
 class SshLink:
-    """A connection to a guest's dropbear, which must prove that it has the host key we made."""
+    """A connection to a guest's dropbear, which must prove that it has the host key of this run."""
 
     def __init__(self, name: str, port: int, keys: RunKeys) -> None:
         self._name = name
@@ -62,13 +63,13 @@ class SshLink:
         self.waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
     def connect(self, deadline: Deadline) -> None:
-        """Log in as root. Raises GuestLost when nobody answers, GuestError when it is another's key."""
+        """Log in as root. Raises GuestLost when no server answers, GuestError when a key is refused on either side."""
         began = time.monotonic()
         seconds = deadline.remaining()
         try:
             self._connection.settimeout(seconds)
             self._connection.connect((_LOOPBACK, self._port))
-            if self._cut:  # Before there was anything to cut.
+            if self._cut:  # cut() was called before the connection existed.
                 raise ConnectionAbortedError
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._client.connect(
@@ -99,14 +100,14 @@ class SshLink:
         return transport
 
     def open(self, deadline: Deadline) -> paramiko.Channel:
-        """A channel for one command. Raises what `told` turns into our own errors."""
+        """Return a channel for one command. Must be called inside `told`, which converts its exceptions."""
         return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
 
     @contextlib.contextmanager
     def request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
-        """Ask for something on a channel within this: paramiko waits for the answer without a time-out.
+        """Limit a request on a channel in the block: paramiko waits for the reply without a timeout.
 
-        A server that answers heartbeats and not the request loses the channel at the deadline.
+        The channel is closed at the deadline if the server replies to heartbeats but not to the request.
         """
         timer = threading.Timer(max(0.001, deadline.remaining()), channel.close)
         timer.daemon = True
@@ -118,7 +119,7 @@ class SshLink:
 
     @contextlib.contextmanager
     def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
-        """Tell what goes wrong on the connection as GuestLost or DeadlineExceeded during this command."""
+        """Convert exceptions of the connection during this command into GuestLost or DeadlineExceeded."""
         try:
             with self.waiting():
                 yield
@@ -126,7 +127,7 @@ class SshLink:
             raise self._failure(argv, deadline, loss) from None
 
     def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> Result:
-        """Run a program in a channel of its own; whatever its exit status, that is for the caller to judge.
+        """Run a program in its own channel and return its result; the caller must check the exit status.
 
         Raises GuestLost when the connection breaks, DeadlineExceeded when the program is still running.
         """
@@ -138,41 +139,41 @@ class SshLink:
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
 
     def put(self, content: bytes | Path, to: str, mode: int, deadline: Deadline) -> None:
-        """Write a file in the guest: beside its place, compared by SHA-256, then renamed. dropbear has no SFTP.
+        """Write a file in the guest under a temporary name, compare it by SHA-256 and rename it. dropbear has no SFTP.
 
-        Raises GuestError when what arrived is not what was sent.
+        Raises GuestError when the file arrived damaged.
         """
         sent = content.read_bytes() if isinstance(content, Path) else content
         digest = hashlib.sha256(sent).hexdigest()
-        beside, place = shlex.quote(f"{to}.part"), shlex.quote(to)
-        script = f"cat >{beside} && sha256sum <{beside} && chmod {mode:o} {beside} && mv {beside} {place}"
+        part, place = shlex.quote(f"{to}.part"), shlex.quote(to)
+        script = f"cat >{part} && sha256sum <{part} && chmod {mode:o} {part} && mv {part} {place}"
         result = self.run(("sh", "-c", script), deadline, stdin=sent).check()
         if result.stdout.split()[:1] != [digest]:
             raise GuestError(f"{to} arrived damaged", where=self._name)
 
     def beat(self) -> None:
-        """Ask the guest's SSH server something that it must refuse (RFC 4254, 4); returns when it has, or is gone."""
+        """Send a request that the server must refuse (RFC 4254, 4); return on the reply or on a broken connection."""
         self._transport.global_request("beat@pinpoint", wait=True)
 
     @property
     def alive(self) -> bool:
-        """False once the connection is known to be broken, or is closed."""
+        """False once the connection is closed or known to be broken."""
         transport = self._client.get_transport()
         return not self._cut and transport is not None and bool(transport.is_active())
 
     def cut(self, reason: str) -> None:
-        """Break the connection, for the guest has stopped; whoever waits on it gets GuestLost with this reason."""
+        """Break the connection because the guest has stopped; every wait on it raises GuestLost with this reason."""
         self._cut = reason
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._client.close()
         self._connection.close()
 
     def _failure(self, argv: Sequence[str], deadline: Deadline, loss: BaseException) -> GuestError | DeadlineExceeded:
-        """A broken connection is a lost guest; a connection that still stands was only too slow."""
+        """Return GuestLost for a broken connection, DeadlineExceeded for one that still works."""
         if deadline.expired and self.alive:
             return DeadlineExceeded(f"`{typed(argv)}` did not end in time", where=self._name)
         why = self._cut or f"the SSH connection broke: {loss}"
@@ -180,7 +181,7 @@ class SshLink:
 
 
 class Output:
-    """What a command prints, up to a limit that no command of ours comes near."""
+    """The output of a command, up to a limit that is far above what the harness's commands print."""
 
     def __init__(self, name: str, argv: Sequence[str]) -> None:
         self._name = name
@@ -189,7 +190,7 @@ class Output:
         self.err = bytearray()
 
     def receive(self, channel: paramiko.Channel) -> None:
-        """Take what has arrived. Raises GuestError when it is too much."""
+        """Read what has arrived. Raises GuestError when the output exceeds the limit."""
         while channel.recv_ready() or channel.recv_stderr_ready():
             if channel.recv_ready():
                 self.out += channel.recv(_CHUNK)
@@ -201,7 +202,7 @@ class Output:
 
 
 class _Exchange:
-    """One command's standard streams, moved both ways at once so that neither side waits for the other."""
+    """One command's standard streams, sent and received in turn so that neither side blocks the other."""
 
     def __init__(self, channel: paramiko.Channel, output: Output, stdin: bytes) -> None:
         self._channel = channel
@@ -209,7 +210,7 @@ class _Exchange:
         self._unsent = memoryview(stdin)
 
     def run(self, deadline: Deadline) -> tuple[int, bytes, bytes]:
-        """Exit status and both outputs. Raises TimeoutError, EOFError when the connection breaks."""
+        """Return the exit status and both outputs. Raises TimeoutError, and EOFError when the connection breaks."""
         channel = self._channel
         arrival = select.poll()
         arrival.register(channel.fileno(), select.POLLIN)
@@ -231,7 +232,7 @@ class _Exchange:
         return channel.recv_exit_status(), bytes(self._output.out), bytes(self._output.err)
 
     def _send(self, deadline: Deadline) -> None:
-        """As much as the guest's window takes; blocks until it opens, which needs nothing from us."""
+        """Send as much as the guest's window allows; block while the window is closed, which the guest alone opens."""
         self._channel.settimeout(max(0.001, deadline.remaining()))
         sent = self._channel.send(self._unsent[:_CHUNK].tobytes())
         self._unsent = self._unsent[sent:]

@@ -1,4 +1,4 @@
-"""How a guest begins: booted, or thawed where another was frozen. Either way it waits for this run's word."""
+"""Start of a guest: booted or thawed. In both cases init waits for the provisioning line of this run."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
 from harness.core.events import Bus, ProgressStep
-from harness.guest import identity, state
+from harness.guest import booted_kernel_check, state
 from harness.guest.accelerator import Accelerator, choose
-from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.provisioning import READY, WAITING, word
+from harness.guest.provisioning_line import READY, WAITING, word
+from harness.guest.qemu_process import Emulator
 from harness.images.image import Image
 
 _PANIC = r"Kernel panic - not syncing[^\r\n]{0,1024}"
-# A panic prints its trace after its first line and then resets; all of that is wanted in the error.
+# A panicking kernel prints a trace after this line and then resets; the error shows the trace too.
 _PANIC_TAIL_SECONDS = 3.0
 _SHOWN_LINES = 15
-# What a run's ledger calls the processor seconds of a guest's QEMU.
+# Name of the CPU seconds of a guest's QEMU in a run's time accounts.
 GUEST_CPU = "guest cpu"
 
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What a guest begins with: where its console goes, who may log in, what emulates it, who hears of it, how long."""
+    """How a guest starts: console log, keys for the login, accelerator, event bus, and deadline."""
 
     log: Path
     keys: RunKeys
@@ -41,7 +41,7 @@ class StartOptions:
     def for_image(
         cls, image: Image, *, log: Path, keys: RunKeys, bus: Bus, forced_accelerator: str | None = None
     ) -> StartOptions:
-        """The options of one guest of `image`: the host's best accelerator, the deadline from the image's recipe.
+        """Return the options for a guest of `image`: the host's best accelerator, the deadline of the image's recipe.
 
         Raises what accelerator.choose() raises.
         """
@@ -51,16 +51,16 @@ class StartOptions:
 
 
 def boot(image: Image, beginning: StartOptions) -> Guest:
-    """Start a guest and wait until it answers and has proved which kernel it runs.
+    """Start a guest, wait until it answers, and check that it runs the image's kernel.
 
-    Raises BootError with the console's last lines when it panics, stops, or is not ready by the deadline; GuestError
-    when another kernel answers; HostError without QEMU.
+    Raises BootError with the console's last lines when the guest panics, stops, or is not ready by the deadline;
+    GuestError when another kernel runs; HostError when QEMU is not installed.
     """
     return _begin(image, beginning, "boot", None)
 
 
 def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
-    """Start a guest where `freeze` left one, all that was shipped in it. Raises as `boot` does, and FrozenRefused."""
+    """Start a guest from the file of `freeze`, with all shipped files. Raises as `boot` does, and FrozenRefused."""
     guest = _begin(image, beginning, "thaw", frozen)
     guest.has_all()
     guest.frozen = frozen.parent.name
@@ -68,9 +68,10 @@ def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
 
 
 def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
-    """Ship everything, have the guest forget the run, and write it to a new file. It stands still afterwards.
+    """Ship all files, make the guest forget the run, and write it to a new file. The guest is stopped afterwards.
 
-    Raises BootError when it does not get that far, EmulatorKilled; GuestError when QEMU cannot write it, OSError.
+    Raises BootError when the guest fails before it is written, EmulatorKilled; GuestError when QEMU cannot write the
+    file; OSError.
     """
     try:
         guest.ship_all(deadline)
@@ -105,18 +106,18 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
 
 
 def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline) -> None:
-    """The run's word, the console's answer, SSH, proof."""
+    """Type the provisioning line, wait for init's reply, log in, and check which kernel runs."""
     guest.console.type(word(keys))
     _hear(guest, READY, deadline)
     step.say("ready, connecting")
     guest.connect(keys, deadline)
-    identity.prove(guest.image, guest.script(identity.ASK, deadline))
+    booted_kernel_check.prove(guest.image, guest.script(booted_kernel_check.ASK, deadline))
     if guest.heart:
         guest.heart.calibrate(guest.script)
 
 
 def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
-    """Wait for a line of init's. Raises BootError when the kernel panics first."""
+    """Wait for a line of init. Raises BootError when the kernel panics first."""
     if guest.console.await_line([line, _PANIC], deadline).index:
         # The reset that follows a panic makes the console complete.
         with suppress(PinpointError):
@@ -125,9 +126,9 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
 
 
 def _stopped(guest: Guest, failure: PinpointError, what: str) -> PinpointError:
-    """Stop the guest; what went wrong with the console's last lines, or QEMU's words when it has gone."""
-    lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console said nothing)"
-    qemu = f"; QEMU: {said}" if (said := guest.emulator.said()) else ""
+    """Stop the guest and return the failure with the console's last lines and QEMU's messages."""
+    lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console is empty)"
+    qemu = f"; QEMU: {messages}" if (messages := guest.emulator.said()) else ""
     killed = guest.emulator.killed
     guest.stop()
     return killed or BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)

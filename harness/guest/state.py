@@ -1,4 +1,4 @@
-"""The whole state of a guest, its memory and its devices, into a file and out of it: QEMU's migration."""
+"""Save and load a guest's whole state, memory and devices, with QEMU's migration."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.core.errors import GuestError
 from harness.guest.monitor import Monitor
 
 _FILE = "state"
-# From this version on QEMU opens the file itself: it came to refuse descriptors of files (migration/fd.c, 9.1).
+# From this version on, QEMU opens the file itself, because QEMU 9.1 refuses descriptors of files (migration/fd.c).
 _BY_PATH = (8, 2)
 _ENDED = ("MIGRATION completed", "MIGRATION failed")
-# By default QEMU sends 128 MiB a second, for the sake of a network.
+# By default QEMU limits migration to 128 MiB a second, to spare a network.
 _BYTES_PER_SECOND = 1 << 40
 
 
 def save(monitor: Monitor, path: Path, deadline: Deadline) -> None:
     """Stop the guest and write its state to a new file. Raises GuestError when QEMU cannot, OSError, DeadlineExceeded.
 
-    Pages of zeros take no room. The guest stands still afterwards and can go on with `cont`.
+    Pages of zeros take no space. The guest is stopped afterwards; `cont` would continue it.
     """
     monitor.execute_all(
         [
@@ -34,9 +34,9 @@ def save(monitor: Monitor, path: Path, deadline: Deadline) -> None:
 
 
 def load(monitor: Monitor, path: Path, deadline: Deadline) -> None:
-    """Give a QEMU that waits for one the guest in a file; it stands still. Raises as `save` does.
+    """Load a guest from a file into a QEMU that waits for one; the guest is stopped. Raises as `save` does.
 
-    QEMU must be the very version that wrote it, with the same command line.
+    QEMU must have the same version and the same command line as the QEMU that wrote the file.
     """
     monitor.execute("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
     _move(monitor, path, os.O_RDONLY, "migrate-incoming", deadline)
@@ -44,7 +44,7 @@ def load(monitor: Monitor, path: Path, deadline: Deadline) -> None:
 
 def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Deadline) -> None:
     before = len(monitor.events())
-    # Opened here in any case: a file that cannot be is reported as such, and a new one is private.
+    # Opened here for every version: an error has its errno, and a new file gets private permissions.
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         version = monitor.execute("query-version", deadline=deadline)["qemu"]
@@ -56,5 +56,5 @@ def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Dead
     monitor.execute(command, uri=f"file:{path}" if by_path else f"fd:{_FILE}", deadline=deadline)
     ended = monitor.wait_event(*_ENDED, deadline=deadline, since=before)
     if ended.data["status"] != "completed":
-        told = monitor.execute("query-migrate").get("error-desc", "it does not say why")
-        raise GuestError(f"QEMU failed to {command}: {told}")
+        reason = monitor.execute("query-migrate").get("error-desc", "it gives no reason")
+        raise GuestError(f"QEMU failed to {command}: {reason}")

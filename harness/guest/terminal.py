@@ -1,4 +1,4 @@
-"""A person in a guest: a shell over its SSH connection, on the terminal Pinpoint was started from."""
+"""A shell in a guest for the user: over SSH, on the terminal that Pinpoint was started from."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from harness.guest.ssh import SshLink
 
 _CHUNK = 1 << 12
 _OPEN_SECONDS = 60.0
-# The status of a shell that has closed its output follows at once; a broken connection has none.
+# A shell that has closed its output sends its exit status at once; a broken connection sends none.
 _STATUS_SECONDS = 5.0
 _STDIN, _STDOUT = 0, 1
-# What line editing and colours need (ECMA-48): cursor, erase, insert, delete, graphic rendition, and bracketed paste.
-# All else could retitle the terminal, write to its clipboard, or make it type: its answers go to the host's shell.
+# Sequences for line editing and colors (ECMA-48): cursor, erase, insert, delete, graphic rendition, bracketed paste.
+# Other sequences could change the title or the clipboard, or make the terminal reply; the host's shell reads replies.
 _HARMLESS = re.compile(r"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 _BEGUN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?\Z")
-# Bell, backspace, tab and line ends; no other control code is let through, of seven or of eight bits.
+# Bell, backspace, tab and line ends. All other control codes, of seven or eight bits, are removed.
 _LINE_CONTROLS = frozenset("\a\b\t\n\r")
-# A sequence longer than this is none that anybody waits the end of.
+# A sequence that is still incomplete at this length is not held back any longer.
 _LONGEST = 4096
 
 
 class Filter:
-    """Lets through of a guest's output what cannot harm the terminal it is shown on, however it is cut.
+    """Filter that removes everything from a guest's output that could harm the terminal, however the output is split.
 
-    The output is decoded as UTF-8 first, across the borders of what it comes in, and characters are filtered: what is
-    taken out of the middle of bytes could make a control code of those around it.
+    The output is first decoded as UTF-8, also across the borders of its pieces, and then filtered by character:
+    removing bytes from the middle could turn the bytes around them into a control code.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Filter:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def feed(self, content: bytes) -> bytes:
-        """What may be shown of all that came so far; the beginning of a sequence is held back until its end comes."""
+        """Return the harmless part of the output so far; an incomplete sequence is held back until its end arrives."""
         text = self._held + self._decoder.decode(content)
         begun = _BEGUN.search(text)
         held = begun.start() if begun and len(text) - begun.start() <= _LONGEST else len(text)
@@ -67,7 +67,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _printable(text: str) -> str:
-    """The text with spaces of every width as usual ones, without what else Unicode does not count as printable."""
+    """Return the text with every kind of space as U+0020 and without characters that Unicode calls nonprintable."""
     return "".join(
         each if each.isprintable() or each in _LINE_CONTROLS else " " * (unicodedata.category(each) == "Zs")
         for each in text
@@ -75,10 +75,10 @@ def _printable(text: str) -> str:
 
 
 def interact(link: SshLink) -> int:
-    """Connect a shell in the guest with standard input and output until either ends; gives the shell's exit status.
+    """Connect a shell in the guest to standard input and output until it ends; return the shell's exit status.
 
-    On a terminal it is a login shell on one of its own; elsewhere a plain shell that reads commands, so that a script
-    can be piped in. Raises GuestLost.
+    On a terminal it is a login shell with its own pseudo-terminal. Otherwise it is a plain shell that reads commands,
+    so that a script can be piped in. Raises GuestLost.
     """
     deadline = Deadline.after(_OPEN_SECONDS)
     with link.told(("sh",), deadline), link.open(deadline) as channel:
@@ -96,7 +96,7 @@ def interact(link: SshLink) -> int:
 
 
 def _carry(channel: paramiko.Channel) -> int:
-    """Bytes both ways. The shell's end is the end; the end of standard input is told to the shell."""
+    """Copy bytes both ways until the shell ends; at the end of standard input, close the shell's input."""
     harmless = Filter()
     waiting = [_STDIN, channel]
     while True:
@@ -109,17 +109,17 @@ def _carry(channel: paramiko.Channel) -> int:
                 channel.shutdown_write()
                 waiting.remove(_STDIN)
         if channel in ready:
-            said = channel.recv(_CHUNK)
-            if not said:
+            output = channel.recv(_CHUNK)
+            if not output:
                 channel.status_event.wait(_STATUS_SECONDS)
                 return max(0, int(channel.exit_status))
             sys.stdout.flush()
-            os.write(_STDOUT, harmless.feed(said))
+            os.write(_STDOUT, harmless.feed(output))
 
 
 @contextmanager
 def _raw() -> Iterator[None]:
-    """Every key goes to the guest as it is typed."""
+    """Put the terminal into raw mode in the block: every key goes to the guest as it is typed."""
     before = termios.tcgetattr(_STDIN)
     try:
         tty.setraw(_STDIN)
@@ -130,13 +130,13 @@ def _raw() -> Iterator[None]:
 
 @contextmanager
 def _resized(channel: paramiko.Channel) -> Iterator[None]:
-    """The guest's terminal has the size of ours."""
+    """Keep the guest's terminal at the size of the host's in the block."""
 
-    def tell(*_: object) -> None:
+    def resize(*_: object) -> None:
         width, height = shutil.get_terminal_size()
         channel.resize_pty(width, height)
 
-    before = signal.signal(signal.SIGWINCH, tell)
+    before = signal.signal(signal.SIGWINCH, resize)
     try:
         yield
     finally:

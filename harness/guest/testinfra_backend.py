@@ -1,4 +1,4 @@
-"""testinfra over our own connection: properties of a guest, such as `guest.host.file("/x").exists`."""
+"""testinfra over the harness's own connection: properties of a guest, such as `guest.host.file("/x").exists`."""
 
 from __future__ import annotations
 

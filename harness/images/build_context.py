@@ -47,7 +47,7 @@ class Slots:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """Shared by all builds of one run."""
+    """The context that all builds of one run share."""
 
     store: Store
     packages: Packages

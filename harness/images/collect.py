@@ -1,4 +1,4 @@
-"""What the cache holds that no run needs any more: found, and removed unless somebody uses it."""
+"""Garbage collection of the cache: finds entries and logs that no run needs, and removes those that are not in use."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _DAY = 86400.0
 
 @dataclass(frozen=True)
 class Unused:
-    """One thing in the cache: its path, its size on the disk in bytes, when a run last used it, in epoch seconds."""
+    """One item of the cache: its path, its size on disk in bytes, and the time of its last use in epoch seconds."""
 
     path: Path
     size: int
     used: float
 
     def days(self, now: float) -> float:
-        """How long ago that was."""
+        """Return the days since the last use; 0 for a time in the future."""
         return max(0.0, now - self.used) / _DAY
 
 
 def everything(cache: Path) -> list[Unused]:
-    """Every entry of the store and every log, the longest unused first; what is being built is left out."""
+    """Return every entry of the store and every log, the longest unused first, without builds in progress."""
     places = [path for path in _below(cache / "store") if not path.name.startswith(".")]
     return sorted((_measured(path) for path in (*places, *_below(cache / "logs"))), key=lambda each: each.used)
 
 
 def chosen(found: list[Unused], older: float | None, size: int | None, now: float) -> list[Unused]:
-    """Those to remove: unused for more than `older` days, and the longest unused until `size` bytes are left.
+    """Return items to remove: unused for more than `older` days, and the longest unused until `size` bytes are left.
 
-    A time in the future, from a clock that was wrong, is no reason to remove anything.
+    `older` does not apply to an item whose time is in the future because a clock was wrong.
     """
     old = [each for each in found if older is not None and each.days(now) > older]
     left = sum(each.size for each in found) - sum(each.size for each in old)
@@ -50,7 +50,7 @@ def chosen(found: list[Unused], older: float | None, size: int | None, now: floa
 
 
 def remove(store: Store, each: Unused) -> bool:
-    """Remove it; false where another run holds it or has removed it. Raises HostError."""
+    """Remove one item; return False if another run uses it or has removed it. Raises HostError."""
     try:
         if each.path.parent == store.root:
             return store.discard(each.path)
@@ -58,12 +58,12 @@ def remove(store: Store, each: Unused) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise HostError(error.strerror or str(error), where=str(each.path), mend="see who owns the cache") from None
+        raise HostError(error.strerror or str(error), where=str(each.path), mend="check the cache's owner") from None
     return True
 
 
 def _below(directory: Path) -> Iterator[Path]:
-    """What is directly below a directory that may not be there."""
+    """Yield the paths directly below a directory; nothing if the directory does not exist."""
     with suppress(FileNotFoundError):
         yield from directory.iterdir()
 

@@ -13,18 +13,18 @@ from typing import IO
 
 from harness.core.errors import HostError
 from harness.core.process import spawn, stop
-from harness.images import full_disk
+from harness.images import disk_full_errors
 
 _UNPACKING = 300.0
 
 
 def unpack(deb: Path, into: Path) -> None:
-    """Lay the package's files below `into`, as ours whoever we are. Raises HostError when it cannot."""
+    """Unpack the package's files below `into`, owned by the current user. Raises HostError when that fails."""
     into.mkdir(parents=True, exist_ok=True)
-    # A tar of our own, not dpkg-deb --extract: that one's tar outlives it when we are killed, and goes on writing.
+    # tar, not dpkg-deb --extract, whose own tar child outlives it and keeps writing when this process is killed.
     words: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--warning=no-timestamp", "--directory", into]
-    # Asked here: a caller's scratch directory goes on the way out, and then the disk is full no more.
-    with full_disk.told(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
+    # Checked here, before a caller removes its scratch directory and the disk is no longer full.
+    with disk_full_errors.told(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
         tar = spawn(words, stdin=archive, stderr=complaints)
         watchdog = threading.Timer(_UNPACKING, stop, [tar])
         watchdog.start()
@@ -34,15 +34,15 @@ def unpack(deb: Path, into: Path) -> None:
             watchdog.cancel()
             stop(tar)
         complaints.seek(0)
-        told = complaints.read().decode(errors="replace").strip().splitlines()
+        messages = complaints.read().decode(errors="replace").strip().splitlines()
         if rc:
-            raise HostError(f"cannot unpack: {told[0] if told else rc}", where=deb.name, mend="run again")
+            raise HostError(f"cannot unpack: {messages[0] if messages else rc}", where=deb.name, mend="run again")
 
 
 def member(debs: Sequence[Path], names: Collection[str]) -> bytes:
-    """The first file of the packages that has one of the names, which are paths without a leading slash.
+    """Return the content of the first file in the packages with one of the names, paths without a leading slash.
 
-    No more is unpacked than stands before it. Raises HostError when no package has such a file.
+    Unpacking stops at that file. Raises HostError when no package has such a file.
     """
     for deb in debs:
         try:
@@ -53,12 +53,12 @@ def member(debs: Sequence[Path], names: Collection[str]) -> bytes:
         except tarfile.TarError as error:
             raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
     listed, where = " or ".join(names), ", ".join(deb.name for deb in debs)
-    raise HostError(f"there is no {listed} in it", where=where, mend="has Debian moved it elsewhere?")
+    raise HostError(f"has no file {listed}", where=where, mend="has Debian moved it elsewhere?")
 
 
 @contextmanager
 def _contents(deb: Path) -> Iterator[IO[bytes]]:
-    """The package's files as one tar archive; its reader may stop anywhere."""
+    """Yield the package's files as a stream of one tar archive; the reader may stop anywhere."""
     child = spawn(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
     watchdog = threading.Timer(_UNPACKING, stop, [child])
     watchdog.start()

@@ -1,4 +1,4 @@
-"""A kernel as Debian packages it: boot file, symbols, drivers for a guest, headers to build modules against."""
+"""A kernel from Debian's packages: boot file, symbols, drivers for a guest, headers for module builds."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from harness.images.recipe import Recipe
 
 KIND = "kernel"
 _IMAGE = "linux-image-"
-# Newer Debian divides an image into these packages of the same release. Seen in 6.18 (the first) and 7.3 (all).
+# Newer Debian kernels divide an image into these packages of the same release; 6.18 has the first, 7.3 all of them.
 _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 _FETCHING = 900.0
-_ROOMS = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
-_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _ROOMS))
+_MODULES = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
+_SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 
 
 @dataclass(frozen=True)
 class _Package:
-    """One binary package, for the architecture it is wanted for."""
+    """One binary package and the architecture of the file to fetch."""
 
     name: str
     architecture: str
@@ -43,7 +43,7 @@ class _Package:
 
 @dataclass(frozen=True)
 class _Debian:
-    """One packaged kernel: what to fetch, and how to lay it out in the store."""
+    """One packaged kernel: the packages to fetch, and the build of its store entry."""
 
     recipe: Recipe
     packages: Packages
@@ -53,11 +53,11 @@ class _Debian:
 
     @property
     def release(self) -> str:
-        """What `uname -r` will say: Debian names the package after it."""
+        """The kernel's release (`uname -r`), which Debian puts into the package name."""
         return self.image.name.removeprefix(_IMAGE)
 
     def key_parts(self) -> list[str]:
-        """All that goes into the entry."""
+        """Return every input of the entry, for its store key."""
         chosen = (self.image, *self.divided, *self.headers)
         return [
             *(f"{package.name} {self.packages.hash(package.name, package.architecture)}" for package in chosen),
@@ -67,10 +67,10 @@ class _Debian:
         ]
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Fetch, unpack and keep what is needed; everything else of the packages goes again.
+        """Fetch and unpack the packages, keep the needed files, and remove the rest.
 
-        Decompressing, looking for symbols and laying out thousands of headers each keep one core busy for seconds, so
-        they go side by side.
+        Decompressing, recovering symbols and unpacking thousands of headers each keep one core busy for seconds, so
+        they run in parallel.
         """
         deadline = Deadline.after(_FETCHING)
         step.say(f"fetching {self.image.name}", 0.0)
@@ -100,12 +100,12 @@ class _Debian:
         }
 
     def _places(self, *names: str) -> tuple[str, ...]:
-        """Paths that a kernel file may have: below /boot, or next to the modules in divided packages."""
+        """Return the possible paths of a kernel file: below /boot, or in the modules' directory in divided packages."""
         where = ((f"boot/{name}-{self.release}", f"usr/lib/modules/{self.release}/{name}") for name in names)
         return tuple(place for places in where for place in places)
 
     def _keep_drivers(self, files: Sequence[Path], entry: Path) -> list[str]:
-        """Which modules are needed only the modules themselves tell, so all come out, and all but those go again."""
+        """Unpack all modules, because only they record dependencies; keep the needed ones and return their names."""
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             for file in files:
                 deb.unpack(file, Path(scratch))
@@ -123,15 +123,15 @@ class _Debian:
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
-    """Everything that goes into this kernel, for its store key; no package is fetched."""
+    """Return every input of this kernel, for its store key; no package is fetched."""
     return _chosen(recipe, build_context.packages).key_parts()
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> KernelBuild:
-    """The packaged kernel that the recipe names, out of the store or put into it now.
+    """Return the packaged kernel that the recipe names, from the store or built now.
 
-    Raises RecipeError when there is no such package, HostError when it cannot be had, BuildError when the kernel in it
-    is not one we can read.
+    Raises RecipeError when there is no such package, HostError when it cannot be fetched, BuildError when its kernel
+    cannot be read.
     """
     chosen = _chosen(recipe, build_context.packages)
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=chosen.build)
@@ -151,7 +151,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
 
 
 def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
-    """The packages behind the name in the recipe: `linux-image-amd64` is an empty one that depends on the real one."""
+    """Return the packages for the name in the recipe; `linux-image-amd64` is empty and depends on the real package."""
     wanted = recipe.kernel.package
     if not wanted.startswith(_IMAGE) or recipe.architecture.debian is None:
         raise RecipeError(
@@ -167,35 +167,35 @@ def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
     needed = packages.depends(own, architecture)
     headers = [_Package(own, architecture)]
     headers += [_Package(name, "all") for name in needed if name.endswith("-common")]
-    # Kbuild's programs run here, whatever they build for: so they come from the host's own architecture. The compiler
-    # that the headers also depend on does not come at all: that of the target's architecture could not run here.
+    # Kbuild's programs run on the host for every target, so their package is the one of the host's architecture. The
+    # headers also depend on a compiler, which is left out: the target's own compiler could not run on the host.
     headers += [_Package(name, native()) for name in needed if name.startswith("linux-kbuild-")]
     parts = tuple(_Package(name, architecture) for name in divided)
     return _Debian(recipe, packages, _Package(image, architecture), parts, tuple(headers))
 
 
 def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:
-    """The common headers, and those of this very kernel."""
+    """Return the directories of the common headers and of this kernel's own headers."""
     source = next(iter((tree / "usr/src").glob("linux-headers-*-common")), None)
     objects = tree / "usr/src" / f"linux-headers-{release}"
     if source is None or not objects.is_dir():
-        raise BuildError("the header packages are not laid out as known", where=release, mend="see kernel.package")
+        raise BuildError("the header packages have an unknown layout", where=release, mend="see kernel.package")
     return source, objects
 
 
 def settle_headers(tree: Path, release: str) -> None:
-    """Make the unpacked header packages work from where they stand, and leave out what no module build reads.
+    """Make the unpacked header packages usable in place, and remove files that no module build reads.
 
-    They name each other by relative links, except for one line that includes a Makefile from /usr/src.
+    The packages refer to each other by relative links, except one line that includes a Makefile from /usr/src.
     """
     source, objects = _header_directories(tree, release)
     (objects / "Makefile").write_text(f"include $(dir $(lastword $(MAKEFILE_LIST)))../{source.name}/Makefile\n")
     _remove_siblings(source / "arch", {path.name for path in (objects / "arch").iterdir()})
-    # One empty file for each option: what kbuild's own rules compare times with, through $(wildcard).
+    # One empty file for each option. Kbuild's rules compare its time through $(wildcard).
     for mark in (objects / "include/config").rglob("*"):
         if mark.is_file() and mark.stat().st_size == 0:
             mark.unlink()
-    # With the kernel's BTF kbuild would run pahole on modules; ours have none (harness/pinning/holds/btf.py).
+    # With the kernel's BTF kbuild would run pahole on modules; ours have none (harness/pinning/holds/btf_encoder.py).
     (objects / "vmlinux").unlink(missing_ok=True)
     for part in ("lib", "usr/share"):
         shutil.rmtree(tree / part, ignore_errors=True)

@@ -1,6 +1,6 @@
-"""Writing what recovered symbols need of the ELF format: a symbol table added to a file, a file around a flat image.
+"""Writer of ELF files for recovered symbols: adds a symbol table to a file, or makes a file around a flat image.
 
-Of either word size and byte order. Layouts are those of elf(5).
+Supports both word sizes and both byte orders. Layouts are those of elf(5).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from harness.core.errors import BuildError
-from harness.images.kallsyms import Recovered
+from harness.images.kallsyms import RecoveredSymbol
 
 _MAGIC = b"\x7fELF"
 _ET_EXEC = 2
@@ -27,52 +27,52 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Form:
-    """How a file of one word size, 4 or 8 bytes, and byte order writes its headers and symbols."""
+    """The layout of headers and symbols for one word size, 4 or 8 bytes, and one byte order."""
 
     word_bytes: int
     little_endian: bool
 
     @classmethod
     def of(cls, elf: bytes) -> Form:
-        """The form of an ELF file. Raises BuildError when it is none."""
+        """Return the form of an ELF file. Raises BuildError for any other file."""
         if elf[:4] != _MAGIC or elf[4] not in (1, 2) or elf[5] not in (1, 2):
             raise BuildError("not an ELF file", mend="see kernel.package in the recipe")
         return cls(4 * elf[4], elf[5] == 1)
 
     @property
     def ident(self) -> bytes:
-        """The first 16 bytes of a file."""
+        """The first 16 bytes of a file (e_ident)."""
         return (_MAGIC + bytes([self.word_bytes // 4, 1 if self.little_endian else 2, 1])).ljust(16, b"\0")
 
     @property
     def ehdr(self) -> struct.Struct:
-        """The file's header."""
+        """The layout of the file's header."""
         return self._struct("16sHHIWWWIHHHHHH")
 
     @property
     def shdr(self) -> struct.Struct:
-        """A section's header: the fields of `_Section`."""
+        """The layout of a section's header, with the fields of `_Section`."""
         return self._struct("IIWWWWIIWW")
 
     @property
     def phdr_size(self) -> int:
-        """Bytes of a segment's header."""
+        """The size of a segment's header in bytes."""
         return 56 if self.word_bytes == 8 else 32
 
     @property
     def sym_size(self) -> int:
-        """Bytes of a symbol."""
+        """The size of a symbol in bytes."""
         return 24 if self.word_bytes == 8 else 16
 
     def segment(self, flags: int, offset: int, address: int, in_file: int, in_memory: int) -> bytes:
-        """The header of a loaded segment; 32 bits have the flags behind the sizes."""
+        """Return the header of a loaded segment; 32-bit files have the flags after the sizes."""
         if self.word_bytes == 8:
             words = (_PT_LOAD, flags, offset, address, address, in_file, in_memory, _PAGE)
             return self._struct("IIWWWWWW").pack(*words)
         return self._struct("IWWWWWIW").pack(_PT_LOAD, offset, address, address, in_file, in_memory, flags, _PAGE)
 
     def symbol(self, name: int, info: int, section: int, address: int) -> bytes:
-        """A symbol without a size; 32 bits have its place before its kind."""
+        """Return a symbol without a size; 32-bit files have the address before the type."""
         if self.word_bytes == 8:
             return self._struct("IBBHWW").pack(name, info, 0, section, address, 0)
         return self._struct("IWWBBH").pack(name, address, 0, info, 0, section)
@@ -84,7 +84,7 @@ class Form:
 
 @dataclass(frozen=True)
 class FlatSection:
-    """A section of a flat image, by the addresses it was linked at: `start` is in it, `end` is not."""
+    """A section of a flat image, by its link addresses; `end` is the address after the last byte."""
 
     name: str
     start: int
@@ -95,7 +95,7 @@ class FlatSection:
 
 
 class _Section(NamedTuple):
-    """One section header, in the file's order of fields."""
+    """One section header, with the fields in the file's order."""
 
     name: int
     type: int
@@ -110,7 +110,7 @@ class _Section(NamedTuple):
 
 
 def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int, form: Form) -> bytes:
-    """An ELF for `machine` (e_machine): `image` at `base`, one loaded segment, and a section for each place."""
+    """Return an ELF for `machine` (e_machine): `image` at `base`, one loaded segment, a section for each place."""
     names = _Strings()
     sections = [_Section(0, 0, 0, 0, 0, 0, align=0)]
     for place in places:
@@ -132,10 +132,10 @@ def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int, f
     return front.ljust(table_at, b"\0") + b"".join(shdr.pack(*section) for section in sections)
 
 
-def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
-    """The same file with a symbol table. Everything else stays where it is: the new tables come at the end.
+def with_symbols(elf: bytes, symbols: Sequence[RecoveredSymbol]) -> bytes:
+    """Return the file with a symbol table. Nothing else moves, because the new tables are at the end.
 
-    Symbols get no size: kallsyms has none. Raises BuildError when the file is no ELF, or has a symbol table.
+    Symbols get no size, because kallsyms has none. Raises BuildError for a file that is not ELF or has a symbol table.
     """
     form = Form.of(elf)
     ehdr, shdr = form.ehdr, form.shdr
@@ -143,7 +143,7 @@ def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
     count, names_index = fields[12], fields[13]
     sections = _sections(elf, form)
     if any(section.type == _SHT_SYMTAB for section in sections):
-        raise BuildError("the kernel has a symbol table already", mend="use it as it is")
+        raise BuildError("the kernel already has a symbol table", mend="use it as it is")
     old = sections[names_index]
     names = _Strings(elf[old.offset : old.offset + old.size])
     table, strings, first_global = _symbol_table(symbols, sections, form)
@@ -167,7 +167,7 @@ def with_symbols(elf: bytes, symbols: Sequence[Recovered]) -> bytes:
 
 
 def symbols_in(elf: bytes) -> int:
-    """How many entries the symbol table of an ELF file has, 0 when it has no table."""
+    """Return the number of entries in the symbol table of an ELF file; 0 if it has no table."""
     form = Form.of(elf)
     tables = (section for section in _sections(elf, form) if section.type == _SHT_SYMTAB)
     return sum(table.size // form.sym_size for table in tables)
@@ -178,8 +178,10 @@ def _sections(elf: bytes, form: Form) -> list[_Section]:
     return [_Section(*shdr.unpack_from(elf, fields[6] + index * shdr.size)) for index in range(fields[12])]
 
 
-def _symbol_table(symbols: Sequence[Recovered], sections: Sequence[_Section], form: Form) -> tuple[bytes, bytes, int]:
-    """The table, its strings, and the index of its first global symbol: locals come first (elf(5), sh_info)."""
+def _symbol_table(
+    symbols: Sequence[RecoveredSymbol], sections: Sequence[_Section], form: Form
+) -> tuple[bytes, bytes, int]:
+    """Return the table, its strings, and the index of its first global symbol: locals come first (elf(5), sh_info)."""
     ranked = sorted(symbols, key=lambda symbol: symbol.letter.islower() and symbol.letter not in "uvw", reverse=True)
     names = _Strings()
     finder = _Finder(sections)
@@ -194,14 +196,14 @@ def _symbol_table(symbols: Sequence[Recovered], sections: Sequence[_Section], fo
 
 
 def _binding(letter: str) -> int:
-    """nm's letter as a binding; of its lower-case letters u, v and w alone are not local."""
+    """Return the binding for nm's letter; every lower-case letter except u, v and w is local."""
     if letter in "vwVW":
         return _STB_WEAK
     return _STB_LOCAL if letter.islower() and letter != "u" else _STB_GLOBAL
 
 
 class _Finder:
-    """Which section an address stands in."""
+    """Finder of the section that contains an address."""
 
     def __init__(self, sections: Sequence[_Section]) -> None:
         loaded = [
@@ -212,11 +214,11 @@ class _Finder:
         self._sections = sorted(loaded)
         self._starts = [start for start, *_ in self._sections]
 
-    def place(self, symbol: Recovered) -> tuple[int, int]:
-        """Section index and type of a symbol.
+    def place(self, symbol: RecoveredSymbol) -> tuple[int, int]:
+        """Return the section index and the type of a symbol.
 
-        A border such as _etext stands at the end of its section, not in it: it is neither function nor object. So is
-        what kallsyms calls absolute, unless it is per-CPU data, whose section was linked at address 0.
+        A border such as _etext is at the end of its section, not in it, so it is neither function nor object. The same
+        holds for a symbol that kallsyms lists as absolute, unless it is per-CPU data, whose section is linked at 0.
         """
         position = bisect_right(self._starts, symbol.address) - 1
         if position < 0:
@@ -240,7 +242,7 @@ class _Strings:
         return bytes(self._content)
 
     def add(self, text: str) -> int:
-        """Put a string at the end; gives its offset."""
+        """Add a string at the end and return its offset."""
         offset = len(self._content)
         self._content += text.encode() + b"\0"
         return offset

@@ -1,4 +1,4 @@
-"""Somebody's module source built for one image's kernel, with its compiler and its tree, in a copy of the directory."""
+"""Build of a user's module source for one image's kernel, with its compiler and tree, in a copy of the directory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from harness.images.kbuild import Make, Output
 
 _BUILD_S = 900.0
 _MAKEFILES = ("Kbuild", "Makefile")
-# What an earlier build left must not be taken for this one's.
+# Files of an earlier build must not be taken for results of this build.
 _BUILT = shutil.ignore_patterns("*.ko", "*.o", "*.mod", "*.mod.c", ".*.cmd", "Module.symvers", "modules.order", ".git")
 _MOST_BYTES = 256 << 20
 
 
 def build(source: Path, image: Image, build_context: BuildContext, directory: Path) -> list[Path]:
-    """Every module of a directory with a Kbuild, or the one of a source file, built below `directory`.
+    """Build a directory with a Kbuild, or one source file, below `directory`; return the paths of its modules.
 
-    Raises UsageError with the compiler's first complaint when the source does not build, HostError without the tree.
+    Raises UsageError with the compiler's first error when the source does not build, HostError when the image has no
+    tree for module builds.
     """
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
@@ -53,7 +54,7 @@ def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressS
 
 
 def _lay_out(source: Path, scratch: Path) -> None:
-    """Copy the source: kbuild writes beside it, and the directory may be read-only."""
+    """Copy the source, because kbuild writes to the source's directory, which may be read-only."""
     try:
         if source.is_dir():
             if not any((source / name).is_file() for name in _MAKEFILES):
@@ -68,12 +69,12 @@ def _lay_out(source: Path, scratch: Path) -> None:
             (scratch / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
     except (OSError, shutil.Error) as error:
         raise UsageError(
-            str(getattr(error, "strerror", None) or error), where=str(source), mend="see the path"
+            str(getattr(error, "strerror", None) or error), where=str(source), mend="check the path"
         ) from None
 
 
 def _demand_small(source: Path) -> None:
-    """A whole kernel tree is no module."""
+    """Raise UsageError for a directory that is too large to be a module's, such as a whole kernel tree."""
     total = 0
     for path in source.rglob("*"):
         total += path.lstat().st_size

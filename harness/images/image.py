@@ -1,4 +1,4 @@
-"""What a recipe builds into: everything a guest needs to boot and a landing needs to be judged."""
+"""The result of building a recipe: all files to boot a guest and to judge landings in it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from harness.images.recipe import Recipe
 
 @dataclass(frozen=True)
 class Image:
-    """One bootable image, every file of it verified against its store manifest.
+    """One bootable image; every file is verified against its store manifest.
 
-    `kernel` is what QEMU is given; `vmlinux` the ELF of that very kernel, with a symbol table and the bytes of its
-    text as linked (slide 0); `build_id` the GNU build-id of both, in hex; `initrd` the shared part of the root file
-    system, an uncompressed cpio; `modules` the built probe modules by name;
-    `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
-    build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name;
-    `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against.
+    - `kernel`: the file that QEMU boots.
+    - `vmlinux`: the ELF of the same kernel, with a symbol table and the bytes of its text as linked (slide 0).
+    - `build_id`: the GNU build-id of both, in hex.
+    - `initrd`: the shared part of the root file system, an uncompressed cpio.
+    - `modules`: the built probe modules by name.
+    - `config`: the kernel's configuration: `CONFIG_X` to `y`, `m` or the value; absent if not set.
+    - `facts`: figures that the build measured, for traits with no other evidence.
+    - `programs`: the built programs of probes/loader by name.
+    - `drivers`: the modules that init loads, by name.
+    - `headers`: the directories for building modules for this kernel.
     """
 
     recipe: Recipe
@@ -37,6 +41,6 @@ class Image:
     headers: Headers | None = None
 
     def with_cpus(self, cpus: int) -> Image:
-        """The same image for a machine with so many virtual CPUs."""
+        """Return this image for a machine with `cpus` virtual CPUs."""
         machine = self.recipe.machine.model_copy(update={"cpus": cpus})
         return replace(self, recipe=self.recipe.model_copy(update={"machine": machine}))

@@ -1,7 +1,7 @@
-"""Symbols out of a kernel that was stripped: its own kallsyms tables, read from the file, not from a booted guest.
+"""Recovery of a stripped kernel's symbols from the kallsyms tables in its file, without a booted guest.
 
-vmlinux-to-elf finds and decodes the tables. It takes seconds of pure Python, and minutes of guessing when the input is
-damaged, so it runs as a child with a deadline: `python -m harness.images.kallsyms KERNEL OUT`.
+vmlinux-to-elf finds and decodes the tables. It takes seconds of pure Python, and minutes of guesses on damaged input.
+Therefore it runs as a child with a deadline: `python -m harness.images.kallsyms KERNEL OUT`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from harness.core.process import run
 
 
 @dataclass(frozen=True)
-class Recovered:
-    """One symbol as /proc/kallsyms would list it at slide 0; `letter` is nm's, lower case when it is local."""
+class RecoveredSymbol:
+    """One symbol as /proc/kallsyms would list it at slide 0; `letter` is nm's, in lower case for a local symbol."""
 
     address: int
     letter: str
@@ -27,13 +27,13 @@ class Recovered:
 
 @dataclass(frozen=True)
 class Kallsyms:
-    """A kernel's own symbol table. `base` is the address that the first byte of a flat kernel image was linked at."""
+    """A kernel's own symbol table; `base` is the link address of the first byte of a flat kernel image."""
 
     base: int
-    symbols: tuple[Recovered, ...]
+    symbols: tuple[RecoveredSymbol, ...]
 
     def address(self, name: str) -> int:
-        """The first symbol of that name. Raises BuildError when there is none."""
+        """Return the address of the first symbol with that name. Raises BuildError when there is none."""
         for symbol in self.symbols:
             if symbol.name == name:
                 return symbol.address
@@ -41,11 +41,11 @@ class Kallsyms:
 
 
 def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0) -> Kallsyms:
-    """The symbols of an unpacked kernel: an ELF, or a flat image.
+    """Return the symbols of an unpacked kernel, an ELF or a flat image.
 
-    `linked_at` is where a flat image was linked, 0 where its code shows that: vmlinux-to-elf guesses it by the
-    prologues of functions, of the architectures that it knows. `scratch` is a file to leave the child's answer in.
-    Raises BuildError when the tables are not found, and DeadlineExceeded when looking takes too long.
+    `linked_at` is the link address of a flat image, or 0 to let vmlinux-to-elf infer it from function prologues, which
+    it can for the architectures that it knows. The child writes its result to the file `scratch`. Raises BuildError
+    when the tables are not found, and DeadlineExceeded when the search takes too long.
     """
     child = run(
         [sys.executable, "-m", "harness.images.kallsyms", kernel, scratch, f"{linked_at:x}"],
@@ -53,15 +53,17 @@ def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0)
         cwd=paths.PROJECT,
     )
     if child.rc:
-        told = (child.output.strip().splitlines() or ["no word"])[-1]
-        raise BuildError(f"no symbols recovered: {told}", where=kernel.name, mend="is it built with CONFIG_KALLSYMS?")
+        reason = (child.output.strip().splitlines() or ["no output"])[-1]
+        raise BuildError(f"no symbols recovered: {reason}", where=kernel.name, mend="is it built with CONFIG_KALLSYMS?")
     base, *lines = scratch.read_text().splitlines()
     split = (line.split(" ", 2) for line in lines)
-    return Kallsyms(int(base, 16), tuple(Recovered(int(address, 16), letter, name) for address, letter, name in split))
+    return Kallsyms(
+        int(base, 16), tuple(RecoveredSymbol(int(address, 16), letter, name) for address, letter, name in split)
+    )
 
 
 def _child(kernel: Path, out: Path, base: int) -> None:
-    """Write base and symbols, a line each."""
+    """Write the base and the symbols to a file, one per line."""
     from vmlinux_to_elf.core.kallsyms import KallsymsFinder
 
     known = {"bit_size": 64, "explicit_base_address": base} if base else {}

@@ -1,4 +1,4 @@
-"""Running the kernel's make: its compiler, progress read from its output, its log and what that complains of."""
+"""Runs of the kernel's make: its compiler, progress from its output, its log, and the errors in the log."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.process import run
 
-# Less than guests yield by, for in the end a run waits for its compiles; more than modules of kernels that are there.
+# A lower nice value than guests have, because a run waits for its compiles in the end. Builds of probe modules have an
+# even lower one.
 NICE = 5
 
-# `  CC      kernel/fork.o`: make's short form of a command, one a line (scripts/Kbuild.include, 6.1).
+# `  CC      kernel/fork.o`: make's short form of a command, one per line (scripts/Kbuild.include, 6.1).
 _COMMAND = re.compile(r"  (?:CC|AS|AR|LD|HOSTCC|HOSTLD|GEN|OBJCOPY|MODPOST)(?: \[M\])? +(\S+)")
 _NOT_CLEAN = re.compile(r"source tree is not clean, please run '(?P<command>[^']+)'\n\*\*\* in (?P<tree>[^\n]+)")
 _WARNING = re.compile(r"\bwarning:", re.IGNORECASE)
 _ERROR = re.compile(r"\berror:|\*\*\*|undefined reference", re.IGNORECASE)
 
-# Who built it when would otherwise stand in the kernel's banner and make each build another one
+# Without these, the kernel's banner would contain the user and the time of the build, and each build would differ
 # (Documentation/kbuild/reproducible-builds.rst, 6.1).
 _REPRODUCIBLE = {
     "KBUILD_BUILD_USER": "pinpoint",
@@ -37,35 +38,35 @@ _REPRODUCIBLE = {
 
 @lru_cache
 def compiler_version(architecture: Architecture) -> str:
-    """The first lines of the compiler's and the linker's version, for store keys. Raises HostError without them."""
+    """Return the first line of gcc's and ld's `--version`, for store keys. Raises HostError if one is not installed."""
     tools = [f"{architecture.cross_prefix}{tool}" for tool in ("gcc", "ld")]
     answers = [run([tool, "--version"], deadline=Deadline.after(30)) for tool in tools]
     return "; ".join(answer.output.partition("\n")[0] for answer in answers)
 
 
 def compiler(architecture: Architecture, program: Path | None = None) -> str:
-    """The compiler as make is given it, the host's or a `program`: behind ccache where that is installed."""
+    """Return the value of make's CC: the host's compiler or `program`, run by ccache if ccache is installed."""
     gcc = str(program or f"{architecture.cross_prefix}gcc")
     return f"ccache {gcc}" if shutil.which("ccache") else gcc
 
 
 @dataclass
 class Output:
-    """How far make is by what it said: commands run, of `expected` or so; 0 when nobody knows."""
+    """Progress of make: the commands that it has printed, out of about `expected`; 0 if that number is unknown."""
 
     step: ProgressStep
     expected: int = 0
     commands: int = 0
 
     def hear(self, line: str) -> None:
-        """Take one line of make's output, and tell the step how far it is."""
+        """Process one line of make's output, and publish the progress."""
         if found := _COMMAND.match(line):
             self.commands += 1
             self.step.say(Path(found[1]).name, self.fraction)
 
     @property
     def fraction(self) -> float | None:
-        """How much is done, never quite all of it: make says nothing when it ends."""
+        """The part that is done, at most 0.99, because make prints nothing when it ends."""
         return min(0.99, self.commands / self.expected) if self.expected else None
 
 
@@ -80,7 +81,7 @@ class Make:
     jobs: int = 1
     nice: int = NICE
     program: Path | None = None
-    """The compiler, where it is not the host's."""
+    """The compiler, if it is not the host's."""
 
     def run(
         self,
@@ -90,7 +91,7 @@ class Make:
         deadline: Deadline,
         variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Make the targets. Raises BuildError with the log and the first complaint in it."""
+        """Make the targets. Raises BuildError with the log and its first error."""
         _demand_plain_path(self.objects)
         settings = {
             "O": str(self.objects),
@@ -117,9 +118,9 @@ def run_logged(
     on_line: Callable[[str], None] | None = None,
     nice: int = NICE,
 ) -> None:
-    """Run one step of a build, its output appended to `log`.
+    """Run one step of a build and append its output to `log`.
 
-    Raises BuildError, with the log and the first complaint in this step's part of it, when it fails.
+    Raises BuildError when the step fails, with the log and the first error in the step's part of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = log.stat().st_size if log.exists() else 0
@@ -131,35 +132,35 @@ def run_logged(
 
 
 def warnings(log: Path) -> list[str]:
-    """The distinct warnings in a log: all that its object tree ever got, for kbuild compiles nothing twice."""
+    """Return the distinct warnings in a log: all of its object tree's, because kbuild compiles nothing twice."""
     return list(dict.fromkeys(line for line in log.read_text(errors="replace").splitlines() if _WARNING.search(line)))
 
 
 def _first_complaint(log: Path, start: int) -> str:
-    """The first line of this run's part of the log that names an error."""
+    """Return the first line with an error in this run's part of the log."""
     lines = [line.strip() for line in _text(log, start).splitlines() if line.strip(" *\t")]
     return next((line for line in lines if _ERROR.search(line)), lines[-1] if lines else "no output")
 
 
 def _demand_clean_tree(log: Path, start: int) -> None:
-    """Raise RecipeError when make refused a source tree that was built in (Makefile, outputmakefile, 6.1)."""
+    """Raise RecipeError when make refused a source tree with build results in it (Makefile, outputmakefile, 6.1)."""
     found = _NOT_CLEAN.search(_text(log, start))
     if found:
         raise RecipeError(
-            "the kernel source was built in, and make takes only a clean one",
+            "the kernel source contains build results, and make needs a clean tree",
             where=found["tree"].strip(),
-            mend=f"run `{found['command']}` there, which removes what was built and .config",
+            mend=f"run `{found['command']}` there, which removes the build results and .config",
         )
 
 
 def _text(log: Path, start: int) -> str:
-    """What this run wrote to the log."""
+    """Return what this run wrote to the log."""
     with log.open("rb") as stream:
         stream.seek(start)
         return stream.read().decode(errors="replace")
 
 
 def _demand_plain_path(path: Path) -> None:
-    """Make takes no directory with a space or a colon in its name (Makefile:`source directory cannot contain`, 6.1)."""
+    """Raise HostError for a path with a space or a colon, which make refuses (Makefile, `cannot contain`, 6.1)."""
     if re.search(r"[\s:]", str(path)):
         raise HostError("its path has a space or a colon", where=str(path), mend="set PINPOINT_CACHE elsewhere")

@@ -52,7 +52,7 @@ def read_fragment(path: Path) -> list[Wish]:
             continue
         if option in wishes:
             raise RecipeError(
-                f"{option} is asked for twice",
+                f"{option} is set twice",
                 where=f"{path.name}:{number}",
                 mend=f"remove this or line {wishes[option].line}",
             )
@@ -103,9 +103,9 @@ def check(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path) -
     first, *others = lost
     more = f" (and {len(others)} more: {', '.join(wish.option for wish in others)})" if others else ""
     raise RecipeError(
-        f"{first.option}={first.value} was asked for, but {_fate(first, config, source)}{more}",
+        f"{first.option}={first.value} was requested, but {_fate(first, config, source)}{more}",
         where=first.place,
-        mend="ask for what it needs too, or remove it",
+        mend="set the options that it needs too, or remove it",
     )
 
 

@@ -1,4 +1,4 @@
-"""What a module's file says of itself in .modinfo, and whether a kernel can load it; no guest is started for that."""
+"""The .modinfo of a module's file, and checks without a guest that a kernel can load the module."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
 from harness.images.image import Image
 
-# MODULE_NAME_LEN is 64 less an unsigned long (include/linux/moduleparam.h, 6.1). A name is a word of a command line.
+# MODULE_NAME_LEN is 64 minus an unsigned long (include/linux/moduleparam.h, 6.1). A name is a word of a command line.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")
 _SHOWN = 6
 
 
 def _modinfo(elf: Elf) -> Mapping[str, Sequence[str]]:
-    """Return the fields of .modinfo. Raises UsageError when the section cannot be one."""
+    """Return the fields of .modinfo. Raises UsageError when the section is not valid."""
     try:
         return elf.modinfo
     except PinpointError as error:
@@ -25,7 +25,7 @@ def _modinfo(elf: Elf) -> Mapping[str, Sequence[str]]:
 
 
 def name(elf: Elf, file: Path) -> str:
-    """What the kernel calls the module. Raises UsageError for a name that no module can have."""
+    """Return the module's name in the kernel. Raises UsageError for a name that no module can have."""
     found = next(iter(_modinfo(elf).get("name", ())), file.name.partition(".ko")[0].replace("-", "_"))
     if not _NAME.fullmatch(found):
         raise UsageError(
@@ -35,22 +35,22 @@ def name(elf: Elf, file: Path) -> str:
 
 
 def parameters(elf: Elf) -> dict[str, str]:
-    """The module's parameters: name to type and description, as far as the file has them."""
+    """Return the module's parameters: name to type and description, if the file has them."""
     types = dict(value.partition(":")[::2] for value in _modinfo(elf).get("parmtype", ()))
     described = dict(value.partition(":")[::2] for value in _modinfo(elf).get("parm", ()))
     return {each: ", ".join(filter(None, (types.get(each), described.get(each)))) for each in [*types, *described]}
 
 
 def depends(elf: Elf) -> list[str]:
-    """The modules that must be loaded before it."""
+    """Return the names of the modules that must be loaded before this one."""
     needed = next(iter(_modinfo(elf).get("depends", ())), "")
     return [each.replace("-", "_") for each in needed.split(",") if each]
 
 
 def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
-    """Demand that the kernel will take the module's vermagic. Raises UsageError with both.
+    """Demand that the kernel will accept the module's vermagic. Raises UsageError with both.
 
-    The kernel's own is that of the modules that were built for it.
+    The kernel's vermagic is taken from the probe modules, which were built for it.
     """
     own = next((Elf.kept(path).modinfo_value("vermagic") for path in image.modules.values()), "").strip()
     theirs = elf.modinfo_value("vermagic").strip()
@@ -70,7 +70,7 @@ def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
 
 
 def demand_symbols(elf: Elf, file: Path, image: Image, others: Sequence[Elf]) -> None:
-    """Demand that every symbol that the module needs is known to the kernel or to another module. Raises UsageError."""
+    """Demand that the kernel or another module has every symbol that the module needs. Raises UsageError."""
     known = _kernel_symbols(image)
     if not known:
         return
@@ -87,7 +87,7 @@ def demand_symbols(elf: Elf, file: Path, image: Image, others: Sequence[Elf]) ->
 
 
 def _kernel_symbols(image: Image) -> frozenset[str]:
-    """Every symbol of the vmlinux, and every one that the kernel's own modules export."""
+    """Return every symbol of the vmlinux and every export of the kernel's own modules; empty without Module.symvers."""
     symvers = image.headers.objects / "Module.symvers" if image.headers else None
     exported = _symvers(symvers) if symvers and symvers.is_file() else frozenset()
     return exported | _defined(image.vmlinux) if exported else frozenset()
@@ -100,14 +100,14 @@ def _defined(vmlinux: Path) -> frozenset[str]:
 
 @lru_cache(maxsize=8)
 def _symvers(path: Path) -> frozenset[str]:
-    """The names of `CRC NAME MODULE TYPE` lines."""
+    """Return the names of `CRC NAME MODULE TYPE` lines."""
     return frozenset(line.split("\t")[1] for line in path.read_text().splitlines() if line.count("\t") > 1)
 
 
 def demand_parameters(given: Mapping[str, str], elves: Mapping[str, Elf]) -> dict[str, list[str]]:
-    """The parameters of each module, as words for insmod, from `NAME=VALUE` and `MODULE.NAME=VALUE`.
+    """Return the parameters of each module as words for insmod, from `NAME=VALUE` and `MODULE.NAME=VALUE`.
 
-    Raises UsageError for one that no module has.
+    Raises UsageError for a parameter that no module has.
     """
     words: dict[str, list[str]] = {module: [] for module in elves}
     for key, value in given.items():

@@ -1,4 +1,4 @@
-"""The probe modules, built for one kernel with its headers and compiler, and looked at before they are kept."""
+"""The probe modules, built for one kernel with its headers and compiler, and checked before they are stored."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CODE = ("modules.py", "kbuild.py")
 
 
 def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
-    """Everything that goes into the modules for the kernel with that store key."""
+    """Return every input of the modules for the kernel with that store key."""
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     compiler = [compiler_version(recipe.architecture), *suite_compiler.key_parts(recipe, build_context)]
     return [kernel_key, _probes_digest(), recipe.kernel.cflags, *compiler, *code]
@@ -37,11 +37,11 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
 def obtain(
     recipe: Recipe, kernel: KernelBuild, build_context: BuildContext, parts: Sequence[str]
 ) -> Mapping[str, Path]:
-    """Every module of probes/ for this kernel, by name: `pinpoint_target` to its file.
+    """Return every module of probes/ for this kernel, by name: `pinpoint_target` to its file.
 
-    A directory of probes/ with a Kbuild is built by itself, so that it may have a module of a name that there is
-    already: `rebuilt/pinpoint_target`. Warnings are errors. Each has DWARF lines and a build-id. Raises BuildError
-    with the log when they do not build, and when one of them is not what this kernel can load.
+    Each directory of probes/ with a Kbuild is built separately, so that two directories may have modules of one name,
+    such as `rebuilt/pinpoint_target`. Warnings are errors. Each module has DWARF lines and a build-id. Raises
+    BuildError with the log when the modules do not build, and when this kernel cannot load one of them.
     """
     job = _Job(recipe, kernel, build_context)
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
@@ -49,7 +49,7 @@ def obtain(
 
 
 def check(module: Path, kernel: KernelBuild) -> None:
-    """Demand that a module is for this kernel and carries what landings are judged by. Raises BuildError."""
+    """Demand that a module is for this kernel and has a build-id and DWARF lines. Raises BuildError."""
     elf, vmlinux = Elf.read(module), Elf.read(kernel.vmlinux)
     release = elf.modinfo_value("vermagic").partition(" ")[0]
     if (elf.machine, elf.word_bytes, elf.byte_order) != (vmlinux.machine, vmlinux.word_bytes, vmlinux.byte_order):
@@ -66,7 +66,7 @@ def check(module: Path, kernel: KernelBuild) -> None:
 
 
 def _probe_sources() -> list[Path]:
-    """The sources of every module. probes/loader has none of them: what it holds are programs."""
+    """Return the sources of every module. probes/loader is left out, because it contains programs."""
     found = (path for pattern in _SOURCES for path in paths.PROBES.rglob(pattern))
     return sorted(path for path in found if not path.is_relative_to(paths.PROBES / "loader"))
 
@@ -77,14 +77,14 @@ def _probes_digest() -> str:
 
 @dataclass(frozen=True)
 class _Job:
-    """One kernel's modules to be built into a store entry."""
+    """Build of one kernel's modules into a store entry."""
 
     recipe: Recipe
     kernel: KernelBuild
     build_context: BuildContext
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Build a copy of probes/: kbuild writes beside its sources, which may be read-only to whoever runs this."""
+        """Build a copy of probes/, because kbuild writes to the sources' directory, which may be read-only."""
         scratch = entry / "build"
         for source in _probe_sources():
             copy = scratch / source.relative_to(paths.PROBES)
@@ -109,8 +109,8 @@ class _Job:
     def _make(self, scratch: Path, directory: Path, step: ProgressStep) -> None:
         """Build one directory of the copy with the flags of the kernel itself.
 
-        Debug information names no directory of this machine. No turn is waited for, and nothing is niced: it takes
-        seconds, and a row that has its kernel would wait minutes for those that compile.
+        Debug information contains no directory of this machine. The build takes seconds, so it needs no compile slot
+        and no nice value: otherwise a row that has its kernel would wait minutes for rows that compile theirs.
         """
         headers = self.kernel.headers
         maps = {scratch: "probes", headers.objects: "objects", headers.source: "linux"}
@@ -130,5 +130,5 @@ class _Job:
 
 
 def _by_name(directory: Path) -> dict[str, Path]:
-    """The modules below a directory, named by their place in it: `rebuilt/pinpoint_target`."""
+    """Return the modules below a directory by their relative path without suffix: `rebuilt/pinpoint_target`."""
     return {str(path.relative_to(directory).with_suffix("")): path for path in sorted(directory.rglob("*.ko"))}

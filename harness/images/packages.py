@@ -1,4 +1,4 @@
-"""Debian packages by name through a private apt: the host's sources are only read, and nobody need be root."""
+"""Debian packages by name, through a private apt state: the host's sources are only read, and root is not needed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
-from harness.images import deb, mirrors
+from harness.images import deb, host_apt_sources
 from harness.images.private_apt import SOURCE, AptState, complaint, first_paragraph, native
 
-_ASKING = 60.0
-# What apt-get --print-uris says of each file: 'URI' NAME SIZE SHA256:HEX.
+_APT_SECONDS = 60.0
+# A line of apt-get --print-uris for each file: 'URI' NAME SIZE SHA256:HEX.
 _PRINTED = re.compile(r"^'\S+' (\S+) \d+ SHA256:([0-9a-f]{64})$", re.M)
 
 
 @dataclass(frozen=True)
 class SourcePackage:
-    """A Debian source package, downloaded and checked: `dsc` and all `files` it names (itself among them).
+    """A Debian source package, downloaded and checked; `files` are `dsc` and all files that it names.
 
-    `sha256` is one digest over the files' own hashes, which apt took from the signed list.
+    `sha256` is one digest of the files' hashes, which apt read from the signed list.
     """
 
     name: str
@@ -35,69 +35,69 @@ class SourcePackage:
 
 
 class Packages:
-    """The packages of some Debian suites, for any architecture, kept below `root`.
+    """The packages of some Debian suites, for any architecture, stored below `root`.
 
-    Package lists are fetched when absent or older than a day, per architecture and only when asked for; signatures are
-    checked by apt against Debian's archive keys. Files are kept and checked by hash before each use.
+    Package lists are fetched per architecture on first use, if they are absent or older than a day. apt checks
+    signatures against Debian's archive keys. Files are kept and checked by hash before each use.
     """
 
     def __init__(self, root: Path, bus: Bus, suites: Sequence[str] = ()) -> None:
-        self._suites = tuple(suites) or mirrors.default_suites()
-        self._beside = root
+        self._suites = tuple(suites) or host_apt_sources.default_suites()
+        self._parent = root
         # A suite that extends a release is used with the release and without it: two states, two directories.
-        beside = [name for name in self._suites[1:] if "-" not in name]
-        self._root = root / "+".join([self._suites[0], *beside])
+        releases = [name for name in self._suites[1:] if "-" not in name]
+        self._root = root / "+".join([self._suites[0], *releases])
         self._bus = bus
         self._states: dict[str, AptState] = {}
         self._others: dict[str, Packages] = {}
 
     def of(self, suite: str) -> Packages:
-        """Those of another suite, from the same mirror and under the same keys; these where none is named."""
+        """Return the packages of another suite with the same mirror and keys; an empty name keeps the suite."""
         if not suite or suite == self._suites[0]:
             return self
-        # What two threads make at once is the same twice: apt's own lock is a file.
-        return self._others.setdefault(suite, Packages(self._beside, self._bus, mirrors.suites_of(suite)))
+        # Two threads may both create one here, which is harmless: the lock of an apt state is a file.
+        return self._others.setdefault(suite, Packages(self._parent, self._bus, host_apt_sources.suites_of(suite)))
 
     def with_release(self, suite: str) -> Packages:
-        """The packages of a suite and of the release that it extends, on which they depend."""
-        suites = mirrors.with_release(suite)
-        return self._others.setdefault("+".join(suites), Packages(self._beside, self._bus, suites))
+        """Return the packages of a suite and of the release that it extends and depends on."""
+        suites = host_apt_sources.with_release(suite)
+        return self._others.setdefault("+".join(suites), Packages(self._parent, self._bus, suites))
 
     def version(self, package: str, architecture: str) -> str:
-        """The candidate version of a binary package. `architecture` is dpkg's name, or `all`.
+        """Return the candidate version of a binary package. `architecture` is dpkg's name, or `all`.
 
-        Raises RecipeError when there is no such package, HostError when no list can be had.
+        Raises RecipeError when there is no such package, HostError when no list can be fetched.
         """
         return self._described(package, architecture)["Version"]
 
     def hash(self, package: str, architecture: str) -> str:
-        """The SHA-256 of the package's file as the signed list has it. Raises as `version`."""
+        """Return the SHA-256 of the package's file from the signed list. Raises as `version`."""
         return self._described(package, architecture)["SHA256"]
 
     def depends(self, package: str, architecture: str) -> list[str]:
-        """The names a package depends on; of alternatives the first. Raises as `version`."""
+        """Return the names of a package's dependencies, the first of each set of alternatives. Raises as `version`."""
         wanted = self._described(package, architecture).get("Depends", "")
         return [re.split(r"[\s(|:]", clause.strip(), maxsplit=1)[0] for clause in wanted.split(",") if clause.strip()]
 
     def fetch(self, package: str, architecture: str, *, deadline: Deadline) -> Path:
-        """The package's file, its hash as the signed list has it. Raises as `version`."""
-        told = self._described(package, architecture)
-        name = f"{package}_{told['Version']}_{told['Architecture']}.deb".replace(":", "%3a")
-        words = ["download", f"{package}={told['Version']}"]
-        return self._obtained(architecture, words, {name: told["SHA256"]}, deadline)[0]
+        """Return the package's file, checked against the hash in the signed list. Raises as `version`."""
+        fields = self._described(package, architecture)
+        name = f"{package}_{fields['Version']}_{fields['Architecture']}.deb".replace(":", "%3a")
+        words = ["download", f"{package}={fields['Version']}"]
+        return self._obtained(architecture, words, {name: fields["SHA256"]}, deadline)[0]
 
     def closure(self, packages: Sequence[str], architecture: str) -> Mapping[str, str]:
-        """File names and SHA-256 of the packages and all that apt would install with them on an empty system.
+        """Return file names and SHA-256 of the packages and of all dependencies that an empty system would need.
 
-        Recommendations are left out. Raises RecipeError when they cannot be had together.
+        Recommended packages are left out. Raises RecipeError when the packages cannot be installed together.
         """
         state = self._state(architecture)
-        deadline = Deadline.after(_ASKING)
+        deadline = Deadline.after(_APT_SECONDS)
 
         def listed() -> dict[str, str]:
             words = ["install", "--print-uris", "--quiet=2", "--no-install-recommends", "--yes", *packages]
-            told = state.ask(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
-            return {} if told.rc else dict(_PRINTED.findall(told.output))
+            printed = state.ask(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
+            return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
         found = state.recall(f"closure {' '.join(packages)}", listed, deadline)
         if not found:
@@ -105,19 +105,19 @@ class Packages:
         return found
 
     def fetch_closure(self, packages: Sequence[str], architecture: str, *, deadline: Deadline) -> list[Path]:
-        """The files of `closure`. Raises as it does."""
+        """Fetch the files of `closure` and return their paths. Raises as `closure`, and HostError."""
         files = self.closure(packages, architecture)
         exact = [_exact(name) for name in files]
         return self._obtained(architecture, ["download", *exact], files, deadline)
 
     def fetch_source(self, package: str, *, deadline: Deadline) -> SourcePackage:
-        """The candidate of a source package. Raises RecipeError when there is none, HostError when it cannot be had."""
+        """Fetch the candidate of a source package. Raises RecipeError when there is none, HostError when that fails."""
         state = self._state(SOURCE)
         words = ["source", "--download-only", "--only-source", package]
 
         def listed() -> dict[str, str]:
-            told = state.ask(["apt-get", "--print-uris", *words], deadline)
-            return {} if told.rc else dict(_PRINTED.findall(told.output))
+            printed = state.ask(["apt-get", "--print-uris", *words], deadline)
+            return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
         hashes = state.recall(f"source {package}", listed, deadline)
         if not hashes:
@@ -129,7 +129,7 @@ class Packages:
         return SourcePackage(package, version, dsc, tuple(paths), digest(f"{name}={hashes[name]}" for name in hashes))
 
     def unpack(self, file: Path, into: Path) -> None:
-        """Lay a package's files below `into`. Raises HostError when it cannot."""
+        """Unpack a package's files below `into`. Raises HostError when that fails."""
         deb.unpack(file, into)
 
     @property
@@ -137,13 +137,13 @@ class Packages:
         return self._root / "archives"
 
     def _described(self, package: str, architecture: str) -> Mapping[str, str]:
-        """The candidate's paragraph of the package list."""
+        """Return the candidate's paragraph in the package list."""
         state = self._state(architecture)
-        deadline = Deadline.after(_ASKING)
+        deadline = Deadline.after(_APT_SECONDS)
 
         def shown() -> dict[str, str]:
-            told = state.ask(["apt-cache", "show", "--no-all-versions", package], deadline)
-            return {} if told.rc else first_paragraph(told.output)
+            printed = state.ask(["apt-cache", "show", "--no-all-versions", package], deadline)
+            return {} if printed.rc else first_paragraph(printed.output)
 
         found = state.recall(f"package {package}", shown, deadline)
         if not found:
@@ -151,37 +151,37 @@ class Packages:
         return found
 
     def _none(self, what: str) -> RecipeError:
-        return RecipeError(f"no {what} in {self._suites[0]}", mend="mend kernel.package or kernel.suite")
+        return RecipeError(f"no {what} in {self._suites[0]}", mend="correct kernel.package or kernel.suite")
 
     def _obtained(
         self, architecture: str, words: Sequence[str], hashes: Mapping[str, str], deadline: Deadline
     ) -> list[Path]:
-        """Files by name and SHA-256: those kept, or what one apt-get call of `words` downloads."""
+        """Return files by name and SHA-256: the kept files, or those that one `apt-get` with `words` downloads."""
         paths = [self._archives / name for name in hashes]
         with self._state(architecture).held(deadline):
             if not self._wrong(paths, hashes):
                 return paths
             self._archives.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as beside:
-                done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=Path(beside))
+            with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
+                done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=Path(scratch))
                 if done.rc:
                     raise HostError(
-                        f"cannot download: {complaint(done.output)}", where=words[-1], mend="see the network"
+                        f"cannot download: {complaint(done.output)}", where=words[-1], mend="check the network"
                     )
-                for path in Path(beside).iterdir():
+                for path in Path(scratch).iterdir():
                     if path.is_file():
                         path.replace(self._archives / path.name)
         if wrong := self._wrong(paths, hashes):
-            raise HostError("what was downloaded is not what the list has", where=str(wrong), mend="run again")
+            raise HostError("the downloaded file does not match the package list", where=str(wrong), mend="run again")
         return paths
 
     @staticmethod
     def _wrong(paths: Sequence[Path], hashes: Mapping[str, str]) -> Path | None:
-        """The first file that is absent or not the one listed."""
+        """Return the first file that is absent or has a wrong hash."""
         return next((path for path in paths if not path.exists() or sha256(path) != hashes[path.name]), None)
 
     def _state(self, architecture: str) -> AptState:
-        """The apt state for an architecture, or for sources; packages for `all` are in every architecture's lists."""
+        """Return the apt state for an architecture or for sources; every architecture's lists include `all`."""
         name = native() if architecture == "all" else architecture
         if name not in self._states:
             self._states[name] = AptState(self._root / name, name, self._suites, self._bus)
@@ -189,6 +189,6 @@ class Packages:
 
 
 def _exact(file: str) -> str:
-    """What apt calls the very version of a package in a file so named: `zlib1g_1%3a1.2.13_amd64.deb`."""
+    """Return `PACKAGE=VERSION` for apt from a file name such as `zlib1g_1%3a1.2.13_amd64.deb`."""
     name, version, _ = file.split("_")
     return f"{name}={version.replace('%3a', ':')}"

@@ -9,10 +9,10 @@ from pathlib import Path
 from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel, user_targets
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.images.image_part_protocols import KernelStoreLayer, StoreLayer
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
-from harness.images.store_layer import KernelStoreLayer, StoreLayer
 
 _KERNEL = debian_kernel.KIND
 _MODULES: KernelStoreLayer[Mapping[str, Path]] = modules
@@ -22,10 +22,11 @@ _USER_TARGETS: StoreLayer[Mapping[str, Path]] = user_targets
 
 
 def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True) -> Image:
-    """Everything a guest of this recipe needs, verified; without what is made of probes/ where that is not wanted.
+    """Return the verified image of a recipe; without `probes`, it has no modules and programs of probes/.
 
-    The userland, which needs no kernel and is always of the host's release, is made while the kernel is; then the
-    modules while the root file system is packed. Raises RecipeError, BuildError or HostError, each one line.
+    The userland needs no kernel and is always of the host's release, so it is built in parallel with the kernel. Then
+    the modules are built while the root file system is packed. Raises RecipeError, BuildError or HostError, each one
+    line.
     """
     layers = _layers(recipe, build_context)
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
@@ -58,7 +59,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
 
 
 def image_key(recipe: Recipe, build_context: BuildContext) -> str:
-    """What names the image in results: a digest over all that goes into its parts. Nothing is fetched or built."""
+    """Return the image's name in results: a digest of all inputs of its parts. Nothing is fetched or built."""
     return _key(_layers(recipe, build_context))
 
 
@@ -67,7 +68,7 @@ def _key(layers: Mapping[str, Sequence[str]]) -> str:
 
 
 def built(recipe: Recipe, build_context: BuildContext) -> bool:
-    """True when every part of the image is in the store; a cheap look that verifies nothing."""
+    """Return True when every part of the image is in the store; files are not verified."""
     if not build_context.store.root.is_dir():
         return False
     layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context).items())
@@ -75,7 +76,7 @@ def built(recipe: Recipe, build_context: BuildContext) -> bool:
 
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
-    """Map the kind of each store entry of the image to what determines the entry. Each key is computed once."""
+    """Map the kind of each store entry of the image to the inputs of the entry. Each key is computed once."""
     kernel = _kernel(recipe).key_parts(recipe, build_context.of(recipe.kernel.suite))
     key = key_of(kernel)
     return {
@@ -86,7 +87,7 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]
 
 
 def _of_user_space(recipe: Recipe) -> list[StoreLayer[Mapping[str, Path]]]:
-    """The parts that are the same for every kernel of an architecture."""
+    """Return the parts that are the same for every kernel of an architecture."""
     return [_PROGRAMS, *([_USER_TARGETS] if recipe.traits.uprobes else [])]
 
 

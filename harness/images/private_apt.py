@@ -1,4 +1,4 @@
-"""One private apt state: lists of some suites for one architecture, or for sources, and questions put to them."""
+"""One private apt state: lists of some suites for one architecture or for sources, and cached queries of them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from harness.core.events import Bus, ProgressStep
 from harness.core.files import replacing, write_text
 from harness.core.locks import held
 from harness.core.process import Finished, run
-from harness.images import full_disk, mirrors
+from harness.images import disk_full_errors, host_apt_sources
 
 SOURCE = "source"
 _DAY = 86400.0
 _REFRESH = 300.0
-# What apt prints about a list that does not match the signed index, and the suite in the list's address.
+# apt's messages about a list that does not match the signed index, and the suite in the list's address.
 _MISMATCH = re.compile(r"unexpected size|Hash Sum mismatch|Mirror sync in progress")
 _DISTRIBUTION = re.compile(r"/dists/([^/\s]+)/")
 
 
 def native() -> str:
-    """dpkg's name of the host's architecture."""
+    """Return dpkg's name of the host's architecture."""
     return next((row.debian for row in ARCHITECTURES.values() if row.native and row.debian), "amd64")
 
 
 class AptState:
     """Lists below `root` for `architecture` (dpkg's name, or `source` for source packages).
 
-    Usable by several runs and threads at once: a file lock guards apt, which by itself fails at once where its own lock
-    is taken. Answers are remembered beside the lists they came from, for apt takes 0.2 s to give one.
+    Several runs and threads can use one state: a file lock guards apt, which otherwise fails at once if its own lock is
+    taken. Query results are stored with the lists, because apt takes 0.2 s for a query.
     """
 
     def __init__(self, root: Path, architecture: str, suites: Sequence[str], bus: Bus) -> None:
@@ -55,9 +55,9 @@ class AptState:
 
     @contextmanager
     def held(self, deadline: Deadline) -> Iterator[None]:
-        """Keep other runs' and threads' hands off, with lists that are there and fresh."""
+        """Lock the state against other runs and threads in the block, and make sure that its lists are current."""
         with (
-            full_disk.told(self._root),
+            disk_full_errors.told(self._root),
             self._mutex,
             held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
         ):
@@ -66,11 +66,11 @@ class AptState:
             yield
 
     def ask(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> Finished:
-        """Run an apt program on this state; the caller holds it."""
+        """Run an apt program on this state; the caller must hold the lock."""
         return run(argv, deadline=deadline, cwd=cwd, env={"APT_CONFIG": str(self._config), "LC_ALL": "C"})
 
     def recall(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
-        """What `ask` answers on the lists of today, asked once for each list; an empty answer is not remembered."""
+        """Return the result of `ask` for the current lists, cached until they change; an empty result is not cached."""
         if self._answers is not None and question in self._answers:
             return self._answers[question]
         with self.held(deadline):
@@ -89,9 +89,9 @@ class AptState:
         return f"package lists {self._architecture}"
 
     def _fresh_answers(self) -> dict[str, dict[str, str]]:
-        """See to it that there are lists of today, or say why not and go on with older ones; what they answered."""
+        """Refresh old lists, or report why that failed and keep them; return the stored results of the lists in use."""
         known = self._read(self._stamp)
-        wanted = [*self._suites, os.environ.get(mirrors.MIRROR, "")]
+        wanted = [*self._suites, os.environ.get(host_apt_sources.MIRROR, "")]
         self._when = float(known.get("when", 0))
         if known.get("for") != wanted or not 0 <= time.time() - self._when < _DAY:
             with self._bus.step("host", self._step) as step:
@@ -104,12 +104,12 @@ class AptState:
                 except HostError as error:
                     if not known:
                         raise
-                    step.say(f"not refreshed: {error}; going on with those of {time.ctime(self._when)}")
+                    step.say(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
         remembered = self._read(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 
     def _refresh(self) -> str:
-        """Fetch the lists. Returns which suites were left out and why, empty when none was.
+        """Fetch the lists; return the suites that were left out and why, empty if none was.
 
         A mirror that is being updated serves lists that do not match their signed index, and apt refuses them. A suite
         that only updates the release is then left out. Raises HostError with apt's complaint when the list of the
@@ -119,12 +119,12 @@ class AptState:
         refused: dict[str, str] = {}
         while True:
             self._configure(refused)
-            # Error-Mode: without it apt only warns of a list it could not fetch, and exits 0 (apt-get(8)).
+            # Without Error-Mode, apt only warns about a list that it could not fetch, and exits 0 (apt-get(8)).
             words = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
             done = self.ask(words, deadline)
             if not done.rc:
-                return "; ".join(f"without {suite}: {told}" for suite, told in refused.items())
-            told = complaint(done.output)
+                return "; ".join(f"without {suite}: {reason}" for suite, reason in refused.items())
+            reason = complaint(done.output)
             mismatched = {
                 suite
                 for line in done.output.splitlines()
@@ -132,50 +132,51 @@ class AptState:
                 for suite in _DISTRIBUTION.findall(line)
             } & set(self._optional)
             if not mismatched - refused.keys():
-                raise HostError(f"cannot fetch package lists: {told}", mend=f"see the network, or set {mirrors.MIRROR}")
-            refused |= dict.fromkeys(mismatched, told)
+                mend = f"check the network, or set {host_apt_sources.MIRROR}"
+                raise HostError(f"cannot fetch package lists: {reason}", mend=mend)
+            refused |= dict.fromkeys(mismatched, reason)
 
     @property
     def _optional(self) -> tuple[str, ...]:
-        """The suites that only update or extend a release."""
+        """Suites that only update or extend a release."""
         return tuple(name for name in self._suites[1:] if "-" in name)
 
     def _configure(self, refused: Collection[str] = ()) -> None:
-        """Write the private sources, without the suites `refused`, and the configuration."""
+        """Write the private source list, without the suites in `refused`, and the private configuration."""
         kind, architecture = ("deb-src", native()) if self._architecture == SOURCE else ("deb", self._architecture)
         for name in ("lists/partial", "cache/archives/partial"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
         suites = [suite for suite in self._suites if suite not in refused]
-        lines = [repository.line(kind) for repository in mirrors.repositories(suites)]
+        lines = [repository.line(kind) for repository in host_apt_sources.repositories(suites)]
         write_text(self._root / "sources.list", "\n".join([*lines, ""]))
         settings = {
-            # APT_CONFIG is read before the host's files (apt.conf(5)), which could set our directories back.
+            # apt reads APT_CONFIG before the host's files (apt.conf(5)), which could override our directories.
             "Dir::Etc::main": "/dev/null",
             "Dir::Etc::parts": "/dev/null",
             "Dir::Etc::sourcelist": str(self._root / "sources.list"),
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null",
             "Dir::Etc::preferencesparts": "/dev/null",
-            # Prefer the backports: without this apt takes no package from them (NotAutomatic in their index).
+            # Prefer backports: without this apt takes no package from them (NotAutomatic in their index).
             **({"APT::Default-Release": self._suites[0]} if "-" in self._suites[0] else {}),
             "Dir::State": str(self._root),
             "Dir::State::status": str(self._root / "status"),
             "Dir::Cache": str(self._root / "cache"),
             "APT::Architecture": architecture,
             "APT::Architectures::": architecture,
-            # Root's apt would become _apt, who cannot write to root's cache.
+            # apt run by root would switch to the user _apt, which cannot write to root's cache.
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
         }
         ours = [f'{key} "{value}";' for key, value in settings.items()]
-        # Not write_text: a proxy's password may be in it, and the temporary file's mode is 0600.
-        with replacing(self._config) as beside:
-            beside.write_text("\n".join([*mirrors.host_settings(), *ours, ""]))
+        # The settings may contain a proxy's password: replacing() creates the file with mode 0600.
+        with replacing(self._config) as temporary:
+            temporary.write_text("\n".join([*host_apt_sources.host_settings(), *ours, ""]))
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:
-        """A JSON object, empty when the file is absent or damaged."""
+        """Return a file's JSON object; empty if the file is absent or damaged."""
         try:
             found = json.loads(path.read_text())
         except (OSError, ValueError):
@@ -184,7 +185,7 @@ class AptState:
 
 
 def first_paragraph(text: str) -> dict[str, str]:
-    """The fields of the first paragraph of a package list; continuation lines are joined on with a space."""
+    """Return the fields of a package list's first paragraph; continuation lines are joined with a space."""
     fields: dict[str, str] = {}
     last = ""
     for line in text.lstrip("\n").splitlines():
@@ -199,7 +200,7 @@ def first_paragraph(text: str) -> dict[str, str]:
 
 
 def complaint(output: str) -> str:
-    """What apt says went wrong, without its habit of saying it twice; its last line when it marks no error."""
+    """Return the first error of apt's output, which apt may repeat; the last line if no line is marked as an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line[2:].strip() for line in lines if line.startswith("E:")]
-    return (errors or lines or ["no word from apt"])[-1 if not errors else 0]
+    return (errors or lines or ["apt printed nothing"])[-1 if not errors else 0]

@@ -20,16 +20,16 @@ KIND = "programs"
 
 # The sources of each program, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "pinpoint_loader": ("loader", "gates", "tokens", "facts", "image", "second"),
-    "pinpoint_holder": ("holder", "bpf", "btf", "copies", "gates"),
+    "pinpoint_loader": ("loader", "step_protocol", "section_file_tokens", "facts", "image", "second_task"),
+    "pinpoint_holder": ("holder", "bpf", "btf_size", "copies", "step_protocol"),
     "pinpoint_reseed": ("reseed",),
-    "pinpoint_stress": ("stress", "outcomes", "gates", "tokens"),
+    "pinpoint_stress": ("stress", "outcomes", "step_protocol", "section_file_tokens"),
 }
 FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0
 
 
-def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - as StoreLayer has it
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - StoreLayer requires it
     """Return every input of the programs, for the store key; all kernels of an architecture share the programs."""
     sources = tree_digest(_sources(), "*.[ch]")
     return [recipe.arch, sources, compiler_version(recipe.architecture), code_sha256(Path(__file__))]

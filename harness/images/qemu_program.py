@@ -1,4 +1,4 @@
-"""The QEMU that a recipe needs: the host's when it is new enough, else the one of a newer Debian suite."""
+"""The QEMU that a recipe needs: the host's if it is new enough, else the QEMU of a newer Debian suite."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from harness.images.build_context import BuildContext
 from harness.images.recipe import Emulator, Recipe
 from harness.images.suite_programs import SuitePrograms
 
-# Set by --host-qemu: the host's QEMU is used even where a recipe needs a newer one.
+# Set by --host-qemu: use the host's QEMU even if a recipe needs a newer one.
 HOST_QEMU = "PINPOINT_HOST_QEMU"
 _SUITE = "trixie-backports"
-# That suite's package of each emulator, and the firmware that its machines need from another one.
+# That suite's package of each emulator, and the package with its firmware if that is another one.
 _PACKAGES = {
     "qemu-system-x86_64": ("qemu-system-x86",),
     "qemu-system-i386": ("qemu-system-x86",),
@@ -32,10 +32,10 @@ _PACKAGES = {
 
 
 def resolved(recipe: Recipe, build_context: BuildContext) -> Recipe:
-    """The recipe with the QEMU that its guests run in; it is fetched where this host's is too old.
+    """Return the recipe with the QEMU for its guests, which is fetched if this host's QEMU is too old.
 
-    On a host without QEMU the recipe is returned as it is, and starting a guest raises the error. Raises HostError when
-    the suite has no such QEMU.
+    On a host without QEMU the recipe is returned unchanged, and starting a guest raises the error. Raises HostError
+    when the suite has no such QEMU.
     """
     if not _elsewhere(recipe):
         return _with(recipe, recipe.architecture.machine.qemu)
@@ -43,12 +43,12 @@ def resolved(recipe: Recipe, build_context: BuildContext) -> Recipe:
     found = _with(recipe, str(_launcher(recipe, entry.path)))
     emulator = found.machine.emulator
     if emulator is None or emulator.version < recipe.machine.oldest_qemu:
-        raise HostError(f"{_SUITE} has no QEMU {recipe.machine.qemu}", where=recipe.name, mend="mend machine.qemu")
+        raise HostError(f"{_SUITE} has no QEMU {recipe.machine.qemu}", where=recipe.name, mend="correct machine.qemu")
     return found
 
 
 def named(recipe: Recipe, build_context: BuildContext) -> str:
-    """The program that `resolved` chooses, whether or not it has been fetched yet."""
+    """Return the program that `resolved` chooses, even if it has not been fetched yet."""
     program = ARCHITECTURES[recipe.arch].machine.qemu
     if not _elsewhere(recipe):
         return program
@@ -57,14 +57,14 @@ def named(recipe: Recipe, build_context: BuildContext) -> str:
 
 
 def present(recipe: Recipe, build_context: BuildContext) -> bool:
-    """True when nothing needs to be fetched for the recipe's QEMU."""
+    """Return True when nothing needs to be fetched for the recipe's QEMU."""
     if not _elsewhere(recipe):
         return True
     return build_context.store.present(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
 
 
 def _elsewhere(recipe: Recipe) -> bool:
-    """Is this host's QEMU too old for the recipe, or absent?"""
+    """Return True when this host's QEMU is too old for the recipe, or absent."""
     oldest = recipe.machine.oldest_qemu
     if os.environ.get(HOST_QEMU) or oldest == (0, 0):
         return False

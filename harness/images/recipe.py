@@ -1,4 +1,4 @@
-"""The TOML of one VM, read and checked before anything is built."""
+"""The TOML file of one VM, read and checked before anything is built."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.core import paths
 from harness.core.architecture import ARCHITECTURES, Architecture
 from harness.core.errors import RecipeError, UsageError
 
-# A release by its code name, or what Debian keeps beside it. It goes into an apt source list.
+# The code name of a release, or a suite that extends one. The name goes into an apt source list.
 _SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
 _NEED = re.compile(r">= ?([0-9]+)(?:\.([0-9]+))?")
 _COMPILER = re.compile(r"gcc-[0-9]+")
@@ -25,7 +25,7 @@ _COMPILER = re.compile(r"gcc-[0-9]+")
 Tier = Literal["core", "full"]
 
 
-# Words for make, file names and apt. make, and the shell that it starts, would expand `$`, `;` and such.
+# Words for make, file names and apt. make, and the shell that it starts, would interpret `$`, `;` and the like.
 _Flags = Annotated[str, Field(pattern=r"^(?:-[A-Za-z0-9_=+.,:/@%^-]*(?: +|$))*$", max_length=1024)]
 _Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 _Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
@@ -42,12 +42,11 @@ class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
-    `suite` is the Debian suite it comes from, where that is not the host's release: another release, or a
-    `RELEASE-backports`.
-    `tree` is the user's own kernel source. `config` and `patches` name files under `vm_images/config/` and
-    `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions elsewhere: what was
-    computed for it is tried on this one. `compiler` is the compiler of another Debian suite that modules are built by,
-    `gcc-14`, where the kernel was configured by a newer one than the host has; it comes from the release of `suite`.
+    `suite` is the Debian suite of the package if that is not the host's release: another release, or a
+    `RELEASE-backports`. `tree` is the user's own kernel source. `config` and `patches` name files under
+    `vm_images/config/` and `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions
+    at other addresses; values computed for that kernel are tried on this one. `compiler` builds the modules, such as
+    `gcc-14` from the release of `suite`, if the kernel was configured with a newer compiler than the host has.
     """
 
     source: Literal["debian-binary", "debian-source", "tree"]
@@ -68,28 +67,28 @@ class Kernel(_Table):
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
         if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
-            raise ValueError(f"compiler {self.compiler!r} is none that a suite has: name gcc-14, say, and a suite")
+            raise ValueError(f"compiler {self.compiler!r} needs a suite and a name such as gcc-14")
         if self.suite and self.source == "tree":
-            raise ValueError("a tree of your own is of no suite")
+            raise ValueError("a tree of your own has no suite")
         if self.suite and not _SUITE.fullmatch(self.suite):
-            raise ValueError(f"suite {self.suite!r} is not named as Debian's are: bullseye, bookworm-backports")
+            raise ValueError(f"suite {self.suite!r} is not named like a Debian suite: bullseye, bookworm-backports")
         return self
 
 
 class Emulator(_Table):
-    """The QEMU that a recipe's guests run in: its path or name, and its version."""
+    """The QEMU that runs a recipe's guests: its path or name, and its version."""
 
     program: str
     version: tuple[int, int]
 
 
 class MachineOptions(_Table):
-    """What QEMU gives the guest.
+    """The virtual machine of the guest.
 
-    `boot` is `image` (the kernel file as its boot loader would start it; KASLR happens) or `pvh` (x86_64 only: the
-    unpacked ELF by its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the most that may
-    pass from QEMU's start to the first SSH answer: a parisc guest beside a kernel build needed 20 s on 2 cores. `qemu`
-    is the QEMU that is needed, as `>= 11`. `emulator` is no key of a recipe: `qemu_program` fills it in.
+    `boot` is `image` (QEMU starts the kernel file like a boot loader, with KASLR) or `pvh` (x86_64 only: QEMU starts
+    the unpacked ELF at its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the time limit
+    from QEMU's start to the first SSH answer: a parisc guest during a kernel build needed 20 s on 2 cores. `qemu` is
+    the required QEMU version, such as `>= 11`. `emulator` is not a key of a recipe; `qemu_program` sets it.
     """
 
     memory_mib: int = Field(default=512, ge=64, le=1 << 20)
@@ -103,18 +102,18 @@ class MachineOptions(_Table):
     @model_validator(mode="after")
     def _names_versions(self) -> MachineOptions:
         if self.qemu and not _NEED.fullmatch(self.qemu):
-            raise ValueError(f"qemu {self.qemu!r} is not a need such as '>= 11' or '>= 9.2'")
+            raise ValueError(f"qemu {self.qemu!r} is not a version such as '>= 11' or '>= 9.2'")
         return self
 
     @property
     def oldest_qemu(self) -> tuple[int, int]:
-        """The oldest QEMU that will do, major and minor; (0, 0) where any will."""
+        """The oldest QEMU that the recipe allows, major and minor; (0, 0) if it allows any."""
         found = _NEED.fullmatch(self.qemu)
         return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 class Traits(_Table):
-    """What cases may require of a VM. Each is proved in the booted guest before the first case."""
+    """Properties of a VM that cases may require; each is proved in the booted guest before the first case."""
 
     kprobes: bool = True
     kaslr: bool = False
@@ -133,14 +132,14 @@ class Traits(_Table):
 
 
 class BootNoise(_Table):
-    """One complaint this kernel is known to print at boot: `place` is the exact source place, `why` is for people."""
+    """One complaint that this kernel prints at boot: `place` is the exact source location, `why` the explanation."""
 
     place: _Line
     why: _Line
 
 
 class Recipe(_Table):
-    """One VM. `tier` is `core` for a VM of every run, `full` for one that runs when it is asked for."""
+    """One VM; `tier` is `core` for a VM of every run, `full` for a VM that runs only on request."""
 
     name: _Part
     arch: _Line
@@ -163,14 +162,14 @@ class Recipe(_Table):
 
     @property
     def architecture(self) -> Architecture:
-        """The row of the architecture table this VM is of, with the QEMU that was found for it."""
+        """The entry of the architecture table for this VM, with the QEMU that was found for it."""
         row = ARCHITECTURES[self.arch]
         found = self.machine.emulator
         return replace(row, machine=row.machine.of(found.program, found.version)) if found else row
 
 
 def load(path: Path) -> Recipe:
-    """Read one recipe. Raises RecipeError: one line naming file, key and the fix."""
+    """Read one recipe. Raises RecipeError, one line with file, key and mend."""
     try:
         raw = _toml(path)
     except OSError as error:
@@ -179,7 +178,7 @@ def load(path: Path) -> Recipe:
         raise RecipeError(f"not UTF-8 at byte {error.start}", where=path.name, mend="save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         what = f"not TOML: {str(error)[:200] or type(error).__name__}"
-        raise RecipeError(what, where=path.name, mend="mend the syntax there") from None
+        raise RecipeError(what, where=path.name, mend="fix the syntax there") from None
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
@@ -197,9 +196,9 @@ def load(path: Path) -> Recipe:
 
 
 def _toml(path: Path) -> dict[str, Any]:
-    """The tables of a recipe. Raises ValueError for what no recipe needs: tomllib takes time and memory for it."""
+    """Return the tables of a recipe. Raises ValueError for content that would cost tomllib too much time or memory."""
     if not path.is_file():
-        raise OSError(errno.EINVAL, "is no regular file")
+        raise OSError(errno.EINVAL, "is not a regular file")
     text = path.read_bytes()[: _LARGEST_BYTES + 1].decode()
     if len(text) > _LARGEST_BYTES:
         raise ValueError(f"more than {_LARGEST_BYTES >> 10} KiB")
@@ -209,7 +208,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _explained(path: Path, error: ValidationError) -> RecipeError:
-    """The first complaint of pydantic, in our words; one about an unknown key before one about what is missing."""
+    """Return pydantic's first error as a RecipeError; errors about unknown keys come first."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])[:200]
     if first["type"] == "extra_forbidden":
@@ -224,7 +223,7 @@ def _explained(path: Path, error: ValidationError) -> RecipeError:
 
 
 def _demand_file(path: Path, kind: str, name: str) -> None:
-    """A fragment or patch the recipe names must be there."""
+    """Raise RecipeError if a fragment or patch of the recipe does not exist."""
     wanted = part_path(kind, name)
     if not wanted.is_file():
         raise RecipeError(
@@ -233,31 +232,31 @@ def _demand_file(path: Path, kind: str, name: str) -> None:
 
 
 def _demand_sibling(path: Path, name: str) -> None:
-    """The VM a recipe is compared with must have a recipe beside it."""
+    """Raise RecipeError if the sibling has no recipe in the same directory."""
     if name and name not in (known := names(path.parent)):
         others = ", ".join(other for other in known if other != path.stem)
         raise RecipeError(f"kernel.sibling names {name!r}", where=path.name, mend=f"one of: {others}")
 
 
 def _demand_path(path: Path, tree: str) -> None:
-    """The directory of a tree must be a path that the host can look up at all."""
+    """Raise RecipeError if the host cannot look up the path of a tree; a missing directory is allowed."""
     try:
         (paths.PROJECT / Path(tree).expanduser()).resolve().stat()
     except FileNotFoundError:
-        return  # told where the tree is taken
+        return  # sources.of_recipe() reports it
     except (OSError, RuntimeError, ValueError) as error:
         what = f"kernel.tree is {tree[:80]!r}: {(isinstance(error, OSError) and error.strerror) or error}"
         raise RecipeError(what, where=path.name, mend="name the directory of a kernel source") from None
 
 
 def part_path(kind: str, name: str) -> Path:
-    """The file of a config fragment (`config`) or a patch (`patches`) by its name in a recipe."""
+    """Return the file of a config fragment (`config`) or a patch (`patches`) by its name in a recipe."""
     suffix = {"config": ".config", "patches": ".patch"}[kind]
     return paths.RECIPES / kind / f"{name.removesuffix(suffix)}{suffix}"
 
 
 def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
-    """Every recipe in the directory, by name."""
+    """Return every recipe in the directory, by name."""
     return {name: load(directory / f"{name}.toml") for name in names(directory)}
 
 
@@ -268,10 +267,11 @@ def select(
     architectures: Sequence[str] = (),
     matrix: Tier | None = None,
 ) -> list[Recipe]:
-    """The recipes asked for by name, as `--vm` has them (`a` or `a,b`), by architecture, or by tier.
+    """Return the recipes selected by name (`a` or `a,b`, as in `--vm`), by architecture, or by tier.
 
-    Without a name: those of the `architectures`, of both tiers unless `matrix` is `core`; without an architecture, too,
-    those of `matrix`, the core ones when that is not given. Raises UsageError on an unknown name or architecture.
+    Without a name, `architectures` selects VMs of both tiers, or only core VMs if `matrix` is `core`. Without an
+    architecture either, `matrix` selects the tiers, by default the core VMs. Raises UsageError on an unknown name or
+    architecture.
     """
     chosen = dict.fromkeys(name for word in words for name in word.split(",") if name)
     archs = {name for word in architectures for name in word.split(",") if name}
@@ -294,5 +294,5 @@ def select(
 
 
 def names(directory: Path = paths.RECIPES) -> list[str]:
-    """The name of every VM that has a recipe in the directory."""
+    """Return the name of every VM that has a recipe in the directory."""
     return sorted(path.stem for path in directory.glob("*.toml"))

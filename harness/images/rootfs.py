@@ -19,10 +19,10 @@ from harness.core.files import code_sha256, tree_digest
 from harness.core.process import spawn, stop
 from harness.images import userland_debian, userland_source
 from harness.images.build_context import BuildContext
+from harness.images.image_part_protocols import StoreLayer
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
-from harness.images.store_layer import StoreLayer
 
 KIND = "rootfs"
 INITRD = "initrd.cpio"
@@ -111,13 +111,13 @@ def pack(root: Path, archive: Path) -> None:
             watchdog.cancel()
             stop(child)
         complaints.seek(0)
-        told = " ".join(complaints.read().decode(errors="replace").split())
+        messages = " ".join(complaints.read().decode(errors="replace").split())
     if rc:
-        raise HostError(f"cpio failed: {told or rc}", where=str(archive), mend="run again")
+        raise HostError(f"cpio failed: {messages or rc}", where=str(archive), mend="run again")
 
 
 def _normalise(path: Path, *, private: bool) -> None:
-    """One mode and time, whatever the umask and the clock were."""
+    """Set a fixed mode and time, independent of umask and clock."""
     if not path.is_symlink():
         executable = path.is_dir() or path.stat().st_mode & 0o111
         path.chmod(0o700 if private else 0o755 if executable else 0o644)

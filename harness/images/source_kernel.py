@@ -14,12 +14,12 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, write_text
-from harness.images import kbuild, kernel_config, object_tree, sources
+from harness.images import kbuild, kernel_config, kernel_source_trees, object_tree
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import Headers, KernelBuild
+from harness.images.kernel_source_trees import Source
 from harness.images.recipe import Recipe, part_path
-from harness.images.sources import Source
 from harness.images.store import Entry
 
 KIND = "kernel"
@@ -28,12 +28,12 @@ _BUILD_S = 2 * 3600.0
 _CONFIGURE_S = 600.0
 # The assumed number of build commands, for progress until a build has been counted.
 _FIRST_GUESS = 1400
-_CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", "sources.py")
+_CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", "kernel_source_trees.py")
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return every input of this kernel, for its store key, without fetching or building anything."""
-    source = sources.of_recipe(recipe, build_context.packages)
+    source = kernel_source_trees.of_recipe(recipe, build_context.packages)
     fragments = [part_path("config", name).read_text() for name in recipe.kernel.config]
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
@@ -52,12 +52,12 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
     The recipe's `cflags` apply to the kernel and to every module built for it. Drivers that a guest needs are built in.
     Raises RecipeError (unsatisfiable fragments, patches that do not apply) and BuildError (with the log).
     """
-    source = sources.of_recipe(recipe, build_context.packages)
+    source = kernel_source_trees.of_recipe(recipe, build_context.packages)
     job = _Job(recipe, source, build_context)
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     if not source.tree.is_dir():
         with build_context.bus.step(recipe.name, "kernel source") as step:
-            sources.unpack(source, build_context.packages, step)
+            kernel_source_trees.unpack(source, build_context.packages, step)
     return _kernel_build(entry, source)
 
 
@@ -88,7 +88,7 @@ class _Job:
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Build in the locked object tree, then copy the files that later steps need to `entry`."""
-        sources.unpack(self.source, self.build_context.packages, step)
+        kernel_source_trees.unpack(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
             locks.held(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.say),

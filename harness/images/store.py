@@ -1,4 +1,4 @@
-"""The image store: every result under a key of all that went in, whole or not at all, verified each time it is used."""
+"""The image store: complete build results under a key of all their inputs, verified on each use."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from harness.core.deadline import Deadline
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import digest
 from harness.core.locks import held
-from harness.images import full_disk, manifest
+from harness.images import disk_full_errors, manifest
 from harness.images.manifest import Manifest
 
 Build = Callable[[Path, ProgressStep], Mapping[str, Any]]
 
-# Another run may be compiling a kernel on a slow machine; past this it is taken for stuck.
+# Another run may be compiling a kernel on a slow machine. After this time it is considered stuck.
 _LOCK_WAIT = 3 * 3600.0
 _BEGUN = ".building-"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One verified result: its files stand below `path`, `facts` is what its build said of it."""
+    """One verified result: its files are below `path`, `facts` are the figures that its build returned."""
 
     kind: str
     key: str
@@ -40,7 +40,7 @@ class Entry:
 
 
 def key_of(parts: Sequence[str]) -> str:
-    """The key under which what is made of `parts` stands in the store."""
+    """Return the store key of a result with the inputs `parts`."""
     return digest(parts)[:20]
 
 
@@ -54,17 +54,17 @@ class Store:
         self._used: dict[str, int] = {}
 
     def obtain(self, kind: str, parts: Sequence[str], *, vm: str, build: Build) -> Entry:
-        """The entry made of `parts`, from the store if it is there and undamaged, else built now.
+        """Return the entry with the inputs `parts`, from the store if it is there and undamaged, else built now.
 
-        `parts` is everything that goes into the result. `build` is handed an empty directory and the step to tell its
-        progress to, and returns facts that JSON can hold; nothing in its files may name that directory, which is
-        renamed when it is whole. One run builds, a second waits for it. Raises what `build` raises, and HostError when
-        the disk is full or cannot be written.
+        `parts` are all inputs of the result. `build` is called with an empty directory and the step that publishes its
+        progress, and returns facts that JSON can represent. Its files must not contain the path of that directory,
+        which is renamed when it is complete. One run builds, and others wait for it. Raises what `build` raises, and
+        HostError when the disk is full or cannot be written.
         """
         key = key_of(parts)
-        with full_disk.told(self.root):
+        with disk_full_errors.told(self.root):
             self._sweep()
-        with self._bus.step(vm, kind) as step, full_disk.told(self.root):
+        with self._bus.step(vm, kind) as step, disk_full_errors.told(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
                 entry = self._kept(kind, key, step)
@@ -72,34 +72,34 @@ class Store:
                     damage = step.closing
                     step.close_with("")
                     entry = self._built(kind, key, parts, step, build)
-                    # The build's progress has covered what was said of it.
+                    # The board no longer shows the damage: the build's progress has replaced it.
                     step.close_with("; ".join(part for part in (damage, step.closing) if part))
                 self.use(entry.path)
             return entry
 
     def path(self, kind: str, parts: Sequence[str]) -> Path:
-        """Where such an entry stands, built or not."""
+        """Return the path of an entry, which may not be built yet."""
         return self.root / f"{kind}-{key_of(parts)}"
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
-        """True when such an entry was built; a cheap look that verifies nothing."""
+        """Return True when the entry has been built; its files are not verified."""
         return (self.path(kind, parts) / manifest.NAME).is_file()
 
     def drop(self, kind: str, parts: Sequence[str]) -> None:
-        """Remove an entry that turned out to be of no use, if it is there: who wants it builds it again."""
+        """Remove an entry that turned out to be unusable, if it exists; the next use builds it again."""
         self._drop_free(self.path(kind, parts))
 
     def drop_unused(self, kind: str, seconds: float) -> None:
-        """Remove the entries of a kind that no run has obtained for so long; those under a lock are left alone."""
+        """Remove the entries of a kind that no run has used for `seconds`, except locked ones."""
         for path in self.root.glob(f"{kind}-*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > seconds:
                     self.discard(path)
 
     def use(self, path: Path) -> None:
-        """Mark an entry as used: until this process ends, no other one drops it as unused.
+        """Mark an entry as used: until this process ends, no other process drops it as unused.
 
-        A shared lock of the kernel's stands for each process that uses it; it goes with the process, however that ends.
+        Each process that uses the entry holds a shared flock, which the kernel releases when the process ends.
         """
         with suppress(OSError):
             os.utime(path)
@@ -108,7 +108,7 @@ class Store:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def discard(self, path: Path) -> bool:
-        """Remove an entry that no process uses; false where one does, or builds it, or has removed it."""
+        """Remove an entry; return False if a process uses it, builds it, or has removed it."""
         with suppress(Timeout, FileNotFoundError, BlockingIOError), FileLock(self._lock_path(path.name), timeout=0):
             handle = _open_lock(self._use_path(path.name))
             try:
@@ -120,12 +120,12 @@ class Store:
         return False
 
     def _drop_free(self, path: Path) -> None:
-        """Remove an entry; one that somebody holds the lock of, or has removed, is left alone."""
+        """Remove an entry unless another process holds its lock or has removed it."""
         with suppress(Timeout, FileNotFoundError), FileLock(self._lock_path(path.name), timeout=0):
             self._discard(path)
 
     def _kept(self, kind: str, key: str, step: ProgressStep) -> Entry | None:
-        """The entry as it stands, or None; a damaged one is said and removed."""
+        """Return the stored entry, or None; report and remove a damaged entry."""
         path = self.root / f"{kind}-{key}"
         if not path.exists():
             return None
@@ -141,13 +141,13 @@ class Store:
         return None
 
     def _built(self, kind: str, key: str, parts: Sequence[str], step: ProgressStep, build: Build) -> Entry:
-        """Build in a directory beside, record, rename."""
+        """Build in a temporary directory, write the manifest, and rename the directory."""
         beside = self._beside(f"{kind}-{key}")
         beside.mkdir(parents=True)
         path = self.root / f"{kind}-{key}"
         try:
-            # Asked here too: what the build leaves is about to go, and then the disk is full no more.
-            with full_disk.told(self.root):
+            # Checked here too, before the files of the failed build are removed and the disk is no longer full.
+            with disk_full_errors.told(self.root):
                 record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
             beside.rename(path)
         finally:
@@ -155,17 +155,17 @@ class Store:
         return Entry(kind, key, path, record.facts)
 
     def _beside(self, name: str) -> Path:
-        """A name no other build has: make's orphans of a killed run may still write into the old one."""
+        """Return a unique temporary path: orphaned children of a killed run's make may still write to the old one."""
         return self.root / f"{_BEGUN}{name}-{uuid.uuid4().hex[:8]}"
 
     def _discard(self, path: Path) -> None:
-        """Remove an entry so that no half of it is ever taken for whole."""
+        """Rename an entry before removing it, so that no partial entry ever has its path."""
         away = self._beside(path.name)
         path.rename(away)
         shutil.rmtree(away)
 
     def _sweep(self) -> None:
-        """Remove what killed runs left: directories of builds whose lock nobody holds."""
+        """Remove the build directories of killed runs, whose locks nobody holds."""
         if self._swept or not self.root.exists():
             return
         self._swept = True

@@ -1,7 +1,7 @@
-"""The compiler of another Debian suite, for kernels that a newer one than this host's was used to configure.
+"""The compiler of another Debian suite, for kernels that were configured with a newer compiler than this host's.
 
-Their headers ask for options that an older compiler does not know. Only the compiler proper is of the other suite;
-assembler and linker are this host's, as for all other modules.
+The headers of such a kernel require options that an older compiler does not have. Only the compiler proper is from the
+other suite; assembler and linker are this host's, as for all other modules.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _PROPER = "cc1"
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
-    """What goes into the compiler that a recipe names, for store keys; nothing where it names none."""
+    """Return the inputs of the compiler that a recipe names, for store keys; empty if it names none."""
     return suite_programs.key_parts(_wanted(recipe), build_context) if recipe.kernel.compiler else []
 
 
 def obtain(recipe: Recipe, build_context: BuildContext) -> Path | None:
-    """The path of the compiler that a recipe names, None where it names none. Raises as `suite_programs.obtain`."""
+    """Return the path of a recipe's compiler; None if the recipe names none. Raises as `suite_programs.obtain`."""
     if not recipe.kernel.compiler:
         return None
     entry = suite_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
@@ -33,7 +33,7 @@ def _wanted(recipe: Recipe) -> SuitePrograms:
     architecture, compiler = recipe.architecture, recipe.kernel.compiler
     major = compiler.partition("-")[2]
     gnu = architecture.gnu
-    # Debian keeps what compiles for another architecture apart.
+    # Debian has a separate directory for cross compilers.
     home = f"{'gcc' if architecture.native else 'gcc-cross'}/{gnu}/{major}"
     proper = f"usr/libexec/{home}/{_PROPER}"
     program = f"usr/bin/{gnu}-{compiler}"
@@ -41,7 +41,7 @@ def _wanted(recipe: Recipe) -> SuitePrograms:
         suite=recipe.kernel.suite.partition("-")[0],
         packages=(f"{compiler}-{gnu.replace('_', '-')}",),
         kept=(program, proper, f"usr/lib/{home}/include"),
-        # -B: where the driver looks for the other programs first, with the launchers' own names.
+        # -B: the directory that the driver searches first for its other programs, here the launchers' directory.
         launched={compiler: (program, "-B", '{files}/../bin/"'), _PROPER: (proper,)},
         of_host={tool: f"{architecture.cross_prefix}{tool}" for tool in ("as", "ld")},
     )

@@ -1,7 +1,7 @@
 """Programs of another Debian suite, unpacked into the store and run on this host with their own libraries.
 
-A newer QEMU and the compiler that a packaged kernel was configured by come this way. Nothing is installed: apt resolves
-and checks the packages in a private state, and a launcher starts each program through that suite's dynamic loader.
+A newer QEMU, and the compiler that configured a packaged kernel, are obtained this way. Nothing is installed: apt
+resolves and checks the packages in a private state, and a launcher starts each program with that suite's loader.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _FETCHING = 900.0
 _LINKS = 8
 _NATIVE = frozenset(row.elf_machine for row in ARCHITECTURES.values() if row.native)
 _LIBRARIES, _FILES = "lib", "root"
-# `exec` leaves one process, so that a signal to the launcher is one to the program.
+# `exec` keeps one process, so that a signal to the launcher reaches the program.
 _THROUGH_LOADER = (
     '#!/bin/sh\nd=${{0%/*}}/..\nexec "$d/lib/{loader}" --library-path "$d/lib" "$d/root/{program}"{words} "$@"\n'
 )
-# Debian's modpost and objtool start the program for the target by their own name and a suffix: argv[0] must stay.
-_BESIDE = """#!/bin/sh
+# Debian's modpost and objtool start a program named argv[0] plus a suffix for the target: argv[0] must not change.
+_IN_PLACE = """#!/bin/sh
 d=${{0%/*}}
 l="$d/{up}/{libraries}"
 exec "$l/{loader}" --argv0 "$0" --library-path "$l" "$d/{program}" "$@"
@@ -51,12 +51,12 @@ _OF_HOST = '#!/bin/sh\nexec {program} "$@"\n'
 
 @dataclass(frozen=True)
 class SuitePrograms:
-    """What to take of which packages.
+    """The packages to unpack, and the files to keep from them.
 
-    `suite` is a code name as in a recipe; `packages` are asked for together with what they depend on. `kept` are files
-    and directories, as paths without a leading slash. `launched` maps a launcher's name to one of the kept programs and
-    the words that come before the caller's, where `{files}` stands for the directory of what was kept. `of_host` maps a
-    launcher's name to a program of this host.
+    `suite` is a suite's name as in a recipe; `packages` are fetched with their dependencies. `kept` are files and
+    directories, as paths without a leading slash. `launched` maps a launcher's name to one of the kept programs and
+    the arguments that precede the caller's; `{files}` in them is replaced by the directory of the kept files.
+    `of_host` maps a launcher's name to a program of this host.
     """
 
     suite: str
@@ -67,7 +67,7 @@ class SuitePrograms:
 
 
 def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
-    """Everything that goes into the entry, for its store key: the packages with all that they need."""
+    """Return every input of the entry, for its store key: the packages and their dependencies."""
     closure = _packages(wanted, build_context).closure(wanted.packages, native())
     return [
         *(f"{name} {closure[name]}" for name in sorted(closure)),
@@ -79,19 +79,20 @@ def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
 
 
 def obtain(wanted: SuitePrograms, build_context: BuildContext, *, vm: str) -> Entry:
-    """An entry whose `bin/` holds a launcher for each program.
+    """Return an entry whose `bin/` contains a launcher for each program.
 
-    Raises RecipeError when the suite lacks a package, HostError when one cannot be fetched, BuildError when a package
-    does not hold what it is known to hold.
+    Raises RecipeError when the suite lacks a package, HostError when a package cannot be fetched, BuildError when a
+    package lacks an expected file.
     """
     job = _Job(wanted, _packages(wanted, build_context))
     return build_context.store.obtain(KIND, key_parts(wanted, build_context), vm=vm, build=job.build)
 
 
 def wrap(tree: Path, package: str, suite: str, host_packages: Packages, deadline: Deadline) -> int:
-    """Make the programs of the host's architecture below `tree`, from `package` of a suite, run with its libraries.
+    """Make the host's programs below `tree`, from `package` of a suite, run with the libraries of that suite.
 
-    Each program is renamed, and a launcher takes its name. Returns how many there are. Raises as `obtain`.
+    Each program for the host's architecture is renamed, and a launcher gets its name. Returns the number of programs.
+    Raises as `obtain`.
     """
     packages = host_packages.with_release(suite)
     with tempfile.TemporaryDirectory(dir=tree) as scratch:
@@ -102,10 +103,10 @@ def wrap(tree: Path, package: str, suite: str, host_packages: Packages, deadline
         libraries.keep_libraries()
     for program in programs:
         up = "/".join([".."] * (len(program.relative_to(tree).parts) - 1)) or "."
-        beside = program.with_name(f".{program.name}")
-        program.rename(beside)
-        words = {"up": up, "loader": libraries.loader, "program": beside.name, "libraries": _LIBRARIES}
-        _write(program, _BESIDE.format(**words))
+        renamed = program.with_name(f".{program.name}")
+        program.rename(renamed)
+        words = {"up": up, "loader": libraries.loader, "program": renamed.name, "libraries": _LIBRARIES}
+        _write(program, _IN_PLACE.format(**words))
     return len(programs)
 
 
@@ -115,13 +116,13 @@ def _packages(wanted: SuitePrograms, build_context: BuildContext) -> Packages:
 
 @dataclass(frozen=True)
 class _Job:
-    """One set of programs to be laid out in a store entry."""
+    """Build of one set of programs into a store entry."""
 
     wanted: SuitePrograms
     packages: Packages
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        """Unpack all packages aside, then keep the programs, the libraries that they load, and their launchers."""
+        """Unpack the packages to a scratch directory, keep the programs and their libraries, and write launchers."""
         deadline = Deadline.after(_FETCHING)
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             step.say(f"fetching {', '.join(self.wanted.packages)} of {self.wanted.suite}", 0.0)
@@ -150,7 +151,7 @@ def _write(path: Path, script: str) -> None:
 
 
 class _Tree:
-    """Unpacked packages, and the entry that some of their files are copied into."""
+    """Unpacked packages, and the entry to which some of their files are copied."""
 
     def __init__(self, unpacked: Path, entry: Path) -> None:
         self._unpacked = unpacked
@@ -160,7 +161,7 @@ class _Tree:
         """The file name of the dynamic loader that the kept programs name."""
 
     def keep(self, place: str) -> None:
-        """Copy a file, or a directory with all below it; links become what they lead to."""
+        """Copy a file, or a directory and everything below it; links are replaced by their targets."""
         source = self._followed(self._unpacked / place)
         if source is None:
             raise BuildError(f"no {place} in the packages", mend="has Debian moved it elsewhere?")
@@ -171,20 +172,20 @@ class _Tree:
             kept = self._entry / _FILES / place / path.relative_to(source)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, kept)
-            self._needed |= set(self._asked_for(kept))
+            self._needed |= set(self._libraries_of(kept))
 
     def needs(self, file: Path) -> bool:
-        """True for a program with a dynamic loader, whose libraries are kept from now on."""
+        """Return True for a program with a dynamic loader, and mark its libraries to be kept."""
         if file.is_symlink() or not file.is_file():
             return False
         before, self.loader = self.loader, ""
-        needed = set(self._asked_for(file))
+        needed = set(self._libraries_of(file))
         found, self.loader = bool(self.loader), self.loader or before
         self._needed |= needed if found else set()
         return found
 
     def keep_libraries(self) -> int:
-        """Copy each library that what was kept needs, and those that the libraries need; returns their count."""
+        """Copy the libraries of the kept programs and the libraries that those need; return their number."""
         libraries = self._entry / _LIBRARIES
         libraries.mkdir()
         found = {path.name: path for path in self._unpacked.rglob("*.so*") if path.is_symlink() or path.is_file()}
@@ -194,11 +195,11 @@ class _Tree:
                 if file is None:
                     raise BuildError(f"no library {name} in the packages", mend="has Debian moved it elsewhere?")
                 shutil.copy(file, libraries / name)
-                self._needed |= set(self._asked_for(libraries / name))
+                self._needed |= set(self._libraries_of(libraries / name))
         return sum(1 for _ in libraries.iterdir())
 
-    def _asked_for(self, file: Path) -> Iterator[str]:
-        """The libraries that an ELF file of this host's own kind needs; nothing for any other file."""
+    def _libraries_of(self, file: Path) -> Iterator[str]:
+        """Yield the libraries that an ELF file for this host's architecture needs; nothing for any other file."""
         with file.open("rb") as stream:
             try:
                 elf = ELFFile(stream)
@@ -216,13 +217,13 @@ class _Tree:
                     yield str(tag.needed)  # type: ignore[attr-defined]
 
     def _followed(self, path: Path) -> Path | None:
-        """The file or directory that a path resolves to inside the unpacked packages, None when there is none."""
+        """Return the file or directory in the unpacked packages that a path resolves to; None if there is none."""
         for _ in range(_LINKS):
             if not path.is_symlink():
                 break
             target = path.readlink()
             path = self._unpacked / target.relative_to("/") if target.is_absolute() else path.parent / target
-        # No link may lead out of the packages to a file of this host.
+        # A link must not resolve to a file of this host outside the packages.
         resolved = path.resolve()
         inside = resolved.is_relative_to(self._unpacked.resolve())
         return resolved if inside and resolved.exists() else None

@@ -1,4 +1,4 @@
-"""The program and the DSOs of probes/user, whose functions are probed in user space, each in several builds.
+"""The program and the DSOs of probes/user, the targets of probes in user space, each in several builds.
 
 The files are linked dynamically against the C library that the guest's userland has. They are built only for a VM whose
 recipe has the trait `uprobes`.
@@ -39,13 +39,13 @@ _RUNNER_SOURCES = ("runner", "find", "shapes", "traced", "spin")
 
 @dataclass(frozen=True)
 class Variant:
-    """One build of the program and the DSOs: what it adds to the plain build's flags."""
+    """One build of the program and the DSOs: the flags that it adds to the plain build's flags."""
 
     flags: tuple[str, ...] = ()
 
 
-# Builds of the same source with the same functions. In `sections` the linker drops functions that nothing uses, in
-# `reordered` it sorts functions by name, `rebuilt` has longer functions, `based` is linked at another base address.
+# Builds of the same source with the same functions. In `sections` the linker drops unused functions, in `reordered` it
+# sorts functions by name, `rebuilt` has longer functions, `based` is linked at another base address.
 VARIANTS: Mapping[str, Variant] = {
     PLAIN: Variant(),
     "sections": Variant(("-ffunction-sections", "-Wl,--gc-sections")),
@@ -55,15 +55,15 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - as StoreLayer has it
-    """Everything that goes into the files, which are the same for every kernel of an architecture."""
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - StoreLayer requires it
+    """Return every input of the files, for the store key; all kernels of an architecture share the files."""
     return [recipe.arch, tree_digest(_sources()), compiler_version(recipe.architecture), sha256(Path(__file__))]
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:
-    """Every file that a guest needs, by its name there: `user/plain/pinpoint_runner`, `pinpoint_pages`.
+    """Return every file that a guest needs, by its name there: `user/plain/pinpoint_runner`, `pinpoint_pages`.
 
-    Raises BuildError with the log when one does not build.
+    Raises BuildError with the log when a file does not build.
     """
     job = _Job(recipe.architecture)
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
@@ -72,7 +72,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
 
 
 def _built(root: Path) -> list[Path]:
-    """The files of all variants, without the separate symbol tables, which stay on the host."""
+    """Return the files of all variants, without the separate symbol tables, which stay on the host."""
     return sorted(
         path for path in root.glob("*/*") if path.name in (RUNNER, ONE, TWO, PRELOADED) and not path.is_symlink()
     )
@@ -84,19 +84,19 @@ def _sources() -> Path:
 
 @dataclass(frozen=True)
 class _Job:
-    """The files of one architecture to be built into a store entry."""
+    """Build of one architecture's files into a store entry."""
 
     architecture: Architecture
 
     def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
-        """Compile and link each variant; the stripped one is made of the plain one."""
+        """Compile and link each variant, and make the stripped variant from the plain one."""
         self._log.unlink(missing_ok=True)
         for name, variant in VARIANTS.items():
             self._variant(entry / name, variant)
         self._gcc(entry / PLAIN / PRELOADED, ["preloaded"], "-fPIC", "-shared")
         (entry / STATIC).mkdir()
         self._gcc(entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", "-fPIE", "-static-pie")
-        for name, source in ((PAGES, "pages"), (PERF, "perf")):
+        for name, source in ((PAGES, "mapped_pages_reader"), (PERF, "perf")):
             self._gcc(entry / name, [source], "-static", "-s")
         for name in (RUNNER, ONE, TWO):
             self._strip(entry, name)
@@ -123,7 +123,7 @@ class _Job:
         self._run([f"{self.architecture.cross_prefix}gcc", *_FLAGS, maps, *flags, "-o", output, *files, *(after or [])])
 
     def _strip(self, entry: Path, name: str) -> None:
-        """A stripped copy; its symbol table is found by .gnu_debuglink (.debug/) and by the build-id (.build-id/)."""
+        """Make a stripped copy and two copies of its symbol table, for .gnu_debuglink (.debug/) and for .build-id/."""
         whole, stripped = entry / PLAIN / name, entry / STRIPPED / name
         debug = entry / STRIPPED / ".debug" / f"{name}.debug"
         debug.parent.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
 
 def _architecture(recipe: Recipe) -> str:
     name = recipe.architecture.debian
-    assert name is not None, "the rootfs room asks for this userland only where Debian has the architecture"
+    assert name is not None, "rootfs uses this userland only if Debian has the architecture"
     return name
 
 
@@ -74,9 +74,9 @@ class _Job:
             step.say("fetching busybox and dropbear", 0.0)
             for package in self.packages.fetch_closure(_WANTED, self.architecture, deadline=deadline):
                 deb.unpack(package, Path(scratch) / "unpacked")
-            step.say("keeping what a guest runs", 0.5)
+            step.say("copying programs and libraries", 0.5)
             libraries = Pruned(Path(scratch) / "unpacked", root).keep()
-            step.say("naming busybox's applets", 0.8)
+            step.say("listing busybox's applets", 0.8)
             applets = self._applets(Path(scratch) / "native", deadline)
         for applet in applets:
             link = root / applet
@@ -89,10 +89,10 @@ class _Job:
         """Return the paths of busybox's applets, as listed by the host architecture's build of the same package."""
         deb.unpack(self.packages.fetch(_WANTED[0], native(), deadline=deadline), scratch)
         program = next(path for path in scratch.glob("**/bin/busybox"))
-        asked = run([program, "--list-full"], deadline=deadline)
-        if asked.rc:
-            raise BuildError(f"busybox does not list its applets: {asked.output.strip()}", mend="run again")
-        return [name for name in asked.output.split() if name != "linuxrc"]
+        listed = run([program, "--list-full"], deadline=deadline)
+        if listed.rc:
+            raise BuildError(f"busybox does not list its applets: {listed.output.strip()}", mend="run again")
+        return [name for name in listed.output.split() if name != "linuxrc"]
 
 
 class Pruned:

@@ -75,8 +75,8 @@ def _fragment() -> Path:
 
 def _static_libc(architecture: Architecture) -> Path:
     """Return the static C library with which both programs are linked."""
-    asked = run([f"{architecture.cross_prefix}gcc", "-print-file-name=libc.a"], deadline=Deadline.after(30))
-    return Path(asked.output.strip())
+    printed = run([f"{architecture.cross_prefix}gcc", "-print-file-name=libc.a"], deadline=Deadline.after(30))
+    return Path(printed.output.strip())
 
 
 @dataclass(frozen=True)
@@ -143,5 +143,5 @@ class _Job:
         self, argv: Sequence[str | Path], what: str, output: Output | None = None, *, cwd: Path | None = None
     ) -> None:
         """Run one command of the build; append its output to the log."""
-        hear = output.hear if output else None
-        run_logged(argv, what, self._log, deadline=Deadline.after(_BUILD_S), cwd=cwd, env=_EPOCH, on_line=hear)
+        on_line = output.hear if output else None
+        run_logged(argv, what, self._log, deadline=Deadline.after(_BUILD_S), cwd=cwd, env=_EPOCH, on_line=on_line)

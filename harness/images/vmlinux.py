@@ -1,4 +1,4 @@
-"""From the file a boot loader starts to the ELF that was linked, with the symbols that the kernel itself carries."""
+"""Conversion of a boot file into the kernel's linked ELF, with the symbols in the kernel's own tables."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _PAGE = 4096
 
 
 def make(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
-    """Write the ELF of a packaged kernel, with its symbols; returns how many there are.
+    """Write the ELF of a packaged kernel with its symbols; return the number of symbols.
 
-    An ELF inside the kernel file is kept as it is, program headers and notes included, so that QEMU can start it by its
-    PVH entry; one that has its symbols is the answer. A flat Image is wrapped: its bytes at the addresses they were
-    linked at, for reading, not for booting. Raises BuildError when the file is neither, or carries no symbols.
+    An ELF inside the kernel file keeps its program headers and notes, so that QEMU can start it at its PVH entry; an
+    ELF with a symbol table is written unchanged. A flat Image is put into an ELF with its bytes at their link
+    addresses, which can be read but not booted. Raises BuildError when the file is neither, or has no symbols.
     """
     content = unpack(kernel.read_bytes(), kernel.name)
     if content.startswith(ELF) and (count := elf_writer.symbols_in(content)):
@@ -51,7 +51,7 @@ def make(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
 
 
 def unpack(image: bytes, name: str) -> bytes:
-    """The kernel inside an x86 bzImage; an ELF, or a flat Image, as it is. Raises BuildError on anything else."""
+    """Return the kernel inside an x86 bzImage; return an ELF or a flat Image unchanged. Raises BuildError otherwise."""
     # The headers' magic numbers: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst.
     if image[0x38:0x3C] in (b"ARMd", b"RSC\x05") or image.startswith(ELF):
         return image
@@ -73,8 +73,8 @@ def _zstd(payload: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(payload)
 
 
-# The decompressors that ignore what follows: the build appends the unpacked size to the payload (size_append in
-# scripts/Makefile.lib), which is no part of the compressed stream.
+# Decompressors that ignore trailing bytes: the build appends the unpacked size to the payload (size_append in
+# scripts/Makefile.lib), which is not part of the compressed stream.
 _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
     (b"\xfd7zXZ\0", lambda payload: lzma.LZMADecompressor().decompress(payload)),
     (b"\x1f\x8b", lambda payload: zlib.decompressobj(wbits=31).decompress(payload)),
@@ -85,10 +85,10 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 
 
 def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> bytes:
-    """An ELF around a flat Image. Of its sections only the borders of code are known, from its symbols."""
+    """Return an ELF around a flat Image; of its sections, the symbols give only the borders of code."""
     base = symbols.base
-    # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data, and has no
-    # symbol without CONFIG_KALLSYMS_ALL.
+    # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data and has
+    # no symbol without CONFIG_KALLSYMS_ALL.
     in_memory = struct.unpack_from("<Q", image, 16)[0]
     text, text_end, init, init_end = (
         symbols.address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
@@ -109,9 +109,9 @@ def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> byt
 
 
 def build_id_note(image: bytes) -> int:
-    """Where the kernel's own build-id note starts in a flat image; the vDSOs inside have notes just like it.
+    """Return the offset of the kernel's own build-id note in a flat image; the embedded vDSOs have such notes too.
 
-    Raises BuildError unless there is exactly one outside any embedded ELF.
+    Raises BuildError unless there is exactly one note outside every embedded ELF.
     """
     embedded = [range(start, start + _elf_length(image, start)) for start in _elf_starts(image)]
     found = [match.start() for match in re.finditer(re.escape(_BUILD_ID), image)]
@@ -122,12 +122,12 @@ def build_id_note(image: bytes) -> int:
 
 
 def _elf_starts(image: bytes) -> list[int]:
-    """vDSOs are page aligned (arch/arm64/kernel/vdso-wrap.S, 6.1)."""
+    """Return the offsets of the embedded vDSOs, which are page aligned (arch/arm64/kernel/vdso-wrap.S, 6.1)."""
     return [match.start() for match in re.finditer(re.escape(ELF), image) if match.start() % _PAGE == 0]
 
 
 def _elf_length(image: bytes, start: int) -> int:
-    """The length of an embedded little-endian ELF: its section headers come last."""
+    """Return the length of an embedded little-endian ELF, whose last part is the section headers."""
     if image[start + 4] == 2:
         table, size, count = *struct.unpack_from("<Q", image, start + 40), *struct.unpack_from("<HH", image, start + 58)
     else:

@@ -1,8 +1,9 @@
 """Relocation by hand, as systemtap's runtime did it when the letter of 2008 was written.
 
-A probe was compiled with its site's distance from one base: `_stext` in the vmlinux it was made for, or the text of a
-module's file. When it was loaded, staprun passed it the loaded address of the base (/proc/kallsyms, sysfs), and the sum
-was the address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand/spec.c adds up just so.
+A probe was compiled with the distance of its site from one base: `_stext` in the vmlinux that it was made for, or the
+text of a module's file. When the probe was loaded, staprun passed it the loaded address of the base (/proc/kallsyms,
+sysfs), and the sum was the address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand/spec.c
+computes the same sum.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ MODULE = "pinpoint_byhand"
 
 
 class ByHand:
-    """Relocation in one guest, of probes made for its own kernel and modules or for others.
+    """Relocation in one guest of probes that were made for its own kernel and modules, or for others.
 
-    `vmlinux` is the kernel that the probes were made for, `modules` the files of the modules they were made for, by
-    module name; what is left out is the guest's own. A probe that is `absolute` was compiled with link-time addresses
-    and does not ask where `_stext` is.
+    `vmlinux` is the kernel that the probes were made for, by default the guest's own. `modules` holds the module files
+    that they were made for, by module name; a module that is left out is the guest's own. `absolute` probes were
+    compiled with link-time addresses and do not use the loaded address of `_stext`.
     """
 
     def __init__(
@@ -40,49 +41,49 @@ class ByHand:
         self._modulus = 1 << 8 * layout.guest.architecture.word_bytes
 
     def base(self, module: str) -> int:
-        """What staprun passes: where `_stext`, or the lowest text section of a module's file, is loaded."""
+        """The base that staprun passes: the loaded address of `_stext`, or of the lowest text section of a module."""
         if module:
             target = self._layout.targets[module]
-            return target.sections[lowest_text(target.elf, target.sections).name]
+            return target.sections[lowest_text_section(target.elf, target.sections).name]
         slide = 0 if self._absolute else self._layout.slide
         return self._layout.kernel.named(ANCHOR)[0].address + slide
 
     def offset(self, site: Site) -> int:
-        """What the probe was compiled with: bytes from `_stext`, or from the text's begin in a module's file."""
+        """The offset that was compiled into the probe, in bytes from `_stext` or from the start of a module's text."""
         if not site.module:
             return self._vmlinux.function(site.symbol).address - self._vmlinux.named(ANCHOR)[0].address + site.offset
         made_for = self._modules[site.module]
         symbol = made_for.function(site.symbol)
-        text = lowest_text(made_for, made_for.sections)
+        text = lowest_text_section(made_for, made_for.sections)
         return made_for.sections[symbol.section].offset + symbol.address - text.offset + site.offset
 
     def address(self, site: Site) -> int:
-        """Where the sum points, which wraps as the kernel's unsigned long does."""
+        """Base + offset, which wraps like the kernel's unsigned long."""
         return (self.base(site.module) + self.offset(site)) % self._modulus
 
     def request(self, sites: Sequence[Site], *parameters: str) -> Request:
-        """What the probe module is loaded with: the bases now, and each site's offset from one of them."""
+        """The request for the probe module: the present bases, and each site's offset from one of them."""
         names = list(dict.fromkeys(site.module for site in sites))
         bases = ",".join(f"{self.base(name):#x}" for name in names)
         specs = [f"{names.index(site.module)}+{self.offset(site) % self._modulus:#x}" for site in sites]
         return Request(specs, [f"base={bases}", *parameters], MODULE)
 
 
-def lowest_text(elf: Elf, loaded: Container[str]) -> Section:
-    """The first section of a module's file that is text and is loaded."""
+def lowest_text_section(elf: Elf, loaded: Container[str]) -> Section:
+    """The loaded text section with the lowest offset in a module's file."""
     text = (section for section in elf.sections.values() if section.name.startswith(".text") and section.name in loaded)
     return min((section for section in text if section.size), key=lambda section: section.offset)
 
 
-# It is unknown what a mutant's probes would hit: the kernel resolves and checks them, and arms none.
+# A mutant's probes could hit anything, so the kernel resolves and checks them, but does not arm them.
 UNARMED = "disabled=1"
 
 
 def from_text_base(layout: Layout, sites: Sequence[Site]) -> Request:
-    """The mutant that takes text base + file offset for a module's symbol."""
+    """The mutant that computes a module's symbol as text base + file offset."""
     return ByHand(layout).request(sites, UNARMED)
 
 
 def of_other_build(layout: Layout, sites: Sequence[Site]) -> Request:
-    """The mutant that takes the other build's offset: of the kernel's sibling, of the module's other layout."""
+    """The mutant that uses another build's offset: from the kernel's sibling, or from the module's other layout."""
     return ByHand(layout, vmlinux=layout.sibling, modules=layout.other_modules).request(sites, UNARMED)

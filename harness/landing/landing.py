@@ -15,15 +15,15 @@ QUORUM = 3
 
 
 class Missed(AssertionError):
-    """A probe that is not at its site, or whose hit count differs from how often the site ran."""
+    """A probe is not at its site, or its hit count differs from the number of times that the site ran."""
 
 
 @dataclass(frozen=True)
 class Landing:
     """Where one probe landed.
 
-    `meaning` turns an address into symbol + offset for the table; `escaped` is what the probe went into when all agree
-    that it is past the end of its function, which is no landing.
+    `meaning` turns an address into symbol + offset for the table. `escaped` names what the probe is in if all witnesses
+    agree that it is past the end of its function; such a probe has not landed.
     """
 
     site: Site
@@ -34,17 +34,20 @@ class Landing:
 
     @property
     def with_address(self) -> list[Statement]:
-        """The witnesses that have an address."""
+        """The statements that have an address."""
         return [statement for statement in self.statements if statement.address is not None]
 
     @property
     def complaint(self) -> str:
-        """Why this is no landing, empty for one: the witnesses' disagreement, or where else they agree that it is."""
+        """Why the probe has not landed: the witnesses disagree, or agree on another place; empty if it has landed."""
         return self.disagreement or (f"escaped into {self.escaped}" if self.escaped else "")
 
     @property
     def disagreement(self) -> str:
-        """Why this is no proof; empty when QUORUM witnesses have an address, all agree and none contradicts."""
+        """Why the statements prove nothing.
+
+        Empty when at least QUORUM witnesses have an address, all addresses agree and no witness contradicts.
+        """
         addresses = {statement.address for statement in self.with_address}
         contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
@@ -68,7 +71,7 @@ class Landing:
         return statement.witness, f"{statement.address:#x}", self.meaning(statement.address), code, statement.detail
 
     def record(self) -> dict[str, Any]:
-        """For the results file: the site and each witness's address in hex, or its reason."""
+        """The entry in the results file: the site, and each witness's address in hex or its reason for having none."""
         return {
             "site": str(self.site),
             "hits": self.hits,

@@ -1,4 +1,4 @@
-"""Addresses in one guest, computed from the ELF files: the kernel's by its slide, modules' by their sections."""
+"""Computes addresses in one guest from the ELF files: the kernel's with its slide, modules' with their sections."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
-from harness.landing.code.functions import select
+from harness.landing.code.function_selection import select
 from harness.landing.code.instructions import boundaries, inside, straight
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# The kernel's own first text symbol: linked in every vmlinux, listed in every /proc/kallsyms.
+# The first symbol of the kernel's text: it is in every vmlinux and in every /proc/kallsyms.
 ANCHOR = "_stext"
 _slides: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
 
 
 class Loaded(NamedTuple):
-    """A module with its file, and where its sections are loaded."""
+    """A module with its ELF file and the load addresses of its sections, by section name."""
 
     module: str
     elf: Elf
@@ -34,12 +34,12 @@ class Loaded(NamedTuple):
 
     @property
     def lasting(self) -> set[str]:
-        """The sections that stay: sysfs shows those of the initializer long after they are freed."""
+        """The sections that stay loaded; sysfs still lists those of the initializer after they are freed."""
         return {name for name in self.sections if not name.startswith(".init")}
 
 
 class Gap(NamedTuple):
-    """Two functions that follow each other in a module's file, and the bytes between their starts."""
+    """Two consecutive functions in a module's file, and the bytes between their starts, in the file and loaded."""
 
     first: str
     second: str
@@ -48,7 +48,7 @@ class Gap(NamedTuple):
 
 
 class Layout:
-    """The ELF's view of one guest, with the targets that are loaded in it."""
+    """The addresses of the kernel and the loaded targets in one guest, computed from their ELF files."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Layout:
         *,
         others: Iterable[Loaded] = (),
     ) -> None:
-        """`others` are modules that are loaded, too, and are no targets of ours."""
+        """`others` are loaded modules that are not targets. `image_of` prepares the image of a VM, by its name."""
         self.guest = guest
         self.kernel = Elf.kept(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
@@ -67,22 +67,25 @@ class Layout:
 
     @cached_property
     def sibling(self) -> Elf | None:
-        """The vmlinux of the same source and configuration with another order of functions, None where there is none.
+        """The vmlinux of the same source and configuration with another order of functions; None if there is none.
 
-        Its image is prepared when this is first asked for.
+        Its image is prepared on first use.
         """
         name = self.guest.image.recipe.kernel.sibling
         return Elf.kept(self._image_of(name).vmlinux) if name and self._image_of else None
 
     @property
     def other_modules(self) -> dict[str, Elf]:
-        """The files of the targets' other builds, which have another layout, by the targets' names."""
+        """The files of the targets' other builds, which have another layout, by target name."""
         files = self.guest.image.modules
         return {name: Elf.kept(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
 
     @property
     def slide(self) -> int:
-        """Bytes between where the kernel was linked and where it runs; 0 without KASLR. Asked of each guest once."""
+        """The distance from link address to load address of the kernel, in bytes; 0 without KASLR.
+
+        It is measured once for each guest.
+        """
         if self.guest not in _slides:
             _slides[self.guest] = self._measure_slide()
         return _slides[self.guest]
@@ -96,10 +99,11 @@ class Layout:
         return running - self.kernel.named(ANCHOR)[0].address
 
     def symbol(self, site: Site) -> tuple[Elf, Symbol]:
-        """The ELF file and the function a site names.
+        """The ELF file and the function that a site names.
 
-        Of several the one that the kernel takes: its own at the lowest address, a module's first in the symbol table
-        (kallsyms_lookup_name(), find_kallsyms_symbol_value(), 6.1).
+        If several functions have the name, it is the one that the kernel finds: in the kernel the function with the
+        lowest address, in a module the first in the symbol table (kallsyms_lookup_name(),
+        find_kallsyms_symbol_value(), 6.1).
         """
         elf = self.modules[site.module].elf if site.module else self.kernel
         named = [symbol for symbol in elf.named(site.symbol) if symbol.kind == "func"]
@@ -108,9 +112,10 @@ class Layout:
         return elf, elf.function(site.symbol)
 
     def address(self, site: Site) -> int:
-        """The address where a probe on the site must land, by the ELF.
+        """The address where a probe on the site must land, computed from the ELF file.
 
-        A probe on an entry that begins with a landing pad is put behind it (arch_adjust_kprobe_addr(), since 5.19).
+        If an entry begins with a landing pad, the kernel puts the probe after it (arch_adjust_kprobe_addr(), since
+        5.19).
         """
         elf, symbol = self.symbol(site)
         entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
@@ -118,28 +123,28 @@ class Layout:
         return self.base(symbol, site.module) + site.offset + shift
 
     def landing_pad(self, site: Site) -> int:
-        """The size of the landing pad that the site's function begins with, in bytes, 0 where it has none."""
+        """The size of the landing pad at the start of the site's function, in bytes; 0 if it has none."""
         return self.pad(*self.symbol(site))
 
     def pad(self, elf: Elf, symbol: Symbol) -> int:
-        """The same of a function of a file: of two of a name one may have a landing pad, and the other none."""
+        """The size of the landing pad at the start of a function; two functions of one name can differ in it."""
         pad = self.guest.architecture.kprobes.entry_landing_pad
         return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
-        """Where the site's symbol is loaded; a probe on an entry may land past it, see `address`."""
+        """The load address of the site's symbol; a probe on an entry may land after it, see `address`."""
         _, symbol = self.symbol(site)
         return self.base(symbol, site.module)
 
     def boundaries(self, site: Site) -> list[Site]:
-        """The site's function at each of its instructions. Raises PinpointError where they cannot be decoded."""
+        """Sites at all instructions of the site's function. Raises PinpointError if they cannot be decoded."""
         elf, symbol = self.symbol(site)
         return [site.at(offset) for offset in boundaries(elf, symbol, self.decoder)]
 
     def straight(self, site: Site, count: int | None = None) -> list[Site]:
-        """The site's function at its entry and at inner boundaries that run exactly once a call, `count` or all.
+        """Sites at the entry of the site's function and at inner boundaries that run exactly once a call.
 
-        Raises GuestError when the function has fewer: then it is no function to claim inner boundaries of.
+        `count` limits their number. Raises GuestError if the function has fewer.
         """
         elf, symbol = self.symbol(site)
         offsets = straight(elf, symbol, self.decoder)[:count]
@@ -148,24 +153,24 @@ class Layout:
         return [site.at(offset) for offset in offsets]
 
     def following(self, site: Site) -> Site:
-        """The site one instruction on from where a probe on it lands; behind the function's last one, its end."""
+        """The site at the instruction after the one that a probe lands on, or at the end of the function."""
         elf, symbol = self.symbol(site)
         lands = self.address(site) - self.base(symbol, site.module)
         later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > lands)
         return site.at(next(later, symbol.size))
 
     def mid_instruction(self, site: Site) -> list[Site]:
-        """The site's function at every offset that is inside an instruction or misaligned."""
+        """Sites at every offset of the site's function that is inside an instruction or misaligned."""
         elf, symbol = self.symbol(site)
         return [site.at(offset) for offset in inside(elf, symbol, self.decoder)]
 
     @property
     def decoder(self) -> Decoder:
-        """How instruction boundaries are found."""
+        """The decoder that finds instruction boundaries in this guest's code."""
         return self.guest.architecture.kprobes.decoder
 
     def base(self, symbol: Symbol, module: str) -> int:
-        """Where a symbol is loaded: its section's address and its place in it, or its linked address and the slide."""
+        """The load address of a symbol: section address + offset in a module, link address + slide in the kernel."""
         if not module:
             return symbol.address + self.slide
         section = self.modules[module].sections.get(symbol.section)
@@ -174,7 +179,7 @@ class Layout:
         return section + symbol.address
 
     def gaps(self, module: str) -> list[Gap]:
-        """The distances between functions of a module that follow each other in the file, in the file and loaded."""
+        """The gaps between consecutive functions of a module, in the file and loaded."""
         target = self.targets[module]
         functions = sorted(
             (target.elf.sections[symbol.section].offset + symbol.address, self.base(symbol, module), symbol)
@@ -187,17 +192,17 @@ class Layout:
         ]
 
     def code(self, site: Site) -> bytes:
-        """The function's own bytes in its ELF file, relocations not applied."""
+        """The bytes of the site's function in its ELF file, without relocations applied."""
         elf, symbol = self.symbol(site)
         return elf.code(symbol)
 
     def meaning(self, address: int) -> str:
-        """The closest symbol at or below an address and the offset into it, as `sym+0xoff [mod]`."""
+        """The closest symbol at or below an address, as `sym+0xoff [mod]`."""
         return str(self.closest.at(address) or "nothing known")
 
     @cached_property
     def closest(self) -> ClosestOfAll:
-        """Every symbol that kallsyms may keep, where it is loaded: functions before what shares their addresses."""
+        """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
         modules: list[Named] = []
         for module, target in self.modules.items():
             symbols = _functions_first(target.elf, target.lasting)
@@ -205,9 +210,9 @@ class Layout:
         return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
 
     def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
-        """Return the functions that stay in memory, of a target or, for an empty name, of the kernel.
+        """Return the functions of a target that stay in memory, or of the kernel if `module` is empty.
 
-        Freed initializer sections are left out: that memory may hold something else by now.
+        Functions in freed initializer sections are left out, because that memory may be in use for something else.
         """
         if module:
             target = self.targets[module]
@@ -217,13 +222,13 @@ class Layout:
 
     @property
     def text(self) -> range:
-        """The kernel's text as loaded: from `_stext` to before `_etext`."""
+        """The load addresses of the kernel's text, from `_stext` up to, but not including, `_etext`."""
         linked = self.kernel.text_range
         return range(linked.start + self.slide, linked.stop + self.slide)
 
 
 def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
-    """The functions that an offset past a function's end is the entry of, if any."""
+    """The functions whose entry is at an offset past the end of another function."""
     if offset < symbol.size:
         return []
     place = (symbol.section, symbol.address + offset)
@@ -232,11 +237,11 @@ def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
 
 @lru_cache(maxsize=8)
 def _closest_as_linked(vmlinux: Elf) -> Closest:
-    """A kernel has 100,000 symbols and more: all guests of it share this table."""
+    """The kernel's symbols by link address; all guests share this table, because a kernel has over 100,000 symbols."""
     return Closest(Named(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
 
 
 def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:
-    """The symbols that stand in one of these sections; the stable sort leaves those of a kind in the table's order."""
+    """The symbols in these sections, functions first; the sort is stable, so each kind keeps the table's order."""
     standing = (each for each in elf.symbols if each.section in sections and each.kind not in ("section", "file"))
     return sorted(standing, key=lambda symbol: symbol.kind != "func")

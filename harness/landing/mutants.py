@@ -1,7 +1,7 @@
 """Probes broken on purpose: every check must catch its mutants on every VM, or it proves nothing there.
 
-A mutant claims the site it was asked for and does something else; the check that holds for the honest probe must raise
-Missed for the mutant.
+A mutant claims the requested site and does something else. A check that passes for the honest probe must raise Missed
+for the mutant.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError, PinpointError
-from harness.landing import by_hand, data, section_sites
+from harness.landing import by_hand, data_symbol_addresses, section_sites
 from harness.landing.code.instructions import straight
-from harness.landing.data import Datum
+from harness.landing.data_symbol_addresses import Datum
 from harness.landing.layout import Layout
 from harness.landing.probe_module import Request
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
 _VICTIM = "pinpoint_leaf"
-# So many sites the probe module can shift (probes/probe/mutants.c); those behind them stay honest.
+# The number of sites that the probe module can shift (probes/probe/mutants.c); later sites stay honest.
 _SHIFTS = 64
 
 
@@ -37,7 +37,7 @@ def _one_instruction_off(layout: Layout, sites: Sequence[Site]) -> list[str]:
 
 
 def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
-    """Each probe goes to the first place of the next function in memory that a probe may stand on."""
+    """Put each probe on the first probable place of the next function in memory."""
     shifts = []
     for site in sites:
         _, symbol = layout.symbol(site)
@@ -46,7 +46,7 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
 
 
 def _clobbers(layout: Layout, sites: Sequence[Site]) -> list[str]:
-    """The probe on the leaf's entry changes its argument: a number, where others have pointers to crash by."""
+    """Let the probe on the leaf's entry change its argument, which is a number; a changed pointer would crash."""
     argument = layout.guest.architecture.kprobes.first_argument
     entry = layout.address(Site(_VICTIM, module=sites[0].module))
     victim = next(index for index, site in enumerate(sites) if layout.address(site) == entry)
@@ -61,12 +61,15 @@ def _only_reported(_: Layout, __: Sequence[Site]) -> list[str]:
 class Mutant:
     """What a broken probe does instead.
 
-    `parameters` make the probe module itself wrong (probes/probe/mutants.c); `bad_spec` maps the spec to the one really
-    tried where a refusal is expected; `stays` leaves the probe module loaded when it should go; `arms_anyway` drops the
-    parameters that the case passes to the probe module; `stale_snapshot` is no broken probe but a broken harness, which
-    takes memory as it was before for memory as it is; `relocates` loads a module with addresses of its own instead of
-    the one that was asked for. Of other checks: `converts_too_far` adds so many bytes to the offset of a converted
-    address; `places` puts a datum elsewhere than the ELF files do; `reads_beyond` reads what stands behind a datum.
+    - `parameters` are parameters that make the probe module wrong (probes/probe/mutants.c).
+    - `bad_spec` maps a spec for which a refusal is expected to the spec that is tried instead.
+    - `stays` leaves the probe module loaded when it should be unloaded.
+    - `arms_anyway` drops the parameters that the case passes to the probe module.
+    - `stale_snapshot` is a defect of the harness: it uses memory from before registration as memory during it.
+    - `relocates` requests a module and addresses of its own instead of those that the case requests.
+    - `converts_too_far` adds this number of bytes to the offset of a converted address.
+    - `places` computes an address for a datum that differs from the ELF files.
+    - `reads_beyond` reads the bytes after a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
@@ -96,24 +99,24 @@ MUTANTS: dict[str, Mutant] = {
     "unknown-name": Mutant(bad_spec=lambda _: "pinpoint_unknown"),
     "stays-registered": Mutant(stays=True),
     "arms-anyway": Mutant(arms_anyway=True),
-    # Farther than any landing pad: within one there is nowhere to go astray.
+    # More than the size of any landing pad: an offset within a landing pad would still land at the right place.
     "converts-too-far": Mutant(converts_too_far=8),
-    "next-data-symbol": Mutant(places=data.by_next_symbol),
-    "data-by-text-base": Mutant(places=data.by_text_base),
+    "next-data-symbol": Mutant(places=data_symbol_addresses.by_next_symbol),
+    "data-by-text-base": Mutant(places=data_symbol_addresses.by_text_base),
     "reads-next-word": Mutant(reads_beyond=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }
 
 
 def named(name: str) -> Mutant:
-    """The mutant of a cell: the honest one for a cell that has none, or one that breaks no probe (harness/pinning)."""
+    """The mutant with this name; HONEST for a cell that has none, or one that breaks no probe (harness/pinning)."""
     return MUTANTS.get(name, HONEST)
 
 
 def next_entry(layout: Layout, site: Site) -> int:
-    """The address of the first place a probe may stand on in the next function of the site's module, or of the kernel.
+    """The address of the first probable place in the function that follows the site's, in its module or the kernel.
 
-    Raises GuestError when no function follows.
+    Raises GuestError if no function follows.
     """
     elf, own = layout.symbol(site)
     here = layout.base(own, site.module)
@@ -123,7 +126,7 @@ def next_entry(layout: Layout, site: Site) -> int:
             continue
         try:
             offsets = straight(elf, symbol, decoder)
-        except PinpointError:  # data among code, which no disassembler reads
+        except PinpointError:  # Data in the middle of code, which cannot be decoded.
             continue
         if offsets:
             return start + offsets[0]

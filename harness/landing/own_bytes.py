@@ -1,4 +1,4 @@
-"""The ELF's own bytes around a site, to hold guest memory against."""
+"""The ELF file's own bytes around a site, with which guest memory is compared."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-# Fewer bytes than one instruction of a fixed-width machine prove nothing.
+# The fewest bytes whose comparison proves anything: one instruction of an architecture of fixed width.
 FEWEST = 4
 _MOVED_FIELD = 4
 
 
 @dataclass(frozen=True)
 class OwnBytes:
-    """What an ELF file has for `code`'s length of memory from `start` on.
+    """The bytes that an ELF file has for memory from `start` on.
 
-    `masked` are the offsets from `start` of what relocations and the kernel's patching change; `slide` is what absolute
-    addresses in a vmlinux whose relocations were not kept grew by, 0 where that cannot be.
+    `masked` holds the offsets from `start` of bytes that relocations or the kernel's patches change. `slide` is the
+    number that was added to absolute addresses in a vmlinux without kept relocations; 0 if that cannot be.
     """
 
     start: int
@@ -30,11 +30,11 @@ class OwnBytes:
 
     @property
     def compared(self) -> int:
-        """How many bytes memory can be held against."""
+        """The number of bytes that can be compared with memory."""
         return len(self.code) - len(self.masked)
 
     def strays(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
-        """Offsets at which memory from `start` on is not what the file has, without `probed` ones."""
+        """Offsets from `start` at which memory differs from the file, without the `probed` offsets."""
         wrong = [
             offset
             for offset, (own, seen) in enumerate(zip(self.code, memory, strict=False))
@@ -43,7 +43,10 @@ class OwnBytes:
         return [offset for offset in wrong if not self._moved(memory, offset)]
 
     def _moved(self, memory: bytes, offset: int) -> bool:
-        """Is this byte part of a field that grew by exactly the slide? x86: R_X86_64_32S, the only kind in text."""
+        """True if a byte is part of a field that grew by exactly the slide.
+
+        On x86 the field is R_X86_64_32S, the only absolute relocation in text.
+        """
         return bool(self.slide) and any(
             _field(memory, first) == (_field(self.code, first) + self.slide) & 0xFFFFFFFF
             for first in range(max(0, offset - _MOVED_FIELD + 1), min(offset + 1, len(self.code) - _MOVED_FIELD + 1))
@@ -55,10 +58,10 @@ def _field(content: bytes, first: int) -> int:
 
 
 def around(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
-    """What the file that defines the site's symbol has for (start, size) in the guest.
+    """The own bytes for (start, size) in the guest, from the file that defines the site's symbol.
 
-    It ends where the symbol's section ends. Nothing is left to compare where the section is not at that address, and
-    where the file does not show what the kernel patches.
+    They end where the symbol's section ends. They are empty if the section is not at that address, or if the file does
+    not have the tables of what the kernel patches.
     """
     elf, symbol = layout.symbol(site)
     if site.module:
@@ -67,7 +70,7 @@ def around(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
 
 
 def of_module(elf: Elf, section: str, loaded: int, start: int, size: int) -> OwnBytes:
-    """A module's own bytes for (start, size), its section being loaded at `loaded`."""
+    """A module's own bytes for (start, size); its section is loaded at `loaded`."""
     place = start - loaded
     size = max(0, min(size, elf.sections[section].size - place)) if place >= 0 else 0
     if not size:
@@ -78,7 +81,7 @@ def of_module(elf: Elf, section: str, loaded: int, start: int, size: int) -> Own
 
 
 def of_kernel(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
-    """A vmlinux's own bytes for (start, size) in a guest that runs it `slide` bytes from where it was linked."""
+    """A vmlinux's own bytes for (start, size) in a guest that runs it with this slide."""
     linked = start - slide
     holding = (each for each in elf.sections.values() if each.address <= linked < each.address + each.size)
     section = next((each for each in holding if each.executable), None)

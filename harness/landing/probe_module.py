@@ -1,4 +1,4 @@
-"""Load the probe module with sites, read its report of each, unload it."""
+"""Loads the probe module with sites, reads its report on each, and unloads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEPARATOR = "--pinpoint-cut--"
 
 @dataclass(frozen=True)
 class Request:
-    """A probe module to load: `specs` are sites as it reads them (probes/probe/spec.c, probes/byhand/spec.c)."""
+    """A probe module to load; `specs` are sites in its format (probes/probe/spec.c, probes/byhand/spec.c)."""
 
     specs: Sequence[str]
     parameters: Sequence[str] = ()
@@ -27,12 +27,12 @@ class Request:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """The probe module's report of one site.
+    """The probe module's report on one site.
 
-    `errno` is positive, 0 for a registered probe; `address` is `kp.addr`, 0 when refused; `hits` counts the
-    pre-handler's runs; `ip` is the instruction pointer at the last hit as the architecture shows it, 0 before any;
-    `missed` counts the hits for which the kernel ran no handler. Of a kretprobe `returns` counts the returns it saw and
-    `value` is what the last one returned.
+    `errno` is positive, 0 for a registered probe. `address` is `kp.addr`, 0 when refused. `hits` counts the runs of the
+    pre-handler. `ip` is the instruction pointer at the last hit as the architecture has it, 0 before the first hit.
+    `missed` counts the hits for which the kernel ran no handler. For a kretprobe `returns` counts the returns, and
+    `value` is the return value of the last one.
     """
 
     spec: str
@@ -47,7 +47,11 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class ListedProbe:
-    """One line of `/sys/kernel/debug/kprobes/list`: address, reverse look-up, flags as `[OPTIMIZED]`; `k`, or `r`."""
+    """One line of `/sys/kernel/debug/kprobes/list`.
+
+    `meaning` is the kernel's reverse look-up of the address. Flags have the form `[OPTIMIZED]`. `kind` is `k` for a
+    kprobe, `r` for a kretprobe.
+    """
 
     address: int
     meaning: str
@@ -57,42 +61,42 @@ class ListedProbe:
 
 @dataclass(frozen=True)
 class ProbeView:
-    """The probe module's own report and the kernel's list, read in one go.
+    """The probe module's report and the kernel's list, read in one round trip.
 
-    `standing` is what the list had just before the module was loaded, of a view that loading gave.
+    `standing` is the list from just before the module was loaded; only `load` fills it.
     """
 
     reports: tuple[SiteReport, ...]
     listed: tuple[ListedProbe, ...]
     standing: tuple[ListedProbe, ...] = ()
 
-    def beyond(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
-        """What the list has that it did not have before: parisc lists one probe of its own from boot."""
+    def newly_listed(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
+        """The listed probes without those in `standing`; parisc lists a probe of its own from boot on."""
         return tuple(probe for probe in self.listed if probe not in standing)
 
 
 def standing(guest: Guest) -> tuple[ListedProbe, ...]:
-    """What the kernel lists now."""
+    """The kernel's list of kprobes now."""
     return parse_list(guest.read_text(KPROBES_LIST))
 
 
 def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), module: str = MODULE) -> ProbeView:
-    """Load a probe module with these sites and read what became of them. One round trip.
+    """Load a probe module with these sites and read its report. One round trip.
 
-    The parameters are set before the sites are. Raises GuestError when the module itself does not load; a refused site
-    is in its report.
+    The parameters are set before the sites. Raises GuestError if the module cannot be loaded. A refused site raises
+    nothing; the report has its errno.
     """
     words = shlex.join(["insmod", guest.ship(module), *parameters, f"site={','.join(specs)}"])
     return _view(guest, f"cat {KPROBES_LIST} && echo {SEPARATOR} && {words} && {_look(module)}")
 
 
 def look(guest: Guest, module: str = MODULE) -> ProbeView:
-    """Read report and list and leave the module loaded. One round trip."""
+    """Read the report and the list; the module stays loaded. One round trip."""
     return _view(guest, _look(module))
 
 
 def unload(guest: Guest, module: str = MODULE) -> ProbeView:
-    """Read the last report, unload, and read the list afterwards. One round trip."""
+    """Read the last report, unload the module, and read the list after that. One round trip."""
     return _view(guest, f"cat {_report(module)} && rmmod {module} && echo {SEPARATOR} && cat {KPROBES_LIST}")
 
 
@@ -115,7 +119,7 @@ def _view(guest: Guest, script: str) -> ProbeView:
 
 @readable("the probe module's report")
 def parse_report(text: str) -> tuple[SiteReport, ...]:
-    """The report's lines, `key=value` words, in the order of the sites."""
+    """Parse the lines of a report, which have words `key=value` and are in the order of the sites."""
     reports = []
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split())
@@ -139,7 +143,10 @@ _FLAG = re.compile(r"\[[A-Z]+\]")
 
 @readable("the kernel's list of kprobes")
 def parse_list(text: str) -> tuple[ListedProbe, ...]:
-    """Lines of `ADDR  k|r  sym+0xoff  mod [FLAG]...`, flags run together (report_probe(), kernel/kprobes.c, 6.1)."""
+    """Parse lines `ADDR  k|r  sym+0xoff  mod [FLAG]...`; flags have no space between them.
+
+    See report_probe() in kernel/kprobes.c, 6.1.
+    """
     probes = []
     for line in text.splitlines():
         words = _FLAG.sub(" ", line).split()

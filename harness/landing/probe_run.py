@@ -1,4 +1,4 @@
-"""Load the probe module on some sites, unload it, and judge each landing by its witnesses."""
+"""Loads the probe module on some sites, unloads it, and judges each landing by its witnesses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
 
 
 def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
-    """Read memory until two readings agree: the kernel may be writing a jump in steps (text_poke_bp())."""
+    """Read memory until two readings agree, because the kernel writes a jump in several steps (text_poke_bp())."""
     seen = read()
     for _ in range(_READINGS):
         before, seen = seen, read()
@@ -48,12 +48,12 @@ def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
 
 @dataclass(frozen=True)
 class ProbeRecord:
-    """What one life of the probe module left to judge, before, during and after it.
+    """The evidence on one run of the probe module, from before, during and after the registration.
 
-    `before`, `during` and `after` are guest memory, one window per site; `own` is what the ELF has for each window.
-    `view` is the module's report and the kernel's list while the probes are registered, `final` the last report and the
-    list afterwards. `elsewhere` maps addresses outside every window, where a probe was reported, to the bytes there.
-    `final` is None and `after` empty until the probes are gone.
+    `before`, `during` and `after` are guest memory, one window per site. `own` is what the ELF has for each window.
+    `view` is the module's report and the kernel's list while the probes are registered; `final` is the last report, and
+    the list after the removal. `elsewhere` maps addresses outside of all windows, at which a probe was reported, to the
+    bytes there. `final` is None and `after` is empty until the probes are removed.
     """
 
     before: Sequence[bytes]
@@ -66,10 +66,10 @@ class ProbeRecord:
 
 
 class ProbeRun:
-    """Probes on sites while the `with` block runs; afterwards, where they landed.
+    """Probes that are registered on sites while the `with` block runs; their landings can be read afterwards.
 
-    The kernel resolves each by symbol + offset, unless `relocation` requests it otherwise. Either way each must land
-    where the ELF files place it.
+    The kernel resolves each site by symbol + offset, unless `relocation` makes another request. In both cases each
+    probe must land where the ELF files place its site.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class ProbeRun:
         self.sites = tuple(sites)
         self.mutant = mutant
         self.addresses = tuple(layout.address(site) for site in self.sites)
-        asked = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
+        request = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
         kept = () if mutant.arms_anyway else parameters
-        self._request = replace(asked, parameters=[*asked.parameters, *kept])
+        self._request = replace(request, parameters=[*request.parameters, *kept])
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
         self._record: ProbeRecord | None = None
 
@@ -111,14 +111,14 @@ class ProbeRun:
 
     @property
     def record(self) -> ProbeRecord:
-        """What was recorded so far. Raises RuntimeError before the probes were registered."""
+        """The evidence recorded so far. Raises RuntimeError if the probes were not registered yet."""
         if self._record is None:
             raise RuntimeError("the probes were never registered")
         return self._record
 
     @property
     def ended(self) -> bool:
-        """True once the probes were removed and memory was read afterwards."""
+        """True after the probes are removed and memory has been read again."""
         return self._record is not None and self._record.final is not None
 
     @property
@@ -129,19 +129,19 @@ class ProbeRun:
         return final
 
     def _span(self, site: Site, address: int) -> tuple[int, int]:
-        """Start and size of the window of a site: from its function's start, without pages that hold no code."""
+        """Start and size of a site's window: from the start of its function, without pages that have no code."""
         _, symbol = self.layout.symbol(site)
         start = address - site.offset
         mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
         return start, min(start + site.offset + _BEYOND, mapped) - start
 
     def _astray(self, view: ProbeView) -> dict[int, bytes]:
-        """Memory at the first reported addresses that are in no window, for the table of a disagreement."""
+        """Memory at reported addresses outside of all windows, for the witness table; only the first few are read."""
         found: dict[int, bytes] = {}
         reported = [each.address for each in view.reports if each.address]
         watched = [range(start, start + size) for start, size in self._spans]
         for address in [each for each in reported if not any(each in span for span in watched)][:_SHOWN_ASTRAY]:
-            with suppress(GuestError):  # Unmapped. If the guest is lost, the next step raises.
+            with suppress(GuestError):  # The address is unmapped. If the guest is lost, the next step raises.
                 found[address] = self.guest.memory.read(address, witness.SHOWN)
         return found
 
@@ -152,10 +152,10 @@ class ProbeRun:
         return before if self.mutant.stale_snapshot else self._read()
 
     def _left(self, before: Sequence[bytes]) -> list[bytes]:
-        """Memory once the probes are gone and the kernel has undone its optimizations.
+        """Read memory after the probes are removed and the kernel has undone its optimizations.
 
-        A worker removes a jump some ticks after its probe (kick_kprobe_optimizer(), kernel/kprobes.c): seen on 5.10.
-        Returns what is there after a while, whether or not it is restored.
+        A kernel worker removes a jump some ticks after its probe (kick_kprobe_optimizer(), kernel/kprobes.c; seen on
+        5.10). If memory is not restored after 2 s, it is returned as it is.
         """
         left = self._read()
         deadline = Deadline.after(_JUMPS_SECONDS if self.guest.traits.optimized_kprobes else 0.0)
@@ -165,7 +165,7 @@ class ProbeRun:
 
     @property
     def windows(self) -> list[Window]:
-        """Guest memory around each site before, during and after; no bytes after while the probes are registered."""
+        """Guest memory around each site before, during and after; `after` is empty while the probes are registered."""
         record = self.record
         after = record.after or [b""] * len(self._spans)
         return [
@@ -174,29 +174,29 @@ class ProbeRun:
         ]
 
     def look_again(self) -> None:
-        """Read report, list and memory once more; the witnesses then describe this moment, not the registration."""
+        """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
         view = probe_module.look(self.guest, self._request.module)
         view = replace(view, standing=self.record.view.standing)
         self._record = replace(self.record, view=view, during=self._read_during(self.record.before))
 
     @property
     def listed(self) -> tuple[ListedProbe, ...]:
-        """The kernel's list of these probes, when it was last read."""
-        return self.record.view.beyond(self.record.view.standing)
+        """The kernel's list of these probes, as last read."""
+        return self.record.view.newly_listed(self.record.view.standing)
 
     @property
     def reports_now(self) -> tuple[SiteReport, ...]:
-        """The probe module's report of each site, when it was last read."""
+        """The probe module's report on each site, as last read."""
         return self.record.view.reports
 
     @cached_property
     def reports(self) -> tuple[SiteReport, ...]:
-        """The probe module's last report of each site."""
+        """The probe module's last report on each site."""
         return self._final.reports
 
     @cached_property
     def landings(self) -> list[Landing]:
-        """The landing of each site: the statements of all witnesses."""
+        """The landing of each site, with the statements of all witnesses."""
         found = []
         record = self.record
         listed = self.listed
@@ -217,12 +217,12 @@ class ProbeRun:
         return found
 
     def prove(self, hits: int | None = None) -> None:
-        """Demand that every probe landed and was hit `hits` times. Raises Missed with the witness table."""
+        """Check that every probe landed and was hit `hits` times. Raises Missed with the witness table."""
         prove(self.landings, hits)
 
     def prove_gone(self) -> None:
-        """Demand that no probe is listed, no module is loaded and the bytes are restored. Raises Missed."""
-        left = self._final.beyond(self.record.view.standing)
+        """Check that no probe is listed, the module is not loaded and the bytes are restored. Raises Missed."""
+        left = self._final.newly_listed(self.record.view.standing)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):
@@ -251,17 +251,17 @@ class Kprobes:
             probe_module.unload(self.layout.guest)
 
     def on(self, *sites: Site, relocation: Relocation | None = None, parameters: Sequence[str] = ()) -> ProbeRun:
-        """Return a run of probes on these sites, in one life of the probe module, which also gets these parameters."""
+        """Return a run of probes on these sites; the probe module is loaded once, with these parameters."""
         probes = ProbeRun(self.layout, sites, self.mutant, relocation, parameters)
         self.lives.append(probes)
         return probes
 
     def attempt(self, *specs: str, module: str = probe_module.MODULE, parameters: Sequence[str] = ()) -> list[int]:
-        """Register these specs unchanged, in one life of a probe module; a mutant gets no parameters.
+        """Load a probe module once and try to register these specs unchanged; a mutant gets no parameters.
 
         Returns the errno of each registration, 0 for success.
         """
-        given = parameters if self.mutant is HONEST else ()
-        view = probe_module.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], given, module)
+        passed = parameters if self.mutant is HONEST else ()
+        view = probe_module.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], passed, module)
         probe_module.unload(self.layout.guest, module)
         return [report.errno for report in view.reports]

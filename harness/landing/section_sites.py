@@ -1,7 +1,7 @@
-"""Sites as a probe carries them that was compiled long before: a module's build-id, a section, an offset into it.
+"""Sites of a precompiled probe, each stored as a module's build-id, a section, and an offset into it.
 
-No symbol is looked up when it is loaded: the section's address, from sysfs, is added to the offset. That sum is right
-for the very build that the offset was taken from and wrong for every other, so the build-id is compared first.
+No symbol is looked up when the probe is loaded. Its address is the section's address, from sysfs, plus the offset. The
+sum is right only for the build that the offset was taken from, so the build-id is compared first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
-from harness.landing.code import dwarf
+from harness.landing.code import source_line_lookup
 from harness.landing.layout import Layout
 from harness.landing.probe_module import Request
 from harness.landing.site import Site
@@ -19,14 +19,14 @@ from harness.landing.target import Target
 
 
 class Refused(GuestError):
-    """A precompiled site is for another build of the module than the one that is loaded."""
+    """A precompiled site is for another build of the module than the loaded one."""
 
 
 @dataclass(frozen=True)
 class PrecompiledSite(Site):
-    """A place in one build of a module: what a probe carries of it, in addition to symbol and offset.
+    """A site in one build of a module, with the data that a precompiled probe stores.
 
-    `build_id` is in hex, `place` the offset in bytes into `section`.
+    `build_id` is in hex. `place` is the offset into `section`, in bytes.
     """
 
     build_id: str = ""
@@ -35,12 +35,12 @@ class PrecompiledSite(Site):
 
     @classmethod
     def at_line(cls, module: str, elf: Elf, file: str, line: int, function: str = "") -> PrecompiledSite:
-        """Where a line of source begins in one build of a module. Raises PinpointError as `dwarf.place` does."""
-        found = dwarf.place(elf, file, line, function)
+        """The site at the start of a source line in one build of a module. Raises PinpointError like `dwarf.place`."""
+        found = source_line_lookup.place(elf, file, line, function)
         return cls(found.function, found.into, module, build_id=elf.build_id, section=found.section, place=found.offset)
 
     def address(self, target: Target) -> int:
-        """Where it is in the loaded module. Raises Refused when that is another build."""
+        """The site's address in the loaded module. Raises Refused if another build is loaded."""
         if target.build_id != self.build_id:
             raise Refused(
                 f"{self.section}+{self.place:#x} is for the {self.module} of build-id {self.build_id or '(none)'}, "
@@ -52,9 +52,9 @@ class PrecompiledSite(Site):
 
 
 def by_section(layout: Layout, sites: Sequence[Site]) -> Request:
-    """Request probes by address alone: for each PrecompiledSite the sum of section address and offset.
+    """Request probes by address only: section address + offset for each PrecompiledSite.
 
-    Raises Refused when a module of theirs is loaded in another build.
+    Raises Refused if another build of a module is loaded.
     """
     return _at(site.address(layout.targets[site.module]) for site in _carried(sites))
 
@@ -65,7 +65,7 @@ def of_any_build(layout: Layout, sites: Sequence[Site]) -> Request:
 
 
 def of_previous_instance(layout: Layout, sites: Sequence[Site]) -> Request:
-    """The mutant that keeps the section addresses of the target's life before this one; right in its first."""
+    """The mutant that uses the section addresses of the target's previous instance; right in the first instance."""
     carried = _carried(sites)
     before = {name: target.previous for name, target in layout.targets.items()}
     if not all(before[site.module] for site in carried):
@@ -85,5 +85,5 @@ def _at(addresses: Iterable[int], *parameters: str) -> Request:
 
 
 def _unarmed(addresses: Iterable[int]) -> Request:
-    """A mutant's probes, unarmed: it is unknown what they would hit."""
+    """A request for a mutant's probes, unarmed, because they could hit anything."""
     return _at(addresses, "disabled=1")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 class Site:
     """A symbol and an offset in bytes.
 
-    `module` is the module that defines the symbol, empty for vmlinux. A `plain` site is asked for by the symbol's name
-    alone even when a module defines it; otherwise a module's site is written `MOD:SYM` (kernel/kprobes.c,
-    _kprobe_addr(): the symbol name goes through kallsyms_lookup_name(), which takes that form).
+    `module` is the module that defines the symbol, empty for vmlinux. A site in a module is written `MOD:SYM`, a form
+    that kallsyms_lookup_name() accepts (_kprobe_addr(), kernel/kprobes.c, calls it with the symbol name). A `plain`
+    site is written with the symbol's name alone, even if a module defines it.
     """
 
     symbol: str
@@ -25,7 +25,7 @@ class Site:
 
     @property
     def spec(self) -> str:
-        """What the probe module is given: `MOD:SYM+0xOFF`."""
+        """The site as a parameter of the probe module: `MOD:SYM+0xOFF`."""
         module = f"{self.module}:" if self.module and not self.plain else ""
         offset = f"+{self.offset:#x}" if self.offset else ""
         return f"{module}{self.symbol}{offset}"

@@ -1,4 +1,4 @@
-"""A target module in a guest: loaded, called a known number of times, its sections read, unloaded."""
+"""A target module in a guest: loads it, reads its sections, calls its functions a known number of times, unloads it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from weakref import WeakKeyDictionary
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.guest.result import readable
-from harness.landing.code.functions import select
+from harness.landing.code.function_selection import select
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
 
 def loaded(guest: Guest) -> list[Target]:
-    """The targets that are loaded in a guest, as far as is known without a request to the guest."""
+    """The targets that the harness has loaded in a guest; the guest is not queried."""
     return list(_loaded.get(guest, {}).values())
 
 
 class Target:
     """One target module.
 
-    `build` is its file's name in the image, `rebuilt/pinpoint_target` for the other build of `pinpoint_target`;
-    `sections` are the loaded addresses of its sections, by name, `previous` those of the life before, none in its
-    first; `build_id` is in hex, read from the loaded module.
+    `build` is the name of its file in the image; the other build of `pinpoint_target` is `rebuilt/pinpoint_target`.
+    `sections` holds the load addresses of its sections, by name. `previous` holds those of the previous instance, and
+    is empty in the first. `build_id` is in hex, read from the loaded module.
     """
 
     sections: Mapping[str, int]
@@ -49,12 +49,12 @@ class Target:
         self.unload()
 
     def load(self) -> None:
-        """insmod, and read its build-id and where its sections are, in one round trip.
+        """Load the module and read its build-id and section addresses, in one round trip.
 
-        Raises GuestError when the kernel refuses.
+        Raises GuestError if the kernel refuses to load it.
         """
         path = self.guest.ship(self.build)
-        # Not the shell's own read: it asks for one byte at a time, and the file gives no second one (EINVAL).
+        # The shell's `read` cannot be used: it reads one byte at a time, and the file returns EINVAL for the second.
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
         steps = f"insmod {path} && {{ {listing}; echo; cat {own}/notes/.note.gnu.build-id; }}"
@@ -65,17 +65,16 @@ class Target:
         _loaded.setdefault(self.guest, {})[self.module] = self
 
     def unload(self) -> None:
-        """rmmod; raises GuestError when the kernel refuses."""
+        """Unload the module. Raises GuestError if the kernel refuses."""
         self.guest.run("rmmod", self.module).check()
         _loaded.get(self.guest, {}).pop(self.module, None)
 
     @readable("the list of a module's sections")
     def _parsed(self, listing: str) -> Mapping[str, int]:
-        """Section name to loaded address, from `NAME:0xADDRESS` lines, NAME with any path; the kernel lists no empty
-        section.
+        """Map section names to load addresses, from lines `NAME:0xADDRESS` where NAME may have a path.
 
-        A zero is what `kptr_restrict` shows instead of an address (module_sect_read(), kernel/module/sysfs.c, 6.1); it
-        is refused with a GuestError.
+        The kernel lists no empty sections. With `kptr_restrict` it shows 0 instead of an address (module_sect_read(),
+        kernel/module/sysfs.c, 6.1); this raises GuestError.
         """
         found = {}
         for line in listing.splitlines():
@@ -93,7 +92,7 @@ class Target:
 
     @property
     def lasting(self) -> set[str]:
-        """The sections that stay loaded. sysfs lists those of the initializer long after the kernel freed them."""
+        """The sections that stay loaded; sysfs still lists those of the initializer after they are freed."""
         return {name for name in self.sections if not name.startswith(".init")}
 
     @property
@@ -112,17 +111,17 @@ class Target:
     ) -> list[Symbol]:
         """Return the module's functions; `code.functions.select` describes the filters.
 
-        `sections` is None for every section of the file, `lasting` or `lasting_text` for what stays loaded.
+        `sections` is None for every section of the file, or `lasting` or `lasting_text` for those that stay loaded.
         """
         return select(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
 
     @property
     def named_once(self) -> list[Symbol]:
-        """The functions that symbol + offset can name, of any section."""
+        """The functions, in any section, that symbol + offset names unambiguously."""
         return self.functions(unique=True, preambles=False)
 
     def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
-        """A site in this module's function `pinpoint_<shape>`."""
+        """A site in the module's function `pinpoint_<shape>`."""
         return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)
 
     def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
@@ -131,7 +130,7 @@ class Target:
         return self.guest.script(script, deadline, in_place=True).check().stdout.strip()
 
     def call_all(self, times: int = 1) -> list[str]:
-        """Call every shape of the module `times` times; returns their checksums, each with its name. One round trip."""
+        """Call every shape of the module `times` times; returns the checksum of each, with its name. One round trip."""
         own = self._directory
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
         call = f"echo $shape {times} >{own}/call && cat {own}/result"

@@ -1,4 +1,4 @@
-"""The traits of a recipe, proved in the booted guest before its first case: a recipe only claims."""
+"""Proves the traits that a recipe claims, in the booted guest and before its first case."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# A kernel built with one section per function has one for nearly each of its functions; even the smallest
-# configuration of ours has thousands, while a few hundred stand apart in any kernel (.text.unlikely and its kin).
+# A kernel built with one section per function has thousands of text sections, even in our smallest configuration. Any
+# other kernel has a few hundred at most (.text.unlikely and similar ones).
 _MANY_SECTIONS = 1000
 
 
-# Present, traced where anything is, and called by nobody in an idle guest, on every kernel of the matrix.
+# On every kernel of the matrix this function exists, is traced if any function is, and is not called in an idle guest.
 _FUNCTION = "clock_t_to_jiffies"
 
 
@@ -35,27 +35,27 @@ class TraitContradictedError(GuestError):
 
 @dataclass(frozen=True)
 class _Scene:
-    """A guest with the shapes target loaded and one probe on an exported function's entry."""
+    """A guest in which the shapes target is loaded, with one probe on the entry of an exported function."""
 
     guest: Guest
     layout: Layout
     target: Target
     apart: frozenset[str]
-    """The sections in sysfs of `pinpoint_sections`, which is built with a section for each function."""
+    """The sections that sysfs lists for `pinpoint_sections`, which is built with a section for each function."""
     report: probe_module.SiteReport
     listed: tuple[probe_module.ListedProbe, ...]
 
 
 def prove(guest: Guest) -> None:
     """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
-    # Before the target: what it leaves in memory must not stand behind the target's own data.
+    # Loaded before the target, so that what it leaves in memory does not follow the target's own data.
     with Target(guest, "pinpoint_sections") as sections:
         apart = frozenset(sections.sections)
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
     view = probe_module.load(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, apart, view.reports[0], view.beyond(view.standing))
+    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.standing))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
@@ -68,7 +68,7 @@ def prove(guest: Guest) -> None:
                 trait,
                 f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
                 where=guest.name,
-                mend=f"mend the recipe or the kernel; slide {layout.slide:#x}, {view.reports[0]}",
+                mend=f"correct the recipe or the kernel; slide {layout.slide:#x}, {view.reports[0]}",
             )
 
 
@@ -81,7 +81,7 @@ def _kaslr(scene: _Scene) -> bool:
 
 
 def _kernel_function_sections(scene: _Scene) -> bool:
-    """A fact of the build: the build-id, proved at boot, ties the running kernel to it."""
+    """True if the build recorded many text sections; the build-id, proved at boot, shows that this build runs."""
     return scene.guest.image.facts.get("text_sections", 0) > _MANY_SECTIONS
 
 
@@ -90,18 +90,18 @@ def _module_function_sections(scene: _Scene) -> bool:
 
 
 def _module_text_sections(scene: _Scene) -> bool:
-    """Whether sections of functions stay apart in a module that was built with them: they do not since 6.19.
+    """True if a module that was built with a section for each function keeps them apart; since 6.19 it does not.
 
-    TEXT_MAIN of scripts/module.lds.S (1ba9f8979426) merges them; with ARCH_WANTS_MODULES_TEXT_SECTIONS not (7.1).
+    TEXT_MAIN in scripts/module.lds.S (1ba9f8979426) merges them, except with ARCH_WANTS_MODULES_TEXT_SECTIONS (7.1).
     """
     return ".text.pinpoint_leaf" in scene.apart
 
 
 def _module_stubs(scene: _Scene) -> bool:
-    """Linker stubs that the module loader made: between two sections of functions lies more than alignment asks for.
+    """True if the module loader put linker stubs between two sections of functions: the gap exceeds the alignment.
 
-    Sections without functions are no neighbours to measure from: arm64 keeps its stubs in a `.plt` of its own, whose
-    size and alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
+    Sections without functions are not compared. arm64 has its stubs in a separate section `.plt`, whose size and
+    alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
     """
     loaded = scene.target.sections
     text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text)
@@ -124,27 +124,28 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
 
 @readable("/proc/kallsyms")
 def _data_symbols(scene: _Scene) -> bool:
-    """KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not functions alone."""
+    """True with KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not only functions."""
     wanted = ("linux_banner", "pinpoint_data_word")
-    # Fixed strings: busybox takes 4 to 6 s to hold 95,000 lines against a pattern under emulation, 0.5 s so.
+    # Fixed strings, because busybox under emulation takes 4 to 6 s to match 95,000 lines with a pattern, and 0.5 s with
+    # a fixed string.
     listing = scene.guest.run("grep", "-F", "-e", wanted[0], "-e", wanted[1], "/proc/kallsyms").stdout
     return {line.split()[2] for line in listing.splitlines()} >= set(wanted)
 
 
 def _cold_halves(scene: _Scene) -> bool:
-    """Whether this architecture's gcc moves unlikely parts of functions into symbols of their own."""
+    """True if gcc for this architecture moves unlikely parts of functions to separate symbols."""
     return bool(scene.target.elf.named("pinpoint_cold_part.cold"))
 
 
 def _entry_landing_pad(scene: _Scene) -> bool:
-    """Whether the kernel put a probe on symbol + 0 behind where the symbol is."""
+    """True if the kernel put the probe on symbol + 0 after the symbol's address."""
     _, symbol = scene.layout.symbol(Site(_FUNCTION))
     return scene.report.address > scene.layout.base(symbol, "")
 
 
 @readable("a reference count")
 def _section_fd_pins(scene: _Scene) -> bool:
-    """Whether an open section file raises the reference count: it did until 2.6.22, 2.6.23 cut that."""
+    """True if an open section file raises the module's reference count, as up to 2.6.22; 2.6.23 removed that."""
     module = f"/sys/module/{scene.target.module}"
     held = scene.guest.script(
         f"cd {module}; s=$(ls -A sections | head -n1); read a <refcnt; exec 3<sections/$s; read b <refcnt; echo $a $b"
@@ -153,7 +154,7 @@ def _section_fd_pins(scene: _Scene) -> bool:
     return int(while_held) > int(without)
 
 
-# Two loaders of one file: the first stands in the initializer until the second waits for it, and then both have ended.
+# Two loaders of one file. The first stops in the initializer until the second waits for it; then both continue.
 _TWO_LOADERS = """
 open=/sys/module/pinpoint_pinned/parameters/open_gate
 {load} gates=entered >/dev/null & first=$!
@@ -171,12 +172,13 @@ rmmod pinpoint_pinned
 
 
 def _shared_loads(scene: _Scene) -> bool:
-    """Whether a load of a file that another one is loading has that one's outcome, as since 6.5, and is not EEXIST."""
+    """True if a second load of a file waits for the first and has its result, as since 6.5, instead of EEXIST."""
     load = f"{scene.guest.program('pinpoint_loader')} {scene.guest.ship('pinpoint_pinned')}"
     return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
 
 
-# One uprobe on the entry of a program of ours, which is then run: what the kernel counted there.
+# Put a uprobe on the entry of one of our programs, run the program, and print the number of hits that the kernel
+# counted.
 _ONE_UPROBE = """
 cd /sys/kernel/tracing 2>/dev/null && [ -e uprobe_events ] || {{ echo 0; exit; }}
 echo 'p:pinpoint_trait/entry {program}:{offset:#x}' >>uprobe_events && echo 1 >events/pinpoint_trait/enable

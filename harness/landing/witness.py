@@ -1,4 +1,4 @@
-"""The five witnesses of a landing, each an independent source of one address."""
+"""The five witnesses of a landing: each is an independent source of its address."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from harness.core.architecture import KprobeTraits
 from harness.landing.own_bytes import FEWEST, OwnBytes
 from harness.landing.probe_module import ListedProbe, SiteReport
 
-# Bytes of a place that a table shows.
+# The number of bytes at an address that the witness table shows.
 SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Statement:
-    """One witness's address, or None and in `detail` the reason why it has none.
+    """One witness's address, or None with the reason in `detail`.
 
-    A statement that `contradicts` reports what is impossible for a landed probe, whatever the other witnesses report.
-    `code` are the bytes at its address, as memory had them while the probe was there, or, of the ELF, as the file has
-    them.
+    A statement that `contradicts` reports something that is impossible for a landed probe, independent of the other
+    witnesses. `code` holds the bytes at its address: from memory while the probe was there, or from the file for the
+    `elf` witness.
     """
 
     witness: str
@@ -37,7 +37,7 @@ def reported(report: SiteReport) -> Statement:
 
 
 def listed(probes: Sequence[ListedProbe], near: int) -> Statement:
-    """The entry of the kprobes list closest to `near`. Its symbol is a reverse look-up, only half independent."""
+    """The entry of the kprobes list closest to `near`; its symbol is a reverse look-up, so only half independent."""
     if not probes:
         return Statement("listed", None, "the list is empty")
     closest = min(probes, key=lambda probe: abs(probe.address - near))
@@ -50,16 +50,16 @@ def elf(address: int) -> Statement:
 
 
 def trapped(report: SiteReport, kprobes: KprobeTraits) -> Statement:
-    """The instruction pointer that the pre-handler saw, less what this architecture's breakpoint moved it on."""
+    """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it."""
     if not report.hits:
         return Statement("trapped", None, "not hit")
     return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
 
 
 def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:
-    """A statement and the bytes at its address: the ELF's own for the `elf` witness, memory's for all others.
+    """Add to a statement the bytes at its address: from the ELF for the `elf` witness, from memory for all others.
 
-    `elsewhere` is what memory has at addresses outside of the window.
+    `elsewhere` maps addresses outside of the window to the bytes in memory there.
     """
     if statement.address is None:
         return statement
@@ -72,11 +72,11 @@ def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: M
 def outside(
     window: Window, near: int, kprobes: KprobeTraits, own: OwnBytes | None = None, standing: Collection[int] = ()
 ) -> Statement:
-    """From outside the guest: where memory changed when the probe was registered, and into what.
+    """The address at which memory, read from outside the guest, changed when the probe was registered.
 
-    It contradicts the others when nothing changed, when the change is no probe of this architecture, and when other
-    memory is not what the ELF (`own`) has. Probes at `standing` addresses were there before. It has no address where
-    too little of the ELF can be compared.
+    The statement contradicts if nothing changed, if the change is no probe of this architecture, or if memory around it
+    differs from the ELF (`own`). Probes at `standing` addresses were there before. The statement has no address if too
+    few bytes of the ELF can be compared.
     """
     places = window.changes(kprobes) or window.stood(near, kprobes, own, standing)
     if not places:
@@ -102,7 +102,7 @@ def outside(
 
 @dataclass(frozen=True)
 class Window:
-    """Guest memory around a site, read through QEMU before, during and after a probe's life."""
+    """Guest memory around a site, read through QEMU before, during and after the registration of a probe."""
 
     start: int
     before: bytes
@@ -111,16 +111,16 @@ class Window:
 
     @property
     def size(self) -> int:
-        """Its length in bytes."""
+        """The length of the window, in bytes."""
         return len(self.before)
 
     @property
     def restored(self) -> bool:
-        """True when the bytes after removal are those before registration."""
+        """True if the bytes after removal equal those before registration."""
         return self.after == self.before
 
     def changes(self, kprobes: KprobeTraits) -> list[int]:
-        """Addresses of the patches: the first byte of each stretch that registration changed."""
+        """The start of each run of bytes that registration changed, rounded down to the alignment of instructions."""
         found = []
         place = 0
         while place < self.size:
@@ -134,19 +134,19 @@ class Window:
         return found
 
     def patch_at(self, address: int, kprobes: KprobeTraits) -> int:
-        """The length of what the kernel put at an address for a probe, 0 when that is no probe's."""
+        """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe."""
         now = self.during[address - self.start :]
         return next((length for begins, length in kprobes.patches if now.startswith(begins)), 0)
 
     def stood(self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]) -> list[int]:
-        """The address, if another probe stood there before and memory shows it: then nothing had to change."""
+        """The address, if another probe was there before and memory shows it, so that nothing had to change."""
         here = address - self.start
         if own is None or address not in standing or not 0 <= here < len(own.code):
             return []
         return [address] if self.patch_at(address, kprobes) and self.during[here] != own.code[here] else []
 
     def contradiction(self, own: OwnBytes, kprobes: KprobeTraits, standing: Collection[int] = ()) -> str:
-        """Where memory is neither what the ELF has nor a probe's patch, with both byte strings; "" if nowhere."""
+        """Describe the first place where memory is neither the ELF's nor a probe's patch; "" if there is none."""
         longest = max(length for _, length in kprobes.patches)
         others = {address - self.start + byte for address in standing for byte in range(longest)}
         put = {

@@ -1,4 +1,4 @@
-"""The run in the process that writes results: the only one, or pytest-xdist's controller."""
+"""The run in the process that writes results: the only process, or pytest-xdist's controller."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from harness.matrix.commands import replay_options
 from harness.matrix.commands.attach import GuestAttacher
 from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
 from harness.matrix.guests.fleet import Fleet
-from harness.matrix.row_order import in_order
 from harness.matrix.run import MatrixRun
+from harness.matrix.vm_start_order import in_order
 from harness.matrix.workers import xdist_worker
-from harness.matrix.workers.controller import Controller
-from harness.report import board, bundle, durations
+from harness.matrix.workers.controller_socket import Controller
+from harness.report import board, bundle, cell_duration_cache
 from harness.report.board import Board
 from harness.report.export import ktap
 from harness.report.html import write_html
@@ -33,7 +33,7 @@ from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.report.timeline import Timeline
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 def _durations() -> Path:
@@ -41,9 +41,9 @@ def _durations() -> Path:
 
 
 class ControllerRun(MatrixRun):
-    """Writes results, shows the board and sets the exit status; builds images for workers where there are any.
+    """Writes results, shows the board and sets the exit status; builds images for workers, if there are any.
 
-    What a session may do without is created at first use: the directory, the fleet, the board, the controller.
+    The directory, the fleet, the board and the controller are created at first use, because some sessions need none.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -74,12 +74,12 @@ class ControllerRun(MatrixRun):
 
     @cached_property
     def rows(self) -> list[str]:
-        """The names of the VMs asked for, in the order in which their rows begin."""
-        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), durations.of_rows(_durations()))
+        """The names of the selected VMs, in the order in which their rows begin."""
+        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), cell_duration_cache.of_rows(_durations()))
 
     @cached_property
     def bundles(self) -> Bundles:
-        """Writer of the bundles of failed cells; with --at-failure a person attaches to the first failed guest."""
+        """The writer of the bundles of failed cells; with --at-failure a person attaches to the first failed guest."""
         way = self._config.option.at_failure
         return Bundles(self.directory, self._config, GuestAttacher(way, self._board.close) if way else None)
 
@@ -107,7 +107,7 @@ class ControllerRun(MatrixRun):
         self._board.flush()
 
     def _open_fleet(self) -> Fleet:
-        """A fleet whose images this process builds."""
+        """Create a fleet whose images this process builds."""
         return Fleet(
             self.recipes.values(),
             build_context=BuildContext.in_cache(self.bus),
@@ -118,12 +118,12 @@ class ControllerRun(MatrixRun):
         )
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        """Open the board: from now on it shows the events of the bus."""
+        """Open the board, which shows the events of the bus from now on."""
         self._board.expect(self._counted())
         self._board.flush()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write each cell as it ends, in whichever process it ran."""
+        """Write each cell when it ends, whichever process it ran in."""
         if report.when == "setup":
             self._timeline.begin(report.nodeid, report.start)
         kept = getattr(report, "pinpoint_cell", None)
@@ -142,23 +142,27 @@ class ControllerRun(MatrixRun):
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
-        """Keep the board up to date while workers run; without workers the run loop does."""
+        """Keep the board up to date while workers run; without workers the run loop does that."""
         workers = xdist_worker.is_controller(self._config)
         with xdist_worker.board_updates(self._config, self.flush_board) if workers else nullcontext():
             return (yield)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
-        """Send a worker, before it starts, what all workers share."""
+        """Send a worker the configuration that all workers share, before it starts."""
         grouped = self._config.option.dist == "loadgroup"
-        where, parts, seconds = str(self.directory.path), self._config.option.shards, durations.of_cells(_durations())
+        where, parts, seconds = (
+            str(self.directory.path),
+            self._config.option.shards,
+            cell_duration_cache.of_cells(_durations()),
+        )
         xdist_worker.send_config(
             node, xdist_worker.WorkerConfig(where, self.rows, self.controller.address, grouped, parts, seconds)
         )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        """Stop the guests, write what the run measured, and turn pytest's exit status into ours."""
+        """Stop the guests, write the run's figures and report, and turn pytest's exit status into ours."""
         self._close(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
         if not self._asked:
             return
@@ -168,7 +172,7 @@ class ControllerRun(MatrixRun):
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
-        durations.remember(_durations(), self._cells)
+        cell_duration_cache.remember(_durations(), self._cells)
         self._phases.keep(self.figures)
         count_cells(self.figures, self._cells, self._missing())
         count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
@@ -177,7 +181,7 @@ class ControllerRun(MatrixRun):
         session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
 
     def _close(self, *, interrupted: bool) -> None:
-        """Close what was opened. A controller that closes hands over the cells its workers were asked for."""
+        """Close what was opened, and add the cells that the workers collected to those of this process."""
         if self._opened_controller:
             self._opened_controller.close()
             self._asked |= self._opened_controller.asked
@@ -190,7 +194,7 @@ class ControllerRun(MatrixRun):
             self._results.close()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print case by VM, each failure with its replay command, and each cell that was asked for and did not run."""
+        """Print the table of cases by VM, each failure with its replay command, and the cells that did not run."""
         if self._asked:
             write_summary(
                 terminalreporter.write_line,
@@ -204,7 +208,7 @@ class ControllerRun(MatrixRun):
 
     @property
     def _wants_cells(self) -> bool:
-        """True when this session will run cases, so that it needs a directory for results before pytest collects."""
+        """True if this session will run cases, so that it needs a directory for results before pytest collects."""
         named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
         own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
         return not (own or self._config.option.collectonly)
@@ -219,12 +223,12 @@ class ControllerRun(MatrixRun):
         return list({**self._asked, **of_workers}.values())
 
     def _missing(self) -> list[CellId]:
-        """The cells that were asked for and have no verdict."""
+        """Return the selected cells without a verdict."""
         ran = {cell.key for cell in self._cells}
         return [cell for cell in self._asked.values() if cell.key not in ran]
 
     def _replays(self) -> dict[CellKey, str]:
-        """The command that runs each cell again: from its bundle if it has one."""
+        """Return the command that runs each cell again: the replay of its bundle, if it has one."""
         left = {cell.key: bundle.command(self.directory.path / cell.bundle) for cell in self._cells if cell.bundle}
         return {cell.key: cell.replay for cell in self._asked.values()} | left
 

@@ -11,22 +11,22 @@ from harness.report.measurements import Figures
 from harness.report.pivot import Asked, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import complaints_in
 from harness.verdict.printk import lines_of
-from harness.verdict.verdict import Verdict
 
 
 def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
     """Return 0 when all cells held, 1 when a cell failed, 3 when the harness or the host failed.
 
-    A run that is not `complete`, in which a cell did not run, is 1 too. Any other status of pytest is returned as it
-    is.
+    A run that is not `complete`, because a cell did not run, is also 1. Any other status of pytest is returned
+    unchanged.
     """
     if of_pytest not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         return of_pytest
     if any(cell.verdict is Verdict.HARNESS_ERROR for cell in cells):
         return 3
-    if not complete or not all(cell.verdict.good for cell in cells):
+    if not complete or not all(cell.verdict.acceptable for cell in cells):
         return 1
     return of_pytest
 
@@ -41,7 +41,7 @@ def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
 
 
 def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked]) -> None:
-    """Add the figures of how many cells were asked for, ran, were skipped, and never ran."""
+    """Add the figures of how many cells were selected, ran, were skipped, and never ran."""
     coverage = Pivot(cells, missing).coverage
     figures.add("cells.asked", coverage.asked, "cells")
     figures.add("cells.ran", coverage.ran, "cells")
@@ -52,10 +52,10 @@ def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked
 def count_false_alarms(
     figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
 ) -> None:
-    """Add the count of complaints found in the whole console logs of rows whose cells are all good: each is false."""
+    """Add the count of false alarms: complaints in the console logs of rows whose cells are all good."""
     alarms = 0
     for vm in {cell.vm for cell in cells}:
-        if all(cell.verdict.good for cell in cells if cell.vm == vm):
+        if all(cell.verdict.acceptable for cell in cells if cell.vm == vm):
             for log in directory.consoles(vm):
                 alarms += len(complaints_in(lines_of(log), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

@@ -1,4 +1,4 @@
-"""What pytest calls an internal error, in one line; its traceback goes to a file."""
+"""Prints a pytest internal error as one line; its traceback goes to a file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.verdict.printk import plain
 
 
 class InternalErrors:
-    """A plugin that shortens what pytest, and pytest-xdist for a worker, print for an error of the harness."""
+    """A plugin that shortens what pytest (and pytest-xdist, for a worker) prints for an error of the harness."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Replace the traceback by one line before anybody prints it."""
+        """Replace the traceback by one line before it is printed."""
         if isinstance(excrepr, (ExceptionChainRepr, ReprExceptionInfo)):
             text = plain(str(unexpected.explained(excinfo.value))).replace("\n", " ")
             excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from harness.landing.checks import trial_example
-from harness.landing.checks.relocation_trial import Trial
+from harness.landing.checks.base_offset_trial import Trial
+from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.relocation_drawing import Drawing, Moved, Stretch
-from harness.report.relocation_table import TrialRow, Trials
 
 
 def keep(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:
-    """Record a trial. The counts of a headline are the VM's own figures: `byhand.missed`, `bysymbol.missed`, ..."""
+    """Record a trial. The counts of a headline trial are also figures of the VM: `byhand.missed`, `bysymbol.missed`."""
     sizes = {f"{way}_bytes": size for way, size in trial.carried()._asdict().items()}
     row = TrialRow(
         vm=vm,

@@ -1,4 +1,4 @@
-"""Stops a run that cannot write its results with a one-line error and status 3; what has been written is kept."""
+"""Stops a run that cannot write its results, with a one-line error and status 3; results already written are kept."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from harness.core.errors import HARNESS_FAILED, HostError
 
 
 class ResultsUnwritable:
-    """A plugin that catches the errors of the hooks that write results; pytest would report an internal error."""
+    """A plugin that catches errors in the hooks that write results, which pytest would report as internal errors."""
 
     def __init__(self) -> None:
         self._trouble = ""
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_logreport(self) -> Generator[None, Any, Any]:
-        """End the run when a cell's result cannot be written: later results would be lost too."""
+        """End the run when a cell's result cannot be written, because later results would be lost too."""
         try:
             return (yield)
         except HostError as error:

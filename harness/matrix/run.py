@@ -15,16 +15,16 @@ from harness.matrix.cells.cell_result import CellWatch
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
-from harness.matrix.phases import Phases
+from harness.matrix.run_phase_times import Phases
+from harness.report.base_offset_table import Trials
 from harness.report.measurements import Figures
 from harness.report.record import CellKey
-from harness.report.relocation_table import Trials
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 class MatrixRun(ABC):
-    """What ControllerRun and WorkerRun have in common; registered as a pytest plugin."""
+    """The common part of ControllerRun and WorkerRun; registered as a pytest plugin."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Raises UsageError for an unknown VM or a broken recipe."""
@@ -45,12 +45,12 @@ class MatrixRun(ABC):
     @property
     @abstractmethod
     def rows(self) -> list[str]:
-        """The names of the VMs asked for, in the order in which their rows begin."""
+        """The names of the selected VMs, in the order in which their rows begin."""
 
     @property
     @abstractmethod
     def bundles(self) -> Bundles:
-        """Writer of the bundles of failed cells."""
+        """The writer of the bundles of failed cells."""
 
     @property
     def fleet(self) -> Fleet:
@@ -61,7 +61,7 @@ class MatrixRun(ABC):
 
     @cached_property
     def figures(self) -> Figures:
-        """Every figure that a case or the run measured."""
+        """All figures that cases or the run measured."""
         return Figures(self.directory)
 
     @cached_property
@@ -70,13 +70,13 @@ class MatrixRun(ABC):
         return Trials(self.directory, self.figures)
 
     def collected(self, items: list[pytest.Item]) -> None:
-        """Record the cells asked for; each must end with a verdict."""
+        """Record the selected cells; each must end with a verdict."""
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
         if self._asked:
             self._cells_collected(items)
 
     def survivors(self, watch: CellWatch) -> list[CellId]:
-        """Return the mutants that survived the case of an honest cell on its VM; with any, the cell fails."""
+        """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails."""
         return [] if watch.identity.mutant else self._survivors[watch.identity.key._replace(mutant="")]
 
     def ended(self, watch: CellWatch) -> None:
@@ -92,7 +92,7 @@ class MatrixRun(ABC):
 
     @abstractmethod
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        """Act on the collected items, at least one of which is a cell."""
+        """Handle the collected items, of which at least one is a cell."""
 
     def _close_fleet(self) -> None:
         """Stop this process's guests, if it has any."""

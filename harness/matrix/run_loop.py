@@ -1,4 +1,4 @@
-"""The run loop: each row runs as soon as its guest is up, so that a stock kernel is tested while others compile."""
+"""The run loop. Each row runs as soon as its guest is up, so that a stock kernel is tested while others compile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _LOOK_SECONDS = 0.5
 def run(session: pytest.Session, fleet: Fleet, flush_board: Callable[[], None]) -> None:
     """Run the session's items: the harness's own tests, then each row when its guest is up.
 
-    `flush_board` is called where nothing else prints: between items and while waiting. Stops as pytest's own loop does.
+    `flush_board` is called where nothing else prints: between items and while waiting. The loop stops for the same
+    reasons as pytest's own.
     """
     own = [item for item in session.items if cell_of(item) is None]
     rows = _rows(session.items)
@@ -57,7 +58,7 @@ def _skipped(item: pytest.Item) -> bool:
 
 
 def _run_items(session: pytest.Session, items: Sequence[pytest.Item], flush_board: Callable[[], None]) -> None:
-    """Run one row as pytest's own loop does; its last item has no next one, so all fixtures end with the row."""
+    """Run one row as pytest's own loop does. Its last item has no next item, so all fixtures end with the row."""
     for item, following in zip_longest(items, items[1:]):
         flush_board()
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)

@@ -1,4 +1,4 @@
-"""The run in a pytest-xdist worker: it runs rows and owns their guests; the controller builds and writes results."""
+"""The run in a pytest-xdist worker, which runs rows and owns their guests; the controller builds and writes results."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
 from harness.matrix.workers import xdist_worker
-from harness.matrix.workers.controller import ControllerClient
+from harness.matrix.workers.controller_socket import ControllerClient
 from harness.report.run_dir import RunDirectory
 
 
 class WorkerRun(MatrixRun):
-    """Runs rows for a controller, which receives what the bus of this process carries."""
+    """Runs rows for a controller, which receives the events of this process's bus."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Raises UsageError for an unknown VM or a broken recipe."""
@@ -39,11 +39,11 @@ class WorkerRun(MatrixRun):
 
     @cached_property
     def bundles(self) -> Bundles:
-        """Writer of the bundles of failed cells; nobody can attach to a guest of a worker."""
+        """The writer of the bundles of failed cells; a person cannot attach to a worker's guest."""
         return Bundles(self.directory, self._config)
 
     def _open_fleet(self) -> Fleet:
-        """A fleet whose images the controller builds."""
+        """Create a fleet whose images the controller builds."""
         return Fleet(
             self.recipes.values(),
             build_context=BuildContext.in_cache(Bus()),
@@ -67,7 +67,7 @@ class WorkerRun(MatrixRun):
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:
-        """Stop the guests, then send the controller what this process's time went into."""
+        """Stop the guests, then send this process's time accounts to the controller."""
         if self._fleet and exitstatus == pytest.ExitCode.INTERRUPTED:
             process.stop_all()
         self._close_fleet()

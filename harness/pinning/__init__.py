@@ -1,1 +1,1 @@
-"""What holds a module in the kernel, the loader that relies on none of it, and every order of loading and removing."""
+"""What keeps a module loaded, the loader that needs no such pin, and every order of loading and removing."""

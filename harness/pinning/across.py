@@ -1,4 +1,4 @@
-"""A kprobe whose target is removed under it and loaded again; and one registered while the target comes and goes."""
+"""Kprobes on a module that is removed and loaded again: before, during and after the registration."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.mutants import LoaderMutant
 
-# How often the target's function is called in its first life and in its second; different, so that the hits show which.
+# Calls of the target's function in its first and second instance. They differ, so that hits show which was probed.
 _BEFORE, _AFTER = 2, 3
 _SHAPE = "leaf"
 _RACE_SECONDS = 300.0
-# So many successes and so many refusals are a race.
+# The number of successes, and of refusals, after which the race ends.
 _OFTEN = 5
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """What became of a probe: how the kernel listed it without its target, and its hits in all.
+    """The result for a probe across a removal of its target.
 
-    `moved` is true if the target was reloaded at another address.
+    `listed` is what the kernel listed while the target was gone, `hits` the number of hits in all. `moved` is true if
+    the target was reloaded at another address.
     """
 
     listed: tuple[ListedProbe, ...]
@@ -36,18 +37,18 @@ class Crossing:
     moved: bool
 
     def prove(self) -> None:
-        """GONE in the list, silent ever after. Raises Missed."""
+        """Check that the probe was listed as GONE and not hit after that. Raises Missed."""
         if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
-            raise Missed(f"without its target the probe is listed as {self.listed}")
+            raise Missed(f"after the removal of its target the probe is listed as {self.listed}")
         if self.hits != _BEFORE:
-            raise Missed(f"hit {self.hits} times, its target's first life ran {_BEFORE} times")
+            raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
 
 
 def settle(target: Target, site: Site) -> None:
-    """Once through a probe's life and the target's, so that what the kernel allocates once has its place.
+    """Load and unload a probe and the target once, so that the kernel has made its one-time allocations.
 
-    A page of instruction slots goes into the very hole that the target leaves, on parisc; after that the target comes
-    back to where it was.
+    On parisc a page of instruction slots is allocated in the hole that the target leaves. After that the target is
+    loaded again at the address it had.
     """
     probe_module.load(target.guest, [site.spec])
     target.unload()
@@ -56,16 +57,16 @@ def settle(target: Target, site: Site) -> None:
 
 
 def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
-    """Probe a site, remove the target, load it again, call it in both lives, unregister.
+    """Probe a site, remove the target, load it again, call both instances, and unregister.
 
-    Raises Missed when anything is left then.
+    Raises Missed if anything is left after that.
     """
     address = kprobes.layout.address(site)
     standing = probe_module.standing(target.guest)
     with kprobes.on(site) as probes:
         target.call(_SHAPE, _BEFORE)
         target.unload()
-        listed = probe_module.look(target.guest).beyond(standing)
+        listed = probe_module.look(target.guest).newly_listed(standing)
         target.load()
         if mutant.probes_again:
             probe_module.unload(target.guest)
@@ -78,29 +79,29 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
 def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
     """Register a probe while a module is loaded and removed concurrently; returns the count of each errno.
 
-    Until success and refusal each came often enough, or at most so many times; nothing keeps the two in step. Raises
-    GuestError when the module cannot be loaded, or does not go in the end: a removal that meets a registration is
-    refused for that moment (EWOULDBLOCK), and is tried again.
+    The race ends after _OFTEN successes and as many refusals, or after `rounds` registrations. Nothing synchronizes the
+    two sides. A removal during a registration is refused with EWOULDBLOCK and tried again. Raises GuestError if the
+    module cannot be loaded, or cannot be removed at the end.
     """
     target, mine = guest.ship(module), guest.ship(probe_module.MODULE)
     report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
     churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
     goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"
-    register = f"insmod {mine} site={spec} && told=$(cat {report}) && rmmod {probe_module.MODULE} || exit; echo $told"
-    count = "case $told in *' errno=0 '*) met=$((met + 1));; *) refused=$((refused + 1));; esac"
-    told = guest.script(
+    register = f"insmod {mine} site={spec} && line=$(cat {report}) && rmmod {probe_module.MODULE} || exit; echo $line"
+    count = "case $line in *' errno=0 '*) met=$((met + 1));; *) refused=$((refused + 1));; esac"
+    result = guest.script(
         f"touch /tmp/racing; ( {churn} ) & "
         f"( round=0 met=0 refused=0; while {goes_on}; do {register}; {count}; done ); "
         "status=$?; rm -f /tmp/racing; wait $! && exit $status",
         guest.budget(_RACE_SECONDS),
     ).check()
-    return Counter(report.errno for report in probe_module.parse_report(told.stdout))
+    return Counter(report.errno for report in probe_module.parse_report(result.stdout))
 
 
 def expect_errnos(seen: Counter[int], allowed: Collection[int]) -> None:
-    """Only these errnos, a success and a refusal at least once each. Raises Missed: without both there was no race."""
+    """Check that only these errnos occurred. Raises Missed, also if there was no success or no refusal, so no race."""
     strange = set(seen) - set(allowed)
     if strange:
         raise Missed(f"refused with {', '.join(errno.errorcode.get(each, str(each)) for each in strange)}")
     if not seen[0] or len(seen) < 2:
-        raise Missed(f"registration and removal never met: {dict(seen)}")
+        raise Missed(f"registration and removal did not overlap: {dict(seen)}")

@@ -1,4 +1,4 @@
-"""Removal by force, which no reference stands against, and what becomes of one that was held."""
+"""Removes modules by force, which no reference prevents, and reads what happens to a reference that was held."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.landing.landing import Missed
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import delete, stopped
 from harness.pinning.loader import Order
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import delete, stopped
 
 IN_USE = "EAGAIN"
 _TARGET = "pinpoint_target"
-# An emulated kernel prints an oops in seconds; one that never answers again is not waited for any longer.
+# An emulated kernel prints an oops in seconds; a guest that does not respond is given up after this time.
 _SECONDS = 60.0
 # include/linux/panic.h (6.1): a module was removed by force.
 _TAINT_FORCED_RMMOD = 1 << 3
@@ -23,11 +23,11 @@ _TAINT_FORCED_RMMOD = 1 << 3
 
 @dataclass(frozen=True)
 class Forced:
-    """A target that was removed while an initializer held a reference to it.
+    """The result of removing a target while an initializer held a reference to it.
 
-    `asked` and `forced` are what removal answered without force and with it, empty when the module went; `tainted`
-    is whether the kernel's taint shows it; `printed` is the console output once the
-    initializer went on, to give its reference back to a module that is no more.
+    `asked` and `forced` are the errno names of removal without force and with it; empty if the module was removed.
+    `tainted` is true if the kernel's taint shows the forced removal. `printed` is the console output from the moment
+    when the initializer continued and released its reference to the removed module.
     """
 
     asked: str
@@ -36,19 +36,19 @@ class Forced:
     printed: str
 
     def prove(self, guest: Guest) -> None:
-        """A reference stands against removal, and not against force where the kernel has that. Raises Missed."""
+        """Check that a reference prevents removal, but not forced removal if the kernel supports it. Raises Missed."""
         has_force = guest.image.config.get("CONFIG_MODULE_FORCE_UNLOAD") == "y"
         if (self.asked, self.forced, self.tainted) != (IN_USE, "" if has_force else IN_USE, has_force):
             raise Missed(
-                f"asked, removal gives {self.asked or 'no error'}; forced, {self.forced or 'no error'}; the kernel is "
-                f"{'' if self.tainted else 'not '}tainted by it, and has {'' if has_force else 'no '}force"
+                f"removal returned {self.asked or 'no error'}, forced removal {self.forced or 'no error'}; the kernel "
+                f"is {'' if self.tainted else 'not '}tainted, and has {'' if has_force else 'no '}forced removal"
             )
 
 
 def under_a_reference(loading: Loaders) -> Forced:
-    """Let an initializer take its reference, remove the target by force, and let the initializer go on.
+    """Let an initializer take its reference, remove the target by force, and let the initializer continue.
 
-    The guest may not live through that. A mutant that only asks, asks twice.
+    The guest may not survive this. The mutant with `asks` requests removal without force both times.
     """
     guest = loading.guest
     target = Target(guest, _TARGET)
@@ -65,7 +65,7 @@ def under_a_reference(loading: Loaders) -> Forced:
             loader.finish(guest.budget(_SECONDS))
             guest.fence(guest.budget(_SECONDS))
     except GuestError:
-        # Once the target went, the guest may print nothing more.
+        # After the target is removed, the guest may print nothing more.
         if answer != "":
             raise
     if answer:
@@ -75,7 +75,10 @@ def under_a_reference(loading: Loaders) -> Forced:
 
 
 def under_a_dependent(loading: Loaders) -> str:
-    """What forced removal answers for a module that another one needs; empty when it went, as with a mutant without."""
+    """The errno name of forced removal of a module that another one needs; empty if it was removed.
+
+    A mutant loads no dependent, so that the module is removed.
+    """
     guest = loading.guest
     guest.run("insmod", guest.ship("pinpoint_pins")).check()
     if not loading.mutant.lets_go:

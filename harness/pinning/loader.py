@@ -1,6 +1,6 @@
-"""The loader in a guest: started with an order, stopped at its gates, continued, and its result read.
+"""Runs the loader in a guest: starts it with an order, stops it at its gates, continues it, and reads its result.
 
-What it prints and what its exit statuses mean: docs/pinning.md, probes/loader/loader.c.
+docs/pinning.md and probes/loader/loader.c describe what it prints and what its exit statuses mean.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from harness.landing.landing import Missed
 
 PROGRAM = "pinpoint_loader"
 PROBE = "pinpoint_pinned"
-# From one line to the next; a load that waits for another one's initializer takes as long as that is held.
+# The time limit from one line to the next. A load that waits for another load's initializer waits as long as it is
+# held.
 _STEP_SECONDS = 60.0
 
 
 class Status(IntEnum):
-    """How the loader ended, by its exit status (probes/loader/gates.h); KILLED is a signal's."""
+    """The exit status of the loader (probes/loader/step_protocol.h); KILLED means that a signal ended it."""
 
     KILLED = -1
     DONE = 0
@@ -45,13 +46,18 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Order:
-    """What a loader is to do.
+    """The instructions for one run of the loader.
 
-    `probe` is a module of the image or, with a slash, a path in the guest; `targets` are the modules whose handles
-    the probe gets, `sections` MODULE and SECTION whose addresses it wants, `parameters` its further parameters;
-    `gates` the steps before which the loader stops. `name` is the probe's name where its file is called otherwise;
-    `in_memory` loads by init_module(2), `until_removed` holds the tokens until the probe is gone, `user` is a user id
-    to become, `mutant` a way to be wrong on purpose.
+    - `probe` is a module of the image or, if it has a slash, a path in the guest.
+    - `targets` are the modules whose handles are passed to the probe.
+    - `sections` are pairs of module and section whose addresses are passed to the probe.
+    - `parameters` are further parameters of the probe.
+    - `gates` are the steps before which the loader stops.
+    - `name` is the probe's module name, if its file has another name.
+    - `in_memory` loads with init_module(2).
+    - `until_removed` holds the tokens until the probe is removed.
+    - `user` is the user id under which the loader runs.
+    - `mutant` makes the loader wrong on purpose.
     """
 
     targets: Sequence[str] = ()
@@ -66,7 +72,7 @@ class Order:
     mutant: str = ""
 
     def words(self) -> list[str]:
-        """The loader's options, as its command line has them."""
+        """The options on the loader's command line."""
         options = {
             "-t": self.targets,
             "-s": [f"{module}:{section}" for module, section in self.sections],
@@ -81,7 +87,7 @@ class Order:
 
 @dataclass(frozen=True)
 class LoaderLine:
-    """One line of a program: `word` is at, did or failed; `fields` its KEY=VALUE words."""
+    """One line that a program prints; `word` is `at`, `did` or `failed`, `fields` holds its KEY=VALUE words."""
 
     word: str
     step: str
@@ -90,7 +96,7 @@ class LoaderLine:
 
     @classmethod
     def parsed(cls, line: str) -> LoaderLine:
-        """Raises GuestError for a line that is none of the protocol: a program's own complaint, say."""
+        """Parse a line. Raises GuestError for a line that is not of the protocol, such as an error message."""
         word, _, rest = line.partition(" ")
         step, *others = rest.split() or [""]
         if not step or word not in ("at", "did", "failed"):
@@ -102,19 +108,19 @@ class LoaderLine:
 
 @dataclass(frozen=True)
 class LoaderResult:
-    """How a loader ended: `steps` are all lines it printed, in order."""
+    """The result of a loader; `steps` holds all lines that it printed, in order."""
 
     status: Status
     steps: tuple[LoaderLine, ...]
 
     @property
     def failed(self) -> LoaderLine | None:
-        """The step that failed; None when none did, or it was killed."""
-        return next((said for said in self.steps if said.word == "failed"), None)
+        """The step that failed; None if none failed, or if the loader was killed."""
+        return next((step for step in self.steps if step.word == "failed"), None)
 
     @property
     def errno(self) -> str:
-        """ENOENT and the like, empty without a failure."""
+        """The errno's name, such as ENOENT; empty if no step failed."""
         return self.failed.fields["errno"] if self.failed else ""
 
     def __str__(self) -> str:
@@ -124,7 +130,7 @@ class LoaderResult:
 
 
 class EndedEarly(Missed):
-    """The loader ended before it came to a gate; `outcome` is how."""
+    """The loader ended before it reached a gate; `outcome` is its result."""
 
     def __init__(self, outcome: LoaderResult, wanted: str) -> None:
         self.outcome = outcome
@@ -132,9 +138,10 @@ class EndedEarly(Missed):
 
 
 class Loader:
-    """One loader, from its start to its end. Leaving the `with` block hangs up: one that waits at a gate ends then.
+    """One loader process, from its start to its end.
 
-    `began` is where the guest's console was when it was started.
+    Leaving the `with` block closes its input, which ends a loader that waits at a gate. `began` is the position in the
+    guest's console when the loader was started.
     """
 
     def __init__(self, guest: Guest, order: Order, program: str = PROGRAM) -> None:
@@ -142,7 +149,7 @@ class Loader:
         self._order = order
         self._program = program
         self._steps: list[LoaderLine] = []
-        self._stands = False
+        self._at_gate = False
 
     def __enter__(self) -> Self:
         order = self._order
@@ -159,7 +166,7 @@ class Loader:
 
     @property
     def pid(self) -> int:
-        """Its process id in the guest; waits for its first line if need be."""
+        """The loader's process id in the guest; waits for its first line if none was read yet."""
         while not self._steps:
             if self.next_line() is None:
                 raise EndedEarly(self.ended(), "its first step")
@@ -167,48 +174,48 @@ class Loader:
             return int(self._steps[0].fields["pid"])
 
     def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:
-        """The next line; None once it has ended. Raises DeadlineExceeded, GuestLost."""
+        """The next line; None after the loader has ended. Raises DeadlineExceeded, GuestLost."""
         line = self._dialogue.line(deadline or self.guest.budget(_STEP_SECONDS))
         if line is None:
             return None
-        said = LoaderLine.parsed(line)
-        self._steps.append(said)
-        self._stands = said.word == "at"
-        return said
+        step = LoaderLine.parsed(line)
+        self._steps.append(step)
+        self._at_gate = step.word == "at"
+        return step
 
     def reach(self, step: str, deadline: Deadline | None = None) -> LoaderLine:
-        """Wait until it stands at the gate before `step`, which its order must have.
+        """Wait until the loader is at the gate before `step`, which its order must have.
 
-        Raises EndedEarly with the outcome when it never will; GuestError when it stands at another gate.
+        Raises EndedEarly with the outcome if the loader ends first, GuestError if it stops at another gate.
         """
-        while said := self.next_line(deadline):
-            if said.word == "at" and said.step == step:
-                return said
-            if said.word == "at":
-                raise GuestError(f"stands at {said.step}, not at {step}", where=self.guest.name)
+        while line := self.next_line(deadline):
+            if line.word == "at" and line.step == step:
+                return line
+            if line.word == "at":
+                raise GuestError(f"the loader stopped at gate {line.step}, not at {step}", where=self.guest.name)
         raise EndedEarly(self.ended(), step)
 
     def go(self, deadline: Deadline | None = None) -> None:
-        """Let it go on from the gate it stands at."""
-        self._stands = False
+        """Let the loader continue from the gate at which it waits."""
+        self._at_gate = False
         self._dialogue.say("go", deadline or self.guest.budget(_STEP_SECONDS))
 
     def finish(self, deadline: Deadline | None = None) -> LoaderResult:
-        """Let it go through every gate that is left, and wait for its end."""
-        if self._stands:
+        """Let the loader continue through all remaining gates, and wait for its end."""
+        if self._at_gate:
             self.go(deadline)
         while self.next_line(deadline):
-            if self._stands:
+            if self._at_gate:
                 self.go(deadline)
         return self.ended(deadline)
 
     def ended(self, deadline: Deadline | None = None) -> LoaderResult:
-        """How it ended, after its last line or its death."""
+        """The loader's result, after its last line or its death."""
         status = self._dialogue.status(deadline or self.guest.budget(_STEP_SECONDS))
         return LoaderResult(Status(status), tuple(self._steps))
 
 
 def run(guest: Guest, order: Order) -> LoaderResult:
-    """One loader from start to end, without a stop."""
+    """Run one loader from start to end, continuing it at every gate."""
     with Loader(guest, order) as loader:
         return loader.finish()

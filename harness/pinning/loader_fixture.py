@@ -1,4 +1,4 @@
-"""Loaders as cases use them: an order given, and what became of it compared with what must."""
+"""Runs loaders in a case and compares their results with the expected ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import delete
 from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
-from harness.pinning.module_states import delete
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 
 class Loaders:
-    """Loaders in one guest; in a mutant's cell they, or the probe they load, are broken on purpose."""
+    """Loaders in one guest; in a mutant's cell the loaders, or the probes that they load, are broken on purpose."""
 
     def __init__(self, guest: Guest, mutant: LoaderMutant = HONEST) -> None:
         self.guest = guest
@@ -30,32 +30,32 @@ class Loaders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """A mutant may have left a probe that must not be there."""
+        """Remove the probe that a mutant may have left."""
         if self.mutant != HONEST:
             self.guest.run("rmmod", PROBE)
 
     def __call__(self, order: Order) -> Loader:
-        """A loader with this order: `with loading(order) as loader`."""
+        """Return a loader with this order, for `with loading(order) as loader`."""
         return Loader(self.guest, self.mutant.breaks(order))
 
     def run(self, order: Order) -> LoaderResult:
-        """One loader from start to end."""
+        """Run one loader from start to end."""
         with self(order) as loader:
             return loader.finish()
 
     def expect_refusal(self, order: Order, status: Status, errno: str) -> None:
-        """Run one loader, which must end so, and leave no probe. Raises Missed."""
+        """Run one loader and check that it ends with this status and errno and leaves no probe. Raises Missed."""
         expect(self.run(order), status, errno)
         expect_gone(self.guest, PROBE)
 
     def delete(self, module: str) -> str:
-        """Remove a module; returns the errno's name, empty on success."""
+        """Remove a module. Returns the errno's name, empty on success."""
         return delete(self.guest, module, force=self.mutant.forces)
 
     def prove_landing(self, layout: Layout, site: Site, act: Callable[[], object], hits: int) -> None:
-        """Load a probe for one site in a target, let `act` run it, unload; four witnesses locate it.
+        """Load a probe for one site in a target, call `act`, which runs the site, and unload the probe.
 
-        Raises Missed unless they agree and the probe was hit `hits` times.
+        Raises Missed unless the four witnesses agree and the probe was hit `hits` times.
         """
         target = layout.targets[site.module]
         aimed = layout.following(site) if self.mutant.misses else site
@@ -75,7 +75,7 @@ def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing:
     report = view.reports[0]
     statements = (
         witness.reported(report),
-        witness.listed(view.beyond(standing), address),
+        witness.listed(view.newly_listed(standing), address),
         witness.elf(address),
         witness.trapped(report, layout.guest.architecture.kprobes),
     )
@@ -83,13 +83,13 @@ def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing:
 
 
 def for_build(target: Target, order: Order) -> Order:
-    """The same order for a probe that was computed for exactly this build of its one target."""
+    """The same order for a probe that was compiled for exactly this build of its only target."""
     expected = f"module_build_ids={target.elf.build_id}"
     return replace(order, targets=[target.module], parameters=[expected, *order.parameters])
 
 
 def for_site(layout: Layout, target: Target, site: Site, order: Order | None = None) -> Order:
-    """An order for one probe, at its function's section + its offset in it."""
+    """An order for a probe on one site, given as the section of its function and the offset in the section."""
     _, symbol = layout.symbol(site)
     inside = layout.address(site) - target.sections[symbol.section]
     plain = for_build(target, order or Order())
@@ -101,22 +101,22 @@ def for_site(layout: Layout, target: Target, site: Site, order: Order | None = N
 
 
 def survived(loader: Loader) -> LoaderResult:
-    """How a loader ended that may take its kernel with it. Raises Missed with the kernel's end if it does."""
+    """The result of a loader that may crash the kernel. Raises Missed if the kernel crashes."""
     try:
         return loader.finish()
     except GuestLost as lost:
-        raise Missed(f"the kernel did not live through the load: {lost}") from lost
+        raise Missed(f"the kernel did not survive the load: {lost}") from lost
 
 
 def expect(outcome: LoaderResult, status: Status, errno: str = "") -> None:
-    """The loader ended so. Raises Missed with all lines it printed."""
+    """Check that the loader ended with this status and errno. Raises Missed with all lines that it printed."""
     if (outcome.status, outcome.errno) != (status, errno):
         wanted = f"{status.name} {errno}".strip()
-        said = "\n".join(map(str, outcome.steps))
-        raise Missed(f"the loader ended with {outcome}, not {wanted}\n\n{said}")
+        printed = "\n".join(map(str, outcome.steps))
+        raise Missed(f"the loader ended with {outcome}, not {wanted}\n\n{printed}")
 
 
 def expect_gone(guest: Guest, module: str) -> None:
-    """The module is not loaded. Raises Missed."""
+    """Check that a module is not loaded. Raises Missed."""
     if not guest.script(f"[ ! -e /sys/module/{module} ]").ok:
-        raise Missed(f"{module} is loaded, and should not be")
+        raise Missed(f"{module} is loaded but should not be")

@@ -10,15 +10,19 @@ from harness.pinning.loader import Order
 
 @dataclass(frozen=True)
 class LoaderMutant:
-    """What is broken.
+    """What a broken loader or validator does instead.
 
-    `loader` is its `-x` (probes/loader/loader.c), `probe` the probe's check (probes/pinned/targets.c); `misses` aims
-    one instruction too far; `lets_go` lets a pin go before removal is tried, `holds_more` also holds another one;
-    `probes_again` registers a probe anew when its target has come back; `loads_anyway` gives the loader an order that
-    no kernel refuses, instead of the one it was given; `forces` removes by force, `asks` without where force is meant;
-    `checks` looks a handle up where it is meant to be followed unchecked; `other_call` loads by the other of the two
-    system calls; `other_rule` models a kernel of the other pin rule; `strange_image` races with a file that is no
-    module.
+    - `loader` is the value of the loader's option -x (probes/loader/loader.c).
+    - `probe` is the check that the probe does wrong (probes/pinned/targets.c).
+    - `misses` aims one instruction too far.
+    - `lets_go` releases a pin before removal is tried; `holds_more` holds another one in addition.
+    - `probes_again` registers a probe again after its target is reloaded.
+    - `loads_anyway` replaces the order by one that no kernel refuses.
+    - `forces` removes by force; `asks` removes without force where force is expected.
+    - `checks` looks a handle up where it should be followed unchecked.
+    - `other_call` loads with the other of the two system calls.
+    - `other_rule` models a kernel with the other pin rule.
+    - `strange_image` races with a file that is not a module.
     """
 
     loader: str = ""
@@ -36,7 +40,7 @@ class LoaderMutant:
     strange_image: bool = False
 
     def breaks(self, order: Order) -> Order:
-        """The same order, for a loader and a probe that are broken so."""
+        """The same order for a loader and a probe with this defect."""
         if self.loads_anyway:
             return Order()
         parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
@@ -67,5 +71,5 @@ MUTANTS: Mapping[str, LoaderMutant] = {
 
 
 def named(name: str) -> LoaderMutant:
-    """The mutant of a cell: the honest one for a cell that has none, or one that breaks a probe (harness/landing)."""
+    """The mutant with this name; HONEST for a cell that has none, or one that breaks a probe (harness/landing)."""
     return MUTANTS.get(name, HONEST)

@@ -1,4 +1,4 @@
-"""Races without gates: a target loaded, removed, read and probed all at once, and what is left of it afterwards."""
+"""Races without gates: a target is loaded, removed, read and probed concurrently; then the guest is checked."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.landing.landing import Missed
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import HOLDER, delete
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, Order, run
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import HOLDER, delete
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 STRESS = "pinpoint_stress"
 TARGET = "pinpoint_target"
 
-# What may come of each, by the rules that docs/pinning.md gives the places of; 0 is success. Of a probe the loader's
-# step comes first.
+# The allowed outcomes of each operation, by the rules in docs/pinning.md; 0 is success. An outcome of `probe` begins
+# with the loader's step.
 ALLOWED: Mapping[str, frozenset[str]] = {
     "load": frozenset(("0", "EEXIST", "EBUSY")),
     "remove": frozenset(("0", "ENOENT", "EBUSY", "EAGAIN")),
@@ -34,16 +34,20 @@ ALLOWED: Mapping[str, frozenset[str]] = {
         )
     ),
 }
-# How a loader ends that came to its load.
+# Prefixes of the outcomes of a loader that reached its load.
 _TO_THE_LOAD = ("0", "load:", "reread:")
-# Once the race is over: how long the last processes may take, and a scan of kmemleak on a slow guest.
+# The time limit after the race, for the last processes and for a scan of kmemleak on a slow guest.
 _AFTER_SECONDS = 300.0
 _LEAKS = "/sys/kernel/debug/kmemleak"
 
 
 @dataclass(frozen=True)
 class Stressed:
-    """How often there was which outcome, and what the guest showed when all was over."""
+    """The count of each outcome, and the state of the guest after the race.
+
+    `left` describes references that were not released, `leaks` is the report of kmemleak; both are empty if all is
+    well.
+    """
 
     outcomes: Counter[tuple[str, str]]
     seconds: float
@@ -53,22 +57,22 @@ class Stressed:
 
     @property
     def operations(self) -> int:
-        """All that was tried."""
+        """The number of operations that were tried."""
         return self.outcomes.total()
 
     @property
     def attempts(self) -> int:
-        """Loads and removals of the target that were tried."""
+        """The number of loads and removals of the target that were tried."""
         return sum(times for (what, _), times in self.outcomes.items() if what in ("load", "remove"))
 
     @property
     def changes(self) -> int:
-        """Those that succeeded."""
+        """The number of loads and removals of the target that succeeded."""
         return self.outcomes["load", "0"] + self.outcomes["remove", "0"]
 
     @property
     def complaints(self) -> list[str]:
-        """What must not be: outcomes that no rule allows, references or memory not given back; or no race at all."""
+        """Outcomes that no rule allows, references or memory that were not released, or no race at all."""
         strange = [
             f"{what}: {outcome}, {times} times"
             for (what, outcome), times in sorted(self.outcomes.items())
@@ -79,13 +83,13 @@ class Stressed:
 
     @property
     def _unprobed(self) -> list[str]:
-        """A loader seldom wins against a remover that never rests, but it must come as far as its load."""
+        """The complaint if no loader reached its load; few get further, because the remover never pauses."""
         came = any(
             what == "probe" and outcome.startswith(_TO_THE_LOAD)
             for (what, outcome), times in self.outcomes.items()
             if times
         )
-        return [] if came else ["no probe ever came to its load"]
+        return [] if came else ["no loader of a probe reached its load"]
 
     def prove(self) -> None:
         """Raise Missed for the first complaint, with all outcomes."""
@@ -95,26 +99,26 @@ class Stressed:
 
 
 def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
-    """Race until so many loads and removals succeeded, or for so long."""
+    """Race until `changes` loads and removals succeeded, or for `seconds`."""
     guest, began = loading.guest, time.monotonic()
     order = _order(guest)
     image = guest.program(HOLDER) if loading.mutant.strange_image else guest.ship(TARGET)
     loader = [guest.program(PROGRAM), *order.words(), guest.ship(PROBE), *order.parameters]
     guest.script(f"[ ! -e {_LEAKS} ] || echo clear >{_LEAKS}").check()
-    told = guest.run(
+    result = guest.run(
         *(guest.program(STRESS), str(changes), str(round(seconds)), image, TARGET, PROBE, *loader),
         deadline=guest.budget(seconds + _AFTER_SECONDS),
     ).check()
-    lines = [LoaderLine.parsed(line) for line in told.stdout.splitlines()]
+    lines = [LoaderLine.parsed(line) for line in result.stdout.splitlines()]
     with readable("a line of the loader"):
-        outcomes = Counter({(said.step, said.subject): int(said.fields["times"]) for said in lines})
+        outcomes = Counter({(line.step, line.subject): int(line.fields["times"]) for line in lines})
     if loading.mutant.holds_more:
         _hold_more(guest, order)
     return Stressed(outcomes, time.monotonic() - began, _left(guest), _leaks(guest))
 
 
 def _order(guest: Guest) -> Order:
-    """A probe at the entry of the target's leaf, as any precompiled one."""
+    """An order for a precompiled probe on the entry of the target's leaf."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
     site = f"site=0+{target.elf.place(leaf):#x}"
@@ -122,38 +126,39 @@ def _order(guest: Guest) -> Order:
 
 
 def _hold_more(guest: Guest, order: Order) -> None:
-    """For a mutant: a reference that is there when all is over."""
+    """Hold a reference after the race, for a mutant."""
     guest.script(f"[ -d /sys/module/{TARGET} ] || insmod {guest.ship(TARGET)}").check()
     run(guest, replace(order, parameters=[*order.parameters, "keeps=1"]))
 
 
 def _left(guest: Guest) -> str:
-    """The target's refusal to go when all is over, empty when it goes; a probe module that is left goes after it."""
+    """Remove the target, then the probe module if it is left. Returns the refusal; empty if both are removed."""
     refused = delete(guest, TARGET)
     gone = delete(guest, PROBE)
     if refused not in ("", "ENOENT"):
         delete(guest, TARGET)
-        return f"{TARGET} is referenced when all is over: {refused}"
-    return "" if gone in ("", "ENOENT") else f"{PROBE} is referenced when all is over: {gone}"
+        return f"{TARGET} is still referenced after the race: {refused}"
+    return "" if gone in ("", "ENOENT") else f"{PROBE} is still referenced after the race: {gone}"
 
 
 def _leaks(guest: Guest) -> str:
-    """What kmemleak suspects, where the kernel has it: looked for twice, for a first scan meets what is under way."""
+    """The report of kmemleak, if the kernel has it; two scans, because the first can report memory still in use."""
     script = f"[ ! -e {_LEAKS} ] || {{ echo scan >{_LEAKS}; echo scan >{_LEAKS}; cat {_LEAKS}; }}"
     return guest.script(script, guest.budget(_AFTER_SECONDS)).check().stdout.strip()
 
 
 _CPUS = 2
-# A mutant shows in any race, however short; one with which nothing succeeds would last as long as it may.
+# A mutant is caught in any race, even a short one. With a mutant under which nothing succeeds, the race lasts for the
+# whole time limit.
 _FOR_MUTANTS, _FOR_MUTANTS_SECONDS = 4, 2.0
-# A load costs a debugging kernel under emulation some tenths of a second at worst.
+# A load takes a debugging kernel under emulation a few tenths of a second at most.
 _SECONDS_A_CHANGE = 0.5
 _SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class StressRuns:
-    """Races in one cell: in the row's guest where that has two virtual CPUs, else in one of its own that has."""
+    """Races in one cell: in the row's guest if it has two virtual CPUs, else in a fresh guest that has two."""
 
     guest: Guest
     fresh: Callable[..., AbstractContextManager[Guest]]
@@ -161,7 +166,7 @@ class StressRuns:
     changes: int
 
     def race(self) -> Stressed:
-        """Race until as many loads and removals succeeded as were asked for, or a few in a mutant's cell."""
+        """Race until `changes` loads and removals succeeded, or only a few in a mutant's cell."""
         if self.mutant is not HONEST:
             return stress(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
         image = self.guest.image

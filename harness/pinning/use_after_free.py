@@ -1,26 +1,26 @@
-"""Follow a stale handle unchecked into freed memory: the failure that the safe look-up prevents."""
+"""Follows a stale handle unchecked into freed memory: the failure that the safe look-up prevents."""
 
 from __future__ import annotations
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.landing.target import Target
+from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import Order
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import stopped
 
 _TARGET = "pinpoint_target"
 _UNCHECKED = "mutant=handle-unchecked"
-# An emulated kernel prints an oops in seconds; one that never answers again is not waited for any longer.
+# An emulated kernel prints an oops in seconds; a guest that does not respond is given up after this time.
 _SECONDS = 60.0
 
 
 def followed(loading: Loaders) -> str:
-    """What the kernel prints when an initializer follows its handle after the target went.
+    """The kernel's output when an initializer follows its handle after the target is removed.
 
-    The target goes while the initializer stands at its first gate, so that nothing has been loaded into the hole. The
-    loader has closed its tokens, or a kernel on which they pin would keep the target. The guest may not live through
-    it; a mutant that looks the handle up does no harm. Raises GuestError when the target cannot be removed.
+    The target is removed while the initializer waits at its first gate, so that nothing else is loaded at its address.
+    The loader closes its tokens before, because some kernels would refuse the removal. The guest may not survive this;
+    with a mutant that looks the handle up nothing happens. Raises GuestError if the target cannot be removed.
     """
     guest = loading.guest
     broken = [] if loading.mutant.checks else [_UNCHECKED]
@@ -36,7 +36,7 @@ def followed(loading: Loaders) -> str:
             loader.finish(Deadline.after(_SECONDS))
             guest.fence(Deadline.after(_SECONDS))
     except GuestError:
-        # Once the target went, the guest may print nothing more.
+        # After the target is removed, the guest may print nothing more.
         if since is None:
             raise
     return guest.console.text(since)

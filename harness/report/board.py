@@ -1,4 +1,4 @@
-"""The board: shows what is being built, booted and run. A live view on a terminal, plain lines elsewhere."""
+"""The board shows what is being built, booted and run: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from harness.core import process
 from harness.core.events import Bus, Phase
 from harness.report.live import LiveView
-from harness.report.progress import Activity, Progress, clock
+from harness.report.progress_state import Activity, Progress, clock
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 
@@ -29,8 +29,8 @@ _LOOK_SECONDS = 0.5
 class Board:
     """Shows a run's progress.
 
-    Only `flush` (plain lines) and the live view's own thread print. The live view stays below the lines that others
-    print through `above`.
+    Only `flush` (plain lines) and the live view's own thread print. The live view stays below other output, which is
+    printed through `above`.
     """
 
     def __init__(self, bus: Bus, terminal: bool, write_line: Callable[[str], None] = print) -> None:
@@ -41,7 +41,7 @@ class Board:
         self._live = LiveView(self._progress) if terminal else None
 
     def above(self, stream: TextIO) -> TextIO:
-        """Return a stream to use instead of `stream` that prints above the live view; `stream` itself without one."""
+        """Return a stream that prints above the live view; `stream` itself if there is no live view."""
         return self._live.above(stream) if self._live else stream
 
     def count(self, cell: Cell) -> None:
@@ -53,7 +53,7 @@ class Board:
         self._progress.expect(asked)
 
     def flush(self) -> None:
-        """Print what happened since the last call; called where nothing else prints. A live view needs no flush."""
+        """Print the news since the last call; call it only where nothing else prints. A live view needs no flush."""
         if self._live:
             return
         for activity in self._progress.news():
@@ -81,13 +81,13 @@ class Board:
             raise
 
     def close(self) -> None:
-        """Print what is left and remove the live view."""
+        """Print the last news and remove the live view."""
         self.flush()
         if self._live:
             self._live.close()
 
     def _worth_a_line(self, activity: Activity) -> bool:
-        """True for each beginning and end; for progress when the step's last line is old enough."""
+        """Return True for each beginning and end, and for progress if the step's last line is old enough."""
         last = self._printed_at.get((activity.event.vm, activity.event.step))
         return activity.event.phase is not Phase.PROGRESS or last is None or time.monotonic() - last >= _PATIENCE
 
@@ -97,7 +97,7 @@ class Board:
 
 
 def describe(activity: Activity) -> str:
-    """One activity in words: what it does and how far it is, or how it ended and how long it took."""
+    """Describe one activity: what it does and how far it is, or how it ended and how long it took."""
     event = activity.event
     detail = plain(event.detail).partition("\n")[0]
     if event.phase is Phase.FAILED:

@@ -1,4 +1,4 @@
-"""A bundle: a directory with everything to replay one failed cell, and the evidence read from its guest."""
+"""A bundle: a directory with everything needed to replay one failed cell, and the evidence read from its guest."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
 from harness.report import jsonl
-from harness.report.bundle_files import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
 from harness.report.record import Cell
+from harness.report.untrusted_bundle_reader import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
 from harness.verdict.printk import plain
 
 ABOUT = "bundle.json"
 README = "README.md"
-# Bundles of one run share equal files (modules, kallsyms): a row that fails completely has hundreds of bundles.
+# Bundles of one run share equal files (modules, kallsyms), because a row that fails completely has hundreds of bundles.
 _SHARED = ".shared"
 _WORTH_SHARING_BYTES = 1 << 16
 _LONGEST_NAME = 100
@@ -70,7 +70,7 @@ class Bundle(BaseModel):
 def write(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
     """Write a bundle below `root` from the contents of its files, and return its directory.
 
-    Written under a temporary name and renamed, so that a bundle is complete or absent. Raises HostError.
+    It is written under a temporary name and renamed, so that a bundle is complete or absent. Raises HostError.
     """
     place = root / about.cell.vm
     try:
@@ -119,13 +119,13 @@ def _put(shared: Path, path: Path, content: bytes) -> None:
 
 
 def _name(item: str) -> str:
-    """A directory name for pytest's name of a cell: readable, of plain characters, unique."""
+    """Return a directory name for pytest's name of a cell: readable, only plain characters, unique."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", item).strip("-.")
     return f"{plain[:_LONGEST_NAME]}-{digest([item])[:6]}"
 
 
 def _free(path: Path) -> Path:
-    """The path, or the first free one with a number: a cell can fail twice in one run."""
+    """Return the path, or its first free variant with a number, because a cell can fail twice in one run."""
     tried, number = path, 1
     while tried.exists():
         number += 1
@@ -134,7 +134,7 @@ def _free(path: Path) -> Path:
 
 
 def command(directory: Path) -> str:
-    """The command that replays a bundle, from the project's directory."""
+    """Return the command that replays a bundle from the project's directory."""
     inside = directory.is_relative_to(paths.PROJECT)
     return f"./pinpoint repro {directory.relative_to(paths.PROJECT) if inside else directory}"
 
@@ -165,7 +165,7 @@ def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
 
 
 def _beginning(frozen: str) -> list[str]:
-    """The lines that name the frozen guest that a replay is thawed from."""
+    """Return the lines that name the frozen guest from which a replay is thawed."""
     if not frozen:
         return []
     replay = "A replay uses the same one, with the same slide, while the store has it."
@@ -173,9 +173,9 @@ def _beginning(frozen: str) -> list[str]:
 
 
 def read(directory: Path) -> Bundle:
-    """Read a bundle and check the hash of every file. Raises UsageError when the directory is no complete bundle.
+    """Read a bundle and check the hash of every file. Raises UsageError if the directory is not a complete bundle.
 
-    A bundle may come from a stranger: links, devices, FIFOs and more than a bundle of ours can hold are refused.
+    A bundle may come from an untrusted source: links, devices, FIFOs and excessive sizes are refused.
     """
     where = str(directory)
     try:
@@ -194,7 +194,7 @@ def read(directory: Path) -> Bundle:
 
 
 def _description(files: BundleFiles, where: str) -> str:
-    """The text of `bundle.json`."""
+    """Return the text of `bundle.json`."""
     try:
         return files.read(ABOUT, LARGEST_DESCRIPTION).decode()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Two runs compared, or a run and a baseline file: what got worse, what was mended, what is gone."""
+"""Compares two runs, or a run with a baseline file: what got worse, what was mended, what is gone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.sameness import normalised
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
-# One sample a side: a cell counts as slower only if it takes twice as long and two seconds longer.
+# Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
 _LARGEST_BASELINE = 4 << 20
 
 
 class Known(BaseModel):
-    """A known failure in a baseline file: `reason` says why it is accepted, `owner` who looks after it."""
+    """A known failure in a baseline file: `reason` is why it is accepted, `owner` is who looks after it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +36,7 @@ class Known(BaseModel):
 
 
 class Baseline(BaseModel):
-    """A baseline file: every cell that it does not name is expected to hold."""
+    """A baseline file. Every cell that it does not name must hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,7 +44,7 @@ class Baseline(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Baseline:
-        """Read a TOML file. Raises UsageError, one line."""
+        """Read a TOML file. Raises UsageError with a message of one line."""
         mend = "see docs/comparing-runs.md"
         try:
             if path.stat().st_size > _LARGEST_BASELINE:
@@ -58,7 +58,7 @@ class Baseline(BaseModel):
             raise UsageError(f"is no baseline file: {what[:200]}", where=str(path), mend=mend) from None
 
     def failure(self, cell: Cell) -> Known | None:
-        """The entry that covers a failed cell, by case, VM, mutant, verdict, and the file where the entry has one."""
+        """Return the entry with a failed cell's case, VM, mutant and verdict, and its file if the entry names one."""
         for each in self.known:
             if (each.case, each.vm, each.mutant, each.verdict) == (cell.case, cell.vm, cell.mutant, cell.verdict) and (
                 each.file in ("", cell.file)
@@ -69,7 +69,7 @@ class Baseline(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences, each a list of lines for a person. `worse` is what makes the exit status 1."""
+    """The differences, as lists of lines for a person. `worse` makes the exit status 1."""
 
     failures: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -86,10 +86,10 @@ class Comparison:
         return bool(self.failures or self.gone or (self.strict and self.skipped))
 
     def sections(self) -> Mapping[str, Sequence[str]]:
-        """The lists by their headings, in the order of their weight."""
+        """The lists by their headings, the most important first."""
         return {
             "new failures": self.failures,
-            "gone: ran before, not asked for or lost now": self.gone,
+            "gone: ran before, not selected or lost now": self.gone,
             "skipped now": self.skipped,
             "changed verdict or reason, failed before and now": self.changed,
             "mended": self.mended,
@@ -99,7 +99,7 @@ class Comparison:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The cells of a run directory, or of a results.jsonl. Raises UsageError."""
+    """Return the cells of a run directory or of a results.jsonl. Raises UsageError."""
     directory = RunDirectory(path if path.is_dir() else path.parent)
     cells = Results(directory).read() if path.exists() and directory.results.is_file() else []
     if not cells:
@@ -110,7 +110,7 @@ def read_cells(path: Path) -> list[Cell]:
 
 
 def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -> Comparison:
-    """Compare two runs cell by cell. A VM that the new run did not have at all is left out."""
+    """Compare two runs cell by cell. VMs without any cell in the new run are left out."""
     before = {cell.key: cell for cell in Pivot(old).latest}
     after = {cell.key: cell for cell in Pivot(new).latest}
     found = Comparison(strict=strict)
@@ -118,10 +118,10 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
     for key, cell in after.items():
         earlier = before.get(key)
         if earlier is None:
-            (found.added if cell.verdict.good else found.failures).append(_line(key, cell))
-        elif not cell.verdict.good:
+            (found.added if cell.verdict.acceptable else found.failures).append(_line(key, cell))
+        elif not cell.verdict.acceptable:
             _failed(found, key, earlier, cell)
-        elif not earlier.verdict.good:
+        elif not earlier.verdict.acceptable:
             (found.skipped if cell.verdict is Verdict.SKIP else found.mended).append(
                 f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
             )
@@ -140,14 +140,14 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
 
 
 def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
-    """Compare a run with a baseline file: only failures that it does not name are worse."""
+    """Compare a run with a baseline file: only failures that the file does not name are worse."""
     found = Comparison()
     seen: set[int] = set()
     rows = set()
     for cell in Pivot(cells).latest:
         key = cell.key
         rows.add(key.vm)
-        if cell.verdict.good:
+        if cell.verdict.acceptable:
             continue
         known = baseline.failure(cell)
         if known is None:
@@ -164,7 +164,7 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
 
 
 def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:
-    if earlier.verdict.good:
+    if earlier.verdict.acceptable:
         found.failures.append(_line(key, cell))
     elif earlier.verdict is not cell.verdict:
         found.changed.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")

@@ -1,4 +1,4 @@
-"""Evidence of a failed cell: read from its guest at the failure, before anything is cleaned up."""
+"""The evidence of a failed cell, read from its guest at the failure, before anything is cleaned up."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.landing.layout import Layout
 from harness.landing.probe_module import KPROBES_LIST
 from harness.landing.target import loaded as targets_in
 
-# An emulated guest takes 10 s for 100,000 lines of kallsyms while a kernel is built; one that hangs is not waited for.
+# An emulated guest takes 10 s for 100,000 lines of kallsyms while a kernel is built. A guest that hangs is not queried.
 _SECONDS = 60.0
 
 CONSOLE = "console.log"
@@ -31,7 +31,7 @@ def _unchanged(output: bytes) -> bytes:
 
 
 def _packed(output: bytes) -> bytes:
-    """Compress reproducibly: bundles of one guest share the file."""
+    """Compress reproducibly, so that bundles of one guest share the file."""
     return gzip.compress(output, compresslevel=6, mtime=0)
 
 
@@ -55,8 +55,8 @@ _QUERIES = (
 class Evidence:
     """Files of a bundle by name, and why the others are absent.
 
-    `slide` is in bytes, None when unknown; `modules` maps each loaded module of ours, by its file on the host, to the
-    loaded addresses of its sections by name.
+    `slide` is in bytes, None when unknown. `modules` maps the host file of each loaded module of ours to the load
+    addresses of its sections, by section name.
     """
 
     pieces: dict[str, bytes] = field(default_factory=dict)
@@ -75,8 +75,8 @@ class Evidence:
 def gather(guest: Guest, failure: BaseException) -> Evidence:
     """Gather everything that can be read from the guest and from its QEMU.
 
-    Never raises a PinpointError: what cannot be read is named with its reason. A guest that failed to answer is not
-    queried again.
+    Never raises a PinpointError: a file that cannot be read is recorded with the reason. A guest that failed to answer
+    is not queried again.
     """
     found = Evidence()
     found.add(CONSOLE, lambda: guest.console.text().encode())
@@ -98,7 +98,7 @@ def _remember(guest: Guest, found: Evidence) -> None:
 
 
 def _query(guest: Guest, found: Evidence) -> str:
-    """Run every query up to the first that gets no answer; return why, empty when all were answered."""
+    """Run the queries up to the first without an answer; return why there was none, empty when all were answered."""
     deadline = guest.budget(_SECONDS)
     try:
         found.slide = Layout(guest).slide
@@ -115,7 +115,7 @@ def _query(guest: Guest, found: Evidence) -> str:
 
 
 def loaded(guest: Guest, listing: str) -> dict[Path, Mapping[str, int]]:
-    """Return our modules of a listing of sections, lines `MODULE/sections/NAME:0xADDRESS`, by their file on the host.
+    """Return our modules in a listing of sections (`MODULE/sections/NAME:0xADDRESS`), by their file on the host.
 
     Two builds of a module have the same name; the build-id of the loaded one decides. Raises GuestError.
     """

@@ -12,7 +12,7 @@ from harness.core.errors import HostError
 from harness.report.measurements import Figures
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 _NAME = "history.sqlite"
 _SECONDS = 10.0
@@ -34,7 +34,7 @@ CREATE INDEX IF NOT EXISTS figures_by_run ON figures (run);
 class Past(NamedTuple):
     """One cell over the kept runs: its verdicts from the oldest run to the newest, and its median seconds.
 
-    `flaky` is true when runs of the same image key ended in different verdicts, skips left out.
+    `flaky` is true when runs with the same image key ended in different verdicts; skips do not count.
     """
 
     file: str
@@ -47,7 +47,7 @@ class Past(NamedTuple):
 
 
 def past(results: Path, case: str = "") -> list[Past]:
-    """The history of each cell below `results`, or only of those whose case has `case` in its name.
+    """Return the history of each cell below `results` whose case has `case` in its name.
 
     Raises HostError when the history file cannot be used.
     """

@@ -1,4 +1,4 @@
-"""The report for people: one self-contained HTML file."""
+"""The report for people, one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from markupsafe import Markup
 
 from harness.core.errors import PinpointError
 from harness.core.files import write_text
-from harness.report import history, lost, relocation_table
+from harness.report import base_offset_table, history, lost
 from harness.report.material import Material
 from harness.report.page import courses, heat_map, lanes, relocation
 from harness.report.page.details import details
 from harness.report.page.excerpts import Excerpts
 from harness.report.page.news import news, shown
 from harness.report.pivot import Asked, Pivot, tally
-from harness.report.progress import clock
+from harness.report.progress_state import clock
 from harness.report.record import Cell
 from harness.report.replay import replay
 from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _PAGE = Path(__file__).parent / "page"
 _TEMPLATE = "report.html.j2"
@@ -76,8 +76,8 @@ def render(material: Material) -> str:
         courses=courses.courses(material.figures, _past(material)),
         bars=relocation.bars(material.trials),
         trials=material.trials,
-        trial_headings=relocation_table.HEADINGS,
-        trial_names=relocation_table.NAMES,
+        trial_headings=base_offset_table.HEADINGS,
+        trial_names=base_offset_table.NAMES,
         shares=relocation.SHARES,
         strips=relocation.strips,
         first_miss=relocation.first_miss,
@@ -120,7 +120,7 @@ def _past(material: Material) -> Mapping[tuple[str, str], Sequence[float]]:
 
 
 def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any expression
-    """Strip control codes from text; Markup of the template's own stays Markup."""
+    """Strip control codes from text; the template's own Markup stays as it is."""
     return plain(value) if type(value) is str else value
 
 
@@ -140,5 +140,5 @@ def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:
 
 
 def _anchor(*parts: str) -> str:
-    """An id for a place on the page, of letters, digits and dashes."""
+    """Return the id of a place on the page, made of letters, digits and dashes."""
     return re.sub(r"[^A-Za-z0-9]+", "-", "-".join(parts)).strip("-")

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, of which every line but the last is complete however the run ends."""
+"""Files with one JSON object on each line. However the run ends, all lines except the last are complete."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ Line = TypeVar("Line", bound=BaseModel)
 def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
     """Append one object in a single write and sync it to the disk.
 
-    A run that is killed leaves at most one incomplete line, at the end. Raises HostError; if `reserve`, a file that
-    only reserves space, existed, it is deleted and the object is written nevertheless.
+    A run that is killed leaves at most one incomplete line, at the end. Raises HostError if the write fails. If
+    `reserve` exists then, a file that only reserves space, it is deleted and the object is written before the error is
+    raised.
     """
     encoded = f"{plain_json(line)}\n".encode()
     try:
@@ -31,12 +32,12 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
 
 
 def plain_json(content: BaseModel, indent: int | None = None) -> str:
-    """JSON in ASCII: any other character of a guest's output is escaped, so that the file is safe to print."""
+    """Return JSON in ASCII: other characters of a guest's output are escaped, so that the file is safe to print."""
     return json.dumps(content.model_dump(mode="json", by_alias=True), indent=indent)
 
 
 def _append(path: Path, encoded: bytes) -> None:
-    """Append all of the bytes or none. Raises HostError."""
+    """Append all of the bytes, or none and raise HostError."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

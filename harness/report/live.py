@@ -1,4 +1,4 @@
-"""The live view of the board on a terminal: one line a VM, redrawn below pytest's output."""
+"""The live view of the board on a terminal: one line for each VM, redrawn below pytest's output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.events import Phase
-from harness.report.progress import Activity, Progress, clock
+from harness.report.progress_state import Activity, Progress, clock
 from harness.report.summary import style_of
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _PER_SECOND = 5.0
 _BAR_WIDTH = 20
@@ -33,7 +33,7 @@ class LiveView:
         self._progress = progress
         self._spinner = Spinner("dots")
         self._above: _Above | None = None
-        # pytest points fd 1 into a file while a test runs; the board keeps a copy of the terminal for itself.
+        # pytest redirects fd 1 to a file while a test runs, so the board keeps a duplicate of the terminal's fd.
         self._terminal = os.fdopen(os.dup(sys.__stdout__.fileno() if sys.__stdout__ else 1), "w", encoding="utf-8")
         self._console = Console(file=self._terminal, force_terminal=True, highlight=False)
         self._live = Live(
@@ -45,16 +45,16 @@ class LiveView:
             redirect_stderr=False,
         )
         self._live.start()
-        # A board that is not closed leaves the terminal without a cursor.
+        # Unless it is closed, the terminal is left without a cursor.
         atexit.register(self.close)
 
     def above(self, stream: TextIO) -> TextIO:
-        """A stream whose lines are printed above the rows until the view is closed."""
+        """Return a stream whose lines are printed above the rows until the view is closed."""
         self._above = _Above(stream, self._console)
         return cast(TextIO, self._above)
 
     def close(self) -> None:
-        """Remove the rows and let the stream from `above` write for itself again."""
+        """Remove the rows; from now on the stream from `above` writes directly."""
         atexit.unregister(self.close)
         if self._terminal.closed:
             return
@@ -111,7 +111,7 @@ class _Above:
         self.unfinished = ""
 
     def write(self, text: str) -> int:
-        """Print the complete lines, keep the rest."""
+        """Print the complete lines and keep the rest."""
         with self._lock:
             if self._console is None:
                 return self._stream.write(text)
@@ -123,7 +123,7 @@ class _Above:
             return len(text)
 
     def release(self) -> None:
-        """Write to the stream itself from now on, the unfinished line first."""
+        """Write the unfinished line to the stream; from now on, all text goes to the stream directly."""
         with self._lock:
             self._console = None
             self._stream.write(self.unfinished)
@@ -131,7 +131,7 @@ class _Above:
             self.unfinished = ""
 
     def flush(self) -> None:
-        """Flush the stream after the release; before it, complete lines are printed at once."""
+        """Flush the stream after its release; before that, complete lines are printed at once."""
         if self._console is None:
             self._stream.flush()
 

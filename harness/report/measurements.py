@@ -15,7 +15,8 @@ _GOAL = re.compile(r"(?P<bound>at most |at least |)(?P<value>-?\d+(?:\.\d+)?)\b"
 class Figure(BaseModel):
     """One measured figure: a line of `figures.jsonl`.
 
-    `vm` is empty for a figure of the whole run, `goal` for a figure without a goal; `holds` is whether it is met.
+    `vm` is empty for a figure of the whole run, and `goal` for a figure without a goal. `holds` is true if the goal is
+    met.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +63,7 @@ class Figures:
 
 
 def meets(value: float, goal: str) -> bool:
-    """True when a value meets a goal in words. A goal that does not begin with a number is always met."""
+    """Return True if a value meets a goal: `at most N`, `at least N` or `N`. A goal without a number is always met."""
     match = _GOAL.match(goal)
     if match is None:
         return True

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
 from harness.report.record import Cell, CellKey
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 LOST = "did not run"
 
@@ -22,7 +22,7 @@ class CaseName(NamedTuple):
 
 
 class Asked(Protocol):
-    """A cell that was asked for."""
+    """A selected cell, which must end with a verdict."""
 
     @property
     def file(self) -> str:
@@ -71,7 +71,7 @@ class Square:
 
 
 class Coverage(NamedTuple):
-    """Cells that ran, that were skipped for a trait their VM does not have, and that never ran."""
+    """The numbers of cells that ran, that were skipped because their VM lacks a trait, and that never ran."""
 
     ran: int
     skipped: int
@@ -79,7 +79,7 @@ class Coverage(NamedTuple):
 
     @property
     def asked(self) -> int:
-        """All that were asked for."""
+        """The number of selected cells."""
         return sum(self)
 
     def __str__(self) -> str:
@@ -91,13 +91,13 @@ class Pivot:
     """Cells by case and VM, in the order in which they first ended."""
 
     def __init__(self, cells: Iterable[Cell], missing: Iterable[Asked] = ()) -> None:
-        """`missing` are the cells that were asked for and have no verdict."""
+        """`missing` are the selected cells without a verdict."""
         self.cells, self.missing = tuple(cells), tuple(missing)
-        asked = (*self.cells, *self.missing)
-        self.cases = tuple(dict.fromkeys(CaseName(cell.file, cell.case) for cell in asked))
+        selected = (*self.cells, *self.missing)
+        self.cases = tuple(dict.fromkeys(CaseName(cell.file, cell.case) for cell in selected))
         self._files = Counter(name.case for name in self.cases)
-        self.vms = tuple(dict.fromkeys(cell.vm for cell in asked))
-        # A cell that ran twice (a guest was replaced) counts by its last run.
+        self.vms = tuple(dict.fromkeys(cell.vm for cell in selected))
+        # For a cell that ran twice, because its guest was replaced, the last run counts.
         self._latest = {cell.key: cell for cell in self.cells}
         self._mutants: defaultdict[tuple[str, str, str], list[Cell]] = defaultdict(list)
         for key, cell in self._latest.items():
@@ -121,27 +121,27 @@ class Pivot:
 
     @property
     def coverage(self) -> Coverage:
-        """How many cells were asked for, ran, were skipped and never ran."""
+        """How many cells ran, were skipped and never ran."""
         skipped = sum(cell.verdict is Verdict.SKIP for cell in self._latest.values())
         return Coverage(len(self._latest) - skipped, skipped, len(self.missing))
 
     def totals(self, vm: str = "") -> Counter[Verdict]:
-        """How many cells ended in each verdict, on one VM or on all."""
+        """Return how many cells ended in each verdict, on one VM or on all."""
         return Counter(cell.verdict for cell in self._latest.values() if vm in ("", cell.vm))
 
     def bad(self) -> list[list[Cell]]:
-        """The cells that make the run fail, the worst first; those of one VM with the same reason form a group."""
+        """Return the cells that make the run fail, the worst first, grouped by VM, verdict and reason."""
         groups: dict[tuple[str, Verdict, str], list[Cell]] = {}
         for cell in self._latest.values():
-            if not cell.verdict.good:
+            if not cell.verdict.acceptable:
                 groups.setdefault((cell.vm, cell.verdict, cell.reason), []).append(cell)
         return sorted(groups.values(), key=lambda group: -group[0].verdict.severity)
 
     def skipped(self) -> dict[tuple[str, str], int]:
-        """How many cells were skipped, by VM and reason."""
+        """Return how many cells were skipped, by VM and reason."""
         return dict(Counter((cell.vm, cell.reason) for cell in self._latest.values() if cell.verdict is Verdict.SKIP))
 
 
 def tally(totals: Counter[Verdict]) -> str:
-    """`12 pass, 1 fail`: in the order of verdicts, without those that did not occur."""
+    """Return for example `12 pass, 1 fail`, in the order of verdicts; verdicts that did not occur are left out."""
     return ", ".join(f"{totals[verdict]} {verdict.value}" for verdict in Verdict if totals[verdict]) or "no cells"

@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.report import jsonl
 from harness.report.run_dir import RunDirectory
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 class CellKey(NamedTuple):
-    """The name of a cell, unique in a run. Two case files may use one name for different claims."""
+    """The key of a cell, unique in a run. It includes the file, because two case files may use the same name."""
 
     file: str
     case: str
@@ -24,9 +24,9 @@ class CellKey(NamedTuple):
 class Cell(BaseModel):
     """One case on one VM and its result: a line of `results.jsonl`.
 
-    `reason` is one line, empty for a pass; `seconds` is the wall time of the case; `traits` are those of the VM's
-    recipe; `image_key` names the image in the store; `witnesses` holds an object a landing; `mutant` is empty for an
-    honest cell; `bundle` is the path of its bundle in the run's directory, empty when there is none.
+    `reason` is one line, empty for a pass. `seconds` is the wall-clock time of the case. `traits` are the traits in the
+    VM's recipe. `image_key` names the image in the store. `witnesses` has an object for each landing. `mutant` is empty
+    for an honest cell. `bundle` is the path of its bundle in the run's directory, empty when there is none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -50,7 +50,7 @@ class Cell(BaseModel):
 
     @property
     def key(self) -> CellKey:
-        """What names this cell in its run."""
+        """The key of this cell in its run."""
         return CellKey(self.file, self.case, self.vm, self.mutant)
 
 
@@ -69,7 +69,7 @@ class Results:
         jsonl.append(self._path, cell, self._reserve)
 
     def close(self) -> None:
-        """Free the reserved space: no more cells will come."""
+        """Free the reserved space, because no more cells will be written."""
         self._reserve.unlink(missing_ok=True)
 
     def read(self) -> list[Cell]:

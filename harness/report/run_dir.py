@@ -11,19 +11,19 @@ from pathlib import Path
 from harness.core.errors import HostError
 
 LATEST = "latest"
-# A cell with many witnesses takes some 20 KiB, and the reports that follow it some more.
+# A cell with many witnesses takes some 20 KiB, and the reports after it take more.
 _RESERVED = 256 << 10
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`results/<run>/`; the run's name is the UTC time of its begin and a random part, so that it is unique."""
+    """`results/<run>/`. The run's name is the UTC time of its start and a random part, so that it is unique."""
 
     path: Path
 
     @classmethod
     def create(cls, root: Path) -> RunDirectory:
-        """Make the directory of a run that begins now and point `latest` to it. Raises HostError."""
+        """Create the directory of a run that starts now, and point `latest` to it. Raises HostError."""
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = root / name
         try:
@@ -45,12 +45,12 @@ class RunDirectory:
 
     @property
     def results(self) -> Path:
-        """One JSON object a cell, a line each."""
+        """The file with a JSON object for each cell, one on each line."""
         return self.path / "results.jsonl"
 
     @property
     def figures(self) -> Path:
-        """One JSON object a figure, a line each."""
+        """The file with a JSON object for each figure, one on each line."""
         return self.path / "figures.jsonl"
 
     @property
@@ -60,7 +60,7 @@ class RunDirectory:
 
     @property
     def trials(self) -> Path:
-        """One JSON object a trial of relocation by hand, a line each."""
+        """The file with a JSON object for each trial of relocation by hand, one on each line."""
         return self.path / "trials.jsonl"
 
     @property
@@ -85,13 +85,13 @@ class RunDirectory:
 
     @property
     def bundles(self) -> Path:
-        """A directory a VM, and in it one a failed cell."""
+        """The directory of bundles: `VM/BUNDLE`, with a bundle for each failed cell."""
         return self.path / "bundles"
 
     def consoles(self, vm: str) -> list[Path]:
-        """Return the console logs of a VM's row, one for each process that ran a part of it; the newest last.
+        """Return the console logs of a VM's row, one for each process that ran a part of it; the newest is last.
 
-        Logs of guests that a case had for itself are left out: it may have fired crash triggers in them.
+        Logs of guests that a case started for itself are left out, because it may have fired crash triggers there.
         """
         row = re.compile(rf"{re.escape(vm)}(?:\.\w+)?\.log")
         found = [log for log in (self.path / "console").glob("*.log") if row.fullmatch(log.name) and log.is_file()]
@@ -99,7 +99,7 @@ class RunDirectory:
 
 
 def _point(link: Path, target: str) -> None:
-    """Point `link` to `target` atomically: a reader finds the old run or the new one."""
+    """Point `link` to `target` atomically, so that a reader finds either the old run or the new one."""
     made = link.with_name(f".{link.name}-{target}")
     made.symlink_to(target)
     try:

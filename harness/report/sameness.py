@@ -1,4 +1,4 @@
-"""Whether two cells failed the same way: by verdict and reason, except for what differs in every guest."""
+"""Compares how two cells failed: by verdict and reason, without the parts that differ in every guest."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 from harness.report.record import Cell
 
-# In order; each pattern differs between boots and is unrelated to the failure. A number after a plus is an offset into
-# a function and is kept.
+# Applied in this order. What each pattern matches differs between boots and is unrelated to the failure. A number after
+# a plus is an offset into a function and is kept.
 _CHANGING = (
     (re.compile(r"(?<!\+)\b0x[0-9a-f]{6,16}\b"), "ADDRESS"),
-    # A register or a word of memory without 0x; a name drawn at random.
+    # A register or a word of memory without 0x; a random name.
     (re.compile(r"(?<![\w+])(?=[0-9a-f]*\d)[0-9a-f]{8}(?:[0-9a-f]{8})?\b"), "ADDRESS"),
     (re.compile(r"\[ *\d+\.\d{6}\]"), "[TIME]"),
     (re.compile(r"\b\d+(?:\.\d+)? ?(?:s|ms|us|seconds?|jiffies)\b"), "TIME"),

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from harness.report.base_offset_table import TrialRow
+from harness.report.base_offset_table import table as table_of_trials
 from harness.report.pivot import Asked, Pivot, Square, tally
 from harness.report.record import Cell, CellKey
-from harness.report.relocation_table import TrialRow
-from harness.report.relocation_table import table as table_of_trials
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 STYLES = {
     Verdict.PASS: "green",
@@ -25,7 +25,7 @@ STYLES = {
 }
 _BAD = "bold red"
 _NARROWEST = 80
-# A log has no width: nothing is folded.
+# Output to a log is not wrapped.
 _UNBOUNDED = 1000
 
 
@@ -40,7 +40,7 @@ def write_summary(
 ) -> None:
     """Write the summary of a run line by line.
 
-    `replays` maps case, VM and mutant to the command that runs the cell again; `missing` was asked for and did not run.
+    `replays` maps a cell's key to the command that runs it again; `missing` are the selected cells that did not run.
     """
     pivot = Pivot(cells, missing)
     buffer = io.StringIO()
@@ -60,10 +60,10 @@ def write_summary(
     for group in pivot.bad():
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))
-    for asked in pivot.missing:
-        mutant = f", mutant {asked.mutant}" if asked.mutant else ""
-        console.print(f"\ndid not run  {asked.case} on {asked.vm}{mutant}", style=_BAD, soft_wrap=True, markup=False)
-        replay = replays.get(CellKey(asked.file, asked.case, asked.vm, asked.mutant), "")
+    for lost in pivot.missing:
+        mutant = f", mutant {lost.mutant}" if lost.mutant else ""
+        console.print(f"\ndid not run  {lost.case} on {lost.vm}{mutant}", style=_BAD, soft_wrap=True, markup=False)
+        replay = replays.get(CellKey(lost.file, lost.case, lost.vm, lost.mutant), "")
         console.print(f"  again: {replay}", soft_wrap=True, markup=False)
     for line in buffer.getvalue().splitlines():
         write_line(line.rstrip())
@@ -102,5 +102,5 @@ def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> No
 
 
 def style_of(verdict: Verdict) -> str:
-    """The colour of a verdict."""
+    """Return the color of a verdict."""
     return STYLES.get(verdict, _BAD)

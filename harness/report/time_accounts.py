@@ -48,8 +48,8 @@ class Ledger:
 def keep(figures: Figures, spent: Spent) -> None:
     """Add the figures of each VM: CPU time of its guests, the parts of its cells, and activities in parallel with them.
 
-    Each is summed over all processes. `phase.fixtures_s` and `phase.ending_s` exclude the wait for a guest and the
-    check-up, which pytest counts as fixtures.
+    Each is summed over all processes. pytest counts the wait for a guest and the check-up as fixtures;
+    `phase.fixtures_s` and `phase.ending_s` exclude them.
     """
     for vm, accounts in sorted(spent.items()):
         inner = {FIXTURES: GUEST, ENDING: CHECK_UP}

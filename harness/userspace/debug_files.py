@@ -1,4 +1,4 @@
-"""The separate symbol table of a stripped file, found as debuggers find it, and proved to be of that very file."""
+"""Finds the separate symbol table of a stripped file as debuggers do, and proves that it belongs to that file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class WrongDebugFileError(PinpointError):
 
 
 def symbols_of(file: Path) -> Elf:
-    """The ELF file with the symbol table of `file`: itself, or its debug file by build-id, or by .gnu_debuglink.
+    """The ELF file that has the symbol table of `file`.
 
-    Raises PinpointError when none is found, WrongDebugFileError when the one found is of another build.
+    It is `file` itself, or else its debug file, found by build-id or by .gnu_debuglink. Raises PinpointError when none
+    is found, WrongDebugFileError when the file found is of another build.
     """
     elf = Elf.kept(file)
     if ".symtab" in elf.sections:
@@ -30,16 +31,16 @@ def symbols_of(file: Path) -> Elf:
 
 
 def by_build_id(elf: Elf, root: Path) -> Elf | None:
-    """The debug file below `root`/.build-id, None where there is none. Raises WrongDebugFileError."""
+    """The debug file below `root`/.build-id, or None if there is none. Raises WrongDebugFileError."""
     found = root / ".build-id" / elf.build_id[:2] / f"{elf.build_id[2:]}.debug"
     return _proved(elf, found) if elf.build_id and found.is_file() else None
 
 
 def by_debuglink(elf: Elf, directory: Path) -> Elf | None:
-    """The debug file that .gnu_debuglink names, beside the file or in .debug/, None where there is none.
+    """The debug file that .gnu_debuglink names, in the file's own directory or in .debug/; None if there is none.
 
     The section holds the name, zeros up to a multiple of four bytes, and the CRC-32 of the whole debug file. Raises
-    WrongDebugFileError when CRC or build-id differ.
+    WrongDebugFileError when the CRC or the build-id differs.
     """
     section = elf.sections.get(_LINK)
     if section is None:

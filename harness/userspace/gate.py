@@ -1,4 +1,4 @@
-"""Hits that wait in the handler of a uprobe, so that something else happens to their process there."""
+"""Holds hits in the handler of a uprobe, so that a case can do something to their process meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.userspace.probe_run import Uprobes
 from harness.userspace.user_file import UserFile
 
 _GATE = "/sys/kernel/debug/pinpoint_uprobe/gate"
-# Reads of the gate, each after a fiftieth of a second.
+# Reads of the gate before giving up; they are 20 ms apart.
 _READINGS = 60
 _AWAIT = f"""
 n=0
@@ -21,9 +21,10 @@ do n=$((n + 1)); [ $n -lt {_READINGS} ] || exit 1; sleep 0.02; done
 
 
 class Gate:
-    """pinpoint_uprobe on one function of a file, with its gate closed: a hit stays in the handler.
+    """pinpoint_uprobe on one function of a file, with its gate closed, so that a hit stays in the handler.
 
-    `begin_removal` starts rmmod, which must wait for the hits; leaving the block opens the gate and removes the module.
+    `prove_removal_waits` runs rmmod, which must wait for the hits, and opens the gate. If it was not called, leaving
+    the block opens the gate and removes the module.
     """
 
     def __init__(self, uprobes: Uprobes, file: UserFile, symbol: str) -> None:
@@ -48,12 +49,12 @@ class Gate:
             self._run.__exit__(kind, error, trace)
 
     def await_hit(self, count: int = 1) -> None:
-        """Wait until so many hits stand in the handler. Raises Missed when they do not come."""
+        """Wait until `count` hits are in the handler. Raises Missed when they do not come."""
         if not self._guest.script(_AWAIT.format(count=count)).ok:
-            raise Missed(f"{self._site}: no hit stands in the handler")
+            raise Missed(f"{self._site}: no hit is waiting in the handler")
 
     def prove_removal_waits(self) -> None:
-        """rmmod must not end while a hit stands in the handler, and must end once the gate is open. Raises Missed."""
+        """Check that rmmod waits while a hit is in the handler, and ends once the gate is open. Raises Missed."""
         self._removing = True
         steps = f"""
 rmmod pinpoint_uprobe & removing=$!
@@ -66,12 +67,12 @@ echo 0 >{_GATE}
 wait $removing
 echo ended $?
 """
-        told = self._guest.script(steps).check().stdout.split()
-        if told != ["waits", "ended", "0"]:
-            raise Missed(f"{self._site}: rmmod during a hit: {' '.join(told)}")
+        printed = self._guest.script(steps).check().stdout.split()
+        if printed != ["waits", "ended", "0"]:
+            raise Missed(f"{self._site}: rmmod during a hit: {' '.join(printed)}")
 
     def kill(self, pid: int) -> None:
-        """Kill a process, and wait until it is gone. Raises GuestError when it stays."""
+        """Kill a process and wait until it is gone. Raises GuestError when it does not end."""
         gone = f"n=0; while [ -d /proc/{pid}/fd ] && kill -0 {pid} 2>/dev/null; do n=$((n + 1)); "
         gone += f"[ $n -lt {_READINGS} ] || exit 1; sleep 0.02; done"
         if not self._guest.script(f"kill -9 {pid}; {gone}").ok:

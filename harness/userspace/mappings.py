@@ -1,4 +1,4 @@
-"""What processes have mapped of a file: read inside the guest, and the same pages from outside through QEMU."""
+"""Reads the pages of a file that processes have mapped: inside the guest, and from outside through QEMU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FRAME = (1 << 55) - 1
 
 @dataclass(frozen=True)
 class Mapping:
-    """One mapping of a file by a process: addresses from `start` to `end` show the file from `offset` on."""
+    """One mapping of a file by a process: addresses from `start` to `end` map the file from `offset` on."""
 
     pid: int
     start: int
@@ -26,17 +26,17 @@ class Mapping:
     permissions: str
 
     def file_offset(self, address: int) -> int:
-        """The offset into the file that an address of the process shows."""
+        """The offset into the file that is mapped at an address of the process."""
         return address - self.start + self.offset
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page of such a mapping.
+    """One page of a mapping.
 
-    `offset` is its place in the file; `inside` its bytes by /proc/PID/mem, empty when they could not be read; `outside`
-    its bytes by its physical address, read through QEMU, empty when it is not present; `frame` its number among
-    physical pages; `private` is true for a copy of the process's own, false for the page cache's page.
+    `offset` is its position in the file. `inside` holds its bytes from /proc/PID/mem, empty when they could not be
+    read. `outside` holds its bytes from physical memory, read through QEMU, empty when the page is not present. `frame`
+    is its page frame number. `private` is true for a private copy of the process, false for a page of the page cache.
     """
 
     pid: int
@@ -50,14 +50,17 @@ class Page:
 
 @dataclass(frozen=True)
 class View:
-    """What one look at some processes saw of a file; `identity` is its device and inode, `DEV:INODE`."""
+    """The mappings and pages of one file in some processes at one moment.
+
+    `identity` is the file's device and inode, `DEV:INODE`.
+    """
 
     identity: str
     mappings: Sequence[Mapping]
     pages: Sequence[Page]
 
     def of(self, pid: int) -> View:
-        """What it saw of one process."""
+        """The part of this view that belongs to one process."""
         return View(
             self.identity,
             [each for each in self.mappings if each.pid == pid],
@@ -65,7 +68,7 @@ class View:
         )
 
     def file_offset(self, address: int) -> int | None:
-        """The offset into the file of an address, None for one that shows nothing of it."""
+        """The offset into the file that is mapped at an address, or None if the file is not mapped there."""
         for mapping in self.mappings:
             if mapping.start <= address < mapping.end:
                 return mapping.file_offset(address)
@@ -73,9 +76,9 @@ class View:
 
 
 def look(guest: Guest, file: UserFile, pids: Iterable[int], offsets: Iterable[int], identity: str = "") -> View:
-    """Read the pages around offsets of a file in some processes, inside and outside of the guest.
+    """Read the pages around offsets of a file in some processes, both inside the guest and from outside.
 
-    `identity` names a file that has no name any more. Raises GuestError when a process is gone.
+    `identity` identifies a file that no longer has a name. Raises GuestError when a process is gone.
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
     words = [guest.program(PAGES), identity or file.path, *(f"{pid}:{wanted}" for pid in pids)]
@@ -84,27 +87,27 @@ def look(guest: Guest, file: UserFile, pids: Iterable[int], offsets: Iterable[in
     pages: list[Page] = []
     for line in listing.splitlines():
         kind, *words = line.split()
-        told = dict(word.split("=", 1) for word in words)
+        fields = dict(word.split("=", 1) for word in words)
         if kind == "file":
-            identity, size = f"{told['device']}:{told['inode']}", int(told["page"])
+            identity, size = f"{fields['device']}:{fields['inode']}", int(fields["page"])
         elif kind == "map":
-            pid, start, end, offset = (int(told[name], 0) for name in ("pid", "start", "end", "offset"))
-            mappings.append(Mapping(pid, start, end, offset, told["perms"]))
+            pid, start, end, offset = (int(fields[name], 0) for name in ("pid", "start", "end", "offset"))
+            mappings.append(Mapping(pid, start, end, offset, fields["perms"]))
         else:
-            pages.append(_page(guest, told, size))
+            pages.append(_page(guest, fields, size))
     return View(identity, mappings, pages)
 
 
-def _page(guest: Guest, told: dict[str, str], size: int) -> Page:
-    entry = int(told["pagemap"], 16)
+def _page(guest: Guest, fields: dict[str, str], size: int) -> Page:
+    entry = int(fields["pagemap"], 16)
     frame = entry & _FRAME
     present = bool(entry & _PRESENT)
     return Page(
-        pid=int(told["pid"]),
-        address=int(told["address"], 16),
-        offset=int(told["offset"], 16),
+        pid=int(fields["pid"]),
+        address=int(fields["address"], 16),
+        offset=int(fields["offset"], 16),
         frame=frame,
         private=present and not entry & _OF_FILE,
-        inside=bytes.fromhex(told["bytes"]),
+        inside=bytes.fromhex(fields["bytes"]),
         outside=guest.memory.read_physical(frame * size, size) if present else b"",
     )

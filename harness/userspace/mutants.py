@@ -1,4 +1,4 @@
-"""Uprobes broken on purpose: each claims the site it was asked for and does something else."""
+"""Uprobes broken on purpose: each claims the requested site and does something else."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def _next_symbol(file: UserFile, site: Site) -> int:
 
 
 def _link_address(file: UserFile, site: Site) -> int:
-    """Forgets the segment: takes the address for the offset. In force only in a file linked at another base."""
+    """Ignore the segment and use the address as the offset. In force only in a file linked at another base."""
     return file.symbol(site).address + site.offset
 
 
 def _other_build(file: UserFile, site: Site) -> int:
-    """Takes the offset that the site has in another build."""
+    """Use the offset that the site has in another build."""
     return UserFile.built(file.guest, "rebuilt", file.name).offset(site)
 
 
@@ -38,10 +38,11 @@ def _other_build(file: UserFile, site: Site) -> int:
 class UserMutant:
     """What a broken uprobe does instead.
 
-    `aims` is the offset really registered; `unarmed` reports probes that are not there; `other_file` probes a copy of
-    the file, which no process maps; `stays` leaves the probes when they should go; `stale_view` is a broken harness,
-    `gate_open` leaves the gate open that hits should wait at; `good_request` asks for what the kernel takes where a
-    refusal is expected; `trusts_anything` takes any build for the one that sites are of.
+    `aims` returns the offset that is registered in fact. `unarmed` reports probes that are not there. `other_file`
+    probes a copy of the file, which no process maps. `stays` leaves the probes in place when they should be removed.
+    `stale_view` is a defect of the harness: it shows the pages from before registration as the pages during it.
+    `gate_open` leaves open the gate at which hits should wait. `good_request` sends a request that the kernel accepts
+    where a refusal is expected. `trusts_anything` accepts a file of any build as the build that the sites belong to.
     """
 
     aims: Callable[[UserFile, Site], int] = _honest
@@ -54,7 +55,7 @@ class UserMutant:
     trusts_anything: bool = False
 
     def offsets(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
-        """The offsets to register. Raises GuestError when a mutant that aims elsewhere would hit a site after all."""
+        """The offsets to register. Raises GuestError when a mutant that should aim elsewhere aims at a site itself."""
         found = [self.aims(file, site) for site in sites]
         if self.aims is not _honest and any(
             there == file.offset(site) for there, site in zip(found, sites, strict=True)
@@ -81,5 +82,5 @@ MUTANTS: dict[str, UserMutant] = {
 
 
 def named(name: str) -> UserMutant:
-    """The mutant of a cell: the honest one for a cell that has none, or one of another package."""
+    """The mutant with this name; HONEST for a cell that has no mutant, or one that another package defines."""
     return MUTANTS.get(name, HONEST)

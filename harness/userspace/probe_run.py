@@ -1,4 +1,4 @@
-"""One life of uprobes on sites of one file, and what the witnesses saw of it in each process."""
+"""One run of uprobes on sites of one file, from registration to removal, and the witnesses' statements per process."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from harness.userspace.user_file import UserFile
 from harness.userspace.ways import WAYS, Hit, Registered, Request
 
 _COPY = "/tmp/pinpoint_user_copy"
-# Of larger files the pages with sites are read, of smaller ones all that is executable.
+# If a file has more executable pages than this, only the pages with sites are read; otherwise all executable pages are.
 _FEW_PAGES = 16
 
 
 class UprobeRun:
-    """Uprobes on sites of one file while the `with` block runs; afterwards, what became of them.
+    """Uprobes that are registered on sites of one file while the `with` block runs; results can be read afterwards.
 
-    `look` must be called in the block for each process that is to be judged, while it has the file mapped.
+    `look` must be called in the block for each process that is to be judged, while that process has the file mapped.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class UprobeRun:
         self.hits: list[Hit] = []
 
     def before(self, *processes: Runner) -> Self:
-        """Processes that run already: their pages must be the file's own before the probes come."""
+        """Read the pages of processes that already run; `prove_restored` checks that they equal the file."""
         for process in processes:
             self._before[process.pid] = self._look(process.pid)
         return self
@@ -96,7 +96,8 @@ class UprobeRun:
     def look(self, *processes: Runner, ask: str | None = None) -> None:
         """Read the processes' pages now, inside and outside.
 
-        With `ask`, each is asked where it has the sites' functions; `ask` goes before each name (probes/user/find.c).
+        If `ask` is not None, each process also resolves the sites' functions to its own addresses. `ask` is the prefix
+        that is put before each function name in that query (probes/user/find.c).
         """
         for process in processes:
             stale = self._mutant.stale_view and process.pid in self._before
@@ -106,7 +107,7 @@ class UprobeRun:
                 self._resolved[process.pid, symbol] = process.where(f"{ask}{symbol}")
 
     def look_at(self, pid: int) -> None:
-        """Read the pages of a process that is not asked anything."""
+        """Read the pages of a process that takes no commands."""
         self._during[pid] = self._look(pid)
 
     def _look(self, pid: int) -> View:
@@ -126,7 +127,7 @@ class UprobeRun:
 
     @property
     def landings(self) -> list[Landing]:
-        """What the witnesses say of each site in each process that was looked at."""
+        """The witnesses' statements on each site in each process that was looked at."""
         by_place: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
         for hit in self.hits:
             by_place[hit.site, hit.pid].append(hit)
@@ -143,21 +144,25 @@ class UprobeRun:
 
     def _landing(self, index: int, site: Site, pid: int, view: View, hits: Sequence[Hit]) -> Landing:
         offset, content = self.offsets[index], self.file.content
-        told = [hit for hit in hits if hit.returned is self._returns]
+        own_hits = [hit for hit in hits if hit.returned is self._returns]
         pointer = self._resolved.get((pid, site.symbol))
         patch = self._patch
         statements = (
             witness.registered(self.registered[index]),
             Statement("elf", offset, code=content[offset : offset + SHOWN]),
             witness.resolved(None if pointer is None else pointer + site.offset, view),
-            witness.trapped(told, view),
+            witness.trapped(own_hits, view),
             witness.inside(view, content, offset, patch, self.offsets),
             witness.outside(view, content, offset, patch, self.offsets),
         )
-        return Landing(site, statements, sum(hit.times for hit in told), self.file.meaning)
+        return Landing(site, statements, sum(hit.times for hit in own_hits), self.file.meaning)
 
     def prove(self, hits: Counts[int, int] | int | None = None) -> None:
-        """Every probe landed in every process looked at, and was hit so often, by pid. Raises Missed with a table."""
+        """Check that every probe landed in every process that was looked at, and how often it was hit there.
+
+        `hits` is the expected number for each site: one number for all processes, or a number by pid, or None for any
+        number. Raises Missed with the witness table.
+        """
         landings = self.landings
         if not landings:
             raise Missed("no process was looked at")
@@ -166,7 +171,7 @@ class UprobeRun:
             prove(own, hits[pid] if isinstance(hits, Counts) else hits)
 
     def prove_counts(self, pid: int, wanted: Sequence[int]) -> None:
-        """The hits of each site in one process are so many. Raises Missed."""
+        """Check that each site was hit `wanted` times in one process. Raises Missed."""
         found = [
             sum(hit.times for hit in self.hits if (hit.site, hit.pid, hit.returned) == (index, pid, self._returns))
             for index in range(len(self.sites))
@@ -175,13 +180,13 @@ class UprobeRun:
             raise Missed(f"hits of {', '.join(map(str, self.sites))} are {found}, not {list(wanted)}")
 
     def prove_only_in(self, *pids: int) -> None:
-        """No process but these hit anything. Raises Missed."""
+        """Check that no process except these hit a probe. Raises Missed."""
         others = {hit.pid for hit in self.hits if hit.times} - set(pids)
         if others:
             raise Missed(f"hit in processes {sorted(others)} too")
 
     def changed_places(self, process: Runner) -> list[int]:
-        """The offsets into the file at which one process's pages differed from it."""
+        """The offsets into the file at which the pages of one process differed from the file."""
         patch = self._patch
         pages = self._during[process.pid].pages
         return [
@@ -189,12 +194,12 @@ class UprobeRun:
         ]
 
     def mapped_after(self, process: Runner) -> int:
-        """How many mappings of the file a process has when the probes are gone."""
+        """The number of mappings of the file that a process has after the probes are removed."""
         return len(self._after[process.pid].mappings) if process.pid in self._after else 0
 
     def prove_restored(self) -> None:
-        """Each process that is still there has the file's own bytes again, before as after. Raises Missed."""
-        for when, views in (("before", self._before), ("after removal", self._after)):
+        """Check that the pages of each process equal the file, before registration and after removal. Raises Missed."""
+        for when, views in (("before registration", self._before), ("after removal", self._after)):
             for pid, view in views.items():
                 self._demand_pristine(pid, view, when)
 
@@ -204,10 +209,14 @@ class UprobeRun:
                 own = self.file.content[page.offset : page.offset + len(memory)].ljust(len(memory), b"\0")
                 if memory != own:
                     first = next(place for place, byte in enumerate(memory) if byte != own[place])
-                    raise Missed(f"pid {pid}, {by}: file offset {page.offset + first:#x} is not the file's {when}")
+                    place = f"the byte at file offset {page.offset + first:#x}"
+                    raise Missed(f"pid {pid}, {by}: {place} differs from the file {when}")
 
     def prove_private(self) -> None:
-        """Page cache and file never changed: each probed page is a copy of the one process's. Raises Missed."""
+        """Check that every probed page is a private copy of one process, and file and page cache are unchanged.
+
+        Raises Missed.
+        """
         frames: dict[int, tuple[int, int]] = {}
         for pid, view in self._during.items():
             for page in view.pages:
@@ -215,13 +224,13 @@ class UprobeRun:
                     self._demand_pristine(pid, View("", [], [page]), "in the page cache")
                 elif frames.setdefault(page.frame, (pid, page.offset)) != (pid, page.offset):
                     raise Missed(f"frame {page.frame:#x} is mapped by {frames[page.frame]} and {(pid, page.offset)}")
-        told = self.guest.run("sha256sum", self.file.path).check().stdout.split()[0]
-        if told != self.file.digest:
+        digest = self.guest.run("sha256sum", self.file.path).check().stdout.split()[0]
+        if digest != self.file.digest:
             raise Missed(f"the file itself changed: {self.file.path}")
 
 
 class Uprobes:
-    """Uprobes in one guest, as cases use them."""
+    """Uprobes in one guest: the fixture that cases use."""
 
     def __init__(self, guest: Guest, mutant: UserMutant = HONEST) -> None:
         self.guest = guest
@@ -229,7 +238,7 @@ class Uprobes:
         self.lives: list[UprobeRun] = []
 
     def file(self, name: str, variant: str = "plain") -> UserFile:
-        """A target file in one of its builds, put into the guest."""
+        """A target file in one of its builds, copied into the guest."""
         return UserFile.built(self.guest, variant, name)
 
     def runner(self, variant: str = "plain", **environment: str) -> Runner:
@@ -241,7 +250,7 @@ class Uprobes:
         return Runner(self.guest, path)
 
     def expect_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
-        """Sites must be refused in a file of another build; returns how they were refused. Raises Missed."""
+        """Check that sites are refused in a file of another build; returns the message. Raises Missed."""
         try:
             with self.on(file, sites):
                 pass
@@ -258,7 +267,7 @@ class Uprobes:
         returns: bool = False,
         aims: Sequence[int] | None = None,
     ) -> UprobeRun:
-        """Uprobes on sites of a file; `aims` are offsets that are registered in place of the sites' own."""
+        """Uprobes on sites of a file; `aims` are offsets to register in place of the sites' own offsets."""
         run = UprobeRun(file, sites, way, self.mutant, returns=returns, aims=aims)
         self.lives.append(run)
         return run

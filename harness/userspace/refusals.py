@@ -1,4 +1,4 @@
-"""What the kernel refuses to put a uprobe on: the errno, and that nothing is left."""
+"""Requests for uprobes that the kernel must refuse: with which errno, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Bad:
-    """A request that the kernel refuses with `errno`, 0 for one that it takes though it can never be hit."""
+    """A request that the kernel refuses with `errno`; 0 if the kernel accepts it although it can never be hit."""
 
     what: str
     request: Callable[[UserFile], Request]
@@ -31,7 +31,7 @@ def _data(file: UserFile) -> int:
     return file.elf.sections[".data"].offset
 
 
-# By register_for_each_vma() and uprobe_register(), kernel/events/uprobes.c (6.1), and trace_uprobe_create().
+# From register_for_each_vma() and uprobe_register(), kernel/events/uprobes.c (6.1), and trace_uprobe_create().
 BAD = (
     Bad("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
     Bad("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
@@ -42,17 +42,17 @@ BAD = (
 
 
 def expect_refused(uprobes: Uprobes, file: UserFile, bad: Bad) -> None:
-    """Try it by tracefs. Raises Missed when the kernel answers otherwise, and when anything is left."""
-    asked = bad.request(file)
+    """Send the request through tracefs. Raises Missed when the errno is another, or anything is left behind."""
+    request = bad.request(file)
     if uprobes.mutant.good_request:
-        asked = Request(file.path, [file.offset(file.site("pinpoint_one_leaf"))] if bad.errno else [_past(file)])
+        request = Request(file.path, [file.offset(file.site("pinpoint_one_leaf"))] if bad.errno else [_past(file)])
     way = ByTracefs(uprobes.guest)
     try:
-        told = way.register(asked)[0].errno
+        returned = way.register(request)[0].errno
     finally:
         way.remove()
-    if told != bad.errno:
-        raise Missed(f"{bad.what}: the kernel answers with errno {told}, not {bad.errno}")
+    if returned != bad.errno:
+        raise Missed(f"{bad.what}: the kernel returned errno {returned}, not {bad.errno}")
     left = uprobes.guest.read_text(EVENTS)
     if left:
         raise Missed(f"{bad.what}: left in uprobe_events: {left}")

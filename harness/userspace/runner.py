@@ -1,4 +1,4 @@
-"""A target process in a guest: pinpoint_runner, which calls the functions that it is told to (probes/user/runner.c)."""
+"""A target process in a guest: pinpoint_runner, which calls functions on command (probes/user/runner.c)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.userspace.user_file import UserFile
 
 _ANSWER_S = 60.0
@@ -16,7 +16,7 @@ _ANSWER_S = 60.0
 class Runner:
     """One process, from its start to its end.
 
-    `pid` is the process that answers at the moment; after a fork that is the child, until it has ended.
+    `pid` is the process that takes commands at the moment. After a fork that is the child, until it has ended.
     """
 
     def __init__(self, guest: Guest, path: str, environment: Mapping[str, str] | None = None) -> None:
@@ -36,11 +36,11 @@ class Runner:
 
     @property
     def alive(self) -> bool:
-        """True until it was ended or was seen to have ended."""
+        """False once `end` has returned."""
         return self.status is None
 
     def end(self) -> int:
-        """Close its input and wait until it is gone; gives its exit status, -1 for one that a signal ended."""
+        """Close its input and wait until it is gone. Returns its exit status, -1 if a signal ended it."""
         if self.status is None:
             self._dialogue.close_input()
             deadline = self.guest.budget(_ANSWER_S)
@@ -51,16 +51,16 @@ class Runner:
         return self.status
 
     def ask(self, line: str) -> dict[str, str]:
-        """One command and its answer, as words `key=value`. Raises GuestError when it reports an error."""
+        """Send one command and return its answer, parsed from words `key=value`. Raises GuestError on an error."""
         self.say(line)
         return self.answer(line)
 
     def say(self, line: str) -> None:
-        """One command, without waiting for the answer."""
+        """Send one command without waiting for the answer."""
         self._dialogue.say(line, self.guest.budget(_ANSWER_S))
 
     def answer(self, line: str = "") -> dict[str, str]:
-        """The answer to a command that was said. Raises GuestError when it reports an error or there is none."""
+        """The answer to a command that `say` sent. Raises GuestError when it is an error or does not come."""
         words = self._answer()
         if "error" in words:
             raise GuestError(f"pinpoint_runner: {line}: {words['error']}", where=self.guest.name)
@@ -71,26 +71,26 @@ class Runner:
         return self.ask(f"call {name} {times}")["value"]
 
     def where(self, name: str) -> int:
-        """Where the process itself has a function: its own pointer, which ld.so relocated."""
+        """The address of a function in the process: the process's own pointer, which ld.so relocated."""
         return int(self.ask(f"where {name}")["address"], 16)
 
     def pointers(self) -> dict[str, int]:
-        """Every function that the process can call by name, and where it is: its own pointer to it."""
-        told = self.ask("each all 0")
-        return {name: int(address, 16) for name, address in told.items() if name != "times"}
+        """The process's own pointer to every function that it can call, by name."""
+        answer = self.ask("each all 0")
+        return {name: int(address, 16) for name, address in answer.items() if name != "times"}
 
     def fork(self) -> int:
-        """Fork; from now on the child answers. Returns its pid."""
+        """Fork; from now on the child takes the commands. Returns its pid."""
         self.pid = int(self.ask("fork")["pid"])
         return self.pid
 
     def reap(self) -> int:
-        """End the child of the last fork; from now on the parent answers. Returns the child's status."""
+        """End the child of the last fork; from now on the parent takes the commands. Returns the child's status."""
         answer = self.ask("exit")
         return int(answer["status"])
 
     def exec(self, program: UserFile) -> None:
-        """Become another program, with the same pid."""
+        """Make the process execute another program, with the same pid."""
         self.pid = int(self.ask(f"exec {program.path}")["pid"])
 
     def _answer(self) -> dict[str, str]:

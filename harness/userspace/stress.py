@@ -1,4 +1,4 @@
-"""Uprobes that come and go while processes hit them, start and end: a bounded number of rounds, without gates."""
+"""Registers and removes uprobes while processes start, hit them and end: a bounded number of rounds, without gates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
 @dataclass(frozen=True)
 class Races:
-    """How many rounds were played, and how many hits the kernel counted in all."""
+    """The number of rounds that were run, and the number of hits that the kernel counted in all of them."""
 
     rounds: int
     hits: int
 
 
 def toggle(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int = ROUNDS) -> Races:
-    """Define, enable, disable and remove a uprobe so often; in each round a program starts and ends beside it."""
+    """Define, enable, disable and remove a uprobe `rounds` times; in each round a program starts and ends meanwhile."""
     offset = file.offset(file.site(symbol))
     runner = uprobes.file("pinpoint_runner").path
     enable = "true" if uprobes.mutant.unarmed else f"echo 1 >{_ENABLE}"

@@ -1,7 +1,7 @@
-"""A file whose code is probed in user space: its symbols, and where in the file each of them is.
+"""A file whose code is probed in user space: its symbols, and the offset of each in the file.
 
-A uprobe is registered by inode and offset into the file, so that an address of the ELF file is converted by the segment
-that holds it: file offset = address - segment's address + segment's offset.
+A uprobe is registered by inode and offset into the file. An address of the ELF file is therefore converted by means of
+the segment that holds it: file offset = address - segment's address + segment's offset.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.core.files import sha256
+from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.identity import build_id
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import boundaries, decoded_first, inside, straight
 from harness.landing.site import Site
@@ -26,7 +26,10 @@ DIRECTORY = "user"
 
 @dataclass(frozen=True)
 class UserFile:
-    """One file in a guest: `name` is the program's or the DSO's, `path` where the guest has it, `local` our copy."""
+    """One file in a guest.
+
+    `name` is the name of the program or DSO, `path` its path in the guest, `local` the copy on the host.
+    """
 
     guest: Guest
     name: str
@@ -35,7 +38,7 @@ class UserFile:
 
     @classmethod
     def built(cls, guest: Guest, variant: str, name: str) -> UserFile:
-        """A target file in one of its builds (harness/images/user_targets.py), put into the guest if need be."""
+        """A target file in one of its builds (harness/images/user_targets.py), copied into the guest if missing."""
         program = f"{DIRECTORY}/{variant}/{name}"
         if program not in guest.image.programs:
             raise GuestError(
@@ -50,17 +53,17 @@ class UserFile:
 
     @cached_property
     def table(self) -> Elf:
-        """The file with the symbols: itself, or where it was stripped its separate one."""
+        """The file that has the symbols: the file itself, or its separate debug file if it was stripped."""
         return symbols_of(self.local)
 
     @cached_property
     def content(self) -> bytes:
-        """All its bytes."""
+        """The whole content of the file."""
         return self.local.read_bytes()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all its bytes, in hex."""
+        """SHA-256 of the whole file, in hex."""
         return sha256(self.local)
 
     def moved_to(self, path: str) -> UserFile:
@@ -68,22 +71,29 @@ class UserFile:
         return replace(self, path=path)
 
     def build_id_in_guest(self) -> str:
-        """The build-id of the file that has the path in the guest now, in hex, "" where our build has its note."""
+        """The build-id, in hex, of the file that is at the path in the guest now.
+
+        It is read at the file offset where our build has its build-id note; "" if there is none.
+        """
         note = self.elf.sections[".note.gnu.build-id"]
         words = ("dd", f"if={self.path}", "bs=1", f"skip={note.offset}", f"count={note.size}")
         return build_id(self.guest.run(*words).check().out)
 
     @property
     def decoder(self) -> Decoder:
-        """How instruction boundaries are found."""
+        """The decoder that finds instruction boundaries on the guest's architecture."""
         return self.guest.architecture.kprobes.decoder
 
     def site(self, symbol: str, offset: int = 0) -> Site:
-        """A site in one of its functions."""
+        """A site in one of the file's functions."""
         return Site(symbol, offset, module=self.name)
 
     def symbol(self, site: Site) -> Symbol:
-        """The function that a site names. Raises PinpointError when there is none, or several at several addresses."""
+        """The function that a site names.
+
+        Raises PinpointError when there is no such function, when there are several at different addresses, and for an
+        IFUNC.
+        """
         named = self.table.named(site.symbol)
         if any(each.kind == "ifunc" for each in named):
             mend = "name the implementation that its resolver chooses"
@@ -97,36 +107,37 @@ class UserFile:
 
     @cached_property
     def functions(self) -> list[Symbol]:
-        """The functions that the target's source has, each name once, in the order of their addresses."""
+        """The functions of the target's source, each name once, in the order of their addresses."""
         found = {each.name: each for each in self.table.symbols if each.kind == "func" and each.section}
         ours = (each for each in found.values() if each.name.startswith("pinpoint_") and "@" not in each.name)
         return sorted(ours, key=lambda symbol: symbol.address)
 
     def offset(self, site: Site) -> int:
-        """Where in the file a site is, by the symbol table and the segments."""
+        """The offset of a site in the file, by the symbol table and the segments."""
         return self.elf.file_offset(self.symbol(site).address + site.offset)
 
     def straight(self, site: Site, count: int | None = None) -> list[Site]:
-        """The site's function at its entry and at inner boundaries that run exactly once a call."""
+        """Sites at the entry of the site's function and at the inner boundaries that run exactly once a call."""
         offsets = straight(self._coded, self.symbol(site), self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
 
     def following(self, site: Site) -> Site:
-        """The site one instruction on; behind the function's last one, its end."""
+        """The site at the next instruction; after the function's last instruction, the site at its end."""
         symbol = self.symbol(site)
         later = (offset for offset in boundaries(self._coded, symbol, self.decoder) if offset > site.offset)
         return site.at(next(later, symbol.size))
 
     def mid_instruction(self, site: Site) -> list[Site]:
-        """The site's function at every offset that is inside an instruction."""
+        """Sites at every offset of the site's function that is inside an instruction."""
         return [site.at(offset) for offset in inside(self._coded, self.symbol(site), self.decoder)]
 
     def decodable_inside(self, symbol: str) -> Site:
-        """A place inside an instruction of a function at which some instruction can be decoded, if there is any.
+        """A site inside an instruction of a function whose bytes can be decoded as an instruction, if there is any.
 
-        The kernel refuses bytes that mean no instruction, or one that it cannot step, whatever the boundaries are.
+        The kernel refuses an offset, on a boundary or not, if its bytes are no instruction or one that the kernel
+        cannot step. If no offset can be decoded, the first offset inside an instruction is returned.
         """
         sites = self.mid_instruction(self.site(symbol))
         code = self.elf.code(self.symbol(sites[0]))
@@ -135,11 +146,11 @@ class UserFile:
 
     @property
     def _coded(self) -> Elf:
-        """A file whose sections have both the symbols' numbers and the code; a separate symbol table has no code."""
+        """A file that has both the code and the section numbers that symbols use; a separate debug file has no code."""
         return self.elf
 
     def meaning(self, offset: int) -> str:
-        """The function that an offset into the file is in, as `symbol+0xoff`; the offset where there is none."""
+        """The function at an offset into the file, as `symbol+0xoff`; `file offset 0xoff` if there is none."""
         for symbol in self.functions:
             start = self.elf.file_offset(symbol.address)
             if start <= offset < start + symbol.size:
@@ -148,7 +159,7 @@ class UserFile:
 
     @property
     def executable_pages(self) -> list[int]:
-        """The offsets of the pages, of 4096 bytes, that executable segments have in the file."""
+        """The file offsets of the pages, 4096 bytes each, of the executable segments."""
         return [page for start, size in self.elf.executable_spans for page in range(start & -4096, start + size, 4096)]
 
 

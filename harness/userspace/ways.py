@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.interactive_process import Dialogue
+from harness.guest.pexpect_over_ssh import Dialogue
 from harness.images.user_targets import PERF
 
 MODULE = "user_probe/pinpoint_uprobe"
@@ -27,7 +27,10 @@ _PERF_S = 60.0
 
 @dataclass(frozen=True)
 class Hit:
-    """One hit, or, of the kernel module, the last of `times`: in which process, and at which address of it."""
+    """One hit of a site: the process and the address in it.
+
+    The kernel module reports only the last hit of a site in a process; `times` is then the number of hits.
+    """
 
     site: int
     pid: int
@@ -38,7 +41,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Registered:
-    """What became of one offset: `errno` is positive, 0 where the kernel took it; `offset` what the kernel reports."""
+    """The result for one offset: `errno` is positive, 0 if the kernel accepted it; `offset` is what it reports."""
 
     errno: int
     offset: int
@@ -46,9 +49,9 @@ class Registered:
 
 @dataclass(frozen=True)
 class Request:
-    """A file of the guest and offsets into it; `returns` asks for return probes.
+    """A file of the guest and offsets into it; `returns` requests return probes.
 
-    `unarmed` is wrong on purpose: it reports the probes as registered and puts none there.
+    `unarmed` is wrong on purpose: probes are reported as registered although none is.
     """
 
     path: str
@@ -58,7 +61,7 @@ class Request:
 
     @property
     def specs(self) -> list[str]:
-        """The offsets as the module and the perf program read them."""
+        """The offsets in the format that the module and the perf program parse."""
         kind = "r" if self.returns else "p"
         return [f"{kind}:{offset:#x}" for offset in self.offsets]
 
@@ -70,33 +73,33 @@ class ByModule:
     guest: Guest
 
     def register(self, request: Request) -> list[Registered]:
-        """Load it. Raises GuestError when the module itself does not load."""
+        """Load the module. Raises GuestError when it cannot be loaded."""
         words = ["insmod", self.guest.ship(MODULE), f"file={request.path}", f"unregistered={int(request.unarmed)}"]
         words.append(f"site={','.join(request.specs)}")
         report = self.guest.script(f"{shlex.join(words)} && cat {_REPORT}", in_place=True).check().stdout
         lines = [_words(line) for line in report.splitlines() if line.startswith("site=")]
-        return [Registered(int(told["errno"]), int(told["offset"], 0)) for told in lines]
+        return [Registered(int(fields["errno"]), int(fields["offset"], 0)) for fields in lines]
 
     def hits(self) -> list[Hit]:
-        """What its report has."""
+        """The hits in the module's report."""
         return self._parsed(self.guest.read_text(_REPORT))
 
     def remove(self) -> list[Hit]:
-        """Read the report and unload it."""
+        """Read the report and unload the module. Returns all hits."""
         steps = f"cat {_REPORT} && rmmod pinpoint_uprobe"
         return self._parsed(self.guest.script(steps, in_place=True).check().stdout)
 
     def _parsed(self, report: str) -> list[Hit]:
         found = []
         for line in report.splitlines():
-            told = _words(line)
-            if "lost" in told and told["lost"] != "0":
-                raise GuestError(f"the report lost {told['lost']} hits: more processes than it has room for")
-            if "hit" in told:
-                site, pid = int(told["hit"]), int(told["pid"])
-                found.append(Hit(site, pid, int(told["ip"], 16), int(told["hits"])))
-                if int(told["returns"]):
-                    found.append(Hit(site, pid, int(told["func"], 16), int(told["returns"]), returned=True))
+            fields = _words(line)
+            if "lost" in fields and fields["lost"] != "0":
+                raise GuestError(f"the report lost {fields['lost']} hits: more processes than it has room for")
+            if "hit" in fields:
+                site, pid = int(fields["hit"]), int(fields["pid"])
+                found.append(Hit(site, pid, int(fields["ip"], 16), int(fields["hits"])))
+                if int(fields["returns"]):
+                    found.append(Hit(site, pid, int(fields["func"], 16), int(fields["returns"]), returned=True))
         return found
 
 
@@ -107,7 +110,7 @@ class ByTracefs:
     guest: Guest
 
     def register(self, request: Request) -> list[Registered]:
-        """Define an event for each offset, and enable them one by one: a refusal shows at either."""
+        """Define and enable an event for each offset, one by one: the kernel can refuse at either step."""
         steps = [f"mkdir -p {_INSTANCE}"]
         kind = "r" if request.returns else "p"
         for index, offset in enumerate(request.offsets):
@@ -115,21 +118,21 @@ class ByTracefs:
             enable = "true" if request.unarmed else f"echo 1 >{_INSTANCE}/events/{_GROUP}/s{index}/enable"
             steps.append(f"{{ {define} && {enable}; }} 2>&1; echo done {index} $?")
         steps.append(f"echo {_CUT}; cat {EVENTS}")
-        told, _, listing = self.guest.script("\n".join(steps), in_place=True).check().stdout.partition(f"{_CUT}\n")
-        errors = _errors(told)
+        output, _, listing = self.guest.script("\n".join(steps), in_place=True).check().stdout.partition(f"{_CUT}\n")
+        errors = _errors(output)
         return [Registered(errors.get(index, 0), _listed(listing, index) or 0) for index in range(len(request.offsets))]
 
     def hits(self) -> list[Hit]:
-        """What the trace has."""
+        """The hits in the trace."""
         return self._parsed(self.guest.script(f"cat {_INSTANCE}/trace", in_place=True).check().stdout)
 
     def profile(self) -> dict[int, int]:
-        """The hits of each site by uprobe_profile, which counts apart from the trace."""
+        """The number of hits of each site in uprobe_profile, which counts independently of the trace."""
         lines = (line.split() for line in self.guest.read_text(_PROFILE).splitlines())
         return {int(words[1][1:]): int(words[2]) for words in lines if re.fullmatch(r"s\d+", words[1])}
 
     def remove(self) -> list[Hit]:
-        """Read trace and profile, disable, remove the events and the instance."""
+        """Read the trace and uprobe_profile, disable and remove the events and the instance. Returns all hits."""
         steps = (
             f"cat {_INSTANCE}/trace; echo {_CUT}; cat {_PROFILE}",
             f"[ ! -e {_INSTANCE}/events/{_GROUP} ] || echo 0 >{_INSTANCE}/events/{_GROUP}/enable",
@@ -141,7 +144,7 @@ class ByTracefs:
         return self._parsed(trace.partition(f"{_CUT}\n")[0])
 
     def _parsed(self, trace: str) -> list[Hit]:
-        """Lines `COMM-PID [CPU] FLAGS TIME: s0: (0xIP)`, of a return `(0xRETURN <- 0xFUNCTION)`."""
+        """Parse lines `COMM-PID [CPU] FLAGS TIME: s0: (0xIP)`; a return has `(0xRETURN <- 0xFUNCTION)`."""
         found = []
         for line in trace.splitlines():
             match = _TRACED.search(line)
@@ -171,31 +174,31 @@ class ByPerf:
         self._dialogues.append(dialogue)
         found = [Registered(0, offset) for offset in request.offsets] if request.unarmed else []
         while (line := dialogue.line(deadline)) != "ready":
-            told = _words(line or "")
-            if "errno" not in told:
+            fields = _words(line or "")
+            if "errno" not in fields:
                 raise GuestError(f"pinpoint_perf: {line or 'has ended'}", where=guest.name)
-            found.append(Registered(int(told["errno"]), int(told["spec"][2:], 0)))
+            found.append(Registered(int(fields["errno"]), int(fields["spec"][2:], 0)))
         return found
 
     def hits(self) -> list[Hit]:
-        """What it reported at its end."""
+        """The hits that the program reported when it ended."""
         return self._hits
 
     def remove(self) -> list[Hit]:
-        """End the program, which closes the events."""
+        """End the program, which closes the events. Returns all hits."""
         deadline = self.guest.budget(_PERF_S)
         while self._dialogues:
             dialogue = self._dialogues.pop()
             dialogue.close_input()
             while (line := dialogue.line(deadline)) is not None:
-                told = _words(line)
-                self._hits.append(Hit(int(told["hit"]), int(told["pid"]), int(told["ip"], 16)))
+                fields = _words(line)
+                self._hits.append(Hit(int(fields["hit"]), int(fields["pid"]), int(fields["ip"], 16)))
             dialogue.status(deadline)
             dialogue.hang_up()
         return self._hits
 
 
-# Each is made with a guest: `register`, then `hits` as often as wanted, then `remove`.
+# Each class takes a guest. The order of calls: `register`, then `hits` any number of times, then `remove`.
 WAYS: dict[str, type[ByModule | ByTracefs | ByPerf]] = {"tracefs": ByTracefs, "module": ByModule, "perf": ByPerf}
 
 
@@ -206,10 +209,10 @@ def _words(line: str) -> dict[str, str]:
 _MESSAGES = {os.strerror(number): number for number in errno.errorcode}
 
 
-def _errors(told: str) -> dict[int, int]:
-    """The errno of each site by what the shell printed in front of `done INDEX STATUS`."""
+def _errors(output: str) -> dict[int, int]:
+    """The errno of each site, from the message that the shell printed before `done INDEX STATUS`."""
     found, message = {}, ""
-    for line in told.splitlines():
+    for line in output.splitlines():
         if not line.startswith("done "):
             message = line.rpartition(": ")[2]
             continue
@@ -223,6 +226,6 @@ def _errors(told: str) -> dict[int, int]:
 
 
 def _listed(listing: str, index: int) -> int | None:
-    """The offset that uprobe_events has of an event, None for one that is not there."""
+    """The offset of an event in uprobe_events, or None if the event is not listed."""
     match = re.search(rf"^[pr]:{_GROUP}/s{index} \S+:(0x[0-9a-f]+)", listing, re.MULTILINE)
     return int(match[1], 16) if match else None

@@ -1,1 +1,1 @@
-"""How a cell ended, and what the kernel printed meanwhile."""
+"""How a cell ended, and what the kernel printed during it."""

@@ -1,7 +1,7 @@
-"""What kernels complain of, and the first line of each complaint as 6.1 (and where it differs, later) prints it.
+"""The kinds of kernel complaints, and the first line of each as 6.1 prints it (and later kernels, where they differ).
 
-All patterns are anchored at the start of a record, behind the subsystem's own prefix where it has one: the same words
-in the middle of a record are talk about a complaint, not one.
+All patterns are anchored at the start of a record, after the subsystem's own prefix if it has one. The same words in
+the middle of a record are not a complaint.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 
 class ComplaintKind(Enum):
-    """A sort of complaint."""
+    """A kind of complaint."""
 
     PANIC = "panic"
     FAULT = "fault"
@@ -34,7 +34,7 @@ class ComplaintKind(Enum):
 
     @property
     def verdict(self) -> Verdict:
-        """What a cell ends in whose guest printed this."""
+        """The verdict of a cell whose guest printed this."""
         return _VERDICTS.get(self, Verdict.OOPS)
 
 
@@ -48,11 +48,12 @@ _VERDICTS = {
 
 @dataclass(frozen=True)
 class Opening:
-    """A first line.
+    """A pattern for the first line of a complaint.
 
-    It is taken as part of an open complaint of a kind in `within`, and opens one only where there is none. A `weak` one
-    is unspecific: the next opening of the same event gives the complaint its kind and headline. Where a pattern begins
-    with anything at all, `holds` is a text it must contain: looking for that first keeps a flooded console cheap.
+    If a complaint of a kind in `within` is open, the line is part of it; otherwise the line opens a new complaint. A
+    `weak` opening is unspecific: the next opening of the same event gives the complaint its kind and headline. If the
+    pattern can begin with any text, `holds` is a literal that the line must contain. It is searched first, so that a
+    flooded console is cheap to read.
     """
 
     kind: ComplaintKind
@@ -147,7 +148,7 @@ _ANY_ANCHORED = re.compile("|".join(f"(?P<o{index}>{opening.pattern})" for index
 
 
 def opening_of(text: str) -> Opening | None:
-    """The opening a record is, or None."""
+    """Return the opening that a record matches, or None."""
     match = _ANY_ANCHORED.match(text)
     if match:
         return _ANCHORED[int(str(match.lastgroup)[1:])]

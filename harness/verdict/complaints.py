@@ -7,31 +7,31 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.images.recipe import BootNoise
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
 from harness.verdict.printk import Record, records
-from harness.verdict.verdict import Verdict
 
-# A complaint without an end marker ends here at the latest: at a pause, or after what a full parisc dump needs, or the
-# list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).
+# A complaint without an end marker ends at a pause or after this many lines. That is enough for a full parisc dump, and
+# for the list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).
 _PAUSE_SECONDS = 10.0
 MOST_LINES = 200
 
-# kernel/panic.c: print_oops_end_marker(), panic(). mm/kasan/report.c and lib/ubsan.c close with a rule.
+# kernel/panic.c: print_oops_end_marker(), panic(). mm/kasan/report.c and lib/ubsan.c end with a line of `=`.
 _END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 _RULE = re.compile(r"={30,}$")
 _RULED = frozenset({ComplaintKind.KASAN})
 
 _FILE = re.compile(r"(?:^|[\s(])(?P<place>[\w./+-]+\.(?:c|h|S|rs|y|l):\d+)\b")
-# __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, arm64, parisc show it.
+# __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, arm64 and parisc print it.
 _FUNCTION = re.compile(r"(?:\b(?:at:?|in) |RIP: [0-9a-f]{4}:|pc : |IAOQ\[0\]: )(?P<place>[A-Za-z_][\w.$]*)\+0x")
 
 
 @dataclass(frozen=True)
 class Complaint:
-    """One thing the kernel complained of.
+    """One complaint of the kernel.
 
-    `line` is its headline, `place` the source place as the kernel gives it (`mm/slub.c:5134`), the function where it
-    gives none, empty where it gives neither; `lines` is all of its text; `seconds` the printk time of its first line.
+    `line` is its headline. `place` is the source place as the kernel prints it (`mm/slub.c:5134`), else the function,
+    else empty. `lines` is all of its text, and `seconds` is the printk time of its first line.
     """
 
     kind: ComplaintKind
@@ -42,7 +42,7 @@ class Complaint:
 
     @property
     def verdict(self) -> Verdict:
-        """What a cell ends in whose guest printed this."""
+        """The verdict of a cell whose guest printed this."""
         return self.kind.verdict
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class _Open:
     seen: set[Opening] = field(default_factory=set)
 
     def takes(self, opening: Opening) -> bool:
-        """Is this opening another part of the same event?"""
+        """Return True if this opening is another part of the same event."""
         if (
             self.opening.weak
             and opening.kind in (ComplaintKind.FAULT, ComplaintKind.BUG, ComplaintKind.WARNING)
@@ -72,28 +72,28 @@ class _Open:
         return self.opening.kind in opening.within and (opening.weak or opening not in self.seen)
 
     def take(self, opening: Opening, text: str) -> None:
-        """Take the headline from a part that is more specific than the present one."""
+        """Take the headline from an opening that is more specific than the present one."""
         self.seen.add(opening)
         if self.opening.weak and not opening.weak:
             self.opening, self.line = opening, text
 
     def over(self, record: Record) -> bool:
-        """Can the record no longer belong to this complaint?"""
+        """Return True if the record can no longer belong to this complaint."""
         paused = (
             record.seconds is not None and self.latest is not None and record.seconds > self.latest + _PAUSE_SECONDS
         )
         return paused or len(self.lines) >= MOST_LINES
 
     def closed(self) -> Complaint:
-        """The complaint as far as it was seen."""
+        """Return the complaint as far as it was seen."""
         return Complaint(self.opening.kind, self.line, _place(self.line, self.lines), tuple(self.lines), self.began)
 
 
 def read(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> list[Complaint]:
-    """Every complaint in a console log or a dmesg, in order. Never raises, wherever the log begins or is cut.
+    """Return every complaint in a console log or a dmesg, in order. Never raises, wherever the log begins or is cut.
 
-    `timed`: does this kernel print times (None: detected from the log)? If so, lines without one are a program's, not
-    the kernel's, and are passed over. The time that it takes grows as the log's size does.
+    `timed` is true if this kernel prints times; None detects it from the log. If it does, a line without a time comes
+    from a program and is ignored. The run time is linear in the size of the log.
     """
     found: list[Complaint] = []
     current: _Open | None = None
@@ -101,7 +101,7 @@ def read(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> list
         if current and current.over(record):
             found.append(current.closed())
             current = None
-        # What looks like a line's end may not be one where the log is cut.
+        # Where the log is cut, the end of the text may not be the end of the line.
         opening = opening_of(record.text + "..." if record.cut else record.text)
         if opening and current and current.takes(opening):
             current.take(opening, record.text)
@@ -125,11 +125,11 @@ def _ends(current: _Open, text: str) -> bool:
 
 
 def _place(headline: str, lines: Sequence[str]) -> str:
-    """The first source place of the headline, else of a line that is about nothing else, else the first function."""
+    """Return the source place in the headline, else one at the start of a line, else the first function, else ''."""
     own = _FILE.search(headline)
     if own:
         return own["place"]
-    # kernel/locking/lockdep.c, lockdep_rcu_suspicious(): the place begins the line after the header.
+    # kernel/locking/lockdep.c, lockdep_rcu_suspicious(): the line after the header begins with the place.
     for line in lines:
         match = _FILE.match(line)
         if match:
@@ -143,14 +143,14 @@ def _place(headline: str, lines: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Sorted:
-    """Complaints that a recipe foresees, each with its entry, and those that it does not."""
+    """Complaints that a recipe allows as boot noise, each with its entry, and all others."""
 
     allowed: tuple[tuple[Complaint, BootNoise], ...]
     alarming: tuple[Complaint, ...]
 
 
 def allowed(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> Sorted:
-    """Split off known boot noise, by its exact place and nothing else."""
+    """Separate the known boot noise, which is recognized by its exact place only."""
     known = {entry.place: entry for entry in noise}
     foreseen: list[tuple[Complaint, BootNoise]] = []
     alarming: list[Complaint] = []
@@ -163,10 +163,10 @@ def allowed(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> Sort
 
 
 def confirmed(complaints: Iterable[Complaint], dmesg: str | bytes) -> list[Complaint]:
-    """The complaints of a console that the kernel's own log (`dmesg -r`, with facilities) bears out.
+    """Return the complaints of a console that the kernel's own log (`dmesg -r`, with facilities) confirms.
 
-    What a program writes to the console can look like anything, a printk time included; it is not in the kernel's log.
-    A complaint older than the oldest record there is kept: the log is a ring and has forgotten it.
+    A program can write anything to the console, even a line with a printk time, but that is not in the kernel's log. A
+    complaint older than the log's oldest record is kept, because the log is a ring buffer and may have lost it.
     """
     logged = list(records(dmesg))
     texts = {record.text for record in logged}
@@ -183,12 +183,13 @@ def complaints_in(
     noise: Sequence[BootNoise],
     kernel_log: Callable[[], str | bytes | None] | None = None,
 ) -> Sorted:
-    """The complaints in a console log of a guest of ours, sorted by its recipe's boot noise.
+    """Return the complaints in a guest's console log, sorted by the boot noise of its recipe.
 
     `kernel_log` returns the kernel's own log (`dmesg -r`), or None when it cannot be read. It is called only when there
-    is an alarming complaint; those that the kernel's log does not confirm are dropped, none when it cannot be read.
+    is an alarming complaint. Complaints that the kernel's log does not confirm are dropped; if the log cannot be read,
+    all are kept.
     """
-    # Every kernel of ours prints times. A line without one is a program's: a forged panic would pass for a real one.
+    # Every kernel of ours prints times. A line without one comes from a program, which could forge a panic.
     found = allowed(read(log, timed=True), noise)
     own = kernel_log() if kernel_log and found.alarming else None
     return found if own is None else Sorted(found.allowed, tuple(confirmed(found.alarming, own)))

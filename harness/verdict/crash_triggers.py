@@ -1,4 +1,4 @@
-"""Crash triggers that `pinpoint_crash` fires in a guest (probes/crash/*.c), and the complaints expected of each."""
+"""The crash triggers that `pinpoint_crash` fires in a guest (probes/crash/*.c), and the complaints expected of each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.landing.target import Target
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import Condition, Diagnosis, examine
-from harness.verdict.symbolize import namer
+from harness.verdict.offline_symbolizer import namer
 
 MODULE = "pinpoint_crash"
 _FILE = "/sys/kernel/debug/pinpoint_crash"
@@ -25,10 +25,11 @@ _LAST_WORDS_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class CrashTrigger:
-    """One trigger: its name, what the kernel may call it, and the place that it must name, where it names one.
+    """One trigger: its name, the kinds of complaint it may cause, and the place that the kernel must report, if any.
 
-    `before` and `after` are shell that makes the kernel notice soon, `seconds` how long what lasts is to last. One that
-    `ruins` leaves the kernel unusable: its further complaints are genuine, and no other trigger is fired there.
+    `before` and `after` are shell commands that make the kernel detect it soon. `seconds` is how long a stall lasts.
+    After a trigger that `ruins`, the kernel is unusable: its further complaints are genuine, and no other trigger is
+    fired in that guest.
     """
 
     name: str
@@ -41,7 +42,7 @@ class CrashTrigger:
 
     @property
     def order(self) -> str:
-        """The shell that commits it."""
+        """The shell commands that fire it."""
         commit = f"echo {self.name} {self.seconds} >{_FILE}"
         return "; ".join(part for part in (self.before, commit, self.after) if part)
 
@@ -62,8 +63,8 @@ _WATCHDOG = "echo 1 >/proc/sys/kernel/watchdog_thresh"
 _STALL = "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
 _SCAN = "echo scan >/sys/kernel/debug/kmemleak"
 
-# What takes moments. Those that no kernel of ours dies of come first, and lockdep before KASAN and oopses: both
-# make it stand aside (add_taint(), LOCKDEP_NOW_UNRELIABLE), as a deadlock that it has reported does.
+# Triggers that take moments. Those that no kernel of ours dies of come first, and lockdep's before KASAN's and oopses:
+# both disable lockdep (add_taint(), LOCKDEP_NOW_UNRELIABLE), and so does a deadlock that lockdep has reported.
 QUICK = (
     _trigger("warn", ComplaintKind.WARNING, place="probes/crash/faults.c"),
     _trigger("refcount", ComplaintKind.WARNING, place="lib/refcount.c"),
@@ -78,7 +79,7 @@ QUICK = (
     _trigger("null_read", ComplaintKind.FAULT, ComplaintKind.KASAN, place="pinpoint_null_read"),
     _trigger("panic", ComplaintKind.PANIC),
 )
-# What takes seconds, or a guest for itself.
+# Triggers that take seconds, or a guest of their own.
 SLOW = (
     # Before all others: the kernel reports no hung task once it has oopsed (kernel/hung_task.c, 6.1).
     _trigger("sleep", ComplaintKind.HUNG_TASK, before="echo 1 >/proc/sys/kernel/hung_task_timeout_secs", seconds=5),
@@ -91,9 +92,9 @@ SLOW = (
         seconds=8,
     ),
     _trigger("exhaust", ComplaintKind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),
-    # kmemleak logs it at level info, which the console is spared otherwise.
+    # kmemleak logs it at level info, which the console does not show by default.
     _trigger("leak", ComplaintKind.LEAK, before="dmesg -n 7", after=f"sleep 6; {_SCAN}; sleep 1; {_SCAN}"),
-    # What comes after these differs: parisc's shell may never come back, arm64 warns of interrupts or faults elsewhere.
+    # The consequences of these differ: parisc's shell may never return, arm64 warns of interrupts or faults elsewhere.
     _trigger("free_twice", ComplaintKind.BUG, ComplaintKind.KASAN, ruins=True),
     _trigger("schedule_atomic", ComplaintKind.BUG, ruins=True),
     _trigger("null_write", ComplaintKind.FAULT, ComplaintKind.KASAN, place="pinpoint_null_write"),
@@ -102,10 +103,10 @@ SLOW = (
     _trigger("divide", ComplaintKind.FAULT),
     _trigger("interrupt", ComplaintKind.FAULT, ComplaintKind.KASAN, ComplaintKind.PANIC, place="pinpoint_null_read"),
 )
-# Later messages caused by a trigger, by exact place: genuine kernel output, and no false alarm of the parser.
+# Later messages caused by a trigger, by exact place. They are genuine kernel output, not false alarms of the parser.
 _CONSEQUENCES = (
     # arm64: a task that dies of an exception never leaves it, so the nesting is wrong when the CPU next goes idle
-    # (ct_kernel_exit(), 6.1: once, seen after every trigger that kills a task).
+    # (ct_kernel_exit(), 6.1, which warns once; seen after every trigger that kills a task).
     "kernel/context_tracking.c:128",
 )
 HANG = _trigger("deaf")
@@ -114,7 +115,7 @@ RESET = _trigger("reset")
 
 @dataclass(frozen=True)
 class TriggerResult:
-    """What came of a trigger: the complaints read, the state of the guest, seconds from order to verdict."""
+    """The result of a trigger: the complaints read, the state of the guest, and the seconds from command to verdict."""
 
     trigger: CrashTrigger
     complaints: Sequence[Complaint]
@@ -128,12 +129,12 @@ class TriggerResult:
 
     @property
     def done_for(self) -> bool:
-        """True when nothing else can be tried on the guest: it is lost, or its kernel in pieces."""
+        """True when no other trigger can be fired in the guest: it is lost, or its kernel is unusable."""
         return self.died or self.trigger.ruins
 
     @property
     def read_right(self) -> bool:
-        """True when the kernel's first complaint was read as what was committed, at its place."""
+        """True when the kernel's first complaint was read as an expected kind and at the expected place."""
         first = next(iter(self.complaints), None)
         if first is None:
             return not self.trigger.kinds
@@ -141,7 +142,7 @@ class TriggerResult:
 
     @property
     def false_alarms(self) -> list[Complaint]:
-        """What was read beyond what was committed; a panic is what a fault may end in."""
+        """The complaints of unexpected kinds. A panic is always expected, because a fault may end in one."""
         if self.trigger.ruins:
             return []
         expected = self.trigger.kinds | {ComplaintKind.PANIC}
@@ -153,18 +154,18 @@ class TriggerResult:
 
 
 class Criminal:
-    """The module in a guest that need not live."""
+    """The loaded `pinpoint_crash` in a guest that may die."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         Target(guest, MODULE).load()
-        # Asked while it answers: what names a program counter needs it.
+        # Read while the guest answers: naming a program counter later needs the slide.
         _ = Layout(guest).slide
         self._possible = guest.read_text(_FILE).split()
         guest.fence(guest.budget(_FENCE_SECONDS))
 
     def possible(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
-        """Those that this kernel can notice."""
+        """Return the triggers that this kernel can detect."""
         return [trigger for trigger in triggers if trigger.name in self._possible]
 
     def commit(self, trigger: CrashTrigger) -> TriggerResult:

@@ -1,4 +1,4 @@
-"""Is a guest alive, and if not, what became of it: heartbeat, QMP's events, console and SSH read together."""
+"""The state of a guest, alive or dead, from its heartbeat, QMP events, console and SSH together."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from enum import Enum
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
 from harness.guest.heartbeat import Heartbeat, Sample
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import Complaint
-from harness.verdict.verdict import Verdict
 
 # How many places of a hanging CPU are reported, the most frequent first.
-_TOLD_AT_MOST = 4
+_MOST_PLACES = 4
 
 
 class Condition(Enum):
-    """What a guest can be found to be."""
+    """The possible states of a guest."""
 
     BOOTING = "booting"
     ALIVE = "alive"
     SLOW = "slow"
-    """Its last heartbeat took longer than a beat."""
+    """Its last heartbeat took longer than the interval between two."""
     PANICKED = "panicked"
     """The kernel stopped or reset itself, with a panic or without a message."""
     OOPSED = "oopsed but alive"
@@ -37,7 +37,7 @@ class Condition(Enum):
 
     @property
     def verdict(self) -> Verdict:
-        """What a cell ends in that lost its guest so."""
+        """The verdict of a cell whose guest was found in this state."""
         return _VERDICTS.get(self, Verdict.PASS)
 
 
@@ -55,7 +55,7 @@ _STOPPED = ("SHUTDOWN", "GUEST_PANICKED")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A guest's condition, and on what evidence, in one line."""
+    """A guest's condition, and its evidence in one line."""
 
     condition: Condition
     evidence: str
@@ -65,7 +65,7 @@ class Diagnosis:
 
 
 class GuestDied(GuestLost):
-    """A guest that was lost, with what became of it."""
+    """A guest was lost; `diagnosis` is its condition."""
 
     def __init__(self, diagnosis: Diagnosis, *, where: str) -> None:
         super().__init__(str(diagnosis), where=where)
@@ -73,32 +73,32 @@ class GuestDied(GuestLost):
 
     @property
     def verdict(self) -> Verdict:
-        """What the cell ends in."""
+        """The verdict of the cell."""
         return self.diagnosis.condition.verdict
 
 
 def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int], str] = hex) -> Diagnosis:
-    """What became of a guest, from what is known without a request to it.
+    """Diagnose a guest without a request to it.
 
-    `complaints` are those on its console that are no known noise; `name` formats an address as symbol + offset. The
-    strongest evidence comes first: a QEMU that is gone explains all the rest, a reset explains the silence.
+    `complaints` are the complaints on its console other than known noise. `name` formats an address as symbol + offset.
+    The strongest evidence is checked first: a reset explains the silence, and a QEMU that has exited explains the rest.
     """
     heart = guest.heart
     if heart is None:
         return Diagnosis(Condition.BOOTING, "no SSH connection yet")
-    said = "; ".join(str(complaint) for complaint in complaints)
+    printed = "; ".join(str(complaint) for complaint in complaints)
     stopped = next((event for event in guest.monitor.events() if event.name in _STOPPED), None)
     if stopped is not None:
         how = f"{stopped.name} {stopped.data.get('reason', '')}".strip()
-        return Diagnosis(Condition.PANICKED, said or f"{how}, without a message")
+        return Diagnosis(Condition.PANICKED, printed or f"{how}, without a message")
     if heart.emulator.status is not None or guest.monitor.gone:
         return Diagnosis(Condition.QEMU_DIED, _how_it_ended(heart))
     if heart.silence is not None:
         return _silent(heart, name)
     if not guest.link.alive:
         return Diagnosis(Condition.OUR_FAULT, "the SSH connection broke while QEMU runs on and no heartbeat is missing")
-    if said:
-        return Diagnosis(Condition.OOPSED, said)
+    if printed:
+        return Diagnosis(Condition.OOPSED, printed)
     if heart.latest > heart.beat_seconds:
         return Diagnosis(Condition.SLOW, f"the last beat took {heart.latest:.1f} s")
     return Diagnosis(Condition.ALIVE, "")
@@ -107,11 +107,14 @@ def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int],
 def _how_it_ended(heart: Heartbeat) -> str:
     status = heart.emulator.status
     how = "it closed its monitor" if status is None else f"status {status}" if status >= 0 else f"signal {-status}"
-    return f"{how}: {heart.emulator.said() or 'it said nothing'}"
+    return f"{how}: {heart.emulator.said() or 'it printed nothing'}"
 
 
 def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
-    """A hang, soft where any look found a CPU that takes interrupts; ours, where QEMU itself does not answer."""
+    """Diagnose a silent guest: a soft hang if any sample shows a CPU that takes interrupts, else a hard hang.
+
+    If QEMU itself does not answer, it is not the guest's fault.
+    """
     assert heart.silence is not None
     samples = heart.silence.samples
     if not samples:
@@ -121,10 +124,10 @@ def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
 
 
 def _places(samples: Sequence[Sample], name: Callable[[int], str]) -> str:
-    """Where each CPU was seen, and how often: `CPU 0 at 9/12 spin+0x4 [mod], 3/12 ...`."""
+    """Return where each CPU was seen, and how often: `CPU 0 at spin+0x4 [mod] (9/12), ...`."""
     parts = []
     for cpu in sorted({sample.cpu for sample in samples}):
         seen = [name(sample.program_counter) for sample in samples if sample.cpu == cpu]
-        counted = Counter(seen).most_common(_TOLD_AT_MOST)
+        counted = Counter(seen).most_common(_MOST_PLACES)
         parts.append(f"CPU {cpu} at " + ", ".join(f"{place} ({times}/{len(seen)})" for place, times in counted))
     return "; ".join(parts)

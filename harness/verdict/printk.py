@@ -15,21 +15,21 @@ _KMSG = re.compile(r"(?P<level>\d{1,3}),\d+,(?P<microseconds>\d+),[^;\s]{1,40};"
 _LEVEL = re.compile(r"<(?P<level>\d{1,3})>")
 _LEVEL_BEFORE = re.compile(r"<(?P<level>\d{1,3})>$")
 _LONGEST_LEVEL = len("<123>")
-# ECMA-48 control sequences and strings, as a colourful init or firmware prints them, and other control codes: those of
-# seven and of eight bits, and Unicode's own that end a line or turn its direction round.
+# ECMA-48 control sequences and strings, as an init or firmware that prints colors uses them. Then other control codes:
+# those of seven and of eight bits, and those of Unicode that end a line or change the direction of text.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 _USER_FACILITY = 8
-# A record's text is at most this long (PRINTK_MESSAGE_MAX, kernel/printk/internal.h, 6.6; LOG_LINE_MAX is 1 KiB, 6.1):
-# what stands behind it on its line is a program's.
+# A record's text is at most this long (PRINTK_MESSAGE_MAX, kernel/printk/internal.h, 6.6; LOG_LINE_MAX is 1 KiB, 6.1).
+# Anything after it on its line was written by a program.
 _LONGEST_TEXT = 2048
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line the kernel printed.
+    """One line that the kernel printed.
 
-    `seconds` is its printk time, None where the kernel prints none; `cut` is true where the log ends before the line.
+    `seconds` is its printk time, None if the kernel prints none. `cut` is true if the log ends within the line.
     """
 
     text: str
@@ -38,25 +38,25 @@ class Record:
 
 
 def plain(text: str) -> str:
-    """The text without escape sequences and control codes other than tab and newline."""
+    """Return the text without escape sequences, and without control codes other than tab and newline."""
     return text if text.isprintable() else _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
 def lines_of(log: Path) -> Iterator[str]:
-    """The lines of a log file, each with its newline; what is no UTF-8 becomes replacement characters."""
+    """Yield the lines of a log file, each with its newline; invalid UTF-8 becomes replacement characters."""
     with log.open("rb") as stream:
         for line in stream:
             yield line.decode(errors="replace")
 
 
 def records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> Iterator[Record]:
-    """The kernel's records in a console log, `dmesg`, `dmesg -r` or /dev/kmsg; never raises, wherever the log is cut.
+    """Yield the kernel's records of a console log, `dmesg`, `dmesg -r` or /dev/kmsg; never raises, wherever it is cut.
 
-    A log may also come as its lines, each with its newline and the last perhaps without; then `timed` must be given.
+    A log may also be an iterable of lines, each with its newline except perhaps the last; then `timed` must be set.
 
-    On a console whose kernel prints times (`timed`; None: detected from the log) a line without one is not the
-    kernel's: programs share the console. A program that writes to /dev/kmsg instead gets a time, but also a facility
-    (devkmsg_write() enforces LOG_USER), which `dmesg -r` shows and by which such records are left out here.
+    Programs share the console. If the kernel prints times (`timed`; None detects it from the log), a line without a
+    time is not the kernel's. A record that a program writes to /dev/kmsg has a time, but also a facility
+    (devkmsg_write() enforces LOG_USER). `dmesg -r` prints the facility, and such records are left out here.
     """
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
     if isinstance(text, str):
@@ -69,7 +69,7 @@ def records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> I
     for line in lines:
         if not begun and line.strip():
             begun = True
-            # Only where the log begins with it: programs could imitate it.
+            # Only the first line decides: a program could print this form later.
             form = _of_kmsg_line if _KMSG.match(line) else form
         for record in form(plain(line.removesuffix("\n").rstrip("\r"))):
             short = record if len(record.text) <= _LONGEST_TEXT else replace(record, text=record.text[:_LONGEST_TEXT])
@@ -77,7 +77,7 @@ def records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> I
 
 
 def _split(text: str) -> Iterator[str]:
-    """The lines of a text, each with its newline but the last: what stands behind the last newline, even if empty."""
+    """Yield the lines of a text, each with its newline; the last is the text after the last newline, even if empty."""
     begin = 0
     while end := text.find("\n", begin) + 1:
         yield text[begin:end]
@@ -86,7 +86,7 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _is_timed(lines: Iterator[str]) -> bool:
-    """Does this kernel print times? Its banner shows it; in a log without one, any line with a time does."""
+    """Return True if this kernel prints times: its banner has one or, in a log without the banner, any line does."""
     found = False
     for line in lines:
         if "Linux version " in line:
@@ -108,7 +108,7 @@ def _of_untimed_line(line: str) -> Iterator[Record]:
 
 
 def _of_timed_line(line: str) -> Iterator[Record]:
-    """A line holds one record, or several when a program's unfinished line stands before one."""
+    """Yield the records of a line: more than one if records follow each other without a newline between them."""
     found = _PREFIX.finditer(line)
     prefix = next(found, None)
     while prefix:

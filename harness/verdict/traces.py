@@ -1,6 +1,6 @@
 """Stack traces as function + offset, with file and line where the module's DWARF has them.
 
-The kernel has put names to addresses itself; which line that is stands in the very file of the module that was loaded.
+The kernel itself names the functions in a trace. File and line come from the file of the module that was loaded.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code.line_table import rows
 
-# `func+0x1/0x20 [module]` behind what an architecture puts before it; `? ` is a value that only looks like a return.
+# `func+0x1/0x20 [module]`, after an architecture's prefix; `? ` marks a value that only looks like a return address.
 _FRAME = re.compile(
     r"(?:(?P<doubtful>\? )|(?<![\w.$]))(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
     r"(?: \[(?P<module>\w+)\])?"
 )
-# Lines with the instruction pointer itself, on x86, arm64 and parisc; elsewhere stand return addresses.
+# Lines with the instruction pointer itself, on x86, arm64 and parisc; all other lines have return addresses.
 _POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: ")
-# The second instruction in flight on parisc, and the registers that hold a return address the trace has, too.
+# The second entry of parisc's instruction address queue, and registers with a return address that the trace also has.
 _NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |WARNING: |BUG: ")
 
 
@@ -41,7 +41,7 @@ class Frame:
 
 
 def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
-    """The frames of a complaint's lines, innermost first, each once; `files` are the loaded modules' files by name."""
+    """Return the frames in a complaint's lines, innermost first, each once; `files` has each loaded module's file."""
     found: dict[Frame, None] = {}
     for line in lines:
         match = None if _NO_FRAME.match(line) else _FRAME.search(line)
@@ -54,7 +54,7 @@ def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
 
 
 def source_of(module: Path, function: str, offset: int) -> str:
-    """`file:line` of a place in a module's function, empty where its file does not have it."""
+    """Return `file:line` of an offset in a module's function; empty if the module's file does not have it."""
     elf = Elf.kept(module)
     symbols = [symbol for symbol in elf.named(function) if symbol.kind == "func"]
     try:
@@ -67,6 +67,6 @@ def source_of(module: Path, function: str, offset: int) -> str:
     own = [row for row in table if row.section == symbols[0].section and begin <= row.offset <= begin + offset]
     if not own:
         return ""
-    # Of several statements that begin at one address the last is what is executed there.
+    # If several statements begin at one address, the last one is the code there.
     nearest = max(enumerate(own), key=lambda each: (each[1].offset, each[0]))[1]
     return f"{nearest.file}:{nearest.line}"

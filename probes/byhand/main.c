@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* probe/main.c once more, for the module that relocates by hand. */
+/* probe/main.c, compiled again for the module that relocates by hand. */
 #include "../probe/main.c"

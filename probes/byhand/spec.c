@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Sites relocated by hand, as the systemtap runtime of 2008 did: the probe was
- * compiled with an offset from _stext of its vmlinux, or from a module's text;
- * the loader tells where these are now; the sum is the address.
+ * Sites relocated by hand, as the systemtap runtime of 2008 did. The probe was
+ * compiled with an offset from _stext of its vmlinux, or from a module's text.
+ * The loader passes the present address of that base; the sum is the address.
  *
- * A site is written BASE+0xOFF, where BASE counts the parameter base from 0:
+ * A site is written BASE+0xOFF, where BASE is an index, from 0, into the
+ * parameter base:
  *
  *	insmod pinpoint_byhand.ko base=0xffffffff81000000 site=0+0x1a2b0
  */
@@ -21,7 +22,7 @@ MODULE_PARM_DESC(base, "where _stext, or a module's text, is now; must come befo
  * pinpoint_read_spec() - fill a site's kprobe with the sum of base and offset
  * @site: has @spec, and in @symbol a copy of it that may be cut up
  *
- * Return: 0, or -EINVAL for words that mean no site.
+ * Return: 0, or -EINVAL for a malformed site.
  */
 int pinpoint_read_spec(struct pinpoint_site *site)
 {

@@ -6,9 +6,9 @@
 #include <linux/types.h>
 
 /*
- * Something that a kernel must complain of, die of or hang on; seconds is how
- * long what lasts is to last, 0 for ever. A trigger that this kernel would not
- * notice is not possible: nothing is claimed of it.
+ * Something that must make a kernel complain, die or hang. seconds is how long a
+ * stall lasts, 0 for no end. A trigger is possible if this kernel is built to
+ * detect it; nothing is claimed of others.
  */
 struct pinpoint_trigger {
 	const char *name;

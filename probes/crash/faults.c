@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Triggers that end in a trap, a panic or a reset. Each is a function of its own
- * that is not inlined: the traces must name it.
+ * that is not inlined, because the traces must name it.
  */
 #include <linux/bug.h>
 #include <linux/compiler.h>
@@ -15,7 +15,7 @@
 
 #include "crash.h"
 
-/* What no compiler may reason about. */
+/* volatile, so that the compiler knows nothing about its value. */
 static void *volatile pinpoint_nowhere;
 static volatile int pinpoint_zero;
 static const int pinpoint_constant = 1;
@@ -51,7 +51,7 @@ static noinline void pinpoint_null_call(unsigned int seconds)
 	barrier();
 }
 
-/* On 64 bits an address of no half: a general protection fault on x86. */
+/* On 64 bits a non-canonical address: a general protection fault on x86. */
 static noinline void pinpoint_poison_read(unsigned int seconds)
 {
 	READ_ONCE(*(int *)LIST_POISON1);
@@ -79,7 +79,7 @@ static noinline void pinpoint_illegal(unsigned int seconds)
 	unreachable();
 }
 
-/* A breakpoint that nobody placed. */
+/* A breakpoint that is not a probe's. */
 static noinline void pinpoint_breakpoint(unsigned int seconds)
 {
 	asm volatile(PINPOINT_BREAKPOINT);
@@ -95,7 +95,7 @@ static noinline void pinpoint_panic(unsigned int seconds)
 	panic("pinpoint: asked to panic");
 }
 
-/* A reset without a word. */
+/* A reset without any message. */
 static noinline void pinpoint_reset(unsigned int seconds)
 {
 	emergency_restart();
@@ -130,7 +130,7 @@ static noinline void pinpoint_recursion(unsigned int seconds)
 	pinpoint_deeper(&depth);
 }
 
-/* Seen on parisc 6.1: it takes the write though it was built with this. */
+/* Seen on parisc 6.1: the write succeeds although the kernel has this option. */
 #define PINPOINT_READ_ONLY \
 	(IS_ENABLED(CONFIG_STRICT_MODULE_RWX) && !IS_ENABLED(CONFIG_PARISC))
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_crash - commits on command what a kernel complains of
+ * pinpoint_crash - fires a trigger that makes the kernel complain, on command
  *
- * Its file in debugfs, pinpoint_crash: read, it names each trigger that this
- * kernel can notice, one a line; written, "NAME" or "NAME SECONDS", it commits
- * one. Parameter commit=NAME: commit one in the initializer.
+ * Its file in debugfs is pinpoint_crash. Reading it lists the triggers that this
+ * kernel can detect, one on each line. Writing "NAME" or "NAME SECONDS" fires one.
+ * The parameter commit=NAME fires one in the initializer.
  */
 #include <linux/debugfs.h>
 #include <linux/err.h>
@@ -43,7 +43,7 @@ static const struct pinpoint_trigger *pinpoint_named(const char *name)
 	return NULL;
 }
 
-/* The line before tells where in the log a trigger's traces begin. */
+/* The line printed first marks where in the log a trigger's traces begin. */
 static int pinpoint_obey(const char *order)
 {
 	const struct pinpoint_trigger *trigger;

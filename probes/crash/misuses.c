@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Triggers against memory, lists, references, locks and contexts that the kernel
- * notices only where it was built to.
+ * Misuses of memory, lists, references, locks and contexts that a kernel detects
+ * only if it was configured to.
  */
 #include <linux/bottom_half.h>
 #include <linux/gfp.h>
@@ -23,7 +23,7 @@
 static DEFINE_MUTEX(pinpoint_first);
 static DEFINE_MUTEX(pinpoint_second);
 static void __rcu *pinpoint_shared;
-/* Where a pointer goes that is not to be reasoned about. */
+/* volatile, so that the compiler knows nothing about the pointer stored here. */
 static void *volatile pinpoint_lost;
 
 static noinline void pinpoint_use_after_free(unsigned int seconds)
@@ -47,7 +47,7 @@ static noinline void pinpoint_free_twice(unsigned int seconds)
 	kfree(pinpoint_lost);
 }
 
-/* kmemleak reports it when it has scanned. */
+/* kmemleak reports it after a scan. */
 static noinline void pinpoint_leak(unsigned int seconds)
 {
 	int i;
@@ -74,7 +74,7 @@ static noinline void pinpoint_refcount(unsigned int seconds)
 	refcount_inc(&count);
 }
 
-/* Takes pages until the kernel kills whoever asked for them. */
+/* Allocates pages until the kernel kills the process that requested them. */
 static noinline void pinpoint_exhaust(unsigned int seconds)
 {
 	struct page *page, *next;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Triggers against time: what does not come back, or not soon.
+ * Triggers that stall: functions that return late or never.
  */
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
@@ -11,7 +11,7 @@
 
 #include "crash.h"
 
-/* Nothing else runs on this processor but interrupts. */
+/* Only interrupts run on this processor meanwhile. */
 static noinline void pinpoint_spin(unsigned int seconds)
 {
 	unsigned long begin = jiffies;
@@ -31,13 +31,13 @@ static noinline void pinpoint_spin_deaf(void *unused)
 		cpu_relax();
 }
 
-/* Not even interrupts, on no processor; never comes back. */
+/* Never returns, and not even interrupts run, on any processor. */
 static noinline void pinpoint_deaf(unsigned int seconds)
 {
 	on_each_cpu(pinpoint_spin_deaf, NULL, 1);
 }
 
-/* Waits for what does not come and takes no signal meanwhile. */
+/* Waits in vain, and takes no signal during the wait. */
 static noinline void pinpoint_sleep(unsigned int seconds)
 {
 	long rest = seconds ? (long)seconds * HZ : MAX_SCHEDULE_TIMEOUT;

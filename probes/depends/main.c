@@ -5,7 +5,7 @@
 #include <linux/init.h>
 #include <linux/module.h>
 
-#include "../pins/pins.h"
+#include "../pinnable_target/pinnable_target.h"
 
 static int __init pinpoint_depends_init(void)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_external - registers a kprobe in each way that modules of others do
+ * pinpoint_external - registers a kprobe in each way that foreign modules do
  *
- * It reports nothing: what judges it must find its probe without its help.
+ * It reports nothing, so the judge must find its probe without its help.
  *
  * kind=plain    by symbol and offset, in the initializer
- * kind=address  by the address that a kprobe on `symbol` was given, which is
- *               removed at once
+ * kind=address  by the address that the kernel gave a kprobe on `symbol`, which
+ *               is removed at once
  * kind=fallback by a name that no kernel has, then by `symbol`
  * kind=disabled by symbol and offset, not armed
  * kind=later    by symbol and offset, from a workqueue, one second later

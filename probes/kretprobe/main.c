@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_returns - registers a kretprobe at each site asked for
+ * pinpoint_returns - registers a kretprobe at each requested site
  *
  * /sys/kernel/debug/pinpoint_returns/report has one line for each site:
  *
  * index=0 spec=pinpoint_leaf errno=0 address=0x... hits=3 missed=0 ip=0x... returns=3 value=0x...
  *
- * hits and ip are those of the entry, as in pinpoint_probe's report; returns
- * counts the returns seen, value is what the last of them returned.
+ * hits and ip belong to the entry, as in pinpoint_probe's report; returns counts
+ * the returns seen, and value is the last returned value.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -20,15 +20,15 @@
 
 #include "../probe/probe.h"
 
-/* Enough for every level of the recursive shape, on however many CPUs. */
+/* Enough for every level of the recursive shape, on any number of CPUs. */
 #define PINPOINT_ACTIVE	32
 
 /**
  * struct pinpoint_return - a site's kretprobe
- * @rp: the kretprobe; where it is comes from the site's kprobe
- * @site: what was asked for, its error, hits at the entry and their ip
- * @returns: how often the function came back
- * @value: what it returned last
+ * @rp: the kretprobe; its place is copied from the site's kprobe
+ * @site: the request, its error, hits at the entry and their ip
+ * @returns: how often the function returned
+ * @value: the last returned value
  */
 struct pinpoint_return {
 	struct kretprobe rp;
@@ -48,7 +48,10 @@ MODULE_PARM_DESC(data_size, "bytes of its own that each instance has");
 static struct pinpoint_return *pinpoint_returns;
 static struct dentry *pinpoint_dir;
 
-/* An instance may outlive its kretprobe, which is asked for; once it was a field. Kbuild reads which off the header. */
+/*
+ * An instance may outlive its kretprobe, so get_kretprobe() returns it; in older
+ * kernels it was a field. Kbuild finds out which from the header.
+ */
 static __always_inline struct pinpoint_return *pinpoint_return_of(struct kretprobe_instance *ri)
 {
 #ifdef PINPOINT_GET_KRETPROBE
@@ -79,7 +82,7 @@ static int pinpoint_returned(struct kretprobe_instance *ri, struct pt_regs *regs
 }
 NOKPROBE_SYMBOL(pinpoint_returned);
 
-/* The mutant's: it sees functions entered, but never returning. */
+/* The mutant's handler: it sees functions entered, but never returning. */
 static int pinpoint_looked_away(struct kretprobe_instance *ri, struct pt_regs *regs)
 {
 	return 0;

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* probe/spec.c once more, for the module that probes returns. */
+/* probe/spec.c, compiled again for the module that probes returns. */
 #include "../probe/spec.c"

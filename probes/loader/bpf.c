@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A BPF program at a module function's entry, without a library: the smallest
- * that there is, two instructions, and the module's BTF found by its name.
+ * A BPF program at the entry of a module's function, without a library. It is the
+ * smallest possible program, two instructions; the module's BTF is found by name.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "bpf.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {
@@ -35,7 +35,7 @@ static int is_called(int fd, const char *name)
 	return !bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) && !strcmp(found, name);
 }
 
-/* The BTF of a module; -1 with ENOENT when the kernel has none of it. */
+/* Opens the BTF of a module; -1 with ENOENT when the kernel has none for it. */
 static int open_btf(const char *module)
 {
 	union bpf_attr next = { .start_id = 0 };
@@ -73,10 +73,10 @@ static int load_program(int btf, unsigned int function)
 }
 
 /**
- * attach_fentry() - a program at the entry of a function
+ * attach_fentry() - attach a program to the entry of a function
  * @words: MODULE:ID, the function's type in the module's BTF
  *
- * Only the link is kept, which holds the program, which holds the module.
+ * Only the link is kept. It holds the program, which holds the module.
  *
  * Return: the link's descriptor, or -1 with errno.
  */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Copies of a module that differ in nothing but their names: the last three
- * characters of the name are replaced by a number wherever the file has it.
- * That is done here because a hundred files would have to be sent otherwise.
+ * Copies of a module that differ only in their names: the last three characters
+ * of the name are replaced by a number wherever the file contains it. The copies
+ * are made here, because otherwise a hundred files would have to be sent.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "copies.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 #define DIGITS	3
 #define NAME	64
@@ -38,7 +38,7 @@ static void map_image(const char *path)
 	close(fd);
 }
 
-/* Both names are of one length, so that nothing moves. */
+/* Both names have the same length, so nothing moves. */
 static void rename_image(const char *from, const char *to)
 {
 	size_t length = strlen(from);
@@ -68,7 +68,7 @@ static void load_copies(const char *module, unsigned int count)
 	}
 }
 
-/* By force, for the module may have no exit; every one is tried. */
+/* By force, because the module may have no exit; all are tried. */
 static void remove_copies(const char *module, unsigned int count)
 {
 	char name[NAME];
@@ -89,7 +89,7 @@ static void remove_copies(const char *module, unsigned int count)
  * @module: its name, whose last three characters are replaced
  * @count: how many, as text
  *
- * Whoever does not say "go" leaves them loaded, as a program that is killed does.
+ * Without the line "go" they stay loaded, as they do when the program is killed.
  */
 void hold_copies(const char *path, const char *module, const char *count)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* One module, loaded many times, each under a name of its own. */
+/* One module loaded many times, each time under another name. */
 #ifndef PINPOINT_COPIES_H
 #define PINPOINT_COPIES_H
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the probe is told of its targets, beside their handles: where each
- * module's memory begins and where its build-id stands.
+ * The facts about targets that the probe gets in addition to their handles: where
+ * each module's memory begins, and the address of its build-id.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -11,12 +11,12 @@
 #include <string.h>
 
 #include "facts.h"
-#include "gates.h"
-#include "tokens.h"
+#include "step_protocol.h"
+#include "section_file_tokens.h"
 
 #define NOTE_SECTION	".note.gnu.build-id"
 
-/* By token; only those of handles have them. */
+/* By token; only tokens of handles have a base. */
 static unsigned long bases[MOST_TOKENS];
 static unsigned long notes[MOST_TOKENS];
 
@@ -36,7 +36,7 @@ static int read_base(const char *module, unsigned long *base)
 	return error;
 }
 
-/* A module built without a build-id has no such section: 0, which the probe takes for "none". */
+/* A module without a build-id has no such section: 0, which the probe reads as "none". */
 static void look_at(unsigned int at)
 {
 	const char *module = tokens[at].module;
@@ -114,11 +114,11 @@ static void append_names(void)
 }
 
 /**
- * probe_parameters() - what the probe module is loaded with
+ * probe_parameters() - make the parameters with which the probe module is loaded
  * @given: parameters from the command line, which follow the loader's own
  *
- * Without targets there are none but those given, so that any module can be
- * loaded. The list of sections is left out when there is none.
+ * Without targets there are only the given ones, so that any module can be
+ * loaded. The list of sections is left out if it is empty.
  *
  * Return: the text for init_module(2).
  */

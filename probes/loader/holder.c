@@ -5,13 +5,13 @@
  *	pinpoint_holder file PATH	opens and reads it
  *	pinpoint_holder tcp NAME	a socket with this congestion control
  *	pinpoint_holder fentry MODULE:ID	BPF at a function's entry, by its BTF id
- *	pinpoint_holder btf PATH	says how many types and bytes of strings there are
+ *	pinpoint_holder btf PATH	prints the number of types and of bytes of strings
  *	pinpoint_holder copies FILE MODULE COUNT	modules that differ in their names
  *	pinpoint_holder delete MODULE	delete_module(2), without waiting
  *	pinpoint_holder force MODULE	the same by force
  *
- * What is held is held until "go", then used once more and let go: steps hold,
- * again, close, as the loader prints them (docs/pinning.md). "again" says the
+ * The object is held until "go", then used once more and released: steps hold,
+ * again, close, as the loader prints them (docs/pinning.md). "again" prints the
  * errno of the second use, errno=0 if it worked.
  */
 #define _GNU_SOURCE
@@ -27,7 +27,7 @@
 
 #include "bpf.h"
 #include "copies.h"
-#include "gates.h"
+#include "step_protocol.h"
 
 static int use_file(int fd)
 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The probe module's file, its loading, and how its removal is heard of. */
+/* The probe module's file, its loading, and the notice of its removal. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 #include "image.h"
 
 #define KERNEL_EVENTS	1
@@ -39,9 +39,9 @@ static int read_image(void)
 }
 
 /**
- * open_image() - have the file ready, so that loading it is one system call
+ * open_image() - prepare the file, so that loading it is one system call
  * @path: the module's file
- * @in_memory: for init_module(2), which takes it from memory
+ * @in_memory: read it into memory, for init_module(2)
  */
 void open_image(const char *path, int in_memory)
 {
@@ -78,9 +78,9 @@ int delete_probe(const char *name, int flags)
 }
 
 /**
- * watch_removals() - hear from now on what the kernel says of its objects
+ * watch_removals() - receive the kernel's events about its objects from now on
  *
- * To be called before the load: a removal right behind it is not missed.
+ * Call it before the load, so that a removal right after it is not missed.
  */
 void watch_removals(void)
 {
@@ -91,7 +91,7 @@ void watch_removals(void)
 		fail(STATUS_BEGIN, "begin", "", errno);
 }
 
-/* Events were lost in a flood: the file system still knows. */
+/* When events were lost in a flood, sysfs still shows the module or not. */
 static int gone(const char *name)
 {
 	char path[256];
@@ -116,7 +116,7 @@ static int tells_removal(const char *name)
  * await_removal() - return when the probe module is gone
  * @name: the module's name
  *
- * Fails when standard input is closed before: nobody waits for it any more.
+ * Fails if standard input is closed before, because then nothing waits for it.
  */
 void await_removal(const char *name)
 {

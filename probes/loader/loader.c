@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_loader - loads a precompiled probe module, safely against modules
- * that come and go. Single-threaded, statically linked, no helpers.
+ * pinpoint_loader - loads a precompiled probe module safely while other modules
+ * are loaded and removed. Single-threaded, statically linked, no helpers.
  *
  *	pinpoint_loader [OPTION...] IMAGE [PARAMETER=VALUE...]
  *
  *	-t MODULE		a target: its handle goes to the probe
- *	-s MODULE:SECTION	a section whose address the probe wants
- *	-g STEP			stop before this step; again for more, or "all"
- *	-n NAME			the probe's name, if the file is called otherwise
+ *	-s MODULE:SECTION	a section whose address the probe needs
+ *	-g STEP			stop before this step; repeat for more, or "all"
+ *	-n NAME			the probe's name, if it is not the file's name
  *	-m			init_module(2), from memory, not finit_module(2)
  *	-w			hold the tokens until the probe is removed
  *	-u UID			become this user first
  *	-x MUTANT		closes-early, skips-re-read: wrong on purpose;
  *				betrayed, accompanied: by a second task
  *
- * Steps: open, read, look, image, load, reread, undo, hold, close. What they do,
- * print and cost an exit status: docs/pinning.md.
+ * Steps: open, read, look, image, load, reread, undo, hold, close. docs/pinning.md
+ * has their actions, their output and the exit status when one fails.
  */
 #include <errno.h>
 #include <libgen.h>
@@ -26,10 +26,10 @@
 #include <unistd.h>
 
 #include "facts.h"
-#include "gates.h"
+#include "step_protocol.h"
 #include "image.h"
-#include "second.h"
-#include "tokens.h"
+#include "second_task.h"
+#include "section_file_tokens.h"
 
 struct plan {
 	const char *name;
@@ -94,7 +94,7 @@ static void take_option(struct plan *plan, int option)
 	}
 }
 
-/* What the kernel will call the module of a file: its name without .ko. */
+/* The kernel's name for the module in a file: the file's name without .ko. */
 static const char *name_of(const char *path)
 {
 	char *name = strdup(path);
@@ -108,9 +108,9 @@ static const char *name_of(const char *path)
 }
 
 /*
- * A probe that was loaded for a life that is over has no business here, though
- * its initializer was content: the same name, address and build-id can be the
- * next life's.
+ * A probe that was loaded for an instance that is gone must be removed, although
+ * its initializer succeeded: the next instance can have the same name, address
+ * and build-id.
  */
 static void undo(const char *name)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Outcomes counted in memory that is shared with the children. A slot is
- * written by one process only: that which first had its outcome.
+ * Outcomes counted in memory that is shared with the children. Only one process
+ * writes a slot: the one that had the slot's outcome first.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 #include "outcomes.h"
 
 #define SLOTS	64
@@ -23,7 +23,7 @@ static struct outcome {
 } *outcomes;
 
 /**
- * share() - memory, all zero, that children made later have in common
+ * share() - allocate zeroed memory that is shared with children created later
  * @size: in bytes
  */
 void *share(size_t size)
@@ -50,7 +50,7 @@ static int take(struct outcome *slot)
 }
 
 /**
- * count() - one more of this outcome
+ * count() - count one more occurrence of an outcome
  * @what: what was tried
  * @outcome: how it ended
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * How often there was which outcome, counted by several processes.
+ * How often each outcome occurred, counted by several processes.
  */
 #ifndef PINPOINT_OUTCOMES_H
 #define PINPOINT_OUTCOMES_H

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_reseed SECONDS: set the clock to SECONDS since the epoch, mix what is read from standard input into the
- * kernel's random numbers, and make them begin anew. One program, for each that is started holds up a thawed guest.
+ * pinpoint_reseed SECONDS: set the clock to SECONDS since the epoch, mix standard
+ * input into the kernel's random numbers, and reseed them. It is one program,
+ * because starting a program takes long in a thawed guest.
  *
- * Guests thawed from one state would otherwise hand out the same numbers, SSH's among them. Writing to /dev/urandom
- * mixes at once but shows only at the next reseeding, up to a minute later (drivers/char/random.c, 6.1).
+ * Guests thawed from one state would otherwise produce the same random numbers,
+ * also for SSH. A write to /dev/urandom is mixed in at once, but has an effect only
+ * at the next reseeding, up to a minute later (drivers/char/random.c, 6.1).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +48,7 @@ int main(int argc, char **argv)
 		return failed("/dev/urandom");
 	if (write(urandom, seed, length) != (ssize_t)length)
 		return failed("mixing");
-	/* ENODATA: not seeded for the first time yet, so nothing was handed out that could come again. */
+	/* ENODATA: never seeded yet, so no number was produced that could be repeated. */
 	if (ioctl(urandom, RNDRESEEDCRNG) && errno != ENODATA)
 		return failed("RNDRESEEDCRNG");
 	return 0;

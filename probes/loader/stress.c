@@ -5,14 +5,14 @@
  *	pinpoint_stress CHANGES SECONDS FILE TARGET PROBE LOADER [WORD...]
  *
  * Four processes, none of which waits for another: one loads the module TARGET
- * from FILE, one removes it, one opens and reads its handle, one runs LOADER,
+ * from FILE, one removes it, one opens and reads its handle, and one runs LOADER,
  * which loads the module PROBE, and removes that again. They end when CHANGES
- * loads and removals of TARGET have succeeded, one LOADER has come as far as its
- * load and one handle was read, or after SECONDS. Then a line for each outcome:
+ * loads and removals of TARGET have succeeded, one LOADER has reached its load
+ * and one handle was read, or after SECONDS. Then a line for each outcome:
  *
  *	did load|remove|read|probe ERRNO times=N
  *
- * with ERRNO 0 for success; of a probe it is STEP:ERRNO as the loader told it.
+ * with ERRNO 0 for success; for a probe it is STEP:ERRNO as the loader printed it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,9 +27,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "gates.h"
+#include "step_protocol.h"
 #include "outcomes.h"
-#include "tokens.h"
+#include "section_file_tokens.h"
 
 #define WORKERS	4
 #define BEHIND	10
@@ -67,8 +67,8 @@ static int over(void)
 }
 
 /*
- * Each lets the others have the CPU: at once it would mostly be refused. Refusals
- * do not count, or the race would be over before the first load is.
+ * Each process yields the CPU, because an immediate retry is mostly refused.
+ * Refusals do not count; otherwise the race would end before the first load.
  */
 static void attempted(const char *what, long failed)
 {
@@ -103,7 +103,7 @@ static void read_once(void)
 	count_error("read", error);
 }
 
-/* The loader's last line is "failed STEP [SUBJECT] errno=NAME", or it is done. */
+/* If the loader fails, its last line is "failed STEP [SUBJECT] errno=NAME". */
 static void count_loader(FILE *said)
 {
 	char line[512], outcome[64] = "0", step[32];
@@ -143,9 +143,9 @@ static void probe_once(void)
 }
 
 /*
- * All begin at once: the first alone would be done before the last is born. A
- * loader goes before the others, or on one CPU it would hardly ever come as far
- * as its load.
+ * All begin at once: otherwise the first would end before the last is created. A
+ * loader has priority over the others; on one CPU it would hardly ever reach its
+ * load otherwise.
  */
 static void work(void (*once)(void))
 {

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_noexit - a module with an initializer and no exit: delete_module()
- * refuses it for good, unless forced.
+ * pinpoint_noexit - a module with an initializer and no exit, which
+ * delete_module() never removes unless forced.
  */
 #include <linux/init.h>
 #include <linux/module.h>
 
 /*
- * A module without a function that stays has no symbol at all where data has
- * none (without KALLSYMS_ALL), and no look-up finds it.
+ * Without KALLSYMS_ALL data has no symbols. A module that keeps no function then
+ * has no symbol at all, and no look-up finds it.
  */
 static noinline int __used pinpoint_noexit_stays(int x)
 {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Gates in a module's initializer or exit: places where it stops until told to
- * go on.
+ * Gates in a module's initializer or exit: places where it stops until it is
+ * released.
  *
- * At a gate it says "MODULE: at NAME" in the kernel's log and waits
- * until someone writes anything to the parameter open_gate. A parameter, not a
- * file in debugfs: sysfs waits for a write under way when the module is freed,
- * while an open debugfs file would keep a pointer into the module, which is
- * freed whoever refers to it when its initializer fails.
+ * At a gate it prints "MODULE: at NAME" to the kernel's log and waits until
+ * something is written to the parameter open_gate. It is a parameter and not a
+ * file in debugfs, because a module is freed when its initializer fails, whatever
+ * refers to it. sysfs then waits for a write under way, while an open debugfs file
+ * would keep a pointer into the module.
  */
 #include <linux/kernel.h>
 #include <linux/module.h>
@@ -52,13 +52,13 @@ static bool pinpoint_gated(const char *name)
 }
 
 /**
- * pinpoint_gate() - stop here if that was asked for
- * @name: what this place is called
+ * pinpoint_gate() - stop here if that was requested
+ * @name: the name of this place
  *
- * No signal ends the wait: what a killed loader leaves must be as it is with an
- * initializer that is busy. Nor is it a hung task.
+ * No signal ends the wait, so a killed loader leaves the same state as with a busy
+ * initializer. The wait does not count as a hung task.
  *
- * Return: 0, or -ETIMEDOUT if nobody opened the gate in five minutes.
+ * Return: 0, or -ETIMEDOUT if the gate was not opened in five minutes.
  */
 int pinpoint_gate(const char *name)
 {

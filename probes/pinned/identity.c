@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Is a module, to which a reference is held, the one that the sites were
- * computed for?
+ * Checks that a module, to which a reference is held, is the one for which the
+ * sites were computed.
  */
 #include <linux/elf.h>
 #include <linux/kernel.h>
@@ -19,7 +19,7 @@
 #define PINPOINT_ID_BYTES	64
 #define PINPOINT_BUILD_ID	3
 
-/* What holds the base has changed its name twice; Kbuild reads it off the header. */
+/* The member that holds the base was renamed twice; Kbuild finds it in the header. */
 static unsigned long pinpoint_base(const struct module *mod)
 {
 #if defined(PINPOINT_MODULE_MEM)
@@ -32,7 +32,7 @@ static unsigned long pinpoint_base(const struct module *mod)
 }
 
 /**
- * pinpoint_same_base() - does the target's memory begin where it should?
+ * pinpoint_same_base() - check that the target's memory begins where expected
  */
 bool pinpoint_same_base(const struct pinpoint_target *target)
 {
@@ -60,10 +60,10 @@ static bool pinpoint_read_note(const struct pinpoint_target *target, struct pinp
 }
 
 /**
- * pinpoint_same_build() - is the target of the build that was asked for?
+ * pinpoint_same_build() - check that the target has the expected build-id
  *
- * Read from its memory: what struct module keeps of it depends on the kernel's
- * configuration (CONFIG_STACKTRACE_BUILD_ID).
+ * It is read from the module's memory, because struct module keeps it only under
+ * CONFIG_STACKTRACE_BUILD_ID.
  */
 bool pinpoint_same_build(const struct pinpoint_target *target)
 {

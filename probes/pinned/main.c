@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_pinned - a precompiled probe module: told by the loader where its
- * targets are, it takes nothing on trust.
+ * pinpoint_pinned - a precompiled probe module, which gets the addresses of its
+ * targets from the loader and trusts none of them.
  *
  * The initializer validates every handle, registers its kprobes at section +
  * offset while it holds references to the targets, and drops these when it
- * returns, unless it is to keep them. It refuses with ESTALE what is not the
- * instance it was said to be, and with the kernel's own errno a kprobe that the
- * kernel refuses; then nothing is left.
+ * returns, unless it must keep them. It fails with ESTALE if a target is not the
+ * expected instance, and with the kernel's own errno if the kernel refuses a
+ * kprobe; in both cases it leaves nothing behind.
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -43,7 +43,7 @@ static void pinpoint_unregister_sites(void)
 			unregister_kprobe(&site->kp);
 }
 
-/* An address outside of every target came from another instance. */
+/* An address outside all targets came from another instance. */
 static int pinpoint_register_site(struct pinpoint_site *site)
 {
 	if (!pinpoint_within_targets((unsigned long)site->kp.addr))
@@ -68,7 +68,7 @@ static int pinpoint_register_sites(void)
 	return 0;
 }
 
-/* With the references held. */
+/* The references are held here. */
 static int pinpoint_arm(void)
 {
 	int error;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the loader says of the targets: lists of one length, one value a target.
- * The limit of charp, 1024 characters, is one of each element here.
+ * The loader's facts about the targets: lists of equal length, with one value for
+ * each target. The limit of charp, 1024 characters, applies to each element here.
  */
 #include <linux/kernel.h>
 #include <linux/moduleparam.h>
@@ -36,7 +36,7 @@ module_param_array(module_build_ids, charp, &build_ids, 0444);
 MODULE_PARM_DESC(module_build_ids, "the builds that the sites were computed for, in hex; may be left out");
 
 /**
- * pinpoint_check_lists() - are the lists of one length?
+ * pinpoint_check_lists() - check that the lists have equal length
  *
  * Return: 0, or -EINVAL if not.
  */
@@ -48,8 +48,8 @@ int pinpoint_check_lists(void)
 }
 
 /**
- * pinpoint_target() - all that was said of one target
- * @index: its place in the lists
+ * pinpoint_target() - return all facts about one target
+ * @index: its position in the lists
  */
 struct pinpoint_target pinpoint_target(unsigned int index)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_pinned share: the targets it was loaded for.
+ * Shared by the files of pinpoint_pinned: the targets for which it was loaded.
  */
 #ifndef PINPOINT_PINNED_H
 #define PINPOINT_PINNED_H
@@ -9,12 +9,12 @@
 #include <linux/types.h>
 
 /**
- * struct pinpoint_target - a module that the loader says is loaded
- * @handle: its struct module; nothing but a number until it is validated
- * @name: what it must be called
+ * struct pinpoint_target - a module that is loaded, according to the loader
+ * @handle: its struct module; only a number until it is validated
+ * @name: the name that it must have
  * @base: where its memory must begin
- * @note: where its build-id note stands, 0 for a module without one
- * @build_id: what that must say, in hex; "" if any will do
+ * @note: the address of its build-id note, 0 for a module without one
+ * @build_id: the build-id that it must have, in hex; "" if any is accepted
  */
 struct pinpoint_target {
 	struct module *handle;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A site as a precompiled probe has it: section + offset. It is written
- * SECTION+0xOFF, where SECTION counts the parameter section_addresses from 0.
+ * A site in the form of a precompiled probe: section + offset. It is written
+ * SECTION+0xOFF, where SECTION is an index, from 0, into section_addresses.
  */
 #include <linux/moduleparam.h>
 
@@ -16,7 +16,7 @@ MODULE_PARM_DESC(section_addresses, "where the sections are; must come before th
  * pinpoint_read_spec() - fill a site's kprobe with the sum of section and offset
  * @site: has @spec, and in @symbol a copy of it that may be cut up
  *
- * Return: 0, or -EINVAL for words that mean no site.
+ * Return: 0, or -EINVAL for a malformed site.
  */
 int pinpoint_read_spec(struct pinpoint_site *site)
 {

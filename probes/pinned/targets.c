@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * From a number that was said to be a module's handle to a reference to that
- * module, or to a refusal.
+ * Turns a number that should be a module's handle into a reference to that module,
+ * or refuses it.
  *
- * A look-up by address that finds a module is good until preemption is enabled
+ * A look-up by address that finds a module is valid until preemption is enabled
  * again: free_module() unlinks the module, waits for RCU, and frees only then
- * (kernel/module/main.c, 6.1). A module that is going refuses the reference.
- * What was found may still be another instance at the same place, so that name,
- * base and build-id are compared as well, under the reference.
+ * (kernel/module/main.c, 6.1). A module that is GOING refuses the reference. The
+ * module may still be another instance at the same address, so name, base and
+ * build-id are compared as well, under the reference.
  */
 #include <linux/kallsyms.h>
 #include <linux/kernel.h>
@@ -39,7 +39,7 @@ static bool pinpoint_names_module(const char *symbol, const char *module)
 	return bracket && !strncmp(bracket + 1, module, length) && bracket[length + 1] == ']';
 }
 
-/* The struct's own name, without trust in what is there. */
+/* Reads the name inside the struct without trusting the memory there. */
 static bool pinpoint_is_called(struct module *handle, const char *name)
 {
 	char found[MODULE_NAME_LEN];
@@ -51,8 +51,9 @@ static bool pinpoint_is_called(struct module *handle, const char *name)
 }
 
 /*
- * Without KALLSYMS_ALL a module's data has no symbols, and the look-up says only
- * whose memory it is; the name inside tells a struct module from other data.
+ * Without KALLSYMS_ALL a module's data has no symbols, and the look-up finds only
+ * the owner of the memory. The name inside distinguishes a struct module from
+ * other data.
  */
 static bool pinpoint_is_handle(const struct pinpoint_target *target)
 {
@@ -109,9 +110,8 @@ static int pinpoint_take_target(const struct pinpoint_target *target)
 /**
  * pinpoint_take_targets() - validate every handle and take a reference to each
  *
- * Return: 0; -ESTALE if one is not the instance that it was said to be, or is
- * going, -EINVAL for lists that do not fit together or a handle of 0; then no
- * reference is held.
+ * Return: 0; -ESTALE if one is not the expected instance or is GOING; -EINVAL for
+ * lists of different lengths or a handle of 0. On an error no reference is held.
  */
 int pinpoint_take_targets(void)
 {
@@ -139,10 +139,10 @@ void pinpoint_put_targets(void)
 }
 
 /**
- * pinpoint_within_targets() - is this address in the memory of a target?
- * @address: where a probe is to stand
+ * pinpoint_within_targets() - check that an address is in a target's memory
+ * @address: where a probe is to be registered
  *
- * To be asked while references are held.
+ * Call it while the references are held.
  */
 bool pinpoint_within_targets(unsigned long address)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Sites without a symbol: INDEX+0xOFF, where INDEX counts a list of addresses
- * from 0 and the sum is where the kprobe goes.
+ * Sites without a symbol: INDEX+0xOFF, where INDEX is an index, from 0, into a
+ * list of addresses. The sum is the address of the kprobe.
  */
 #ifndef PINPOINT_INDEXED_SPEC_H
 #define PINPOINT_INDEXED_SPEC_H
@@ -14,11 +14,11 @@
 
 /**
  * pinpoint_read_indexed() - fill a site's kprobe with the sum of address and offset
- * @site: has in @symbol a copy of its words that may be cut up
- * @addresses: what INDEX counts
+ * @site: has in @symbol a copy of its text that may be cut up
+ * @addresses: the list
  * @count: how many there are
  *
- * Return: 0, or -EINVAL for words that mean no site.
+ * Return: 0, or -EINVAL for a malformed site.
  */
 static inline int pinpoint_read_indexed(struct pinpoint_site *site,
 					const unsigned long *addresses, unsigned int count)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_probe - registers a kprobe at each site asked for, counts its hits
+ * pinpoint_probe - registers a kprobe at each requested site, counts its hits
  *
- * A site that the kernel refuses is reported, and the module loads all the
- * same; only words that mean no site, or an unknown mutant, stop it (EINVAL).
+ * A site that the kernel refuses is reported, and the module is still loaded.
+ * Only a malformed site or an unknown mutant makes the load fail (EINVAL).
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>

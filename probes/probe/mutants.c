@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ways to be wrong on purpose, which every check must notice.
+ * Deliberate errors, each of which a check must detect.
  */
 #include <linux/kprobes.h>
 #include <linux/module.h>
@@ -32,7 +32,7 @@ static void pinpoint_aim_too_far(struct pinpoint_site *site)
 		site->kp.offset += mutant_shift[site->index];
 }
 
-/* The address is the right one, but no breakpoint stands there. */
+/* The address is right, but there is no breakpoint. */
 static int pinpoint_only_resolve(struct kprobe *kp)
 {
 	int error;
@@ -43,7 +43,7 @@ static int pinpoint_only_resolve(struct kprobe *kp)
 	return error;
 }
 
-/* A function called while it is probed gets another argument than it was given. */
+/* Changes the argument of the probed function. */
 static void pinpoint_clobber(struct pinpoint_site *site, struct pt_regs *regs)
 {
 	unsigned long *argument = (void *)regs + mutant_clobber;
@@ -62,7 +62,7 @@ static const struct pinpoint_mutant pinpoint_mutants[] = {
 };
 
 /**
- * pinpoint_mutant() - the mutant that the parameter names
+ * pinpoint_mutant() - return the mutant that the parameter names
  *
  * Return: the mutant, an honest one by default, or NULL for an unknown name.
  */

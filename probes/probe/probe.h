@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_probe share: the sites.
+ * Shared by the files of pinpoint_probe: the sites.
  */
 #ifndef PINPOINT_PROBE_H
 #define PINPOINT_PROBE_H
@@ -12,15 +12,15 @@
 #include <linux/types.h>
 
 /**
- * struct pinpoint_site - one place asked for, and what became of it
- * @node: in pinpoint_sites, in the order asked for
+ * struct pinpoint_site - one requested site, and its result
+ * @node: in pinpoint_sites, in the order of the parameter
  * @index: its number in that order
  * @kp: the kprobe; its symbol_name, if any, is @symbol
  * @error: 0 while the kprobe is registered, else the kernel's errno, negative
  * @hits: how often the pre-handler ran
  * @ip: the instruction pointer as the pre-handler last saw it
  * @symbol: SYM or MOD:SYM
- * @spec: the words it was asked for with
+ * @spec: its text in the parameter
  */
 struct pinpoint_site {
 	struct list_head node;
@@ -34,11 +34,11 @@ struct pinpoint_site {
 };
 
 /**
- * struct pinpoint_mutant - a way to be wrong on purpose
+ * struct pinpoint_mutant - a deliberate error
  * @name: value of the parameter mutant
  * @aim: changes the site's kprobe before it is registered, or NULL
- * @arm: stands in for register_kprobe()
- * @hit: does more than a pre-handler may, or NULL
+ * @arm: is called instead of register_kprobe()
+ * @hit: an addition to the pre-handler that does what it must not, or NULL
  */
 struct pinpoint_mutant {
 	const char *name;

@@ -4,9 +4,9 @@
  *
  * index=0 spec=clock_t_to_jiffies+0x4 errno=0 address=0x... hits=3 missed=0 ip=0x...
  *
- * errno is positive, 0 for a kprobe that was registered; address is kp.addr,
- * 0 for one that was refused; ip is the instruction pointer at the last hit as
- * the architecture shows it, 0 before any hit.
+ * errno is positive, 0 for a kprobe that was registered. address is kp.addr, 0 for
+ * a refused one. ip is the instruction pointer at the last hit, in the
+ * architecture's form, 0 before any hit.
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>

@@ -12,7 +12,7 @@
 
 #include "probe.h"
 
-/* @0xADDR, @0xADDR+0xOFF: address and offset, and what follows its slash, NULL if nothing does. */
+/* @0xADDR, @0xADDR+0xOFF: address and offset, and the text after the slash, NULL without one. */
 static int pinpoint_read_address(struct kprobe *kp, char *text, char **rest)
 {
 	unsigned long address;
@@ -51,17 +51,17 @@ static int pinpoint_read_symbol(struct kprobe *kp, char *text)
 }
 
 /**
- * pinpoint_read_spec() - fill a site's kprobe from its words
+ * pinpoint_read_spec() - fill a site's kprobe from its text
  * @site: has @spec, and in @symbol a copy of it that may be cut up
  *
- * Return: 0, or -EINVAL for words that mean no site.
+ * Return: 0, or -EINVAL for a malformed site.
  */
 int pinpoint_read_spec(struct pinpoint_site *site)
 {
 	char *text = site->symbol;
 	int error = 0;
 
-	/* The report's words are separated by spaces. */
+	/* Spaces separate the words of the report. */
 	if (strpbrk(text, " \t\n"))
 		return -EINVAL;
 	if (*text == '@')

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/call.c once more, for the target in another layout. */
+/* target/call.c, compiled again for the target in another layout. */
 #include "../target/call.c"

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/cold.c once more, for the target in another layout. */
+/* target/cold.c, compiled again for the target in another layout. */
 #include "../target/cold.c"

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/emulated.c once more, for the target in another layout. */
+/* target/emulated.c, compiled again for the target in another layout. */
 #include "../target/emulated.c"

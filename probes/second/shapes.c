@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The second target: a name of its own, and one that the first target has too.
+ * The second target: a function with a unique name, and one whose name the first
+ * target has too.
  */
 #include "../target/shapes.h"
 
@@ -22,7 +23,7 @@ PINPOINT_SHAPE u32 pinpoint_second_only(u32 x)
 	return pinpoint_mix(x, READ_ONCE(pinpoint_loaded));
 }
 
-/* The kernel has a static function of this name, too (fs/proc/version.c). */
+/* The kernel also has a static function of this name (fs/proc/version.c). */
 static PINPOINT_SHAPE u32 version_proc_show(u32 x)
 {
 	return pinpoint_mix(x, 0x4e45);

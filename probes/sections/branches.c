@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/branches.c once more, for the module built with -ffunction-sections. */
+/* target/branches.c, compiled again for the module built with -ffunction-sections. */
 #include "../target/branches.c"

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/call.c once more, for the module built with -ffunction-sections. */
+/* target/call.c, compiled again for the module built with -ffunction-sections. */
 #include "../target/call.c"

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/main.c once more, for the module built with -ffunction-sections. */
+/* target/main.c, compiled again for the module built with -ffunction-sections. */
 #include "../target/main.c"

@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/shapes.c once more, for the module built with -ffunction-sections. */
+/* target/shapes.c, compiled again for the module built with -ffunction-sections. */
 #include "../target/shapes.c"

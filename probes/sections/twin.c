@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/twin.c once more, for the module built with -ffunction-sections. */
+/* target/twin.c, compiled again for the module built with -ffunction-sections. */
 #include "../target/twin.c"

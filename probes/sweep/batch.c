@@ -2,8 +2,8 @@
 /*
  * Registering and removing a whole batch.
  *
- * One by one, because register_kprobes() takes all back at the first refusal;
- * removed together, so that all wait for one grace period.
+ * Kprobes are registered one by one, because register_kprobes() undoes all at the
+ * first refusal. They are removed together, so that all wait for one grace period.
  */
 #include <linux/kernel.h>
 #include <linux/ktime.h>
@@ -14,8 +14,8 @@
 struct pinpoint_flight_recorder pinpoint_recorder;
 
 /*
- * Any function of the kernel may come through here, from any context: it
- * calls nothing, and a count that two processors race for may be short.
+ * Any function of the kernel may hit this, in any context, so it calls nothing. If
+ * two processors race, a count may be too low.
  */
 static int pinpoint_swept_over(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -28,7 +28,7 @@ static int pinpoint_swept_over(struct kprobe *kp, struct pt_regs *regs)
 }
 NOKPROBE_SYMBOL(pinpoint_swept_over);
 
-/* What an earlier registration left in the kprobe would make the kernel refuse it. */
+/* The kernel would refuse a kprobe with the remains of an earlier registration. */
 static void pinpoint_renew(struct kprobe *kp, bool armed)
 {
 	const char *symbol = kp->symbol_name;
@@ -42,9 +42,9 @@ static void pinpoint_renew(struct kprobe *kp, bool armed)
 }
 
 /*
- * The last registered is the first to be removed. ftrace looks for its sites
- * from the lowest address up to the highest that it still has to find
- * (__ftrace_hash_rec_update()), so batches in order of addresses go faster.
+ * The last registered is the first to be removed. ftrace walks its records from
+ * the lowest address up to the highest site of its list
+ * (__ftrace_hash_rec_update()), so batches in order of addresses are faster.
  */
 static void pinpoint_last_first(struct pinpoint_batch *batch, struct kprobe *kp)
 {
@@ -53,9 +53,9 @@ static void pinpoint_last_first(struct pinpoint_batch *batch, struct kprobe *kp)
 
 /**
  * pinpoint_register_batch() - register every site of the batch
- * @armed: put breakpoints there, too
+ * @armed: also place breakpoints
  *
- * Return: 0; what the kernel refused is in the sites.
+ * Return: 0; refusals by the kernel are recorded in the sites.
  */
 int pinpoint_register_batch(bool armed)
 {
@@ -78,7 +78,7 @@ int pinpoint_register_batch(bool armed)
 }
 
 /**
- * pinpoint_remove_batch() - unregister all that is registered
+ * pinpoint_remove_batch() - unregister all registered sites
  */
 void pinpoint_remove_batch(void)
 {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A batch armed while nothing else runs, for kernels that do not live through
- * every hit: parisc steps branches wrongly, and a hit inside of a hit for ever.
+ * A batch that is armed while nothing else runs, for kernels that do not survive
+ * every hit: parisc steps branches incorrectly, and a nested hit never returns.
  *
- * Registered disabled first, which resolves and allocates; then, with
- * interrupts off, armed, held for as long as whoever reads memory from
- * outside needs, and disarmed. Between the first breakpoint and the last only
- * enable_kprobe(), disable_kprobe() and what they call has run.
+ * The batch is first registered disabled, which resolves and allocates. Then, with
+ * interrupts off, it is armed, held as long as a reader of memory outside the guest
+ * needs, and disarmed. While breakpoints are in place, only enable_kprobe(),
+ * disable_kprobe() and the functions that these call run.
  */
 #include <linux/delay.h>
 #include <linux/errno.h>
@@ -58,7 +58,7 @@ static void pinpoint_arm_and_wait(struct kprobe **probes, unsigned int count)
 /**
  * pinpoint_hold_batch() - register the batch disabled, arm it for a while
  *
- * Return: 0, or -EOPNOTSUPP where another processor could run meanwhile.
+ * Return: 0, or -EOPNOTSUPP if another processor could run at the same time.
  */
 int pinpoint_hold_batch(void)
 {

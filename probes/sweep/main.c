@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_sweep - registers thousands of kprobes in one go, reports each
+ * pinpoint_sweep - registers thousands of kprobes in one batch, reports each
  *
  * Its files in debugfs:
  *
- * sites: opened for writing, begins a new batch; takes SYM+0xOFF, one a line,
- *	in as many writes as it likes.
+ * sites: opening it for writing begins a new batch. It takes SYM+0xOFF, one on
+ *	each line, in any number of writes.
  * do: "resolve" registers the batch disabled, so that the kernel resolves
- *	every site and puts no breakpoint; "arm" registers it armed; "hold"
- *	registers it disabled after it was armed for a while in which nothing
- *	else ran; "remove" takes all of it away. A refused site is reported, and
- *	the others go on.
- * report: what became of each site.
+ *	every site and places no breakpoint. "arm" registers it armed. "hold"
+ *	registers it disabled, and arms it for a time in which nothing else
+ *	runs. "remove" unregisters all of it. A refused site is reported, and
+ *	the others are still registered.
+ * report: the result of each site.
  */
 #include <linux/debugfs.h>
 #include <linux/err.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Ways to sweep wrongly on purpose, and to die of one site.
+ * Deliberate errors of a sweep, and sites that kill the guest.
  */
 #include <linux/bug.h>
 #include <linux/irqflags.h>
@@ -49,7 +49,7 @@ int pinpoint_sweep_register(unsigned int index, struct kprobe *kp)
 	if (!strcmp(mutant, "one-instruction-off") && index < mutant_shifts)
 		kp->offset += mutant_shift[index];
 	error = register_kprobe(kp);
-	/* The address is the right one, but nothing stands there. */
+	/* The address is right, but nothing is registered there. */
 	if (!error && !strcmp(mutant, "report-without-registering"))
 		unregister_kprobe(kp);
 	return error;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * /sys/kernel/debug/pinpoint_sweep/report: "REGISTERING REMOVING RECORDER",
- * nanoseconds, and where the flight recorder is, in hex; then a line for each
- * site: "ERRNO ADDRESS HITS IP".
+ * /sys/kernel/debug/pinpoint_sweep/report: "REGISTERING REMOVING RECORDER", the
+ * first two in nanoseconds, the address of the flight recorder in hex; then a line
+ * for each site: "ERRNO ADDRESS HITS IP".
  *
- * ERRNO is positive, 0 for a kprobe that the kernel took; ADDRESS is kp.addr,
- * IP the instruction pointer at the last hit, both in hex. No words: there
- * are tens of thousands of lines, and they go through an emulated network.
+ * ERRNO is positive, 0 for a kprobe that the kernel accepted. ADDRESS is kp.addr,
+ * IP the instruction pointer at the last hit, both in hex. Lines have no names of
+ * fields: there are tens of thousands, and they go through an emulated network.
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>

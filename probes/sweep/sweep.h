@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_sweep share: one batch of sites.
+ * Shared by the files of pinpoint_sweep: one batch of sites.
  */
 #ifndef PINPOINT_SWEEP_H
 #define PINPOINT_SWEEP_H
@@ -11,9 +11,9 @@
 #include <linux/types.h>
 
 /**
- * struct pinpoint_swept - one site of the batch, and what became of it
+ * struct pinpoint_swept - one site of the batch, and its result
  * @kp: the kprobe; its symbol_name is in the batch's text
- * @error: 0 once the kernel has taken the kprobe, else its errno, negative
+ * @error: 0 once the kernel has accepted the kprobe, else its errno, negative
  * @hits: how often the pre-handler ran
  * @ip: the instruction pointer as the pre-handler last saw it
  */
@@ -25,12 +25,12 @@ struct pinpoint_swept {
 };
 
 /**
- * struct pinpoint_batch - the sites of one go
- * @text: the words they were asked for with, cut up into names
+ * struct pinpoint_batch - the sites that are registered together
+ * @text: the text that was written, cut up into names
  * @length: bytes of @text
- * @sites: in the order asked for
+ * @sites: in the order of the text
  * @count: how many there are
- * @registered: those that the kernel has now, filled from the end, the last of @count first
+ * @registered: those registered now, filled from the end, the last of @count first
  * @standing: how many these are
  * @registering: nanoseconds that registering all took
  * @removing: nanoseconds that removing all took
@@ -47,8 +47,8 @@ struct pinpoint_batch {
 };
 
 /**
- * struct pinpoint_flight_recorder - read from outside when the guest is dead
- * @trying: number in the batch of the site that was last handed to the kernel
+ * struct pinpoint_flight_recorder - read from outside, also from a dead guest
+ * @trying: number in the batch of the site last passed to the kernel
  * @hit: number of the site that was last hit
  * @held: 1 while a batch is armed and nothing else runs
  */
@@ -60,7 +60,7 @@ struct pinpoint_flight_recorder {
 
 extern struct pinpoint_flight_recorder pinpoint_recorder;
 
-/* Guards the batch. */
+/* Protects the batch. */
 extern struct mutex pinpoint_sweeping;
 extern struct pinpoint_batch pinpoint_batch;
 

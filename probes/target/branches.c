@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shapes whose line of execution parts: branches taken and not taken, forward
- * and backward, calls in their arms, a choice without a branch.
+ * Shapes whose flow of control divides: branches taken and not taken, forward and
+ * backward, calls in their arms, a choice without a branch.
  *
- * Called with 0 to 7, each runs every instruction it has.
+ * When it is called with 0 to 7, each runs all of its instructions.
  */
 #include <linux/compiler.h>
 
@@ -11,7 +11,7 @@
 
 #define PINPOINT_TURNS	3
 
-/* A call in one arm, arithmetic in the other, and a loop that parts in itself. */
+/* A call in one arm, arithmetic in the other, and a loop with a branch in it. */
 PINPOINT_SHAPE u32 pinpoint_branches(u32 x)
 {
 	u32 sum = pinpoint_mix(x, 0xb4a2);
@@ -49,7 +49,7 @@ PINPOINT_SHAPE u32 pinpoint_picks(u32 x)
 
 static u32 (*pinpoint_callee)(u32 x) = pinpoint_leaf;
 
-/* A call to where only a register says. */
+/* A call to an address in a register. */
 PINPOINT_SHAPE u32 pinpoint_indirect(u32 x)
 {
 	return pinpoint_mix(x, 0x14d1) ^ READ_ONCE(pinpoint_callee)(x);

@@ -2,8 +2,8 @@
 /*
  * The files in debugfs through which a target's shapes are called.
  *
- * call: write "NAME TIMES" and the shape runs exactly TIMES times.
- * result: the last call and a checksum of all it returned.
+ * call: write "NAME TIMES", and the shape runs exactly TIMES times.
+ * result: the last call and a checksum of all values that it returned.
  * shapes: every name and how often a call enters pinpoint_<name>.
  */
 #include <linux/bitops.h>

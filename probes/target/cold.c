@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A function with a part so unlikely that gcc moves it away: where the
- * architecture's gcc splits functions, into pinpoint_cold_part.cold.
+ * A function with a part so unlikely that gcc moves it away. If the architecture's
+ * gcc splits functions, it goes to pinpoint_cold_part.cold.
  */
 #include <linux/compiler.h>
 
@@ -25,7 +25,7 @@ PINPOINT_SHAPE u32 pinpoint_cold_part(u32 x)
 	return sum + 0xc01d;
 }
 
-/* Calls pinpoint_cold_part() so that it goes through its cold half. */
+/* Calls pinpoint_cold_part() so that its cold half runs. */
 PINPOINT_SHAPE u32 pinpoint_cold_taken(u32 x)
 {
 	return pinpoint_mix(x, 0x7a) ^ pinpoint_cold_part(PINPOINT_RARE);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Shapes whose instructions a kernel cannot step where they stand, and does by
- * hand, or whose flags it has to keep for them: compares that come out equal,
- * flags saved and restored, a call through a high register, a carry made and
- * used, a branch on a bit and on a word.
+ * Shapes whose instructions a kernel cannot single-step and emulates, or whose
+ * flags it has to keep: compares of equal values, flags saved and restored, a call
+ * through a high register, a carry that is set and used, a branch on a bit and on
+ * a word.
  *
  * The assembly computes what the C of the other architectures computes.
  */
@@ -12,14 +12,14 @@
 
 #include "shapes.h"
 
-/* Never switched on. */
+/* Never enabled. */
 static DEFINE_STATIC_KEY_FALSE(pinpoint_key);
 
 #if defined(CONFIG_X86_64)
 
 #include <asm/asm.h>
 
-/* By ja, which is not taken where both are equal. */
+/* By ja, which is not taken if both are equal. */
 static __always_inline u32 pinpoint_above(u32 a, u32 b)
 {
 	u32 result = 1;
@@ -43,7 +43,7 @@ static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 	return result;
 }
 
-/* neg, which is stepped on a copy, sets the carry that adc adds. */
+/* neg, which is single-stepped in a copy, sets the carry that adc adds. */
 static __always_inline u32 pinpoint_not_zero(u32 a)
 {
 	u32 result = 0;
@@ -65,7 +65,7 @@ static __always_inline u32 pinpoint_odd(u32 a)
 	return result;
 }
 
-/* Two moves, as long as a jump each, between the carry and what adds it. */
+/* Two moves, each as long as a jump, between the carry and the instruction that adds it. */
 static __always_inline u32 pinpoint_carried(u32 a)
 {
 	u32 result = 0;
@@ -77,7 +77,7 @@ static __always_inline u32 pinpoint_carried(u32 a)
 	return result;
 }
 
-/* Three turns; what a jump in place of the first instruction displaces is branched to. */
+/* A loop of three turns. A jump at its first instruction would displace a branch target. */
 static __always_inline u32 pinpoint_three(void)
 {
 	u32 result;
@@ -89,10 +89,10 @@ static __always_inline u32 pinpoint_three(void)
 	return result;
 }
 
-/* What stands in front of a static branch: shorter than a jump, and may be displaced. */
+/* The instruction before a static branch: shorter than a jump, and may be displaced. */
 #define pinpoint_in_front()	asm volatile("xorl %%edx, %%edx" : : : "edx", "cc")
 
-/* Through r11; in rbx, which is its number less 8, is another function. */
+/* Through r11; rbx, whose number is 8 less, holds another function. */
 static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(u32), u32 x)
 {
 	register u32 (*called)(u32) asm("r11") = right;
@@ -119,7 +119,7 @@ static __always_inline u32 pinpoint_above(u32 a, u32 b)
 	return result;
 }
 
-/* By b.gt, which is not taken where both are equal. */
+/* By b.gt, which is not taken if both are equal. */
 static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 {
 	u32 result = 1;
@@ -131,7 +131,7 @@ static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 	return result;
 }
 
-/* cbnz of a word, in whose register the upper half is set. */
+/* cbnz of a word in a register whose upper half is set. */
 static __always_inline u32 pinpoint_not_zero(u32 a)
 {
 	u64 wide = a | 1ULL << 40;
@@ -212,7 +212,7 @@ static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(
 
 #endif
 
-/* Called with 0 to 7: each comparison is less, equal and greater in turn. */
+/* Called with 0 to 7, each comparison gives less, equal and greater in turn. */
 PINPOINT_SHAPE u32 pinpoint_emulated(u32 x)
 {
 	u32 sum = pinpoint_mix(x, 0xe301);
@@ -230,7 +230,7 @@ PINPOINT_SHAPE u32 pinpoint_carries(u32 x)
 	return pinpoint_mix(x, 0xca44) + pinpoint_carried(x);
 }
 
-/* A loop into which a jump could be put by mistake. */
+/* A loop in which a jump could be placed by mistake. */
 PINPOINT_SHAPE u32 pinpoint_counts(u32 x)
 {
 	return pinpoint_mix(x, 0xc047) + pinpoint_three();
@@ -260,7 +260,7 @@ PINPOINT_SHAPE u32 pinpoint_register_call(u32 x)
 	return pinpoint_through_r11(pinpoint_leaf, pinpoint_alternate, x) ^ 0x411;
 }
 
-/* Where a call through the wrong register leads. */
+/* The target of a call through the wrong register. */
 PINPOINT_SHAPE u32 pinpoint_alternate(u32 x)
 {
 	return pinpoint_mix(x, 0xa17e);

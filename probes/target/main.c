@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_target - functions of many shapes to be probed, called on request
+ * pinpoint_target - functions of many shapes to probe, called on request
  */
 #include <linux/debugfs.h>
 #include <linux/init.h>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The shapes of function that probes are put on.
+ * The shapes of functions on which probes are placed.
  *
- * Every one begins with a straight line of instructions that each call runs
- * exactly once: nothing loops back into it.
+ * Each begins with a straight line of instructions that every call runs exactly
+ * once, because nothing loops back into it.
  */
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
@@ -23,7 +23,7 @@ PINPOINT_SHAPE u32 pinpoint_leaf(u32 x)
 	return pinpoint_mix(x, 0x1eaf);
 }
 
-/* A second name of the same address. */
+/* A second name for the same address. */
 u32 pinpoint_alias(u32 x) __alias(pinpoint_leaf);
 
 static PINPOINT_SHAPE u32 pinpoint_static(u32 x)
@@ -31,7 +31,7 @@ static PINPOINT_SHAPE u32 pinpoint_static(u32 x)
 	return pinpoint_mix(x, 0x57a71c);
 }
 
-/* target/twin.c has another function of this name. */
+/* target/twin.c has another function with this name. */
 static PINPOINT_SHAPE u32 pinpoint_twin(u32 x)
 {
 	return pinpoint_mix(x, 0x7101);
@@ -79,7 +79,7 @@ static noinline u32 pinpoint_call_clock_t_to_jiffies(u32 x)
 	return clock_t_to_jiffies(0) ? 0 : x + 0xc10c;
 }
 
-/* hex_to_bin() computes without a branch: one straight line from end to end. */
+/* hex_to_bin() has no branch: it is one straight line from end to end. */
 static noinline u32 pinpoint_call_hex_to_bin(u32 x)
 {
 	return x + hex_to_bin('a' + x % 8);

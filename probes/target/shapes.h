@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of a target module share: the shapes it can call, by name.
+ * Shared by the files of a target module: the shapes that it can call, by name.
  */
 #ifndef PINPOINT_SHAPES_H
 #define PINPOINT_SHAPES_H
@@ -21,7 +21,7 @@
 
 /**
  * struct pinpoint_shape - one function that can be called by name
- * @name: what is written to the call file
+ * @name: the name to write to the call file
  * @call: the function; it returns the same value for the same argument on
  *	every architecture and has no side effect but counters
  * @entries: how often @call enters pinpoint_<name>, or, for
@@ -61,8 +61,8 @@ void pinpoint_fill_data(void);
 void pinpoint_open_calls(struct dentry *dir);
 
 /*
- * The same value by a longer way, so that what follows stands farther from the
- * function's start: the other build of pinpoint_target (other/Kbuild).
+ * Computes the same value with more instructions, so that later ones are farther
+ * from the function's start: the other build of pinpoint_target (rebuilt/Kbuild).
  */
 static __always_inline u32 pinpoint_detour(u32 x)
 {
@@ -76,7 +76,7 @@ static __always_inline u32 pinpoint_detour(u32 x)
 }
 
 /*
- * A dozen and more instructions in one straight line, on every architecture:
+ * A dozen or more instructions in one straight line, on every architecture. It has
  * no multiplication, which is a call of a millicode routine on parisc.
  */
 static __always_inline u32 pinpoint_mix(u32 x, u32 salt)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A static function whose name target/shapes.c uses for another one: two
- * symbols pinpoint_twin in one module.
+ * A static function whose name target/shapes.c uses for another one, so that one
+ * module has two symbols pinpoint_twin.
  */
 #include "shapes.h"
 

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_tick: sets the interval timer once and does not stay.
+ * pinpoint_tick: sets the interval timer once and does not stay loaded.
  *
- * The kernel sets it anew from its own interrupt (timer_interrupt(),
- * arch/parisc/kernel/time.c, 6.1). QEMU 7.2 keeps the timer's register when it
- * writes a guest's state to a file, but not that it is running: a guest thawed
- * from there never ticks again, its processes sleep for ever and RCU frees
- * nothing. One interrupt is enough; how many ticks were missed the kernel finds
- * out by the cycle counter.
+ * The kernel sets the timer again from the timer's own interrupt
+ * (timer_interrupt(), arch/parisc/kernel/time.c, 6.1). When QEMU 7.2 writes a
+ * guest's state to a file, it saves the timer's register but not that the timer is
+ * running. So a thawed guest never ticks again, its sleeps never end and RCU frees
+ * nothing. One interrupt is enough: the kernel computes the missed ticks from the
+ * cycle counter.
  */
 #include <linux/errno.h>
 #include <linux/module.h>
 #include <asm/special_insns.h>
 
-/* Cycles from now: after the write, whatever the emulator takes for it. */
+/* In cycles from now; enough that the write ends before, also under emulation. */
 #define SOON 100000
 
 static int __init pinpoint_tick_init(void)

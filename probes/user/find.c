@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the process itself knows of where its functions are: its own pointers,
- * which ld.so relocated, and what ld.so answers.
+ * Where the functions of the process are, according to the process itself: its own
+ * pointers, which ld.so relocated, and look-ups by ld.so.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -43,7 +43,7 @@ void close_library(const char *slot) { printf("close %s error=static\n", slot); 
 
 static void *libraries[MOST_LIBRARIES];
 
-/* NAME@VERSION asks ld.so for one version of a name. */
+/* NAME@VERSION: ld.so looks up one version of a name. */
 static function of_version(const char *name, const char *version)
 {
 	char *plain = strndup(name, version - name);
@@ -67,9 +67,9 @@ static function in_opened(const char *name)
 }
 
 /*
- * A name with a leading '=' is looked up by ld.so, one with a leading '+' in
- * what was opened; any other first in the files' own tables, which know static
- * functions too.
+ * ld.so looks up a name with a leading '='. A name with a leading '+' is looked up
+ * in the opened files. Any other name is first looked up in the files' own tables,
+ * which also have static functions.
  */
 function find(const char *name)
 {
@@ -91,7 +91,7 @@ function find(const char *name)
 	return found;
 }
 
-/* The load bias of a file by ld.so's list of what it loaded, r_debug. */
+/* The load bias of a file, from ld.so's list of loaded files, r_debug. */
 static unsigned long bias(const char *file)
 {
 	struct link_map *map;
@@ -152,7 +152,7 @@ static void each_shape(const struct shape *table, unsigned int times)
 	}
 }
 
-/* Lists every function and where it is, or calls each so often. */
+/* Prints every function and its address, or calls each that many times. */
 void each(unsigned int times)
 {
 	printf("each times=%u", times);
@@ -164,7 +164,7 @@ void each(unsigned int times)
 	putchar('\n');
 }
 
-/* Takes away the page of a function while the process runs on. */
+/* Unmaps the page of a function; the process continues. */
 void unmap(const char *name)
 {
 	unsigned long page = sysconf(_SC_PAGESIZE);

@@ -2,7 +2,7 @@
 #ifndef PINPOINT_USER_FIND_H
 #define PINPOINT_USER_FIND_H
 
-#include "targets.h"
+#include "shapes.h"
 
 typedef unsigned int (*function)(unsigned int x);
 

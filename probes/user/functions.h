@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * The functions of one target file, made from one list.
+ * The functions of one target file, generated from one list.
  *
  * A file that includes this defines FUNCTION(number), the name of a function.
  * Every function begins with a straight line of instructions that each call
@@ -10,7 +10,7 @@
 #ifndef PINPOINT_USER_FUNCTIONS_H
 #define PINPOINT_USER_FUNCTIONS_H
 
-#include "targets.h"
+#include "shapes.h"
 
 #define EACH_FUNCTION(F) \
 	F(07) F(36) F(17) F(46) F(27) F(08) F(37) F(18) \
@@ -20,7 +20,7 @@
 	F(23) F(04) F(33) F(14) F(43) F(24) F(05) F(34) \
 	F(15) F(44) F(25) F(06) F(35) F(16) F(45) F(26)
 
-/* A function that nothing calls: a linker that collects garbage drops it. */
+/* A function that nothing calls; a linker with garbage collection drops it. */
 #define DEFINE_SPARE(n) \
 	SHAPE HIDDEN unsigned int PASTE(FUNCTION(n), _spare)(unsigned int x) \
 	{ \

@@ -22,7 +22,7 @@ SHAPE unsigned int pinpoint_one_calls(unsigned int x)
 	return mix(x, 0xca11) ^ pinpoint_one_static(x) ^ pinpoint_one_leaf(x);
 }
 
-/* Two definitions of one IFUNC: its resolver takes the second. */
+/* Two definitions of one IFUNC; its resolver returns the second. */
 static SHAPE unsigned int pinpoint_chosen_first(unsigned int x)
 {
 	return mix(x, 0xf1);

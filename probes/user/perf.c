@@ -4,9 +4,9 @@
  *
  *	pinpoint_perf FILE p:OFFSET|r:OFFSET...
  *
- * For each a line `site=N spec=SPEC errno=E`, E positive or 0; then `ready`. At
- * the end of its standard input it prints each hit that it was told of as
- * `hit=N pid=P ip=0x...` and ends, which takes the probes away.
+ * For each it prints a line `site=N spec=SPEC errno=E`, E positive or 0; then
+ * `ready`. At the end of its standard input it prints each hit that perf recorded
+ * as `hit=N pid=P ip=0x...` and exits, which removes the probes.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -3,7 +3,7 @@
  * libpinpoint_preloaded.so - another definition of a function of
  * libpinpoint_one.so, for LD_PRELOAD
  */
-#include "targets.h"
+#include "shapes.h"
 
 SHAPE unsigned int pinpoint_one_leaf(unsigned int x)
 {

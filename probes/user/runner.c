@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_runner - a process whose functions are probed. It does what lines
- * of its standard input say, one line of answer for each:
+ * pinpoint_runner - a process whose functions are probed. It executes commands
+ * from its standard input, one on each line, and prints a line for each:
  *
  *	call NAME TIMES		calls a function
- *	where NAME		where it is, by the process itself and by ld.so
+ *	where NAME		its address, by the process itself and by ld.so
  *	open PATH / close SLOT	dlopen() and dlclose()
- *	fork			the child goes on with the lines; at its end the
- *				parent does
+ *	fork			the child reads the next lines; when it ends, the
+ *				parent continues
  *	exec PATH		another program in this process
  *	traced NAME TIMES	a child under ptrace, see traced.c
- *	spin NAME / rest	a thread that calls a function on and on
- *	each all TIMES		calls every function; with 0 tells where each is
+ *	spin NAME / rest	a thread that calls a function until "rest"
+ *	each all TIMES		calls every function; with 0 prints each address
  *	unmap NAME		unmaps the page of a function
  *	exit
  */
@@ -93,7 +93,7 @@ int main(void)
 {
 	char line[256], *verb, *name, *number;
 
-	/* A child that goes on reading must find the lines that come after. */
+	/* Unbuffered, so that a child finds the lines that come next. */
 	setvbuf(stdin, NULL, _IONBF, 0);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("begin pid=%d\n", getpid());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A thread that calls a function until it is told to rest.
+ * A thread that calls a function until the command "rest".
  */
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A child under ptrace: it stops before it calls a function, its parent reads
- * the word at the function and, on the next line of input, steps into it and
- * lets it go on.
+ * A child under ptrace. It stops before it calls a function, and its parent reads
+ * the word at the function. On the next line of input the parent steps the child
+ * into the function and lets it continue.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,7 +47,7 @@ void tell_traced(const char *name, unsigned int times)
 		return;
 	}
 	word = ptrace(PTRACE_PEEKTEXT, child, (void *)called, 0);
-	/* A few single steps, then free: what stops it afterwards is no step. */
+	/* A few single steps, then it runs freely: a later stop is not a step. */
 	for (status = 0; status < 3; status++) {
 		ptrace(PTRACE_SINGLESTEP, child, 0, 0);
 		waitpid(child, NULL, 0);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A gate that hits wait at, for races in a chosen order.
+ * A gate at which hits wait, for races in a chosen order.
  *
- * /sys/kernel/debug/pinpoint_uprobe/gate: reads how many wait there; writing 1
- * closes it, writing 0 opens it. A hit that is killed passes.
+ * /sys/kernel/debug/pinpoint_uprobe/gate: a read returns the number of waiting
+ * hits. Writing 1 closes the gate, writing 0 opens it. A killed process passes.
  */
 #include <linux/debugfs.h>
 #include <linux/module.h>
@@ -11,7 +11,7 @@
 
 #include "user.h"
 
-/* No gate holds a hit for longer, whatever becomes of who closed it. */
+/* No gate holds a hit longer, even if the process that closed it is gone. */
 #define PINPOINT_MOST_JIFFIES (60 * HZ)
 
 static bool pinpoint_closed;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_uprobe - registers a uprobe at each offset asked for into one file,
+ * pinpoint_uprobe - registers a uprobe at each requested offset of one file,
  * counts its hits
  *
  *	insmod pinpoint_uprobe.ko file=/tmp/libx.so site=p:0x1139,r:0x1150
  *
- * The kernel is given inode and offset, which is all that it takes. A site that
- * it refuses is reported, and the module loads all the same.
+ * The kernel takes only an inode and an offset. A site that it refuses is
+ * reported, and the module is still loaded.
  */
 #include <linux/debugfs.h>
 #include <linux/module.h>
@@ -121,7 +121,7 @@ static void __exit pinpoint_uprobe_exit(void)
 {
 	struct pinpoint_site *site;
 
-	/* A closed gate can still be opened while this waits for hits to end. */
+	/* While this waits for hits to end, a closed gate can still be opened. */
 	list_for_each_entry(site, &pinpoint_sites, node)
 		if (!site->error && !site->claimed)
 			pinpoint_unregister(site);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A uprobe at each site: inode and offset, as the kernel takes them.
+ * A uprobe at each site, by inode and offset as the kernel's interface requires.
  */
 #include <linux/err.h>
 #include <linux/module.h>
@@ -78,8 +78,8 @@ static int pinpoint_returned(struct uprobe_consumer *consumer, unsigned long fun
 #endif
 
 /**
- * pinpoint_register() - put a uprobe at a site
- * @site: its spec decides whether it is a return probe, too
+ * pinpoint_register() - register a uprobe at a site
+ * @site: its spec decides whether it is also a return probe
  *
  * Return: 0, or the kernel's errno, negative.
  */
@@ -97,8 +97,8 @@ int pinpoint_register(struct pinpoint_site *site)
 }
 
 /**
- * pinpoint_unregister() - take the uprobe of a site away, and wait for its hits
- * @site: one that is registered
+ * pinpoint_unregister() - remove the uprobe of a site and wait for its hits
+ * @site: a registered one
  */
 void pinpoint_unregister(struct pinpoint_site *site)
 {

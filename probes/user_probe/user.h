@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_uprobe share: the sites.
+ * Shared by the files of pinpoint_uprobe: the sites.
  */
 #ifndef PINPOINT_USER_H
 #define PINPOINT_USER_H
@@ -16,12 +16,12 @@
 #define PINPOINT_PROCESSES 8
 
 /**
- * struct pinpoint_hits - what one process did at one site
+ * struct pinpoint_hits - the hits of one process at one site
  * @tgid: the process, 0 for an entry that is not used
  * @hits: how often the handler ran
  * @returns: how often the return handler ran
  * @ip: the instruction pointer as the handler last saw it
- * @func: what the return handler was told of where the function is
+ * @func: the address of the function, as passed to the return handler
  */
 struct pinpoint_hits {
 	pid_t tgid;
@@ -33,17 +33,17 @@ struct pinpoint_hits {
 
 /**
  * struct pinpoint_site - one offset into the file
- * @node: in pinpoint_sites, in the order asked for
+ * @node: in pinpoint_sites, in the order of the parameter
  * @index: its number in that order
- * @offset: bytes from the begin of the file
- * @consumer: what is registered there
- * @handle: what the kernel gave for it, since 6.12
+ * @offset: bytes from the start of the file
+ * @consumer: the consumer that is registered there
+ * @handle: the kernel's handle for it, since 6.12
  * @error: 0 while it is registered, else the kernel's errno, negative
  * @claimed: reported as registered, but it is not: a mutant
- * @lock: of @processes
+ * @lock: protects @processes
  * @lost: hits by more processes than there are entries for
  * @processes: its hits, for each process
- * @spec: the words it was asked for with
+ * @spec: its text in the parameter
  */
 struct pinpoint_site {
 	struct list_head node;

@@ -2,10 +2,10 @@
 /*
  * pinpoint_watch - records every call of register_kprobe() while it is loaded
  *
- * A kretprobe on register_kprobe() records what the caller asked for, by name
- * or by address, and what the kernel returned. perf, BPF, tracefs, systemtap
- * and modules all register through this function, so that a kprobe that came
- * and went between two looks at the kernel's list is recorded too.
+ * A kretprobe on register_kprobe() records the caller's request, by name or by
+ * address, and what the kernel returned. perf, BPF, tracefs, systemtap and modules
+ * all register through this function. So a kprobe that is registered and removed
+ * between two reads of the kernel's list is recorded too.
  */
 #include <linux/debugfs.h>
 #include <linux/kprobes.h>
@@ -20,7 +20,7 @@ MODULE_PARM_DESC(argument, "offset in struct pt_regs of a function's first argum
 
 static struct dentry *pinpoint_dir;
 
-/* What the entry handler leaves for the return handler. */
+/* Passed from the entry handler to the return handler. */
 struct pinpoint_call {
 	struct kprobe *asked;
 	u64 began;

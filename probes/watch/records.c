@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * /sys/kernel/debug/pinpoint_watch/registrations: one line for each call of
- * register_kprobe() that returned, in the order of return, then one line with
- * what did not fit and the time of reading.
+ * register_kprobe() that returned, in the order of return. The last line has the
+ * number of calls that did not fit, and the time of reading.
  *
  * time=123 errno=0 address=0x... offset=0 disabled=0 handler=0x... pid=1 symbol=f command=insmod
  * lost=0 now=456
  *
  * Times are nanoseconds of ktime_get_ns() at the call; errno is positive, 0
  * for a kprobe that was registered; address is kp.addr, 0 for a refused one;
- * symbol is "-" for a kprobe that was asked for by address. Blanks, newlines
- * and backslashes in names are octal.
+ * symbol is "-" for a kprobe that was requested by address. Blanks, newlines and
+ * backslashes in names are printed in octal.
  */
 #include <linux/sched.h>
 #include <linux/seq_file.h>
@@ -26,13 +26,13 @@
  * @began: when it was called, in nanoseconds
  * @address: kp.addr, 0 for a refused kprobe
  * @handler: the pre-handler
- * @offset: as the caller asked for it
+ * @offset: as the caller requested it
  * @error: what the kernel returned
  * @pid: the caller's process
  * @disabled: the kprobe was registered without being armed
  * @done: the record is complete
  * @command: the caller's name
- * @symbol: as the caller asked for it, empty for an address
+ * @symbol: as the caller requested it, empty for an address
  */
 struct pinpoint_registration {
 	u64 began;
@@ -79,7 +79,7 @@ NOKPROBE_SYMBOL(pinpoint_copy);
 
 /**
  * pinpoint_record() - record a call that has returned
- * @kp: what the kernel was asked to register; its owner still has it
+ * @kp: the kprobe of the request; its owner still has it
  * @began: when the call began, in nanoseconds
  * @error: what the kernel returned
  */

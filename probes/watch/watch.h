@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the files of pinpoint_watch share: the records.
+ * Shared by the files of pinpoint_watch: the records.
  */
 #ifndef PINPOINT_WATCH_H
 #define PINPOINT_WATCH_H

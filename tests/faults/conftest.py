@@ -1,4 +1,4 @@
-"""Who else knows which cells ended: a run that is broken on purpose is not believed about that."""
+"""An independent record of the cells that ended: the results of a run that is broken on purpose are not trusted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Name each cell that has ended, after the harness has had it, in the file that the suite names."""
+    """Write the name of each cell that has ended to the suite's file, after the harness has processed the report."""
     witness = os.environ.get("PINPOINT_FAULT_WITNESS")
-    # What only a worker knows of is still under way.
+    # A report that only a worker has seen is not final.
     if "PYTEST_XDIST_WORKER" in os.environ:
         return
     if witness and report.when == "teardown" and hasattr(report, "pinpoint_cell"):

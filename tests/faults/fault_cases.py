@@ -1,6 +1,6 @@
-"""Cases that break their guest, or something between it and us. `test_guest_faults.py` runs each in a run of its own.
+"""Cases that break their guest or its connection. `test_guest_faults.py` runs each of them in a run of its own.
 
-They are no claims about kprobes: pytest does not collect this file by itself, and the matrix does not know it.
+They make no claims about kprobes. pytest does not collect this file by itself, and it is not part of the matrix.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import pytest
 
 from harness.core.deadline import Deadline
 from harness.guest import start
-from harness.guest.emulator import Emulator
 from harness.guest.guest import Guest
 from harness.guest.monitor import Monitor
+from harness.guest.qemu_process import Emulator
 from harness.plugin import RUN
 
-# What a trigger that lasts is waited for; the guests that commit one are idle.
+# How long a trigger that does not end is waited for; the guests that commit one are idle.
 _SOON = 20.0
 _FLOOD_MIB = 100
 _FORGED = "Kernel panic - not syncing: forged by a program"
-# Finds the SSH server's process that serves this shell: the next one up that has its name.
+# Finds the SSH server's process that serves this shell: the nearest ancestor with that name.
 _SERVER = """server=$$
 until grep -q dropbear /proc/$server/comm; do server=$(sed 's/.*) . //; s/ .*//' /proc/$server/stat); done"""
 
-# Of virtual CPUs, as no recipe has them.
+# A number of virtual CPUs that no recipe has.
 _ODD_CPUS = 3
 
 Commit = Callable[..., None]
@@ -39,7 +39,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.fixture
 def commit(guest: Guest) -> Commit:
-    """`commit(trigger)`: the kernel of this guest commits a trigger of probes/crash/*.c, and we wait for it."""
+    """Return `commit(trigger)`, which runs a trigger of probes/crash/*.c in this guest's kernel and waits for it."""
     guest.run("insmod", guest.ship("pinpoint_crash")).check()
 
     def order(trigger: str) -> None:
@@ -70,7 +70,7 @@ def test_out_of_memory(guest: Guest) -> None:
 
 
 def test_full_disk(guest: Guest) -> None:
-    """What we put into the guest finds no room."""
+    """A file that the host sends does not fit on the guest's disk."""
     guest.script("mkdir /tmp/full && mount -t tmpfs -o size=64k none /tmp/full").check()
     guest.put(bytes(1 << 20), "/tmp/full/file")
 
@@ -85,7 +85,7 @@ def test_killed_while_it_freezes(
     guest: Guest, fresh: Fresh, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """QEMU is killed while it writes another guest of this VM to the store."""
-    # One that no other run wants.
+    # A guest that no other run uses.
     request.config.stash[RUN].fleet.drop_frozen(guest.image.with_cpus(_ODD_CPUS))
     freeze = start.freeze
 
@@ -129,18 +129,18 @@ def test_ssh_cut(guest: Guest) -> None:
 
 
 def test_ssh_stalled(guest: Guest) -> None:
-    """The SSH server's process for our connection stops and does not go on."""
+    """The SSH server's process for our connection is stopped and does not continue."""
     guest.script(f"{_SERVER}\nkill -STOP $server; sleep 60", Deadline.after(_SOON))
 
 
 def test_half_a_file(guest: Guest) -> None:
-    """The SSH server's process is killed while a file is under way."""
+    """The SSH server's process is killed while a file is being sent."""
     guest.script(f"{_SERVER}\n(sleep 1; kill -9 $server) >/dev/null 2>&1 &").check()
     guest.put(bytes(64 << 20), "/tmp/half", deadline=Deadline.after(60))
 
 
 def test_console_flood(guest: Guest) -> None:
-    """A program writes more to the console than we keep."""
+    """A program writes more to the console than the harness keeps in memory."""
     line = "a line as a program prints it that has lost its mind, over and over again"
     guest.script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", Deadline.after(1800)).check()
 
@@ -151,7 +151,7 @@ def test_console_garbage(guest: Guest) -> None:
 
 
 def test_forged_on_console(guest: Guest) -> None:
-    """A program writes a panic to the console, printk time and all."""
+    """A program writes a panic with a printk time to the console."""
     guest.script(f"printf '[   %d.000001] {_FORGED}\\r\\n' $(cut -d. -f1 /proc/uptime) >/dev/console").check()
 
 
@@ -161,7 +161,7 @@ def test_forged_in_kmsg(guest: Guest) -> None:
 
 
 def test_clock_jumps(guest: Guest) -> None:
-    """The guest's clock is set years ahead, and years back."""
+    """The guest's clock is set years ahead, then years back."""
     guest.script("date -s 2037-01-01; sleep 0; date -s 1999-01-01").check()
 
 

@@ -1,6 +1,7 @@
-"""Every fault of a guest, or between it and us, through the real command line: verdict, exit status, nothing lost.
+"""Every fault of a guest or its connection has the right verdict and exit status, and no result is lost.
 
-On demand, `./pinpoint test faults`, for each fault boots a guest or two: some ten minutes a VM.
+`./pinpoint test faults` runs them by the real command line. Each fault boots one or two guests: about ten minutes for
+each VM.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from harness.faulting import Judge
 from harness.images.recipe import select
 
 VMS = ("x86_64-debian", "parisc")
-# Two boots, a trigger, and the deadlines that a dead guest lets pass; a flood of 100 MB goes through an emulated UART.
+# Time for two boots, a trigger, and the deadlines that a dead guest misses; 100 MB go through an emulated UART.
 _RUN_SECONDS = 2400.0
 
-# Case: its verdict, and the run's exit status when the cell after it holds, as it must.
+# For each case: its verdict, and the exit status of the run if the next cell passes, as it must.
 FAULTS = {
     "test_kernel[panic]": ("panic", 1),
     "test_kernel[null_read]": ("oops", 1),
@@ -46,13 +47,16 @@ FAULTS = {
 }
 
 
-# By architecture, what its kernel makes of it otherwise. parisc 6.1 ends each fault that it cannot handle with a panic
-# (parisc_terminate(), arch/parisc/kernel/traps.c).
+# Verdicts that differ by architecture. parisc 6.1 panics at each fault that it cannot handle (parisc_terminate(),
+# arch/parisc/kernel/traps.c).
 OTHERWISE = {("parisc", "test_kernel[null_read]"): ("panic", 1)}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each fault on the VMs that `--vm` names, by default one that hides nothing and one that most goes wrong on."""
+    """Parametrize each fault by the VMs of `--vm`.
+
+    The default is one VM that reports everything and one on which most things go wrong.
+    """
     victims = metafunc.config.getoption("--vm") or VMS
     metafunc.parametrize("victim", victims)
 
@@ -63,7 +67,7 @@ def test_fault(case: str, victim: str, tmp_path: Path, judge_fault: Judge) -> No
     function = case.partition("[")[0]
     detail = case.removesuffix("]").partition("[")[2]
     wanted = f"({function} and {detail})" if detail else function
-    # In one process: the cell after the trigger is to come after it, on that guest or the one in its place.
+    # In one process, so that the next cell runs after the trigger, on the same guest or on its replacement.
     broken = run.begin("run", "--vm", victim, str(FAULT_CASES), "-n", "0", "-k", f"{wanted} or test_bystander")
     try:
         status = broken.wait(_RUN_SECONDS)

@@ -1,4 +1,7 @@
-"""The real command line, its rows in processes of their own, killed at 20 points: nothing outlives it or is lost."""
+"""A run of the real command line that is killed at 20 points leaves no process behind and loses no result.
+
+Its rows run in processes of their own.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from harness.core import paths
 from harness.faulting import Judge
 
 POINTS = 20
-# The witness in tests/faults/conftest.py as a plugin: the cases are the matrix's own.
+# The witness in tests/faults/conftest.py is loaded as a plugin, because the cases are those of the matrix.
 ARGUMENTS = (
     *("run", "--vm", "x86_64-debian", "--vm", "arm64-debian", "-n", "2", "-p", "faults.conftest"),
     *(str(paths.CASES / "test_guest.py"), str(paths.CASES / "test_sites.py")),
 )
 _WHOLE_SECONDS = 1800.0
-# How much sooner a run is killed that had ended by itself.
+# If a run ends before it is killed, the next is killed sooner by this factor.
 QUICKER = 0.8
 
 
@@ -43,7 +46,7 @@ def test_killed_at_any_time(tmp_path: Path, judge_fault: Judge) -> None:
 
 
 def killed(run: BrokenRun, seconds: float) -> tuple[float, int]:
-    """Kill a run after so long, or sooner where the host is quicker than it was: after how long, and its status."""
+    """Kill a run after this time, or sooner if the host has become faster; return the time and the exit status."""
     while True:
         broken = run.begin(*ARGUMENTS)
         try:

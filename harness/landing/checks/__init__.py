@@ -1,1 +1,1 @@
-"""Checks that one case file each uses."""
+"""Checks, each used by a single case file."""

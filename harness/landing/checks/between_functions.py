@@ -1,4 +1,4 @@
-"""Where no function is and a text still goes on: padding, linker stubs, what is behind the last function."""
+"""Places in a module's text that are in no function: padding, linker stubs, the bytes after the last function."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 
 _PAGE = 4096
-# Every architecture's linker stub in a module is at least as long (arch/parisc/kernel/module.c, struct stub_entry).
+# No architecture has a shorter linker stub in a module (struct stub_entry, arch/parisc/kernel/module.c).
 _STUB = 8
 
 
 def behind_functions(layout: Layout, module: str) -> list[Site]:
-    """The first byte behind each function of a module that no other follows at once."""
+    """The first byte after each function of a module that is not directly followed by another function."""
     return [site.at(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
 
 
 def stubs(layout: Layout, module: str) -> list[Site]:
-    """The last linker stub in front of each section of functions, but the first section's, which nothing is before."""
+    """The last linker stub before each section of functions, without the first section, which no function precedes."""
     return [
         site.at(following - _STUB - start)
         for start, end, following, site in _gaps(layout, module)
@@ -29,18 +29,21 @@ def stubs(layout: Layout, module: str) -> list[Site]:
 
 
 def last_word(layout: Layout, module: str) -> Site:
-    """The last four bytes of the module's text as it is mapped: by whole pages, zeros behind the last function."""
+    """The last four bytes of the module's text, which is mapped in whole pages with zeros after the last function."""
     start, end, site = _functions(layout, module)[-1]
     return site.at((end | _PAGE - 1) + 1 - 4 - start)
 
 
 def below(layout: Layout, module: str) -> int:
-    """An address in front of everything of a module that has a symbol: in the first section's stubs, or outside."""
+    """An address before every symbol of a module: in the stubs of its first section, or outside of the module."""
     return min(layout.targets[module].sections.values()) - _STUB
 
 
 def mapped_behind(layout: Layout, module: str) -> bool:
-    """Is there memory on the page behind a module's text: its own read-only data, where all of it is one region?"""
+    """True if the page after a module's text is mapped.
+
+    That is so where all of a module is one region; the page then holds the module's read-only data.
+    """
     _, end, _ = _functions(layout, module)[-1]
     try:
         layout.guest.memory.read((end | _PAGE - 1) + 1, 1)
@@ -50,10 +53,10 @@ def mapped_behind(layout: Layout, module: str) -> bool:
 
 
 def last_word_starts_instruction(layout: Layout, module: str) -> bool:
-    """True when decoding the module's memory from its last function on reaches `last_word` at an instruction's start.
+    """True if `last_word` starts an instruction when memory is decoded from the start of the module's last function.
 
-    The kernel decodes the same way (can_probe(), arch/x86/kernel/kprobes/core.c, 7.3). The zeros behind the text are
-    instructions of two bytes on x86, so that a text of an odd length makes the word the inside of one.
+    The kernel decodes the same way (can_probe(), arch/x86/kernel/kprobes/core.c, 7.3). On x86 the zeros after the text
+    decode to instructions of two bytes. If the text has an odd length, the word therefore starts inside of one.
     """
     start, end, _ = _functions(layout, module)[-1]
     word = (end | _PAGE - 1) + 1 - 4
@@ -62,7 +65,7 @@ def last_word_starts_instruction(layout: Layout, module: str) -> bool:
 
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
-    """Start and end of each function, where the next one starts, and its site, if its name is enough to find it by."""
+    """Start and end of each function with a unique name, the start of the next function, and the function's site."""
     named_once = {symbol.name for symbol in layout.targets[module].named_once}
     return [
         (start, end, following, site)
@@ -72,7 +75,7 @@ def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
 
 
 def _functions(layout: Layout, module: str) -> list[tuple[int, int, Site]]:
-    """Start, end and site of the module's functions that stay loaded, by address, one of each address."""
+    """Start, end and site of the module's functions that stay loaded: in order of address, one for each address."""
     found = {
         layout.base(symbol, module): (symbol.size, Site(symbol.name, module=module))
         for symbol in layout.functions(module)

@@ -1,4 +1,4 @@
-"""What stands at an address: an instruction, the inside of one, a linker stub, padding, or no text at all."""
+"""Classifies an address: an instruction, the inside of one, a linker stub, padding, or no text at all."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.functions import blacklist, select
+from harness.landing.code.function_selection import blacklist, select
 from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-# Bytes around an address between functions that identify it: more than any stub or nop is long.
+# Bytes before and after an address that are enough to classify it; no stub or nop is longer.
 _REACH = 64
 
 
 class AddressKind(Enum):
-    """What a probe that is put at an address is put on."""
+    """What is at an address where a probe is put."""
 
     INSTRUCTION = "instruction"
     """A function's instruction boundary."""
@@ -31,13 +31,13 @@ class AddressKind(Enum):
     PADDING = "in_padding"
     """Between functions: nops, traps, zeros."""
     UNNAMED = "unnamed_code"
-    """Code that belongs to no symbol with a size: hand-written entry code and its like."""
+    """Code that belongs to no symbol with a size, such as hand-written entry code."""
     OUTSIDE = "outside_text"
-    """No code of the kernel's text or of a loaded target."""
+    """Neither in the kernel's text nor in a loaded target's."""
 
 
 class _Function(NamedTuple):
-    """A function in the guest: where it begins and ends there, and what it is."""
+    """A function in the guest: its start and end address there, and its symbol."""
 
     start: int
     end: int
@@ -47,7 +47,7 @@ class _Function(NamedTuple):
 
 
 class _Table:
-    """Functions by address; where several start at one address, the longest."""
+    """Functions by address; if several start at one address, the longest is found."""
 
     def __init__(self, functions: Iterable[_Function]) -> None:
         self._functions = sorted(
@@ -56,7 +56,7 @@ class _Table:
         self._starts = [found.start for found in self._functions]
 
     def before(self, address: int) -> _Function | None:
-        """The last function that begins at or before an address."""
+        """The last function that starts at or before an address."""
         index = bisect_right(self._starts, address) - 1
         return self._functions[index] if index >= 0 else None
 
@@ -69,7 +69,7 @@ class Places:
         self._decoder = layout.guest.architecture.kprobes.decoder
 
     def at(self, address: int) -> AddressKind:
-        """What stands at an address."""
+        """Classify an address."""
         text = next((text for text in self._texts if address in text), None)
         if text is None:
             return AddressKind.OUTSIDE
@@ -83,7 +83,7 @@ class Places:
         return AddressKind.PADDING if tail and is_padding(tail, self._decoder) else AddressKind.INSTRUCTION
 
     def site(self, address: int) -> Site | None:
-        """What a site there is called; None outside of functions and in those that share their name with another."""
+        """The site at an address; None outside of functions, and in a function whose name is not unique."""
         found = self._before(address)
         if found is None or address >= found.end or self._named[found.module, found.symbol.name] > 1:
             return None
@@ -95,9 +95,10 @@ class Places:
         return f"{found.symbol.name}+{address - found.start:#x}" if found else ""
 
     def safe(self, site: Site) -> bool:
-        """Does the kernel take a probe there, and step it correctly for any task that runs the function meanwhile?
+        """True if the kernel accepts a probe on the site and steps it correctly for every task that runs the function.
 
-        That is where neither this instruction nor the next, where a mutant puts its probe, leaves the line.
+        That is so if neither this instruction nor the next one, on which a mutant puts its probe, changes the flow of
+        control.
         """
         address = self._layout.address(site)
         if any(start <= address < end for start, end in self._blacklist):
@@ -107,14 +108,14 @@ class Places:
         return bool(behind) and {site.offset, min(behind)} <= plain(elf, symbol, self._decoder)
 
     def never_starts(self, address: int) -> bool:
-        """Is that inside of an instruction which nothing patches?"""
+        """True if an address is inside of an instruction that nothing patches."""
         found = self._before(address)
         if found is None or address >= found.end:
             return False
         return address - found.start in inside(found.elf, found.symbol, self._decoder)
 
     def _before(self, address: int) -> _Function | None:
-        """The last function that begins at or before an address, in the kernel's text or in the targets'."""
+        """The last function that starts at or before an address, in the kernel's text or in the targets'."""
         if address not in self._texts[0]:
             return self._modules.before(address)
         slide = self._layout.slide
@@ -122,7 +123,7 @@ class Places:
         return linked and linked._replace(start=linked.start + slide, end=linked.end + slide)
 
     def _between(self, end: int, address: int) -> AddressKind:
-        """What stands at an address that is in no function, the last of which ends at `end`."""
+        """Classify an address that is in no function; the last function before it ends at `end`."""
         start = max(end, address - _REACH)
         code = self.code(start, address - start + _REACH)
         if stub_at(code, address - start, self._decoder):
@@ -151,7 +152,7 @@ class Places:
 
     @cached_property
     def _texts(self) -> list[range]:
-        """The kernel's text, then each target's, from its first section to the end of its last."""
+        """The address range of the kernel's text, then of each target's text, from first section to last."""
         found = [self._layout.text]
         for target in self._layout.targets.values():
             loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text]
@@ -170,19 +171,19 @@ class Places:
 
     @cached_property
     def _named(self) -> Counter[tuple[str, str]]:
-        """How many symbols have a name, by module."""
+        """The number of symbols with a name, by module and name."""
         owners = self._owners.items()
         return Counter((module, each.name) for module, elf in owners for each in elf.symbols if each.section)
 
     @property
     def _owners(self) -> dict[str, Elf]:
-        """The ELF files by module, the kernel's by an empty name."""
+        """The ELF files by module name; the kernel's name is empty."""
         return {"": self._layout.kernel, **{name: each.elf for name, each in self._layout.targets.items()}}
 
 
 @lru_cache(maxsize=8)
 def _as_linked(kernel: Elf) -> _Table:
-    """Every function of a kernel's text where it was linked: all guests of it share this table."""
+    """Every function of a kernel's text, at its link address; all guests of that kernel share this table."""
     text = kernel.text_range
     return _Table(
         _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)

@@ -1,4 +1,4 @@
-"""Every instruction boundary of a target module's functions: which the kernel must take, which it must refuse."""
+"""Every instruction boundary of a target's functions: on which the kernel must accept a probe, and on which not."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from harness.landing.probe_run import ProbeRun
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# What branches, calls, returns or lets others out; a probe on any other instruction is stepped right everywhere.
+# Instructions that may change the flow of control. Every architecture steps a probe on any other correctly.
 _LEAVES_THE_LINE = frozenset(InstructionKind) - {InstructionKind.OTHER}
 _OF_A_MUTANT = ("pinpoint_leaf", "pinpoint_branches")
-# x86 calls a static call by way of this trampoline (include/linux/static_call_types.h).
+# On x86 a static call goes through a trampoline with this prefix (include/linux/static_call_types.h).
 _STATIC_CALL = "__SCT__"
 
 
 @dataclass(frozen=True)
 class Everywhere:
-    """All boundaries of all functions of a target that stay loaded after its initialisation.
+    """All boundaries of all functions of a target that stay loaded after its initialization.
 
-    Functions whose name the module uses twice are left out, because symbol + offset is ambiguous, and of two
-    names for one address the second. A mutant is tried on two functions: more prove no more, and on x86 a probe in a
-    module takes 11 ms.
+    Functions whose name occurs twice in the module are left out, because symbol + offset is ambiguous. If an address
+    has two names, the second is left out. A mutant is tried on two functions only: more would prove nothing more, and
+    on x86 a probe in a module takes 11 ms.
     """
 
     layout: Layout
@@ -42,31 +42,34 @@ class Everywhere:
 
     @property
     def entries(self) -> list[Site]:
-        """Every function at its entry."""
+        """A site at the entry of every function."""
         return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
 
     @property
     def taken(self) -> list[Site]:
-        """Where the kernel must take a probe."""
+        """The sites on which the kernel must accept a probe."""
         return [site for site, each in self._boundaries if not self._refusal(site, each)]
 
     def refused(self, number: int) -> list[Site]:
-        """Where the kernel must answer this errno.
+        """The sites on which the kernel must refuse a probe with this errno.
 
-        EINVAL where the architecture cannot step, and where ftrace, a static call or a static branch is patched
-        (jump_label_text_reserved(), kernel/jump_label.c, 6.1); EOPNOTSUPP for calls through memory
+        EINVAL: the architecture cannot step the instruction, or ftrace, a static call or a static branch is patched
+        there (jump_label_text_reserved(), kernel/jump_label.c, 6.1). EOPNOTSUPP: the instruction calls through memory
         (prepare_emulation(), arch/x86/kernel/kprobes/core.c, 6.1).
         """
         return [site for site, each in self._boundaries if self._refusal(site, each) == number]
 
     @property
     def stepped_right(self) -> list[Site]:
-        """Those of `taken` that the architecture steps right: all, or none that leaves the line of execution."""
+        """The sites of `taken` that the architecture steps correctly.
+
+        If the architecture has defects, those are the sites on instructions that do not change the flow of control.
+        """
         return [site for site in self.taken if site not in self._wrong]
 
     @property
     def stepped_wrong(self) -> list[Site]:
-        """Those of `taken` that the architecture may step wrong."""
+        """The sites of `taken` that the architecture may step wrongly."""
         return [site for site in self.taken if site in self._wrong]
 
     @cached_property
@@ -76,7 +79,7 @@ class Everywhere:
 
     @cached_property
     def functions(self) -> list[Symbol]:
-        """One symbol for each function."""
+        """One symbol for each function, in order of address."""
         found: dict[int, Symbol] = {}
         for symbol in self.target.functions(self.target.lasting, unique=True, preambles=False):
             if self.mutant is HONEST or symbol.name in _OF_A_MUTANT:
@@ -84,7 +87,7 @@ class Everywhere:
         return [symbol for _, symbol in sorted(found.items())]
 
     def demand_even_hits(self, probes: ProbeRun) -> None:
-        """Raise Missed unless probes on instructions that only run together were hit as often as each other."""
+        """Raise Missed unless probes on instructions that always run together have the same number of hits."""
         hits: Mapping[Site, int] = {landing.site: landing.hits for landing in probes.landings}
         for symbol in self.functions:
             start = Site(symbol.name, module=self.target.module)
@@ -121,7 +124,7 @@ class Everywhere:
         static_calls = (
             relocated_by(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
         )
-        # A trap of one byte is x86's int3, which -mharden-sls=all puts behind returns (__copy_instruction()).
+        # A trap of one byte is x86's int3, which -mharden-sls=all adds after returns (__copy_instruction()).
         trap = each.flow is Flow.ENDS and each.padding and each.size == 1
         static_branch = (symbol.section, symbol.address + each.offset) in self._static_branches
         unsteppable = trap or each.flow is Flow.REFUSED

@@ -1,4 +1,4 @@
-"""kretprobes: the module that registers them, and what it saw of entries and returns."""
+"""Checks of kretprobes: the module that registers them, and the entries and returns that it counted."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from harness.landing.probe_run import ProbeRun
 from harness.landing.site import Site
 
 MODULE = "pinpoint_returns"
-# What a target's functions return has 32 bits, the register may have more.
+# A target's functions return 32 bits; the register may be wider.
 _VALUE = 0xFFFFFFFF
 _CHECKSUM = re.compile(r"value=0x([0-9a-f]+)")
 
 
 def by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
-    """Kretprobes where kprobes would be: `kprobes.on(site, relocation=returns.by_symbol)`."""
+    """A request for kretprobes in place of kprobes: `kprobes.on(site, relocation=returns.by_symbol)`."""
     return Request([site.spec for site in sites], module=MODULE)
 
 
 def expect_returns(probes: ProbeRun, times: int) -> None:
-    """Raise Missed unless each saw as many entries and as many returns as its function ran, and missed none."""
+    """Raise Missed unless each kretprobe counted `times` entries and `times` returns, and missed none."""
     for site, report in zip(probes.sites, probes.reports, strict=True):
         if (report.hits, report.returns, report.missed) != (times, times, 0):
             counted = f"{report.hits} entries, {report.returns} returns, {report.missed} missed of {times}"
@@ -31,14 +31,14 @@ def expect_returns(probes: ProbeRun, times: int) -> None:
 
 
 def expect_listed(probes: ProbeRun) -> None:
-    """Raise Missed unless the kernel lists each as a kretprobe, `r`, not `k`."""
+    """Raise Missed unless the kernel lists each probe as a kretprobe, `r`, not as a kprobe, `k`."""
     for site, address in zip(probes.sites, probes.addresses, strict=True):
         if "r" not in [each.kind for each in probes.listed if each.address == address]:
             raise Missed(f"{site}: not listed as a kretprobe: {probes.listed}")
 
 
 def expect_value(probes: ProbeRun, result: str) -> None:
-    """Raise Missed unless the last return had the value that a single call gave its caller (Target.call())."""
+    """Raise Missed unless the kretprobe saw the value that a single call returned to its caller (Target.call())."""
     found = _CHECKSUM.search(result)
     seen = probes.reports[0].value & _VALUE
     if found is None or int(found[1], 16) != seen:

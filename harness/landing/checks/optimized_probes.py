@@ -1,4 +1,4 @@
-"""ProbeRun that the kernel makes jumps of, and what such a jump may not displace."""
+"""Checks of optimized kprobes: which probes the kernel turns into jumps, and what such a jump must not displace."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from harness.landing.site import Site
 OPTIMIZED = "[OPTIMIZED]"
 # Bytes of a relative jump (JMP32_INSN_SIZE, arch/x86/include/asm/text-patching.h, 6.1).
 JUMP = 5
-# The optimiser waits for a quiet moment of every task (kprobe_optimizer(), kernel/kprobes.c, 6.1).
+# The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 30.0
 
 
 def optimizable(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
-    """Those of the sites, none nearer than a jump to the next, that the kernel makes jumps of. Raises Missed for none.
+    """The sites at which the kernel turns a kprobe into a jump. Raises Missed if there is none.
 
-    Which instructions a jump may displace is the kernel's to say (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1).
+    The sites must be at least as far apart as a jump is long. The kernel decides which instructions a jump may displace
+    (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1).
     """
     with Kprobes(kprobes.layout).on(*sites) as probes:
         await_flag(probes, OPTIMIZED)
@@ -36,18 +37,18 @@ def optimizable(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
 
 
 def is_optimized(probes: ProbeRun, site: Site) -> bool:
-    """True when the kernel listed the probe on this site with the flag when it was last looked at."""
+    """True if the kernel listed the probe on this site as optimized when the list was last read."""
     address = probes.layout.address(site)
     return any(OPTIMIZED in each.flags for each in probes.listed if each.address == address)
 
 
 def displaced(layout: Layout, site: Site) -> list[Site]:
-    """The instruction boundaries behind a site that a jump in its place would displace."""
+    """The instruction boundaries after a site that a jump at the site would overwrite."""
     return [each for each in layout.boundaries(site) if site.offset < each.offset < site.offset + JUMP]
 
 
 def branched_into(layout: Layout, sites: Iterable[Site]) -> list[Site]:
-    """Those of the sites where a branch leads to what a jump would displace, behind its first byte."""
+    """The sites at which a jump would overwrite the target of a branch with a byte other than its first."""
     return [site for site in sites if _targets(layout, site) & {each.offset for each in displaced(layout, site)}]
 
 
@@ -56,16 +57,16 @@ def _targets(layout: Layout, site: Site) -> set[int]:
 
 
 def before_static_branches(layout: Layout, start: Site) -> list[Site]:
-    """The instructions of a module's function behind which a static branch stands, shorter than a jump."""
+    """The instructions of a module's function that are shorter than a jump and directly precede a static branch."""
     elf, symbol = layout.symbol(start)
     branches = {place - symbol.address for section, place in module_places(elf, JUMPS) if section == symbol.section}
     return [start.at(each.offset) for each in _code(layout, start) if each.end in branches and each.size < JUMP]
 
 
 def await_jump(probes: ProbeRun, site: Site) -> None:
-    """Look until the kernel lists the probe on one site as optimised, and memory has the jump. Raises Missed in vain.
+    """Wait until the kernel lists the probe on one site as optimized and memory has the jump. Raises Missed if not.
 
-    Other probes of the run are not looked at; they may be disabled.
+    Other probes of the run are not checked; they may be disabled.
     """
     patches = probes.guest.architecture.kprobes.flag_patches
     address, deadline = probes.layout.address(site), Deadline.after(_SECONDS)
@@ -76,7 +77,7 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
         if jump and is_optimized(probes, site):
             return
         probes.look_again()
-    raise Missed(f"{site} became no jump in {_SECONDS:.0f} s")
+    raise Missed(f"{site} did not become a jump in {_SECONDS:.0f} s")
 
 
 def _code(layout: Layout, site: Site) -> Sequence[Instruction]:
@@ -85,7 +86,7 @@ def _code(layout: Layout, site: Site) -> Sequence[Instruction]:
 
 
 def expect_no_jump(kprobes: Kprobes, sites: Sequence[Site], clock: Site) -> None:
-    """Raise Missed when the kernel makes a jump of a probe on one of the sites, by the time that `clock`'s is one."""
+    """Raise Missed if the kernel has turned a probe on one of the sites into a jump once `clock`'s probe is a jump."""
     with kprobes.on(*sites, clock) as probes:
         await_flag(probes, OPTIMIZED)
         jumps = [site for site in sites if is_optimized(probes, site)]

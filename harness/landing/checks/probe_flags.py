@@ -1,4 +1,4 @@
-"""What the kernel made of a breakpoint: a jump once it has optimised it, a call where ftrace had one."""
+"""Checks of a kprobe's flags: the kernel replaces a breakpoint by a jump (optimized) or by a call (on ftrace)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.landing.landing import Missed
 from harness.landing.probe_run import ProbeRun
 from harness.landing.site import Site
 
-# The optimiser waits for a quiet moment of every task (kprobe_optimizer(), kernel/kprobes.c, 6.1).
+# The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 30.0
 _SETTING = "/proc/sys/debug/kprobes-optimization"
 
 
 def apart(sites: Iterable[Site], distance: int) -> list[Site]:
-    """Sites of one function, in order, without those that are nearer than that to the one before, in bytes."""
+    """Select sites of one function so that each is at least `distance` bytes after the one before."""
     kept: list[Site] = []
     for site in sites:
         if not kept or site.offset - kept[-1].offset >= distance:
@@ -27,10 +27,10 @@ def apart(sites: Iterable[Site], distance: int) -> list[Site]:
 
 @contextmanager
 def unoptimized(guest: Guest) -> Iterator[None]:
-    """Leave breakpoints as they are while the block runs, where the kernel would optimise them.
+    """Turn off the kernel's optimization of kprobes while the block runs, so that breakpoints stay as they are.
 
-    The optimiser holds kprobe_mutex while it waits for every task (kprobe_optimizer(), kernel/kprobes.c, 6.1), so that
-    registering 560 probes stood still for 9 of 15 s.
+    The optimizer holds kprobe_mutex while it waits for every task (kprobe_optimizer(), kernel/kprobes.c, 6.1). This
+    blocked the registration of 560 probes for 9 of 15 s.
     """
     optimizes = guest.traits.optimized_kprobes
     if optimizes:
@@ -43,11 +43,11 @@ def unoptimized(guest: Guest) -> Iterator[None]:
 
 
 def await_flag(probes: ProbeRun, flag: str) -> None:
-    """Look until the kernel lists some of these probes with the flag, as it did a look before, and memory agrees.
+    """Wait until the kernel lists some of these probes with the flag twice in a row, unchanged, and memory agrees.
 
-    The flag alone is too early: it is set when the optimiser's work is queued (optimize_kprobe(), kernel/kprobes.c,
-    6.1). Returns at once when one is not listed at all: there is nothing to wait for. Raises Missed after half a
-    minute.
+    The flag alone is set too early, when the optimizer's work is queued (optimize_kprobe(), kernel/kprobes.c, 6.1).
+    Returns at once if a probe is not listed at all, because then there is nothing to wait for. Raises Missed after 30
+    s.
     """
     deadline = Deadline.after(_SECONDS)
     before: list[tuple[str, ...] | None] = []
@@ -62,9 +62,9 @@ def await_flag(probes: ProbeRun, flag: str) -> None:
 
 
 def expect_flag(probes: ProbeRun, flag: str, at_least: int) -> None:
-    """Raise Missed unless so many are listed with the flag, and memory has what every probe's flag means there.
+    """Raise Missed unless `at_least` probes are listed with the flag and each probe's memory matches its flags.
 
-    What that is stands in the architecture table; without a flag it is the breakpoint.
+    The architecture table has the bytes that each flag means; a probe without a flag is a breakpoint.
     """
     wrong = _contradiction(probes)
     if wrong:
@@ -75,17 +75,17 @@ def expect_flag(probes: ProbeRun, flag: str, at_least: int) -> None:
 
 
 def _contradiction(probes: ProbeRun) -> str:
-    """The first probe where memory has not what its flag means; "" when there is none."""
+    """Describe the first probe whose memory does not match its flags; "" if there is none."""
     traits = probes.guest.architecture.kprobes
     for site, address, window in zip(probes.sites, probes.addresses, probes.windows, strict=True):
         flags = _flags_at(probes, address) or ()
         wanted = next((traits.flag_patches[each] for each in flags), traits.breakpoint)
         seen = window.during[address - window.start :][: len(wanted)]
         if seen != wanted:
-            return f"{site}: listed with {flags or 'no flag'}, and memory has {seen.hex()}, not {wanted.hex()}"
+            return f"{site}: listed with {flags or 'no flag'}, but memory has {seen.hex()}, not {wanted.hex()}"
     return ""
 
 
 def _flags_at(probes: ProbeRun, address: int) -> tuple[str, ...] | None:
-    """The flags that the kernel lists a probe there with, None when it lists none there."""
+    """The flags of the probe that the kernel lists at an address; None if it lists no probe there."""
     return next((each.flags for each in probes.listed if each.address == address), None)

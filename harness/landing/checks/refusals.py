@@ -16,7 +16,7 @@ from harness.landing.site import Site
 def expect_refusal(
     kprobes: Kprobes, *specs: str, wanted: int, module: str = probe_module.MODULE, parameters: Sequence[str] = ()
 ) -> None:
-    """Try to register a probe on each spec, in one life of a probe module, which gets these parameters.
+    """Load a probe module with these parameters and let it try to register a probe on each spec.
 
     Raises Missed unless the kernel refuses each with this errno (positive).
     """
@@ -28,10 +28,10 @@ def expect_refusal(
 def expect_other_build_refused(kprobes: Kprobes, made: Sequence[PrecompiledSite], meant: Sequence[Site]) -> Refused:
     """Try to put probes on sites that were made for another build of the loaded module; returns the refusal.
 
-    `meant` is where each of them is in the loaded build. Raises Missed, with the witness table, when the probes are
-    put somewhere instead.
+    `meant` holds the same sites in the loaded build. Raises Missed, with the witness table, if the probes are
+    registered instead of refused.
     """
-    # What was carried stays as it is; the loaded build determines where it must land.
+    # `section` and `place` stay those of the other build. `symbol` and `offset` name where the probe must land.
     stale = [replace(old, symbol=site.symbol, offset=site.offset) for old, site in zip(made, meant, strict=True)]
     try:
         probes = kprobes.on(*stale, relocation=by_section)
@@ -40,7 +40,7 @@ def expect_other_build_refused(kprobes: Kprobes, made: Sequence[PrecompiledSite]
     with probes:
         pass
     probes.prove()
-    raise Missed("sites of another build were taken, and happen to land")
+    raise Missed("sites of another build were accepted, and the probes landed by coincidence")
 
 
 def _name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""What a function computes while one of its instructions is probed, and what becomes of the guest."""
+"""Compares the result of a function with and without a probe on one of its instructions, and watches the guest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.core.kprobe_defects import Defect, Symptom
+from harness.core.single_step_defect import Defect, Symptom
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
 from harness.landing.code.instructions import decoded, has_delay_slots, relocated_by
@@ -19,14 +19,14 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-# A call takes milliseconds, on parisc during a compile tenths of a second; a guest in an endless trap never returns.
+# A call takes milliseconds, or tenths of a second on parisc during a compile; in an endless trap it never returns.
 _CALL_SECONDS = 8.0
-# A call that takes longer is looked at while it lasts.
+# If a call takes longer, the CPU is looked at while the call lasts.
 _PATIENCE = 1.5
 _LOOKS = 400
 _LOOK_PAUSE = 0.02
-# A CPU in an endless trap is at its instruction again after each: half of 140 looks found it there, and the
-# others in the trap's handlers, where one address can be seen more often.
+# A CPU in an endless trap returns to its instruction after each trap. Half of 140 looks found it there, the others in
+# the trap's handlers, where one address can be seen more often.
 _STANDS = 0.1
 _STOOD = 8
 _RETURN_THUNK = "__x86_return_thunk"
@@ -34,10 +34,10 @@ _RETURN_THUNK = "__x86_return_thunk"
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a lost guest's CPU is again and again: `times` of `looks` found it at one address.
+    """The address at which the CPU of a lost guest is found most often: `times` of `looks` found it there.
 
-    `where` is the address as symbol + offset; `in_function` is true if any function of the kernel or of a target
-    is there.
+    `where` is the address as symbol + offset. `in_function` is true if the address is in a function of the kernel or of
+    a target.
     """
 
     where: str
@@ -47,7 +47,7 @@ class Standing:
 
     @property
     def stuck(self) -> bool:
-        """True when it stands where no function is, and so can go nowhere."""
+        """True if the CPU stays at an address that is in no function."""
         return self.times >= _STOOD and self.times >= _STANDS * self.looks and not self.in_function
 
     def __str__(self) -> str:
@@ -57,10 +57,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class SingleStepResult:
-    """One instruction probed, and its function called `times` times.
+    """The result of probing one instruction and calling its function `times` times.
 
-    `unprobed` and `probed` are the checksums of what it returned, `probed` "" when the guest did not live through the
-    call, and `stands` is then where. `inner` are hits and misses of a probe inside of the handler.
+    `unprobed` and `probed` are the checksums of the values that the function returned without and with the probe. If
+    the guest did not survive the call, `probed` is "" and `stands` is where its CPU was. `inner` holds hits and misses
+    of the probe on a function that the handler calls.
     """
 
     site: Site
@@ -74,23 +75,23 @@ class SingleStepResult:
 
     @property
     def exact(self) -> bool:
-        """True when the probe changed nothing and saw every call that reached it.
+        """True if the probe changed no result and its handler ran on every hit.
 
-        A probe hit inside of a handler runs none, and is counted as missed.
+        The kernel runs no handler for a probe that is hit inside of a handler, and counts it as missed.
         """
         same = self.probed == self.unprobed and self.missed == 0 and self.hits > 0
         return same and self.inner in (None, (0, self.hits))
 
     def demand_exact(self) -> None:
-        """Raise Missed unless the function computed what it does unprobed, hit and none missed."""
+        """Raise Missed unless the function returned the same as without a probe, with hits and none missed."""
         if not self.exact:
             raise Missed(str(self))
 
     def demand_symptom(self, defect: Defect) -> None:
-        """Raise Missed unless the kernel failed exactly in the way that is written down of it."""
+        """Raise Missed unless the kernel failed with exactly the documented symptom."""
         if not self._shows(defect.symptom):
-            mended = " (the kernel is mended: take it out of the architecture table)" if self.exact else ""
-            raise Missed(f"not the documented defect, {defect.symptom.value}{mended}: {self}")
+            fixed = " (the kernel is fixed: remove the defect from the architecture table)" if self.exact else ""
+            raise Missed(f"not the documented defect, {defect.symptom.value}{fixed}: {self}")
 
     def _shows(self, symptom: Symptom) -> bool:
         match symptom:
@@ -103,14 +104,14 @@ class SingleStepResult:
 
     def __str__(self) -> str:
         if self.stands:
-            return f"{self.site}: {self.unprobed} unprobed, no answer probed; the CPU is {self.stands}"
+            return f"{self.site}: returned {self.unprobed} unprobed, never returned probed; the CPU is {self.stands}"
         counted = f"hit {self.hits} and missed {self.missed} times in {self.times} calls"
         inner = "" if self.inner is None else f"; in its handler hit {self.inner[0]} and missed {self.inner[1]} times"
-        return f"{self.site}: {self.unprobed} unprobed, {self.probed} probed; {counted}{inner}"
+        return f"{self.site}: returned {self.unprobed} unprobed, {self.probed} probed; {counted}{inner}"
 
 
 def first_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | None:
-    """The first instruction of that kind in the site's function, None where it has none.
+    """The first instruction of a kind in the site's function; None if there is none.
 
     A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
     """
@@ -126,7 +127,7 @@ def first_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | N
 
 
 def delay_slot(layout: Layout, site: Site) -> Site | None:
-    """The delay slot of the first call in the site's function, None where the machine has no delay slots."""
+    """The delay slot of the first call in the site's function; None if the architecture has no delay slots."""
     called = first_of_kind(layout, site, InstructionKind.CALL)
     return layout.following(called) if called and has_delay_slots(layout.decoder) else None
 
@@ -136,10 +137,10 @@ def call(
 ) -> SingleStepResult:
     """Probe one site, call the shape, and return the result. A guest in an endless trap is stopped.
 
-    `nested` is probed, too, and is what the first probe's handler runs (probes/probe/main.c, parameter nests).
+    `nested` is a second site to probe; the handler of the first probe runs it (probes/probe/main.c, parameter nests).
     """
     layout = Layout(target.guest, [target])
-    _ = layout.slide  # Asked while the guest still answers; looking from outside needs it.
+    _ = layout.slide  # Read while the guest still responds; looking from outside needs it.
     unprobed = target.call(shape, times)
     sites, wrongs = [site], mutant.parameters(layout, [site])
     if nested:
@@ -154,7 +155,7 @@ def call(
 
 
 def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | None]:
-    """What the call gave, or "" and where the CPU stands when none came."""
+    """The result of the call, or "" and where the CPU is if the call does not return."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
@@ -169,10 +170,10 @@ def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | No
 
 
 def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standing | None:
-    """Where the CPU is, looked at many times through QEMU's monitor, which needs no answer of the guest.
+    """Sample the CPU's address through QEMU's monitor, which needs no response from the guest.
 
-    Looks until one address outside of all functions was seen often enough; otherwise returns the most frequent address,
-    or None once `over` is true.
+    Samples until one address outside of all functions was seen often enough. If there is none, returns the most
+    frequent address. Returns None as soon as `over` returns True.
     """
     seen: Counter[int] = Counter()
     for looks in range(1, _LOOKS + 1):

@@ -1,4 +1,4 @@
-"""Where the parisc module loader puts the sections of a module's text: behind each other, with room for stubs."""
+"""Computes where the parisc module loader puts the text sections of a module: in sequence, with room for stubs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _STUB = 8
 
 
 def expected_starts(module: Elf) -> dict[str, int]:
-    """Each section of a module's text that stays, by name: its distance from where the module begins.
+    """The distance of each text section that stays loaded from the start of the module, by section name.
 
-    As layout_sections() lays them out (kernel/module/main.c), empty ones too, with arch_mod_section_prepend().
+    Sections are placed as in layout_sections() (kernel/module/main.c), empty ones too, with the space that
+    arch_mod_section_prepend() reserves before each.
     """
     found, end = {}, 0
     for section in module.allocated:

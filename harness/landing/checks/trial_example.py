@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from harness.landing.checks.base_offset_trial import Aim, Trial
 from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.relocation_trial import Aim, Trial
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 
 # A stretch shows some bytes before the address and more after it.
 _BEFORE, _AFTER = 8, 24

@@ -9,11 +9,11 @@ from harness.landing.code.instructions import LEAVES, aimed_at_from_cold, decode
 
 
 def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ...], ...]:
-    """The offsets of all instructions of a function, in groups of which each member runs as often as the others.
+    """Group the offsets of a function's instructions so that all members of a group run equally often.
 
-    A group ends before whatever is branched to, and behind whatever can leave the line; a delay slot, and what a
-    nullifying instruction may leave out, stand alone. The targets of a computed jump are unknown: every
-    instruction of such a function stands alone. Raises PinpointError as `decoded` does.
+    A group ends before each branch target and after each instruction that can change the flow of control. A delay slot
+    is a group of its own, and so is an instruction that may be nullified. If the function has a computed jump, its
+    branch targets are unknown, and every instruction is a group of its own. Raises PinpointError as `decoded` does.
     """
     code = decoded(elf, symbol, decoder)
     alone = any(each.flow is Flow.COMPUTED for each in code)

@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# What scripts/mksysmap leaves out of kallsyms, and is_arm_mapping_symbol() in modules' (kernel/module/kallsyms.c, 6.1).
+# Prefixes of symbols that kallsyms does not list: scripts/mksysmap drops them from the kernel's symbols, and
+# is_arm_mapping_symbol() from modules' (kernel/module/kallsyms.c, 6.1).
 _NOT_KEPT = ("$", ".L", "__crc_", "__kstrtab_", "__kstrtabns_")
 
 
 class Named(NamedTuple):
-    """A symbol where it is loaded; `module` is empty for vmlinux."""
+    """A symbol and its load address; `module` is empty for vmlinux."""
 
     address: int
     name: str
@@ -21,9 +22,9 @@ class Named(NamedTuple):
 
 
 class SymbolOffset(NamedTuple):
-    """The closest symbol at or below an address, and the bytes from there to the address.
+    """The closest symbol at or below an address, and the offset of the address from it, in bytes.
 
-    `names` are all names of the symbol's address: each of them means the same place. `module` is empty for vmlinux.
+    `names` holds all names of the symbol's address; they are equivalent. `module` is empty for vmlinux.
     """
 
     names: tuple[str, ...]
@@ -36,14 +37,14 @@ class SymbolOffset(NamedTuple):
 
 
 class KernelSymbolOffset(NamedTuple):
-    """An address as the kernel prints it: one name, and the bytes from there."""
+    """An address as the kernel prints it: one symbol name, and an offset from it in bytes."""
 
     name: str
     offset: int
     module: str = ""
 
     def means(self, place: SymbolOffset | None) -> bool:
-        """True when this is the place, by one of its names."""
+        """True if this is the same place, by any of its names."""
         return place is not None and self.name in place.names and (self.offset, self.module) == place[1:]
 
     def __str__(self) -> str:
@@ -51,7 +52,7 @@ class KernelSymbolOffset(NamedTuple):
 
 
 class Closest:
-    """Symbols by the address they are loaded at, as kallsyms would keep them."""
+    """Symbols by load address, restricted to those that kallsyms would list."""
 
     def __init__(self, symbols: Iterable[Named]) -> None:
         names: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
@@ -62,9 +63,9 @@ class Closest:
         self._names = names
 
     def at(self, address: int) -> SymbolOffset | None:
-        """What an address means; None below all symbols.
+        """The closest symbol at or below an address; None if the address is below all symbols.
 
-        How far up a symbol reaches is not asked, as the kernel does not (get_symbol_pos(), kernel/kallsyms.c, 6.1).
+        The size of the symbol is ignored, as the kernel ignores it (get_symbol_pos(), kernel/kallsyms.c, 6.1).
         """
         index = bisect_right(self._starts, address, key=lambda start: start[0]) - 1
         if index < 0:
@@ -74,22 +75,23 @@ class Closest:
 
 
 class ClosestOfAll:
-    """Several tables as one, each with the bytes that its symbols were moved by."""
+    """Several tables as one, each with the distance in bytes by which its symbols were moved."""
 
     def __init__(self, *tables: tuple[Closest, int]) -> None:
         self._tables = tables
 
     def at(self, address: int) -> SymbolOffset | None:
-        """What an address means; None below all symbols."""
+        """The closest symbol at or below an address; None if the address is below all symbols."""
         places = (table.at(address - moved) for table, moved in self._tables)
         return min(filter(None, places), key=lambda place: place.offset, default=None)
 
 
-# sprint_symbol(): "sym+0xoff/0xsize", " [mod]" behind it; kprobes/list: "sym+0xoff", " mod" (kernel/kprobes.c, 6.1).
+# sprint_symbol() prints "sym+0xoff/0xsize" and for a module " [mod]" after it; kprobes/list has "sym+0xoff" and " mod"
+# (kernel/kprobes.c, 6.1).
 _WORDS = re.compile(r"(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
 
 
 def read(words: str) -> KernelSymbolOffset | None:
-    """What the kernel's words mean; None for the bare number that it prints when it knows no symbol."""
+    """Parse symbol + offset as the kernel prints it; None for a bare number, which it prints if it finds no symbol."""
     found = _WORDS.fullmatch(words.strip())
     return KernelSymbolOffset(found["name"], int(found["offset"], 16), found["module"] or "") if found else None

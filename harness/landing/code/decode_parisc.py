@@ -1,7 +1,7 @@
-"""PA-RISC 1.1 instructions, as far as their flow goes: fixed width, identified by the first six bits.
+"""Decodes the flow of control of PA-RISC 1.1 instructions: fixed width, identified by the first six bits.
 
-After the "PA-RISC 1.1 Architecture and Instruction Set Reference Manual", appendix C, and, for the way displacements
-are cut up, arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). capstone 5 does not know the machine.
+Sources: "PA-RISC 1.1 Architecture and Instruction Set Reference Manual", appendix C; for the encoding of displacements,
+arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). capstone 5 does not support PA-RISC.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ _BRANCH = 0x3A
 _BL, _GATE, _BLR, _BL_LONG, _BV = 0, 1, 2, 5, 6
 _RETURN_POINTER = 2
 _NULLIFY = 2  # The bit of a branch that nullifies its delay slot.
-# LDIL and BE, with %r1 as target and as base: the opcode and the register after it.
+# LDIL with target %r1, and BE with base %r1: the opcode, followed by the register.
 _LDIL_R1, _BE_R1 = 0x08 << 5 | 1, 0x38 << 5 | 1
 _NOP = 0x08000240
 
-# Instructions with a condition on which the next is nullified: where the condition stands.
+# Instructions that nullify the next one if a condition holds, by the position of the condition field.
 _ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2C, 0x2D})  # register forms; COMICLR, SUBI, ADDIT, ADDI
 _SHIFTS = frozenset({0x34, 0x35, 0x36, 0x3C, 0x3D, 0x3E, 0x3F})  # shift, extract, deposit; their double forms
-# SPOPn, COPR, FLOAT: may nullify (FTEST), and no kernel function has them in its prologue.
+# SPOPn, COPR, FLOAT: they may nullify (FTEST). No kernel function has them in its prologue.
 _COPROCESSORS = frozenset({0x04, 0x0C, 0x0E})
 
 
 def decode(code: bytes) -> list[Instruction]:
-    """Every word of a function as an instruction; a rest of less than a word is left out."""
+    """Decode every word of a function as an instruction; an incomplete last word is ignored."""
     words = struct.unpack_from(f">{len(code) // _WORD}I", code)
     return [_instruction(number * _WORD, word) for number, word in enumerate(words)]
 
 
 def stubs(code: bytes) -> list[tuple[int, int]]:
-    """Where stubs begin and end, in bytes: `ldil L'there,%r1`, then a branch to `R'there(%sr4,%r1)`.
+    """Start and end offset of each stub: `ldil L'there,%r1`, then a branch to `R'there(%sr4,%r1)`.
 
-    So the linker makes them for far calls (hppa_build_one_stub(), bfd/elf32-hppa.c, binutils 2.40), and the module
-    loader (get_stub(), arch/parisc/kernel/module.c, 6.1).
+    The linker makes such stubs for far calls (hppa_build_one_stub(), bfd/elf32-hppa.c, binutils 2.40), and so does the
+    module loader (get_stub(), arch/parisc/kernel/module.c, 6.1).
     """
     words = [word for (word,) in struct.iter_unpack(">I", code[: len(code) // _WORD * _WORD])]
     return [
@@ -71,7 +71,7 @@ def _instruction(offset: int, word: int) -> Instruction:
 
 
 def _nullifies(major: int, word: int) -> bool:
-    """True when the instruction has a condition other than "never"."""
+    """True if the instruction has a condition other than "never"."""
     if major in _ARITHMETIC:
         return bool((word >> 12) & 0xF)
     if major in _SHIFTS:
@@ -80,12 +80,12 @@ def _nullifies(major: int, word: int) -> bool:
 
 
 def _long_branch(offset: int, word: int) -> Instruction:
-    """Major opcode 0x3a: B and B,L of two lengths, GATE, and the branches through a register."""
+    """Decode major opcode 0x3a: B and B,L of two lengths, GATE, and the branches through a register."""
     form = (word >> 13) & 0x7
     index, base = (word >> 16) & 0x1F, (word >> 21) & 0x1F
     if form in (_BL, _GATE):
         return _branch(offset, _assemble_17(word), InstructionKind.CALL if base else InstructionKind.JUMP)
-    if form == _BL_LONG:  # It always links, to the return pointer.
+    if form == _BL_LONG:  # It always links, with the return pointer as the link register.
         return _branch(offset, _assemble_22(word), InstructionKind.CALL)
     if form == _BV and index == 0 and base == _RETURN_POINTER:
         return Instruction(
@@ -112,7 +112,7 @@ def _assemble_22(word: int) -> int:
 
 
 def _middle(word: int) -> int:
-    """The eleven bits that every displacement has: the lowest of them comes first."""
+    """The eleven bits that every displacement has; the field has the lowest of them first."""
     field = (word >> 2) & 0x7FF
     return (field & 1) << 10 | field >> 1
 

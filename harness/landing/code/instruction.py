@@ -1,4 +1,4 @@
-"""One machine instruction as a probe sees it: where it starts, and what it does to the line of execution."""
+"""One machine instruction as it matters to a probe: where it starts, and its effect on the flow of control."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import NamedTuple
 
 
 class Flow(Enum):
-    """What an instruction does to the line of execution."""
+    """The effect of an instruction on the flow of control."""
 
     PLAIN = "plain"
-    """The next one follows."""
+    """The next instruction runs after it."""
     NOP = "nop"
-    """The next one follows, unless the kernel made this a jump (a static key) or a call (ftrace)."""
+    """The next instruction runs after it, unless the kernel has made it a jump (static key) or a call (ftrace)."""
     SKIPS = "skips"
-    """The next one may be left out (parisc: nullified)."""
+    """The next instruction may be skipped (parisc: nullified)."""
     REFUSED = "refused"
-    """The next one follows, but the kernel lets no probe stand here."""
+    """The next instruction runs after it, but the kernel refuses a probe on it."""
     ENDS = "ends"
-    """The line ends: a branch, a call, a return, a trap."""
+    """The next instruction need not run after it: a branch, a call, a return, a trap."""
     COMPUTED = "computed"
-    """The line ends in a jump to a place that only a register knows."""
+    """A jump to an address that is in a register."""
     UNKNOWN = "unknown"
-    """No instruction is known for these bytes."""
+    """The bytes cannot be decoded."""
 
 
 class InstructionKind(Enum):
-    """What an instruction is for, where a probe on it may go wrong in a way of its own."""
+    """The purpose of an instruction, if a probe on it can fail in a particular way."""
 
     OTHER = "other"
     CONDITIONAL = "conditional"
@@ -37,17 +37,17 @@ class InstructionKind(Enum):
     LONE_RETURN = "lone-return"
     """A return that nullifies its delay slot."""
     THROUGH_MEMORY = "through-memory"
-    """A call of, or a jump to, an address that is read from memory, which x86 does not step (EOPNOTSUPP)."""
+    """A call or a jump to an address that is read from memory; x86 does not step it (EOPNOTSUPP)."""
     SKIP = "skip"
-    """It may nullify the next one."""
+    """It may nullify the next instruction."""
 
 
 class Instruction(NamedTuple):
     """One instruction of a function.
 
-    `offset` and `size` are in bytes from the function's start; `target` is the offset that a direct branch goes to,
-    which may lie outside of the function, None for any other instruction; `padding` is true for what stands between
-    functions, too: nops, traps, zeros.
+    `offset` is in bytes from the function's start, `size` in bytes. `target` is the offset that a direct branch goes
+    to, which may be outside of the function; None for any other instruction. `padding` is true for instructions that
+    also occur between functions: nops, traps, zeros.
     """
 
     offset: int
@@ -59,5 +59,5 @@ class Instruction(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The offset behind its last byte."""
+        """The offset of the first byte after the instruction."""
         return self.offset + self.size

@@ -1,4 +1,4 @@
-"""Where in a function probes may stand: instruction boundaries, the line each call runs once, what lies between."""
+"""Finds the places for probes in a function: instruction boundaries, and those that each call runs exactly once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.landing.code import decode_capstone, decode_parisc
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 _FENTRY = "__fentry__"
-# Bytes that no instruction is longer than.
+# The size of the longest instruction, in bytes, rounded up.
 _LONGEST = 16
 
 
@@ -25,14 +25,16 @@ def _none(_: bytes) -> tuple[()]:
 
 
 class _Machine(NamedTuple):
-    """How one decoder's machine code is read.
+    """How to read the machine code of one decoder.
 
-    `starts` gives instructions' offsets only, `stubs` where stubs begin and end. `fixed_width`: every word is an
-    instruction, whatever it means. `entry_pad` may stand before what ftrace patches;
-    `entry_nops` is how many nops ftrace has there, of which it patches the last (0: it patches a call of __fentry__, or
-    has nothing). `probed_on_ftrace` is whether a kprobe may stand on what it patches: x86 has KPROBES_ON_FTRACE,
-    arm64 answers EINVAL (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels). `delay_slots`:
-    what follows a branch still runs.
+    - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
+    - `fixed_width`: every word is an instruction, even if it cannot be decoded.
+    - `entry_pad` may precede the instruction that ftrace patches.
+    - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of __fentry__,
+      or the function has no ftrace site.
+    - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
+      (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
+    - `delay_slots`: the instruction after a branch still runs.
     """
 
     decode: Callable[[bytes], list[Instruction]]
@@ -66,9 +68,9 @@ _MACHINES: Mapping[Decoder, _Machine] = {
 
 
 def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
-    """A function's instructions, without the padding that a size taken from kallsyms includes.
+    """Decode a function, without the padding that is included in a symbol size from kallsyms.
 
-    A branch that a relocation has still to aim has no target; what ftrace patches is plain, or refused.
+    A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
     machine = _MACHINES[decoder]
     found = machine.decode(elf.code(symbol))
@@ -88,17 +90,19 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
 def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets of all instructions of a function, in order.
 
-    Raises PinpointError for a function without bytes, and for bytes after which the boundaries are unknown.
+    Raises PinpointError if the function has no bytes, or has bytes that cannot be decoded where instructions differ in
+    size.
     """
     return tuple(each.offset for each in decoded(elf, symbol, decoder))
 
 
 def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
-    """The offsets that every call runs exactly once and on which the kernel lets a probe stand.
+    """The offsets that every call runs exactly once and on which the kernel accepts a probe.
 
-    From the entry to the first instruction that can leave the line (a branch, a call, a nop that may be a static key)
-    or that anything branches to; without those that may be left out or let others be. A function with a computed jump
-    has none: its targets are unknown. Raises PinpointError as `boundaries` does.
+    They reach from the entry to the first instruction that can change the flow of control (a branch, a call, a nop that
+    may be a static key) or that is the target of a branch. Instructions that may be skipped, or that may skip others,
+    are left out. The targets of a computed jump are unknown, so a function with such a jump has no offsets. Raises
+    PinpointError as `boundaries` does.
     """
     code = decoded(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
@@ -108,7 +112,7 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
 
 
 def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
-    """The offsets of instructions that go on to the next and always run, none of them in a delay slot.
+    """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
 
     Raises PinpointError as `boundaries` does.
     """
@@ -119,52 +123,52 @@ def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
 
 
 def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
-    """The offsets of all instructions, padding included: as `boundaries`, but not asking what each does, and fast."""
+    """The offsets of all instructions, padding included: faster than `boundaries`, because none is classified."""
     return _MACHINES[decoder].starts(elf.code(symbol))
 
 
 def starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
-    """The offsets of all instructions in some bytes, decoded from the first."""
+    """The offsets of all instructions in some bytes, decoded from the first byte."""
     return _MACHINES[decoder].starts(code)
 
 
 def is_padding(code: bytes, decoder: Decoder) -> bool:
-    """True for bytes that only fill the room behind a function: nops, traps, zeros."""
+    """True for bytes that only fill the space after a function: nops, traps, zeros."""
     return all(each.padding for each in _MACHINES[decoder].decode(code))
 
 
 def padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
-    """True when the instruction that an offset is in, decoded from the code's begin, only fills room."""
+    """True if the instruction at an offset, decoded from the first byte of the code, is padding."""
     return any(each.padding for each in _MACHINES[decoder].decode(code) if each.offset <= offset < each.end)
 
 
 def stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
-    """True when an offset is in a stub that a linker or a module loader made for a far call."""
+    """True if an offset is in a stub that a linker or a module loader made for a far call."""
     return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
 
 
 def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
-    """The offsets inside of instructions, where no probe may be put.
+    """The offsets inside of PLAIN instructions, where the kernel refuses a probe.
 
-    Without those inside of branches, calls and nops: what the kernel patches at boot or later is among these, and a
-    patch may be shorter than what it replaces, so that an instruction starts there after all.
+    Offsets inside of branches, calls and nops are left out. The kernel may patch these at boot or later, and a patch
+    may consist of shorter instructions, so that an instruction can start at such an offset.
     """
     plain = (each for each in decoded(elf, symbol, decoder) if each.flow is Flow.PLAIN)
     return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
 
 
 def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
-    """A function's first instruction as its bytes have it, None for a function without bytes."""
+    """A function's first instruction as it is in the file; None for a function without bytes."""
     return decoded_first(elf.code(symbol)[:_LONGEST], decoder)
 
 
 def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
-    """The instruction that some bytes begin with, None when there are none."""
+    """The first instruction in some bytes; None if there are no bytes."""
     return next(iter(_MACHINES[decoder].decode(code)), None)
 
 
 def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
-    """Offsets into a module's function at which relocations name a symbol that begins so; none in a linked file."""
+    """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
         return set()
     place = elf.place(symbol)
@@ -173,12 +177,12 @@ def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
 
 
 def has_delay_slots(decoder: Decoder) -> bool:
-    """True where the instruction behind a branch runs before what the branch goes to."""
+    """True if the instruction after a branch runs before the branch takes effect."""
     return _MACHINES[decoder].delay_slots
 
 
 def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
-    """The offset of the instruction that ftrace patches; None for a function that it does not trace."""
+    """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
     return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.code(symbol)))
 
 
@@ -192,7 +196,7 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
         skipped = each.flow is Flow.SKIPS
 
 
-# After these the next instruction need not follow.
+# After an instruction with one of these flows the next instruction need not run.
 LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
 
 
@@ -225,10 +229,10 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
 
 
 def aimed_at_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
-    """Offsets that the function's `.cold` half, which gcc moved away, may branch back to.
+    """Offsets that branches in the function's `.cold` part, which gcc moved out of line, may go back to.
 
-    In a module its branches are relocated by the hot half's section and an addend, which on x86 counts from four bytes
-    before the end of the instruction: both readings of it are taken.
+    In a module such a branch has a relocation with the section of the function and an addend. On x86 the addend is
+    relative to four bytes before the end of the instruction, so both the sum and the sum plus four are included.
     """
     aimed_at: set[int] = set()
     for cold in elf.named(f"{symbol.name}.cold"):

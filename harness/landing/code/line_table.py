@@ -1,4 +1,4 @@
-"""The DWARF line table of a module not linked yet: each row with its section, which only a relocation determines."""
+"""Reads the DWARF line table of an unlinked module; the section of each row is known from a relocation only."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from harness.core.elf import BROKEN, Elf
 from harness.core.errors import PinpointError
 
 _TABLE = ".debug_line"
-# Distinct addresses identify the section: they are laid out one after the other, far apart, as no loader does.
+# Each section gets an address range of its own, so that an address identifies its section. No loader lays out sections
+# this far apart.
 _FIRST, _APART = 0x10000, 0x10000
 
 
-# What pyelftools and zlib raise on content that no compiler makes.
+# Exceptions of pyelftools and zlib for content that no compiler writes.
 _BROKEN_HERE = (DWARFError, zlib.error, AssertionError, OSError, RecursionError, NotImplementedError, MemoryError)
-# The most that the compressed debug sections of a file may become; a kernel's have some 100 MiB.
+# The limit for the uncompressed size of a file's compressed debug sections; a kernel's have about 100 MiB.
 _MOST_UNPACKED = 256 << 20
 
 
 class LineRow(NamedTuple):
-    """One row of the line table, where a statement begins: byte offset into a section, path of the source, line."""
+    """One row of the line table at which a statement begins: section, byte offset, source path, line."""
 
     section: str
     offset: int
@@ -43,7 +44,7 @@ class LineRow(NamedTuple):
 def rows(elf: Elf) -> Sequence[LineRow]:
     """Every row that begins a statement, in the table's order.
 
-    Raises PinpointError when the module has no line table, one that is damaged, or relocations of an unknown sort.
+    Raises PinpointError if the module has no line table or a damaged one, or relocations of an unknown type.
     """
     if _TABLE not in elf.sections:
         raise PinpointError(
@@ -58,7 +59,7 @@ def rows(elf: Elf) -> Sequence[LineRow]:
             _demand_bounded(elf, parsed)
             for address, file, line in _statements(_dwarf(elf, parsed, bases)):
                 index = bisect_right(starts, address) - 1
-                # Below all is what the linker threw away, whose address it made 0.
+                # The linker sets the address of discarded code to 0, which is below all sections.
                 if index >= 0:
                     found.append(LineRow(names[index], address - starts[index], file, line))
     except (*BROKEN, *_BROKEN_HERE) as error:
@@ -67,11 +68,11 @@ def rows(elf: Elf) -> Sequence[LineRow]:
 
 
 def _demand_bounded(elf: Elf, parsed: ELFFile) -> None:
-    """Demand that what is compressed stays within bounds: zlib makes a thousand bytes of one."""
+    """Raise PinpointError if the compressed sections are too large; zlib can expand a byte to a thousand."""
     total = 0
     for section in parsed.iter_sections():
         if section.name.startswith(".zdebug"):
-            what = "its DWARF is compressed in the way before ELF had one"
+            what = f"its DWARF is compressed in the old GNU format ({section.name})"
             raise PinpointError(what, where=str(elf.path), mend="build it without -gz=zlib-gnu")
         total += section.data_size if section.compressed else 0
     if total > _MOST_UNPACKED:
@@ -79,7 +80,7 @@ def _demand_bounded(elf: Elf, parsed: ELFFile) -> None:
 
 
 def _apart(elf: Elf) -> dict[str, int]:
-    """An address for each section with code, by name."""
+    """An address for each section with code, by section name."""
     if elf.linked:
         return {name: section.address for name, section in _code(elf)}
     bases, address = {}, _FIRST
@@ -95,7 +96,7 @@ def _code(elf: Elf) -> list[tuple[str, elf_tables.Section]]:
 
 
 def _dwarf(elf: Elf, parsed: ELFFile, bases: Mapping[str, int]) -> DWARFInfo:
-    """What pyelftools reads of the file, after the relocations that it cannot apply: it knows no parisc."""
+    """The DWARF information of the file, with relocations applied here, because pyelftools does not support parisc."""
     dwarf = parsed.get_dwarf_info(relocate_dwarf_sections=False)
     dwarf.debug_info_sec = _relocated(elf, dwarf.debug_info_sec, bases)
     dwarf.debug_line_sec = _relocated(elf, dwarf.debug_line_sec, bases)
@@ -113,7 +114,7 @@ def _relocated(
         width = elf_tables.absolute_width(elf.machine, entry)
         if width is None:
             raise PinpointError(
-                f"{section.name} has a relocation of type {entry.type}, not known for {elf.machine}",
+                f"{section.name} has a relocation of unknown type {entry.type} for {elf.machine}",
                 where=str(elf.path),
             )
         value = bases.get(entry.symbol.section, 0) + entry.symbol.address + entry.addend
@@ -122,7 +123,7 @@ def _relocated(
 
 
 def _statements(dwarf: DWARFInfo) -> Iterator[tuple[int, str, int]]:
-    """Address, file and line of each row that begins a statement, of all compilation units."""
+    """Address, file and line of each row that begins a statement, for all compilation units."""
     for unit in dwarf.iter_CUs():
         program = dwarf.line_program_for_CU(unit)
         if program is None:
@@ -135,7 +136,11 @@ def _statements(dwarf: DWARFInfo) -> Iterator[tuple[int, str, int]]:
 
 
 def _files(header: Container) -> Mapping[int, str]:
-    """Path by number. Files and directories are counted from 0 since DWARF 5, which made the old, silent 0 explicit."""
+    """Paths by file number.
+
+    Since DWARF 5 files and directories are numbered from 0, because entry 0 became explicit; before, they are numbered
+    from 1.
+    """
     first = 0 if header.version >= 5 else 1
     directories = dict(enumerate((name.decode(errors="replace") for name in header.include_directory), first))
     return {

@@ -1,7 +1,7 @@
-"""Which bytes of its own text a kernel or a module patches while it runs, by the very tables that it does so by.
+"""Finds the bytes of its own text that a kernel or a module patches at run time, from the tables that it patches by.
 
-On each of the four core VMs all bytes from `_stext` to `_etext` of a booted kernel were compared with its ELF file:
-480,000 of 14.7 million differ on Debian's x86_64, 181,000 of 13.6 million on its arm64, and every one that differs is
+On each of the four core VMs all bytes from `_stext` to `_etext` of a booted kernel were compared with its ELF file. On
+Debian's x86_64 480,000 of 14.7 million bytes differ, on its arm64 181,000 of 13.6 million. Every byte that differs is
 named by a table, by a relocation, or by a kprobe that the kernel lists.
 """
 
@@ -21,21 +21,21 @@ from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, Pa
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables, Rows
 
-# A linked file is one place, by linked addresses; a module has one for each of its sections.
+# The place name for a linked file, which has a single place with link addresses; a module has one for each section.
 LINKED = ""
-_LONGEST = 6  # bytes of an instruction that determine a table's patch size
-_SECOND = 4  # where in a row its second relocation stands: of what an alternative is replaced by
+_LONGEST = 6  # The number of code bytes that determine the size of a patch.
+_SECOND = 4  # The offset in a row of its second relocation, which is for the replacement of an alternative.
 
 
 class Range(NamedTuple):
-    """Bytes from `start` to before `end`."""
+    """The bytes from `start` up to, but not including, `end`."""
 
     start: int
     end: int
 
 
 class PatchSites:
-    """What of one ELF file's bytes may differ in memory; `known` is false when the file does not show them."""
+    """The bytes of one ELF file that may differ in memory; `known` is false if the file lacks the patch tables."""
 
     def __init__(self, found: Mapping[str, Sequence[Range]], *, known: bool) -> None:
         self.known = known
@@ -43,9 +43,9 @@ class PatchSites:
         self._starts = {place: [each.start for each in ranges] for place, ranges in self._ranges.items()}
 
     def within(self, place: str, start: int, size: int) -> set[int]:
-        """The patched ones of `size` bytes from `start` on, counted from it.
+        """Which of `size` bytes from `start` on are patched, as offsets from `start`.
 
-        `place` is LINKED and `start` a linked address, or a module's section and an offset in it.
+        `place` is LINKED and `start` a link address, or `place` is a module's section and `start` an offset in it.
         """
         found: set[int] = set()
         ranges = self._ranges.get(place, [])
@@ -67,19 +67,19 @@ def _merged(ranges: Sequence[Range]) -> list[Range]:
 
 
 class FtraceSites:
-    """The sites of one ELF file that ftrace makes calls of and nops again, each with its size in bytes."""
+    """The ftrace sites of one ELF file: the instructions that ftrace turns into calls and back into nops."""
 
     def __init__(self, found: Mapping[str, Sequence[Range]]) -> None:
         self._ranges = {place: sorted(set(ranges)) for place, ranges in found.items()}
 
     def at(self, place: str, offset: int) -> Range | None:
-        """The site that a byte belongs to; `place` and `offset` as in PatchSites.within()."""
+        """The site that a byte belongs to, or None; `place` and `offset` are as in PatchSites.within()."""
         ranges = self._ranges.get(place, [])
         index = bisect_right(ranges, offset, key=lambda each: each.start) - 1
         return ranges[index] if index >= 0 and offset < ranges[index].end else None
 
     def within(self, place: str, start: int, size: int) -> list[int]:
-        """Where the sites begin that begin in `size` bytes from `start` on."""
+        """The starts of the sites that start within `size` bytes from `start` on."""
         ranges = self._ranges.get(place, [])
         first = bisect_left(ranges, start, key=lambda each: each.start)
         last = bisect_left(ranges, start + size, key=lambda each: each.start)
@@ -88,9 +88,9 @@ class FtraceSites:
 
 @lru_cache(maxsize=32)
 def ftrace_sites(elf: Elf) -> FtraceSites:
-    """The ftrace sites of a vmlinux or a module, none where it has no table of them.
+    """The ftrace sites of a vmlinux or a module; none if the file has no ftrace table.
 
-    Raises PinpointError for tables that no compiler makes.
+    Raises PinpointError if the tables are damaged.
     """
     try:
         return _ftrace_sites(elf)
@@ -118,9 +118,9 @@ def _ftrace_sites(elf: Elf) -> FtraceSites:
 
 @lru_cache(maxsize=32)
 def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
-    """The patch sites of a vmlinux or a module, with those of ftrace or without.
+    """The patch sites of a vmlinux or a module, with or without those of ftrace.
 
-    Relocations that belong to a section are not among them. Raises PinpointError for tables that no compiler makes.
+    Relocations that belong to a section are not included. Raises PinpointError if the tables are damaged.
     """
     try:
         return _patch_sites(elf, ftrace=ftrace)
@@ -148,13 +148,13 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
 
 
 def places(vmlinux: Elf, begin: str) -> list[int]:
-    """The linked addresses that one table of a vmlinux names, by the symbol that it begins with."""
+    """The link addresses in one table of a vmlinux; `begin` is the symbol at the table's start."""
     kernel = _Kernel(vmlinux)
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 
 
 def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:
-    """Section and offset in it of all that one table of a module names, by the symbol that a vmlinux begins it with."""
+    """The places in one table of a module, as section and offset; `begin` is the symbol at its start in a vmlinux."""
     found = _module(module, MACHINES[module.machine], _tables(module, begin))
     return [(section, each.start) for section, each in found]
 
@@ -169,34 +169,34 @@ class _Kernel:
     def __init__(self, elf: Elf) -> None:
         self._elf = elf
         self._flat = FlatTables(elf) if elf.machine == FLAT_MACHINE and not elf.named(ALTERNATIVES) else None
-        # Dynamic relocations belong to no section; of an arm64 kernel they hold what the words in the file lack.
+        # Dynamic relocations belong to no section. In an arm64 kernel they hold values that the words in the file lack.
         self._relative = (
             self._flat.relative if self._flat else {each.offset: each.addend for each in elf.relocations("")}
         )
 
     def rows(self, begin: str, end: str) -> list[Rows]:
-        """Where a table stands, empty when this kernel has none."""
+        """The address ranges of a table; empty if this kernel does not have it."""
         if self._flat:
             return self._flat.rows(begin)
         first, last = self._elf.named(begin), self._elf.named(end)
         return [Rows(first[0].address, last[0].address)] if first and last else []
 
     def patched(self, table: Table) -> Iterator[Range]:
-        """What one table names."""
+        """The bytes that one table names."""
         for rows in self.rows(table.begin, table.end):
             whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
             form = table.fitting(self._elf.struct_order, partial(_is_table_of, table, whole))
-            # The last row may go without the padding that the others have behind them.
+            # The last row may lack the padding that follows the others.
             content = whole.ljust(-(-len(whole) // form.size) * form.size, b"\0")
             for index, row in enumerate(form.iter_unpack(content)):
                 here = rows.start + index * form.size
                 place = self._relative.get(here, row[0]) if table.pointer else here + row[0]
-                # An empty row: a place that was in a section the linker left out.
+                # A row is empty if its place was in a section that the linker discarded.
                 if row[0] or place != here:
                     yield Range(place, place + table.size(row, partial(self._code, place)))
 
     def relocated(self) -> Iterator[Range]:
-        """What dynamic relocations write to code."""
+        """The bytes of code that dynamic relocations write."""
         code = [section for section in self._elf.sections.values() if section.executable]
         for place in self._relative:
             if any(section.address <= place < section.address + section.size for section in code):
@@ -207,9 +207,9 @@ class _Kernel:
 
 
 def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator[tuple[str, Range]]:
-    """Section and bytes in it of all that the tables of a module name.
+    """All bytes that the tables of a module name, as section and range.
 
-    In the file a row's first field is what a relocation makes of it, so the place is read from the relocation.
+    In the file the first field of a row is not relocated yet, so the place is read from the row's relocation.
     """
     for table in tables:
         moved = elf.relocations(table.section)
@@ -217,12 +217,12 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator
             continue
         form = table.fitting(elf.struct_order, partial(_is_moved_by, moved, elf.sections[table.section].size))
         for each in moved:
-            # An absolute symbol is in no section, and nothing of this module is patched there.
+            # An absolute symbol is in no section, so the row patches nothing of this module.
             if each.offset % form.size or each.symbol.section not in elf.sections:
                 continue
             section = each.symbol.section
             place = each.symbol.address + each.addend - (0 if table.pointer else machine.distance_bias)
-            # A section of pointers may occur many times; its rows hold nothing else.
+            # A section of pointers may occur many times under one name; its rows hold nothing except the pointer.
             row = (0,) if table.pointer and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
             yield section, Range(place, place + table.size(row, partial(_start, elf, section, place)))
 
@@ -236,12 +236,12 @@ def _members(elf: Elf, machine: PatchTables) -> Iterator[Table]:
 
 
 def _is_table_of(table: Table, content: bytes, form: struct.Struct) -> bool:
-    """Is a linked table one of such rows?"""
+    """True if the content of a linked table consists of sound rows of this form."""
     return len(content) % form.size == 0 and all(map(table.sound, form.iter_unpack(content)))
 
 
 def _is_moved_by(relocations: Sequence[Relocation], size: int, form: struct.Struct) -> bool:
-    """Is a module's table, so many bytes long, one of such rows? Each begins with one relocation or two."""
+    """True if a module's table of `size` bytes can have rows of this form, each with one or two relocations."""
     return size % form.size == 0 and all(each.offset % form.size in (0, _SECOND) for each in relocations)
 
 

@@ -1,4 +1,4 @@
-"""The tables by which a kernel patches its own text while it runs, as Linux 6.1 has them, 5.10 and 6.12 too.
+"""The tables by which a kernel patches its own text at run time, in the formats of Linux 5.10, 6.1 and 6.12.
 
 Formats: arch/*/include/asm/alternative.h; apply_retpolines(), apply_returns() and alternatives_smp_lock() in
 arch/x86/kernel/alternative.c; struct paravirt_patch_site; include/linux/jump_label.h and static_call_types.h;
@@ -16,11 +16,12 @@ Size = Callable[[Sequence[int], Code], int]
 
 
 class Table(NamedTuple):
-    """One table: the symbols around it in a vmlinux, its section in a module, a row as struct writes it.
+    """The format of one table.
 
-    A row begins with the patched place: its distance from the row, or, for a `pointer`, its address. `size` computes
-    from the row, and from six bytes there in the file, how many are patched. `others` are rows of other kernels; the
-    table's length and rows that are `sound` show which it has.
+    `begin` and `end` are the symbols around it in a vmlinux, `section` is its section in a module, `row` the format of
+    a row for struct.Struct. A row begins with the patched place: its distance from the row, or its address if `pointer`
+    is set. `size` computes the number of patched bytes from the row and from six bytes of code at the place. `others`
+    are the formats of other kernel versions. The right format divides the table's length, and all its rows are `sound`.
     """
 
     begin: str
@@ -33,16 +34,16 @@ class Table(NamedTuple):
     sound: Callable[[Sequence[int]], bool] = lambda _: True
 
     def fitting(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
-        """The row that fits this kernel's table; `order` is struct's sign of a byte order."""
+        """The row format that fits this kernel's table; `order` is the byte order character of struct."""
         forms = [struct.Struct(f"{order}{row}") for row in (self.row, *self.others)]
         return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
 
 
 class PatchTables(NamedTuple):
-    """What patches text on one machine.
+    """All tables that patch text on one machine.
 
-    `distance_bias` is what the relocation of a distance takes off it; `named` selects symbols that are patched whole;
-    `families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
+    `distance_bias` is the number that the relocation of a distance subtracts from it. `named` selects symbols whose
+    code is patched as a whole. `families` are groups of tables whose symbols are `begin` and `end` followed by a name.
     """
 
     tables: tuple[Table, ...]
@@ -68,17 +69,20 @@ def _paravirt_size(row: Sequence[int], _: Code) -> int:
 
 
 def _jump_size(_: Sequence[int], code: Code) -> int:
-    """A short jump, a nop of its length, or the long ones (arch_jump_entry_size(), arch/x86/kernel/jump_label.c)."""
+    """2 for a short jump or nop, 5 for a long one (arch_jump_entry_size(), arch/x86/kernel/jump_label.c)."""
     return 2 if code().startswith((b"\xeb", b"\x66\x90")) else 5
 
 
 def _branch_size(_: Sequence[int], code: Code) -> int:
-    """A call or a jump; one byte more with a prefix or a condition."""
+    """5 for a call or a jump; 6 if it has a prefix or a condition."""
     return 5 if code().startswith((b"\xe8", b"\xe9")) else 6
 
 
 def _parisc_alternative_size(row: Sequence[int], _: Code) -> int:
-    """A negative length replaces so many words, any other one (apply_alternatives(), arch/parisc/kernel)."""
+    """The bytes of -length words if the length is negative, else of one word.
+
+    See apply_alternatives() in arch/parisc/kernel.
+    """
     return 4 * max(1, -row[1])
 
 
@@ -88,14 +92,16 @@ def _between(name: str) -> tuple[str, str]:
 
 ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
 _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
-# Up to 5.12 with the length of the padding behind, since 6.3 with 16 flags after the feature (struct alt_instr).
+# struct alt_instr of other versions: up to 5.12 it ends with the length of the padding; since 6.3 it has 16 flag bits
+# after the feature.
 _OTHER_ALTERNATIVES = ("iiHBBB", "iiIBB")
 _PARAVIRT = ("__parainstructions", "__parainstructions_end", ".parainstructions")
 _JUMPS = (*_between("__jump_table"), "__jump_table")
 
-# Where ftrace's own entry code calls the tracer (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
+# Calls of the tracer in ftrace's own entry code (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
 _FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
-# Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
+# Data in .text that is written at boot: by initialize_ivt(), arch/parisc/kernel/traps.c, and by setup_toc_handler(),
+# toc.c (a checksum).
 _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler_csum"})
 
 MACHINES: Mapping[str, PatchTables] = {
@@ -111,7 +117,7 @@ MACHINES: Mapping[str, PatchTables] = {
             Table(*_JUMPS, "iiq", _jump_size),
             Table(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), pointer=True),
         ),
-        # Constants that boot alone knows (arch/x86/include/asm/runtime-const.h, since 6.11).
+        # Constants that are known only after boot (arch/x86/include/asm/runtime-const.h, since 6.11).
         families=(
             Table(*_between("runtime_ptr_"), "", "i", _always(8)),
             Table(*_between("runtime_shift_"), "", "i", _always(1)),

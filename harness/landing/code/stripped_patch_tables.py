@@ -1,8 +1,8 @@
-"""The patch tables of an arm64 kernel that came without their symbols, found by what their rows must look like.
+"""Finds the patch tables of an arm64 kernel that has no symbols for them, by the form of their rows.
 
-An ELF recovered from Debian's Image has text symbols only, because that kernel has no KALLSYMS_ALL. Each table is
-thousands of rows side by side of which every one points into text, the jump labels' at a nop or a branch; so a row that
-fits by chance is recognized by neighbors that do not fit.
+An ELF recovered from Debian's Image has text symbols only, because that kernel has no KALLSYMS_ALL. Each table is an
+array of thousands of rows. Every row points into the image; a row of the jump labels points to a nop or a branch. Bytes
+that fit by chance are recognized because their neighbors do not fit.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
 
 MACHINE = "EM_AARCH64"
-# Fewer rows in a row are no table.
+# Fewer consecutive rows are not a table.
 _LEAST = 256
 _TEXTS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 
 _NOP, _BRANCH = 0xD503201F, 0x05  # B has 000101 in its upper six bits.
 _RELATIVE = 0x403  # R_AARCH64_RELATIVE
-# Alternatives by call-back have this bit in their feature, and no replacement (ARM64_CB_BIT, alternative-macros.h).
+# Alternatives with a callback have this bit set in their feature, and no replacement (ARM64_CB_BIT,
+# alternative-macros.h).
 _CALL_BACK, _FEATURES = 0x8000, 128
 _JUMP_REACH = 1 << 20
 
 
 class Rows(NamedTuple):
-    """A table, or a part of one: the linked address of its first row, and of what follows its last."""
+    """A table, or a part of one: the link address of its first row, and the address after its last row."""
 
     start: int
     end: int
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
 class FlatTables:
     """The tables of a recovered arm64 kernel.
 
-    `relative` is what its dynamic relocations write: the address written to, and the linked address written there.
+    `relative` holds its dynamic relocations: the address that each writes to, and the link address that it writes.
     """
 
     def __init__(self, elf: Elf) -> None:
@@ -52,7 +53,7 @@ class FlatTables:
         }
 
     def rows(self, table: str) -> list[Rows]:
-        """Where the rows of a table stand, by the symbol that it would begin with; of FTRACE, the pointers' places."""
+        """The ranges of a table, named by the symbol that would be at its start; for FTRACE, ranges of pointers."""
         if table == FTRACE:
             return self._longest_pointers()
         form, fits = {
@@ -62,7 +63,7 @@ class FlatTables:
         return self._find(form, fits)
 
     def _find(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> list[Rows]:
-        """Every stretch of _LEAST rows and more behind the text that fit, a row in each half of that length tried."""
+        """Every run of at least _LEAST rows after the text that fit. One row in each _LEAST / 2 is tried."""
         found = []
         begin = self._texts[0][1] - self._base
         for phase in range(0, row.size, 4):
@@ -77,7 +78,7 @@ class FlatTables:
         return found
 
     def _stretch(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool], place: int) -> tuple[int, int]:
-        """How far rows fit to both sides of one that does."""
+        """The start and end of the run of fitting rows around a row that fits."""
 
         def fit(at: int) -> bool:
             inside = 0 <= at <= len(self._image) - row.size
@@ -91,7 +92,7 @@ class FlatTables:
         return start, end
 
     def _longest_pointers(self) -> list[Rows]:
-        """The longest run of words that are all relocated to text: the list of what ftrace patches."""
+        """The longest run of words that are all relocated to text: the table of ftrace sites."""
         places = sorted(place for place, value in self.relative.items() if self._in_text(value))
         best = Rows(0, 0)
         for rows in _runs(places):
@@ -129,7 +130,7 @@ class FlatTables:
 
 
 def _runs(places: list[int]) -> Iterator[Rows]:
-    """Stretches of words that follow each other."""
+    """Runs of adjacent words."""
     start = 0
     for index in range(1, len(places) + 1):
         if index == len(places) or places[index] != places[index - 1] + 8:

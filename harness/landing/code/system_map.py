@@ -1,4 +1,4 @@
-"""A System.map: the names that a kernel's build gave its addresses."""
+"""Reads a System.map, which lists the symbols of a kernel build by address."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import UsageError
 
-# The map of another build of the same source has some names at the same addresses, never nearly all.
+# The map of another build of the same source has some symbols at the same addresses, but never nearly all.
 _SHARE = 0.99
-# What Debian's package has instead of a map is one line.
+# Debian's kernel package has a dummy file of one line instead of a map.
 _FEWEST = 100
 _TEXT = frozenset("tTwW")
 
 
 @dataclass(frozen=True)
 class SystemMap:
-    """The text symbols of a map: linked addresses in order, and a name for each."""
+    """The text symbols of a map: link addresses in ascending order, and a name for each."""
 
     path: Path
     starts: list[int]
@@ -28,13 +28,13 @@ class SystemMap:
 
     @classmethod
     def read(cls, path: Path) -> SystemMap:
-        """Read `ADDRESS LETTER NAME` lines. Raises UsageError, one line, when that is not what they are."""
+        """Read lines `ADDRESS LETTER NAME`. Raises UsageError (one line) if the file has other lines."""
         try:
             lines = path.read_text().splitlines()
         except OSError as error:
             raise UsageError(str(error.strerror), where=str(path), mend="give a kernel's System.map") from None
         except UnicodeDecodeError:
-            raise UsageError("is no text", where=str(path), mend="give a kernel's System.map") from None
+            raise UsageError("is not a text file", where=str(path), mend="give a kernel's System.map") from None
         symbols = []
         for number, line in enumerate(lines, 1):
             try:
@@ -52,19 +52,19 @@ class SystemMap:
         return cls(path, [place for place, _ in symbols], [name for _, name in symbols])
 
     def demand_of(self, kernel: Elf) -> None:
-        """Demand that this is the map of the kernel with that ELF. Raises UsageError with how many names agree."""
+        """Raise UsageError, with the number of names that agree, unless this is the map of this kernel."""
         ours, theirs = self._unique(), _unique(kernel)
         shared = ours.keys() & theirs.keys()
         agree = sum(ours[name] == theirs[name] for name in shared)
         if not shared or agree < _SHARE * len(shared):
             raise UsageError(
-                f"is of another kernel: {agree} of {len(shared)} names that both have are at the same address",
+                f"is of another kernel: {agree} of {len(shared)} names that it shares are at the same address",
                 where=str(self.path),
                 mend="give the map of the VM's own kernel, or none",
             )
 
     def meaning(self, linked: int) -> str:
-        """The closest symbol at or below a linked address and the offset into it; "" when there is none."""
+        """The closest symbol at or below a link address, as symbol + offset; "" if there is none."""
         index = bisect_right(self.starts, linked) - 1
         return f"{self.names[index]}+{linked - self.starts[index]:#x}" if index >= 0 else ""
 

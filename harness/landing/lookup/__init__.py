@@ -1,1 +1,1 @@
-"""Names and addresses: kallsyms, data symbols, and conversions between them."""
+"""Look-up of names and addresses: kallsyms, data symbols, and conversions between names and addresses."""

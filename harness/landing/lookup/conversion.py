@@ -1,4 +1,4 @@
-"""An address turned into closest symbol + offset and back: by the ELF files, by the kernel, by real kprobes."""
+"""Converts an address to closest symbol + offset and back: by the ELF files, by the kernel, by real kprobes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
@@ -18,26 +18,26 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import Request, SiteReport
 from harness.landing.site import Site
 
-# The kernel resolves, and puts no breakpoint: so many sites cost no more than a few armed ones.
+# The kernel resolves the sites but writes no breakpoints, so that many sites cost no more than a few armed ones.
 _ONLY_RESOLVE = ["disabled=1"]
-# Two forms of so many sites fit into the one argument that insmod may have (MAX_ARG_STRLEN).
+# Each site is passed in two forms; this many sites fit into one argument of insmod (MAX_ARG_STRLEN).
 _AT_ONCE = 800
 _OF_A_MUTANT = 16
 
 
-def by_address(layout: Layout, sites: Sequence[Site]) -> Request:
-    """Probes asked for by their addresses alone: such a kprobe has no symbol_name."""
+def request_by_address(layout: Layout, sites: Sequence[Site]) -> Request:
+    """Request probes by address only; such a kprobe has no symbol_name."""
     return Request([f"@{layout.start(site) + site.offset:#x}" for site in sites])
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one address.
+    """The result of converting one address.
 
-    `elf` and `kernel` (sprint_symbol()) are the closest symbol by each source; `by_address` is a kprobe registered on
-    the bare address, `by_symbol` one on the kernel's symbol + offset; `listed` is the kernel's own look-up in
-    kprobes/list of where the first of them is; `lands` is where both must be by the ELF files, past an entry's
-    landing pad.
+    - `elf` and `kernel` are the closest symbol + offset by the ELF files and by the kernel (sprint_symbol()).
+    - `by_address` reports a kprobe registered on the bare address, `by_symbol` one on the kernel's symbol + offset.
+    - `listed` is the symbol + offset that kprobes/list has for the kprobe of `by_address`.
+    - `lands` is the address where both kprobes must be by the ELF files: after the landing pad, if it is an entry.
     """
 
     address: int
@@ -50,23 +50,23 @@ class Conversion:
 
     @property
     def registered(self) -> bool:
-        """True when the kernel took the bare address."""
+        """True if the kernel accepted the kprobe on the bare address."""
         return not self.by_address.errno
 
     @property
     def complaint(self) -> str:
-        """Why this is no way there and back, empty when it is."""
+        """Why the conversion failed; empty if the way there and back leads to the same place."""
         if not self.kernel.means(self.elf):
-            return "the ELF files and the kernel know other symbols"
+            return "the ELF files and the kernel find different symbols"
         if self.by_address.errno != self.by_symbol.errno:
-            return "registered one way, refused the other, or for another reason"
+            return "by address and by symbol, the kernel returned different errnos"
         if not self.registered:
             return ""
         if {self.by_address.address, self.by_symbol.address} != {self.lands}:
-            return "not registered where it was asked for"
+            return "not registered at the requested place"
         moved = self.kernel._replace(offset=self.kernel.offset + self.lands - self.address)
         if self.listed != moved:
-            return "the list calls it something else"
+            return "kprobes/list has another symbol for it"
         return ""
 
     def __str__(self) -> str:
@@ -74,8 +74,8 @@ class Conversion:
             f"address                    {self.address:#x}, a probe on it must be at {self.lands:#x}",
             f"closest in the ELF files   {self.elf}",
             f"closest in the kernel      {self.kernel}",
-            f"asked for by address       {_outcome(self.by_address)}",
-            f"asked for by symbol        {_outcome(self.by_symbol)}",
+            f"requested by address       {_outcome(self.by_address)}",
+            f"requested by symbol        {_outcome(self.by_symbol)}",
             f"listed as                  {self.listed}",
         )
         return "\n".join(rows)
@@ -87,7 +87,7 @@ def _outcome(report: SiteReport) -> str:
 
 
 class Conversions:
-    """Conversions in one guest, as cases use them."""
+    """Conversions in one guest: the fixture that cases use."""
 
     def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
         self.layout = layout
@@ -95,9 +95,9 @@ class Conversions:
         self.mutant = mutant
 
     def prove(self, sites: Sequence[Site]) -> list[Conversion]:
-        """Convert every site's address and come back to it, both ways. Raises Missed with what disagrees.
+        """Convert the address of every site to symbol + offset and back. Raises Missed with the first disagreement.
 
-        A mutant is tried at some of the sites: more prove no more.
+        A mutant is tried on a few of the sites; more would prove nothing more.
         """
         sites = sites if self.mutant is HONEST else evenly(sites, _OF_A_MUTANT)
         starts = [self.layout.start(site) + site.offset for site in sites]
@@ -108,7 +108,7 @@ class Conversions:
         return found
 
     def convert(self, address: int) -> Conversion:
-        """What becomes of one address, whatever it is; no entry with a landing pad."""
+        """Convert any address except an entry with a landing pad."""
         return self._all([address], [address])[0]
 
     def _all(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
@@ -147,5 +147,5 @@ class Conversions:
 
 def _known(address: int, symbol: KernelSymbolOffset | None) -> KernelSymbolOffset:
     if symbol is None:
-        raise Missed(f"the kernel knows no symbol at or below {address:#x}")
+        raise Missed(f"the kernel finds no symbol at or below {address:#x}")
     return symbol

@@ -1,4 +1,4 @@
-"""Read data inside and outside the guest; compare its address by all witnesses and its value."""
+"""Reads data inside and outside the guest, and compares its value, and its address by all witnesses."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from harness.guest.memory import UnmappedError
-from harness.landing import data
-from harness.landing.data import Datum
+from harness.landing import data_symbol_addresses
+from harness.landing.data_symbol_addresses import Datum
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
@@ -18,11 +18,11 @@ from harness.landing.site import Site
 from harness.landing.witness import Statement
 
 Holds = Callable[[bytes], bool]
-"""Whether these bytes are what a datum must hold."""
+"""A function that returns True if these bytes are the expected value of a datum."""
 
 
 class Readings:
-    """Data of one guest, as cases read it."""
+    """Reads data of one guest: the fixture that cases use."""
 
     def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
         self.layout = layout
@@ -32,11 +32,14 @@ class Readings:
         self._order = layout.kernel.byte_order
 
     def encoded(self, value: int, size: int) -> bytes:
-        """A number as the guest's memory has it."""
+        """The bytes of a number in the guest's byte order."""
         return value.to_bytes(size, self._order)
 
     def points_to(self, known: bytes, within: int = 0) -> Holds:
-        """For a pointer: it leads to `known`, or to `within` bytes that contain it; one that leads nowhere does not."""
+        """A test for a pointer: it must point to `known`, or to `within` bytes that contain it.
+
+        It fails for a pointer to memory that cannot be read.
+        """
 
         def leads(content: bytes) -> bool:
             address, size = int.from_bytes(content, self._order), within or len(known)
@@ -46,7 +49,7 @@ class Readings:
         return leads
 
     def prove(self, datum: Datum, known: bytes | Holds) -> None:
-        """Everyone finds the datum at one address, and read inside and outside it is what is known of it.
+        """Check that all witnesses find the datum at one address, with the known value inside and outside.
 
         Raises Missed with the witness table.
         """
@@ -61,28 +64,28 @@ class Readings:
             raise Missed(f"{datum}: {landing.complaint}\n\n{landing.table()}")
 
     def _statements(self, datum: Datum, holds: Holds) -> Sequence[Statement]:
-        address = (self.mutant.places or data.by_elf)(self.layout, datum)
+        address = (self.mutant.places or data_symbol_addresses.by_elf)(self.layout, datum)
         place = address + datum.size if self.mutant.reads_beyond else address
         named, read = data_module.ask(self.guest, [Question(address), Question(place, datum.size, datum.cpu)])
         outside = self._outside(self._copy(datum, place, read), datum.size)
         return (
             Statement("elf", address),
-            data.by_kallsyms(self.layout, datum),
-            data.by_closest(self.layout, datum, address, named.symbol),
-            data.by_module(self.layout, datum),
+            data_symbol_addresses.by_kallsyms(self.layout, datum),
+            data_symbol_addresses.by_closest(self.layout, datum, address, named.symbol),
+            data_symbol_addresses.by_target_parameter(self.layout, datum),
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),
         )
 
     def _outside(self, address: int, size: int) -> bytes:
-        """Guest memory; nothing where no CPU has an address for it, as behind a module's text since 6.4."""
+        """Guest memory; empty where nothing is mapped, as after a module's text since 6.4."""
         try:
             return self.guest.memory.read(address, size)
         except UnmappedError:
             return b""
 
     def _copy(self, datum: Datum, place: int, read: Answer) -> int:
-        """Address of a CPU's copy, from the kernel's table as QEMU sees it; without a table, the kernel's answer."""
+        """The address of a CPU's copy: from the kernel's table, read through QEMU, or else from the module's answer."""
         table = self.layout.kernel.named("__per_cpu_offset")
         if datum.cpu is None or not table:
             return read.address
@@ -92,7 +95,7 @@ class Readings:
 
 
 def _by_value(side: str, address: int, content: bytes, holds: Holds) -> Statement:
-    """A read that finds the expected value also confirms the address."""
+    """State the address if the expected value was read there, else contradict."""
     if holds(content):
         return Statement(side, address, code=content)
-    return Statement(side, None, f"no such value there: {content.hex()}", contradicts=True)
+    return Statement(side, None, f"unexpected value there: {content.hex() or '(unreadable)'}", contradicts=True)

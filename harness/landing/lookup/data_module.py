@@ -1,4 +1,4 @@
-"""Query pinpoint_data for the kernel's symbol of an address and for the bytes there."""
+"""Queries the module pinpoint_data for the kernel's symbol of an address and for the bytes there."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 
 _MODULE = "pinpoint_data"
-# A command line's one argument may be 128 KiB long (MAX_ARG_STRLEN), and a question is at most 30 characters.
+# One argument of a command can have 128 KiB (MAX_ARG_STRLEN), and a question has at most 30 characters.
 _AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
 class Question:
-    """An address, and how many bytes to read there; with `cpu`, of that CPU's copy of a per-CPU variable."""
+    """An address, and the number of bytes to read there; `cpu` selects a CPU's copy of a per-CPU variable."""
 
     address: int
     size: int = 0
@@ -26,7 +26,7 @@ class Question:
 
     @property
     def spec(self) -> str:
-        """As the module takes it: `0xADDR/SIZE@CPU`."""
+        """The question in the module's format: `0xADDR/SIZE@CPU`."""
         return f"{self.address:#x}/{self.size}{'' if self.cpu is None else f'@{self.cpu}'}"
 
 
@@ -34,8 +34,9 @@ class Question:
 class Answer:
     """The kernel's answer.
 
-    `address` is where it read, of a per-CPU variable the CPU's copy; `content` ends where nothing is mapped, `errno` is
-    then positive; `symbol` is sprint_symbol()'s name of the queried address, None when it knows no symbol.
+    `address` is the address that was read; for a per-CPU variable it is the CPU's copy. `content` ends where nothing is
+    mapped, and `errno` is then positive. `symbol` is the result of sprint_symbol() for the queried address, None if it
+    found no symbol.
     """
 
     address: int
@@ -45,7 +46,10 @@ class Answer:
 
 
 def ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
-    """All answers, in order; one round trip for every two thousand. Raises GuestError when the module fails."""
+    """Return the answers to all questions, in order. Raises GuestError if the module fails.
+
+    2000 questions take one round trip.
+    """
     found: list[Answer] = []
     for start in range(0, len(questions), _AT_ONCE):
         found += _ask(guest, questions[start : start + _AT_ONCE])
@@ -55,7 +59,7 @@ def ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
 def _ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
     load = shlex.join(["insmod", guest.ship(_MODULE), f"at={','.join(question.spec for question in questions)}"])
     report = f"/sys/kernel/debug/{_MODULE}/report"
-    # The module goes whatever became of the report.
+    # The module is unloaded even if the report cannot be read.
     answer = guest.script(
         f"{load} && {{ cat {report}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True
     ).check()
@@ -64,7 +68,7 @@ def _ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
 
 @readable("the data module's report")
 def parse(report: str) -> list[Answer]:
-    """The report's lines: `key=value` words, the symbol last because it may have a module's name behind a space."""
+    """Parse the lines of a report: words `key=value`, and last the symbol, which may have a space before a module."""
     answers = []
     for line in report.splitlines():
         words, _, symbol = line.partition(" symbol=")

@@ -1,4 +1,4 @@
-"""The kernel's own table of names, /proc/kallsyms: what symbol + offset is resolved by."""
+"""Checks of /proc/kallsyms, the table of names by which the kernel resolves symbol + offset."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from functools import lru_cache
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
 from harness.guest.result import readable
-from harness.landing.code.functions import BLACKLIST, PREAMBLES, blacklist, evenly
+from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, blacklist, evenly
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import first
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-# Types of code, also weak, as nm(1) writes them.
+# Symbol types of code, including weak symbols, as in nm(1).
 _CODE = "tTwW"
 
 
 @readable("/proc/kallsyms")
 def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
-    """The functions that the kernel would not find, or find elsewhere than the address paired with each.
+    """The functions that the kernel would not find by name, or would find at an address other than the given one.
 
-    The kernel takes the first entry of a name (kallsyms_lookup_name(), kernel/kallsyms.c, 6.1), for MOD:SYM the first
-    of that module.
+    The kernel uses the first entry with a name (kallsyms_lookup_name(), kernel/kallsyms.c, 6.1), and for MOD:SYM the
+    first entry of that module.
     """
     found: dict[tuple[str, str], int] = {}
     for line in layout.guest.read_text("/proc/kallsyms").splitlines():
@@ -36,30 +36,31 @@ def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> l
 
 @readable("the blacklist of kprobes")
 def blacklisted(guest: Guest) -> list[str]:
-    """The names on the kernel's own blacklist that can be asked for, those it has once, in its order."""
+    """The names that occur exactly once in the kernel's blacklist and are identifiers, in its order."""
     names = Counter(line.split()[-1] for line in guest.read_text(BLACKLIST).splitlines())
     return [name for name, times in names.items() if name.isidentifier() and times == 1]
 
 
 def converts_addresses(layout: Layout) -> bool:
-    """Does this kernel make closest symbol + offset of every address before it registers, and an address of that again?
+    """True if register_kprobe() converts every address to closest symbol + offset and back before it registers.
 
-    By the function that it lets architectures adjust the result with (kernel/kprobes.c, since 5.18).
+    Such a kernel has a function with which an architecture can adjust the result (kernel/kprobes.c, since 5.18).
     """
     return bool(layout.kernel.named("arch_adjust_kprobe_addr"))
 
 
 def freed(layout: Layout) -> list[str]:
-    """The kernel's functions of unique name between `_sinittext` and `_einittext`, which are freed at boot."""
+    """The names of functions between `_sinittext` and `_einittext`, which are freed at boot; only unique names."""
     inside = range(*(layout.kernel.named(name)[0].address for name in ("_sinittext", "_einittext")))
     named = _by_name(layout.kernel)
     return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
 
 
 def used_twice(layout: Layout, count: int) -> list[str]:
-    """`count` names, evenly spread, that several functions of the kernel's text and nothing else have.
+    """`count` names, evenly spread, that are shared by several functions of the kernel's text and by nothing else.
 
-    Without those of which one may not be probed: on the blacklist, or a mere BUG() (find_bug(), lib/bug.c, 6.1).
+    A name is left out if one of its functions cannot be probed, because it is on the blacklist or consists of a BUG()
+    only (find_bug(), lib/bug.c, 6.1).
     """
     inside = layout.kernel.text_range
     forbidden = [range(start - layout.slide, end - layout.slide) for start, end in blacklist(layout.guest)]
@@ -88,6 +89,6 @@ def _is_function(symbol: Symbol, inside: range) -> bool:
 
 
 def _traps(layout: Layout, symbol: Symbol) -> bool:
-    """True for a function that begins with a trap."""
+    """True if a function begins with a trap."""
     begins = first(layout.kernel, symbol, layout.decoder)
     return begins is None or (begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER)

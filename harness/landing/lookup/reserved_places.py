@@ -1,4 +1,4 @@
-"""Places in a booted kernel that take no kprobe, by the tables in its ELF file: what it patches itself, what traps."""
+"""Finds places at which a kernel refuses kprobes, from the tables in its ELF file: self-patched code and traps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 
 from harness.guest.guest import Guest
-from harness.landing.code.functions import blacklist
+from harness.landing.code.function_selection import blacklist
 from harness.landing.code.patch_sites import module_places, places
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.layout import Layout
@@ -17,25 +17,25 @@ _BUGS = ("__start___bug_table", "__stop___bug_table")
 
 
 def jump_labels(layout: Layout) -> list[int]:
-    """Where the kernel's static branches are, in its text."""
+    """The addresses of the static branches in the kernel's text."""
     return _loaded(layout, places(layout.kernel, JUMPS))
 
 
 def static_calls(layout: Layout) -> list[int]:
-    """Where the kernel's static calls are, in its text."""
+    """The addresses of the static calls in the kernel's text."""
     return _loaded(layout, places(layout.kernel, _STATIC_CALLS))
 
 
 def module_jump_labels(target: Target) -> list[int]:
-    """Where a module's static branches are, in what of it stays."""
+    """The addresses of a module's static branches in sections that stay loaded."""
     found = module_places(target.elf, JUMPS)
     return [target.sections[section] + place for section, place in found if section in target.lasting]
 
 
 def bugs(layout: Layout) -> list[int]:
-    """Where the kernel's BUG() and WARN() trap, in its text.
+    """The addresses of the traps of BUG() and WARN() in the kernel's text.
 
-    A row of the table begins with the place, as a distance from itself or as an address (struct bug_entry,
+    A row of the table begins with the place of the trap, as a distance from the row or as an address (struct bug_entry,
     include/asm-generic/bug.h, 6.1).
     """
     kernel, config = layout.kernel, layout.guest.image.config
@@ -53,7 +53,7 @@ def bugs(layout: Layout) -> list[int]:
 
 
 def parts_of_blacklisted(layout: Layout, guest: Guest) -> list[int]:
-    """The starts of what the compiler cut off functions on the kernel's blacklist, as far as it is not on it itself."""
+    """The starts of parts that the compiler split off blacklisted functions, if they are not blacklisted themselves."""
     ranges = [range(start, end) for start, end in blacklist(guest)]
     listed = {symbol.name for symbol in layout.kernel.symbols if _in_any(symbol.address + layout.slide, ranges)}
     halves = (
@@ -69,6 +69,6 @@ def _in_any(address: int, ranges: list[range]) -> bool:
 
 
 def _loaded(layout: Layout, linked: Iterable[int]) -> list[int]:
-    """Linked addresses that are in the kernel's text, as loaded, in order, each once."""
+    """The load addresses of link addresses, sorted, without duplicates, restricted to the kernel's text."""
     found = {address + layout.slide for address in linked}
     return sorted(address for address in found if address in layout.text)

@@ -1,4 +1,4 @@
-"""A sample of a kernel's functions: evenly spread over its text, and such as it takes a probe on."""
+"""A sample of a kernel's functions, evenly spread over its text, on which the kernel accepts a probe."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 
 from harness.core.elf import Symbol
 from harness.core.errors import GuestError
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_refusals import Refusals
 
-# Candidates for each place in a sample: what each may be refused for is looked up in the guest.
+# Candidates for each member of a sample; reasons for refusing them are looked up in the guest.
 _CANDIDATES = 2
 
 
 def spread(layout: Layout, functions: Sequence[Symbol], count: int) -> list[Site]:
-    """`count` entries of these functions, evenly spread over them, passing over what the kernel is bound to refuse.
+    """`count` entries of these functions, evenly spread, without those that the kernel must refuse.
 
-    Raises GuestError when there are not so many.
+    Raises GuestError if there are fewer.
     """
     refusals = Refusals(layout)
     candidates = [Site(symbol.name) for symbol in evenly(functions, _CANDIDATES * count)]

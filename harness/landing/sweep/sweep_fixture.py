@@ -1,4 +1,4 @@
-"""Sweeps as cases use them."""
+"""Sweeps in one cell: the fixture that cases use."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.core.events import Bus
-from harness.landing.code.functions import evenly
+from harness.landing.code.function_selection import evenly
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan, sweep_tracefs
-from harness.landing.sweep.batches import Sweep, SweepResult
+from harness.landing.sweep.batched_sweep import Sweep, SweepResult
 from harness.landing.sweep.sweep_guests import Fresh, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.sweep.sweep_tracefs import Peer
 from harness.landing.target import Target
 
-# Shapes of the target that a mutant is caught at: more prove no more.
+# Shapes of the target on which a mutant is tried; more would prove nothing more.
 _SHAPES = ("leaf", "static", "calls", "loop")
 _CORES = len(os.sched_getaffinity(0))
-# Sites that tracefs is measured at: one batch, as sweeps go. A batch has costs of its own, whatever its size.
+# Sites for the comparison with tracefs: one batch, because each batch has fixed costs.
 _PEER_SITES = sweep_plan.ARMED_BATCH
 
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Sweeps of one cell's VM. `workers` is how many guests of its own a sweep may use at once."""
+    """Sweeps of one cell's VM. `workers` is the number of guests of its own that a sweep may use at once."""
 
     layout: Layout
     fresh: Fresh
@@ -39,16 +39,16 @@ class Sweeps:
 
     @property
     def eligible(self) -> int:
-        """How many sites a sweep of the whole kernel and of the loaded targets has."""
+        """The number of sites in a sweep of the whole kernel and of the loaded targets."""
         return len(sweep_plan.eligible(self.layout))
 
     def sweep_resolved(self) -> SweepResult:
-        """Sites registered disabled, in the row's own guest: nothing there is patched."""
+        """Register sites disabled in the row's own guest, so that nothing is patched."""
         sites = self._few() if self.mutant is not HONEST else sweep_plan.to_resolve(self.layout, self.depth)
         return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
 
     def sweep_armed(self) -> SweepResult:
-        """Breakpoints, on guests that may die of it; on several where it is everything."""
+        """Arm sites on fresh guests, which may die of it; several guests are used if every site is swept."""
         if self.mutant is not HONEST:
             return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
         workers = self.workers if self.depth is Depth.ALL else 1
@@ -57,7 +57,7 @@ class Sweeps:
     def on_fresh_guests(
         self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()
     ) -> SweepResult:
-        """These sites armed, on guests of their own; `parameters` go to the sweep module."""
+        """Arm these sites on fresh guests; `parameters` are passed to the sweep module."""
         with self.bus.step(self.layout.guest.name, "armed") as step:
             guests = FreshGuests(self.fresh, step, workers=workers, parameters=parameters)
             swept = guests.sweep(sweep_plan.batches(sweep_plan.safe_first(self.layout, sites), sweep_plan.ARMED_BATCH))
@@ -65,11 +65,12 @@ class Sweeps:
         return swept
 
     def beside_tracefs(self) -> tuple[SweepResult, Peer]:
-        """The same sites in the same guest, through tracefs and armed by us.
+        """Measure the same sites in the same guest, through tracefs and through the sweep module.
 
-        Ours include all that goes to and fro, is read from outside and compared; neither counts the loading of modules.
-        A guest of its own: what is removed while ftrace is off leaves flags in ftrace's records, and the kernel warns
-        when later the last probe goes (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192).
+        The time of the sweep module includes all transfers, the reads from outside and the comparison. Neither time
+        includes the loading of modules. A fresh guest is used, because probes that are removed while ftrace is off
+        leave flags in ftrace's records, for which the kernel warns when the last probe is removed later
+        (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192).
         """
         with (
             self.fresh() as other,
@@ -79,9 +80,10 @@ class Sweeps:
             return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
 
     def _beside_tracefs(self) -> tuple[SweepResult, Peer]:
-        """Entries all over the kernel; where kprobes have defects, what nobody runs meanwhile: instructions of targets.
+        """Measure entries from all over the kernel, or instructions of idle targets if the kprobes have defects.
 
-        tracefs arms while the guest runs, and its own handler runs much of the kernel: one hit inside of another.
+        tracefs arms probes while the guest runs, and its handler runs many kernel functions, so that one hit is inside
+        of another.
         """
         defects = self.layout.guest.architecture.kprobes.defects
         idle = (each for start in sweep_plan.of_targets(self.layout) for each in self.layout.boundaries(start))
@@ -92,7 +94,7 @@ class Sweeps:
         return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
 
     def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> SweepResult:
-        """These sites in the row's own guest."""
+        """Sweep these sites in the row's own guest."""
         module = SweepModule(self.layout.guest, self.mutant.parameters(self.layout, sites))
         sweep = Sweep(self.layout, module, armed=armed, mutant=self.mutant, idle=idle)
         module.load()

@@ -1,4 +1,4 @@
-"""Sweeps that outlive their guests: a batch that kills one is taken apart on fresh ones until the site is found."""
+"""Sweeps that survive the death of guests: a batch that kills one is split on fresh guests until the site is found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.core.events import ProgressStep
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep.batches import Death, Sweep, SweepResult
+from harness.landing.sweep.batched_sweep import Death, Sweep, SweepResult
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.target import Target
 
@@ -23,14 +23,15 @@ _DEATHS = (GuestError, GuestLost, DeadlineExceeded)
 
 
 class _Died(Exception):
-    """The guest is lost to this sweep; it passes by what checks guests that live."""
+    """The guest died; this exception skips the checks that are made of a live guest."""
 
 
 class FreshGuests:
-    """Arms batches on guests of its own, `workers` at a time.
+    """Arms batches on fresh guests, `workers` guests at a time.
 
-    A guest that dies, hangs or kills what asked it costs its batch, which is swept again in parts on the next guest;
-    a site that kills alone is `deadly`, and the rest goes on. `parameters` go to the sweep module.
+    If a guest dies or hangs, or the process that registers dies, the batch is swept again in parts on the next guest. A
+    site that kills a guest alone is recorded as `deadly`, and the sweep goes on. `parameters` are passed to the sweep
+    module.
     """
 
     def __init__(self, fresh: Fresh, step: ProgressStep, *, workers: int = 1, parameters: Sequence[str] = ()) -> None:
@@ -46,7 +47,7 @@ class FreshGuests:
         self.guests = 0
 
     def sweep(self, batches: Iterable[Sequence[Site]]) -> SweepResult:
-        """Sweep all; what a batch raised that was no death, and what a guest printed that lived, is raised."""
+        """Sweep all batches. Errors other than the death of a guest, and complaints of guests that live, are raised."""
         self._todo.extend(batches)
         self._sites = sum(len(batch) for batch in self._todo)
         self._began = time.monotonic()
@@ -66,7 +67,7 @@ class FreshGuests:
                 continue
 
     def _on(self, guest: Guest) -> None:
-        """Sweep on one guest until nothing is left to do, or until it dies."""
+        """Sweep on one guest until no batch is left or the guest dies."""
         target = Target(guest, "pinpoint_target")
         module = SweepModule(guest, self._parameters)
         target.load()
@@ -91,7 +92,7 @@ class FreshGuests:
             report_progress(self._step, self.swept.sites, self._sites, time.monotonic() - self._began)
 
     def _take_apart(self, batch: Sequence[Site], suspected: Sequence[Site], defect: str, death: Exception) -> None:
-        """Suspects alone, the others in halves; a batch of one is the culprit, and `defect` what it died of."""
+        """Queue each suspect alone and the others in halves; a batch of one is recorded as deadly, with `defect`."""
         with self._lock:
             if len(batch) == 1:
                 self.swept.deadly.append(Death(batch[0], defect))
@@ -104,7 +105,7 @@ class FreshGuests:
 
 
 def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
-    """The sites of a batch that the dead guest's flight recorder names; none when its memory cannot be read."""
+    """The sites of a batch that the dead guest's flight recorder names; empty if its memory cannot be read."""
     try:
         numbers = module.last_words()
     except _DEATHS:
@@ -113,7 +114,7 @@ def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
 
 
 def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: ProgressStep) -> SweepResult:
-    """Sweep a guest that is not expected to die; what kills it is raised."""
+    """Sweep a guest that is not expected to die; its death is raised."""
     began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:
         swept.add(sweep.batch(batch))
@@ -122,7 +123,7 @@ def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: Progr
 
 
 def report_progress(step: ProgressStep, done: int, sites: int, seconds: float) -> None:
-    """Report sites done, sites a second and seconds left."""
+    """Report sites done, sites per second and seconds left."""
     rate = done / seconds if seconds else 0.0
     left = (sites - done) / rate if rate else 0.0
     step.say(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)

@@ -1,4 +1,4 @@
-"""pinpoint_sweep in a guest: thousands of kprobes registered in one go, reported, removed."""
+"""The module pinpoint_sweep in a guest: registers, reports and removes thousands of kprobes at once."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DIRECTORY = f"/sys/kernel/debug/{MODULE}"
 _SITES = "/tmp/pinpoint_sites"
 _LOOK = f"cat {_DIRECTORY}/report && echo {SEPARATOR} && cat {KPROBES_LIST}"
 _PAUSE = 0.02
-# With ftrace off, a kprobe on ftrace's site only notes what is to be patched; turned on, it patches all in one go
-# (ftrace_ops_update_code(), ftrace_startup_sysctl(), kernel/trace/ftrace.c, 6.1). Kernels without ftrace lack the file.
-# What is removed so leaves flags in ftrace's records, of which the kernel warns when later the last probe goes
-# (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192): it is for guests that are used for nothing else. A few
-# sites, as mutants have in the row's own guest, gain nothing by it.
+# While ftrace is off, registering a kprobe on an ftrace site only records what to patch; turning ftrace on patches all
+# sites at once (ftrace_ops_update_code(), ftrace_startup_sysctl(), kernel/trace/ftrace.c, 6.1). Kernels without ftrace
+# do not have the file. Probes that are removed in this way leave flags in ftrace's records, for which the kernel warns
+# when the last probe is removed later (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192). It is therefore only
+# used in guests that do nothing else. It saves no time for a few sites, as mutants have in the row's own guest.
 _IN_ONE_GO = """
 f=/proc/sys/kernel/ftrace_enabled
 [ ! -e $f ] || echo 0 >$f
@@ -37,9 +37,10 @@ echo {word} >{directory}/do; rc=$?
 """
 _ONE_BY_ONE = "echo {word} >{directory}/do || exit\n"
 _FEW = 50
-# What is off while a sweep runs. An optimised probe is patched twice, by a worker, some ticks after it was armed. The
-# watchdog complains of one registration that takes 20 s: symbols at the borders of x86's text are followed by a
-# megabyte of padding and more, which can_optimize() (arch/x86/kernel/kprobes/opt.c, 6.1) decodes to the end.
+# Settings that are off while a sweep runs. Optimization: a worker would patch each probe a second time, some ticks
+# after it was armed. Watchdog: it complains if one registration takes 20 s. This happens because some symbols at the
+# borders of x86's text are followed by over a megabyte of padding, which can_optimize() (arch/x86/kernel/kprobes/opt.c,
+# 6.1) decodes to the end.
 _OFF = ("/proc/sys/debug/kprobes-optimization", "/proc/sys/kernel/soft_watchdog")
 
 _Seen = TypeVar("_Seen")
@@ -57,7 +58,7 @@ class Listing:
         self._addresses = [each.address for each in self._probes]
 
     def near(self, address: int) -> list[ListedProbe]:
-        """The entries closest to an address on either side, none of an empty list."""
+        """The entries closest to an address on either side; empty if the list is empty."""
         place = bisect_left(self._addresses, address)
         return self._probes[max(0, place - 1) : place + 1]
 
@@ -67,7 +68,11 @@ class Listing:
 
 @dataclass(frozen=True)
 class Batch:
-    """What became of one batch: a report a site, in the order asked for, and what the kernel lists beyond before."""
+    """The result of one batch.
+
+    `reports` has one report for each site, in the order of the request. `listing` has the probes that the kernel lists,
+    without those that it listed before.
+    """
 
     reports: Sequence[SiteReport]
     listing: Listing
@@ -75,30 +80,30 @@ class Batch:
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds that the guest's own clock counted for registering a batch and for removing it."""
+    """The seconds that registering and removing a batch took, by the guest's own clock."""
 
     registering: float
     removing: float
 
 
 class SweepModule:
-    """The module, loaded in a guest that leaves it in peace; nothing is undone by itself, the guest may be dead."""
+    """The sweep module in one guest. The caller loads and unloads it, since a dead guest cannot unload anything."""
 
     def __init__(self, guest: Guest, parameters: Sequence[str] = ()) -> None:
         self.guest = guest
         self._parameters = parameters
         self._recorder = 0
         self._were: dict[str, str] = {}
-        self._standing: Collection[ListedProbe] = ()
+        self._listed_before: Collection[ListedProbe] = ()
 
     @property
-    def standing(self) -> set[int]:
-        """Addresses of the probes that the kernel listed before."""
-        return {each.address for each in self._standing}
+    def listed_before(self) -> set[int]:
+        """The addresses of the probes that the kernel listed before the module was loaded."""
+        return {each.address for each in self._listed_before}
 
     def load(self) -> None:
-        """insmod. Raises GuestError when the kernel refuses."""
-        self._standing = probe_module.standing(self.guest)
+        """Load the module and turn off the settings of _OFF. Raises GuestError if the kernel refuses."""
+        self._listed_before = probe_module.standing(self.guest)
         self.guest.run("insmod", self.guest.ship(MODULE), *self._parameters).check()
         off = "; ".join(
             f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
@@ -109,26 +114,26 @@ class SweepModule:
         self._recorder = self._read_head()[2]
 
     def unload(self) -> None:
-        """rmmod, which removes what is still registered; what was turned off is as it was."""
+        """Unload the module, which removes its remaining probes, and restore the settings of _OFF."""
         restore = [f"echo {value} >{setting}" for setting, value in self._were.items()]
         self.guest.script(" && ".join([f"rmmod {MODULE}", *restore])).check()
 
     def resolve(self, specs: Sequence[str], deadline: Deadline) -> Batch:
-        """Register every spec disabled, read what became of it, and remove all. Raises GuestError."""
+        """Register every spec disabled, read the reports and the list, and remove all. Raises GuestError."""
         self._write(specs, deadline)
         view = self.guest.script(f"echo resolve >{_DIRECTORY}/do && {_LOOK}; echo remove >{_DIRECTORY}/do", deadline)
         return self._batch(specs, view.check().stdout)
 
     def arm(self, specs: Sequence[str], deadline: Deadline) -> Batch:
-        """Register every spec and leave the breakpoints standing. Raises GuestError."""
+        """Register every spec and leave the breakpoints in place. Raises GuestError."""
         self._write(specs, deadline)
         arm = _doing("arm", specs)
         return self._batch(specs, self.guest.script(arm + _LOOK, deadline).check().stdout)
 
     def hold(self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline) -> tuple[Batch, _Seen]:
-        """Arm every spec while nothing else runs in the guest, and look at it from outside; they are disabled after.
+        """Arm every spec while nothing else runs in the guest, call `look` from outside, and disable the probes.
 
-        Raises GuestError when the guest does not hold them for long enough to look.
+        Raises GuestError if the guest does not hold the probes for long enough to look.
         """
         self._write(specs, deadline)
         with ThreadPoolExecutor(1) as pool:
@@ -147,24 +152,24 @@ class SweepModule:
         raise GuestError("the batch was not held for long enough to be looked at", where=self.guest.name)
 
     def remove(self, specs: Sequence[str], deadline: Deadline) -> Batch:
-        """Remove what is standing; the reports have all hits, the listing is what is left."""
+        """Remove the registered probes; the reports have all hits, the listing has the probes that are left."""
         remove = _doing("remove", specs)
         return self._batch(specs, self.guest.script(remove + _LOOK, deadline).check().stdout)
 
     def spent(self) -> Spent:
-        """What the last batch cost in the guest."""
+        """The time that the last batch took in the guest."""
         registering, removing, _ = self._read_head()
         return Spent(registering / 1e9, removing / 1e9)
 
     def last_words(self) -> list[int]:
-        """Numbers in the batch of the sites last handed to the kernel and last hit, read from outside.
+        """The indexes in the batch of the site last passed to the kernel and the site last hit, read from outside.
 
-        For a guest that no longer answers; raises GuestError when its memory cannot be read either.
+        It is for a guest that no longer responds. Raises GuestError if its memory cannot be read either.
         """
         return self._recorded()[:2]
 
     def _recorded(self) -> list[int]:
-        """The flight recorder: struct pinpoint_flight_recorder, probes/sweep/sweep.h."""
+        """The fields of the flight recorder (struct pinpoint_flight_recorder, probes/sweep/sweep.h)."""
         form = struct.Struct(f"{Elf.kept(self.guest.image.vmlinux).struct_order}III")
         return list(form.unpack(self.guest.memory.read(self._recorder, form.size)))
 
@@ -181,7 +186,7 @@ class SweepModule:
     def _batch(self, specs: Sequence[str], text: str) -> Batch:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
-        return Batch(reports, Listing(each for each in parse_list(listing) if each not in self._standing))
+        return Batch(reports, Listing(each for each in parse_list(listing) if each not in self._listed_before))
 
 
 def _report(spec: str, line: str) -> SiteReport:

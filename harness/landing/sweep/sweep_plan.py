@@ -1,4 +1,4 @@
-"""What a sweep sweeps: every function that can be named, or a sample of them that has one of every kind."""
+"""Selects the sites of a sweep: every function with a unique name, or a sample with some of every kind."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from enum import Enum
 
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
-from harness.landing.code.functions import evenly, unique_functions
+from harness.landing.code.function_selection import evenly, unique_functions
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import decoded_first, first
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-# A kernel of no more functions than this is armed whole when kernels are swept: that takes minutes under emulation.
+# A kernel with at most this many functions is armed completely at Depth.KERNEL; it takes minutes under emulation.
 _FEW = 16_000
-# Functions whose resolving takes a small part of a minute under emulation.
+# The number of functions to resolve in a sample; it takes a small part of a minute under emulation.
 _SPREAD_RESOLVED = 1500
-# Functions of each kind, and of all kinds, in a sample.
+# The number of functions of each kind, and of functions of any kind, in a sample.
 _OF_A_KIND = 3
 _SPREAD = 300
-# A batch: enough that a grace period and a round trip cost nothing, few enough that progress is seen and that ftrace,
-# which copies its list of sites for every site (ftrace_set_hash(), kernel/trace/ftrace.c, 6.1), copies little.
+# Batch sizes. They are large enough that the grace period and the round trip of each batch do not matter. They are
+# small enough that progress is visible, and that ftrace, which copies its list of sites for every site
+# (ftrace_set_hash(), kernel/trace/ftrace.c, 6.1), copies little.
 RESOLVED_BATCH = 2000
 ARMED_BATCH = 400
-# Bytes of an instruction where they are of one width, as they are wherever an entry's kind matters.
+# The size of an instruction. The kind of an entry matters only on architectures of this fixed width.
 _WORD = 4
 
 
 def eligible(layout: Layout) -> list[Site]:
-    """Every function of the kernel's text whose name is unique, by address, and every function of the loaded targets.
+    """Every function of the kernel's text with a unique name, by address, and every function of the loaded targets.
 
-    A name that occurs twice means the one that kallsyms finds first: no symbol + offset can ask for the others.
+    For a name that occurs twice kallsyms finds only the first function, so symbol + offset cannot name the others.
     """
     return [*_kernel(layout), *of_targets(layout)]
 
@@ -41,22 +42,22 @@ class Depth(Enum):
     """How much of a kernel is swept."""
 
     SAMPLE = "sample"
-    """A spread of the kernel's functions resolved, fewer of them armed."""
+    """A sample of the kernel's functions is resolved, and a smaller sample is armed."""
     KERNEL = "kernel"
-    """Every function resolved, and armed on a small kernel; a sample armed on a large one."""
+    """Every function is resolved; every function of a small kernel, but only a sample of a large one, is armed."""
     ALL = "all"
-    """Every function resolved and armed."""
+    """Every function is resolved and armed."""
 
 
 def to_resolve(layout: Layout, depth: Depth) -> list[Site]:
-    """What is registered disabled; by address."""
+    """The sites to register disabled, by address."""
     if depth is Depth.SAMPLE:
         return [*evenly(_kernel(layout), _SPREAD_RESOLVED), *of_targets(layout)]
     return eligible(layout)
 
 
 def to_arm(layout: Layout, depth: Depth) -> list[Site]:
-    """What breakpoints are put on; by address."""
+    """The sites to arm, by address."""
     everything = eligible(layout)
     if depth is Depth.ALL or (depth is Depth.KERNEL and len(everything) <= _FEW):
         return everything
@@ -64,7 +65,7 @@ def to_arm(layout: Layout, depth: Depth) -> list[Site]:
 
 
 def _sample(layout: Layout) -> list[Site]:
-    """Every target function, some of every kind of entry, and entries spread over the kernel's text."""
+    """Some entries of every kind, entries spread over the kernel's text, and every function of the targets."""
     functions = unique_functions(layout.kernel)
     kinds: defaultdict[Hashable, list[Symbol]] = defaultdict(list)
     for symbol in functions:
@@ -75,11 +76,11 @@ def _sample(layout: Layout) -> list[Site]:
 
 
 def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
-    """Those of the sites that the kernel steps wrongly if anything comes through them, and the kernel's defect.
+    """Map the sites that the kernel would step wrongly, if they are hit, to the kernel's defect.
 
-    Where kprobes have defects (`defects` in the architecture table), they are those of instructions that do more than
-    go on to the next. What stands there is read from outside: alternatives have put branches where the ELF has none
-    (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
+    If the architecture's kprobes have defects (`defects` in the architecture table), these are the sites on
+    instructions whose flow is not PLAIN. The instructions are read from outside, because alternatives put branches
+    where the ELF file has none (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
     """
     kprobes = layout.guest.architecture.kprobes
     if not kprobes.defects:
@@ -91,22 +92,22 @@ def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
 
 
 def _defect(kprobes: KprobeTraits, entry: Instruction) -> str:
-    """The defect of the entry's kind; of a kind that the table has none for, that its entry is stepped like those."""
+    """The defect for the entry's kind; if the table has none for this kind, the first defect of the table."""
     known = kprobes.defects.get(entry.kind.value) or next(iter(kprobes.defects.values()))
     return f"its entry is a {entry.kind.value}; {known.why}"
 
 
 def safe_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
-    """The sites, those that are stepped wrongly last, so that whole batches are of a kind."""
+    """The sites, with those that are stepped wrongly at the end, so that batches are not mixed."""
     wrong = stepped_wrong(layout, sites)
     return sorted(sites, key=lambda site: site in wrong)
 
 
 def batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
-    """At most `size` sites each, in their order and spread over all.
+    """Divide the sites into batches of at most `size`; each batch is in order and spread over all sites.
 
-    Neighbours call each other, so that with all of them probed one hit is inside of another; parisc enters an endless
-    trap when a probe on its trap handler meets any other that is hit.
+    Neighboring functions call each other. If all of them were probed, one hit would be inside of another. parisc enters
+    an endless trap if there is a probe on its trap handler and any other probe is hit.
     """
     count = -(-len(sites) // size)
     return [sites[start::count] for start in range(count)]
@@ -117,7 +118,7 @@ def _kernel(layout: Layout) -> list[Site]:
 
 
 def of_targets(layout: Layout) -> list[Site]:
-    """Every function of the loaded targets that stays."""
+    """Every function of the loaded targets that stays loaded, without those in `.exit` sections."""
     return [
         Site(symbol.name, module=target.module)
         for target in layout.targets.values()
@@ -127,7 +128,7 @@ def of_targets(layout: Layout) -> list[Site]:
 
 
 def _kind(layout: Layout, symbol: Symbol) -> Hashable:
-    """What distinguishes entries: the instruction's flow and size, and the part of a function it begins."""
+    """The kind of an entry: flow and size of its instruction, and the part of the function that begins there."""
     entry = first(layout.kernel, symbol, layout.guest.architecture.kprobes.decoder)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part

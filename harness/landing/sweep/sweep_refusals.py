@@ -1,7 +1,7 @@
-"""Why a kernel refuses a probe at a function's entry: every reason is one that its source documents.
+"""Finds the reason why a kernel refuses a probe at a function's entry, from the reasons that its source documents.
 
-docs/sweeps.md has them with file and line. Each is looked up where the kernel itself looks: its blacklist, its tables
-of jump labels, static calls and BUGs, the instruction in memory.
+docs/sweeps.md lists them with file and line. Each is looked up where the kernel itself looks it up: its blacklist, its
+tables of jump labels, static calls and BUGs, the instruction in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from harness.core.errors import PinpointError
-from harness.landing.code.functions import PREAMBLES, blacklist
+from harness.landing.code.function_selection import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
 from harness.landing.code.patch_sites import module_places
@@ -23,14 +23,14 @@ from harness.landing.code.stripped_patch_tables import FlatTables
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
-# Bytes of the longest instruction of any architecture, x86's 15, in whole words.
+# The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
 _LONGEST = 16
 
 
 class _Table(NamedTuple):
-    """A table whose rows begin with a piece of code: its distance from the row, or its address where `absolute`.
+    """A table whose rows begin with a place in code: its distance from the row, or its address if `absolute` is set.
 
-    `first` and `last` are the symbols around it, `size` the bytes of a row.
+    `first` and `last` are the symbols around the table, `size` is the size of a row in bytes.
     """
 
     first: str
@@ -39,19 +39,19 @@ class _Table(NamedTuple):
     absolute: bool = False
 
 
-# What ends a line and is no branch: traps, returns from exceptions, exclusive loads.
+# Instructions with flow ENDS that are no branches: traps, returns from exceptions, exclusive loads.
 _TRAP = (Flow.ENDS, InstructionKind.OTHER)
 _BUGS = ("__start___bug_table", "__stop___bug_table")
 
 
 class Refusals:
-    """Explains what one guest's kernel refuses."""
+    """Finds the reasons for which one guest's kernel refuses probes."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
     def reason(self, site: Site, address: int, number: int) -> str:
-        """The documented reason for refusing a probe at an address with this errno, "" when there is none."""
+        """The documented reason for refusing a probe at an address with this errno; "" if there is none."""
         if number == errno.EOPNOTSUPP:
             return "call or jump through memory" if self._through_memory(address) else ""
         if number == errno.EILSEQ:
@@ -78,7 +78,7 @@ class Refusals:
         return blacklist(self.layout.guest)
 
     def _base_blacklisted(self, site: Site) -> bool:
-        """`f.cold`, `f.part.0` and their kin share the fate of `f` (within_kprobe_blacklist())."""
+        """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
         base, dot, _ = site.symbol.partition(".")
         found = self.layout.kernel.named(base) if dot else []
         return any(self._blacklisted(symbol.address + self.layout.slide) for symbol in found)
@@ -107,7 +107,7 @@ class Refusals:
         )
 
     def _places(self, table: _Table) -> Iterator[int]:
-        """Loaded addresses of the code that the rows of a table begin with."""
+        """The load addresses of the code places at the start of a table's rows."""
         kernel = self.layout.kernel
         field = {4: "I", 8: "Q"}[kernel.word_bytes] if table.absolute else "i"
         for start, end in self._stretches(table):
@@ -117,7 +117,7 @@ class Refusals:
                 yield (code if table.absolute else start + place + code) + self.layout.slide
 
     def _stretches(self, table: _Table) -> list[tuple[int, int]]:
-        """Where a table stands; nowhere in a kernel that has none."""
+        """The address ranges of a table; empty if the kernel does not have it."""
         kernel = self.layout.kernel
         first, last = kernel.named(table.first), kernel.named(table.last)
         if first and last:
@@ -126,17 +126,17 @@ class Refusals:
         return [(rows.start, rows.end) for rows in FlatTables(kernel).rows(JUMPS)] if recovered else []
 
     def _through_memory(self, address: int) -> bool:
-        """x86 steps no call or jump whose target is in memory (prepare_emulation())."""
+        """True for a call or jump through memory, which x86 does not step (prepare_emulation())."""
         found = self._instruction(address)
         return found is not None and found.kind is InstructionKind.THROUGH_MEMORY
 
     def _unsteppable(self, address: int) -> bool:
-        """An instruction that the architecture's kprobes cannot step, as memory has it now: a trap among others."""
+        """True if kprobes cannot step the instruction that is in memory now, for example a trap."""
         found = self._instruction(address)
         return found is not None and (found.flow is Flow.REFUSED or (found.flow, found.kind) == _TRAP)
 
     def _instruction(self, address: int) -> Instruction | None:
-        """What stands there in memory now; None where nothing can be read."""
+        """The instruction that is in memory now; None if memory cannot be read."""
         try:
             code = self.layout.guest.memory.read(address, _LONGEST)
         except PinpointError:

@@ -11,8 +11,8 @@ from harness.landing.landing import Landing
 from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify.call_sites import LONGEST, call_target
 from harness.landing.verify.files_at_hand import Files, Named, Place
+from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.text import Region, Text

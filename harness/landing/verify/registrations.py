@@ -1,4 +1,4 @@
-"""Every call of register_kprobe() in a guest while `pinpoint_watch` is loaded there (probes/watch_records.c)."""
+"""Every call of register_kprobe() in a guest while `pinpoint_watch` is loaded there (probes/watch/records.c)."""
 
 from __future__ import annotations
 

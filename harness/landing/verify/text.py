@@ -9,7 +9,7 @@ from harness.core.elf import Elf
 from harness.landing import own_bytes
 from harness.landing.code.patch_sites import LINKED, ftrace_sites, patch_sites
 from harness.landing.layout import Layout
-from harness.landing.verify.call_sites import LONGEST, call_target
+from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.loaded_modules import LoadedModule
 
 _BLOCK = 4096

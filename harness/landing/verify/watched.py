@@ -17,13 +17,13 @@ from harness.landing.layout import Layout, Loaded
 from harness.landing.probe_module import ListedProbe
 from harness.landing.verify import moment, registrations
 from harness.landing.verify.files_at_hand import Files
+from harness.landing.verify.ftrace_judge import TraceJudge
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.kprobe_judge import KprobeJudge, matched
 from harness.landing.verify.loaded_modules import Modules
 from harness.landing.verify.moment import Lists, Moment
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.text import Changes, Text
-from harness.landing.verify.trace_judge import TraceJudge
 
 _POLL = 0.2
 # How long all lists must stay the same, and how long memory may take to agree with them, in seconds of a usual guest.

@@ -1,4 +1,4 @@
-"""One cell from its first phase to its verdict."""
+"""The state of one cell, from its first phase to its verdict."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from harness.matrix.guests.checkup import KernelComplained, LeftBehind, Unexplai
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun, Uprobes
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
-# Errors that are reported without a traceback: they are about the guest, the kernel or the host, not about our code.
+# Errors that are reported without a traceback, because they are about the guest, the kernel or the host, not our code.
 REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind, Unexplained)
 
 
 class MutantSurvivedError(AssertionError):
-    """A case held although its probe was broken on purpose: the case proves nothing on this VM."""
+    """A case passed although its probe was broken on purpose, so it proves nothing on this VM."""
 
 
 @dataclass
 class CellWatch:
     """The state of a cell while its phases run.
 
-    `failed_with` is the first failure, `failure_text` pytest's report of it, `evidence` what was read from the guest
-    then. A `final` verdict does not change by what a person does to the guest afterwards. `unexplained`: the verdict
-    comes from a request that the guest refused, or from a connection that broke; `explained`: the cause is known.
+    `failed_with` is the first failure, `failure_text` is pytest's report of it, and `evidence` is what was read from
+    the guest then. A `final` verdict does not change, whatever a person does to the guest afterwards. `unexplained` is
+    true if the verdict comes from a refused request or a broken connection; `explained` is true if the cause is known.
     """
 
     identity: CellId
@@ -56,7 +56,7 @@ class CellWatch:
     explained: bool = False
 
     def start_on(self, guest: Guest) -> None:
-        """Begin the cell's time when its guest is ready, so that the wait for a build does not count."""
+        """Start the cell's clock when its guest is ready, so that the wait for a build does not count."""
         self.guest, self.began = guest, time.monotonic()
 
     def worse(self, verdict: Verdict, reason: str) -> None:
@@ -65,10 +65,10 @@ class CellWatch:
             self.verdict, self.reason = verdict, reason
 
     def judge(self, error: BaseException) -> None:
-        """Set the verdict from what a phase of the cell raised; a group comes from several fixtures that fail to end.
+        """Set the verdict from the error of a phase; an exception group comes from several fixtures whose end failed.
 
-        A refused request or a broken connection is a symptom: a kernel complaint, or the guest's death, found later
-        explains it and replaces its verdict. A missing heartbeat is a hang even after a kernel complaint.
+        A refused request or a broken connection is only a symptom. A kernel complaint or the guest's death, found
+        later, explains it and replaces its verdict. A missing heartbeat is a hang even after a kernel complaint.
         """
         if isinstance(error, BaseExceptionGroup):
             for each in error.exceptions:
@@ -89,11 +89,11 @@ class CellWatch:
         return bool(self.guest and self.guest.heart and self.guest.heart.silence)
 
     def let_go(self) -> None:
-        """Drop everything except the verdict: pytest keeps each item, and what it refers to, until the end."""
+        """Drop all references: pytest keeps each item, and what the item refers to, until the end of the run."""
         self.guest = self.kprobes = self.uprobes = self.failed_with = self.evidence = None
 
     def record(self) -> Cell:
-        """The cell as a record of the results file."""
+        """Return the cell as a record of the results file."""
         guest = self.guest
         return Cell(
             file=self.identity.file,
@@ -120,7 +120,7 @@ class CellWatch:
 
 
 def verdict_of(error: BaseException) -> Verdict:
-    """The verdict for what a phase raised."""
+    """Return the verdict for an error that a phase raised."""
     match error:
         case KernelComplained() | GuestDied():
             return error.verdict
@@ -144,7 +144,7 @@ def verdict_of(error: BaseException) -> Verdict:
 
 
 def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
-    """Let a mutant's cell hold only if the case raised Missed; raise any other error again."""
+    """Let a mutant's cell pass only if the case raised Missed; raise any other error again."""
     if error is None:
         raise MutantSurvivedError(f"mutant {watch.identity.mutant} was not caught by {watch.identity.case}")
     if not isinstance(error, Missed):
@@ -161,6 +161,6 @@ def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message without control codes, or its type's name when there is none."""
+    """Return the first line of an error's message without control codes, or the name of its type if there is none."""
     text = plain(str(error)).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -1,4 +1,4 @@
-"""Bundles of failed cells: evidence is read from the guest at the failure, the bundle is written at the cell's end."""
+"""Bundles of failed cells. Evidence is read from the guest at the failure; the bundle is written at the cell's end."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from harness.report.run_dir import RunDirectory
 
 # How much of the end of a console log goes into the bundle of a guest that never answered.
 _TAIL_BYTES = 1 << 20
-# Outcomes that are no failure: the guest is healthy and no evidence is needed.
+# Outcomes that are not failures: the guest is healthy and no evidence is needed.
 _NO_FAILURE = (pytest.skip.Exception, pytest.xfail.Exception)
 
 TakeOver = Callable[[Guest, Evidence, str], None]
 
 
 class Bundles:
-    """Writes the bundles of one run. `take_over` gets the guest of a failed cell, its evidence and its reason."""
+    """Writes the bundles of one run. `take_over` is called with a failed cell's guest, its evidence and its reason."""
 
     def __init__(self, directory: RunDirectory, config: pytest.Config, take_over: TakeOver | None = None) -> None:
         self._directory = directory
@@ -42,7 +42,7 @@ class Bundles:
         self._take_over = take_over
 
     def notice(self, watch: CellWatch, error: BaseException, text: str = "") -> None:
-        """Gather the evidence at the first failure of a phase of the cell, or of a guest that it has for itself."""
+        """Gather the evidence at the first failure: of a phase of the cell, or of a guest that the cell started."""
         if not self._is_failure(watch, error):
             return
         watch.failed_with = watch.failed_with or error
@@ -51,24 +51,24 @@ class Bundles:
             return
         watch.evidence = gather(watch.guest, error)
         if self._take_over:
-            # Judge now as the fixtures would at their end: what a person does to the guest is no failure of the cell.
+            # Judge now as the fixtures would at their end: what a person does to the guest must not fail the cell.
             watch.judge(checkup.last_words(watch.guest, error) if isinstance(error, GuestError) else error)
             watch.final = True
             self._take_over(watch.guest, watch.evidence, watch.reason)
 
     def _is_failure(self, watch: CellWatch, error: BaseException) -> bool:
-        """False for a caught mutant, which raises Missed, for a skip, a known failure and a kernel with a bug."""
+        """Return False for a caught mutant, which raises Missed, for a skip, a known failure and a kernel mutant."""
         if self._config.option.kernel_mutant:
             return False
         caught = isinstance(error, Missed) and watch.identity.mutant and not self._config.option.as_honest
         return not (caught or isinstance(error, _NO_FAILURE))
 
     def write(self, watch: CellWatch, survivors: Iterable[CellId]) -> None:
-        """Write the bundle of a failed cell; `survivors` are the mutants that it failed for.
+        """Write the bundle of a failed cell; `survivors` are the surviving mutants that made it fail.
 
-        When the bundle cannot be written, the cell's reason names the error and the cell is recorded without a bundle.
+        If the bundle cannot be written, the error is added to the cell's reason and the cell is recorded without one.
         """
-        if watch.verdict.good or self._config.option.kernel_mutant:
+        if watch.verdict.acceptable or self._config.option.kernel_mutant:
             return
         if watch.evidence is None and watch.guest is not None:
             watch.evidence = gather(watch.guest, watch.failed_with or AssertionError())
@@ -104,7 +104,7 @@ class Bundles:
         )
 
     def _pieces(self, watch: CellWatch) -> dict[str, bytes | Path]:
-        """The files of the bundle."""
+        """Return the files of the bundle."""
         guest, evidence = watch.guest, watch.evidence
         recipe = paths.RECIPES / f"{watch.identity.vm}.toml"
         witnesses = json.dumps(watch.record().witnesses, indent=1) + "\n"
@@ -120,26 +120,26 @@ class Bundles:
         }
 
     def _last_console(self, vm: str) -> dict[str, bytes | Path]:
-        """The end of the VM's newest console log, for a cell whose guest never came up."""
+        """Return the end of the VM's newest console log, for a cell whose guest never came up."""
         logs = self._directory.consoles(vm)
         return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
 
 
 def _no_snapshot(guest: Guest | None) -> dict[str, str]:
-    """Why the bundle has no snapshot to start from; empty when the guest was thawed."""
+    """Return why the bundle has no snapshot to start from; empty when the guest was thawed."""
     if guest is None:
         return {"snapshot": "no guest came up"}
     return {} if guest.frozen else {"snapshot": "the guest was booted, not thawed"}
 
 
 def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:
-    """The log of the build that failed, if the failure was a build's."""
+    """Return the log of the failed build, if a build failed."""
     there = isinstance(error, BuildError) and error.log is not None and error.log.is_file()
     return {"build.log": error.log} if there and isinstance(error, BuildError) and error.log else {}
 
 
 def _modules(guest: Guest) -> dict[str, bytes | Path]:
-    """The modules that were shipped to the guest."""
+    """Return the modules that were shipped to the guest."""
     names = {file: name for name, file in guest.image.modules.items()}
     return {f"modules/{names[file]}.ko": file for file in guest.shipped.values() if file in names}
 
@@ -153,5 +153,5 @@ def _hashes(image: Image) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _hash(file: Path) -> str:
-    """The hash of a file of the store, which does not change while a run uses it."""
+    """Return the hash of a file in the store, which does not change while a run uses it."""
     return sha256(file)

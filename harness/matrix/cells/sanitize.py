@@ -1,4 +1,4 @@
-"""Strips control characters from pytest reports: guest output must not reach a terminal or an XML parser as control."""
+"""Strips control characters from pytest reports, so that guest output cannot control a terminal or an XML parser."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.verdict.printk import plain
 
 
 def disarm(report: pytest.TestReport) -> None:
-    """Strip control codes from a report's texts; a text without any keeps its form."""
+    """Strip control codes from a report's texts; a text without control codes stays as it is."""
     report.sections = [(title, plain(text)) for title, text in report.sections]
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr

@@ -1,4 +1,4 @@
-"""Which cells exist: each case on each VM asked for, and the case's mutants there."""
+"""Which cells exist: each case on each selected VM, and the case's mutants there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARKERS = (
 
 @dataclass(frozen=True)
 class CellId:
-    """A case on a VM, honest or with a mutant; `item` is pytest's name in `file`, which `-k` matches."""
+    """A case on a VM, honest or with a mutant; `item` is pytest's name of it in `file`, which `-k` matches."""
 
     case: str
     vm: str
@@ -37,7 +37,7 @@ class CellId:
 
     @property
     def key(self) -> CellKey:
-        """What names this cell in its run."""
+        """The key of this cell in its run."""
         return CellKey(self.file, self.case, self.vm, self.mutant)
 
     @property
@@ -47,7 +47,7 @@ class CellId:
 
 
 def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
-    """Parametrize a case that uses the `vm` fixture: one cell a VM, and one more for each of its mutants there."""
+    """Parametrize a case that uses the `vm` fixture: for each VM one cell, and one more for each of its mutants."""
     if "vm" not in metafunc.fixturenames:
         return
     if "mutant" not in metafunc.fixturenames:
@@ -59,7 +59,7 @@ def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
         if name not in MUTANTS:
             known = ", ".join(sorted(MUTANTS))
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {known}")
-    # Mutants come first: an honest cell is green only if its mutants were caught on the same VM.
+    # Mutants come first, because an honest cell passes only if its mutants were caught on the same VM.
     cells = [(vm, mutant) for vm in vms for mutant in (*names, "")]
     metafunc.parametrize(("vm", "mutant"), cells, ids=[_label(vm, mutant) for vm, mutant in cells])
 
@@ -69,7 +69,7 @@ def _label(vm: str, mutant: str) -> str:
 
 
 def cell_of(item: pytest.Item) -> CellId | None:
-    """The cell of an item, None for the harness's own tests."""
+    """Return the cell of an item, None for the harness's own tests."""
     callspec = getattr(item, "callspec", None)
     if callspec is None or "vm" not in callspec.params:
         return None
@@ -81,13 +81,13 @@ def cell_of(item: pytest.Item) -> CellId | None:
 
 
 def vm_of(item: pytest.Item) -> str:
-    """The VM of an item's cell, empty for the harness's own tests."""
+    """Return the VM of an item's cell, empty for the harness's own tests."""
     cell = cell_of(item)
     return cell.vm if cell else ""
 
 
 def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
-    """The first trait that the case requires and the recipe lacks, empty when it has all."""
+    """Return the first trait that the case requires and the recipe lacks; empty when the recipe has all."""
     for marker in item.iter_markers("requires"):
         for trait in marker.args:
             if not hasattr(recipe.traits, trait):
@@ -98,7 +98,7 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
 
 
 def asked_for(items: list[pytest.Item], *, crash_triggers: str, deep: bool) -> list[pytest.Item]:
-    """The items without those that run only with `--crash-triggers all` or `--deep`."""
+    """Return the items without those that run only with `--crash-triggers all` or `--deep`."""
     left_out = [*(["crash_triggers"] if crash_triggers != "all" else []), *([] if deep else ["deep"])]
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
 
@@ -115,7 +115,7 @@ def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str
 
 
 def in_rows(items: list[pytest.Item], vms: Sequence[str]) -> list[pytest.Item]:
-    """The harness's own tests first, then the cells row by row, each row in the cases' order."""
+    """Sort the items: the harness's own tests first, then the cells row by row, each row in the order of the cases."""
     order = {vm: index for index, vm in enumerate(vms)}
 
     def place(item: pytest.Item) -> int:

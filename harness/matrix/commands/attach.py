@@ -15,12 +15,12 @@ from harness.verdict.printk import plain
 
 SHELL, GDB = "shell", "gdb"
 WAYS = (SHELL, GDB)
-_INSTEAD = {SHELL: "; --gdb shows where its kernel stands"}
+_INSTEAD = {SHELL: "; --gdb shows where its kernel is"}
 _ASK_SECONDS = 60.0
 
 
 class GuestAttacher:
-    """Attaches a person to the guest of the first cell that fails; the guest stops when the person leaves."""
+    """Attaches a person to the guest of the first failed cell; the guest stops when the person leaves."""
 
     def __init__(self, way: str, clear: Callable[[], None]) -> None:
         """`clear` removes the board from the terminal."""

@@ -1,4 +1,4 @@
-"""Which bundles are replayed: those that name cells of this project and nothing else."""
+"""Decides which bundles may be replayed: those that name only cells of this project."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ class _Collected:
         self.cells: dict[str, CellId] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Every cell, by pytest's name of it."""
+        """Keep every cell by pytest's name of it."""
         self.cells = {cell.item: cell for item in session.items if (cell := cell_of(item))}
 
 
 def demand_cells(about: Bundle) -> None:
     """Demand that a bundle names one VM, and cells of one case file that this project collects for that VM.
 
-    Nothing that the bundle names is imported before its file is known to be a case of the project, and nothing that
-    it names reaches a terminal or pytest before it is known to be printable. Raises UsageError.
+    The bundle's file is imported only after it is known to be a case of the project. Names from the bundle are printed
+    or passed to pytest only after they are known to be printable. Raises UsageError.
     """
     _demand_printable(about)
     demand_vm(about)
     foreign = replay_options.foreign([*about.options, *([f"--schedule={about.schedule}"] if about.schedule else [])])
     if foreign:
-        raise UsageError(f"the bundle asks for {foreign[:80]!r}, as no run does", where=about.cell.vm, mend=_DISTRUST)
+        wrong = f"the bundle has an option that no run records: {foreign[:80]!r}"
+        raise UsageError(wrong, where=about.cell.vm, mend=_DISTRUST)
     _demand_file(about)
     if not about.items:
         raise UsageError("the bundle names no cell", where=about.file, mend=_DISTRUST)
@@ -57,13 +58,13 @@ def demand_cells(about: Bundle) -> None:
         about.cell.vm,
         about.cell.mutant,
     ):
-        raise UsageError(f"{last.item!r} is not the cell that the bundle is of", where=about.file, mend=_DISTRUST)
+        raise UsageError(f"{last.item!r} is not the bundle's own cell", where=about.file, mend=_DISTRUST)
     if about.cell.kernel_release and not about.cell.image_key:
-        raise UsageError("the bundle's cell had a guest of no image", where=about.cell.vm, mend=_DISTRUST)
+        raise UsageError("the bundle's cell had a guest but names no image", where=about.cell.vm, mend=_DISTRUST)
 
 
 def collected(about: Bundle) -> dict[str, CellId]:
-    """The cells that the bundle's case file has for its VM, by pytest's names. Runs none of them."""
+    """Return the cells in the bundle's case file for its VM, by pytest's names. Runs none of them."""
     found = _Collected()
     arguments = ["--deep", f"--vm={about.cell.vm}", *about.options]
     pytest_run.collect([*arguments, str(paths.PROJECT / about.file)], found)
@@ -78,7 +79,7 @@ def demand_vm(about: Bundle) -> None:
 
 
 def _demand_file(about: Bundle) -> None:
-    """The file is one of `cases/` by its very path, neither a link nor behind one."""
+    """Demand that the file is in `cases/` by its literal path, neither a link nor reached through one."""
     path = paths.PROJECT / about.file
     own = _CASES.fullmatch(about.file) is not None
     if not own or not path.is_file() or path.resolve() != path:
@@ -86,7 +87,7 @@ def _demand_file(about: Bundle) -> None:
 
 
 def _demand_printable(about: Bundle) -> None:
-    """What is printed, or handed to pytest, has no control codes and is not endless."""
+    """Demand that text to be printed or passed to pytest has no control codes and is of bounded length."""
     cell = about.cell
     words: Sequence[str] = (
         *(cell.case, cell.vm, cell.mutant, cell.image_key, cell.kernel_release),
@@ -95,7 +96,9 @@ def _demand_printable(about: Bundle) -> None:
     for word in words:
         if not word.isprintable() or len(word) > _LONGEST:
             raise UsageError(
-                f"the bundle names {word[:80]!r}, as no run does", where=cell.vm[:80] or "bundle", mend=_DISTRUST
+                f"the bundle has a name that no run records: {word[:80]!r}",
+                where=cell.vm[:80] or "bundle",
+                mend=_DISTRUST,
             )
     if not _FROZEN.fullmatch(about.frozen):
         raise UsageError(f"the bundle names {about.frozen[:80]!r}, which is no frozen guest", mend=_DISTRUST)

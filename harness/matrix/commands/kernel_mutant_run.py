@@ -1,4 +1,4 @@
-"""`./pinpoint run --kernel-mutants`: a kernel with one bug at a time, and the case that fails for it."""
+"""`./pinpoint run --kernel-mutants`: cases on a kernel with one bug at a time, and which case detects the bug."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.core import paths
 from harness.core.errors import INTERRUPTED, UsageError
-from harness.images import kernel_mutants
-from harness.images.kernel_mutants import KernelMutant
+from harness.images import kernel_mutant_table
+from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.recipe import Recipe, load_all, select
 from harness.matrix.cells.selection import cell_of
 from harness.matrix.commands import pytest_run
@@ -23,25 +23,26 @@ from harness.report import jsonl
 from harness.report.measurements import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _ALL_KILLED, _SURVIVED = 0, 1
-# The directory is not that of the matrix, so that `latest` stays a run of the matrix.
+# A directory of its own, so that `latest` stays a run of the matrix.
 _PLACE = "kernel-mutants"
 _QUIET = ("-q", "--no-header", "--no-summary", "--deep", "--color=no")
 _PARALLEL = ("-n", "--numprocesses", "--dist")
-# A case that needs an option to run is left out, unless the table names it for the bug.
-_ASKED_FOR = ("crash_triggers", "deep", "sweep")
-# After so many dead guests without a failed case a bug is given up: each costs a thaw and a deadline.
+# A case that needs an option to run is left out, unless the bug's entry in kernel-mutants.toml names it.
+_NEEDS_OPTION = ("crash_triggers", "deep", "sweep")
+# After so many dead guests without a failed case no other case is tried, because each costs a thaw and a deadline.
 _MOST_DEATHS = 6
 
 
 class Outcome(BaseModel):
-    """What became of one kernel mutant on one VM: a line of `kernel_mutants.jsonl`, the last line of a mutant counts.
+    """The result of one kernel mutant on one VM: a line of `kernel_mutants.jsonl`. A mutant's last line counts.
 
-    `killer` is the case that failed, as `FILE.py::CASE`, empty for none; `reason` is its failure, or why the mutant is
-    `equivalent`; `elsewhere` are the cells that ended otherwise before: a crash is no proof that a claim is checked.
+    `killer` is the case that failed, as `FILE.py::CASE`, empty for none. `reason` is its failure, or why the mutant is
+    `equivalent`. `elsewhere` are earlier cells that neither passed nor failed: a crash does not prove that a claim is
+    checked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,7 +60,7 @@ class Outcome(BaseModel):
 
     @property
     def survived(self) -> bool:
-        """True when no case failed for a bug that can be seen here."""
+        """True if the bug can be detected on this VM, and no case failed."""
         return not (self.killer or self.equivalent)
 
     def __str__(self) -> str:
@@ -74,7 +75,7 @@ class Outcome(BaseModel):
 
 @dataclass
 class _Hunt:
-    """A pytest plugin: the honest cases, the mutant's own first, until one fails."""
+    """A pytest plugin that runs the honest cases, those named for the mutant first, until one fails."""
 
     mutant: KernelMutant
     killer: Cell | None = None
@@ -84,18 +85,18 @@ class _Hunt:
     _session: pytest.Session | None = None
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
-        """Remember whom to stop."""
+        """Remember the session to stop."""
         self._session = session
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave mutants of probes out, and put first what the table names."""
+        """Deselect mutants of probes, and put the cases first that are named for the mutant."""
         kept = [item for item in items if self._could_know(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = sorted(kept, key=self._rank)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """The first cell that fails kills the mutant; a guest that dies does not."""
+        """Record the first failed cell, which kills the mutant; a guest that dies does not."""
         kept = getattr(report, "pinpoint_cell", None)
         if kept is None:
             return
@@ -103,19 +104,19 @@ class _Hunt:
         self.cells += cell.verdict is not Verdict.SKIP
         if cell.verdict is Verdict.FAIL:
             self.killer, self.where = cell, _place(cell)
-        elif not cell.verdict.good:
+        elif not cell.verdict.acceptable:
             self.elsewhere.append(cell)
         if self._session and (self.killer or len(self.elsewhere) >= _MOST_DEATHS):
-            # Not shouldstop: that is a person's, and ends what the process started for good.
+            # Not shouldstop, which counts as an interruption: that stops all children of this process for good.
             self._session.shouldfail = "the kernel mutant is known"
 
     def _could_know(self, item: pytest.Item) -> bool:
         cell = cell_of(item)
-        asked_for = any(item.get_closest_marker(marker) for marker in _ASKED_FOR)
-        return cell is not None and not cell.mutant and (not asked_for or self._rank(item) < len(self.mutant.cases))
+        needs_option = any(item.get_closest_marker(marker) for marker in _NEEDS_OPTION)
+        return cell is not None and not cell.mutant and (not needs_option or self._rank(item) < len(self.mutant.cases))
 
     def _rank(self, item: pytest.Item) -> int:
-        """The place of the item among the mutant's own cases; behind them all others."""
+        """Return the position of the item among the cases named for the mutant; all others come after them."""
         cell = cell_of(item)
         named = f"{Path(cell.file).name}::{cell.case}" if cell else ""
         ranks = (place for place, case in enumerate(self.mutant.cases) if named in (case, f"{case}[{_label(named)}]"))
@@ -131,24 +132,24 @@ def _place(cell: Cell) -> str:
 
 
 def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
-    """As `hunt`, with VMs and numbers as on the command line; without a VM on all that have the patch.
+    """Call `hunt` with VMs and numbers from the command line; without a VM, on all that have the patch.
 
-    Raises UsageError for a number that is no bug, a VM without the patch, and pytest-xdist's options: the first failed
-    cell has to end the run.
+    Raises UsageError for a number that is no bug, for a VM without the patch, and for pytest-xdist's options, because
+    the first failed cell must end the run.
     """
     if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
         raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")
-    mutants = kernel_mutants.chosen(numbers)
-    recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutants.takes_mutants(each)]
+    mutants = kernel_mutant_table.chosen(numbers)
+    recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
     for recipe in recipes:
-        kernel_mutants.demand(recipe)
+        kernel_mutant_table.demand(recipe)
     return hunt(recipes, mutants, arguments)
 
 
 def hunt(recipes: Sequence[Recipe], mutants: Sequence[KernelMutant], arguments: Sequence[str]) -> int:
-    """Run each mutant on each VM and print what killed it; 0 when all that can be seen were killed, else 1.
+    """Run each mutant on each VM and print what killed it; return 0 if all that can be detected were killed, else 1.
 
-    A killer is tried on the kernel without a bug in the end: one that fails there, too, has killed nothing.
+    At the end each killer also runs on the kernel without a bug: a case that fails there too has killed nothing.
     """
     directory = RunDirectory.create(paths.results() / _PLACE)
     figures, kept, outcomes = Figures(directory), directory.path / "kernel_mutants.jsonl", []
@@ -176,7 +177,7 @@ def hunt(recipes: Sequence[Recipe], mutants: Sequence[KernelMutant], arguments: 
 
 
 def _tried(recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, arguments: Sequence[str]) -> Outcome | None:
-    """What became of one mutant, printed; None when a person ended the run."""
+    """Run one mutant; print and return its outcome, or None when a person ended the run."""
     own = {"vm": recipe.name, "number": mutant.number, "name": mutant.name, "past": mutant.is_past}
     if why := mutant.why_equivalent(recipe):
         outcome = Outcome.model_validate({**own, "equivalent": True, "reason": why})
@@ -201,7 +202,7 @@ def _tried(recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, argume
 
 
 def _session(arguments: Sequence[str], plugin: object, directory: RunDirectory) -> int:
-    """One pytest run whose output goes to a file of its own in the run's directory."""
+    """Run pytest once, with its output in a file in the run's directory; return its exit status."""
     places = (Path(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
     chosen = [] if any(place.exists() for place in places) else [str(paths.CASES)]
     with ExitStack() as stack:
@@ -212,7 +213,7 @@ def _session(arguments: Sequence[str], plugin: object, directory: RunDirectory) 
 
 
 def _controlled(recipe: Recipe, outcomes: Sequence[Outcome], directory: RunDirectory) -> list[Outcome]:
-    """The outcomes, without killers that fail on the kernel without a bug as well."""
+    """Return the outcomes without killers that also fail on the kernel without a bug."""
     killers = {outcome.killer for outcome in outcomes if outcome.killer}
     if not killers:
         return list(outcomes)
@@ -229,14 +230,14 @@ def _controlled(recipe: Recipe, outcomes: Sequence[Outcome], directory: RunDirec
 
 @dataclass
 class _Control:
-    """A pytest plugin: some honest cases, and which of them hold."""
+    """A pytest plugin that runs some honest cases and records which of them hold."""
 
     wanted: set[str]
     held: set[str] = field(default_factory=set)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave all others out."""
+        """Deselect all other cases."""
         kept = [
             item for item in items if (cell := cell_of(item)) and not cell.mutant and self._named(item) in self.wanted
         ]
@@ -244,9 +245,9 @@ class _Control:
         items[:] = kept
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A case that passed, or failed in the way that is documented, holds."""
+        """Record a case that passed, or that failed in the documented way."""
         kept: dict[str, Any] | None = getattr(report, "pinpoint_cell", None)
-        if kept is not None and Cell(**kept).verdict.good:
+        if kept is not None and Cell(**kept).verdict.acceptable:
             self.held.add(_place(Cell(**kept)))
 
     @staticmethod

@@ -15,12 +15,12 @@ from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
 
 # Arguments of every pytest run, from any directory.
 COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
-# Cases that run only with this option, even when they are named.
+# These cases run only with the option, even when they are named.
 _LEFT_OUT = "; some cases run only with --crash-triggers all"
 
 
 class _Interruption:
-    """Records that a person ended the run: pytest's exit status is the same as for a broken collection."""
+    """Records that a person ended the run, because pytest's exit status is the same as for a broken collection."""
 
     def __init__(self) -> None:
         self.seen = False
@@ -30,13 +30,17 @@ class _Interruption:
 
 
 def collect(arguments: Sequence[str], plugin: object) -> None:
-    """Collect what these arguments name, for `plugin` to look at; run and print nothing."""
+    """Collect the tests that these arguments select and pass them to `plugin`; run and print nothing."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pytest.main([*COMMON, "--collect-only", "--capture=no", *arguments], plugins=[plugin])
 
 
 def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
-    """Run pytest; return 0 all held, 1 a cell failed, 2 wrong use, 3 harness or host failed, 130 interrupted."""
+    """Run pytest and return the exit status.
+
+    It is 0 if all cells passed, 1 if a cell failed, 2 for wrong use, 3 if the harness or the host failed, and 130 if a
+    person interrupted the run.
+    """
     interruption = _Interruption()
     status = pytest.main([*COMMON, *arguments], plugins=[interruption, *plugins])
     match status:

@@ -43,9 +43,9 @@ class _Listener:
 
 
 def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int:
-    """Replay a bundle; return 0 when the cell held each time, 1 when it failed in any way, 2 and 3 as every command.
+    """Replay a bundle; return 0 if the cell passed each time, 1 if it failed in any way, 2 and 3 as every command.
 
-    Raises UsageError when `directory` is no bundle, or one of another version of the project and not `anyway`.
+    Raises UsageError if `directory` is not a bundle, or, without `anyway`, if it is of another version of the project.
     """
     about = bundle.read(directory)
     build_context = BuildContext.in_cache(Bus())
@@ -69,7 +69,7 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
 
 
 def recipe_of(about: Bundle) -> Recipe:
-    """The recipe of a bundle's VM. Raises UsageError for what is no name of one VM."""
+    """Return the recipe of a bundle's VM. Raises UsageError if the name is not that of one VM."""
     bundle_trust.demand_vm(about)
     return select([about.cell.vm])[0]
 
@@ -77,16 +77,16 @@ def recipe_of(about: Bundle) -> Recipe:
 def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
     schedule = [f"--schedule={about.schedule}"] if about.schedule else []
     quiet = ["-q", "--no-summary"] if times > 1 or at_failure else ["-q"]
-    hands_on = [f"--at-failure={at_failure}", "-s"] if at_failure else []
+    interactive = [f"--at-failure={at_failure}", "-s"] if at_failure else []
     into = f"--into={paths.results() / _PLACE}"
     nodes = [str(paths.PROJECT / node) for node in about.nodes]
-    return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *hands_on, *nodes]
+    return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *interactive, *nodes]
 
 
 def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: bool) -> None:
-    """The cells must be cases of this project, and the recipe must still make the same image.
+    """Demand that the cells are cases of this project, and that the recipe still makes the same image.
 
-    Without a key of an image there is nothing to compare: the cell had no guest, because its image was not built.
+    Without an image key there is nothing to compare: the cell had no guest, because its image was not built.
     """
     bundle_trust.demand_cells(about)
     recipe = recipe_of(about)
@@ -100,7 +100,7 @@ def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: 
 
 
 def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
-    """List what has changed since the cell failed, and may be why it no longer fails."""
+    """List what has changed since the cell failed, which may be why it no longer fails."""
     if about.hashes.get(about.file) not in (None, sha256(paths.PROJECT / about.file)):
         yield f"{about.file} has changed since"
     if about.frozen and not (build_context.store.root / about.frozen).is_dir():
@@ -108,7 +108,7 @@ def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
 
 
 def _outcome(before: Cell, now: Cell) -> str:
-    if now.verdict.good:
+    if now.verdict.acceptable:
         return f"{now.verdict.value}: it did not fail"
     if alike(before, now):
         return "failed the same way"
@@ -116,7 +116,7 @@ def _outcome(before: Cell, now: Cell) -> str:
 
 
 def _report(before: Cell, outcomes: Counter[str], times: int) -> Iterator[str]:
-    """Lines with the bundle's own failure, then how often each outcome occurred."""
+    """Yield lines with the bundle's own failure, then how often each outcome occurred."""
     yield plain(f"\n{before.case} on {before.vm} was {before.verdict.value}: {before.reason}")
     for outcome, count in outcomes.most_common():
         yield f"{count} of {times}: {outcome}"

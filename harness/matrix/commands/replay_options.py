@@ -1,4 +1,4 @@
-"""The options of a run that change what a cell does, for its replay."""
+"""The options of a run that change what a cell does; a replay uses them again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 import pytest
 
-# hypothesis has its own option for the seed; without it a replay could not draw the same values.
+# hypothesis has its own option for the seed, without which a replay could not draw the same values.
 _SEED = "hypothesis_seed"
 
 
-# Each option that `options` returns; no run of ours writes another one into a bundle.
+# Each option that `options` returns; no run writes any other option into a bundle.
 _OURS = re.compile(
     r"--(?:schedules|sweep|crash-triggers|accel)=[a-z-]{1,20}|--schedule=[\x20-\x7e]{0,4096}"
     r"|--(?:stress|hypothesis-seed)=[0-9]{1,20}|--as-honest"
@@ -20,23 +20,23 @@ _OURS = re.compile(
 
 
 def foreign(options: Iterable[str]) -> str:
-    """The first option that no run of ours records, empty when there is none: pytest's own options can run any code."""
+    """Return the first option that no run records, empty for none. Other pytest options could run arbitrary code."""
     return next((option for option in options if not _OURS.fullmatch(option)), "")
 
 
 def settle_seed(config: pytest.Config) -> None:
-    """Draw the run's seed unless one is set: before hypothesis reads its option, and before workers inherit it."""
+    """Draw the run's seed unless one is set. Call it before hypothesis reads its option and workers inherit it."""
     if getattr(config.option, _SEED, "") is None:
         setattr(config.option, _SEED, str(secrets.randbits(32)))
 
 
 def seed(config: pytest.Config) -> str:
-    """The seed of all random choices of this run; empty without hypothesis's plugin."""
+    """Return the seed of all random choices of this run; empty without hypothesis's plugin."""
     return str(getattr(config.option, _SEED, "") or "")
 
 
 def options(config: pytest.Config) -> list[str]:
-    """The options with defaults written out, because a later version may have other defaults."""
+    """Return the options with defaults written out, because a later version may have other defaults."""
     option = config.option
     return [
         f"--schedules={option.schedules}",

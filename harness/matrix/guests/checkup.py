@@ -13,15 +13,15 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import State
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import GuestDied, examine
-from harness.verdict.symbolize import namer
+from harness.verdict.offline_symbolizer import namer
 from harness.verdict.traces import frames
-from harness.verdict.verdict import Verdict
 
-# A fence is one SSH round trip and one console line; a guest that cannot do both in this time is lost.
+# A fence is one SSH round trip and one console line. A guest that cannot do both in this time is lost.
 _FENCE_SECONDS = 60.0
-# A guest that has just answered reads its log in a second or two.
+# A guest that has just answered prints its log within a second or two.
 _LOG_SECONDS = 30.0
 # How many lines of stack traces a failure shows.
 _MOST_FRAMES = 40
@@ -31,8 +31,10 @@ _clean: WeakKeyDictionary[Guest, State] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
-    """The kernel printed a warning, an oops or worse. The message lists the complaints, then their traces with source
-    lines; `files` are the files of the loaded modules, by name.
+    """The kernel printed a warning, an oops or worse.
+
+    The message lists the complaints, then their traces with source lines. `files` are the files of the loaded modules,
+    by name.
     """
 
     def __init__(self, complaints: Sequence[Complaint], files: Mapping[str, Path]) -> None:
@@ -51,11 +53,11 @@ class KernelComplained(Exception):
 
 
 class LeftBehind(AssertionError):
-    """The cell left modules, references, kprobes, mounts or processes in the guest, or took some away."""
+    """The cell left modules, references, kprobes, mounts or processes in the guest, or removed some."""
 
 
 class Unexplained(AssertionError):
-    """The kernel's taint shows a crash or a warning of which the console has nothing."""
+    """The kernel's taint shows a crash or a warning that is not on the console."""
 
 
 def begin(guest: Guest) -> str:
@@ -72,16 +74,16 @@ def end(guest: Guest) -> str:
     """Check that a cell left the guest as it found it, except for a target module that is kept loaded.
 
     Returns why the guest must be discarded although the cell did nothing wrong; empty if it need not be. Raises
-    KernelComplained, Unexplained or LeftBehind; GuestLost when the guest does not answer. A guest that fails here is
-    not used again, so the state before the first cell is the state before every cell.
+    KernelComplained, Unexplained or LeftBehind, or GuestLost when the guest does not answer. A guest that fails this
+    check is not used again, so the state before the first cell is also the state before each later one.
     """
     clean, (after, excused), deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
     while clean.more_processes(after) and not deadline.expired:
         after, more = _state(guest, "sleep 0.1; ")
         excused |= more
-    untold = clean.new_crash_taint(after)
-    if untold and not excused:
-        raise Unexplained(f"the kernel has new taint {untold}, and no complaint on the console explains it")
+    unexplained = clean.new_crash_taint(after)
+    if unexplained and not excused:
+        raise Unexplained(f"the kernel has new taint {unexplained}, and no complaint on the console explains it")
     changed = clean.changed(after, loaded_targets.modules(guest))
     if changed:
         raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
@@ -96,12 +98,12 @@ def last_words(guest: Guest, lost: GuestError) -> Exception:
     if guest.heart is None or guest.heart.emulator.stopped:
         return lost
     diagnosis = examine(guest, found, namer(guest))
-    return lost if diagnosis.condition.verdict.good else GuestDied(diagnosis, where=guest.name)
+    return lost if diagnosis.condition.verdict.acceptable else GuestDied(diagnosis, where=guest.name)
 
 
 @contextmanager
 def explained(guest: Guest) -> Iterator[None]:
-    """Replace a GuestError raised within this block by what `last_words` returns for it."""
+    """Replace a GuestError that is raised in this block by what `last_words` returns for it."""
     try:
         yield
     except GuestError as lost:
@@ -109,9 +111,9 @@ def explained(guest: Guest) -> Iterator[None]:
 
 
 def _state(guest: Guest, before: str = "") -> tuple[State, bool]:
-    """Read the guest's state, and whether its kernel printed a complaint that its recipe allows.
+    """Return the guest's state, and whether its kernel printed a complaint that its recipe allows.
 
-    Raises KernelComplained for any other complaint that its kernel printed before the read.
+    Raises KernelComplained for any other complaint that the kernel printed before the state was read.
     """
     result, printed = guest.fenced(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
     complaints = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
@@ -125,10 +127,10 @@ def _state(guest: Guest, before: str = "") -> tuple[State, bool]:
 
 
 def _kernel_log(guest: Guest) -> bytes | None:
-    """The kernel's own log, None when the guest does not return it.
+    """Return the kernel's own log, or None when the guest does not answer.
 
-    A program that writes to the console, or to /dev/kmsg, can imitate each byte of a complaint there. It cannot make
-    the kernel's log attribute the line to the kernel.
+    A program that writes to the console or to /dev/kmsg can imitate each byte of a complaint, but it cannot make the
+    kernel's log attribute the line to the kernel.
     """
     try:
         log = guest.script("dmesg -r", guest.budget(_LOG_SECONDS))
@@ -138,5 +140,5 @@ def _kernel_log(guest: Guest) -> bytes | None:
 
 
 def _files(guest: Guest) -> dict[str, Path]:
-    """The files that were shipped to the guest, by module name."""
+    """Return the files that were shipped to the guest, by module name."""
     return {file.stem: file for file in guest.shipped.values()}

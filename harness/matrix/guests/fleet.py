@@ -1,4 +1,4 @@
-"""The guests of a run: images are prepared and guests started in the background, one guest a row."""
+"""The guests of a run: images are prepared and guests are started in the background, one guest for each row."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from pathlib import Path
 from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.guest import start
-from harness.guest.emulator import EmulatorKilled, FrozenRefused
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
-from harness.matrix.guests import checkup, kernel_mutant
+from harness.matrix.guests import checkup, kernel_mutant_switch
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.once import Once
 from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
-# Errors that the next guest of a row may not meet, and how many guests may be lost to them.
+# Errors that may not occur again with the row's next guest, and how many guests may be lost to them.
 _PASSING = (EmulatorKilled, FrozenRefused, GuestDied)
 _MOST_LOST = 3
 
 
 def _build_here(_: str) -> None:
-    """No other process builds images: this one does."""
+    """Return at once, because this process builds the images itself."""
 
 
 class Fleet:
-    """One guest a VM, used as long as it is healthy; a retired guest is replaced at the next request."""
+    """One guest for each VM, used as long as it is healthy; a retired guest is replaced at the next request."""
 
     def __init__(
         self,
@@ -52,10 +52,10 @@ class Fleet:
         kernel_mutant_number: int = 0,
         await_image: Callable[[str], None] = _build_here,
     ) -> None:
-        """`bus` carries the events of guests, the build context's own bus those of builds.
+        """`bus` carries the events of guests; the build context's own bus carries those of builds.
 
-        `await_image` waits for another process's build. `suffix` is appended to the names of this process's console
-        logs where other processes run parts of the same rows.
+        `await_image` waits for another process's build. If other processes run parts of the same rows, `suffix` is
+        appended to the names of this process's console logs.
         """
         self.recipes = {recipe.name: recipe for recipe in recipes}
         self.bus = bus
@@ -66,7 +66,7 @@ class Fleet:
         self._forced = forced_accelerator
         self._kernel_mutant = kernel_mutant_number
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.recipes)), thread_name_prefix="row")
-        # One start at a time for every two cores: a guest that shares a core looks hung.
+        # One start at a time for every two cores, because a guest that shares a core looks hung.
         self._starting = threading.Semaphore(max(1, build_context.slots.cores // 2))
         self._images: Once[str, Image] = Once()
         self._freezer = Freezer(build_context, bus, forced_accelerator)
@@ -80,7 +80,7 @@ class Fleet:
         return RunKeys.make()
 
     def build(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
-        """Start building the images of these rows in the background, and siblings' images for those in `compared`."""
+        """Start building the images of these rows in the background, and the sibling's image of each in `compared`."""
         siblings = [self.recipes[name].kernel.sibling for name in compared]
         for name in dict.fromkeys([*names, *filter(None, siblings)]):
             self._pool.submit(self._prepare, name)
@@ -88,8 +88,8 @@ class Fleet:
     def begin(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
         """Start preparing these rows in the background, in this order, unless they are under way.
 
-        The rows in `compared` have cells that need a sibling's image. It is prepared before the row is ready, so that
-        no cell waits for a kernel build.
+        The rows in `compared` have cells that need the image of the VM's sibling. That image is prepared before the row
+        is ready, so that no cell waits for a kernel build.
         """
         self._compared.update(compared)
         for name in names:
@@ -97,11 +97,11 @@ class Fleet:
                 self._guests[name] = self._pool.submit(self._prepare_and_start, name)
 
     def image(self, name: str) -> Image:
-        """Return the image of any VM, a row of this run or not, prepared if necessary. Raises what its build raised."""
+        """Return the image of any VM, with or without a row, prepared if necessary. Raises what its build raised."""
         return self._prepare(name)
 
     def ready(self, name: str) -> bool:
-        """True when the row's guest is up, or has failed to start."""
+        """Return True when the row's guest is up, or has failed to start."""
         return name in self._guests and self._guests[name].done()
 
     def wait_any(self, names: Sequence[str], seconds: float) -> None:
@@ -109,9 +109,9 @@ class Fleet:
         wait([self._guests[name] for name in names], timeout=seconds, return_when=FIRST_COMPLETED)
 
     def guest(self, name: str) -> Guest:
-        """Return the row's guest, started if necessary. Raises what its build or boot raised, at each request.
+        """Return the row's guest, started if necessary. Each request raises what its build or boot raised.
 
-        An error of that one guest alone is raised only once: the next cell gets a new guest, up to a limit.
+        An error that concerns only that guest is raised once: the next cell gets a new guest, up to a limit.
         """
         self.begin([name])
         try:
@@ -124,9 +124,9 @@ class Fleet:
 
     @contextmanager
     def fresh(self, name: str, *, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
-        """Start one more guest of the VM: thawed, or booted with `anew`, which draws a new KASLR slide.
+        """Start one more guest of the VM: thawed, or with `anew` booted, which draws a new KASLR slide.
 
-        `cpus` is its number of virtual CPUs; 0 is the recipe's. Raises what its build or boot raises.
+        `cpus` is its number of virtual CPUs; 0 means the recipe's number. Raises what its build or boot raises.
         """
         image = self._prepare(name)
         if cpus:
@@ -188,7 +188,7 @@ class Fleet:
         return guest
 
     def _thaw(self, image: Image, log_name: str) -> Guest:
-        """Thaw a guest; the frozen one, whose traits are proved, is made first if necessary."""
+        """Thaw a guest. If necessary, a guest is booted first, its traits are proved, and it is frozen."""
 
         def boot(keys: RunKeys) -> Guest:
             return start.boot(image, self._options(image, log_name, keys))
@@ -204,7 +204,7 @@ class Fleet:
         """Switch on the kernel mutant of this run, if there is one; the guest stops if that fails."""
         if self._kernel_mutant:
             try:
-                kernel_mutant.switch_on(guest, self._kernel_mutant)
+                kernel_mutant_switch.switch_on(guest, self._kernel_mutant)
             except BaseException:
                 guest.stop()
                 raise

@@ -1,4 +1,4 @@
-"""Frozen guests in the store: booted once, their traits proved, all files shipped; each guest of a row is thawed."""
+"""Frozen guests in the store: booted once, traits proved, all files shipped. Each guest of a row is thawed from one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BootError
 from harness.core.events import Bus, ProgressStep
 from harness.guest import qemu, start
-from harness.guest.accelerator import Accelerator, choose, host_identity, qemu_version
-from harness.guest.emulator import EmulatorKilled, FrozenRefused
+from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
+from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -24,7 +24,7 @@ from harness.matrix.guests.once import Once
 
 KIND = "frozen"
 _STATE = "state"
-# A frozen guest takes some 100 MB; one that no run has thawed for a day is of another kernel, or of other probes.
+# A frozen guest takes some 100 MB. If no run has thawed it for a day, the kernel or the probes have changed since.
 _KEPT_SECONDS = 24 * 3600.0
 
 Boot = Callable[[RunKeys], Guest]
@@ -41,9 +41,9 @@ class Freezer:
         self._made: Once[str, Path] = Once(passing=(EmulatorKilled,))
 
     def frozen(self, image: Image, boot: Boot) -> Path:
-        """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the keys it gets.
+        """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the given keys.
 
-        Raises what the boot raises, and TraitContradictedError when a trait does not hold.
+        Raises what `boot` raises, and TraitContradictedError when a trait does not hold.
 
         The file is used only with the same QEMU and the same command line (docs/architecture.md, "Freeze and thaw").
         """
@@ -51,7 +51,7 @@ class Freezer:
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
     def kept(self, image: Image, boot: Boot) -> Path | None:
-        """Return the file of a guest that is frozen already, None when there is none; makes a new one if damaged."""
+        """Return the file of a guest that is frozen already, None when there is none; a damaged one is made again."""
         return self.frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
 
     def thaw(self, image: Image, frozen: Path, options: StartOptions) -> Guest:
@@ -67,7 +67,7 @@ class Freezer:
             raise
 
     def drop(self, image: Image) -> None:
-        """Drop the frozen guest of an image: the next request boots one."""
+        """Drop the frozen guest of an image; the next request boots one."""
         parts = self._parts(image)
         self._build_context.store.drop(KIND, parts)
         self._made.forget(key_of(parts))
@@ -82,7 +82,7 @@ class Freezer:
         return entry.path / _STATE
 
     def _freeze(self, boot: Boot, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        # Keys of its own, which no process has any more when it is thawed.
+        # Keys of its own, which no process has any more when guests are thawed.
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
             step.say("freezing")
@@ -94,7 +94,7 @@ class Freezer:
         try:
             return self._boot_proved(boot, keys)
         except traits.TraitContradictedError as contradiction:
-            # The slide is zero by chance in about one of 500 boots of an x86_64 kernel; a second boot decides.
+            # In about one of 500 boots of an x86_64 kernel the slide is zero by chance; a second boot decides.
             if contradiction.trait != "kaslr":
                 raise
             return self._boot_proved(boot, keys)
@@ -114,7 +114,7 @@ class Freezer:
 
 
 def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
-    """Everything that a frozen guest depends on, for its store key."""
+    """Return everything that a frozen guest depends on, for its store key."""
     recipe = image.recipe
     anywhere = qemu.Wiring(
         console=0, monitor=0, console_log=Path("console"), kernel=Path("kernel"), initrd=Path("initrd")
@@ -122,6 +122,6 @@ def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     return [
         image.key,
         qemu_version(recipe.architecture.machine.qemu),
-        host_identity(accelerator),
+        frozen_guest_host_identity(accelerator),
         *qemu.argv(recipe, accelerator, anywhere),
     ]

@@ -13,15 +13,15 @@ _UPROBES = "/sys/kernel/tracing/uprobe_events"
 _MOUNTS = "/proc/mounts"
 _TAINT = "/proc/sys/kernel/tainted"
 _MEMORY = "/proc/meminfo"
-# The kernel's own threads have empty command lines, so grep passes over them.
+# The kernel's own threads have empty command lines, so grep prints nothing for them.
 ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
 
 # The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
-# Out of tree and unsigned: every module of ours is, and the kernel never clears these bits.
+# Out of tree and unsigned: all our modules are, and the kernel never clears these bits.
 _OURS = frozenset("OE")
-# The kernel sets these where it died, warned, met a bad page, a locked-up processor or a machine check, and prints a
-# complaint each time (callers of add_taint(), 6.1).
+# The kernel sets these when it died or warned, and for a bad page, a locked-up processor or a machine check. Each time
+# it also prints a complaint (callers of add_taint(), 6.1).
 _CRASHES = frozenset("DWBLM")
 # The guest's slab may grow by this share of its memory (1/8). The slab of a healthy parisc guest grows by 50 KiB a
 # round trip, because QEMU 7.2's firmware makes each object take 32 KiB; that of x86_64 hardly grows.
@@ -42,7 +42,7 @@ class State:
 
     @classmethod
     def parsed(cls, listing: str) -> State:
-        """From what `ASK` prints. Raises ValueError for a listing that was cut."""
+        """Parse the output of the command `ASK`. Raises ValueError for a listing that was cut."""
         try:
             return cls._parsed(listing)
         except IndexError:
@@ -68,21 +68,21 @@ class State:
         return cls(things, processes, taint, slab)
 
     def more_processes(self, after: State) -> Counter[str]:
-        """The processes that were added. A process of ours that ended does not count: it is started again."""
+        """Return the processes that were added. A process of ours that ended does not count; it is started again."""
         return after.processes - self.processes
 
     def changed(self, after: State, kept: Iterable[str]) -> list[str]:
-        """List what was added and what was removed; the modules in `kept` are expected to have been added."""
+        """List what was added and what was removed; the modules in `kept` are expected additions."""
         before = self.things + Counter(_module(name, "0") for name in kept)
         came = (after.things - before) + self.more_processes(after)
         return sorted([*came.elements(), *(f"no {thing}" for thing in (before - after.things).elements())])
 
     def new_crash_taint(self, after: State) -> str:
-        """The letters of new taint that only a complaint of the kernel explains; empty for none."""
+        """Return the letters of new taint that only a kernel complaint can explain; empty for none."""
         return "".join(sorted((after.taint - self.taint) & _CRASHES))
 
     def discard_reason(self, after: State, memory_mib: int) -> str:
-        """Why the guest must be discarded although the cell did nothing wrong: new taint, or much more slab.
+        """Return why the guest must be discarded although the cell did nothing wrong: new taint, or much more slab.
 
         Empty when it need not be.
         """

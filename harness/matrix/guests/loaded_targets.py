@@ -1,7 +1,7 @@
-"""Target modules that stay loaded from one cell to the next: loading one takes 0.3 s on an emulated parisc.
+"""Target modules that stay loaded from one cell to the next, because loading one takes 0.3 s on an emulated parisc.
 
-A cell sees only the modules that it requests. A module is kept only between cells that request it and no other:
-when several are loaded, the last one decides what a plain name means (kallsyms_lookup_name(), 6.1).
+A cell sees only the modules that it requests. A module is kept only between cells that request it and no other,
+because with several loaded modules the last one decides what a plain name means (kallsyms_lookup_name(), 6.1).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def acquire(guest: Guest, build: str) -> Target:
 
 
 def release(target: Target, *, alone: bool) -> None:
-    """Keep a target that was the cell's only one; unload any other. Raises GuestError."""
+    """Keep the target if it was the cell's only one (`alone`), else unload it. Raises GuestError."""
     if alone:
         _kept[target.guest] = target
     else:
@@ -41,5 +41,5 @@ def release(target: Target, *, alone: bool) -> None:
 
 
 def modules(guest: Guest) -> set[str]:
-    """The names of the modules that are kept in a guest."""
+    """Return the names of the modules that are kept in a guest."""
     return {_kept[guest].module} if guest in _kept else set()

@@ -1,4 +1,4 @@
-"""Values that are made once, however many threads request them."""
+"""Values that are made only once, however many threads request them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ V = TypeVar("V")
 
 
 class Once(Generic[K, V]):
-    """Values by key; the first request makes the value, the others wait. An error is raised in each of them.
+    """Values by key. The first request makes the value and the others wait; an error is raised in each of them.
 
-    `passing` are errors that may not occur again: they are raised in those who wait, and a later request tries again.
+    `passing` are errors that may not occur again. They are raised in the waiting requests, and a later one tries again.
     """
 
     def __init__(self, passing: tuple[type[BaseException], ...] = ()) -> None:
@@ -21,7 +21,7 @@ class Once(Generic[K, V]):
         self._passing = passing
 
     def forget(self, key: K) -> None:
-        """Forget a value: the next request makes a new one."""
+        """Forget a value; the next request makes a new one."""
         self._values.pop(key, None)
 
     def get(self, key: K, make: Callable[[], V]) -> V:

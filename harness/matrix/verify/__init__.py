@@ -1,1 +1,1 @@
-"""`./pinpoint verify`: somebody else\x27s modules or command on a VM, judged and reported."""
+"""`./pinpoint verify`: foreign modules, or a foreign command, on a VM, judged and reported."""

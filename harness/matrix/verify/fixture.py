@@ -1,4 +1,4 @@
-"""The fixture `foreign`: modules and commands that report nothing, judged in a cell's guest."""
+"""The fixture `foreign`: judges modules and commands that report nothing, in a cell's guest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Found = tuple[str, Finding]
 
 @dataclass(frozen=True)
 class ForeignOutcome:
-    """What was found of one subject: its probes, and in words what was left of it."""
+    """The result of one subject: its probes, and what it left behind, as text."""
 
     judgement: Judgement
     late: tuple[Judged, ...]
@@ -34,26 +34,27 @@ class ForeignOutcome:
 
     @property
     def probes(self) -> list[Judged]:
-        """Every probe."""
+        """All probes, also those found after the judgement."""
         return [*self.judgement.probes, *self.late]
 
     def prove(self, *expected: Found) -> None:
-        """Raise Missed unless there are these probes, as `SYM+0xOFF` or what the kernel lists, with these verdicts.
+        """Raise Missed unless exactly these probes were found, with these findings.
 
-        Text that nothing explains, probes that are left and text that is not as it was raise it, too.
+        A probe is named by `SYM+0xOFF`, or as the kernel lists it. Unexplained changes of text, probes that are still
+        registered, and text that was not restored also raise Missed.
         """
         found = Counter((each.asked, each.finding) for each in self.probes)
         wrong = [f"unexplained change of text: {text}" for text in self.judgement.unexplained]
         wrong += [f"still registered: {probe}" for probe in self.standing]
         wrong += [f"text is not as it was before: {places}" for places in self.changed]
         if found != Counter(expected):
-            wrong.append(f"found {_told(found.elements())}; expected {_told(expected)}")
+            wrong.append(f"found {_listed(found.elements())}; expected {_listed(expected)}")
         if wrong:
             raise Missed("\n".join([*wrong, "", table(self.probes)]))
 
 
 class Foreign:
-    """Judges subjects in one guest; broken on purpose in a mutant's cell."""
+    """Judges subjects in one guest; in a mutant's cell it is broken on purpose."""
 
     def __init__(self, guest: Guest, mutant: str) -> None:
         self.guest = guest
@@ -61,9 +62,9 @@ class Foreign:
         self._before: Lists | None = None
 
     def module(self, module: str, site: Site, kind: str = "plain") -> ForeignOutcome:
-        """Load one of the image's modules that takes `symbol`, `offset` and `kind`; judge, unload, compare.
+        """Load one of the image's modules with parameters `symbol`, `offset` and `kind`; judge, unload, compare.
 
-        Raises Refused when the kernel does not load it.
+        Raises Refused if the kernel does not load it.
         """
         offset = self._elsewhere(site) if self._mutant == REGISTERS_ELSEWHERE else site.offset
         symbol = f"{site.module}:{site.symbol}" if site.module else site.symbol
@@ -73,11 +74,11 @@ class Foreign:
         return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
     def _elsewhere(self, site: Site) -> int:
-        """The offset of the function's next instruction."""
+        """Return the offset of the function's next instruction."""
         return Layout(self.guest, loaded(self.guest)).following(site).offset
 
     def command(self, command: str) -> ForeignOutcome:
-        """Run a shell command that registers probes; what it left in tracefs is removed by `undo` of the case."""
+        """Run a shell command that registers probes, and judge them. The case must undo what it leaves in tracefs."""
         return self._run(Command(self.guest, command, None, chroot=False), {})
 
     def _run(self, subject: Subject, files: Mapping[str, object]) -> ForeignOutcome:
@@ -98,7 +99,7 @@ class Foreign:
         return ForeignOutcome(judgement, tuple(late), tuple(standing), tuple(changed))
 
     def _read(self, guest: Guest) -> Lists:
-        """All lists; without what came, in a cell of the mutant that leaves it out."""
+        """Read all lists; in the cell of the mutant LIST_LEFT_OUT, return them without additions."""
         lists = moment.read(guest)
         before = self._before
         if self._mutant != LIST_LEFT_OUT or before is None:
@@ -107,5 +108,5 @@ class Foreign:
         return replace(lists, kprobes=before.kprobes, traced=before.traced, records=records)
 
 
-def _told(probes: Iterable[Found]) -> str:
+def _listed(probes: Iterable[Found]) -> str:
     return ", ".join(sorted(f"{asked} {finding.value}" for asked, finding in probes)) or "no probe"

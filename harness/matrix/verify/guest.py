@@ -1,4 +1,4 @@
-"""A guest for somebody else's probes: thawed like a row's, its complaints read with what modules print on purpose."""
+"""A guest for foreign probes: thawed like a row's guest; backtraces that modules print on purpose are no complaints."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import State
-from harness.verdict import own_traces
+from harness.verdict import intended_backtraces
 from harness.verdict.complaints import Complaint, allowed, confirmed, read
 
 _FENCE_SECONDS = 60.0
 _LOG_SECONDS = 30.0
-# Taint that means that something went wrong: bad page, died, warned, machine check, locked up.
+# The letters of taint that mean an error: bad page, died, warned, machine check, locked up.
 _SERIOUS = frozenset("BDWML")
 
 
 def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = False) -> Guest:
-    """A guest that answers: thawed from the image's frozen one, made now if need be; `anew` boots it.
+    """Start a guest: thaw the image's frozen guest, which is made first if necessary, or boot one with `anew`.
 
     Raises what booting raises.
     """
@@ -47,7 +47,7 @@ def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = 
 
 
 class Kernel:
-    """What a guest's kernel says and is, from one look to the next; `modules` may print backtraces of their own."""
+    """The complaints and the state of a guest's kernel, read repeatedly; `modules` may print backtraces on purpose."""
 
     def __init__(self, guest: Guest, modules: Collection[str]) -> None:
         self._guest = guest
@@ -58,7 +58,7 @@ class Kernel:
         self.complaints = []
 
     def look(self) -> State:
-        """Read what was printed since the last look, and what the guest is now. Raises GuestLost."""
+        """Read what was printed since the last look; return the guest's present state. Raises GuestLost."""
         guest = self._guest
         result, printed = guest.fenced(guest_state.ASK, guest.budget(_FENCE_SECONDS))
         self._take(printed)
@@ -68,34 +68,34 @@ class Kernel:
             raise GuestError(f"its state cannot be read: {error}", where=guest.name) from None
 
     def last_words(self) -> list[Complaint]:
-        """The complaints of a guest that does not answer any more."""
+        """Return the complaints of a guest that does not answer any more."""
         self._take(self._guest.console.text(self._guest.fenced_to))
         return self.complaints
 
     def unexplained_taint(self, after: State) -> str:
-        """The letters of serious taint that is new and that no complaint explains, empty for none."""
+        """Return the letters of new serious taint that no complaint explains; empty for none."""
         new = after.taint - self.clean.taint
         return "" if self.complaints else "".join(sorted(new & _SERIOUS))
 
     def tail(self, lines: int) -> list[str]:
-        """The last lines of the kernel's own log."""
-        told = self._guest.script(f"dmesg | tail -n {lines}", self._guest.budget(_LOG_SECONDS)).stdout
-        return told.splitlines()
+        """Return the last lines of the kernel's own log."""
+        log = self._guest.script(f"dmesg | tail -n {lines}", self._guest.budget(_LOG_SECONDS)).stdout
+        return log.splitlines()
 
     def _take(self, printed: str | Iterable[str]) -> None:
-        heard = allowed(read(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
-        if heard:
-            heard = tuple(self._borne_out(heard))
-        for complaint in heard:
-            if own_traces.intended(complaint, self._modules):
+        found = allowed(read(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
+        if found:
+            found = tuple(self._confirmed(found))
+        for complaint in found:
+            if intended_backtraces.intended(complaint, self._modules):
                 self.traces += 1
             else:
                 self.complaints.append(complaint)
 
-    def _borne_out(self, heard: Sequence[Complaint]) -> Sequence[Complaint]:
-        """Those that the kernel's own log has, too; all of them from a guest that does not answer."""
+    def _confirmed(self, found: Sequence[Complaint]) -> Sequence[Complaint]:
+        """Return the complaints that are also in the kernel's own log; all of them if the guest does not answer."""
         try:
             log = self._guest.script("dmesg -r", self._guest.budget(_LOG_SECONDS))
         except PinpointError:
-            return heard
-        return confirmed(heard, log.out) if log.ok else heard
+            return found
+        return confirmed(found, log.out) if log.ok else found

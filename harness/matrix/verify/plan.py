@@ -1,4 +1,4 @@
-"""What `./pinpoint verify` was asked to do, and everything of it that can be checked before a guest is started."""
+"""The task of one `./pinpoint verify`, and all checks of it that are possible before a guest is started."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
-from harness.images import external_build, external_module, kernel_module, module_info
+from harness.images import distribution_modules, external_build, external_module_check, module_info
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.module_copy import private_copy
+from harness.images.private_module_copy import private_copy
 from harness.images.recipe import Recipe
 from harness.landing.site import Site
 
 _EXPECTED = re.compile(r"(?:(?P<module>\w+):)?(?P<symbol>[A-Za-z_.$][\w.$]*)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
-# What registers later than the module's initializer: a wait for it is worth while only where the file uses one.
+# Functions with which a module can register a probe after its initializer. A module that uses one gets a longer wait.
 _LATER = re.compile(
     r"(?:queue_(?:delayed_)?work\w*|mod_delayed_work\w*|schedule_\w+|mod_timer\w*|add_timer\w*|hrtimer_start\w*"
     r"|kthread_create\w*|wake_up_process|msleep\w*|register_\w*notifier\w*|call_usermodehelper\w*|async_schedule\w*"
@@ -27,7 +27,7 @@ _LATER = re.compile(
 
 @dataclass(frozen=True)
 class Wanted:
-    """One call of the command; `files` are modules, sources or directories, `also` goes with them, loaded first."""
+    """One call of the command; `files` are modules, sources or directories, `also` are modules to load before them."""
 
     files: Sequence[Path] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ToLoad:
-    """One module: the name that the kernel gives it, our copy of its file, the words of its parameters.
+    """One module: its name in the kernel, our copy of its file, and its parameters as words.
 
-    `judged` is false for one that is only loaded first.
+    `judged` is false for a module that is only loaded for others.
     """
 
     name: str
@@ -55,19 +55,19 @@ class ToLoad:
 
     @property
     def elf(self) -> Elf:
-        """The copy's ELF."""
+        """The ELF file of the copy."""
         return Elf.kept(self.copy)
 
     @property
     def later(self) -> bool:
-        """Can it do something after its initializer has returned?"""
+        """True if the module can register something after its initializer has returned."""
         return any(not symbol.section and _LATER.match(symbol.name) for symbol in self.elf.symbols)
 
 
 def demand_architecture(wanted: Wanted, recipe: Recipe, directory: Path) -> None:
-    """Demand that the files that are modules are for the VM's architecture: nothing need be built to find that out.
+    """Demand that all built modules are for the VM's architecture, which can be checked before the image is built.
 
-    Raises UsageError, one line.
+    Raises UsageError with a message of one line.
     """
     for file in wanted.files:
         if not (file.is_dir() or file.suffix == ".c"):
@@ -75,9 +75,10 @@ def demand_architecture(wanted: Wanted, recipe: Recipe, directory: Path) -> None
 
 
 def modules(wanted: Wanted, image: Image, build_context: BuildContext, directory: Path) -> list[ToLoad]:
-    """The modules to load, in order, each copied to a directory of ours and checked against the image's kernel.
+    """Return the modules to load, in order, each copied to `directory` and checked against the image's kernel.
 
-    Raises UsageError, one line, for what cannot be right; BuildError or HostError where building fails.
+    Raises UsageError with a message of one line for a wrong file or parameter, BuildError or HostError when a build
+    fails.
     """
     files = [built for file in wanted.files for built in _built(file, image, build_context, directory)]
     own = [_checked(file, image, directory) for file in files]
@@ -95,7 +96,7 @@ def modules(wanted: Wanted, image: Image, build_context: BuildContext, directory
 
 
 def expected(word: str) -> Site:
-    """`SYMBOL`, `SYMBOL+OFFSET` or `MODULE:SYMBOL+OFFSET` as a site. Raises UsageError."""
+    """Parse `SYMBOL`, `SYMBOL+OFFSET` or `MODULE:SYMBOL+OFFSET` into a site. Raises UsageError."""
     match = _EXPECTED.fullmatch(word)
     if not match:
         raise UsageError(
@@ -105,7 +106,7 @@ def expected(word: str) -> Site:
 
 
 def _built(file: Path, image: Image, build_context: BuildContext, directory: Path) -> list[Path]:
-    """The modules of a directory or of one source file; a module's file is itself."""
+    """Build the modules of a directory or of one source file; a file that is a module is returned as it is."""
     if file.is_dir() or file.suffix == ".c":
         return external_build.build(file, image, build_context, directory)
     return [file]
@@ -119,9 +120,9 @@ def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) 
 
 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
-    """The ELF of a copy; what is wrong with it is said of the file."""
+    """Return the ELF of a copy. Raises UsageError with the path of the original file."""
     try:
-        elf = external_module.read(copy, recipe.architecture)
+        elf = external_module_check.read(copy, recipe.architecture)
         module_info.name(elf, file)
     except UsageError as error:
         raise UsageError(error.what, where=str(file), mend=error.mend) from None
@@ -131,11 +132,11 @@ def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
 
 
 def _also(word: str, image: Image, build_context: BuildContext, directory: Path) -> list[ToLoad]:
-    """A module that is loaded first, with what it needs: a file, or the name of one of the kernel's own."""
+    """Return a module to load first, and the modules that it needs; `word` is a file or the name of a kernel module."""
     path = Path(word)
     if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
         return [_checked(path, image, directory, judged=False)]
-    found = kernel_module.obtain(word, image, build_context)
+    found = distribution_modules.obtain(word, image, build_context)
     return [_checked(file, image, directory, judged=False) for file in found]
 
 
@@ -144,7 +145,7 @@ def _each_once(found: Sequence[ToLoad]) -> list[ToLoad]:
 
 
 def _by_dependence(found: Sequence[ToLoad]) -> list[ToLoad]:
-    """The order in which they were given, but each behind those that it says it needs."""
+    """Return the modules in the given order, except that each comes after those that its `depends` field names."""
     left, ordered = list(found), []
     while left:
         names = {each.name for each in left}

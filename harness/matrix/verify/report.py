@@ -1,4 +1,4 @@
-"""What `./pinpoint verify` found on one VM: as text, as JSON, as JUnit XML."""
+"""The results of `./pinpoint verify` on one VM, as text, JSON or JUnit XML."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HELD, _MISSED = 0, 1
 
 @dataclass(frozen=True)
 class Report:
-    """One VM's; `wrongs` make the status 1, `notes` are for the reader; `seconds` are of each phase by name."""
+    """The report of one VM. `wrongs` make the status 1, `notes` do not; `seconds` has the duration of each phase."""
 
     vm: str
     release: str
@@ -32,18 +32,18 @@ class Report:
 
     @property
     def status(self) -> int:
-        """The exit status: 0 when nothing was missed and nothing else is wrong, else 1."""
+        """The exit status: 0 if no probe was missed and nothing else is wrong, else 1."""
         return _MISSED if self.wrongs or any(each.finding is Finding.MISSED for each in self.probes) else _HELD
 
     @property
     def summary(self) -> str:
-        """How many probes there are of each verdict."""
+        """The number of probes with each finding."""
         counted = Counter(each.finding for each in self.probes)
-        told = ", ".join(f"{counted[finding]} {finding.value}" for finding in Finding if counted[finding])
-        return told or "no probe was seen"
+        counts = ", ".join(f"{counted[finding]} {finding.value}" for finding in Finding if counted[finding])
+        return counts or "no probe was seen"
 
     def text(self) -> str:
-        """For people."""
+        """Return the report for people."""
         lines = [f"{self.about} on {self.vm} ({self.release}): {self.summary}"]
         if self.probes:
             lines += ["", table(list(self.probes))]
@@ -59,7 +59,7 @@ class Report:
         return plain("\n".join(lines))
 
     def record(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the report as an object for JSON."""
         return {
             "vm": self.vm,
             "release": self.release,
@@ -73,12 +73,12 @@ class Report:
 
 
 def as_json(reports: Sequence[Report]) -> str:
-    """All reports as one JSON array, in ASCII."""
+    """Return all reports as one JSON array, in ASCII."""
     return json.dumps([report.record() for report in reports], indent=2)
 
 
 def write_junit(reports: Sequence[Report], path: Path) -> None:
-    """A test suite for each VM: a case for each probe, and one for everything else that may be wrong."""
+    """Write a test suite for each VM: a case for each probe, and one for everything else that may be wrong."""
     root = ElementTree.Element("testsuites")
     for report in reports:
         cases = [*(_case(report, each) for each in report.probes), _rest(report)]
@@ -118,5 +118,5 @@ def _rest(report: Report) -> ElementTree.Element:
 
 
 def _harmless(text: str) -> str:
-    """Text that XML can hold."""
+    """Return the text without characters that XML cannot hold."""
     return "".join(letter for letter in plain(text) if letter in "\t\n" or letter.isprintable())

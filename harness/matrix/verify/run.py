@@ -1,4 +1,4 @@
-"""Somebody else's modules or command on one VM, from a checked plan to a report."""
+"""Runs foreign modules, or a foreign command, on one VM: from a checked plan to a report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import tools
+from harness.images import guest_packages
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.landing.code import static_kprobes
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
-from harness.landing.verify import leftovers
+from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
@@ -27,11 +27,11 @@ from harness.matrix.verify.subjects import Command, Modules, Refused, Subject
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
-_SPOKEN_LINES = 40
+_LOG_LINES = 40
 
 
 class Run:
-    """One subject in one guest: started, judged, stopped, and the guest compared with what it was."""
+    """One subject in one guest: it is started, judged and stopped, then the guest is compared with its state before."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Run:
         expected: Sequence[Site] = (),
         names: SystemMap | None = None,
     ) -> None:
-        """`files` are the ELF files at hand besides the image's own, by module name."""
+        """`files` are ELF files in addition to the image's own, by module name."""
         self.guest = guest
         self.subject = subject
         self.seconds: dict[str, float] = {}
@@ -53,25 +53,25 @@ class Run:
         self._names = names
 
     def run(self) -> None:
-        """Do it all. Raises Refused when nothing could be started and the kernel does not complain either."""
+        """Run the subject. Raises Refused when it could not be started and the kernel did not complain."""
         kernel = Kernel(self.guest, self.subject.names)
         refusal: Refused | None = None
         try:
-            before = leftovers.settings(self.guest)
+            before = changed_settings.settings(self.guest)
             try:
                 self._watched()
             except Refused as error:
                 refusal = error
             with self._timed("check-up"):
                 after = kernel.look()
-                changed = leftovers.changed(before, leftovers.settings(self.guest))
+                changed = changed_settings.changed(before, changed_settings.settings(self.guest))
         except (GuestLost, DeadlineExceeded) as lost:
             self._complained(kernel.last_words())
             if not self.wrongs:
                 self.wrongs.append(str(lost))
             return
         if refusal and not kernel.complaints:
-            raise self.subject.explain(refusal, kernel.tail(_SPOKEN_LINES))
+            raise self.subject.explain(refusal, kernel.tail(_LOG_LINES))
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
@@ -90,7 +90,9 @@ class Run:
             with self._timed("before"):
                 watched = stack.enter_context(Watched(self.guest, self._files, self._names))
             if not watched.watched:
-                self.notes.append("register_kprobe() is not watched: a probe that comes and goes is not seen")
+                self.notes.append(
+                    "register_kprobe() is not watched: a probe that is removed before the lists are read is not seen"
+                )
             try:
                 with self._timed("start"):
                     self.subject.start()
@@ -109,8 +111,8 @@ class Run:
                 self.subject.stop()
                 standing, changed = watched.left()
             wrong = "still registered" if isinstance(self.subject, Modules) else ""
-            told = [f"still registered: {probe}" for probe in standing]
-            (self.wrongs if wrong else self.notes).extend(told)
+            left = [f"still registered: {probe}" for probe in standing]
+            (self.wrongs if wrong else self.notes).extend(left)
             self.wrongs += [f"text is not as it was before: {places}" for places in changed]
 
     def _take(self, judgement: Judgement) -> None:
@@ -119,34 +121,34 @@ class Run:
         self.notes += [f"the kernel refused {call.asked or 'an address'}: {call.refusal}" for call in judgement.refused]
         if judgement.lost:
             self.notes.append(f"{judgement.lost} registrations were not recorded")
-        self.probes += [self._absent(site) for site in self._expected if not self._stands(site)]
+        self.probes += [self._absent(site) for site in self._expected if not self._is_probed(site)]
         if not self.probes:
             self.wrongs.append(
-                "no probe was registered: there is nothing to judge; give --settle SECONDS if one comes later"
+                "no probe was registered: there is nothing to judge; give --settle SECONDS if one is registered later"
             )
         self._hints(judgement)
 
-    def _stands(self, site: Site) -> bool:
-        """Does a probe stand at the site, whatever its owner called it?"""
+    def _is_probed(self, site: Site) -> bool:
+        """Return True if a probe is at the site, whatever its owner called the site."""
         wanted = {str(site), _asked(site)}
         good = (Finding.LANDED, Finding.DISABLED, Finding.GONE)
         return any(wanted & {each.asked, each.means, *each.places} for each in self.probes if each.finding in good)
 
     @staticmethod
     def _absent(site: Site) -> Judged:
-        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected there, and no probe stands there")
+        return Judged(site.spec, "kprobe", Finding.MISSED, why="a probe is expected there, and there is none")
 
     def _hints(self, judgement: Judgement) -> None:
-        """Sites that a file seems to mean, of which no registration is known: for the reader alone."""
+        """Add a note for each kprobe in a file's data whose registration is not known."""
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
         known |= {each.means.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in static_kprobes.sites(Elf.kept(file)):
+            for site in kprobes_in_module_data.sites(Elf.kept(file)):
                 if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 
     def _complained(self, complaints: Sequence[Complaint]) -> None:
-        """The kernel's own words: the first lines of its first complaint, which others follow from."""
+        """Add the first lines of the kernel's first complaint, because it usually causes the others."""
         if not complaints:
             return
         first = complaints[0]
@@ -164,13 +166,13 @@ class Run:
 
 
 def _asked(site: Site) -> str:
-    """The site as register_kprobe() is asked for it, with its offset."""
+    """Return the site in the form in which requests to register_kprobe() are recorded, with its offset."""
     return f"{site.module}:{site.symbol}+{site.offset:#x}" if site.module else f"{site.symbol}+{site.offset:#x}"
 
 
 @contextmanager
 def _noted(error: BaseException) -> Iterator[None]:
-    """What cleaning up raises is noted on the error that made it necessary."""
+    """Add an error that cleaning up raises as a note to `error`, which made the cleaning up necessary."""
     try:
         yield
     except (GuestError, DeadlineExceeded) as another:
@@ -180,12 +182,12 @@ def _noted(error: BaseException) -> Iterator[None]:
 def verify(
     image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path, directory: Path
 ) -> Report:
-    """Run it all on a guest of the image. Raises UsageError for what the kernel does not take, BootError, HostError."""
+    """Verify on a guest of the image. Raises UsageError when the kernel refuses the modules, BootError, HostError."""
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_of(Elf.kept(image.vmlinux))
     if wanted.packages:
-        image = tools.with_tools(image, wanted.packages, build_context, directory)
+        image = guest_packages.with_guest_packages(image, wanted.packages, build_context, directory)
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()

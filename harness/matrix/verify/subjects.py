@@ -1,4 +1,4 @@
-"""What can be run and judged in a guest: modules, or a command with its packages."""
+"""The subjects that can be judged in a guest: modules, or a command with its packages."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
-from harness.images.tools import ROOT
+from harness.images.guest_packages import ROOT
 from harness.landing.verify.moment import Lists
 from harness.landing.verify.watched import Watched
 from harness.matrix.verify.plan import ToLoad
 
 _PREFIX = "/tmp/pinpoint-verify-"
-# Seconds that a module is watched: until its first probe, one that registers only while it is loaded and one that can
-# register later; and the least that is waited for the latter.
+# How long a module is watched at most until its first probe, in seconds: _QUICK if only its initializer can register
+# one, _PATIENT if it can register one later. _LATER is the minimum in the second case.
 _QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
-# Seconds in which a command must have registered something, and in which it must end after each signal.
+# How long a command may take to register something, and to end after each signal, in seconds.
 _ATTACHING, _ENDING = 60.0, 5.0
 _ENVIRONMENT = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C"
 _OUTPUT = "/tmp/pinpoint-command.out"
-_SPOKEN_LINES = 40
 
 
 class Refused(UsageError):
@@ -33,8 +32,8 @@ class Refused(UsageError):
 class Subject(Protocol):
     """Something that registers probes.
 
-    `names` are the modules of its own that may print backtraces; `began` is the guest's monotonic time at which it had
-    been started, in nanoseconds, 0 where nobody knows.
+    `names` are its modules, which may print backtraces on purpose. `began` is the time when its start had completed, on
+    the guest's monotonic clock in nanoseconds, 0 if unknown.
     """
 
     about: str
@@ -43,20 +42,20 @@ class Subject(Protocol):
     began: int
 
     def start(self) -> None:
-        """Begin. Raises Refused."""
+        """Start the subject. Raises Refused."""
 
     def settle(self, watched: Watched) -> None:
-        """Wait until its probes are there. Raises Refused."""
+        """Wait until its probes are registered. Raises Refused."""
 
     def stop(self) -> None:
-        """End it; what went otherwise than it should is noted."""
+        """Stop the subject, and add a note for anything that goes wrong."""
 
     def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
-        """A refusal with what the end of the kernel's log says of it."""
+        """Return the refusal with an explanation from the end of the kernel's log."""
 
 
 class Modules:
-    """Modules that are loaded in order and unloaded in reverse; `settle` is in seconds, None for as long as needed."""
+    """Modules, loaded in order and unloaded in reverse; `settle` is in seconds, None to wait as long as necessary."""
 
     def __init__(self, guest: Guest, modules: Sequence[ToLoad], loader: str, settle: float | None) -> None:
         self.about = ", ".join(each.file.name for each in modules if each.judged)
@@ -70,20 +69,20 @@ class Modules:
         self._standing: list[ToLoad] = []
 
     def start(self) -> None:
-        """Put each module into the guest and load it."""
+        """Copy each module to the guest and load it."""
         for module in self._modules:
             path = _place(module)
             self._guest.put(module.copy, path)
             load = f"{self._loader} {shlex.join([path, *module.words])}"
             result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
-                told = " ".join(result.stderr.split()).replace(_PREFIX, "")
-                raise Refused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
+                printed = " ".join(result.stderr.split()).replace(_PREFIX, "")
+                raise Refused(f"was refused: {printed or f'status {result.rc}'}", where=str(module.file))
             self._standing.append(module)
             self.began = _monotonic(result.stdout)
 
     def settle(self, watched: Watched) -> None:
-        """Wait for the first probe; longer where the files use timers, work, threads or callbacks."""
+        """Wait for the first probe, longer if the files use timers, work, threads or callbacks."""
         if self._settle is not None:
             watched.settle(self._settle, self._settle, lambda _: True)
             return
@@ -99,18 +98,18 @@ class Modules:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
     def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
-        """What the kernel said of the module, and which parameters it has."""
+        """Return the refusal with the kernel's last message about the module, and the module's parameters."""
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
-        said = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
+        logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
         known = module_info.parameters(module.elf)
         options = "; ".join(f"--param {name}=... ({about})" for name, about in known.items())
-        told = f"the kernel says {said[-1]!r}; " if said else ""
-        mend = f"{told}{f'its parameters: {options}' if options else 'see its initializer'}"
+        message = f"the kernel printed {logged[-1]!r}; " if logged else ""
+        mend = f"{message}{f'its parameters: {options}' if options else 'see its initializer'}"
         return Refused(refusal.what, where=refusal.where, mend=mend)
 
 
 def _monotonic(uptime: str) -> int:
-    """The time of /proc/uptime, in nanoseconds; a guest is never suspended, so that it is the monotonic time."""
+    """Return the time in /proc/uptime, in nanoseconds. It is the monotonic time, because a guest is never suspended."""
     words = uptime.split()
     try:
         return int(float(words[-2]) * 1e9)
@@ -123,7 +122,7 @@ def _place(module: ToLoad) -> str:
 
 
 class Command:
-    """A command in a guest, in a session of its own; `chroot` when it has packages."""
+    """A command in a guest, in a session of its own; with `chroot` it runs in the tree of its packages."""
 
     def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
         self.about = f"`{command}`"
@@ -137,7 +136,7 @@ class Command:
         self._pid = 0
 
     def start(self) -> None:
-        """Start it; its output goes to a file of the guest."""
+        """Start the command; its output goes to a file in the guest."""
         inner = f"exec env {_ENVIRONMENT} sh -c {shlex.quote(self._command)}"
         if self._chroot:
             for name in ("proc", "sys", "dev"):
@@ -152,17 +151,17 @@ class Command:
         self._pid = int(line or "0")
 
     def settle(self, watched: Watched) -> None:
-        """Wait until something is registered, none of it disabled, and nothing changes for a second."""
+        """Wait until something is registered, none of it is disabled, and nothing changes for a second."""
         if self._settle is not None:
             watched.settle(self._settle, self._settle, lambda _: True)
         else:
             watched.settle(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
         if not self._runs() and not watched.anything(watched.lists()):
-            told = self._output()
-            raise Refused(f"ended and registered nothing: {told}", where=self.about, mend="see what it prints")
+            output = self._output()
+            raise Refused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
 
     def stop(self) -> None:
-        """Interrupt it, then end it, then kill it: each process of its session."""
+        """Send SIGINT, then SIGTERM, then SIGKILL to all processes of its session, until none is left."""
         for signal in ("INT", "TERM", "KILL"):
             if not self._runs():
                 break
@@ -176,12 +175,12 @@ class Command:
         if self._chroot:
             mounts = ("sys/kernel/tracing", "sys/kernel/debug", "dev", "sys", "proc")
             self._guest.script("; ".join(f"umount -l {ROOT}/{name}" for name in mounts))
-        told = self._output()
-        self.notes += [f"it printed: {told}"] if told else []
+        output = self._output()
+        self.notes += [f"it printed: {output}"] if output else []
         self._guest.run("rm", "-f", _OUTPUT)
 
     def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
-        """The end of its output is all that there is."""
+        """Return the refusal as it is: the kernel's log explains nothing about a command."""
         del log
         return refusal
 
@@ -192,12 +191,12 @@ class Command:
         return watched.anything(lists) or not self._runs()
 
     def _runs(self) -> bool:
-        """Does a process of its session live? Zombies do not count."""
-        # Behind the name in /proc/PID/stat stand state, parent, group and session.
-        asked = f"sed 's/.*) //' /proc/[0-9]*/stat 2>/dev/null | grep -c '^[^Z] [0-9]* [0-9]* {self._pid} '"
-        return self._guest.script(asked).stdout.strip() not in ("", "0")
+        """Return True if a process of its session is alive; zombies do not count."""
+        # The fields after the name in /proc/PID/stat are state, parent, group and session.
+        query = f"sed 's/.*) //' /proc/[0-9]*/stat 2>/dev/null | grep -c '^[^Z] [0-9]* [0-9]* {self._pid} '"
+        return self._guest.script(query).stdout.strip() not in ("", "0")
 
     def _output(self) -> str:
-        """The end of what it printed, in one line."""
+        """Return the end of its output in one line."""
         lines = self._guest.script(f"tail -n 5 {_OUTPUT}").stdout.splitlines()
         return "; ".join(" ".join(line.split()) for line in lines if line.strip())[-300:]

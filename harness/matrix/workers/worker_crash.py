@@ -1,4 +1,4 @@
-"""Handles a worker that died: its cell gets a verdict, and the rest of the row runs in another worker."""
+"""Handles a worker that died: its cell gets a verdict, and another worker runs the rest of the row."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from xdist.scheduler import LoadGroupScheduling
 
 from harness.matrix.cells.cell_result import CellWatch
 from harness.matrix.controller_run import ControllerRun
-from harness.verdict.verdict import Verdict
+from harness.verdict.cell_verdict import Verdict
 
 _REASON = "the process that ran it is gone: killed, or out of memory; see the host's own log"
 
 
 class RowScheduling(LoadGroupScheduling):  # type: ignore[misc]
-    """pytest-xdist's scheduler, without its retries: 3.8 runs the cell that killed a worker again, in every worker."""
+    """pytest-xdist's scheduler without its retries: 3.8 runs the cell that killed a worker again in every worker."""
 
     def remove_node(self, node: Any) -> str | None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
-        """Remove a worker; return the cell that it was running, None when it had none left."""
+        """Remove a worker; return the cell that it was running, or None if it had none left."""
         for unit in self.assigned_work[node].values():
             for name, ended in unit.items():
                 if not ended:
@@ -37,12 +37,12 @@ class WorkerCrashes:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:  # noqa: ANN401 - as above
-        """Schedule rows as pytest-xdist does, except that no cell that killed a worker runs again."""
+        """Return a scheduler like pytest-xdist's that does not run a cell again if it killed a worker."""
         return RowScheduling(config, log) if config.option.dist == "loadgroup" else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
-        """Record the cell that a worker died with, from what the controller knows."""
+        """Record the cell that was running when a worker died."""
         cell = self._run.controller.asked.get(crashitem)
         if cell:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())

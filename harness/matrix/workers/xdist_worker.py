@@ -1,4 +1,4 @@
-"""A run under pytest-xdist: each worker runs rows or parts of rows; only the controller writes results."""
+"""A run under pytest-xdist. Each worker runs rows or parts of rows; only the controller writes results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.matrix import row_order
+from harness.matrix import vm_start_order
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.report.time_accounts import Spent
 
@@ -23,11 +23,11 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What the controller sends a worker before it starts.
+    """The configuration that the controller sends a worker before it starts.
 
-    `directory` is where results go, `rows` their order, `controller` the address of the controller's socket. `grouped`
-    is whether pytest-xdist hands out groups of cells, `parts` into how many groups a row is divided; `seconds` are the
-    durations of past runs, by VM and durations.name_of().
+    `directory` is where results go, `rows` is the order of rows, and `controller` is the address of the controller's
+    socket. `grouped` is true if pytest-xdist distributes groups of cells; `parts` is the number of groups in a row.
+    `seconds` are the durations of past runs, by VM and durations.name_of().
     """
 
     directory: str
@@ -39,17 +39,17 @@ class WorkerConfig:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """True in a process that pytest-xdist started."""
+    """Return True in a process that pytest-xdist started."""
     return hasattr(config, "workerinput")
 
 
 def is_controller(config: pytest.Config) -> bool:
-    """True in the process that hands tests to workers and runs none."""
+    """Return True in the process that distributes tests to workers and runs none."""
     return config.pluginmanager.hasplugin("dsession")
 
 
 def keep_rows_together(config: pytest.Config) -> None:
-    """Make `-n` hand out whole rows in our order, not single cells: the cells of a row share a guest.
+    """Make `-n` distribute whole rows in our order, not single cells, because the cells of a row share a guest.
 
     A worker parses its own arguments, where `-n` alone does not select groups (setup_config() in pytest-xdist, 3.8).
     """
@@ -71,7 +71,7 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         if cell is not None:
             rows[cell.vm].append((item, cell))
     for vm, row in rows.items():
-        parts = row_order.divided([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
+        parts = vm_start_order.divided([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
         for (item, _), part in zip(row, parts, strict=True):
             item.add_marker(pytest.mark.xdist_group(vm if shared.parts == 1 else f"{vm}/{part}"))
 
@@ -82,7 +82,7 @@ def name(config: pytest.Config) -> str:
 
 
 def suffix(config: pytest.Config) -> str:
-    """In a worker: the suffix of its console logs, empty unless other workers run parts of the same row."""
+    """In a worker: return the suffix of its console logs; empty unless other workers run parts of the same row."""
     parts = worker_config(config).parts
     return "" if parts == 1 else f".{name(config)}"
 
@@ -93,7 +93,7 @@ def send_config(node: Any, worker_config: WorkerConfig) -> None:  # noqa: ANN401
 
 
 def worker_config(config: pytest.Config) -> WorkerConfig:
-    """In a worker: the configuration that the controller sent."""
+    """In a worker: return the configuration that the controller sent."""
     return WorkerConfig(**config.workerinput[_CONFIG])  # type: ignore[attr-defined]
 
 
@@ -101,7 +101,7 @@ def worker_config(config: pytest.Config) -> WorkerConfig:
 def board_updates(config: pytest.Config, flush_board: Callable[[], None]) -> Iterator[None]:
     """In the controller: call `flush_board` between the workers' reports, where nothing else prints.
 
-    pytest-xdist's loop waits on a queue and calls `worker_<name>` for what it finds there (DSession.loop_once(), 3.8).
+    pytest-xdist's loop waits on a queue and calls `worker_<name>` for each entry (DSession.loop_once(), 3.8).
     """
     session: Any = config.pluginmanager.getplugin("dsession")
     session.worker_pinpoint_look = flush_board
@@ -126,5 +126,5 @@ def send_time_account(config: pytest.Config, spent: Spent) -> None:
 
 
 def received_time_account(node: Any) -> Spent:  # noqa: ANN401 - as above
-    """In the controller: the time accounts of a worker that ended; empty when the worker was lost."""
+    """In the controller: return the time accounts of a worker that ended; empty when the worker was lost."""
     return dict(getattr(node, "workeroutput", {}).get(_SPENT, {}))

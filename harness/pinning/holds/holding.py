@@ -1,4 +1,4 @@
-"""Ways to hold a module, or only to seem to: each held until its `with` block ends, and used once more on request."""
+"""Things that may hold a module: each is held while its `with` block runs, and can be used again meanwhile."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.images.image import Image
 from harness.landing import probe_module
+from harness.pinning.coming_and_going_modules import HOLDER, TARGET
 from harness.pinning.doctored_modules import shipped
-from harness.pinning.holds.btf import Base, with_btf
+from harness.pinning.holds.btf_encoder import Base, with_btf
 from harness.pinning.loader import LoaderLine
-from harness.pinning.module_states import HOLDER, TARGET
 
 _FUNCTION = f"{TARGET}:pinpoint_needed"
 _EVENT = "pinpoint/held"
@@ -22,7 +22,7 @@ _TRACING = "/sys/kernel/tracing"
 _SECONDS = 60.0
 _FENTRY = ("BPF_SYSCALL", "BPF_JIT", "DEBUG_INFO_BTF_MODULES", "DYNAMIC_FTRACE_WITH_DIRECT_CALLS")
 
-# Uses what is held once more: `works`, the errno's name, or GONE of a kprobe.
+# Uses the held thing again. Returns `works`, the errno's name, or GONE for a kprobe.
 Again = Callable[[], str]
 Hold = Callable[[Guest], AbstractContextManager[Again]]
 
@@ -33,7 +33,7 @@ def a_file(path: str) -> Hold:
 
 
 def a_character_device() -> Hold:
-    """An open character device, of a node made for the major number that the target was given."""
+    """An open character device; its node is made with the major number that the kernel assigned to the target."""
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
@@ -46,12 +46,12 @@ def a_character_device() -> Hold:
 
 
 def a_socket(congestion_control: str) -> Hold:
-    """A TCP socket with a congestion control; `again` asks for its name."""
+    """A TCP socket with a congestion control; `again` reads its name."""
     return _by_holder("tcp", congestion_control)
 
 
 def a_bpf_program() -> Hold:
-    """A BPF program at a function's entry; `again` asks for its link. Needs the target as `target_image` has it."""
+    """A BPF program on a function's entry; `again` queries its link. The target must be loaded from `target_image`."""
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
@@ -62,25 +62,25 @@ def a_bpf_program() -> Hold:
 
 
 def has_fentry(image: Image) -> bool:
-    """Has this kernel BTF of modules, and a way to call a BPF program from a function's entry?"""
+    """True if the kernel has BTF of modules and can call a BPF program from a function's entry."""
     return all(image.config.get(f"CONFIG_{option}") == "y" for option in _FENTRY)
 
 
 def target_image(guest: Guest) -> str:
-    """The target's file in the guest: with BTF where the kernel reads it."""
+    """The path of the target's file in the guest; it has BTF if the kernel reads BTF of modules."""
     if not has_fentry(guest.image):
         return guest.ship(TARGET)
     return shipped(guest, f"{TARGET}-btf", with_btf(Elf.kept(guest.image.modules[TARGET]), _btf_base(guest)))
 
 
 def _btf_base(guest: Guest) -> Base:
-    told = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
+    line = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
     with readable("a line of the loader"):
-        return Base(int(told.fields["types"]), int(told.fields["strings"]))
+        return Base(int(line.fields["types"]), int(line.fields["strings"]))
 
 
 def a_dependent() -> Hold:
-    """A loaded module that needs a symbol of the target's."""
+    """A loaded module that needs a symbol of the target."""
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
@@ -92,7 +92,7 @@ def a_dependent() -> Hold:
 
 
 def a_registered_kprobe() -> Hold:
-    """A kprobe on a function of the target's; `again` looks into the kernel's list."""
+    """A kprobe on a function of the target; `again` reads the kernel's list."""
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
@@ -100,14 +100,14 @@ def a_registered_kprobe() -> Hold:
         report = probe_module.load(guest, [_FUNCTION]).reports[0]
         if report.errno:
             raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
-        yield lambda: _listed(probe_module.look(guest).beyond(standing))
+        yield lambda: _listed(probe_module.look(guest).newly_listed(standing))
         probe_module.unload(guest)
 
     return hold
 
 
 def a_tracefs_kprobe() -> Hold:
-    """The same, enabled, through tracefs."""
+    """An enabled kprobe on a function of the target, made through tracefs; `again` reads the kernel's list."""
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
@@ -127,26 +127,26 @@ def _listed(probes: tuple[probe_module.ListedProbe, ...]) -> str:
 
 
 def _by_holder(kind: str, what: str) -> Hold:
-    """By the program pinpoint_holder (probes/loader/holder.c)."""
+    """Hold something through the program pinpoint_holder (probes/loader/holder.c)."""
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
         deadline = guest.budget(_SECONDS)
         with guest.talk(guest.program(HOLDER), kind, what) as dialogue:
 
-            def said(step: str) -> LoaderLine:
+            def next_line(step: str) -> LoaderLine:
                 line = dialogue.line(deadline)
-                heard = LoaderLine.parsed(line or "failed nothing")
-                if heard.step != step or heard.word == "failed":
+                parsed = LoaderLine.parsed(line or "failed nothing")
+                if parsed.step != step or parsed.word == "failed":
                     raise GuestError(f"{kind} {what} cannot be held: {line}", where=guest.name)
-                return heard
+                return parsed
 
-            said("hold")
-            said("again")
+            next_line("hold")
+            next_line("again")
 
             def again() -> str:
                 dialogue.say("go", deadline)
-                errno = said("again").fields["errno"]
+                errno = next_line("again").fields["errno"]
                 return "works" if errno == "0" else errno
 
             yield again

@@ -1,4 +1,4 @@
-"""What pins a module on a kernel: measured, and compared with that kernel's rules."""
+"""Measures what pins a module on a kernel, and compares it with the kernel's rules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.images.recipe import Traits
 from harness.landing.landing import Missed
+from harness.pinning.coming_and_going_modules import TARGET, delete
 from harness.pinning.holds import holding
 from harness.pinning.holds.holding import Hold
-from harness.pinning.module_states import TARGET, delete
 from harness.pinning.mutants import LoaderMutant
 
 _MODULE = f"/sys/module/{TARGET}"
 _MISC = f"/dev/{TARGET}"
-# What delete_module(2) answers for a module in use (try_stop_module(), kernel/module/main.c, 6.1: EWOULDBLOCK).
+# The errno of delete_module(2) for a module in use (try_stop_module(), kernel/module/main.c, 6.1: EWOULDBLOCK).
 _IN_USE = "EAGAIN"
 
 
@@ -35,9 +35,10 @@ def _never(_: Traits) -> bool:
 
 @dataclass(frozen=True)
 class Pin:
-    """One thing that may hold a module: how it is held, and whether it should on a kernel of these traits.
+    """One thing that may hold a module.
 
-    `over` is what it used once the module is gone; `there` is whether the kernel supports it.
+    `hold` holds it; `rule` returns True if it pins the module on a kernel with these traits. `over` is the result of
+    using it after the module is removed. `there` returns True if the kernel supports it.
     """
 
     name: str
@@ -47,9 +48,10 @@ class Pin:
     there: Callable[[Image], bool] = _everywhere
 
 
-# Two of either kind first, so that a mutant is caught soon. sysfs: kernfs_fop_open() takes no module; debugfs, misc and
-# character devices take fops->owner; a dependent, ref_module(); a socket, tcp_set_congestion_control(); BPF,
-# bpf_trampoline_module_get(); kprobes only while they are being registered (kernel/kprobes.c). All read in 6.1.
+# One that does not pin and one that does come first, so that a mutant is caught early. The rules are read in 6.1: sysfs
+# takes no module reference (kernfs_fop_open()); debugfs, misc and character devices take fops->owner; a dependent takes
+# one in ref_module(), a socket in tcp_set_congestion_control(), BPF in bpf_trampoline_module_get(); kprobes hold one
+# only while they are being registered (kernel/kprobes.c).
 PINS = (
     Pin("refcnt-fd", holding.a_file(f"{_MODULE}/refcnt"), _never),
     Pin("misc-fd", holding.a_file(_MISC), _always),
@@ -73,10 +75,10 @@ PINS = (
 
 @dataclass(frozen=True)
 class PinResult:
-    """What was seen of one pin.
+    """The result for one pin.
 
-    `removal` is what `delete_module(2)` answered while it was held and `released` what it did afterwards, empty when
-    the module went; `again` is the result of using the held thing between the two.
+    `removal` is the errno name of `delete_module(2)` while the pin was held, `released` of a second one after that;
+    both are empty if the module was removed. `again` is the result of using the held thing between the two.
     """
 
     pin: Pin
@@ -86,22 +88,22 @@ class PinResult:
 
     @property
     def pinned(self) -> bool:
-        """Did it keep the module?"""
+        """True if the pin prevented removal."""
         return self.removal != ""
 
     def prove(self, traits: Traits) -> None:
-        """Raise Missed where the kernel does not keep its own rules."""
+        """Raise Missed if the result differs from the kernel's rule."""
         wanted = (_IN_USE, "works") if self.pin.rule(traits) else ("", self.pin.over)
         if (self.removal, self.again, self.released) != (*wanted, ""):
             raise Missed(
-                f"{self.pin.name}: held, removal gives {self.removal or 'no error'} instead of "
-                f"{wanted[0] or 'no error'}; used then, it {self.again} instead of {wanted[1]}; "
-                f"let go, removal gives {self.released or 'no error'}"
+                f"{self.pin.name}: while held, removal returned {self.removal or 'no error'} instead of "
+                f"{wanted[0] or 'no error'}; used after that: {self.again} instead of {wanted[1]}; "
+                f"after release, removal returned {self.released or 'no error'}"
             )
 
 
 def measured(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
-    """One row for each of PINS that the kernel has, each with a life of the target of its own."""
+    """Yield one result for each of PINS that the kernel supports; the target is loaded again for each."""
     target = holding.target_image(guest)
     for pin in PINS:
         if not pin.there(guest.image):
@@ -118,5 +120,5 @@ def _measure(guest: Guest, pin: Pin, mutant: LoaderMutant) -> PinResult:
         if mutant.holds_more:
             held.enter_context(holding.a_file(_MISC)(guest))
         removal = delete(guest, TARGET)
-        used = "was let go" if mutant.lets_go else again()
+        used = "released" if mutant.lets_go else again()
     return PinResult(pin, removal, used, delete(guest, TARGET) if removal else "")

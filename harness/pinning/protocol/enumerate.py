@@ -1,4 +1,4 @@
-"""Every order of a loader's life with so many interventions, by walking the model; and a few that cover them all."""
+"""Enumerates every order of a loader's steps and interventions by walking the model; selects a few that cover all."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from dataclasses import dataclass
 from harness.pinning.protocol.model import NotNowError, Rule, UndefinedError, World, beginning
 from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb
 
-# What the second loader does before it comes to a load: no order of these and another's steps is of its own interest.
+# The second loader's steps up to its load. They are taken together, because their order with other steps does not
+# matter.
 _SECOND_COMES = tuple(ScheduleStep(verb, 2) for verb in LIFE[: LIFE.index(Verb.LOAD)])
 
 
 @dataclass(frozen=True)
 class Enumerated:
-    """All schedules of a kind; `undefined` are those cut off where they free a module under a reference."""
+    """All schedules of a kind; `undefined` are those that end where they would free a module under a reference."""
 
     schedules: tuple[Schedule, ...]
     undefined: tuple[Schedule, ...]
 
 
 def enumerated(rule: Rule, most: int) -> Enumerated:
-    """Every order of the first loader's life with at most so many interventions in it.
+    """Every order of the first loader's steps with at most `most` interventions.
 
     An intervention is a step of the remover or the killer, or of the second loader, whose steps up to its load count as
-    one. One that has nothing to act on (a removal of what is not there, a load of what is, the death of the dead) is
-    left out, and so is one that comes when the first loader has ended: it would show nothing.
+    one. Interventions without an object are left out: removal of a module that is not loaded, a load of one that is
+    loaded, a kill of a loader that has ended. Interventions after the first loader's end are left out too, because they
+    would show nothing.
     """
     found: list[Schedule] = []
     undefined: list[Schedule] = []
@@ -49,7 +51,7 @@ def _walk(now: World, done: Schedule, left: int, found: list[Schedule], undefine
 
 
 def _taken(now: World, steps: Schedule) -> tuple[World, Schedule]:
-    """Take these steps, up to one that ends its loader."""
+    """Take these steps, up to and including one that ends its loader."""
     taken: list[ScheduleStep] = []
     for step in steps:
         now = now.after(step)[0]
@@ -60,7 +62,7 @@ def _taken(now: World, steps: Schedule) -> tuple[World, Schedule]:
 
 
 def interventions(now: World) -> Iterator[Schedule]:
-    """What others than the first loader can do that has something to act on."""
+    """The interventions that are possible now and have an object; none is a step of the first loader."""
     if now.target is not None:
         yield from ((ScheduleStep(Verb.REMOVE),), (ScheduleStep(Verb.FORCE),))
     else:
@@ -78,7 +80,7 @@ def interventions(now: World) -> Iterator[Schedule]:
 
 
 def possible(now: World) -> list[ScheduleStep]:
-    """Every single step that can be taken, has something to act on, and whose outcome is defined."""
+    """Every single step that can be taken, has an object, and has a defined outcome."""
     steps = [ScheduleStep(loader.next, number) for number, loader in now.loaders.items() if loader.next is not None]
     steps += [steps_of[0] for steps_of in interventions(now) if steps_of[0] not in steps]
     return [step for step in steps if _defined(now, step)]
@@ -96,7 +98,7 @@ Situation = tuple[str, str, str]
 
 
 def situations(rule: Rule, schedule: Schedule) -> frozenset[Situation]:
-    """What a schedule puts to the test: each step, its outcome, and in which part of its life the first loader was."""
+    """The situations that a schedule tests: each step, the state of the first loader before it, and the outcome."""
     now, found = beginning(rule), set()
     for step in schedule:
         part = _part(now)
@@ -106,7 +108,7 @@ def situations(rule: Rule, schedule: Schedule) -> frozenset[Situation]:
 
 
 def _part(now: World) -> str:
-    """The part of the first loader's life, no finer than what others can feel of it."""
+    """The state of the first loader, as far as it makes a difference to other steps."""
     first, probe = now.loaders[1], now.probe
     if first.ended:
         return "ended"
@@ -121,7 +123,10 @@ def _part(now: World) -> str:
 
 
 def covering(rule: Rule, schedules: Iterable[Schedule]) -> tuple[Schedule, ...]:
-    """A few of the schedules in which every situation of all of them occurs: greedily, the shortest of the best."""
+    """A few of the schedules that together have every situation of all schedules.
+
+    They are chosen greedily: the schedule with the most missing situations, and among equals the shortest.
+    """
     unseen = {schedule: situations(rule, schedule) for schedule in schedules}
     missing = frozenset().union(*unseen.values())
     chosen: list[Schedule] = []

@@ -1,4 +1,4 @@
-"""Longer schedules than can be enumerated, drawn by hypothesis from the model and shrunk to the shortest that fails."""
+"""Schedules too long to enumerate: hypothesis draws them from the model and shrinks them to the shortest failure."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ Stages = Callable[[], AbstractContextManager[Stage]]
 
 
 def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: bool, varied: bool) -> list[Play]:
-    """Play so many schedules of at most so many steps, each step drawn from those that the model has an outcome for.
+    """Play `schedules` schedules of at most `steps` steps; each step is drawn from those with an outcome in the model.
 
-    `shrinks` looks for the shortest schedule that fails, `varied` draws others each time. Gives what was played. Raises
-    Missed with the line of the schedule of which the model was wrong; what stops the guest or the harness is raised as
-    it is, and not taken for a schedule that fails.
+    `shrinks` searches for the shortest schedule that fails, `varied` draws different schedules in each run. Returns
+    what was played. Raises Missed with the line of a schedule for which the model is wrong. Errors of the guest or the
+    harness are raised unchanged and do not count as failed schedules.
     """
     played: list[Play] = []
     broken: list[PinpointError] = []
 
     @contextmanager
     def unless_broken() -> Iterator[None]:
-        """Nothing is played any more once something broke."""
+        """Record an error of the guest or the harness; nothing is played after it."""
         try:
             yield
         except PinpointError as error:
             broken.append(error)
 
     class Orders(RuleBasedStateMachine):
-        """One schedule on a stage of its own."""
+        """One schedule, on its own stage."""
 
         def __init__(self) -> None:
             super().__init__()
             self._open = ExitStack()
-            # What is drawn must not depend on where the kernel puts the target: hypothesis replays what it drew.
+            # The draws must not depend on where the kernel puts the target, because hypothesis replays them.
             self._drawn = beginning(pins)
             self._player: Player | None = None
             with unless_broken():
@@ -51,7 +51,7 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
         @precondition(lambda self: bool(possible(self._drawn)))
         @rule(data=draw.data())
         def take(self, data: draw.DataObject) -> None:
-            """Any step that can be taken now."""
+            """Draw a step that can be taken now, and take it."""
             step = data.draw(draw.sampled_from(possible(self._drawn)))
             self._drawn = self._drawn.after(step)[0]
             with unless_broken():
@@ -64,7 +64,7 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
                 self._player.done().prove()
 
         def teardown(self) -> None:
-            """What the kernel shows at the end is held against the model too."""
+            """Compare the kernel's state at the end with the model."""
             with unless_broken(), self._open:
                 if self._player is not None and not broken:
                     played.append(self._player.done())

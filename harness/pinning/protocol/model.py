@@ -1,14 +1,15 @@
-"""The protocol of loading a precompiled probe module while its target comes and goes, written down small.
+"""A model of loading a precompiled probe module while its target is loaded and removed.
 
-It states the kernel's rules and calls neither the kernel nor the loader: a schedule is predicted by
-walking it. Two pin rules differ in one line, `World.held`, and two rules of loading in one method, `World._settled`.
-Sources are of 6.1 unless noted:
+It has the kernel's rules and calls neither the kernel nor the loader; walking the model predicts a schedule. The two
+pin rules differ in one line, `World.held`, and the two rules of loading in one method, `World._settled`. Sources are of
+6.1 unless noted:
 
 - delete_module(2): ENOENT, EBUSY if not LIVE, EWOULDBLOCK while referenced (kernel/module/main.c:696);
-- a name that is loading makes a second init_module(2) wait, then EEXIST if it lived, else EBUSY (main.c:2581);
-- since 6.5 a second finit_module(2) of a file that is loading waits too, and has the first one's outcome without having
-  loaded anything: its own parameters are never read (idempotent_init_module(), main.c, 6.12);
-- an open section file raises no reference since 2.6.23; a read of one whose instance has gone is ENODEV (fs/kernfs);
+- a second init_module(2) of a name that is loading waits, and then fails with EEXIST if the first load succeeded, else
+  with EBUSY (main.c:2581);
+- since 6.5 a second finit_module(2) of a file that is loading waits too, and returns the first one's result without
+  loading anything; its own parameters are never read (idempotent_init_module(), main.c, 6.12);
+- an open section file takes no reference since 2.6.23; a read of one whose instance is gone returns ENODEV (fs/kernfs);
 - SIGKILL of a loader inside of init_module(2) takes effect when the initializer has returned.
 """
 
@@ -24,10 +25,10 @@ OK = "ok"
 WAITS = "waits"
 KILLED = "killed"
 
-# Files of the target that a loader holds open: the handle's, and that of the section its sites are in.
+# The number of the target's files that a loader holds open: the handle's, and that of the section with the sites.
 TOKENS = 2
 
-# Which build is loaded, and where it stands as a rule: an allocator at rest gives the same sizes the same place.
+# The build that each verb loads, and its usual place: an idle allocator returns the same place for the same sizes.
 _LOADED = {
     Verb.RELOAD: (EXPECTED, EXPECTED),
     Verb.REBUILD: ("other", "other"),
@@ -37,10 +38,10 @@ _LOADED = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What one kernel does otherwise than another.
+    """The rules in which kernels differ.
 
-    `pins`: an open section file is not only a token, which distinguishes instances: the kernel refuses removal
-    while it is open. `shares`: a load that waits for another one of the same file has that one's outcome.
+    `pins`: an open section file is not only a token, which distinguishes instances; the kernel also refuses removal
+    while it is open. `shares`: a load that waits for another load of the same file has the result of that load.
     """
 
     pins: bool = False
@@ -53,16 +54,16 @@ SHARES = Rule(shares=True)
 
 
 class UndefinedError(Exception):
-    """The step frees a module under a reference: the kernel promises nothing from there on."""
+    """The step frees a module under a reference; the kernel's behavior is undefined after that."""
 
 
 class NotNowError(Exception):
-    """The step cannot be taken in this world: its loader is not there yet, or no longer."""
+    """The step cannot be taken in this world, because its loader is at another step or has ended."""
 
 
 @dataclass(frozen=True)
 class World:
-    """All that the protocol knows: the target's present life and how many it had, the probe module, the loaders."""
+    """The state of the model: the target's present instance, the number of its instances, the probe, the loaders."""
 
     rule: Rule
     target: Instance | None
@@ -72,7 +73,7 @@ class World:
 
     @property
     def held(self) -> bool:
-        """Is the target referenced?"""
+        """True if the target is referenced."""
         return self._by_probe or (self.rule.pins and any(self._fds))
 
     @property
@@ -85,7 +86,7 @@ class World:
 
     @property
     def expected_kernel_state(self) -> str:
-        """What the kernel must show of it all: the target's reference count and the probe module's state."""
+        """The state that the kernel must show: the target's reference count and the probe module's state."""
         count = TOKENS * sum(self._fds) * self.rule.pins + self._by_probe
         target = "no target" if self.target is None else f"target referenced {count} times"
         probe = "no probe" if self.probe is None else "probe live" if self.probe.live else "probe loading"
@@ -94,9 +95,9 @@ class World:
     def after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
         """The world after a step, and the step's predicted outcome: `ok`, an errno's name, `waits`, `killed`.
 
-        What befalls another loader by it follows: `ok, 2.load EEXIST`. `place` is where a newly loaded target was found
-        to stand, which no rule predicts; without it, where it stands as a rule. Raises NotNowError
-        and UndefinedError.
+        If the step ends the wait of another loader, its outcome follows: `ok, 2.load EEXIST`. `place` is the place at
+        which a newly loaded target was found, which no rule predicts; without it, the usual place is assumed. Raises
+        NotNowError and UndefinedError.
         """
         loader = self.loaders.get(step.loader)
         if loader is None or (step.lives and loader.next is not step.verb) or (step.verb is Verb.KILL and loader.ended):
@@ -123,7 +124,8 @@ class World:
             raise UndefinedError("force frees the target under the initializer's reference")
         if self.held and not forced:
             return self, "EWOULDBLOCK"
-        # Forced under open fds alone is defined: removing the file gives back what they hold (kernfs_drain(), 6.1).
+        # Forced removal under open fds only is defined: removing the file releases their references (kernfs_drain(),
+        # 6.1).
         return replace(self, target=None), OK
 
     def _loaded(self, verb: Verb, place: str | None) -> tuple[World, str]:
@@ -169,12 +171,12 @@ class World:
         return self._with(step.loader, _onward(done)), OK
 
     def _undone(self) -> tuple[World, str]:
-        """A stale token: the loader removes the probe module, or whichever has its name by now."""
+        """The token is stale: the loader removes the probe module, or another module that has its name by now."""
         after, removed = self._unprobed()
         return after, "ENODEV" if removed == OK else f"ENODEV, undo {removed}"
 
     def _entered(self, number: int, loader: LoaderModel) -> tuple[World, str]:
-        """init_module(2), up to the initializer."""
+        """The step init_module(2), up to the initializer."""
         if self.probe is not None and not self.probe.live:
             return self._with(number, replace(loader, waiting=True)), WAITS
         if self.probe is not None:
@@ -199,28 +201,28 @@ class World:
         return world._settled(KILLED if loader.doomed else OK, OK, "EEXIST")
 
     def _settled(self, outcome: str, result: str, refusal: str) -> tuple[World, str]:
-        """The initializer is over with a result: a loader that waited for it is refused, or is given the same."""
+        """The initializer has returned a result: a loader that waited for it is refused, or has the same result."""
         waiting = next((number for number, loader in self.loaders.items() if loader.waiting), None)
         if waiting is None:
             return self, outcome
-        given = result if self.rule.shares else refusal
+        returned = result if self.rule.shares else refusal
         loader = self.loaders[waiting]
-        after = _ended(loader) if given != OK else replace(loader, waiting=False, taken=LIFE.index(Verb.REREAD))
-        return self._with(waiting, after), f"{outcome}, {ScheduleStep(Verb.LOAD, waiting)} {given}"
+        after = _ended(loader) if returned != OK else replace(loader, waiting=False, taken=LIFE.index(Verb.REREAD))
+        return self._with(waiting, after), f"{outcome}, {ScheduleStep(Verb.LOAD, waiting)} {returned}"
 
     def _with(self, number: int, loader: LoaderModel) -> World:
         return replace(self, loaders={**self.loaders, number: loader})
 
 
 def beginning(rule: Rule, place: str = EXPECTED) -> World:
-    """A schedule's beginning: the target stands at `place`, no probe module; two loaders wait at their first gate."""
+    """The world before a schedule: the target at `place`, no probe module, and two loaders at their first gate."""
     return World(rule, Instance(1, place=place), {1: LoaderModel(), 2: LoaderModel()})
 
 
 def _valid(loader: LoaderModel, target: Instance | None) -> bool:
-    """Does what a loader found pass validation by address, name, base and build-id?
+    """True if the handle and base that a loader found pass validation by address, name, base and build-id.
 
-    It does for another life of the same build at the same place; that is what the token is read again for.
+    Another instance of the same build at the same place passes too; this is why the token is read again.
     """
     if target is None or loader.handle is None or loader.base is None or target.build != EXPECTED:
         return False
@@ -232,5 +234,5 @@ def _onward(loader: LoaderModel) -> LoaderModel:
 
 
 def _ended(loader: LoaderModel) -> LoaderModel:
-    """A process that is gone: its fds are closed."""
+    """A loader whose process has ended, so that its fds are closed."""
     return replace(loader, ended=True, waiting=False, fd=None)

@@ -1,4 +1,4 @@
-"""The parties of the protocol: lives of the target, loaders, the probe module."""
+"""The parties of the protocol: instances of the target, loaders, the probe module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXPECTED = "first"
 
 @dataclass(frozen=True)
 class Instance:
-    """One life of the target. `place` identifies the addresses of its sections; a later life may have the same."""
+    """One instance of the target. `place` identifies the addresses of its sections; instances may share it."""
 
     number: int
     build: str = EXPECTED
@@ -21,10 +21,12 @@ class Instance:
 
 @dataclass(frozen=True)
 class LoaderModel:
-    """One loader: how many steps of its life it took, whose its fds are, where its handle and its base came from.
+    """One loader in the model.
 
-    `fd` stands for all of its tokens, which it opens in one step; `doomed` when it was killed inside of init_module(2),
-    `ended` when it will take no more steps, `waiting` while its init_module(2) waits for another of the same name.
+    `taken` is the number of steps that it took. `fd`, `handle` and `base` are the instances that its tokens, its handle
+    and its base belong to; `fd` represents all of its tokens, which it opens in one step. `doomed` is set if it was
+    killed inside of init_module(2), `ended` if it takes no more steps, `waiting` while its init_module(2) waits for
+    another one of the same name.
     """
 
     taken: int = 0
@@ -37,18 +39,18 @@ class LoaderModel:
 
     @property
     def next(self) -> Verb | None:
-        """The next step of its life, None when there is none for it to take."""
+        """The loader's next step; None if it has ended or waits."""
         return None if self.ended or self.waiting else LIFE[self.taken]
 
     @property
     def inside(self) -> bool:
-        """Is it inside of init_module(2)?"""
+        """True if the loader is inside of init_module(2)."""
         return self.waiting or (not self.ended and self.next in INITIALIZER)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The probe module: whose it is, whether it is LIVE, and the instance that its initializer holds a reference to."""
+    """The probe module: its loader, whether it is LIVE, and the instance that its initializer holds a reference to."""
 
     owner: int
     live: bool = False

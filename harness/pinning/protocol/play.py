@@ -1,4 +1,4 @@
-"""A schedule played: each step taken for real, its outcome held against the model's."""
+"""Plays a schedule: takes each step in a guest and compares its outcome with the model's."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from harness.pinning.protocol.steps import LOADS, ScheduleStep, line
 
 
 class Stage(Protocol):
-    """Where schedules are played: a guest, with the target loaded and two loaders at their first gates."""
+    """A guest in which schedules are played, with the target loaded and two loaders at their first gates."""
 
     def take(self, step: ScheduleStep, now: World) -> str:
-        """Take a step; returns its outcome in the model's words. `now` is the world before, as the model has it."""
+        """Take a step. Returns its outcome in the model's words; `now` is the model's world before the step."""
 
     def place(self) -> str:
-        """Where the target stands: the same for two lives that have the same addresses."""
+        """The place of the target; it is the same for two instances with the same addresses."""
 
     def state(self) -> str:
-        """What the kernel shows of target and probe module, in the words of World.expected_kernel_state."""
+        """The state of target and probe module in the kernel, in the words of World.expected_kernel_state."""
 
 
 class Disagreed(Missed):
-    """The model was wrong of a schedule; `schedule` is its line, to be replayed from."""
+    """The model is wrong about a schedule; `schedule` is the line that replays it."""
 
     def __init__(self, schedule: str, problem: str) -> None:
         self.schedule = schedule
@@ -36,7 +36,7 @@ class Disagreed(Missed):
 
 @dataclass(frozen=True)
 class Turn:
-    """One step: what the model predicts of it, and what was seen."""
+    """One step, with the outcome that the model predicts and the outcome that was seen."""
 
     step: ScheduleStep
     predicted: str
@@ -44,7 +44,7 @@ class Turn:
 
     @property
     def agrees(self) -> bool:
-        """Was the model right?"""
+        """True if the model was right."""
         return self.predicted == self.seen
 
     def __str__(self) -> str:
@@ -53,9 +53,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Play:
-    """A schedule as it went, up to the first disagreement.
+    """A schedule as it was played, up to the first disagreement with the model.
 
-    `reused` when a new life of the target stood where the one before had; `seconds` from the first step to the last.
+    `reused` is true if an instance of the target had the same place as the one before. `seconds` is the time from the
+    first step to the last.
     """
 
     turns: tuple[Turn, ...]
@@ -66,16 +67,16 @@ class Play:
 
     @property
     def agrees(self) -> bool:
-        """Did everything go as the model predicts?"""
+        """True if all outcomes and the final state are as the model predicts."""
         return all(turn.agrees for turn in self.turns) and self.predicted_state == self.state
 
     @property
     def line(self) -> str:
-        """The schedule, up to where it went wrong, to be replayed from."""
+        """The schedule up to the first disagreement, as the line that replays it."""
         return line(turn.step for turn in self.turns)
 
     def prove(self) -> None:
-        """Raise Missed, the schedule in its first line, when the model was wrong."""
+        """Raise Missed, with the schedule in its first line, if the model was wrong."""
         if self.agrees:
             return
         turns = "\n".join(str(turn) for turn in self.turns)
@@ -85,7 +86,7 @@ class Play:
 
 
 class Player:
-    """A schedule under way, step by step."""
+    """Plays one schedule step by step."""
 
     def __init__(self, stage: Stage, rule: Rule) -> None:
         self.stage = stage
@@ -96,7 +97,7 @@ class Player:
         self._began = time.monotonic()
 
     def take(self, step: ScheduleStep) -> Turn:
-        """Take one step and hold it against the model. Raises UsageError for one that cannot be taken there."""
+        """Take one step and compare it with the model. Raises UsageError for a step that cannot be taken now."""
         self._demand(step)
         before = self.world
         seen = self.stage.take(step, before)
@@ -115,7 +116,7 @@ class Player:
             raise UsageError(why, where=f"schedule after {line(turn.step for turn in self._turns)!r}")
 
     def why_not(self, step: ScheduleStep) -> str:
-        """Why this step cannot be taken now; empty if it can."""
+        """The reason why this step cannot be taken now; empty if it can."""
         try:
             self.world.after(step)
         except (NotNowError, UndefinedError) as impossible:
@@ -123,16 +124,16 @@ class Player:
         return ""
 
     def done(self) -> Play:
-        """What became of it."""
+        """The result of the schedule so far."""
         seconds = time.monotonic() - self._began
         return Play(tuple(self._turns), self.world.expected_kernel_state, self.stage.state(), self._reused, seconds)
 
 
 def play(stage: Stage, rule: Rule, schedule: Iterable[ScheduleStep]) -> Play:
-    """Play a schedule to its end, or to the first step of which the model was wrong.
+    """Play a schedule to its end, or to the first step for which the model is wrong.
 
-    Once the target has moved to another place, which no rule predicts, a loader is refused earlier than in the
-    schedule: the steps that it then cannot take are left out.
+    No rule predicts whether the target moves to another place. If it does, a loader is refused earlier than the
+    schedule assumes, and the steps that it can no longer take are left out.
     """
     player = Player(stage, rule)
     for step in schedule:

@@ -1,4 +1,4 @@
-"""Schedules as cases use them: which ones there are for this kernel, each played, all held against the model."""
+"""Selects the schedules for a kernel, plays them, and compares them with the model: the fixture that cases use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.pinning.protocol.play import Play, play
 from harness.pinning.protocol.stage import GuestStage
 from harness.pinning.protocol.steps import Schedule, parse
 
-# A life of the target at the same addresses as the one before it. Where modules share a region with all of vmalloc
-# (parisc) it stands there again only while the probe module is not loaded.
+# Schedules in which the target is loaded again at the same addresses. Where modules share a region with all of vmalloc
+# (parisc), it has the same addresses only while the probe module is not loaded.
 _REUSE = (
     "open read look remove imitate load validate",
     "open read look remove reload load validate register return reread",
@@ -22,8 +22,8 @@ _REUSE = (
     "open read look load validate register return remove reload reread",
 )
 _REUSE_PINNED = tuple(each.replace("remove", "force") for each in _REUSE)
-# So many schedules are drawn, each of so many steps at most: a few that a model of the other rule does not pass
-# (tests/test_protocol_orders.py), or, where all are asked for, many.
+# The number of schedules to draw, and the largest number of steps in each. The few are enough to catch a model with the
+# other rule (tests/test_protocol_orders.py); the many are drawn if `everything` is set.
 FEW, FEW_STEPS = 4, 20
 _MANY, _MANY_STEPS = 100, 25
 
@@ -36,28 +36,32 @@ class Played:
 
     @property
     def disagreed(self) -> list[Play]:
-        """Those of which the model was wrong."""
+        """The schedules for which the model was wrong."""
         return [each for each in self.plays if not each.agrees]
 
     @property
-    def reused(self) -> int:
-        """In how many a new life of the target stood where the old one had."""
+    def reused_count(self) -> int:
+        """The number of schedules in which an instance of the target had the same place as the one before."""
         return sum(each.reused for each in self.plays)
 
     @property
     def seconds_each(self) -> float:
-        """From the first step to the last, on average."""
+        """The average time from the first step of a schedule to its last, in seconds."""
         return sum(each.seconds for each in self.plays) / len(self.plays)
 
     def prove(self) -> None:
-        """Raise Missed with the line of the first schedule of which the model was wrong."""
+        """Raise Missed with the line of the first schedule for which the model was wrong."""
         for each in self.plays:
             each.prove()
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """Schedules in one guest. `everything` for all of them, `lines` for those given with --schedule alone."""
+    """Schedules in one guest.
+
+    `everything` selects all schedules. `lines` are the schedules given with --schedule; if there are any, only they are
+    played.
+    """
 
     loading: Loaders
     everything: bool = False
@@ -65,16 +69,16 @@ class Schedules:
 
     @property
     def rule(self) -> Rule:
-        """What this kernel does otherwise than others: the recipe's traits, proved when the guest booted."""
+        """The rules of this kernel, from the recipe's traits, which were proved when the guest booted."""
         traits = self.loading.guest.traits
         return Rule(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
 
     def enumerated(self, interventions: int) -> Enumerated:
-        """Every order of a loader's life with at most so many interventions."""
+        """Every order of a loader's steps with at most this number of interventions."""
         return enumerated(self.rule, interventions)
 
     def chosen(self) -> tuple[Schedule, ...]:
-        """What is to be played: the lines given, everything, or a few in which every situation occurs."""
+        """The schedules to play: the given lines, or everything, or a few in which every situation occurs."""
         if self.lines:
             return tuple(parse(line) for line in self.lines)
         if self.everything:
@@ -83,11 +87,11 @@ class Schedules:
         return tuple(dict.fromkeys((*map(parse, reuse), *covering(self.rule, self.enumerated(1).schedules))))
 
     def play(self, line: str) -> Play:
-        """One schedule, by its line."""
+        """Play one schedule, given as its line."""
         return self._play(parse(line))
 
     def run(self, schedules: Iterable[Schedule]) -> Played:
-        """Play them in order; in a mutant's cell up to the first of which the model was wrong."""
+        """Play schedules in order; a mutant's cell stops after the first for which the model is wrong."""
         plays: list[Play] = []
         for schedule in schedules:
             plays.append(self._play(schedule))
@@ -96,11 +100,11 @@ class Schedules:
         return Played(tuple(plays))
 
     def explored(self) -> Played:
-        """Longer ones, drawn from the model: many others each time where everything is asked for, else a few.
+        """Play longer schedules that are drawn from the model: a few, or with `everything` many and new ones each time.
 
-        Raises Missed with the shortest line of which the model is wrong; in a mutant's cell with the first found.
+        Raises Missed with the shortest line for which the model is wrong, or in a mutant's cell with the first found.
         """
-        # Only here, for hypothesis costs every process of a run a second to import.
+        # Imported here, because importing hypothesis takes every process of a run a second.
         from harness.pinning.protocol.hypothesis_machine import explore
 
         plays = explore(

@@ -1,4 +1,4 @@
-"""A guest as the stage of schedules: each step taken there, each outcome read off it."""
+"""A guest as the stage of schedules: takes each step there and reads its outcome."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from weakref import WeakKeyDictionary
 from harness.guest.guest import Guest
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
+from harness.pinning.coming_and_going_modules import delete
 from harness.pinning.loader import PROBE, Order
 from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.module_states import delete
 from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, Actor
 from harness.pinning.protocol.model import OK, World
 from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb
@@ -32,7 +32,7 @@ _STATE = (
 
 
 class GuestStage:
-    """One schedule's stage, from a freshly loaded target to a guest without any of it."""
+    """The stage of one schedule; entering it loads the target, leaving it ends all loaders and removes all modules."""
 
     def __init__(self, loading: Loaders) -> None:
         self._guest = loading.guest
@@ -49,7 +49,7 @@ class GuestStage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End every loader, let every initializer return, remove what is loaded."""
+        """End every loader, let every initializer return, and remove the modules that are loaded."""
         self._loaders.close()
         for actor in self._actors.values():
             actor.await_end()
@@ -57,16 +57,16 @@ class GuestStage:
         self._guest.script(" && ".join(removed), in_place=True).check()
 
     def place(self) -> str:
-        """Handle and base of the target as its files show them."""
+        """Handle and base of the target, as its files in sysfs and /proc/modules show them."""
         return self._place
 
     def state(self) -> str:
-        """The target's reference count and the probe module's state, as sysfs shows them."""
+        """The target's reference count and the probe module's state in sysfs."""
         target, probe = self._guest.script(_STATE, in_place=True).check().stdout.splitlines()
         return f"{target}, {probe.replace('coming', 'loading')}"
 
     def take(self, step: ScheduleStep, now: World) -> str:
-        """Take a step as its actor; gives what came of it."""
+        """Take a step as its actor. Returns the outcome."""
         match step.verb:
             case Verb.REMOVE:
                 outcome = self._delete(TARGET)
@@ -83,7 +83,7 @@ class GuestStage:
         return outcome + self._befallen(step, now)
 
     def _delete(self, module: str, *, force: bool = False) -> str:
-        # EWOULDBLOCK, as the kernel's source has it, is the same number and bears the other name.
+        # EAGAIN and EWOULDBLOCK are the same number; the kernel's source uses EWOULDBLOCK.
         return delete(self._guest, module, force=force).replace("EAGAIN", "EWOULDBLOCK") or OK
 
     def _load(self, path: str) -> str:
@@ -94,14 +94,14 @@ class GuestStage:
         return OK
 
     def _actor(self, number: int) -> Actor:
-        """A loader, started when its first step comes."""
+        """A loader; it is started at its first step."""
         if number not in self._actors:
             loader = self._loaders.enter_context(self._loading(self._order))
             self._actors[number] = Actor(self._guest, loader)
         return self._actors[number]
 
     def _befallen(self, step: ScheduleStep, now: World) -> str:
-        """What became of loaders that waited for the name, once an initializer is over."""
+        """The outcomes of loaders that waited for the name, if an initializer has ended in this step."""
         if step.verb not in INITIALIZER or self._actors[step.loader].inside:
             return ""
         waiting = [number for number, loader in now.loaders.items() if loader.waiting]
@@ -112,7 +112,7 @@ _shipped: WeakKeyDictionary[Guest, Mapping[Verb, str]] = WeakKeyDictionary()
 
 
 def _files(guest: Guest) -> Mapping[Verb, str]:
-    """The file of each build in the guest, put there the first time."""
+    """The path of each build's file in the guest; the files are copied there on first use."""
     if guest not in _shipped:
         imitation = doctored_modules.with_another_build_id(Target(guest, TARGET).elf)
         _shipped[guest] = {
@@ -124,7 +124,7 @@ def _files(guest: Guest) -> Mapping[Verb, str]:
 
 
 def _order(guest: Guest) -> Order:
-    """A probe at the entry of the target's leaf, precompiled for its first build, with every gate there is."""
+    """An order for a probe on the entry of the target's leaf, precompiled for its first build, with all gates."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
     parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.place(leaf):#x}"]

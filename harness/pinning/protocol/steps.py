@@ -1,4 +1,4 @@
-"""Steps of loaders, remover and killer, and the one line that a schedule of them is printed as and replayed from."""
+"""The steps of loaders, remover and killer, and the line of text from which a schedule can be replayed."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from harness.core.errors import UsageError
 
 
 class Verb(Enum):
-    """What one step does; the first nine are a loader's life, each up to its next gate."""
+    """The action of one step. The first nine are the steps of a loader in order, each up to its next gate."""
 
     OPEN = "open"
     """Open the target's `sections/.gnu.linkonce.this_module`."""
     READ = "read"
-    """One pread of it: the handle."""
+    """Read the handle with one pread of that file."""
     LOOK = "look"
-    """Read, by the target's name, the base of its memory and where its build-id is."""
+    """Read, by the target's name, the base of its memory and the address of its build-id."""
     LOAD = "load"
-    """init_module(2), up to the probe module's initializer."""
+    """Call init_module(2), up to the probe module's initializer."""
     VALIDATE = "validate"
-    """The initializer finds the module that the handle means, and takes a reference."""
+    """The initializer finds the module that the handle identifies, and takes a reference."""
     REGISTER = "register"
-    """It puts its kprobes on the target."""
+    """The initializer registers its kprobes on the target."""
     RETURN = "return"
-    """It drops the reference and returns; init_module(2) with it."""
+    """The initializer drops the reference and returns, and so does init_module(2)."""
     REREAD = "reread"
-    """The loader reads the fd again: at ENODEV, which means that the instance has gone, it removes the probe module."""
+    """The loader reads the fd again; at ENODEV, which means that the instance is gone, it removes the probe module."""
     CLOSE = "close"
     """The loader closes the fd and ends; the probe module stays."""
     REMOVE = "remove"
-    """delete_module(2) of the target."""
+    """Call delete_module(2) on the target."""
     RELOAD = "reload"
-    """Load the target again, the same file."""
+    """Load the same file of the target again."""
     REBUILD = "rebuild"
-    """Load another build of the target, at the same name."""
+    """Load another build of the target under the same name."""
     IMITATE = "imitate"
-    """Load a build that has all at the same addresses: the same file with another build-id."""
+    """Load the target's file with another build-id, so that all addresses stay the same."""
     FORCE = "force"
-    """delete_module(2) of the target with O_TRUNC, regardless of its reference count."""
+    """Call delete_module(2) on the target with O_TRUNC, which ignores its reference count."""
     UNPROBE = "unprobe"
-    """delete_module(2) of the probe module."""
+    """Call delete_module(2) on the probe module."""
     KILL = "kill"
-    """SIGKILL to a loader."""
+    """Send SIGKILL to a loader."""
 
 
 LIFE = tuple(Verb)[: tuple(Verb).index(Verb.CLOSE) + 1]
-# In these the initializer of the probe module runs: the loader is inside of init_module(2) until the last.
+# The steps in which the probe module's initializer runs; the loader is inside of init_module(2) until the last.
 INITIALIZER = (Verb.VALIDATE, Verb.REGISTER, Verb.RETURN)
 LOADS = (Verb.RELOAD, Verb.REBUILD, Verb.IMITATE)
 
 
 @dataclass(frozen=True)
 class ScheduleStep:
-    """One step; `loader` is the number of the loader it belongs to, or which loader is killed."""
+    """One step; `loader` is the number of the loader that takes it, or that is killed."""
 
     verb: Verb
     loader: int = 1
@@ -64,7 +64,7 @@ class ScheduleStep:
 
     @property
     def lives(self) -> bool:
-        """Is it a step of a loader itself?"""
+        """True if it is a step that a loader takes itself."""
         return self.verb in LIFE
 
 
@@ -72,12 +72,12 @@ Schedule = tuple[ScheduleStep, ...]
 
 
 def line(schedule: Iterable[ScheduleStep]) -> str:
-    """A schedule in one line: `open read remove load`; `2.open` is the second loader's."""
+    """A schedule as one line, such as `open read remove load`; `2.open` is a step of the second loader."""
     return " ".join(str(step) for step in schedule)
 
 
 def parse(text: str) -> Schedule:
-    """The schedule that `line` printed. Raises UsageError naming the word that is no step."""
+    """Parse the schedule that `line` returned. Raises UsageError with the word that is not a step."""
     return tuple(_step(word) for word in text.split())
 
 
@@ -88,5 +88,6 @@ def _step(word: str) -> ScheduleStep:
     except ValueError:
         step = None
     if step is None or str(step) != word or step.loader not in (1, 2):
-        raise UsageError(f"{word!r} is no step of a schedule", mend=f"one of {' '.join(each.value for each in Verb)}")
+        steps = " ".join(each.value for each in Verb)
+        raise UsageError(f"{word!r} is not a step of a schedule", mend=f"use one of {steps}")
     return step

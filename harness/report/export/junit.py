@@ -1,4 +1,4 @@
-"""A run as JUnit XML, in the form that GitHub and GitLab show well: file, class, properties."""
+"""A run as JUnit XML, with the attributes that GitHub and GitLab display: file, class, properties."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from xml.etree import ElementTree
 from harness.report.page.claims import claims
 from harness.report.pivot import LOST, Asked, Pivot
 from harness.report.record import Cell
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
-# What XML 1.0 cannot hold even as a reference is removed by plain(); these verdicts are no statement on the kernel.
+# These verdicts are errors, not failures, because they are no statement about the kernel. plain() removes characters
+# that XML 1.0 cannot hold even as a reference.
 _ERRORS = frozenset({Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL})
 
 
@@ -30,7 +31,7 @@ def junit(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> str
             "testsuite",
             name=vm,
             tests=str(len(row) + len(lost)),
-            failures=str(sum(not cell.verdict.good and cell.verdict not in _ERRORS for cell in row)),
+            failures=str(sum(not cell.verdict.acceptable and cell.verdict not in _ERRORS for cell in row)),
             errors=str(sum(cell.verdict in _ERRORS for cell in row) + len(lost)),
             skipped=str(sum(cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL) for cell in row)),
             time=f"{sum(cell.seconds for cell in row):.3f}",
@@ -79,5 +80,5 @@ def _case(suite: ElementTree.Element, cell: Cell) -> None:
         ElementTree.SubElement(case, "skipped", message=f"{cell.verdict.value}: {reason}")
     elif cell.verdict in _ERRORS:
         ElementTree.SubElement(case, "error", message=reason, type=cell.verdict.value).text = reason
-    elif not cell.verdict.good:
+    elif not cell.verdict.acceptable:
         ElementTree.SubElement(case, "failure", message=reason, type=cell.verdict.value).text = reason

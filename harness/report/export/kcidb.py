@@ -11,13 +11,13 @@ from typing import Any
 from harness.report.measurements import Figure
 from harness.report.pivot import LOST, Asked, Pivot
 from harness.report.record import Cell
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _STATUS = {
     Verdict.PASS: "PASS",
     Verdict.SKIP: "SKIP",
-    # The kernel does not do what it should; the incident names the issue.
+    # The kernel has a defect; the incident names the issue.
     Verdict.KNOWN_FAIL: "FAIL",
     Verdict.HARNESS_ERROR: "ERROR",
     Verdict.BOOT_FAIL: "ERROR",
@@ -134,12 +134,12 @@ def _issue(issue: str, origin: str, cell: Cell) -> Mapping[str, Any]:
 
 
 def _path(name: str) -> str:
-    """A dotted test path: letters, digits, `_`, `-` and dots (kcidb-io's pattern of `path`)."""
+    """Return a dotted test path of letters, digits, `_`, `-` and dots (kcidb-io's pattern of `path`)."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "unknown"
 
 
 def _began(run: str) -> str:
-    """The time in a run's name, as RFC 3339; the present where the name has none."""
+    """Return the time in a run's name as RFC 3339, or the current time if the name has none."""
     try:
         began = datetime.strptime(run[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC)
     except ValueError:

@@ -11,8 +11,8 @@ from typing import TextIO
 from harness.core.errors import UsageError
 from harness.report.pivot import LOST, Asked, CaseName, Pivot, Square
 from harness.report.record import Cell, CellKey
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
-from harness.verdict.verdict import Verdict
 
 _INDENT = "    "
 _VERSION = "KTAP version 1"
@@ -99,11 +99,11 @@ def _cells(square: Square) -> list[Cell]:
 
 
 def _good(square: Square) -> bool:
-    return not square.lost and all(cell.verdict.good for cell in _cells(square))
+    return not square.lost and all(cell.verdict.acceptable for cell in _cells(square))
 
 
 def _case(position: int, case: str, square: Square) -> Iterator[str]:
-    """The lines of one case on one VM: its mutants as subtests, and its own result last."""
+    """Yield the lines of one case on one VM: its mutants as subtests, and its own result last."""
     name = _name(case)
     subtests = _cells(square)
     if square.mutants or square.lost:
@@ -124,7 +124,7 @@ def _result(number: int, name: str, cell: Cell) -> Iterator[str]:
     if cell.reason and cell.verdict is not Verdict.SKIP:
         yield f"# {cell.verdict.value}: {_text(cell.reason)}"
     directive = f" # SKIP {_text(cell.reason)}" if cell.verdict is Verdict.SKIP else ""
-    yield f"{_status(cell.verdict.good)} {number} {name}{directive}"
+    yield f"{_status(cell.verdict.acceptable)} {number} {name}{directive}"
 
 
 def _status(good: bool) -> str:
@@ -132,12 +132,12 @@ def _status(good: bool) -> str:
 
 
 def _name(text: str) -> str:
-    """A test's name: `#` would begin a directive."""
+    """Return a test's name without `#`, which would begin a directive."""
     return _text(text).replace("#", "_")
 
 
 def _text(text: str) -> str:
-    """One printable line."""
+    """Return the text as one printable line."""
     return " ".join(plain(text).split())
 
 

@@ -50,7 +50,7 @@ def _failure(cell: Cell) -> str:
 
 
 def _text(text: str) -> str:
-    """One line of text that does not end a table's cell or begin markup."""
+    """Return the text as one line that does not end a table cell or begin markup."""
     line = " ".join(plain(text).split())
     for mark in "\\|<>`*_[]":
         line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.report.bundle_files import BundleFiles, NotInBundle
 from harness.report.evidence import CONSOLE
 from harness.report.record import Cell
+from harness.report.untrusted_bundle_reader import BundleFiles, NotInBundle
 from harness.verdict.printk import plain
 
 FAILURE = "failure.txt"

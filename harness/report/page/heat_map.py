@@ -9,8 +9,8 @@ from pathlib import PurePath
 
 from harness.report.page.claims import claims
 from harness.report.pivot import CaseName, Pivot, Square
-from harness.report.progress import clock
-from harness.verdict.verdict import Verdict
+from harness.report.progress_state import clock
+from harness.verdict.cell_verdict import Verdict
 
 # The states of a mark that are no verdict.
 LOST, NONE = "lost", "none"
@@ -32,7 +32,7 @@ class Mark:
     @property
     def bad(self) -> bool:
         """True when it makes the run fail."""
-        return self.state == LOST or (self.state != NONE and not Verdict(self.state).good)
+        return self.state == LOST or (self.state != NONE and not Verdict(self.state).acceptable)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def _mark(square: Square, where: str) -> Mark:
     if cell is None:
         return Mark(NONE, "-", "", f"{where}: not asked for")
     # A mutant that failed by itself, not by surviving, fails the run although the honest cell may hold.
-    worst = max((cell, *square.mutants), key=lambda each: each.verdict.severity * (not each.verdict.good))
-    verdict = worst.verdict if not worst.verdict.good else cell.verdict
+    worst = max((cell, *square.mutants), key=lambda each: each.verdict.severity * (not each.verdict.acceptable))
+    verdict = worst.verdict if not worst.verdict.acceptable else cell.verdict
     sentence = f"{where}: {verdict.value}{caught}, {clock(cell.seconds)}"
     return Mark(verdict.value, _SHORT.get(verdict, verdict.value), mutants, sentence)
 

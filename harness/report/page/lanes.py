@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.report.progress import clock
+from harness.report.progress_state import clock
 from harness.report.timeline import CELL, MAIN, Span
 
 WIDTH = 1000.0

@@ -1,0 +1,111 @@
+"""An interactive program in a guest: lines in and out, with pexpect over a channel of the SSH connection."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import paramiko
+import pexpect
+from pexpect.spawnbase import SpawnBase
+
+from harness.core.deadline import Deadline
+from harness.core.errors import DeadlineExceeded, GuestError
+from harness.guest.result import typed
+from harness.guest.ssh import SshLink
+
+_CHUNK = 1 << 16
+_LONGEST_LINE = 1 << 20
+
+
+class _Stdout(SpawnBase):  # type: ignore[misc]  # pexpect has no types
+    """pexpect's view of a channel's output, including standard error."""
+
+    def __init__(self, name: str, channel: paramiko.Channel) -> None:
+        super().__init__(maxread=_CHUNK)
+        self._name = name
+        self._channel = channel
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
+        """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
+        if len(self.buffer) > _LONGEST_LINE:
+            raise GuestError(f"a program printed a line of more than {_LONGEST_LINE >> 20} MiB", where=self._name)
+        self._channel.settimeout(self.timeout if timeout == -1 else timeout)
+        try:
+            content: bytes = self._channel.recv(size)
+        except TimeoutError:
+            raise pexpect.TIMEOUT("dialogue") from None
+        if not content:
+            raise pexpect.EOF("dialogue")
+        return content
+
+
+class Dialogue:
+    """One program from its start to its end; leaving the `with` block closes the channel and so the standard input."""
+
+    def __init__(self, name: str, link: SshLink, argv: Sequence[str], deadline: Deadline) -> None:
+        self._name = name
+        self._link = link
+        self._argv = tuple(argv)
+        with link.told(self._argv, deadline):
+            self._channel = link.open(deadline)
+            self._channel.set_combine_stderr(True)
+            with link.request(self._channel, deadline):
+                self._channel.exec_command(f"exec {shlex.join(self._argv)}")
+        self._stdout = _Stdout(name, self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.hang_up()
+
+    def line(self, deadline: Deadline) -> str | None:
+        """Return the next line of output without its end; None at the end of the output: `status` returns why.
+
+        Raises DeadlineExceeded when the program prints no line in time.
+        """
+        with self._link.told(self._argv, deadline):
+            try:
+                self._stdout.expect_list([re.compile(rb"\n")], timeout=deadline.remaining())
+            except pexpect.EOF:
+                return None
+            except pexpect.TIMEOUT:
+                raise DeadlineExceeded(f"`{typed(self._argv)}` printed nothing in time", where=self._name) from None
+        line: bytes = self._stdout.before
+        return line.decode(errors="replace")
+
+    def say(self, line: str, deadline: Deadline) -> None:
+        """Write one line to the standard input. Raises GuestLost when the connection breaks or the input is closed."""
+        with self._link.told(self._argv, deadline):
+            self._channel.settimeout(max(0.001, deadline.remaining()))
+            self._channel.sendall(f"{line}\n".encode())
+
+    def status(self, deadline: Deadline) -> int:
+        """Wait for the program's end and return its exit status; -1 when a signal ended it.
+
+        Raises GuestLost when the connection broke, DeadlineExceeded when the program still runs.
+        """
+        with self._link.told(self._argv, deadline):
+            if not self._channel.status_event.wait(deadline.remaining()):
+                raise TimeoutError("deadline")
+            status = int(self._channel.recv_exit_status())
+            if status < 0:
+                # A broken connection looks the same for a moment. A connection that opens another channel is intact.
+                self._link.open(deadline).close()
+            return status
+
+    def close_input(self) -> None:
+        """Close the program's standard input, so that it reads end of file."""
+        self._channel.shutdown_write()
+
+    def hang_up(self) -> None:
+        """Close the channel. A program that waits for a line then reads end of file."""
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.close()

@@ -1,0 +1,57 @@
+"""Modules of an image's packaged kernel, by name, with their dependencies."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.core.deadline import Deadline
+from harness.core.errors import BuildError, UsageError
+from harness.core.events import ProgressStep
+from harness.core.files import sha256
+from harness.images import deb, drivers
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+
+KIND = "kernel-module"
+_FETCHING = 900.0
+
+
+def obtain(name: str, image: Image, build_context: BuildContext) -> list[Path]:
+    """Return the files of a module of the image's kernel and of its dependencies, in loading order.
+
+    Modules that init loads are left out. Raises UsageError when the kernel has no such module, HostError when its
+    package cannot be fetched.
+    """
+    recipe = image.recipe
+    wanted = name.replace("-", "_")
+    if wanted in image.drivers:
+        return []
+    if recipe.kernel.source != "debian-binary" or recipe.architecture.debian is None:
+        raise UsageError(
+            f"{recipe.name} has no module {name} of its own", where="--with", mend="give the module's file"
+        )
+    architecture = recipe.architecture.debian
+    packages = build_context.of(recipe.kernel.suite).packages
+    package = f"linux-image-{image.release}"
+
+    def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
+        step.say(f"unpacking {package}")
+        file = packages.fetch(package, architecture, deadline=Deadline.after(_FETCHING))
+        with tempfile.TemporaryDirectory(dir=entry) as scratch:
+            deb.unpack(file, Path(scratch))
+            roots = [*Path(scratch).glob("lib/modules/*"), *Path(scratch).glob("usr/lib/modules/*")]
+            try:
+                kept = drivers.keep(roots[0], [wanted], entry / "modules")
+            except (BuildError, IndexError):
+                raise UsageError(
+                    f"{recipe.name} has no module {name}", where="--with", mend="see its package"
+                ) from None
+        return {"modules": kept}
+
+    parts = [package, packages.hash(package, architecture), wanted, sha256(Path(__file__))]
+    entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=build)
+    files = [entry.path / "modules" / each for each in entry.facts["modules"]]
+    return [file for file in files if file.stem.partition("-")[2].replace("-", "_") not in image.drivers]

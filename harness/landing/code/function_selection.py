@@ -1,0 +1,83 @@
+"""Selects functions of an ELF file, compares the functions of two kernels, and reads the kprobe blacklist."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from harness.core.elf import Elf, Symbol
+from harness.guest.guest import Guest
+
+_Any = TypeVar("_Any")
+
+BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
+# Symbols that precede a function (objtool --prefix, since 6.2; clang's kernel CFI). The kernel refuses a probe there.
+PREAMBLES = ("__cfi_", "__pfx_")
+
+
+def select(
+    elf: Elf,
+    sections: Container[str] | None = None,
+    *,
+    unique: bool = False,
+    preambles: bool = True,
+    empty: bool = True,
+) -> list[Symbol]:
+    """Select functions of an ELF file, in the order of its symbol table.
+
+    `sections` restricts them to these sections; None allows any. `unique` drops every function whose name occurs twice
+    in the file, in any section, because symbol + offset cannot distinguish them. `preambles=False` drops the symbols
+    that precede a function (PREAMBLES), `empty=False` the functions of size 0.
+    """
+    found = [each for each in elf.symbols if each.kind == "func" and (preambles or not each.name.startswith(PREAMBLES))]
+    named = Counter(symbol.name for symbol in found)
+    return [
+        symbol
+        for symbol in found
+        if (sections is None or symbol.section in sections)
+        and (not unique or named[symbol.name] == 1)
+        and (empty or symbol.size)
+    ]
+
+
+def named_once(elf: Elf) -> list[Symbol]:
+    """The functions whose names occur once in the whole file, in the order of their addresses."""
+    named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
+    functions = (symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1)
+    return sorted(functions, key=lambda symbol: symbol.address)
+
+
+@lru_cache(maxsize=8)
+def unique_functions(elf: Elf) -> Sequence[Symbol]:
+    """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
+    return tuple(symbol for symbol in named_once(elf) if symbol.address in elf.text_range)
+
+
+def moved(kernel: Elf, other: Path) -> list[Symbol]:
+    """Functions of `kernel` that follow a different function in `other`; only functions of both kernels count."""
+    here, there = unique_functions(kernel), unique_functions(Elf.kept(other))
+    shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
+    follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
+    ours = [symbol for symbol in here if symbol.name in shared]
+    return [symbol for before, symbol in pairwise(ours) if follows.get(symbol.name) != before.name]
+
+
+def evenly(found: Sequence[_Any], count: int) -> list[_Any]:
+    """At most `count` of the elements, evenly spread."""
+    taken = min(count, len(found))
+    return [found[index * len(found) // taken] for index in range(taken)]
+
+
+def blacklist(guest: Guest) -> list[tuple[int, int]]:
+    """The address ranges that the kernel refuses to probe, from lines `START-END NAME` (kernel/kprobes.c, 6.1)."""
+    return list(_ranges(guest.read_text(BLACKLIST).splitlines()))
+
+
+def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:
+    for line in lines:
+        start, _, end = line.split()[0].partition("-")
+        yield int(start, 16), int(end, 16)

@@ -1,0 +1,17 @@
+"""Switches a kernel mutant on in a guest, and checks that it is in force."""
+
+from __future__ import annotations
+
+from harness.core.errors import BootError
+from harness.guest.guest import Guest
+from harness.images.kernel_mutant_table import IN_FORCE
+
+
+def switch_on(guest: Guest, number: int) -> None:
+    """Switch on one bug in a guest's kernel, before the first case runs. Raises BootError unless it is in force then.
+
+    The guest was booted and its traits were proved without the bug; from now on the cases must detect it.
+    """
+    seen = guest.script(f"echo {number} >{IN_FORCE}; cat {IN_FORCE}").stdout.strip()
+    if seen != str(number):
+        raise BootError(f"kernel mutant {number} is not in force: {seen or 'the kernel has none'}", where=guest.name)

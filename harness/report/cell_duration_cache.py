@@ -1,0 +1,43 @@
+"""The last duration of each cell, kept in the user's cache, so that the slowest rows of a run begin first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import FiniteFloat, TypeAdapter
+
+from harness.core.files import write_text
+from harness.report.record import Cell
+
+_SHAPE = TypeAdapter(dict[str, dict[str, FiniteFloat]])
+
+
+def remember(path: Path, cells: Iterable[Cell]) -> None:
+    """Write the seconds of these cells; the seconds of other cells stay as they are."""
+    known = {vm: dict(cases) for vm, cases in of_cells(path).items()}
+    for cell in cells:
+        known.setdefault(cell.vm, {})[name_of(cell.case, cell.mutant)] = cell.seconds
+    write_text(path, json.dumps(known, indent=1, sort_keys=True))
+
+
+def name_of(case: str, mutant: str) -> str:
+    """Return the key of a cell's seconds."""
+    return f"{case} {mutant}".strip()
+
+
+def of_rows(path: Path) -> Mapping[str, float]:
+    """Return the sum of the seconds of all known cells, by VM."""
+    return {vm: sum(cases.values()) for vm, cases in of_cells(path).items()}
+
+
+def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """Return the seconds of all known cells by VM and `name_of`.
+
+    Empty when the file is missing or cannot be read, because durations only save time.
+    """
+    try:
+        return _SHAPE.validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}

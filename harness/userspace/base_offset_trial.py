@@ -1,0 +1,103 @@
+"""A trial of relocation by hand in user space: where it puts a probe on every function of a file, right or wrong.
+
+By hand means: take the running address of one symbol of the file, the anchor, and add the distance between anchor and
+function in the build that the probe was made for. The pointers of the process, which ld.so relocated, show where each
+function is in fact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.core.errors import GuestError
+from harness.landing.code.function_selection import evenly
+from harness.landing.landing import Missed
+from harness.landing.site import Site
+from harness.userspace import mappings
+from harness.userspace.probe_run import Uprobes
+from harness.userspace.runner import Runner
+from harness.userspace.user_file import UserFile
+
+SAMPLE = 6
+
+
+@dataclass(frozen=True)
+class Aim:
+    """One function of a running file, as offsets into the file: where it is, and where each way to relocate puts it.
+
+    `truth` is where it is, `by_hand` the result by hand, `by_symbol` by symbol table and segments, `by_address` by its
+    link address used as the offset.
+    """
+
+    site: Site
+    truth: int
+    by_hand: int
+    by_symbol: int
+    by_address: int
+
+
+@dataclass(frozen=True)
+class UserTrial:
+    """All functions of one file in one process, relocated by hand from the plain build."""
+
+    file: UserFile
+    aims: Sequence[Aim]
+
+    @classmethod
+    def of(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
+        """Compute where each function is in the process, and where each way to relocate puts it. Raises GuestError."""
+        plain, file = uprobes.file(name), uprobes.file(name, variant)
+        view = mappings.look(uprobes.guest, file, [process.pid], [])
+        prefix = f"pinpoint_{name.removeprefix('lib').removeprefix('pinpoint_').removesuffix('.so')}_"
+        pointers = {name: found for name, found in process.pointers().items() if name.startswith(prefix)}
+        anchor = f"{prefix}leaf"
+        truths = {name: view.file_offset(address) for name, address in pointers.items()}
+        lost = [name for name, offset in truths.items() if offset is None]
+        if lost or anchor not in truths:
+            raise GuestError(f"the process has {', '.join(lost) or anchor} outside of {name}", where=uprobes.guest.name)
+        here = truths[anchor] or 0
+        base = plain.symbol(Site(anchor)).address
+        aims = []
+        for function, truth in truths.items():
+            site = file.site(function)
+            distance = plain.symbol(site).address - base
+            aims.append(Aim(site, truth or 0, here + distance, file.offset(site), file.symbol(site).address))
+        return cls(file, aims)
+
+    @property
+    def missed(self) -> list[Aim]:
+        """The functions that relocation by hand puts at a wrong offset."""
+        return [aim for aim in self.aims if aim.by_hand != aim.truth]
+
+    @property
+    def missed_by_symbol(self) -> list[Aim]:
+        """The functions that the symbol table and the segments put at a wrong offset."""
+        return [aim for aim in self.aims if aim.by_symbol != aim.truth]
+
+    @property
+    def missed_by_address(self) -> list[Aim]:
+        """The functions whose link address, used as an offset into the file, is a wrong offset."""
+        return [aim for aim in self.aims if aim.by_address != aim.truth]
+
+    def prove(self, uprobes: Uprobes, process: Runner) -> None:
+        """Register a sample by hand and by symbol. Raises Missed unless each probe ends up as computed.
+
+        By hand, the witnesses must report a miss for each computed miss, and a landing for each computed landing. By
+        symbol, every probe must land.
+        """
+        for aims, lands in ((self.missed, False), ([aim for aim in self.aims if aim not in self.missed], True)):
+            sample = evenly(aims, SAMPLE)
+            if not sample:
+                continue
+            sites = [aim.site for aim in sample]
+            with uprobes.on(self.file, sites, "module", aims=[aim.by_hand for aim in sample]).before(process) as run:
+                run.look(process)
+            wrong = [each for each in run.landings if bool(each.complaint) == lands]
+            if wrong:
+                evidence = f"{wrong[0].complaint}\n\n{wrong[0].table()}"
+                raise Missed(f"{wrong[0].site}, put by hand: should {'land' if lands else 'miss'}: {evidence}")
+            run.prove_restored()
+            with uprobes.on(self.file, sites, "module") as run:
+                run.look(process)
+            run.prove()

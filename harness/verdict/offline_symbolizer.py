@@ -1,0 +1,27 @@
+"""Name addresses of a guest without a request to it, because the guest may hang."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.core.errors import PinpointError
+from harness.guest.guest import Guest
+from harness.landing.layout import Layout
+from harness.landing.past_end import in_function
+from harness.landing.target import loaded
+
+
+def namer(guest: Guest) -> Callable[[int], str]:
+    """Return a function that formats an address as function + offset, from the ELF files of kernel and loaded targets.
+
+    An address outside of all functions stays a number. So does every address if the guest's slide was never read.
+    """
+    layout = Layout(guest, loaded(guest))
+
+    def name(address: int) -> str:
+        try:
+            return layout.meaning(address) if in_function(layout, address) else f"{address:#x}"
+        except PinpointError:
+            return f"{address:#x}"
+
+    return name

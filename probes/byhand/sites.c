@@ -1,3 +1,0 @@
-// SPDX-License-Identifier: GPL-2.0
-/* probe/sites.c once more, for the module that relocates by hand. */
-#include "../probe/sites.c"

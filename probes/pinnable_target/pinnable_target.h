@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Shared by the files of pinpoint_pins.
+ */
+#ifndef PINPOINT_PINS_H
+#define PINPOINT_PINS_H
+
+int pinpoint_register_tcp(void);
+void pinpoint_unregister_tcp(void);
+
+int pinpoint_needed(int x);
+
+#endif

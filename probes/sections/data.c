@@ -1,3 +1,0 @@
-// SPDX-License-Identifier: GPL-2.0
-/* target/data.c once more, for the module built with -ffunction-sections. */
-#include "../target/data.c"
