@@ -14,7 +14,7 @@ import locked_tools
 
 from harness.core.deadline import Deadline
 from harness.core.events import Bus
-from harness.images import sources
+from harness.images import kernel_source_trees as sources
 from harness.images.build_context import BuildContext
 from harness.report.run_dir import RunDirectory
 from harness.report.schemas import PUBLISHED
