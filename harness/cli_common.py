@@ -8,11 +8,26 @@ from typing import Any, TypeVar
 
 import click
 
+from harness.core import paths
 from harness.core.errors import BuildError, PinpointError
 from harness.verdict.printk import plain
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-VMS = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; repeat for more. All core VMs without it.")
+
+
+def complete_vm(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The VMs whose names begin so, for a shell; their recipes are not read."""
+    return sorted(recipe.stem for recipe in paths.RECIPES.glob("*.toml") if recipe.stem.startswith(incomplete))
+
+
+VMS = click.option(
+    "--vm",
+    "vms",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="A VM; repeat for more. All core VMs without it.",
+)
 
 _KERNEL_HELP = (
     "A kernel of your own: a source tree, a build directory, .deb or .rpm files, or an image, its modules and headers; "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example, kernel_options
+from harness.cli_common import complete_vm, example, kernel_options
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
@@ -51,7 +51,7 @@ def repro(
 
 
 @click.command(epilog=example("shell --vm x86_64-debian"))
-@click.option("--vm", required=True, metavar="NAME", help="The VM to use.")
+@click.option("--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="The VM to use.")
 @kernel_options
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS, example, kernel_options, one_line, print_error
+from harness.cli_common import VMS, complete_vm, example, kernel_options, one_line, print_error
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
@@ -73,7 +73,9 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
 
 
 @click.command(name="kbuild-dir", epilog=example("kbuild-dir --vm parisc"))
-@click.option("--vm", required=True, metavar="NAME", help="Build modules for this VM's kernel.")
+@click.option(
+    "--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="Build modules for this VM's kernel."
+)
 def kbuild_dir(vm: str) -> int:
     """Print the directory to build modules against: make -C DIRECTORY M=... modules.
 
