@@ -94,7 +94,7 @@ def test_the_file_sets_defaults_that_the_command_line_and_the_environment_overri
     config('vms = ["parisc"]\naccelerator = "tcg"\nmirror = "file:///mirror"\ncache = "~/elsewhere"\n')
     monkeypatch.setenv("PINPOINT_MIRROR", "file:///other")
     asked: list[list[str]] = []
-    monkeypatch.setattr(cli_runs.pytest_run, "run", lambda arguments: asked.append(list(arguments)) or 0)
+    monkeypatch.setattr(cli_runs.pytest_run, "run", lambda arguments, **_: asked.append(list(arguments)) or 0)
     for words in (
         ["run"],
         ["run", "--vm", "arm64-debian"],

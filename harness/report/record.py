@@ -48,7 +48,7 @@ class Cell(BaseModel):
     witnesses: Sequence[Mapping[str, Any]]
     mutant: str
     bundle: str
-    only_killers: Sequence[str] = ()
+    only_killers: Sequence[str] = Field(default_factory=list)
 
     @property
     def key(self) -> CellKey:

@@ -112,7 +112,7 @@ class CellWatch:
             witnesses=self._witnesses(),
             mutant=self.identity.mutant,
             bundle=self.bundle,
-            only_killers=self.only_killers,
+            only_killers=list(self.only_killers),
         )
 
     def _witnesses(self) -> list[dict[str, Any]]:
