@@ -1,10 +1,7 @@
 """Probes that other modules register are found and judged without the module's help, however they are registered.
 
-Modules, perf, BPF and tracefs all register kprobes by register_kprobe() (kernel/kprobes.c, 6.1). The judge reads the
-calls of that function, the kernel's lists, every changed byte of text, and the ELF files; it does not use the module.
-
-Only kernels with ftrace-based kprobes for now: on arm64 the judge reports changes of a module's text that it cannot
-explain, and on parisc it leaves tracefs mounted (docs/verify.md).
+register_kprobe() is the one way to a kprobe for modules, perf, BPF and tracefs (kernel/kprobes.c, 6.1). The judge reads
+its calls, the kernel's lists, every byte of text that changed, and the ELF files; nothing here asks the module.
 """
 
 from collections.abc import Callable
@@ -23,14 +20,14 @@ SITE = Site("version_proc_show")
 LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 
 
-@pytest.mark.requires("kprobes", "ftrace_kprobes")
+@pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_plain(foreign: Foreign) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
     foreign.module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
 
 
-@pytest.mark.requires("kprobes", "ftrace_kprobes")
+@pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_in_another_module(foreign: Foreign, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
@@ -39,7 +36,7 @@ def test_in_another_module(foreign: Foreign, target: Target) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.requires("kprobes", "ftrace_kprobes")
+@pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 @pytest.mark.parametrize(
     ("kind", "finding"),
@@ -57,7 +54,7 @@ def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.requires("kprobes", "ftrace_kprobes")
+@pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_by_address(foreign: Foreign, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""

@@ -13,8 +13,8 @@ import pytest
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.files import sha256
+from harness.core.source_line_lookup import line_of
 from harness.guest.guest import Guest
-from harness.landing.code.source_line_lookup import line_of
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section

@@ -11,9 +11,9 @@ import pytest
 
 from harness.core import paths
 from harness.core.elf import Elf
+from harness.core.source_line_lookup import line_of
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
-from harness.landing.code.source_line_lookup import line_of
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.target import Target

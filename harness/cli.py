@@ -14,26 +14,33 @@ from importlib import import_module
 import click
 
 from harness import doctor as host
+from harness import user_config
 from harness.cli_common import one_line, print_error
 from harness.core import process, unexpected
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
 _PROGRAM = "./pinpoint"
+# Set by the completion scripts of shells (harness/cli_shell.py).
+_COMPLETE = "_PINPOINT_COMPLETE"
 # Each command's module in harness and its function there.
 _COMMANDS = {
     "bench": ("cli_bench", "bench"),
+    "bisect": ("cli_bisect", "bisect"),
     "build": ("cli_images", "build"),
     "check": ("cli_code_checks", "check"),
     "compare": ("cli_reports", "compare"),
+    "completion": ("cli_shell", "completion"),
     "export": ("cli_reports", "export"),
     "history": ("cli_reports", "history"),
     "gc": ("cli_cache", "gc"),
     "kbuild-dir": ("cli_images", "kbuild_dir"),
     "list": ("cli_images", "list_"),
+    "man": ("cli_shell", "man"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_guests", "repro"),
     "run": ("cli_runs", "run"),
     "shell": ("cli_guests", "shell"),
+    "sites": ("cli_sites", "sites"),
     "test": ("cli_runs", "test"),
     "verify": ("cli_verify", "verify"),
 }
@@ -75,9 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:
+        if instruction := os.environ.get(_COMPLETE):
+            from harness.cli_shell import complete
+
+            return complete(cli, instruction)
+        words = sys.argv[1:] if arguments is None else list(arguments)
         return int(
-            cli.main(args=None if arguments is None else list(arguments), standalone_mode=False, prog_name=_PROGRAM)
-            or 0
+            cli.main(args=words, standalone_mode=False, prog_name=_PROGRAM, default_map=user_config.read().apply()) or 0
         )
     except click.ClickException as error:
         click.echo(one_line(f"pinpoint: {error.format_message()} See {_PROGRAM} -h."), err=True)

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
 import click
 
+from harness.core import paths
 from harness.core.errors import BuildError, PinpointError
 from harness.verdict.printk import plain
 
-VMS = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; repeat for more. All core VMs without it.")
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def complete_vm(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The VMs whose names begin so, for a shell; their recipes are not read."""
+    return sorted(recipe.stem for recipe in paths.RECIPES.glob("*.toml") if recipe.stem.startswith(incomplete))
+
+
+VMS = click.option(
+    "--vm",
+    "vms",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="A VM; repeat for more. All core VMs without it.",
+)
+
+_KERNEL_HELP = (
+    "A kernel of your own: a source tree, a build directory, .deb or .rpm files, or an image, its modules and headers; "
+    "repeat for more than one file."
+)
+_PATH = click.Path(path_type=Path)
+
+
+def kernel_options(command: _Command) -> _Command:
+    """Add --kernel and --config to a command."""
+    config = click.option("--config", type=_PATH, metavar="FILE", help="With a source tree: its whole .config.")
+    kernel = click.option("--kernel", "kernels", multiple=True, type=_PATH, metavar="WHAT", help=_KERNEL_HELP)
+    return kernel(config(command))
 
 
 def example(arguments: str) -> str:

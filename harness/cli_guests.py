@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import complete_vm, example, kernel_options
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
@@ -19,8 +20,8 @@ from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
-from harness.images.recipe import Recipe, select
-from harness.matrix.commands import attach, replay
+from harness.images.recipe import Recipe, replace_in_this_run, select
+from harness.matrix.commands import attach, given_board, replay
 from harness.matrix.guests.freezer import Freezer
 from harness.report import bundle
 from harness.report.board import Board
@@ -34,26 +35,33 @@ from harness.report.board import Board
 @click.option("--shell", "way", flag_value=attach.SHELL, help="Open a shell in the guest when the cell fails.")
 @click.option("--gdb", "way", flag_value=attach.GDB, help="Debug the guest's kernel when the cell fails.")
 @click.option("--anyway", is_flag=True, help="Replay on an image other than the bundle's.")
-def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
+@kernel_options
+def repro(
+    directory: Path, times: int, way: str | None, anyway: bool, kernels: Sequence[Path], config: Path | None
+) -> int:
     """Replay the cell of a bundle and report whether it fails the same way."""
     if way and times > 1:
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
+    if kernels or config:
+        vm = bundle.read(directory).cell.vm
+        replace_in_this_run(given_board.obtained([vm], kernels, config, boot=True))
     if way == attach.GDB:
         debugger.program(replay.recipe_of(bundle.read(directory)).architecture)
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
 
 
 @click.command(epilog=example("shell --vm x86_64-debian"))
-@click.option("--vm", required=True, metavar="NAME", help="The VM to use.")
+@click.option("--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="The VM to use.")
+@kernel_options
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")
 @click.option("--anew", is_flag=True, help="Boot the guest even if a frozen one can be thawed.")
-def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
+def shell(vm: str, kernels: Sequence[Path], config: Path | None, accel: str | None, gdb: bool, anew: bool) -> int:
     """Open a shell in a guest: thawed if a run has frozen one, otherwise booted.
 
     Commands from a pipe are run; the exit status is the shell's.
     """
-    recipe = select([vm])[0]
+    recipe = given_board.obtained([vm], kernels, config, boot=True) if kernels or config else select([vm])[0]
     if gdb:
         debugger.program(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:

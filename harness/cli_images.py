@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS, example, one_line, print_error
+from harness.cli_common import VMS, complete_vm, example, kernel_options, one_line, print_error
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
@@ -43,14 +43,20 @@ def list_(form: str) -> int:
 
 @click.command(epilog=example("build --vm parisc"))
 @VMS
+@kernel_options
 @click.option("--module", type=click.Path(path_type=Path), help="Build this module: its directory, or one .c file.")
-def build(vms: Sequence[str], module: Path | None) -> int:
+def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, module: Path | None) -> int:
     """Build images in parallel; images already in the store are verified.
 
     With --module, build a module for the kernel of each VM and leave its .ko next to its source. For several VMs, each
     .ko goes to a subdirectory with the VM's name.
     """
-    recipes = select(vms)
+    if kernels or config:
+        from harness.matrix.commands import given_board
+
+        recipes = [given_board.obtained(vms, kernels, config, boot=False)]
+    else:
+        recipes = select(vms)
     if module:
         return _build_module(module, recipes)
     bus = Bus()
@@ -67,7 +73,9 @@ def build(vms: Sequence[str], module: Path | None) -> int:
 
 
 @click.command(name="kbuild-dir", epilog=example("kbuild-dir --vm parisc"))
-@click.option("--vm", required=True, metavar="NAME", help="Build modules for this VM's kernel.")
+@click.option(
+    "--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="Build modules for this VM's kernel."
+)
 def kbuild_dir(vm: str) -> int:
     """Print the directory to build modules against: make -C DIRECTORY M=... modules.
 

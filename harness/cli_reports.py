@@ -14,15 +14,17 @@ from harness.core import paths
 from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
 from harness.report import history as past_runs
-from harness.report.compare import Baseline, Comparison, against, read_cells
+from harness.report import lost
+from harness.report.compare import Baseline, against, lines, read_cells
 from harness.report.compare import compare as compare_cells
-from harness.report.html import write_html
+from harness.report.html import write_report
 from harness.report.measurements import Figures
 from harness.report.run_dir import LATEST, RunDirectory
 from harness.verdict.printk import plain
 
 _FORMATS = ("ktap", "junit", "kcidb", "json", "markdown")
 _ORIGIN = re.compile(r"[a-z0-9_]{1,64}")
+_MERGED = "report-merged.html"
 _RUN = click.Path(path_type=Path)
 
 
@@ -42,18 +44,9 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
         found = against(Baseline.read(old), cells)
     else:
         found = compare_cells(read_cells(old), cells, strict=strict)
-    print_comparison(found)
+    for line in lines(found):
+        click.echo(line)
     return CELL_FAILED if found.worse else 0
-
-
-def print_comparison(found: Comparison) -> None:
-    """Print the sections that are not empty, then one line about whether anything got worse."""
-    for heading, lines in found.sections().items():
-        if lines:
-            click.echo(f"{heading} ({len(lines)}):")
-            for line in lines:
-                click.echo(f"  {' '.join(plain(line).split())}")
-    click.echo("worse" if found.worse else "nothing got worse")
 
 
 @click.command()
@@ -69,31 +62,33 @@ def export(run: Path | None, form: str, origin: str, output: Path | None) -> int
     if not _ORIGIN.fullmatch(origin):
         raise UsageError("--origin takes lower-case letters, digits and underscores", where=repr(origin))
     directory = RunDirectory((run or paths.results() / LATEST).resolve())
-    cells = read_cells(directory.path)
+    cells, missing = read_cells(directory.path), lost.read(directory)
     match form:
         case "ktap":
             from harness.report.export.ktap import ktap
 
-            text = ktap(cells)
+            text = ktap(cells, missing)
         case "junit":
             from harness.report.export.junit import junit
 
-            text = junit(cells, directory.name)
+            text = junit(cells, directory.name, missing)
         case "kcidb":
             from harness.report.export.kcidb import kcidb
 
-            text = json.dumps(kcidb(cells, Figures(directory).read(), directory.name, origin), indent=1) + "\n"
+            data = kcidb(cells, Figures(directory).read(), directory.name, origin, missing)
+            text = json.dumps(data, indent=1) + "\n"
         case "json":
             whole = {
                 "run": directory.name,
                 "cells": [cell.model_dump(mode="json", by_alias=True) for cell in cells],
+                "lost": [each.model_dump(mode="json") for each in missing],
                 "figures": [figure.model_dump(mode="json", by_alias=True) for figure in Figures(directory).read()],
             }
             text = json.dumps(whole, indent=1) + "\n"
         case _:
             from harness.report.export.markdown import markdown
 
-            text = markdown(cells, directory.name)
+            text = markdown(cells, directory.name, missing)
     if output is None:
         click.echo(text, nl=False)
     else:
@@ -131,12 +126,23 @@ def history(case: str, flaky: bool) -> int:
 
 @click.command()
 @click.argument("runs", type=_RUN, nargs=-1)
-def report(runs: Sequence[Path]) -> int:
-    """Write report.html again from the results of runs. RUNS are run directories, by default the latest.
+@click.option("--output", type=_RUN, help="The file to write: by default the run's report.html, or report-merged.html.")
+def report(runs: Sequence[Path], output: Path | None) -> int:
+    """Write report.html of a run again, or one report of several runs, merged.
 
-    Example: ./pinpoint report results/20261128-120000-ab12
+    RUNS are run directories, by default the latest. Of a cell that several runs have, the last run's result counts;
+    the report of several runs is written next to the newest of them.
+
+    Example: ./pinpoint report results/20261128-120000-ab12 results/20261128-130000-cd34
     """
-    for run in runs or (paths.results() / LATEST,):
+    named = runs or (paths.results() / LATEST,)
+    for run in named:
         read_cells(run)
-        click.echo(str(write_html(RunDirectory(run.resolve()))))
+    chosen = [RunDirectory((run if run.is_dir() else run.parent).resolve()) for run in named]
+    merged = max(chosen, key=lambda run: run.name).path.parent / _MERGED
+    into = output or (chosen[0].html if len(chosen) == 1 else merged)
+    try:
+        click.echo(str(write_report(chosen, into.resolve())))
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(into)) from None
     return 0

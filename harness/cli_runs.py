@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
-from harness.cli_common import VMS, example
+from harness.cli_common import VMS, example, kernel_options
 from harness.core import paths
+from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe, Tier, select
-from harness.matrix.commands import kernel_mutant_run, pytest_run
+from harness.images.recipe import Recipe, Tier, replace_in_this_run, select
+from harness.matrix.commands import given, given_board, kernel_mutant_run, pytest_run
+from harness.matrix.commands.gate import Gate
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -39,12 +44,20 @@ _PYTEST_OPTIONS = {
 
 
 class _RunCommand(click.Command):
-    """Adds to the help the options of the pytest plugin, which click does not parse."""
+    """Lists the options of the pytest plugin in the help and completes them; click does not parse them."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options of this command and of the matrix, and a summary of pytest's options."""
-        super().format_options(ctx, formatter)
-        matrix = [
+    def listed_options(self) -> list[tuple[str, str]]:
+        """The options that click does not parse, with their help, for the manual page."""
+        return [*self._of_matrix(), *_PYTEST_OPTIONS.items()]
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the options of the matrix too."""
+        listed = [name for name in OPTIONS if incomplete.startswith("-") and name.startswith(incomplete)]
+        known = super().shell_complete(ctx, incomplete)
+        return [*known, *(CompletionItem(name) for name in listed if name not in {item.value for item in known})]
+
+    def _of_matrix(self) -> list[tuple[str, str]]:
+        return [
             (
                 " ".join(filter(None, (name, option.get("metavar") or "|".join(option.get("choices", ()))))),
                 option["help"],
@@ -52,14 +65,22 @@ class _RunCommand(click.Command):
             for name, option in OPTIONS.items()
             if name not in {word for parameter in self.params for word in parameter.opts}
         ]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write this command's options, the matrix's, and a summary of pytest's."""
+        super().format_options(ctx, formatter)
         with formatter.section("Options of the matrix"):
-            formatter.write_dl(matrix)
+            formatter.write_dl(self._of_matrix())
         with formatter.section("Options of pytest (all of them: python -m pytest --help)"):
             formatter.write_dl(list(_PYTEST_OPTIONS.items()))
 
 
 @click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example("run --vm parisc -k stubs"))
 @VMS
+@kernel_options
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN|FILE", help="Compare with this afterwards.")
+@click.option("--confirm", type=click.IntRange(1, 100), metavar="N", help="Replay each new failure N times.")
+@click.option("--strict", is_flag=True, help="Skips that were passes, and traits that the VM has, count as worse.")
 @click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more.")
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
@@ -73,21 +94,50 @@ class _RunCommand(click.Command):
     default=None,
     help="Run the cases on kernels with one bug each, all bugs or these, and print which case fails.",
 )
+@click.option(
+    "--ktap",
+    metavar="[FILE]",
+    is_flag=False,
+    flag_value="-",
+    default=None,
+    help="Write results as KTAP while cells end: to FILE, or to standard output, and all else to standard error.",
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
 def run(
+    ctx: click.Context,
     vms: Sequence[str],
+    kernels: Sequence[Path],
+    config: Path | None,
+    baseline: Path | None,
+    confirm: int | None,
+    strict: bool,
     archs: Sequence[str],
     matrix: Tier | None,
     accel: str | None,
     host_qemu: bool,
     dry_run: bool,
     kernel_mutants: str | None,
+    ktap: str | None,
     pytest_arguments: Sequence[str],
 ) -> int:
     """Run the matrix: every case on every VM, the slow ones only with --deep.
 
-    Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest.
+    Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest. With --kernel the
+    traits of the VM are those that the booted kernel has. With --baseline the exit status is 1 only for what got worse.
     """
+    if ctx.get_parameter_source("vms") is ParameterSource.DEFAULT_MAP and _names_other_vms(
+        archs, matrix, pytest_arguments
+    ):
+        vms = ()
+    gate = Gate.of(baseline, confirm, strict=strict)
+    if kernels or config:
+        if archs or matrix:
+            raise UsageError("--kernel is for one VM", mend="name it with --vm")
+        recipe = given_board.obtained(vms, kernels, config, boot=True, accelerator=accel)
+        gate.lost = given.lost_traits(select([recipe.name])[0], recipe)
+        replace_in_this_run(recipe, given.Given(tuple(kernels), config).options)
+        vms = [recipe.name]
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:
         os.environ[qemu_program.HOST_QEMU] = "1"
@@ -100,9 +150,10 @@ def run(
     forced = [f"--accel={accel}"] if accel else []
     if kernel_mutants is not None:
         return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
-    options += forced
+    options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
-    return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])
+    arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
+    return gate.judged(pytest_run.run(arguments, plugins=[gate.listener]), pytest_arguments)
 
 
 @click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))
@@ -116,6 +167,24 @@ def test(pytest_arguments: Sequence[str]) -> int:
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
+
+
+def _names_other_vms(archs: Sequence[str], matrix: str | None, arguments: Sequence[str]) -> bool:
+    """Do the arguments choose VMs themselves, so that the default VMs of the user's file do not apply?"""
+    return bool(archs or matrix or any("::" in word for word in arguments))
+
+
+def _ktap(file: str) -> str:
+    """The file that KTAP goes to.
+
+    For `-`, standard output is kept for it; what else this process and its children print goes to standard error.
+    """
+    if file == "-":
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        return f"/dev/fd/{kept}"
+    return str(Path(file).resolve())
 
 
 def _side_by_side(rows: int, arguments: Sequence[str]) -> list[str]:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import complete_vm, example, kernel_options
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
+from harness.matrix.commands import given_board
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
 from harness.matrix.verify.plan import Wanted
@@ -28,29 +29,36 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(epilog=example("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
 @click.argument("files", metavar="[FILE.ko|FILE.c|DIR]...", nargs=-1, type=_PATH)
-@click.option("--vm", "vms", required=True, multiple=True, metavar="NAME", help="A VM to run on; repeat for more.")
+@click.option(
+    "--vm",
+    "vms",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="A VM to run on; repeat for more.",
+)
+@kernel_options
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(
     "--with", "also", multiple=True, metavar="MODULE", help="Load this first: a module of the kernel, or a file."
 )
 @click.option(
-    "--loader", default="insmod", metavar="COMMAND", help="The command that loads a module in the guest.  [insmod]"
+    "--loader", default="insmod", metavar="COMMAND", help="What loads a module; pinned: see docs/pinning.md. [insmod]"
 )
-@click.option(
-    "--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly this many seconds."
-)
-@click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="Require a probe here.")
-@click.option(
-    "--run", "command", default="", metavar="COMMAND", help="Run this command in a guest and judge what it registers."
-)
-# Hidden: no guest with added packages has been seen to boot; see docs/verify.md.
-@click.option("--with-package", "packages", multiple=True, metavar="NAME", hidden=True)
-@click.option("--system-map", type=_PATH, help="The System.map of the VM's kernel, for names of addresses.")
+@click.option("--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly so long.")
+@click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="A probe must stand here.")
+@click.option("--run", "command", default="", metavar="COMMAND", help="Judge what this command registers in a guest.")
+@click.option("--with-package", "packages", multiple=True, metavar="NAME", help="A Debian package for the command.")
+@click.option("--remove-targets", is_flag=True, help="Remove and load again the --with modules that are probed.")
+@click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write JUnit XML, too.")
 def verify(
     files: Sequence[Path],
     vms: Sequence[str],
+    kernels: Sequence[Path],
+    config: Path | None,
     parameters: Sequence[str],
     also: Sequence[str],
     loader: str,
@@ -58,6 +66,7 @@ def verify(
     expected: Sequence[str],
     command: str,
     packages: Sequence[str],
+    remove_targets: bool,
     system_map: Path | None,
     as_json: bool,
     junit: Path | None,
@@ -73,10 +82,14 @@ def verify(
         raise UsageError("modules and --run together", mend="load what the command needs with --with")
     if packages and not command:
         raise UsageError("--with-package without --run", mend="give the command that needs it")
-    wanted = Wanted(files, _pairs(parameters), also, loader, settle, expected, command, packages, system_map)
+    if remove_targets and not also:
+        raise UsageError("--remove-targets without --with", mend="give the module that is probed: --with FILE.ko")
+    pairs = _pairs(parameters)
+    wanted = Wanted(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
     for word in expected:
         plan.expected(word)
-    reports = _on_all(wanted, select(vms), sys.stderr if as_json else sys.stdout)
+    given = [given_board.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
+    reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:
         report_forms.write_junit(reports, junit)
     click.echo(report_forms.as_json(reports) if as_json else "\n\n".join(report.text() for report in reports))
@@ -115,4 +128,4 @@ def _on(wanted: Wanted, recipe: Recipe, build_context: BuildContext) -> Report:
         plan.demand_architecture(wanted, recipe, place)
         image = prepare(recipe, build_context)
         modules = plan.modules(wanted, image, build_context, place)
-        return run.verify(image, wanted, modules, build_context, log, place)
+        return run.verify(image, wanted, modules, build_context, log)

@@ -46,11 +46,11 @@ def requirements(text: str, machine: str) -> Iterator[Requirement]:
             yield Requirement(package, provides, purpose)
 
 
-def optional(text: str) -> Iterator[Requirement]:
-    """Parse host-packages.txt; yield the packages that only one command needs."""
+def optional(text: str, kind: str = "optional") -> Iterator[Requirement]:
+    """What one command wants, or only the unit tests (`kind` is `tests`), from the text of host-packages.txt."""
     for line in text.splitlines():
         match line.split(None, 3):
-            case [package, "optional", provides, purpose]:
+            case [package, hosts, provides, purpose] if hosts == kind and not package.startswith("#"):
                 yield Requirement(package, provides, purpose)
 
 
@@ -58,7 +58,8 @@ def main() -> int:
     """Print the host and every requirement, found or missing. Return 3 when something is missing, else 0."""
     needed = list(requirements(PACKAGES.read_text(), platform.machine()))
     wanted = list(optional(PACKAGES.read_text()))
-    versions = _debian_versions([each.package for each in (*needed, *wanted)])
+    tests = list(optional(PACKAGES.read_text(), "tests"))
+    versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])
     print(_host())
     for line in _facts():
         print(f"  {line}")
@@ -67,6 +68,8 @@ def main() -> int:
         print(_line(each, versions, "MISSING", "not found"))
     for each in wanted:
         print(_line(each, versions, "absent", "optional"))
+    for each in tests:
+        print(_line(each, versions, "absent", "./pinpoint test installs it"))
     missing = [each.package for each in needed if not each.found]
     print()
     if not missing:

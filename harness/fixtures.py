@@ -10,6 +10,7 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.images import guest_packages
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.conversion import Conversions
@@ -22,6 +23,7 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import relocation_records as tried_trials
 from harness.matrix.guests import checkup, loaded_targets
+from harness.matrix.verify import guest as verify_guest
 from harness.matrix.verify.fixture import Foreign
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named as breaking
@@ -193,9 +195,33 @@ def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant:
 
 
 @pytest.fixture
-def foreign(guest: Guest, mutant: str) -> Foreign:
+def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Foreign:
     """Modules and commands that report nothing, judged in this guest: `foreign.module(name, site).prove(findings)`."""
-    return Foreign(guest, mutant)
+    return Foreign(guest, mutant, request.config.stash[RUN].fleet.build_context)
+
+
+@pytest.fixture
+def foreign_tools(
+    request: pytest.FixtureRequest, vm: str, mutant: str
+) -> Callable[..., AbstractContextManager[Foreign]]:
+    """The same in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`."""
+
+    @contextmanager
+    def begin(*packages: str) -> Iterator[Foreign]:
+        run = request.config.stash[RUN]
+        image, context = run.fleet.image(vm), run.fleet.build_context
+        wanted = guest_packages.obtain(image.recipe, packages, context)
+        with verify_guest.begin(image, context, run.fleet.fresh_log(vm), wanted) as guest:
+            request.node.stash[WATCH].guest = guest
+            checkup.begin(guest)
+            try:
+                yield Foreign(guest, mutant, context)
+                checkup.end(guest)
+            except Exception as error:
+                _noticed(request, error)
+                raise
+
+    return begin
 
 
 @pytest.fixture

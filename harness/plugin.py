@@ -36,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(name, **settings)
     tests = parser.getgroup("pinpoint-tests", "options of the project's own tests")
     tests.addoption("--fuzz", type=int, default=50, metavar="N", help="inputs that each fuzz test makes")
+    tests.addoption(
+        "--pictures", default=None, metavar="DIR", help="keep the pictures of report.html that a test takes"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -63,5 +63,6 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "N",
         "help": "switch on bug N in kernels that are built with the kernel mutants (docs/kernel-mutants.md)",
     },
+    "--ktap": {"default": None, "metavar": "FILE", "help": "write the results to FILE as KTAP while cells end"},
     "--into": {"default": None, "metavar": "DIR", "help": "write the run's directory of results into DIR"},
 }

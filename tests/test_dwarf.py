@@ -15,10 +15,10 @@ from typing import cast
 
 import pytest
 
+from harness.core import line_table, source_line_lookup
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing.code import line_table, source_line_lookup
 from harness.landing.layout import Layout
 from harness.landing.mutants import MUTANTS
 from harness.landing.section_sites import PrecompiledSite, Refused, by_section

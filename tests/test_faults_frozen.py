@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from broken_runs import BrokenRun, environment
+from validators import demand_schemas
 
 from harness.faulting import Judge
+from harness.report.run_dir import RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +174,7 @@ def test_what_befalls_a_guest_between_two_runs(pytester: pytest.Pytester, run: R
         vm: "harness-error" if "no room" in fault else "pass" for vm, fault in faults.items()
     }
     assert sorted(path.name.partition("-")[0] for path in run.store) == ["frozen"] * (len(FAULTS) - 1)
+    demand_schemas(RunDirectory((run.directory / "results" / "latest").resolve()))
     assert run.go(pytester)[0] == 0
     assert {verdict for case in ("test_first", "test_second") for verdict, _ in run.latest(case).values()} == {"pass"}
 

@@ -39,7 +39,7 @@ def parts(key: str = "an-image", accelerator: Accelerator = TCG, **machine: int)
         kernel=Kernel(source="debian-binary", package="none"),
         machine=MachineOptions(**machine),
     )
-    return freezer.frozen_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe)), accelerator)
+    return freezer.frozen_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe, disk=None)), accelerator)
 
 
 def test_one_guest_thaws_on_the_machine_it_was_frozen_on() -> None:
@@ -111,7 +111,7 @@ def test_a_guest_is_thawed_for_a_shell_only_where_one_is_frozen_already(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe(name="a-vm", arch="arm64", describe="", kernel=Kernel(source="debian-binary", package="none"))
-    image = cast(Image, SimpleNamespace(key="an-image", recipe=recipe))
+    image = cast(Image, SimpleNamespace(key="an-image", recipe=recipe, disk=None))
     monkeypatch.setattr(freezer, "choose", lambda *_: TCG)
     store = Store(tmp_path, Bus())
 

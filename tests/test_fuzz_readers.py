@@ -14,14 +14,14 @@ import pytest
 from fuzzing import fuzz, mutations
 from hypothesis import strategies as st
 
-from harness.core import paths
+from harness.core import line_table, paths
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.guest import booted_kernel_check
 from harness.guest.terminal import Filter
 from harness.images import recipe
 from harness.landing import probe_module
-from harness.landing.code import kprobes_in_module_data, line_table
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module

@@ -154,6 +154,17 @@ def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:
     assert not bare.cache.exists()
 
 
+@pytest.mark.parametrize(("command", "wanted"), [("run", False), ("test", True), ("check", True)])
+def test_what_only_the_tests_want_is_installed_for_them_alone(bare: Project, command: str, wanted: bool) -> None:
+    with (bare.root / "host-packages.txt").open("a") as packages:
+        packages.write("tests-package tests tests-program x\noptional-package optional optional-program x\n")
+    done = bare.start(command, PINPOINT_NO_INSTALL="1")
+    assert done.returncode == 3
+    assert "needed-package" in done.stderr
+    assert ("tests-package" in done.stderr) is wanted
+    assert "optional-package" not in done.stderr
+
+
 def test_doctor_works_where_nothing_may_be_installed(bare: Project) -> None:
     reported = bare.start("doctor", PINPOINT_NO_INSTALL="1")
     assert reported.returncode == 3

@@ -82,7 +82,9 @@ def test_nothing_built_is_committed() -> None:
     assert not [str(path) for path in committed() if path.suffix in {".ko", ".o", ".a", ".so", ".deb", ".whl", ".pyc"}]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-installer.txt", "requirements-bench.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-installer.txt", "requirements-bench.txt", "requirements-tests.txt"]
+)
 def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
     text = (PROJECT / name).read_text()
     assert "://" not in text
@@ -93,11 +95,20 @@ def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
         assert "--hash=sha256:" in requirement, requirement.splitlines()[0]
 
 
-def test_every_dependency_is_locked() -> None:
-    declared = re.search(r"\ndependencies = \[(.*?)\n\]", (PROJECT / "pyproject.toml").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("key", "file"),
+    [
+        ("dependencies", "requirements.txt"),
+        ("bench", "requirements-bench.txt"),
+        ("tests", "requirements-tests.txt"),
+    ],
+)
+def test_every_dependency_is_locked(key: str, file: str) -> None:
+    declared = re.search(rf"\n{key} = \[(.*?)\]\n", (PROJECT / "pyproject.toml").read_text(), re.DOTALL)
     assert declared
     names = [re.sub(r"[._]", "-", name) for name in re.findall(r'"([A-Za-z0-9._-]+)', declared[1])]
-    locked = re.findall(r"^([a-z0-9-]+)==", (PROJECT / "requirements.txt").read_text(), re.MULTILINE)
+    locked = re.findall(r"^([a-z0-9-]+)==", (PROJECT / file).read_text(), re.MULTILINE)
+    assert names
     assert [name for name in names if name.lower() not in locked] == []
 
 
@@ -116,7 +127,7 @@ def test_host_packages_are_named_once_and_documented() -> None:
 def test_what_is_optional_is_reported_and_never_required(capsys: pytest.CaptureFixture[str]) -> None:
     text = PACKAGES.read_text()
     named = {each.package for each in doctor.optional(text)}
-    assert named == {"gdb-multiarch"}
+    assert named == {"gdb-multiarch", "git"}
     assert not named & {each.package for machine in ("x86_64", "aarch64") for each in requirements(text, machine)}
     doctor.main()
     assert any("gdb-multiarch" in line for line in capsys.readouterr().out.splitlines())

@@ -118,3 +118,12 @@ def test_a_recipe_cannot_hide_warnings_from_the_console(hidden: str) -> None:
 def test_a_recipe_cannot_take_the_times_away() -> None:
     arguments = kernel_arguments(recipe("x86_64", MachineOptions(append="printk.time=0"))).split()
     assert arguments.index("printk.time=0") < arguments.index("printk.time=1")
+
+
+def test_a_disk_is_there_only_where_one_is_given_and_nobody_writes_to_it(words: list[str]) -> None:
+    assert "-blockdev" not in words
+    with_disk = argv(recipe("x86_64"), TCG, replace(WIRING, disk=Path("/store/a,b/tools")))
+    options = value(with_disk, "-blockdev").split(",")
+    assert "read-only=on" in options
+    assert value(with_disk, "-blockdev").endswith("file.filename=/store/a,,b/tools")
+    assert "virtio-blk-pci,drive=disk" in values(with_disk, "-device")

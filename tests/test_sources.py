@@ -156,7 +156,7 @@ def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_
     before = kernel_source_trees.of_recipe(own_tree(tmp_path / "linux"), packages)
     assert kernel_source_trees.unpack(before, packages, step) == tmp_path / "linux"
     (tmp_path / "linux/Kbuild").write_text("obj-y += more.o\n")
-    kernel_source_trees._listing_digest.cache_clear()
+    kernel_source_trees.listing_digest.cache_clear()
     assert kernel_source_trees.of_recipe(own_tree(tmp_path / "linux"), packages).identity != before.identity
 
 

@@ -10,14 +10,21 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
+from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.kprobe_judge import listed_site, matched
 from harness.landing.verify.registrations import Registration
+from harness.landing.verify.watched import stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
 time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=0x0 pid=1 symbol=- command=sh
 lost=3 now=71033445908
 """  # noqa: E501
+
+UPROBES = r"""time=5 errno=0 device=254:0 inode=77 offset=0x4dd0 pid=9 file=busy\040box command=perf
+time=6 errno=22 device=0:2 inode=78 offset=0x1 pid=9 file=- command=perf
+lost=2
+"""
 
 TRACED = """\
 uptime_proc_show (1) R I  \ttramp: 0xffffffffc0254000 (kprobe_ftrace_handler+0x0/0x1) ->kprobe_ftrace_handler+0x0/0x1
@@ -42,7 +49,15 @@ def test_registrations_are_read_with_what_was_refused() -> None:
     assert (by_address.asked, by_address.disabled) == ("", True)
 
 
-@pytest.mark.parametrize("text", ["errno=0\n", "time=x errno=0\n", "what\n"])
+def test_registrations_of_uprobes_are_read_with_their_files() -> None:
+    records = registrations.parse(RECORDS + UPROBES)
+    assert (len(records.calls), records.lost) == (3, 5)
+    named, nameless = records.uprobes
+    assert (named.asked, named.errno, named.command) == ("busy box:0x4dd0", 0, "perf")
+    assert (nameless.asked, nameless.errno) == ("inode 78 of 0:2:0x1", 22)
+
+
+@pytest.mark.parametrize("text", ["inode=7 errno=0\n", "errno=0\n", "time=x errno=0\n", "what\n"])
 def test_what_is_no_registration_is_one_line(text: str) -> None:
     with pytest.raises(GuestError, match="not a registration"):
         registrations.parse(text)
@@ -109,3 +124,27 @@ def test_settings_that_changed_are_told_with_both_values() -> None:
         "/b was 'x; y', is 'z 1'",
         "/c was empty, is 'new'",
     ]
+
+
+F, F_4, IN_MODULE = Site("f"), Site("f", 4), Site("f", 0, "mod")
+
+
+@pytest.mark.parametrize(
+    ("site", "addresses", "probe", "stands"),
+    [
+        (F, [0x10], Judged("alias+0x0", "kprobe", Finding.LANDED, 0x10), True),
+        (F_4, [0x14], Judged("_text+0x14", "kprobe", Finding.DISABLED, 0x14), True),
+        (F_4, [0x14], Judged("f+0x0", "kprobe", Finding.LANDED, 0x10), False),
+        (F, [0x10], Judged("f+0x0", "kprobe", Finding.MISSED, 0x10), False),
+        (F, [0x10], Judged("f+0x0", "kprobe", Finding.LATE, 0x10), False),
+        (F, [0x10], Judged("f", "fentry", Finding.LANDED, 0x14), True),
+        (F_4, [0x14], Judged("f", "fentry", Finding.LANDED, 0x18), False),
+        (IN_MODULE, [0x10], Judged("f [mod]", "fprobe", Finding.LANDED, 0x14), True),
+        (IN_MODULE, [0x10], Judged("f", "fprobe", Finding.LANDED, 0x14), False),
+        (F, [], Judged("f+0x0", "kprobe", Finding.LANDED, None), False),
+    ],
+)
+def test_what_is_expected_stands_by_address_or_by_an_ftrace_name(
+    site: Site, addresses: list[int], probe: Judged, stands: bool
+) -> None:
+    assert stands_at(site, addresses, [probe]) is stands

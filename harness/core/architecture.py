@@ -46,9 +46,11 @@ class CallForm(Enum):
 class QemuMachine:
     """The QEMU machine that boots a kernel of this architecture.
 
-    `nic_modules` are the modules for the network card in loading order, by file name without suffix; a module that is
-    built into the kernel is skipped. `pvh` is true if an unpacked kernel can be started through its PVH entry.
-    `renamed` is the first QEMU version in which the machine has another name, and that name.
+    `nic_modules` are the modules, by file name without suffix, that a kernel without a built-in driver needs, in
+    loading order; a module that the kernel has built in is passed over. `pvh` is true where an unpacked kernel can be
+    started by its PVH entry. `disk` is the device of a read-only disk and `disk_modules` are the modules that a kernel
+    needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
+    `renamed` is the QEMU version from which on the machine has another name, and that name.
     """
 
     qemu: str
@@ -59,6 +61,8 @@ class QemuMachine:
     nic_modules: tuple[str, ...]
     pvh: bool = False
     kernel_arguments: tuple[str, ...] = ()
+    disk: str = ""
+    disk_modules: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     renamed: tuple[tuple[int, int], str] | None = None
 
@@ -72,23 +76,17 @@ class QemuMachine:
 class KprobeTraits:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
-    - `breakpoint`: the bytes in memory at a probed address.
-    - `patches`: everything that the kernel may write there: the first bytes, and how many bytes are replaced.
-    - `trap_offset`: the instruction pointer in a pre-handler minus the probed address.
-    - `mid_instruction`: the errno for an offset inside an instruction.
-    - `alignment`: every instruction starts at a multiple of this many bytes.
-    - `first_argument`: the offset in bytes of a function's first argument in struct pt_regs
-      (arch/*/include/asm/ptrace.h).
-    - `registers`: the parser of the output of `info registers` of QEMU's monitor.
-    - `uprobe_breakpoint`: the bytes that a uprobe writes (UPROBE_SWBP_INSN); empty if the kernel has no uprobes.
-    - `uprobe_mid_instruction`: the errno for a uprobe at an odd offset inside an instruction; 0 if the kernel
-      accepts it.
-    - `entry_landing_pad`: an instruction at a function's entry that a probe on `symbol+0` is moved past (x86 ENDBR64,
-      arch_adjust_kprobe_addr()).
-    - `ftrace_call`: how ftrace calls a tracer from a function's site.
-    - `flag_patches`: the first bytes of the patch of a probe, by the flag with which the kernel lists the probe.
-    - `defects`: the kinds of instruction that the kernel single-steps incorrectly (landing/code/instruction.py), and
-      `nested`, a nested probe.
+    `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
+    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler stands past that
+    address; `mid_instruction` the errno for an offset inside an instruction; `alignment` the bytes every instruction
+    starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
+    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` and `second_argument` are where
+    struct pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's
+    monitor answers to `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how
+    the patch begins where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel
+    steps wrong (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
+    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction` is the errno for a uprobe at an
+    odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoint: bytes
@@ -99,12 +97,15 @@ class KprobeTraits:
     decoder: Decoder
     translation: Translation
     first_argument: int
+    second_argument: int
     registers: Registers
     uprobe_breakpoint: bytes = b""
     uprobe_mid_instruction: int = 0
     entry_landing_pad: bytes = b""
     ftrace_call: CallForm | None = None
     flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    reserved_text: tuple[str, ...] = ()
+    refuses_exception_table: bool = False
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
 
@@ -127,6 +128,11 @@ class Architecture:
     machine: QemuMachine
     kprobes: KprobeTraits
     flat_base: int = 0
+
+    @property
+    def source(self) -> str:
+        """The directory of this architecture below `arch/` in a kernel source."""
+        return self.kernel_file.split("/")[1] if self.kernel_file.startswith("arch/") else self.kernel
 
     @property
     def native(self) -> bool:
@@ -191,6 +197,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 console="ttyS0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
                 pvh=True,
                 # A loaded host can stall QEMU for longer than the kernel waits for a few timer ticks at boot. The
                 # kernel then panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c,
@@ -207,11 +215,13 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.X86_64,
                 translation=Translation.QEMU,
                 first_argument=14 * 8,  # di
+                second_argument=13 * 8,  # si
                 registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 uprobe_breakpoint=b"\xcc",
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
                 ftrace_call=CallForm.X86_CALL,
+                reserved_text=("entry",),
             ),
         ),
         Architecture(
@@ -230,6 +240,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 console="ttyAMA0",
                 nic="virtio-net-pci",
                 nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobes=KprobeTraits(
                 breakpoint=bytes.fromhex("800020d4"),
@@ -240,8 +252,11 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.AARCH64,
                 translation=Translation.QEMU,
                 first_argument=0,  # regs[0]
+                second_argument=8,  # regs[1]
                 registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
                 ftrace_call=CallForm.ARM64_BL,
+                reserved_text=("entry", "irqentry", "idmap", "hyp", "hyp_idmap"),
+                refuses_exception_table=True,
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
                 uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
             ),
@@ -274,6 +289,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.PARISC,
                 translation=Translation.PARISC_TABLES,
                 first_argument=26 * 4,  # gr[26]
+                second_argument=25 * 4,  # gr[25]
                 registers=Registers(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
                 defects=_PARISC_DEFECTS,
             ),

@@ -29,7 +29,7 @@ class Event:
     """One change in one step of one VM.
 
     `fraction` is 0.0-1.0, or None if the step cannot measure it. `seconds` is the time since the step began; for
-    `Phase.SPENT`, the time spent.
+    `Phase.SPENT`, the time spent. `worker` names the pytest-xdist worker that published it, empty for this process.
     """
 
     vm: str
@@ -38,6 +38,7 @@ class Event:
     detail: str = ""
     fraction: float | None = None
     seconds: float = 0.0
+    worker: str = ""
 
 
 Listener = Callable[[Event], None]

@@ -27,8 +27,9 @@ _KERNEL_ARGUMENTS = (
 class Wiring:
     """Descriptors that one QEMU inherits, and files that it reads and writes.
 
-    `console` and `monitor` are connected sockets; QEMU itself writes all console output to `console_log`. With
-    `incoming`, QEMU waits for a frozen guest instead of starting a new one.
+    `console` and `monitor` are connected sockets; QEMU itself writes all that the console says to `console_log`. With
+    `incoming` it waits to be given a frozen guest instead of starting one. `disk` is the file of a read-only disk, None
+    for a guest without one.
     """
 
     console: int
@@ -37,6 +38,7 @@ class Wiring:
     kernel: Path
     initrd: Path
     incoming: bool = False
+    disk: Path | None = None
 
 
 def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
@@ -63,8 +65,15 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
         # No boot ROM: no guest boots from the network, and the firmware would take time to run it.
         *("-device", f"{machine.nic},netdev=net,romfile="),
         *(word for device in machine.devices for word in ("-device", device)),
+        *(_disk(machine.disk, wiring.disk) if wiring.disk else ()),
         *("-kernel", str(wiring.kernel), "-initrd", str(wiring.initrd), "-append", kernel_arguments(recipe)),
     ]
+
+
+def _disk(device: str, file: Path) -> list[str]:
+    """The options of a disk that the guest can only read, and QEMU, too."""
+    backend = f"driver=raw,node-name=disk,read-only=on,file.driver=file,file.filename={_escaped(file)}"
+    return ["-blockdev", backend, "-device", f"{device},drive=disk"]
 
 
 def kernel_arguments(recipe: Recipe) -> str:

@@ -86,6 +86,7 @@ class Emulator:
                 kernel=image.kernel,
                 initrd=image.initrd,
                 incoming=frozen is not None,
+                disk=image.disk,
             )
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
             inherited = (wiring.console, wiring.monitor, self.shared.descriptor)

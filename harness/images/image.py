@@ -14,16 +14,13 @@ from harness.images.recipe import Recipe
 class Image:
     """One bootable image; every file is verified against its store manifest.
 
-    - `kernel`: the file that QEMU boots.
-    - `vmlinux`: the ELF of the same kernel, with a symbol table and the bytes of its text as linked (slide 0).
-    - `build_id`: the GNU build-id of both, in hex.
-    - `initrd`: the shared part of the root file system, an uncompressed cpio.
-    - `modules`: the built probe modules by name.
-    - `config`: the kernel's configuration: `CONFIG_X` to `y`, `m` or the value; absent if not set.
-    - `facts`: figures that the build measured, for traits with no other evidence.
-    - `programs`: the built programs of probes/loader by name.
-    - `drivers`: the modules that init loads, by name.
-    - `headers`: the directories for building modules for this kernel.
+    `kernel` is what QEMU is given; `vmlinux` the ELF of that very kernel, with a symbol table and the bytes of its
+    text as linked (slide 0); `build_id` the GNU build-id of both, in hex; `initrd` the shared part of the root file
+    system, an uncompressed cpio; `modules` the built probe modules by name;
+    `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
+    build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name;
+    `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against; `disk` the
+    file of a read-only disk, None for a guest without one.
     """
 
     recipe: Recipe
@@ -39,6 +36,7 @@ class Image:
     programs: Mapping[str, Path] = field(default_factory=dict)
     drivers: Mapping[str, Path] = field(default_factory=dict)
     headers: Headers | None = None
+    disk: Path | None = None
 
     def with_cpus(self, cpus: int) -> Image:
         """Return this image for a machine with `cpus` virtual CPUs."""

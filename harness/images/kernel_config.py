@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.core import paths
 from harness.core.errors import RecipeError
 
 OFF = "n"
@@ -107,6 +108,27 @@ def check(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path) -
         where=first.place,
         mend="set the options that it needs too, or remove it",
     )
+
+
+def demand_needed(config: Mapping[str, str], architecture: str, where: str) -> None:
+    """Demand the options that every guest needs, before anything boots.
+
+    A driver may also be a module. Raises RecipeError with every missing option and the fragment that sets it.
+    """
+    wanted = merge([path for name in ("needed", f"needed-{architecture}") if (path := _fragment(name)).is_file()])
+    missing = [wish for wish in wanted.values() if config.get(wish.option, OFF) not in _enough(wish)]
+    if missing:
+        named = ", ".join(f"{wish.option}={wish.value}" for wish in missing)
+        files = " and ".join(dict.fromkeys(str(wish.fragment.relative_to(paths.PROJECT)) for wish in missing))
+        raise RecipeError(f"lacks {named}", where=where, mend=f"set them; {files} has them as a fragment")
+
+
+def _enough(wish: Wish) -> tuple[str, ...]:
+    return ("y", "m") if wish.value == "m" else (wish.value,)
+
+
+def _fragment(name: str) -> Path:
+    return paths.RECIPES / "config" / f"{name}.config"
 
 
 def _setting(line: str) -> tuple[str, str]:

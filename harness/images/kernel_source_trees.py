@@ -73,13 +73,30 @@ def _given(recipe: Recipe) -> Source:
         raise RecipeError(
             f"kernel.tree is {tree}, which is not a kernel source", where=where, mend="name its directory"
         )
+    _demand_clean(tree, recipe)
     if recipe.kernel.patches:
         raise RecipeError("kernel.patches is set for a tree of your own", where=where, mend="apply them there")
-    return Source(str(tree), "", _listing_digest(tree), (), tree)
+    return Source(str(tree), "", listing_digest(tree), (), tree)
+
+
+def _demand_clean(tree: Path, recipe: Recipe) -> None:
+    """Raise RecipeError for a tree that a kernel was built in: make refuses it for a build in another directory.
+
+    These are the files that make looks for (Makefile, outputmakefile, 6.1).
+    """
+    architecture = recipe.architecture
+    generated = f"arch/{architecture.source}/include/generated"
+    if any((tree / name).exists() for name in (".config", "include/config", generated)):
+        raise RecipeError(
+            "a kernel was built in this source tree, and make needs a clean one",
+            where=str(tree),
+            mend=f"run `make ARCH={architecture.kernel} mrproper` there, which removes the build results and .config, "
+            "or give another checkout",
+        )
 
 
 @cache
-def _listing_digest(tree: Path) -> str:
+def listing_digest(tree: Path) -> str:
     """Return one digest over names, sizes and times of a tree's files; a run keeps the first result."""
     lines = []
     for directory, below, names in os.walk(tree):

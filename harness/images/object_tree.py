@@ -45,6 +45,8 @@ def directory(recipe: Recipe, source: Path) -> Path:
     """
     fragments = [name for name in recipe.kernel.config if kernel_config.compiles(part_path("config", name))]
     way = [recipe.arch, str(source), recipe.kernel.cflags, compiler_version(recipe.architecture), *fragments]
+    if recipe.kernel.config_file:
+        way.append(recipe.kernel.config_file)
     return paths.cache() / "work" / f"{recipe.arch}-{digest(way)[:12]}"
 
 

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from harness.images import debian_kernel, modules, programs, qemu_program, rootfs, source_kernel, user_targets
+from harness.images import (
+    debian_kernel,
+    given_kernel,
+    modules,
+    programs,
+    qemu_program,
+    rootfs,
+    source_kernel,
+    user_targets,
+)
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.image_part_protocols import KernelStoreLayer, StoreLayer
@@ -15,6 +24,7 @@ from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
 
 _KERNEL = debian_kernel.KIND
+_KERNELS: Mapping[str, StoreLayer[KernelBuild]] = {"debian-binary": debian_kernel, "given": given_kernel}
 _MODULES: KernelStoreLayer[Mapping[str, Path]] = modules
 _ROOTFS: KernelStoreLayer[Entry] = rootfs
 _PROGRAMS: StoreLayer[Mapping[str, Path]] = programs
@@ -58,6 +68,13 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     )
 
 
+def kernel_config_of(recipe: Recipe, build_context: BuildContext) -> Mapping[str, str]:
+    """Return the configuration of a recipe's kernel, which is fetched or built if necessary."""
+    context = build_context.of(recipe.kernel.suite)
+    layer = _kernel(recipe)
+    return layer.obtain(recipe, context, layer.key_parts(recipe, context)).config
+
+
 def image_key(recipe: Recipe, build_context: BuildContext) -> str:
     """Return the image's name in results: a digest of all inputs of its parts. Nothing is fetched or built."""
     return _key(_layers(recipe, build_context))
@@ -92,5 +109,5 @@ def _of_user_space(recipe: Recipe) -> list[StoreLayer[Mapping[str, Path]]]:
 
 
 def _kernel(recipe: Recipe) -> StoreLayer[KernelBuild]:
-    """Return the module that fetches or builds the kernel of this recipe."""
-    return debian_kernel if recipe.kernel.source == "debian-binary" else source_kernel
+    """Return the module that fetches, builds or takes over the kernel of this recipe."""
+    return _KERNELS.get(recipe.kernel.source, source_kernel)

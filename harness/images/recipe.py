@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import shlex
 import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +33,8 @@ _Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_lengt
 _Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
 _Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
 _LARGEST_BYTES = 32 << 10
+# A recipe as JSON, for the run of a kernel that was given with --kernel.
+_REPLACEMENT, _OPTIONS = "PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS"
 _MOST_DOTS = 32
 
 
@@ -47,12 +51,16 @@ class Kernel(_Table):
     `vm_images/config/` and `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions
     at other addresses; values computed for that kernel are tried on this one. `compiler` builds the modules, such as
     `gcc-14` from the release of `suite`, if the kernel was configured with a newer compiler than the host has.
+    `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the files of a kernel that
+    was built elsewhere (source `given`), and the whole configuration of a tree.
     """
 
-    source: Literal["debian-binary", "debian-source", "tree"]
+    source: Literal["debian-binary", "debian-source", "tree", "given"]
     package: _Package = ""
     suite: _Line = ""
     tree: _Line = ""
+    given: tuple[_Line, ...] = Field(default=(), strict=False)
+    config_file: _Line = ""
     config: tuple[_Part, ...] = Field(default=(), strict=False)
     patches: tuple[_Part, ...] = Field(default=(), strict=False)
     cflags: _Flags = ""
@@ -61,7 +69,7 @@ class Kernel(_Table):
 
     @model_validator(mode="after")
     def _names_its_source(self) -> Kernel:
-        needed = "tree" if self.source == "tree" else "package"
+        needed = self.source if self.source in ("tree", "given") else "package"
         if not getattr(self, needed):
             raise ValueError(f"source {self.source!r} needs `{needed}`")
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
@@ -183,6 +191,8 @@ def load(path: Path) -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise _explained(path, error) from None
+    if recipe.kernel.given or recipe.kernel.config_file:
+        raise RecipeError("`kernel.given` and `kernel.config_file` are no keys", where=path.name, mend="use --kernel")
     if recipe.machine.emulator is not None:
         raise RecipeError("unknown key `machine.emulator`", where=path.name, mend="name a version: qemu = '>= 11'")
     if recipe.name != path.stem:
@@ -290,7 +300,27 @@ def select(
     for name in chosen:
         if name not in known:
             raise UsageError(f"no VM named {name!r}", mend=f"one of: {', '.join(known)}")
-    return [load(directory / f"{name}.toml") for name in chosen]
+    return [_replaced(name) or load(directory / f"{name}.toml") for name in chosen]
+
+
+def replace_in_this_run(recipe: Recipe, options: Sequence[str] = ()) -> None:
+    """Make `select` return this recipe for its name, in this process and in the processes that it starts.
+
+    `options` are the options that name its kernel, for the commands that are printed.
+    """
+    os.environ[_REPLACEMENT] = recipe.model_dump_json()
+    os.environ[_OPTIONS] = "".join(f" {shlex.quote(word)}" for word in options)
+
+
+def kernel_options_of_this_run() -> str:
+    """Return the options that name the kernel of this run, each after a space; "" if it is the recipe's own."""
+    return os.environ.get(_OPTIONS, "")
+
+
+def _replaced(name: str) -> Recipe | None:
+    text = os.environ.get(_REPLACEMENT)
+    recipe = Recipe.model_validate_json(text) if text else None
+    return recipe if recipe and recipe.name == name else None
 
 
 def names(directory: Path = paths.RECIPES) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,9 +13,10 @@ from typing import Any
 from harness.core import locks, paths
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
+from harness.core.errors import UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, write_text
-from harness.images import kbuild, kernel_config, kernel_source_trees, object_tree
+from harness.images import drivers, kbuild, kernel_config, kernel_source_trees, object_tree
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import Headers, KernelBuild
@@ -35,15 +37,27 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return every input of this kernel, for its store key, without fetching or building anything."""
     source = kernel_source_trees.of_recipe(recipe, build_context.packages)
     fragments = [part_path("config", name).read_text() for name in recipe.kernel.config]
+    own = [_own_config(recipe)] if recipe.kernel.config_file else []
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
         recipe.arch,
         *source.identity,
         *fragments,
+        *own,
         recipe.kernel.cflags,
         compiler_version(recipe.architecture),
         *code,
     ]
+
+
+def _own_config(recipe: Recipe) -> str:
+    """Return the text of the user's own configuration. Raises UsageError."""
+    path = Path(recipe.kernel.config_file)
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        what = (isinstance(error, OSError) and error.strerror) or "is not UTF-8"
+        raise UsageError(str(what), where=str(path), mend="give a kernel's .config with --config") from None
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> KernelBuild:
@@ -72,7 +86,7 @@ def _kernel_build(entry: Entry, source: Source) -> KernelBuild:
         elf=vmlinux,
         vmlinux=vmlinux,
         headers=Headers(source=source.tree, objects=entry.path / object_tree.NAME),
-        drivers=(),
+        drivers=tuple(entry.path / "drivers" / name for name in facts.get("drivers", ())),
         config=kernel_config.parse((entry.path / "config").read_text()),
         facts={name: value for name, value in facts.items() if isinstance(value, int)},
     )
@@ -113,6 +127,9 @@ class _Job:
     def _configure(self, make: Make, step: ProgressStep) -> None:
         """Run Kconfig on the fragments and check that the configuration has all their options."""
         step.say("configuring")
+        if self.recipe.kernel.config_file:
+            self._configure_own(make, step)
+            return
         wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
         seed = self._objects / "pinpoint.config"
         write_text(seed, kernel_config.seed(wishes))
@@ -124,6 +141,13 @@ class _Job:
         )
         kernel_config.check(wishes, kernel_config.parse((self._objects / ".config").read_text()), self.source.tree)
 
+    def _configure_own(self, make: Make, step: ProgressStep) -> None:
+        """Take the user's own configuration; Kconfig sets new options to their defaults. Check what a guest needs."""
+        write_text(self._objects / ".config", _own_config(self.recipe))
+        make.run(["olddefconfig"], Output(step), deadline=Deadline.after(_CONFIGURE_S))
+        config = kernel_config.parse((self._objects / ".config").read_text())
+        kernel_config.demand_needed(config, self.recipe.arch, self.recipe.kernel.config_file)
+
     def _compile(self, make: Make, step: ProgressStep) -> None:
         """Run make, with progress relative to the commands of the last build."""
         counted = self._objects.with_name(f"{self.recipe.name}.commands")
@@ -133,6 +157,15 @@ class _Job:
         make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
         write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
 
+    def _drivers(self, entry: Path) -> list[str]:
+        """Keep the drivers that the user's own configuration makes modules; return their names."""
+        with tempfile.TemporaryDirectory(dir=entry) as scratch:
+            (Path(scratch) / "kernel").mkdir()
+            shutil.copyfile(self._objects / "modules.builtin", Path(scratch) / "modules.builtin")
+            for module in self._objects.rglob("*.ko"):
+                (Path(scratch) / "kernel" / module.name).symlink_to(module)
+            return drivers.keep(Path(scratch), self.recipe.architecture.machine.nic_modules, entry / "drivers")
+
     def _gather(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Copy the finished kernel to its entry and return its facts."""
         architecture = self.recipe.architecture
@@ -141,6 +174,7 @@ class _Job:
         for name, made in kept.items():
             shutil.copyfile(self._objects / made, entry / name)
         object_tree.keep(self._objects, entry / object_tree.NAME)
+        loaded = self._drivers(entry) if self.recipe.kernel.config_file else []
         objects = sum(1 for _ in self._objects.rglob("*.o"))
         warnings = len(kbuild.warnings(self._log))
         step.close_with(f"{objects} objects, {warnings} warnings")
@@ -151,6 +185,7 @@ class _Job:
             "source": f"{self.source.package} {self.source.version}",
             "compiler": compiler_version(architecture),
             "objects": objects,
+            "drivers": loaded,
             "warnings": warnings,
             "text_sections": object_tree.text_sections(self._objects / "vmlinux.o", architecture),
         }

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.core import source_line_lookup
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
-from harness.landing.code import source_line_lookup
 from harness.landing.layout import Layout
 from harness.landing.probe_module import Request
 from harness.landing.site import Site

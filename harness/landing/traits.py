@@ -48,6 +48,25 @@ class _Scene:
 
 def prove(guest: Guest) -> None:
     """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
+    seen, evidence = _asked(guest)
+    for trait in Traits.model_fields:
+        claimed = getattr(guest.traits, trait)
+        if claimed != seen[trait]:
+            raise TraitContradictedError(
+                trait,
+                f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
+                where=guest.name,
+                mend=f"correct the recipe or the kernel; {evidence}",
+            )
+
+
+def found(guest: Guest) -> Traits:
+    """Return the traits that the booted kernel has, whatever its recipe claims."""
+    return Traits(**_asked(guest)[0])
+
+
+def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
+    """Return each trait as the booted kernel has it, and the slide and the report of a probe as evidence."""
     # Loaded before the target, so that what it leaves in memory does not follow the target's own data.
     with Target(guest, "pinpoint_sections") as sections:
         apart = frozenset(sections.sections)
@@ -61,15 +80,7 @@ def prove(guest: Guest) -> None:
     finally:
         probe_module.unload(guest)
         target.unload()
-    for trait in Traits.model_fields:
-        claimed = getattr(guest.traits, trait)
-        if claimed != seen[trait]:
-            raise TraitContradictedError(
-                trait,
-                f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
-                where=guest.name,
-                mend=f"correct the recipe or the kernel; slide {layout.slide:#x}, {view.reports[0]}",
-            )
+    return seen, f"slide {layout.slide:#x}, {view.reports[0]}"
 
 
 def _kprobes(scene: _Scene) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import nullcontext
 from functools import cached_property
@@ -26,10 +27,12 @@ from harness.matrix.workers import xdist_worker
 from harness.matrix.workers.controller_socket import Controller
 from harness.report import board, bundle, cell_duration_cache
 from harness.report.board import Board
+from harness.report.export import ktap
 from harness.report.html import write_html
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
+from harness.report.timeline import Timeline
 from harness.report.witness_table import count_only_killers
 from harness.verdict.cell_verdict import Verdict
 
@@ -51,6 +54,8 @@ class ControllerRun(MatrixRun):
         self._directory: RunDirectory | None = None
         self._opened_board: Board | None = None
         self._opened_controller: Controller | None = None
+        self._timeline = Timeline(self.bus, self._began)
+        self._ktap = ktap.Stream.into(config.option.ktap) if config.option.ktap else None
         replay_options.settle_seed(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit)
@@ -67,6 +72,11 @@ class ControllerRun(MatrixRun):
     def has_directory(self) -> bool:
         """True when this run has a directory; `directory` would create one."""
         return self._directory is not None
+
+    @property
+    def selected_keys(self) -> set[CellKey]:
+        """The keys of all selected cells."""
+        return {cell.key for cell in self._asked.values()}
 
     @cached_property
     def rows(self) -> list[str]:
@@ -99,6 +109,7 @@ class ControllerRun(MatrixRun):
 
     def flush_board(self) -> None:
         """Print what happened since the last call; called only where nothing else prints."""
+        self._board.expect(self._counted())
         self._board.flush()
 
     def _open_fleet(self) -> Fleet:
@@ -114,19 +125,26 @@ class ControllerRun(MatrixRun):
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
         """Open the board, which shows the events of the bus from now on."""
+        self._board.expect(self._counted())
         self._board.flush()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each cell when it ends, whichever process it ran in."""
+        if report.when == "setup":
+            self._timeline.begin(report.nodeid, report.start)
         kept = getattr(report, "pinpoint_cell", None)
         if kept is None:
             return
         cell = Cell(**kept)
+        self._timeline.end(report.nodeid, report.stop, cell, getattr(report, "worker_id", ""))
         self._results.write(cell)
         if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
             self._measure("run.first_verdict_s", "at most 180")
         self._cells.append(cell)
         self._board.count(cell)
+        if self._ktap:
+            self._ktap.begin(self._all_asked())
+            self._ktap.add(cell)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
@@ -154,6 +172,9 @@ class ControllerRun(MatrixRun):
         self._close(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
         if not self._asked:
             return
+        if self._ktap:
+            self._ktap.begin(self._all_asked())
+            self._ktap.close()
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
@@ -162,6 +183,7 @@ class ControllerRun(MatrixRun):
         self._phases.keep(self.figures)
         count_cells(self.figures, self._cells, self._missing())
         count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
+        self._timeline.keep(self.directory)
         write_html(self.directory, self._missing())
         session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
 
@@ -197,6 +219,15 @@ class ControllerRun(MatrixRun):
         named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
         own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
         return not (own or self._config.option.collectonly)
+
+    def _counted(self) -> Counter[str]:
+        """How many cells were asked for, by VM."""
+        return Counter(cell.vm for cell in self._all_asked())
+
+    def _all_asked(self) -> list[CellId]:
+        """Every cell asked for, also while workers run: they send them to the controller before their first cell."""
+        of_workers = self._opened_controller.asked if self._opened_controller else {}
+        return list({**self._asked, **of_workers}.values())
 
     def _missing(self) -> list[CellId]:
         """Return the selected cells without a verdict."""

@@ -58,7 +58,7 @@ class WorkerRun(MatrixRun):
     @cached_property
     def _controller(self) -> ControllerClient:
         """The connection to the controller, subscribed to this process's bus."""
-        client = ControllerClient(self._worker_config.controller)
+        client = ControllerClient(self._worker_config.controller, xdist_worker.name(self._config))
         self.bus.subscribe(client.send_event)
         return client
 

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from harness.report import jsonl
 from harness.report.measurements import Figures
+from harness.report.relocation_drawing import Drawing, Moved
 from harness.report.run_dir import RunDirectory
 
 # Where a probe lands that misses after relocation by hand: the record's field, and the heading of the table.
@@ -30,6 +31,8 @@ class TrialRow(BaseModel):
     six fields count them by kind of place. `missed_by_symbol` is the same as `missed` for symbol + offset.
     `table_bytes` is the size of the tables that relocation by hand adds to a probe module, whatever is probed.
     `by_hand_bytes` is that size and a site for each symbol; `by_symbol_bytes` is a site for each symbol by its name.
+    `drawing` is one function as an example and `moved` a sample of the functions in both layouts; runs of earlier
+    versions have neither.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +52,8 @@ class TrialRow(BaseModel):
     table_bytes: int
     by_hand_bytes: int
     by_symbol_bytes: int
+    drawing: Drawing | None = None
+    moved: tuple[Moved, ...] = ()
 
     @property
     def cells(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # How often a line is printed for a step that is still running, without a terminal, in seconds.
 _PATIENCE = 10.0
+# How often a line with the numbers of the whole run is printed, without a terminal, in seconds.
+_TALLY_SECONDS = 30.0
 # How often the board is updated while jobs run.
 _LOOK_SECONDS = 0.5
 
@@ -35,6 +37,7 @@ class Board:
         self._progress = Progress(bus)
         self._write_line = write_line
         self._printed_at: dict[tuple[str, str], float] = {}
+        self._tallied, self._tallied_at = 0, time.monotonic()
         self._live = LiveView(self._progress) if terminal else None
 
     def above(self, stream: TextIO) -> TextIO:
@@ -45,6 +48,10 @@ class Board:
         """Count a finished cell."""
         self._progress.count(cell)
 
+    def expect(self, asked: Mapping[str, int]) -> None:
+        """Set how many cells were asked for, by VM."""
+        self._progress.expect(asked)
+
     def flush(self) -> None:
         """Print the news since the last call; call it only where nothing else prints. A live view needs no flush."""
         if self._live:
@@ -53,6 +60,16 @@ class Board:
             if self._worth_a_line(activity):
                 self._printed_at[activity.event.vm, activity.event.step] = time.monotonic()
                 self._write_line(self._line(activity))
+        self._print_tally()
+
+    def _print_tally(self) -> None:
+        """Print how far the run is, once a while and only after it has moved."""
+        now = time.monotonic()
+        tally = self._progress.tally(now)
+        if tally.ended == self._tallied or now - self._tallied_at < _TALLY_SECONDS:
+            return
+        self._tallied, self._tallied_at = tally.ended, now
+        self._write_line(f"[{now - self._progress.began:7.1f}s] {tally}")
 
     def follow(self, jobs: Collection[Future[Any]]) -> None:
         """Show progress until these jobs have ended. A KeyboardInterrupt stops all children and is raised again."""

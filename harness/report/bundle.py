@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
+from harness.images.recipe import kernel_options_of_this_run
 from harness.report import jsonl
 from harness.report.record import Cell
 from harness.report.untrusted_bundle_reader import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
@@ -136,7 +137,8 @@ def _free(path: Path) -> Path:
 def command(directory: Path) -> str:
     """Return the command that replays a bundle from the project's directory."""
     inside = directory.is_relative_to(paths.PROJECT)
-    return f"./pinpoint repro {directory.relative_to(paths.PROJECT) if inside else directory}"
+    shown = directory.relative_to(paths.PROJECT) if inside else directory
+    return f"./pinpoint repro {shown}{kernel_options_of_this_run()}"
 
 
 def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:

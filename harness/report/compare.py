@@ -15,6 +15,7 @@ from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.sameness import normalised
 from harness.verdict.cell_verdict import Verdict
+from harness.verdict.printk import plain
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
@@ -101,7 +102,7 @@ class Comparison:
 def read_cells(path: Path) -> list[Cell]:
     """Return the cells of a run directory or of a results.jsonl. Raises UsageError."""
     directory = RunDirectory(path if path.is_dir() else path.parent)
-    cells = Results(directory).read() if directory.results.is_file() else []
+    cells = Results(directory).read() if path.exists() and directory.results.is_file() else []
     if not cells:
         raise UsageError(
             "holds no results", where=str(path), mend="name a directory below results/, such as results/latest"
@@ -161,6 +162,27 @@ def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
         if id(each) not in seen and each.vm in rows
     )
     return found
+
+
+def new_failures(old: Baseline | Sequence[Cell] | None, new: Iterable[Cell]) -> list[Cell]:
+    """Return the failed cells of a run that the baseline does not know; without a baseline, all failed cells."""
+    failed = [cell for cell in Pivot(new).latest if not cell.verdict.acceptable]
+    if old is None:
+        return failed
+    if isinstance(old, Baseline):
+        return [cell for cell in failed if old.failure(cell) is None]
+    before = {cell.key: cell for cell in Pivot(old).latest}
+    return [cell for cell in failed if cell.key not in before or before[cell.key].verdict.acceptable]
+
+
+def lines(found: Comparison) -> list[str]:
+    """Return the sections that are not empty, then one line about whether anything got worse."""
+    printed = []
+    for heading, entries in found.sections().items():
+        if entries:
+            printed.append(f"{heading} ({len(entries)}):")
+            printed += [f"  {' '.join(plain(entry).split())}" for entry in entries]
+    return [*printed, "worse" if found.worse else "nothing got worse"]
 
 
 def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:

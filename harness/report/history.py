@@ -1,20 +1,23 @@
-"""Verdicts and durations over the kept runs, in one SQLite file that is rebuilt from them when it is missing."""
+"""Verdicts, durations and figures over the kept runs, in one SQLite file that is rebuilt when it is missing."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.errors import HostError
+from harness.report.measurements import Figures
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict import Verdict
 
 _NAME = "history.sqlite"
 _SECONDS = 10.0
+# Raised when the tables change: a file of another version is replaced.
+_VERSION = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS runs (run TEXT PRIMARY KEY, bytes INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cells (
@@ -22,6 +25,9 @@ CREATE TABLE IF NOT EXISTS cells (
     verdict TEXT NOT NULL, reason TEXT NOT NULL, seconds REAL NOT NULL, image_key TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS cells_by_name ON cells (cell, vm, mutant);
+CREATE INDEX IF NOT EXISTS cells_by_run ON cells (run, vm);
+CREATE TABLE IF NOT EXISTS figures (run TEXT NOT NULL, figure TEXT NOT NULL, vm TEXT NOT NULL, value REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS figures_by_run ON figures (run);
 """
 
 
@@ -58,6 +64,37 @@ def past(results: Path, case: str = "") -> list[Past]:
     return [_past(key, runs) for key, runs in grouped.items()]
 
 
+def last_before(results: Path, run: str, vms: Collection[str]) -> dict[str, str]:
+    """The last kept run before `run` of each of these VMs, by VM; a VM without one is left out.
+
+    A run of a VM counts when one of its cells there ended in another verdict than a skip. Raises HostError.
+    """
+    with _open(results) as database:
+        _update(database, results)
+        rows = database.execute(
+            "SELECT vm, max(run) FROM cells WHERE run < ? AND verdict != ? GROUP BY vm", (run, Verdict.SKIP.value)
+        ).fetchall()
+    return {vm: last for vm, last in rows if vm in vms}
+
+
+def courses(results: Path, until: str, most: int) -> Mapping[tuple[str, str], Sequence[float]]:
+    """The values of each figure, by name and VM, over the last `most` kept runs up to the run `until`, oldest first.
+
+    Raises HostError.
+    """
+    with _open(results) as database:
+        _update(database, results)
+        rows = database.execute(
+            "SELECT figure, vm, value FROM figures WHERE run IN "
+            "(SELECT run FROM runs WHERE run <= ? ORDER BY run DESC LIMIT ?) ORDER BY run",
+            (until, most),
+        ).fetchall()
+    found: dict[tuple[str, str], list[float]] = {}
+    for figure, vm, value in rows:
+        found.setdefault((figure, vm), []).append(value)
+    return found
+
+
 def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]) -> Past:
     verdicts = tuple(Verdict(verdict) for verdict, _, _ in runs)
     by_image: dict[str, set[str]] = {}
@@ -73,26 +110,39 @@ def _open(results: Path) -> Iterator[sqlite3.Connection]:
     path = results / _NAME
     try:
         with closing(sqlite3.connect(path, timeout=_SECONDS)) as database:
-            try:
-                database.executescript(_TABLES)
-            except sqlite3.DatabaseError:
-                # It is not a database, or it is damaged. Everything in it can be read from the runs again.
-                path.unlink()
-                with closing(sqlite3.connect(path, timeout=_SECONDS)) as fresh:
-                    fresh.executescript(_TABLES)
-                    yield fresh
-                    return
-            yield database
+            if _usable(database):
+                yield database
+                return
+        # No database, a damaged one, or one of another version. It holds nothing that the runs do not hold.
+        path.unlink()
+        with closing(sqlite3.connect(path, timeout=_SECONDS)) as fresh:
+            _usable(fresh)
+            yield fresh
     except (sqlite3.Error, OSError) as error:
         raise HostError(
             f"cannot be used: {error}", where=str(path), mend="remove it; it is rebuilt from the kept runs"
         ) from None
 
 
+def _usable(database: sqlite3.Connection) -> bool:
+    """Create the tables of an empty file; False for a damaged file and for one of another version."""
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and version != _VERSION:
+            return False
+        database.executescript(f"{_TABLES}PRAGMA user_version = {_VERSION};")
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        return False
+    return True
+
+
 def _update(database: sqlite3.Connection, results: Path) -> None:
     """Add runs that are new or have grown, and forget runs that were removed."""
     kept = {
-        directory.name: directory.results.stat().st_size
+        directory.name: directory.results.stat().st_size + _size(directory.figures)
         for path in sorted(results.iterdir())
         if path.is_dir() and not path.is_symlink() and (directory := RunDirectory(path)).results.is_file()
     }
@@ -106,6 +156,10 @@ def _update(database: sqlite3.Connection, results: Path) -> None:
             _forget(database, run)
             database.execute("INSERT INTO runs VALUES (?, ?)", (run, size))
             database.executemany(
+                "INSERT INTO figures VALUES (?, ?, ?, ?)",
+                [(run, each.figure, each.vm, each.value) for each in Figures(RunDirectory(results / run)).read()],
+            )
+            database.executemany(
                 "INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (run, *cell.key, cell.verdict.value, cell.reason, cell.seconds, cell.image_key)
@@ -114,6 +168,11 @@ def _update(database: sqlite3.Connection, results: Path) -> None:
             )
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 def _forget(database: sqlite3.Connection, run: str) -> None:
+    database.execute("DELETE FROM figures WHERE run = ?", (run,))
     database.execute("DELETE FROM cells WHERE run = ?", (run,))
     database.execute("DELETE FROM runs WHERE run = ?", (run,))

@@ -2,59 +2,121 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
+from harness.core.errors import PinpointError
 from harness.core.files import write_text
-from harness.report import base_offset_table, bundle
-from harness.report.measurements import Figures
+from harness.report import base_offset_table, history, lost
+from harness.report.material import Material
+from harness.report.page import courses, heat_map, lanes, relocation
+from harness.report.page.details import details
+from harness.report.page.excerpts import Excerpts
+from harness.report.page.news import news, shown
 from harness.report.pivot import Asked, Pivot, tally
 from harness.report.progress_state import clock
-from harness.report.record import Results
+from harness.report.record import Cell
+from harness.report.replay import replay
 from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
 
-_HERE = Path(__file__).parent
+_PAGE = Path(__file__).parent / "page"
 _TEMPLATE = "report.html.j2"
 
 
 def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
-    """Write `report.html` from the run's results and figures, and return its path.
+    """Write `report.html` from a run's records, and return its path.
 
-    `missing` are the selected cells without a verdict. Text that a guest could have written is escaped, and its control
-    codes are removed.
+    `missing` are the cells that were asked for and have no verdict; they are kept for reports that are written later.
+    Everything in it that a guest could have written is escaped and stripped of control codes.
     """
-    cells = Results(directory).read()
-    pivot, figures = Pivot(cells, missing), Figures(directory)
+    lost.keep(directory, missing)
+    # The run that calls this has ended, whatever it has measured.
+    material = replace(Material.of([directory], directory.path), unended=())
+    write_text(directory.html, render(material))
+    return directory.html
+
+
+def write_report(runs: Sequence[RunDirectory], into: Path) -> Path:
+    """Write the report of one run, or of several merged, to the file `into`, and return its path."""
+    write_text(into, render(Material.of(runs, into.parent)))
+    return into
+
+
+def render(material: Material) -> str:
+    """The page as text."""
+    pivot = Pivot(material.cells, material.missing)
+    script = (_PAGE / "report.js").read_text()
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(_PAGE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_safe,
     )
-    page = environment.get_template(_TEMPLATE).render(
-        name=directory.name,
+    return environment.get_template(_TEMPLATE).render(
+        name=material.name,
+        heading=_heading(pivot, material),
         pivot=pivot,
-        figures=figures.read(),
-        trials=base_offset_table.Trials(directory, figures).read(),
+        unended=material.unended,
+        unreadable=material.unreadable,
+        news=news(material.newest, pivot.latest),
+        shown=shown,
+        groups=heat_map.groups(pivot),
+        courses=courses.courses(material.figures, _past(material)),
+        bars=relocation.bars(material.trials),
+        trials=material.trials,
         trial_headings=base_offset_table.HEADINGS,
         trial_names=base_offset_table.NAMES,
+        shares=relocation.SHARES,
+        strips=relocation.strips,
+        first_miss=relocation.first_miss,
+        layout=relocation.layout,
+        lanes=lanes.lanes(material.spans),
         about={vm: _about(vm, pivot) for vm in pivot.vms},
-        consoles={vm: [log.name for log in directory.consoles(vm)] for vm in pivot.vms},
-        seconds=clock(sum(cell.seconds for cell in cells)),
+        consoles=material.consoles,
+        verdicts=[verdict.value for verdict in Verdict],
+        seconds=clock(sum(cell.seconds for cell in material.cells)),
         anchor=_anchor,
         clock=clock,
         tally=tally,
-        replay=lambda left: bundle.command(directory.path / left),
+        replay=lambda cell: replay(cell, material.place),
+        details=Markup(details(pivot, lambda cell: replay(cell, material.place), Excerpts(material.place))),
+        style=Markup((_PAGE / "report.css").read_text()),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    write_text(directory.html, page)
-    return directory.html
+
+
+def _heading(pivot: Pivot, material: Material) -> str:
+    """What the page is headed by: the worst that can be said of the run."""
+    if not pivot.cells and not pivot.missing:
+        return "no cell ran"
+    if pivot.bad():
+        return "cells failed"
+    if pivot.missing:
+        return "cells did not run"
+    return (
+        "the run did not end" if material.unended else "cells are missing" if material.unreadable else "every cell held"
+    )
+
+
+def _past(material: Material) -> Mapping[tuple[str, str], Sequence[float]]:
+    """The figures of the kept runs next to this one; empty where the history cannot be read."""
+    try:
+        return history.courses(material.newest.path.parent, material.newest.name, courses.RUNS)
+    except PinpointError:
+        return {}
 
 
 def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any expression
@@ -63,18 +125,18 @@ def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any e
 
 
 def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:
-    """Return the facts about a VM, from the first of its cells that had a guest."""
-    for cell in pivot.cells:
-        if cell.vm == vm and cell.kernel_release:
-            traits = ", ".join(name for name, has in cell.traits.items() if has)
-            return {
-                "kernel": cell.kernel_release,
-                "architecture": cell.arch,
-                "accelerator": cell.accelerator,
-                "image": cell.image_key,
-                "traits": traits,
-            }
-    return {}
+    """The facts about a VM, from the last of its cells that had a guest."""
+    cell: Cell | None = next((each for each in reversed(pivot.cells) if each.vm == vm and each.kernel_release), None)
+    if cell is None:
+        return {}
+    return {
+        "kernel": cell.kernel_release,
+        "architecture": cell.arch,
+        "accelerator": cell.accelerator,
+        "qemu": cell.qemu,
+        "image": cell.image_key,
+        "traits": ", ".join(name for name, has in cell.traits.items() if has),
+    }
 
 
 def _anchor(*parts: str) -> str:

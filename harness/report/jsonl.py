@@ -61,13 +61,18 @@ def _take_back(handle: int, written: int) -> None:
 
 
 def read(path: Path, model: type[Line]) -> list[Line]:
-    """Return every complete object of the file; incomplete ones are left out, and a missing file counts as empty."""
+    """Return every complete object of the file; an incomplete one is left out, a missing file is empty."""
+    return read_all(path, model)[0]
+
+
+def read_all(path: Path, model: type[Line]) -> tuple[list[Line], int]:
+    """Return every object of the file that can be read, and the number of lines that cannot."""
     if not path.exists():
-        return []
-    found = []
+        return [], 0
+    found, unreadable = [], 0
     for line in path.read_bytes().splitlines():
         try:
             found.append(model.model_validate_json(line))
         except ValidationError:
-            continue
-    return found
+            unreadable += 1
+    return found, unreadable

@@ -67,13 +67,14 @@ class LiveView:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
         for vm, activity in self._progress.rows().items():
-            table.add_row(*self._row(vm, activity, now))
+            table.add_row(*self._row(vm, activity, now), self._cells(vm))
         unfinished = Text.from_ansi(self._above.unfinished) if self._above else Text()
         return Group(unfinished, self._header(now), table) if unfinished else Group(self._header(now), table)
 
     def _header(self, now: float) -> Text:
         totals = self._progress.totals()
-        header = Text(f"pinpoint {clock(now - self._progress.began)}", style="bold")
+        header = Text(f"pinpoint {clock(now - self._progress.began)}  ", style="bold")
+        header.append(str(self._progress.tally(now)), style="not bold")
         for verdict in Verdict:
             if totals[verdict]:
                 header.append(f"  {totals[verdict]} {verdict.value}", style=style_of(verdict))
@@ -92,6 +93,12 @@ class LiveView:
         detail = Text(plain(event.detail).partition("\n")[0], overflow="ellipsis", no_wrap=True)
         seconds = Text(clock(activity.seconds(now)), style="dim", justify="right")
         return mark, Text(vm, no_wrap=True), Text(event.step, style="bold", no_wrap=True), seconds, bar, detail
+
+    def _cells(self, vm: str) -> Text:
+        """How far the cells of a VM are, and how many of them make the run fail."""
+        ended, asked, bad = self._progress.ended(vm)
+        text = Text(f"{ended}/{asked}" if asked else "", justify="right", no_wrap=True)
+        return text.append(f" {bad} bad", style="bold red") if bad else text
 
 
 class _Above:

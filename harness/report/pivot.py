@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -10,6 +10,8 @@ from typing import NamedTuple, Protocol
 
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict import Verdict
+
+LOST = "did not run"
 
 
 class CaseName(NamedTuple):
@@ -97,6 +99,11 @@ class Pivot:
         self.vms = tuple(dict.fromkeys(cell.vm for cell in selected))
         # For a cell that ran twice, because its guest was replaced, the last run counts.
         self._latest = {cell.key: cell for cell in self.cells}
+        self._mutants: defaultdict[tuple[str, str, str], list[Cell]] = defaultdict(list)
+        for key, cell in self._latest.items():
+            if key.mutant:
+                self._mutants[key[:3]].append(cell)
+        self._lost = Counter((each.file, each.case, each.vm) for each in self.missing)
 
     @property
     def latest(self) -> tuple[Cell, ...]:
@@ -108,10 +115,9 @@ class Pivot:
         return case.case if self._files[case.case] == 1 else f"{case.case} ({PurePath(case.file).stem})"
 
     def square(self, case: CaseName, vm: str) -> Square:
-        """Return one square of the table."""
-        mutants = tuple(cell for key, cell in self._latest.items() if key.mutant and key[:3] == (*case, vm))
-        lost = sum((each.file, each.case, each.vm) == (*case, vm) for each in self.missing)
-        return Square(self._latest.get(CellKey(*case, vm, "")), mutants, lost)
+        """One square of the table."""
+        place = (case.file, case.case, vm)
+        return Square(self._latest.get(CellKey(*place, "")), tuple(self._mutants.get(place, ())), self._lost[place])
 
     @property
     def coverage(self) -> Coverage:

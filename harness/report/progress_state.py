@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.events import Bus, Event, Phase
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
+
+# Steps that start a guest, and steps inside a cell; all others build.
+_STARTS = frozenset({"boot", "thaw"})
+_INSIDE = frozenset({"armed", "resolved", "tracefs", "replace", "verify", "traits"})
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,30 @@ class Activity:
         return self.event.seconds + (now - self.received if self.active else 0.0)
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How far a run is: builds under way, VMs whose cells run, cells that ended, cells asked for, and the rate.
+
+    `rate` is in cells a second since the first ended, None before there is one; `left` is the time left in seconds at
+    that rate, None when it is unknown.
+    """
+
+    builds: int
+    guests: int
+    ended: int
+    asked: int
+    rate: float | None
+    left: float | None
+
+    def __str__(self) -> str:
+        counts = {"build": self.builds, "guest": self.guests}
+        parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
+        parts += [f"{self.ended}/{self.asked or '?'} cells"]
+        parts += [f"{self.rate:.1f} cells/s"] if self.rate else []
+        parts += [f"{clock(self.left)} left"] if self.left else []
+        return ", ".join(parts)
+
+
 class Progress:
     """Receives the events of a bus from any thread and reports the current step of each VM."""
 
@@ -40,6 +68,8 @@ class Progress:
         self._news: dict[tuple[str, str], Activity] = {}
         self._verdicts: Counter[Verdict] = Counter()
         self._by_vm: dict[str, Counter[Verdict]] = {}
+        self._asked: Counter[str] = Counter()
+        self._first_ended: float | None = None
         bus.subscribe(self._receive)
 
     def _receive(self, event: Event) -> None:
@@ -57,8 +87,36 @@ class Progress:
     def count(self, cell: Cell) -> None:
         """Count a finished cell."""
         with self._lock:
+            if self._first_ended is None:
+                self._first_ended = time.monotonic()
             self._verdicts[cell.verdict] += 1
             self._by_vm.setdefault(cell.vm, Counter())[cell.verdict] += 1
+
+    def expect(self, asked: Mapping[str, int]) -> None:
+        """Set how many cells were asked for, by VM."""
+        with self._lock:
+            self._asked = Counter(asked)
+
+    def tally(self, now: float) -> Tally:
+        """Return how far the run is."""
+        with self._lock:
+            active = [activity.event.step for activity in self._steps.values() if activity.active]
+            ended, asked = self._verdicts.total(), self._asked.total()
+            running = sum(0 < counts.total() < self._asked[vm] for vm, counts in self._by_vm.items())
+            elapsed = now - self._first_ended if self._first_ended is not None else 0.0
+        starting = sum(step in _STARTS for step in active)
+        building = sum(step not in _STARTS and step not in _INSIDE for step in active)
+        # The first cell began before the clock did, so it does not count for the rate.
+        rate = (ended - 1) / elapsed if ended > 1 and elapsed > 0 else None
+        left = (asked - ended) / rate if rate and asked > ended else None
+        return Tally(building, running + starting, ended, asked, rate, left)
+
+    def ended(self, vm: str) -> tuple[int, int, int]:
+        """Return how many cells of a VM ended, how many were asked for, and how many of the ended make the run fail."""
+        with self._lock:
+            counts = self._by_vm.get(vm, Counter())
+            bad = sum(count for verdict, count in counts.items() if not verdict.acceptable)
+            return counts.total(), self._asked[vm], bad
 
     def news(self) -> Sequence[Activity]:
         """Return the latest event of each step that had any since the last call, in order."""

@@ -76,4 +76,8 @@ class Results:
 
     def read(self) -> list[Cell]:
         """Return the cells written so far, in order."""
-        return jsonl.read(self._path, Cell)
+        return self.read_all()[0]
+
+    def read_all(self) -> tuple[list[Cell], int]:
+        """Return the cells that can be read, and the number of lines that cannot: torn, or of another schema."""
+        return jsonl.read_all(self._path, Cell)

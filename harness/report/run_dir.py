@@ -64,6 +64,16 @@ class RunDirectory:
         return self.path / "trials.jsonl"
 
     @property
+    def timeline(self) -> Path:
+        """One JSON object a build, boot, thaw or cell, a line each."""
+        return self.path / "timeline.jsonl"
+
+    @property
+    def lost(self) -> Path:
+        """One JSON object a cell that was asked for and did not run, a line each; absent when all ran."""
+        return self.path / "lost.jsonl"
+
+    @property
     def junit(self) -> Path:
         """pytest's own JUnit file."""
         return self.path / "junit.xml"

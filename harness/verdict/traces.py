@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing.code.line_table import rows
+from harness.core.line_table import rows
 
 # `func+0x1/0x20 [module]`, after an architecture's prefix; `? ` marks a value that only looks like a return address.
 _FRAME = re.compile(

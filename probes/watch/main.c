@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pinpoint_watch - records every call of register_kprobe() while it is loaded
+ * pinpoint_watch - records every registration of a probe while it is loaded
  *
- * A kretprobe on register_kprobe() records the caller's request, by name or by
- * address, and what the kernel returned. perf, BPF, tracefs, systemtap and modules
- * all register through this function. So a kprobe that is registered and removed
- * between two reads of the kernel's list is recorded too.
+ * A kretprobe on register_kprobe() records what the caller asked for, by name
+ * or by address, and what the kernel returned. perf, BPF, tracefs, systemtap
+ * and modules all register through this function, so that a kprobe that came
+ * and went between two looks at the kernel's list is recorded too. uprobes.c
+ * does the same for uprobes.
  */
 #include <linux/debugfs.h>
 #include <linux/kprobes.h>
@@ -17,6 +18,10 @@
 static unsigned int argument;
 module_param(argument, uint, 0444);
 MODULE_PARM_DESC(argument, "offset in struct pt_regs of a function's first argument, in bytes");
+
+static unsigned int second_argument;
+module_param(second_argument, uint, 0444);
+MODULE_PARM_DESC(second_argument, "the same of a function's second argument");
 
 static struct dentry *pinpoint_dir;
 
@@ -59,13 +64,20 @@ static int __init pinpoint_watch_init(void)
 
 	if (err)
 		return err;
+	err = pinpoint_watch_uprobes(argument, second_argument);
+	if (err) {
+		pinpoint_close_records();
+		return err;
+	}
 	err = register_kretprobe(&pinpoint_calls);
 	if (err) {
+		pinpoint_forget_uprobes();
 		pinpoint_close_records();
 		return err;
 	}
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	debugfs_create_file("registrations", 0400, pinpoint_dir, NULL, &pinpoint_records_fops);
+	debugfs_create_file("uprobes", 0400, pinpoint_dir, NULL, pinpoint_uprobes_file());
 	return 0;
 }
 module_init(pinpoint_watch_init);
@@ -74,9 +86,10 @@ static void __exit pinpoint_watch_exit(void)
 {
 	debugfs_remove_recursive(pinpoint_dir);
 	unregister_kretprobe(&pinpoint_calls);
+	pinpoint_forget_uprobes();
 	pinpoint_close_records();
 }
 module_exit(pinpoint_watch_exit);
 
-MODULE_DESCRIPTION("every registration of a kprobe, with what was asked for");
+MODULE_DESCRIPTION("every registration of a kprobe or a uprobe, with what was asked for");
 MODULE_LICENSE("GPL");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * Shared by the files of pinpoint_watch: the records.
+ * What the files of pinpoint_watch share: the records of kprobes and of uprobes.
  */
 #ifndef PINPOINT_WATCH_H
 #define PINPOINT_WATCH_H
@@ -14,5 +14,9 @@ extern const struct file_operations pinpoint_records_fops;
 int pinpoint_open_records(void);
 void pinpoint_close_records(void);
 void pinpoint_record(const struct kprobe *kp, u64 began, int error);
+
+int pinpoint_watch_uprobes(unsigned int file, unsigned int offset);
+void pinpoint_forget_uprobes(void);
+const struct file_operations *pinpoint_uprobes_file(void);
 
 #endif

@@ -89,6 +89,11 @@ class Places:
             return None
         return Site(found.symbol.name, address - found.start, module=found.module)
 
+    def label(self, address: int) -> str:
+        """The function at or before an address and the distance from its begin, empty before the first function."""
+        found = self._before(address)
+        return f"{found.symbol.name}+{address - found.start:#x}" if found else ""
+
     def safe(self, site: Site) -> bool:
         """True if the kernel accepts a probe on the site and steps it correctly for every task that runs the function.
 
@@ -120,13 +125,13 @@ class Places:
     def _between(self, end: int, address: int) -> AddressKind:
         """Classify an address that is in no function; the last function before it ends at `end`."""
         start = max(end, address - _REACH)
-        code = self._bytes(start, address - start + _REACH)
+        code = self.code(start, address - start + _REACH)
         if stub_at(code, address - start, self._decoder):
             return AddressKind.STUB
         return AddressKind.PADDING if padding_at(code, address - start, self._decoder) else AddressKind.UNNAMED
 
-    def _bytes(self, address: int, size: int) -> bytes:
-        """Bytes of the kernel's text from its ELF file, or of a module's from the guest, where it has its stubs."""
+    def code(self, address: int, size: int) -> bytes:
+        """Kernel text as its ELF file has it; a module's as it is in the guest, because its loader makes stubs."""
         if address in self._texts[0]:
             return self._layout.kernel.bytes_at(address - self._layout.slide, size)
         return self._layout.guest.memory.read(address, size)

@@ -55,6 +55,13 @@ class PatchSites:
             found.update(range(max(each.start, start) - start, min(each.end, start + size) - start))
         return found
 
+    def and_also(self, ftrace: FtraceSites) -> PatchSites:
+        """These sites and those of ftrace."""
+        found = {place: [*ranges] for place, ranges in self._ranges.items()}
+        for place, ranges in ftrace.ranges.items():
+            found[place] = [*found.get(place, []), *ranges]
+        return PatchSites(found, known=self.known)
+
 
 def _merged(ranges: Sequence[Range]) -> list[Range]:
     joined: list[Range] = []
@@ -71,6 +78,11 @@ class FtraceSites:
 
     def __init__(self, found: Mapping[str, Sequence[Range]]) -> None:
         self._ranges = {place: sorted(set(ranges)) for place, ranges in found.items()}
+
+    @property
+    def ranges(self) -> Mapping[str, Sequence[Range]]:
+        """The sites of each place, sorted."""
+        return self._ranges
 
     def at(self, place: str, offset: int) -> Range | None:
         """The site that a byte belongs to, or None; `place` and `offset` are as in PatchSites.within()."""
@@ -129,8 +141,10 @@ def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
 
 
 def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
+    if ftrace:
+        return patch_sites(elf, ftrace=False).and_also(ftrace_sites(elf))
     machine = MACHINES[elf.machine]
-    tables = tuple(table for table in machine.tables if ftrace or table.begin != FTRACE)
+    tables = tuple(table for table in machine.tables if table.begin != FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
     for symbol in elf.symbols:
         if symbol.section and machine.named(symbol.name):
@@ -151,6 +165,12 @@ def places(vmlinux: Elf, begin: str) -> list[int]:
     """The link addresses in one table of a vmlinux; `begin` is the symbol at the table's start."""
     kernel = _Kernel(vmlinux)
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
+
+
+def ranges(vmlinux: Elf, begin: str) -> list[Range]:
+    """The link addresses of the bytes that one table of a vmlinux names, for tables that say how many they are."""
+    kernel = _Kernel(vmlinux)
+    return [each for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 
 
 def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:

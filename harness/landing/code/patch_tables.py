@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 Code = Callable[[], bytes]
@@ -39,17 +40,31 @@ class Table(NamedTuple):
         return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
 
 
+class Linkage(NamedTuple):
+    """A section of a module that the loader fills with jumps (landing/code/linkage_tables.py).
+
+    `targets` are the only functions that it jumps to; without any it jumps to what relocations of a type in `calls`
+    name. Each relocation of a type in `pages` may need an entry, too.
+    """
+
+    calls: frozenset[int] = frozenset()
+    pages: frozenset[int] = frozenset()
+    targets: tuple[str, ...] = ()
+
+
 class PatchTables(NamedTuple):
     """All tables that patch text on one machine.
 
-    `distance_bias` is the number that the relocation of a distance subtracts from it. `named` selects symbols whose
-    code is patched as a whole. `families` are groups of tables whose symbols are `begin` and `end` followed by a name.
+    `linkage` are the sections that a module's loader fills, by name. `distance_bias` is what the relocation of a
+    distance takes off it; `named` selects symbols that are patched whole; `families` are tables of which there is one
+    for each of many names, which `begin` and `end` lack at their end.
     """
 
     tables: tuple[Table, ...]
     families: tuple[Table, ...] = ()
     distance_bias: int = 0
     named: Callable[[str], bool] = lambda _: False
+    linkage: Mapping[str, Linkage] = MappingProxyType({})
 
 
 def _always(size: int) -> Size:
@@ -100,8 +115,9 @@ _JUMPS = (*_between("__jump_table"), "__jump_table")
 
 # Calls of the tracer in ftrace's own entry code (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
 _FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
-# Data in .text that is written at boot: by initialize_ivt(), arch/parisc/kernel/traps.c, and by setup_toc_handler(),
-# toc.c (a checksum).
+# R_AARCH64_CALL26 and JUMP26; ADR_PREL_PG_HI21 and its variant without a check of overflow.
+_ARM64_CALLS, _ARM64_PAGES = frozenset({283, 282}), frozenset({275, 276})
+# Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
 _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler_csum"})
 
 MACHINES: Mapping[str, PatchTables] = {
@@ -134,6 +150,10 @@ MACHINES: Mapping[str, PatchTables] = {
             Table(*_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), pointer=True),
         ),
         named=_FTRACE_CALLS.__contains__,
+        linkage={
+            ".plt": Linkage(_ARM64_CALLS, _ARM64_PAGES),
+            ".text.ftrace_trampoline": Linkage(targets=("ftrace_caller", "ftrace_regs_caller")),
+        },
     ),
     "EM_PARISC": PatchTables(
         tables=(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
 
+EXCEPTIONS = "__start___ex_table"
+
 MACHINE = "EM_AARCH64"
 # Fewer consecutive rows are not a table.
 _LEAST = 256
@@ -25,6 +27,8 @@ _RELATIVE = 0x403  # R_AARCH64_RELATIVE
 # alternative-macros.h).
 _CALL_BACK, _FEATURES = 0x8000, 128
 _JUMP_REACH = 1 << 20
+# The kinds of fixup that arm64 has: from EX_TYPE_NONE to EX_TYPE_LOAD_UNALIGNED_ZEROPAD (asm-extable.h, 6.1).
+_LAST_FIXUP_KIND = 4
 
 
 class Rows(NamedTuple):
@@ -59,6 +63,7 @@ class FlatTables:
         form, fits = {
             ALTERNATIVES: (struct.Struct("<iiHBB"), self._is_alternative),
             JUMPS: (struct.Struct("<iiq"), self._is_jump),
+            EXCEPTIONS: (struct.Struct("<iihH"), self._is_exception),
         }[table]
         return self._find(form, fits)
 
@@ -118,6 +123,20 @@ class FlatTables:
             return False
         word = int(struct.unpack_from("<I", self._image, code - self._base)[0])
         return word == _NOP or word >> 26 == _BRANCH
+
+    def _is_exception(self, place: int, row: tuple[int, ...]) -> bool:
+        """True for a row of struct exception_table_entry (arch/arm64/include/asm/extable.h, 6.1)."""
+        instruction, fixup, kind, _ = row
+        return self._in_text(place + instruction) and self._in_text(place + 4 + fixup) and 0 <= kind <= _LAST_FIXUP_KIND
+
+    def pointers_with(self, address: int) -> list[int]:
+        """The adjacent words that are all relocated to text, where one is relocated to this address; often none."""
+        places = sorted(place for place, value in self.relative.items() if self._in_text(value))
+        for rows in _runs(places):
+            values = [self.relative[place] for place in range(rows.start, rows.end, 8)]
+            if address in values:
+                return values
+        return []
 
     def _in_image(self, address: int) -> bool:
         return address % 4 == 0 and self._base <= address < self._end

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 
 from harness.guest.guest import Guest
+from harness.landing.code.bug_table import bug_places
 from harness.landing.code.function_selection import blacklist
 from harness.landing.code.patch_sites import module_places, places
 from harness.landing.code.patch_tables import JUMPS
@@ -13,7 +13,6 @@ from harness.landing.layout import Layout, Loaded
 from harness.landing.target import Target
 
 _STATIC_CALLS = "__start_static_call_sites"
-_BUGS = ("__start___bug_table", "__stop___bug_table")
 
 
 def jump_labels(layout: Layout) -> list[int]:
@@ -33,23 +32,8 @@ def module_jump_labels(loaded: Target | Loaded) -> list[int]:
 
 
 def bugs(layout: Layout) -> list[int]:
-    """The addresses of the traps of BUG() and WARN() in the kernel's text.
-
-    A row of the table begins with the place of the trap, as a distance from the row or as an address (struct bug_entry,
-    include/asm-generic/bug.h, 6.1).
-    """
-    kernel, config = layout.kernel, layout.guest.image.config
-    first, last = (kernel.named(name) for name in _BUGS)
-    if not (first and last):
-        return []
-    relative = config.get("CONFIG_GENERIC_BUG_RELATIVE_POINTERS") == "y"
-    verbose = config.get("CONFIG_DEBUG_BUGVERBOSE") == "y"
-    row = ("iiHH" if verbose else "iH2x") if relative else ("IIHH" if verbose else "IH2x")
-    start, order = first[0].address, kernel.struct_order
-    form = struct.Struct(f"{order}{row}")
-    content = kernel.bytes_at(start, last[0].address - start)
-    rows = enumerate(form.iter_unpack(content[: len(content) // form.size * form.size]))
-    return _loaded(layout, [place + (start + index * form.size if relative else 0) for index, (place, *_) in rows])
+    """The addresses of the traps of BUG() and WARN() in the kernel's text."""
+    return _loaded(layout, bug_places(layout.kernel, layout.guest.image.config))
 
 
 def parts_of_blacklisted(layout: Layout, guest: Guest) -> list[int]:

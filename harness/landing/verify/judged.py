@@ -32,8 +32,7 @@ class Judged:
     `asked` is what its owner asked for, as `MOD:SYM+0xOFF`, or what the kernel lists for one that was asked for by
     address; `kind` is `kprobe`, `kretprobe`, `fentry`, `fprobe` or `ftrace`; `address` is None for a probe of which no
     address is known; `means` is the address as symbol + offset by the files; `memory` is what changed there; `owner` is
-    who registered it; `notes` are facts for the reader; `seconds` counts from the beginning of what was run;
-    `places` are all names that the address has, as `SYM+0xOFF`.
+    who registered it; `notes` are facts for the reader; `seconds` counts from the beginning of what was run.
     """
 
     asked: str
@@ -47,7 +46,6 @@ class Judged:
     notes: tuple[str, ...] = ()
     seconds: float | None = None
     landing: Landing | None = None
-    places: tuple[str, ...] = ()
 
     @property
     def description(self) -> str:

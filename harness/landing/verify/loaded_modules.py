@@ -10,7 +10,9 @@ from typing import NamedTuple
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
+from harness.landing.code import linkage_tables
 
+_PAGE = 4096
 _NOT_CODE = (".init", ".exit.text")
 
 
@@ -54,10 +56,18 @@ class LoadedModule:
             return []
         own = self.elf.sections
         return [
-            (name, start, own[name].size)
+            (name, start, self._size(name, start))
             for name, start in self.sections.items()
             if name in own and own[name].executable and own[name].size and not name.startswith(_NOT_CODE)
         ]
+
+    def _size(self, name: str, start: int) -> int:
+        """Return a section's size in memory: of one that the loader fills all that it may be, up to the next one."""
+        assert self.elf is not None
+        if name not in linkage_tables.filled(self.elf):
+            return self.elf.sections[name].size
+        end = min((other for other in self.sections.values() if other > start), default=start + _PAGE)
+        return min(linkage_tables.longest(self.elf, name), end - start)
 
 
 class Modules:

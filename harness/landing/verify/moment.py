@@ -29,7 +29,7 @@ class Lists:
     @property
     def probes(self) -> tuple[object, ...]:
         """What must stay the same for the guest to have settled."""
-        return self.kprobes, self.traced, self.records.calls, tuple(sorted(self.names))
+        return self.kprobes, self.traced, self.records.calls, self.records.uprobes, tuple(sorted(self.names))
 
     @property
     def names(self) -> list[str]:
@@ -39,11 +39,10 @@ class Lists:
 
 def read(guest: Guest) -> Lists:
     """Read all lists in one round trip. Raises GuestError when one of them cannot be read."""
-    tracing = " || ".join(f"cat {file} 2>/dev/null" for file in traced_functions.FILES)
     steps = (
         f"cat {_KPROBES} || exit",
-        f"{{ {tracing}; }}",
-        f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE}",
+        f"[ ! -e {traced_functions.FILE} ] || cat {traced_functions.FILE}",
+        f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE} {registrations.UPROBES}",
         "cat /proc/modules",
     )
     told = guest.script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 # The lists that the judge reads lack every probe that came: only memory has them.
 LIST_LEFT_OUT = "list-left-out"
-# The module that is judged registers at the next instruction instead of the one that it is asked for.
+# What is judged registers at the next instruction, or in another function, instead of the place that is expected.
 REGISTERS_ELSEWHERE = "registers-elsewhere"
+# The symbol table that a command reads has each function's address at the name of the one before it.
+TABLE_LIES = "table-lies"
 
-MUTANTS = frozenset({LIST_LEFT_OUT, REGISTERS_ELSEWHERE})
+MUTANTS = frozenset({LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES})

@@ -1,4 +1,4 @@
-"""Every call of register_kprobe() in a guest while `pinpoint_watch` is loaded there (probes/watch/records.c)."""
+"""Every registration of a kprobe or a uprobe in a guest while `pinpoint_watch` is loaded there (probes/watch)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from harness.guest.guest import Guest
 
 MODULE = "pinpoint_watch"
 FILE = f"/sys/kernel/debug/{MODULE}/registrations"
+UPROBES = f"/sys/kernel/debug/{MODULE}/uprobes"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -44,27 +45,66 @@ class Registration:
 
 
 @dataclass(frozen=True)
+class UprobeRegistration:
+    """One registration of a uprobe: the offset into a file, which is known by its device, inode and one of its names.
+
+    `nanoseconds` and `errno` are as in Registration; `file` is empty for a file without a name.
+    """
+
+    nanoseconds: int
+    errno: int
+    device: str
+    inode: int
+    offset: int
+    file: str
+    command: str
+
+    @property
+    def asked(self) -> str:
+        """What was asked for, as `FILE:0xOFF`."""
+        return f"{self.file or f'inode {self.inode} of {self.device}'}:{self.offset:#x}"
+
+
+@dataclass(frozen=True)
 class Records:
     """What the module recorded: the calls in the order of their return, how many did not fit, the time of reading."""
 
     calls: tuple[Registration, ...] = ()
     lost: int = 0
     nanoseconds: int = 0
+    uprobes: tuple[UprobeRegistration, ...] = ()
 
 
 def parse(text: str) -> Records:
-    """Read the module's file. Raises GuestError, one line, for anything else."""
-    calls, lost, now = [], 0, 0
+    """Read the module's two files, one behind the other. Raises GuestError, one line, for anything else."""
+    calls, uprobes, lost, now = [], [], 0, 0
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
         try:
             if "now" in fields:
-                lost, now = int(fields["lost"]), int(fields["now"])
+                lost, now = lost + int(fields["lost"]), int(fields["now"])
+            elif "lost" in fields:
+                lost += int(fields["lost"])
+            elif "inode" in fields:
+                uprobes.append(_uprobe(fields))
             else:
                 calls.append(_call(fields))
         except (KeyError, ValueError):
             raise GuestError(f"not a registration: {line[:80]!r}", where=MODULE) from None
-    return Records(tuple(calls), lost, now)
+    return Records(tuple(calls), lost, now, tuple(uprobes))
+
+
+def _uprobe(fields: dict[str, str]) -> UprobeRegistration:
+    file = _plain(fields["file"])
+    return UprobeRegistration(
+        nanoseconds=int(fields["time"]),
+        errno=int(fields["errno"]),
+        device=fields["device"],
+        inode=int(fields["inode"]),
+        offset=int(fields["offset"], 16),
+        file="" if file == "-" else file,
+        command=_plain(fields["command"]),
+    )
 
 
 def _call(fields: dict[str, str]) -> Registration:
@@ -87,8 +127,9 @@ def _plain(text: str) -> str:
 
 def start(guest: Guest) -> None:
     """Load the module. Raises GuestError when the kernel refuses it."""
-    argument = guest.architecture.kprobes.first_argument
-    guest.run("insmod", guest.ship(MODULE), f"argument={argument}").check()
+    kprobes = guest.image.recipe.architecture.kprobes
+    arguments = (f"argument={kprobes.first_argument}", f"second_argument={kprobes.second_argument}")
+    guest.run("insmod", guest.ship(MODULE), *arguments).check()
 
 
 def stop(guest: Guest) -> None:

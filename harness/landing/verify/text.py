@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.core.elf import Elf
 from harness.landing import own_bytes
+from harness.landing.code import linkage_tables
 from harness.landing.code.patch_sites import LINKED, ftrace_sites, patch_sites
 from harness.landing.layout import Layout
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
@@ -115,6 +116,9 @@ class Changes:
         elf, place, shift = self._place(region.start)
         if elf is None or region.section in elf.duplicated:
             return
+        if region.section in linkage_tables.filled(elf):
+            yield from self._from_loader(elf, region)
+            return
         own = own_bytes.of_module(elf, region.section, region.start, region.start, len(region.content))
         strays = own.strays(region.content)
         yield from (region.start + at for at in strays)
@@ -123,6 +127,25 @@ class Changes:
         for site in ftrace_sites(elf).within(place, 0, len(region.content)):
             if form and call_target(form, site + shift, region.piece(site + shift, LONGEST)) is not None:
                 yield site + shift
+
+    def _from_loader(self, elf: Elf, region: Region) -> Iterator[int]:
+        """Addresses of entries that the loader does not write, of a section that it fills."""
+        allowed = set[int]()
+        module = self._modules[region.module]
+        for symbol, addend in linkage_tables.called(elf, region.section):
+            own = symbol.section in module.sections
+            places = [self._layout.base(symbol, region.module)] if own else self._elsewhere(symbol.name)
+            allowed.update(place + addend for place in places)
+        wrong = linkage_tables.strays(region.content, region.start, allowed, lambda at: bool(module.section_at(at)))
+        yield from (region.start + offset for offset in wrong)
+
+    def _elsewhere(self, name: str) -> list[int]:
+        """Where the kernel and modules have a symbol of that name."""
+        layout = self._layout
+        found = [symbol.address + layout.slide for symbol in layout.kernel.named(name)]
+        for other, loaded in layout.modules.items():
+            found += [layout.base(each, other) for each in loaded.elf.named(name) if each.section in loaded.sections]
+        return found
 
     def _place(self, address: int) -> tuple[Elf | None, str, int]:
         """The file that has an address, the name of its place there, and what its offsets are loaded from."""

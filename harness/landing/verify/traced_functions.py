@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-FILES = ("/sys/kernel/tracing/enabled_functions", "/sys/kernel/debug/tracing/enabled_functions")
+# The guest's init mounts tracefs there. The other path, /sys/kernel/debug/tracing, must not even be looked up: debugfs
+# mounts tracefs a second time for whoever does (trace_automount(), kernel/trace/trace.c, 6.1).
+FILE = "/sys/kernel/tracing/enabled_functions"
 # t_show(), kernel/trace/ftrace.c, 6.1: `name [module] (count) R I D  tramp: address (function) ->function`, then
 # perhaps a line `direct-->function+0x0/0x0`. Later kernels add flags, and `ops: ... ->` instead of `tramp:`.
 _LINE = re.compile(r"(?P<name>[^\s(]+)(?: \[(?P<module>[^\]]+)\])? \((?P<count>\d+)\)(?P<flags>(?: [A-Z ])*)")
 _TRAMPOLINE = re.compile(r"tramp: (?:0x)?(?P<address>[0-9a-f]{8,16}|\S+) \((?P<function>[^)\s]+)")
 _CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)")
+# What is listed here alone: a kprobe on an ftrace site is in the list of kprobes, too.
+TRACED_KINDS = frozenset({"fentry", "fprobe", "ftrace"})
 _DIRECT = re.compile(r"direct(?:\(jmp\))?-->(?P<function>\S+)")
 
 

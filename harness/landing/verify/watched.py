@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from harness.guest.guest import Guest
 from harness.landing.code.system_map import SystemMap
 from harness.landing.layout import Layout, Loaded
 from harness.landing.probe_module import ListedProbe
+from harness.landing.site import Site
 from harness.landing.verify import moment, registrations
 from harness.landing.verify.files_at_hand import Files
 from harness.landing.verify.ftrace_judge import TraceJudge
@@ -22,8 +23,9 @@ from harness.landing.verify.judged import Finding, Judged
 from harness.landing.verify.kprobe_judge import KprobeJudge, matched
 from harness.landing.verify.loaded_modules import Modules
 from harness.landing.verify.moment import Lists, Moment
-from harness.landing.verify.registrations import Registration
+from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.text import Changes, Text
+from harness.landing.verify.traced_functions import TRACED_KINDS
 
 _POLL = 0.2
 # How long all lists must stay the same, and how long memory may take to agree with them, in seconds of a usual guest.
@@ -31,6 +33,7 @@ _QUIET = 0.5
 _AGREE = 6.0
 _SHOWN = 8
 _KALLSYMS = "/proc/kallsyms"
+_STANDING = frozenset({Finding.LANDED, Finding.DISABLED, Finding.GONE})
 
 
 @dataclass(frozen=True)
@@ -142,11 +145,16 @@ class Watched:
     def anything(self, lists: Lists) -> bool:
         """Was anything registered since it began, whether it still stands or not?"""
         traced = Counter(lists.traced) - Counter(self.before.lists.traced)
-        return bool(self.came(lists) or traced or any(not call.errno for call in self.calls(lists)))
+        errors = [*(call.errno for call in self.calls(lists)), *(call.errno for call in self.uprobes(lists))]
+        return bool(self.came(lists) or traced or 0 in errors)
 
     def calls(self, lists: Lists) -> list[Registration]:
         """The registrations since it began."""
         return list(lists.records.calls[len(self.before.lists.records.calls) :])
+
+    def uprobes(self, lists: Lists) -> list[UprobeRegistration]:
+        """The registrations of uprobes since it began."""
+        return list(lists.records.uprobes[len(self.before.lists.records.uprobes) :])
 
     def judge(self) -> Judgement:
         """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late."""
@@ -157,6 +165,11 @@ class Watched:
             if judgement.held or time.monotonic() > until:
                 return judgement
             time.sleep(_QUIET)
+
+    def stands(self, site: Site, probes: Iterable[Judged]) -> bool:
+        """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
+        files = self._files(Moment(self._judged, self._modules.loaded(self._judged.modules)))
+        return stands_at(site, files.named(site).addresses, probes)
 
     def late(self) -> list[Judged]:
         """The probes that were registered after the last judgement, by symbol and offset."""
@@ -204,6 +217,7 @@ class Watched:
         probes = [self._with_owner(judge.judge(each), files, each.call) for each in found]
         probes += [self._with_owner(judge.gone(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
+        probes += [_uprobe(call) for call in self.uprobes(during.lists) if not call.errno]
         unexplained = self._unexplained(changes, during, text)
         self._judged = during.lists
         return Judgement(
@@ -282,3 +296,19 @@ class Watched:
         """The first few of them, as symbol + offset."""
         more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
         return ", ".join(files.meaning(address) for address in sorted(addresses)[:_SHOWN]) + more
+
+
+def stands_at(site: Site, addresses: Collection[int], probes: Iterable[Judged]) -> bool:
+    """Return whether one of these probes stands, or stood, at one of the addresses of a site.
+
+    A function that ftrace calls from is known by its name, since its site may lie behind its entry.
+    """
+    good = [each for each in probes if each.finding in _STANDING]
+    traced = {each.asked for each in good if each.kind in TRACED_KINDS}
+    name = str(site).replace("+0x0", "", 1)
+    return any(each.address in addresses for each in good) or (not site.offset and name in traced)
+
+
+def _uprobe(call: UprobeRegistration) -> Judged:
+    why = "the text of processes is not compared; docs/user-space.md has cases that do"
+    return Judged(call.asked, "uprobe", Finding.NOT_JUDGED, owner=call.command, why=why)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.images.recipe import Recipe
+from harness.images.recipe import Recipe, kernel_options_of_this_run
 from harness.landing import mutants as landing
 from harness.landing.verify import mutants as verify
 from harness.pinning import mutants as pinning
@@ -43,7 +43,7 @@ class CellId:
     @property
     def replay(self) -> str:
         """The command that runs this cell again."""
-        return f"./pinpoint run --vm {self.vm} -k '{self.item}'"
+        return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()} -k '{self.item}'"
 
 
 def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from harness.report.sameness import alike
 from harness.verdict.printk import plain
 
 _HELD, _FAILED = 0, 1
+_DID_NOT_FAIL = "it did not fail"
 # A directory of its own, so that `latest` stays the run that wrote the bundle.
 _PLACE = "replays"
 
@@ -52,20 +53,41 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
     _demand_same_project(about, build_context, anyway=anyway)
     for difference in _differences(about, build_context):
         print(plain(f"pinpoint: {difference}"), file=sys.stderr)
+    outcomes, worst = _tried(about, times, at_failure)
+    if sum(outcomes.values()) < times:
+        return worst or HARNESS_FAILED
+    for line in _report(about.cell, outcomes, times):
+        print(line)
+    return worst
+
+
+def confirm(directory: Path, times: int) -> tuple[int, int]:
+    """Replay a bundle of this run; return how often the cell failed, and how often it was tried.
+
+    Raises UsageError if `directory` is not a bundle.
+    """
+    about = bundle.read(directory)
+    _demand_same_project(about, BuildContext.in_cache(Bus()), anyway=False)
+    outcomes, _ = _tried(about, times, "")
+    tried = sum(outcomes.values())
+    held = sum(count for outcome, count in outcomes.items() if outcome.endswith(_DID_NOT_FAIL))
+    return tried - held, tried
+
+
+def _tried(about: Bundle, times: int, at_failure: str) -> tuple[Counter[str], int]:
+    """Replay; return how often each outcome occurred, and the worst exit status. It ends when a cell did not run."""
     outcomes: Counter[str] = Counter()
     worst = _HELD
     for number in range(1, times + 1):
         listener = _Listener(about.cell)
         status = pytest_run.run(_arguments(about, times, at_failure), plugins=[listener])
+        worst = max(worst, status)
         if listener.cell is None:
-            return status or HARNESS_FAILED
+            break
         outcome = _outcome(about.cell, listener.cell)
         outcomes[outcome] += 1
-        worst = max(worst, status)
         print(f"replay {number} of {times}: {outcome}")
-    for line in _report(about.cell, outcomes, times):
-        print(line)
-    return worst
+    return outcomes, worst
 
 
 def recipe_of(about: Bundle) -> Recipe:
@@ -109,7 +131,7 @@ def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
 
 def _outcome(before: Cell, now: Cell) -> str:
     if now.verdict.acceptable:
-        return f"{now.verdict.value}: it did not fail"
+        return f"{now.verdict.value}: {_DID_NOT_FAIL}"
     if alike(before, now):
         return "failed the same way"
     return plain(f"failed another way: {now.verdict.value}: {now.reason}")

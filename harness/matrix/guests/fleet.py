@@ -59,7 +59,7 @@ class Fleet:
         """
         self.recipes = {recipe.name: recipe for recipe in recipes}
         self.bus = bus
-        self._build_context = build_context
+        self.build_context = build_context
         self._await_image = await_image
         self._directory = directory
         self._suffix = suffix
@@ -133,11 +133,18 @@ class Fleet:
             image = image.with_cpus(cpus)
         begin = self._boot if anew else self._thaw
         with self._starting:
-            guest = begin(image, f"{name}{self._suffix}-fresh-{next(self._fresh)}")
+            guest = begin(image, self._fresh_name(name))
         with guest:
             with checkup.explained(guest):
                 checkup.begin(guest)
             yield guest
+
+    def fresh_log(self, name: str) -> Path:
+        """Return a new path for the console log of one more guest of a VM."""
+        return self._directory / "console" / f"{self._fresh_name(name)}.log"
+
+    def _fresh_name(self, name: str) -> str:
+        return f"{name}{self._suffix}-fresh-{next(self._fresh)}"
 
     def drop_frozen(self, image: Image) -> None:
         """Drop the frozen guest of an image from the store: the next request boots one."""
@@ -168,7 +175,7 @@ class Fleet:
         recipe = self.recipes[name] if name in self.recipes else select([name])[0]
         self._await_image(name)
         with self.bus.clocked(name, IMAGE):
-            return prepare(recipe, self._build_context)
+            return prepare(recipe, self.build_context)
 
     def _prepare_and_start(self, name: str) -> Guest:
         image = self._prepare(name)

@@ -117,7 +117,12 @@ def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     """Return everything that a frozen guest depends on, for its store key."""
     recipe = image.recipe
     anywhere = qemu.Wiring(
-        console=0, monitor=0, console_log=Path("console"), kernel=Path("kernel"), initrd=Path("initrd")
+        console=0,
+        monitor=0,
+        console_log=Path("console"),
+        kernel=Path("kernel"),
+        initrd=Path("initrd"),
+        disk=Path("disk") if image.disk else None,
     )
     return [
         image.key,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.guest.guest import Guest
+from harness.images import external_build, kernel_samples
+from harness.images.build_context import BuildContext
+from harness.images.guest_packages import drivers as tool_drivers
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -14,13 +19,14 @@ from harness.landing.target import loaded
 from harness.landing.verify import moment
 from harness.landing.verify.judged import Finding, Judged, table
 from harness.landing.verify.moment import Lists
-from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE
+from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify.plan import ToLoad
 from harness.matrix.verify.subjects import Command, Modules, Subject
 
 Found = tuple[str, Finding]
+_TABLE = "/tmp/pinpoint-symbols"
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,14 @@ class ForeignOutcome:
         A probe is named by `SYM+0xOFF`, or as the kernel lists it. Unexplained changes of text, probes that are still
         registered, and text that was not restored also raise Missed.
         """
-        found = Counter((each.asked, each.finding) for each in self.probes)
+        self._prove([(each.asked, each.finding) for each in self.probes], expected)
+
+    def prove_at(self, *expected: Found) -> None:
+        """As `prove`, but the probes are named by where they stand by the files, however their owner asked for them."""
+        self._prove([(each.means, each.finding) for each in self.probes], expected)
+
+    def _prove(self, probes: Sequence[Found], expected: Sequence[Found]) -> None:
+        found = Counter(probes)
         wrong = [f"unexplained change of text: {text}" for text in self.judgement.unexplained]
         wrong += [f"still registered: {probe}" for probe in self.standing]
         wrong += [f"text is not as it was before: {places}" for places in self.changed]
@@ -56,9 +69,11 @@ class ForeignOutcome:
 class Foreign:
     """Judges subjects in one guest; in a mutant's cell it is broken on purpose."""
 
-    def __init__(self, guest: Guest, mutant: str) -> None:
+    def __init__(self, guest: Guest, mutant: str, build_context: BuildContext | None = None) -> None:
+        """`build_context` is what samples are built with."""
         self.guest = guest
         self._mutant = mutant
+        self._build_context = build_context
         self._before: Lists | None = None
 
     def module(self, module: str, site: Site, kind: str = "plain") -> ForeignOutcome:
@@ -73,17 +88,50 @@ class Foreign:
         load = ToLoad(module, file, file, words)
         return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
+    def sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
+        """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
+
+        In the mutant's cell its parameter names `other`. Raises what building raises, and Refused.
+        """
+        assert self._build_context is not None
+        image = self.guest.image
+        source = kernel_samples.obtain(image, self._build_context) / name
+        chosen = other if self._mutant == REGISTERS_ELSEWHERE else site
+        with tempfile.TemporaryDirectory(prefix="pinpoint-sample-") as directory:
+            (file,) = external_build.build(source, image, self._build_context, Path(directory))
+            load = ToLoad(name, file, file, [f"{parameter}={chosen.symbol}"])
+            return self._run(Modules(self.guest, [load], "insmod", None), {name: file})
+
     def _elsewhere(self, site: Site) -> int:
         """Return the offset of the function's next instruction."""
         return Layout(self.guest, loaded(self.guest)).following(site).offset
 
-    def command(self, command: str) -> ForeignOutcome:
-        """Run a shell command that registers probes, and judge them. The case must undo what it leaves in tracefs."""
-        return self._run(Command(self.guest, command, None, chroot=False), {})
+    def command(self, command: str, site: Site, other: Site | None = None, *, tools: bool = False) -> ForeignOutcome:
+        """Run a shell command that registers probes and removes them when it is interrupted; judge it.
 
-    def _run(self, subject: Subject, files: Mapping[str, object]) -> ForeignOutcome:
+        `{symbol}`, `{offset}` and `{table}` stand for the site's symbol, its offset, and a file of addresses and
+        symbols as /proc/kallsyms has them. In the mutant's cell the first two are those of `other`, or, without it, of
+        the next instruction. With `tools` the command runs among the guest's packages.
+        """
+        chosen = site
+        if self._mutant == REGISTERS_ELSEWHERE:
+            chosen = other or Layout(self.guest).following(site)
+        table = self._table() if "{table}" in command else ""
+        text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
+        return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
+
+    def _table(self) -> str:
+        """Write the kernel's functions to a file of the guest; for a mutant each with the next one's address."""
+        layout = Layout(self.guest)
+        functions = sorted(layout.functions(""), key=lambda symbol: symbol.address)
+        shift = 1 if self._mutant == TABLE_LIES else 0
+        pairs = zip(functions, functions[shift:], strict=False)
+        lines = (f"{there.address + layout.slide:x} t {named.name}\n" for named, there in pairs)
+        self.guest.put("".join(lines).encode(), _TABLE)
+        return _TABLE
+
+    def _run(self, subject: Subject, own: Mapping[str, Path]) -> ForeignOutcome:
         targets = {target.module: target.elf.path for target in loaded(self.guest)}
-        own = {name: self.guest.image.modules[name] for name in files}
         self._before = None
         with Watched(self.guest, {**targets, **own}, read=self._read) as watched:
             self._before = watched.before.lists

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, PinpointError
+from harness.core.files import code_sha256
 from harness.guest import start
 from harness.guest.accelerator import choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
+from harness.images.guest_packages import Tools, with_disk
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import State
+from harness.matrix.verify import tool_root
 from harness.verdict import intended_backtraces
 from harness.verdict.complaints import Complaint, allowed, confirmed, read
 
@@ -26,11 +31,14 @@ _LOG_SECONDS = 30.0
 _SERIOUS = frozenset("BDWML")
 
 
-def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = False) -> Guest:
-    """Start a guest: thaw the image's frozen guest, which is made first if necessary, or boot one with `anew`.
+def begin(image: Image, build_context: BuildContext, log: Path, tools: Tools | None = None) -> Guest:
+    """A guest that answers, with these tools in it: thawed from the image's frozen one, which is made now if need be.
 
-    Raises what booting raises.
+    Raises what booting raises, and UsageError for a kernel that cannot mount large tools.
     """
+    if tools and tools.disk:
+        image = with_disk(image, tools, build_context)
+        image = replace(image, key=f"{image.key} {code_sha256(Path(tool_root.__file__))}")
     accelerator = choose(image.recipe.architecture, None)
 
     def beginning(keys: RunKeys) -> StartOptions:
@@ -38,12 +46,22 @@ def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = 
         return StartOptions(log, keys, accelerator, build_context.bus, deadline)
 
     def boot(keys: RunKeys) -> Guest:
-        return start.boot(image, beginning(keys))
+        return _prepared(start.boot(image, beginning(keys)), tool_root.mount_disk if image.disk else None)
 
-    if anew:
-        return boot(RunKeys.make())
     freezer = Freezer(build_context, build_context.bus, None)
-    return freezer.thaw(image, freezer.frozen(image, boot), beginning(RunKeys.make()))
+    guest = freezer.thaw(image, freezer.frozen(image, boot), beginning(RunKeys.make()))
+    return _prepared(guest, partial(tool_root.unpack, tools=tools) if tools and tools.archive else None)
+
+
+def _prepared(guest: Guest, prepare: Callable[[Guest], None] | None) -> Guest:
+    """The guest once it has its tools; one that cannot get them is stopped."""
+    try:
+        if prepare:
+            prepare(guest)
+    except BaseException:
+        guest.stop()
+        raise
+    return guest
 
 
 class Kernel:

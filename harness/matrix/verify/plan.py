@@ -38,6 +38,7 @@ class Wanted:
     command: str = ""
     packages: Sequence[str] = ()
     system_map: Path | None = None
+    remove_targets: bool = False
 
 
 @dataclass(frozen=True)

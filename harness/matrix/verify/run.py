@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,20 +14,24 @@ from harness.guest.guest import Guest
 from harness.images import guest_packages
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.landing import layout
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify.guest import Kernel
 from harness.matrix.verify.plan import ToLoad, Wanted, expected
+from harness.matrix.verify.removal import remove_targets
 from harness.matrix.verify.report import Report
-from harness.matrix.verify.subjects import Command, Modules, Refused, Subject
+from harness.matrix.verify.subjects import Command, Modules, Preceded, Refused, Subject
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
+
 _LOG_LINES = 40
 
 
@@ -51,6 +56,9 @@ class Run:
         self._files = dict(files)
         self._expected = list(expected)
         self._names = names
+        self.removed: Modules | None = None
+        """The modules among which the probed ones are removed and loaded again, None for no removal."""
+        self._refused: list[Registration] = []
 
     def run(self) -> None:
         """Run the subject. Raises Refused when it could not be started and the kernel did not complain."""
@@ -71,7 +79,7 @@ class Run:
                 self.wrongs.append(str(lost))
             return
         if refusal and not kernel.complaints:
-            raise self.subject.explain(refusal, kernel.tail(_LOG_LINES))
+            raise _because(self.subject.explain(refusal, kernel.tail(_LOG_LINES)), self._refused)
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
@@ -103,9 +111,16 @@ class Run:
                     judgement = watched.judge()
             except BaseException as error:
                 with _noted(error):
+                    if isinstance(error, Refused):
+                        self._refused = [call for call in watched.calls(watched.lists()) if call.errno]
                     self.subject.stop()
                 raise
-            self._take(judgement)
+            self._take(judgement, watched)
+            if self.removed:
+                with self._timed("remove targets"):
+                    outcome = remove_targets(self.guest, watched, judgement.probes, self.removed)
+                self.notes += outcome.notes
+                self.wrongs += outcome.wrongs
             with self._timed("removal"):
                 self.probes += watched.late()
                 self.subject.stop()
@@ -115,28 +130,22 @@ class Run:
             (self.wrongs if wrong else self.notes).extend(left)
             self.wrongs += [f"text is not as it was before: {places}" for places in changed]
 
-    def _take(self, judgement: Judgement) -> None:
+    def _take(self, judgement: Judgement, watched: Watched) -> None:
         self.probes += judgement.probes
         self.wrongs += [f"text changed where no list has a probe: {places}" for places in judgement.unexplained]
         self.notes += [f"the kernel refused {call.asked or 'an address'}: {call.refusal}" for call in judgement.refused]
         if judgement.lost:
             self.notes.append(f"{judgement.lost} registrations were not recorded")
-        self.probes += [self._absent(site) for site in self._expected if not self._is_probed(site)]
+        self.probes += [self._absent(site) for site in self._expected if not watched.stands(site, self.probes)]
         if not self.probes:
             self.wrongs.append(
                 "no probe was registered: there is nothing to judge; give --settle SECONDS if one is registered later"
             )
         self._hints(judgement)
 
-    def _is_probed(self, site: Site) -> bool:
-        """Return True if a probe is at the site, whatever its owner called the site."""
-        wanted = {str(site), _asked(site)}
-        good = (Finding.LANDED, Finding.DISABLED, Finding.GONE)
-        return any(wanted & {each.asked, each.means, *each.places} for each in self.probes if each.finding in good)
-
     @staticmethod
     def _absent(site: Site) -> Judged:
-        return Judged(site.spec, "kprobe", Finding.MISSED, why="a probe is expected there, and there is none")
+        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement) -> None:
         """Add a note for each kprobe in a file's data whose registration is not known."""
@@ -170,6 +179,12 @@ def _asked(site: Site) -> str:
     return f"{site.module}:{site.symbol}+{site.offset:#x}" if site.module else f"{site.symbol}+{site.offset:#x}"
 
 
+def _because(refusal: Refused, refused: Sequence[Registration]) -> Refused:
+    """A refusal with the registrations that the kernel had refused before: often they are its reason."""
+    calls = ", ".join(f"register_kprobe({call.asked or 'an address'}) {call.refusal}" for call in refused)
+    return Refused(f"{refusal.what}; refused: {calls}", where=refusal.where, mend=refusal.mend) if calls else refusal
+
+
 @contextmanager
 def _noted(error: BaseException) -> Iterator[None]:
     """Add an error that cleaning up raises as a note to `error`, which made the cleaning up necessary."""
@@ -179,27 +194,26 @@ def _noted(error: BaseException) -> Iterator[None]:
         error.add_note(str(another))
 
 
-def verify(
-    image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path, directory: Path
-) -> Report:
-    """Verify on a guest of the image. Raises UsageError when the kernel refuses the modules, BootError, HostError."""
+def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path) -> Report:
+    """Run it all on a guest of the image. Raises UsageError for what the kernel does not take, BootError, HostError."""
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_of(Elf.kept(image.vmlinux))
-    if wanted.packages:
-        image = guest_packages.with_guest_packages(image, wanted.packages, build_context, directory)
+    packages = guest_packages.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
-    with guests.begin(image, build_context, log, anew=bool(wanted.packages)) as guest:
+    reading = threading.Thread(target=layout.read_ahead, args=(image.vmlinux,), daemon=True)
+    reading.start()
+    with guests.begin(image, build_context, log, packages) as guest:
+        reading.join()
         started = time.monotonic() - began
-        subject: Subject = (
-            Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
-            if wanted.command
-            else Modules(guest, modules, wanted.loader, wanted.settle)
-        )
-        files = {each.name: each.copy for each in modules}
+        loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
+        command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
+        subject: Subject = Preceded(loaded, command) if wanted.command else loaded
+        files = {each.name: each.copy for each in modules} | guest_packages.drivers(guest.image)
         run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
+        run.removed = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()
     seconds = {"guest": started, **run.seconds}

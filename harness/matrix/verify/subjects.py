@@ -10,18 +10,24 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
-from harness.images.guest_packages import ROOT
+from harness.landing.code import kprobes_in_module_data
 from harness.landing.verify.moment import Lists
 from harness.landing.verify.watched import Watched
+from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ToLoad
+from harness.pinning import loader
 
+# The word of --loader for the loader of docs/pinning.md.
+PINNED = "pinned"
 _PREFIX = "/tmp/pinpoint-verify-"
 # How long a module is watched at most until its first probe, in seconds: _QUICK if only its initializer can register
 # one, _PATIENT if it can register one later. _LATER is the minimum in the second case.
 _QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
-# How long a command may take to register something, and to end after each signal, in seconds.
-_ATTACHING, _ENDING = 60.0, 5.0
-_ENVIRONMENT = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C"
+# Seconds in which a command must have registered something: under emulation bpftrace needs ten on an idle host.
+_ATTACHING = 180.0
+# Signals that end a command, with the seconds in which it must end: SIGINT is what a user would type.
+_ENDING = {"INT": 20.0, "TERM": 5.0, "KILL": 5.0}
+_PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT = "/tmp/pinpoint-command.out"
 
 
@@ -57,29 +63,38 @@ class Subject(Protocol):
 class Modules:
     """Modules, loaded in order and unloaded in reverse; `settle` is in seconds, None to wait as long as necessary."""
 
-    def __init__(self, guest: Guest, modules: Sequence[ToLoad], loader: str, settle: float | None) -> None:
+    def __init__(self, guest: Guest, modules: Sequence[ToLoad], with_loader: str, settle: float | None) -> None:
         self.about = ", ".join(each.file.name for each in modules if each.judged)
         self.names = frozenset(each.name for each in modules)
         self.notes: list[str] = []
         self.began = 0
         self._guest = guest
         self._modules = list(modules)
-        self._loader = loader
+        self._loader = with_loader
         self._settle = settle
-        self._standing: list[ToLoad] = []
+        self.standing: list[ToLoad] = []
 
     def start(self) -> None:
         """Copy each module to the guest and load it."""
         for module in self._modules:
-            path = _place(module)
-            self._guest.put(module.copy, path)
-            load = f"{self._loader} {shlex.join([path, *module.words])}"
+            self._guest.put(module.copy, place(module))
+            load = f"{self._loading(module)} {load_words(module)}"
             result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
-                printed = " ".join(result.stderr.split()).replace(_PREFIX, "")
-                raise Refused(f"was refused: {printed or f'status {result.rc}'}", where=str(module.file))
-            self._standing.append(module)
+                told = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
+                raise Refused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
+            self.standing.append(module)
             self.began = _monotonic(result.stdout)
+
+    def _loading(self, module: ToLoad) -> str:
+        """The command before the module's path; the pinned loader gets the loaded modules that it probes as targets."""
+        if self._loader != PINNED:
+            return self._loader
+        there = {each.name for each in self.standing} | set(self._guest.image.drivers)
+        sites = kprobes_in_module_data.sites(module.elf)
+        targets = dict.fromkeys([*(e.name for e in self.standing if not e.judged), *(s.module for s in sites)])
+        words = [word for name in targets if name in there for word in ("-t", name)]
+        return shlex.join([self._guest.program(loader.PROGRAM), "-n", module.name, *words])
 
     def settle(self, watched: Watched) -> None:
         """Wait for the first probe, longer if the files use timers, work, threads or callbacks."""
@@ -91,9 +106,9 @@ class Modules:
 
     def stop(self) -> None:
         """Unload each module, the last first."""
-        while self._standing:
-            module = self._standing.pop()
-            result = self._guest.script(f"rmmod {module.name}; gone=$?; rm -f {_place(module)}; exit $gone")
+        while self.standing:
+            module = self.standing.pop()
+            result = self._guest.script(f"rmmod {module.name}; gone=$?; rm -f {place(module)}; exit $gone")
             if not result.ok:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
@@ -117,7 +132,18 @@ def _monotonic(uptime: str) -> int:
         return 0
 
 
-def _place(module: ToLoad) -> str:
+def _failed(printed: str) -> str:
+    """The line in which the pinned loader reports a failure, empty when there is none."""
+    return next((line for line in printed.splitlines() if line.startswith("failed ")), "")
+
+
+def load_words(module: ToLoad) -> str:
+    """The module's path in the guest and its parameters, for a shell."""
+    return shlex.join([place(module), *module.words])
+
+
+def place(module: ToLoad) -> str:
+    """Where the module's file is in the guest."""
     return f"{_PREFIX}{module.name}.ko"
 
 
@@ -136,15 +162,11 @@ class Command:
         self._pid = 0
 
     def start(self) -> None:
-        """Start the command; its output goes to a file in the guest."""
-        inner = f"exec env {_ENVIRONMENT} sh -c {shlex.quote(self._command)}"
+        """Start it; its output goes to a file of the guest."""
+        inner = f"exec env {_PATH} HOME=/root LC_ALL=C sh -c {shlex.quote(self._command)}"
         if self._chroot:
-            for name in ("proc", "sys", "dev"):
-                self._guest.run("mount", "-o", "rbind", f"/{name}", f"{ROOT}/{name}").check()
-            for name in ("kernel/debug", "kernel/tracing"):
-                both = f"/sys/{name} {ROOT}/sys/{name}"
-                self._guest.script(f"[ ! -d /sys/{name} ] || mount -o bind {both}").check()
-            inner = f"exec chroot {ROOT} /usr/bin/env {_ENVIRONMENT} /bin/sh -c {shlex.quote(self._command)}"
+            tool_root.enter(self._guest)
+            inner = tool_root.within(self._command, _PATH)
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
         self._talk = self._guest.talk("setsid", "sh", "-c", outer)
         line = self._talk.line(self._guest.budget(_ATTACHING))
@@ -161,22 +183,23 @@ class Command:
             raise Refused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
 
     def stop(self) -> None:
-        """Send SIGINT, then SIGTERM, then SIGKILL to all processes of its session, until none is left."""
-        for signal in ("INT", "TERM", "KILL"):
+        """Interrupt it, then end it, then kill it: each process of its session. Does nothing if it was not started."""
+        if not self._pid:
+            return
+        for signal, seconds in _ENDING.items():
             if not self._runs():
                 break
             self._guest.script(f"kill -{signal} -- -{self._pid}")
-            until = time.monotonic() + self._guest.budget(_ENDING).remaining()
+            until = time.monotonic() + self._guest.budget(seconds).remaining()
             while self._runs() and time.monotonic() < until:
                 time.sleep(0.2)
             if signal != "INT":
                 self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
         self._talk.hang_up()
         if self._chroot:
-            mounts = ("sys/kernel/tracing", "sys/kernel/debug", "dev", "sys", "proc")
-            self._guest.script("; ".join(f"umount -l {ROOT}/{name}" for name in mounts))
-        output = self._output()
-        self.notes += [f"it printed: {output}"] if output else []
+            tool_root.leave(self._guest)
+        told = self._output()
+        self.notes += [f"it printed: {told}"] if told else []
         self._guest.run("rm", "-f", _OUTPUT)
 
     def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
@@ -200,3 +223,34 @@ class Command:
         """Return the end of its output in one line."""
         lines = self._guest.script(f"tail -n 5 {_OUTPUT}").stdout.splitlines()
         return "; ".join(" ".join(line.split()) for line in lines if line.strip())[-300:]
+
+
+class Preceded:
+    """A command for which modules are loaded first and unloaded last."""
+
+    def __init__(self, modules: Modules, command: Command) -> None:
+        self.about = command.about
+        self.names = modules.names
+        self.notes: list[str] = []
+        self.began = 0
+        self._modules = modules
+        self._command = command
+
+    def start(self) -> None:
+        """Load the modules, then start the command."""
+        self._modules.start()
+        self._command.start()
+
+    def settle(self, watched: Watched) -> None:
+        """Wait until the command's probes are there. Raises Refused."""
+        self._command.settle(watched)
+
+    def stop(self) -> None:
+        """End the command, then unload the modules."""
+        self._command.stop()
+        self._modules.stop()
+        self.notes += [*self._command.notes, *self._modules.notes]
+
+    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+        """A refusal with what the end of the kernel's log says of it."""
+        return (self._modules if refusal.where != self._command.about else self._command).explain(refusal, log)

@@ -88,8 +88,10 @@ class _Line(socketserver.StreamRequestHandler):
 class ControllerClient:
     """The connection to the controller in a worker."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, worker: str = "") -> None:
+        """`worker` is the name that events carry to the controller."""
         self._address = address
+        self._worker = worker
         self._connection = self._connect()
         self._turn = threading.Lock()
 
@@ -97,7 +99,7 @@ class ControllerClient:
         """Send an event of this process; subscribe it to the bus. Time accounts are sent once, when the worker ends."""
         if event.phase is Phase.SPENT:
             return
-        self._send({"event": {**asdict(event), "phase": event.phase.value}})
+        self._send({"event": {**asdict(event), "phase": event.phase.value, "worker": self._worker}})
 
     def send_rows(self, rows: Sequence[str], compared: Collection[str], asked: Mapping[str, CellId]) -> None:
         """Send the rows that have cells to run, those that need their sibling's image, and all selected cells."""

@@ -76,10 +76,15 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(vm if shared.parts == 1 else f"{vm}/{part}"))
 
 
+def name(config: pytest.Config) -> str:
+    """In a worker: pytest-xdist's name of it, such as `gw0`."""
+    return str(config.workerinput["workerid"])  # type: ignore[attr-defined]
+
+
 def suffix(config: pytest.Config) -> str:
     """In a worker: return the suffix of its console logs; empty unless other workers run parts of the same row."""
     parts = worker_config(config).parts
-    return "" if parts == 1 else f".{config.workerinput['workerid']}"  # type: ignore[attr-defined]
+    return "" if parts == 1 else f".{name(config)}"
 
 
 def send_config(node: Any, worker_config: WorkerConfig) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export

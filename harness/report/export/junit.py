@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from harness.report.pivot import Pivot
+from harness.report.page.claims import claims
+from harness.report.pivot import LOST, Asked, Pivot
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
@@ -15,40 +16,55 @@ from harness.verdict.printk import plain
 _ERRORS = frozenset({Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL})
 
 
-def junit(cells: Sequence[Cell], run: str) -> str:
-    """Return the run as JUnit XML: a suite for each VM, a test case for each cell."""
-    pivot = Pivot(cells)
+def junit(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> str:
+    """The run as JUnit XML: a suite for each VM, a test case for each cell.
+
+    A cell that was asked for and did not run (`missing`) is an error.
+    """
+    pivot = Pivot(cells, missing)
     root = ElementTree.Element("testsuites", name=f"pinpoint {run}")
     for vm in pivot.vms:
         row = [cell for cell in pivot.latest if cell.vm == vm]
+        lost = [each for each in pivot.missing if each.vm == vm]
         suite = ElementTree.SubElement(
             root,
             "testsuite",
             name=vm,
-            tests=str(len(row)),
+            tests=str(len(row) + len(lost)),
             failures=str(sum(not cell.verdict.acceptable and cell.verdict not in _ERRORS for cell in row)),
-            errors=str(sum(cell.verdict in _ERRORS for cell in row)),
+            errors=str(sum(cell.verdict in _ERRORS for cell in row) + len(lost)),
             skipped=str(sum(cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL) for cell in row)),
             time=f"{sum(cell.seconds for cell in row):.3f}",
         )
         for cell in row:
             _case(suite, cell)
+        for each in lost:
+            case = _element(suite, each, 0.0)
+            ElementTree.SubElement(case, "error", message=LOST, type="lost").text = LOST
     ElementTree.indent(root)
     document: str = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{document}\n'
 
 
-def _case(suite: ElementTree.Element, cell: Cell) -> None:
+def _element(suite: ElementTree.Element, cell: Asked, seconds: float) -> ElementTree.Element:
+    """The test case of a cell, with its file and, where this version of the project has the case, its line."""
     mutant = f" mutant {cell.mutant}" if cell.mutant else ""
     case = ElementTree.SubElement(
         suite,
         "testcase",
         name=plain(f"{cell.case}{mutant}"),
-        classname=f"{cell.vm}.{cell.file}" if cell.file else cell.vm,
-        time=f"{cell.seconds:.3f}",
+        classname=plain(f"{cell.vm}.{cell.file}" if cell.file else cell.vm),
+        time=f"{seconds:.3f}",
     )
     if cell.file:
         case.set("file", plain(cell.file))
+    if line := claims(cell.file).line(cell.case):
+        case.set("line", str(line))
+    return case
+
+
+def _case(suite: ElementTree.Element, cell: Cell) -> None:
+    case = _element(suite, cell, cell.seconds)
     properties = ElementTree.SubElement(case, "properties")
     for name, value in (
         ("verdict", cell.verdict.value),

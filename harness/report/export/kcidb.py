@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.report.measurements import Figure
-from harness.report.pivot import Pivot
+from harness.report.pivot import LOST, Asked, Pivot
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
@@ -25,30 +25,32 @@ _STATUS = {
 _LONGEST = 1024
 
 
-def kcidb(cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str) -> Mapping[str, Any]:
-    """Return the run as one KCIDB I/O object.
+def kcidb(
+    cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str, missing: Sequence[Asked] = ()
+) -> Mapping[str, Any]:
+    """The run as one KCIDB I/O object.
 
-    Each image is a build, each cell a test. A known-fail is FAIL with an incident of the defect's issue, and a
-    harness-error is ERROR. Figures of a VM are tests with a number as output. `origin` is the submitter's name, made of
-    letters, digits and underscores.
+    Each image is a build, each cell a test. A known-fail is FAIL with an incident of the defect's issue, a
+    harness-error is ERROR, a cell that did not run (`missing`) is MISS. Figures of a VM are tests with a number as
+    output. `origin` is the submitter's name, of letters, digits and underscores.
     """
-    pivot = Pivot(cells)
+    pivot = Pivot(cells, missing)
     began = _began(run)
     checkout = f"{origin}:{run}"
     builds, tests, issues, incidents = [], [], {}, []
     for vm in pivot.vms:
         row = [cell for cell in pivot.latest if cell.vm == vm]
-        known = next((cell for cell in row if cell.kernel_release), row[0])
+        known = next((cell for cell in row if cell.kernel_release), None)
         build = f"{origin}:{run}-{vm}"
         builds.append(
             {
                 "id": build,
                 "origin": origin,
                 "checkout_id": checkout,
-                "architecture": known.arch or "unknown",
+                "architecture": known.arch if known else "unknown",
                 "config_name": vm,
-                "status": "PASS" if known.kernel_release else "ERROR",
-                "misc": {"kernel_release": known.kernel_release, "image_key": known.image_key},
+                "status": "PASS" if known else "ERROR",
+                "misc": {"kernel_release": known.kernel_release, "image_key": known.image_key} if known else {},
             }
         )
         for number, cell in enumerate(row):
@@ -67,6 +69,8 @@ def kcidb(cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: st
                         "present": True,
                     }
                 )
+        lost = [each for each in pivot.missing if each.vm == vm]
+        tests += [_missed(f"{build}-lost-{number}", build, origin, each, began) for number, each in enumerate(lost)]
         tests += [
             {
                 "id": f"{build}-figure-{number}",
@@ -89,18 +93,34 @@ def kcidb(cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: st
 
 
 def _test(test: str, build: str, origin: str, cell: Cell, began: str) -> Mapping[str, Any]:
-    mutant = f".mutant.{cell.mutant}" if cell.mutant else ""
     return {
         "id": test,
         "origin": origin,
         "build_id": build,
-        "path": _path(f"pinpoint.{cell.case}{mutant}"),
+        "path": _of_cell(cell),
         "comment": plain(cell.reason)[:_LONGEST] or cell.verdict.value,
         "status": _STATUS.get(cell.verdict, "FAIL"),
         "start_time": began,
         "duration": cell.seconds,
         "misc": {"verdict": cell.verdict.value, "accelerator": cell.accelerator},
     }
+
+
+def _missed(test: str, build: str, origin: str, cell: Asked, began: str) -> Mapping[str, Any]:
+    return {
+        "id": test,
+        "origin": origin,
+        "build_id": build,
+        "path": _of_cell(cell),
+        "comment": LOST,
+        "status": "MISS",
+        "start_time": began,
+    }
+
+
+def _of_cell(cell: Asked) -> str:
+    """The test path of a cell."""
+    return _path(f"pinpoint.{cell.case}.mutant.{cell.mutant}" if cell.mutant else f"pinpoint.{cell.case}")
 
 
 def _issue(issue: str, origin: str, cell: Cell) -> Mapping[str, Any]:

@@ -1,11 +1,16 @@
-"""A run as KTAP (Documentation/dev-tools/ktap.rst): a suite for each VM, a subtest for each case and mutant."""
+"""A run as KTAP (Documentation/dev-tools/ktap.rst): whole, or streamed while its cells end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TextIO
 
-from harness.report.pivot import Pivot, Square
-from harness.report.record import Cell
+from harness.core.errors import UsageError
+from harness.report.pivot import LOST, Asked, CaseName, Pivot, Square
+from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.printk import plain
 
@@ -13,41 +18,104 @@ _INDENT = "    "
 _VERSION = "KTAP version 1"
 
 
-def ktap(cells: Sequence[Cell]) -> str:
-    """Return the run as KTAP that `tools/testing/kunit/kunit.py parse` accepts.
+def ktap(cells: Sequence[Cell], missing: Sequence[Asked] = ()) -> str:
+    """The run as KTAP that `tools/testing/kunit/kunit.py parse` accepts: a suite a VM, a subtest a case and mutant.
 
-    A skipped cell is `ok # SKIP`. A known-fail is `ok`, with the defect in a diagnostic line, because the case asserted
-    the documented symptom. Every other verdict that fails the run is `not ok`.
+    A skipped cell is `ok # SKIP`. A known-fail is `ok`, with the defect in a diagnostic line: the case asserted the
+    documented symptom. Every other verdict that fails the run is `not ok`, and so is a cell that did not run
+    (`missing`).
     """
-    pivot = Pivot(cells)
+    pivot = Pivot(cells, missing)
     lines = [_VERSION, f"1..{len(pivot.vms)}"]
     for number, vm in enumerate(pivot.vms, 1):
         squares = [(case, pivot.square(case, vm)) for case in pivot.cases]
-        present = [(case, square) for case, square in squares if square.first is not None]
-        lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(present)}"])
-        for position, (case, square) in enumerate(present, 1):
+        asked = [(case, square) for case, square in squares if square.first is not None or square.lost]
+        lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(asked)}"])
+        for position, (case, square) in enumerate(asked, 1):
             lines += _indented(_case(position, pivot.label(case), square))
-        good = all(cell.verdict.acceptable for _, square in present for cell in _cells(square))
-        lines.append(f"{_status(good)} {number} {vm}")
+        lines.append(f"{_status(all(_good(square) for _, square in asked))} {number} {vm}")
     return "\n".join(lines) + "\n"
+
+
+class Stream:
+    """Writes KTAP while a run goes on: each case on a VM as one test when the last of its cells has ended.
+
+    VMs run in parallel, so the tests are flat: `VM.case`, with the mutants as subtests.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._left: Counter[tuple[str, str, str]] = Counter()
+        self._cells: dict[tuple[str, str, str], dict[CellKey, Cell]] = {}
+        self._begun = False
+        self._written = 0
+
+    @classmethod
+    def into(cls, file: str) -> Stream:
+        """A stream into a file, which is emptied. Raises UsageError when it cannot be written."""
+        try:
+            return cls(os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "w"))
+        except OSError as error:
+            raise UsageError(f"cannot be written: {error.strerror}", where=file, mend="name another file") from None
+
+    def begin(self, asked: Iterable[Asked]) -> None:
+        """Write the plan, of all cells that were asked for. Only the first call counts."""
+        with self._lock:
+            if not self._begun:
+                self._begun = True
+                self._left = Counter((each.file, each.case, each.vm) for each in asked)
+                self._write([_VERSION, f"1..{len(self._left)}"])
+
+    def add(self, cell: Cell) -> None:
+        """Take a cell that ended, and write its test when no other cell of it is left."""
+        with self._lock:
+            place = (cell.file, cell.case, cell.vm)
+            self._cells.setdefault(place, {})[cell.key] = cell
+            if len(self._cells[place]) == self._left[place]:
+                self._test(place)
+
+    def close(self) -> None:
+        """Write the tests of which a cell did not run. The stream stays open."""
+        with self._lock:
+            for place in [place for place, count in self._left.items() if count]:
+                self._test(place)
+
+    def _test(self, place: tuple[str, str, str]) -> None:
+        cells = self._cells.pop(place, {}).values()
+        lost = self._left.pop(place) - len(cells)
+        honest = next((cell for cell in cells if not cell.mutant), None)
+        square = Square(honest, tuple(cell for cell in cells if cell.mutant), lost)
+        self._written += 1
+        self._write(_case(self._written, f"{place[2]}.{CaseName(*place[:2]).case}", square))
+
+    def _write(self, lines: Iterable[str]) -> None:
+        self._stream.write("".join(f"{line}\n" for line in lines))
+        self._stream.flush()
 
 
 def _cells(square: Square) -> list[Cell]:
     return [*square.mutants, *([square.honest] if square.honest else [])]
 
 
+def _good(square: Square) -> bool:
+    return not square.lost and all(cell.verdict.acceptable for cell in _cells(square))
+
+
 def _case(position: int, case: str, square: Square) -> Iterator[str]:
     """Yield the lines of one case on one VM: its mutants as subtests, and its own result last."""
     name = _name(case)
-    if square.mutants:
-        subtests = _cells(square)
-        yield from _indented([_VERSION, f"# Subtest: {name}", f"1..{len(subtests)}"])
+    subtests = _cells(square)
+    if square.mutants or square.lost:
+        yield from _indented([_VERSION, f"# Subtest: {name}", f"1..{len(subtests) + square.lost}"])
         for number, cell in enumerate(subtests, 1):
             label = f"mutant {_name(cell.mutant)} is caught" if cell.mutant else "honest"
             yield from _indented(_result(number, label, cell))
-        good = all(cell.verdict.acceptable for cell in subtests)
-        skipped = all(cell.verdict is Verdict.SKIP for cell in subtests)
-        yield f"{_status(good)} {position} {name}" + (f" # SKIP {_text(subtests[-1].reason)}" if skipped else "")
+        for number in range(len(subtests) + 1, len(subtests) + square.lost + 1):
+            yield from _indented([f"# {LOST}", f"not ok {number} {LOST}"])
+        skipped = bool(subtests) and not square.lost and all(cell.verdict is Verdict.SKIP for cell in subtests)
+        directive = f" # SKIP {_text(subtests[-1].reason)}" if skipped else ""
+        yield f"{_status(_good(square))} {position} {name}{directive}"
     elif square.honest:
         yield from _result(position, name, square.honest)
 

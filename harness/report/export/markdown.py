@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.pivot import Pivot, tally
+from harness.report.pivot import LOST, Asked, Pivot, tally
 from harness.report.record import Cell
 from harness.verdict.printk import plain
 
 _MOST_FAILURES = 50
 
 
-def markdown(cells: Sequence[Cell], run: str) -> str:
-    """Return the run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle."""
-    pivot = Pivot(cells)
+def markdown(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> str:
+    """The run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle.
+
+    Cells that were asked for and did not run (`missing`) follow.
+    """
+    pivot = Pivot(cells, missing)
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
@@ -30,13 +33,20 @@ def markdown(cells: Sequence[Cell], run: str) -> str:
         lines += [_failure(cell) for cell in bad[:_MOST_FAILURES]]
         if len(bad) > _MOST_FAILURES:
             lines += ["", f"and {len(bad) - _MOST_FAILURES} more"]
+    if pivot.missing:
+        lines += ["", f"### {len(pivot.missing)} {LOST}", ""]
+        lines += [f"- `{_text(each.case)}` on `{each.vm}`{_mutant(each)}" for each in pivot.missing[:_MOST_FAILURES]]
     return "\n".join(lines) + "\n"
 
 
+def _mutant(cell: Asked) -> str:
+    return f" (mutant {_text(cell.mutant)})" if cell.mutant else ""
+
+
 def _failure(cell: Cell) -> str:
-    mutant = f" (mutant {cell.mutant})" if cell.mutant else ""
     replay = f"`./pinpoint repro {_text(cell.bundle)}`" if cell.bundle else ""
-    return f"| {cell.verdict.value} | `{_text(cell.case)}`{mutant} | `{cell.vm}` | {_text(cell.reason)} | {replay} |"
+    case = f"`{_text(cell.case)}`{_mutant(cell)}"
+    return f"| {cell.verdict.value} | {case} | `{cell.vm}` | {_text(cell.reason)} | {replay} |"
 
 
 def _text(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
-from harness.landing.code.line_table import LineRow, rows
+from harness.core.line_table import LineRow, rows
 
 # The largest number of names in an error message.
 _NAMED_AT_MOST = 6

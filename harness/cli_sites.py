@@ -1,0 +1,102 @@
+"""The command that lists where a probe may be in a function: sites."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import click
+
+from harness.cli_common import example
+from harness.core import paths
+from harness.core.errors import CELL_FAILED, HostError, PinpointError, UsageError
+from harness.core.events import Bus
+from harness.images.build_context import BuildContext
+from harness.images.prepare import prepare
+from harness.images.recipe import Recipe, select
+from harness.landing.code.function_selection import evenly, unique_functions
+from harness.landing.sites.function import Function, FunctionSites
+from harness.matrix.commands import prove_sites
+from harness.matrix.commands.prove_sites import Proof
+from harness.matrix.verify import guest as guests
+from harness.report import site_forms
+from harness.report.board import Board
+
+_SHOWN = 20
+
+
+@click.command(epilog=example("sites vfs_read --vm x86_64-debian"))
+@click.argument("names", metavar="FUNC...", nargs=-1)
+@click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel has the function.")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="Instead of FUNC: N functions, evenly spread.")
+@click.option("--boot", is_flag=True, help="Register a probe on every offset in a guest and compare.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def sites(names: Sequence[str], vm: str, sample: int | None, boot: bool, as_json: bool) -> int:
+    """List every offset of a kernel function: whether a probe may be there, the errno where not, and why.
+
+    Without --boot the answers come from the kernel's files and no guest is started. Exit status: 0; 1 if --boot finds
+    an offset at which the kernel's answer is another one.
+    """
+    if bool(names) == bool(sample):
+        raise UsageError("give FUNC or --sample N", mend="for example: ./pinpoint sites vfs_read --vm x86_64-debian")
+    recipe = select([vm])[0]
+    bus = Bus()
+    board = Board(bus, False, lambda line: click.echo(line, err=True))
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sites") as aside:
+        try:
+            job = aside.submit(_found, recipe, names, sample or 0, boot, BuildContext.in_cache(bus))
+            board.follow([job])
+        finally:
+            board.close()
+    functions, proof, notes = job.result()
+    answers = proof.answers if proof else {}
+    if as_json:
+        click.echo(json.dumps([site_forms.as_object(each, answers) for each in functions], indent=2))
+    elif names:
+        click.echo("\n\n".join(site_forms.text(each, answers) for each in functions))
+    for note in notes:
+        click.echo(note, err=as_json)
+    return CELL_FAILED if proof and proof.differences else 0
+
+
+def _found(
+    recipe: Recipe, names: Sequence[str], sample: int, boot: bool, context: BuildContext
+) -> tuple[list[Function], Proof | None, list[str]]:
+    """Return the functions, the proof, and lines for a person."""
+    image = prepare(recipe, context)
+    answers = FunctionSites(image)
+    began = time.monotonic()
+    chosen = names or [symbol.name for symbol in evenly(unique_functions(answers.kernel), sample)]
+    functions, notes = [], []
+    with context.bus.step(recipe.name, "sites") as step:
+        for number, name in enumerate(chosen):
+            step.say(name, number / len(chosen))
+            try:
+                functions.append(answers.function(name))
+            except PinpointError as error:
+                # A sample leaves out what is no code; an error of the host, such as an interruption, ends the command.
+                if names or isinstance(error, HostError):
+                    raise
+                notes.append(f"left out: {error}")
+    seconds = time.monotonic() - began
+    if not answers.reserved.blacklist_known:
+        notes.append("the files have no list of the functions that the kernel refuses; only --boot knows them")
+    offsets = sum(len(each.instructions) + len(each.inside) for each in functions)
+    notes.append(f"{len(functions)} functions, {offsets} offsets from the files of {image.release} in {seconds:.1f} s")
+    if not boot:
+        return functions, None, notes
+    log = paths.cache() / "logs" / f"sites-{recipe.name}.log"
+    began = time.monotonic()
+    with guests.begin(image, context, log) as guest, context.bus.step(recipe.name, "registering") as step:
+        proof = prove_sites.prove(guest, functions, step)
+    notes += [str(each) for each in proof.differences[:_SHOWN]]
+    if len(proof.differences) > _SHOWN:
+        notes.append(f"and {len(proof.differences) - _SHOWN} more")
+    notes.append(
+        f"the kernel was tried at {len(proof.answers)} offsets in {time.monotonic() - began:.1f} s: "
+        f"{proof.agreed} as the files show ({proof.share:.2f} % of those that the files decide), "
+        f"{proof.settled} that the files leave open, {len(proof.differences)} otherwise"
+    )
+    return functions, proof, notes

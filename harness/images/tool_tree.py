@@ -1,0 +1,125 @@
+"""What a guest needs of unpacked Debian packages to run them: their own files, and the libraries that these load."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.dynamic import DynamicSection
+from elftools.elf.elffile import ELFFile
+from elftools.elf.segments import InterpSegment
+
+# What no command reads. Debian's own installations of containers leave the same out.
+_LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
+_PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin")
+_MAGIC = b"\x7fELF"
+_LINKS = 8
+
+
+def leave_out(root: Path) -> None:
+    """Delete documentation."""
+    for name in _LEFT_OUT:
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def foreign_scripts(root: Path) -> list[str]:
+    """Return the programs of a tree whose interpreter is neither sh nor in the tree.
+
+    No ELF file shows what they need.
+    """
+    files = [path for directory in _PROGRAMS for path in sorted((root / directory).glob("*")) if path.is_file()]
+    own = {path.name for path in files} | {"sh"}
+    return [path.name for path in files if (interpreter := _interpreter(path)) and interpreter not in own]
+
+
+def has_programs(root: Path) -> bool:
+    """Return whether there is any program in the tree."""
+    return any(path.is_file() for directory in _PROGRAMS for path in (root / directory).glob("*"))
+
+
+def keep_libraries(root: Path, packages: Path) -> list[str]:
+    """Copy into `root` each library that its ELF files load, and the loader that they name; return their names.
+
+    `packages` is where all that the packages depend on is unpacked. What it does not have is left out: a library that
+    is missing is an error of the tool that loads it, which the tool itself reports.
+    """
+    found = list(packages.rglob("*.so*"))
+    # The loader's link and its target have one name: files come last and take precedence.
+    found.sort(key=lambda path: not path.is_symlink())
+    libraries = {path.name: path for path in found}
+    own = {path.name for path in root.rglob("*.so*")}
+    pending = {needed for path in root.rglob("*") if _is_elf(path) for needed in _needed(path)}
+    kept: set[str] = set()
+    while pending:
+        needed = pending.pop()
+        name = Path(needed).name
+        source = _followed(libraries[name], packages) if name in libraries else None
+        if needed in kept or name in own or source is None:
+            continue
+        kept.add(needed)
+        # A loader is named by its path, and a library by its name alone.
+        place = root / (needed.lstrip("/") if "/" in needed else libraries[name].relative_to(packages))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, place)
+        pending |= set(_needed(place))
+    return sorted({Path(needed).name for needed in kept})
+
+
+def merge_usr(root: Path) -> None:
+    """/bin, /sbin and /lib* as links into /usr: packages have files in both, and no package makes the links."""
+    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
+        old, real = root / name, root / "usr" / name
+        if old.is_dir() and not old.is_symlink():
+            shutil.copytree(old, real, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(old)
+        if real.is_dir() and not os.path.lexists(old):
+            old.symlink_to(f"usr/{name}")
+
+
+def _interpreter(path: Path) -> str:
+    """The name of the program that runs a script, empty for a file that is no script."""
+    with path.open("rb") as stream:
+        first = stream.readline(256)
+    words = first[2:].decode(errors="replace").split() if first.startswith(b"#!") else []
+    names = [Path(word).name for word in words if not word.startswith("-")]
+    return names[1] if names[:1] == ["env"] and len(names) > 1 else names[0] if names else ""
+
+
+def _is_elf(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(_MAGIC)) == _MAGIC
+
+
+def _needed(file: Path) -> Iterator[str]:
+    """The libraries that an ELF file loads, and its loader."""
+    with file.open("rb") as stream:
+        try:
+            elf = ELFFile(stream)
+            for segment in elf.iter_segments("PT_INTERP"):
+                assert isinstance(segment, InterpSegment)
+                yield str(segment.get_interp_name())
+            dynamic = elf.get_section_by_name(".dynamic")
+            if isinstance(dynamic, DynamicSection):
+                for tag in dynamic.iter_tags("DT_NEEDED"):
+                    yield str(tag.needed)  # type: ignore[attr-defined]
+        except ELFError:
+            return
+
+
+def _followed(path: Path, root: Path) -> Path | None:
+    """The file that a path leads to inside of `root`, None when there is none.
+
+    No link may lead to a file of the host.
+    """
+    for _ in range(_LINKS):
+        if not path.is_symlink():
+            break
+        target = path.readlink()
+        path = root / target.relative_to("/") if target.is_absolute() else path.parent / target
+    resolved = path.resolve()
+    return resolved if resolved.is_relative_to(root.resolve()) and resolved.is_file() else None

@@ -1,0 +1,106 @@
+"""Sections of a module that the kernel's loader fills: the file has one byte of each, as a place for them.
+
+arm64's loader makes `.plt` as long as the module's calls need and writes one entry for each function that a call
+does not reach; `.text.ftrace_trampoline` has one entry, for ftrace (module_frob_arch_sections() and
+module_emit_plt_entry(), arch/arm64/kernel/module-plts.c, and module_init_ftrace_plt(), module.c, 6.1). So these bytes
+are compared with what the loader may write, instead of with the file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from harness.core.elf import Elf, Symbol
+from harness.landing.code.patch_tables import MACHINES
+
+ENTRY = 12
+_WORD = struct.Struct("<I")
+_PAGE = 12
+_BITS = (1 << 64) - 1
+# The register that a linkage entry may overwrite, and the instructions of an entry without their fields.
+_X16 = 16
+_ADRP, _ADRP_MASK = 0x90000000, 0x9F000000
+_ADD, _ADD_MASK = 0x91000000, 0xFFC00000
+_BR, _BR_MASK = 0xD61F0000, 0xFFFFFC1F
+_B, _B_MASK = 0x14000000, 0xFC000000
+
+
+class Entry(NamedTuple):
+    """One entry: where it jumps to; `returns` is true for a veneer of ADRP, which goes back to its module."""
+
+    target: int
+    returns: bool = False
+
+
+def filled(elf: Elf) -> Collection[str]:
+    """Return the sections of a module that the loader fills."""
+    linkage = MACHINES[elf.machine].linkage
+    return () if elf.linked else [name for name in linkage if name in elf.sections]
+
+
+def longest(elf: Elf, section: str) -> int:
+    """Return the size in bytes that such a section has at most in memory."""
+    linkage = MACHINES[elf.machine].linkage[section]
+    if linkage.targets:
+        return ENTRY
+    moved = sum(each.type in linkage.calls for name in _code(elf) for each in elf.relocations(name))
+    # One entry more than calls (count_plts()), and one for each veneer of Cortex-A53's erratum 843419.
+    veneers = sum(each.type in linkage.pages for name in _code(elf) for each in elf.relocations(name))
+    return ENTRY * (moved + veneers + 1)
+
+
+def called(elf: Elf, section: str) -> list[tuple[Symbol, int]]:
+    """Return the symbols, each with its addend, that the entries of a section may jump to.
+
+    A symbol without a section is another file's.
+    """
+    linkage = MACHINES[elf.machine].linkage[section]
+    if linkage.targets:
+        return [(Symbol(name, 0, 0, "", "func", "global"), 0) for name in linkage.targets]
+    found = {
+        (each.symbol, each.addend): None
+        for name in _code(elf)
+        for each in elf.relocations(name)
+        if each.type in linkage.calls
+    }
+    return list(found)
+
+
+def strays(content: bytes, start: int, allowed: Collection[int], inside: Callable[[int], bool]) -> Iterator[int]:
+    """Yield the offset of each entry of a section in memory at `start` that the loader does not write.
+
+    An entry is empty, or jumps to an allowed address, or, for a veneer, to one that is `inside` of the module's code.
+    """
+    for offset in range(0, len(content), ENTRY):
+        piece = content[offset : offset + ENTRY]
+        if not any(piece):
+            continue
+        entry = decoded(piece, start + offset)
+        if entry is None or not (inside(entry.target) if entry.returns else entry.target in allowed):
+            yield offset
+
+
+def decoded(piece: bytes, address: int) -> Entry | None:
+    """Decode an entry, `adrp; add; br` or the veneer `adrp; add; b` (get_plt_entry()); None for any other bytes."""
+    if len(piece) < ENTRY:
+        return None
+    page, low, jump = (word for (word,) in _WORD.iter_unpack(piece))
+    register = page & 0x1F
+    if page & _ADRP_MASK != _ADRP or low & _ADD_MASK != _ADD or low & 0x1F != register or low >> 5 & 0x1F != register:
+        return None
+    if jump & _B_MASK == _B:
+        return Entry((address + 8 + 4 * _signed(jump & ~_B_MASK, 26)) & _BITS, returns=True)
+    if jump & _BR_MASK != _BR or register != _X16 or jump >> 5 & 0x1F != register:
+        return None
+    pages = _signed((page >> 5 & 0x7FFFF) << 2 | page >> 29 & 3, 21)
+    return Entry(((address >> _PAGE << _PAGE) + (pages << _PAGE) + (low >> 10 & 0xFFF)) & _BITS)
+
+
+def _signed(field: int, bits: int) -> int:
+    return field - (1 << bits) if field >> (bits - 1) else field
+
+
+def _code(elf: Elf) -> Iterable[str]:
+    return [name for name, section in elf.sections.items() if section.executable]

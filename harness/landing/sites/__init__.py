@@ -1,0 +1,1 @@
+"""The sites of one function: where the kernel accepts a probe, where not and why."""

@@ -1,0 +1,168 @@
+"""Every offset of one kernel function: its instruction, whether the kernel accepts a probe there, and why not."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.core.architecture import Architecture, Decoder
+from harness.core.elf import Elf, Symbol
+from harness.core.errors import UsageError
+from harness.images.image import Image
+from harness.landing.code.instruction import Instruction
+from harness.landing.code.instructions import decoded
+from harness.landing.sites import objdump, rules_arm64, rules_x86
+from harness.landing.sites.reserved import Reserved
+
+# The rules for the instruction itself. parisc has none (arch_prepare_kprobe(), arch/parisc/kernel/kprobes.c, 6.1).
+_Rule = Callable[[bytes, int, tuple[int, int]], tuple[int, str]]
+_RULES: Mapping[Decoder, _Rule] = {Decoder.X86_64: rules_x86.refusal, Decoder.AARCH64: rules_arm64.refusal}
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The kernel's answer to a probe at one offset, as far as the files show it.
+
+    `accepted` is None if the files do not suffice, because the kernel rewrites the code there at boot. `errno` is the
+    positive error number of a refusal; 0 if the probe is accepted, and also if the number depends on the boot.
+    """
+
+    accepted: bool | None
+    errno: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Offset:
+    """One instruction of a function.
+
+    `arms` is what the kernel writes for an enabled probe: `breakpoint` or `ftrace call`; "" where it refuses.
+    `confirmed` is true if a second disassembler finds an instruction at the same address.
+    """
+
+    offset: int
+    size: int
+    text: str
+    answer: Answer
+    arms: str
+    confirmed: bool
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function, by name.
+
+    `aliases` are other names of its address. `others` are other symbols of its name, as `address kind`; the kernel
+    never finds them by name. `shift` is the number of bytes by which a probe on symbol+0 is moved.
+    """
+
+    name: str
+    address: int
+    size: int
+    shift: int
+    aliases: tuple[str, ...]
+    others: tuple[str, ...]
+    instructions: tuple[Offset, ...]
+    inside: dict[int, Answer]
+
+
+class FunctionSites:
+    """Answers for the functions of one image's kernel, from its files."""
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+        self.kernel: Elf = Elf.kept(image.vmlinux)
+        self._architecture: Architecture = image.recipe.architecture
+        self._decoder: Decoder = self._architecture.kprobes.decoder
+        self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobes)
+        found = _RELEASE.match(image.release)
+        self._kept: tuple[Symbol | None, Sequence[Instruction]] = None, ()
+        self._version = (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def symbol(self, name: str) -> Symbol:
+        """Return the function that the kernel finds by this name: the one with the lowest address.
+
+        Raises UsageError if there is none.
+        """
+        functions = [symbol for symbol in self.kernel.named(name) if symbol.kind == "func" and symbol.size]
+        if not functions:
+            close = sorted(each.name for each in self.kernel.symbols if each.kind == "func" and name in each.name)[:5]
+            mend = f"similar: {', '.join(close)}" if close else "see /proc/kallsyms in ./pinpoint shell"
+            raise UsageError(f"no function is named {name!r}", where=self.image.recipe.name, mend=mend)
+        return min(functions, key=lambda symbol: symbol.address)
+
+    def function(self, name: str) -> Function:
+        """Return everything about one function. Raises UsageError if there is none, PinpointError if it is not code."""
+        symbol = self.symbol(name)
+        code = self._code(symbol)
+        end = code[-1].end
+        text = objdump.instructions(
+            self.image.vmlinux, self._architecture, symbol.address, symbol.address + max(end, symbol.size)
+        )
+        rows = tuple(self._offset(symbol, each, text) for each in code)
+        starts = {each.offset for each in code}
+        between = {offset: self.answer(symbol, offset) for offset in range(end) if offset not in starts}
+        return Function(
+            name,
+            symbol.address,
+            end,
+            self.shift(symbol),
+            tuple(sorted({each.name for each in self._at(symbol.address)} - {name})),
+            tuple(f"{each.address:#x} {each.kind}" for each in self.kernel.named(name) if each != symbol),
+            rows,
+            between,
+        )
+
+    def shift(self, symbol: Symbol) -> int:
+        """The size of the landing pad that a probe on the entry is moved past; 0 if the function has none."""
+        pad = self._architecture.kprobes.entry_landing_pad
+        return len(pad) if pad and self.kernel.code(symbol)[: len(pad)] == pad else 0
+
+    def answer(self, symbol: Symbol, offset: int) -> Answer:
+        """Return the kernel's answer to a probe on symbol + offset."""
+        place = offset + (self.shift(symbol) if not offset else 0)
+        address = symbol.address + place
+        reserved = self.reserved.why(address)
+        if reserved:
+            return Answer(False, errno.EINVAL, reserved)
+        if address % self._architecture.kprobes.alignment:
+            return Answer(False, self._architecture.kprobes.mid_instruction, "inside an instruction")
+        if self.reserved.in_exception_table(address):
+            return Answer(False, errno.EINVAL, "in the exception table")
+        return self._by_instruction(symbol, place, address)
+
+    def _by_instruction(self, symbol: Symbol, place: int, address: int) -> Answer:
+        """Return the answer of arch_prepare_kprobe(), which decodes the instruction in memory."""
+        rule = _RULES.get(self._decoder)
+        if rule is None:
+            return Answer(True)
+        if self.reserved.rewritten(address):
+            return Answer(None, 0, "rewritten at boot")
+        if place not in {each.offset for each in self._code(symbol)}:
+            if self.reserved.in_return(address):
+                # The kernel writes a return and traps, or leaves a jump; it refuses with EINVAL or EILSEQ.
+                return Answer(False, 0, "inside a return")
+            return Answer(False, self._architecture.kprobes.mid_instruction, "inside an instruction")
+        number, why = rule(self.kernel.code(symbol), place, self._version)
+        return Answer(not number, number, why)
+
+    def _offset(self, symbol: Symbol, each: Instruction, text: Mapping[int, str]) -> Offset:
+        address = symbol.address + each.offset
+        answer = self.answer(symbol, each.offset)
+        shifted = address + (0 if each.offset else self.shift(symbol))
+        arms = "ftrace call" if self.reserved.on_ftrace_site(shifted) else "breakpoint"
+        found = text.get(address, "")
+        shown = arms if answer.accepted is not False else ""
+        return Offset(each.offset, each.size, found or "?", answer, shown, bool(found))
+
+    def _code(self, symbol: Symbol) -> Sequence[Instruction]:
+        """The instructions of a function; those of the last function are kept."""
+        if self._kept[0] != symbol:
+            self._kept = symbol, decoded(self.kernel, symbol, self._decoder)
+        return self._kept[1]
+
+    def _at(self, address: int) -> list[Symbol]:
+        return [each for each in self.kernel.symbols if each.address == address and each.kind in ("func", "notype")]

@@ -1,0 +1,214 @@
+"""The code of a kernel in which it refuses probes, from its ELF file alone: its blacklist and its patch tables."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+
+from harness.core.architecture import KprobeTraits
+from harness.core.elf import Elf
+from harness.landing.code.bug_table import bug_places
+from harness.landing.code.function_selection import PREAMBLES
+from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, ranges
+from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS
+from harness.landing.code.stripped_patch_tables import EXCEPTIONS, FlatTables
+from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
+
+_BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
+# A function that every kernel with kprobes has on its blacklist (NOKPROBE_SYMBOL(get_kprobe), kernel/kprobes.c).
+_ALWAYS_LISTED = "get_kprobe"
+# Areas on the blacklist of every architecture (populate_kprobe_blacklist(), kernel/kprobes.c, 6.1).
+_AREAS = ("kprobes", "noinstr")
+_STATIC_CALLS = "__start_static_call_sites"
+# Tables that rewrite text at boot, into code that depends on the processor. The kernel accepts probes on all of it.
+_RETPOLINES = "__retpoline_sites"
+_REWRITTEN = (ALTERNATIVES, "__parainstructions", _RETPOLINES)
+_RETURNS = "__return_sites"
+_EXCEPTION_ROW = {"EM_AARCH64": 12}
+
+
+class Reserved:
+    """The reserved code of one vmlinux, by link address.
+
+    `blacklist_known` is false if the file has no blacklist that can be found; then `blacklisted` knows only areas.
+    """
+
+    def __init__(self, kernel: Elf, config: Mapping[str, str], kprobes: KprobeTraits) -> None:
+        self._kernel = kernel
+        self._config = config
+        self._kprobes = kprobes
+        self._flat = FlatTables(kernel) if kernel.machine == FLAT_MACHINE and not kernel.named(ALTERNATIVES) else None
+
+    def why(self, address: int) -> str:
+        """The reason why check_kprobe_address_safe() refuses an address with EINVAL; "" if it does not."""
+        if self._on_refused_ftrace_site(address):
+            return "ftrace site"
+        if address not in self._kernel.text_range:
+            return "text that is freed after boot" if self._is_initial(address) else "not in the kernel's text"
+        if self.blacklisted(address):
+            return "blacklisted"
+        if self._part_of_blacklisted(address):
+            return "part of a blacklisted function"
+        reasons = (("jump label", self._jumps), ("static call", self._static_calls), ("BUG or WARN", self._bugs))
+        found = next((reason for reason, places in reasons if _within(places, address)), "")
+        return found or ("preamble of a function" if self._names_at(address, PREAMBLES) else "")
+
+    def blacklisted(self, address: int) -> bool:
+        """True if the address is in a function or an area of the blacklist."""
+        return _within(self._blacklist, address)
+
+    @property
+    def blacklist_known(self) -> bool:
+        """True if the file's own list of functions was found."""
+        return bool(self._listed)
+
+    def in_exception_table(self, address: int) -> bool:
+        """True if the kernel refuses the address because the exception table names it."""
+        return self._kprobes.refuses_exception_table and address in self._exceptions
+
+    def rewritten(self, address: int) -> bool:
+        """True if the kernel replaces the code here at boot, and the first instruction may become any other.
+
+        An indirect call that was compiled as a call of a thunk begins with a call in any case (apply_retpolines()).
+        """
+        return _within(self._rewritten, address) and address not in self._thunk_calls
+
+    def in_return(self, address: int) -> bool:
+        """True in a jump to a return thunk, which the kernel may replace by a return and traps (apply_returns())."""
+        return _within(self._returns, address)
+
+    def on_ftrace_site(self, address: int) -> bool:
+        """True if ftrace patches the instruction at exactly this address."""
+        place = ftrace_sites(self._kernel).at(LINKED, address)
+        return place is not None and self._ftrace_instruction(place) == address
+
+    def start_of(self, address: int) -> int:
+        """The closest symbol at or below an address: where the kernel begins to decode."""
+        return self._starts[max(0, bisect_right(self._starts, address) - 1)]
+
+    def _ftrace_instruction(self, place: Range) -> int:
+        """The address of the patched instruction: the second word of arm64's two nops."""
+        return place.end - 4 if self._kernel.machine == FLAT_MACHINE else place.start
+
+    def _on_refused_ftrace_site(self, address: int) -> bool:
+        return self._config.get("CONFIG_KPROBES_ON_FTRACE") != "y" and self.on_ftrace_site(address)
+
+    def _is_initial(self, address: int) -> bool:
+        return bool(self._kernel.named("_sinittext")) and address >= self._kernel.named("_sinittext")[0].address
+
+    @cached_property
+    def _blacklist(self) -> Sequence[Range]:
+        spans = [self._function(start) for start in self._listed]
+        for name in (*_AREAS, *self._kprobes.reserved_text):
+            marks = [self._kernel.named(f"__{name}_text_{end}") for end in ("start", "end")]
+            if all(marks) and marks[0][0].address < marks[1][0].address:
+                last = self._function(marks[1][0].address - 1)
+                spans.append(Range(marks[0][0].address, last.end))
+        return _sorted(spans)
+
+    @cached_property
+    def _listed(self) -> Sequence[int]:
+        """The link addresses of the functions that NOKPROBE_SYMBOL() names."""
+        first, last = (self._kernel.named(name) for name in _BLACKLIST)
+        if first and last:
+            form = struct.Struct(f"{self._kernel.struct_order}{ {4: 'I', 8: 'Q'}[self._kernel.word_bytes] }")
+            start = first[0].address
+            moved = {each.offset: each.addend for each in self._kernel.relocations("")}
+            rows = form.iter_unpack(self._kernel.bytes_at(start, last[0].address - start))
+            return [moved.get(start + index * form.size, value) for index, (value,) in enumerate(rows)]
+        known = self._kernel.named(_ALWAYS_LISTED)
+        return self._flat.pointers_with(known[0].address) if self._flat and known else []
+
+    def _function(self, address: int) -> Range:
+        """The bytes from the symbol at or below an address to the next symbol, as kallsyms sizes a function."""
+        place = bisect_right(self._starts, address)
+        end = self._starts[place] if place < len(self._starts) else address
+        return Range(self._starts[max(0, place - 1)], end)
+
+    @cached_property
+    def _starts(self) -> Sequence[int]:
+        text = {section for section, each in self._kernel.sections.items() if each.executable}
+        return sorted({each.address for each in self._kernel.symbols if each.section in text and _is_listed(each.name)})
+
+    def _part_of_blacklisted(self, address: int) -> bool:
+        """True for code of `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
+        bases = (name.partition(".")[0] for name in self._names[self.start_of(address)] if "." in name)
+        found = (symbol for base in bases for symbol in self._kernel.named(base))
+        return any(self.blacklisted(symbol.address) for symbol in found)
+
+    def _names_at(self, address: int, prefixes: tuple[str, ...]) -> bool:
+        return any(name.startswith(prefixes) for name in self._names[self.start_of(address)])
+
+    @cached_property
+    def _names(self) -> Mapping[int, Sequence[str]]:
+        found: dict[int, list[str]] = {}
+        for symbol in self._kernel.symbols:
+            found.setdefault(symbol.address, []).append(symbol.name)
+        return found
+
+    @cached_property
+    def _jumps(self) -> Sequence[Range]:
+        return _sorted(ranges(self._kernel, JUMPS))
+
+    @cached_property
+    def _static_calls(self) -> Sequence[Range]:
+        # Every byte of the call counts, also for a tail call with a prefix (addr_conflict(), static_call_inline.c).
+        return _sorted(Range(each.start, each.start + 5) for each in ranges(self._kernel, _STATIC_CALLS))
+
+    @cached_property
+    def _bugs(self) -> Sequence[Range]:
+        return _sorted(Range(place, place + 1) for place in bug_places(self._kernel, self._config))
+
+    @cached_property
+    def _rewritten(self) -> Sequence[Range]:
+        return _sorted(each for begin in _REWRITTEN for each in ranges(self._kernel, begin))
+
+    @cached_property
+    def _thunk_calls(self) -> frozenset[int]:
+        return frozenset(each.start for each in ranges(self._kernel, _RETPOLINES))
+
+    @cached_property
+    def _returns(self) -> Sequence[Range]:
+        return _sorted(ranges(self._kernel, _RETURNS))
+
+    @cached_property
+    def _exceptions(self) -> frozenset[int]:
+        size = _EXCEPTION_ROW[self._kernel.machine]
+        found: list[int] = []
+        for start, end in self._exception_rows():
+            content = self._kernel.bytes_at(start, end - start)
+            found += (
+                start + place + struct.unpack_from(f"{self._kernel.struct_order}i", content, place)[0]
+                for place in range(0, len(content) - size + 1, size)
+            )
+        return frozenset(found)
+
+    def _exception_rows(self) -> Iterator[tuple[int, int]]:
+        first, last = self._kernel.named(EXCEPTIONS), self._kernel.named("__stop___ex_table")
+        if first and last:
+            yield first[0].address, last[0].address
+        elif self._flat:
+            yield from self._flat.rows(EXCEPTIONS)
+
+
+def _is_listed(name: str) -> bool:
+    """True for symbols that kallsyms keeps (scripts/mksysmap, 6.1)."""
+    return bool(name) and not name.startswith(("$", ".L"))
+
+
+def _sorted(spans: Iterable[Range]) -> Sequence[Range]:
+    """The ranges, merged and in order."""
+    merged: list[Range] = []
+    for each in sorted(spans):
+        if merged and each.start <= merged[-1].end:
+            merged[-1] = Range(merged[-1].start, max(merged[-1].end, each.end))
+        else:
+            merged.append(each)
+    return merged
+
+
+def _within(spans: Sequence[Range], address: int) -> bool:
+    place = bisect_right(spans, address, key=lambda each: each.start) - 1
+    return place >= 0 and address < spans[place].end

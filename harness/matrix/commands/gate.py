@@ -1,0 +1,110 @@
+"""The end of a run that gates something: the comparison with a baseline, and the replays of new failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import CELL_FAILED, UsageError
+from harness.matrix.commands import replay
+from harness.matrix.controller_run import ControllerRun
+from harness.report import compare
+from harness.report.compare import Baseline
+from harness.report.record import Cell, CellKey
+from harness.verdict.printk import plain
+
+# Options and words that select some of the cells; cells that they leave out are not gone.
+_SELECTING = ("-k", "-m", "--lf", "--last-failed")
+
+
+class Listener:
+    """A pytest plugin that records the run's cells and where its results are."""
+
+    def __init__(self) -> None:
+        self.cells: list[Cell] = []
+        self.directory: Path | None = None
+        self.asked: set[CellKey] = set()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Record a cell."""
+        kept = getattr(report, "pinpoint_cell", None)
+        if kept is not None:
+            self.cells.append(Cell(**kept))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Record the directory and the selected cells, when the run has closed them."""
+        run = session.config.pluginmanager.getplugin("pinpoint-run")
+        if isinstance(run, ControllerRun) and run.has_directory:
+            self.directory = run.directory.path
+            self.asked = run.selected_keys
+
+
+@dataclass
+class Gate:
+    """How a run is judged: `old` is the baseline, None without one; `confirm` the number of replays of a new failure.
+
+    `lost` are traits of the VM that the given kernel lacks; with `strict` they count as worse.
+    """
+
+    old: Baseline | list[Cell] | None = None
+    confirm: int = 0
+    strict: bool = False
+    lost: list[str] = field(default_factory=list)
+    listener: Listener = field(default_factory=Listener)
+
+    @classmethod
+    def of(cls, baseline: Path | None, confirm: int | None, *, strict: bool) -> Gate:
+        """Read the baseline, before anything is built. Raises UsageError."""
+        old: Baseline | list[Cell] | None = None
+        if baseline is not None:
+            old = Baseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cells(baseline)
+        return cls(old, confirm or 0, strict)
+
+    def judged(self, status: int, arguments: Sequence[str] = ()) -> int:
+        """Compare, replay, print, and return the exit status; a `status` other than 0 and 1 is returned unchanged."""
+        for name in self.lost:
+            print(f"the VM has the trait {name}, this kernel does not: cells that need it are skipped")
+        if status not in (0, CELL_FAILED):
+            return status
+        new = compare.new_failures(self.old, self.listener.cells)
+        worse = bool(self.strict and self.lost)
+        if self.old is not None:
+            found = self._compared(arguments)
+            print("\n".join(compare.lines(found)))
+            worse = worse or found.worse
+        else:
+            worse = worse or bool(status)
+        self._confirmed(new)
+        return CELL_FAILED if worse else 0
+
+    def _compared(self, arguments: Sequence[str]) -> compare.Comparison:
+        if isinstance(self.old, Baseline):
+            return compare.against(self.old, self.listener.cells)
+        assert self.old is not None
+        selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)
+        before = [cell for cell in self.old if not selecting or cell.key in self.listener.asked]
+        return compare.compare(before, self.listener.cells, strict=self.strict)
+
+    def _confirmed(self, new: Sequence[Cell]) -> None:
+        """Replay each new failure in fresh guests; the verdicts of the run stay."""
+        lines = []
+        for cell in new if self.confirm else ():
+            mutant = f", mutant {cell.mutant}" if cell.mutant else ""
+            name = f"{cell.case} on {cell.vm}{mutant}"
+            if not cell.bundle or self.listener.directory is None:
+                lines.append(f"{name}: not replayed, it has no bundle")
+                continue
+            try:
+                failed, tried = replay.confirm(self.listener.directory / cell.bundle, self.confirm)
+            except UsageError as error:
+                lines.append(f"{name}: not replayed: {error}")
+                continue
+            lines.append(f"{name}: failed again in {failed} of {tried} fresh guests")
+        if lines:
+            print(f"\nconfirmed ({len(lines)}):")
+            for line in lines:
+                print(f"  {plain(line)}")

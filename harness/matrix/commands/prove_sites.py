@@ -1,0 +1,112 @@
+"""The proof of `./pinpoint sites --boot`: in a guest, a probe is registered on every offset of the functions."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from harness.core.errors import GuestError
+from harness.core.events import ProgressStep
+from harness.guest.guest import Guest
+from harness.landing import witness
+from harness.landing.layout import Layout
+from harness.landing.probe_module import SiteReport
+from harness.landing.site import Site
+from harness.landing.sites.function import Answer, Function
+from harness.landing.sweep.sweep_module import SweepModule
+
+_BATCH = 400
+_BATCH_SECONDS = 30.0
+_SITE_SECONDS = 0.15
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One offset at which the kernel's answer is not the one that the files show."""
+
+    function: str
+    offset: int
+    expected: Answer
+    errno: int
+    why: str
+
+    def __str__(self) -> str:
+        expected = "accepted" if self.expected.accepted else f"refused ({self.expected.reason})"
+        return f"{self.function}+{self.offset:#x}: {expected} by the files; the kernel {self.why}"
+
+
+@dataclass
+class Proof:
+    """The kernel's answers: `answers` maps function and offset to errno, 0 if the probe was accepted.
+
+    `agreed` counts the offsets at which files and kernel agree, `settled` those that only the kernel could answer.
+    """
+
+    answers: dict[tuple[str, int], int] = field(default_factory=dict)
+    agreed: int = 0
+    settled: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """The part of the offsets that the files decide at which the kernel agrees, in percent."""
+        decided = self.agreed + len(self.differences)
+        return 100 * self.agreed / decided if decided else 0.0
+
+
+def prove(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Proof:
+    """Register a disabled probe on every offset of the functions and compare. Nothing is patched.
+
+    Raises GuestError if the guest fails.
+    """
+    layout, module, proof = Layout(guest), SweepModule(guest), Proof()
+    module.load()
+    wanted = list(_offsets(functions))
+    for start in range(0, len(wanted), _BATCH):
+        part = wanted[start : start + _BATCH]
+        step.say(part[0][0].name, start / len(wanted))
+        specs = [Site(function.name, offset).spec for function, offset, _ in part]
+        batch = module.resolve(specs, guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
+        for (function, offset, expected), report in zip(part, batch.reports, strict=True):
+            place = function.address + offset + (0 if offset else function.shift) + layout.slide
+            listed = witness.listed(batch.listing.near(place), place)
+            unlisted = not report.errno and listed.address != place
+            _compare(proof, function.name, offset, expected, report, place, unlisted)
+    module.unload()
+    if not proof.answers:
+        raise GuestError("no offset was tried", where=guest.name)
+    return proof
+
+
+def _offsets(functions: Sequence[Function]) -> Iterator[tuple[Function, int, Answer]]:
+    for function in functions:
+        known = {each.offset: each.answer for each in function.instructions} | function.inside
+        for offset in sorted(known):
+            yield function, offset, known[offset]
+
+
+def _compare(
+    proof: Proof, name: str, offset: int, expected: Answer, report: SiteReport, place: int, unlisted: bool
+) -> None:
+    """Compare one answer of the kernel with the files; an accepted probe must also stand at the expected address."""
+    proof.answers[name, offset] = report.errno
+    if not report.errno and (report.address != place or unlisted):
+        why = f"put the probe at {report.address:#x}, not at {place:#x}, or does not list it there"
+    elif expected.accepted is None:
+        proof.settled += 1
+        return
+    elif expected.accepted:
+        why = "" if not report.errno else f"refuses it with {_name(report.errno)}"
+    elif not report.errno:
+        why = "accepts it"
+    else:
+        why = "" if expected.errno in (0, report.errno) else f"refuses it with {_name(report.errno)}"
+    if why:
+        proof.differences.append(Difference(name, offset, expected, report.errno, why))
+    else:
+        proof.agreed += 1
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number))

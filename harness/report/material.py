@@ -1,0 +1,89 @@
+"""What a report is made of: the records of one run, or of several as if they were one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.report import lost, timeline
+from harness.report.base_offset_table import TrialRow, Trials
+from harness.report.lost import Lost
+from harness.report.measurements import Figure, Figures
+from harness.report.record import Cell, Results
+from harness.report.run_dir import RunDirectory
+from harness.report.timeline import Span
+
+# Each run that ends writes it last; a run that was killed has none.
+_WALL = "run.wall_s"
+
+
+@dataclass(frozen=True)
+class Material:
+    """The records of one or more runs.
+
+    `newest` is the last of the runs. The bundles of `cells` and the logs in `consoles`, by VM, are paths relative to
+    `place`, the directory that the report is written to. `unended` names runs that were killed, `unreadable` has the
+    number of results by run that cannot be read.
+    """
+
+    name: str
+    newest: RunDirectory
+    place: Path
+    cells: Sequence[Cell]
+    missing: Sequence[Lost]
+    figures: Sequence[Figure]
+    trials: Sequence[TrialRow]
+    spans: Sequence[Span]
+    consoles: Mapping[str, Sequence[str]]
+    unended: Sequence[str]
+    unreadable: Mapping[str, int]
+
+    @classmethod
+    def of(cls, runs: Sequence[RunDirectory], place: Path) -> Material:
+        """Read runs. Of a cell, figure or trial that several runs have, the last run's counts."""
+        ordered = sorted(runs, key=lambda run: run.name)
+        cells, spans, missing, figures, trials = [], [], [], {}, {}  # type: ignore[var-annotated]
+        consoles: dict[str, list[str]] = {}
+        unended, unreadable = [], {}
+        for run in ordered:
+            within = os.path.relpath(run.path, place)
+            read, torn = Results(run).read_all()
+            cells += [_moved(cell, within) for cell in read]
+            if torn:
+                unreadable[run.name] = torn
+            measured = Figures(run).read()
+            figures |= {(figure.figure, figure.vm): figure for figure in measured}
+            trials |= {(row.vm, row.trial): row for row in Trials(run, Figures(run)).read()}
+            spans += [_of_run(span, run.name if len(ordered) > 1 else "") for span in timeline.read(run)]
+            missing += lost.read(run)
+            if not any(figure.figure == _WALL for figure in measured):
+                unended.append(run.name)
+        ran = {cell.key for cell in cells}
+        for vm in dict.fromkeys(cell.vm for cell in cells):
+            logs = [os.path.relpath(log, place) for run in ordered for log in run.consoles(vm)]
+            consoles[vm] = logs
+        return cls(
+            name=" + ".join(run.name for run in ordered),
+            newest=ordered[-1],
+            place=place,
+            cells=cells,
+            missing=[each for each in missing if (each.file, each.case, each.vm, each.mutant) not in ran],
+            figures=list(figures.values()),
+            trials=list(trials.values()),
+            spans=spans,
+            consoles=consoles,
+            unended=unended,
+            unreadable=unreadable,
+        )
+
+
+def _moved(cell: Cell, within: str) -> Cell:
+    """The cell with its bundle's path below `within`."""
+    return cell.model_copy(update={"bundle": os.path.normpath(f"{within}/{cell.bundle}")}) if cell.bundle else cell
+
+
+def _of_run(span: Span, run: str) -> Span:
+    """The span with its run in the worker's name, where there are several runs."""
+    return span.model_copy(update={"worker": f"{span.worker} of {run}"}) if run else span

@@ -1,0 +1,63 @@
+"""Parts of a failed cell's bundle that the report shows: the failure with its traces, and the end of the console."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.report.evidence import CONSOLE
+from harness.report.record import Cell
+from harness.report.untrusted_bundle_reader import BundleFiles, NotInBundle
+from harness.verdict.printk import plain
+
+FAILURE = "failure.txt"
+# Bytes read of a file, and characters and bundles shown: the report stays small when a whole row failed.
+_LARGEST = 16 << 20
+_SHOWN = {FAILURE: 6000, CONSOLE: 3000}
+_MOST_BUNDLES = 200
+
+
+class Excerpts:
+    """Reads excerpts of at most 200 bundles; of the others the report shows the reason."""
+
+    def __init__(self, directory: Path) -> None:
+        """`directory` is what the bundles' paths are relative to."""
+        self._directory = directory
+        self._left = _MOST_BUNDLES
+
+    def of(self, cell: Cell) -> Mapping[str, str]:
+        """`failure` and `console` of a cell's bundle: empty without one, or the reason why it cannot be read."""
+        if not cell.bundle or self._left <= 0:
+            return {}
+        self._left -= 1
+        try:
+            files = BundleFiles(self._directory / cell.bundle)
+        except (OSError, ValueError) as error:
+            return {"failure": f"its bundle cannot be read: {_why(error)}"}
+        with contextlib.closing(files):
+            found = {"failure": _read(files, FAILURE), "console": _read(files, CONSOLE)}
+        if found["failure"].strip() == cell.reason:
+            del found["failure"]
+        return {name: text for name, text in found.items() if text}
+
+
+def _read(files: BundleFiles, name: str) -> str:
+    """The begin of the failure, the end of the console; empty where the bundle has no such file."""
+    try:
+        text = plain(files.read(name, _LARGEST).decode(errors="replace"))
+    except FileNotFoundError:
+        return ""
+    except (NotInBundle, OSError, ValueError) as error:
+        return f"{name} of its bundle cannot be read: {_why(error)}"
+    shown = _SHOWN[name]
+    if len(text) <= shown:
+        return text
+    if name == CONSOLE:
+        # Whole lines: the first one shown may be cut.
+        return "...\n" + text[-shown:].partition("\n")[2]
+    return text[:shown].rpartition("\n")[0] + "\n..."
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -1,0 +1,120 @@
+"""The matrix as a heat map: claims, their cases folded into them, by VM."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from harness.report.page.claims import claims
+from harness.report.pivot import CaseName, Pivot, Square
+from harness.report.progress_state import clock
+from harness.verdict.cell_verdict import Verdict
+
+# The states of a mark that are no verdict.
+LOST, NONE = "lost", "none"
+_SHORT = {Verdict.KNOWN_FAIL: "known", Verdict.BOOT_FAIL: "boot", Verdict.HARNESS_ERROR: "harness"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One square of the map: its state, the word in it, a small note, and its sentence for a screen reader.
+
+    `state` is a verdict's value, `lost` for cells that did not run, `none` where nothing was asked for.
+    """
+
+    state: str
+    word: str
+    note: str
+    sentence: str
+
+    @property
+    def bad(self) -> bool:
+        """True when it makes the run fail."""
+        return self.state == LOST or (self.state != NONE and not Verdict(self.state).acceptable)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case on every VM. `number` is its index in the pivot's cases."""
+
+    number: int
+    name: str
+    claim: str
+    marks: Sequence[Mark]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One case file: its name, what it claims, and its cases. `opened` is true when one of its marks is bad."""
+
+    file: str
+    name: str
+    claim: str
+    rows: Sequence[Row]
+    marks: Sequence[Mark]
+
+    @property
+    def opened(self) -> bool:
+        """True when a case of it makes the run fail."""
+        return any(mark.bad for mark in self.marks)
+
+
+def groups(pivot: Pivot) -> list[Group]:
+    """The rows of the map, by case file in the order in which cases first ended."""
+    by_file: dict[str, list[Row]] = {}
+    for number, case in enumerate(pivot.cases):
+        by_file.setdefault(case.file, []).append(_row(pivot, number, case))
+    return [_group(file, rows, pivot.vms) for file, rows in by_file.items()]
+
+
+def _row(pivot: Pivot, number: int, case: CaseName) -> Row:
+    marks = [_mark(pivot.square(case, vm), f"{case.case} on {vm}") for vm in pivot.vms]
+    return Row(number, case.case, claims(case.file).of(case.case), marks)
+
+
+def _group(file: str, rows: Sequence[Row], vms: Sequence[str]) -> Group:
+    name = PurePath(file).stem.removeprefix("test_").replace("_", " ") or "cases"
+    marks = [_folded([row.marks[column] for row in rows], f"{name} on {vm}") for column, vm in enumerate(vms)]
+    return Group(file, name, claims(file).file, rows, marks)
+
+
+def _mark(square: Square, where: str) -> Mark:
+    mutants = f"{square.caught}/{square.tried}" if square.tried else ""
+    caught = f", {square.caught} of {square.tried} mutants caught" if square.tried else ""
+    if square.lost:
+        return Mark(LOST, f"{square.lost} lost", mutants, f"{where}: {square.lost} did not run{caught}")
+    cell = square.first
+    if cell is None:
+        return Mark(NONE, "-", "", f"{where}: not asked for")
+    # A mutant that failed by itself, not by surviving, fails the run although the honest cell may hold.
+    worst = max((cell, *square.mutants), key=lambda each: each.verdict.severity * (not each.verdict.acceptable))
+    verdict = worst.verdict if not worst.verdict.acceptable else cell.verdict
+    sentence = f"{where}: {verdict.value}{caught}, {clock(cell.seconds)}"
+    return Mark(verdict.value, _SHORT.get(verdict, verdict.value), mutants, sentence)
+
+
+def _folded(marks: Sequence[Mark], where: str) -> Mark:
+    """All marks of a column of one claim as one: the worst state, and how many of each state there are."""
+    counts = Counter(mark.state for mark in marks if mark.state != NONE)
+    if not counts:
+        return Mark(NONE, "-", "", f"{where}: not asked for")
+    worst = max(counts, key=_weight)
+    bad = sum(mark.bad for mark in marks)
+    ran = sum(count for state, count in counts.items() if state not in (LOST, Verdict.SKIP.value))
+    if bad:
+        word = f"{bad} of {sum(counts.values())}"
+    else:
+        worst = Verdict.PASS.value if counts[Verdict.PASS.value] and worst == Verdict.SKIP.value else worst
+        word = str(ran) if ran else "skip"
+    return Mark(worst, word, "", f"{where}: {', '.join(_counted(counts))}")
+
+
+def _counted(counts: Counter[str]) -> Iterator[str]:
+    for state in sorted(counts, key=_weight, reverse=True):
+        yield f"{counts[state]} {'did not run' if state == LOST else state}"
+
+
+def _weight(state: str) -> int:
+    return len(Verdict) if state == LOST else Verdict(state).severity

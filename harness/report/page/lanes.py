@@ -1,0 +1,73 @@
+"""The timeline of a run as lanes, one a worker."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.report.progress_state import clock
+from harness.report.timeline import CELL, MAIN, Span
+
+WIDTH = 1000.0
+# Steps inside a cell, which its own span covers.
+_INSIDE = frozenset({"armed", "resolved", "tracefs", "replace", "verify", "traits", "module"})
+# In the order in which they are drawn: a thaw lies in the time of the cell that waits for it.
+_KINDS = ("build", CELL, "failed", "boot", "thaw")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One worker: an SVG path for each kind of activity, and a sentence with the seconds of each."""
+
+    worker: str
+    paths: Mapping[str, str]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """All lanes, the seconds that they span, and the marks of their axis: place and label."""
+
+    lanes: Sequence[Lane]
+    seconds: float
+    marks: Sequence[tuple[float, str]]
+
+
+def lanes(spans: Sequence[Span]) -> Lanes | None:
+    """The lanes of a run, the process that builds first; None for a run without a timeline."""
+    shown = [span for span in spans if span.kind not in _INSIDE]
+    if not shown:
+        return None
+    seconds = max(span.began + span.seconds for span in shown) or 1.0
+    workers = sorted(
+        {span.worker for span in shown}, key=lambda name: (name.partition(" ")[0] != MAIN, len(name), name)
+    )
+    made = [_lane(worker, [span for span in shown if span.worker == worker], seconds) for worker in workers]
+    return Lanes(made, seconds, _marks(seconds))
+
+
+def _lane(worker: str, spans: Sequence[Span], seconds: float) -> Lane:
+    scale = WIDTH / seconds
+    drawn: dict[str, list[str]] = {}
+    spent: Counter[str] = Counter()
+    for span in spans:
+        kind = _kind(span)
+        spent[kind] += span.seconds  # type: ignore[assignment]
+        width = max(span.seconds * scale, 0.4)
+        drawn.setdefault(kind, []).append(f"M{span.began * scale:.1f} 0h{width:.1f}v14h-{width:.1f}z")
+    words = ", ".join(f"{kind} {clock(spent[kind])}" for kind in _KINDS if kind in spent)
+    return Lane(worker, {kind: "".join(drawn[kind]) for kind in _KINDS if kind in drawn}, f"{worker}: {words}")
+
+
+def _kind(span: Span) -> str:
+    if span.kind == CELL:
+        return CELL if span.verdict in ("pass", "skip", "known-fail") else "failed"
+    return span.kind if span.kind in ("boot", "thaw") else "build"
+
+
+def _marks(seconds: float) -> list[tuple[float, str]]:
+    """At most ten round times."""
+    steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+    step = next((each for each in steps if seconds / each <= 10), steps[-1])
+    return [(round(WIDTH * at / seconds, 1), clock(at)) for at in range(0, int(seconds) + 1, step)]

@@ -1,0 +1,55 @@
+"""What is new since the last kept run of the same VMs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.core.errors import PinpointError
+from harness.report import history
+from harness.report.compare import Comparison, compare
+from harness.report.record import Cell, Results
+from harness.report.run_dir import RunDirectory
+
+# Entries of a list that are shown; a run of other cases than the last one has hundreds.
+_MOST = 30
+
+
+@dataclass(frozen=True)
+class News:
+    """`since` maps each VM to the run it was compared with; `sections` are the differences by heading."""
+
+    since: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    worse: bool = False
+    unreadable: str = ""
+
+    @property
+    def runs(self) -> list[str]:
+        """The names of the earlier runs, the newest first."""
+        return sorted(set(self.since.values()), reverse=True)
+
+
+def shown(lines: Sequence[str]) -> Sequence[str]:
+    """The lines of a section that the page shows, with the number of those it does not."""
+    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST} more: ./pinpoint compare"]
+
+
+def news(directory: RunDirectory, cells: Sequence[Cell]) -> News:
+    """Compare a run's cells with the last earlier run of each of its VMs, among the kept runs next to it.
+
+    A history that cannot be read makes the report poorer, and is named in it; it fails nothing.
+    """
+    root = directory.path.parent
+    try:
+        since = history.last_before(root, directory.name, {cell.vm for cell in cells})
+    except PinpointError as error:
+        return News(unreadable=str(error))
+    before = [
+        cell
+        for run in sorted(set(since.values()))
+        for cell in Results(RunDirectory(root / run)).read()
+        if since.get(cell.vm) == run
+    ]
+    found: Comparison = compare(before, [cell for cell in cells if cell.vm in since])
+    return News(since, {name: lines for name, lines in found.sections().items() if lines}, found.worse)

@@ -1,0 +1,136 @@
+"""The trial of relocation by hand as pictures: shares of functions, the bytes of one, and the layout of two builds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.report.base_offset_table import TrialRow
+from harness.report.relocation_drawing import Drawing, Moved, Stretch
+
+# What a trial counts, with its name in the pictures: functions that land, then the places of those that miss.
+SHARES: Mapping[str, str] = {
+    "lands": "lands",
+    "instruction": "on another instruction",
+    "mid_instruction": "inside an instruction",
+    "in_stub": "on a stub",
+    "in_padding": "in padding",
+    "unnamed_code": "in unnamed code",
+    "outside_text": "outside of text",
+}
+# Pictures are this wide, in units of their own.
+WIDTH = 1000.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a bar: its place and width, how many functions it is, and their kind."""
+
+    kind: str
+    name: str
+    count: int
+    x: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One trial as a bar."""
+
+    row: TrialRow
+    parts: Sequence[Part]
+
+    @property
+    def sentence(self) -> str:
+        """The bar in words."""
+        parts = ", ".join(f"{part.count:,} {part.name}" for part in self.parts)
+        return f"{self.row.vm}, {self.row.trial}: of {self.row.symbols:,} functions {parts}"
+
+
+@dataclass(frozen=True)
+class Byte:
+    """One byte of a drawing: its place, its two hex digits, what stands there, and whether an instruction begins."""
+
+    x: float
+    text: str
+    kind: str
+    begins: bool
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The bytes of a stretch in a row. `pointer` is the middle of the byte that is pointed to."""
+
+    title: str
+    bytes: Sequence[Byte]
+    pointer: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Two rows of functions: each is a name, a place and width above, and a place and width below."""
+
+    functions: Sequence[tuple[str, float, float, float, float]]
+    stayed: int
+
+
+def bars(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[Bar]]:
+    """The trials of each VM as bars."""
+    found: dict[str, list[Bar]] = {}
+    for row in rows:
+        found.setdefault(row.vm, []).append(Bar(row, _parts(row)))
+    return found
+
+
+def _parts(row: TrialRow) -> list[Part]:
+    counts = {"lands": row.symbols - row.missed, **{kind: getattr(row, kind) for kind in list(SHARES)[1:]}}
+    parts, x = [], 0.0
+    for kind, count in counts.items():
+        if count and row.symbols:
+            width = WIDTH * count / row.symbols
+            parts.append(Part(kind, SHARES[kind], count, round(x, 1), round(width, 1)))
+            x += width
+    return parts
+
+
+def first_miss(made: Iterable[Bar]) -> Bar | None:
+    """The first trial whose drawing shows a miss."""
+    return next((bar for bar in made if bar.row.drawing and bar.row.drawing.place), None)
+
+
+def strips(drawing: Drawing) -> list[Strip]:
+    """Where symbol + offset points, and where relocation by hand points, if that is text."""
+    made = [_strip("symbol + offset", drawing.by_symbol, drawing.function)]
+    return [*made, _strip("by hand", drawing.by_hand, drawing.by_hand.label)] if drawing.by_hand else made
+
+
+def _strip(title: str, stretch: Stretch, label: str) -> Strip:
+    code = bytes.fromhex(stretch.code)
+    width = WIDTH / max(len(code), 1)
+    shown = [
+        Byte(round(index * width, 1), f"{byte:02x}", kind, kind == "instruction")
+        for index, (byte, kind) in enumerate(zip(code, stretch.kinds, strict=False))
+    ]
+    where = f"{label} at {stretch.address + stretch.marked:#x}"
+    return Strip(title, shown, round((stretch.marked + 0.5) * width, 1), where)
+
+
+def layout(moved: Sequence[Moved]) -> Layout | None:
+    """The layout of two builds; None where every function keeps its distance, or all move by one."""
+    if len({each.here - each.made_for for each in moved}) < 2:
+        return None
+    low = min(min(each.made_for, each.here) for each in moved)
+    high = max(max(each.made_for, each.here) + each.size for each in moved)
+    scale = WIDTH / max(high - low, 1)
+    placed = [
+        (
+            each.name,
+            round((each.made_for - low) * scale, 1),
+            round(max(each.size * scale, 1.5), 1),
+            round((each.here - low) * scale, 1),
+            round(max(each.size * scale, 1.5), 1),
+        )
+        for each in moved
+    ]
+    return Layout(placed, sum(each.here == each.made_for for each in moved))

@@ -1,0 +1,57 @@
+"""JSON Schemas of what a run leaves, generated from the models that write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from harness.core import paths
+from harness.core.files import write_text
+from harness.report.base_offset_table import TrialRow
+from harness.report.bundle import Bundle
+from harness.report.lost import Lost
+from harness.report.measurements import Figure
+from harness.report.record import Cell
+from harness.report.timeline import Span
+
+PUBLISHED = paths.PROJECT / "docs" / "schema"
+# The name of each schema: the file whose objects it describes, without its suffix.
+MODELS: Mapping[str, type[BaseModel]] = {
+    "bundle": Bundle,
+    "figures": Figure,
+    "lost": Lost,
+    "results": Cell,
+    "timeline": Span,
+    "trials": TrialRow,
+}
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def schema(name: str) -> Mapping[str, Any]:
+    """The schema of one object: of a line of `results.jsonl`, `figures.jsonl`, ..., or of a `bundle.json`."""
+    return {"$schema": _DIALECT, **MODELS[name].model_json_schema(by_alias=True, mode="serialization")}
+
+
+def text(name: str) -> str:
+    """The schema as its published file has it."""
+    return json.dumps(schema(name), indent=1) + "\n"
+
+
+def publish() -> list[Path]:
+    """Write every schema to docs/schema/ and return the files. Raises OSError."""
+    written = []
+    for name in MODELS:
+        path = PUBLISHED / f"{name}.schema.json"
+        write_text(path, text(name))
+        path.chmod(0o644)
+        written.append(path)
+    return written
+
+
+if __name__ == "__main__":
+    for made in publish():
+        print(made)

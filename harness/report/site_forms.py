@@ -1,0 +1,97 @@
+"""The output of `./pinpoint sites`: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+from harness.core.text_table import lay_out
+from harness.landing.sites.function import Answer, Function, Offset
+from harness.verdict.printk import plain
+
+
+def text(function: Function, answers: dict[tuple[str, int], int]) -> str:
+    """Return the table of one function; `answers` are those of a booted kernel, empty without one."""
+    head = [f"{function.name}: {function.size} bytes at {function.address:#x}"]
+    if function.shift:
+        head.append(f"    a probe on +0x0 is put on +{function.shift:#x}, after the landing pad")
+    if function.aliases:
+        head.append(f"    aliases: {', '.join(function.aliases)}")
+    if function.others:
+        head.append(f"    also named so, not found by name: {', '.join(function.others)}")
+    rows: list[tuple[str, ...]] = [("offset", "probe", "arms", "confirmed by", "instruction")]
+    rows += [_row(function.name, each, answers) for each in function.instructions]
+    return plain("\n".join([*head, *(f"    {line}" for line in lay_out(rows)), *_inside(function, answers)]))
+
+
+def as_object(function: Function, answers: dict[tuple[str, int], int]) -> dict[str, Any]:
+    """Return one function for JSON; offsets and sizes are in bytes, addresses are link addresses."""
+    return {
+        "function": function.name,
+        "address": function.address,
+        "size": function.size,
+        "entry_shift": function.shift,
+        "aliases": list(function.aliases),
+        "others": list(function.others),
+        "offsets": [
+            {
+                "offset": each.offset,
+                "size": each.size,
+                "instruction": each.text,
+                **_answer(function.name, each.offset, each.answer, answers),
+                "arms": each.arms,
+                "objdump": each.confirmed,
+            }
+            for each in function.instructions
+        ],
+        "inside": [
+            {"offset": offset, **_answer(function.name, offset, answer, answers)}
+            for offset, answer in sorted(function.inside.items())
+        ],
+    }
+
+
+def _row(name: str, each: Offset, answers: dict[tuple[str, int], int]) -> tuple[str, ...]:
+    kernel = answers.get((name, each.offset))
+    confirmed = [*(["objdump"] if each.confirmed else []), *(["kernel"] if kernel is not None else [])]
+    return (
+        f"+{each.offset:#x}",
+        _words(each.answer, kernel),
+        each.arms if not kernel else "",
+        ", ".join(confirmed) or "nothing",
+        each.text,
+    )
+
+
+def _words(answer: Answer, kernel: int | None) -> str:
+    if kernel is not None:
+        reason = f", {answer.reason}" if kernel and answer.accepted is False else ""
+        return f"no: {_name(kernel)}{reason}" if kernel else "yes"
+    if answer.accepted is None:
+        return f"unknown without --boot: {answer.reason}"
+    return "yes" if answer.accepted else f"no: {_name(answer.errno)}, {answer.reason}"
+
+
+def _inside(function: Function, answers: dict[tuple[str, int], int]) -> Iterator[str]:
+    """Summarize the offsets inside of instructions by their answer."""
+    counts: dict[str, int] = {}
+    for offset, answer in function.inside.items():
+        words = _words(answer, answers.get((function.name, offset)))
+        counts[words] = counts.get(words, 0) + 1
+    for words, count in counts.items():
+        yield f"    {count} offsets inside of instructions: {words}"
+
+
+def _answer(name: str, offset: int, answer: Answer, answers: dict[tuple[str, int], int]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "accepted": answer.accepted,
+        "errno": errno.errorcode.get(answer.errno, ""),
+        "reason": answer.reason,
+    }
+    kernel = answers.get((name, offset))
+    return found if kernel is None else {**found, "kernel": errno.errorcode.get(kernel, "") if kernel else "accepted"}
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number)) if number else "EINVAL or EILSEQ"

@@ -1,0 +1,116 @@
+"""The numbers of the board: builds, guests, cells, rate, time left; in colors only where they are wanted."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+from sample_runs import cell
+
+from harness.core import paths
+from harness.core.events import Bus, Event, Phase
+from harness.report import board as board_module
+from harness.report import progress_state as progress
+from harness.report.board import Board
+from harness.report.progress_state import Progress
+from harness.verdict.cell_verdict import Verdict
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress, "time", made)
+    return made
+
+
+def test_builds_guests_cells_rate_and_time_left(clock: Clock) -> None:
+    bus = Bus()
+    made = Progress(bus)
+    assert str(made.tally(clock.now)) == "0 builds, 0 guests, 0/? cells"
+    made.expect({"parisc": 10, "arm64-debian": 10})
+    bus.publish(Event("parisc", "kernel", Phase.STARTED))
+    bus.publish(Event("arm64-debian", "thaw", Phase.PROGRESS, worker="gw1"))
+    bus.publish(Event("x86_64-debian", "modules", Phase.FINISHED))
+    assert str(made.tally(clock.now)) == "1 build, 1 guest, 0/20 cells"
+    bus.publish(Event("arm64-debian", "thaw", Phase.FINISHED, worker="gw1"))
+    for _ in range(5):
+        made.count(cell("test_a", "arm64-debian"))
+        clock.now += 2.0
+    clock.now -= 2.0
+    made.count(cell("test_b", "arm64-debian", Verdict.OOPS))
+    tally = made.tally(clock.now)
+    # Six cells ended; five of them in eight seconds since the first.
+    assert (tally.builds, tally.guests, tally.ended, tally.asked) == (1, 1, 6, 20)
+    assert tally.rate == pytest.approx(5 / 8)
+    assert tally.left == pytest.approx(14 / (5 / 8))
+    assert str(tally) == "1 build, 1 guest, 6/20 cells, 0.6 cells/s, 22.4s left"
+    assert made.ended("arm64-debian") == (6, 10, 1)
+    # A row whose cells have all ended has no guest.
+    for _ in range(4):
+        made.count(cell("test_c", "arm64-debian"))
+    assert made.tally(clock.now).guests == 0
+
+
+def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    board = Board(Bus(), False, lines.append)
+    board.expect({"parisc": 4})
+    board.count(cell("test_a", "parisc"))
+    board.flush()
+    assert lines == []
+    monkeypatch.setattr(board_module, "_TALLY_SECONDS", 0.0)
+    board.flush()
+    board.flush()
+    assert len(lines) == 1
+    assert re.fullmatch(r"\[ +\d+\.\ds\] 0 builds, 1 guest, 1/4 cells", lines[0])
+
+
+LIVE = """
+import sys
+from harness.core.events import Bus, Event, Phase
+from harness.report.board import Board
+from sample_runs import cell
+from harness.verdict.cell_verdict import Verdict
+bus = Bus()
+board = Board(bus, sys.stdout.isatty())
+board.expect({"parisc": 4, "arm64-debian": 2})
+bus.publish(Event("parisc", "thaw", Phase.FINISHED, worker="gw0"))
+bus.publish(Event("arm64-debian", "kernel", Phase.PROGRESS, "compiling", 0.41))
+board.count(cell("test_a", "parisc"))
+board.count(cell("test_b", "parisc", Verdict.OOPS))
+sys.stdin.readline()
+board.close()
+"""
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_the_live_view_shows_them_and_knows_no_color(tmp_path: Path, no_color: str) -> None:
+    env = {**os.environ, "PYTHONPATH": f"{paths.PROJECT}:{paths.TESTS}", "TERM": "xterm", "COLUMNS": "120"}
+    env.pop("NO_COLOR", None)
+    if no_color:
+        env["NO_COLOR"] = no_color
+    child = pexpect.spawn(sys.executable, ["-c", LIVE], env=env, timeout=60, encoding="utf-8", dimensions=(24, 120))
+    child.logfile_read = (tmp_path / "log").open("w")
+    child.expect("1 build, 1 guest, 2/6 cells")
+    child.expect("0/2")
+    child.expect("2/4")
+    child.expect("1 bad")
+    child.sendline()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    # 30 to 37 and their like choose a color; bold and dim are none.
+    colored = re.findall(r"\x1b\[(?:\d+;)*(?:3[0-9]|9[0-7])(?:;\d+)*m", (tmp_path / "log").read_text())
+    assert bool(colored) is not bool(no_color)

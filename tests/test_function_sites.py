@@ -1,0 +1,265 @@
+"""Where a probe may be in a function, from files alone: the rules for instructions, the reserved code, the proof."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from harness import cli
+from harness.core.architecture import ARCHITECTURES
+from harness.core.errors import UsageError
+from harness.images.image import Image
+from harness.landing.probe_module import SiteReport
+from harness.landing.sites import rules_arm64, rules_x86
+from harness.landing.sites.function import Answer, FunctionSites
+from harness.matrix.commands.prove_sites import Proof, _compare
+from harness.report import site_forms
+
+OLD, NEW = (6, 1), (6, 12)
+
+
+@pytest.mark.parametrize(
+    ("code", "version", "number"),
+    [
+        ("48 89 e7", OLD, 0),  # mov %rsp,%rdi
+        ("ff d0", OLD, 0),  # call *%rax
+        ("ff e0", OLD, 0),  # jmp *%rax
+        ("ff 10", OLD, errno.EOPNOTSUPP),  # call *(%rax)
+        ("ff 20", OLD, errno.EOPNOTSUPP),  # jmp *(%rax)
+        ("ff 30", OLD, 0),  # push (%rax)
+        ("48 cf", OLD, errno.EOPNOTSUPP),  # iretq
+        ("0f 01 c1", OLD, errno.EOPNOTSUPP),  # vmcall
+        ("0f 01 d0", OLD, 0),  # xgetbv
+        ("cc", OLD, errno.EINVAL),
+        ("cc", NEW, errno.EILSEQ),
+        ("0f 0b", OLD, 0),  # ud2
+        ("0f 0b", NEW, errno.EILSEQ),
+    ],
+)
+def test_what_x86_refuses(code: str, version: tuple[int, int], number: int) -> None:
+    found, why = rules_x86.refusal(bytes.fromhex(code), 0, version)
+    assert found == number
+    assert bool(why) == bool(number)
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ([0xD503201F], False),  # nop
+        ([0xD503233F], False),  # paciasp
+        ([0xD50323BF], True),  # autiasp
+        ([0xD503203F], True),  # yield
+        ([0xD53B4220], True),  # mrs x0, daif
+        ([0xD53BD040], False),  # mrs x0, tpidr_el0
+        ([0xD5184100], True),  # msr sp_el0, x0
+        ([0xD4210000], True),  # brk
+        ([0xD65F03C0], False),  # ret
+        ([0xD65F0BFF], True),  # retaa
+        ([0x58000040], False),  # ldr x0, literal
+        ([0xD8000000], True),  # prfm literal
+        ([0xC85F7C00], True),  # ldxr
+        ([0xC8DFFC00], False),  # ldar
+        ([0xC85F7C00, 0x91000400], True),  # add after ldxr
+        ([0xC85F7C00, 0xC8017C00, 0x91000400], False),  # add after stxr
+        ([0xC85F7C00, *[0xD503201F] * 31, 0x91000400], True),
+        ([0xC85F7C00, *[0xD503201F] * 32, 0x91000400], False),
+    ],
+)
+def test_what_arm64_refuses(words: list[int], refused: bool) -> None:
+    code = b"".join(word.to_bytes(4, "little") for word in words)
+    assert rules_arm64.refusal(code, len(code) - 4, OLD)[0] == (errno.EINVAL if refused else 0)
+
+
+# A kernel in small: an entry that ftrace patches, a jump label, a static call, a trap of BUG(), a rewritten place, a
+# listed function, its cold part, a preamble, an alias, another function of a name, and text that is freed.
+KERNEL = """
+.text
+.globl _stext, _etext, __fentry__, f, g, g.cold, h, also_f, __cfi_h, padded, early, _sinittext
+_stext:
+.type __fentry__, @function
+__fentry__: ret
+.size __fentry__, . - __fentry__
+.type f, @function
+.type also_f, @function
+f: also_f: call __fentry__
+1: .byte 0x0f, 0x1f, 0x44, 0, 0
+2: call g
+3: ud2
+4: mov %rsp, %rdi
+5: mov %rdi, %rsi
+   call *(%rax)
+   jmp early
+.size f, . - f
+.size also_f, . - f
+.type g, @function
+g: nop
+   ret
+.size g, . - g
+.type g.cold, @function
+g.cold: ret
+.size g.cold, . - g.cold
+.type __cfi_h, @function
+__cfi_h: nop
+.size __cfi_h, . - __cfi_h
+.type h, @function
+h: endbr64
+   call __fentry__
+   ret
+.size h, . - h
+.type twice, @function
+twice: ret
+.size twice, . - twice
+_etext:
+.section .init.text, "ax"
+_sinittext:
+.type early, @function
+early: ret
+.size early, . - early
+.type twice2, @function
+twice2: ret
+.size twice2, . - twice2
+.data
+.globl __start___jump_table, __stop___jump_table, __start_static_call_sites, __stop_static_call_sites
+.globl __start___bug_table, __stop___bug_table, __start_kprobe_blacklist, __stop_kprobe_blacklist
+.globl __alt_instructions, __alt_instructions_end, __start_mcount_loc, __stop_mcount_loc
+__start___jump_table: .long 1b - ., 4b - .
+.quad 0
+__stop___jump_table:
+__start_static_call_sites: .long 2b - ., 0
+__stop_static_call_sites:
+__start___bug_table: .long 3b - .
+.short 0, 0
+__stop___bug_table:
+__start_kprobe_blacklist: .quad g
+__stop_kprobe_blacklist:
+__alt_instructions: .long 5b - ., 5b - .
+.short 1
+.byte 3, 3
+__alt_instructions_end:
+__start_mcount_loc: .quad f, h + 4
+__stop_mcount_loc:
+"""
+CONFIG = {"CONFIG_KPROBES_ON_FTRACE": "y", "CONFIG_GENERIC_BUG_RELATIVE_POINTERS": "y"}
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> FunctionSites:
+    return FunctionSites(small_kernel(tmp_path_factory.mktemp("kernel"), CONFIG))
+
+
+def small_kernel(directory: Path, config: dict[str, str]) -> Image:
+    (directory / "kernel.s").write_text(KERNEL)
+    architecture = ARCHITECTURES["x86_64"]
+    vmlinux = directory / "vmlinux"
+    gcc = [f"{architecture.cross_prefix}gcc", "-nostdlib", "-static", "-Wl,-e,_stext", "-Wl,--build-id=none"]
+    subprocess.run([*gcc, directory / "kernel.s", "-o", vmlinux], check=True)
+    recipe = SimpleNamespace(architecture=architecture, name="small")
+    return cast(Image, SimpleNamespace(vmlinux=vmlinux, config=config, release="6.1.0", recipe=recipe))
+
+
+def test_every_offset_of_a_function(sites: FunctionSites) -> None:
+    found = sites.function("f")
+    rows = {each.offset: (each.answer.accepted, each.answer.reason, each.arms) for each in found.instructions}
+    assert rows == {
+        0x0: (True, "", "ftrace call"),
+        0x5: (False, "jump label", ""),
+        0xA: (False, "static call", ""),
+        0xF: (False, "BUG or WARN", ""),
+        0x11: (True, "", "breakpoint"),
+        0x14: (None, "rewritten at boot", "breakpoint"),
+        0x17: (False, "call or jump through memory", ""),
+        0x19: (True, "", "breakpoint"),
+    }
+    assert all(each.confirmed for each in found.instructions)
+    assert found.aliases == ("also_f",)
+    assert found.size == 0x1E
+    assert found.inside[0x1] == Answer(False, errno.EILSEQ, "inside an instruction")
+    assert found.inside[0x6] == Answer(False, errno.EINVAL, "jump label")
+    assert found.inside[0xB] == Answer(False, errno.EINVAL, "static call")
+    assert found.inside[0x10] == Answer(False, errno.EILSEQ, "inside an instruction")
+    assert found.inside[0x15].accepted is None
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("g", "blacklisted"),
+        ("g.cold", "part of a blacklisted function"),
+        ("__cfi_h", "preamble of a function"),
+        ("early", "text that is freed after boot"),
+        ("twice", ""),
+    ],
+)
+def test_entries_that_are_refused(name: str, reason: str, sites: FunctionSites) -> None:
+    assert sites.function(name).instructions[0].answer.reason == reason
+
+
+def test_a_landing_pad_moves_the_probe(sites: FunctionSites) -> None:
+    found = sites.function("h")
+    assert found.shift == 4
+    assert [(each.offset, each.arms) for each in found.instructions] == [
+        (0, "ftrace call"),
+        (4, "ftrace call"),
+        (9, "breakpoint"),
+    ]
+
+
+def test_without_kprobes_on_ftrace_the_site_is_refused(tmp_path: Path) -> None:
+    found = FunctionSites(small_kernel(tmp_path, {**CONFIG, "CONFIG_KPROBES_ON_FTRACE": "n"})).function("f")
+    assert found.instructions[0].answer == Answer(False, errno.EINVAL, "ftrace site")
+
+
+def test_a_name_that_is_none_shows_similar_ones(sites: FunctionSites) -> None:
+    with pytest.raises(UsageError, match=r"no function is named 'twic'; similar: twice, twice2"):
+        sites.function("twic")
+
+
+@pytest.mark.parametrize(
+    ("expected", "number", "address", "unlisted", "agreed", "settled"),
+    [
+        (Answer(True), 0, 0x10, False, 1, 0),
+        (Answer(True), errno.EINVAL, 0, False, 0, 0),
+        (Answer(True), 0, 0x14, False, 0, 0),
+        (Answer(True), 0, 0x10, True, 0, 0),
+        (Answer(False, errno.EINVAL, "x"), errno.EINVAL, 0, False, 1, 0),
+        (Answer(False, errno.EINVAL, "x"), errno.EILSEQ, 0, False, 0, 0),
+        (Answer(False, errno.EINVAL, "x"), 0, 0x10, False, 0, 0),
+        (Answer(False, 0, "x"), errno.EILSEQ, 0, False, 1, 0),
+        (Answer(None), errno.EILSEQ, 0, False, 0, 1),
+        (Answer(None), 0, 0x10, False, 0, 1),
+        (Answer(None), 0, 0x18, False, 0, 0),
+    ],
+)
+def test_how_the_kernels_answer_is_compared(
+    expected: Answer, number: int, address: int, unlisted: bool, agreed: int, settled: int
+) -> None:
+    proof = Proof()
+    _compare(proof, "f", 0, expected, SiteReport("f", number, address, 0, 0), 0x10, unlisted)
+    assert (proof.agreed, proof.settled, len(proof.differences)) == (agreed, settled, 1 - agreed - settled)
+    assert proof.answers == {("f", 0): number}
+
+
+def test_both_forms_of_output(sites: FunctionSites) -> None:
+    found = sites.function("f")
+    text = site_forms.text(found, {})
+    assert "no: EINVAL, jump label" in text
+    assert "unknown without --boot: rewritten at boot" in text
+    assert "aliases: also_f" in text
+    asked = {("f", 0): 0, ("f", 0x14): errno.EILSEQ}
+    answered = json.loads(json.dumps(site_forms.as_object(found, asked)))
+    rows = {row["offset"]: row for row in answered["offsets"]}
+    assert rows[0]["kernel"] == "accepted"
+    assert rows[0x14]["kernel"] == "EILSEQ"
+    assert "kernel" not in rows[0x11]
+
+
+@pytest.mark.parametrize("words", [[], ["vfs_read", "--sample", "3"]])
+def test_a_function_or_a_sample(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["sites", *words, "--vm", "parisc"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

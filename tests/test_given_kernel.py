@@ -1,0 +1,227 @@
+"""A kernel of the user's own: its parts in directories and packages, what is missing, RPM archives, trees, traits."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import zstandard
+
+from harness import cli
+from harness.core.errors import RecipeError, UsageError
+from harness.images import given_parts, kernel_config, recipe, rpm
+from harness.images.recipe import Recipe, Traits, load_all, replace_in_this_run, select
+from harness.matrix.commands.given import Given, lost_traits
+from harness.report import bundle
+
+RELEASE = "6.9.1-200.fc40.x86_64"
+CONFIG = "CONFIG_MODULES=y\n"
+
+
+def header(entries: int = 0, data: bytes = b"") -> bytes:
+    return struct.pack(">4sIII", b"\x8e\xad\xe8\x01", 0, entries, len(data)) + bytes(16 * entries) + data
+
+
+def package(files: dict[str, bytes], compress: Callable[[bytes], bytes], links: dict[str, str] | None = None) -> bytes:
+    """An RPM: lead, signature of an odd size, header, and a cpio archive in the "newc" form."""
+    members = [(f"./{name}", 0o100644, content) for name, content in files.items()]
+    members += [(f"./{name}", 0o120777, target.encode()) for name, target in (links or {}).items()]
+    archive = b"".join(member(*each) for each in [*members, ("TRAILER!!!", 0, b"")])
+    signature = header(1, b"abc")
+    lead = b"\xed\xab\xee\xdb" + bytes(92)
+    return lead + signature + bytes(-(96 + len(signature)) % 8) + header(2, b"words") + compress(archive)
+
+
+def member(name: str, mode: int, content: bytes) -> bytes:
+    text = name.encode() + b"\0"
+    fields = [1, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(text), 0]
+    head = b"070701" + b"".join(b"%08x" % field for field in fields) + text
+    return head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4)
+
+
+def zstd(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress, zstd, bytes], ids=["gz", "xz", "zst", "plain"])
+def test_an_rpm_is_unpacked(compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    file = tmp_path / "kernel.rpm"
+    file.write_bytes(package({"lib/a": b"12345", "lib/deep/b": b""}, compress, {"lib/c": "a"}))
+    rpm.unpack(file, tmp_path / "into")
+    assert (tmp_path / "into/lib/a").read_bytes() == b"12345"
+    assert (tmp_path / "into/lib/deep/b").read_bytes() == b""
+    assert (tmp_path / "into/lib/c").readlink() == Path("a")
+
+
+@pytest.mark.parametrize(
+    ("files", "links"),
+    [({"../outside": b"x"}, {}), ({"lib/../../outside": b"x"}, {}), ({"way/outside": b"x"}, {"way": "/tmp"})],
+)
+def test_no_member_of_an_rpm_leaves_its_directory(
+    files: dict[str, bytes], links: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "evil.rpm"
+    content = package({}, bytes, links)
+    both = package(files, bytes, links)
+    file.write_bytes(both if not links else _links_first(files, links))
+    assert content
+    with pytest.raises(UsageError, match="has a member"):
+        rpm.unpack(file, tmp_path / "into")
+    assert not (tmp_path / "outside").exists()
+    assert not Path("/tmp/outside").exists()
+
+
+def _links_first(files: dict[str, bytes], links: dict[str, str]) -> bytes:
+    members = [(f"./{name}", 0o120777, target.encode()) for name, target in links.items()]
+    members += [(f"./{name}", 0o100644, content) for name, content in files.items()]
+    archive = b"".join(member(*each) for each in [*members, ("TRAILER!!!", 0, b"")])
+    lead = b"\xed\xab\xee\xdb" + bytes(92)
+    return lead + header() + header() + archive
+
+
+@pytest.mark.parametrize("cut", [0, 50, 100, 150, -10])
+def test_a_cut_off_rpm_is_one_line(cut: int, tmp_path: Path) -> None:
+    file = tmp_path / "cut.rpm"
+    file.write_bytes(package({"lib/a": b"x" * 300}, gzip.compress)[:cut])
+    with pytest.raises(UsageError, match="is no whole RPM package"):
+        rpm.unpack(file, tmp_path / "into")
+
+
+def fedora() -> dict[str, bytes]:
+    """The files of kernel-core, kernel-modules-core and kernel-devel, where Fedora has them."""
+    own, headers = f"lib/modules/{RELEASE}", f"usr/src/kernels/{RELEASE}"
+    return {
+        f"{own}/vmlinuz": b"image",
+        f"{own}/config": CONFIG.encode(),
+        f"{own}/modules.builtin": b"",
+        f"{own}/kernel/drivers/net/virtio_net.ko.xz": lzma.compress(b"module"),
+        f"{headers}/include/config/kernel.release": f"{RELEASE}\n".encode(),
+        f"{headers}/include/generated/autoconf.h": b"",
+        f"{headers}/.config": CONFIG.encode(),
+    }
+
+
+def test_the_parts_of_fedoras_packages(tmp_path: Path) -> None:
+    (tmp_path / "kernel.rpm").write_bytes(package(fedora(), zstd))
+    given_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
+    found = given_parts.in_tree(tmp_path / "tree", "kernel.rpm")
+    assert found.release == RELEASE
+    assert found.image.read_bytes() == b"image"
+    assert found.modules == tmp_path / f"tree/lib/modules/{RELEASE}"
+    assert found.source == found.objects == tmp_path / f"tree/usr/src/kernels/{RELEASE}"
+    (tmp_path / "scratch").mkdir()
+    staged = given_parts.staged_modules(found, tmp_path / "scratch")
+    assert lzma.decompress((staged / "kernel/virtio_net.ko.xz").read_bytes()) == b"module"
+
+
+@pytest.mark.parametrize(
+    ("absent", "named"),
+    [("usr/src", "kernel headers"), (f"lib/modules/{RELEASE}/vmlinuz", f"kernel image of {RELEASE}")],
+)
+def test_a_missing_part_is_named(absent: str, named: str, tmp_path: Path) -> None:
+    files = {name: content for name, content in fedora().items() if not name.startswith(absent)}
+    (tmp_path / "kernel.rpm").write_bytes(package(files, bytes))
+    given_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
+    with pytest.raises(UsageError, match=f"no {named}.* is among what --kernel names"):
+        given_parts.in_tree(tmp_path / "tree", "kernel.rpm")
+
+
+def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:
+    modules = tmp_path / "modules"
+    (modules / "kernel").mkdir(parents=True)
+    (modules / "modules.builtin").write_text("")
+    (modules / "kernel/a.ko.zst").write_bytes(zstd(b"one"))
+    (modules / "kernel/b.ko.gz").write_bytes(gzip.compress(b"two"))
+    (tmp_path / "scratch").mkdir()
+    parts = cast(given_parts.Parts, SimpleNamespace(modules=modules))
+    staged = given_parts.staged_modules(parts, tmp_path / "scratch") / "kernel"
+    assert (staged / "a.ko").read_bytes() == b"one"
+    assert (staged / "b.ko").read_bytes() == b"two"
+
+
+def test_missing_options_are_named_with_the_fragment() -> None:
+    wanted = kernel_config.merge([kernel_config._fragment("needed"), kernel_config._fragment("needed-x86_64")])
+    complete = {wish.option: "y" for wish in wanted.values()}
+    kernel_config.demand_needed(complete, "x86_64", "here")
+    kernel_config.demand_needed({**complete, "CONFIG_VIRTIO_NET": "m"}, "x86_64", "here")
+    for lost in ("CONFIG_KPROBES", "CONFIG_VIRTIO_NET"):
+        part = {name: value for name, value in complete.items() if name != lost}
+        with pytest.raises(RecipeError, match=rf"here: lacks {lost}=.; set them; vm_images/config/needed\S*\.config"):
+            kernel_config.demand_needed(part, "x86_64", "here")
+    with pytest.raises(RecipeError, match="lacks CONFIG_KPROBES=y"):
+        kernel_config.demand_needed({**complete, "CONFIG_KPROBES": "m"}, "x86_64", "here")
+
+
+def tree(directory: Path, *built: str) -> Path:
+    for name in ("Kbuild", "Kconfig", *built):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text("")
+    return directory
+
+
+@pytest.mark.parametrize("built", [".config", "include/config/auto.conf", "arch/x86/include/generated/uapi"])
+def test_a_tree_that_was_built_in_place_is_one_line(
+    built: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tree(tmp_path / "linux", built)
+    assert cli.main(["build", "--vm", "x86_64-fsections", "--kernel", str(own)]) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert "run `make ARCH=x86_64 mrproper` there" in printed[0]
+    assert str(own) in printed[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--kernel", "/nosuch"],
+        ["--config", "/dev/null"],
+        ["--vm", "parisc,x86_64-debian", "--kernel", "."],
+        ["--vm", "arm64-debian", "--kernel", "TREE"],
+        ["--vm", "x86_64-fsections", "--kernel", "TREE", "--config", "/nosuch/.config"],
+        ["--vm", "x86_64-debian", "--kernel", "EMPTY"],
+    ],
+)
+def test_wrong_use_is_one_line(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = {"TREE": str(tree(tmp_path / "linux")), "EMPTY": str(tmp_path)}
+    assert cli.main(["build", *(places.get(word, word) for word in words)]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pinpoint: ")]
+    assert len(errors) == 1
+
+
+def test_a_tree_takes_the_vms_configuration_and_machine(tmp_path: Path) -> None:
+    own = tree(tmp_path / "linux")
+    found = Given((own,)).recipe(["x86_64-fsections"])
+    base = load_all()["x86_64-fsections"]
+    assert (found.kernel.source, found.kernel.tree, found.kernel.config) == ("tree", str(own), base.kernel.config)
+    assert (found.name, found.machine) == (base.name, base.machine)
+    assert not found.kernel.patches
+    # A VM of a packaged kernel has no configuration: that of another VM of the architecture is taken.
+    assert Given((own,)).recipe(["x86_64-debian"]).kernel.config == base.kernel.config
+
+
+def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(recipe._REPLACEMENT, "")
+    monkeypatch.setenv(recipe._OPTIONS, "")
+    base = select(["parisc"])[0]
+    given = base.model_copy(update={"describe": "mine", "traits": Traits(kprobes=True)})
+    replace_in_this_run(given, ["--kernel=/my linux"])
+    assert select(["parisc"]) == [given]
+    # A printed replay command names the kernel too.
+    assert bundle.command(Path("/results/x")) == "./pinpoint repro /results/x '--kernel=/my linux'"
+    assert select(["x86_64-debian"])[0].name == "x86_64-debian"
+    printed = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
+    assert recipe._REPLACEMENT in printed
+
+
+def test_lost_traits_are_those_that_only_the_vm_has() -> None:
+    base = load_all()["x86_64-debian"]
+    given: Recipe = base.model_copy(update={"traits": Traits(kprobes=True, kaslr=True, uprobes=True)})
+    assert lost_traits(base, given) == ["optimized_kprobes", "ftrace_kprobes", "data_symbols", "cold_halves"]

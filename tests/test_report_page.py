@@ -1,0 +1,248 @@
+"""What report.html is made of: merged runs, lost cells, excerpts, claims, news, the timeline, a trial's example."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import sample_runs
+from test_relocation_by_hand import SLIDE, kernel, layout
+
+from harness import cli
+from harness.core.events import Bus, Event, Phase
+from harness.landing.by_hand import ByHand
+from harness.landing.checks import trial_example
+from harness.landing.checks.base_offset_trial import Aim, Trial
+from harness.landing.checks.classify_address import AddressKind, Places
+from harness.landing.site import Site
+from harness.report import history, timeline
+from harness.report.html import write_html, write_report
+from harness.report.material import Material
+from harness.report.measurements import Figures
+from harness.report.page.claims import claims
+from harness.report.page.excerpts import Excerpts
+from harness.report.page.lanes import lanes
+from harness.report.page.news import news
+from harness.report.pivot import Pivot
+from harness.report.record import Cell, Results
+from harness.report.relocation_drawing import Moved
+from harness.report.replay import replay
+from harness.report.run_dir import RunDirectory
+from harness.report.timeline import Timeline
+from harness.verdict.cell_verdict import Verdict
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return sample_runs.small(tmp_path / "results")
+
+
+@pytest.fixture
+def earlier(run: RunDirectory) -> RunDirectory:
+    return RunDirectory(run.path.parent / "20261127-120000-aaaa")
+
+
+def test_of_a_cell_in_two_runs_the_later_counts_whatever_their_order(run: RunDirectory, earlier: RunDirectory) -> None:
+    material = Material.of([run, earlier], run.path.parent)
+    latest = {(cell.case, cell.vm, cell.mutant): cell.verdict for cell in Pivot(material.cells).latest}
+    assert latest["test_module_function[leaf]", "parisc", ""] is Verdict.OOPS
+    assert latest["test_gone", "parisc", ""] is Verdict.PASS
+    assert {each.case for each in material.missing} == {"test_never"}
+    assert [figure.value for figure in material.figures if figure.figure == "run.wall_s"] == [120]
+    assert all(span.worker.endswith(run.name) for span in material.spans)
+    bundles = [cell.bundle for cell in material.cells if cell.bundle]
+    assert bundles
+    assert all((material.place / bundle / "bundle.json").is_file() for bundle in bundles)
+
+
+def test_the_command_merges_runs_into_one_page(
+    run: RunDirectory, earlier: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", str(earlier.path), str(run.path)]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == run.path.parent / "report-merged.html"
+    assert f"{earlier.name} + {run.name}" in page.read_text()
+    assert cli.main(["report", str(run.path), "--output", str(run.path / "other.html")]) == 0
+    assert (run.path / "other.html").is_file()
+    capsys.readouterr()
+    assert cli.main(["report", str(run.path / "nowhere")]) == 2
+    assert "nowhere: holds no results" in capsys.readouterr().err
+
+
+def test_cells_that_did_not_run_are_in_a_report_written_later(run: RunDirectory) -> None:
+    assert "./pinpoint run --vm parisc -k &#39;test_never[parisc]&#39;" in write_report([run], run.html).read_text()
+
+
+def test_a_run_that_was_killed_and_lines_of_another_schema_are_named(run: RunDirectory, earlier: RunDirectory) -> None:
+    first, *rest = earlier.results.read_text().splitlines()
+    earlier.results.write_text("\n".join([json.dumps({**json.loads(first), "schema": 1}), *rest]) + "\n")
+    earlier.figures.unlink()
+    page = write_report([earlier], earlier.html).read_text()
+    assert "did not end" in page
+    assert "1 line of the results of run 20261127-120000-aaaa cannot be read" in page
+    assert "every cell held" not in page
+    del run
+
+
+def test_a_cell_without_a_bundle_is_replayed_by_its_names(run: RunDirectory) -> None:
+    plain = sample_runs.cell("test_x[leaf-MOD:SYM]", "parisc", mutant="other-build")
+    assert replay(plain, run.path) == (
+        "./pinpoint run --vm parisc -k 'test_x and leaf-MOD:SYM and mutant:other-build' cases/test_sites.py"
+    )
+    odd = sample_runs.cell("test_x[a b]", "parisc", file="")
+    assert replay(odd, run.path) == "./pinpoint run --vm parisc -k test_x"
+
+
+@pytest.mark.parametrize(
+    "file", ["/etc/passwd", "../cases/test_sites.py/../../x", "tests/sample_runs.py", "cases/none.py", ""]
+)
+def test_claims_come_from_cases_only(file: str) -> None:
+    assert (claims(file).file, claims(file).of("small")) == ("", "")
+
+
+def test_a_claim_is_a_docstrings_first_line() -> None:
+    known = claims("cases/test_clean_up.py")
+    assert known.file
+    assert "\n" not in known.file
+    assert known.line("test_unload_leaves_nothing") > 1
+    assert known.of("test_unload_leaves_nothing[x]")
+
+
+def _failed(run: RunDirectory) -> Cell:
+    return next(cell for cell in Results(run).read() if cell.bundle)
+
+
+def test_an_excerpt_follows_no_link_and_names_what_it_cannot_read(run: RunDirectory, tmp_path: Path) -> None:
+    cell = _failed(run)
+    assert "target.c:12" in Excerpts(run.path).of(cell)["failure"]
+    (tmp_path / "secret").write_text("SECRET")
+    failure = run.path / cell.bundle / "failure.txt"
+    failure.unlink()
+    failure.symlink_to(tmp_path / "secret")
+    found = Excerpts(run.path).of(cell)
+    assert "SECRET" not in str(found)
+    assert "cannot be read" in found["failure"]
+    gone = cell.model_copy(update={"bundle": "bundles/gone"})
+    assert "cannot be read: No such file" in Excerpts(run.path).of(gone)["failure"]
+
+
+def test_an_excerpt_keeps_the_end_of_the_console_and_the_begin_of_the_failure(run: RunDirectory) -> None:
+    cell = _failed(run)
+    lines = [f"line {number}" for number in range(5000)]
+    (run.path / cell.bundle / "console.log").write_text("\n".join(lines))
+    (run.path / cell.bundle / "failure.txt").write_text("\n".join(lines))
+    found = Excerpts(run.path).of(cell)
+    assert found["console"].startswith("...\nline ")
+    assert found["console"].endswith("line 4999")
+    assert found["failure"].startswith("line 0\n")
+    assert found["failure"].endswith("\n...")
+
+
+def test_news_are_since_the_last_run_of_each_vm(run: RunDirectory, earlier: RunDirectory) -> None:
+    between = RunDirectory(run.path.parent / "20261127-130000-abcd")
+    between.path.mkdir()
+    Results(between).write(sample_runs.cell("test_gone", "x86_64-debian"))
+    found = news(run, Results(run).read())
+    assert found.since == {"parisc": earlier.name, "x86_64-debian": between.name}
+    assert found.worse
+    # The last run of that VM had this case alone.
+    assert "test_kernel_function[unexported] on x86_64-debian: fail: why it is fail" in found.sections["new failures"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "another version", "no database"])
+def test_the_history_is_rebuilt(run: RunDirectory, damage: str) -> None:
+    root = run.path.parent
+    before = history.past(root)
+    path = root / "history.sqlite"
+    if damage == "another version":
+        with sqlite3.connect(path) as database:
+            database.execute("PRAGMA user_version = 1")
+            database.execute("DELETE FROM cells")
+        database.close()
+    else:
+        path.unlink()
+        if damage == "no database":
+            path.write_text("no database at all" * 100)
+    assert history.past(root) == before != []
+    assert history.courses(root, run.name, 5)["run.wall_s", ""] == [90, 120]
+    Figures(run).add("run.wall_s", 130, "s")
+    assert history.courses(root, run.name, 5)["run.wall_s", ""] == [90, 120, 130]
+
+
+def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> None:
+    bus = Bus()
+    made = Timeline(bus, time.monotonic() - 10)
+    with bus.step("parisc", "kernel") as step:
+        step.close_with("412 objects")
+    bus.publish(Event("parisc", "thaw", Phase.FINISHED, "in 1 s", seconds=1.0, worker="gw1"))
+    bus.spent("parisc", "body", 5.0)
+    now = time.time()
+    made.begin("node", now)
+    made.end("node", now + 2, sample_runs.cell("test_x", "parisc", Verdict.OOPS, mutant="other-build"), "gw1")
+    made.keep(run)
+    spans = timeline.read(run)
+    assert [(span.worker, span.kind) for span in spans] == [("gw1", "thaw"), ("main", "kernel"), ("gw1", "cell")]
+    assert (spans[2].name, spans[2].verdict) == ("test_x mutant other-build", "oops")
+    assert spans[2].began == pytest.approx(10, abs=2)
+    assert spans[2].seconds == pytest.approx(2, abs=0.01)
+    drawn = lanes(spans)
+    assert drawn is not None
+    assert [(lane.worker, set(lane.paths)) for lane in drawn.lanes] == [
+        ("main", {"build"}),
+        ("gw1", {"thaw", "failed"}),
+    ]
+    assert lanes([]) is None
+
+
+def _trial(by_hand: ByHand, here: SimpleNamespace) -> Trial:
+    places = Places(here)  # type: ignore[arg-type]
+    symbols = {symbol.name: symbol for symbol in here.kernel.symbols}
+    here.symbol = lambda site: (here.kernel, symbols[site.symbol])
+    aims = []
+    for name in "abc":
+        address, truth = by_hand.address(Site(name)), symbols[name].address + SLIDE
+        kind = AddressKind.INSTRUCTION if address == truth else places.at(address)
+        aims.append(Aim(Site(name), address, truth, kind))
+    return Trial("other-order", "its-sibling", here, by_hand, places, aims)  # type: ignore[arg-type]
+
+
+def test_the_example_of_a_trial_is_a_miss_with_the_bytes_of_both_places() -> None:
+    here = layout(kernel("abc"))
+    trial = _trial(ByHand(here, vmlinux=kernel("cab")), here)  # type: ignore[arg-type]
+    aim = trial_example.example(trial)
+    assert aim is not None
+    # Each is put on a neighbor; the closest comes first.
+    assert (aim.site.symbol, aim.address - aim.truth, aim.place) == ("a", 16, AddressKind.INSTRUCTION)
+    found = trial_example.stretch(trial.places, aim.address)
+    assert found is not None
+    assert (found.address + found.marked, found.label) == (aim.address, "b+0x0")
+    assert found.kinds[found.marked] is AddressKind.INSTRUCTION
+    assert found.code[found.marked] == 0x90
+    assert len(found.code) == len(found.kinds) == 32
+    first = trial_example.stretch(trial.places, 0x1000 + SLIDE)
+    assert first is not None
+    # Nothing is before the first function.
+    assert (first.marked, len(first.code)) == (0, 24)
+    assert trial_example.stretch(trial.places, 0x900) is None
+    moved = [Moved(*each) for each in trial_example.moved(trial)]
+    assert [(each.name, each.made_for, each.here) for each in moved] == [("a", 16, 0), ("b", 32, 16), ("c", 0, 32)]
+
+
+def test_a_trial_without_misses_has_a_function_that_lands_as_its_example() -> None:
+    here = layout(kernel("abc"))
+    aim = trial_example.example(_trial(ByHand(here), here))
+    assert aim is not None
+    assert aim.lands
+
+
+def test_the_report_of_a_full_disk_leaves_the_old_one(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write_html(run).read_text()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_report([run], run.html)
+    assert run.html.read_text() == old
