@@ -1,8 +1,8 @@
 """A site given as file:line lands by section + offset where symbol + offset lands; another build refuses it.
 
-A precompiled probe carries no symbol of its target. The section and offset come from the module's DWARF line table, and
-the probe adds the section's loaded address from sysfs. They are valid only for the build with that line table, so the
-probe also carries the build-id and compares it with that of the loaded module.
+The section and offset come from the module's DWARF line table, without a symbol of the target. They are valid only for
+the build with that line table, whose build-id is kept with them. Here the harness compares the build-ids and adds the
+section's loaded address from sysfs; `cases/test_precompiled.py` has a probe module that does both itself.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import pytest
 
 from harness.core import paths
 from harness.core.elf import Elf
+from harness.core.source_line_lookup import line_of
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
-from harness.landing.code.source_line_lookup import line_of
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.target import Target
