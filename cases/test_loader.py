@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from harness.guest.guest import Guest
+from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -17,10 +18,11 @@ from harness.pinning import doctored_modules
 from harness.pinning.coming_and_going_modules import stopped
 from harness.pinning.loader import PROBE, Order, Status
 from harness.pinning.loader_fixture import Loaders, expect, expect_gone, for_build, survived
-from harness.pinning.mutants import named
+from harness.pinning.mutants import KEEPS, named
 from harness.pinning.protocol.loader_actor import settled
 
 TIMES = 3
+IN_USE = "EAGAIN"
 
 
 def _demand_no_pin(guest: Guest) -> None:
@@ -35,6 +37,49 @@ def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
     """A probe loaded by section + offset, without a symbol look-up, is at the ELF's address and hit by each call."""
     site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
     loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("one-instruction-off", "drops-keeps")
+def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) -> None:
+    """init_module(2), with a buffer, its size and the parameters, loads a probe that lands; sysfs shows the parameters.
+
+    This is the call of the letter of 2006.
+    """
+    site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
+    _, leaf = layout.symbol(site)
+
+    def act() -> None:
+        own = f"/sys/module/{PROBE}/parameters"
+        seen = {name: loaders.guest.read_text(f"{own}/{name}").strip() for name in wanted}
+        if seen != wanted:
+            raise Missed(f"the probe was loaded with the parameters {seen}, not {wanted}")
+        target.call("leaf", TIMES)
+
+    wanted = {
+        "module_names": target.module,
+        "module_addresses": str(target.handle),
+        "module_build_ids": target.elf.build_id,
+        "section_addresses": str(target.sections[leaf.section]),
+        "keeps": "Y",
+    }
+    loaders.prove_landing(layout, site, act, TIMES, Order(in_memory=True, parameters=[KEEPS]))
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("drops-keeps")
+def test_probe_that_keeps_its_target(target: Target, loaders: Loaders) -> None:
+    """With keeps=1 the probe itself pins its target, on every kernel: removal is EAGAIN until the probe is removed."""
+    expect(loaders.run(for_build(target, Order(parameters=[KEEPS]))), Status.DONE)
+    for _ in range(2):
+        removal = loaders.delete(target.module)
+        if not removal:
+            target.load()
+        if removal != IN_USE:
+            raise Missed(f"removal of the target returned {removal or 'no error'}, not {IN_USE}")
+    loaders.guest.run("rmmod", PROBE).check()
+    target.unload()
+    target.load()
 
 
 @pytest.mark.requires("kprobes")
@@ -57,7 +102,7 @@ def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("trusts-address")
+@pytest.mark.mutants("no-build-id")
 def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
     """If another build replaces the target at the same addresses, the probe compares build-ids and refuses."""
     _demand_no_pin(loaders.guest)

@@ -12,21 +12,24 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
+from harness.landing.layout import Layout
+from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
 from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
 from harness.pinning.coming_and_going_modules import copies, going
 from harness.pinning.loader import PROBE, Order, Status
-from harness.pinning.loader_fixture import Loaders, expect
+from harness.pinning.loader_fixture import Loaders, expect, for_build
 from harness.report.measurements import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
 SOMEBODY = 1000
+PAGE = 4096
 MANY, FEW = 100, 3
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_module_without_sections(loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle: ENOENT at the open."""
     assert loaders.guest.script("[ -d /sys/module/kernel ]").ok
@@ -34,7 +37,7 @@ def test_module_without_sections(loaders: Loaders) -> None:
         loaders.expect_refusal(Order(targets=[name]), Status.OPEN, "ENOENT")
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "wrong-errno")
 def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
     """With kptr_restrict=2 even root reads zeros, and the loader refuses them instead of using them as an address."""
     loaders.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
@@ -44,7 +47,7 @@ def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
         loaders.guest.script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_not_root(target: Target, loaders: Loaders) -> None:
     """An ordinary user gets EACCES from section files, which are 0400, and EPERM from the load.
 
@@ -54,7 +57,7 @@ def test_not_root(target: Target, loaders: Loaders) -> None:
     loaders.expect_refusal(Order(user=SOMEBODY), Status.LOAD, "EPERM")
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "wrong-errno")
 def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None:
     """A token whose module was removed before the first read is ENODEV, even if the module is loaded again."""
     if loaders.guest.traits.section_fd_pins:
@@ -66,7 +69,7 @@ def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None
         expect(loader.finish(), Status.READ, "ENODEV")
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "wrong-errno")
 def test_going_target(guest: Guest, loaders: Loaders) -> None:
     """The handle of a module that is GOING can still be read, but the probe gets no reference to it: ESTALE.
 
@@ -80,20 +83,66 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
     assert removal == "EBUSY"
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
     """Wrong numbers from a broken loader are refused.
 
-    These are another address in the module, an address outside of it, a wrong base, and a list that is too short.
+    These are another address in the module, data in it, an address outside of it, zero, and a list that is too short.
+    Each base is right, so that the look-up itself has to refuse.
     """
+    guest, base = loaders.guest, base_of(loaders.guest, target.module)
     for number in (target.handle + 8, target.sections[".data"], 8):
-        loaders.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
-    loaders.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
-    loaders.expect_refusal(Order(parameters=_lists(target, 0)), Status.LOAD, "EINVAL")
-    loaders.expect_refusal(Order(parameters=_lists(target, target.handle)[:2]), Status.LOAD, "EINVAL")
+        loaders.expect_refusal(Order(parameters=_lists(target.module, number, base)), Status.LOAD, "ESTALE")
+    loaders.expect_refusal(Order(parameters=_lists(target.module, 0, base)), Status.LOAD, "EINVAL")
+    short = _lists(target.module, target.handle, base)[:2]
+    loaders.expect_refusal(Order(parameters=short), Status.LOAD, "EINVAL")
+    assert base_of(guest, target.module) == base
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("no-base", "wrong-errno")
+def test_wrong_base(target: Target, loaders: Loaders) -> None:
+    """A right handle and name with another base is refused: by base alone, because no build-id is given."""
+    wrong = base_of(loaders.guest, target.module) + PAGE
+    loaders.expect_refusal(Order(parameters=_lists(target.module, target.handle, wrong)), Status.LOAD, "ESTALE")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("no-name", "wrong-errno")
+def test_exchanged_names(target: Target, loaders: Loaders) -> None:
+    """Two targets whose names are exchanged are refused: by name alone, because each handle has its own base.
+
+    A loader that exchanges only the handles is refused too.
+    """
+    guest = loaders.guest
+    with Target(guest, "pinpoint_second") as second:
+        both = (target, second)
+        values = {
+            "addresses": [f"{each.handle:#x}" for each in both],
+            "names": [each.module for each in reversed(both)],
+            "bases": [f"{base_of(guest, each.module):#x}" for each in both],
+            "notes": ["0", "0"],
+        }
+        exchanged = [f"module_{name}={','.join(value)}" for name, value in values.items()]
+        loaders.expect_refusal(Order(parameters=exchanged), Status.LOAD, "ESTALE")
+        targets = [each.module for each in both]
+        loaders.expect_refusal(Order(targets=targets, mutant="swaps-handles"), Status.LOAD, "ESTALE")
+        expect(loaders.run(Order(targets=targets)), Status.DONE)
+        guest.run("rmmod", PROBE).check()
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("registers-outside", "wrong-errno")
+def test_site_outside_every_target(layout: Layout, target: Target, loaders: Loaders) -> None:
+    """A site that is in none of the targets is ESTALE, though it is a function that the kernel would take."""
+    leaf = target.elf.function("pinpoint_leaf")
+    far = layout.address(Site("clock_t_to_jiffies")) - target.sections[leaf.section]
+    site = f"site=0+{far % (1 << 8 * layout.kernel.word_bytes):#x}"
+    order = for_build(target, Order(sections=[(target.module, leaf.section)], parameters=[site]))
+    loaders.expect_refusal(order, Status.LOAD, "ESTALE")
+
+
+@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
     """Garbage, half a file, and modules for another machine or kernel are ENOEXEC, by either system call."""
@@ -109,7 +158,7 @@ def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) 
         loaders.expect_refusal(Order(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
 
 
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_parameters_too_long(loaders: Loaders) -> None:
     """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""
     loaders.expect_refusal(Order(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
@@ -146,7 +195,7 @@ def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
 
 
 @pytest.mark.requires("module_text_sections")
-@pytest.mark.mutants("loads-anyway")
+@pytest.mark.mutants("loads-anyway", "wrong-errno")
 def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """A module with two sections of one name has no handle: it loses its whole sections/, or is not loaded at all.
 
@@ -186,7 +235,13 @@ def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> 
         Loaders(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
 
 
-def _lists(target: Target, handle: int) -> list[str]:
-    """Return the loader's parameters for a target, with this handle and an invalid base."""
-    lists = {"addresses": f"{handle:#x}", "names": target.module, "bases": "8", "notes": "0"}
+def base_of(guest: Guest, module: str) -> int:
+    """Return where a module's memory begins, from the sixth word of its line in /proc/modules."""
+    words = guest.run("grep", f"^{module} ", "/proc/modules").check().stdout.split()
+    return int(words[5], 16)
+
+
+def _lists(module: str, handle: int, base: int) -> list[str]:
+    """Return the loader's parameters for a target, without a build-id."""
+    lists = {"addresses": f"{handle:#x}", "names": module, "bases": f"{base:#x}", "notes": "0"}
     return [f"module_{name}={value}" for name, value in lists.items()]

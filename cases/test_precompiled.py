@@ -1,12 +1,13 @@
 """The same bytes of a precompiled probe module land wherever the kernel and the targets are loaded.
 
-Each site is requested twice: by symbol + offset, which the kernel resolves, and by section + offset, which the probe
-carries with the module's build-id and adds to the section's address in sysfs. Both were fixed before any of these
-guests booted.
+The module was compiled for one build of two targets: it contains their build-ids, the names of two sections of each,
+and offsets into them, and nothing else of them (harness/images/precompiled_table.py). Each of its kprobes is placed by
+itself, at section + offset, where the targets are at the time of the load.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -15,45 +16,59 @@ from harness.core.elf import Elf
 from harness.core.files import sha256
 from harness.core.source_line_lookup import line_of
 from harness.guest.guest import Guest
+from harness.images.precompiled_table import PLACES
+from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning import precompiled
+from harness.pinning.loader import Status
+from harness.pinning.loader_fixture import Loaders
+from harness.pinning.mutants import named
+from harness.report.measurements import Figure
 
 TIMES = 2
-MODULES = ("pinpoint_target", "pinpoint_second", "pinpoint_sections")
+# pinpoint_cold_taken() enters pinpoint_rare() twice (probes/target/cold.c).
+RARE_ENTRIES = 2
+BETWEEN = "pinpoint_sections"
 Fresh = Callable[..., AbstractContextManager[Guest]]
 Probing = Callable[..., Kprobes]
 
 
-def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
-    """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
-    elf = Elf.kept(guest.image.modules[module])
-    lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
-    return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
+def hits_of(targets: Mapping[str, Target]) -> Callable[[], list[int]]:
+    """Return a function that runs every site of the precompiled module, and returns how often each ran."""
+
+    def run() -> list[int]:
+        first, second = (targets[name] for name in PLACES)
+        for target, shape in ((first, "leaf"), (first, "cold_taken"), (second, "leaf"), (second, "second_rare")):
+            target.call(shape, TIMES)
+        return [TIMES, TIMES, RARE_ENTRIES * TIMES, TIMES, TIMES, TIMES]
+
+    return run
 
 
-def prove_landing(kprobes: Kprobes, target: Target) -> None:
-    """Raise Missed unless probes on the sites land by symbol and by section and are hit once for each call."""
-    sites = carried(target.guest, target.module)
-    for relocation in (None, by_section):
-        with kprobes.on(*sites, relocation=relocation) as probes:
-            target.call("leaf", TIMES)
-        probes.prove(hits=TIMES)
+@contextmanager
+def loaded(guest: Guest, *modules: str) -> Iterator[dict[str, Target]]:
+    """Load target modules in this order while the block runs."""
+    with ExitStack() as held:
+        yield {module: held.enter_context(Target(guest, module)) for module in modules}
+
+
+def prove_landing(loaders: Loaders, targets: Mapping[str, Target], *, in_memory: bool) -> None:
+    """Raise Missed unless the precompiled module lands in these targets; it must be the same file as on the host."""
+    guest, how = loaders.guest, precompiled.order(loaders.guest, in_memory=in_memory)
+    there = guest.run("sha256sum", how.probe).check().stdout.split()[0]
+    assert there == sha256(precompiled.file(guest))
+    targets = {name: targets[name] for name in PLACES}
+    precompiled.prove_landing(loaders, targets, hits_of(targets), how)
 
 
 def elsewhere(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
     """Return True if no section with code is at its earlier address."""
     text = [name for name in one if name.startswith(".text")]
     return all(one[name] != other[name] for name in text)
-
-
-def probe_bytes(guest: Guest) -> str:
-    """Return the SHA-256 of pinpoint_probe.ko, which must be the same in the guest as on the host."""
-    there = guest.run("sha256sum", guest.ship("pinpoint_probe")).check().stdout.split()[0]
-    assert there == sha256(guest.image.modules["pinpoint_probe"])
-    return there
 
 
 @contextmanager
@@ -77,52 +92,114 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", "one-base")
 def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant: str) -> None:
-    """The same bytes land in two boots, in the kernel and in a target that is at another address in each."""
+    """The same bytes land in two boots, with other slides, load orders and addresses, as does a probe by symbol."""
     seen = []
     with rebooted(fresh, guest, mutant) as other:
-        assert probe_bytes(other) == probe_bytes(guest)
-        # Without KASLR the two boots are the same, so another module is loaded before the target in the second.
-        with (
-            Target(guest, "pinpoint_target") as here,
-            Target(other, "pinpoint_second"),
-            Target(other, here.build) as there,
-        ):
-            for target in (here, there):
-                kprobes = kprobes_in(target.guest, target)
-                prove_landing(kprobes, target)
-                with kprobes.on(Site("clock_t_to_jiffies")) as probes:
+        # Without KASLR the two boots are the same, so the load orders differ.
+        for running, order in ((guest, tuple(PLACES)), (other, (BETWEEN, *reversed(tuple(PLACES))))):
+            with loaded(running, *order) as targets, Loaders(running, named(mutant)) as loaders:
+                prove_landing(loaders, targets, in_memory=running is other)
+                target = targets[order[-1]] if running is other else targets[order[0]]
+                with kprobes_in(running, target).on(Site("clock_t_to_jiffies")) as probes:
                     target.call("clock_t_to_jiffies", TIMES)
                 probes.prove(hits=TIMES)
-                seen.append(target.sections)
-    assert elsewhere(*seen), f"the target is at the same address in both boots: {seen}"
+                seen.append({name: targets[name].sections for name in PLACES})
+    for module in PLACES:
+        assert elsewhere(seen[0][module], seen[1][module]), f"{module} is at the same address in both boots: {seen}"
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
-def test_load_order(guest: Guest, kprobes_in: Probing) -> None:
-    """The same bytes land in three modules loaded in two orders, which put them at different addresses."""
+@pytest.mark.mutants("one-instruction-off", "one-base", "swaps-handles")
+@pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
+def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
+    """The same bytes land, by either system call, in two targets loaded in two orders, which put them elsewhere."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
-    for order in (MODULES, MODULES[::-1]):
-        with ExitStack() as loaded:
-            targets = [loaded.enter_context(Target(guest, module)) for module in order]
-            for target in targets:
-                prove_landing(kprobes_in(guest, target), target)
-            seen.append({target.module: target.sections for target in targets})
-    first, last = MODULES[0], MODULES[-1]
-    for module in (first, last):
+    for order in ((*PLACES, BETWEEN), (BETWEEN, *reversed(tuple(PLACES)))):
+        with loaded(guest, *order) as targets:
+            prove_landing(loaders, targets, in_memory=in_memory)
+            seen.append({name: targets[name].sections for name in PLACES})
+    for module in PLACES:
         assert elsewhere(seen[0][module], seen[1][module]), f"{module} is at its earlier address: {seen}"
+
+
+@pytest.mark.requires("kprobes", "module_text_sections")
+@pytest.mark.mutants("one-base")
+def test_two_sections_of_each(guest: Guest, loaders: Loaders) -> None:
+    """The module has sites in two sections of each target; with one base for both it is refused or misses."""
+    for site in precompiled.sections_of_sites(guest).values():
+        assert len(set(site)) == 2, f"the sites are in {site}"
+    with loaded(guest, *PLACES) as targets:
+        prove_landing(loaders, targets, in_memory=False)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("no-build-id")
+def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
+    """If another build of one target is loaded, the module itself compares build-ids, and its initializer refuses.
+
+    Name and base of the other build are as the loader has them.
+    """
+    first, second = PLACES
+    with Target(guest, f"rebuilt/{first}"), Target(guest, second):
+        loaders.expect_refusal(precompiled.order(guest), Status.LOAD, "ESTALE")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("no-build-id")
+def test_targets_in_the_wrong_order(guest: Guest, loaders: Loaders) -> None:
+    """If the loader has the targets in the other order, each of them is right and none is the expected build."""
+    how = precompiled.order(guest)
+    with loaded(guest, *PLACES):
+        wrong = replace(how, targets=tuple(reversed(how.targets)))
+        loaders.expect_refusal(wrong, Status.LOAD, "ESTALE")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("with-symbols")
+def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: Callable[..., Figure]) -> None:
+    """The module has no symbol of its targets; one that relocates by hand lands the same probes and is larger."""
+    plain = precompiled.file(guest, with_symbols=loaders.mutant.with_symbols)
+    precompiled.expect_nothing_of_targets(guest, plain)
+    with loaded(guest, *PLACES) as targets:
+        how = precompiled.order(guest, with_symbols=True)
+        precompiled.prove_landing(loaders, targets, hits_of(targets), how)
+    by_hand = precompiled.file(guest, with_symbols=True)
+    small, large = (sum(each.size for each in Elf.kept(path).allocated) for path in (plain, by_hand))
+    figure("precompiled.bytes", small, "bytes")
+    figure("precompiled.bytes_by_hand", large, "bytes")
+    if small >= large:
+        raise Missed(f"{plain.name} has {small} bytes, {by_hand.name} with its table of symbols {large}")
+
+
+def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
+    """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
+    elf = Elf.kept(guest.image.modules[module])
+    lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
+    return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("previous-instance", "one-instruction-off")
 def test_target_reloaded_elsewhere(guest: Guest, kprobes_in: Probing) -> None:
-    """If a target is unloaded and loaded again at another address, the same bytes land at the new address."""
+    """Sites by section + offset, fixed before any load, land in a target that is loaded again at another address.
+
+    Here the harness adds the sections' addresses, which it reads from sysfs after each load.
+    """
     target = Target(guest, "pinpoint_target")
     with target:
-        prove_landing(kprobes_in(guest, target), target)
+        prove_both(kprobes_in(guest, target), target)
     # The module that is loaded in between occupies the target's old address.
     with Target(guest, "pinpoint_second"), target:
         assert elsewhere(target.previous, target.sections), f"the target is at its earlier address: {target.sections}"
-        prove_landing(kprobes_in(guest, target), target)
+        prove_both(kprobes_in(guest, target), target)
+
+
+def prove_both(kprobes: Kprobes, target: Target) -> None:
+    """Raise Missed unless probes on the sites land by symbol and by section and are hit once for each call."""
+    sites = carried(target.guest, target.module)
+    for relocation in (None, by_section):
+        with kprobes.on(*sites, relocation=relocation) as probes:
+            target.call("leaf", TIMES)
+        probes.prove(hits=TIMES)

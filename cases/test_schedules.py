@@ -14,7 +14,7 @@ from harness.report.measurements import Figure
 pytestmark = pytest.mark.requires("kprobes")
 
 
-@pytest.mark.mutants("closes-early", "skips-re-read", "trusts-address")
+@pytest.mark.mutants("closes-early", "skips-re-read", "no-build-id")
 def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     """Each step ends as predicted in schedules that cover every situation with one intervention.
 

@@ -1,8 +1,8 @@
 """A site given as file:line lands by section + offset where symbol + offset lands; another build refuses it.
 
-A precompiled probe carries no symbol of its target. The section and offset come from the module's DWARF line table, and
-the probe adds the section's loaded address from sysfs. They are valid only for the build with that line table, so the
-probe also carries the build-id and compares it with that of the loaded module.
+The section and offset come from the module's DWARF line table, without a symbol of the target. They are valid only for
+the build with that line table, whose build-id is kept with them. Here the harness compares the build-ids and adds the
+section's loaded address from sysfs; `cases/test_precompiled.py` has a probe module that does both itself.
 """
 
 from collections.abc import Callable

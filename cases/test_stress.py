@@ -14,13 +14,15 @@ from harness.report.measurements import Figure
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("strange-image", "holds-more")
+@pytest.mark.mutants("strange-image", "holds-more", "skips-re-read")
 def test_stress(stress_runs: StressRuns, figure: Callable[..., Figure]) -> None:
     """In any order, each of the four programs gets an errno of its set, and everything can be removed afterwards."""
     stressed = stress_runs.race()
     figure("stress.operations", stressed.operations, "operations")
     figure("stress.attempts", stressed.attempts, "loads and removals tried")
     figure("stress.changes", stressed.changes, "loads and removals")
+    figure("stress.probes", stressed.outcomes["probe", "0"], "probes loaded and found valid by the second read")
+    figure("stress.reused", stressed.reused, "probes refused by the second read alone")
     figure("stress.minutes", round(stressed.seconds / 60, 2), "min")
     figure("stress.complaints", len(stressed.complaints), "complaints", goal="0")
     stressed.prove()

@@ -53,6 +53,11 @@ def test_a_missing_target_is_reported_by_name_and_status(programs: Path) -> None
     assert failed == LoaderLine("failed", "open", f"{ABSENT}/.gnu.linkonce.this_module", {"errno": "ENOENT"})
 
 
+def test_the_mutant_that_prints_another_errno(programs: Path) -> None:
+    status, lines = load(programs, Order(targets=[ABSENT], mutant="wrong-errno"))
+    assert (status, LoaderLine.parsed(lines[-1]).fields) == (Status.OPEN, {"errno": "ESRCH"})
+
+
 def test_a_missing_image(programs: Path) -> None:
     status, lines = load(programs, Order(name="other"))
     assert (status, lines[-1]) == (Status.IMAGE, "failed image /nowhere/probe.ko errno=ENOENT")

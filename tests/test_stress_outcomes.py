@@ -16,7 +16,8 @@ FAIR = {
     ("remove", "EAGAIN"): 4,
     ("read", "0"): 100,
     ("read", "ENODEV"): 1,
-    ("probe", "load:ESTALE"): 5,
+    ("probe", "load:ESTALE"): 4,
+    ("probe", "0"): 1,
 }
 
 
@@ -36,7 +37,8 @@ def test_a_fair_race() -> None:
         ({("remove", "EINVAL"): 2}, "remove: EINVAL, 2 times"),
         ({("probe", "load:EINVAL"): 1}, "probe: load:EINVAL, 1 times"),
         ({("remove", "0"): 0}, "no remove ever succeeded"),
-        ({("probe", "load:ESTALE"): 0}, "no loader of a probe reached its load"),
+        ({("probe", "0"): 0}, "no probe ever succeeded"),
+        ({("probe", "0:unread"): 1}, "probe: 0:unread, 1 times"),
     ],
 )
 def test_an_outcome_that_no_rule_allows(changed: dict[tuple[str, str], int], reported: str) -> None:

@@ -14,7 +14,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, digest, sha256
-from harness.images import suite_compiler
+from harness.images import precompiled_table, suite_compiler
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, Output, compiler_version
 from harness.images.kernel import KernelBuild
@@ -24,12 +24,19 @@ KIND = "modules"
 
 _BUILD_S = 900.0
 _SOURCES = ("Kbuild", "*.c", "*.h", "*.S")
-_CODE = ("modules.py", "kbuild.py")
+# The code that the built modules depend on, by path below harness/.
+_CODE = (
+    "images/modules.py",
+    "images/kbuild.py",
+    "images/precompiled_table.py",
+    "core/source_line_lookup.py",
+    "core/line_table.py",
+)
 
 
 def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
     """Return every input of the modules for the kernel with that store key."""
-    code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
+    code = [code_sha256(Path(__file__).parents[1] / name) for name in _CODE]
     compiler = [compiler_version(recipe.architecture), *suite_compiler.key_parts(recipe, build_context)]
     return [kernel_key, _probes_digest(), recipe.kernel.cflags, *compiler, *code]
 
@@ -90,7 +97,9 @@ class _Job:
             copy = scratch / source.relative_to(paths.PROBES)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, copy)
-        for kbuild in sorted(scratch.rglob("Kbuild")):
+        for kbuild in sorted(scratch.rglob("Kbuild"), key=_order):
+            if kbuild.parent.name == precompiled_table.DIRECTORY:
+                precompiled_table.write(kbuild.parent, scratch)
             self._make(scratch, kbuild.parent, step)
             if not list(kbuild.parent.glob("*.ko")):
                 where = paths.PROBES / kbuild.relative_to(scratch)
@@ -127,6 +136,11 @@ class _Job:
         make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, program=program)
         variables = {"M": str(directory), "KCFLAGS": " ".join(flags).strip()}
         make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
+
+
+def _order(kbuild: Path) -> tuple[int, Path]:
+    """Sort key of a Kbuild: outer directories first, because the precompiled probe is made from the targets' files."""
+    return len(kbuild.parts), kbuild
 
 
 def _by_name(directory: Path) -> dict[str, Path]:

@@ -22,6 +22,8 @@ _SHAPE = "leaf"
 _RACE_SECONDS = 300.0
 # The number of successes, and of refusals, after which the race ends.
 _OFTEN = 5
+# The calls of the target's function under each registered probe of the race.
+RACE_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,30 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
     return Crossing(listed, probes.reports[0].hits, moved=kprobes.layout.address(site) != address)
 
 
-def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
-    """Register a probe while a module is loaded and removed concurrently; returns the count of each errno.
+@dataclass(frozen=True)
+class Raced:
+    """The registrations of a race: the count of each errno, and of the hits of each that succeeded."""
+
+    errnos: Counter[int]
+    hits: Counter[int]
+
+    def prove(self, allowed: Collection[int]) -> None:
+        """Check that only these errnos occurred, that the two sides overlapped, and that a registered probe landed.
+
+        A probe whose target was replaced before the call is hit 0 times, any other exactly as often as its function
+        ran. Raises Missed.
+        """
+        strange = set(self.errnos) - set(allowed)
+        if strange:
+            raise Missed(f"refused with {', '.join(errno.errorcode.get(each, str(each)) for each in strange)}")
+        if not self.errnos[0] or len(self.errnos) < 2:
+            raise Missed(f"registration and removal did not overlap: {dict(self.errnos)}")
+        if set(self.hits) - {0, RACE_CALLS} or not self.hits[RACE_CALLS]:
+            raise Missed(f"the function ran {RACE_CALLS} times under each probe; times hit: {dict(self.hits)}")
+
+
+def race(guest: Guest, module: str, shape: str, spec: str, rounds: int) -> Raced:
+    """Register a probe while a module is loaded and removed concurrently, and call the module's function under it.
 
     The race ends after _OFTEN successes and as many refusals, or after `rounds` registrations. Nothing synchronizes the
     two sides. A removal during a registration is refused with EWOULDBLOCK and tried again. Raises GuestError if the
@@ -87,21 +111,20 @@ def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
     report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
     churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
     goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"
-    register = f"insmod {mine} site={spec} && line=$(cat {report}) && rmmod {probe_module.MODULE} || exit; echo $line"
-    count = "case $line in *' errno=0 '*) met=$((met + 1));; *) refused=$((refused + 1));; esac"
+    call = f"{{ echo {shape} {RACE_CALLS} >/sys/kernel/debug/{module}/call; }} 2>/dev/null"
+    register = (
+        f"insmod {mine} site={spec} && {{ {call}; line=$(cat {report}); }} && rmmod {probe_module.MODULE} || exit; "
+        "echo $line"
+    )
+    met = f"*' errno=0 '*' hits={RACE_CALLS} '*) met=$((met + 1))"
+    count = f"case $line in {met};; *' errno=0 '*) ;; *) refused=$((refused + 1));; esac"
     result = guest.script(
         f"touch /tmp/racing; ( {churn} ) & "
         f"( round=0 met=0 refused=0; while {goes_on}; do {register}; {count}; done ); "
         "status=$?; rm -f /tmp/racing; wait $! && exit $status",
         guest.budget(_RACE_SECONDS),
     ).check()
-    return Counter(report.errno for report in probe_module.parse_report(result.stdout))
-
-
-def expect_errnos(seen: Counter[int], allowed: Collection[int]) -> None:
-    """Check that only these errnos occurred. Raises Missed, also if there was no success or no refusal, so no race."""
-    strange = set(seen) - set(allowed)
-    if strange:
-        raise Missed(f"refused with {', '.join(errno.errorcode.get(each, str(each)) for each in strange)}")
-    if not seen[0] or len(seen) < 2:
-        raise Missed(f"registration and removal did not overlap: {dict(seen)}")
+    reports = probe_module.parse_report(result.stdout)
+    return Raced(
+        Counter(report.errno for report in reports), Counter(report.hits for report in reports if not report.errno)
+    )

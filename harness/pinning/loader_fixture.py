@@ -8,13 +8,12 @@ from typing import Self
 
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
-from harness.landing import probe_module, witness
-from harness.landing.landing import Landing, Missed, prove
+from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.coming_and_going_modules import delete
+from harness.pinning.loaded_probe import LoadedProbe
 from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
 from harness.pinning.mutants import HONEST, LoaderMutant
 
@@ -25,18 +24,22 @@ class Loaders:
     def __init__(self, guest: Guest, mutant: LoaderMutant = HONEST) -> None:
         self.guest = guest
         self.mutant = mutant
+        self._names = {PROBE}
+        self._orders = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the probe that a mutant may have left."""
-        if self.mutant != HONEST:
-            self.guest.run("rmmod", PROBE)
+        """Remove the probes that a mutant may have left."""
+        for name in self._names if self.mutant != HONEST else ():
+            self.guest.run("rmmod", name)
 
     def __call__(self, order: Order) -> Loader:
         """Return a loader with this order, for `with loading(order) as loader`."""
-        return Loader(self.guest, self.mutant.breaks(order))
+        self._names |= {order.name or PROBE}
+        self._orders += 1
+        return Loader(self.guest, self.mutant.breaks(order, self._orders))
 
     def run(self, order: Order) -> LoaderResult:
         """Run one loader from start to end."""
@@ -46,40 +49,26 @@ class Loaders:
     def expect_refusal(self, order: Order, status: Status, errno: str) -> None:
         """Run one loader and check that it ends with this status and errno and leaves no probe. Raises Missed."""
         expect(self.run(order), status, errno)
-        expect_gone(self.guest, PROBE)
+        expect_gone(self.guest, order.name or PROBE)
 
     def delete(self, module: str) -> str:
         """Remove a module. Returns the errno's name, empty on success."""
         return delete(self.guest, module, force=self.mutant.forces)
 
-    def prove_landing(self, layout: Layout, site: Site, act: Callable[[], object], hits: int) -> None:
+    def prove_landing(
+        self, layout: Layout, site: Site, act: Callable[[], object], hits: int, order: Order | None = None
+    ) -> None:
         """Load a probe for one site in a target, call `act`, which runs the site, and unload the probe.
 
-        Raises Missed unless the four witnesses agree and the probe was hit `hits` times.
+        `order` adds to the loader's order. Raises Missed unless all witnesses agree and the probe was hit `hits` times.
         """
         target = layout.targets[site.module]
         aimed = layout.following(site) if self.mutant.misses else site
-        standing = probe_module.standing(self.guest)
-        expect(self.run(for_site(layout, target, aimed)), Status.DONE)
-        try:
+        with LoadedProbe(layout, [site], PROBE) as probe:
+            expect(self.run(for_site(layout, target, aimed, order)), Status.DONE)
+            probe.look()
             act()
-            view = probe_module.look(self.guest, PROBE)
-        finally:
-            probe_module.unload(self.guest, PROBE)
-        landing = _landing(layout, site, view, standing)
-        prove([landing], hits)
-
-
-def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing: tuple[ListedProbe, ...]) -> Landing:
-    address = layout.address(site)
-    report = view.reports[0]
-    statements = (
-        witness.reported(report),
-        witness.listed(view.newly_listed(standing), address),
-        witness.elf(address),
-        witness.trapped(report, layout.guest.architecture.kprobes),
-    )
-    return Landing(site, statements, report.hits, layout.meaning)
+        probe.prove([hits])
 
 
 def for_build(target: Target, order: Order) -> Order:

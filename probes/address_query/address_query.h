@@ -31,4 +31,7 @@ extern struct list_head pinpoint_places;
 
 void pinpoint_open_places(struct dentry *dir);
 
+int pinpoint_resolve(void);
+void pinpoint_open_resolved(struct dentry *dir);
+
 #endif

@@ -2,6 +2,8 @@
 /*
  * pinpoint_data - the kernel's names for addresses, and the bytes there
  *
+ * The parameter resolve= looks symbols up (resolve.c).
+ *
  * The parameter at=ADDR/SIZE[@CPU][,...] may be given many times. With @CPU,
  * ADDR is the address of a per-CPU variable, and that CPU's copy is read.
  */
@@ -89,8 +91,13 @@ MODULE_PARM_DESC(at, "addresses to tell about: 0xADDR/SIZE or 0xADDR/SIZE@CPU, s
 
 static int __init pinpoint_data_init(void)
 {
+	int error = pinpoint_resolve();
+
+	if (error)
+		return error;
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	pinpoint_open_places(pinpoint_dir);
+	pinpoint_open_resolved(pinpoint_dir);
 	return 0;
 }
 module_init(pinpoint_data_init);

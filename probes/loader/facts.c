@@ -92,10 +92,38 @@ static void append_list(const char *name, const unsigned long *values, int of_ha
 	for (i = 0; i < token_count; i++) {
 		if (is_handle(&tokens[i]) != of_handles)
 			continue;
-		append("%s0x%lx", separator, values ? values[i] : tokens[i].address);
+		append("%s0x%lx", separator, values[i]);
 		separator = ",";
 	}
 	append(" ");
+}
+
+static int swaps_handles;
+
+/**
+ * swap_handles() - exchange the first two handles in the probe's parameters, for a mutant
+ */
+void swap_handles(void)
+{
+	swaps_handles = 1;
+}
+
+/* By token, as they are passed to the probe. */
+static void collect_addresses(unsigned long *addresses)
+{
+	unsigned int i, found = 0, first = 0;
+
+	for (i = 0; i < token_count; i++) {
+		addresses[i] = tokens[i].address;
+		if (!is_handle(&tokens[i]) || !swaps_handles)
+			continue;
+		if (++found == 1)
+			first = i;
+		if (found != 2)
+			continue;
+		addresses[i] = tokens[first].address;
+		addresses[first] = tokens[i].address;
+	}
 }
 
 static void append_names(void)
@@ -124,19 +152,21 @@ static void append_names(void)
  */
 char *probe_parameters(char **given)
 {
+	static unsigned long addresses[MOST_TOKENS];
 	unsigned int i, handles = 0;
 
 	append("%s", "");
+	collect_addresses(addresses);
 	for (i = 0; i < token_count; i++)
 		handles += is_handle(&tokens[i]);
 	if (handles) {
-		append_list("module_addresses", NULL, 1);
+		append_list("module_addresses", addresses, 1);
 		append_names();
 		append_list("module_bases", bases, 1);
 		append_list("module_notes", notes, 1);
 	}
 	if (handles < token_count)
-		append_list("section_addresses", NULL, 0);
+		append_list("section_addresses", addresses, 0);
 	for (; *given; given++)
 		append("%s ", *given);
 	return text;

@@ -3,6 +3,7 @@
 #define PINPOINT_FACTS_H
 
 void look_at_targets(void);
+void swap_handles(void);
 char *probe_parameters(char **given);
 
 #endif

@@ -12,8 +12,9 @@
  *	-m			init_module(2), from memory, not finit_module(2)
  *	-w			hold the tokens until the probe is removed
  *	-u UID			become this user first
- *	-x MUTANT		closes-early, skips-re-read: wrong on purpose;
- *				betrayed, accompanied: by a second task
+ *	-x MUTANT		closes-early, skips-re-read, swaps-handles, wrong-errno:
+ *				wrong on purpose; betrayed, accompanied: by a
+ *				second task
  *
  * Steps: open, read, look, image, load, reread, undo, hold, close. docs/pinning.md
  * has their actions, their output and the exit status when one fails.
@@ -71,6 +72,10 @@ static void break_on_purpose(struct plan *plan, const char *mutant)
 		plan->closes_early = 1;
 	else if (!strcmp(mutant, "skips-re-read"))
 		plan->skips_reread = 1;
+	else if (!strcmp(mutant, "swaps-handles"))
+		swap_handles();
+	else if (!strcmp(mutant, "wrong-errno"))
+		print_wrong_errnos();
 	else if (!strcmp(mutant, "accompanied"))
 		plan->accompanied = 1;
 	else if (!strcmp(mutant, "betrayed"))

@@ -90,10 +90,20 @@ void did(const char *step, const char *subject, const char *format, ...)
 	say("did", step, subject, rest);
 }
 
+static int wrong_errnos;
+
+/**
+ * print_wrong_errnos() - print the next errno instead of each, for a mutant
+ */
+void print_wrong_errnos(void)
+{
+	wrong_errnos = 1;
+}
+
 /* The errno is printed by name, because its number differs on parisc. */
 void tell_failure(const char *step, const char *subject, int error)
 {
-	const char *name = strerrorname_np(error);
+	const char *name = strerrorname_np(error += wrong_errnos);
 	char rest[LINE];
 
 	if (name)

@@ -35,6 +35,7 @@ void did(const char *step, const char *subject, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void fail(enum status status, const char *step, const char *subject, int error)
 	__attribute__((noreturn));
+void print_wrong_errnos(void);
 void tell_failure(const char *step, const char *subject, int error);
 
 #endif

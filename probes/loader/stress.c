@@ -7,8 +7,8 @@
  * Four processes, none of which waits for another: one loads the module TARGET
  * from FILE, one removes it, one opens and reads its handle, and one runs LOADER,
  * which loads the module PROBE, and removes that again. They end when CHANGES
- * loads and removals of TARGET have succeeded, one LOADER has reached its load
- * and one handle was read, or after SECONDS. Then a line for each outcome:
+ * loads and removals of TARGET have succeeded, one LOADER has succeeded and one
+ * handle was read, or after SECONDS. Then a line for each outcome:
  *
  *	did load|remove|read|probe ERRNO times=N
  *
@@ -103,19 +103,27 @@ static void read_once(void)
 	count_error("read", error);
 }
 
-/* If the loader fails, its last line is "failed STEP [SUBJECT] errno=NAME". */
+/*
+ * If the loader fails, its last line is "failed STEP [SUBJECT] errno=NAME". It has
+ * succeeded only if it read again each token that it opened.
+ */
 static void count_loader(FILE *said)
 {
 	char line[512], outcome[64] = "0", step[32];
+	int unread = 0;
 
 	while (fgets(line, sizeof(line), said)) {
 		char *error = strstr(line, "errno=");
 
+		unread += !strncmp(line, "did open ", 9);
+		unread -= !strncmp(line, "did reread ", 11);
 		if (error && sscanf(line, "failed %31s", step) == 1)
 			snprintf(outcome, sizeof(outcome), "%s:%.*s", step,
 				 (int)strcspn(error + 6, " \n"), error + 6);
 	}
-	if (!strncmp(outcome, "load:", 5) || !strncmp(outcome, "reread:", 7) || !strcmp(outcome, "0"))
+	if (!strcmp(outcome, "0") && unread)
+		strcpy(outcome, "0:unread");
+	if (!strcmp(outcome, "0"))
 		__atomic_store_n(&shared->came, 1, __ATOMIC_RELAXED);
 	count("probe", outcome);
 }

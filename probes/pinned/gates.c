@@ -9,9 +9,13 @@
  * refers to it. sysfs then waits for a write under way, while an open debugfs file
  * would keep a pointer into the module.
  */
+#include <linux/fdtable.h>
+#include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/wait.h>
 
@@ -24,6 +28,10 @@ static char *gates[PINPOINT_GATES];
 static unsigned int gate_count;
 module_param_array(gates, charp, &gate_count, 0444);
 MODULE_PARM_DESC(gates, "where to stop: entered, validated, registered; leaving");
+
+static char *waits = "";
+module_param(waits, charp, 0444);
+MODULE_PARM_DESC(waits, "how to wait at a gate: idle, busy, interruptible or uninterruptible; also counts open files");
 
 static DECLARE_WAIT_QUEUE_HEAD(pinpoint_gate_queue);
 static bool pinpoint_gate_open;
@@ -51,23 +59,81 @@ static bool pinpoint_gated(const char *name)
 	return false;
 }
 
+static int pinpoint_count_file(const void *count, struct file *unused_file, unsigned int unused_fd)
+{
+	++*(unsigned int *)count;
+	return 0;
+}
+
+/* The number of files that the loader's task has open, as the kernel has it. */
+static unsigned int pinpoint_open_files(void)
+{
+	unsigned int count = 0;
+
+	iterate_fd(current->files, 0, pinpoint_count_file, &count);
+	return count;
+}
+
+static bool pinpoint_waits(const char *how)
+{
+	return !strcmp(waits, how);
+}
+
+static int pinpoint_spin(void)
+{
+	unsigned long end = jiffies + PINPOINT_WAIT_SECONDS * HZ;
+
+	while (!READ_ONCE(pinpoint_gate_open)) {
+		if (time_after(jiffies, end))
+			return -ETIMEDOUT;
+		cond_resched();
+	}
+	return 0;
+}
+
+static int pinpoint_await_opening(void)
+{
+	const long most = PINPOINT_WAIT_SECONDS * HZ;
+	long left;
+
+	if (pinpoint_waits("busy"))
+		return pinpoint_spin();
+	if (pinpoint_waits("interruptible"))
+		left = wait_event_interruptible_timeout(pinpoint_gate_queue, READ_ONCE(pinpoint_gate_open), most);
+	else if (pinpoint_waits("uninterruptible"))
+		left = wait_event_timeout(pinpoint_gate_queue, READ_ONCE(pinpoint_gate_open), most);
+	else
+		left = wait_event_idle_timeout(pinpoint_gate_queue, READ_ONCE(pinpoint_gate_open), most);
+	return left < 0 ? left : left ? 0 : -ETIMEDOUT;
+}
+
 /**
  * pinpoint_gate() - stop here if that was requested
  * @name: the name of this place
  *
- * No signal ends the wait, so a killed loader leaves the same state as with a busy
- * initializer. The wait does not count as a hung task.
+ * By default no signal ends the wait, so a killed loader leaves the same state as
+ * with a busy initializer, and the wait does not count as a hung task. With the
+ * parameter waits it waits in another way, and prints how many files the task has
+ * open before and after.
  *
- * Return: 0, or -ETIMEDOUT if the gate was not opened in five minutes.
+ * Return: 0, -ETIMEDOUT if the gate was not opened in five minutes, or
+ * -ERESTARTSYS if a signal ended an interruptible wait.
  */
 int pinpoint_gate(const char *name)
 {
+	int error;
+
 	if (!pinpoint_gated(name))
 		return 0;
+	if (*waits)
+		pr_alert(KBUILD_MODNAME ": before %s files=%u\n", name, pinpoint_open_files());
 	pr_alert(KBUILD_MODNAME ": at %s\n", name);
-	if (!wait_event_idle_timeout(pinpoint_gate_queue, READ_ONCE(pinpoint_gate_open),
-				     PINPOINT_WAIT_SECONDS * HZ))
-		return -ETIMEDOUT;
+	error = pinpoint_await_opening();
+	if (*waits)
+		pr_alert(KBUILD_MODNAME ": after %s files=%u signal=%d error=%d\n", name,
+			 pinpoint_open_files(), signal_pending(current), error);
+	if (error)
+		return error;
 	WRITE_ONCE(pinpoint_gate_open, false);
 	return 0;
 }

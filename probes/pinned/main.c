@@ -95,11 +95,15 @@ static int __init pinpoint_pinned_init(void)
 	error = pinpoint_take_targets();
 	if (error)
 		return error;
-	error = pinpoint_arm();
+	error = pinpoint_place_sites();
+	if (!error)
+		error = pinpoint_arm();
 	if (error || !keeps)
 		pinpoint_put_targets();
-	if (error)
+	if (error) {
+		pinpoint_free_placed_sites();
 		return error;
+	}
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	pinpoint_open_report(pinpoint_dir);
 	return 0;
@@ -110,6 +114,7 @@ static void __exit pinpoint_pinned_exit(void)
 {
 	debugfs_remove_recursive(pinpoint_dir);
 	pinpoint_unregister_sites();
+	pinpoint_free_placed_sites();
 	pinpoint_put_targets();
 }
 module_exit(pinpoint_pinned_exit);

@@ -30,13 +30,8 @@ static unsigned int notes;
 module_param_array(module_notes, ulong, &notes, 0444);
 MODULE_PARM_DESC(module_notes, "where each target's build-id note is, 0 for a module without one");
 
-static char *module_build_ids[PINPOINT_MOST];
-static unsigned int build_ids;
-module_param_array(module_build_ids, charp, &build_ids, 0444);
-MODULE_PARM_DESC(module_build_ids, "the builds that the sites were computed for, in hex; may be left out");
-
 /**
- * pinpoint_check_lists() - check that the lists have equal length
+ * pinpoint_check_lists() - check that the lists have equal length, and the builds too
  *
  * Return: 0, or -EINVAL if not.
  */
@@ -44,7 +39,7 @@ int pinpoint_check_lists(void)
 {
 	if (names != pinpoint_targets || bases != pinpoint_targets || notes != pinpoint_targets)
 		return -EINVAL;
-	return !build_ids || build_ids == pinpoint_targets ? 0 : -EINVAL;
+	return pinpoint_check_builds(pinpoint_targets);
 }
 
 /**
@@ -58,6 +53,6 @@ struct pinpoint_target pinpoint_target(unsigned int index)
 		.name = module_names[index],
 		.base = module_bases[index],
 		.note = module_notes[index],
-		.build_id = build_ids ? module_build_ids[index] : "",
+		.build_id = pinpoint_build(index),
 	};
 }

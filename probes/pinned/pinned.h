@@ -26,6 +26,9 @@ struct pinpoint_target {
 
 extern unsigned int pinpoint_targets;
 
+int pinpoint_check_builds(unsigned int targets);
+const char *pinpoint_build(unsigned int index);
+
 int pinpoint_check_lists(void);
 struct pinpoint_target pinpoint_target(unsigned int index);
 
@@ -35,6 +38,9 @@ bool pinpoint_within_targets(unsigned long address);
 
 bool pinpoint_same_base(const struct pinpoint_target *target);
 bool pinpoint_same_build(const struct pinpoint_target *target);
+
+int pinpoint_place_sites(void);
+void pinpoint_free_placed_sites(void);
 
 int pinpoint_gate(const char *name);
 

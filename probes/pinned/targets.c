@@ -21,7 +21,7 @@
 
 static char *mutant = "none";
 module_param(mutant, charp, 0444);
-MODULE_PARM_DESC(mutant, "none, handle-unchecked or trusts-address");
+MODULE_PARM_DESC(mutant, "none, handle-unchecked, no-name, no-base, no-build-id or anywhere");
 
 static unsigned int pinpoint_taken;
 
@@ -62,7 +62,7 @@ static bool pinpoint_is_handle(const struct pinpoint_target *target)
 	sprint_symbol(symbol, (unsigned long)target->handle);
 	if (IS_ENABLED(CONFIG_KALLSYMS_ALL) && !str_has_prefix(symbol, "__this_module+0x0/"))
 		return false;
-	if (pinpoint_acts("trusts-address"))
+	if (pinpoint_acts("no-name"))
 		return strchr(symbol, '[') != NULL;
 	return pinpoint_names_module(symbol, target->name) && pinpoint_is_called(target->handle, target->name);
 }
@@ -83,11 +83,11 @@ static bool pinpoint_take_reference(const struct pinpoint_target *target)
 
 static const char *pinpoint_wrong(const struct pinpoint_target *target)
 {
-	if (pinpoint_acts("trusts-address") || pinpoint_acts("handle-unchecked"))
+	if (pinpoint_acts("handle-unchecked"))
 		return NULL;
-	if (!pinpoint_same_base(target))
+	if (!pinpoint_acts("no-base") && !pinpoint_same_base(target))
 		return "another base";
-	return pinpoint_same_build(target) ? NULL : "another build";
+	return pinpoint_acts("no-build-id") || pinpoint_same_build(target) ? NULL : "another build";
 }
 
 static int pinpoint_take_target(const struct pinpoint_target *target)
@@ -148,6 +148,8 @@ bool pinpoint_within_targets(unsigned long address)
 {
 	unsigned int i;
 
+	if (pinpoint_acts("anywhere"))
+		return true;
 	for (i = 0; i < pinpoint_taken; i++)
 		if (within_module(address, pinpoint_target(i).handle))
 			return true;

@@ -29,9 +29,16 @@ static PINPOINT_SHAPE u32 version_proc_show(u32 x)
 	return pinpoint_mix(x, 0x4e45);
 }
 
+/* In a section of its own, apart from the other functions. */
+static __cold PINPOINT_SHAPE u32 pinpoint_second_rare(u32 x)
+{
+	return pinpoint_mix(x, 0x5a5e);
+}
+
 const struct pinpoint_shape pinpoint_shapes[] = {
 	{ "leaf", pinpoint_leaf, 1 },
 	{ "second_only", pinpoint_second_only, 1 },
 	{ "version_proc_show", version_proc_show, 1 },
+	{ "second_rare", pinpoint_second_rare, 1 },
 	{ }
 };

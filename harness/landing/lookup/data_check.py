@@ -73,9 +73,20 @@ class Readings:
             data_symbol_addresses.by_kallsyms(self.layout, datum),
             data_symbol_addresses.by_closest(self.layout, datum, address, named.symbol),
             data_symbol_addresses.by_target_parameter(self.layout, datum),
+            self._resolved(datum),
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),
         )
+
+    def _resolved(self, datum: Datum) -> Statement:
+        """The address at which a probe inside the kernel finds the datum by its name alone."""
+        if not self.guest.traits.data_symbols:
+            return Statement("resolved", None, "the kernel's kallsyms have no data")
+        name = f"{datum.module}:{datum.symbol}" if datum.module else datum.symbol
+        found = data_module.resolve(self.guest, name)
+        if not found:
+            return Statement("resolved", None, f"the kernel does not know {name}", contradicts=True)
+        return Statement("resolved", found + datum.offset)
 
     def _outside(self, address: int, size: int) -> bytes:
         """Guest memory; empty where nothing is mapped, as after a module's text since 6.4."""

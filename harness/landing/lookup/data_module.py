@@ -66,6 +66,22 @@ def _ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
     return parse(answer.stdout)
 
 
+@readable("the data module's list of resolved symbols")
+def resolve(guest: Guest, symbol: str) -> int:
+    """Return the address at which the module, inside the kernel, finds a symbol; 0 if the kernel does not know it.
+
+    `symbol` is `SYM` or `MOD:SYM`. For a per-CPU variable it is the address that per_cpu_ptr() takes. Raises GuestError
+    if the module fails.
+    """
+    load = shlex.join(["insmod", guest.ship(_MODULE), f"resolve={symbol}"])
+    listing = f"/sys/kernel/debug/{_MODULE}/resolved"
+    answer = guest.script(f"{load} && {{ cat {listing}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True)
+    name, address = answer.check().stdout.split()
+    if name != symbol:
+        raise ValueError(name)
+    return int(address, 16)
+
+
 @readable("the data module's report")
 def parse(report: str) -> list[Answer]:
     """Parse the lines of a report: words `key=value`, and last the symbol, which may have a space before a module."""

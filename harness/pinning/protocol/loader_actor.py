@@ -10,6 +10,8 @@ from harness.pinning.protocol.steps import INITIALIZER, Verb
 
 GATES = ("open", "read", "look", "load", "reread", "close")
 INITIALIZER_GATES = ("entered", "validated", "registered")
+# The outcome of a step that the loader did not take; no model predicts it.
+PASSED_OVER = "passed over"
 _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # Looks at a loader until it is at rest, and gives up after a number of looks. It is at rest in one of these states:
 # - It waits idly at an initializer's gate (wait_event_idle(); nothing else in a load waits in this way).
@@ -70,15 +72,15 @@ class Actor:
         self.inside = self._ended = False
 
     def take(self, verb: Verb) -> str:
-        """Take the loader's next step. Returns the outcome: ok, waits, killed or the errno's name."""
+        """Take the loader's next step. Returns the outcome: ok, waits, killed, PASSED_OVER or the errno's name."""
         if verb is Verb.LOAD:
             self._loader.go()
             return self._settle()
         if verb in INITIALIZER:
             return self._on(verb)
         if self._at != verb.value:
-            # The loader skipped the step because it had nothing to do.
-            return OK
+            # An honest loader stops at every gate of its order.
+            return PASSED_OVER
         while self._at == verb.value:
             self._loader.go()
             self._at = self._next_gate()

@@ -1,0 +1,24 @@
+"""A signal to a loader closes none of its files before its probe's initializer has returned, however that waits.
+
+The tokens that a loader holds are therefore valid for as long as the initializer runs. A fatal signal takes effect when
+the system call returns.
+"""
+
+import pytest
+
+from harness.landing.target import Target
+from harness.pinning.loader_fixture import Loaders
+from harness.pinning.signalled_initializer import SIGNALS, WAITS, signalled
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("closes-early", "betrayed")
+@pytest.mark.parametrize("waits", WAITS)
+def test_signal_in_the_initializer(target: Target, loaders: Loaders, waits: str) -> None:
+    """With KILL, TERM, INT and STOP the initializer itself counts as many open files at its end as at its beginning.
+
+    An initializer that is busy or waits uninterruptibly goes on. One that waits interruptibly fails, and its module is
+    freed; after STOP and CONT the kernel repeats the system call.
+    """
+    for signal in SIGNALS:
+        signalled(loaders, target, waits, signal).prove()

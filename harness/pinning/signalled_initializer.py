@@ -1,0 +1,125 @@
+"""Signals a loader while its probe's initializer runs, and counts the loader's open files until it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.guest.guest import Guest
+from harness.guest.result import readable
+from harness.landing.landing import Missed
+from harness.landing.target import Target
+from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
+from harness.pinning.loader_fixture import Loaders
+
+# How an initializer can wait (probes/pinned/gates.c), and whether a signal ends the wait.
+WAITS = {"busy": False, "interruptible": True, "uninterruptible": False}
+# The signals, and whether the loader dies of them when its system call returns.
+SIGNALS = {"KILL": True, "TERM": True, "INT": True, "STOP": False}
+_GATE = "entered"
+_AT = f"{PROBE}: at {_GATE}"
+_BEFORE = rf"{PROBE}: before {_GATE} files=\d+\s"
+_AFTER = rf"{PROBE}: after {_GATE} files=\d+ signal=\d error=-?\d+\s"
+_SECONDS = 60.0
+# include/linux/errno.h: the same number on every architecture. The kernel restarts the call if no signal was fatal.
+_ERESTARTSYS = 512
+
+
+@dataclass(frozen=True)
+class Signalled:
+    """What happened to a loader that was signalled while its probe's initializer waited.
+
+    `before` and `after` are the numbers of its open files as the initializer counted them when it began to wait and
+    when it went on. `tokens` is the number of its open section files in /proc, after the signal if the wait continued.
+    `pending` is true if the initializer saw the signal. `error` is what ended its wait, negative; 0 if the gate was
+    opened. `loaded` is true if the probe was loaded when the loader had ended.
+    """
+
+    waits: str
+    signal: str
+    before: int
+    after: int
+    tokens: int
+    pending: bool
+    error: int
+    outcome: LoaderResult
+    loaded: bool
+
+    def prove(self) -> None:
+        """Check that no file was closed before the initializer returned, and that the loader ended as expected."""
+        ends, fatal = WAITS[self.waits], SIGNALS[self.signal]
+        wanted = {
+            "files": self.before,
+            "tokens": 1,
+            "signal": True,
+            "error": -_ERESTARTSYS if ends else 0,
+            "status": Status.KILLED if fatal else Status.DONE,
+            "loaded": not (ends and fatal),
+        }
+        seen = {
+            "files": self.after,
+            "tokens": self.tokens,
+            "signal": self.pending,
+            "error": self.error,
+            "status": self.outcome.status,
+            "loaded": self.loaded,
+        }
+        wrong = [f"{name} {seen[name]}, not {value}" for name, value in wanted.items() if seen[name] != value]
+        if wrong:
+            raise Missed(f"SIG{self.signal} to a loader whose initializer is {self.waits}: {'; '.join(wrong)}")
+
+
+def signalled(loading: Loaders, target: Target, waits: str, signal: str) -> Signalled:
+    """Load a probe, signal its loader while the initializer waits, and let both end; unloads the probe."""
+    guest = loading.guest
+    order = Order(targets=[target.module], parameters=[f"waits={waits}", f"gates={_GATE}"])
+    with loading(order) as loader:
+        before = _last_number(_hear(guest, _BEFORE, loader.began)[0])
+        _, at = _hear(guest, _AT, loader.began)
+        if loading.mutant.loader == "betrayed":
+            _betray(loader)
+        tokens = _tokens(guest, loader)
+        guest.run("kill", f"-{signal}", str(loader.pid)).check()
+        if not WAITS[waits]:
+            tokens = _tokens(guest, loader)
+            _open_gate(guest)
+        line, at = _hear(guest, _AFTER, at)
+        if not SIGNALS[signal]:
+            guest.run("kill", "-CONT", str(loader.pid)).check()
+            if WAITS[waits]:  # The kernel restarts the system call.
+                _hear(guest, _AT, at)
+                _open_gate(guest)
+        outcome = loader.finish()
+    loaded = guest.run("rmmod", PROBE).ok
+    with readable("the probe's line in the kernel's log"):
+        files, pending, error = (int(word.partition("=")[2]) for word in line.split()[-3:])
+    return Signalled(waits, signal, before, files, tokens, bool(pending), error, outcome, loaded)
+
+
+def _hear(guest: Guest, pattern: str, since: int) -> tuple[str, int]:
+    """Wait for a line of the kernel's log at or after a position; returns the line and the position after it."""
+    heard = guest.console.await_line([pattern], guest.budget(_SECONDS), since=since)
+    return heard.text, heard.end
+
+
+def _last_number(line: str) -> int:
+    with readable("the probe's line in the kernel's log"):
+        return int(line.rpartition("=")[2])
+
+
+def _tokens(guest: Guest, loader: Loader) -> int:
+    """The number of section files that the loader has open."""
+    listing = guest.run("ls", "-l", f"/proc/{loader.pid}/fd").check().stdout
+    return sum("/sections/" in line for line in listing.splitlines())
+
+
+def _open_gate(guest: Guest) -> None:
+    guest.script(f"echo go >/sys/module/{PROBE}/parameters/open_gate").check()
+
+
+def _betray(loader: Loader) -> None:
+    """Let the loader's second task close the tokens, and wait until it has."""
+    loader.reach("betray")
+    loader.go()
+    while line := loader.next_line():
+        if line.step == "betray":
+            return
