@@ -40,6 +40,7 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
             process.ask(f"close {slot}")
         process.call(LEAF, TIMES)
     run.prove(2 * TIMES)
+    run.prove_restored()
     after = run.mapped_after(process)
     if after:
         raise Missed(f"mapped after dlclose(): {after}")
@@ -84,15 +85,20 @@ def test_exec(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-unarmed")
+@pytest.mark.mutants("user-unarmed", "user-stale-view", "user-signals-child")
 def test_under_ptrace(uprobes: Uprobes) -> None:
     """A traced process hits like any other: its tracer reads the breakpoint and gets no trap of a uprobe."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
+        process.ask(f"traced {LEAF} {TIMES}")
+        without = process.ask("go")
         with uprobes.on(file, [file.site(LEAF)]) as run:
             child = int(process.ask(f"traced {LEAF} {TIMES}")["pid"])
             run.look_at(child)
+            if uprobes.mutant.signals:
+                uprobes.guest.run("kill", "-USR1", str(child)).check()
             reply = process.ask("go")
+        reply = without if uprobes.mutant.stale_view else reply
         run.prove({child: TIMES})
         word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
         breakpoint_ = uprobes.guest.architecture.kprobes.uprobe_breakpoint

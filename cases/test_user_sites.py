@@ -18,7 +18,18 @@ BOUNDARIES = 4
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-instruction-off", "user-unarmed", "user-other-file", "user-stale-view", "user-stays")
+@pytest.mark.mutants(
+    "user-one-instruction-off",
+    "user-unarmed",
+    "user-other-file",
+    "user-stale-view",
+    "user-stays",
+    "user-registered-twice",
+    "user-left-registered",
+    "user-keeps-copy",
+    "user-writes-file",
+    "user-same-address",
+)
 @pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
 def test_user_function(uprobes: Uprobes, way: str) -> None:
     """Probes on the entry and inner boundaries of a DSO's function land in two processes at two addresses.
@@ -34,6 +45,7 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
             run.look(first, second, ask="")
         run.prove({first.pid: TIMES, second.pid: TIMES + 1})
         run.prove_only_in(first.pid, second.pid)
+        run.prove_addresses_differ()
         run.prove_restored()
         run.prove_private()
 
@@ -64,6 +76,37 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
             process.call(f"pinpoint_runner_{symbol}", TIMES)
             run.look(process, ask="")
         run.prove(TIMES)
+        run.prove_restored()
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-next-symbol", "user-unarmed")
+def test_calls_through_the_plt(uprobes: Uprobes) -> None:
+    """A call through the PLT of the program, of another DSO and of the DSO itself runs the function that is probed."""
+    file = uprobes.file(ONE)
+    with uprobes.runner() as process:
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").before(process) as run:
+            process.call("pinpoint_runner_calls", TIMES)
+            process.call("pinpoint_two_calls", TIMES)
+            process.call("pinpoint_one_calls", TIMES)
+            run.look(process, ask="=")
+        run.prove(3 * TIMES)
+        run.prove_restored()
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-one-mapping", "user-unarmed")
+def test_twice_in_one_process(uprobes: Uprobes) -> None:
+    """A DSO that one process has mapped twice, at two addresses (dlmopen()): the probe is in both, and both hit it."""
+    file = uprobes.file(ONE)
+    with uprobes.runner() as process:
+        process.ask(f"again {file.path}")
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").before(process) as run:
+            process.call("pinpoint_one_leaf", TIMES)
+            process.call("+pinpoint_one_leaf", TIMES)
+            run.look(process, ask="+")
+        run.prove(2 * TIMES)
+        run.prove_mappings(process, 2)
         run.prove_restored()
 
 

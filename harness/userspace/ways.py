@@ -51,13 +51,15 @@ class Registered:
 class Request:
     """A file of the guest and offsets into it; `returns` requests return probes.
 
-    `unarmed` is wrong on purpose: probes are reported as registered although none is.
+    `bound` requests uprobes of the registering process alone, which only perf can do. `unarmed` is wrong on purpose:
+    probes are reported as registered although none is.
     """
 
     path: str
     offsets: Sequence[int]
     returns: bool = False
     unarmed: bool = False
+    bound: bool = False
 
     @property
     def specs(self) -> list[str]:
@@ -169,7 +171,12 @@ class ByPerf:
     def register(self, request: Request) -> list[Registered]:
         """Start the program. Raises GuestError when it cannot open any event."""
         guest, deadline = self.guest, self.guest.budget(_PERF_S)
-        argv = [guest.program(PERF), request.path, *([] if request.unarmed else request.specs)]
+        argv = [
+            guest.program(PERF),
+            *(["own"] if request.bound else []),
+            request.path,
+            *([] if request.unarmed else request.specs),
+        ]
         dialogue = Dialogue(guest.name, guest.link, argv, deadline)
         self._dialogues.append(dialogue)
         found = [Registered(0, offset) for offset in request.offsets] if request.unarmed else []
@@ -206,6 +213,8 @@ def _words(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
+# What the C library makes of an errno that it does not know: ENOTSUPP of the kernel.
+_UNNAMED = re.compile(r"Unknown error (\d+)")
 _MESSAGES = {os.strerror(number): number for number in errno.errorcode}
 
 
@@ -217,7 +226,10 @@ def _errors(output: str) -> dict[int, int]:
             message = line.rpartition(": ")[2]
             continue
         _, index, status = line.split()
-        if status != "0":
+        unnamed = _UNNAMED.fullmatch(message)
+        if status != "0" and unnamed:
+            found[int(index)] = int(unnamed[1])
+        elif status != "0":
             if message not in _MESSAGES:
                 raise GuestError(f"tracefs refused a uprobe with an unknown message: {message!r}")
             found[int(index)] = _MESSAGES[message]

@@ -2,8 +2,9 @@
 /*
  * pinpoint_perf - uprobes by perf_event_open(2)
  *
- *	pinpoint_perf FILE p:OFFSET|r:OFFSET...
+ *	pinpoint_perf [own] FILE p:OFFSET|r:OFFSET...
  *
+ * With `own` the uprobes are registered for this program's process alone.
  * For each it prints a line `site=N spec=SPEC errno=E`, E positive or 0; then
  * `ready`. At the end of its standard input it prints each hit that perf recorded
  * as `hit=N pid=P ip=0x...` and exits, which removes the probes.
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,6 +25,7 @@
 #define RING_PAGES 8
 #define DEVICE "/sys/bus/event_source/devices/uprobe/"
 
+static pid_t probed = -1;
 static int event_count;
 static struct perf_event_mmap_page *rings[MOST_EVENTS];
 
@@ -53,7 +56,7 @@ static int open_event(const char *file, const char *spec)
 
 	if (*spec == 'r')
 		attr.config = 1UL << number_in(DEVICE "format/retprobe", "config:%lu");
-	return syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+	return syscall(SYS_perf_event_open, &attr, probed, probed < 0 ? 0 : -1, -1, PERF_FLAG_FD_CLOEXEC);
 }
 
 static int map_ring(int fd)
@@ -94,6 +97,11 @@ int main(int argc, char **argv)
 	char rest[64];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (argc > 1 && !strcmp(argv[1], "own")) {
+		probed = 0;
+		argv++;
+		argc--;
+	}
 	for (i = 2; i < argc && event_count < MOST_EVENTS; i++, event_count++) {
 		fd = open_event(argv[1], argv[i]);
 		error = fd < 0 ? errno : map_ring(fd);
