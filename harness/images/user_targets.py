@@ -37,6 +37,8 @@ STRIPPED = "stripped"
 NARROW = "32bit"
 _BUILD_S = 120.0
 _FLAGS = ("-std=gnu11", "-O2", "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
+# dladdr() names only what a file exports, and a program exports nothing unless asked.
+_EXPORTED = "-Wl,--export-dynamic-symbol=pinpoint_runner_leaf"
 _RUNNER_SOURCES = ("runner", "find", "shapes", "traced", "spin")
 
 
@@ -133,7 +135,7 @@ class _Job:
         one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{ONE}")
         gcc(directory / ONE, ["one"], *shared, *one)
         gcc(directory / TWO, ["two"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
-        linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN")
+        linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN", _EXPORTED)
         gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / ONE, directory / TWO])
 
     def _gcc(
