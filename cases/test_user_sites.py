@@ -52,7 +52,7 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol", "user-unarmed")
-@pytest.mark.parametrize("way", ["tracefs", "module"])
+@pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
 def test_user_return(uprobes: Uprobes, way: str) -> None:
     """A return probe is registered at the function's entry and reports each return with the function's address."""
     file = uprobes.file(TWO)

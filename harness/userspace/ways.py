@@ -167,9 +167,11 @@ class ByPerf:
     guest: Guest
     _dialogues: list[Dialogue] = field(default_factory=list)
     _hits: list[Hit] = field(default_factory=list)
+    _returns: bool = False
 
     def register(self, request: Request) -> list[Registered]:
         """Start the program. Raises GuestError when it cannot open any event."""
+        self._returns = request.returns
         guest, deadline = self.guest, self.guest.budget(_PERF_S)
         argv = [
             guest.program(PERF),
@@ -199,7 +201,9 @@ class ByPerf:
             dialogue.close_input()
             while (line := dialogue.line(deadline)) is not None:
                 fields = _words(line)
-                self._hits.append(Hit(int(fields["hit"]), int(fields["pid"]), int(fields["ip"], 16)))
+                address = int(fields["func" if self._returns else "ip"], 16)
+                hit = Hit(int(fields["hit"]), int(fields["pid"]), address, returned=self._returns)
+                self._hits.append(hit)
             dialogue.status(deadline)
             dialogue.hang_up()
         return self._hits

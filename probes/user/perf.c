@@ -7,7 +7,7 @@
  * With `own` the uprobes are registered for this program's process alone.
  * For each it prints a line `site=N spec=SPEC errno=E`, E positive or 0; then
  * `ready`. At the end of its standard input it prints each hit that perf recorded
- * as `hit=N pid=P ip=0x...` and exits, which removes the probes.
+ * as `hit=N pid=P ip=0x... func=0x...` and exits, which removes the probes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,7 +15,6 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -48,7 +47,7 @@ static int open_event(const char *file, const char *spec)
 		.size = sizeof(attr),
 		.type = number_in(DEVICE "type", "%lu"),
 		.sample_period = 1,
-		.sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_TID,
+		.sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_TID | PERF_SAMPLE_RAW,
 		.wakeup_events = 1,
 		.config1 = (uintptr_t)file,
 		.config2 = strtoull(spec + 2, NULL, 0),
@@ -70,10 +69,24 @@ static int map_ring(int fd)
 	return 0;
 }
 
+/*
+ * The raw data is a uprobe's trace entry: struct trace_entry, then, of a return
+ * probe, the function's address (struct uprobe_trace_entry_head,
+ * kernel/trace/trace_uprobe.c, 6.1).
+ */
+struct sample {
+	struct perf_event_header head;
+	uint64_t ip;
+	uint32_t pid, tid;
+	uint32_t raw_size;
+	uint64_t entry;
+	uint64_t func;
+} __attribute__((__packed__));
+
 static void show_hits(int number)
 {
 	struct perf_event_mmap_page *ring = rings[number];
-	struct { struct perf_event_header head; uint64_t ip; uint32_t pid, tid; } sample;
+	struct sample sample;
 	uint64_t head, tail, size, i;
 	char *data = (char *)ring + sysconf(_SC_PAGESIZE);
 
@@ -85,7 +98,8 @@ static void show_hits(int number)
 		for (i = 0; i < sizeof(sample); i++)
 			((char *)&sample)[i] = data[(tail + i) % size];
 		if (sample.head.type == PERF_RECORD_SAMPLE)
-			printf("hit=%d pid=%u ip=%#llx\n", number, sample.pid, (unsigned long long)sample.ip);
+			printf("hit=%d pid=%u ip=%#llx func=%#llx\n", number, sample.pid,
+			       (unsigned long long)sample.ip, (unsigned long long)sample.func);
 		if (!sample.head.size)
 			break;
 	}
