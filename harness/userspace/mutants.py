@@ -49,7 +49,8 @@ class UserMutant:
     restores the byte of the file in one of two mappings. `writes_file` changes the file, `writes_data` the data of the
     process. `base_for_bias` takes the address of a mapping for the load bias. `same_address` starts programs without
     ASLR. `spares` leaves out what should happen during a hit. `signals` sends a signal to the traced child.
-    `leaves_event` leaves an event in uprobe_events.
+    `leaves_event` leaves an event in uprobe_events. `wrong_anchor` measures distances by hand from another function.
+    `same_build` takes the distances from the build that runs.
     """
 
     aims: Callable[[UserFile, Site], int] = _honest
@@ -71,6 +72,8 @@ class UserMutant:
     spares: bool = False
     signals: bool = False
     leaves_event: bool = False
+    wrong_anchor: bool = False
+    same_build: bool = False
 
     def offsets(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
         """The offsets to register. Raises GuestError when a mutant that should aim elsewhere aims at a site itself."""
@@ -107,6 +110,8 @@ MUTANTS: dict[str, UserMutant] = {
     "user-spares-it": UserMutant(spares=True),
     "user-signals-child": UserMutant(signals=True),
     "user-leaves-event": UserMutant(leaves_event=True),
+    "user-wrong-anchor": UserMutant(wrong_anchor=True),
+    "user-same-build": UserMutant(same_build=True),
 }
 
 
