@@ -3,11 +3,26 @@
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.images.user_targets import ONE, PRELOADED, RUNNER, STATIC, STRIPPED
+from harness.images.user_targets import ONE, PLAIN, PRELOADED, RUNNER, STATIC, STRIPPED, TWO
 from harness.landing.site import Site
+from harness.userspace.debug_files import SymbolSource
 from harness.userspace.probe_run import Uprobes
+from harness.userspace.resolver import prove_answers
 
 TIMES = 3
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-next-symbol", "user-base-for-bias")
+def test_the_process_itself_agrees(uprobes: Uprobes) -> None:
+    """What ld.so answers in the process, by r_debug and dladdr(), is what the file's tables and the mappings say."""
+    for variant in (PLAIN, "based"):
+        with uprobes.runner(variant) as process:
+            for name in (ONE, TWO, RUNNER):
+                file = uprobes.file(name, variant)
+                exported = [each.name for each in file.functions if each.name.endswith("_leaf")]
+                assert exported
+                prove_answers(uprobes, process, file, file.site(exported[0]))
 
 
 @pytest.mark.requires("uprobes")
@@ -67,12 +82,14 @@ def test_static_pie(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-instruction-off")
+@pytest.mark.mutants("user-one-instruction-off", "user-other-build")
+@pytest.mark.parametrize("symbols_by", [SymbolSource.BUILD_ID, SymbolSource.DEBUGLINK], ids=lambda by: by.value)
 @pytest.mark.parametrize("name", [ONE, RUNNER])
-def test_stripped(uprobes: Uprobes, name: str) -> None:
-    """A stripped file is probed by the symbols of its separate debug file, which is found by build-id."""
-    file = uprobes.file(name, STRIPPED)
+def test_stripped(uprobes: Uprobes, name: str, symbols_by: SymbolSource) -> None:
+    """The symbols of a stripped file come from a separate file, found by build-id or by .gnu_debuglink."""
+    file = uprobes.file(name, STRIPPED, symbols_by)
     assert ".symtab" not in file.elf.sections
+    assert (".build-id" if symbols_by is SymbolSource.BUILD_ID else ".debug") in file.table.path.parts
     symbol = f"pinpoint_{'one' if name == ONE else 'runner'}_static"
     with uprobes.runner(STRIPPED) as process:
         with uprobes.on(file, [file.site(symbol)]).before(process) as run:

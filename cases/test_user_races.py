@@ -33,41 +33,44 @@ def test_removed_during_a_hit(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-gate-open")
+@pytest.mark.mutants("user-gate-open", "user-spares-it")
 @pytest.mark.parametrize("what", ["killed", "exit", "exec", "unmap"])
 def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
     """During a hit the process can be killed, exit, execute another program or unmap the code."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
+        earlier = process.where(LEAF)
         with Gate(uprobes, file, LEAF) as gate:
             process.ask(f"spin {LEAF}")
             gate.await_hit()
-            if what == "killed":
+            if uprobes.mutant.spares:
+                pass
+            elif what == "killed":
                 gate.kill(process.pid)
             elif what == "exec":
                 process.exec(uprobes.file(RUNNER))
             elif what == "unmap":
                 process.ask(f"unmap {LEAF}")
             else:
-                process.say("exit")
+                process.say("exit 7")
                 process.end()
-        if what == "exec":
-            process.call(LEAF, 1)
+        if what == "exec" and process.where(LEAF) == earlier:
+            raise Missed("exec during a hit: the process has the file where it had it before")
         status = process.end()
-        wanted = {"killed": -1, "unmap": -1, "exit": 0, "exec": 0}[what]
+        wanted = {"killed": -1, "unmap": -1, "exit": 7, "exec": 0}[what]
         if status != wanted:
             raise Missed(f"{what} during a hit: the process ended with {status}, not {wanted}")
 
 
-@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
-def test_toggled_under_hits(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
+@pytest.mark.parametrize("rounds", [pytest.param(6, id="few"), pytest.param(60, id="many", marks=pytest.mark.deep)])
+def test_toggled_under_hits(uprobes: Uprobes, rounds: int, figure: Callable[..., Figure]) -> None:
     """Probes are added and removed under a thread that hits all the time, while processes start, fork and end."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         process.ask(f"spin {LEAF}")
-        races = toggle(uprobes, file, LEAF)
+        races = toggle(uprobes, file, LEAF, rounds)
         process.ask("rest")
     if not races.hits:
         raise Missed(f"no hit in {races.rounds} rounds")

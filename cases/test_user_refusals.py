@@ -5,15 +5,24 @@ import pytest
 from harness.images.user_targets import ONE
 from harness.landing.landing import Missed
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.refusals import BAD, Bad, expect_refused
+from harness.userspace.refusals import BAD, Bad, expect_no_code, expect_refused
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-good-request")
+@pytest.mark.mutants("user-good-request", "user-left-registered", "user-leaves-event")
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.what.replace(" ", "-")) for bad in BAD])
 def test_user_refused(uprobes: Uprobes, bad: Bad) -> None:
-    """Bad offsets, files and file systems are refused; a probe on writable data is accepted but never armed."""
+    """Bad offsets, files and file systems are refused."""
     expect_refused(uprobes, uprobes.file(ONE), bad)
+
+
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("user-unarmed", "user-writes-data")
+@pytest.mark.parametrize("name", ["variables", "constants"])
+def test_on_data(uprobes: Uprobes, name: str) -> None:
+    """The kernel takes a uprobe on data. Writable data it never changes; in other data it writes a breakpoint."""
+    with uprobes.runner() as process:
+        expect_no_code(uprobes, uprobes.file(ONE), f"pinpoint_one_{name}", process)
 
 
 @pytest.mark.requires("uprobes")

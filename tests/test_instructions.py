@@ -13,7 +13,7 @@ from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc
-from harness.landing.code.instructions import boundaries, ftrace_site, inside, straight
+from harness.landing.code.instructions import boundaries, constant_loads, ftrace_site, inside, straight
 
 
 def _tool(architecture: str, tool: str) -> str:
@@ -300,3 +300,18 @@ def test_parisc_return_is_no_computed_jump(tmp_path: Path) -> None:
 def test_function_without_bytes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PinpointError, match=r"no instruction is known at it\+0x0"):
         _assembled(tmp_path, "x86_64", "")
+
+
+def test_constant_loads(tmp_path: Path) -> None:
+    """Only the word that ADRP and ADD lead to is one: what is read through a loaded pointer has no constant address."""
+    gcc = _tool("arm64", "gcc")
+    source, made = tmp_path / "loads.S", tmp_path / "loads"
+    source.write_text(
+        ".globl _start\n.type _start, %function\n_start:\n"
+        "adrp x1, words\nadd x1, x1, :lo12:words\nmov x2, x1\nldr w3, [x2]\nldr x0, [x2, #8]\nldr x4, [x0, #16]\n"
+        "mov x2, #0\nldr x5, [x2, #24]\nret\n.size _start, . - _start\n.data\n.globl words\nwords: .quad 0, 0, 0, 0\n"
+    )
+    _run(gcc, "-nostdlib", "-static", "-o", made, source)
+    elf = Elf.read(made)
+    decoder = ARCHITECTURES["arm64"].kprobes.decoder
+    assert constant_loads(elf, elf.function("_start"), decoder) == {elf.named("words")[0].address + 8}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -37,7 +38,14 @@ def view(*changes: tuple[int, bytes], private: bool = True) -> View:
     )
 
 
-def landing(seen: View, *, offset: int = PLACE, hits: int = 1, expected: tuple[int, ...] = (PLACE,)) -> Landing:
+def landing(
+    seen: View,
+    *,
+    offset: int = PLACE,
+    hits: int = 1,
+    expected: tuple[int, ...] = (PLACE,),
+    probed: dict[int, int] | None = None,
+) -> Landing:
     reported = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
     statements = (
         witness.registered(Registered(0, offset)),
@@ -46,6 +54,7 @@ def landing(seen: View, *, offset: int = PLACE, hits: int = 1, expected: tuple[i
         witness.trapped(reported, seen),
         witness.inside(seen, CONTENT, PLACE, INT3, expected),
         witness.outside(seen, CONTENT, PLACE, INT3, expected),
+        witness.tree({offset: 1} if probed is None else probed, PLACE, expected),
     )
     return Landing(Site("f", module="lib.so"), statements, hits, hex)
 
@@ -72,6 +81,29 @@ def test_one_more_breakpoint() -> None:
 
 def test_page_cache_changed() -> None:
     assert "page cache" in landing(view((PLACE, b"\xcc"), private=False)).complaint
+
+
+def test_one_of_two_mappings_has_no_breakpoint() -> None:
+    changed, plain = view((PLACE, b"\xcc")), view()
+    both = View("1:2", changed.mappings, [*changed.pages, replace(plain.pages[0], address=0x7F0000009000)])
+    assert "another one does not" in landing(both).complaint
+    two = View("1:2", changed.mappings, [*changed.pages, replace(changed.pages[0], address=0x7F0000009000)])
+    assert landing(two).complaint == ""
+
+
+@pytest.mark.parametrize(
+    ("probed", "complaint"),
+    [
+        ({PLACE: 1}, ""),
+        ({}, "0 offsets"),
+        ({PLACE: 2}, "2 consumers"),
+        ({PLACE: 1, PLACE + 4: 1}, "no site"),
+        ({PLACE + 4: 1}, "disagree"),
+    ],
+)
+def test_tree(probed: dict[int, int], complaint: str) -> None:
+    found = landing(view((PLACE, b"\xcc")), probed=probed).complaint
+    assert complaint in found if complaint else not found
 
 
 def test_trapped_outside_of_the_file() -> None:
@@ -109,6 +141,7 @@ def test_module_report_is_read() -> None:
 def test_errors_are_told_apart() -> None:
     output = "done 0 0\nsh: write error: Invalid argument\ndone 1 1\nsh: write error: Input/output error\ndone 2 1\n"
     assert _errors(output) == {1: errno.EINVAL, 2: errno.EIO}
+    assert _errors("sh: write error: Unknown error 524\ndone 0 1\n") == {0: 524}
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ class Decoder(Enum):
     """The decoder that finds the instruction boundaries of an architecture."""
 
     X86_64 = "x86_64"
+    X86_32 = "x86_32"
     AARCH64 = "aarch64"
     PARISC = "parisc"
 
@@ -110,11 +111,29 @@ class KprobeTraits:
 
 
 @dataclass(frozen=True)
+class Narrow:
+    """The 32-bit programs that a 64-bit kernel runs.
+
+    `cross_prefix` is what the names of their compiler and binutils begin with; `libraries` is the host's directory with
+    their C library, whose dynamic linker is `loader`; `decoder` finds instruction boundaries, where one is needed;
+    `uprobe_errno` is the errno of a registration when such a program has the code mapped, 0 where it succeeds.
+    """
+
+    elf_machine: str
+    cross_prefix: str
+    libraries: str
+    loader: str
+    decoder: Decoder | None = None
+    uprobe_errno: int = 0
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One architecture.
 
     `debian` is dpkg's name, None if the Debian release has no such port; `elf_machine` is the machine in the header of
     an ELF file; `flat_base` is the link address of a flat kernel image if its own code does not show that address.
+    `narrow` describes the 32-bit programs that its kernels may run, None for an architecture that has none.
     """
 
     name: str
@@ -128,6 +147,7 @@ class Architecture:
     machine: QemuMachine
     kprobes: KprobeTraits
     flat_base: int = 0
+    narrow: Narrow | None = None
 
     @property
     def source(self) -> str:
@@ -146,6 +166,8 @@ class Architecture:
 
 
 _UNAME = {"arm64": "aarch64"}
+# include/linux/errno.h; the C library has no name for it.
+_ENOTSUPP = 524
 
 # arch/parisc/kernel/kprobes.c single-steps a copy of the instruction with a second break after it. The handler of that
 # break decides where execution continues. Line numbers are those of 6.1.
@@ -223,6 +245,13 @@ ARCHITECTURES: dict[str, Architecture] = {
                 ftrace_call=CallForm.X86_CALL,
                 reserved_text=("entry",),
             ),
+            narrow=Narrow(
+                elf_machine="EM_386",
+                cross_prefix="i686-linux-gnu-",
+                libraries="/usr/i686-linux-gnu/lib",
+                loader="ld-linux.so.2",
+                decoder=Decoder.X86_32,
+            ),
         ),
         Architecture(
             name="arm64",
@@ -259,6 +288,13 @@ ARCHITECTURES: dict[str, Architecture] = {
                 refuses_exception_table=True,
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
                 uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
+            ),
+            narrow=Narrow(
+                elf_machine="EM_ARM",
+                cross_prefix="arm-linux-gnueabihf-",
+                libraries="/usr/arm-linux-gnueabihf/lib",
+                loader="ld-linux-armhf.so.3",
+                uprobe_errno=_ENOTSUPP,  # arch_uprobe_analyze_insn(): "we do not support AARCH32 instruction probing"
             ),
         ),
         Architecture(

@@ -137,6 +137,7 @@ class Traits(_Table):
     section_fd_pins: bool = False
     shared_loads: bool = False
     uprobes: bool = False
+    programs_32bit: bool = False
 
 
 class BootNoise(_Table):

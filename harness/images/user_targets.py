@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.core import paths
-from harness.core.architecture import Architecture
+from harness.core.architecture import Architecture, Narrow
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.events import ProgressStep
 from harness.core.files import sha256, tree_digest
+from harness.core.process import run
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import compiler_version, run_logged
 from harness.images.recipe import Recipe
@@ -32,8 +34,11 @@ PERF = "pinpoint_perf"
 PLAIN = "plain"
 STATIC = "static"
 STRIPPED = "stripped"
+NARROW = "32bit"
 _BUILD_S = 120.0
 _FLAGS = ("-std=gnu11", "-O2", "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
+# dladdr() names only what a file exports, and a program exports nothing unless asked.
+_EXPORTED = "-Wl,--export-dynamic-symbol=pinpoint_runner_leaf"
 _RUNNER_SOURCES = ("runner", "find", "shapes", "traced", "spin")
 
 
@@ -57,7 +62,15 @@ VARIANTS: Mapping[str, Variant] = {
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - StoreLayer requires it
     """Return every input of the files, for the store key; all kernels of an architecture share the files."""
-    return [recipe.arch, tree_digest(_sources()), compiler_version(recipe.architecture), sha256(Path(__file__))]
+    narrow = recipe.architecture.narrow
+    compilers = [compiler_version(recipe.architecture), *([_version(narrow)] if narrow else [])]
+    return [recipe.arch, tree_digest(_sources()), *compilers, sha256(Path(__file__))]
+
+
+def _version(narrow: Narrow) -> str:
+    """Return the version of the compiler and the digest of the C library of 32-bit programs."""
+    answer = run([f"{narrow.cross_prefix}gcc", "--version"], deadline=Deadline.after(_BUILD_S))
+    return f"{answer.output.partition(chr(10))[0]} {sha256(Path(narrow.libraries) / 'libc.so.6')}"
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:
@@ -73,9 +86,9 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
 
 def _built(root: Path) -> list[Path]:
     """Return the files of all variants, without the separate symbol tables, which stay on the host."""
-    return sorted(
-        path for path in root.glob("*/*") if path.name in (RUNNER, ONE, TWO, PRELOADED) and not path.is_symlink()
-    )
+    wanted = (RUNNER, ONE, TWO, PRELOADED)
+    libraries = (root / NARROW).glob("l*.so.*")
+    return sorted([*libraries, *(path for path in root.glob("*/*") if path.name in wanted and not path.is_symlink())])
 
 
 def _sources() -> Path:
@@ -92,7 +105,9 @@ class _Job:
         """Compile and link each variant, and make the stripped variant from the plain one."""
         self._log.unlink(missing_ok=True)
         for name, variant in VARIANTS.items():
-            self._variant(entry / name, variant)
+            self._variant(entry / name, variant, self.architecture.cross_prefix)
+        if self.architecture.narrow:
+            self._narrow(entry / NARROW, self.architecture.narrow)
         self._gcc(entry / PLAIN / PRELOADED, ["preloaded"], "-fPIC", "-shared")
         (entry / STATIC).mkdir()
         self._gcc(entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", "-fPIE", "-static-pie")
@@ -106,21 +121,35 @@ class _Job:
     def _log(self) -> Path:
         return paths.cache() / "logs" / f"user-{self.architecture.name}.log"
 
-    def _variant(self, directory: Path, variant: Variant) -> None:
+    def _narrow(self, directory: Path, narrow: Narrow) -> None:
+        """The plain build as 32-bit programs, with the C library and the dynamic linker that they need."""
+        loader = f"-Wl,--dynamic-linker=/tmp/{KIND}/{directory.name}/{narrow.loader}"
+        self._variant(directory, Variant((loader,)), narrow.cross_prefix)
+        for name in (narrow.loader, "libc.so.6"):
+            (directory / name).write_bytes((Path(narrow.libraries) / name).read_bytes())
+
+    def _variant(self, directory: Path, variant: Variant, prefix: str) -> None:
         directory.mkdir()
+        gcc = partial(self._gcc, prefix=prefix)
         shared = (*variant.flags, "-fPIC", "-shared")
         one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{ONE}")
-        self._gcc(directory / ONE, ["one"], *shared, *one)
-        self._gcc(directory / TWO, ["two"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
-        linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN")
-        self._gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / ONE, directory / TWO])
+        gcc(directory / ONE, ["one"], *shared, *one)
+        gcc(directory / TWO, ["two"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
+        linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN", _EXPORTED)
+        gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / ONE, directory / TWO])
 
     def _gcc(
-        self, output: Path, sources: list[str] | tuple[str, ...], *flags: str, after: list[Path] | None = None
+        self,
+        output: Path,
+        sources: list[str] | tuple[str, ...],
+        *flags: str,
+        after: list[Path] | None = None,
+        prefix: str | None = None,
     ) -> None:
         files = [_sources() / f"{source}.c" for source in sources]
         maps = f"-ffile-prefix-map={_sources()}=probes/user"
-        self._run([f"{self.architecture.cross_prefix}gcc", *_FLAGS, maps, *flags, "-o", output, *files, *(after or [])])
+        prefix = self.architecture.cross_prefix if prefix is None else prefix
+        self._run([f"{prefix}gcc", *_FLAGS, maps, *flags, "-o", output, *files, *(after or [])])
 
     def _strip(self, entry: Path, name: str) -> None:
         """Make a stripped copy and two copies of its symbol table, for .gnu_debuglink (.debug/) and for .build-id/."""

@@ -11,6 +11,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import readable
 from harness.images.recipe import Traits
+from harness.images.user_targets import KIND, NARROW, ONE, RUNNER, TWO
 from harness.landing import probe_module
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -206,6 +207,19 @@ def _uprobes(scene: _Scene) -> bool:
     return scene.guest.script(text).stdout.split()[:1] == ["1"]
 
 
+def _programs_32bit(scene: _Scene) -> bool:
+    """Whether the kernel runs a 32-bit program of its architecture; images without uprobes have none to try."""
+    programs = scene.guest.image.programs
+    wanted = [f"{KIND}/{NARROW}/{name}" for name in (RUNNER, ONE, TWO)]
+    narrow = scene.guest.image.recipe.architecture.narrow
+    if narrow is None or wanted[0] not in programs:
+        return False
+    scene.guest.run("mkdir", "-p", f"/tmp/{KIND}/{NARROW}").check()
+    paths = [scene.guest.program(name) for name in (*wanted, f"{KIND}/{NARROW}/{narrow.loader}")]
+    scene.guest.program(f"{KIND}/{NARROW}/libc.so.6")
+    return "begin pid=" in scene.guest.script(f"{paths[0]} </dev/null").stdout
+
+
 _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "kprobes": _kprobes,
     "kaslr": _kaslr,
@@ -218,6 +232,7 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "entry_landing_pad": _entry_landing_pad,
     "section_fd_pins": _section_fd_pins,
     "shared_loads": _shared_loads,
+    "programs_32bit": _programs_32bit,
     "data_symbols": _data_symbols,
     "cold_halves": _cold_halves,
     "uprobes": _uprobes,

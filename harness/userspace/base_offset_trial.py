@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
+from harness.images.user_targets import PLAIN
 from harness.landing.code.function_selection import evenly
 from harness.landing.landing import Missed
 from harness.landing.site import Site
@@ -47,7 +48,8 @@ class UserTrial:
     @classmethod
     def of(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
         """Compute where each function is in the process, and where each way to relocate puts it. Raises GuestError."""
-        plain, file = uprobes.file(name), uprobes.file(name, variant)
+        mutant = uprobes.mutant
+        plain, file = uprobes.file(name, variant if mutant.same_build else PLAIN), uprobes.file(name, variant)
         view = mappings.look(uprobes.guest, file, [process.pid], [])
         prefix = f"pinpoint_{name.removeprefix('lib').removeprefix('pinpoint_').removesuffix('.so')}_"
         pointers = {name: found for name, found in process.pointers().items() if name.startswith(prefix)}
@@ -56,7 +58,7 @@ class UserTrial:
         lost = [name for name, offset in truths.items() if offset is None]
         if lost or anchor not in truths:
             raise GuestError(f"the process has {', '.join(lost) or anchor} outside of {name}", where=uprobes.guest.name)
-        here = truths[anchor] or 0
+        here = truths[next(other for other in truths if other != anchor) if mutant.wrong_anchor else anchor] or 0
         base = plain.symbol(Site(anchor)).address
         aims = []
         for function, truth in truths.items():
@@ -69,6 +71,11 @@ class UserTrial:
     def missed(self) -> list[Aim]:
         """The functions that relocation by hand puts at a wrong offset."""
         return [aim for aim in self.aims if aim.by_hand != aim.truth]
+
+    def prove_missed(self, *, least: int, most: int) -> None:
+        """Relocation by hand misses so many functions. Raises Missed."""
+        if not least <= len(self.missed) <= most:
+            raise Missed(f"{self.file.name}: by hand {len(self.missed)} of {len(self.aims)} functions are missed")
 
     @property
     def missed_by_symbol(self) -> list[Aim]:

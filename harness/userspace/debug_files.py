@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from enum import Enum
 from pathlib import Path
 
 from harness.core.elf import Elf
@@ -15,18 +16,27 @@ class WrongDebugFileError(PinpointError):
     """A file of symbols that belongs to another build."""
 
 
-def symbols_of(file: Path) -> Elf:
+class SymbolSource(Enum):
+    """How the debug file of a stripped file is found."""
+
+    ANY = "any"
+    BUILD_ID = "build-id"
+    DEBUGLINK = "debuglink"
+
+
+def symbols_of(file: Path, by: SymbolSource = SymbolSource.ANY) -> Elf:
     """The ELF file that has the symbol table of `file`.
 
-    It is `file` itself, or else its debug file, found by build-id or by .gnu_debuglink. Raises PinpointError when none
-    is found, WrongDebugFileError when the file found is of another build.
+    It is `file` itself, or else its debug file, found by build-id or by .gnu_debuglink, as `by` permits. Raises
+    PinpointError when none is found, WrongDebugFileError when the file found is of another build.
     """
     elf = Elf.kept(file)
     if ".symtab" in elf.sections:
         return elf
-    for found in (by_build_id(elf, file.parent.parent), by_debuglink(elf, file.parent)):
-        if found is not None:
-            return found
+    if by is not SymbolSource.DEBUGLINK and (found := by_build_id(elf, file.parent.parent)):
+        return found
+    if by is not SymbolSource.BUILD_ID and (found := by_debuglink(elf, file.parent)):
+        return found
     raise PinpointError("stripped, and no debug file is found", where=str(file), mend="keep its separate .debug file")
 
 

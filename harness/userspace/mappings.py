@@ -67,6 +67,10 @@ class View:
             [each for each in self.pages if each.pid == pid],
         )
 
+    def mapping_of(self, page: Page) -> Mapping:
+        """The mapping that a page of this view is in."""
+        return next(each for each in self.mappings if each.pid == page.pid and each.start <= page.address < each.end)
+
     def file_offset(self, address: int) -> int | None:
         """The offset into the file that is mapped at an address, or None if the file is not mapped there."""
         for mapping in self.mappings:
@@ -75,13 +79,23 @@ class View:
         return None
 
 
-def look(guest: Guest, file: UserFile, pids: Iterable[int], offsets: Iterable[int], identity: str = "") -> View:
+def look(
+    guest: Guest,
+    file: UserFile,
+    pids: Iterable[int],
+    offsets: Iterable[int],
+    identity: str = "",
+    *,
+    data_too: bool = False,
+) -> View:
     """Read the pages around offsets of a file in some processes, both inside the guest and from outside.
 
-    `identity` identifies a file that no longer has a name. Raises GuestError when a process is gone.
+    `identity` identifies a file that no longer has a name. With `data_too` mappings that are not executable are read,
+    too. Raises GuestError when a process is gone.
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
-    words = [guest.program(PAGES), identity or file.path, *(f"{pid}:{wanted}" for pid in pids)]
+    mark = "=" if data_too else ":"
+    words = [guest.program(PAGES), identity or file.path, *(f"{pid}{mark}{wanted}" for pid in pids)]
     listing = guest.script(shlex.join(words), in_place=True).check().stdout
     mappings: list[Mapping] = []
     pages: list[Page] = []

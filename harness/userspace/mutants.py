@@ -43,6 +43,14 @@ class UserMutant:
     `stale_view` is a defect of the harness: it shows the pages from before registration as the pages during it.
     `gate_open` leaves open the gate at which hits should wait. `good_request` sends a request that the kernel accepts
     where a refusal is expected. `trusts_anything` accepts a file of any build as the build that the sites belong to.
+
+    `registered_twice` registers each probe once more. `left_registered` leaves a uprobe of a process that does not map
+    the file. `keeps_copy` leaves the process a private copy of the page, with the bytes of the file. `one_mapping`
+    restores the byte of the file in one of two mappings. `writes_file` changes the file, `writes_data` the data of the
+    process. `base_for_bias` takes the address of a mapping for the load bias. `same_address` starts programs without
+    ASLR. `spares` leaves out what should happen during a hit. `signals` sends a signal to the traced child.
+    `leaves_event` leaves an event in uprobe_events. `wrong_anchor` measures distances by hand from another function.
+    `same_build` takes the distances from the build that runs.
     """
 
     aims: Callable[[UserFile, Site], int] = _honest
@@ -53,6 +61,19 @@ class UserMutant:
     gate_open: bool = False
     good_request: bool = False
     trusts_anything: bool = False
+    registered_twice: bool = False
+    left_registered: bool = False
+    keeps_copy: bool = False
+    one_mapping: bool = False
+    writes_file: bool = False
+    writes_data: bool = False
+    base_for_bias: bool = False
+    same_address: bool = False
+    spares: bool = False
+    signals: bool = False
+    leaves_event: bool = False
+    wrong_anchor: bool = False
+    same_build: bool = False
 
     def offsets(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
         """The offsets to register. Raises GuestError when a mutant that should aim elsewhere aims at a site itself."""
@@ -78,6 +99,19 @@ MUTANTS: dict[str, UserMutant] = {
     "user-gate-open": UserMutant(gate_open=True),
     "user-good-request": UserMutant(good_request=True),
     "user-trusts-any-build": UserMutant(trusts_anything=True),
+    "user-registered-twice": UserMutant(registered_twice=True),
+    "user-left-registered": UserMutant(left_registered=True),
+    "user-keeps-copy": UserMutant(keeps_copy=True),
+    "user-one-mapping": UserMutant(one_mapping=True),
+    "user-writes-file": UserMutant(writes_file=True),
+    "user-writes-data": UserMutant(writes_data=True),
+    "user-base-for-bias": UserMutant(base_for_bias=True),
+    "user-same-address": UserMutant(same_address=True),
+    "user-spares-it": UserMutant(spares=True),
+    "user-signals-child": UserMutant(signals=True),
+    "user-leaves-event": UserMutant(leaves_event=True),
+    "user-wrong-anchor": UserMutant(wrong_anchor=True),
+    "user-same-build": UserMutant(same_build=True),
 }
 
 

@@ -7,17 +7,21 @@ from collections.abc import Mapping as Counts
 from collections.abc import Sequence
 from typing import Self
 
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.section_sites import Refused
 from harness.landing.site import Site
 from harness.landing.witness import SHOWN, Statement
-from harness.userspace import mappings, witness
+from harness.userspace import mappings, uprobes_tree, witness
+from harness.userspace.debug_files import SymbolSource
 from harness.userspace.mappings import View
 from harness.userspace.mutants import HONEST, UserMutant
+from harness.userspace.poke import poke
 from harness.userspace.runner import Runner
+from harness.userspace.uprobes_tree import Tree
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import WAYS, Hit, Registered, Request
+from harness.userspace.ways import WAYS, ByPerf, Hit, Registered, Request
 
 _COPY = "/tmp/pinpoint_user_copy"
 # If a file has more executable pages than this, only the pages with sites are read; otherwise all executable pages are.
@@ -53,6 +57,9 @@ class UprobeRun:
         self._before: dict[int, View] = {}
         self._during: dict[int, View] = {}
         self._after: dict[int, View] = {}
+        self._trees: dict[int, Tree] = {}
+        self._tree_after: Tree | None = None
+        self._extra = ByPerf(file.guest)
         self._resolved: dict[tuple[int, str], int] = {}
         self._processes: dict[int, Runner] = {}
         self.hits: list[Hit] = []
@@ -72,6 +79,8 @@ class UprobeRun:
             path = _COPY
         request = Request(path, self._aims, self._returns, self._mutant.unarmed)
         self.registered: list[Registered] = self._way.register(request)
+        if self._mutant.registered_twice:
+            self._extra.register(Request(path, self._aims))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -81,8 +90,11 @@ class UprobeRun:
             self._way.remove()
         else:
             self.hits = self._way.remove()
+            if self._mutant.left_registered:
+                self._extra.register(Request(self.file.path, self._aims, bound=True))
             if kind is None:
                 self._look_after()
+        self._extra.remove()
         if self._mutant.other_file:
             self.guest.run("rm", _COPY).check()
         self.ended = True
@@ -101,7 +113,11 @@ class UprobeRun:
         """
         for process in processes:
             stale = self._mutant.stale_view and process.pid in self._before
-            self._during[process.pid] = self._before[process.pid] if stale else self._look(process.pid)
+            if self._mutant.one_mapping:
+                self._restore_one_mapping(process.pid)
+            self.look_at(process.pid)
+            if stale:
+                self._during[process.pid] = self._before[process.pid]
             self._processes[process.pid] = process
             for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask is not None else ():
                 self._resolved[process.pid, symbol] = process.where(f"{ask}{symbol}")
@@ -109,6 +125,16 @@ class UprobeRun:
     def look_at(self, pid: int) -> None:
         """Read the pages of a process that takes no commands."""
         self._during[pid] = self._look(pid)
+        self._trees[pid] = uprobes_tree.walk(self.guest)
+
+    def _restore_one_mapping(self, pid: int) -> None:
+        """What a mutant does: the file's byte in the last of several mappings."""
+        offset = self.offsets[0]
+        pages = [page for page in self._look(pid).pages if page.offset <= offset < page.offset + len(page.inside)]
+        if len(pages) < 2:
+            raise GuestError("the mutant is not in force: there is one mapping", where=self.guest.name)
+        place = pages[-1].address + offset - pages[-1].offset
+        poke(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
     def _look(self, pid: int) -> View:
         view = mappings.look(self.guest, self.file, [pid], self._watched, self._identity)
@@ -121,9 +147,14 @@ class UprobeRun:
         return [*self.offsets, *self._aims, *(pages if len(pages) <= _FEW_PAGES else ())]
 
     def _look_after(self) -> None:
+        self._tree_after = uprobes_tree.walk(self.guest)
         for pid, process in self._processes.items():
             if process.alive and process.pid == pid:
                 self._after[pid] = self._look(pid)
+                if self._mutant.keeps_copy:
+                    page = self._after[pid].pages[0]
+                    poke(self.guest, pid, page.address, page.inside[:1])
+                    self._after[pid] = self._look(pid)
 
     @property
     def landings(self) -> list[Landing]:
@@ -154,6 +185,7 @@ class UprobeRun:
             witness.trapped(own_hits, view),
             witness.inside(view, content, offset, patch, self.offsets),
             witness.outside(view, content, offset, patch, self.offsets),
+            witness.tree(self._trees[pid].of(view.identity), offset, self.offsets),
         )
         return Landing(site, statements, sum(hit.times for hit in own_hits), self.file.meaning)
 
@@ -169,6 +201,17 @@ class UprobeRun:
         for number, pid in enumerate(self._during):
             own = landings[number * len(self.sites) : (number + 1) * len(self.sites)]
             prove(own, hits[pid] if isinstance(hits, Counts) else hits)
+
+    def prove_refused(self, process: Runner, errno: int) -> None:
+        """Each registration answered with the errno, and no page and no list has a uprobe. Raises Missed."""
+        answers = [each.errno for each in self.registered]
+        listed = self._trees[process.pid].of(self._identity)
+        changed = self.changed_places(process)
+        if set(answers) != {errno} or listed or changed or self.hits:
+            raise Missed(
+                f"errno {answers}, not {errno}; the kernel lists {dict(listed)}, memory changed at {changed}, "
+                f"{len(self.hits)} hits"
+            )
 
     def prove_counts(self, pid: int, wanted: Sequence[int]) -> None:
         """Check that each site was hit `wanted` times in one process. Raises Missed."""
@@ -198,7 +241,19 @@ class UprobeRun:
         return len(self._after[process.pid].mappings) if process.pid in self._after else 0
 
     def prove_restored(self) -> None:
-        """Check that the pages of each process equal the file, before registration and after removal. Raises Missed."""
+        """Check that the pages of each process equal the file, before registration and after removal. Raises Missed.
+
+        After removal, no page is a copy, and the kernel lists no uprobe of the file.
+        """
+        if not self._identity or self._tree_after is None:
+            raise Missed("no process was looked at")
+        left = self._tree_after.of(self._identity)
+        if left:
+            raise Missed(f"after removal the kernel lists offsets {', '.join(map(hex, left))} of the file")
+        for pid, view in self._after.items():
+            copies = [page for page in view.pages if page.private]
+            if copies:
+                raise Missed(f"pid {pid}: its page {copies[0].offset:#x} is still a copy after removal")
         for when, views in (("before registration", self._before), ("after removal", self._after)):
             for pid, view in views.items():
                 self._demand_pristine(pid, view, when)
@@ -224,9 +279,26 @@ class UprobeRun:
                     self._demand_pristine(pid, View("", [], [page]), "in the page cache")
                 elif frames.setdefault(page.frame, (pid, page.offset)) != (pid, page.offset):
                     raise Missed(f"frame {page.frame:#x} is mapped by {frames[page.frame]} and {(pid, page.offset)}")
+        if self._mutant.writes_file:
+            self.guest.script(f"printf x | dd of={self.file.path} bs=1 seek=9 conv=notrunc 2>/dev/null").check()
         digest = self.guest.run("sha256sum", self.file.path).check().stdout.split()[0]
+        if self._mutant.writes_file:
+            self.guest.put(self.file.local, self.file.path, 0o755)
         if digest != self.file.digest:
             raise Missed(f"the file itself changed: {self.file.path}")
+
+    def prove_addresses_differ(self) -> None:
+        """The processes have the file mapped at different addresses. Raises Missed."""
+        starts = {pid: min(mapping.start for mapping in view.mappings) for pid, view in self._during.items()}
+        if len(set(starts.values())) != len(starts):
+            raise Missed(f"mapped at the same address: {', '.join(f'{pid} at {at:#x}' for pid, at in starts.items())}")
+
+    def prove_mappings(self, process: Runner, count: int) -> None:
+        """One process has the site's page mapped so often as code. Raises Missed."""
+        offset = self.offsets[0]
+        pages = [page for page in self._during[process.pid].pages if page.offset == offset & -len(page.inside)]
+        if len({page.address for page in pages}) != count:
+            raise Missed(f"pid {process.pid} has the page of {offset:#x} mapped {len(pages)} times, not {count}")
 
 
 class Uprobes:
@@ -237,17 +309,21 @@ class Uprobes:
         self.mutant = mutant
         self.lives: list[UprobeRun] = []
 
-    def file(self, name: str, variant: str = "plain") -> UserFile:
+    def file(self, name: str, variant: str = "plain", symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
         """A target file in one of its builds, copied into the guest."""
-        return UserFile.built(self.guest, variant, name)
+        return UserFile.built(self.guest, variant, name, symbols_by)
 
     def runner(self, variant: str = "plain", **environment: str) -> Runner:
         """The target program in one of its builds: `with uprobes.runner() as process`."""
-        return Runner(self.guest, self.file("pinpoint_runner", variant).path, environment)
+        return Runner(self.guest, self.file("pinpoint_runner", variant).path, environment, aslr=self._aslr)
+
+    @property
+    def _aslr(self) -> bool:
+        return not self.mutant.same_address
 
     def started(self, path: str) -> Runner:
         """The target program at a path of the guest."""
-        return Runner(self.guest, path)
+        return Runner(self.guest, path, aslr=self._aslr)
 
     def expect_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
         """Check that sites are refused in a file of another build; returns the message. Raises Missed."""

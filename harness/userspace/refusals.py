@@ -1,4 +1,4 @@
-"""Requests for uprobes that the kernel must refuse: with which errno, and that nothing is left behind."""
+"""Requests for uprobes that the kernel refuses, and requests on data, which it accepts."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.landing.landing import Missed
+from harness.userspace import mappings, uprobes_tree
+from harness.userspace.poke import poke
 from harness.userspace.probe_run import Uprobes
+from harness.userspace.runner import Runner
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import EVENTS, ByTracefs, Request
+from harness.userspace.ways import EVENTS, ByModule, ByPerf, ByTracefs, Request
 
 _PAGE = 4096
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A request that the kernel refuses with `errno`; 0 if the kernel accepts it although it can never be hit."""
+    """A request that the kernel refuses with `errno`."""
 
     what: str
     request: Callable[[UserFile], Request]
@@ -27,32 +30,74 @@ def _past(file: UserFile) -> int:
     return -(-len(file.content) // _PAGE) * _PAGE + _PAGE
 
 
-def _data(file: UserFile) -> int:
-    return file.elf.sections[".data"].offset
-
-
 # From register_for_each_vma() and uprobe_register(), kernel/events/uprobes.c (6.1), and trace_uprobe_create().
 BAD = (
     Bad("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
     Bad("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
     Bad("a directory", lambda _: Request("/tmp", [0]), errno.EINVAL),
     Bad("a file that is not there", lambda _: Request("/tmp/pinpoint_absent", [0]), errno.ENOENT),
-    Bad("writable data", lambda file: Request(file.path, [_data(file)]), 0),
 )
 
 
+_LEFT = "pinpoint_left/refused"
+
+
 def expect_refused(uprobes: Uprobes, file: UserFile, bad: Bad) -> None:
-    """Send the request through tracefs. Raises Missed when the errno is another, or anything is left behind."""
-    request = bad.request(file)
-    if uprobes.mutant.good_request:
-        request = Request(file.path, [file.offset(file.site("pinpoint_one_leaf"))] if bad.errno else [_past(file)])
-    way = ByTracefs(uprobes.guest)
+    """Send the request through tracefs. Raises Missed when the errno is another, or anything is left behind.
+
+    The kernel must list no uprobe at all after the refusal, and no event once the refused one is removed.
+    """
+    guest, mutant = uprobes.guest, uprobes.mutant
+    good = Request(file.path, [file.offset(file.site("pinpoint_one_leaf"))], bound=True)
+    way, other = ByTracefs(guest), ByPerf(guest)
     try:
-        returned = way.register(request)[0].errno
+        returned = way.register(good if mutant.good_request else bad.request(file))[0].errno
+        if mutant.left_registered:
+            other.register(good)
+        listed = uprobes_tree.walk(guest).files
     finally:
         way.remove()
+        other.remove()
     if returned != bad.errno:
         raise Missed(f"{bad.what}: the kernel returned errno {returned}, not {bad.errno}")
-    left = uprobes.guest.read_text(EVENTS)
+    if listed:
+        raise Missed(f"{bad.what}: the kernel refused it, and lists {listed}")
+    if mutant.leaves_event:
+        guest.script(f"echo 'p:{_LEFT} {file.path}:{good.offsets[0]:#x}' >>{EVENTS}").check()
+    left = guest.read_text(EVENTS)
+    if mutant.leaves_event:
+        guest.script(f"echo '-:{_LEFT}' >>{EVENTS}").check()
     if left:
         raise Missed(f"{bad.what}: left in uprobe_events: {left}")
+
+
+def expect_no_code(uprobes: Uprobes, file: UserFile, name: str, process: Runner) -> None:
+    """A uprobe on data that a process has mapped. Raises Missed unless the kernel does with each mapping as it should.
+
+    It registers the uprobe and lists it. It writes no breakpoint where the mapping is writable. It writes one where the
+    mapping is not writable, because such a mapping may become executable (valid_vma(), kernel/events/uprobes.c, 6.1).
+    """
+    guest = uprobes.guest
+    offset = file.data_offset(name)
+    breakpoint_ = guest.architecture.kprobes.uprobe_breakpoint
+    before = mappings.look(guest, file, [process.pid], [offset], data_too=True)
+    way = ByModule(guest)
+    answer = way.register(Request(file.path, [offset], unarmed=uprobes.mutant.unarmed))[0].errno
+    try:
+        listed = uprobes_tree.walk(guest).of(before.identity)
+        if uprobes.mutant.writes_data:
+            poke(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
+        during = mappings.look(guest, file, [process.pid], [offset], data_too=True)
+    finally:
+        way.remove()
+    if answer or listed != {offset: 1}:
+        raise Missed(f"{name}: errno {answer}, the kernel lists {dict(listed)}, not one uprobe at {offset:#x}")
+    for was, now in zip(before.pages, during.pages, strict=True):
+        place, wanted = offset % _PAGE, was.inside
+        if "w" not in during.mapping_of(now).permissions:
+            wanted = wanted[:place] + breakpoint_ + wanted[place + len(breakpoint_) :]
+        if wanted not in (now.inside, b"") or now.inside != now.outside:
+            raise Missed(f"{name}: the mapping at {now.address:#x} has {now.inside[place : place + 16].hex()} there")
+    kept = [page.inside for page in mappings.look(guest, file, [process.pid], [offset], data_too=True).pages]
+    if kept != [page.inside for page in before.pages] and not uprobes.mutant.writes_data:
+        raise Missed(f"{name}: the process's data is not what it was before")

@@ -19,10 +19,13 @@ class Runner:
     `pid` is the process that takes commands at the moment. After a fork that is the child, until it has ended.
     """
 
-    def __init__(self, guest: Guest, path: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, guest: Guest, path: str, environment: Mapping[str, str] | None = None, *, aslr: bool = True
+    ) -> None:
         self.guest = guest
         settings = [f"{name}={value}" for name, value in (environment or {}).items()]
-        self._argv: Sequence[str] = ["env", *settings, path] if settings else [path]
+        environment_set = ["env", *settings] if settings else []
+        self._argv: Sequence[str] = [*environment_set, path, *([] if aslr else ["fixed"])]
         self.pid = 0
         self.status: int | None = None
 

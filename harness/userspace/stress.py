@@ -8,7 +8,6 @@ from harness.userspace.probe_run import Uprobes
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import EVENTS
 
-ROUNDS = 30
 _GROUP = "pinpoint_toggled"
 _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
@@ -21,17 +20,36 @@ class Races:
     hits: int
 
 
-def toggle(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int = ROUNDS) -> Races:
-    """Define, enable, disable and remove a uprobe `rounds` times; in each round a program starts and ends meanwhile."""
+def toggle(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) -> Races:
+    """Define, enable, disable and remove a uprobe `rounds` times.
+
+    In each round a program starts, loads and unloads the file, forks, executes another program and ends, while a thread
+    of it hits.
+    """
+    lines = f"""spin {symbol}
+again {file.path}
+call +{symbol} 5
+close 0
+fork
+call {symbol} 5
+exit
+exec {uprobes.file("pinpoint_runner").path}
+spin {symbol}
+call {symbol} 5
+exit
+"""
     offset = file.offset(file.site(symbol))
     runner = uprobes.file("pinpoint_runner").path
     enable = "true" if uprobes.mutant.unarmed else f"echo 1 >{_ENABLE}"
     script = f"""
+lines=/tmp/pinpoint_lines
+cat >$lines <<'END'
+{lines}END
 total=0; n=0
 while [ $n -lt {rounds} ]
 do
     echo 'p:{_GROUP}/leaf {file.path}:{offset:#x}' >>{EVENTS} || exit 1
-    printf 'call {symbol} 5\\nfork\\ncall {symbol} 5\\nexit\\n' | {runner} >/dev/null & started=$!
+    {runner} <$lines >/dev/null & started=$!
     {enable} || exit 2
     sleep 0.01
     echo 0 >{_ENABLE}
@@ -42,6 +60,7 @@ do
     echo '-:{_GROUP}/leaf' >>{EVENTS} || exit 5
     total=$((total + hits)); n=$((n + 1))
 done
+rm $lines
 echo $n $total
 """
     played, hits = uprobes.guest.script(script).check().stdout.split()

@@ -19,7 +19,7 @@ from harness.guest.guest import Guest
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import boundaries, decoded_first, inside, straight
 from harness.landing.site import Site
-from harness.userspace.debug_files import symbols_of
+from harness.userspace.debug_files import SymbolSource, symbols_of
 
 DIRECTORY = "user"
 
@@ -35,16 +35,17 @@ class UserFile:
     name: str
     path: str
     local: Path
+    symbols_by: SymbolSource = SymbolSource.ANY
 
     @classmethod
-    def built(cls, guest: Guest, variant: str, name: str) -> UserFile:
+    def built(cls, guest: Guest, variant: str, name: str, symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
         """A target file in one of its builds (harness/images/user_targets.py), copied into the guest if missing."""
         program = f"{DIRECTORY}/{variant}/{name}"
         if program not in guest.image.programs:
             raise GuestError(
                 f"its image has no {program}", where=guest.name, mend="the recipe's trait uprobes builds it"
             )
-        return cls(guest, name, guest.program(program), guest.image.programs[program])
+        return cls(guest, name, guest.program(program), guest.image.programs[program], symbols_by)
 
     @cached_property
     def elf(self) -> Elf:
@@ -54,7 +55,7 @@ class UserFile:
     @cached_property
     def table(self) -> Elf:
         """The file that has the symbols: the file itself, or its separate debug file if it was stripped."""
-        return symbols_of(self.local)
+        return symbols_of(self.local, self.symbols_by)
 
     @cached_property
     def content(self) -> bytes:
@@ -81,8 +82,14 @@ class UserFile:
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder that finds instruction boundaries on the guest's architecture."""
-        return self.guest.architecture.kprobes.decoder
+        """The decoder that finds instruction boundaries in the file. Raises GuestError when there is none."""
+        architecture = self.guest.architecture
+        narrow = architecture.narrow
+        if narrow is None or self.elf.machine != narrow.elf_machine:
+            return architecture.kprobes.decoder
+        if narrow.decoder is None:
+            raise GuestError(f"nothing decodes the code of {narrow.elf_machine}", where=self.guest.name)
+        return narrow.decoder
 
     def site(self, symbol: str, offset: int = 0) -> Site:
         """A site in one of the file's functions."""
@@ -115,6 +122,13 @@ class UserFile:
     def offset(self, site: Site) -> int:
         """The offset of a site in the file, by the symbol table and the segments."""
         return self.elf.file_offset(self.symbol(site).address + site.offset)
+
+    def data_offset(self, name: str) -> int:
+        """Where in the file the one variable of that name is. Raises PinpointError."""
+        found = self.table.named(name)
+        if len(found) != 1:
+            raise PinpointError(f"{len(found)} symbols are named {name!r}", where=str(self.local))
+        return self.elf.file_offset(found[0].address)
 
     def straight(self, site: Site, count: int | None = None) -> list[Site]:
         """Sites at the entry of the site's function and at the inner boundaries that run exactly once a call."""

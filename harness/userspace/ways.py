@@ -51,13 +51,15 @@ class Registered:
 class Request:
     """A file of the guest and offsets into it; `returns` requests return probes.
 
-    `unarmed` is wrong on purpose: probes are reported as registered although none is.
+    `bound` requests uprobes of the registering process alone, which only perf can do. `unarmed` is wrong on purpose:
+    probes are reported as registered although none is.
     """
 
     path: str
     offsets: Sequence[int]
     returns: bool = False
     unarmed: bool = False
+    bound: bool = False
 
     @property
     def specs(self) -> list[str]:
@@ -165,11 +167,18 @@ class ByPerf:
     guest: Guest
     _dialogues: list[Dialogue] = field(default_factory=list)
     _hits: list[Hit] = field(default_factory=list)
+    _returns: bool = False
 
     def register(self, request: Request) -> list[Registered]:
         """Start the program. Raises GuestError when it cannot open any event."""
+        self._returns = request.returns
         guest, deadline = self.guest, self.guest.budget(_PERF_S)
-        argv = [guest.program(PERF), request.path, *([] if request.unarmed else request.specs)]
+        argv = [
+            guest.program(PERF),
+            *(["own"] if request.bound else []),
+            request.path,
+            *([] if request.unarmed else request.specs),
+        ]
         dialogue = Dialogue(guest.name, guest.link, argv, deadline)
         self._dialogues.append(dialogue)
         found = [Registered(0, offset) for offset in request.offsets] if request.unarmed else []
@@ -192,7 +201,9 @@ class ByPerf:
             dialogue.close_input()
             while (line := dialogue.line(deadline)) is not None:
                 fields = _words(line)
-                self._hits.append(Hit(int(fields["hit"]), int(fields["pid"]), int(fields["ip"], 16)))
+                address = int(fields["func" if self._returns else "ip"], 16)
+                hit = Hit(int(fields["hit"]), int(fields["pid"]), address, returned=self._returns)
+                self._hits.append(hit)
             dialogue.status(deadline)
             dialogue.hang_up()
         return self._hits
@@ -206,6 +217,8 @@ def _words(line: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
 
+# What the C library makes of an errno that it does not know: ENOTSUPP of the kernel.
+_UNNAMED = re.compile(r"Unknown error (\d+)")
 _MESSAGES = {os.strerror(number): number for number in errno.errorcode}
 
 
@@ -217,7 +230,10 @@ def _errors(output: str) -> dict[int, int]:
             message = line.rpartition(": ")[2]
             continue
         _, index, status = line.split()
-        if status != "0":
+        unnamed = _UNNAMED.fullmatch(message)
+        if status != "0" and unnamed:
+            found[int(index)] = int(unnamed[1])
+        elif status != "0":
             if message not in _MESSAGES:
                 raise GuestError(f"tracefs refused a uprobe with an unknown message: {message!r}")
             found[int(index)] = _MESSAGES[message]

@@ -8,11 +8,12 @@
 | trapped | the instruction pointer of a hit, minus the address of the mapping |
 | inside | the process's pages by /proc/PID/mem: where they differ from the file |
 | outside | the same pages by their physical addresses, through QEMU |
+| tree | the kernel's list of uprobes, by inode and offset, walked through QEMU |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.landing.witness import SHOWN, Statement
@@ -56,6 +57,24 @@ def trapped(hits: Iterable[Hit], view: View) -> Statement:
     return Statement("trapped", offset, f"ip {last.address:#x}")
 
 
+def tree(probed: Mapping[int, int], near: int, expected: Collection[int]) -> Statement:
+    """What the kernel's list has of the file: `probed` maps its offsets to the number of their consumers.
+
+    It contradicts when the site is not listed, has another number of consumers than one, and when anything else of the
+    file is listed that no site explains.
+    """
+    if near not in probed:
+        closest = min(probed, key=lambda offset: abs(offset - near), default=None)
+        return Statement("tree", closest, f"{len(probed)} offsets of the file are listed", contradicts=closest is None)
+    if probed[near] != 1:
+        return Statement("tree", near, f"{probed[near]} consumers are registered there", contradicts=True)
+    strays = set(probed) - set(expected)
+    if strays:
+        listed = ", ".join(f"{stray:#x}" for stray in sorted(strays))
+        return Statement("tree", near, f"also listed, and no site: {listed}", contradicts=True)
+    return Statement("tree", near, f"1 consumer; {len(probed)} offsets of the file are listed")
+
+
 def inside(view: View, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
     """The offset at which the process's pages, read through /proc/PID/mem, differ from the file."""
     return _memory("inside", view, lambda page: page.inside, content, near, breakpoint_, expected)
@@ -95,6 +114,10 @@ def _memory(
     if not found:
         return Statement(witness, None, "every byte equals the file", contradicts=True)
     closest = min(found, key=lambda place: abs(place - near))
+    spared = [page.address for page in pages if _holds(page, closest) and not _changed(page, read, closest, content)]
+    if spared:
+        denial = f"the mapping at {spared[0]:#x} shows the file's bytes, another one does not"
+        return Statement(witness, closest, denial, contradicts=True)
     for place in sorted(found):
         now = _bytes(pages, read, place)
         if not now.startswith(breakpoint_.code):
@@ -108,6 +131,11 @@ def _memory(
     compared = sum(len(read(page)) for page in pages)
     detail = f"{was} became {breakpoint_.code.hex()}; {compared} bytes around it equal the file"
     return Statement(witness, closest, detail, code=_bytes(pages, read, closest))
+
+
+def _changed(page: Page, read: Callable[[Page], bytes], place: int, content: bytes) -> bool:
+    memory = read(page)
+    return memory[place - page.offset :][:SHOWN] != content[place : min(place + SHOWN, page.offset + len(memory))]
 
 
 def _bytes(pages: Iterable[Page], read: Callable[[Page], bytes], place: int) -> bytes:

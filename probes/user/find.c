@@ -36,7 +36,7 @@ void tell_where(const char *name)
 	printf("where %s address=%#lx base=%#lx\n", name, (long)find(name), (long)__executable_start);
 }
 
-void open_library(const char *path) { printf("open %s error=static\n", path); }
+void open_library(const char *path, int apart) { printf("open %s error=static%d\n", path, apart); }
 void close_library(const char *slot) { printf("close %s error=static\n", slot); }
 #else
 #define MOST_LIBRARIES 4
@@ -116,14 +116,15 @@ void tell_where(const char *name)
 	       info.dli_sname ? info.dli_sname : "-");
 }
 
-void open_library(const char *path)
+/* With `apart` in a namespace of its own, where a file is loaded once more. */
+void open_library(const char *path, int apart)
 {
 	int slot;
 
 	for (slot = 0; slot < MOST_LIBRARIES && libraries[slot]; slot++)
 		;
 	if (slot < MOST_LIBRARIES)
-		libraries[slot] = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+		libraries[slot] = dlmopen(apart ? LM_ID_NEWLM : LM_ID_BASE, path, RTLD_NOW | RTLD_LOCAL);
 	if (slot < MOST_LIBRARIES && libraries[slot])
 		printf("open %s slot=%d\n", path, slot);
 	else

@@ -8,7 +8,7 @@ typedef unsigned int (*function)(unsigned int x);
 
 function find(const char *name);
 void tell_where(const char *name);
-void open_library(const char *path);
+void open_library(const char *path, int apart);
 void close_library(const char *slot);
 void each(unsigned int times);
 void unmap(const char *name);

@@ -3,12 +3,14 @@
  * pinpoint_pages - the pages of one file that processes have mapped
  *
  *	pinpoint_pages FILE PID:OFFSET[,OFFSET...]...
+ *	pinpoint_pages FILE PID=OFFSET[,OFFSET...]...
  *
  * For each executable mapping of the file it prints a line with start, end and
  * offset in the file. Then, for each page that contains one of the offsets, it
  * prints the page's address, its offset in the file, its entry in
  * /proc/PID/pagemap, and its bytes, read through /proc/PID/mem. FILE may be
- * DEV:INODE, both in decimal, for a file that has no name any more.
+ * DEV:INODE, both in decimal, for a file that has no name any more. With `=`
+ * it also prints the pages of mappings that are not executable.
  */
 #define _FILE_OFFSET_BITS 64
 #define _GNU_SOURCE
@@ -74,7 +76,7 @@ static void show_page(int pid, uint64_t address, uint64_t offset)
 	close(map);
 }
 
-static void show(int pid, const char *offsets)
+static void show(int pid, const char *offsets, int data_too)
 {
 	unsigned long long start, end, offset, inode, page;
 	unsigned int major, minor;
@@ -88,7 +90,7 @@ static void show(int pid, const char *offsets)
 		if (inode != wanted_inode || makedev(major, minor) != wanted_device)
 			continue;
 		printf("map pid=%d start=%#llx end=%#llx offset=%#llx perms=%s\n", pid, start, end, offset, perms);
-		for (page = start; perms[2] == 'x' && page < end; page += page_size)
+		for (page = start; (data_too || perms[2] == 'x') && page < end; page += page_size)
 			if (wanted(offsets, page - start + offset))
 				show_page(pid, page, page - start + offset);
 	}
@@ -112,8 +114,8 @@ int main(int argc, char **argv)
 	}
 	printf("file device=%llu inode=%llu page=%lu\n", wanted_device, wanted_inode, page_size);
 	for (i = 2; i < argc; i++) {
-		offsets = strchr(argv[i], ':');
-		show(atoi(argv[i]), offsets ? offsets + 1 : NULL);
+		offsets = strpbrk(argv[i], ":=");
+		show(atoi(argv[i]), offsets ? offsets + 1 : NULL, offsets && *offsets == '=');
 	}
 	return 0;
 }

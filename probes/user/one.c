@@ -22,6 +22,10 @@ SHAPE unsigned int pinpoint_one_calls(unsigned int x)
 	return mix(x, 0xca11) ^ pinpoint_one_static(x) ^ pinpoint_one_leaf(x);
 }
 
+/* Data that no process writes; as code it is harmless on every architecture. */
+const unsigned int pinpoint_one_constants[4] = { 0x91000000, 0x91000000, 0x91000000, 0x91000000 };
+unsigned int pinpoint_one_variables[4] = { 0x91000000, 0x91000000, 0x91000000, 0x91000000 };
+
 /* Two definitions of one IFUNC; its resolver returns the second. */
 static SHAPE unsigned int pinpoint_chosen_first(unsigned int x)
 {

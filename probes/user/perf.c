@@ -2,11 +2,12 @@
 /*
  * pinpoint_perf - uprobes by perf_event_open(2)
  *
- *	pinpoint_perf FILE p:OFFSET|r:OFFSET...
+ *	pinpoint_perf [own] FILE p:OFFSET|r:OFFSET...
  *
+ * With `own` the uprobes are registered for this program's process alone.
  * For each it prints a line `site=N spec=SPEC errno=E`, E positive or 0; then
  * `ready`. At the end of its standard input it prints each hit that perf recorded
- * as `hit=N pid=P ip=0x...` and exits, which removes the probes.
+ * as `hit=N pid=P ip=0x... func=0x...` and exits, which removes the probes.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -23,6 +24,7 @@
 #define RING_PAGES 8
 #define DEVICE "/sys/bus/event_source/devices/uprobe/"
 
+static pid_t probed = -1;
 static int event_count;
 static struct perf_event_mmap_page *rings[MOST_EVENTS];
 
@@ -45,7 +47,7 @@ static int open_event(const char *file, const char *spec)
 		.size = sizeof(attr),
 		.type = number_in(DEVICE "type", "%lu"),
 		.sample_period = 1,
-		.sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_TID,
+		.sample_type = PERF_SAMPLE_IP | PERF_SAMPLE_TID | PERF_SAMPLE_RAW,
 		.wakeup_events = 1,
 		.config1 = (uintptr_t)file,
 		.config2 = strtoull(spec + 2, NULL, 0),
@@ -53,7 +55,7 @@ static int open_event(const char *file, const char *spec)
 
 	if (*spec == 'r')
 		attr.config = 1UL << number_in(DEVICE "format/retprobe", "config:%lu");
-	return syscall(SYS_perf_event_open, &attr, -1, 0, -1, PERF_FLAG_FD_CLOEXEC);
+	return syscall(SYS_perf_event_open, &attr, probed, probed < 0 ? 0 : -1, -1, PERF_FLAG_FD_CLOEXEC);
 }
 
 static int map_ring(int fd)
@@ -67,10 +69,24 @@ static int map_ring(int fd)
 	return 0;
 }
 
+/*
+ * The raw data is a uprobe's trace entry: struct trace_entry, then, of a return
+ * probe, the function's address (struct uprobe_trace_entry_head,
+ * kernel/trace/trace_uprobe.c, 6.1).
+ */
+struct sample {
+	struct perf_event_header head;
+	uint64_t ip;
+	uint32_t pid, tid;
+	uint32_t raw_size;
+	uint64_t entry;
+	uint64_t func;
+} __attribute__((__packed__));
+
 static void show_hits(int number)
 {
 	struct perf_event_mmap_page *ring = rings[number];
-	struct { struct perf_event_header head; uint64_t ip; uint32_t pid, tid; } sample;
+	struct sample sample;
 	uint64_t head, tail, size, i;
 	char *data = (char *)ring + sysconf(_SC_PAGESIZE);
 
@@ -82,7 +98,8 @@ static void show_hits(int number)
 		for (i = 0; i < sizeof(sample); i++)
 			((char *)&sample)[i] = data[(tail + i) % size];
 		if (sample.head.type == PERF_RECORD_SAMPLE)
-			printf("hit=%d pid=%u ip=%#llx\n", number, sample.pid, (unsigned long long)sample.ip);
+			printf("hit=%d pid=%u ip=%#llx func=%#llx\n", number, sample.pid,
+			       (unsigned long long)sample.ip, (unsigned long long)sample.func);
 		if (!sample.head.size)
 			break;
 	}
@@ -94,6 +111,11 @@ int main(int argc, char **argv)
 	char rest[64];
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (argc > 1 && !strcmp(argv[1], "own")) {
+		probed = 0;
+		argv++;
+		argc--;
+	}
 	for (i = 2; i < argc && event_count < MOST_EVENTS; i++, event_count++) {
 		fd = open_event(argv[1], argv[i]);
 		error = fd < 0 ? errno : map_ring(fd);

@@ -6,6 +6,7 @@
  *	call NAME TIMES		calls a function
  *	where NAME		its address, by the process itself and by ld.so
  *	open PATH / close SLOT	dlopen() and dlclose()
+ *	again PATH		dlmopen(): loads the file once more
  *	fork			the child reads the next lines; when it ends, the
  *				parent continues
  *	exec PATH		another program in this process
@@ -13,11 +14,14 @@
  *	spin NAME / rest	a thread that calls a function until "rest"
  *	each all TIMES		calls every function; with 0 prints each address
  *	unmap NAME		unmaps the page of a function
- *	exit
+ *	exit STATUS
+ *
+ * With the argument `fixed` it runs without address space layout randomization.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/personality.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,7 +70,9 @@ static void obey(const char *verb, char *name, const char *number)
 	else if (!strcmp(verb, "where"))
 		tell_where(name);
 	else if (!strcmp(verb, "open"))
-		open_library(name);
+		open_library(name, 0);
+	else if (!strcmp(verb, "again"))
+		open_library(name, 1);
 	else if (!strcmp(verb, "close"))
 		close_library(name);
 	else if (!strcmp(verb, "fork"))
@@ -84,15 +90,20 @@ static void obey(const char *verb, char *name, const char *number)
 	else if (!strcmp(verb, "unmap"))
 		unmap(name);
 	else if (!strcmp(verb, "exit"))
-		exit(0);
+		exit(atoi(name));
 	else
 		printf("%s error=verb\n", verb);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	char line[256], *verb, *name, *number;
 
+	if (argc > 1 && !strcmp(argv[1], "fixed")) {
+		personality(ADDR_NO_RANDOMIZE);
+		argv[1] = NULL;
+		execv(argv[0], argv);
+	}
 	/* Unbuffered, so that a child finds the lines that come next. */
 	setvbuf(stdin, NULL, _IONBF, 0);
 	setvbuf(stdout, NULL, _IOLBF, 0);

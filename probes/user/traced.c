@@ -29,7 +29,7 @@ static void be_traced(function called, unsigned int times)
 void tell_traced(const char *name, unsigned int times)
 {
 	function called = find(name);
-	int status, stops = 0;
+	int status, step, stops = 0;
 	char line[16];
 	pid_t child;
 	long word;
@@ -48,9 +48,10 @@ void tell_traced(const char *name, unsigned int times)
 	}
 	word = ptrace(PTRACE_PEEKTEXT, child, (void *)called, 0);
 	/* A few single steps, then it runs freely: a later stop is not a step. */
-	for (status = 0; status < 3; status++) {
+	for (step = 0; step < 3; step++) {
 		ptrace(PTRACE_SINGLESTEP, child, 0, 0);
-		waitpid(child, NULL, 0);
+		waitpid(child, &status, 0);
+		stops += !WIFSTOPPED(status) || WSTOPSIG(status) != SIGTRAP;
 	}
 	ptrace(PTRACE_CONT, child, 0, 0);
 	while (waitpid(child, &status, 0) == child && WIFSTOPPED(status)) {

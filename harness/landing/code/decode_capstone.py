@@ -30,6 +30,7 @@ _ARM64_KINDS = {
 _ARM64_TRAPS = frozenset({"brk", "hlt", "udf"})
 _ARM64_REFUSED = frozenset({"msr", "prfm", "hint", "yield", "esb", "psb", "tsb", "csdb", "dgh"})
 _ARM64_WORD = 4
+_WORD_MASK = (1 << 64) - 1
 _ADRP_X16, _ADD_X16, _BR_X16 = 0x90000010, 0x91000210, 0xD61F0200
 
 
@@ -48,14 +49,25 @@ def decode_x86_64(code: bytes) -> list[Instruction]:
     return [_x86(instruction) for instruction in found]
 
 
+def decode_x86_32(code: bytes) -> list[Instruction]:
+    """As decode_x86_64, for 32-bit code."""
+    found = _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, 0)
+    return [_x86(instruction) for instruction in found]
+
+
 def starts_x86_64(code: bytes) -> list[int]:
     """The offset of every instruction and of every byte that cannot be decoded; 20 times faster than decoding."""
-    return [offset for offset, *_ in _fast_disassembler().disasm_lite(code, 0)]
+    return [offset for offset, *_ in _fast_disassembler(capstone.CS_MODE_64).disasm_lite(code, 0)]
+
+
+def starts_x86_32(code: bytes) -> list[int]:
+    """As starts_x86_64, for 32-bit code."""
+    return [offset for offset, *_ in _fast_disassembler(capstone.CS_MODE_32).disasm_lite(code, 0)]
 
 
 @lru_cache
-def _fast_disassembler() -> capstone.Cs:
-    found = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
+def _fast_disassembler(mode: int) -> capstone.Cs:
+    found = capstone.Cs(capstone.CS_ARCH_X86, mode)
     found.skipdata = True
     return found
 
@@ -107,6 +119,39 @@ def stubs_aarch64(code: bytes) -> list[tuple[int, int]]:
         for number, (page, low, branch) in enumerate(zip(words, words[1:], words[2:], strict=False))
         if page & 0x9F00001F == _ADRP_X16 and low & 0xFFC003FF == _ADD_X16 and branch == _BR_X16
     ]
+
+
+def loads_aarch64(code: bytes, address: int) -> set[int]:
+    """The addresses that a function at `address` reads as 64-bit words by ADRP, ADD and LDR with constants.
+
+    Instructions are followed in the order of their addresses, branches are not.
+    """
+    known: dict[int, int] = {}
+    found = set()
+    for each in _disassembler(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN).disasm(code, address):
+        operands = each.operands
+        target = operands[0].reg if operands and operands[0].type == arm64_const.ARM64_OP_REG else None
+        value = None
+        if each.id == arm64_const.ARM64_INS_ADRP:
+            value = operands[1].imm
+        elif each.id == arm64_const.ARM64_INS_ADD and operands[2].type == arm64_const.ARM64_OP_IMM:
+            value = _sum(known.get(operands[1].reg), operands[2].imm)
+        elif each.id == arm64_const.ARM64_INS_MOV and operands[1].type == arm64_const.ARM64_OP_REG:
+            value = known.get(operands[1].reg)
+        elif each.id == arm64_const.ARM64_INS_LDR and operands[1].type == arm64_const.ARM64_OP_MEM:
+            memory = operands[1].mem
+            place = None if memory.index else _sum(known.get(memory.base), memory.disp)
+            if place is not None and each.reg_name(operands[0].reg).startswith("x"):
+                found.add(place & _WORD_MASK)
+        if target is not None:
+            known.pop(target, None)
+            if value is not None:
+                known[target] = value
+    return found
+
+
+def _sum(base: int | None, offset: int) -> int | None:
+    return None if base is None else base + offset
 
 
 def _arm64(found: capstone.CsInsn) -> Instruction:

@@ -24,6 +24,10 @@ def _none(_: bytes) -> tuple[()]:
     return ()
 
 
+def _no_loads(_: bytes, __: int) -> set[int]:
+    return set()
+
+
 class _Machine(NamedTuple):
     """How to read the machine code of one decoder.
 
@@ -35,6 +39,7 @@ class _Machine(NamedTuple):
     - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
       (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
     - `delay_slots`: the instruction after a branch still runs.
+    - `loads` returns the constant addresses from which a function at a given address reads words.
     """
 
     decode: Callable[[bytes], list[Instruction]]
@@ -45,6 +50,7 @@ class _Machine(NamedTuple):
     entry_nops: int = 0
     probed_on_ftrace: bool = True
     delay_slots: bool = False
+    loads: Callable[[bytes, int], set[int]] = _no_loads
 
 
 _MACHINES: Mapping[Decoder, _Machine] = {
@@ -55,6 +61,12 @@ _MACHINES: Mapping[Decoder, _Machine] = {
         fixed_width=False,
         entry_pad=bytes.fromhex("f30f1efa"),
     ),
+    Decoder.X86_32: _Machine(
+        decode_capstone.decode_x86_32,
+        starts=decode_capstone.starts_x86_32,
+        fixed_width=False,
+        entry_pad=bytes.fromhex("f30f1efb"),
+    ),
     # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
     Decoder.AARCH64: _Machine(
         decode_capstone.decode_aarch64,
@@ -62,6 +74,7 @@ _MACHINES: Mapping[Decoder, _Machine] = {
         entry_pad=bytes.fromhex("5f2403d5"),
         entry_nops=2,
         probed_on_ftrace=False,
+        loads=decode_capstone.loads_aarch64,
     ),
     Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stubs, delay_slots=True),
 }
@@ -174,6 +187,11 @@ def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     place = elf.place(symbol)
     found = elf.relocations(symbol.section)
     return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
+
+
+def constant_loads(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+    """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
+    return _MACHINES[decoder].loads(elf.code(symbol), symbol.address)
 
 
 def has_delay_slots(decoder: Decoder) -> bool:

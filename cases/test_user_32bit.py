@@ -1,0 +1,21 @@
+"""32-bit programs on a 64-bit kernel: by architecture a uprobe lands in them, or the kernel refuses it."""
+
+import pytest
+
+from harness.images.user_targets import NARROW, ONE, RUNNER
+from harness.userspace.narrow import prove_32bit
+from harness.userspace.probe_run import Uprobes
+
+TIMES = 3
+
+
+@pytest.mark.requires("uprobes", "programs_32bit")
+@pytest.mark.mutants("user-unarmed", "user-left-registered")
+@pytest.mark.parametrize("way", ["tracefs", "module"])
+@pytest.mark.parametrize("name", [ONE, RUNNER])
+def test_32bit(uprobes: Uprobes, name: str, way: str) -> None:
+    """x86 decodes the instruction as 32-bit code and probes it; arm64 answers ENOTSUPP where the code is mapped."""
+    file = uprobes.file(name, NARROW)
+    symbol = f"pinpoint_{'one' if name == ONE else 'runner'}_leaf"
+    with uprobes.runner(NARROW) as process:
+        prove_32bit(uprobes, process, file, symbol, way, TIMES)

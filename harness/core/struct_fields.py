@@ -1,0 +1,154 @@
+"""Fields of the kernel's structs: their offsets, from BTF or from DWARF in a vmlinux."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from elftools.dwarf.die import DIE
+from elftools.elf.elffile import ELFFile
+
+from harness.core.elf import BROKEN
+from harness.core.errors import PinpointError
+
+# struct btf_header: magic, version, flags, its own length; then type_off, type_len, str_off, str_len
+# (Documentation/bpf/btf.rst, 6.1). A kernel without symbols of its sections has this stretch of bytes once.
+_BEGINS = {"little": bytes.fromhex("9feb010018000000"), "big": bytes.fromhex("eb9f010000000018")}
+_STRUCT, _UNION = 4, 5
+# Bytes that follow struct btf_type, by its kind: a fixed number, and a number for each of its elements.
+_FOLLOW = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12)}
+_FOLLOW |= {17: (4, 0), 19: (0, 12)}
+_LAST_KIND = 19
+_BITS = 0xFFFFFF
+
+
+class Field(NamedTuple):
+    """One field: its offset in the struct, in bytes, and the struct that it is, "" for anything else."""
+
+    offset: int
+    struct: str
+
+
+Fields = Mapping[str, Field]
+
+
+@lru_cache(maxsize=4)
+def fields_of(vmlinux: Path, structs: tuple[str, ...]) -> Mapping[str, Fields]:
+    """The fields of each struct by name, those of anonymous structs and unions in it too.
+
+    They come from the kernel's BTF, or, without BTF, from DWARF. Raises PinpointError when the file has neither, and
+    when a struct is in none.
+    """
+    with vmlinux.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            table = Btf.found(content)
+            found = {name: table.fields(name) for name in structs} if table else _by_dwarf(stream, structs)
+        except BROKEN as error:
+            raise PinpointError(f"its types cannot be read ({error})", where=str(vmlinux)) from None
+    missing = [name for name in structs if not found.get(name)]
+    if missing:
+        what = f"no BTF and no DWARF describes struct {missing[0]}"
+        raise PinpointError(what, where=str(vmlinux), mend="use a kernel with CONFIG_DEBUG_INFO_BTF")
+    return found
+
+
+class _Type(NamedTuple):
+    name: int
+    kind: int
+    elements: int
+    bitfields: bool
+    size_or_type: int
+    follows: int
+    """Where its elements are in the type section."""
+
+
+class Btf:
+    """The type information that a kernel has of itself."""
+
+    def __init__(self, types: bytes, strings: bytes, order: str) -> None:
+        self._types = types
+        self._strings = strings
+        self._order = order
+        self._all: Sequence[_Type] = [_Type(0, 0, 0, False, 0, 0), *self._parsed()]
+
+    @classmethod
+    def found(cls, content: mmap.mmap) -> Btf | None:
+        """The BTF in a vmlinux, found by its header: kernels recovered from flat images have no section of it."""
+        for order, begin in (("<", _BEGINS["little"]), (">", _BEGINS["big"])):
+            place = content.find(begin)
+            while place >= 0:
+                types, types_size, strings, strings_size = struct.unpack_from(f"{order}IIII", content, place + 8)
+                first = place + 24
+                if types == 0 and strings == types_size and first + strings + strings_size <= len(content):
+                    end = first + types_size
+                    return cls(content[first:end], content[end : end + strings_size], order)
+                place = content.find(begin, place + 1)
+        return None
+
+    def _parsed(self) -> Iterator[_Type]:
+        place = 0
+        header = struct.Struct(f"{self._order}III")
+        while place < len(self._types):
+            name, info, size = header.unpack_from(self._types, place)
+            kind, elements = info >> 24 & 0x1F, info & 0xFFFF
+            if not 0 < kind <= _LAST_KIND:
+                raise ValueError(f"BTF has a type of kind {kind}")
+            place += header.size
+            yield _Type(name, kind, elements, bool(info >> 31), size, place)
+            fixed, each = _FOLLOW.get(kind, (0, 0))
+            place += fixed + each * elements
+
+    def fields(self, name: str) -> Fields:
+        """The fields of a struct; nothing when there is no such struct."""
+        wanted = [each for each in self._all if each.kind == _STRUCT and self._text(each.name) == name]
+        return dict(self._fields(wanted[0], 0)) if wanted else {}
+
+    def _fields(self, type_: _Type, base: int) -> Iterator[tuple[str, Field]]:
+        for number in range(type_.elements):
+            place = type_.follows + 12 * number
+            name, of_type, bits = struct.unpack_from(f"{self._order}III", self._types, place)
+            offset = base + (bits & _BITS if type_.bitfields else bits) // 8
+            inner = self._all[of_type]
+            if name:
+                yield self._text(name), Field(offset, self._text(inner.name) if inner.kind == _STRUCT else "")
+            elif inner.kind in (_STRUCT, _UNION):
+                yield from self._fields(inner, offset)
+
+    def _text(self, place: int) -> str:
+        return self._strings[place : self._strings.index(b"\0", place)].decode(errors="replace")
+
+
+def _by_dwarf(stream: object, structs: Sequence[str]) -> dict[str, Fields]:
+    elf = ELFFile(stream)  # type: ignore[arg-type]
+    found: dict[str, Fields] = {}
+    if not elf.has_dwarf_info():
+        return found
+    for unit in elf.get_dwarf_info().iter_CUs():
+        for entry in unit.get_top_DIE().iter_children():
+            if entry.tag == "DW_TAG_structure_type" and "DW_AT_declaration" not in entry.attributes:
+                name = _name(entry)
+                if name in structs and name not in found:
+                    found[name] = dict(_dwarf_fields(entry, 0))
+    return found
+
+
+def _dwarf_fields(entry: DIE, base: int) -> Iterator[tuple[str, Field]]:
+    for child in entry.iter_children():
+        if child.tag != "DW_TAG_member" or "DW_AT_type" not in child.attributes:
+            continue
+        place = child.attributes.get("DW_AT_data_member_location")
+        offset = base + (int(place.value) if place else 0)
+        inner = child.get_DIE_from_attribute("DW_AT_type")
+        if "DW_AT_name" in child.attributes:
+            yield _name(child), Field(offset, _name(inner) if inner.tag == "DW_TAG_structure_type" else "")
+        else:
+            yield from _dwarf_fields(inner, offset)
+
+
+def _name(entry: DIE) -> str:
+    found = entry.attributes.get("DW_AT_name")
+    return found.value.decode(errors="replace") if found else ""

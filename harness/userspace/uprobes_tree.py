@@ -1,0 +1,142 @@
+"""The kernel's own list of uprobes, uprobes_tree (kernel/events/uprobes.c), walked from outside the guest.
+
+It has a node for each inode and offset that is probed, by whichever interface, and each node has its consumers. No file
+of the guest shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.core.elf import Elf
+from harness.core.errors import GuestError, PinpointError
+from harness.core.struct_fields import Fields, fields_of
+from harness.guest.guest import Guest
+from harness.landing.code.instructions import constant_loads
+from harness.landing.layout import Layout
+
+_TREE = "uprobes_tree"
+_STRUCTS = ("uprobe", "uprobe_consumer", "inode", "super_block", "rb_node", "list_head")
+# Functions that read the tree's root; kernels without symbols of data have these names (6.1, arm64).
+_READERS = ("find_uprobe", "vma_has_uprobes")
+_MINOR_BITS = 20
+# A walk that finds more goes in circles.
+_MOST_NODES, _MOST_CONSUMERS = 4096, 64
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What one walk found: for each file, as `DEV:INODE`, the offsets with the number of their consumers."""
+
+    files: Mapping[str, Mapping[int, int]]
+
+    def of(self, identity: str) -> Mapping[int, int]:
+        """The offsets of one file, with the number of their consumers."""
+        return self.files.get(identity, {})
+
+
+def walk(guest: Guest) -> Tree:
+    """Read the whole tree.
+
+    Raises GuestError when the memory is no tree, PinpointError when the kernel has no description of its structs, or no
+    place of the tree.
+    """
+    return Tree(_Walker.of(guest).files())
+
+
+@dataclass(frozen=True)
+class _Walker:
+    guest: Guest
+    root: int
+    structs: Mapping[str, Fields]
+    word: int
+    byte_order: Literal["little", "big"]
+
+    @classmethod
+    def of(cls, guest: Guest) -> _Walker:
+        """A walker of this guest's kernel. Raises PinpointError."""
+        layout = Layout(guest)
+        elf = layout.kernel
+        structs = fields_of(guest.image.vmlinux, _STRUCTS)
+        root = _linked_root(elf, guest) + layout.slide
+        return cls(guest, root, structs, elf.word_bytes, elf.byte_order)
+
+    def files(self) -> dict[str, dict[int, int]]:
+        """Every node of the tree. Raises GuestError."""
+        found: dict[str, dict[int, int]] = {}
+        identities: dict[int, str] = {}
+        level = [each for each in [self._pointer(self.root)] if each]
+        count = 0
+        while level:
+            count += len(level)
+            if count > _MOST_NODES:
+                raise GuestError(f"{_TREE} has more than {_MOST_NODES} nodes", where=self.guest.name)
+            nodes = self._many(level, "uprobe")
+            for node, content in zip(level, nodes, strict=True):
+                inode = self._word(content, "uprobe", "inode")
+                offset = self._number(content, self._at("uprobe", "offset"), 8)
+                if inode not in identities:
+                    identities[inode] = self._identity(inode)
+                found.setdefault(identities[inode], {})[offset] = self._consumers(node, content)
+            sides = [self._at("rb_node", side) for side in ("rb_left", "rb_right")]
+            level = [child for content in nodes for side in sides if (child := self._number(content, side, self.word))]
+        return found
+
+    def _consumers(self, node: int, content: bytes) -> int:
+        """How many consumers a node has: a chain of pointers until 6.11, a list since 6.12."""
+        head = self.structs["uprobe"]["consumers"]
+        listed = head.struct == "list_head"
+        link = 0 if listed else self._at("uprobe_consumer", "next")
+        end = node + head.offset if listed else 0
+        following, count = self._number(content, head.offset, self.word), 0
+        while following != end:
+            count += 1
+            if count > _MOST_CONSUMERS or not following:
+                raise GuestError(f"a uprobe's consumers are no list after {count}", where=self.guest.name)
+            following = self._pointer(following + link)
+        return count
+
+    def _identity(self, inode: int) -> str:
+        """Device and number of an inode as stat(2) reports them: the kernel's dev_t has 20 bits of minor number."""
+        number = self._pointer(inode + self._at("inode", "i_ino"))
+        block = self._pointer(inode + self._at("inode", "i_sb"))
+        device = self._integer(block + self._at("super_block", "s_dev"), 4)
+        major, minor = device >> _MINOR_BITS, device & (1 << _MINOR_BITS) - 1
+        return f"{os.makedev(major, minor)}:{number}"
+
+    def _many(self, addresses: Sequence[int], struct: str) -> list[bytes]:
+        """The structs at some addresses, up to the end of their last field that is read here."""
+        size = max(each.offset for each in self.structs[struct].values()) + self.word
+        return self.guest.memory.read_many([(address, size) for address in addresses])
+
+    def _at(self, struct: str, name: str) -> int:
+        return self.structs[struct][name].offset
+
+    def _word(self, content: bytes, struct: str, name: str) -> int:
+        return self._number(content, self._at(struct, name), self.word)
+
+    def _number(self, content: bytes, place: int, size: int) -> int:
+        return int.from_bytes(content[place : place + size], self.byte_order)
+
+    def _pointer(self, address: int) -> int:
+        return self._integer(address, self.word)
+
+    def _integer(self, address: int, size: int) -> int:
+        return self._number(self.guest.memory.read(address, size), 0, size)
+
+
+def _linked_root(elf: Elf, guest: Guest) -> int:
+    """Where the tree's root is linked: by its symbol, or by the one word that the functions read that walk it."""
+    named = elf.named(_TREE)
+    if named:
+        return named[0].address
+    decoder = guest.architecture.kprobes.decoder
+    readers = [elf.function(name) for name in _READERS if elf.named(name)]
+    read = [constant_loads(elf, symbol, decoder) for symbol in readers]
+    common = set.intersection(*read) if len(read) == len(_READERS) else set()
+    if len(common) != 1:
+        raise PinpointError(f"no symbol {_TREE}, and its readers name {len(common)} addresses", where=str(elf.path))
+    return common.pop()

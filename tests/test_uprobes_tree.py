@@ -1,0 +1,97 @@
+"""The walk of uprobes_tree over memory laid out as kernels of 6.1 and 6.12 have it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from harness.core.errors import GuestError
+from harness.core.struct_fields import Field
+from harness.guest.guest import Guest
+from harness.userspace.uprobes_tree import _Walker
+
+ROOT, INODE, BLOCK = 0x1000, 0x8000, 0x9000
+NODES = (0x2000, 0x3000, 0x4000)
+
+
+class _Memory:
+    """Words by address; anything else is zero."""
+
+    def __init__(self) -> None:
+        self.content = bytearray(0x10000)
+
+    def put(self, address: int, *words: int) -> None:
+        struct.pack_into(f"<{len(words)}Q", self.content, address, *words)
+
+    def read(self, address: int, size: int) -> bytes:
+        return bytes(self.content[address : address + size])
+
+    def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        return [self.read(*span) for span in spans]
+
+
+def walker(memory: _Memory, *, listed: bool) -> _Walker:
+    """A walker of a kernel whose consumers are a list (since 6.12) or a chain."""
+    consumers = Field(32, "list_head" if listed else "")
+    structs = {
+        "uprobe": {
+            "rb_node": Field(0, "rb_node"),
+            "consumers": consumers,
+            "inode": Field(48, ""),
+            "offset": Field(56, ""),
+        },
+        "uprobe_consumer": {"next": Field(24, "")},
+        "inode": {"i_ino": Field(64, ""), "i_sb": Field(40, "")},
+        "super_block": {"s_dev": Field(16, "")},
+        "rb_node": {"rb_right": Field(8, ""), "rb_left": Field(16, "")},
+    }
+    guest = cast(Guest, SimpleNamespace(name="made", memory=memory))
+    return _Walker(guest, ROOT, structs, 8, "little")
+
+
+def memory(*, listed: bool) -> _Memory:
+    """Three nodes of one file with one, no and two consumers."""
+    made = _Memory()
+    made.put(ROOT, NODES[0])
+    made.put(NODES[0] + 8, NODES[1], NODES[2])
+    made.put(INODE + 64, 77)
+    made.put(INODE + 40, BLOCK)
+    made.put(BLOCK + 16, 8 << 20 | 3)
+    for number, (node, consumers) in enumerate(zip(NODES, (1, 0, 2), strict=True)):
+        made.put(node + 48, INODE, 0x1100 + number)
+        places = [node + 0x100 * (each + 1) for each in range(consumers)]
+        links = places if listed else [place + 24 for place in places]
+        head = node + 32
+        made.put(head, *(places[:1] or ([head] if listed else [0])))
+        for link, following in zip(links, [*places[1:], head if listed else 0], strict=False):
+            made.put(link, following)
+    return made
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_walk(listed: bool) -> None:
+    found = walker(memory(listed=listed), listed=listed).files()
+    assert found == {f"{os.makedev(8, 3)}:77": {0x1100: 1, 0x1101: 0, 0x1102: 2}}
+
+
+def test_empty_tree() -> None:
+    assert walker(_Memory(), listed=True).files() == {}
+
+
+def test_circle_of_nodes() -> None:
+    made = memory(listed=False)
+    made.put(NODES[2] + 8, NODES[0])
+    with pytest.raises(GuestError, match="more than"):
+        walker(made, listed=False).files()
+
+
+def test_broken_consumers() -> None:
+    made = memory(listed=True)
+    made.put(NODES[2] + 0x200, NODES[2] + 0x100)
+    with pytest.raises(GuestError, match="no list"):
+        walker(made, listed=True).files()
