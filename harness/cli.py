@@ -30,6 +30,7 @@ _COMMANDS = {
     "gc": ("cli_cache", "gc"),
     "kbuild-dir": ("cli_images", "kbuild_dir"),
     "list": ("cli_images", "list_"),
+    "matrix": ("cli_reports", "matrix"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_guests", "repro"),
     "run": ("cli_runs", "run"),

@@ -17,7 +17,7 @@ def markdown(cells: Sequence[Cell], run: str) -> str:
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
-        lines.append(f"| `{vm}` | {_text(release)} | {tally(pivot.totals(vm))} |")
+        lines.append(f"| `{vm}` | {text_of(release)} | {tally(pivot.totals(vm))} |")
     bad = [cell for group in pivot.bad() for cell in group]
     if bad:
         lines += [
@@ -35,11 +35,13 @@ def markdown(cells: Sequence[Cell], run: str) -> str:
 
 def _failure(cell: Cell) -> str:
     mutant = f" (mutant {cell.mutant})" if cell.mutant else ""
-    replay = f"`./pinpoint repro {_text(cell.bundle)}`" if cell.bundle else ""
-    return f"| {cell.verdict.value} | `{_text(cell.case)}`{mutant} | `{cell.vm}` | {_text(cell.reason)} | {replay} |"
+    replay = f"`./pinpoint repro {text_of(cell.bundle)}`" if cell.bundle else ""
+    return (
+        f"| {cell.verdict.value} | `{text_of(cell.case)}`{mutant} | `{cell.vm}` | {text_of(cell.reason)} | {replay} |"
+    )
 
 
-def _text(text: str) -> str:
+def text_of(text: str) -> str:
     """Return the text as one line that does not end a table cell or begin markup."""
     line = " ".join(plain(text).split())
     for mark in "\\|<>`*_[]":
