@@ -20,6 +20,7 @@ class Decoder(Enum):
     """The decoder that finds the instruction boundaries of an architecture."""
 
     X86_64 = "x86_64"
+    X86_32 = "x86_32"
     AARCH64 = "aarch64"
     PARISC = "parisc"
 
@@ -211,6 +212,40 @@ ARCHITECTURES: dict[str, Architecture] = {
                 uprobe_breakpoint=b"\xcc",
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
+                ftrace_call=CallForm.X86_CALL,
+            ),
+        ),
+        Architecture(
+            name="i386",
+            elf_machine="EM_386",
+            debian="i386",
+            kernel="i386",
+            gnu="i686-linux-gnu",
+            kernel_target="bzImage",
+            kernel_file="arch/x86/boot/bzImage",
+            word_bytes=4,
+            machine=QemuMachine(
+                qemu="qemu-system-i386",
+                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
+                cpu="qemu32,+rdrand",
+                console="ttyS0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+                pvh=True,
+                kernel_arguments=("no_timer_check",),
+            ),
+            kprobes=KprobeTraits(
+                breakpoint=b"\xcc",
+                patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+                trap_offset=1,
+                mid_instruction=errno.EILSEQ,
+                alignment=1,
+                decoder=Decoder.X86_32,
+                translation=Translation.QEMU,
+                first_argument=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
+                registers=Registers(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
+                uprobe_breakpoint=b"\xcc",
+                flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 ftrace_call=CallForm.X86_CALL,
             ),
         ),

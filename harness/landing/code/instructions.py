@@ -55,6 +55,7 @@ _MACHINES: Mapping[Decoder, _Machine] = {
         fixed_width=False,
         entry_pad=bytes.fromhex("f30f1efa"),
     ),
+    Decoder.X86_32: _Machine(decode_capstone.decode_x86_32, starts=decode_capstone.starts_x86_32, fixed_width=False),
     # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
     Decoder.AARCH64: _Machine(
         decode_capstone.decode_aarch64,

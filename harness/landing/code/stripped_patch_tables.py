@@ -14,7 +14,6 @@ from typing import NamedTuple
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
 
-MACHINE = "EM_AARCH64"
 # Fewer consecutive rows are not a table.
 _LEAST = 256
 _TEXTS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
