@@ -93,6 +93,12 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ('source = "debian-source"', 'source = "ubuntu"', "`kernel.source` should be 'debian-binary', 'debian-source'"),
         ('source = "debian-source"', 'source = "debian-binary"', "`kernel`: a binary kernel takes no config"),
         ('source = "debian-source"', 'source = "tree"', "`kernel`: source 'tree' needs `tree`"),
+        (
+            'source = "debian-source"',
+            'source = "tree"\ntree = "."\nversion = "6.18.15-1"',
+            "`kernel`: version is for source 'debian-source'",
+        ),
+        ("[kernel]", '[kernel]\nversion = "6.18 x"', "`kernel.version` String should match pattern"),
         ("[kernel]", '[kernel]\nsuite = "Debian 11"', "`kernel`: suite 'Debian 11' is not named like a Debian suite"),
         ('source = "debian-source"', 'source = "tree"\ntree = "."\nsuite = "sid"', "a tree of your own has no suite"),
         ('package = "linux-source-6.1"\n', "", "`kernel`: source 'debian-source' needs `package`"),
