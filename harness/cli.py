@@ -36,6 +36,7 @@ _COMMANDS = {
     "kbuild-dir": ("cli_images", "kbuild_dir"),
     "list": ("cli_images", "list_"),
     "man": ("cli_shell", "man"),
+    "matrix": ("cli_reports", "matrix"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_guests", "repro"),
     "run": ("cli_runs", "run"),

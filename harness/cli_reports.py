@@ -1,7 +1,8 @@
-"""The commands that read the results of past runs: compare, export, history, report."""
+"""The commands that read the results of past runs: compare, export, history, matrix, report."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -89,14 +90,47 @@ def export(run: Path | None, form: str, origin: str, output: Path | None) -> int
             from harness.report.export.markdown import markdown
 
             text = markdown(cells, directory.name, missing)
+    _print(text, output)
+    return 0
+
+
+def _print(text: str, output: Path | None) -> None:
+    """Write the text to a file, or print it. Raises UsageError when the file cannot be written."""
     if output is None:
         click.echo(text, nl=False)
-    else:
-        try:
-            write_text(output, text)
-        except OSError as error:
-            raise UsageError(f"cannot be written: {error.strerror}", where=str(output)) from None
+        return
+    try:
+        write_text(output, text)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(output)) from None
+
+
+@click.command()
+@click.argument("runs", type=_RUN, nargs=-1)
+@click.option("--output", type=_RUN, help="Write to this file instead of standard output.")
+def matrix(runs: Sequence[Path], output: Path | None) -> int:
+    """Print runs as one page in Markdown: each VM with its counts and versions, and each claim on each VM.
+
+    RUNS are run directories, by default the latest. A cell of several runs counts as it ended in the newest.
+
+    Example: ./pinpoint matrix results/20261128-120000-ab12 --output docs/matrix.md
+    """
+    from harness.report.export.vm_matrix import Run, vm_matrix
+
+    directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
+    found = [Run(directory.name, read_cells(directory.path)) for directory in directories]
+    claims = {file: _claim(paths.PROJECT / file) for file in {cell.file for run in found for cell in run.cells}}
+    _print(vm_matrix(found, claims), output)
     return 0
+
+
+def _claim(case: Path) -> str:
+    """Return the first line of a case file's docstring; the file's name if it has none or does not exist any more."""
+    try:
+        text = ast.get_docstring(ast.parse(case.read_text()))
+    except (OSError, ValueError, SyntaxError):
+        text = None
+    return (text or case.name).partition("\n")[0]
 
 
 @click.command()

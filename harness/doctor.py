@@ -15,17 +15,23 @@ PACKAGES = Path(__file__).resolve().parents[1] / "host-packages.txt"
 # The variable with the directory of the Python environment. The launcher sets it; the stamp file marks a complete one.
 _ENVIRONMENT = "PINPOINT_ENVIRONMENT"
 _STAMP = "complete"
+# The architectures of the guests that the command names, or of the core VMs. The launcher sets it.
+_GUESTS = "PINPOINT_GUESTS"
 _GIB = 1 << 30
 _ALL_THERE, _SOMETHING_MISSING = 0, 3
 
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of host-packages.txt: a Debian package, a program or pattern of files in it, and why it is needed."""
+    """One line of host-packages.txt: a Debian package, a program or pattern of files in it, and why it is needed.
+
+    `guests` are the architectures of the guests that need it; it is empty for a package that every guest needs.
+    """
 
     package: str
     provides: str
     purpose: str
+    guests: frozenset[str] = frozenset()
 
     @property
     def found(self) -> str:
@@ -42,8 +48,9 @@ def requirements(text: str, machine: str) -> Iterator[Requirement]:
         if not words or words[0].startswith("#"):
             continue
         package, hosts, provides, purpose = words
+        hosts, _, guests = hosts.partition("/")
         if hosts in ("any", machine) or (hosts.startswith("!") and hosts != f"!{machine}"):
-            yield Requirement(package, provides, purpose)
+            yield Requirement(package, provides, purpose, frozenset(guests.split(",")) - {""})
 
 
 def optional(text: str, kind: str = "optional") -> Iterator[Requirement]:
@@ -56,8 +63,11 @@ def optional(text: str, kind: str = "optional") -> Iterator[Requirement]:
 
 def main() -> int:
     """Print the host and every requirement, found or missing. Return 3 when something is missing, else 0."""
-    needed = list(requirements(PACKAGES.read_text(), platform.machine()))
-    wanted = list(optional(PACKAGES.read_text()))
+    named = set(os.environ.get(_GUESTS, "").split())
+    listed = list(requirements(PACKAGES.read_text(), platform.machine()))
+    # Without the launcher no guests are known, and every package counts as needed.
+    needed = [each for each in listed if not named or not each.guests or each.guests & named]
+    wanted = [*(each for each in listed if each not in needed), *optional(PACKAGES.read_text())]
     tests = list(optional(PACKAGES.read_text(), "tests"))
     versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])
     print(_host())

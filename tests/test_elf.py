@@ -28,7 +28,7 @@ int entry(int x) { return elsewhere(twice(x)) + counted; }
 int _start(void) { return entry(1); }
 """
 _WHOLE = "int elsewhere(int x) { return x; }"
-_MACHINES = {"x86_64": "EM_X86_64", "arm64": "EM_AARCH64", "parisc": "EM_PARISC"}
+_MACHINES = {"x86_64": "EM_X86_64", "i386": "EM_386", "arm64": "EM_AARCH64", "parisc": "EM_PARISC"}
 
 
 def _tool(architecture: str, tool: str) -> str:

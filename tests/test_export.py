@@ -14,6 +14,7 @@ from harness.report.export.junit import junit
 from harness.report.export.kcidb import kcidb
 from harness.report.export.ktap import ktap
 from harness.report.export.markdown import markdown
+from harness.report.export.vm_matrix import Run, vm_matrix
 from harness.report.measurements import Figure
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
@@ -111,3 +112,20 @@ def test_markdown_lists_failures_and_keeps_its_table() -> None:
 @pytest.mark.parametrize("export", [ktap, lambda cells: junit(cells, RUN), lambda cells: markdown(cells, RUN)])
 def test_a_run_without_cells_is_still_a_document(export: Callable[[list[Cell]], str]) -> None:
     assert export([]).endswith("\n")
+
+
+def test_the_matrix_has_each_vm_with_its_counts_and_each_claim() -> None:
+    page = vm_matrix([Run(RUN, CELLS)], {"cases/test_sites.py": "A probe | lands"})
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert "| `parisc` | 6.1.192 | unknown | tcg | 2026-11-28 | 5 | 2 | 1 | 1 | 1 | 1/1 |" in rows
+    assert "| `x86_64-debian` | 6.1.192 | unknown | tcg | 2026-11-28 | 1 | 0 | 0 | 0 | 1 | 0/0 |" in rows
+    assert rows[-1] == "| A probe \\| lands | 2, 1 skip, 1 known-fail, 1 oops | 1 harness-error |"
+
+
+def test_the_matrix_counts_a_cell_as_it_ended_in_the_newest_run() -> None:
+    older = Run("20261127-120000-ab12", [cell("test_a", Verdict.OOPS), cell("test_b", Verdict.FAIL, mutant="m")])
+    newer = Run("20261128-120000-ab12", [cell("test_a", qemu="7.2.22")])
+    for runs in ([older, newer], [newer, older]):
+        page = vm_matrix(runs, {})
+        assert "| `parisc` | 6.1.192 | 7.2.22 | tcg | 2026-11-27, 2026-11-28 | 2 | 1 | 0 | 0 | 1 | 0/1 |" in page
+        assert "| cases/test\\_sites.py | 1, 1 fail |" in page

@@ -51,7 +51,7 @@ def _compiled(directory: Path, architecture: str, text: str, *flags: str) -> Pat
     source, made = directory / "it.c", directory / f"it-{architecture}.o"
     source.write_text(text)
     common = ["-O2", "-fno-pic", "-fno-pie", "-fno-asynchronous-unwind-tables", "-fcf-protection=none"]
-    usable = common if architecture == "x86_64" else common[:-1]
+    usable = common if architecture in ("x86_64", "i386") else common[:-1]
     _run(_tool(architecture, "gcc"), "-c", *usable, *flags, "-o", made, source)
     return made
 
@@ -205,9 +205,25 @@ def test_x86_call_of_fentry_in_a_linked_kernel(tmp_path: Path) -> None:
     assert Function(elf, "x86_64", "other").straight == ()
 
 
-def test_compilers_own_fentry(tmp_path: Path) -> None:
-    made = _compiled(tmp_path, "x86_64", _BRANCHY, "-pg", "-mfentry")
-    assert Function(Elf.read(made), "x86_64").straight[:2] == (0, 5)
+def test_x86_32_call_back_of_fentry(tmp_path: Path) -> None:
+    """A branch back has a distance modulo 2^32 in 32-bit code; `inc %eax` is one byte there, and a prefix elsewhere."""
+    source, made = tmp_path / "it.s", tmp_path / "it"
+    source.write_text(
+        ".text\n.globl __fentry__,it\n"
+        ".type __fentry__,%function\n__fentry__: ret\n.size __fentry__,.-__fentry__\n"
+        ".type it,%function\nit: call __fentry__\n inc %eax\n1: dec %eax\n jne 1b\n ret\n.size it,.-it\n"
+    )
+    _run(_tool("i386", "gcc"), "-nostdlib", "-static", "-Wl,-e,it", "-Wl,--build-id=none", "-o", made, source)
+    function = Function(Elf.read(made), "i386")
+    assert function.ftrace_site == 0
+    assert function.boundaries == (0, 5, 6, 7, 9)
+    assert function.straight == (0, 5)
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "i386"])
+def test_compilers_own_fentry(tmp_path: Path, architecture: str) -> None:
+    made = _compiled(tmp_path, architecture, _BRANCHY, "-pg", "-mfentry")
+    assert Function(Elf.read(made), architecture).straight[:2] == (0, 5)
 
 
 def test_unknown_bytes_are_refused(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def make(root: Path) -> Project:
     shutil.copy(paths.PROJECT / "pinpoint", project.launcher)
     (root / "host-packages.txt").write_text(
         "# comment\nneeded-package any needed-program to test\nelsewhere sparc gone x\n"
+        "of-core any/arm64 core-program x\nof-full any/s390x,i386 full-program x\n"
     )
     for name in ("requirements.txt", "requirements-installer.txt"):
         (root / name).write_text("# nothing\n")
@@ -84,6 +85,13 @@ def make(root: Path) -> Project:
     (root / "harness" / "cli.py").write_text(CLI)
     shutil.copy(paths.PROJECT / "harness" / "doctor.py", root / "harness" / "doctor.py")
     return project
+
+
+def add_recipes(project: Project) -> None:
+    """Add a core VM of arm64 and a VM of i386 that is not core."""
+    (project.root / "vm_images").mkdir()
+    (project.root / "vm_images" / "small.toml").write_text('arch = "arm64"\n')
+    (project.root / "vm_images" / "old.toml").write_text('arch = "i386"\ntier = "full"\n')
 
 
 @pytest.fixture
@@ -143,6 +151,29 @@ def test_other_requirements_make_another_environment(made: Project) -> None:
         assert "not made yet" not in before
     finally:
         (made.root / "requirements.txt").write_text("# nothing\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (("run",), "needed-package of-core"),
+        (("run", "-k", "old*"), "needed-package of-core"),
+        (("run", "--vm", "small"), "needed-package of-core"),
+        (("run", "--vm=old"), "needed-package of-full"),
+        (("run", "--vm", "small,old"), "needed-package of-core of-full"),
+        (("run", "--arch", "i386"), "needed-package of-full"),
+        (("run", "--matrix", "full"), "needed-package of-core of-full"),
+    ],
+)
+def test_only_the_packages_of_the_guests_asked_for_are_needed(
+    bare: Project, arguments: tuple[str, ...], missing: str
+) -> None:
+    add_recipes(bare)
+    refused = bare.start(*arguments, PINPOINT_NO_INSTALL="1")
+    assert refused.stderr.rpartition(": ")[2].strip() == missing
+    listed = bare.start("doctor", *arguments[1:])
+    assert listed.returncode == 3
+    assert f"Missing, by Debian's names: {missing}\n" in listed.stdout
 
 
 def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:

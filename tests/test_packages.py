@@ -136,7 +136,13 @@ def test_a_source_package_comes_with_all_its_files(tmp_path: Path, repository: R
     assert ours.fetch_source("busybox", deadline=soon()) == source
     repository.add_source("busybox", "another tarball", version="1.0-2")
     repository.publish()
-    assert packages(tmp_path / "later").fetch_source("busybox", deadline=soon()).sha256 != source.sha256
+    later = packages(tmp_path / "later")
+    assert later.fetch_source("busybox", deadline=soon()).sha256 != source.sha256
+    older = later.fetch_source("busybox=1.0-1", deadline=soon())
+    assert (older.version, older.sha256) == (source.version, source.sha256)
+    assert later.source_hash("busybox=1.0-1") == source.sha256
+    with pytest.raises(RecipeError, match=r"no source package 'busybox=0\.9-1'"):
+        later.source_hash("busybox=0.9-1")
 
 
 @pytest.mark.usefixtures("repository")

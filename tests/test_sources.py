@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, ProgressStep
 from harness.images import kernel_source_trees
-from harness.images.packages import Packages
+from harness.images.packages import Packages, SourcePackage
 from harness.images.recipe import Recipe
 
 PATCH = """\
@@ -51,6 +51,31 @@ class TarballPackages:
             subprocess.run(["tar", "-cJf", tarball, "-C", into, "linux-source-6.1"], check=True)
 
 
+class SourcePackages(TarballPackages):
+    """A package source with one source package of two versions."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory
+
+    def fetch_source(self, package: str, *, deadline: Deadline) -> SourcePackage:
+        assert deadline.remaining() > 0
+        name, _, version = package.partition("=")
+        tree = self._directory / f"{name}-{version}"
+        signed = " -- n <n@x>  Sat, 01 Jan 2022 00:00:00 +0000"
+        for place, content in {
+            "kernel/kprobes.c": "one\ntwo\nthree\n",
+            "debian/control": f"Source: {name}\nMaintainer: nobody <n@x>\n\nPackage: {name}\nArchitecture: any\n",
+            "debian/changelog": f"{name} ({version}) x; urgency=low\n\n  * x\n\n{signed}\n",
+            "debian/source/format": "3.0 (native)\n",
+        }.items():
+            (tree / place).parent.mkdir(parents=True, exist_ok=True)
+            (tree / place).write_text(content)
+        subprocess.run(["dpkg-source", "--build", tree.name], cwd=self._directory, check=True, capture_output=True)
+        dsc = self._directory / f"{name}_{version}.dsc"
+        return SourcePackage(name, version, dsc, (dsc,), "ab12")
+
+
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
@@ -79,6 +104,15 @@ def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step
     assert (plain / "kernel/kprobes.c").read_text() == "one\ntwo\nthree\n", "the patch wrote through a hard link"
     assert (patched / "kernel/kprobes.c").read_text() == "one\nTWO\nthree\n"
     assert {path.name for path in plain.iterdir()} == {"kernel"}
+
+
+def test_a_source_package_is_unpacked_without_debians_own_files(tmp_path: Path, step: ProgressStep) -> None:
+    packages = SourcePackages(tmp_path)
+    patched = unpack(kernel_source_trees.named("linux=6.18.15", "6.18.15", "ab12", [patch(tmp_path)]), packages, step)
+    assert (patched / "kernel/kprobes.c").read_text() == "one\nTWO\nthree\n"
+    assert [path.name for path in patched.iterdir()] == ["kernel"]
+    plain = kernel_source_trees.named("linux=6.18.15", "6.18.15", "ab12", []).tree
+    assert (plain.name, [path.name for path in plain.iterdir()]) == ("linux-6.18.15", ["kernel"])
 
 
 def test_a_tree_is_known_by_version_and_by_its_patches(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ _TCG_CANARY_SECONDS = 30.0
 # Debian's package of each emulator; other distributions use similar names.
 _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-system-i386": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
     "qemu-system-hppa": "qemu-system-misc",
 }

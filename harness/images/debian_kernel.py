@@ -28,6 +28,8 @@ KIND = "kernel"
 _IMAGE = "linux-image-"
 # Newer Debian kernels divide an image into these packages of the same release; 6.18 has the first, 7.3 all of them.
 _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
+# The headers that all flavors of a release share; the flavors with PREEMPT_RT have their own up to 6.1.
+_COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
 _MODULES = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
@@ -166,7 +168,7 @@ def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
     own = f"linux-headers-{release}"
     needed = packages.depends(own, architecture)
     headers = [_Package(own, architecture)]
-    headers += [_Package(name, "all") for name in needed if name.endswith("-common")]
+    headers += [_Package(name, "all") for name in needed if name.endswith(_COMMON)]
     # Kbuild's programs run on the host for every target, so their package is the one of the host's architecture. The
     # headers also depend on a compiler, which is left out: the target's own compiler could not run on the host.
     headers += [_Package(name, native()) for name in needed if name.startswith("linux-kbuild-")]
@@ -176,7 +178,7 @@ def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
 
 def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:
     """Return the directories of the common headers and of this kernel's own headers."""
-    source = next(iter((tree / "usr/src").glob("linux-headers-*-common")), None)
+    source = next(iter((tree / "usr/src").glob("linux-headers-*-common*")), None)
     objects = tree / "usr/src" / f"linux-headers-{release}"
     if source is None or not objects.is_dir():
         raise BuildError("the header packages have an unknown layout", where=release, mend="see kernel.package")

@@ -16,7 +16,7 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import digest
 from harness.core.process import run
-from harness.images.packages import Packages
+from harness.images.packages import Packages, SourcePackage
 from harness.images.recipe import Recipe, part_path
 
 # dpkg's architecture name of linux-source packages, which are for all architectures.
@@ -29,8 +29,8 @@ _FETCH_S = 1800.0
 class Source:
     """One kernel source tree, which may not be unpacked yet.
 
-    `version` and `sha256` are the package's. `patches` are the files applied to the tree, in order. `tree` is its
-    directory.
+    `package` is a linux-source package, or NAME=VERSION for a source package. `version` and `sha256` are the
+    package's. `patches` are the files applied to the tree, in order. `tree` is its directory.
     """
 
     package: str
@@ -54,13 +54,17 @@ def of_recipe(recipe: Recipe, packages: Packages) -> Source:
         return _given(recipe)
     package = recipe.kernel.package
     patches = [part_path("patches", name) for name in recipe.kernel.patches]
+    if recipe.kernel.version:
+        exact = f"{package}={recipe.kernel.version}"
+        return named(exact, recipe.kernel.version, packages.source_hash(exact), patches)
     return named(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
 
 
 def named(package: str, version: str, sha256: str, patches: Sequence[Path]) -> Source:
     """Return the tree of one package version with patches; the patches' content, not their names, identifies it."""
     # kbuild refuses a directory with a colon or tilde, which Debian versions may contain.
-    base = re.sub(r"[^A-Za-z0-9.+-]", "_", f"{package}-{version}")
+    whole = package.replace("=", "-") if _is_source(package) else f"{package}-{version}"
+    base = re.sub(r"[^A-Za-z0-9.+-]", "_", whole)
     suffix = f"-{digest(patch.read_text() for patch in patches)[:12]}" if patches else ""
     return Source(package, version, sha256, tuple(patches), paths.cache() / "sources" / f"{base}{suffix}")
 
@@ -138,9 +142,16 @@ def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> 
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def _is_source(package: str) -> bool:
+    return "=" in package
+
+
 def _unpack_package(package: str, packages: Packages, into: Path, step: ProgressStep) -> None:
-    """Fetch a linux-source package and unpack its tarball to `into`."""
+    """Fetch a package and unpack the kernel source in it to `into`."""
     step.say(f"fetching {package}")
+    if _is_source(package):
+        _unpack_source(packages.fetch_source(package, deadline=Deadline.after(_FETCH_S)), into, step)
+        return
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
     step.say(f"unpacking {package}")
     wrapping = into / ".package"
@@ -151,6 +162,21 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
     options = ["--strip-components=1", "--no-same-owner"]
     _run(["tar", "-x", "-f", tarballs[0], "-C", into, *options], f"unpacking {tarballs[0].name}")
     shutil.rmtree(wrapping)
+
+
+def _unpack_source(source: SourcePackage, into: Path, step: ProgressStep) -> None:
+    """Unpack a source package to `into`, with Debian's patches applied and without Debian's own files.
+
+    dpkg-source need not check the uploader's signature: apt has checked every file against the signed list.
+    """
+    step.say(f"unpacking {source.name}")
+    wrapping = into / ".package"
+    _run(["dpkg-source", "--no-check", "--extract", source.dsc, wrapping], f"unpacking {source.dsc.name}")
+    for name in ("debian", ".pc"):
+        shutil.rmtree(wrapping / name, ignore_errors=True)
+    for path in sorted(wrapping.iterdir()):
+        path.rename(into / path.name)
+    wrapping.rmdir()
 
 
 def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: ProgressStep) -> None:

@@ -19,6 +19,8 @@ _APT_SECONDS = 60.0
 # A line of apt-get --print-uris for each file: 'URI' NAME SIZE SHA256:HEX.
 _PRINTED = re.compile(r"^'\S+' (\S+) \d+ SHA256:([0-9a-f]{64})$", re.M)
 
+_DOWNLOAD_SOURCE = ("source", "--download-only", "--only-source")
+
 
 @dataclass(frozen=True)
 class SourcePackage:
@@ -110,23 +112,35 @@ class Packages:
         exact = [_exact(name) for name in files]
         return self._obtained(architecture, ["download", *exact], files, deadline)
 
+    def source_hash(self, package: str) -> str:
+        """Return one digest of a source package's files, from the signed list. `package` is as in `fetch_source`."""
+        return _digest(self._source_files(package))
+
     def fetch_source(self, package: str, *, deadline: Deadline) -> SourcePackage:
-        """Fetch the candidate of a source package. Raises RecipeError when there is none, HostError when that fails."""
-        state = self._state(SOURCE)
-        words = ["source", "--download-only", "--only-source", package]
+        """Fetch a source package: the candidate for a NAME, or a version for NAME=VERSION.
 
-        def listed() -> dict[str, str]:
-            printed = state.ask(["apt-get", "--print-uris", *words], deadline)
-            return {} if printed.rc else dict(_PRINTED.findall(printed.output))
-
-        hashes = state.recall(f"source {package}", listed, deadline)
-        if not hashes:
-            raise self._none(f"source package {package!r}")
-        paths = self._obtained(SOURCE, words, hashes, deadline)
+        Raises RecipeError when there is none, HostError when that fails.
+        """
+        hashes = self._source_files(package)
+        paths = self._obtained(SOURCE, [*_DOWNLOAD_SOURCE, package], hashes, deadline)
         dsc = next(path for path in paths if path.suffix == ".dsc")
         stated = re.search(r"^Version: (\S+)$", dsc.read_text(), re.M)
         version = stated[1] if stated else dsc.stem.partition("_")[2]
-        return SourcePackage(package, version, dsc, tuple(paths), digest(f"{name}={hashes[name]}" for name in hashes))
+        return SourcePackage(package, version, dsc, tuple(paths), _digest(hashes))
+
+    def _source_files(self, package: str) -> Mapping[str, str]:
+        """Return file names and SHA-256 of a source package."""
+        state = self._state(SOURCE)
+        deadline = Deadline.after(_APT_SECONDS)
+
+        def listed() -> dict[str, str]:
+            printed = state.ask(["apt-get", "--print-uris", *_DOWNLOAD_SOURCE, package], deadline)
+            return {} if printed.rc else dict(_PRINTED.findall(printed.output))
+
+        found = state.recall(f"source {package}", listed, deadline)
+        if not found:
+            raise self._none(f"source package {package!r}")
+        return found
 
     def unpack(self, file: Path, into: Path) -> None:
         """Unpack a package's files below `into`. Raises HostError when that fails."""
@@ -186,6 +200,10 @@ class Packages:
         if name not in self._states:
             self._states[name] = AptState(self._root / name, name, self._suites, self._bus)
         return self._states[name]
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    return digest(f"{name}={hashes[name]}" for name in hashes)
 
 
 def _exact(file: str) -> str:

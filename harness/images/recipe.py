@@ -31,6 +31,7 @@ Tier = Literal["core", "full"]
 _Flags = Annotated[str, Field(pattern=r"^(?:-[A-Za-z0-9_=+.,:/@%^-]*(?: +|$))*$", max_length=1024)]
 _Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 _Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
+_Version = Annotated[str, Field(pattern=r"^(?:[0-9][A-Za-z0-9.+~:-]*)?$", max_length=100)]
 _Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
 _LARGEST_BYTES = 32 << 10
 # A recipe as JSON, for the run of a kernel that was given with --kernel.
@@ -46,17 +47,21 @@ class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
-    `suite` is the Debian suite of the package if that is not the host's release: another release, or a
-    `RELEASE-backports`. `tree` is the user's own kernel source. `config` and `patches` name files under
-    `vm_images/config/` and `vm_images/patches/`, in order. `sibling` names the VM whose kernel has the same functions
-    at other addresses; values computed for that kernel are tried on this one. `compiler` builds the modules, such as
-    `gcc-14` from the release of `suite`, if the kernel was configured with a newer compiler than the host has.
+    `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
+    With `version`, the package is a source package such as `linux`, of exactly that version: Debian keeps the
+    sources of releases whose `linux-source-*` is gone. `suite` is the Debian suite of the package if that is not
+    the host's release: another release, or a `RELEASE-backports`. `tree` is the user's own kernel source. `config`
+    and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order. `sibling` names the VM
+    whose kernel has the same functions at other addresses; values computed for that kernel are tried on this one.
+    `compiler` builds the modules, such as `gcc-14` from the release of `suite`, if the kernel was configured with a
+    newer compiler than the host has.
     `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the files of a kernel that
     was built elsewhere (source `given`), and the whole configuration of a tree.
     """
 
     source: Literal["debian-binary", "debian-source", "tree", "given"]
     package: _Package = ""
+    version: _Version = ""
     suite: _Line = ""
     tree: _Line = ""
     given: tuple[_Line, ...] = Field(default=(), strict=False)
@@ -74,6 +79,8 @@ class Kernel(_Table):
             raise ValueError(f"source {self.source!r} needs `{needed}`")
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
+        if self.version and self.source != "debian-source":
+            raise ValueError("version is for source 'debian-source'; another source has one version")
         if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
             raise ValueError(f"compiler {self.compiler!r} needs a suite and a name such as gcc-14")
         if self.suite and self.source == "tree":

@@ -1,4 +1,4 @@
-"""x86_64 and AArch64 instructions through capstone."""
+"""x86_64, x86_32 and AArch64 instructions through capstone."""
 
 from __future__ import annotations
 
@@ -45,14 +45,12 @@ def _disassembler(architecture: int, mode: int) -> capstone.Cs:
 
 def decode_x86_64(code: bytes) -> list[Instruction]:
     """Decode every instruction of a function; each byte that cannot be decoded is an instruction with flow UNKNOWN."""
-    found = _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, 0)
-    return [_x86(instruction) for instruction in found]
+    return [_x86(each) for each in _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_64).disasm(code, 0)]
 
 
 def decode_x86_32(code: bytes) -> list[Instruction]:
-    """As decode_x86_64, for 32-bit code."""
-    found = _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, 0)
-    return [_x86(instruction) for instruction in found]
+    """Decode as decode_x86_64 does."""
+    return [_x86(each) for each in _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, 0)]
 
 
 def starts_x86_64(code: bytes) -> list[int]:
@@ -61,7 +59,7 @@ def starts_x86_64(code: bytes) -> list[int]:
 
 
 def starts_x86_32(code: bytes) -> list[int]:
-    """As starts_x86_64, for 32-bit code."""
+    """The offsets as starts_x86_64 returns them."""
     return [offset for offset, *_ in _fast_disassembler(capstone.CS_MODE_32).disasm_lite(code, 0)]
 
 
@@ -81,11 +79,19 @@ def _x86(found: capstone.CsInsn) -> Instruction:
         return Instruction(found.address, found.size, Flow.ENDS, padding=found.id == x86_const.X86_INS_INT3)
     if not _X86_LEAVES & set(found.groups):
         return Instruction(found.address, found.size, Flow.PLAIN)
-    target = next((operand.imm for operand in found.operands if operand.type == x86_const.X86_OP_IMM), None)
+    target = _x86_target(found)
     computed = target is None and capstone.CS_GRP_JUMP in found.groups
     return Instruction(
         found.address, found.size, Flow.COMPUTED if computed else Flow.ENDS, target, kind=_x86_kind(found)
     )
+
+
+def _x86_target(found: capstone.CsInsn) -> int | None:
+    """Return the offset that a direct branch goes to; in 32-bit code capstone reports it modulo 2^32."""
+    target = next((operand.imm for operand in found.operands if operand.type == x86_const.X86_OP_IMM), None)
+    if target is not None and target >> 31 == 1:
+        return int(target - (1 << 32))
+    return target
 
 
 def _x86_kind(found: capstone.CsInsn) -> InstructionKind:

@@ -18,8 +18,8 @@ from harness.core.elf import BROKEN, Elf
 from harness.core.elf_tables import Relocation
 from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTables, Table
-from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
-from harness.landing.code.stripped_patch_tables import FlatTables, Rows
+from harness.landing.code.recovered_tables import recovered_tables
+from harness.landing.code.stripped_patch_tables import Rows
 
 # The place name for a linked file, which has a single place with link addresses; a module has one for each section.
 LINKED = ""
@@ -188,7 +188,7 @@ class _Kernel:
 
     def __init__(self, elf: Elf) -> None:
         self._elf = elf
-        self._flat = FlatTables(elf) if elf.machine == FLAT_MACHINE and not elf.named(ALTERNATIVES) else None
+        self._flat = recovered_tables(elf)
         # Dynamic relocations belong to no section. In an arm64 kernel they hold values that the words in the file lack.
         self._relative = (
             self._flat.relative if self._flat else {each.offset: each.addend for each in elf.relocations("")}

@@ -142,6 +142,17 @@ MACHINES: Mapping[str, PatchTables] = {
         # The trampolines of static calls (include/linux/static_call.h).
         named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
     ),
+    # Without objtool there are no tables of retpolines, returns and calls of static calls.
+    "EM_386": PatchTables(
+        tables=(
+            Table(*_ALTERNATIVES, "iiHBB", _alternative_size, others=_OTHER_ALTERNATIVES, sound=_holds_its_replacement),
+            Table(*_PARAVIRT, "IBB2x", _paravirt_size, pointer=True),
+            Table("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
+            Table(*_JUMPS, "iii", _jump_size),
+            Table(*_between("mcount_loc"), "__mcount_loc", "I", _always(5), pointer=True),
+        ),
+        named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
+    ),
     "EM_AARCH64": PatchTables(
         tables=(
             Table(*_ALTERNATIVES, "iiHBB", _alternative_size),

@@ -16,7 +16,6 @@ from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
 
 EXCEPTIONS = "__start___ex_table"
 
-MACHINE = "EM_AARCH64"
 # Fewer consecutive rows are not a table.
 _LEAST = 256
 _TEXTS = (("_stext", "_etext"), ("_sinittext", "_einittext"))

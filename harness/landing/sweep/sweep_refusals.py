@@ -17,8 +17,7 @@ from harness.landing.code.function_selection import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
-from harness.landing.code.stripped_patch_tables import FlatTables
+from harness.landing.code.recovered_tables import recovered_tables
 from harness.landing.layout import Layout
 from harness.landing.lookup.reserved_places import module_jump_labels
 from harness.landing.site import Site
@@ -118,8 +117,8 @@ class Refusals:
         first, last = kernel.named(table.first), kernel.named(table.last)
         if first and last:
             return [(first[0].address, last[0].address)]
-        recovered = table.first == JUMPS and kernel.machine == FLAT_MACHINE
-        return [(rows.start, rows.end) for rows in FlatTables(kernel).rows(JUMPS)] if recovered else []
+        recovered = recovered_tables(kernel) if table.first == JUMPS else None
+        return [(rows.start, rows.end) for rows in recovered.rows(JUMPS)] if recovered else []
 
     def _through_memory(self, address: int) -> bool:
         """True for a call or jump through memory, which x86 does not step (prepare_emulation())."""
