@@ -25,15 +25,14 @@ _KERNEL_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Wiring:
-    """Descriptors that one QEMU inherits, and files that it reads and writes.
+    """Descriptors that one QEMU inherits, and files that it reads.
 
-    `console` and `monitor` are connected sockets; QEMU itself writes all console output to `console_log`. With
-    `incoming`, QEMU waits for a frozen guest instead of starting a new one.
+    `console` and `monitor` are connected sockets. With `incoming`, QEMU waits for a frozen guest instead of starting a
+    new one.
     """
 
     console: int
     monitor: int
-    console_log: Path
     kernel: Path
     initrd: Path
     incoming: bool = False
@@ -56,7 +55,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
         *("-machine", machine.machine, "-accel", accelerator.name),
         *(("-cpu", model) if model else ()),
         *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
-        *("-chardev", f"socket,id=console,fd={wiring.console},logfile={_escaped(wiring.console_log)},logappend=on"),
+        *("-chardev", f"socket,id=console,fd={wiring.console}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={wiring.monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),
@@ -89,8 +88,3 @@ def _hushes(words: Sequence[str]) -> bool:
         elif name == "loglevel":
             level = int(value) if value.isdigit() else 0
     return level < _LOG_LEVEL
-
-
-def _escaped(path: Path) -> str:
-    """Return a path as part of an option with comma-separated values (qemu-options.hx: a literal comma is doubled)."""
-    return str(path).replace(",", ",,")

@@ -116,9 +116,7 @@ class Freezer:
 def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     """Return everything that a frozen guest depends on, for its store key."""
     recipe = image.recipe
-    anywhere = qemu.Wiring(
-        console=0, monitor=0, console_log=Path("console"), kernel=Path("kernel"), initrd=Path("initrd")
-    )
+    anywhere = qemu.Wiring(console=0, monitor=0, kernel=Path("kernel"), initrd=Path("initrd"))
     return [
         image.key,
         qemu_version(recipe.architecture.machine.qemu),
