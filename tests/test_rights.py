@@ -122,10 +122,13 @@ def test_the_child_dies_with_its_parent() -> None:
 def kernel(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Image:
     """Return an image whose tree for module builds, in a private directory, runs the module's own Makefile."""
     monkeypatch.setenv("PINPOINT_CACHE", str(directory / "cache"))
-    tree = directory / "cache" / "tree"
-    tree.mkdir(parents=True, mode=0o700)
-    (tree / "Makefile").write_text(KERNEL_MAKEFILE)
-    (tree / "Makefile").chmod(0o600)
+    entry = directory / "cache" / "store" / "kernel-1"
+    tree, real = entry / "tree", entry / "elsewhere"
+    tree.mkdir(parents=True)
+    real.mkdir()
+    # Debian's headers consist of links to other packages too.
+    (real / "Makefile").write_text(KERNEL_MAKEFILE)
+    (tree / "Makefile").symlink_to("../elsewhere/Makefile")
     image = Programs(directory).image("a-vm", HANG, "x86_64")
     return Image(**{**vars(image), "headers": Headers(tree, tree)})
 

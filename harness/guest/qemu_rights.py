@@ -24,10 +24,4 @@ def of(program: str, accelerated: bool, reads: Sequence[Path]) -> Rights | None:
 def _installation(program: str) -> list[Path]:
     """Return what the program consists of, if it is not installed on the host: its whole entry of the store."""
     found = shutil.which(program)
-    if found is None:
-        return []
-    store = (paths.cache() / "store").resolve()
-    path = Path(found)
-    if path.resolve().is_relative_to(store):
-        return [store / path.resolve().relative_to(store).parts[0]]
-    return [path]
+    return [paths.whole(Path(found))] if found else []

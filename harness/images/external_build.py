@@ -79,7 +79,7 @@ def _confined(make: Make, scratch: Path, step: ProgressStep) -> Iterator[None]:
 
 def _rights(make: Make, scratch: Path) -> Rights | None:
     """Return rights to read the kernel's trees and to write the scratch directory only."""
-    trees = [make.source, make.objects]
+    trees = [paths.whole(make.source), paths.whole(make.objects)]
     ours = [tree for tree in trees if tree.resolve().is_relative_to(paths.cache().resolve())]
     foreign = [tree for tree in trees if tree not in ours]
     given = rights.fewer(ours, [scratch], foreign=foreign, user=rights.BUILD_USER)
