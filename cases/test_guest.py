@@ -1,5 +1,6 @@
 """The guest has the properties that every other case relies on: mounts, readable kernel files, isolation."""
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import rights
 from harness.guest.guest import Guest
 from harness.guest.process_listening_sockets import listeners
 from harness.landing.target import Target
@@ -67,11 +69,13 @@ def test_reaches_no_network(guest: Guest) -> None:
 
 
 def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
-    """QEMU listens on one port only, the guest's SSH server on loopback, and its sandbox is in force."""
+    """QEMU listens on one port only, the guest's SSH server on loopback; its sandbox is in force; it is never root."""
     found = listeners(guest.pid)
     assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)], found
     threads = Path(f"/proc/{guest.pid}/task").glob("*/status")
-    assert {_field(thread.read_text(), "Seccomp") for thread in threads} == {_FILTERED}
+    shown = [thread.read_text() for thread in threads]
+    assert {_field(thread, "Seccomp") for thread in shown} == {_FILTERED}
+    assert rights.kept() or {_field(thread, "Uid") for thread in shown} == {str(os.geteuid() or rights.QEMU_USER)}
 
 
 def test_keys_are_roots_alone(guest: Guest) -> None:

@@ -222,7 +222,6 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
         wiring = qemu.Wiring(
             console=3,
             monitor=4,
-            console_log=Path("CONSOLE.log"),
             kernel=image.kernel if image else Path("KERNEL"),
             initrd=image.initrd if image else Path("INITRD"),
         )

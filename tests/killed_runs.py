@@ -1,14 +1,17 @@
-"""Runs the plugin and kills it by SIGKILL at its n-th side effect; all runs are forked from one process.
+"""Runs the plugin, and kills it or one of its children at a side effect; all runs are forked from one process.
 
-`python killed_runs.py DIRECTORY COUNT` makes one run that is not killed, COUNT that are killed at even distances, and
-one more that is not killed, all in that directory. It prints a JSON object for each run: `point` (0: not killed),
-`status` as waitpid() returns it, and `orphaned`.
+`python killed_runs.py DIRECTORY VICTIM COUNT POINTS` makes one run that is not killed; then, for POINTS of COUNT points
+at even distances, a run in which VICTIM is killed by SIGKILL at that point and one that is not killed and starts with
+what is left. VICTIM is `controller`, `worker`, `QEMU` or `builder`. Each run builds with make and ccache, freezes and
+thaws with real QEMUs, and has an empty store. A JSON object is printed for each run: `point` (0: nothing is killed),
+`status` as waitpid() returns it, `struck`, and `orphaned`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -27,41 +30,72 @@ WARM = (testinfra.host, xdist, harness.faulting, harness.fixtures)
 WATCHED = ("open", "os.", "subprocess.", "socket.", "shutil.", "tempfile.")
 LOOKS = ("os.listdir", "os.scandir")
 VMS = ("arm64-debian", "parisc")
-CASES = 6
+CASES = 3
+# What is in the command line of each victim.
+VICTIMS = {"worker": b"execnet", "QEMU": b"qemu-system", "builder": b"INTO="}
 
 CONFTEST = """
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import harness.guest.start as start
+import harness.landing.traits as traits
 import harness.matrix.guests.checkup as checkup
 import harness.matrix.guests.fleet as fleet
 import pytest
 from fault_guests import HANG, Programs
+from harness.core import paths
 from harness.core.deadline import Deadline
-from harness.guest.accelerator import Accelerator
-from harness.guest.qemu_process import Emulator
 from harness.guest.guest import Guest
+from harness.images import kbuild
 
 pytest_plugins = ["harness.plugin"]
 HERE = Path(__file__).parent
+RULES = '''
+all: one.o two.o three.o
+\tcp program $(INTO)/kernel
+%.o: %.c
+\tccache gcc -O2 -c -o $@ $<
+'''
 
 
-def boot(self, name):
-    image, tcg = Programs(HERE).image(name, HANG), Accelerator("tcg", "a test")
-    log = self._directory / "console" / f"{name}.log"
-    emulator = Emulator(image, console_log=log, accelerator=tcg, deadline=Deadline.after(60))
-    return Guest(image, emulator, tcg)
+def build(directory, step):
+    with tempfile.TemporaryDirectory(dir=directory) as work:
+        for name in ("one", "two", "three"):
+            Path(work, name + ".c").write_text(f"int {name};")
+        Path(work, "program").write_bytes(HANG)
+        Path(work, "Makefile").write_text(RULES)
+        log = paths.cache() / "logs" / (step.vm if hasattr(step, "vm") else "make")
+        words = ["make", "-j2", "-C", work, f"INTO={directory}"]
+        kbuild.run_logged(words, "make", log, deadline=Deadline.after(120))
+    return {}
 
 
-fleet.Fleet._prepare_and_start = boot
-checkup.end = lambda guest: ""
+def prepare(recipe, build_context):
+    entry = build_context.store.obtain("kernel", [recipe.name], vm=recipe.name, build=build)
+    image = Programs(HERE).image(recipe.name, HANG)
+    return replace(image, key=entry.key, kernel=entry.path / "kernel")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_runtest_logreport(report):
-    # After the harness has had it.
-    if report.when == "teardown":
-        with (HERE / "witness").open("a") as witness:
-            witness.write("{case} {vm}\\n".format(**report.pinpoint_cell))
+# A kernel of one instruction prints nothing and reads nothing; everything else is real.
+fleet.prepare = prepare
+start._hear = start._become_ready = Guest.ship_all = Guest.forget_run = traits.prove = lambda *_: None
+checkup.begin = checkup.end = lambda guest: ""
+
+
+class Witness:
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report):
+        # After the harness has had it.
+        if report.when == "teardown":
+            with (HERE / "witness").open("a") as witness:
+                witness.write("{case} {vm}\\n".format(**report.pinpoint_cell))
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Witness())
 """
 CASE = f"""
 import pytest
@@ -72,18 +106,49 @@ def test_it(guest, number):
 """
 
 
-def run(directory: Path, point: int) -> None:
-    """Run the plugin in a forked process, and die at side effect number `point`; write their number to `done`."""
-    own, done = os.getpid(), 0
+def descendants(process: int) -> list[int]:
+    """Return the processes below a process, the newest first."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = [process]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return sorted(found[1:], reverse=True)
+
+
+def strike(own: int, victim: str) -> bool:
+    """Kill the victim; return False if there is none now."""
+    if victim == "controller":
+        os.kill(own, signal.SIGKILL)
+    for process in descendants(own):
+        try:
+            if VICTIMS[victim] in Path(f"/proc/{process}/cmdline").read_bytes():
+                os.kill(process, signal.SIGKILL)
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def run(directory: Path, victim: str, point: int) -> None:
+    """Run the plugin in a forked process, strike at side effect number `point` or soon after; write how to `done`."""
+    own, done, struck, busy = os.getpid(), 0, False, False
 
     def count(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal done
+        nonlocal done, struck, busy
         reads = event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR)
         # Forked processes inherit this hook until they execute another program.
-        if event.startswith(WATCHED) and event not in LOOKS and not reads and os.getpid() == own:
-            done += 1
-            if done == point:
-                os.kill(own, signal.SIGKILL)
+        if busy or not event.startswith(WATCHED) or event in LOOKS or reads or os.getpid() != own:
+            return
+        done += 1
+        if point and done >= point and not struck:
+            busy = True
+            struck = strike(own, victim)
+            busy = False
 
     os.chdir(directory)
     output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -91,29 +156,33 @@ def run(directory: Path, point: int) -> None:
     os.dup2(output, 2)
     sys.addaudithook(count)
     options = ["-p", "no:cacheprovider", "-q", "--rootdir", str(directory), *(f"--vm={vm}" for vm in VMS)]
+    options += ["-n", "2"] if victim == "worker" else []
     status = pytest.main([*options, str(directory)])
-    things = done
-    (directory / "done").write_text(str(things))
+    (directory / "done").write_text(json.dumps([done, struck]))
     sys.stdout.flush()
     os._exit(int(status))
 
 
-def main(directory: Path, count: int) -> None:
-    """Make the run that counts, the runs that are killed, and the one after them."""
+def main(directory: Path, victim: str, count: int, points: list[int]) -> None:
+    """Make the run that counts, and for each point a run in which the victim is killed and the one after it."""
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "test_case.py").write_text(CASE)
     (directory / "pytest.ini").touch()
-    every = 0
-    for number in range(count + 2):
-        point = number * every if number <= count else 0
+    whole = 0
+    for point in [0, *(each for number in points for each in (number, 0))]:
+        if point:
+            shutil.rmtree(directory / "cache" / "store")
+        (directory / "done").unlink(missing_ok=True)
         child = os.fork()
         if not child:
-            run(directory, point)
+            run(directory, victim, point * whole // (count + 1))
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        every = every or int((directory / "done").read_text()) // (count + 1)
+        ended = (directory / "done").exists()
+        done, struck = json.loads((directory / "done").read_text()) if ended else (0, True)
+        whole = whole or done
         left = BrokenRun(directory).orphaned(but=os.getpid())
-        print(json.dumps({"point": point, "status": status, "orphaned": left}), flush=True)
+        print(json.dumps({"point": point, "status": status, "struck": struck, "orphaned": left}), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]))
+    main(Path(sys.argv[1]).resolve(), sys.argv[2], int(sys.argv[3]), [int(word) for word in sys.argv[4].split(",")])

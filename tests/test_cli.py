@@ -221,8 +221,15 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stopped
 
 
+# Written out, because a list that is computed can be wrong together with what it is compared with.
+COMMANDS = [
+    *("bench", "build", "check", "compare", "doctor", "export", "gc", "history", "kbuild-dir", "list", "report"),
+    *("repro", "run", "shell", "test", "verify"),
+]
+
+
 def test_every_command_is_found_in_its_module(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in cli._COMMANDS:
+    for name in COMMANDS:
         command = cli.cli.get_command(cli.click.Context(cli.cli), name)
         assert command is not None
         assert command.name == name
@@ -230,7 +237,7 @@ def test_every_command_is_found_in_its_module(capsys: pytest.CaptureFixture[str]
         cli.cli.main(["-h"], prog_name="./pinpoint")
     reported = capsys.readouterr().out
     assert [line.split()[0] for line in reported.partition("Commands:\n")[2].splitlines() if line.strip()] == [
-        *sorted([*cli._COMMANDS, "doctor"]),
+        *COMMANDS,
     ]
 
 

@@ -1,4 +1,7 @@
-"""A run that is killed at 20 points leaves no process and loses no finished cell, and the next run works."""
+"""SIGKILL of a run that builds, freezes and thaws, or of its worker, QEMU or make, at points of its whole life.
+
+`./pinpoint test` kills each victim at a few points, and `./pinpoint test faults` at all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,28 +19,51 @@ from killed_runs import CASES, VMS
 from harness.faulting import Judge
 
 POINTS = 20
+# Those of `./pinpoint test`; the rest belongs to tests/faults.
+FEW = (1, 5, 9, 13, 17)
 
 pytestmark = pytest.mark.slow
 
 
-def test_killed_at_any_point(tmp_path: Path, judge_fault: Judge) -> None:
+@pytest.mark.parametrize("victim", ["controller", "worker", "QEMU", "builder"])
+def test_killed_at_a_few_points(tmp_path: Path, judge_fault: Judge, victim: str) -> None:
+    kill(tmp_path, judge_fault, victim, FEW if victim == "controller" else FEW[2:3])
+
+
+def kill(directory: Path, judge_fault: Judge, victim: str, points: Sequence[int]) -> None:
+    """Kill the victim at these points; after each, one more run in the same place must pass with all cells."""
     script = Path(__file__).parent / "killed_runs.py"
-    words = [sys.executable, str(script), str(tmp_path), str(POINTS)]
-    ended = subprocess.run(words, env=environment(tmp_path), capture_output=True, text=True, timeout=900, check=False)
+    words = [sys.executable, str(script), str(directory), victim, str(POINTS), ",".join(map(str, points))]
+    ended = subprocess.run(words, env=environment(directory), capture_output=True, text=True, timeout=2400, check=False)
     runs = [json.loads(line) for line in ended.stdout.splitlines()]
-    assert len(runs) == POINTS + 2, ended.stderr
-    whole = BrokenRun(tmp_path)
+    assert len(runs) == 2 * len(points) + 1, ended.stderr
+    whole = BrokenRun(directory)
+    directories = sorted((directory / "results").glob("2*"))
+    assert all(run["status"] == 0 for run in runs[::2]), whole.output
     # Reading the results showed that no line is torn. All runs share one witness, so the loss is reported once.
     lost = whole.lost()
-    for broken in runs[1:-1]:
+    for broken in runs[1::2]:
+        expected = -signal.SIGKILL if victim == "controller" else expected_status(broken["struck"])
+        # A victim whose work was done is not missed: then the run passes.
+        reported = broken["status"]
+        if victim != "controller" and reported == 0:
+            expected = 0
         judge_fault(
-            f"killed at its {broken['point']}th deed",
-            expected=("", -signal.SIGKILL),
-            reported=("", broken["status"]),
+            f"{victim} killed at point {broken['point']} of {POINTS}",
+            expected=("", expected),
+            reported=("", reported),
             lost=lost,
             orphaned=broken["orphaned"],
         )
         lost = 0
-    assert runs[0]["status"] == runs[-1]["status"] == 0, whole.output
-    latest = (tmp_path / "results" / "latest" / "results.jsonl").read_text().splitlines()
+    verdicts = {cell["verdict"] for cell in whole.cells}
+    assert verdicts <= {"pass", "harness-error"}, whole.output
+    latest = (directories[-1] / "results.jsonl").read_text().splitlines()
     assert len(latest) == CASES * len(VMS)
+    struck = sum(broken["struck"] for broken in runs[1::2])
+    assert struck * 2 >= len(points), f"only {struck} of {len(points)} struck"
+
+
+def expected_status(struck: bool) -> int:
+    """Return the exit status of a run whose child was killed: the host has failed."""
+    return 3 if struck else 0

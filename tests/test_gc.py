@@ -56,6 +56,20 @@ def left(cache: Path) -> list[int]:
     return sorted(round((time.time() - path.stat().st_mtime) / DAY) for path in found)
 
 
+def using(path: Path) -> subprocess.Popen[str]:
+    """Start a process that uses an entry until it ends."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", USES, str(path)],
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "used\n"
+    return child
+
+
 @pytest.mark.parametrize(
     ("options", "stays"),
     [
@@ -82,15 +96,7 @@ def test_what_another_process_uses_stays(cache: Path, capsys: pytest.CaptureFixt
     oldest = max(
         (path for path in (cache / "store").iterdir() if path.name[0] != "."), key=lambda path: -path.stat().st_mtime
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", USES, str(oldest)],
-        env={**os.environ, "PYTHONPATH": str(paths.PROJECT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "used\n"
+    child = using(oldest)
     age(oldest, 100)
     store = Store(cache / "store", Bus())
     store.drop_unused("kernel", 5 * DAY)
@@ -121,3 +127,19 @@ def test_an_empty_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "none"))
     assert cli.main(["gc"]) == 0
     assert not (tmp_path / "none").exists()
+
+
+def test_an_entry_that_cannot_be_used_is_dropped_unless_another_process_uses_it(cache: Path) -> None:
+    store = Store(cache / "store", Bus())
+    path = store.path("kernel", ["0"])
+    store.use(path)
+    child = using(path)
+    store.drop("kernel", ["0"])
+    assert path.is_dir()
+    child.kill()
+    child.communicate()
+    # This process's own use is no obstacle.
+    store.drop("kernel", ["0"])
+    assert not path.exists()
+    store.drop("kernel", ["0"])
+    assert not path.exists()

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from harness.bench import boots, cases, matrices, noop_build, thaws
+from harness.bench import boots, cases, matrices, noop_build, readers, thaws
 from harness.bench.context import BenchContext
 from harness.bench.figure import Absent, Pair
 from harness.bench.interleave import Measure
@@ -33,6 +33,7 @@ GROUPS = (
     Group((thaws.pair("thaw_parisc", _PARISC, "at most 0.35"),), partial(thaws.open_sides, _PARISC), _PARISC),
     Group(cases.PAIRS, cases.open_sides, cases.VM),
     Group(noop_build.PAIRS, noop_build.open_sides),
+    Group(readers.PAIRS, readers.open_sides),
     Group((matrices.LANDINGS,), matrices.landings),
     Group((matrices.WHOLE,), matrices.whole),
 )

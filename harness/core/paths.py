@@ -24,3 +24,9 @@ def results() -> Path:
     """Return the directory of results: `$PINPOINT_RESULTS`, else `results/` in the project."""
     named = os.environ.get("PINPOINT_RESULTS")
     return Path(named).resolve() if named else PROJECT / "results"
+
+
+def whole(path: Path) -> Path:
+    """Return the entry of the store that contains a path, or the path itself: files of one entry need each other."""
+    store, found = (cache() / "store").resolve(), path.resolve()
+    return store / found.relative_to(store).parts[0] if found.is_relative_to(store) and found != store else path

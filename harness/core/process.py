@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import IO
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HostDeadlineExceeded, HostError
+from harness.core.rights import Rights
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,6 +30,15 @@ _spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spawner")
 _live: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 _closing = threading.Event()
 _POLL_SECONDS = 0.01
+# How long an ended child's output may be silent before it counts as complete.
+_IDLE_SECONDS = 1.0
+_CHUNK = 1 << 16
+# A longer line is passed on in pieces, so that a child cannot use up the memory.
+_LONGEST_LINE = 1 << 20
+# The rights of the children of run() in this thread. A parameter of the build steps would change their code, whose hash
+# is in the keys of kernels.
+_given = threading.local()
+_MEND_RIGHTS = "run ./pinpoint doctor"
 _LONGEST_WAIT = 10 * 365 * 86400.0
 
 
@@ -52,27 +63,32 @@ def spawn(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
     pass_fds: Sequence[int] = (),
     nice: int = 0,
+    rights: Rights | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a child in its own session; it gets `death_signal` when this process ends for any reason.
 
-    `env` is added to this process's environment. `nice` also counts against other children of this run, see _yield().
+    `env` is added to this process's environment, or to that of `rights`, which the child has instead of this process's.
+    `nice` also counts against other children of this run, see _yield().
     Raises HostError when the program is not installed.
     """
     words = [str(word) for word in argv]
     parent = os.getpid()
 
     def before_exec() -> None:
+        if nice:
+            _yield(nice)
+        if rights:
+            rights.enter(cwd)
+        # After the change of user, which clears it (commit_creds(), kernel/cred.c, 6.1).
         _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
         if os.getppid() != parent:
             os._exit(127)
-        if nice:
-            _yield(nice)
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             words,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env=rights.environment(env or {}) if rights else {**os.environ, **(env or {})},
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
@@ -90,6 +106,8 @@ def spawn(
         raise HostError(
             f"{missing} is not installed", mend="run ./pinpoint doctor to see which package has it"
         ) from None
+    except subprocess.SubprocessError:
+        raise HostError(f"{words[0]} could not be started with fewer rights", mend=_MEND_RIGHTS) from None
     _live.add(child)
     return child
 
@@ -105,21 +123,25 @@ def _yield(nice: int) -> None:
         Path("/proc/self/autogroup").write_text(str(nice))
 
 
-def foreground(argv: Sequence[str]) -> int:
+def foreground(argv: Sequence[str], rights: Rights | None = None) -> int:
     """Run a program that owns the terminal and return its exit status; it dies with this process.
 
     Meanwhile only the program gets Ctrl-C. Raises HostError when the program is not installed.
     """
 
     def before_exec() -> None:
+        if rights:
+            rights.enter()
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     ours = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        return subprocess.call(argv, preexec_fn=before_exec)
+        return subprocess.call(argv, preexec_fn=before_exec, env=rights.environment({}) if rights else None)
     except FileNotFoundError:
         raise HostError(f"{argv[0]} is not installed", mend="run ./pinpoint doctor") from None
+    except subprocess.SubprocessError:
+        raise HostError(f"{argv[0]} could not be started with fewer rights", mend=_MEND_RIGHTS) from None
     finally:
         signal.signal(signal.SIGINT, ours)
 
@@ -170,6 +192,16 @@ def _await_exit(pid: int, deadline: Deadline) -> None:
             time.sleep(_POLL_SECONDS)
 
 
+@contextlib.contextmanager
+def with_rights(rights: Rights | None) -> Iterator[None]:
+    """Start the children of `run` in this thread with these rights; None keeps this process's."""
+    _given.rights = rights
+    try:
+        yield
+    finally:
+        _given.rights = None
+
+
 def run(
     argv: Sequence[str | Path],
     *,
@@ -197,6 +229,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         nice=nice,
+        rights=getattr(_given, "rights", None),
     )
     expired = threading.Event()
 
@@ -207,7 +240,7 @@ def run(
     watchdog = threading.Timer(deadline.remaining(), end_late_child)
     watchdog.start()
     try:
-        output = _drain(child, log, on_line)
+        output = _drain(child, log, on_line, expired)
         # With a timeout: wait() without one holds Popen's lock, so that the watchdog could not end the child.
         rc = child.wait(_LONGEST_WAIT)
     except BaseException:
@@ -223,13 +256,21 @@ def run(
     return Finished(words, rc, output, time.monotonic() - began)
 
 
-def _drain(child: subprocess.Popen[bytes], log: Path | None, on_line: Callable[[str], None] | None) -> str:
-    """Read the child's output line by line until the child closes it."""
+def _drain(
+    child: subprocess.Popen[bytes],
+    log: Path | None,
+    on_line: Callable[[str], None] | None,
+    expired: threading.Event,
+) -> str:
+    """Read the child's output line by line until it is closed, or until the child has ended and nothing more comes.
+
+    A process that the child left behind can keep the output open for as long as it likes.
+    """
     assert child.stdout is not None
     kept: list[str] = []
-    sink = log.open("ab") if log else None
-    try:
-        for raw in child.stdout:
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(log.open("ab")) if log else None
+        for raw in _lines(child, expired):
             line = raw.decode(errors="replace")
             if sink:
                 sink.write(raw)
@@ -238,7 +279,35 @@ def _drain(child: subprocess.Popen[bytes], log: Path | None, on_line: Callable[[
                 kept.append(line)
             if on_line:
                 on_line(line.rstrip("\n"))
-    finally:
-        if sink:
-            sink.close()
     return "".join(kept)
+
+
+def _lines(child: subprocess.Popen[bytes], expired: threading.Event) -> Iterator[bytes]:
+    assert child.stdout is not None
+    descriptor = child.stdout.fileno()
+    readable = select.poll()
+    readable.register(descriptor, select.POLLIN)
+    rest = b""
+    while True:
+        ready = bool(readable.poll(_IDLE_SECONDS * 1000))
+        if expired.is_set() or not (ready or _runs(child)):
+            break
+        if ready:
+            content = os.read(descriptor, _CHUNK)
+            if not content:
+                break
+            *lines, rest = (rest + content).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+            if len(rest) > _LONGEST_LINE:
+                yield rest
+                rest = b""
+    if rest:
+        yield rest
+
+
+def _runs(child: subprocess.Popen[bytes]) -> bool:
+    """Return True while a child has not ended; it is not reaped."""
+    try:
+        return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False

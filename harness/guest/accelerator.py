@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import files, paths, process, program_versions
+from harness.core import files, paths, process, program_versions, rights
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError, UsageError
+from harness.guest import qemu_rights
 from harness.guest.accelerator_canary import CANARIES, GREETING, Canary
 
 KVM, TCG = "kvm", "tcg"
-_KVM_DEVICE = Path("/dev/kvm")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # The canary takes 0.1 s under emulation, less under KVM.
 _CANARY_SECONDS = 4.0
@@ -118,10 +117,11 @@ def _kvm_absent(architecture: Architecture) -> str:
     """Return why KVM is unusable without running the canary; empty if the canary must run."""
     if not architecture.native:
         return f"the host is not {architecture.name}"
-    if not _KVM_DEVICE.exists():
-        return f"no {_KVM_DEVICE}"
-    if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
-        return f"no access to {_KVM_DEVICE}"
+    device = qemu_rights.KVM_DEVICE
+    if not device.exists():
+        return f"no {device}"
+    if not rights.may_open(device):
+        return f"no access to {device}"
     return ""
 
 
@@ -151,9 +151,12 @@ def _run_canary(architecture: Architecture, name: str, canary: Canary) -> str:
         rom.write_bytes(canary.rom)
         seconds = _CANARY_SECONDS if name == KVM else _TCG_CANARY_SECONDS
         try:
-            ended = process.run(
-                canary_argv(architecture, name, canary, rom), deadline=Deadline.after(seconds), on_line=_check_line
-            )
+            with process.with_rights(qemu_rights.of(architecture.machine.qemu, name == KVM, [rom])):
+                ended = process.run(
+                    canary_argv(architecture, name, canary, rom),
+                    deadline=Deadline.after(seconds),
+                    on_line=_check_line,
+                )
         except (_CanaryFailed, DeadlineExceeded) as failure:
             return f"a guest of 64 KiB does not run ({failure})"
     if ended.rc == canary.rc and GREETING.decode() in ended.output:

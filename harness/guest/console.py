@@ -1,4 +1,4 @@
-"""A guest's serial console: always drained, partly kept in memory, complete on disk, searched by pexpect."""
+"""A guest's serial console: always drained, partly kept in memory, written to a log, searched by pexpect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from pexpect.spawnbase import SpawnBase
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.console_log import ConsoleLog
 from harness.guest.spilled import Spilled
 
-# The amount kept in memory. QEMU writes all output to the log file.
+# The amount kept in memory.
 _KEPT_BYTES = 8 << 20
 _CHUNK = 1 << 16
 # When QEMU reports that the guest stopped, the last output is already in the socket; reading it takes moments.
@@ -165,10 +166,13 @@ class Heard:
 class Console:
     """One guest's console; a thread drains the socket all the time, so that the guest never waits for the harness."""
 
-    def __init__(self, name: str, connection: socket.socket, spill: Path | None = None) -> None:
-        """Start to drain; `spill` is the directory for output that is needed but no longer in memory."""
+    def __init__(
+        self, name: str, connection: socket.socket, spill: Path | None = None, log: ConsoleLog | None = None
+    ) -> None:
+        """Start to drain to `log`; `spill` is the directory for output that is needed but no longer in memory."""
         self._name = name
         self._connection = connection
+        self._log = log
         self._transcript = Transcript(spill=spill)
         self._thread = threading.Thread(target=self._drain, name=f"console {name}", daemon=True)
         self._thread.start()
@@ -253,10 +257,14 @@ class Console:
         self._thread.join()
         self._connection.close()
         self._transcript.release()
+        if self._log:
+            self._log.close()
 
     def _drain(self) -> None:
         with contextlib.suppress(OSError):
             while content := self._connection.recv(_CHUNK):
+                if self._log:
+                    self._log.write(content)
                 self._transcript.append(content)
         self._transcript.close()
 

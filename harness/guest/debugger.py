@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import process
+from harness.core import process, rights
 from harness.core.architecture import Architecture
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, HostError
@@ -65,6 +65,8 @@ def debug(guest: Guest, symbols: Symbols) -> int:
     Raises HostError when no gdb is installed, GuestError when QEMU opens no gdb stub.
     """
     gdb = program(guest.architecture)
+    # gdb has the user of QEMU. What it reads, a guest could have influenced.
+    given = rights.fewer([symbols.vmlinux, *symbols.modules])
     with _stub(guest) as address:
         commands = [
             "set pagination off",
@@ -76,13 +78,14 @@ def debug(guest: Guest, symbols: Symbols) -> int:
             *symbols.commands(),
         ]
         words = [word for command in commands for word in ("-ex", command)]
-        return process.foreground([gdb, "-nx", "-q", *words])
+        return process.foreground([gdb, "-nx", "-q", *words], given)
 
 
 @contextmanager
 def _stub(guest: Guest) -> Iterator[str]:
-    """Open QEMU's gdb stub on a Unix socket in a directory that only this user can enter; yield the socket's path."""
-    with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-") as directory:
+    """Open QEMU's gdb stub on a Unix socket in a directory that only QEMU's user can enter; yield the socket's path."""
+    with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-", dir=rights.open_directory()) as directory:
+        rights.hand_over(Path(directory))
         address = f"{directory}/stub"
         reply = guest.monitor.hmp(f"gdbserver unix:{address},server=on,wait=off")
         if not Path(address).is_socket():

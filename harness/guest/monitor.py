@@ -91,7 +91,13 @@ class Monitor:
 
     def lend(self, descriptor: int, name: str) -> None:
         """Pass an open file to QEMU, whose commands can then use it as `fd:NAME`."""
-        self._await(self._lend(descriptor, name), "a file handed over", Deadline.after(_COMMAND_SECONDS))
+        lending = self._lend(descriptor, "getfd", {"fdname": name})
+        self._await(lending, "a file handed over", Deadline.after(_COMMAND_SECONDS))
+
+    def lend_to_set(self, descriptor: int, number: int) -> None:
+        """Pass an open file to QEMU, whose commands can then use it as the path `/dev/fdset/NUMBER`."""
+        lending = self._lend(descriptor, "add-fd", {"fdset-id": number})
+        self._await(lending, "a file handed over", Deadline.after(_COMMAND_SECONDS))
 
     def events(self) -> list[MonitorEvent]:
         """Return every event so far."""
@@ -171,9 +177,9 @@ class Monitor:
         ]
         return list(await asyncio.gather(*sent))
 
-    async def _lend(self, descriptor: int, name: str) -> None:
+    async def _lend(self, descriptor: int, command: str, arguments: dict[str, object]) -> None:
         self._client.send_fd_scm(descriptor)
-        await self._client.execute("getfd", {"fdname": name})
+        await self._client.execute(command, arguments)
 
     async def _listen(self) -> None:
         async for event in self._client.events:

@@ -25,16 +25,14 @@ _KERNEL_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Wiring:
-    """Descriptors that one QEMU inherits, and files that it reads and writes.
+    """Descriptors that one QEMU inherits, and files that it reads.
 
-    `console` and `monitor` are connected sockets; QEMU itself writes all that the console says to `console_log`. With
-    `incoming` it waits to be given a frozen guest instead of starting one. `disk` is the file of a read-only disk, None
-    for a guest without one.
+    `console` and `monitor` are connected sockets. With `incoming`, QEMU waits for a frozen guest instead of starting a
+    new one. `disk` is the file of a read-only disk, or None for a guest without one.
     """
 
     console: int
     monitor: int
-    console_log: Path
     kernel: Path
     initrd: Path
     incoming: bool = False
@@ -58,7 +56,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
         *("-machine", machine.machine, "-accel", accelerator.name),
         *(("-cpu", model) if model else ()),
         *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
-        *("-chardev", f"socket,id=console,fd={wiring.console},logfile={_escaped(wiring.console_log)},logappend=on"),
+        *("-chardev", f"socket,id=console,fd={wiring.console}"),
         *("-serial", "chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={wiring.monitor}", "-mon", "chardev=monitor,mode=control"),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),

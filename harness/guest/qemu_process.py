@@ -12,9 +12,10 @@ from pathlib import Path
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
-from harness.guest import qemu, state, steal_time
+from harness.guest import qemu, qemu_rights, state, steal_time
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
+from harness.guest.console_log import ConsoleLog
 from harness.guest.memory import SharedFile
 from harness.guest.monitor import Monitor
 from harness.images.image import Image
@@ -78,11 +79,13 @@ class Emulator:
         monitor, its_monitor = socket.socketpair()
         with its_console, its_monitor:
             self._open.callback(monitor.close)
-            self.console = self._open.enter_context(contextlib.closing(Console(self.name, console, console_log.parent)))
+            log = ConsoleLog(console_log)
+            self.console = self._open.enter_context(
+                contextlib.closing(Console(self.name, console, console_log.parent, log))
+            )
             wiring = qemu.Wiring(
                 console=its_console.fileno(),
                 monitor=its_monitor.fileno(),
-                console_log=console_log,
                 kernel=image.kernel,
                 initrd=image.initrd,
                 incoming=frozen is not None,
@@ -90,8 +93,14 @@ class Emulator:
             )
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
             inherited = (wiring.console, wiring.monitor, self.shared.descriptor)
+            reads = [image.kernel, image.initrd, *([image.disk] if image.disk else [])]
             self._child = process.spawn(
-                self.argv, stdout=self._stderr, stderr=self._stderr, pass_fds=inherited, nice=_NICE
+                self.argv,
+                stdout=self._stderr,
+                stderr=self._stderr,
+                pass_fds=inherited,
+                nice=_NICE,
+                rights=qemu_rights.of(self.argv[0], not accelerator.emulated, reads),
             )
             self._open.callback(process.stop, self._child, _QUIT_SECONDS)
             its_console.close()

@@ -10,8 +10,10 @@ from harness.core.errors import GuestError
 from harness.guest.monitor import Monitor
 
 _FILE = "state"
-# From this version on, QEMU opens the file itself, because QEMU 9.1 refuses descriptors of files (migration/fd.c).
-_BY_PATH = (8, 2)
+# From this version on, QEMU takes the file from a set of descriptors that it was given, because QEMU 9.1 refuses
+# descriptors of files by name (migration/fd.c). Its user may open no path in the store.
+_BY_SET = (8, 2)
+_SET = 1
 _ENDED = ("MIGRATION completed", "MIGRATION failed")
 # By default QEMU limits migration to 128 MiB a second, to spare a network.
 _BYTES_PER_SECOND = 1 << 40
@@ -44,17 +46,21 @@ def load(monitor: Monitor, path: Path, deadline: Deadline) -> None:
 
 def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Deadline) -> None:
     before = len(monitor.events())
-    # Opened here for every version: an error has its errno, and a new file gets private permissions.
+    # Opened here: an error has its errno, a new file gets private permissions, and QEMU's user could not open it.
     descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
     try:
         version = monitor.execute("query-version", deadline=deadline)["qemu"]
-        by_path = (version["major"], version["minor"]) >= _BY_PATH
-        if not by_path:
+        by_set = (version["major"], version["minor"]) >= _BY_SET
+        if by_set:
+            monitor.lend_to_set(descriptor, _SET)
+        else:
             monitor.lend(descriptor, _FILE)
     finally:
         os.close(descriptor)
-    monitor.execute(command, uri=f"file:{path}" if by_path else f"fd:{_FILE}", deadline=deadline)
+    monitor.execute(command, uri=f"file:/dev/fdset/{_SET}" if by_set else f"fd:{_FILE}", deadline=deadline)
     ended = monitor.wait_event(*_ENDED, deadline=deadline, since=before)
+    if by_set:
+        monitor.execute("remove-fd", fdset_id=_SET)
     if ended.data["status"] != "completed":
         reason = monitor.execute("query-migrate").get("error-desc", "it gives no reason")
         raise GuestError(f"QEMU failed to {command}: {reason}")

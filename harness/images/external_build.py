@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from harness.core import paths
+from harness.core import paths, process, rights
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
+from harness.core.locks import held
+from harness.core.rights import Rights
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kbuild import Make, Output
@@ -18,6 +25,8 @@ _MAKEFILES = ("Kbuild", "Makefile")
 # Files of an earlier build must not be taken for results of this build.
 _BUILT = shutil.ignore_patterns("*.ko", "*.o", "*.mod", "*.mod.c", ".*.cmd", "Module.symvers", "modules.order", ".git")
 _MOST_BYTES = 256 << 20
+# On the whole host one build at a time has the user of builds: what this user runs afterwards is left over.
+_LOCK = Path("/run/pinpoint-module-build.lock")
 
 
 def build(source: Path, image: Image, build_context: BuildContext, directory: Path) -> list[Path]:
@@ -28,24 +37,83 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
     """
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
-    scratch = directory / f"build-{len(list(directory.iterdir()))}"
-    _lay_out(source, scratch)
+    into = directory / f"build-{len(list(directory.iterdir()))}"
+    into.mkdir()
     log = paths.cache() / "logs" / f"external-{image.recipe.name}.log"
     log.unlink(missing_ok=True)
     headers = image.headers
-    with build_context.bus.step(image.recipe.name, "module") as step:
+    with (
+        build_context.bus.step(image.recipe.name, "module") as step,
+        tempfile.TemporaryDirectory(prefix="pinpoint-build-", dir=directory) as scratch,
+    ):
+        place = Path(scratch)
+        _lay_out(source, place)
         make = Make(
             image.recipe.architecture, headers.source, headers.objects, log, jobs=build_context.slots.cores, nice=0
         )
-        _make(make, scratch, image, source, step)
-    found = sorted(scratch.rglob("*.ko"))
+        with _confined(make, place, step):
+            _make(make, place, image, source, step)
+        found = [_taken(path, into / path.name, source) for path in sorted(place.rglob("*.ko"))]
     if not found:
         raise UsageError("builds no module", where=str(source), mend="name one in obj-m, in its Kbuild or Makefile")
     return found
 
 
+@contextmanager
+def _confined(make: Make, scratch: Path, step: ProgressStep) -> Iterator[None]:
+    """Run children with the rights of builds: a Makefile is a program, and its author is unknown."""
+    if reason := rights.kept():
+        step.close_with(f"built with root's rights: {reason}")
+    given = _rights(make, scratch)
+    if given is None:
+        yield
+        return
+    with held(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.say):
+        rights.end_all(given.user)
+        try:
+            with process.with_rights(given):
+                yield
+        finally:
+            rights.end_all(given.user)
+
+
+def _rights(make: Make, scratch: Path) -> Rights | None:
+    """Return rights to read the kernel's trees and to write the scratch directory only."""
+    trees = [paths.whole(make.source), paths.whole(make.objects)]
+    ours = [tree for tree in trees if tree.resolve().is_relative_to(paths.cache().resolve())]
+    foreign = [tree for tree in trees if tree not in ours]
+    given = rights.fewer(ours, [scratch], foreign=foreign, user=rights.BUILD_USER)
+    for path in scratch.rglob("*") if given else ():
+        os.lchown(path, rights.BUILD_USER, rights.GROUP)
+    return given
+
+
+def _taken(built: Path, copy: Path, source: Path) -> Path:
+    """Copy a built module out of the scratch directory, where a build may have left links to files of the host."""
+    try:
+        descriptor = os.open(built, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"builds {built.name}, which cannot be read: {error.strerror}", where=str(source)) from None
+    status = os.fstat(descriptor)
+    # A link in a directory's place leads to another owner's file.
+    owned = os.geteuid() or rights.kept() or status.st_uid == rights.BUILD_USER
+    if not stat.S_ISREG(status.st_mode) or not owned or status.st_size > _MOST_BYTES:
+        os.close(descriptor)
+        raise UsageError(f"builds {built.name}, which is no file of the build", where=str(source))
+    with os.fdopen(descriptor, "rb") as stream, copy.open("xb") as out:
+        shutil.copyfileobj(stream, out)
+    return copy
+
+
 def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressStep) -> None:
-    variables = {"M": str(scratch), "KCFLAGS": image.recipe.kernel.cflags, "KBUILD_MODPOST_WARN": "1"}
+    variables = {
+        "M": str(scratch),
+        "KCFLAGS": image.recipe.kernel.cflags,
+        "KBUILD_MODPOST_WARN": "1",
+        # Without ccache: its files are used by builds that are trusted.
+        "CC": f"{make.architecture.cross_prefix}gcc",
+        "TMPDIR": str(scratch),
+    }
     try:
         make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
     except BuildError as error:
@@ -62,15 +130,25 @@ def _lay_out(source: Path, scratch: Path) -> None:
                     "has no Kbuild and no Makefile", where=str(source), mend="write `obj-m := NAME.o` to one"
                 )
             _demand_small(source)
-            shutil.copytree(source, scratch, ignore=_BUILT)
+            shutil.copytree(source, scratch, symlinks=True, ignore=_BUILT, dirs_exist_ok=True)
+            _settle_links(source, scratch)
         else:
-            scratch.mkdir()
             shutil.copyfile(source, scratch / source.name)
             (scratch / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
-    except (OSError, shutil.Error) as error:
+    except (OSError, RuntimeError, shutil.Error) as error:
         raise UsageError(
             str(getattr(error, "strerror", None) or error), where=str(source), mend="check the path"
         ) from None
+
+
+def _settle_links(source: Path, scratch: Path) -> None:
+    """Make links to outside the directory absolute. They stay links: a build may read only what its user may read."""
+    for path in scratch.rglob("*"):
+        if path.is_symlink():
+            target = (source / path.relative_to(scratch)).resolve()
+            if not target.is_relative_to(source.resolve()):
+                path.unlink()
+                path.symlink_to(target)
 
 
 def _demand_small(source: Path) -> None:

@@ -86,8 +86,15 @@ class Store:
         return (self.path(kind, parts) / manifest.NAME).is_file()
 
     def drop(self, kind: str, parts: Sequence[str]) -> None:
-        """Remove an entry that turned out to be unusable, if it exists; the next use builds it again."""
-        self._drop_free(self.path(kind, parts))
+        """Remove an entry that this process could not use, if it exists; the next use builds it again.
+
+        It stays while another process uses it, which that process could.
+        """
+        path = self.path(kind, parts)
+        if (handle := self._used.pop(path.name, -1)) >= 0:
+            os.close(handle)
+        if not self.discard(path) and path.exists():
+            self.use(path)
 
     def drop_unused(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has used for `seconds`, except locked ones."""
@@ -118,11 +125,6 @@ class Store:
                 os.close(handle)
             return True
         return False
-
-    def _drop_free(self, path: Path) -> None:
-        """Remove an entry unless another process holds its lock or has removed it."""
-        with suppress(Timeout, FileNotFoundError), FileLock(self._lock_path(path.name), timeout=0):
-            self._discard(path)
 
     def _kept(self, kind: str, key: str, step: ProgressStep) -> Entry | None:
         """Return the stored entry, or None; report and remove a damaged entry."""

@@ -25,6 +25,8 @@ from harness.plugin import RUN
 # How long a trigger that does not end is waited for; the guests that commit one are idle.
 _SOON = 20.0
 _FLOOD_MIB = 100
+# More than twice what the harness keeps in memory.
+_PUSHED_MIB = 20
 _FORGED = "Kernel panic - not syncing: forged by a program"
 # Finds the SSH server's process that serves this shell: the nearest ancestor with that name.
 _SERVER = """server=$$
@@ -143,6 +145,19 @@ def test_console_flood(guest: Guest) -> None:
     """A program writes more to the console than the harness keeps in memory."""
     line = "a line as a program prints it that has lost its mind, over and over again"
     guest.script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", Deadline.after(1800)).check()
+
+
+def test_oops_pushed_out(commit: Commit, guest: Guest) -> None:
+    """A warning of the kernel is followed by more output than the harness keeps in memory."""
+    commit("warn")
+    guest.script(f"yes {'x' * 70} | head -c {_PUSHED_MIB << 20} >/dev/console", Deadline.after(900)).check()
+
+
+def test_taint_without_a_complaint(commit: Commit, guest: Guest) -> None:
+    """The kernel warns while its console prints only emergencies: nothing is on the console but the taint is new."""
+    guest.script("dmesg -n 1").check()
+    commit("warn")
+    guest.script("dmesg -c >/dev/null").check()
 
 
 def test_console_garbage(guest: Guest) -> None:

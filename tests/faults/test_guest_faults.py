@@ -39,6 +39,8 @@ FAULTS = {
     "test_ssh_cut": ("harness-error", 3),
     "test_ssh_stalled": ("hang", 1),
     "test_half_a_file": ("harness-error", 3),
+    "test_oops_pushed_out": ("oops", 1),
+    "test_taint_without_a_complaint": ("oops", 1),
     "test_console_flood": ("pass", 0),
     "test_console_garbage": ("pass", 0),
     "test_forged_on_console": ("pass", 0),

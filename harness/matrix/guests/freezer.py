@@ -119,7 +119,6 @@ def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     anywhere = qemu.Wiring(
         console=0,
         monitor=0,
-        console_log=Path("console"),
         kernel=Path("kernel"),
         initrd=Path("initrd"),
         disk=Path("disk") if image.disk else None,

@@ -1,0 +1,127 @@
+"""A disk that fills while make, ccache, apt or the store write to it: a small real file system, real programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from broken_runs import environment
+from debian_repository import Repository, Signer
+
+from harness.faulting import Judge
+
+pytestmark = pytest.mark.slow
+
+NO_NAMESPACES = 77
+# Mounts the cache, runs a program on it, makes room and runs it again.
+SMALL = """
+mount -t tmpfs -o size=$1 none cache || exit 77
+shift
+"$@" full
+df -k cache >&2
+umount cache && mount -t tmpfs -o size=512m none cache || exit 77
+"$@" empty
+"""
+BUILD = """
+import json, sys, tempfile
+from pathlib import Path
+from harness.cli_common import print_error
+from harness.core import paths
+from harness.core.deadline import Deadline
+from harness.core.errors import PinpointError
+from harness.core.events import Bus
+from harness.images import kbuild
+from harness.images.build_context import BuildContext
+from harness.images.packages import Packages
+
+what = sys.argv[1]
+RULE = "%.o: %.c\\n\\tccache gcc -c -o $@ $<\\n" if what == "ccache" else "%.o: %.S\\n\\tgcc -c -o $@ $<\\n"
+
+
+def build(directory, step):
+    import random
+    if what == "store":
+        (directory / "kernel").write_bytes(random.Random(1).randbytes(6 << 20))
+        return {}
+    # ccache: only its own directory is on the small disk.
+    place = tempfile.TemporaryDirectory(dir=directory if what == "make" else None)
+    with place as work:
+        for n in range(1, 5):
+            # Random data, which ccache does not make smaller. The assembler includes megabytes quickly.
+            data = random.Random(n).randbytes(1 << 15 if what == "ccache" else 3 << 20)
+            if what == "ccache":
+                Path(work, f"{n}.c").write_text(f"const unsigned char data{n}[] = {{{','.join(map(str, data))}}};\\n")
+            else:
+                Path(work, f"{n}.data").write_bytes(data)
+                Path(work, f"{n}.S").write_text(f'.incbin "{work}/{n}.data"\\n')
+        Path(work, "Makefile").write_text("all: 1.o 2.o 3.o 4.o\\n" + RULE)
+        log = Path(tempfile.gettempdir(), "make.log")
+        kbuild.run_logged(["make", "-C", work], "make", log, deadline=Deadline.after(300))
+    (directory / "kernel").write_bytes(b"x" * 1000)
+    return {}
+
+
+def run():
+    context = BuildContext.in_cache(Bus())
+    if what == "apt":
+        packages = Packages(paths.cache() / "apt", Bus(), suites=["bookworm"])
+        file = packages.fetch("big", "amd64", deadline=Deadline.after(300))
+        return [file.stat().st_size]
+    entry = context.store.obtain("kernel", [what], vm="a-vm", build=build)
+    return sorted(path.name for path in entry.path.iterdir())
+
+
+try:
+    done = {"made": run()}
+except PinpointError as error:
+    done = {"error": str(error), "status": error.exit_status}
+store = paths.cache() / "store"
+done["left"] = sorted(path.name for path in store.iterdir() if path.name != ".locks") if store.exists() else []
+print(json.dumps(done))
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> dict[str, str]:
+    signer = Signer()
+    keyring = tmp_path / "archive.gpg"
+    keyring.write_bytes(signer.keyring)
+    found = Repository(tmp_path / "debian", signer)
+    found.add("big", {"boot/vmlinuz": os.urandom(6 << 20)})
+    found.publish()
+    return {"PINPOINT_MIRROR": found.uri, "KEYRING": str(keyring)}
+
+
+@pytest.mark.parametrize(("what", "size"), [("make", "16m"), ("ccache", "160k"), ("apt", "4m"), ("store", "5m")])
+def test_the_disk_fills(
+    tmp_path: Path, judge_fault: Judge, what: str, size: str, request: pytest.FixtureRequest
+) -> None:
+    env = environment(tmp_path)
+    program = BUILD
+    if what == "apt":
+        found = request.getfixturevalue("repository")
+        env |= {"PINPOINT_MIRROR": found["PINPOINT_MIRROR"]}
+        keyring = f"mirrors.KEYRING = pathlib.Path({found['KEYRING']!r})\n"
+        program = f"import pathlib\nfrom harness.images import mirrors\n{keyring}{BUILD}"
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "build.py").write_text(program)
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL, "sh", size]
+    words += [sys.executable, str(tmp_path / "build.py"), what]
+    ended = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900, check=False)
+    if ended.returncode == NO_NAMESPACES or "unshare" in ended.stderr:
+        pytest.skip("this host does not allow user namespaces")
+    full, empty = (json.loads(line) for line in ended.stdout.splitlines())
+    if what == "ccache":
+        # ccache compiles without its cache then: slower, and right.
+        assert full["made"] == ["kernel", "manifest.json", "manifest.seal"], full
+        judge_fault("disk full for ccache", expected=("", 0), reported=("", 0))
+    else:
+        judge_fault(f"disk full for {what}", expected=("", 3), reported=("", full.get("status", 0)))
+        assert "the disk is full; make room" in full["error"], full
+        assert full["left"] == []
+    assert "made" in empty, empty
+    assert "Traceback" not in ended.stderr
