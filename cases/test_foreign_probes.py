@@ -5,9 +5,11 @@ its calls, the kernel's lists, every byte of text that changed, and the ELF file
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
+from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -17,6 +19,9 @@ from harness.matrix.verify.fixture import Foreign
 MODULE = "pinpoint_external"
 # Reading /proc/version calls it, and an idle guest does not.
 SITE = Site("version_proc_show")
+# A function that nothing idle calls either, for mutants that must not land in the first one.
+OTHER = Site("uptime_proc_show")
+Tools = Callable[..., AbstractContextManager[Foreign]]
 LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 
 
@@ -63,3 +68,84 @@ def test_by_address(foreign: Foreign, layout: Layout, figure: Callable[..., obje
     listed = SITE.at(layout.address(SITE) - layout.start(SITE))
     outcome.prove(("version_proc_show+0x0", GONE), (str(listed), LANDED))
     figure("foreign.probes", len(outcome.probes), "probes")
+
+
+def _tracefs(place: str, prepare: str = "") -> str:
+    """A shell script that defines and enables a kprobe by tracefs, and removes it when it is interrupted."""
+    tracing, event = "/sys/kernel/tracing", "/sys/kernel/tracing/events/kprobes/pinpoint_mine/enable"
+    return f"""
+        stop() {{{{ echo 0 >{event}; echo -:pinpoint_mine >>{tracing}/kprobe_events; exit; }}}}
+        trap stop INT TERM
+        {prepare}
+        echo "p:pinpoint_mine {place}" >>{tracing}/kprobe_events && echo 1 >{event} || exit
+        while :; do sleep 1; done
+    """
+
+
+def _demand_kprobe_events(guest: Guest) -> None:
+    if not guest.run("test", "-e", "/sys/kernel/tracing/kprobe_events").ok:
+        pytest.skip(f"{guest.name} has no kprobes by tracefs")
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_tracefs_script(foreign: Foreign) -> None:
+    """A kprobe that a shell script writes to kprobe_events, by symbol + offset, lands there."""
+    _demand_kprobe_events(foreign.guest)
+    site = Layout(foreign.guest).straight(SITE, 2)[1]
+    foreign.command(_tracefs("{symbol}+{offset}"), site).prove((str(site), LANDED))
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "table-lies")
+def test_script_by_a_symbol_table(foreign: Foreign) -> None:
+    """A script that looks the address up in a table of symbols lands, and is missed with a table that is wrong."""
+    _demand_kprobe_events(foreign.guest)
+    look_up = "place=$(grep ' {symbol}$' {table}) && place=0x${{place%% *}} || exit"
+    foreign.command(_tracefs("$place", look_up), SITE).prove_at((str(SITE), LANDED))
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.parametrize(("sample", "parameter"), [("kprobe_example", "symbol"), ("kretprobe_example", "func")])
+def test_kernel_sample(foreign: Foreign, sample: str, parameter: str) -> None:
+    """The kernel's own samples/kprobes, built from the source of the kernel that runs, land at their parameter."""
+    foreign.sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
+
+
+def _judge_tool(foreign: Foreign, command: str, *, second: bool) -> None:
+    """The command's probe must land on the first or the second instruction that a probe can stand on."""
+    site = Layout(foreign.guest).straight(SITE, 2)[1] if second else SITE
+    outcome = foreign.command(command, site, OTHER, tools=True)
+    layout = Layout(foreign.guest)
+    # The kernel lists the place behind a landing pad.
+    outcome.prove_at((str(SITE.at(layout.address(site) - layout.start(site))), LANDED))
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes", "uprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.parametrize(
+    ("package", "command", "second"),
+    [
+        ("bpftrace", "bpftrace -e 'kprobe:{symbol} {{ @ = count(); }}'", False),
+        ("bpftrace", "bpftrace -e 'kprobe:{symbol}+{offset} {{ @ = count(); }}'", True),
+        ("linux-perf", "perf probe -q -a mine={symbol}+{offset} && perf record -q -e probe:mine -a sleep 999", True),
+    ],
+    ids=["bpftrace-entry", "bpftrace-offset", "perf"],
+)
+def test_tool(foreign_tools: Tools, package: str, command: str, second: bool) -> None:
+    """A kprobe of bpftrace or perf lands where its command line has it; both are Debian's, in a guest of their own."""
+    with foreign_tools(package) as foreign:
+        _judge_tool(foreign, command, second=second)
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes", "ftrace_kprobes", "uprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_fentry(foreign_tools: Tools) -> None:
+    """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
+    with foreign_tools("bpftrace") as foreign:
+        _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)
