@@ -74,7 +74,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     made = Mirror(("127.0.0.1", 0), Handler)
     made.root = found.root
     threading.Thread(target=made.serve_forever, daemon=True).start()
-    monkeypatch.setattr(mirrors, "KEYRING", keyring)
+    monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     monkeypatch.setattr(private_apt, "_REFRESH", _REFRESH)
     monkeypatch.setenv(host_apt_sources.MIRROR, made.uri)
     yield made

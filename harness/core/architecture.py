@@ -281,6 +281,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 decoder=Decoder.X86_32,
                 translation=Translation.QEMU,
                 first_argument=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
+                second_argument=2 * 4,  # dx
                 registers=Registers(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
                 uprobe_breakpoint=b"\xcc",
                 flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},

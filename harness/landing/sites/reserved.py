@@ -7,14 +7,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-from harness.core.architecture import KprobeTraits
+from harness.core.architecture import CallForm, KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import bug_places
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS
+from harness.landing.code.recovered_tables import recovered_tables
 from harness.landing.code.stripped_patch_tables import EXCEPTIONS, FlatTables
-from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 
 _BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 # A function that every kernel with kprobes has on its blacklist (NOKPROBE_SYMBOL(get_kprobe), kernel/kprobes.c).
@@ -39,7 +39,8 @@ class Reserved:
         self._kernel = kernel
         self._config = config
         self._kprobes = kprobes
-        self._flat = FlatTables(kernel) if kernel.machine == FLAT_MACHINE and not kernel.named(ALTERNATIVES) else None
+        tables = recovered_tables(kernel)
+        self._flat = tables if isinstance(tables, FlatTables) else None
 
     def why(self, address: int) -> str:
         """The reason why check_kprobe_address_safe() refuses an address with EINVAL; "" if it does not."""
@@ -90,7 +91,7 @@ class Reserved:
 
     def _ftrace_instruction(self, place: Range) -> int:
         """The address of the patched instruction: the second word of arm64's two nops."""
-        return place.end - 4 if self._kernel.machine == FLAT_MACHINE else place.start
+        return place.end - 4 if self._kprobes.ftrace_call is CallForm.ARM64_BL else place.start
 
     def _on_refused_ftrace_site(self, address: int) -> bool:
         return self._config.get("CONFIG_KPROBES_ON_FTRACE") != "y" and self.on_ftrace_site(address)

@@ -64,7 +64,7 @@ def _after(outcome: Removal, watched: Watched, when: str, name: str, *, gone: bo
             continue
         standing = gone and each.finding is Finding.LANDED
         (outcome.wrongs if standing or each.finding is Finding.MISSED else outcome.notes).append(
-            f"{when}, the probe on {each.asked} is {each.told}"
+            f"{when}, the probe on {each.asked} is {each.description}"
         )
     if earlier:
         outcome.notes.append(f"{when}, {len(earlier)} registrations are listed no more")

@@ -83,7 +83,7 @@ def _vm(vm: str, ended: Sequence[_Ended]) -> list[str]:
         str(verdicts[Verdict.PASS]),
         str(verdicts[Verdict.KNOWN_FAIL]),
         str(verdicts[Verdict.SKIP]),
-        str(sum(not cell.verdict.good for cell in cells)),
+        str(sum(not cell.verdict.acceptable for cell in cells)),
         f"{caught}/{len(mutants)}",
     ]
 
