@@ -36,7 +36,7 @@ def test_registered_disabled(layout: Layout, target: Target, kprobes: Kprobes) -
     """A probe registered disabled is listed as disabled at its address, leaves memory unchanged, and is not hit."""
     with kprobes.on(*sites_of(layout, target), parameters=["disabled=1"]) as probes:
         call(target)
-    disable_and_unregister.expect_silent(probes)
+    disable_and_unregister.expect_disabled_never_hit(probes)
 
 
 @pytest.mark.mutants("only-reported")
@@ -51,7 +51,7 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
         call(target)
         for index in range(len(sites)):
             disable_and_unregister.enable(probes, index)
-        probes.look_again()
+        probes.read_again()
         call(target)
     probes.prove(hits=2 * TIMES)
     probes.prove_gone()
@@ -63,7 +63,7 @@ def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes)
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * 3) as probes:
         disable_and_unregister.disable(probes, 1)
-        probes.look_again()
+        probes.read_again()
         target.call("leaf", TIMES)
     probes.prove()
     disable_and_unregister.expect_hits(probes, [TIMES, 0, TIMES])
@@ -76,6 +76,6 @@ def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes
         disable_and_unregister.disable(probes, 0)
         target.unload()
         try:
-            disable_and_unregister.expect_not_enabled(probes, 0)
+            disable_and_unregister.expect_enable_refused(probes, 0)
         finally:
             target.load()

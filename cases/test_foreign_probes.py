@@ -14,27 +14,27 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.landing.verify.judged import Finding
-from harness.matrix.verify.fixture import Foreign
+from harness.matrix.verify.fixture import ForeignProbes
 
 MODULE = "pinpoint_external"
 # Reading /proc/version calls it, and an idle guest does not.
 SITE = Site("version_proc_show")
 # A function that nothing idle calls either, for mutants that must not land in the first one.
 OTHER = Site("uptime_proc_show")
-Tools = Callable[..., AbstractContextManager[Foreign]]
+Tools = Callable[..., AbstractContextManager[ForeignProbes]]
 LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_plain(foreign: Foreign) -> None:
+def test_plain(foreign: ForeignProbes) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
     foreign.module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_in_another_module(foreign: Foreign, target: Target) -> None:
+def test_in_another_module(foreign: ForeignProbes, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
     site = target.site("leaf")
     foreign.module(MODULE, site).prove((f"{site.module}:{site.symbol}+0x0", LANDED))
@@ -47,7 +47,7 @@ def test_in_another_module(foreign: Foreign, target: Target) -> None:
     ("kind", "finding"),
     [("fallback", LANDED), ("disabled", DISABLED), ("later", LANDED)],
 )
-def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
+def test_kind(foreign: ForeignProbes, kind: str, finding: Finding) -> None:
     """Each of these kprobes gets the right finding: by a second name, not armed, registered later by a workqueue.
 
     The workqueue registers its kprobe one second later.
@@ -61,7 +61,7 @@ def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_by_address(foreign: Foreign, layout: Layout, figure: Callable[..., object]) -> None:
+def test_by_address(foreign: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
     outcome = foreign.module(MODULE, SITE, "address")
     # The kernel lists the address after a landing pad (arch_adjust_kprobe_addr(), since 5.19).
@@ -89,7 +89,7 @@ def _demand_kprobe_events(guest: Guest) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_tracefs_script(foreign: Foreign) -> None:
+def test_tracefs_script(foreign: ForeignProbes) -> None:
     """A kprobe that a shell script writes to kprobe_events, by symbol + offset, lands there."""
     _demand_kprobe_events(foreign.guest)
     site = Layout(foreign.guest).straight(SITE, 2)[1]
@@ -99,7 +99,7 @@ def test_tracefs_script(foreign: Foreign) -> None:
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "table-lies")
-def test_script_by_a_symbol_table(foreign: Foreign) -> None:
+def test_script_by_a_symbol_table(foreign: ForeignProbes) -> None:
     """A script that looks the address up in a table of symbols lands, and is missed with a table that is wrong."""
     _demand_kprobe_events(foreign.guest)
     look_up = "place=$(grep ' {symbol}$' {table}) && place=0x${{place%% *}} || exit"
@@ -110,12 +110,12 @@ def test_script_by_a_symbol_table(foreign: Foreign) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 @pytest.mark.parametrize(("sample", "parameter"), [("kprobe_example", "symbol"), ("kretprobe_example", "func")])
-def test_kernel_sample(foreign: Foreign, sample: str, parameter: str) -> None:
+def test_kernel_sample(foreign: ForeignProbes, sample: str, parameter: str) -> None:
     """The kernel's own samples/kprobes, built from the source of the kernel that runs, land at their parameter."""
     foreign.sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
 
 
-def _judge_tool(foreign: Foreign, command: str, *, second: bool) -> None:
+def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
     """The command's probe must land on the first or the second instruction that a probe can stand on."""
     site = Layout(foreign.guest).straight(SITE, 2)[1] if second else SITE
     outcome = foreign.command(command, site, OTHER, tools=True)

@@ -166,7 +166,7 @@ def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: 
         how = precompiled.order(guest, with_symbols=True)
         precompiled.prove_landing(loaders, targets, hits_of(targets), how)
     by_hand = precompiled.file(guest, with_symbols=True)
-    small, large = (sum(each.size for each in Elf.kept(path).allocated) for path in (plain, by_hand))
+    small, large = (sum(each.size for each in Elf.read_cached(path).allocated_sections) for path in (plain, by_hand))
     figure("precompiled.bytes", small, "bytes")
     figure("precompiled.bytes_by_hand", large, "bytes")
     if small >= large:
@@ -175,7 +175,7 @@ def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: 
 
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
     """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
-    elf = Elf.kept(guest.image.modules[module])
+    elf = Elf.read_cached(guest.image.modules[module])
     lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 

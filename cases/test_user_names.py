@@ -35,7 +35,7 @@ def test_symbol_versions(uprobes: Uprobes) -> None:
         with uprobes.on(file, sites) as run:
             process.call("pinpoint_versioned@PINPOINT_1", TIMES)
             process.call("pinpoint_runner_versioned", 1)
-            run.look(process)
+            run.read_pages(process)
         run.prove()
         run.prove_counts(process.pid, [TIMES, 1])
 
@@ -49,7 +49,7 @@ def test_interposition(uprobes: Uprobes) -> None:
         for file, hits in ((probed, 0), (preloaded, TIMES)):
             with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module") as run:
                 process.call("pinpoint_runner_calls", TIMES)
-                run.look(process)
+                run.read_pages(process)
             run.prove(hits)
 
 
@@ -61,7 +61,7 @@ def test_ifunc(uprobes: Uprobes) -> None:
     sites = [file.site(f"pinpoint_chosen_{part}") for part in ("resolver", "first", "second")]
     with uprobes.on(file, sites, "module") as run, uprobes.runner(LD_BIND_NOW="1") as process:
         process.call("pinpoint_runner_chosen", TIMES)
-        run.look(process)
+        run.read_pages(process)
     run.prove()
     run.prove_counts(process.pid, [1, 0, TIMES])
     with pytest.raises(PinpointError, match="IFUNC"):
@@ -74,9 +74,9 @@ def test_static_pie(uprobes: Uprobes) -> None:
     """A probe lands in a static position-independent program, which relocates itself without ld.so."""
     file = uprobes.file(RUNNER, STATIC)
     with uprobes.runner(STATIC) as process:
-        with uprobes.on(file, [file.site("pinpoint_runner_leaf")]).before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_runner_leaf")]).read_before(process) as run:
             process.call("pinpoint_runner_leaf", TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()
 
@@ -89,11 +89,11 @@ def test_stripped(uprobes: Uprobes, name: str, symbols_by: SymbolSource) -> None
     """The symbols of a stripped file come from a separate file, found by build-id or by .gnu_debuglink."""
     file = uprobes.file(name, STRIPPED, symbols_by)
     assert ".symtab" not in file.elf.sections
-    assert (".build-id" if symbols_by is SymbolSource.BUILD_ID else ".debug") in file.table.path.parts
+    assert (".build-id" if symbols_by is SymbolSource.BUILD_ID else ".debug") in file.symbol_file.path.parts
     symbol = f"pinpoint_{'one' if name == ONE else 'runner'}_static"
     with uprobes.runner(STRIPPED) as process:
-        with uprobes.on(file, [file.site(symbol)]).before(process) as run:
+        with uprobes.on(file, [file.site(symbol)]).read_before(process) as run:
             process.call(symbol, TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()

@@ -40,10 +40,10 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
     file = uprobes.file(ONE)
     sites = file.straight(file.site("pinpoint_one_leaf"), BOUNDARIES)
     with uprobes.runner() as first, uprobes.runner() as second:
-        with uprobes.on(file, sites, way).before(first, second) as run:
+        with uprobes.on(file, sites, way).read_before(first, second) as run:
             first.call("pinpoint_one_leaf", TIMES)
             second.call("pinpoint_one_leaf", TIMES + 1)
-            run.look(first, second, ask="")
+            run.read_pages(first, second, ask="")
         run.prove({first.pid: TIMES, second.pid: TIMES + 1})
         run.prove_only_in(first.pid, second.pid)
         run.prove_addresses_differ()
@@ -58,9 +58,9 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
     """A return probe is registered at the function's entry and reports each return with the function's address."""
     file = uprobes.file(TWO)
     with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).read_before(process) as run:
             process.call("pinpoint_two_calls", TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()
 
@@ -73,9 +73,9 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
     file = uprobes.file(RUNNER)
     sites = file.straight(file.site(f"pinpoint_runner_{symbol}"), 2)
     with uprobes.runner() as process:
-        with uprobes.on(file, sites).before(process) as run:
+        with uprobes.on(file, sites).read_before(process) as run:
             process.call(f"pinpoint_runner_{symbol}", TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()
 
@@ -86,11 +86,11 @@ def test_calls_through_the_plt(uprobes: Uprobes) -> None:
     """A call through the PLT of the program, of another DSO and of the DSO itself runs the function that is probed."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_before(process) as run:
             process.call("pinpoint_runner_calls", TIMES)
             process.call("pinpoint_two_calls", TIMES)
             process.call("pinpoint_one_calls", TIMES)
-            run.look(process, ask="=")
+            run.read_pages(process, ask="=")
         run.prove(3 * TIMES)
         run.prove_restored()
 
@@ -101,11 +101,11 @@ def test_twice_in_one_process(uprobes: Uprobes) -> None:
     """A DSO that one process has mapped twice, at two addresses (dlmopen()): the probe is in both, and both hit it."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
-        process.ask(f"again {file.path}")
-        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").before(process) as run:
+        process.send_command(f"again {file.path}")
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_before(process) as run:
             process.call("pinpoint_one_leaf", TIMES)
             process.call("+pinpoint_one_leaf", TIMES)
-            run.look(process, ask="+")
+            run.read_pages(process, ask="+")
         run.prove(2 * TIMES)
         run.prove_mappings(process, 2)
         run.prove_restored()
@@ -124,9 +124,9 @@ def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) ->
         for file in map(uprobes.file, (ONE, TWO, RUNNER)):
             named = [each.name for each in file.functions if each.name in pointers]
             sites = [site for each in named for site in file.straight(file.site(each), 2)]
-            with uprobes.on(file, sites, "module").before(process) as run:
-                process.ask(f"each all {0 if uprobes.mutant.spares else 1}")
-                run.look(process)
+            with uprobes.on(file, sites, "module").read_before(process) as run:
+                process.send_command(f"each all {0 if uprobes.mutant.spares else 1}")
+                run.read_pages(process)
             run.prove()
             run.prove_restored()
             landings += run.landings

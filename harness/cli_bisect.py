@@ -16,7 +16,7 @@ from harness.images.recipe import select
 from harness.matrix.commands.bisect import Bisection, report
 from harness.matrix.commands.bisect_test import CaseTest
 from harness.report.board import Board
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _PATH = click.Path(path_type=Path)
 
@@ -56,5 +56,5 @@ def bisect(tree: Path, good: str, bad: str, expression: str, vm: str, config: Pa
             board.close()
     outcome = job.result()
     for line in report(outcome):
-        click.echo(plain(line))
+        click.echo(without_control_codes(line))
     return 0 if outcome.commit else HARNESS_FAILED

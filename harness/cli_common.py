@@ -10,7 +10,7 @@ import click
 
 from harness.core import paths
 from harness.core.errors import BuildError, PinpointError
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -60,4 +60,4 @@ def print_error(error: PinpointError, about: str = "") -> None:
 
 def one_line(text: str) -> str:
     """Return the text on one line and without control codes: names in it may come from untrusted files."""
-    return " ".join(part for line in plain(text).splitlines() if (part := line.strip()))
+    return " ".join(part for line in without_control_codes(text).splitlines() if (part := line.strip()))

@@ -46,7 +46,7 @@ def repro(
         vm = bundle.read(directory).cell.vm
         replace_in_this_run(given_board.obtained([vm], kernels, config, boot=True))
     if way == attach.GDB:
-        debugger.program(replay.recipe_of(bundle.read(directory)).architecture)
+        debugger.find_gdb(replay.recipe_of(bundle.read(directory)).architecture)
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
 
 
@@ -63,7 +63,7 @@ def shell(vm: str, kernels: Sequence[Path], config: Path | None, accel: str | No
     """
     recipe = given_board.obtained([vm], kernels, config, boot=True) if kernels or config else select([vm])[0]
     if gdb:
-        debugger.program(recipe.architecture)
+        debugger.find_gdb(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
         status = attach.attach(guest, attach.GDB if gdb else attach.SHELL)
     if gdb and status:
@@ -84,7 +84,7 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
     def begin() -> Guest:
         image = prepare(recipe, build_context)
         freezer = Freezer(build_context, bus, accel)
-        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, options(image, keys)))
+        frozen = None if anew else freezer.find_frozen(image, lambda keys: start.boot(image, options(image, keys)))
         keys = RunKeys.make()
         return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 

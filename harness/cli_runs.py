@@ -149,7 +149,7 @@ def run(
     options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
     forced = [f"--accel={accel}"] if accel else []
     if kernel_mutants is not None:
-        return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
+        return kernel_mutant_run.run_kernel_mutants_on(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
@@ -218,8 +218,8 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
     """Print the command line of each guest; files that are not built yet appear in capitals."""
     build_context = BuildContext.in_cache(Bus())
     for recipe in recipes:
-        image = prepare.prepare(recipe, build_context) if prepare.built(recipe, build_context) else None
-        wiring = qemu.Wiring(
+        image = prepare.prepare(recipe, build_context) if prepare.is_built(recipe, build_context) else None
+        wiring = qemu.QemuFiles(
             console=3,
             monitor=4,
             kernel=image.kernel if image else Path("KERNEL"),
@@ -227,5 +227,5 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
         )
         shown = image.recipe if image else recipe
         _, *words = qemu.argv(shown, accelerator.choose(shown.architecture, forced), wiring)
-        click.echo(shlex.join([qemu_program.named(recipe, build_context), *words]))
+        click.echo(shlex.join([qemu_program.qemu_program_name(recipe, build_context), *words]))
     return 0

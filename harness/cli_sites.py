@@ -16,7 +16,7 @@ from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
-from harness.landing.code.function_selection import evenly, unique_functions
+from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.sites.function import Function, FunctionSites
 from harness.matrix.commands import prove_sites
 from harness.matrix.commands.prove_sites import Proof
@@ -68,11 +68,11 @@ def _found(
     image = prepare(recipe, context)
     answers = FunctionSites(image)
     began = time.monotonic()
-    chosen = names or [symbol.name for symbol in evenly(unique_functions(answers.kernel), sample)]
+    chosen = names or [symbol.name for symbol in evenly_spread(unique_functions(answers.kernel), sample)]
     functions, notes = [], []
     with context.bus.step(recipe.name, "sites") as step:
         for number, name in enumerate(chosen):
-            step.say(name, number / len(chosen))
+            step.report(name, number / len(chosen))
             try:
                 functions.append(answers.function(name))
             except PinpointError as error:
@@ -89,7 +89,7 @@ def _found(
         return functions, None, notes
     log = paths.cache() / "logs" / f"sites-{recipe.name}.log"
     began = time.monotonic()
-    with guests.begin(image, context, log) as guest, context.bus.step(recipe.name, "registering") as step:
+    with guests.start_guest(image, context, log) as guest, context.bus.step(recipe.name, "registering") as step:
         proof = prove_sites.prove(guest, functions, step)
     notes += [str(each) for each in proof.differences[:_SHOWN]]
     if len(proof.differences) > _SHOWN:

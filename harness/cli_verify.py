@@ -20,7 +20,7 @@ from harness.images.recipe import Recipe, select
 from harness.matrix.commands import given_board
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
-from harness.matrix.verify.plan import Wanted
+from harness.matrix.verify.plan import VerifyRequest
 from harness.matrix.verify.report import Report
 from harness.report.board import Board
 
@@ -85,9 +85,9 @@ def verify(
     if remove_targets and not also:
         raise UsageError("--remove-targets without --with", mend="give the module that is probed: --with FILE.ko")
     pairs = _pairs(parameters)
-    wanted = Wanted(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
+    wanted = VerifyRequest(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
     for word in expected:
-        plan.expected(word)
+        plan.parse_expected_site(word)
     given = [given_board.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
     reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:
@@ -106,7 +106,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _on_all(wanted: Wanted, recipes: Sequence[Recipe], stream: object) -> list[Report]:
+def _on_all(wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object) -> list[Report]:
     """Verify on one VM after the other, with the board on the terminal."""
     bus = Bus()
     terminal = sys.stdout.isatty() and stream is sys.stdout
@@ -121,11 +121,11 @@ def _on_all(wanted: Wanted, recipes: Sequence[Recipe], stream: object) -> list[R
     return [job.result() for job in jobs]
 
 
-def _on(wanted: Wanted, recipe: Recipe, build_context: BuildContext) -> Report:
+def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> Report:
     log = paths.cache() / "logs" / f"verify-{recipe.name}.log"
     with tempfile.TemporaryDirectory(prefix="pinpoint-verify-") as directory:
         place = Path(directory)
         plan.demand_architecture(wanted, recipe, place)
         image = prepare(recipe, build_context)
-        modules = plan.modules(wanted, image, build_context, place)
+        modules = plan.modules_to_load(wanted, image, build_context, place)
         return run.verify(image, wanted, modules, build_context, log)

@@ -55,7 +55,7 @@ def requirements(text: str, machine: str) -> Iterator[Requirement]:
             yield Requirement(package, provides, purpose, frozenset(guests.split(",")) - {""})
 
 
-def optional(text: str, kind: str = "optional") -> Iterator[Requirement]:
+def optional_requirements(text: str, kind: str = "optional") -> Iterator[Requirement]:
     """What one command wants, or only the unit tests (`kind` is `tests`), from the text of host-packages.txt."""
     for line in text.splitlines():
         match line.split(None, 3):
@@ -69,8 +69,8 @@ def main() -> int:
     listed = list(requirements(PACKAGES.read_text(), platform.machine()))
     # Without the launcher no guests are known, and every package counts as needed.
     needed = [each for each in listed if not named or not each.guests or each.guests & named]
-    wanted = [*(each for each in listed if each not in needed), *optional(PACKAGES.read_text())]
-    tests = list(optional(PACKAGES.read_text(), "tests"))
+    wanted = [*(each for each in listed if each not in needed), *optional_requirements(PACKAGES.read_text())]
+    tests = list(optional_requirements(PACKAGES.read_text(), "tests"))
     versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])
     print(_host())
     for line in _facts():

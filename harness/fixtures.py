@@ -13,8 +13,8 @@ from harness.guest.guest import Guest
 from harness.images import guest_packages
 from harness.images.image import Image
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import Conversions
-from harness.landing.lookup.data_check import Readings
+from harness.landing.lookup.conversion import AddressConverter
+from harness.landing.lookup.data_check import DataReader
 from harness.landing.mutants import named
 from harness.landing.probe_run import Kprobes
 from harness.landing.sweep.sweep_fixture import Sweeps
@@ -24,7 +24,7 @@ from harness.landing.target import Target
 from harness.matrix import relocation_records as tried_trials
 from harness.matrix.guests import checkup, loaded_targets
 from harness.matrix.verify import guest as verify_guest
-from harness.matrix.verify.fixture import Foreign
+from harness.matrix.verify.fixture import ForeignProbes
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
@@ -48,16 +48,16 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     legitimate change that cannot be undone only discards the guest.
     """
     run = request.config.stash[RUN]
-    with run.bus.clocked(vm, time_accounts.GUEST):
+    with run.bus.timed(vm, time_accounts.GUEST):
         running = run.fleet.guest(vm)
     request.node.stash[WATCH].start_on(running)
-    loaded_targets.make_room(running, _asked_for(request))
+    loaded_targets.unload_unwanted_target(running, _asked_for(request))
     yield running
     try:
-        with run.bus.clocked(vm, time_accounts.CHECK_UP):
-            undone = checkup.end(running)
+        with run.bus.timed(vm, time_accounts.CHECK_UP):
+            undone = checkup.check_after_cell(running)
     except GuestError as lost:
-        worse = _noticed(request, checkup.last_words(running, lost))
+        worse = _noticed(request, checkup.explain_loss(running, lost))
         run.fleet.retire(vm, f"{request.node.name}: {worse}")
         raise worse from lost
     except Exception as error:
@@ -84,9 +84,9 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
             try:
                 yield running
                 if not may_die:
-                    checkup.end(running)
+                    checkup.check_after_cell(running)
             except GuestError as lost:
-                raise _noticed(request, checkup.last_words(running, lost)) from lost
+                raise _noticed(request, checkup.explain_loss(running, lost)) from lost
             except Exception as error:
                 _noticed(request, error)
                 raise
@@ -96,7 +96,7 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
 
 def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
     """Gather evidence from the guest, which is about to stop, and return the error."""
-    request.config.stash[RUN].bundles.notice(request.node.stash[WATCH], error)
+    request.config.stash[RUN].bundles.gather_evidence(request.node.stash[WATCH], error)
     return error
 
 
@@ -195,28 +195,28 @@ def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant:
 
 
 @pytest.fixture
-def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Foreign:
+def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> ForeignProbes:
     """Modules and commands that report nothing, judged in this guest: `foreign.module(name, site).prove(findings)`."""
-    return Foreign(guest, mutant, request.config.stash[RUN].fleet.build_context)
+    return ForeignProbes(guest, mutant, request.config.stash[RUN].fleet.build_context)
 
 
 @pytest.fixture
 def foreign_tools(
     request: pytest.FixtureRequest, vm: str, mutant: str
-) -> Callable[..., AbstractContextManager[Foreign]]:
+) -> Callable[..., AbstractContextManager[ForeignProbes]]:
     """The same in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`."""
 
     @contextmanager
-    def begin(*packages: str) -> Iterator[Foreign]:
+    def begin(*packages: str) -> Iterator[ForeignProbes]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
         wanted = guest_packages.obtain(image.recipe, packages, context)
-        with verify_guest.begin(image, context, run.fleet.fresh_log(vm), wanted) as guest:
+        with verify_guest.start_guest(image, context, run.fleet.fresh_log(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
-            checkup.begin(guest)
+            checkup.record_initial_state(guest)
             try:
-                yield Foreign(guest, mutant, context)
-                checkup.end(guest)
+                yield ForeignProbes(guest, mutant, context)
+                checkup.check_after_cell(guest)
             except Exception as error:
                 _noticed(request, error)
                 raise
@@ -225,15 +225,15 @@ def foreign_tools(
 
 
 @pytest.fixture
-def conversions(layout: Layout, mutant: str) -> Conversions:
+def conversions(layout: Layout, mutant: str) -> AddressConverter:
     """Converts addresses to the closest symbol + offset and back: `conversions.prove(sites)`."""
-    return Conversions(layout, named(mutant))
+    return AddressConverter(layout, named(mutant))
 
 
 @pytest.fixture
-def readings(layout: Layout, mutant: str) -> Readings:
+def readings(layout: Layout, mutant: str) -> DataReader:
     """Reads data by its symbol inside the guest and outside of it: `readings.prove(datum, value)`."""
-    return Readings(layout, named(mutant))
+    return DataReader(layout, named(mutant))
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
 @pytest.fixture
 def keep_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
     """Record a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
-    return partial(tried_trials.keep, request.config.stash[RUN].trials, vm)
+    return partial(tried_trials.record_trial, request.config.stash[RUN].trials, vm)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def install() -> None:
     """
     place = _CACHE / f"tests-{sha256(_LOCKED)[:16]}-{sys.version_info.major}.{sys.version_info.minor}"
     _CACHE.mkdir(parents=True, exist_ok=True)
-    with locks.held(_CACHE / "tests.lock", deadline=Deadline.after(_SECONDS), on_wait=lambda _: None):
+    with locks.hold_lock(_CACHE / "tests.lock", deadline=Deadline.after(_SECONDS), on_wait=lambda _: None):
         if not (place / _STAMP).exists():
             _fill(place)
     if str(place) not in sys.path:

@@ -21,7 +21,7 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.layout import Layout
 from harness.landing.mutants import MUTANTS
-from harness.landing.section_sites import PrecompiledSite, Refused, by_section
+from harness.landing.section_sites import OtherBuildError, PrecompiledSite, by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -207,7 +207,7 @@ def test_a_precompiled_site_is_at_its_section_and_offset(build: Build) -> None:
 def test_another_build_is_refused(build: Build, found: str) -> None:
     site = PrecompiledSite.at_line("shape", build("-g"), "one.c", number(ONE, "MARK(first_mark)"))
     with pytest.raises(
-        Refused, match=rf"vm: \.text\+{site.place:#x} is for the shape of build-id {site.build_id}, load"
+        OtherBuildError, match=rf"vm: \.text\+{site.place:#x} is for the shape of build-id {site.build_id}, load"
     ):
         by_section(loaded(found, 0xC0001000), [site])
     assert MUTANTS["stale-offset"].relocates is not None

@@ -10,7 +10,7 @@ from test_export import cell
 from harness import cli
 from harness.matrix.commands import gate as gates
 from harness.matrix.commands.gate import Gate, Listener
-from harness.report.compare import Baseline, Known
+from harness.report.compare import Baseline, KnownFailure
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
 
@@ -26,7 +26,7 @@ def gate(old: Baseline | list[Cell] | None, new: list[Cell], **options: object) 
 
 
 def known(case: str, verdict: Verdict = FAIL) -> Baseline:
-    return Baseline(known=(Known(case=case, vm=cell(case).vm, verdict=verdict, reason="r", owner="o"),))
+    return Baseline(known=(KnownFailure(case=case, vm=cell(case).vm, verdict=verdict, reason="r", owner="o"),))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 from harness.verdict.liveness import Condition, examine
 
 # Long enough that a thread of a busy host does not wait for a large part of it.
@@ -180,7 +180,7 @@ def test_what_became_of_a_guest(
     scene.link.alive = change.get("alive", True)
     if "event" in change:
         scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
-    found = examine(scene.guest, read(console), hex)
+    found = examine(scene.guest, read_complaints(console), hex)
     assert (found.condition, found.condition.verdict) == (condition, verdict)
     if found.condition is Condition.SOFT_HANG:
         assert "CPU 0 at 0x1000 (2/2)" in found.evidence

@@ -14,7 +14,7 @@ from ssh_server import SOON, Server, end
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.pexpect_over_ssh import Dialogue
-from harness.pinning.loader import LoaderLine, LoaderResult, Order, Status
+from harness.pinning.loader import LoaderLine, LoaderOrder, LoaderResult, Status
 from harness.pinning.mutants import MUTANTS
 
 
@@ -56,11 +56,11 @@ def soon() -> Deadline:
 
 
 def test_an_order_in_words() -> None:
-    order = Order(
+    order = LoaderOrder(
         targets=["a", "b"], sections=[("a", ".text")], gates=["load"], name="c", in_memory=True, user=7, mutant="m"
     )
     assert order.words() == ["-t", "a", "-t", "b", "-s", "a:.text", "-g", "load", "-n", "c", "-u", "7", "-x", "m", "-m"]
-    assert Order(until_removed=True).words() == ["-w"]
+    assert LoaderOrder(until_removed=True).words() == ["-w"]
 
 
 def test_lines() -> None:
@@ -82,8 +82,10 @@ def test_how_it_ended_is_reported() -> None:
 
 
 def test_mutants_break_orders_and_leave_the_rest() -> None:
-    order = Order(targets=["a"], parameters=["keeps=1"])
-    assert MUTANTS["closes-early"].breaks(order) == Order(targets=["a"], parameters=["keeps=1"], mutant="closes-early")
+    order = LoaderOrder(targets=["a"], parameters=["keeps=1"])
+    assert MUTANTS["closes-early"].breaks(order) == LoaderOrder(
+        targets=["a"], parameters=["keeps=1"], mutant="closes-early"
+    )
     assert MUTANTS["no-name"].breaks(order).parameters == ["keeps=1", "mutant=no-name"]
 
 

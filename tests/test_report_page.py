@@ -17,8 +17,8 @@ from harness import cli
 from harness.core.events import Bus, Event, Phase
 from harness.landing.by_hand import ByHand
 from harness.landing.checks import trial_example
-from harness.landing.checks.base_offset_trial import Aim, Trial
-from harness.landing.checks.classify_address import AddressKind, Places
+from harness.landing.checks.base_offset_trial import RelocatedFunction, Trial
+from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.site import Site
 from harness.report import history, timeline
 from harness.report.html import write_html, write_report
@@ -157,7 +157,7 @@ def test_news_are_since_the_last_run_of_each_vm(run: RunDirectory, earlier: RunD
 @pytest.mark.parametrize("damage", ["missing", "another version", "no database"])
 def test_the_history_is_rebuilt(run: RunDirectory, damage: str) -> None:
     root = run.path.parent
-    before = history.past(root)
+    before = history.read_history(root)
     path = root / "history.sqlite"
     if damage == "another version":
         with sqlite3.connect(path) as database:
@@ -168,7 +168,7 @@ def test_the_history_is_rebuilt(run: RunDirectory, damage: str) -> None:
         path.unlink()
         if damage == "no database":
             path.write_text("no database at all" * 100)
-    assert history.past(root) == before != []
+    assert history.read_history(root) == before != []
     assert history.courses(root, run.name, 5)["run.wall_s", ""] == [90, 120]
     Figures(run).add("run.wall_s", 130, "s")
     assert history.courses(root, run.name, 5)["run.wall_s", ""] == [90, 120, 130]
@@ -200,14 +200,14 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
 
 
 def _trial(by_hand: ByHand, here: SimpleNamespace) -> Trial:
-    places = Places(here)  # type: ignore[arg-type]
+    places = AddressClassifier(here)  # type: ignore[arg-type]
     symbols = {symbol.name: symbol for symbol in here.kernel.symbols}
     here.symbol = lambda site: (here.kernel, symbols[site.symbol])
     aims = []
     for name in "abc":
         address, truth = by_hand.address(Site(name)), symbols[name].address + SLIDE
         kind = AddressKind.INSTRUCTION if address == truth else places.at(address)
-        aims.append(Aim(Site(name), address, truth, kind))
+        aims.append(RelocatedFunction(Site(name), address, truth, kind))
     return Trial("other-order", "its-sibling", here, by_hand, places, aims)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from harness.report import board as board_module
 from harness.report.board import Board
 from harness.report.html import write_html
 from harness.report.measurements import Figures, meets
-from harness.report.pivot import CaseName, Pivot, tally
+from harness.report.pivot import CaseName, Pivot, format_verdict_counts
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
@@ -157,7 +157,7 @@ def test_pivot() -> None:
     assert (square.verdict, square.caught, square.tried) == (Verdict.PASS, 1, 1)
     assert pivot.square(case("test_entry"), "nowhere").verdict is None
     assert [group[0].verdict for group in pivot.bad()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
-    assert tally(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
+    assert format_verdict_counts(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
     again = Pivot([*matrix(), cell("test_entry", "parisc")])
     assert again.square(case("test_entry"), "parisc").verdict is Verdict.PASS
 

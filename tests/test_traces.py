@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 from harness.verdict.traces import Frame, frames, source_of
 
 LOGS = Path(__file__).with_name("console_logs")
@@ -34,7 +34,7 @@ INNERMOST = {
 
 @pytest.mark.parametrize("log", INNERMOST)
 def test_frames_of_real_traces(log: str) -> None:
-    (complaint, *_) = read((LOGS / f"{log}.console").read_bytes())
+    (complaint, *_) = read_complaints((LOGS / f"{log}.console").read_bytes())
     assert [str(frame) for frame in frames(complaint.lines, {})][:2] == INNERMOST[log]
 
 

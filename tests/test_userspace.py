@@ -15,7 +15,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Landing
 from harness.landing.site import Site
 from harness.userspace import debug_files, witness
-from harness.userspace.mappings import Mapping, Page, View
+from harness.userspace.mappings import FileView, Mapping, Page
 from harness.userspace.ways import ByModule, ByTracefs, Hit, Registered, _errors
 from harness.userspace.witness import Breakpoint
 
@@ -29,17 +29,17 @@ def page(memory: bytes, *, private: bool = True) -> Page:
     return Page(7, 0x7F0000001000, 0x1000, 5, private, memory, memory)
 
 
-def view(*changes: tuple[int, bytes], private: bool = True) -> View:
+def view(*changes: tuple[int, bytes], private: bool = True) -> FileView:
     memory = bytearray(CONTENT[0x1000:0x2000])
     for place, code in changes:
         memory[place - 0x1000 : place - 0x1000 + len(code)] = code
-    return View(
+    return FileView(
         "1:2", [Mapping(7, 0x7F0000001000, 0x7F0000002000, 0x1000, "r-xp")], [page(bytes(memory), private=private)]
     )
 
 
 def landing(
-    seen: View,
+    seen: FileView,
     *,
     offset: int = PLACE,
     hits: int = 1,
@@ -85,9 +85,9 @@ def test_page_cache_changed() -> None:
 
 def test_one_of_two_mappings_has_no_breakpoint() -> None:
     changed, plain = view((PLACE, b"\xcc")), view()
-    both = View("1:2", changed.mappings, [*changed.pages, replace(plain.pages[0], address=0x7F0000009000)])
+    both = FileView("1:2", changed.mappings, [*changed.pages, replace(plain.pages[0], address=0x7F0000009000)])
     assert "another one does not" in landing(both).complaint
-    two = View("1:2", changed.mappings, [*changed.pages, replace(changed.pages[0], address=0x7F0000009000)])
+    two = FileView("1:2", changed.mappings, [*changed.pages, replace(changed.pages[0], address=0x7F0000009000)])
     assert landing(two).complaint == ""
 
 

@@ -22,11 +22,11 @@ from harness.images.recipe import Recipe
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
-from harness.landing.verify.judged import Finding, Judged, table
+from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
 from harness.landing.verify.text import Region
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify import plan
-from harness.matrix.verify.plan import Wanted, expected
+from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
 
 X86 = ARCHITECTURES["x86_64"]
 RELEASE = "6.1.0-test"
@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert module_info.name(external_module_check.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_check.read(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert module_info.name(external_module_check.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_check.read(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -203,7 +203,10 @@ def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:
 
 
 def test_the_sites_of_a_file_are_read(module: Path) -> None:
-    assert kprobes_in_module_data.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
+    assert kprobes_in_module_data.find_kprobe_sites(Elf.read(module)) == [
+        Site("vfs_read", 4),
+        Site("ext4_sync_file", 0, "ext4"),
+    ]
 
 
 def test_text_tells_where_it_differs() -> None:
@@ -216,9 +219,11 @@ def test_text_tells_where_it_differs() -> None:
 
 
 def test_the_table_has_a_line_for_each_probe() -> None:
-    landed = Judged("good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",))
-    missed = Judged("bad+0x4", "fentry", Finding.MISSED, why="no call")
-    header, first, second = table([landed, missed]).splitlines()
+    landed = JudgedProbe(
+        "good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",)
+    )
+    missed = JudgedProbe("bad+0x4", "fentry", Finding.MISSED, why="no call")
+    header, first, second = judged_table([landed, missed]).splitlines()
     assert header.split() == ["probe", "address", "means", "memory", "owner", "verdict"]
     assert " ".join(first.split()) == "good+0x4 0x1004 good+0x4 55 became cc - landed (first of 2)"
     assert " ".join(second.split()) == "bad+0x4 fentry - - - - missed: no call"
@@ -229,13 +234,13 @@ def test_the_table_has_a_line_for_each_probe() -> None:
     [("f", Site("f")), ("f+0x10", Site("f", 16)), ("f+16", Site("f", 16)), ("m:f.cold+4", Site("f.cold", 4, "m"))],
 )
 def test_what_is_expected_is_a_site(word: str, site: Site) -> None:
-    assert expected(word) == site
+    assert parse_expected_site(word) == site
 
 
 @pytest.mark.parametrize("word", ["", "+4", "f+", "f+x", "f g", "m:", "f;reboot"])
 def test_what_is_no_site_is_refused(word: str) -> None:
     with pytest.raises(UsageError, match="is no SYMBOL"):
-        expected(word)
+        parse_expected_site(word)
 
 
 @dataclass
@@ -314,14 +319,16 @@ def test_two_modules_of_a_name_are_refused(image: Image, module: Path, tmp_path:
     private = tmp_path / "private"
     private.mkdir()
     with pytest.raises(UsageError, match="two modules are named my_probe"):
-        plan.modules(Wanted([module, module]), image, BuildContext.in_cache(Bus()), private)
+        plan.modules_to_load(VerifyRequest([module, module]), image, BuildContext.in_cache(Bus()), private)
 
 
 def test_an_archive_cannot_be_loaded_as_it_is_and_is_unpacked(image: Image, module: Path, tmp_path: Path) -> None:
     subprocess.run(["xz", module], check=True)
     private = tmp_path / "private"
     private.mkdir()
-    (found,) = plan.modules(Wanted([module.with_suffix(".ko.xz")]), image, BuildContext.in_cache(Bus()), private)
+    (found,) = plan.modules_to_load(
+        VerifyRequest([module.with_suffix(".ko.xz")]), image, BuildContext.in_cache(Bus()), private
+    )
     assert found.name == "my_probe"
     assert found.copy.read_bytes()[:4] == b"\x7fELF"
 

@@ -10,8 +10,8 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
-from harness.landing.verify.judged import Finding, Judged
-from harness.landing.verify.kprobe_judge import listed_site, matched
+from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.kprobe_judge import listed_site, match_registrations
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watched import stands_at
 
@@ -88,7 +88,7 @@ def test_an_arm64_site_calls_from_either_word() -> None:
 def test_listed_kprobes_have_their_latest_registrations() -> None:
     first, second, other = call(0x10), call(0x10), call(0x20)
     listed = [ListedProbe(0x10, "f+0x0", ()), ListedProbe(0x30, "g+0x0", ())]
-    found, gone = matched(listed, [first, other, second, call(0x40, error=22)])
+    found, gone = match_registrations(listed, [first, other, second, call(0x40, error=22)])
     assert [each.call for each in found] == [second, None]
     assert sorted(each.address for each in gone) == [0x10, 0x20]
     assert first in gone
@@ -97,7 +97,7 @@ def test_listed_kprobes_have_their_latest_registrations() -> None:
 def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
     armed, disabled = call(0x10), call(0x10, disabled=True)
     listed = [ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x10, "f+0x0", ())]
-    found, gone = matched(listed, [disabled, armed])
+    found, gone = match_registrations(listed, [disabled, armed])
     assert [each.call for each in found] == [disabled, armed]
     assert gone == []
 
@@ -117,9 +117,9 @@ def test_what_the_kernel_lists_is_a_site(meaning: str, site: Site) -> None:
 
 def test_settings_that_changed_are_told_with_both_values() -> None:
     before = {"/a": ("1",), "/b": ("x", "y")}
-    assert changed_settings.changed(before, before) == []
+    assert changed_settings.changed_lines(before, before) == []
     after = {"/a": ("0",), "/b": ("x", "y", "z\t1"), "/c": ("new",)}
-    assert changed_settings.changed(before, after) == [
+    assert changed_settings.changed_lines(before, after) == [
         "/a was '1', is '0'",
         "/b was 'x; y', is 'z 1'",
         "/c was empty, is 'new'",
@@ -132,19 +132,19 @@ F, F_4, IN_MODULE = Site("f"), Site("f", 4), Site("f", 0, "mod")
 @pytest.mark.parametrize(
     ("site", "addresses", "probe", "stands"),
     [
-        (F, [0x10], Judged("alias+0x0", "kprobe", Finding.LANDED, 0x10), True),
-        (F_4, [0x14], Judged("_text+0x14", "kprobe", Finding.DISABLED, 0x14), True),
-        (F_4, [0x14], Judged("f+0x0", "kprobe", Finding.LANDED, 0x10), False),
-        (F, [0x10], Judged("f+0x0", "kprobe", Finding.MISSED, 0x10), False),
-        (F, [0x10], Judged("f+0x0", "kprobe", Finding.LATE, 0x10), False),
-        (F, [0x10], Judged("f", "fentry", Finding.LANDED, 0x14), True),
-        (F_4, [0x14], Judged("f", "fentry", Finding.LANDED, 0x18), False),
-        (IN_MODULE, [0x10], Judged("f [mod]", "fprobe", Finding.LANDED, 0x14), True),
-        (IN_MODULE, [0x10], Judged("f", "fprobe", Finding.LANDED, 0x14), False),
-        (F, [], Judged("f+0x0", "kprobe", Finding.LANDED, None), False),
+        (F, [0x10], JudgedProbe("alias+0x0", "kprobe", Finding.LANDED, 0x10), True),
+        (F_4, [0x14], JudgedProbe("_text+0x14", "kprobe", Finding.DISABLED, 0x14), True),
+        (F_4, [0x14], JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10), False),
+        (F, [0x10], JudgedProbe("f+0x0", "kprobe", Finding.MISSED, 0x10), False),
+        (F, [0x10], JudgedProbe("f+0x0", "kprobe", Finding.LATE, 0x10), False),
+        (F, [0x10], JudgedProbe("f", "fentry", Finding.LANDED, 0x14), True),
+        (F_4, [0x14], JudgedProbe("f", "fentry", Finding.LANDED, 0x18), False),
+        (IN_MODULE, [0x10], JudgedProbe("f [mod]", "fprobe", Finding.LANDED, 0x14), True),
+        (IN_MODULE, [0x10], JudgedProbe("f", "fprobe", Finding.LANDED, 0x14), False),
+        (F, [], JudgedProbe("f+0x0", "kprobe", Finding.LANDED, None), False),
     ],
 )
 def test_what_is_expected_stands_by_address_or_by_an_ftrace_name(
-    site: Site, addresses: list[int], probe: Judged, stands: bool
+    site: Site, addresses: list[int], probe: JudgedProbe, stands: bool
 ) -> None:
     assert stands_at(site, addresses, [probe]) is stands

@@ -14,15 +14,15 @@ from harness.guest.guest import Guest
 from harness.guest.result import Result
 from harness.landing.landing import Landing
 from harness.landing.site import Site
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.watched import Judgement, Watched
-from harness.matrix.verify.plan import ToLoad
+from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.removal import remove_targets
-from harness.matrix.verify.subjects import PINNED, Command, Modules, Preceded, Refused
+from harness.matrix.verify.subjects import PINNED, Command, Modules, Preceded, SubjectRefused
 from tests.test_verify import MODULE, compiled
 
-STANDING = Judged("leaf+0x0", "kprobe", Finding.LANDED, 0x10, "leaf+0x0 [target]", owner="bpftrace")
-GONE = Judged("target:leaf+0x0", "kprobe", Finding.GONE, 0x10, "nothing known")
+STANDING = JudgedProbe("leaf+0x0", "kprobe", Finding.LANDED, 0x10, "leaf+0x0 [target]", owner="bpftrace")
+GONE = JudgedProbe("target:leaf+0x0", "kprobe", Finding.GONE, 0x10, "nothing known")
 FREED = replace(GONE, landing=Landing(Site("leaf", 0, "target"), [], 0, hex))
 
 
@@ -68,11 +68,11 @@ class FakeWatched:
         return self.judgements.pop(0)
 
 
-def target(name: str = "target", *, judged: bool = False) -> ToLoad:
-    return ToLoad(name, Path(f"{name}.ko"), Path(f"{name}.ko"), ["a=b c"], judged)
+def target(name: str = "target", *, judged: bool = False) -> ModuleToLoad:
+    return ModuleToLoad(name, Path(f"{name}.ko"), Path(f"{name}.ko"), ["a=b c"], judged)
 
 
-def loaded(guest: FakeGuest, *modules: ToLoad) -> Modules:
+def loaded(guest: FakeGuest, *modules: ModuleToLoad) -> Modules:
     found = Modules(cast("Guest", guest), modules, "insmod", None)
     found.standing = list(modules)
     return found
@@ -124,7 +124,7 @@ def test_a_target_that_is_held_is_a_note() -> None:
 
 
 @pytest.mark.parametrize("modules", [[], [target("other")], [target(judged=True)]])
-def test_nothing_to_remove_is_wrong(modules: Sequence[ToLoad]) -> None:
+def test_nothing_to_remove_is_wrong(modules: Sequence[ModuleToLoad]) -> None:
     guest = FakeGuest()
     _, wrongs = removed(guest, loaded(guest, *modules))
     assert "removed nothing" in wrongs[0]
@@ -134,9 +134,9 @@ def test_nothing_to_remove_is_wrong(modules: Sequence[ToLoad]) -> None:
 def test_the_pinned_loader_gets_the_modules_that_are_probed(tmp_path: Path) -> None:
     """Its file has kprobes in vfs_read and in ext4: the first is the kernel's, the second is loaded or is no target."""
     file = compiled(tmp_path, MODULE)
-    probe = ToLoad("my_probe", file, file)
+    probe = ModuleToLoad("my_probe", file, file)
     guest = FakeGuest(image=FakeImage({"ext4": Path("ext4.ko")}))
-    first = ToLoad("first", file, file, ["a=b c"], judged=False)
+    first = ModuleToLoad("first", file, file, ["a=b c"], judged=False)
     Modules(cast("Guest", guest), [first, probe], PINNED, None).start()
     loads = [text.partition(";")[0] for text in guest.scripts]
     assert loads == [
@@ -149,15 +149,15 @@ def test_the_pinned_loaders_last_line_is_the_refusal(tmp_path: Path) -> None:
     failed = b"did open\nfailed load my errno=ESTALE\n1.0 1.0\n"
     guest = FakeGuest({"/tmp/pinpoint_loader": answer(16, failed, b"")})
     file = compiled(tmp_path, MODULE)
-    with pytest.raises(Refused, match="failed load my errno=ESTALE"):
-        Modules(cast("Guest", guest), [ToLoad("my_probe", file, file)], PINNED, None).start()
+    with pytest.raises(SubjectRefused, match="failed load my errno=ESTALE"):
+        Modules(cast("Guest", guest), [ModuleToLoad("my_probe", file, file)], PINNED, None).start()
 
 
 def test_a_command_whose_modules_were_refused_is_not_ended() -> None:
     guest = FakeGuest({"insmod": answer(1, b"", b"insmod: no\n")})
     modules = Modules(cast("Guest", guest), [target()], "insmod", None)
     subject = Preceded(modules, Command(cast("Guest", guest), "true", None, chroot=False))
-    with pytest.raises(Refused):
+    with pytest.raises(SubjectRefused):
         subject.start()
     subject.stop()
     assert len(guest.scripts) == 1

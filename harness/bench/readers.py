@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from harness.bench.context import BenchContext
 from harness.bench.figure import Pair
 from harness.bench.interleave import Measure
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 from harness.verdict.traces import frames
 
 # Inputs that were once read in more than linear time, and similar ones.
@@ -40,7 +40,7 @@ def text(unit: str, size: int) -> str:
 
 def reads(console: str) -> None:
     """Read complaints and their frames, as the check after each cell does."""
-    for complaint in read(console, timed=True):
+    for complaint in read_complaints(console, timed=True):
         frames(complaint.lines, {})
 
 

@@ -21,7 +21,7 @@ from harness.images import rootfs
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.private_apt import native
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _LOCKED = paths.PROJECT / "requirements-bench.txt"
 _STAMP = "complete"
@@ -33,7 +33,7 @@ _WELL = "script exited with code 0"
 _LIBRARIES = "LD_LIBRARY_PATH"
 
 
-def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
+def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
     """Return the measure that boots the image's packaged kernel with the package's own modules, unpacked to `scratch`.
 
     Returns Absent if vng cannot be installed or does not boot this kernel here; `log` has the details.
@@ -45,7 +45,7 @@ def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) 
     except PinpointError as error:
         return Absent(f"not installed: {error}")
     tried = peer.run("uname", "-r", verbose=True)
-    output = plain(tried.output)
+    output = without_control_codes(tried.output)
     if not re.search(rf"^{re.escape(image.release)}\s*$", output, re.M) or _WELL not in output:
         return Absent(f"vng does not boot this kernel here, status {tried.rc}; see {log}")
     return replace(peer, status=tried.rc).boot
@@ -76,7 +76,7 @@ class _Peer:
             raise HostError(f"vng ended with status {done.rc}, not {self.status}", where=str(self.log))
         return done.seconds
 
-    def run(self, *command: str, verbose: bool = False) -> process.Finished:
+    def run(self, *command: str, verbose: bool = False) -> process.FinishedProcess:
         """Run a command in a guest; `verbose` shows its kernel's log too."""
         program, *words = self.argv(*command)
         words = [program, *(["--verbose"] if verbose else []), *words]
@@ -95,7 +95,7 @@ def _program(log: Path) -> Path:
     if found:
         return Path(found)
     environment = paths.cache() / f"bench-{sha256(_LOCKED)[:16]}"
-    with locks.held(paths.cache() / "bench.lock", deadline=Deadline.after(_INSTALLING), on_wait=lambda _: None):
+    with locks.hold_lock(paths.cache() / "bench.lock", deadline=Deadline.after(_INSTALLING), on_wait=lambda _: None):
         if not (environment / _STAMP).exists():
             shutil.rmtree(environment, ignore_errors=True)
             _install([sys.executable, "-m", "venv", str(environment)], log)

@@ -14,7 +14,7 @@ from harness.core.errors import HostError
 
 
 @contextmanager
-def held(path: Path, *, deadline: Deadline, on_wait: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(path: Path, *, deadline: Deadline, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; `on_wait` is called with a message when another run holds the lock.
 
     Raises HostError when that run still holds the lock at the deadline, or when this run is being stopped.
@@ -26,9 +26,9 @@ def held(path: Path, *, deadline: Deadline, on_wait: Callable[[str], None]) -> I
     except Timeout:
         on_wait("another run holds the lock; waiting")
         try:
-            lock.acquire(timeout=deadline.remaining(), cancel_check=process.stopping)
+            lock.acquire(timeout=deadline.remaining(), cancel_check=process.is_stopping)
         except Timeout:
-            if process.stopping():
+            if process.is_stopping():
                 raise HostError("the run is being stopped") from None
             raise HostError(
                 "another run holds the lock and does not end", where=str(path), mend="end that run"

@@ -39,7 +39,7 @@ class Symbols:
 
 
 def _module(path: Path, sections: Mapping[str, int]) -> str:
-    own = Elf.kept(path).sections
+    own = Elf.read_cached(path).sections
     # The kernel also lists its copy of the module's symbol table, which is neither code nor data.
     loaded = {name: address for name, address in sections.items() if name in own and name not in _TABLES}
     places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(loaded.items()))
@@ -50,7 +50,7 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def program(architecture: Architecture) -> str:
+def find_gdb(architecture: Architecture) -> str:
     """Return the name of a gdb that can debug this architecture. Raises HostError with the name of the package."""
     usable = (_FOR_ALL, _FOR_NATIVE) if architecture.native else (_FOR_ALL,)
     for name in usable:
@@ -64,7 +64,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
 
     Raises HostError when no gdb is installed, GuestError when QEMU opens no gdb stub.
     """
-    gdb = program(guest.architecture)
+    gdb = find_gdb(guest.architecture)
     # gdb has the user of QEMU. What it reads, a guest could have influenced.
     given = rights.fewer([symbols.vmlinux, *symbols.modules])
     with _stub(guest) as address:
@@ -78,7 +78,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
             *symbols.commands(),
         ]
         words = [word for command in commands for word in ("-ex", command)]
-        return process.foreground([gdb, "-nx", "-q", *words], given)
+        return process.run_foreground([gdb, "-nx", "-q", *words], given)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ _KERNEL_ARGUMENTS = (
 
 
 @dataclass(frozen=True)
-class Wiring:
+class QemuFiles:
     """Descriptors that one QEMU inherits, and files that it reads.
 
     `console` and `monitor` are connected sockets. With `incoming`, QEMU waits for a frozen guest instead of starting a
@@ -39,7 +39,7 @@ class Wiring:
     disk: Path | None = None
 
 
-def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
+def argv(recipe: Recipe, accelerator: Accelerator, wiring: QemuFiles) -> list[str]:
     """Return the command line. The only listener is the forwarded port, on loopback; the guest reaches no network.
 
     A guest that reboots, panics or powers off stops where it is and its memory stays readable: -no-reboot turns a reset

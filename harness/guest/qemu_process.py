@@ -35,7 +35,7 @@ class EmulatorKilled(HostError):
     """Something other than the guest or the harness ended QEMU; another QEMU may survive."""
 
 
-class FrozenRefused(HostError):
+class FrozenGuestRefused(HostError):
     """QEMU refuses a frozen guest."""
 
 
@@ -83,7 +83,7 @@ class Emulator:
             self.console = self._open.enter_context(
                 contextlib.closing(Console(self.name, console, console_log.parent, log))
             )
-            wiring = qemu.Wiring(
+            wiring = qemu.QemuFiles(
                 console=its_console.fileno(),
                 monitor=its_monitor.fileno(),
                 kernel=image.kernel,
@@ -118,7 +118,9 @@ class Emulator:
         except GuestLost:
             raise self._ended("QEMU does not start", HostError) from None
         except DeadlineExceeded:
-            raise HostError(f"QEMU does not answer: {self.said() or 'it printed nothing'}", where=self.name) from None
+            raise HostError(
+                f"QEMU does not answer: {self.qemu_messages() or 'it printed nothing'}", where=self.name
+            ) from None
         return monitor
 
     def _take(self, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
@@ -126,16 +128,16 @@ class Emulator:
         try:
             state.load(monitor, frozen, deadline)
         except GuestLost:
-            raise self._ended("QEMU does not take the frozen guest", FrozenRefused) from None
+            raise self._ended("QEMU does not take the frozen guest", FrozenGuestRefused) from None
         except GuestError as refusal:
-            raise FrozenRefused(refusal.what, where=self.name) from None
+            raise FrozenGuestRefused(refusal.what, where=self.name) from None
         except OSError as error:
             what = f"the frozen guest cannot be read: {error.strerror}"
-            raise FrozenRefused(what, where=str(error.filename)) from None
+            raise FrozenGuestRefused(what, where=str(error.filename)) from None
 
     def _ended(self, what: str, error: type[HostError]) -> HostError:
         """Return why QEMU closed the connection: it was killed, or its messages, which it prints after closing."""
-        return self._killed() or error(f"{what}: {self.said() or 'it printed nothing'}", where=self.name)
+        return self._killed() or error(f"{what}: {self.qemu_messages() or 'it printed nothing'}", where=self.name)
 
     @property
     def pid(self) -> int:
@@ -148,7 +150,7 @@ class Emulator:
         return self._child.poll()
 
     @property
-    def killed(self) -> EmulatorKilled | None:
+    def kill_error(self) -> EmulatorKilled | None:
         """The error if something other than the guest or the harness ended QEMU; None otherwise."""
         return self._killed() if self.monitor.gone or self.status is not None else None
 
@@ -169,7 +171,7 @@ class Emulator:
             raise GuestError("QEMU forwards no port to the guest", where=self.name)
         return int(found[1])
 
-    def said(self) -> str:
+    def qemu_messages(self) -> str:
         """Return QEMU's own messages on one line. Must not be called after `stop`."""
         return " ".join(os.pread(self._stderr, 1 << 16, 0).decode(errors="replace").split())
 
@@ -177,7 +179,7 @@ class Emulator:
         """End QEMU, by the monitor's `quit` if possible, and release all resources. Further calls do nothing."""
         self.stopped = True
         if self._child.poll() is None:
-            self.cpu_seconds = steal_time.used(self.pid)
+            self.cpu_seconds = steal_time.cpu_seconds_used(self.pid)
             with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
                 self._child.wait(_QUIT_SECONDS)

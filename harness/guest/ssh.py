@@ -19,7 +19,7 @@ import paramiko
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.keys import RunKeys
-from harness.guest.result import Result, typed
+from harness.guest.result import Result, as_typed_command
 
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
@@ -99,12 +99,12 @@ class SshLink:
             raise GuestLost(self._cut or "no SSH connection", where=self._name)
         return transport
 
-    def open(self, deadline: Deadline) -> paramiko.Channel:
+    def open_channel(self, deadline: Deadline) -> paramiko.Channel:
         """Return a channel for one command. Must be called inside `as_guest_errors`, which converts its exceptions."""
         return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
 
     @contextlib.contextmanager
-    def request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
+    def limit_request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
         """Limit a request on a channel in the block: paramiko waits for the reply without a timeout.
 
         The channel is closed at the deadline if the server replies to heartbeats but not to the request.
@@ -132,10 +132,10 @@ class SshLink:
         Raises GuestLost when the connection breaks, DeadlineExceeded when the program is still running.
         """
         began = time.monotonic()
-        with self.as_guest_errors(argv, deadline), self.open(deadline) as channel:
-            with self.request(channel, deadline):
+        with self.as_guest_errors(argv, deadline), self.open_channel(deadline) as channel:
+            with self.limit_request(channel, deadline):
                 channel.exec_command(shlex.join(argv))
-            rc, out, err = _Exchange(channel, Output(self._name, argv), stdin).run(deadline)
+            rc, out, err = _Exchange(channel, LimitedOutput(self._name, argv), stdin).run(deadline)
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
 
     def put(self, content: bytes | Path, to: str, mode: int, deadline: Deadline) -> None:
@@ -151,7 +151,7 @@ class SshLink:
         if result.stdout.split()[:1] != [digest]:
             raise GuestError(f"{to} arrived damaged", where=self._name)
 
-    def beat(self) -> None:
+    def send_keepalive(self) -> None:
         """Send a request that the server must refuse (RFC 4254, 4); return on the reply or on a broken connection."""
         self._transport.global_request("beat@pinpoint", wait=True)
 
@@ -161,7 +161,7 @@ class SshLink:
         transport = self._client.get_transport()
         return not self._cut and transport is not None and bool(transport.is_active())
 
-    def cut(self, reason: str) -> None:
+    def break_connection(self, reason: str) -> None:
         """Break the connection because the guest has stopped; every wait on it raises GuestLost with this reason."""
         self._cut = reason
         with contextlib.suppress(OSError):
@@ -175,12 +175,12 @@ class SshLink:
     def _failure(self, argv: Sequence[str], deadline: Deadline, loss: BaseException) -> GuestError | DeadlineExceeded:
         """Return GuestLost for a broken connection, DeadlineExceeded for one that still works."""
         if deadline.expired and self.alive:
-            return DeadlineExceeded(f"`{typed(argv)}` did not end in time", where=self._name)
+            return DeadlineExceeded(f"`{as_typed_command(argv)}` did not end in time", where=self._name)
         why = self._cut or f"the SSH connection broke: {loss}"
-        return GuestLost(f"{why}, during `{typed(argv)}`", where=self._name)
+        return GuestLost(f"{why}, during `{as_typed_command(argv)}`", where=self._name)
 
 
-class Output:
+class LimitedOutput:
     """The output of a command, up to a limit that is far above what the harness's commands print."""
 
     def __init__(self, name: str, argv: Sequence[str]) -> None:
@@ -197,14 +197,14 @@ class Output:
             if channel.recv_stderr_ready():
                 self.err += channel.recv_stderr(_CHUNK)
             if len(self.out) + len(self.err) > MOST_OUTPUT:
-                what = f"`{typed(self._argv)}` printed more than {MOST_OUTPUT >> 20} MiB"
+                what = f"`{as_typed_command(self._argv)}` printed more than {MOST_OUTPUT >> 20} MiB"
                 raise GuestError(what, where=self._name)
 
 
 class _Exchange:
     """One command's standard streams, sent and received in turn so that neither side blocks the other."""
 
-    def __init__(self, channel: paramiko.Channel, output: Output, stdin: bytes) -> None:
+    def __init__(self, channel: paramiko.Channel, output: LimitedOutput, stdin: bytes) -> None:
         self._channel = channel
         self._output = output
         self._unsent = memoryview(stdin)

@@ -15,7 +15,7 @@ from harness.guest import booted_kernel_check, state
 from harness.guest.accelerator import Accelerator, choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.provisioning_line import READY, WAITING, word
+from harness.guest.provisioning_line import READY, WAITING, format_provisioning_line
 from harness.guest.qemu_process import Emulator
 from harness.images.image import Image
 
@@ -62,7 +62,7 @@ def boot(image: Image, beginning: StartOptions) -> Guest:
 def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
     """Start a guest from the file of `freeze`, with all shipped files. Raises as `boot` does, and FrozenRefused."""
     guest = _begin(image, beginning, "thaw", frozen)
-    guest.has_all()
+    guest.mark_all_files_copied()
     guest.frozen = frozen.parent.name
     return guest
 
@@ -74,7 +74,7 @@ def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
     file; OSError.
     """
     try:
-        guest.ship_all(deadline)
+        guest.copy_all_files(deadline)
         guest.forget_run(deadline)
         state.save(guest.monitor, path, deadline)
     except (DeadlineExceeded, GuestLost) as failure:
@@ -86,10 +86,10 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
     beginning.log.parent.mkdir(parents=True, exist_ok=True)
     accelerator, deadline = beginning.accelerator, beginning.deadline
     with beginning.bus.step(image.recipe.name, how) as step:
-        step.say(f"under {accelerator.name}: {accelerator.reason}")
+        step.report(f"under {accelerator.name}: {accelerator.reason}")
         emulator = Emulator(image, console_log=beginning.log, accelerator=accelerator, deadline=deadline, frozen=frozen)
         guest = Guest(image, emulator, accelerator)
-        guest.when_stopped = partial(beginning.bus.spent, guest.name, GUEST_CPU)
+        guest.when_stopped = partial(beginning.bus.record_seconds, guest.name, GUEST_CPU)
         try:
             if not frozen:
                 _hear(guest, WAITING, deadline)
@@ -100,16 +100,16 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
             guest.stop()
             raise
         guest.boot_seconds = time.monotonic() - began
-        beginning.bus.spent(guest.name, how, guest.boot_seconds)
+        beginning.bus.record_seconds(guest.name, how, guest.boot_seconds)
         step.close_with(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
     return guest
 
 
 def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline) -> None:
     """Type the provisioning line, wait for init's reply, log in, and check which kernel runs."""
-    guest.console.type(word(keys))
+    guest.console.type(format_provisioning_line(keys))
     _hear(guest, READY, deadline)
-    step.say("ready, connecting")
+    step.report("ready, connecting")
     guest.connect(keys, deadline)
     booted_kernel_check.prove(guest.image, guest.script(booted_kernel_check.ASK, deadline))
     if guest.heart:
@@ -121,14 +121,14 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
     if guest.console.await_line([line, _PANIC], deadline).index:
         # The reset that follows a panic makes the console complete.
         with suppress(PinpointError):
-            guest.monitor.wait_event("SHUTDOWN", deadline=deadline.sooner(_PANIC_TAIL_SECONDS))
+            guest.monitor.wait_event("SHUTDOWN", deadline=deadline.earlier_of(_PANIC_TAIL_SECONDS))
         raise BootError("the kernel panicked")
 
 
 def _stopped(guest: Guest, failure: PinpointError, what: str) -> PinpointError:
     """Stop the guest and return the failure with the console's last lines and QEMU's messages."""
     lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console is empty)"
-    qemu = f"; QEMU: {messages}" if (messages := guest.emulator.said()) else ""
-    killed = guest.emulator.killed
+    qemu = f"; QEMU: {messages}" if (messages := guest.emulator.qemu_messages()) else ""
+    killed = guest.emulator.kill_error
     guest.stop()
     return killed or BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)

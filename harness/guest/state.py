@@ -54,7 +54,7 @@ def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Dead
         if by_set:
             monitor.lend_to_set(descriptor, _SET)
         else:
-            monitor.lend(descriptor, _FILE)
+            monitor.pass_descriptor(descriptor, _FILE)
     finally:
         os.close(descriptor)
     monitor.execute(command, uri=f"file:/dev/fdset/{_SET}" if by_set else f"fd:{_FILE}", deadline=deadline)

@@ -14,11 +14,11 @@ from harness.core import paths, process, rights
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
-from harness.core.locks import held
+from harness.core.locks import hold_lock
 from harness.core.rights import Rights
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kbuild import Make, Output
+from harness.images.kbuild import Make, MakeProgress
 
 _BUILD_S = 900.0
 _MAKEFILES = ("Kbuild", "Makefile")
@@ -68,7 +68,7 @@ def _confined(make: Make, scratch: Path, step: ProgressStep) -> Iterator[None]:
     if given is None:
         yield
         return
-    with held(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.say):
+    with hold_lock(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.report):
         rights.end_all(given.user)
         try:
             with process.with_rights(given):
@@ -115,7 +115,7 @@ def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressS
         "TMPDIR": str(scratch),
     }
     try:
-        make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
+        make.run(["modules"], MakeProgress(step), deadline=Deadline.after(_BUILD_S), variables=variables)
     except BuildError as error:
         what = error.what.replace(f"{scratch}/", "").replace("make modules failed: ", "does not build: ")
         raise UsageError(what, where=str(source), mend=f"the whole log: {make.log}") from None

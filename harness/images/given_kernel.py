@@ -81,7 +81,7 @@ class _Job:
         parts = self._parts(entry / _TREE, step)
         config = kernel_config.parse(parts.config.read_text())
         kernel_config.demand_needed(config, architecture.name, str(parts.config))
-        step.say("reading the kernel's symbols", 0.3)
+        step.report("reading the kernel's symbols", 0.3)
         shutil.copyfile(parts.image, entry / "kernel")
         if parts.vmlinux:
             shutil.copyfile(parts.vmlinux, entry / "vmlinux")
@@ -109,7 +109,7 @@ class _Job:
         }
         linked = parts.objects / "vmlinux.o"
         if linked.is_file():
-            facts["text_sections"] = object_tree.text_sections(linked, architecture)
+            facts["text_sections"] = object_tree.count_function_sections(linked, architecture)
         step.close_with(f"{parts.release}, {symbols} symbols")
         return facts
 
@@ -121,7 +121,7 @@ class _Job:
         packages = [path for path in given if given_parts.is_package(path)]
         if not packages:
             return given_parts.by_hand(given, what)
-        step.say(f"unpacking {len(packages)} packages", 0.0)
+        step.report(f"unpacking {len(packages)} packages", 0.0)
         given_parts.unpack(packages, tree)
         return given_parts.in_tree(tree, what)
 
@@ -140,7 +140,7 @@ class _Job:
             )
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             staged = given_parts.staged_modules(parts, Path(scratch))
-            return drivers.keep(staged, wanted, entry / "drivers")
+            return drivers.copy_modules(staged, wanted, entry / "drivers")
 
     def _settle(self, tree: Path, parts: Parts) -> None:
         """Make unpacked headers usable in place, and remove the modules, which are not needed any more."""

@@ -55,7 +55,7 @@ def obtain(recipe: Recipe, packages: Sequence[str], build_context: BuildContext)
     if architecture is None:
         mend = "run it without --with-package"
         raise UsageError(f"Debian has no packages for {recipe.arch}", where=recipe.name, mend=mend)
-    source = build_context.of(recipe.kernel.suite).packages
+    source = build_context.for_suite(recipe.kernel.suite).packages
     wanted = tuple(sorted(set(packages)))
     try:
         closure = source.closure(wanted, architecture)
@@ -110,13 +110,13 @@ class _Job:
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Unpack the packages, keep what they need, pack it. No maintainer script is run."""
-        step.say(f"fetching {', '.join(self.wanted)}", 0.0)
+        step.report(f"fetching {', '.join(self.wanted)}", 0.0)
         files = self.packages.fetch_closure(self.wanted, self.architecture, deadline=Deadline.after(_FETCHING))
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             root, rest = Path(scratch) / "own", Path(scratch) / "rest"
             rest.mkdir()
             for index, file in enumerate(files):
-                step.say(f"unpacking {file.name.partition('_')[0]}", index / len(files))
+                step.report(f"unpacking {file.name.partition('_')[0]}", index / len(files))
                 deb.unpack(file, root if file.name.partition("_")[0] in self.wanted else rest)
             whole = tool_tree.foreign_scripts(root) or not tool_tree.has_programs(root)
             if whole:
@@ -127,7 +127,7 @@ class _Job:
             for name in _DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
             tool_tree.merge_usr(root)
-            step.say("packing", 0.9)
+            step.report("packing", 0.9)
             packed = self._packed(root, entry)
         size = packed.stat().st_size
         step.close_with(f"{len(files)} packages, {size >> 20} MiB")

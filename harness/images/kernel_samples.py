@@ -31,7 +31,7 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
     source cannot be had, BuildError when it has no samples.
     """
     recipe = image.recipe
-    packages = build_context.of(recipe.kernel.suite).packages
+    packages = build_context.for_suite(recipe.kernel.suite).packages
     if recipe.kernel.source == "debian-binary":
         version = re.match(r"\d+\.\d+", image.release)
         package = f"linux-source-{version[0] if version else image.release}"
@@ -43,7 +43,7 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             if package:
-                step.say(f"unpacking {package}")
+                step.report(f"unpacking {package}")
                 deb = packages.fetch(package, _ALL, deadline=Deadline.after(_FETCHING))
                 tree = _part_of(deb, Path(scratch), build_context)
             else:

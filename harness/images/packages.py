@@ -13,7 +13,7 @@ from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
 from harness.images import deb, host_apt_sources
-from harness.images.private_apt import SOURCE, AptState, complaint, first_paragraph, native
+from harness.images.private_apt import SOURCE, AptState, first_error, first_paragraph, native
 
 _APT_SECONDS = 60.0
 # A line of apt-get --print-uris for each file: 'URI' NAME SIZE SHA256:HEX.
@@ -53,7 +53,7 @@ class Packages:
         self._states: dict[str, AptState] = {}
         self._others: dict[str, Packages] = {}
 
-    def of(self, suite: str) -> Packages:
+    def for_suite(self, suite: str) -> Packages:
         """Return the packages of another suite with the same mirror and keys; an empty name keeps the suite."""
         if not suite or suite == self._suites[0]:
             return self
@@ -98,10 +98,10 @@ class Packages:
 
         def listed() -> dict[str, str]:
             words = ["install", "--print-uris", "--quiet=2", "--no-install-recommends", "--yes", *packages]
-            printed = state.ask(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
+            printed = state.run_apt(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
             return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
-        found = state.recall(f"closure {' '.join(packages)}", listed, deadline)
+        found = state.cached_answer(f"closure {' '.join(packages)}", listed, deadline)
         if not found:
             raise self._none(f"way to install {', '.join(packages)} for {architecture}")
         return found
@@ -134,10 +134,10 @@ class Packages:
         deadline = Deadline.after(_APT_SECONDS)
 
         def listed() -> dict[str, str]:
-            printed = state.ask(["apt-get", "--print-uris", *_DOWNLOAD_SOURCE, package], deadline)
+            printed = state.run_apt(["apt-get", "--print-uris", *_DOWNLOAD_SOURCE, package], deadline)
             return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
-        found = state.recall(f"source {package}", listed, deadline)
+        found = state.cached_answer(f"source {package}", listed, deadline)
         if not found:
             raise self._none(f"source package {package!r}")
         return found
@@ -156,10 +156,10 @@ class Packages:
         deadline = Deadline.after(_APT_SECONDS)
 
         def shown() -> dict[str, str]:
-            printed = state.ask(["apt-cache", "show", "--no-all-versions", package], deadline)
+            printed = state.run_apt(["apt-cache", "show", "--no-all-versions", package], deadline)
             return {} if printed.rc else first_paragraph(printed.output)
 
-        found = state.recall(f"package {package}", shown, deadline)
+        found = state.cached_answer(f"package {package}", shown, deadline)
         if not found:
             raise self._none(f"package {package!r} for {architecture}")
         return found
@@ -172,15 +172,15 @@ class Packages:
     ) -> list[Path]:
         """Return files by name and SHA-256: the kept files, or those that one `apt-get` with `words` downloads."""
         paths = [self._archives / name for name in hashes]
-        with self._state(architecture).held(deadline):
+        with self._state(architecture).locked(deadline):
             if not self._wrong(paths, hashes):
                 return paths
             self._archives.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
-                done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=Path(scratch))
+                done = self._state(architecture).run_apt(["apt-get", *words], deadline, cwd=Path(scratch))
                 if done.rc:
                     raise HostError(
-                        f"cannot download: {complaint(done.output)}", where=words[-1], mend="check the network"
+                        f"cannot download: {first_error(done.output)}", where=words[-1], mend="check the network"
                     )
                 for path in Path(scratch).iterdir():
                     if path.is_file():

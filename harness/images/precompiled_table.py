@@ -91,7 +91,7 @@ def _build(number: int, elf: Elf, places: Sequence[SourcePlace]) -> Iterator[str
     yield f"static const struct pinpoint_symbol symbols_of_{number}[] = {{"
     order = [*probed, *others]
     for each in functions:
-        yield f"\t{{ {_quoted(elf, each.name)}, {order.index(each.section)}, {elf.place(each):#x} }},"
+        yield f"\t{{ {_quoted(elf, each.name)}, {order.index(each.section)}, {elf.section_offset(each):#x} }},"
     yield from ("};", "#endif", "")
 
 

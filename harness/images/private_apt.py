@@ -17,8 +17,8 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import replacing, write_text
-from harness.core.locks import held
-from harness.core.process import Finished, run
+from harness.core.locks import hold_lock
+from harness.core.process import FinishedProcess, run
 from harness.images import disk_full_errors, host_apt_sources
 
 SOURCE = "source"
@@ -54,26 +54,26 @@ class AptState:
         self._remembered = root / "answers.json"
 
     @contextmanager
-    def held(self, deadline: Deadline) -> Iterator[None]:
+    def locked(self, deadline: Deadline) -> Iterator[None]:
         """Lock the state against other runs and threads in the block, and make sure that its lists are current."""
         with (
             disk_full_errors.as_host_errors(self._root),
             self._mutex,
-            held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
+            hold_lock(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
         ):
             if self._answers is None:
                 self._answers = self._fresh_answers()
             yield
 
-    def ask(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> Finished:
+    def run_apt(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> FinishedProcess:
         """Run an apt program on this state; the caller must hold the lock."""
         return run(argv, deadline=deadline, cwd=cwd, env={"APT_CONFIG": str(self._config), "LC_ALL": "C"})
 
-    def recall(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
+    def cached_answer(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
         """Return the result of `ask` for the current lists, cached until they change; an empty result is not cached."""
         if self._answers is not None and question in self._answers:
             return self._answers[question]
-        with self.held(deadline):
+        with self.locked(deadline):
             answers = self._answers or {}
             if question not in answers and (answer := ask()):
                 answers = {**answers, question: answer}
@@ -82,7 +82,7 @@ class AptState:
             return answers.get(question, {})
 
     def _say(self, detail: str) -> None:
-        ProgressStep(self._bus, "host", self._step).say(detail)
+        ProgressStep(self._bus, "host", self._step).report(detail)
 
     @property
     def _step(self) -> str:
@@ -97,14 +97,14 @@ class AptState:
             with self._bus.step("host", self._step) as step:
                 try:
                     if without := self._refresh():
-                        step.say(without)
+                        step.report(without)
                         step.close_with(without)
                     self._when = time.time()
                     write_text(self._stamp, json.dumps({"when": self._when, "for": wanted}))
                 except HostError as error:
                     if not known:
                         raise
-                    step.say(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
+                    step.report(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
         remembered = self._read(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 
@@ -121,10 +121,10 @@ class AptState:
             self._configure(refused)
             # Without Error-Mode, apt only warns about a list that it could not fetch, and exits 0 (apt-get(8)).
             words = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
-            done = self.ask(words, deadline)
+            done = self.run_apt(words, deadline)
             if not done.rc:
                 return "; ".join(f"without {suite}: {reason}" for suite, reason in refused.items())
-            reason = complaint(done.output)
+            reason = first_error(done.output)
             mismatched = {
                 suite
                 for line in done.output.splitlines()
@@ -199,7 +199,7 @@ def first_paragraph(text: str) -> dict[str, str]:
     return fields
 
 
-def complaint(output: str) -> str:
+def first_error(output: str) -> str:
     """Return the first error of apt's output, which apt may repeat; the last line if no line is marked as an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line[2:].strip() for line in lines if line.startswith("E:")]

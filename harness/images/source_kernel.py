@@ -18,7 +18,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, write_text
 from harness.images import drivers, kbuild, kernel_config, kernel_source_trees, object_tree
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, Output, compiler_version
+from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.kernel_source_trees import Source
 from harness.images.recipe import Recipe, part_path
@@ -105,8 +105,8 @@ class _Job:
         kernel_source_trees.unpack(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
-            locks.held(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.say),
-            self.build_context.slots.turn() as jobs,
+            locks.hold_lock(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.report),
+            self.build_context.slots.wait_for_slot() as jobs,
         ):
             if not self._objects.exists():
                 self._log.unlink(missing_ok=True)
@@ -126,16 +126,16 @@ class _Job:
 
     def _configure(self, make: Make, step: ProgressStep) -> None:
         """Run Kconfig on the fragments and check that the configuration has all their options."""
-        step.say("configuring")
+        step.report("configuring")
         if self.recipe.kernel.config_file:
             self._configure_own(make, step)
             return
         wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
         seed = self._objects / "pinpoint.config"
-        write_text(seed, kernel_config.seed(wishes))
+        write_text(seed, kernel_config.allconfig_text(wishes))
         make.run(
             ["allnoconfig"],
-            Output(step),
+            MakeProgress(step),
             deadline=Deadline.after(_CONFIGURE_S),
             variables={"KCONFIG_ALLCONFIG": str(seed)},
         )
@@ -144,7 +144,7 @@ class _Job:
     def _configure_own(self, make: Make, step: ProgressStep) -> None:
         """Take the user's own configuration; Kconfig sets new options to their defaults. Check what a guest needs."""
         write_text(self._objects / ".config", _own_config(self.recipe))
-        make.run(["olddefconfig"], Output(step), deadline=Deadline.after(_CONFIGURE_S))
+        make.run(["olddefconfig"], MakeProgress(step), deadline=Deadline.after(_CONFIGURE_S))
         config = kernel_config.parse((self._objects / ".config").read_text())
         kernel_config.demand_needed(config, self.recipe.arch, self.recipe.kernel.config_file)
 
@@ -152,7 +152,7 @@ class _Job:
         """Run make, with progress relative to the commands of the last build."""
         counted = self._objects.with_name(f"{self.recipe.name}.commands")
         expected = int(counted.read_text()) if counted.exists() else _FIRST_GUESS
-        output = Output(step, expected)
+        output = MakeProgress(step, expected)
         targets = [self.recipe.architecture.kernel_target, "modules"]
         make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
         write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
@@ -164,7 +164,7 @@ class _Job:
             shutil.copyfile(self._objects / "modules.builtin", Path(scratch) / "modules.builtin")
             for module in self._objects.rglob("*.ko"):
                 (Path(scratch) / "kernel" / module.name).symlink_to(module)
-            return drivers.keep(Path(scratch), self.recipe.architecture.machine.nic_modules, entry / "drivers")
+            return drivers.copy_modules(Path(scratch), self.recipe.architecture.machine.nic_modules, entry / "drivers")
 
     def _gather(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Copy the finished kernel to its entry and return its facts."""
@@ -173,7 +173,7 @@ class _Job:
         kept = {kernel: architecture.kernel_file, "vmlinux": "vmlinux", "System.map": "System.map", "config": ".config"}
         for name, made in kept.items():
             shutil.copyfile(self._objects / made, entry / name)
-        object_tree.keep(self._objects, entry / object_tree.NAME)
+        object_tree.copy_build_files(self._objects, entry / object_tree.NAME)
         loaded = self._drivers(entry) if self.recipe.kernel.config_file else []
         objects = sum(1 for _ in self._objects.rglob("*.o"))
         warnings = len(kbuild.warnings(self._log))
@@ -187,5 +187,5 @@ class _Job:
             "objects": objects,
             "drivers": loaded,
             "warnings": warnings,
-            "text_sections": object_tree.text_sections(self._objects / "vmlinux.o", architecture),
+            "text_sections": object_tree.count_function_sections(self._objects / "vmlinux.o", architecture),
         }

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from harness.core.deadline import Deadline
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import digest
-from harness.core.locks import held
+from harness.core.locks import hold_lock
 from harness.images import disk_full_errors, manifest
 from harness.images.manifest import Manifest
 
@@ -66,7 +66,7 @@ class Store:
             self._sweep()
         with self._bus.step(vm, kind) as step, disk_full_errors.as_host_errors(self.root):
             lock = self._lock_path(f"{kind}-{key}")
-            with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
+            with hold_lock(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.report):
                 entry = self._kept(kind, key, step)
                 if entry is None:
                     damage = step.closing
@@ -74,7 +74,7 @@ class Store:
                     entry = self._built(kind, key, parts, step, build)
                     # The board no longer shows the damage: the build's progress has replaced it.
                     step.close_with("; ".join(part for part in (damage, step.closing) if part))
-                self.use(entry.path)
+                self.mark_used(entry.path)
             return entry
 
     def path(self, kind: str, parts: Sequence[str]) -> Path:
@@ -94,7 +94,7 @@ class Store:
         if (handle := self._used.pop(path.name, -1)) >= 0:
             os.close(handle)
         if not self.discard(path) and path.exists():
-            self.use(path)
+            self.mark_used(path)
 
     def drop_unused(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has used for `seconds`, except locked ones."""
@@ -103,7 +103,7 @@ class Store:
                 if time.time() - path.stat().st_mtime > seconds:
                     self.discard(path)
 
-    def use(self, path: Path) -> None:
+    def mark_used(self, path: Path) -> None:
         """Mark an entry as used: until this process ends, no other process drops it as unused.
 
         Each process that uses the entry holds a shared flock, which the kernel releases when the process ends.
@@ -137,7 +137,7 @@ class Store:
             step.close_with("from the store")
             os.utime(path)
             return Entry(kind, key, path, record.facts)
-        step.say(f"damaged in the store: {wrong}; building it again")
+        step.report(f"damaged in the store: {wrong}; building it again")
         step.close_with(f"it was damaged in the store: {wrong}")
         self._discard(path)
         return None

@@ -14,12 +14,12 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
-from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
+from harness.landing.code.closest_symbol import Closest, ClosestOfAll, LoadedSymbol
 from harness.landing.code.function_selection import select
 from harness.landing.code.instruction import Flow, Instruction
-from harness.landing.code.instructions import boundaries, decoded, inside, straight
+from harness.landing.code.instructions import boundaries, decoded, offsets_inside_instructions, unconditional_boundaries
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -29,7 +29,7 @@ ANCHOR = "_stext"
 _slides: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
 
 
-class Loaded(NamedTuple):
+class LoadedTarget(NamedTuple):
     """A module with its ELF file and the load addresses of its sections, by section name."""
 
     module: str
@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
     sections: Mapping[str, int]
 
     @property
-    def lasting(self) -> set[str]:
+    def lasting_sections(self) -> set[str]:
         """The sections that stay loaded; sysfs still lists those of the initializer after they are freed."""
         return {name for name in self.sections if not name.startswith(".init")}
 
@@ -60,13 +60,13 @@ class Layout:
         targets: Iterable[Target] = (),
         image_of: Callable[[str], Image] | None = None,
         *,
-        others: Iterable[Loaded] = (),
+        others: Iterable[LoadedTarget] = (),
     ) -> None:
         """`others` are loaded modules that are not targets. `image_of` prepares the image of a VM, by its name."""
         self.guest = guest
-        self.kernel = Elf.kept(guest.image.vmlinux)
+        self.kernel = Elf.read_cached(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
-        self.modules: dict[str, Target | Loaded] = {**self.targets, **{each.module: each for each in others}}
+        self.modules: dict[str, Target | LoadedTarget] = {**self.targets, **{each.module: each for each in others}}
         self._image_of = image_of
 
     @cached_property
@@ -76,13 +76,13 @@ class Layout:
         Its image is prepared on first use.
         """
         name = self.guest.image.recipe.kernel.sibling
-        return Elf.kept(self._image_of(name).vmlinux) if name and self._image_of else None
+        return Elf.read_cached(self._image_of(name).vmlinux) if name and self._image_of else None
 
     @property
     def other_modules(self) -> dict[str, Elf]:
         """The files of the targets' other builds, which have another layout, by target name."""
         files = self.guest.image.modules
-        return {name: Elf.kept(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
+        return {name: Elf.read_cached(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
 
     @property
     def slide(self) -> int:
@@ -94,13 +94,13 @@ class Layout:
             _slides[self.guest] = self._measure_slide()
         return _slides[self.guest]
 
-    @readable("/proc/kallsyms")
+    @parsing_guest_text("/proc/kallsyms")
     def _measure_slide(self) -> int:
         listing = self.guest.run("grep", "-m1", f" {ANCHOR}$", "/proc/kallsyms").check().stdout
         running = int(listing.split()[0], 16)
         if running == 0:
             raise GuestError("/proc/kallsyms shows zeros", where=self.guest.name, mend="kptr_restrict must be 0")
-        return running - self.kernel.named(ANCHOR)[0].address
+        return running - self.kernel.symbols_named(ANCHOR)[0].address
 
     def symbol(self, site: Site) -> tuple[Elf, Symbol]:
         """The ELF file and the function that a site names.
@@ -110,7 +110,7 @@ class Layout:
         find_kallsyms_symbol_value(), 6.1).
         """
         elf = self.modules[site.module].elf if site.module else self.kernel
-        named = [symbol for symbol in elf.named(site.symbol) if symbol.kind == "func"]
+        named = [symbol for symbol in elf.symbols_named(site.symbol) if symbol.kind == "func"]
         if len(named) > 1:
             return elf, named[0] if site.module else min(named, key=lambda symbol: symbol.address)
         return elf, elf.function(site.symbol)
@@ -123,22 +123,22 @@ class Layout:
         """
         elf, symbol = self.symbol(site)
         entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
-        shift = max((self.pad(elf, entry) for entry in entered), default=0)
-        return self.base(symbol, site.module) + site.offset + shift
+        shift = max((self.landing_pad_of(elf, entry) for entry in entered), default=0)
+        return self.symbol_address(symbol, site.module) + site.offset + shift
 
     def landing_pad(self, site: Site) -> int:
         """The size of the landing pad at the start of the site's function, in bytes; 0 if it has none."""
-        return self.pad(*self.symbol(site))
+        return self.landing_pad_of(*self.symbol(site))
 
-    def pad(self, elf: Elf, symbol: Symbol) -> int:
+    def landing_pad_of(self, elf: Elf, symbol: Symbol) -> int:
         """The size of the landing pad at the start of a function; two functions of one name can differ in it."""
         pad = self.guest.architecture.kprobes.entry_landing_pad
-        return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
+        return len(pad) if pad and elf.function_bytes(symbol)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
         """The load address of the site's symbol; a probe on an entry may land after it, see `address`."""
         _, symbol = self.symbol(site)
-        return self.base(symbol, site.module)
+        return self.symbol_address(symbol, site.module)
 
     def boundaries(self, site: Site) -> list[Site]:
         """Sites at all instructions of the site's function. Raises PinpointError if they cannot be decoded."""
@@ -151,7 +151,7 @@ class Layout:
         `count` limits their number. Raises GuestError if the function has fewer.
         """
         elf, symbol = self.symbol(site)
-        offsets = straight(elf, symbol, self.decoder)[:count]
+        offsets = unconditional_boundaries(elf, symbol, self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
@@ -169,20 +169,20 @@ class Layout:
     def _after_landing(self, site: Site) -> Iterator[Instruction]:
         """The function's instructions after the one that a probe on the site lands on."""
         elf, symbol = self.symbol(site)
-        lands = self.address(site) - self.base(symbol, site.module)
+        lands = self.address(site) - self.symbol_address(symbol, site.module)
         return (each for each in decoded(elf, symbol, self.decoder) if each.offset > lands)
 
     def mid_instruction(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction or misaligned."""
         elf, symbol = self.symbol(site)
-        return [site.at(offset) for offset in inside(elf, symbol, self.decoder)]
+        return [site.at(offset) for offset in offsets_inside_instructions(elf, symbol, self.decoder)]
 
     @property
     def decoder(self) -> Decoder:
         """The decoder that finds instruction boundaries in this guest's code."""
         return self.guest.architecture.kprobes.decoder
 
-    def base(self, symbol: Symbol, module: str) -> int:
+    def symbol_address(self, symbol: Symbol, module: str) -> int:
         """The load address of a symbol: section address + offset in a module, link address + slide in the kernel."""
         if not module:
             return symbol.address + self.slide
@@ -195,8 +195,8 @@ class Layout:
         """The gaps between consecutive functions of a module, in the file and loaded."""
         target = self.targets[module]
         functions = sorted(
-            (target.elf.sections[symbol.section].offset + symbol.address, self.base(symbol, module), symbol)
-            for symbol in target.functions(target.lasting)
+            (target.elf.sections[symbol.section].offset + symbol.address, self.symbol_address(symbol, module), symbol)
+            for symbol in target.functions(target.lasting_sections)
             if symbol.section.startswith(".text")
         )
         return [
@@ -204,22 +204,22 @@ class Layout:
             for left, right in pairwise(functions)
         ]
 
-    def code(self, site: Site) -> bytes:
+    def function_bytes(self, site: Site) -> bytes:
         """The bytes of the site's function in its ELF file, without relocations applied."""
         elf, symbol = self.symbol(site)
-        return elf.code(symbol)
+        return elf.function_bytes(symbol)
 
     def meaning(self, address: int) -> str:
         """The closest symbol at or below an address, as `sym+0xoff [mod]`."""
-        return str(self.closest.at(address) or "nothing known")
+        return str(self.closest_symbols.at(address) or "nothing known")
 
     @cached_property
-    def closest(self) -> ClosestOfAll:
+    def closest_symbols(self) -> ClosestOfAll:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
-        modules: list[Named] = []
+        modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
-            symbols = _functions_first(target.elf, target.lasting)
-            modules += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
+            symbols = _functions_first(target.elf, target.lasting_sections)
+            modules += [LoadedSymbol(self.symbol_address(symbol, module), symbol.name, module) for symbol in symbols]
         return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
 
     def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
@@ -229,12 +229,12 @@ class Layout:
         """
         if module:
             target = self.targets[module]
-            return target.functions(target.lasting, preambles=preambles, empty=empty)
+            return target.functions(target.lasting_sections, preambles=preambles, empty=empty)
         sections = {name for name in self.kernel.sections if not name.startswith(".init")}
         return select(self.kernel, sections, preambles=preambles, empty=empty)
 
     @property
-    def text(self) -> range:
+    def text_range(self) -> range:
         """The load addresses of the kernel's text, from `_stext` up to, but not including, `_etext`."""
         linked = self.kernel.text_range
         return range(linked.start + self.slide, linked.stop + self.slide)
@@ -254,7 +254,7 @@ def read_ahead(vmlinux: Path) -> None:
     Raises nothing: whoever needs what cannot be read gets the error.
     """
     with suppress(PinpointError, OSError):
-        kernel = Elf.kept(vmlinux)
+        kernel = Elf.read_cached(vmlinux)
         patch_sites(kernel)
         _closest_as_linked(kernel)
 
@@ -262,7 +262,7 @@ def read_ahead(vmlinux: Path) -> None:
 @lru_cache(maxsize=8)
 def _closest_as_linked(vmlinux: Elf) -> Closest:
     """The kernel's symbols by link address; all guests share this table, because a kernel has over 100,000 symbols."""
-    return Closest(Named(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
+    return Closest(LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
 
 
 def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:

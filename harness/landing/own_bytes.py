@@ -33,7 +33,7 @@ class OwnBytes:
         """The number of bytes that can be compared with memory."""
         return len(self.code) - len(self.masked)
 
-    def strays(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
+    def differing_offsets(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
         """Offsets from `start` at which memory differs from the file, without the `probed` offsets."""
         wrong = [
             offset
@@ -57,7 +57,7 @@ def _field(content: bytes, first: int) -> int:
     return int.from_bytes(content[first : first + _MOVED_FIELD], "little")
 
 
-def around(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
+def own_bytes_at(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
     """The own bytes for (start, size) in the guest, from the file that defines the site's symbol.
 
     They end where the symbol's section ends. They are empty if the section is not at that address, or if the file does

@@ -16,7 +16,7 @@ from harness.landing import past_end, probe_module, witness
 from harness.landing.landing import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
-from harness.landing.own_bytes import OwnBytes, around
+from harness.landing.own_bytes import OwnBytes, own_bytes_at
 from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
 from harness.landing.site import Site
 from harness.landing.witness import Window
@@ -36,7 +36,7 @@ def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
     return Request([site.spec for site in sites])
 
 
-def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
+def read_until_stable(read: Callable[[], list[bytes]]) -> list[bytes]:
     """Read memory until two readings agree, because the kernel writes a jump in several steps (text_poke_bp())."""
     seen = read()
     for _ in range(_READINGS):
@@ -98,7 +98,7 @@ class ProbeRun:
 
     def __enter__(self) -> Self:
         before = self._read()
-        own = [around(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
+        own = [own_bytes_at(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
         extra = self.mutant.parameters(self.layout, self.sites)
         request = self._request
         view = probe_module.load(self.guest, request.specs, [*request.parameters, *extra], request.module)
@@ -106,7 +106,7 @@ class ProbeRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        last = probe_module.look if self.mutant.stays else probe_module.unload
+        last = probe_module.read_view if self.mutant.stays else probe_module.unload
         final = last(self.guest, self._request.module)
         self._record = replace(self.record, after=self._left(self.record.before), final=final)
         self._demand_in_force()
@@ -128,7 +128,7 @@ class ProbeRun:
         return self._record
 
     @property
-    def ended(self) -> bool:
+    def is_ended(self) -> bool:
         """True after the probes are removed and memory has been read again."""
         return self._record is not None and self._record.final is not None
 
@@ -157,7 +157,7 @@ class ProbeRun:
         return found
 
     def _read(self) -> list[bytes]:
-        return settled(lambda: self.guest.memory.read_many(self._spans))
+        return read_until_stable(lambda: self.guest.memory.read_many(self._spans))
 
     def _read_during(self, before: Sequence[bytes]) -> Sequence[bytes]:
         return before if self.mutant.stale_snapshot else self._read()
@@ -184,16 +184,16 @@ class ProbeRun:
             for (start, _), *states in zip(self._spans, record.before, record.during, after, strict=True)
         ]
 
-    def look_again(self) -> None:
+    def read_again(self) -> None:
         """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
-        view = probe_module.look(self.guest, self._request.module)
-        view = replace(view, standing=self.record.view.standing)
+        view = probe_module.read_view(self.guest, self._request.module)
+        view = replace(view, listed_others=self.record.view.listed_others)
         self._record = replace(self.record, view=view, during=self._read_during(self.record.before))
 
     @property
     def listed(self) -> tuple[ListedProbe, ...]:
         """The kernel's list of these probes, as last read."""
-        return self.record.view.newly_listed(self.record.view.standing)
+        return self.record.view.newly_listed(self.record.view.listed_others)
 
     @property
     def reports_now(self) -> tuple[SiteReport, ...]:
@@ -213,7 +213,7 @@ class ProbeRun:
         listed = self.listed
         seen = () if self.mutant.stale_list else listed
         registered = sum(not report.errno for report in record.view.reports) - self.unregistered
-        standing = [each.address for each in record.view.standing]
+        standing = [each.address for each in record.view.listed_others]
         for site, address, early, late, window, own in zip(
             self.sites, self.addresses, record.view.reports, self.reports, self.windows, record.own, strict=True
         ):
@@ -225,7 +225,7 @@ class ProbeRun:
                 witness.outside(window, address, self._traits, own, standing, {each.address for each in listed}),
             )
             shown = [witness.with_bytes(statement, window, own, record.elsewhere) for statement in statements]
-            escaped = past_end.describe(self.layout, site, address)
+            escaped = past_end.describe_outside_address(self.layout, site, address)
             found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
         return found
 
@@ -235,7 +235,7 @@ class ProbeRun:
 
     def prove_gone(self) -> None:
         """Check that no probe is listed, the module is not loaded and the bytes are restored. Raises Missed."""
-        left = self._final.newly_listed(self.record.view.standing)
+        left = self._final.newly_listed(self.record.view.listed_others)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):

@@ -11,14 +11,14 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.code.function_selection import select
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
 
-def loaded(guest: Guest) -> list[Target]:
+def loaded_targets(guest: Guest) -> list[Target]:
     """The targets that the harness has loaded in a guest; the guest is not queried."""
     return list(_loaded.get(guest, {}).values())
 
@@ -38,7 +38,7 @@ class Target:
         self.guest = guest
         self.build = build
         self.module = build.rpartition("/")[2]
-        self.elf = Elf.kept(guest.image.modules[build])
+        self.elf = Elf.read_cached(guest.image.modules[build])
         self.previous: Mapping[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Target:
 
         Raises GuestError if the kernel refuses to load it.
         """
-        path = self.guest.ship(self.build)
+        path = self.guest.copy_module(self.build)
         # The shell's `read` cannot be used: it reads one byte at a time, and the file returns EINVAL for the second.
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
@@ -69,7 +69,7 @@ class Target:
         self.guest.run("rmmod", self.module).check()
         _loaded.get(self.guest, {}).pop(self.module, None)
 
-    @readable("the list of a module's sections")
+    @parsing_guest_text("the list of a module's sections")
     def _parsed(self, listing: str) -> Mapping[str, int]:
         """Map section names to load addresses, from lines `NAME:0xADDRESS` where NAME may have a path.
 
@@ -91,15 +91,15 @@ class Target:
         return self.sections[".gnu.linkonce.this_module"]
 
     @property
-    def lasting(self) -> set[str]:
+    def lasting_sections(self) -> set[str]:
         """The sections that stay loaded; sysfs still lists those of the initializer after they are freed."""
         return {name for name in self.sections if not name.startswith(".init")}
 
     @property
-    def lasting_text(self) -> set[str]:
+    def lasting_text_sections(self) -> set[str]:
         """The executable sections among the lasting ones."""
         sections = self.elf.sections
-        return {name for name in self.lasting if name in sections and sections[name].executable}
+        return {name for name in self.lasting_sections if name in sections and sections[name].executable}
 
     def functions(
         self,

@@ -9,7 +9,7 @@ from itertools import pairwise
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.images.recipe import Traits
 from harness.images.user_targets import KIND, NARROW, ONE, RUNNER, TWO
 from harness.landing import probe_module
@@ -47,7 +47,7 @@ class _Scene:
     listed: tuple[probe_module.ListedProbe, ...]
 
 
-def prove(guest: Guest) -> None:
+def prove_traits(guest: Guest) -> None:
     """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
     seen, evidence = _asked(guest)
     for trait in Traits.model_fields:
@@ -75,7 +75,7 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     target.load()
     layout = Layout(guest, [target])
     view = probe_module.load(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.standing))
+    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_others))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
@@ -116,7 +116,7 @@ def _module_stubs(scene: _Scene) -> bool:
     alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
     """
     loaded = scene.target.sections
-    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text)
+    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text_sections)
     with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
     return any(
         start - (before + left.size) >= right.alignment
@@ -134,7 +134,7 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
     return any("[FTRACE]" in listed.flags for listed in scene.listed)
 
 
-@readable("/proc/kallsyms")
+@parsing_guest_text("/proc/kallsyms")
 def _data_symbols(scene: _Scene) -> bool:
     """True with KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not only functions."""
     wanted = ("linux_banner", "pinpoint_data_word")
@@ -146,16 +146,16 @@ def _data_symbols(scene: _Scene) -> bool:
 
 def _cold_halves(scene: _Scene) -> bool:
     """True if gcc for this architecture moves unlikely parts of functions to separate symbols."""
-    return bool(scene.target.elf.named("pinpoint_cold_part.cold"))
+    return bool(scene.target.elf.symbols_named("pinpoint_cold_part.cold"))
 
 
 def _entry_landing_pad(scene: _Scene) -> bool:
     """True if the kernel put the probe on symbol + 0 after the symbol's address."""
     _, symbol = scene.layout.symbol(Site(_FUNCTION))
-    return scene.report.address > scene.layout.base(symbol, "")
+    return scene.report.address > scene.layout.symbol_address(symbol, "")
 
 
-@readable("a reference count")
+@parsing_guest_text("a reference count")
 def _section_fd_pins(scene: _Scene) -> bool:
     """True if an open section file raises the module's reference count, as up to 2.6.22; 2.6.23 removed that."""
     module = f"/sys/module/{scene.target.module}"
@@ -185,7 +185,7 @@ rmmod pinpoint_pinned
 
 def _shared_loads(scene: _Scene) -> bool:
     """True if a second load of a file waits for the first and has its result, as since 6.5, instead of EEXIST."""
-    load = f"{scene.guest.program('pinpoint_loader')} {scene.guest.ship('pinpoint_pinned')}"
+    load = f"{scene.guest.copy_program('pinpoint_loader')} {scene.guest.copy_module('pinpoint_pinned')}"
     return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
 
 
@@ -202,8 +202,8 @@ echo '-:pinpoint_trait/entry' >>uprobe_events
 
 
 def _uprobes(scene: _Scene) -> bool:
-    elf = Elf.kept(scene.guest.image.programs["pinpoint_loader"])
-    text = _ONE_UPROBE.format(program=scene.guest.program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
+    elf = Elf.read_cached(scene.guest.image.programs["pinpoint_loader"])
+    text = _ONE_UPROBE.format(program=scene.guest.copy_program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
     return scene.guest.script(text).stdout.split()[:1] == ["1"]
 
 
@@ -215,8 +215,8 @@ def _programs_32bit(scene: _Scene) -> bool:
     if narrow is None or wanted[0] not in programs:
         return False
     scene.guest.run("mkdir", "-p", f"/tmp/{KIND}/{NARROW}").check()
-    paths = [scene.guest.program(name) for name in (*wanted, f"{KIND}/{NARROW}/{narrow.loader}")]
-    scene.guest.program(f"{KIND}/{NARROW}/libc.so.6")
+    paths = [scene.guest.copy_program(name) for name in (*wanted, f"{KIND}/{NARROW}/{narrow.loader}")]
+    scene.guest.copy_program(f"{KIND}/{NARROW}/libc.so.6")
     return "begin pid=" in scene.guest.script(f"{paths[0]} </dev/null").stdout
 
 

@@ -90,7 +90,7 @@ def outside(
     kernel has not `listed` differs from the ELF, too (None: any address is accepted). The statement has no address if
     too few bytes of the ELF can be compared.
     """
-    places = window.changes(kprobes) or window.stood(near, kprobes, own, standing)
+    places = window.changes(kprobes) or window.unchanged_probe(near, kprobes, own, standing)
     if not places:
         denial = f"nothing changed in {window.size} bytes from {window.start:#x}"
         return Statement("outside", None, denial, contradicts=True)
@@ -150,7 +150,9 @@ class Window:
         now = self.during[address - self.start :]
         return next((length for begins, length in kprobes.patches if now.startswith(begins)), 0)
 
-    def stood(self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]) -> list[int]:
+    def unchanged_probe(
+        self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]
+    ) -> list[int]:
         """The address, if another probe was there before and memory shows it, so that nothing had to change."""
         here = address - self.start
         if own is None or address not in standing or not 0 <= here < len(own.code):
@@ -178,7 +180,7 @@ class Window:
         }
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
         for when, memory, probed in states:
-            strays = own.strays(memory, probed)
+            strays = own.differing_offsets(memory, probed)
             if strays:
                 first = slice(strays[0], strays[0] + SHOWN)
                 where = f"at {self.start + strays[0]:#x} the ELF has {own.code[first].hex()}"

@@ -46,7 +46,7 @@ class Crossing:
             raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
 
 
-def settle(target: Target, site: Site) -> None:
+def run_once_before(target: Target, site: Site) -> None:
     """Load and unload a probe and the target once, so that the kernel has made its one-time allocations.
 
     On parisc a page of instruction slots is allocated in the hole that the target leaves. After that the target is
@@ -58,17 +58,17 @@ def settle(target: Target, site: Site) -> None:
     probe_module.unload(target.guest)
 
 
-def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
+def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
     """Probe a site, remove the target, load it again, call both instances, and unregister.
 
     Raises Missed if anything is left after that.
     """
     address = kprobes.layout.address(site)
-    standing = probe_module.standing(target.guest)
+    standing = probe_module.read_kprobe_list(target.guest)
     with kprobes.on(site) as probes:
         target.call(_SHAPE, _BEFORE)
         target.unload()
-        listed = probe_module.look(target.guest).newly_listed(standing)
+        listed = probe_module.read_view(target.guest).newly_listed(standing)
         target.load()
         if mutant.probes_again:
             probe_module.unload(target.guest)
@@ -100,14 +100,14 @@ class Raced:
             raise Missed(f"the function ran {RACE_CALLS} times under each probe; times hit: {dict(self.hits)}")
 
 
-def race(guest: Guest, module: str, shape: str, spec: str, rounds: int) -> Raced:
+def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: int) -> Raced:
     """Register a probe while a module is loaded and removed concurrently, and call the module's function under it.
 
     The race ends after _OFTEN successes and as many refusals, or after `rounds` registrations. Nothing synchronizes the
     two sides. A removal during a registration is refused with EWOULDBLOCK and tried again. Raises GuestError if the
     module cannot be loaded, or cannot be removed at the end.
     """
-    target, mine = guest.ship(module), guest.ship(probe_module.MODULE)
+    target, mine = guest.copy_module(module), guest.copy_module(probe_module.MODULE)
     report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
     churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
     goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"

@@ -11,7 +11,7 @@ from harness.landing import own_bytes, past_end, probe_module, witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.probe_module import ProbeView
-from harness.landing.probe_run import settled
+from harness.landing.probe_run import read_until_stable
 from harness.landing.site import Site
 from harness.landing.witness import Window
 
@@ -41,7 +41,7 @@ class LoadedProbe:
         self._after: Sequence[bytes] = ()
 
     def __enter__(self) -> Self:
-        self._standing = probe_module.standing(self._guest)
+        self._standing = probe_module.read_kprobe_list(self._guest)
         self._before = self._read()
         return self
 
@@ -61,7 +61,7 @@ class LoadedProbe:
 
         Raises Missed if the module reports another number of sites.
         """
-        self._view = probe_module.look(self._guest, self._module)
+        self._view = probe_module.read_view(self._guest, self._module)
         self._during = self._read()
         if len(self._view.reports) != len(self._sites):
             raise Missed(f"{self._module} reports {len(self._view.reports)} sites, not {len(self._sites)}")
@@ -83,7 +83,7 @@ class LoadedProbe:
         for number, (site, address) in enumerate(zip(self._sites, self._addresses, strict=True)):
             start, size = self._spans[number]
             window = Window(start, self._before[number], self._during[number], self._after[number])
-            own = own_bytes.around(self._layout, site, start, size)
+            own = own_bytes.own_bytes_at(self._layout, site, start, size)
             last = self._final.reports[number]
             statements = (
                 witness.reported(self._view.reports[number]),
@@ -93,7 +93,7 @@ class LoadedProbe:
                 witness.outside(window, address, traits, own, standing),
             )
             shown = [witness.with_bytes(statement, window, own, {}) for statement in statements]
-            escaped = past_end.describe(self._layout, site, address)
+            escaped = past_end.describe_outside_address(self._layout, site, address)
             found.append(Landing(site, shown, last.hits, self._layout.meaning, escaped))
         return found
 
@@ -105,4 +105,4 @@ class LoadedProbe:
         return start, min(start + site.offset + _BEYOND, mapped) - start
 
     def _read(self) -> list[bytes]:
-        return settled(lambda: self._guest.memory.read_many(self._spans))
+        return read_until_stable(lambda: self._guest.memory.read_many(self._spans))

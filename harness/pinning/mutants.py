@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.pinning.loader import Order
+from harness.pinning.loader import LoaderOrder
 
 # The parameter with which the probe keeps references to its targets until it is unloaded.
 KEEPS = "keeps=1"
@@ -50,10 +50,10 @@ class LoaderMutant:
     other_rule: bool = False
     strange_image: bool = False
 
-    def breaks(self, order: Order, number: int = 1) -> Order:
+    def break_order(self, order: LoaderOrder, number: int = 1) -> LoaderOrder:
         """The same order for a loader and a probe with this defect; `number` counts the orders of a case, from 1."""
         if self.loads_anyway or (self.one_of_many and number == _ONE_OF_MANY):
-            return Order()
+            return LoaderOrder()
         given = [each for each in order.parameters if not (self.keeps_nothing and each == KEEPS)]
         defects = {f"mutant={self.probe}": self.probe, "mutant_one_base=1": self.one_base}
         parameters = [*given, *(defect for defect, present in defects.items() if present)]

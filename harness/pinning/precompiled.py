@@ -18,8 +18,8 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.loaded_probe import LoadedProbe
-from harness.pinning.loader import Order, Status
-from harness.pinning.loader_fixture import Loaders, expect
+from harness.pinning.loader import LoaderOrder, Status
+from harness.pinning.loader_fixture import Loaders, expect_result
 
 NAME = "pinpoint_precompiled"
 MODULE = f"precompiled/{NAME}"
@@ -36,32 +36,32 @@ def file(guest: Guest, *, with_symbols: bool = False) -> Path:
 
 def sections_in_kernel(guest: Guest) -> bool:
     """True if the module finds sections in the kernel's own record, and needs no section from the loader."""
-    return Elf.kept(file(guest)).modinfo_value("section_lookup") == "kernel"
+    return Elf.read_cached(file(guest)).modinfo_value("section_lookup") == "kernel"
 
 
 def sites(guest: Guest) -> list[Site]:
     """The module's sites as function + offset, in the order of its report."""
-    elves = {module: Elf.kept(guest.image.modules[module]) for module in PLACES}
+    elves = {module: Elf.read_cached(guest.image.modules[module]) for module in PLACES}
     found = [(module, place.locate(elves[module])) for module, places in PLACES.items() for place in places]
     return [Site(location.function, location.into, module=module) for module, location in found]
 
 
 def sections_of_sites(guest: Guest) -> Mapping[str, Sequence[str]]:
     """The section of each site, by target."""
-    elves = {module: Elf.kept(guest.image.modules[module]) for module in PLACES}
+    elves = {module: Elf.read_cached(guest.image.modules[module]) for module in PLACES}
     return {module: [place.locate(elves[module]).section for place in places] for module, places in PLACES.items()}
 
 
-def order(guest: Guest, *, in_memory: bool = False, with_symbols: bool = False) -> Order:
+def order(guest: Guest, *, in_memory: bool = False, with_symbols: bool = False) -> LoaderOrder:
     """The loader's order for the module: the targets and, where the module needs them, its sections' tokens."""
     module = WITH_SYMBOLS if with_symbols else MODULE
     sections = [
         (name, section)
         for name, places in PLACES.items()
-        for section in probed_sections(Elf.kept(guest.image.modules[name]), places)
+        for section in probed_sections(Elf.read_cached(guest.image.modules[name]), places)
     ]
-    return Order(
-        probe=guest.ship(module),
+    return LoaderOrder(
+        probe=guest.copy_module(module),
         name=module.rpartition("/")[2],
         targets=tuple(PLACES),
         sections=() if sections_in_kernel(guest) else sections,
@@ -70,7 +70,7 @@ def order(guest: Guest, *, in_memory: bool = False, with_symbols: bool = False) 
 
 
 def prove_landing(
-    loaders: Loaders, targets: Mapping[str, Target], hits: Callable[[], Sequence[int]], how: Order
+    loaders: Loaders, targets: Mapping[str, Target], hits: Callable[[], Sequence[int]], how: LoaderOrder
 ) -> None:
     """Load the module, call `hits`, which runs the sites and returns how often each ran, and unload the module.
 
@@ -83,7 +83,7 @@ def prove_landing(
         shifts = (str(layout.following(site).offset - site.offset) for site in own)
         parameters.append(f"mutant_shift={','.join(shifts)}")
     with LoadedProbe(layout, own, how.name) as probe:
-        expect(loaders.run(replace(how, parameters=parameters)), Status.DONE)
+        expect_result(loaders.run(replace(how, parameters=parameters)), Status.DONE)
         probe.look()
         expected = hits()
     probe.prove(expected)
@@ -95,10 +95,10 @@ def expect_nothing_of_targets(guest: Guest, module: Path) -> None:
     Names that a probe of no target has too, such as `init_module`, do not count, and neither do the names of the
     sections that the probe carries: on some architectures a function's section is named after it.
     """
-    probe, content = Elf.kept(module), module.read_bytes()
-    common = {symbol.name for symbol in Elf.kept(guest.image.modules[_GENERIC]).symbols}
+    probe, content = Elf.read_cached(module), module.read_bytes()
+    common = {symbol.name for symbol in Elf.read_cached(guest.image.modules[_GENERIC]).symbols}
     for name, places in PLACES.items():
-        target = Elf.kept(guest.image.modules[name])
+        target = Elf.read_cached(guest.image.modules[name])
         for section in probed_sections(target, places):
             content = content.replace(f"{section}\0".encode(), b"\0")
         for symbol in {each.name for each in target.symbols if each.kind in ("func", "object") and each.section}:
@@ -106,6 +106,6 @@ def expect_nothing_of_targets(guest: Guest, module: Path) -> None:
                 raise Missed(f"{module.name} contains {symbol!r}, a symbol of {name}")
         if target.build_id.encode() not in content:
             raise Missed(f"{module.name} does not contain the build-id of {name}")
-    table = probe.named("pinpoint_builds")
+    table = probe.symbols_named("pinpoint_builds")
     if len(table) != 1 or not table[0].section.startswith(".rodata"):
         raise Missed(f"the table of {module.name} is not in its read-only data: {table}")

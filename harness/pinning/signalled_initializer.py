@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
+from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, Status
 from harness.pinning.loader_fixture import Loaders
 
 # How an initializer can wait (probes/pinned/gates.c), and whether a signal ends the wait.
@@ -71,7 +71,7 @@ class Signalled:
 def signalled(loading: Loaders, target: Target, waits: str, signal: str) -> Signalled:
     """Load a probe, signal its loader while the initializer waits, and let both end; unloads the probe."""
     guest = loading.guest
-    order = Order(targets=[target.module], parameters=[f"waits={waits}", f"gates={_GATE}"])
+    order = LoaderOrder(targets=[target.module], parameters=[f"waits={waits}", f"gates={_GATE}"])
     with loading(order) as loader:
         before = _last_number(_hear(guest, _BEFORE, loader.began)[0])
         _, at = _hear(guest, _AT, loader.began)
@@ -90,7 +90,7 @@ def signalled(loading: Loaders, target: Target, waits: str, signal: str) -> Sign
                 _open_gate(guest)
         outcome = loader.finish()
     loaded = guest.run("rmmod", PROBE).ok
-    with readable("the probe's line in the kernel's log"):
+    with parsing_guest_text("the probe's line in the kernel's log"):
         files, pending, error = (int(word.partition("=")[2]) for word in line.split()[-3:])
     return Signalled(waits, signal, before, files, tokens, bool(pending), error, outcome, loaded)
 
@@ -102,7 +102,7 @@ def _hear(guest: Guest, pattern: str, since: int) -> tuple[str, int]:
 
 
 def _last_number(line: str) -> int:
-    with readable("the probe's line in the kernel's log"):
+    with parsing_guest_text("the probe's line in the kernel's log"):
         return int(line.rpartition("=")[2])
 
 
@@ -118,8 +118,8 @@ def _open_gate(guest: Guest) -> None:
 
 def _betray(loader: Loader) -> None:
     """Let the loader's second task close the tokens, and wait until it has."""
-    loader.reach("betray")
-    loader.go()
+    loader.await_gate("betray")
+    loader.continue_from_gate()
     while line := loader.next_line():
         if line.step == "betray":
             return

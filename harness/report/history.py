@@ -31,7 +31,7 @@ CREATE INDEX IF NOT EXISTS figures_by_run ON figures (run);
 """
 
 
-class Past(NamedTuple):
+class CellHistory(NamedTuple):
     """One cell over the kept runs: its verdicts from the oldest run to the newest, and its median seconds.
 
     `flaky` is true when runs with the same image key ended in different verdicts; skips do not count.
@@ -46,7 +46,7 @@ class Past(NamedTuple):
     flaky: bool
 
 
-def past(results: Path, case: str = "") -> list[Past]:
+def read_history(results: Path, case: str = "") -> list[CellHistory]:
     """Return the history of each cell below `results` whose case has `case` in its name.
 
     Raises HostError when the history file cannot be used.
@@ -95,14 +95,14 @@ def courses(results: Path, until: str, most: int) -> Mapping[tuple[str, str], Se
     return found
 
 
-def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]) -> Past:
+def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]) -> CellHistory:
     verdicts = tuple(Verdict(verdict) for verdict, _, _ in runs)
     by_image: dict[str, set[str]] = {}
     for verdict, _, image_key in runs:
         if image_key and Verdict(verdict) is not Verdict.SKIP:
             by_image.setdefault(image_key, set()).add(verdict)
     seconds = sorted(each for _, each, _ in runs)
-    return Past(*key, verdicts, seconds[len(seconds) // 2], any(len(seen) > 1 for seen in by_image.values()))
+    return CellHistory(*key, verdicts, seconds[len(seconds) // 2], any(len(seen) > 1 for seen in by_image.values()))
 
 
 @contextmanager

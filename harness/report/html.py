@@ -21,19 +21,19 @@ from harness.report.page import courses, heat_map, lanes, relocation
 from harness.report.page.details import details
 from harness.report.page.excerpts import Excerpts
 from harness.report.page.news import news, shown
-from harness.report.pivot import Asked, Pivot, tally
-from harness.report.progress_state import clock
+from harness.report.pivot import Pivot, SelectedCell, format_verdict_counts
+from harness.report.progress_state import format_duration
 from harness.report.record import Cell
 from harness.report.replay import replay
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _PAGE = Path(__file__).parent / "page"
 _TEMPLATE = "report.html.j2"
 
 
-def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
+def write_html(directory: RunDirectory, missing: Iterable[SelectedCell] = ()) -> Path:
     """Write `report.html` from a run's records, and return its path.
 
     `missing` are the cells that were asked for and have no verdict; they are kept for reports that are written later.
@@ -86,10 +86,10 @@ def render(material: Material) -> str:
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles=material.consoles,
         verdicts=[verdict.value for verdict in Verdict],
-        seconds=clock(sum(cell.seconds for cell in material.cells)),
+        seconds=format_duration(sum(cell.seconds for cell in material.cells)),
         anchor=_anchor,
-        clock=clock,
-        tally=tally,
+        clock=format_duration,
+        tally=format_verdict_counts,
         replay=lambda cell: replay(cell, material.place),
         details=Markup(details(pivot, lambda cell: replay(cell, material.place), Excerpts(material.place))),
         style=Markup((_PAGE / "report.css").read_text()),
@@ -102,7 +102,7 @@ def _heading(pivot: Pivot, material: Material) -> str:
     """What the page is headed by: the worst that can be said of the run."""
     if not pivot.cells and not pivot.missing:
         return "no cell ran"
-    if pivot.bad():
+    if pivot.failures():
         return "cells failed"
     if pivot.missing:
         return "cells did not run"
@@ -121,7 +121,7 @@ def _past(material: Material) -> Mapping[tuple[str, str], Sequence[float]]:
 
 def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any expression
     """Strip control codes from text; the template's own Markup stays as it is."""
-    return plain(value) if type(value) is str else value
+    return without_control_codes(value) if type(value) is str else value
 
 
 def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.core.files import write_text
 from harness.report import jsonl
-from harness.report.pivot import Asked
+from harness.report.pivot import SelectedCell
 from harness.report.run_dir import RunDirectory
 
 
@@ -24,7 +24,7 @@ class Lost(BaseModel):
     replay: str = ""
 
 
-def keep(directory: RunDirectory, missing: Iterable[Asked]) -> None:
+def keep(directory: RunDirectory, missing: Iterable[SelectedCell]) -> None:
     """Write the cells; a run that lost none gets no file. Raises OSError."""
     lines = [
         Lost(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay", ""))

@@ -54,7 +54,7 @@ class Tally:
         parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
         parts += [f"{self.ended}/{self.asked or '?'} cells"]
         parts += [f"{self.rate:.1f} cells/s"] if self.rate else []
-        parts += [f"{clock(self.left)} left"] if self.left else []
+        parts += [f"{format_duration(self.left)} left"] if self.left else []
         return ", ".join(parts)
 
 
@@ -141,7 +141,7 @@ class Progress:
             return Counter(self._by_vm.get(vm, Counter()) if vm else self._verdicts)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration for people: `4.2s`, `3m07s`, `1h02m`."""
     if seconds < 60:
         return f"{seconds:.1f}s"

@@ -6,9 +6,9 @@ import errno
 from collections.abc import Iterator
 from typing import Any
 
-from harness.core.text_table import lay_out
+from harness.core.text_table import align_columns
 from harness.landing.sites.function import Answer, Function, Offset
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 
 def text(function: Function, answers: dict[tuple[str, int], int]) -> str:
@@ -22,7 +22,9 @@ def text(function: Function, answers: dict[tuple[str, int], int]) -> str:
         head.append(f"    also named so, not found by name: {', '.join(function.others)}")
     rows: list[tuple[str, ...]] = [("offset", "probe", "arms", "confirmed by", "instruction")]
     rows += [_row(function.name, each, answers) for each in function.instructions]
-    return plain("\n".join([*head, *(f"    {line}" for line in lay_out(rows)), *_inside(function, answers)]))
+    return without_control_codes(
+        "\n".join([*head, *(f"    {line}" for line in align_columns(rows)), *_inside(function, answers)])
+    )
 
 
 def as_object(function: Function, answers: dict[tuple[str, int], int]) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from rich.text import Text
 from harness.report import witness_table
 from harness.report.base_offset_table import TrialRow
 from harness.report.base_offset_table import table as table_of_trials
-from harness.report.pivot import Asked, Pivot, Square, tally
+from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
 
 STYLES = {
     Verdict.PASS: "green",
@@ -34,7 +33,7 @@ def write_summary(
     write_line: Callable[[str], None],
     cells: Sequence[Cell],
     replays: Mapping[CellKey, str],
-    missing: Iterable[Asked],
+    missing: Iterable[SelectedCell],
     *,
     trials: Sequence[TrialRow] = (),
     color: bool = False,
@@ -60,7 +59,7 @@ def write_summary(
     for (vm, reason), count in pivot.skipped().items():
         where = "" if vm in reason else f" on {vm}"
         console.print(f"{count} skipped{where}: {plain(reason)}", style="dim", soft_wrap=True, markup=False)
-    for group in pivot.bad():
+    for group in pivot.failures():
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))
     for lost in pivot.missing:
@@ -76,13 +75,13 @@ def _table(pivot: Pivot) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     table.add_column("case", footer="cells", overflow="fold")
     for vm in pivot.vms:
-        table.add_column(vm, footer=tally(pivot.totals(vm)), overflow="fold")
+        table.add_column(vm, footer=format_verdict_counts(pivot.totals(vm)), overflow="fold")
     for case in pivot.cases:
         table.add_row(Text(pivot.label(case)), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
     return table
 
 
-def _square(square: Square) -> Text:
+def _square(square: PivotSquare) -> Text:
     if square.verdict is None and not square.lost:
         return Text("-", style="dim")
     text = Text()

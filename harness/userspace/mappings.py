@@ -49,7 +49,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class View:
+class FileView:
     """The mappings and pages of one file in some processes at one moment.
 
     `identity` is the file's device and inode, `DEV:INODE`.
@@ -59,9 +59,9 @@ class View:
     mappings: Sequence[Mapping]
     pages: Sequence[Page]
 
-    def of(self, pid: int) -> View:
+    def of(self, pid: int) -> FileView:
         """The part of this view that belongs to one process."""
-        return View(
+        return FileView(
             self.identity,
             [each for each in self.mappings if each.pid == pid],
             [each for each in self.pages if each.pid == pid],
@@ -79,7 +79,7 @@ class View:
         return None
 
 
-def look(
+def read_view(
     guest: Guest,
     file: UserFile,
     pids: Iterable[int],
@@ -87,7 +87,7 @@ def look(
     identity: str = "",
     *,
     data_too: bool = False,
-) -> View:
+) -> FileView:
     """Read the pages around offsets of a file in some processes, both inside the guest and from outside.
 
     `identity` identifies a file that no longer has a name. With `data_too` mappings that are not executable are read,
@@ -95,7 +95,7 @@ def look(
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
     mark = "=" if data_too else ":"
-    words = [guest.program(PAGES), identity or file.path, *(f"{pid}{mark}{wanted}" for pid in pids)]
+    words = [guest.copy_program(PAGES), identity or file.path, *(f"{pid}{mark}{wanted}" for pid in pids)]
     listing = guest.script(shlex.join(words), in_place=True).check().stdout
     mappings: list[Mapping] = []
     pages: list[Page] = []
@@ -109,7 +109,7 @@ def look(
             mappings.append(Mapping(pid, start, end, offset, fields["perms"]))
         else:
             pages.append(_page(guest, fields, size))
-    return View(identity, mappings, pages)
+    return FileView(identity, mappings, pages)
 
 
 def _page(guest: Guest, fields: dict[str, str], size: int) -> Page:

@@ -21,9 +21,9 @@ def prove_32bit(uprobes: Uprobes, process: Runner, file: UserFile, symbol: str, 
         raise GuestError("its architecture has no 32-bit programs", where=uprobes.guest.name)
     site = file.site(symbol)
     sites = file.straight(site, _BOUNDARIES) if narrow.decoder else [site]
-    with uprobes.on(file, sites, way).before(process) as run:
+    with uprobes.on(file, sites, way).read_before(process) as run:
         process.call(symbol, times)
-        run.look(process, ask="")
+        run.read_pages(process, ask="")
     if narrow.uprobe_errno:
         run.prove_refused(process, narrow.uprobe_errno)
     else:

@@ -10,12 +10,12 @@ from typing import Self
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.landing import Landing, Missed, prove
-from harness.landing.section_sites import Refused
+from harness.landing.section_sites import OtherBuildError
 from harness.landing.site import Site
 from harness.landing.witness import SHOWN, Statement
 from harness.userspace import mappings, uprobes_tree, witness
 from harness.userspace.debug_files import SymbolSource
-from harness.userspace.mappings import View
+from harness.userspace.mappings import FileView
 from harness.userspace.mutants import HONEST, UserMutant
 from harness.userspace.poke import poke
 from harness.userspace.runner import Runner
@@ -54,9 +54,9 @@ class UprobeRun:
         self._identity = ""
         self._aims = mutant.offsets(file, self.sites) if aims is None else list(aims)
         self.offsets = [file.offset(site) for site in self.sites]
-        self._before: dict[int, View] = {}
-        self._during: dict[int, View] = {}
-        self._after: dict[int, View] = {}
+        self._before: dict[int, FileView] = {}
+        self._during: dict[int, FileView] = {}
+        self._after: dict[int, FileView] = {}
         self._trees: dict[int, Tree] = {}
         self._tree_after: Tree | None = None
         self._extra = ByPerf(file.guest)
@@ -64,7 +64,7 @@ class UprobeRun:
         self._processes: dict[int, Runner] = {}
         self.hits: list[Hit] = []
 
-    def before(self, *processes: Runner) -> Self:
+    def read_before(self, *processes: Runner) -> Self:
         """Read the pages of processes that already run; `prove_restored` checks that they equal the file."""
         for process in processes:
             self._before[process.pid] = self._look(process.pid)
@@ -103,9 +103,9 @@ class UprobeRun:
         found = self.file.build_id_in_guest()
         if found != self.file.elf.build_id:
             wanted = self.file.elf.build_id[:12]
-            raise Refused(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
+            raise OtherBuildError(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
 
-    def look(self, *processes: Runner, ask: str | None = None) -> None:
+    def read_pages(self, *processes: Runner, ask: str | None = None) -> None:
         """Read the processes' pages now, inside and outside.
 
         If `ask` is not None, each process also resolves the sites' functions to its own addresses. `ask` is the prefix
@@ -115,14 +115,14 @@ class UprobeRun:
             stale = self._mutant.stale_view and process.pid in self._before
             if self._mutant.one_mapping:
                 self._restore_one_mapping(process.pid)
-            self.look_at(process.pid)
+            self.read_pages_of(process.pid)
             if stale:
                 self._during[process.pid] = self._before[process.pid]
             self._processes[process.pid] = process
             for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask is not None else ():
-                self._resolved[process.pid, symbol] = process.where(f"{ask}{symbol}")
+                self._resolved[process.pid, symbol] = process.function_address(f"{ask}{symbol}")
 
-    def look_at(self, pid: int) -> None:
+    def read_pages_of(self, pid: int) -> None:
         """Read the pages of a process that takes no commands."""
         self._during[pid] = self._look(pid)
         self._trees[pid] = uprobes_tree.walk(self.guest)
@@ -136,8 +136,8 @@ class UprobeRun:
         place = pages[-1].address + offset - pages[-1].offset
         poke(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
-    def _look(self, pid: int) -> View:
-        view = mappings.look(self.guest, self.file, [pid], self._watched, self._identity)
+    def _look(self, pid: int) -> FileView:
+        view = mappings.read_view(self.guest, self.file, [pid], self._watched, self._identity)
         self._identity = view.identity
         return view
 
@@ -173,7 +173,7 @@ class UprobeRun:
         traits = self.guest.architecture.kprobes
         return witness.Breakpoint(traits.uprobe_breakpoint, traits.alignment)
 
-    def _landing(self, index: int, site: Site, pid: int, view: View, hits: Sequence[Hit]) -> Landing:
+    def _landing(self, index: int, site: Site, pid: int, view: FileView, hits: Sequence[Hit]) -> Landing:
         offset, content = self.offsets[index], self.file.content
         own_hits = [hit for hit in hits if hit.returned is self._returns]
         pointer = self._resolved.get((pid, site.symbol))
@@ -206,7 +206,7 @@ class UprobeRun:
         """Each registration answered with the errno, and no page and no list has a uprobe. Raises Missed."""
         answers = [each.errno for each in self.registered]
         listed = self._trees[process.pid].of(self._identity)
-        changed = self.changed_places(process)
+        changed = self.changed_offsets(process)
         if set(answers) != {errno} or listed or changed or self.hits:
             raise Missed(
                 f"errno {answers}, not {errno}; the kernel lists {dict(listed)}, memory changed at {changed}, "
@@ -228,7 +228,7 @@ class UprobeRun:
         if others:
             raise Missed(f"hit in processes {sorted(others)} too")
 
-    def changed_places(self, process: Runner) -> list[int]:
+    def changed_offsets(self, process: Runner) -> list[int]:
         """The offsets into the file at which the pages of one process differed from the file."""
         patch = self._patch
         pages = self._during[process.pid].pages
@@ -258,7 +258,7 @@ class UprobeRun:
             for pid, view in views.items():
                 self._demand_pristine(pid, view, when)
 
-    def _demand_pristine(self, pid: int, view: View, when: str) -> None:
+    def _demand_pristine(self, pid: int, view: FileView, when: str) -> None:
         for page in view.pages:
             for by, memory in (("inside", page.inside), ("outside", page.outside)):
                 own = self.file.content[page.offset : page.offset + len(memory)].ljust(len(memory), b"\0")
@@ -276,7 +276,7 @@ class UprobeRun:
         for pid, view in self._during.items():
             for page in view.pages:
                 if not page.private:
-                    self._demand_pristine(pid, View("", [], [page]), "in the page cache")
+                    self._demand_pristine(pid, FileView("", [], [page]), "in the page cache")
                 elif frames.setdefault(page.frame, (pid, page.offset)) != (pid, page.offset):
                     raise Missed(f"frame {page.frame:#x} is mapped by {frames[page.frame]} and {(pid, page.offset)}")
         if self._mutant.writes_file:
@@ -321,7 +321,7 @@ class Uprobes:
     def _aslr(self) -> bool:
         return not self.mutant.same_address
 
-    def started(self, path: str) -> Runner:
+    def runner_at(self, path: str) -> Runner:
         """The target program at a path of the guest."""
         return Runner(self.guest, path, aslr=self._aslr)
 
@@ -330,7 +330,7 @@ class Uprobes:
         try:
             with self.on(file, sites):
                 pass
-        except Refused as refused:
+        except OtherBuildError as refused:
             return str(refused)
         raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.path}")
 

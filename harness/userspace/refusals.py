@@ -18,7 +18,7 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True)
-class Bad:
+class RefusedRequest:
     """A request that the kernel refuses with `errno`."""
 
     what: str
@@ -32,17 +32,17 @@ def _past(file: UserFile) -> int:
 
 # From register_for_each_vma() and uprobe_register(), kernel/events/uprobes.c (6.1), and trace_uprobe_create().
 BAD = (
-    Bad("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
-    Bad("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
-    Bad("a directory", lambda _: Request("/tmp", [0]), errno.EINVAL),
-    Bad("a file that is not there", lambda _: Request("/tmp/pinpoint_absent", [0]), errno.ENOENT),
+    RefusedRequest("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
+    RefusedRequest("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
+    RefusedRequest("a directory", lambda _: Request("/tmp", [0]), errno.EINVAL),
+    RefusedRequest("a file that is not there", lambda _: Request("/tmp/pinpoint_absent", [0]), errno.ENOENT),
 )
 
 
 _LEFT = "pinpoint_left/refused"
 
 
-def expect_refused(uprobes: Uprobes, file: UserFile, bad: Bad) -> None:
+def expect_refused(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> None:
     """Send the request through tracefs. Raises Missed when the errno is another, or anything is left behind.
 
     The kernel must list no uprobe at all after the refusal, and no event once the refused one is removed.
@@ -80,14 +80,14 @@ def expect_no_code(uprobes: Uprobes, file: UserFile, name: str, process: Runner)
     guest = uprobes.guest
     offset = file.data_offset(name)
     breakpoint_ = guest.architecture.kprobes.uprobe_breakpoint
-    before = mappings.look(guest, file, [process.pid], [offset], data_too=True)
+    before = mappings.read_view(guest, file, [process.pid], [offset], data_too=True)
     way = ByModule(guest)
     answer = way.register(Request(file.path, [offset], unarmed=uprobes.mutant.unarmed))[0].errno
     try:
         listed = uprobes_tree.walk(guest).of(before.identity)
         if uprobes.mutant.writes_data:
             poke(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
-        during = mappings.look(guest, file, [process.pid], [offset], data_too=True)
+        during = mappings.read_view(guest, file, [process.pid], [offset], data_too=True)
     finally:
         way.remove()
     if answer or listed != {offset: 1}:
@@ -98,6 +98,6 @@ def expect_no_code(uprobes: Uprobes, file: UserFile, name: str, process: Runner)
             wanted = wanted[:place] + breakpoint_ + wanted[place + len(breakpoint_) :]
         if wanted not in (now.inside, b"") or now.inside != now.outside:
             raise Missed(f"{name}: the mapping at {now.address:#x} has {now.inside[place : place + 16].hex()} there")
-    kept = [page.inside for page in mappings.look(guest, file, [process.pid], [offset], data_too=True).pages]
+    kept = [page.inside for page in mappings.read_view(guest, file, [process.pid], [offset], data_too=True).pages]
     if kept != [page.inside for page in before.pages] and not uprobes.mutant.writes_data:
         raise Missed(f"{name}: the process's data is not what it was before")

@@ -16,10 +16,10 @@ def prove_answers(uprobes: Uprobes, process: Runner, file: UserFile, site: Site)
 
     The link_map in r_debug has the load bias; dladdr() has the address of the mapping, the file and the symbol.
     """
-    view = mappings.look(uprobes.guest, file, [process.pid], [])
+    view = mappings.read_view(uprobes.guest, file, [process.pid], [])
     symbol = file.symbol(site)
     asked = _following(file, site) if uprobes.mutant.aims is not HONEST.aims else site.symbol
-    answer = process.ask(f"where {asked}")
+    answer = process.send_command(f"where {asked}")
     address, base = int(answer["address"], 16), int(answer["base"], 16)
     bias = base if uprobes.mutant.base_for_bias else int(answer["bias"], 16)
     start = min(mapping.start for mapping in view.mappings)

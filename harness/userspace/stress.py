@@ -13,14 +13,14 @@ _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
 
 @dataclass(frozen=True)
-class Races:
+class StressCounts:
     """The number of rounds that were run, and the number of hits that the kernel counted in all of them."""
 
     rounds: int
     hits: int
 
 
-def toggle(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) -> Races:
+def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) -> StressCounts:
     """Define, enable, disable and remove a uprobe `rounds` times.
 
     In each round a program starts, loads and unloads the file, forks, executes another program and ends, while a thread
@@ -64,4 +64,4 @@ rm $lines
 echo $n $total
 """
     played, hits = uprobes.guest.script(script).check().stdout.split()
-    return Races(int(played), int(hits))
+    return StressCounts(int(played), int(hits))

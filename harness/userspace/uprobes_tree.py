@@ -130,11 +130,11 @@ class _Walker:
 
 def _linked_root(elf: Elf, guest: Guest) -> int:
     """Where the tree's root is linked: by its symbol, or by the one word that the functions read that walk it."""
-    named = elf.named(_TREE)
+    named = elf.symbols_named(_TREE)
     if named:
         return named[0].address
     decoder = guest.architecture.kprobes.decoder
-    readers = [elf.function(name) for name in _READERS if elf.named(name)]
+    readers = [elf.function(name) for name in _READERS if elf.symbols_named(name)]
     read = [constant_loads(elf, symbol, decoder) for symbol in readers]
     common = set.intersection(*read) if len(read) == len(_READERS) else set()
     if len(common) != 1:

@@ -17,7 +17,12 @@ from harness.core.files import sha256
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.landing.code.instruction import Flow
-from harness.landing.code.instructions import boundaries, decoded_first, inside, straight
+from harness.landing.code.instructions import (
+    boundaries,
+    decoded_first,
+    offsets_inside_instructions,
+    unconditional_boundaries,
+)
 from harness.landing.site import Site
 from harness.userspace.debug_files import SymbolSource, symbols_of
 
@@ -45,15 +50,15 @@ class UserFile:
             raise GuestError(
                 f"its image has no {program}", where=guest.name, mend="the recipe's trait uprobes builds it"
             )
-        return cls(guest, name, guest.program(program), guest.image.programs[program], symbols_by)
+        return cls(guest, name, guest.copy_program(program), guest.image.programs[program], symbols_by)
 
     @cached_property
     def elf(self) -> Elf:
         """The file itself."""
-        return Elf.kept(self.local)
+        return Elf.read_cached(self.local)
 
     @cached_property
-    def table(self) -> Elf:
+    def symbol_file(self) -> Elf:
         """The file that has the symbols: the file itself, or its separate debug file if it was stripped."""
         return symbols_of(self.local, self.symbols_by)
 
@@ -67,7 +72,7 @@ class UserFile:
         """SHA-256 of the whole file, in hex."""
         return sha256(self.local)
 
-    def moved_to(self, path: str) -> UserFile:
+    def at_path(self, path: str) -> UserFile:
         """The same file at another path of the guest."""
         return replace(self, path=path)
 
@@ -101,7 +106,7 @@ class UserFile:
         Raises PinpointError when there is no such function, when there are several at different addresses, and for an
         IFUNC.
         """
-        named = self.table.named(site.symbol)
+        named = self.symbol_file.symbols_named(site.symbol)
         if any(each.kind == "ifunc" for each in named):
             mend = "name the implementation that its resolver chooses"
             raise PinpointError(
@@ -115,7 +120,7 @@ class UserFile:
     @cached_property
     def functions(self) -> list[Symbol]:
         """The functions of the target's source, each name once, in the order of their addresses."""
-        found = {each.name: each for each in self.table.symbols if each.kind == "func" and each.section}
+        found = {each.name: each for each in self.symbol_file.symbols if each.kind == "func" and each.section}
         ours = (each for each in found.values() if each.name.startswith("pinpoint_") and "@" not in each.name)
         return sorted(ours, key=lambda symbol: symbol.address)
 
@@ -125,14 +130,14 @@ class UserFile:
 
     def data_offset(self, name: str) -> int:
         """Where in the file the one variable of that name is. Raises PinpointError."""
-        found = self.table.named(name)
+        found = self.symbol_file.symbols_named(name)
         if len(found) != 1:
             raise PinpointError(f"{len(found)} symbols are named {name!r}", where=str(self.local))
         return self.elf.file_offset(found[0].address)
 
     def straight(self, site: Site, count: int | None = None) -> list[Site]:
         """Sites at the entry of the site's function and at the inner boundaries that run exactly once a call."""
-        offsets = straight(self._coded, self.symbol(site), self.decoder)[:count]
+        offsets = unconditional_boundaries(self._coded, self.symbol(site), self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
@@ -145,7 +150,7 @@ class UserFile:
 
     def mid_instruction(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction."""
-        return [site.at(offset) for offset in inside(self._coded, self.symbol(site), self.decoder)]
+        return [site.at(offset) for offset in offsets_inside_instructions(self._coded, self.symbol(site), self.decoder)]
 
     def decodable_inside(self, symbol: str) -> Site:
         """A site inside an instruction of a function whose bytes can be decoded as an instruction, if there is any.
@@ -154,7 +159,7 @@ class UserFile:
         cannot step. If no offset can be decoded, the first offset inside an instruction is returned.
         """
         sites = self.mid_instruction(self.site(symbol))
-        code = self.elf.code(self.symbol(sites[0]))
+        code = self.elf.function_bytes(self.symbol(sites[0]))
         plain = (site for site in sites if _plain(code[site.offset :], self.decoder))
         return next(plain, sites[0])
 

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.function_selection import blacklist, select
-from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
+from harness.landing.code.instructions import (
+    is_padding,
+    offsets_inside_instructions,
+    padding_at,
+    plain_offsets,
+    starts,
+    stub_at,
+)
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -61,14 +68,14 @@ class _Table:
         return self._functions[index] if index >= 0 else None
 
 
-class Places:
+class AddressClassifier:
     """The text of one guest's kernel and of the targets that are loaded in it."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._decoder = layout.guest.architecture.kprobes.decoder
 
-    def at(self, address: int) -> AddressKind:
+    def classify(self, address: int) -> AddressKind:
         """Classify an address."""
         text = next((text for text in self._texts if address in text), None)
         if text is None:
@@ -79,10 +86,10 @@ class Places:
         offset = address - before.start
         if offset not in self._boundaries(before.elf, before.symbol):
             return AddressKind.MID_INSTRUCTION
-        tail = before.elf.code(before.symbol)[offset:] if before.symbol.padded else b""
+        tail = before.elf.function_bytes(before.symbol)[offset:] if before.symbol.padded else b""
         return AddressKind.PADDING if tail and is_padding(tail, self._decoder) else AddressKind.INSTRUCTION
 
-    def site(self, address: int) -> Site | None:
+    def site_at(self, address: int) -> Site | None:
         """The site at an address; None outside of functions, and in a function whose name is not unique."""
         found = self._before(address)
         if found is None or address >= found.end or self._named[found.module, found.symbol.name] > 1:
@@ -94,7 +101,7 @@ class Places:
         found = self._before(address)
         return f"{found.symbol.name}+{address - found.start:#x}" if found else ""
 
-    def safe(self, site: Site) -> bool:
+    def is_safe(self, site: Site) -> bool:
         """True if the kernel accepts a probe on the site and steps it correctly for every task that runs the function.
 
         That is so if neither this instruction nor the next one, on which a mutant puts its probe, changes the flow of
@@ -105,14 +112,14 @@ class Places:
             return False
         elf, symbol = self._layout.symbol(site)
         behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
-        return bool(behind) and {site.offset, min(behind)} <= plain(elf, symbol, self._decoder)
+        return bool(behind) and {site.offset, min(behind)} <= plain_offsets(elf, symbol, self._decoder)
 
-    def never_starts(self, address: int) -> bool:
+    def is_inside_instruction(self, address: int) -> bool:
         """True if an address is inside of an instruction that nothing patches."""
         found = self._before(address)
         if found is None or address >= found.end:
             return False
-        return address - found.start in inside(found.elf, found.symbol, self._decoder)
+        return address - found.start in offsets_inside_instructions(found.elf, found.symbol, self._decoder)
 
     def _before(self, address: int) -> _Function | None:
         """The last function that starts at or before an address, in the kernel's text or in the targets'."""
@@ -153,9 +160,9 @@ class Places:
     @cached_property
     def _texts(self) -> list[range]:
         """The address range of the kernel's text, then of each target's text, from first section to last."""
-        found = [self._layout.text]
+        found = [self._layout.text_range]
         for target in self._layout.targets.values():
-            loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text]
+            loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text_sections]
             found.append(range(min(loaded)[0], max(start + size for start, size in loaded)))
         return found
 
@@ -166,7 +173,7 @@ class Places:
             _Function(start, start + symbol.size, module, target.elf, symbol)
             for module, target in self._layout.targets.items()
             for symbol in target.functions(target.sections)
-            if any((start := self._layout.base(symbol, module)) in text for text in self._texts[1:])
+            if any((start := self._layout.symbol_address(symbol, module)) in text for text in self._texts[1:])
         )
 
     @cached_property

@@ -10,8 +10,8 @@ from functools import cached_property
 from harness.core.elf import Symbol
 from harness.landing.code.basic_blocks import even_runs
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decoded, relocated_by
-from harness.landing.code.patch_sites import module_places
+from harness.landing.code.instructions import decoded, relocation_offsets
+from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
@@ -28,7 +28,7 @@ _STATIC_CALL = "__SCT__"
 
 
 @dataclass(frozen=True)
-class Everywhere:
+class EveryInstruction:
     """All boundaries of all functions of a target that stay loaded after its initialization.
 
     Functions whose name occurs twice in the module are left out, because symbol + offset is ambiguous. If an address
@@ -46,7 +46,7 @@ class Everywhere:
         return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
 
     @property
-    def taken(self) -> list[Site]:
+    def accepted(self) -> list[Site]:
         """The sites on which the kernel must accept a probe."""
         return [site for site, each in self._boundaries if not self._refusal(site, each)]
 
@@ -65,12 +65,12 @@ class Everywhere:
 
         If the architecture has defects, those are the sites on instructions that do not change the flow of control.
         """
-        return [site for site in self.taken if site not in self._wrong]
+        return [site for site in self.accepted if site not in self._wrong]
 
     @property
     def stepped_wrong(self) -> list[Site]:
         """The sites of `taken` that the architecture may step wrongly."""
-        return [site for site in self.taken if site in self._wrong]
+        return [site for site in self.accepted if site in self._wrong]
 
     @cached_property
     def _wrong(self) -> set[Site]:
@@ -81,9 +81,9 @@ class Everywhere:
     def functions(self) -> list[Symbol]:
         """One symbol for each function, in order of address."""
         found: dict[int, Symbol] = {}
-        for symbol in self.target.functions(self.target.lasting, unique=True, preambles=False):
+        for symbol in self.target.functions(self.target.lasting_sections, unique=True, preambles=False):
             if self.mutant is HONEST or symbol.name in _OF_A_MUTANT:
-                found.setdefault(self.layout.base(symbol, self.target.module), symbol)
+                found.setdefault(self.layout.symbol_address(symbol, self.target.module), symbol)
         return [symbol for _, symbol in sorted(found.items())]
 
     def demand_even_hits(self, probes: ProbeRun) -> None:
@@ -115,14 +115,14 @@ class Everywhere:
 
     @cached_property
     def _static_branches(self) -> set[tuple[str, int]]:
-        return set(module_places(self.target.elf, JUMPS))
+        return set(module_table_entries(self.target.elf, JUMPS))
 
     def _refusal(self, site: Site, each: Instruction) -> int:
         if each.kind is InstructionKind.THROUGH_MEMORY:
             return errno.EOPNOTSUPP
         _, symbol = self.layout.symbol(site)
         static_calls = (
-            relocated_by(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
+            relocation_offsets(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
         )
         # A trap of one byte is x86's int3, which -mharden-sls=all adds after returns (__copy_instruction()).
         trap = each.flow is Flow.ENDS and each.padding and each.size == 1

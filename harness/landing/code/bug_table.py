@@ -16,7 +16,7 @@ def bug_places(kernel: Elf, config: Mapping[str, str]) -> list[int]:
     A row of the table begins with the place of the trap, as a distance from the row or as an address (struct bug_entry,
     include/asm-generic/bug.h, 6.1).
     """
-    first, last = (kernel.named(name) for name in _BUGS)
+    first, last = (kernel.symbols_named(name) for name in _BUGS)
     if not (first and last):
         return []
     relative = config.get("CONFIG_GENERIC_BUG_RELATIVE_POINTERS") == "y"

@@ -86,7 +86,7 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
     machine = _MACHINES[decoder]
-    found = machine.decode(elf.code(symbol))
+    found = machine.decode(elf.function_bytes(symbol))
     while symbol.padded and len(found) > 1 and found[-1].padding:
         found.pop()
     unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
@@ -96,7 +96,7 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
         )
     patched = _ftrace_site(elf, symbol, machine, found)
     on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
-    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.place(symbol), symbol.size)
+    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.section_offset(symbol), symbol.size)
     return [_settled(each, patched, on_ftrace, unaimed) for each in found]
 
 
@@ -109,7 +109,7 @@ def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     return tuple(each.offset for each in decoded(elf, symbol, decoder))
 
 
-def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def unconditional_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets that every call runs exactly once and on which the kernel accepts a probe.
 
     They reach from the entry to the first instruction that can change the flow of control (a branch, a call, a nop that
@@ -120,11 +120,11 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     code = decoded(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
         return ()
-    aimed_at = {each.target for each in code} | aimed_at_from_cold(elf, symbol, decoder)
+    aimed_at = {each.target for each in code} | branch_targets_from_cold(elf, symbol, decoder)
     return tuple(_line(code, aimed_at))
 
 
-def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
+def plain_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
     """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
 
     Raises PinpointError as `boundaries` does.
@@ -137,7 +137,7 @@ def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
 
 def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
     """The offsets of all instructions, padding included: faster than `boundaries`, because none is classified."""
-    return _MACHINES[decoder].starts(elf.code(symbol))
+    return _MACHINES[decoder].starts(elf.function_bytes(symbol))
 
 
 def starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
@@ -160,7 +160,7 @@ def stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
     return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
 
 
-def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets inside of PLAIN instructions, where the kernel refuses a probe.
 
     Offsets inside of branches, calls and nops are left out. The kernel may patch these at boot or later, and a patch
@@ -172,7 +172,7 @@ def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
 
 def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
     """A function's first instruction as it is in the file; None for a function without bytes."""
-    return decoded_first(elf.code(symbol)[:_LONGEST], decoder)
+    return decoded_first(elf.function_bytes(symbol)[:_LONGEST], decoder)
 
 
 def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
@@ -180,18 +180,18 @@ def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
     return next(iter(_MACHINES[decoder].decode(code)), None)
 
 
-def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
+def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
         return set()
-    place = elf.place(symbol)
+    place = elf.section_offset(symbol)
     found = elf.relocations(symbol.section)
     return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
 
 
 def constant_loads(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
     """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
-    return _MACHINES[decoder].loads(elf.code(symbol), symbol.address)
+    return _MACHINES[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
 
 def has_delay_slots(decoder: Decoder) -> bool:
@@ -201,7 +201,7 @@ def has_delay_slots(decoder: Decoder) -> bool:
 
 def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
-    return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.code(symbol)))
+    return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.function_bytes(symbol)))
 
 
 def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
@@ -229,7 +229,7 @@ def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: s
 
 def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[Instruction]) -> int | None:
     pad = machine.entry_pad
-    start = len(pad) if pad and elf.code(symbol).startswith(pad) else 0
+    start = len(pad) if pad and elf.function_bytes(symbol).startswith(pad) else 0
     first = [each for each in found if each.offset >= start][: max(1, machine.entry_nops)]
     if machine.entry_nops:
         nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP for each in first)
@@ -241,26 +241,26 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
     if call.target is None:
         return False
     if elf.linked:
-        return any(found.address == symbol.address + call.target for found in elf.named(_FENTRY))
-    covered = range(elf.place(symbol) + call.offset, elf.place(symbol) + call.end)
+        return any(found.address == symbol.address + call.target for found in elf.symbols_named(_FENTRY))
+    covered = range(elf.section_offset(symbol) + call.offset, elf.section_offset(symbol) + call.end)
     return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
 
 
-def aimed_at_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
     """Offsets that branches in the function's `.cold` part, which gcc moved out of line, may go back to.
 
     In a module such a branch has a relocation with the section of the function and an addend. On x86 the addend is
     relative to four bytes before the end of the instruction, so both the sum and the sum plus four are included.
     """
     aimed_at: set[int] = set()
-    for cold in elf.named(f"{symbol.name}.cold"):
-        start = elf.place(cold)
+    for cold in elf.symbols_named(f"{symbol.name}.cold"):
+        start = elf.section_offset(cold)
         for found in elf.relocations(cold.section):
             if start <= found.offset < start + cold.size and found.symbol.section == symbol.section:
                 reached = found.symbol.address + found.addend - symbol.address
                 aimed_at |= {reached, reached + 4}
         if elf.linked:
             distance = cold.address - symbol.address
-            branches = _MACHINES[decoder].decode(elf.code(cold))
+            branches = _MACHINES[decoder].decode(elf.function_bytes(cold))
             aimed_at |= {distance + each.target for each in branches if each.target is not None}
     return aimed_at

@@ -161,7 +161,7 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end)))
 
 
-def places(vmlinux: Elf, begin: str) -> list[int]:
+def table_addresses(vmlinux: Elf, begin: str) -> list[int]:
     """The link addresses in one table of a vmlinux; `begin` is the symbol at the table's start."""
     kernel = _Kernel(vmlinux)
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
@@ -173,7 +173,7 @@ def ranges(vmlinux: Elf, begin: str) -> list[Range]:
     return [each for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 
 
-def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:
+def module_table_entries(module: Elf, begin: str) -> list[tuple[str, int]]:
     """The places in one table of a module, as section and offset; `begin` is the symbol at its start in a vmlinux."""
     found = _module(module, MACHINES[module.machine], _tables(module, begin))
     return [(section, each.start) for section, each in found]
@@ -198,7 +198,7 @@ class _Kernel:
         """The address ranges of a table; empty if this kernel does not have it."""
         if self._flat:
             return self._flat.rows(begin)
-        first, last = self._elf.named(begin), self._elf.named(end)
+        first, last = self._elf.symbols_named(begin), self._elf.symbols_named(end)
         return [Rows(first[0].address, last[0].address)] if first and last else []
 
     def patched(self, table: Table) -> Iterator[Range]:

@@ -13,4 +13,4 @@ _FINDERS: dict[str, type[FlatTables] | type[SectionTables]] = {"EM_AARCH64": Fla
 def recovered_tables(elf: Elf) -> FlatTables | SectionTables | None:
     """Return the finder of a vmlinux's tables; None if the tables have symbols, or if no finder knows the machine."""
     finder = _FINDERS.get(elf.machine)
-    return finder(elf) if finder and not elf.named(ALTERNATIVES) else None
+    return finder(elf) if finder and not elf.symbols_named(ALTERNATIVES) else None

@@ -41,7 +41,7 @@ class SectionTables:
             for section in elf.sections.values()
             if section.executable and section.allocated
         ]
-        self._fentry = {symbol.address for symbol in elf.named("__fentry__")}
+        self._fentry = {symbol.address for symbol in elf.symbols_named("__fentry__")}
         self.relative: Mapping[int, int] = {}
 
     def rows(self, table: str) -> list[Rows]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from harness.guest.guest import Guest
 from harness.landing.code.bug_table import bug_places
 from harness.landing.code.function_selection import blacklist
-from harness.landing.code.patch_sites import module_places, places
+from harness.landing.code.patch_sites import module_table_entries, table_addresses
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.layout import Layout, Loaded
+from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.target import Target
 
 _STATIC_CALLS = "__start_static_call_sites"
@@ -17,21 +17,21 @@ _STATIC_CALLS = "__start_static_call_sites"
 
 def jump_labels(layout: Layout) -> list[int]:
     """The addresses of the static branches in the kernel's text."""
-    return _loaded(layout, places(layout.kernel, JUMPS))
+    return _loaded(layout, table_addresses(layout.kernel, JUMPS))
 
 
 def static_calls(layout: Layout) -> list[int]:
     """The addresses of the static calls in the kernel's text."""
-    return _loaded(layout, places(layout.kernel, _STATIC_CALLS))
+    return _loaded(layout, table_addresses(layout.kernel, _STATIC_CALLS))
 
 
-def module_jump_labels(loaded: Target | Loaded) -> list[int]:
+def module_jump_labels(loaded: Target | LoadedTarget) -> list[int]:
     """The addresses of a module's static branches in sections that stay loaded."""
-    found = module_places(loaded.elf, JUMPS)
-    return [loaded.sections[section] + place for section, place in found if section in loaded.lasting]
+    found = module_table_entries(loaded.elf, JUMPS)
+    return [loaded.sections[section] + place for section, place in found if section in loaded.lasting_sections]
 
 
-def bugs(layout: Layout) -> list[int]:
+def bug_traps(layout: Layout) -> list[int]:
     """The addresses of the traps of BUG() and WARN() in the kernel's text."""
     return _loaded(layout, bug_places(layout.kernel, layout.guest.image.config))
 
@@ -55,4 +55,4 @@ def _in_any(address: int, ranges: list[range]) -> bool:
 def _loaded(layout: Layout, linked: Iterable[int]) -> list[int]:
     """The load addresses of link addresses, sorted, without duplicates, restricted to the kernel's text."""
     found = {address + layout.slide for address in linked}
-    return sorted(address for address in found if address in layout.text)
+    return sorted(address for address in found if address in layout.text_range)

@@ -74,7 +74,7 @@ class FunctionSites:
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self.kernel: Elf = Elf.kept(image.vmlinux)
+        self.kernel: Elf = Elf.read_cached(image.vmlinux)
         self._architecture: Architecture = image.recipe.architecture
         self._decoder: Decoder = self._architecture.kprobes.decoder
         self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobes)
@@ -87,7 +87,7 @@ class FunctionSites:
 
         Raises UsageError if there is none.
         """
-        functions = [symbol for symbol in self.kernel.named(name) if symbol.kind == "func" and symbol.size]
+        functions = [symbol for symbol in self.kernel.symbols_named(name) if symbol.kind == "func" and symbol.size]
         if not functions:
             close = sorted(each.name for each in self.kernel.symbols if each.kind == "func" and name in each.name)[:5]
             mend = f"similar: {', '.join(close)}" if close else "see /proc/kallsyms in ./pinpoint shell"
@@ -111,7 +111,7 @@ class FunctionSites:
             end,
             self.shift(symbol),
             tuple(sorted({each.name for each in self._at(symbol.address)} - {name})),
-            tuple(f"{each.address:#x} {each.kind}" for each in self.kernel.named(name) if each != symbol),
+            tuple(f"{each.address:#x} {each.kind}" for each in self.kernel.symbols_named(name) if each != symbol),
             rows,
             between,
         )
@@ -119,7 +119,7 @@ class FunctionSites:
     def shift(self, symbol: Symbol) -> int:
         """The size of the landing pad that a probe on the entry is moved past; 0 if the function has none."""
         pad = self._architecture.kprobes.entry_landing_pad
-        return len(pad) if pad and self.kernel.code(symbol)[: len(pad)] == pad else 0
+        return len(pad) if pad and self.kernel.function_bytes(symbol)[: len(pad)] == pad else 0
 
     def answer(self, symbol: Symbol, offset: int) -> Answer:
         """Return the kernel's answer to a probe on symbol + offset."""
@@ -146,7 +146,7 @@ class FunctionSites:
                 # The kernel writes a return and traps, or leaves a jump; it refuses with EINVAL or EILSEQ.
                 return Answer(False, 0, "inside a return")
             return Answer(False, self._architecture.kprobes.mid_instruction, "inside an instruction")
-        number, why = rule(self.kernel.code(symbol), place, self._version)
+        number, why = rule(self.kernel.function_bytes(symbol), place, self._version)
         return Answer(not number, number, why)
 
     def _offset(self, symbol: Symbol, each: Instruction, text: Mapping[int, str]) -> Offset:

@@ -97,13 +97,16 @@ class Reserved:
         return self._config.get("CONFIG_KPROBES_ON_FTRACE") != "y" and self.on_ftrace_site(address)
 
     def _is_initial(self, address: int) -> bool:
-        return bool(self._kernel.named("_sinittext")) and address >= self._kernel.named("_sinittext")[0].address
+        return (
+            bool(self._kernel.symbols_named("_sinittext"))
+            and address >= self._kernel.symbols_named("_sinittext")[0].address
+        )
 
     @cached_property
     def _blacklist(self) -> Sequence[Range]:
         spans = [self._function(start) for start in self._listed]
         for name in (*_AREAS, *self._kprobes.reserved_text):
-            marks = [self._kernel.named(f"__{name}_text_{end}") for end in ("start", "end")]
+            marks = [self._kernel.symbols_named(f"__{name}_text_{end}") for end in ("start", "end")]
             if all(marks) and marks[0][0].address < marks[1][0].address:
                 last = self._function(marks[1][0].address - 1)
                 spans.append(Range(marks[0][0].address, last.end))
@@ -112,14 +115,14 @@ class Reserved:
     @cached_property
     def _listed(self) -> Sequence[int]:
         """The link addresses of the functions that NOKPROBE_SYMBOL() names."""
-        first, last = (self._kernel.named(name) for name in _BLACKLIST)
+        first, last = (self._kernel.symbols_named(name) for name in _BLACKLIST)
         if first and last:
             form = struct.Struct(f"{self._kernel.struct_order}{ {4: 'I', 8: 'Q'}[self._kernel.word_bytes] }")
             start = first[0].address
             moved = {each.offset: each.addend for each in self._kernel.relocations("")}
             rows = form.iter_unpack(self._kernel.bytes_at(start, last[0].address - start))
             return [moved.get(start + index * form.size, value) for index, (value,) in enumerate(rows)]
-        known = self._kernel.named(_ALWAYS_LISTED)
+        known = self._kernel.symbols_named(_ALWAYS_LISTED)
         return self._flat.pointers_with(known[0].address) if self._flat and known else []
 
     def _function(self, address: int) -> Range:
@@ -136,7 +139,7 @@ class Reserved:
     def _part_of_blacklisted(self, address: int) -> bool:
         """True for code of `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
         bases = (name.partition(".")[0] for name in self._names[self.start_of(address)] if "." in name)
-        found = (symbol for base in bases for symbol in self._kernel.named(base))
+        found = (symbol for base in bases for symbol in self._kernel.symbols_named(base))
         return any(self.blacklisted(symbol.address) for symbol in found)
 
     def _names_at(self, address: int, prefixes: tuple[str, ...]) -> bool:
@@ -187,7 +190,7 @@ class Reserved:
         return frozenset(found)
 
     def _exception_rows(self) -> Iterator[tuple[int, int]]:
-        first, last = self._kernel.named(EXCEPTIONS), self._kernel.named("__stop___ex_table")
+        first, last = self._kernel.symbols_named(EXCEPTIONS), self._kernel.symbols_named("__stop___ex_table")
         if first and last:
             yield first[0].address, last[0].address
         elif self._flat:

@@ -16,7 +16,7 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan
-from harness.landing.sweep.sweep_module import Batch, SweepModule
+from harness.landing.sweep.sweep_module import BatchReport, SweepModule
 from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.witness import Statement, Window
 
@@ -29,14 +29,14 @@ _WATCHED = 8
 _PAGE = 4096
 
 
-class Death(NamedTuple):
+class FatalSite(NamedTuple):
     """A site that killed a guest, and the documented kernel defect that is the reason; "" if there is none."""
 
     site: Site
     reason: str
 
 
-class Refusal(NamedTuple):
+class RefusedSite(NamedTuple):
     """A site that the kernel refused, the errno (positive), and the documented reason; "" if there is none."""
 
     site: Site
@@ -54,15 +54,15 @@ class SweepResult:
 
     landed: int = 0
     missed: list[Landing] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
-    deadly: list[Death] = field(default_factory=list)
+    refused: list[RefusedSite] = field(default_factory=list)
+    fatal: list[FatalSite] = field(default_factory=list)
     hits: int = 0
     seconds: float = 0.0
 
     @property
     def sites(self) -> int:
         """The number of sites that were tried."""
-        return self.landed + len(self.missed) + len(self.refused) + len(self.deadly)
+        return self.landed + len(self.missed) + len(self.refused) + len(self.fatal)
 
     @property
     def per_second(self) -> float:
@@ -75,7 +75,7 @@ class SweepResult:
         return [
             *(f"{refusal.site}: refused with errno {refusal.errno}" for refusal in self.refused if not refusal.reason),
             *(f"{landing.site}: {landing.complaint}" for landing in self.missed),
-            *(f"{death.site}: kills the guest" for death in self.deadly if not death.reason),
+            *(f"{death.site}: kills the guest" for death in self.fatal if not death.reason),
         ]
 
     def add(self, other: SweepResult) -> None:
@@ -83,7 +83,7 @@ class SweepResult:
         self.landed += other.landed
         self.missed += other.missed
         self.refused += other.refused
-        self.deadly += other.deadly
+        self.fatal += other.fatal
         self.hits += other.hits
         self.seconds += other.seconds
 
@@ -118,7 +118,7 @@ class Sweep:
         self._refusals = Refusals(layout)
         self._traits = self.guest.architecture.kprobes
 
-    def batch(self, sites: Sequence[Site]) -> SweepResult:
+    def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
         """Sweep these sites as one batch. Raises GuestError, GuestLost or DeadlineExceeded if the guest dies of it."""
         began = time.monotonic()
         deadline = self.guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
@@ -146,7 +146,7 @@ class Sweep:
         swept.hits += report.hits
         if report.errno:
             reason = self._refusals.reason(landing.site, address, report.errno)
-            swept.refused.append(Refusal(landing.site, report.errno, reason))
+            swept.refused.append(RefusedSite(landing.site, report.errno, reason))
         elif landing.complaint:
             swept.missed.append(landing)
         else:
@@ -165,7 +165,7 @@ class Sweep:
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
-        held, during = self.module.hold(specs, lambda: self.guest.memory.read_many(spans), deadline)
+        held, during = self.module.arm_while_paused(specs, lambda: self.guest.memory.read_many(spans), deadline)
         during = before if self.mutant.stale_snapshot else during
         removed = self.module.remove(specs, deadline)
         _demand_gone(removed)
@@ -212,7 +212,7 @@ def _spans(addresses: Sequence[int]) -> list[tuple[int, int]]:
     return [(address, min(_WATCHED, _PAGE - address % _PAGE)) for address in addresses]
 
 
-def _demand_gone(removed: Batch) -> None:
+def _demand_gone(removed: BatchReport) -> None:
     if len(removed.listing):
         raise Missed(f"{len(removed.listing)} probes are still listed after removal")
 

@@ -14,7 +14,7 @@ from harness.core.events import ProgressStep
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep.batched_sweep import Death, Sweep, SweepResult
+from harness.landing.sweep.batched_sweep import FatalSite, Sweep, SweepResult
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.target import Target
 
@@ -75,7 +75,7 @@ class FreshGuests:
         sweep = Sweep(Layout(guest, [target]), module, armed=True)
         while (batch := self._next()) is not None:
             try:
-                self._keep(sweep.batch(batch))
+                self._keep(sweep.sweep_batch(batch))
             except _DEATHS as death:
                 self._take_apart(batch, suspects(module, batch), sweep.wrong.get(batch[0], ""), death)
                 raise _Died from death
@@ -95,8 +95,8 @@ class FreshGuests:
         """Queue each suspect alone and the others in halves; a batch of one is recorded as deadly, with `defect`."""
         with self._lock:
             if len(batch) == 1:
-                self.swept.deadly.append(Death(batch[0], defect))
-                self._step.say(f"{batch[0]} kills the guest: {death}")
+                self.swept.fatal.append(FatalSite(batch[0], defect))
+                self._step.report(f"{batch[0]} kills the guest: {death}")
                 return
             others = [site for site in batch if site not in suspected]
             middle = len(others) // 2
@@ -107,7 +107,7 @@ class FreshGuests:
 def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
     """The sites of a batch that the dead guest's flight recorder names; empty if its memory cannot be read."""
     try:
-        numbers = module.last_words()
+        numbers = module.read_flight_recorder()
     except _DEATHS:
         return []
     return [batch[number] for number in dict.fromkeys(numbers) if number < len(batch) and len(batch) > 1]
@@ -117,7 +117,7 @@ def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: Progr
     """Sweep a guest that is not expected to die; its death is raised."""
     began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:
-        swept.add(sweep.batch(batch))
+        swept.add(sweep.sweep_batch(batch))
         report_progress(step, swept.sites, sites, time.monotonic() - began)
     return swept
 
@@ -126,4 +126,4 @@ def report_progress(step: ProgressStep, done: int, sites: int, seconds: float) -
     """Report sites done, sites per second and seconds left."""
     rate = done / seconds if seconds else 0.0
     left = (sites - done) / rate if rate else 0.0
-    step.say(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)
+    step.report(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)

@@ -79,7 +79,7 @@ class Refusals:
     def _base_blacklisted(self, site: Site) -> bool:
         """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
         base, dot, _ = site.symbol.partition(".")
-        found = self.layout.kernel.named(base) if dot else []
+        found = self.layout.kernel.symbols_named(base) if dot else []
         return any(self._blacklisted(symbol.address + self.layout.slide) for symbol in found)
 
     @cached_property
@@ -114,7 +114,7 @@ class Refusals:
     def _stretches(self, table: _Table) -> list[tuple[int, int]]:
         """The address ranges of a table; empty if the kernel does not have it."""
         kernel = self.layout.kernel
-        first, last = kernel.named(table.first), kernel.named(table.last)
+        first, last = kernel.symbols_named(table.first), kernel.symbols_named(table.last)
         if first and last:
             return [(first[0].address, last[0].address)]
         recovered = recovered_tables(kernel) if table.first == JUMPS else None

@@ -26,7 +26,7 @@ class Finding(Enum):
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedProbe:
     """One probe.
 
     `asked` is what its owner asked for, as `MOD:SYM+0xOFF`, or what the kernel lists for one that was asked for by
@@ -69,7 +69,7 @@ class Judged:
         }
 
 
-def table(probes: list[Judged]) -> str:
+def judged_table(probes: list[JudgedProbe]) -> str:
     """One line for each probe: what was asked for, where it stands, what memory has there, the verdict."""
     rows = [("probe", "address", "means", "memory", "owner", "verdict")]
     for each in probes:

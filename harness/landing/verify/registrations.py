@@ -129,7 +129,7 @@ def start(guest: Guest) -> None:
     """Load the module. Raises GuestError when the kernel refuses it."""
     kprobes = guest.image.recipe.architecture.kprobes
     arguments = (f"argument={kprobes.first_argument}", f"second_argument={kprobes.second_argument}")
-    guest.run("insmod", guest.ship(MODULE), *arguments).check()
+    guest.run("insmod", guest.copy_module(MODULE), *arguments).check()
 
 
 def stop(guest: Guest) -> None:

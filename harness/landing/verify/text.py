@@ -51,8 +51,12 @@ class Text:
     @classmethod
     def read(cls, layout: Layout, modules: Mapping[str, LoadedModule]) -> Text:
         """Read it through QEMU: 14 MB of an x86_64 kernel of Debian's take half a second."""
-        places = [(layout.text.start, len(layout.text), "", "")]
-        places += [(at, size, name, section) for name, module in modules.items() for section, at, size in module.code()]
+        places = [(layout.text_range.start, len(layout.text_range), "", "")]
+        places += [
+            (at, size, name, section)
+            for name, module in modules.items()
+            for section, at, size in module.code_sections()
+        ]
         contents = layout.guest.memory.read_many([(at, size) for at, size, _, _ in places])
         return cls(
             tuple(
@@ -65,7 +69,7 @@ class Text:
         """The region that an address is in."""
         return next((each for each in self.regions if each.start <= address < each.end), None)
 
-    def same(self, region: Region) -> Region | None:
+    def same_region(self, region: Region) -> Region | None:
         """The region that another moment's region was or became; None where its module was not loaded."""
         place = (region.start, region.module, region.section, len(region.content))
         return next((e for e in self.regions if (e.start, e.module, e.section, len(e.content)) == place), None)
@@ -85,7 +89,7 @@ class Changes:
         """
         found: set[int] = set()
         for region in after.regions:
-            earlier = before.same(region)
+            earlier = before.same_region(region)
             if earlier is None:
                 found.update(self._from_file(region))
             else:
@@ -114,13 +118,13 @@ class Changes:
     def _from_file(self, region: Region) -> Iterator[int]:
         """Bytes that are not the module's own, of one that was not there before; its ftrace sites too."""
         elf, place, shift = self._place(region.start)
-        if elf is None or region.section in elf.duplicated:
+        if elf is None or region.section in elf.duplicated_section_names:
             return
         if region.section in linkage_tables.filled(elf):
             yield from self._from_loader(elf, region)
             return
         own = own_bytes.of_module(elf, region.section, region.start, region.start, len(region.content))
-        strays = own.strays(region.content)
+        strays = own.differing_offsets(region.content)
         yield from (region.start + at for at in strays)
         # In memory a site is a nop, whatever the file has there, until something is called from it.
         form = self._layout.guest.architecture.kprobes.ftrace_call
@@ -134,7 +138,7 @@ class Changes:
         module = self._modules[region.module]
         for symbol, addend in linkage_tables.called(elf, region.section):
             own = symbol.section in module.sections
-            places = [self._layout.base(symbol, region.module)] if own else self._elsewhere(symbol.name)
+            places = [self._layout.symbol_address(symbol, region.module)] if own else self._elsewhere(symbol.name)
             allowed.update(place + addend for place in places)
         wrong = linkage_tables.strays(region.content, region.start, allowed, lambda at: bool(module.section_at(at)))
         yield from (region.start + offset for offset in wrong)
@@ -142,9 +146,13 @@ class Changes:
     def _elsewhere(self, name: str) -> list[int]:
         """Where the kernel and modules have a symbol of that name."""
         layout = self._layout
-        found = [symbol.address + layout.slide for symbol in layout.kernel.named(name)]
+        found = [symbol.address + layout.slide for symbol in layout.kernel.symbols_named(name)]
         for other, loaded in layout.modules.items():
-            found += [layout.base(each, other) for each in loaded.elf.named(name) if each.section in loaded.sections]
+            found += [
+                layout.symbol_address(each, other)
+                for each in loaded.elf.symbols_named(name)
+                if each.section in loaded.sections
+            ]
         return found
 
     def _place(self, address: int) -> tuple[Elf | None, str, int]:
@@ -154,4 +162,4 @@ class Changes:
             if section:
                 return module.elf, section, module.sections[section]
         layout = self._layout
-        return (layout.kernel, LINKED, layout.slide) if address in layout.text else (None, "", 0)
+        return (layout.kernel, LINKED, layout.slide) if address in layout.text_range else (None, "", 0)

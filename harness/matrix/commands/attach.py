@@ -10,8 +10,7 @@ from harness.guest import debugger, terminal
 from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
-from harness.report.evidence import ASK_SECTIONS, Evidence, loaded
-from harness.verdict.printk import plain
+from harness.report.evidence import ASK_SECTIONS, Evidence, sections_by_module_file
 
 SHELL, GDB = "shell", "gdb"
 WAYS = (SHELL, GDB)
@@ -47,7 +46,7 @@ def attach(guest: Guest, way: str) -> int:
     if way == SHELL:
         return _enter(guest)
     listing = guest.script(ASK_SECTIONS, guest.budget(_ASK_SECONDS)).stdout
-    return _debug(guest, Symbols(guest.image.vmlinux, Layout(guest).slide, loaded(guest, listing)))
+    return _debug(guest, Symbols(guest.image.vmlinux, Layout(guest).slide, sections_by_module_file(guest, listing)))
 
 
 def _enter(guest: Guest) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, UsageError
 from harness.core.files import write_text
-from harness.core.process import Finished, run
+from harness.core.process import FinishedProcess, run
 
 _GIT_SECONDS = 600.0
 _FOUND = re.compile(r"^([0-9a-f]{40}) is the first (?:bad|new) commit", re.MULTILINE)
@@ -212,7 +212,7 @@ def report(outcome: Outcome) -> Iterator[str]:
         yield f"last good: {outcome.good.commit[:12]}; results: {outcome.good.results or 'none'}"
 
 
-def _git(tree: Path, *words: str) -> Finished:
+def _git(tree: Path, *words: str) -> FinishedProcess:
     # No hook and no configuration of the user's machine takes part; the tree may belong to another user.
     settings = ["-c", "core.hooksPath=/dev/null", "-c", "advice.detachedHead=false", "-c", f"safe.directory={tree}"]
     return run(["git", "-C", tree, *settings, *words], deadline=Deadline.after(_GIT_SECONDS), env={"LC_ALL": "C"})

@@ -17,7 +17,7 @@ from harness.report.compare import read_cells
 from harness.report.record import Cell
 from harness.report.run_dir import LATEST
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _RUN_SECONDS = 4 * 3600.0
 _NO_CASE = "no case matches"
@@ -46,8 +46,8 @@ class CaseTest:
         with self.bus.step(self.vm, f"commit {commit[:12]}") as step:
 
             def heard(line: str) -> None:
-                lines.append(plain(line).strip())
-                step.say(lines[-1][:100])
+                lines.append(without_control_codes(line).strip())
+                step.report(lines[-1][:100])
 
             words = ["run", f"--kernel={tree}", f"--vm={self.vm}", *self.options, "-n0", f"--into={into}"]
             finished = run(

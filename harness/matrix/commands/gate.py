@@ -14,7 +14,6 @@ from harness.matrix.controller_run import ControllerRun
 from harness.report import compare
 from harness.report.compare import Baseline
 from harness.report.record import Cell, CellKey
-from harness.verdict.printk import plain
 
 # Options and words that select some of the cells; cells that they leave out are not gone.
 _SELECTING = ("-k", "-m", "--lf", "--last-failed")
@@ -83,7 +82,7 @@ class Gate:
 
     def _compared(self, arguments: Sequence[str]) -> compare.Comparison:
         if isinstance(self.old, Baseline):
-            return compare.against(self.old, self.listener.cells)
+            return compare.compare_with_baseline(self.old, self.listener.cells)
         assert self.old is not None
         selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)
         before = [cell for cell in self.old if not selecting or cell.key in self.listener.asked]

@@ -65,7 +65,7 @@ def prove(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Pr
     wanted = list(_offsets(functions))
     for start in range(0, len(wanted), _BATCH):
         part = wanted[start : start + _BATCH]
-        step.say(part[0][0].name, start / len(wanted))
+        step.report(part[0][0].name, start / len(wanted))
         specs = [Site(function.name, offset).spec for function, offset, _ in part]
         batch = module.resolve(specs, guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
         for (function, offset, expected), report in zip(part, batch.reports, strict=True):

@@ -13,7 +13,7 @@ from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
+from harness.guest.qemu_process import EmulatorKilled, FrozenGuestRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -40,7 +40,7 @@ class Freezer:
         self._forced = forced_accelerator
         self._made: Once[str, Path] = Once(passing=(EmulatorKilled,))
 
-    def frozen(self, image: Image, boot: Boot) -> Path:
+    def obtain_frozen(self, image: Image, boot: Boot) -> Path:
         """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the given keys.
 
         Raises what `boot` raises, and TraitContradictedError when a trait does not hold.
@@ -50,19 +50,19 @@ class Freezer:
         parts = self._parts(image)
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
-    def kept(self, image: Image, boot: Boot) -> Path | None:
+    def find_frozen(self, image: Image, boot: Boot) -> Path | None:
         """Return the file of a guest that is frozen already, None when there is none; a damaged one is made again."""
-        return self.frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
+        return self.obtain_frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
 
     def thaw(self, image: Image, frozen: Path, options: StartOptions) -> Guest:
         """Thaw a guest from such a file. A file that cannot be thawed is dropped, so that no later run uses it.
 
         Raises what start.thaw() raises.
         """
-        self._build_context.store.use(frozen.parent)
+        self._build_context.store.mark_used(frozen.parent)
         try:
             return start.thaw(image, frozen, options)
-        except (FrozenRefused, BootError):
+        except (FrozenGuestRefused, BootError):
             self.drop(image)
             raise
 
@@ -85,7 +85,7 @@ class Freezer:
         # Keys of its own, which no process has any more when guests are thawed.
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
-            step.say("freezing")
+            step.report("freezing")
             start.freeze(guest, entry / _STATE, Deadline.after(guest.image.recipe.machine.boot_seconds))
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
@@ -102,10 +102,10 @@ class Freezer:
     def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
         guest = boot(keys)
         try:
-            with self._bus.step(guest.name, "traits") as step, checkup.explained(guest):
-                allowed = checkup.begin(guest)
-                traits.prove(guest)
-                checkup.end(guest)
+            with self._bus.step(guest.name, "traits") as step, checkup.loss_explained(guest):
+                allowed = checkup.record_initial_state(guest)
+                traits.prove_traits(guest)
+                checkup.check_after_cell(guest)
                 step.close_with(allowed)
         except BaseException:
             guest.stop()
@@ -116,7 +116,7 @@ class Freezer:
 def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     """Return everything that a frozen guest depends on, for its store key."""
     recipe = image.recipe
-    anywhere = qemu.Wiring(
+    anywhere = qemu.QemuFiles(
         console=0,
         monitor=0,
         kernel=Path("kernel"),

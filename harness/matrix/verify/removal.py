@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.guest.guest import Guest
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.watched import Watched
 from harness.matrix.verify.subjects import Modules, load_words
 
@@ -23,7 +23,7 @@ class Removal:
     wrongs: list[str] = field(default_factory=list)
 
 
-def remove_targets(guest: Guest, watched: Watched, probes: Sequence[Judged], loaded: Modules) -> Removal:
+def remove_targets(guest: Guest, watched: Watched, probes: Sequence[JudgedProbe], loaded: Modules) -> Removal:
     """Remove each module that has a probe and load it again: once with a look after each step, then many times.
 
     Only modules that were loaded for the run can be removed; `loaded` has them. Raises what the guest raises.

@@ -19,15 +19,15 @@ from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
-from harness.matrix.verify.guest import Kernel
-from harness.matrix.verify.plan import ToLoad, Wanted, expected
+from harness.matrix.verify.guest import KernelObserver
+from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
 from harness.matrix.verify.removal import remove_targets
 from harness.matrix.verify.report import Report
-from harness.matrix.verify.subjects import Command, Modules, Preceded, Refused, Subject
+from harness.matrix.verify.subjects import Command, Modules, Preceded, Subject, SubjectRefused
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
@@ -35,7 +35,7 @@ _SHOWN_LINES = 12
 _LOG_LINES = 40
 
 
-class Run:
+class VerifyRun:
     """One subject in one guest: it is started, judged and stopped, then the guest is compared with its state before."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.wrongs: list[str] = []
-        self.probes: list[Judged] = []
+        self.probes: list[JudgedProbe] = []
         self._files = dict(files)
         self._expected = list(expected)
         self._names = names
@@ -62,19 +62,19 @@ class Run:
 
     def run(self) -> None:
         """Run the subject. Raises Refused when it could not be started and the kernel did not complain."""
-        kernel = Kernel(self.guest, self.subject.names)
-        refusal: Refused | None = None
+        kernel = KernelObserver(self.guest, self.subject.names)
+        refusal: SubjectRefused | None = None
         try:
-            before = changed_settings.settings(self.guest)
+            before = changed_settings.read_settings(self.guest)
             try:
                 self._watched()
-            except Refused as error:
+            except SubjectRefused as error:
                 refusal = error
             with self._timed("check-up"):
-                after = kernel.look()
-                changed = changed_settings.changed(before, changed_settings.settings(self.guest))
+                after = kernel.read_state()
+                changed = changed_settings.changed_lines(before, changed_settings.read_settings(self.guest))
         except (GuestLost, DeadlineExceeded) as lost:
-            self._complained(kernel.last_words())
+            self._complained(kernel.read_last_complaints())
             if not self.wrongs:
                 self.wrongs.append(str(lost))
             return
@@ -104,14 +104,14 @@ class Run:
             try:
                 with self._timed("start"):
                     self.subject.start()
-                watched.started(self.subject.began)
+                watched.set_start(self.subject.began)
                 with self._timed("settle"):
                     self.subject.settle(watched)
                 with self._timed("judge"):
                     judgement = watched.judge()
             except BaseException as error:
                 with _noted(error):
-                    if isinstance(error, Refused):
+                    if isinstance(error, SubjectRefused):
                         self._refused = [call for call in watched.calls(watched.lists()) if call.errno]
                     self.subject.stop()
                 raise
@@ -122,7 +122,7 @@ class Run:
                 self.notes += outcome.notes
                 self.wrongs += outcome.wrongs
             with self._timed("removal"):
-                self.probes += watched.late()
+                self.probes += watched.late_probes()
                 self.subject.stop()
                 standing, changed = watched.left()
             wrong = "still registered" if isinstance(self.subject, Modules) else ""
@@ -144,15 +144,15 @@ class Run:
         self._hints(judgement)
 
     @staticmethod
-    def _absent(site: Site) -> Judged:
-        return Judged(site.spec, "kprobe", Finding.MISSED, why="it is expected, and no probe stands there")
+    def _absent(site: Site) -> JudgedProbe:
+        return JudgedProbe(site.spec, "kprobe", Finding.MISSED, why="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement) -> None:
         """Add a note for each kprobe in a file's data whose registration is not known."""
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
         known |= {each.means.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in kprobes_in_module_data.sites(Elf.kept(file)):
+            for site in kprobes_in_module_data.find_kprobe_sites(Elf.read_cached(file)):
                 if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 
@@ -179,10 +179,14 @@ def _asked(site: Site) -> str:
     return f"{site.module}:{site.symbol}+{site.offset:#x}" if site.module else f"{site.symbol}+{site.offset:#x}"
 
 
-def _because(refusal: Refused, refused: Sequence[Registration]) -> Refused:
+def _because(refusal: SubjectRefused, refused: Sequence[Registration]) -> SubjectRefused:
     """A refusal with the registrations that the kernel had refused before: often they are its reason."""
     calls = ", ".join(f"register_kprobe({call.asked or 'an address'}) {call.refusal}" for call in refused)
-    return Refused(f"{refusal.what}; refused: {calls}", where=refusal.where, mend=refusal.mend) if calls else refusal
+    return (
+        SubjectRefused(f"{refusal.what}; refused: {calls}", where=refusal.where, mend=refusal.mend)
+        if calls
+        else refusal
+    )
 
 
 @contextmanager
@@ -194,25 +198,27 @@ def _noted(error: BaseException) -> Iterator[None]:
         error.add_note(str(another))
 
 
-def verify(image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path) -> Report:
+def verify(
+    image: Image, wanted: VerifyRequest, modules: Sequence[ModuleToLoad], build_context: BuildContext, log: Path
+) -> Report:
     """Run it all on a guest of the image. Raises UsageError for what the kernel does not take, BootError, HostError."""
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
-        names.demand_of(Elf.kept(image.vmlinux))
+        names.demand_map_of(Elf.read_cached(image.vmlinux))
     packages = guest_packages.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
     reading = threading.Thread(target=layout.read_ahead, args=(image.vmlinux,), daemon=True)
     reading.start()
-    with guests.begin(image, build_context, log, packages) as guest:
+    with guests.start_guest(image, build_context, log, packages) as guest:
         reading.join()
         started = time.monotonic() - began
         loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
         command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
         subject: Subject = Preceded(loaded, command) if wanted.command else loaded
         files = {each.name: each.copy for each in modules} | guest_packages.drivers(guest.image)
-        run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
+        run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected], names)
         run.removed = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()

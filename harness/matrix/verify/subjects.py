@@ -11,10 +11,10 @@ from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
 from harness.landing.code import kprobes_in_module_data
-from harness.landing.verify.moment import Lists
+from harness.landing.verify.moment import GuestLists
 from harness.landing.verify.watched import Watched
 from harness.matrix.verify import tool_root
-from harness.matrix.verify.plan import ToLoad
+from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader
 
 # The word of --loader for the loader of docs/pinning.md.
@@ -31,7 +31,7 @@ _PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT = "/tmp/pinpoint-command.out"
 
 
-class Refused(UsageError):
+class SubjectRefused(UsageError):
     """The kernel refused to load a module, or a command failed before it registered anything."""
 
 
@@ -56,14 +56,14 @@ class Subject(Protocol):
     def stop(self) -> None:
         """Stop the subject, and add a note for anything that goes wrong."""
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with an explanation from the end of the kernel's log."""
 
 
 class Modules:
     """Modules, loaded in order and unloaded in reverse; `settle` is in seconds, None to wait as long as necessary."""
 
-    def __init__(self, guest: Guest, modules: Sequence[ToLoad], with_loader: str, settle: float | None) -> None:
+    def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], with_loader: str, settle: float | None) -> None:
         self.about = ", ".join(each.file.name for each in modules if each.judged)
         self.names = frozenset(each.name for each in modules)
         self.notes: list[str] = []
@@ -72,7 +72,7 @@ class Modules:
         self._modules = list(modules)
         self._loader = with_loader
         self._settle = settle
-        self.standing: list[ToLoad] = []
+        self.standing: list[ModuleToLoad] = []
 
     def start(self) -> None:
         """Copy each module to the guest and load it."""
@@ -82,27 +82,27 @@ class Modules:
             result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
                 told = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
-                raise Refused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
+                raise SubjectRefused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
             self.standing.append(module)
             self.began = _monotonic(result.stdout)
 
-    def _loading(self, module: ToLoad) -> str:
+    def _loading(self, module: ModuleToLoad) -> str:
         """The command before the module's path; the pinned loader gets the loaded modules that it probes as targets."""
         if self._loader != PINNED:
             return self._loader
         there = {each.name for each in self.standing} | set(self._guest.image.drivers)
-        sites = kprobes_in_module_data.sites(module.elf)
+        sites = kprobes_in_module_data.find_kprobe_sites(module.elf)
         targets = dict.fromkeys([*(e.name for e in self.standing if not e.judged), *(s.module for s in sites)])
         words = [word for name in targets if name in there for word in ("-t", name)]
-        return shlex.join([self._guest.program(loader.PROGRAM), "-n", module.name, *words])
+        return shlex.join([self._guest.copy_program(loader.PROGRAM), "-n", module.name, *words])
 
     def settle(self, watched: Watched) -> None:
         """Wait for the first probe, longer if the files use timers, work, threads or callbacks."""
         if self._settle is not None:
             watched.settle(self._settle, self._settle, lambda _: True)
             return
-        later = any(each.later for each in self._modules if each.judged)
-        watched.settle(_LATER if later else 0.0, _PATIENT if later else _QUICK, watched.anything)
+        later = any(each.registers_later for each in self._modules if each.judged)
+        watched.settle(_LATER if later else 0.0, _PATIENT if later else _QUICK, watched.has_registered)
 
     def stop(self) -> None:
         """Unload each module, the last first."""
@@ -112,7 +112,7 @@ class Modules:
             if not result.ok:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with the kernel's last message about the module, and the module's parameters."""
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
@@ -120,7 +120,7 @@ class Modules:
         options = "; ".join(f"--param {name}=... ({about})" for name, about in known.items())
         message = f"the kernel printed {logged[-1]!r}; " if logged else ""
         mend = f"{message}{f'its parameters: {options}' if options else 'see its initializer'}"
-        return Refused(refusal.what, where=refusal.where, mend=mend)
+        return SubjectRefused(refusal.what, where=refusal.where, mend=mend)
 
 
 def _monotonic(uptime: str) -> int:
@@ -137,12 +137,12 @@ def _failed(printed: str) -> str:
     return next((line for line in printed.splitlines() if line.startswith("failed ")), "")
 
 
-def load_words(module: ToLoad) -> str:
+def load_words(module: ModuleToLoad) -> str:
     """The module's path in the guest and its parameters, for a shell."""
     return shlex.join([place(module), *module.words])
 
 
-def place(module: ToLoad) -> str:
+def place(module: ModuleToLoad) -> str:
     """Where the module's file is in the guest."""
     return f"{_PREFIX}{module.name}.ko"
 
@@ -168,8 +168,8 @@ class Command:
             tool_root.enter(self._guest)
             inner = tool_root.within(self._command, _PATH)
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
-        self._talk = self._guest.talk("setsid", "sh", "-c", outer)
-        line = self._talk.line(self._guest.budget(_ATTACHING))
+        self._talk = self._guest.start_dialogue("setsid", "sh", "-c", outer)
+        line = self._talk.read_line(self._guest.budget(_ATTACHING))
         self._pid = int(line or "0")
 
     def settle(self, watched: Watched) -> None:
@@ -178,9 +178,9 @@ class Command:
             watched.settle(self._settle, self._settle, lambda _: True)
         else:
             watched.settle(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
-        if not self._runs() and not watched.anything(watched.lists()):
+        if not self._runs() and not watched.has_registered(watched.lists()):
             output = self._output()
-            raise Refused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
+            raise SubjectRefused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
 
     def stop(self) -> None:
         """Interrupt it, then end it, then kill it: each process of its session. Does nothing if it was not started."""
@@ -202,16 +202,16 @@ class Command:
         self.notes += [f"it printed: {told}"] if told else []
         self._guest.run("rm", "-f", _OUTPUT)
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal as it is: the kernel's log explains nothing about a command."""
         del log
         return refusal
 
-    def _ready(self, watched: Watched, lists: Lists) -> bool:
-        came = watched.came(lists)
+    def _ready(self, watched: Watched, lists: GuestLists) -> bool:
+        came = watched.newly_listed(lists)
         if any("[DISABLED]" in each.flags for each in came):
             return False
-        return watched.anything(lists) or not self._runs()
+        return watched.has_registered(lists) or not self._runs()
 
     def _runs(self) -> bool:
         """Return True if a process of its session is alive; zombies do not count."""
@@ -251,6 +251,6 @@ class Preceded:
         self._modules.stop()
         self.notes += [*self._command.notes, *self._modules.notes]
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """A refusal with what the end of the kernel's log says of it."""
         return (self._modules if refusal.where != self._command.about else self._command).explain(refusal, log)

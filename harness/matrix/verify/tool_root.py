@@ -21,7 +21,7 @@ def mount_disk(guest: Guest) -> None:
     """Mount the disk of tools below an overlay, so that tools may write. Raises GuestError."""
     for name in guest.image.modules:
         if name.startswith(DRIVER):
-            guest.run("insmod", guest.ship(name)).check()
+            guest.run("insmod", guest.copy_module(name)).check()
     steps = (
         "set -e",
         f"mkdir -p {_LOWER} {_UPPER} {_WORK} {ROOT}",

@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, contextmanager
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.coming_and_going_modules import HOLDER, TARGET
-from harness.pinning.doctored_modules import shipped
-from harness.pinning.holds.btf_encoder import Base, with_btf
+from harness.pinning.doctored_modules import copy_to_guest
+from harness.pinning.holds.btf_encoder import BaseBtf, with_btf
 from harness.pinning.loader import LoaderLine
 
 _FUNCTION = f"{TARGET}:pinpoint_needed"
@@ -55,7 +55,7 @@ def a_bpf_program() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function}")(guest) as again:
+        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function_type_id}")(guest) as again:
             yield again
 
     return hold
@@ -69,14 +69,18 @@ def has_fentry(image: Image) -> bool:
 def target_image(guest: Guest) -> str:
     """The path of the target's file in the guest; it has BTF if the kernel reads BTF of modules."""
     if not has_fentry(guest.image):
-        return guest.ship(TARGET)
-    return shipped(guest, f"{TARGET}-btf", with_btf(Elf.kept(guest.image.modules[TARGET]), _btf_base(guest)))
+        return guest.copy_module(TARGET)
+    return copy_to_guest(
+        guest, f"{TARGET}-btf", with_btf(Elf.read_cached(guest.image.modules[TARGET]), _btf_base(guest))
+    )
 
 
-def _btf_base(guest: Guest) -> Base:
-    line = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
-    with readable("a line of the loader"):
-        return Base(int(line.fields["types"]), int(line.fields["strings"]))
+def _btf_base(guest: Guest) -> BaseBtf:
+    line = LoaderLine.parsed(
+        guest.run(guest.copy_program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip()
+    )
+    with parsing_guest_text("a line of the loader"):
+        return BaseBtf(int(line.fields["types"]), int(line.fields["strings"]))
 
 
 def a_dependent() -> Hold:
@@ -84,7 +88,7 @@ def a_dependent() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        guest.run("insmod", guest.ship("pinpoint_depends")).check()
+        guest.run("insmod", guest.copy_module("pinpoint_depends")).check()
         yield lambda: "works" if guest.script("[ -e /sys/module/pinpoint_depends ]").ok else "GONE"
         guest.run("rmmod", "pinpoint_depends").check()
 
@@ -96,11 +100,11 @@ def a_registered_kprobe() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        standing = probe_module.standing(guest)
+        standing = probe_module.read_kprobe_list(guest)
         report = probe_module.load(guest, [_FUNCTION]).reports[0]
         if report.errno:
             raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
-        yield lambda: _listed(probe_module.look(guest).newly_listed(standing))
+        yield lambda: _listed(probe_module.read_view(guest).newly_listed(standing))
         probe_module.unload(guest)
 
     return hold
@@ -111,10 +115,10 @@ def a_tracefs_kprobe() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        standing = probe_module.standing(guest)
+        standing = probe_module.read_kprobe_list(guest)
         enable = f"{_TRACING}/events/{_EVENT}/enable"
         guest.script(f"echo 'p:{_EVENT} {_FUNCTION}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
-        yield lambda: _listed(tuple(each for each in probe_module.standing(guest) if each not in standing))
+        yield lambda: _listed(tuple(each for each in probe_module.read_kprobe_list(guest) if each not in standing))
         guest.script(f"echo 0 >{enable}; echo '-:{_EVENT}' >>{_TRACING}/kprobe_events").check()
 
     return hold
@@ -132,10 +136,10 @@ def _by_holder(kind: str, what: str) -> Hold:
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
         deadline = guest.budget(_SECONDS)
-        with guest.talk(guest.program(HOLDER), kind, what) as dialogue:
+        with guest.start_dialogue(guest.copy_program(HOLDER), kind, what) as dialogue:
 
             def next_line(step: str) -> LoaderLine:
-                line = dialogue.line(deadline)
+                line = dialogue.read_line(deadline)
                 parsed = LoaderLine.parsed(line or "failed nothing")
                 if parsed.step != step or parsed.word == "failed":
                     raise GuestError(f"{kind} {what} cannot be held: {line}", where=guest.name)
@@ -145,12 +149,12 @@ def _by_holder(kind: str, what: str) -> Hold:
             next_line("again")
 
             def again() -> str:
-                dialogue.say("go", deadline)
+                dialogue.send_line("go", deadline)
                 errno = next_line("again").fields["errno"]
                 return "works" if errno == "0" else errno
 
             yield again
             dialogue.close_input()
-            dialogue.status(deadline)
+            dialogue.await_exit_status(deadline)
 
     return hold

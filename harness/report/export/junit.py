@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from harness.report.page.claims import claims
-from harness.report.pivot import LOST, Asked, Pivot
+from harness.report.pivot import LOST, Pivot, SelectedCell
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 # These verdicts are errors, not failures, because they are no statement about the kernel. plain() removes characters
 # that XML 1.0 cannot hold even as a reference.
 _ERRORS = frozenset({Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL})
 
 
-def junit(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> str:
+def junit(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ()) -> str:
     """The run as JUnit XML: a suite for each VM, a test case for each cell.
 
     A cell that was asked for and did not run (`missing`) is an error.
@@ -46,18 +46,18 @@ def junit(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> str
     return f'<?xml version="1.0" encoding="utf-8"?>\n{document}\n'
 
 
-def _element(suite: ElementTree.Element, cell: Asked, seconds: float) -> ElementTree.Element:
+def _element(suite: ElementTree.Element, cell: SelectedCell, seconds: float) -> ElementTree.Element:
     """The test case of a cell, with its file and, where this version of the project has the case, its line."""
     mutant = f" mutant {cell.mutant}" if cell.mutant else ""
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        name=plain(f"{cell.case}{mutant}"),
-        classname=plain(f"{cell.vm}.{cell.file}" if cell.file else cell.vm),
+        name=without_control_codes(f"{cell.case}{mutant}"),
+        classname=without_control_codes(f"{cell.vm}.{cell.file}" if cell.file else cell.vm),
         time=f"{seconds:.3f}",
     )
     if cell.file:
-        case.set("file", plain(cell.file))
+        case.set("file", without_control_codes(cell.file))
     if line := claims(cell.file).line(cell.case):
         case.set("line", str(line))
     return case
@@ -74,8 +74,8 @@ def _case(suite: ElementTree.Element, cell: Cell) -> None:
         ("bundle", cell.bundle),
     ):
         if value:
-            ElementTree.SubElement(properties, "property", name=name, value=plain(value))
-    reason = plain(cell.reason)
+            ElementTree.SubElement(properties, "property", name=name, value=without_control_codes(value))
+    reason = without_control_codes(cell.reason)
     if cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL):
         ElementTree.SubElement(case, "skipped", message=f"{cell.verdict.value}: {reason}")
     elif cell.verdict in _ERRORS:

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.report.measurements import Figure
-from harness.report.pivot import LOST, Asked, Pivot
+from harness.report.pivot import LOST, Pivot, SelectedCell
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _STATUS = {
     Verdict.PASS: "PASS",
@@ -26,7 +26,7 @@ _LONGEST = 1024
 
 
 def kcidb(
-    cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str, missing: Sequence[Asked] = ()
+    cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str, missing: Sequence[SelectedCell] = ()
 ) -> Mapping[str, Any]:
     """The run as one KCIDB I/O object.
 
@@ -98,7 +98,7 @@ def _test(test: str, build: str, origin: str, cell: Cell, began: str) -> Mapping
         "origin": origin,
         "build_id": build,
         "path": _of_cell(cell),
-        "comment": plain(cell.reason)[:_LONGEST] or cell.verdict.value,
+        "comment": without_control_codes(cell.reason)[:_LONGEST] or cell.verdict.value,
         "status": _STATUS.get(cell.verdict, "FAIL"),
         "start_time": began,
         "duration": cell.seconds,
@@ -106,7 +106,7 @@ def _test(test: str, build: str, origin: str, cell: Cell, began: str) -> Mapping
     }
 
 
-def _missed(test: str, build: str, origin: str, cell: Asked, began: str) -> Mapping[str, Any]:
+def _missed(test: str, build: str, origin: str, cell: SelectedCell, began: str) -> Mapping[str, Any]:
     return {
         "id": test,
         "origin": origin,
@@ -118,7 +118,7 @@ def _missed(test: str, build: str, origin: str, cell: Asked, began: str) -> Mapp
     }
 
 
-def _of_cell(cell: Asked) -> str:
+def _of_cell(cell: SelectedCell) -> str:
     """The test path of a cell."""
     return _path(f"pinpoint.{cell.case}.mutant.{cell.mutant}" if cell.mutant else f"pinpoint.{cell.case}")
 
@@ -128,7 +128,7 @@ def _issue(issue: str, origin: str, cell: Cell) -> Mapping[str, Any]:
         "id": issue,
         "version": 1,
         "origin": origin,
-        "comment": plain(cell.reason)[:_LONGEST],
+        "comment": without_control_codes(cell.reason)[:_LONGEST],
         "culprit": {"code": True, "tool": False, "harness": False},
     }
 

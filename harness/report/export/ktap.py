@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from harness.core.errors import UsageError
-from harness.report.pivot import LOST, Asked, CaseName, Pivot, Square
+from harness.report.pivot import LOST, CaseName, Pivot, PivotSquare, SelectedCell
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _INDENT = "    "
 _VERSION = "KTAP version 1"
 
 
-def ktap(cells: Sequence[Cell], missing: Sequence[Asked] = ()) -> str:
+def ktap(cells: Sequence[Cell], missing: Sequence[SelectedCell] = ()) -> str:
     """The run as KTAP that `tools/testing/kunit/kunit.py parse` accepts: a suite a VM, a subtest a case and mutant.
 
     A skipped cell is `ok # SKIP`. A known-fail is `ok`, with the defect in a diagnostic line: the case asserted the
@@ -59,7 +59,7 @@ class Stream:
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", where=file, mend="name another file") from None
 
-    def begin(self, asked: Iterable[Asked]) -> None:
+    def begin(self, asked: Iterable[SelectedCell]) -> None:
         """Write the plan, of all cells that were asked for. Only the first call counts."""
         with self._lock:
             if not self._begun:
@@ -85,7 +85,7 @@ class Stream:
         cells = self._cells.pop(place, {}).values()
         lost = self._left.pop(place) - len(cells)
         honest = next((cell for cell in cells if not cell.mutant), None)
-        square = Square(honest, tuple(cell for cell in cells if cell.mutant), lost)
+        square = PivotSquare(honest, tuple(cell for cell in cells if cell.mutant), lost)
         self._written += 1
         self._write(_case(self._written, f"{place[2]}.{CaseName(*place[:2]).case}", square))
 
@@ -94,15 +94,15 @@ class Stream:
         self._stream.flush()
 
 
-def _cells(square: Square) -> list[Cell]:
+def _cells(square: PivotSquare) -> list[Cell]:
     return [*square.mutants, *([square.honest] if square.honest else [])]
 
 
-def _good(square: Square) -> bool:
+def _good(square: PivotSquare) -> bool:
     return not square.lost and all(cell.verdict.acceptable for cell in _cells(square))
 
 
-def _case(position: int, case: str, square: Square) -> Iterator[str]:
+def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
     """Yield the lines of one case on one VM: its mutants as subtests, and its own result last."""
     name = _name(case)
     subtests = _cells(square)
@@ -138,7 +138,7 @@ def _name(text: str) -> str:
 
 def _text(text: str) -> str:
     """Return the text as one printable line."""
-    return " ".join(plain(text).split())
+    return " ".join(without_control_codes(text).split())
 
 
 def _indented(lines: Sequence[str] | Iterator[str]) -> list[str]:

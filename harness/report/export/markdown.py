@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.pivot import LOST, Asked, Pivot, tally
+from harness.report.pivot import LOST, Pivot, SelectedCell, format_verdict_counts
 from harness.report.record import Cell
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _MOST_FAILURES = 50
 
 
-def markdown(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> str:
+def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ()) -> str:
     """The run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle.
 
     Cells that were asked for and did not run (`missing`) follow.
@@ -20,8 +20,8 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> 
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
-        lines.append(f"| `{vm}` | {text_of(release)} | {tally(pivot.totals(vm))} |")
-    bad = [cell for group in pivot.bad() for cell in group]
+        lines.append(f"| `{vm}` | {text_of(release)} | {format_verdict_counts(pivot.totals(vm))} |")
+    bad = [cell for group in pivot.failures() for cell in group]
     if bad:
         lines += [
             "",
@@ -39,7 +39,7 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[Asked] = ()) -> 
     return "\n".join(lines) + "\n"
 
 
-def _mutant(cell: Asked) -> str:
+def _mutant(cell: SelectedCell) -> str:
     return f" (mutant {text_of(cell.mutant)})" if cell.mutant else ""
 
 
@@ -51,7 +51,7 @@ def _failure(cell: Cell) -> str:
 
 def text_of(text: str) -> str:
     """Return the text as one line that does not end a table cell or begin markup."""
-    line = " ".join(plain(text).split())
+    line = " ".join(without_control_codes(text).split())
     for mark in "\\|<>`*_[]":
         line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return line

@@ -10,7 +10,7 @@ from harness.report.page.claims import claims
 from harness.report.page.excerpts import Excerpts
 from harness.report.pivot import Pivot
 from harness.report.record import Cell
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 # Witness rows that a cell shows; the others are in results.jsonl. A case of every instruction has hundreds.
 _ROWS = 40
@@ -24,7 +24,7 @@ class Pool:
 
     def number(self, text: str) -> int:
         """The number of a string; control codes are removed."""
-        return self._numbers.setdefault(plain(text), len(self._numbers))
+        return self._numbers.setdefault(without_control_codes(text), len(self._numbers))
 
     @property
     def strings(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.report.evidence import CONSOLE
 from harness.report.record import Cell
 from harness.report.untrusted_bundle_reader import BundleFiles, NotInBundle
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 FAILURE = "failure.txt"
 # Bytes read of a file, and characters and bundles shown: the report stays small when a whole row failed.
@@ -45,7 +45,7 @@ class Excerpts:
 def _read(files: BundleFiles, name: str) -> str:
     """The begin of the failure, the end of the console; empty where the bundle has no such file."""
     try:
-        text = plain(files.read(name, _LARGEST).decode(errors="replace"))
+        text = without_control_codes(files.read(name, _LARGEST).decode(errors="replace"))
     except FileNotFoundError:
         return ""
     except (NotInBundle, OSError, ValueError) as error:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from harness.report.page.claims import claims
-from harness.report.pivot import CaseName, Pivot, Square
-from harness.report.progress_state import clock
+from harness.report.pivot import CaseName, Pivot, PivotSquare
+from harness.report.progress_state import format_duration
 from harness.verdict.cell_verdict import Verdict
 
 # The states of a mark that are no verdict.
@@ -80,7 +80,7 @@ def _group(file: str, rows: Sequence[Row], vms: Sequence[str]) -> Group:
     return Group(file, name, claims(file).file, rows, marks)
 
 
-def _mark(square: Square, where: str) -> Mark:
+def _mark(square: PivotSquare, where: str) -> Mark:
     mutants = f"{square.caught}/{square.tried}" if square.tried else ""
     caught = f", {square.caught} of {square.tried} mutants caught" if square.tried else ""
     if square.lost:
@@ -91,7 +91,7 @@ def _mark(square: Square, where: str) -> Mark:
     # A mutant that failed by itself, not by surviving, fails the run although the honest cell may hold.
     worst = max((cell, *square.mutants), key=lambda each: each.verdict.severity * (not each.verdict.acceptable))
     verdict = worst.verdict if not worst.verdict.acceptable else cell.verdict
-    sentence = f"{where}: {verdict.value}{caught}, {clock(cell.seconds)}"
+    sentence = f"{where}: {verdict.value}{caught}, {format_duration(cell.seconds)}"
     return Mark(verdict.value, _SHORT.get(verdict, verdict.value), mutants, sentence)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.report.progress_state import clock
+from harness.report.progress_state import format_duration
 from harness.report.timeline import CELL, MAIN, Span
 
 WIDTH = 1000.0
@@ -56,7 +56,7 @@ def _lane(worker: str, spans: Sequence[Span], seconds: float) -> Lane:
         spent[kind] += span.seconds  # type: ignore[assignment]
         width = max(span.seconds * scale, 0.4)
         drawn.setdefault(kind, []).append(f"M{span.began * scale:.1f} 0h{width:.1f}v14h-{width:.1f}z")
-    words = ", ".join(f"{kind} {clock(spent[kind])}" for kind in _KINDS if kind in spent)
+    words = ", ".join(f"{kind} {format_duration(spent[kind])}" for kind in _KINDS if kind in spent)
     return Lane(worker, {kind: "".join(drawn[kind]) for kind in _KINDS if kind in drawn}, f"{worker}: {words}")
 
 
@@ -70,4 +70,4 @@ def _marks(seconds: float) -> list[tuple[float, str]]:
     """At most ten round times."""
     steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
     step = next((each for each in steps if seconds / each <= 10), steps[-1])
-    return [(round(WIDTH * at / seconds, 1), clock(at)) for at in range(0, int(seconds) + 1, step)]
+    return [(round(WIDTH * at / seconds, 1), format_duration(at)) for at in range(0, int(seconds) + 1, step)]
