@@ -12,15 +12,15 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
-from harness.landing.checks.refusals import expect_refusal
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import unique_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import Conversions, request_by_address
-from harness.landing.lookup.kallsyms import converts_addresses, freed
+from harness.landing.lookup.conversion import AddressConverter, request_by_address
+from harness.landing.lookup.kallsyms import converts_addresses, freed_init_functions
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
-from harness.landing.sweep.sample import spread
+from harness.landing.sweep.sample import sample_entries
 from harness.landing.target import Target
 from harness.report.measurements import Figure
 
@@ -33,9 +33,9 @@ EVERY = 3
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_kernel_text(layout: Layout, conversions: Conversions, figure: Callable[..., Figure]) -> None:
+def test_kernel_text(layout: Layout, conversions: AddressConverter, figure: Callable[..., Figure]) -> None:
     """Addresses all over the kernel text convert to a symbol and back, and both forms register at one address."""
-    functions = spread(layout, unique_functions(layout.kernel), SAMPLE)
+    functions = sample_entries(layout, unique_functions(layout.kernel), SAMPLE)
     found = conversions.prove([site for function in functions for site in ends_and_middle(layout.boundaries(function))])
     taken = sum(conversion.registered for conversion in found)
     figure("closest.kernel_addresses", len(found), "addresses")
@@ -50,7 +50,9 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_module_text(layout: Layout, target: Target, conversions: Conversions, figure: Callable[..., Figure]) -> None:
+def test_module_text(
+    layout: Layout, target: Target, conversions: AddressConverter, figure: Callable[..., Figure]
+) -> None:
     """Addresses in every function of a module that stays loaded convert to a symbol and back.
 
     These include `.cold` parts and functions with a second name.
@@ -74,7 +76,7 @@ def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> Non
 
 @pytest.mark.requires("kprobes", "cold_halves")
 @pytest.mark.mutants("converts-too-far")
-def test_cold_half(layout: Layout, target: Target, conversions: Conversions) -> None:
+def test_cold_half(layout: Layout, target: Target, conversions: AddressConverter) -> None:
     """The `.cold` part of a function has its own symbol; no offset from the function leads to it."""
     cold = layout.boundaries(target.site("cold_part.cold"))
     for conversion in conversions.prove(cold):
@@ -83,7 +85,7 @@ def test_cold_half(layout: Layout, target: Target, conversions: Conversions) -> 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_behind_functions(layout: Layout, target: Target, conversions: Conversions) -> None:
+def test_behind_functions(layout: Layout, target: Target, conversions: AddressConverter) -> None:
     """The kernel accepts probes past the end of a function, on padding, stubs and zeros, and counts from its start.
 
     If nothing is mapped after a module's text, the kernel cannot copy an instruction of maximum length from the last
@@ -91,7 +93,7 @@ def test_behind_functions(layout: Layout, target: Target, conversions: Conversio
     that this word is inside an instruction, the kernel refuses it for that reason (can_probe(), same file, 7.3).
     """
     behind = [
-        *between_functions.behind_functions(layout, target.module),
+        *between_functions.sites_behind_functions(layout, target.module),
         between_functions.last_word(layout, target.module),
     ]
     assert len(behind) > 1
@@ -106,9 +108,9 @@ def test_behind_functions(layout: Layout, target: Target, conversions: Conversio
 
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("converts-too-far")
-def test_in_stubs(layout: Layout, target: Target, conversions: Conversions) -> None:
+def test_in_stubs(layout: Layout, target: Target, conversions: AddressConverter) -> None:
     """A stub has no symbol: it is named by an offset past the function before it, and can be probed."""
-    stubs = between_functions.stubs(layout, target.module)
+    stubs = between_functions.stubs_before_functions(layout, target.module)
     assert stubs
     for conversion in conversions.prove(stubs):
         assert conversion.registered, str(conversion)
@@ -116,7 +118,7 @@ def test_in_stubs(layout: Layout, target: Target, conversions: Conversions) -> N
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_name_of_two_functions(layout: Layout, target: Target, conversions: Conversions) -> None:
+def test_name_of_two_functions(layout: Layout, target: Target, conversions: AddressConverter) -> None:
     """If two functions share a name, an address in the second cannot be reached by that name + offset.
 
     find_kallsyms_symbol_value() (kernel/module/kallsyms.c, 6.1) stops at the first symbol in the table. The second
@@ -138,15 +140,15 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> N
     In the second case is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text, so _kprobe_addr() fails first.
     """
     known = guest.traits.data_symbols
-    expect_refusal(kprobes, f"@{layout.text.stop:#x}", wanted=errno.EINVAL if known else errno.ENOENT)
+    expect_specs_refused(kprobes, f"@{layout.text.stop:#x}", wanted=errno.EINVAL if known else errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """A symbol of the freed `.init.text`, which kallsyms keeps, is EINVAL by name and address (core_kernel_text())."""
-    gone = Site(freed(layout)[0])
-    expect_refusal(kprobes, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
+    gone = Site(freed_init_functions(layout)[0])
+    expect_specs_refused(kprobes, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
@@ -157,5 +159,5 @@ def test_outside_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -
     A kernel that does not convert addresses (up to 5.18, kernel_names.py) looks for no symbol: EINVAL in both cases.
     """
     below = errno.ENOENT if converts_addresses(layout) else errno.EINVAL
-    expect_refusal(kprobes, f"@{between_functions.below(layout, target.module):#x}", wanted=below)
-    expect_refusal(kprobes, f"@{target.sections['.data']:#x}", wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, f"@{between_functions.address_below_symbols(layout, target.module):#x}", wanted=below)
+    expect_specs_refused(kprobes, f"@{target.sections['.data']:#x}", wanted=errno.EINVAL)

@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import used_twice
+from harness.landing.lookup.kallsyms import ambiguous_names
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -68,7 +68,7 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
     """Of several kernel functions of one name, the one at the lowest address is probed."""
-    names = used_twice(layout, SAMPLE)
+    names = ambiguous_names(layout, SAMPLE)
     assert names, "no name is used twice"
     with kprobes.on(*map(Site, names)) as probes:
         pass

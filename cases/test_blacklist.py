@@ -8,8 +8,8 @@ import errno
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.function_selection import blacklist, evenly
+from harness.landing.checks.refusals import expect_specs_refused
+from harness.landing.code.function_selection import blacklist, evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.lookup import reserved_places
 from harness.landing.probe_run import Kprobes
@@ -26,9 +26,11 @@ pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-an
 def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
     """The address of the middle of a blacklisted function is EINVAL, as its first instruction is."""
     aligned = -guest.architecture.kprobes.alignment
-    middles = [(start + end) // 2 & aligned for start, end in evenly(blacklist(guest), SAMPLE) if end - start > SHORT]
+    middles = [
+        (start + end) // 2 & aligned for start, end in evenly_spread(blacklist(guest), SAMPLE) if end - start > SHORT
+    ]
     assert len(middles) > SAMPLE // 2
-    expect_refusal(kprobes, *(f"@{place:#x}" for place in middles), wanted=errno.EINVAL, parameters=DISABLED)
+    expect_specs_refused(kprobes, *(f"@{place:#x}" for place in middles), wanted=errno.EINVAL, parameters=DISABLED)
 
 
 def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
@@ -36,5 +38,5 @@ def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: K
     places = reserved_places.parts_of_blacklisted(layout, guest)
     if not places:
         pytest.skip(f"no function on {guest.name}'s blacklist has a part elsewhere")
-    specs = [f"@{place:#x}" for place in evenly(places, SAMPLE)]
-    expect_refusal(kprobes, *specs, wanted=errno.EINVAL, parameters=DISABLED)
+    specs = [f"@{place:#x}" for place in evenly_spread(places, SAMPLE)]
+    expect_specs_refused(kprobes, *specs, wanted=errno.EINVAL, parameters=DISABLED)

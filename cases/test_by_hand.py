@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.by_hand import ByHand
-from harness.landing.checks.base_offset_trial import Trial, sample
-from harness.landing.checks.classify_address import Places
+from harness.landing.checks.base_offset_trial import Trial, sample_sites
+from harness.landing.checks.classify_address import AddressClassifier
 from harness.landing.code.function_selection import unique_functions
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -30,8 +30,8 @@ def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobe
     kernels = [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
     functions = target.functions(target.lasting_text, unique=True, preambles=False)
     ours = [Site(symbol.name, module=target.module) for symbol in functions]
-    places = Places(layout)
-    with kprobes.on(*sample(places, kernels), *sample(places, ours)) as probes:
+    places = AddressClassifier(layout)
+    with kprobes.on(*sample_sites(places, kernels), *sample_sites(places, ours)) as probes:
         pass
     probes.prove()
 

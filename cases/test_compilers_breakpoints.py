@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.landing.code.function_selection import evenly, unique_functions
+from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import decoded
 from harness.landing.layout import Layout
@@ -22,7 +22,7 @@ LOOKED_AT, SAMPLE = 2000, 24
 def behind_breakpoints(layout: Layout) -> list[Site]:
     """Return the first instruction after an int3 inside a function, for many kernel functions."""
     found = []
-    for symbol in evenly(unique_functions(layout.kernel), LOOKED_AT):
+    for symbol in evenly_spread(unique_functions(layout.kernel), LOOKED_AT):
         try:
             code = decoded(layout.kernel, symbol, layout.decoder)
         except PinpointError:
@@ -43,7 +43,7 @@ def test_behind_a_compilers_breakpoint(layout: Layout, kprobes: Kprobes) -> None
 
     can_probe(), arch/x86/kernel/kprobes/core.c, 6.1.
     """
-    sites = evenly(behind_breakpoints(layout), SAMPLE)
+    sites = evenly_spread(behind_breakpoints(layout), SAMPLE)
     if not sites:
         pytest.skip(f"{layout.guest.name} has no breakpoints inside of functions")
     with kprobes.on(*sites) as probes:

@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.data_symbol_addresses import Datum, shifts
 from harness.landing.layout import Layout
-from harness.landing.lookup.data_check import Readings
+from harness.landing.lookup.data_check import DataReader
 from harness.landing.target import Target
 from harness.report.measurements import Figure
 
@@ -31,13 +31,13 @@ TASK = 8192
 
 @pytest.mark.mutants("next-data-symbol", "data-by-text-base", "reads-next-word")
 @pytest.mark.parametrize("kind", WORDS)
-def test_module_data(target: Target, readings: Readings, kind: str) -> None:
+def test_module_data(target: Target, readings: DataReader, kind: str) -> None:
     """A module's variables in `.data`, `.bss` and `.rodata` have their known values."""
     readings.prove(Datum(f"pinpoint_{kind}_word", 4, module=target.module), readings.encoded(WORDS[kind], 4))
 
 
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_module_per_cpu_data(target: Target, readings: Readings) -> None:
+def test_module_per_cpu_data(target: Target, readings: DataReader) -> None:
     """A module's per-CPU word has its known value.
 
     With SMP sysfs does not list the per-CPU section; the word is found by a pointer that the module loader relocated.
@@ -48,7 +48,7 @@ def test_module_per_cpu_data(target: Target, readings: Readings) -> None:
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
+def test_kernel_rodata(guest: Guest, readings: DataReader) -> None:
     """linux_banner in `.rodata` equals /proc/version."""
     version = guest.read_text("/proc/version").encode()
     readings.prove(Datum("linux_banner", len(version)), version)
@@ -56,7 +56,7 @@ def test_kernel_rodata(guest: Guest, readings: Readings) -> None:
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_data(guest: Guest, layout: Layout, readings: Readings) -> None:
+def test_kernel_data(guest: Guest, layout: Layout, readings: DataReader) -> None:
     """init_uts_ns in `.data` holds the kernel release.
 
     The ELF file shows where the names begin: up to 5.10 after a reference count.
@@ -68,7 +68,7 @@ def test_kernel_data(guest: Guest, layout: Layout, readings: Readings) -> None:
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_bss(guest: Guest, readings: Readings) -> None:
+def test_kernel_bss(guest: Guest, readings: DataReader) -> None:
     """core_pipe_limit, static in `.bss`, has the value that was set by sysctl (fs/coredump.c)."""
     limit = "/proc/sys/kernel/core_pipe_limit"
     before = guest.read_text(limit).strip()
@@ -81,7 +81,7 @@ def test_kernel_bss(guest: Guest, readings: Readings) -> None:
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_pointer(guest: Guest, readings: Readings) -> None:
+def test_kernel_pointer(guest: Guest, readings: DataReader) -> None:
     """saved_command_line points to the text that /proc/cmdline shows."""
     line = guest.read_text("/proc/cmdline").strip().encode() + b"\0"
     readings.prove(Datum("saved_command_line", readings.word_bytes), readings.points_to(line))
@@ -89,7 +89,7 @@ def test_kernel_pointer(guest: Guest, readings: Readings) -> None:
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_per_cpu_data(readings: Readings) -> None:
+def test_kernel_per_cpu_data(readings: DataReader) -> None:
     """The per-CPU variable ksoftirqd points to the task of that name (kernel/softirq.c)."""
     datum = Datum("ksoftirqd", readings.word_bytes, cpu=0)
     readings.prove(datum, readings.points_to(b"ksoftirqd/0\0", within=TASK))

@@ -36,7 +36,7 @@ def test_registered_disabled(layout: Layout, target: Target, kprobes: Kprobes) -
     """A probe registered disabled is listed as disabled at its address, leaves memory unchanged, and is not hit."""
     with kprobes.on(*sites_of(layout, target), parameters=["disabled=1"]) as probes:
         call(target)
-    disable_and_unregister.expect_silent(probes)
+    disable_and_unregister.expect_disabled_never_hit(probes)
 
 
 @pytest.mark.mutants("only-reported")
@@ -76,6 +76,6 @@ def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes
         disable_and_unregister.disable(probes, 0)
         target.unload()
         try:
-            disable_and_unregister.expect_not_enabled(probes, 0)
+            disable_and_unregister.expect_enable_refused(probes, 0)
         finally:
             target.load()

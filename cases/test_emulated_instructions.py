@@ -7,8 +7,8 @@ that the guest survives a kernel that emulates one of them incorrectly.
 
 import pytest
 
-from harness.landing.checks.every_instruction import Everywhere
-from harness.landing.checks.probe_flags import unoptimized
+from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.probe_flags import optimization_off
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -24,9 +24,9 @@ TIMES = 8
 def test_shape(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> None:
     """With a probe on every instruction that the kernel steps correctly, the function returns the same value."""
     name = target.site(shape).symbol
-    sites = [site for site in Everywhere(layout, target).stepped_right if site.symbol == name]
+    sites = [site for site in EveryInstruction(layout, target).stepped_right if site.symbol == name]
     unprobed = target.call(shape, TIMES)
-    with unoptimized(target.guest), kprobes.on(*sites) as probes:
+    with optimization_off(target.guest), kprobes.on(*sites) as probes:
         probed = target.call(shape, TIMES)
     if probed != unprobed:
         raise Missed(f"{name} probed returns {probed}, not {unprobed}")

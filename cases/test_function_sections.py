@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.image import Image
-from harness.landing.code.function_selection import PREAMBLES, moved
+from harness.landing.code.function_selection import PREAMBLES, functions_with_new_predecessor
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
-from harness.landing.sweep.sample import spread
+from harness.landing.sweep.sample import sample_entries
 from harness.landing.target import Target
 
 # Probes spread over the whole kernel text; each costs a text patch under emulation.
@@ -53,9 +53,9 @@ def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> 
 def test_kernel_sections(layout: Layout, kprobes: Kprobes, image_of: Callable[[str], Image]) -> None:
     """In a kernel with a section per function, probes land in functions whose order differs from the sibling's."""
     sibling = layout.guest.image.recipe.kernel.sibling or STOCK
-    others = moved(layout.kernel, image_of(sibling).vmlinux)
+    others = functions_with_new_predecessor(layout.kernel, image_of(sibling).vmlinux)
     assert others, f"no function stands in another order than in {sibling}"
-    with kprobes.on(*spread(layout, others, SAMPLE)) as probes:
+    with kprobes.on(*sample_entries(layout, others, SAMPLE)) as probes:
         pass
     assert len(probes.landings) == SAMPLE
     probes.prove()

@@ -9,10 +9,10 @@ import errno
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.checks.every_instruction import Everywhere
-from harness.landing.checks.refusals import expect_refusal
+from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import blacklisted, converts_addresses, freed
+from harness.landing.lookup.kallsyms import blacklisted_names, converts_addresses, freed_init_functions
 from harness.landing.past_end import expect_escape, next_function
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -33,8 +33,8 @@ def test_unresolvable_name(layout: Layout, kprobes: Kprobes) -> None:
     A kernel that does not convert addresses (kernel_names.py) also looks up the empty name in modules. Their section
     symbols have no name, and there is no text at those addresses: EINVAL (kallsyms_lookup_name(), up to 5.14).
     """
-    expect_refusal(kprobes, "pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", wanted=errno.ENOENT)
-    expect_refusal(kprobes, "+0x0", wanted=errno.ENOENT if converts_addresses(layout) else errno.EINVAL)
+    expect_specs_refused(kprobes, "pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", wanted=errno.ENOENT)
+    expect_specs_refused(kprobes, "+0x0", wanted=errno.ENOENT if converts_addresses(layout) else errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
@@ -42,7 +42,7 @@ def test_unresolvable_name(layout: Layout, kprobes: Kprobes) -> None:
 def test_symbol_and_address(layout: Layout, kprobes: Kprobes) -> None:
     """A request with both a symbol and an address is EINVAL, even if both name the same place."""
     address = layout.address(Site("clock_t_to_jiffies"))
-    expect_refusal(kprobes, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
@@ -52,16 +52,18 @@ def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kpr
 
     The architecture's code refuses it. Every function of a module is tried.
     """
-    inside = [site for start in Everywhere(layout, target).entries for site in layout.mid_instruction(start)][::EVERY]
+    inside = [site for start in EveryInstruction(layout, target).entries for site in layout.mid_instruction(start)][
+        ::EVERY
+    ]
     wanted = guest.architecture.kprobes.mid_instruction
-    expect_refusal(kprobes, *(site.spec for site in inside), wanted=wanted)
+    expect_specs_refused(kprobes, *(site.spec for site in inside), wanted=wanted)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_blacklisted(guest: Guest, kprobes: Kprobes) -> None:
     """A function on the kernel's own blacklist is EINVAL (within_kprobe_blacklist())."""
-    expect_refusal(kprobes, *blacklisted(guest)[:SAMPLE], wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, *blacklisted_names(guest)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
@@ -75,14 +77,14 @@ def test_module_init_text(target: Target, kprobes: Kprobes) -> None:
     assert gone, "the module has no initialisation text"
     # Every module has an init_module, some with a preamble; another module's may be in text that stays loaded.
     specs = [f"{target.module}:{name}" for name in gone] + [name for name in gone if not name.endswith("init_module")]
-    expect_refusal(kprobes, *specs, wanted=errno.ENOENT)
+    expect_specs_refused(kprobes, *specs, wanted=errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """The kernel's .init.text is freed at boot, but kallsyms keeps its names: EINVAL (check_kprobe_address_safe())."""
-    expect_refusal(kprobes, *freed(layout)[:SAMPLE], wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, *freed_init_functions(layout)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.checks.refusals import expect_refusal
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
@@ -52,7 +52,7 @@ def test_new_probe_at_the_site_of_a_gone_one(
 def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
     """A probe on a symbol of a module that is GOING is ENOENT, though kallsyms still lists the symbol."""
     with going(guest):
-        expect_refusal(kprobes, "pinpoint_pins:pinpoint_needed", wanted=errno.ENOENT)
+        expect_specs_refused(kprobes, "pinpoint_pins:pinpoint_needed", wanted=errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from harness.landing.checks import kretprobes
-from harness.landing.checks.refusals import expect_refusal
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
@@ -48,4 +48,4 @@ def test_too_much_data(target: Target, kprobes: Kprobes) -> None:
     spec = target.site("leaf").spec
     wanted = [(TOO_MUCH, errno.E2BIG)] + ([] if kprobes.mutant.bad_spec(spec) != spec else [(MOST, 0)])
     for size, number in wanted:
-        expect_refusal(kprobes, spec, wanted=number, module=kretprobes.MODULE, parameters=[f"data_size={size}"])
+        expect_specs_refused(kprobes, spec, wanted=number, module=kretprobes.MODULE, parameters=[f"data_size={size}"])

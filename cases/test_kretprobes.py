@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from harness.landing.checks import kretprobes
-from harness.landing.checks.refusals import expect_refusal
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -49,4 +49,4 @@ def test_off_the_entry(layout: Layout, target: Target, kprobes: Kprobes) -> None
     """
     sites = [site for shape in ("leaf", "calls", "loop") for site in layout.straight(target.site(shape), 4)[1:]]
     inner = [site for site in sites if site.offset != layout.landing_pad(site)]
-    expect_refusal(kprobes, *(site.spec for site in inner), wanted=errno.EINVAL, module=kretprobes.MODULE)
+    expect_specs_refused(kprobes, *(site.spec for site in inner), wanted=errno.EINVAL, module=kretprobes.MODULE)

@@ -5,9 +5,9 @@ import errno
 import pytest
 
 from harness.landing.checks import disable_and_unregister
-from harness.landing.checks.every_instruction import Everywhere
-from harness.landing.checks.probe_flags import apart, await_flag, expect_flag
-from harness.landing.checks.refusals import expect_refusal
+from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.probe_flags import await_flag, expect_flag, select_apart
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.instructions import ftrace_site
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
@@ -29,7 +29,7 @@ def test_boundaries_not_stepped_right(layout: Layout, target: Target, kprobes: K
 
     test_under_a_probe.py probes and calls those that the kernel steps correctly.
     """
-    sites = Everywhere(layout, target, kprobes.mutant).stepped_wrong
+    sites = EveryInstruction(layout, target, kprobes.mutant).stepped_wrong
     if not sites:
         pytest.skip("this kernel steps every instruction correctly: test_every_instruction probes them all")
     with kprobes.on(*sites) as probes:
@@ -45,13 +45,13 @@ def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) ->
     These are instructions that cannot be stepped, those that ftrace patches if it does not support kprobes, and static
     calls.
     """
-    everywhere = Everywhere(layout, target)
+    everywhere = EveryInstruction(layout, target)
     refused = {number: everywhere.refused(number) for number in (errno.EINVAL, errno.EOPNOTSUPP)}
     if not any(refused.values()):
         pytest.skip("every instruction of the module can be probed")
     for number, sites in refused.items():
         if sites:
-            expect_refusal(kprobes, *(site.spec for site in sites), wanted=number)
+            expect_specs_refused(kprobes, *(site.spec for site in sites), wanted=number)
 
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
@@ -96,7 +96,7 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     decides which instructions a jump may displace (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); it accepts some
     of these.
     """
-    sites = [site for shape in SHAPES for site in apart(layout.straight(target.site(shape)), JUMP)]
+    sites = [site for shape in SHAPES for site in select_apart(layout.straight(target.site(shape)), JUMP)]
     with kprobes.on(*sites) as probes:
         await_flag(probes, "[OPTIMIZED]")
         for shape in SHAPES:
@@ -111,7 +111,7 @@ def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -
     """Several probes on one site are all hit; if one is removed, the others and the breakpoint stay."""
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * TOGETHER) as probes:
-        disable_and_unregister.expect_no_second_time(probes, 1)
+        disable_and_unregister.expect_second_registration_refused(probes, 1)
         target.call("leaf", TIMES)
         disable_and_unregister.remove(probes, 0)
         probes.look_again()

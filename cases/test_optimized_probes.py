@@ -12,12 +12,12 @@ from harness.landing.checks.optimized_probes import (
     await_jump,
     before_static_branches,
     branched_into,
-    displaced,
     expect_no_jump,
     is_optimized,
     optimizable,
+    sites_overwritten_by_jump,
 )
-from harness.landing.checks.probe_flags import apart, await_flag, unoptimized
+from harness.landing.checks.probe_flags import await_flag, optimization_off, select_apart
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.requires("kprobes", "optimized_kprobes")
 
 def possible(layout: Layout, target: Target, kprobes: Kprobes, *shapes: str) -> list[Site]:
     """Return the sites on the straight lines of these functions whose probes the kernel turns into jumps."""
-    sites = [site for shape in shapes for site in apart(layout.straight(target.site(shape)), JUMP)]
+    sites = [site for shape in shapes for site in select_apart(layout.straight(target.site(shape)), JUMP)]
     return optimizable(kprobes, sites)
 
 
@@ -59,7 +59,7 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
     line = layout.straight(target.site("carries"))
     jumps = 0
     for first in range(JUMP):
-        sites = [line[0], *apart(line[1 + first :], JUMP)]
+        sites = [line[0], *select_apart(line[1 + first :], JUMP)]
         with kprobes.on(*sites) as probes:
             await_flag(probes, OPTIMIZED)
             jumps += sum(is_optimized(probes, site) for site in sites)
@@ -96,13 +96,13 @@ def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwa
     The order of registration does not matter.
     """
     found = possible(layout, target, kprobes, "carries", "counts", "reads_data")
-    outer = next((site for site in found if displaced(layout, site)), None)
+    outer = next((site for site in found if sites_overwritten_by_jump(layout, site)), None)
     assert outer is not None, "every jump displaces one instruction"
     clock = next(site for site in found if site.symbol != outer.symbol)
-    pair = [outer, displaced(layout, outer)[0]]
+    pair = [outer, sites_overwritten_by_jump(layout, outer)[0]]
     with kprobes.on(*(reversed(pair) if backwards else pair), clock) as probes:
         await_flag(probes, OPTIMIZED)
-        wrong = is_optimized(probes, outer) and displaced(layout, outer)[0] == pair[1]
+        wrong = is_optimized(probes, outer) and sites_overwritten_by_jump(layout, outer)[0] == pair[1]
         # A jump over another probe's breakpoint may kill the guest that runs into it.
         for site in () if wrong else (outer, clock):
             target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
@@ -119,8 +119,8 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     kernel/kprobes.c, 6.1). Nothing is left in the end.
     """
     found = possible(layout, target, kprobes, "carries", "counts", "reads_data")
-    outer = next(site for site in found if displaced(layout, site))
-    inner = displaced(layout, outer)[0]
+    outer = next(site for site in found if sites_overwritten_by_jump(layout, site))
+    inner = sites_overwritten_by_jump(layout, outer)[0]
     for _ in range(TRIES):
         with kprobes.on(outer, inner, parameters=["disabled=1"]) as probes:
             disable_and_unregister.enable(probes, 0)
@@ -141,6 +141,6 @@ def test_breakpoint_in_a_handler(layout: Layout, target: Target, kprobes: Kprobe
     Jumps have their own path (optimized_callback()), so optimization is off here.
     """
     outer, inner = (layout.straight(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies")))
-    with unoptimized(target.guest):
-        outcome = single_step.call(target, "leaf", outer, TIMES, kprobes.mutant, nested=inner)
+    with optimization_off(target.guest):
+        outcome = single_step.call_probed(target, "leaf", outer, TIMES, kprobes.mutant, nested=inner)
     outcome.demand_exact()

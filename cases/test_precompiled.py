@@ -14,7 +14,7 @@ from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.files import sha256
 from harness.guest.guest import Guest
-from harness.landing.code.source_line_lookup import line_of
+from harness.landing.code.source_line_lookup import find_line_number
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
@@ -30,7 +30,7 @@ Probing = Callable[..., Kprobes]
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
     """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
     elf = Elf.kept(guest.image.modules[module])
-    lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
+    lines = [find_line_number(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 

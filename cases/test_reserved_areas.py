@@ -8,11 +8,11 @@ import errno
 
 import pytest
 
-from harness.landing.checks.refusals import expect_refusal
-from harness.landing.code.function_selection import evenly
+from harness.landing.checks.refusals import expect_specs_refused
+from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.lookup import reserved_places
-from harness.landing.lookup.kallsyms import freed
+from harness.landing.lookup.kallsyms import freed_init_functions
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -28,8 +28,8 @@ def expect_refused(kprobes: Kprobes, places: list[int], what: str) -> None:
     """Raise Missed unless probes on these addresses, or on a sample of them, are EINVAL."""
     if not places:
         pytest.skip(f"{kprobes.layout.guest.name} has no {what} in its text")
-    expect_refusal(
-        kprobes, *(f"@{place:#x}" for place in evenly(places, SAMPLE)), wanted=errno.EINVAL, parameters=DISABLED
+    expect_specs_refused(
+        kprobes, *(f"@{place:#x}" for place in evenly_spread(places, SAMPLE)), wanted=errno.EINVAL, parameters=DISABLED
     )
 
 
@@ -45,12 +45,12 @@ def test_static_calls(layout: Layout, kprobes: Kprobes) -> None:
 
 def test_bugs(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the trap of a BUG() or WARN() is EINVAL (find_bug())."""
-    expect_refused(kprobes, reserved_places.bugs(layout), "traps")
+    expect_refused(kprobes, reserved_places.bug_traps(layout), "traps")
 
 
 def test_freed_text(layout: Layout, kprobes: Kprobes) -> None:
     """A probe in the kernel's freed `.init.text` is EINVAL (core_kernel_text(), kernel/extable.c)."""
-    places = [layout.start(Site(name)) for name in freed(layout)]
+    places = [layout.start(Site(name)) for name in freed_init_functions(layout)]
     expect_refused(kprobes, places, "freed text")
 
 

@@ -13,7 +13,7 @@ from harness.core import paths
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
-from harness.landing.code.source_line_lookup import line_of
+from harness.landing.code.source_line_lookup import find_line_number
 from harness.landing.probe_run import Kprobes
 from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.target import Target
@@ -30,7 +30,11 @@ def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
     """Return the sites of the lines in one shape of one build of pinpoint_target."""
     return [
         PrecompiledSite.at_line(
-            "pinpoint_target", elf, SOURCE, line_of(paths.PROBES / "target" / SOURCE, text), f"pinpoint_{shape}"
+            "pinpoint_target",
+            elf,
+            SOURCE,
+            find_line_number(paths.PROBES / "target" / SOURCE, text),
+            f"pinpoint_{shape}",
         )
         for text in LINES
     ]

@@ -61,7 +61,7 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
     Both run in the same guest. The ratio is a figure with a goal, not a verdict, because other load on the host
     disturbs the measurement.
     """
-    if lacking := sweep_tracefs.not_offered(guest):
+    if lacking := sweep_tracefs.unavailable_reason(guest):
         pytest.skip(f"{guest.name}: {lacking}")
     ours, peer = sweeps.beside_tracefs()
     figure("sweep.tracefs_per_second", round(peer.per_second, 1), "sites/s")

@@ -10,7 +10,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import used_twice
+from harness.landing.lookup.kallsyms import ambiguous_names
 from harness.landing.mutants import named
 from harness.landing.target import Target
 
@@ -50,7 +50,7 @@ def expect_taken(guest: Guest, kind: str, place: str) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_ambiguous_name(guest: Guest, layout: Layout, mutant: str) -> None:
     """A name that several kernel functions share is EADDRNOTAVAIL, because it could mean any of them."""
-    names = [named(mutant).bad_spec(name) for name in used_twice(layout, SAMPLE)]
+    names = [named(mutant).bad_spec(name) for name in ambiguous_names(layout, SAMPLE)]
     assert names, "no name is used twice"
     for name in names:
         with defined(guest, "p", name) as refusal:

@@ -12,8 +12,8 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks import single_step
-from harness.landing.checks.every_instruction import Everywhere
-from harness.landing.checks.probe_flags import unoptimized
+from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.probe_flags import optimization_off
 from harness.landing.code.instruction import InstructionKind
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
@@ -43,15 +43,15 @@ def under_probe_or_defect(
     """
     defect = target.guest.architecture.kprobes.defects.get(kind)
     if defect is None:
-        single_step.call(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_exact()
+        single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_exact()
         return
     if not defect.fatal:
-        single_step.call(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
+        single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
     else:
         with fresh(may_die=True) as guest:
             own = Target(guest, target.module)
             own.load()
-            single_step.call(own, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
+            single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
     known_fail(defect.why)
 
 
@@ -62,9 +62,9 @@ def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> 
 
     Instructions that only run together have equal numbers of hits, and every instruction of the branching shape is hit.
     """
-    everywhere = Everywhere(layout, target, kprobes.mutant)
+    everywhere = EveryInstruction(layout, target, kprobes.mutant)
     unprobed = target.call_all(TIMES)
-    with unoptimized(target.guest), kprobes.on(*everywhere.stepped_right) as probes:
+    with optimization_off(target.guest), kprobes.on(*everywhere.stepped_right) as probes:
         probed = target.call_all(TIMES)
     if probed != unprobed:
         raise Missed(f"a probed function returns another value: {sorted({*probed} ^ {*unprobed})}")
@@ -116,7 +116,7 @@ def test_branch_not_taken(target: Target, layout: Layout, kprobes: Kprobes) -> N
     """A probed conditional branch that is not taken continues at the next instruction, in a loop always entered."""
     site = single_step.first_of_kind(layout, target.site("loop"), InstructionKind.CONDITIONAL)
     assert site is not None, "the loop has no conditional branch"
-    single_step.call(target, "loop", site, TIMES, kprobes.mutant).demand_exact()
+    single_step.call_probed(target, "loop", site, TIMES, kprobes.mutant).demand_exact()
 
 
 @pytest.mark.requires("kprobes")
@@ -126,4 +126,4 @@ def test_delay_slot(target: Target, layout: Layout, kprobes: Kprobes) -> None:
     slot = single_step.delay_slot(layout, target.site("calls"))
     if slot is None:
         pytest.skip(f"{layout.guest.name} has no delay slots")
-    single_step.call(target, "calls", slot, TIMES, kprobes.mutant).demand_exact()
+    single_step.call_probed(target, "calls", slot, TIMES, kprobes.mutant).demand_exact()

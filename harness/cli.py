@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return HARNESS_FAILED
     except Exception as error:
         process.stop_all()
-        found = unexpected.explained(error)
+        found = unexpected.as_one_line_error(error)
         print_error(found)
         return found.exit_status
 

@@ -28,7 +28,7 @@ def gc(older: float | None, size: float | None, dry_run: bool) -> int:
     cache, now = paths.cache(), time.time()
     store = BuildContext.in_cache(Bus()).store
     days = 30.0 if older is None and size is None else older
-    found = collect.everything(cache)
+    found = collect.list_items(cache)
     bytes_left = None if size is None else int(size * _GIB)
     removed = 0
     for each in collect.chosen(found, days, bytes_left, now):

@@ -39,7 +39,7 @@ def repro(directory: Path, times: int, way: str | None, anyway: bool) -> int:
     if way and times > 1:
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
     if way == attach.GDB:
-        debugger.program(replay.recipe_of(bundle.read(directory)).architecture)
+        debugger.find_gdb(replay.recipe_of(bundle.read(directory)).architecture)
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
 
 
@@ -55,7 +55,7 @@ def shell(vm: str, accel: str | None, gdb: bool, anew: bool) -> int:
     """
     recipe = select([vm])[0]
     if gdb:
-        debugger.program(recipe.architecture)
+        debugger.find_gdb(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
         status = attach.attach(guest, attach.GDB if gdb else attach.SHELL)
     if gdb and status:

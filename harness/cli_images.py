@@ -28,7 +28,7 @@ from harness.report.board import Board
 def list_(form: str) -> int:
     """List the VMs, their traits, and which of their images are built."""
     build_context = BuildContext.in_cache(Bus())
-    recipes = {recipe: prepare.built(recipe, build_context) for recipe in load_all().values()}
+    recipes = {recipe: prepare.is_built(recipe, build_context) for recipe in load_all().values()}
     if form == "json":
         click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
         return 0

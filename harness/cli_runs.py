@@ -149,8 +149,8 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
     """Print the command line of each guest; files that are not built yet appear in capitals."""
     build_context = BuildContext.in_cache(Bus())
     for recipe in recipes:
-        image = prepare.prepare(recipe, build_context) if prepare.built(recipe, build_context) else None
-        wiring = qemu.Wiring(
+        image = prepare.prepare(recipe, build_context) if prepare.is_built(recipe, build_context) else None
+        wiring = qemu.QemuFiles(
             console=3,
             monitor=4,
             console_log=Path("CONSOLE.log"),
@@ -159,5 +159,5 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
         )
         shown = image.recipe if image else recipe
         _, *words = qemu.argv(shown, accelerator.choose(shown.architecture, forced), wiring)
-        click.echo(shlex.join([qemu_program.named(recipe, build_context), *words]))
+        click.echo(shlex.join([qemu_program.qemu_program_name(recipe, build_context), *words]))
     return 0

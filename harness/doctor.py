@@ -46,7 +46,7 @@ def requirements(text: str, machine: str) -> Iterator[Requirement]:
             yield Requirement(package, provides, purpose)
 
 
-def optional(text: str) -> Iterator[Requirement]:
+def optional_requirements(text: str) -> Iterator[Requirement]:
     """Parse host-packages.txt; yield the packages that only one command needs."""
     for line in text.splitlines():
         match line.split(None, 3):
@@ -57,7 +57,7 @@ def optional(text: str) -> Iterator[Requirement]:
 def main() -> int:
     """Print the host and every requirement, found or missing. Return 3 when something is missing, else 0."""
     needed = list(requirements(PACKAGES.read_text(), platform.machine()))
-    wanted = list(optional(PACKAGES.read_text()))
+    wanted = list(optional_requirements(PACKAGES.read_text()))
     versions = _debian_versions([each.package for each in (*needed, *wanted)])
     print(_host())
     for line in _facts():

@@ -12,8 +12,8 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import Conversions
-from harness.landing.lookup.data_check import Readings
+from harness.landing.lookup.conversion import AddressConverter
+from harness.landing.lookup.data_check import DataReader
 from harness.landing.mutants import named
 from harness.landing.probe_run import Kprobes
 from harness.landing.sweep.sweep_fixture import Sweeps
@@ -199,15 +199,15 @@ def foreign(guest: Guest, mutant: str) -> Foreign:
 
 
 @pytest.fixture
-def conversions(layout: Layout, mutant: str) -> Conversions:
+def conversions(layout: Layout, mutant: str) -> AddressConverter:
     """Converts addresses to the closest symbol + offset and back: `conversions.prove(sites)`."""
-    return Conversions(layout, named(mutant))
+    return AddressConverter(layout, named(mutant))
 
 
 @pytest.fixture
-def readings(layout: Layout, mutant: str) -> Readings:
+def readings(layout: Layout, mutant: str) -> DataReader:
     """Reads data by its symbol inside the guest and outside of it: `readings.prove(datum, value)`."""
-    return Readings(layout, named(mutant))
+    return DataReader(layout, named(mutant))
 
 
 @pytest.fixture

@@ -128,11 +128,11 @@ def test_gdb_for_a_foreign_architecture_is_the_one_for_all(tmp_path: Path, monke
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "gdb").touch(0o755)
-    assert debugger.program(ARCHITECTURES["x86_64"]) == "gdb"
+    assert debugger.find_gdb(ARCHITECTURES["x86_64"]) == "gdb"
     with pytest.raises(HostError, match="no gdb for parisc is installed; install the package gdb-multiarch"):
-        debugger.program(ARCHITECTURES["parisc"])
+        debugger.find_gdb(ARCHITECTURES["parisc"])
     (tmp_path / "gdb-multiarch").touch(0o755)
-    assert {debugger.program(each) for each in ARCHITECTURES.values()} == {"gdb-multiarch"}
+    assert {debugger.find_gdb(each) for each in ARCHITECTURES.values()} == {"gdb-multiarch"}
 
 
 def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from harness import cli
 from harness.bench import bench, boots, cases, floor, matrices, plan, saved_results, table, virtme
 from harness.bench.context import BenchContext
-from harness.bench.figure import Absent, FigureResult, Pair, outcome
+from harness.bench.figure import Absent, FigureResult, Pair, figure_result
 from harness.bench.interleave import interleave
 from harness.bench.plan import Group
 from harness.bench.samples import Samples
@@ -63,21 +63,21 @@ def test_median_and_spread() -> None:
 
 def test_a_ratio_is_ours_by_the_peers_and_never_the_other_way_round() -> None:
     quick, slow = samples(1.0, 1.1, 0.9), samples(4.0, 4.4, 3.6)
-    won = outcome(HALF, {"a": quick, "b": slow})
-    lost = outcome(HALF, {"a": slow, "b": quick})
+    won = figure_result(HALF, {"a": quick, "b": slow})
+    lost = figure_result(HALF, {"a": slow, "b": quick})
     assert (won.value, won.holds, won.unit) == (0.25, True, "ratio")
     assert (lost.value, lost.holds) == (4.0, False)
 
 
 def test_a_ratio_is_of_medians_not_of_means_nor_of_best_runs() -> None:
-    measured = outcome(HALF, {"a": samples(1.0, 1.0, 10.0), "b": samples(2.0, 4.0, 4.0)})
+    measured = figure_result(HALF, {"a": samples(1.0, 1.0, 10.0), "b": samples(2.0, 4.0, 4.0)})
     assert measured.value == 0.25
 
 
 def test_a_figure_without_a_peer_is_seconds() -> None:
-    measured = outcome(ALONE, {"a": samples(0.9, 1.2, 1.1)})
+    measured = figure_result(ALONE, {"a": samples(0.9, 1.2, 1.1)})
     assert (measured.value, measured.unit, measured.holds) == (1.1, "s", False)
-    assert outcome(ALONE, {"a": samples(1.0)}).holds
+    assert figure_result(ALONE, {"a": samples(1.0)}).holds
 
 
 @pytest.mark.parametrize("missing", ["a", "b"])
@@ -87,7 +87,7 @@ def test_an_absent_side_has_no_value_and_meets_no_goal(missing: str) -> None:
         "b": samples(4.0),
         missing: Absent("not installed: no pip"),
     }
-    measured = outcome(HALF, taken)
+    measured = figure_result(HALF, taken)
     assert (measured.value, measured.holds, measured.absent) == (None, False, "not installed: no pip")
 
 
@@ -125,8 +125,8 @@ def test_a_side_that_fails_ends_the_race() -> None:
 
 def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> None:
     figures = Figures(directory)
-    saved_results.keep(figures, outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)}))
-    saved_results.keep(figures, outcome(ALONE, {"a": samples(2.0)}))
+    saved_results.save_figure(figures, figure_result(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)}))
+    saved_results.save_figure(figures, figure_result(ALONE, {"a": samples(2.0)}))
     assert [(each.figure, each.value, each.unit, each.goal, each.holds) for each in figures.read()] == [
         ("bench.a_vs_b", 0.25, "ratio", "at most 0.5", True),
         ("bench.a_vs_b.ours", 2.0, "s", "", True),
@@ -137,8 +137,8 @@ def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> No
 
 def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None:
     figures = Figures(directory)
-    absent = outcome(HALF, {"a": samples(1.0), "b": Absent("not installed: no network")})
-    saved_results.keep(figures, absent)
+    absent = figure_result(HALF, {"a": samples(1.0), "b": Absent("not installed: no network")})
+    saved_results.save_figure(figures, absent)
     assert [(each.figure, each.value) for each in figures.read()] == [("bench.a_vs_b.ours", 1.0)]
     saved_results.write(directory, {}, [absent], {})
     reported = json.loads((directory.path / saved_results.NAME).read_text())["figures"][0]
@@ -153,7 +153,7 @@ def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None
 
 def test_every_sample_is_kept(directory: RunDirectory) -> None:
     runs = [{"phase.cells_s": 3.0, "once": 1.0}, {"phase.cells_s": 9.0}, {"phase.cells_s": 4.0}]
-    measured = outcome(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
+    measured = figure_result(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
     saved_results.write(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
     reported = json.loads((directory.path / saved_results.NAME).read_text())
     assert reported["run"] == directory.name
@@ -176,7 +176,7 @@ def text(*outcomes: FigureResult) -> str:
 
 def test_the_table_distinguishes_met_from_missed_with_both_sides() -> None:
     quick, slow = samples(1.0), samples(4.0)
-    won, lost = (text(outcome(HALF, {"a": ours, "b": peer})) for ours, peer in ((quick, slow), (slow, quick)))
+    won, lost = (text(figure_result(HALF, {"a": ours, "b": peer})) for ours, peer in ((quick, slow), (slow, quick)))
     assert re.search(
         r"a_vs_b +a: 1\.00 s \(1\.00\.\.1\.00\) +b: 4\.00 s \(4\.00\.\.4\.00\) +0\.25 +at most 0\.5 +met", won
     )
@@ -232,7 +232,7 @@ def test_a_figure_that_there_is_not_is_wrong_use(capsys: pytest.CaptureFixture[s
 def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_once(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.host, "facts", lambda _: {"cores": 2})
+    monkeypatch.setattr(bench.host, "host_facts", lambda _: {"cores": 2})
     opened: list[str] = []
 
     @contextmanager
@@ -266,7 +266,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
 def test_the_floor_is_the_machine_of_our_guests_with_nothing_of_ours() -> None:
     recipe = load_all()[boots.VM]
     image = cast(Image, SimpleNamespace(recipe=recipe, kernel=Path("/k/vmlinux")))
-    words = list(floor.argv(image, Path("/i/floor.cpio"), Accelerator("tcg", "a test")))
+    words = list(floor.bare_kernel_argv(image, Path("/i/floor.cpio"), Accelerator("tcg", "a test")))
     reported = dict(itertools.pairwise(words))
     machine = recipe.architecture.machine
     assert (words[0], reported["-machine"], reported["-cpu"]) == (machine.qemu, machine.machine, machine.cpu)
@@ -284,13 +284,13 @@ def test_a_bare_kernel_that_panics_is_no_floor(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(floor.rootfs, "obtain_userland", lambda *_: SimpleNamespace(path=tmp_path / "userland"))
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], kernel=Path("/k/vmlinux")))
     monkeypatch.setattr(floor, "choose", lambda _: Accelerator("tcg", "a test"))
-    boot = floor.below(image, cast(Any, None), tmp_path)
+    boot = floor.bare_kernel_measure(image, cast(Any, None), tmp_path)
     packed = (tmp_path / "floor.cpio").read_bytes()
     assert b"poweroff -f" in packed
     assert b"\x7fELF" in packed
     for output, holds in (("pinpoint: floor\n", True), ("Kernel panic\n", False)):
         monkeypatch.setattr(
-            process, "run", lambda argv, output=output, **_: process.Finished(tuple(argv), 0, output, 2.5)
+            process, "run", lambda argv, output=output, **_: process.FinishedProcess(tuple(argv), 0, output, 2.5)
         )
         if holds:
             assert boot() == 2.5
@@ -310,7 +310,7 @@ def test_a_vng_that_cannot_be_had_is_absent_with_the_reason(tmp_path: Path, monk
 
     monkeypatch.setattr(virtme, "_program", refuse)
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1"))
-    vng = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
+    vng = virtme.virtme_measure(image, cast(Any, None), tmp_path, tmp_path / "log")
     assert vng == Absent("not installed: vng.log: the packages in requirements-bench.txt cannot be installed")
 
 
@@ -331,9 +331,11 @@ def test_vng_is_measured_on_our_kernel_or_not_at_all(
         monkeypatch.setattr(virtme, name, lambda *_: Path("/x"))
     monkeypatch.setattr(virtme, "_surroundings", lambda *_: {})
     statuses = [255, 255, 1]
-    monkeypatch.setattr(process, "run", lambda argv, **_: process.Finished(tuple(argv), statuses.pop(0), output, 9.5))
+    monkeypatch.setattr(
+        process, "run", lambda argv, **_: process.FinishedProcess(tuple(argv), statuses.pop(0), output, 9.5)
+    )
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1.0-56-amd64"))
-    vng = virtme.beside(image, cast(Any, None), tmp_path, tmp_path / "log")
+    vng = virtme.virtme_measure(image, cast(Any, None), tmp_path, tmp_path / "log")
     assert isinstance(vng, Absent) is not measured
     if not isinstance(vng, Absent):
         # Without udev vng's status is that of a broken port, the same each time.
@@ -351,9 +353,9 @@ def test_vng_is_locked_as_declared() -> None:
 def test_a_case_more_is_what_two_runs_differ_by(
     directory: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(argv: Sequence[str], **_: object) -> process.Finished:
+    def run(argv: Sequence[str], **_: object) -> process.FinishedProcess:
         count = int(re.search(r"range\((\d+)\)", Path(argv[-1]).read_text())[1])  # type: ignore[index]
-        return process.Finished(tuple(argv), 0, "", 3.0 + 0.02 * count)
+        return process.FinishedProcess(tuple(argv), 0, "", 3.0 + 0.02 * count)
 
     monkeypatch.setattr(process, "run", run)
     assert cases._one_more(context(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
@@ -385,13 +387,13 @@ def test_a_matrix_run_is_held_against_its_guests_on_all_cores(
     made.build_context = cast(Any, SimpleNamespace(slots=SimpleNamespace(cores=4)))
     statuses = [0, 1, 3]
 
-    def run(argv: Sequence[object], *, env: Mapping[str, str], **_: object) -> process.Finished:
+    def run(argv: Sequence[object], *, env: Mapping[str, str], **_: object) -> process.FinishedProcess:
         assert [str(word) for word in argv[1:]] == ["run", "--vm=parisc", "-k", "x"]
         results = RunDirectory.create(Path(env["PINPOINT_RESULTS"]))
         for vm, seconds in (("parisc", 30.0), ("x86_64-debian", 50.0)):
             Figures(results).add("run.guest_cpu_s", seconds, "s", vm=vm)
         Figures(results).add("run.wall_s", 26.0, "s")
-        return process.Finished((), statuses.pop(0), "", 26.0)
+        return process.FinishedProcess((), statuses.pop(0), "", 26.0)
 
     monkeypatch.setattr(process, "run", run)
     runs = matrices._Runs(made, "matrix_wall", ["-k", "x"])

@@ -7,21 +7,21 @@ from dataclasses import replace
 import pytest
 
 from harness.landing.code import closest_symbol
-from harness.landing.code.closest_symbol import Closest, ClosestOfAll, KernelSymbolOffset, Named, SymbolOffset
+from harness.landing.code.closest_symbol import Closest, ClosestOfAll, KernelSymbolOffset, LoadedSymbol, SymbolOffset
 from harness.landing.lookup import data_module
 from harness.landing.lookup.conversion import Conversion
-from harness.landing.lookup.data_module import Question
+from harness.landing.lookup.data_module import ReadRequest
 from harness.landing.probe_module import SiteReport
 
 TABLE = Closest(
     [
-        Named(0x2000, "beta", "target"),
-        Named(0x1000, "alpha"),
-        Named(0x1010, "first"),
-        Named(0x1010, "second"),
-        Named(0x1020, "$x"),
-        Named(0x1024, ".Lloop"),
-        Named(0x1028, "__crc_alpha"),
+        LoadedSymbol(0x2000, "beta", "target"),
+        LoadedSymbol(0x1000, "alpha"),
+        LoadedSymbol(0x1010, "first"),
+        LoadedSymbol(0x1010, "second"),
+        LoadedSymbol(0x1020, "$x"),
+        LoadedSymbol(0x1024, ".Lloop"),
+        LoadedSymbol(0x1028, "__crc_alpha"),
     ]
 )
 
@@ -43,7 +43,7 @@ def test_closest_is_the_symbol_below_however_far(address: int, place: SymbolOffs
 
 
 def test_tables_side_by_side_each_moved_by_its_own_bytes() -> None:
-    both = ClosestOfAll((Closest([Named(0x10, "start"), Named(0x90, "end")]), 0x1000), (TABLE, 0x8000))
+    both = ClosestOfAll((Closest([LoadedSymbol(0x10, "start"), LoadedSymbol(0x90, "end")]), 0x1000), (TABLE, 0x8000))
     assert [str(both.at(address)) for address in (0x100F, 0x1090, 0x9008, 0xA001)] == [
         "None",
         "end+0x0",
@@ -74,7 +74,7 @@ def test_symbols_that_kallsyms_drops_are_no_places() -> None:
     ],
 )
 def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | None) -> None:
-    assert closest_symbol.read(words) == expected
+    assert closest_symbol.parse_symbol_offset(words) == expected
 
 
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:
@@ -138,12 +138,12 @@ def test_each_disagreement_is_a_complaint(wrong: dict[str, object], complaint: s
 
 
 def test_questions_are_written_as_the_module_reads_them() -> None:
-    assert Question(0xFFFF0010).spec == "0xffff0010/0"
-    assert Question(0x35000, 4, cpu=0).spec == "0x35000/4@0"
+    assert ReadRequest(0xFFFF0010).spec == "0xffff0010/0"
+    assert ReadRequest(0x35000, 4, cpu=0).spec == "0x35000/4@0"
 
 
 def test_answers_are_read_with_their_symbols() -> None:
-    held, unmapped = data_module.parse(
+    held, unmapped = data_module.parse_results(
         "spec=0x1010/4 address=0x1010 bytes=014e4950 errno=0 symbol=first+0x0/0x10 [target]\n"
         "spec=0x35000/4@0 address=0xffff9010 bytes= errno=14 symbol=0x35000\n"
     )

@@ -11,9 +11,9 @@ import pytest
 from harness.core.elf_tables import Section, Symbol
 from harness.core.errors import GuestError
 from harness.landing import data_symbol_addresses as addresses
-from harness.landing.code.closest_symbol import Closest, KernelSymbolOffset, Named
+from harness.landing.code.closest_symbol import Closest, KernelSymbolOffset, LoadedSymbol
 from harness.landing.data_symbol_addresses import Datum, shifts
-from harness.landing.lookup.data_check import Readings
+from harness.landing.lookup.data_check import DataReader
 from harness.landing.mutants import MUTANTS
 
 SLIDE = 0x100000
@@ -84,7 +84,7 @@ def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsym
         slide=SLIDE,
         targets={"m": target},
         base=lambda symbol, module: symbol.address + (target.sections[symbol.section] if module else SLIDE),
-        closest=Closest([Named(DATA + 0x20, "pinpoint_data_word", "m"), Named(DATA + 0x28, "next", "m")]),
+        closest=Closest([LoadedSymbol(DATA + 0x20, "pinpoint_data_word", "m"), LoadedSymbol(DATA + 0x28, "next", "m")]),
     )
 
 
@@ -159,8 +159,8 @@ def test_what_offsets_of_another_kernel_miss() -> None:
 def test_numbers_are_in_the_guests_order() -> None:
     big = kernel()
     big.byte_order = "big"
-    assert Readings(layout()).encoded(0x50494E01, 4) == bytes.fromhex("014e4950")
-    assert Readings(layout(big)).encoded(0x50494E01, 4) == bytes.fromhex("50494e01")
+    assert DataReader(layout()).encoded(0x50494E01, 4) == bytes.fromhex("014e4950")
+    assert DataReader(layout(big)).encoded(0x50494E01, 4) == bytes.fromhex("50494e01")
 
 
 def test_every_mutant_of_data_is_one() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
-from harness.guest.qemu_process import FrozenRefused
+from harness.guest.qemu_process import FrozenGuestRefused
 from harness.images.image import Image
 from harness.images.recipe import Kernel, MachineOptions, Recipe
 from harness.images.store import Store
@@ -126,9 +126,9 @@ def test_a_guest_is_thawed_for_a_shell_only_where_one_is_frozen_already(
     assert made().kept(image, boot) == entry.path / "state"
 
     def refused(*_: object) -> None:
-        raise FrozenRefused("not this one")
+        raise FrozenGuestRefused("not this one")
 
     monkeypatch.setattr(freezer.start, "thaw", refused)
-    with pytest.raises(FrozenRefused):
+    with pytest.raises(FrozenGuestRefused):
         made().thaw(image, entry.path / "state", cast(Any, None))
     assert made().kept(image, boot) is None

@@ -49,7 +49,7 @@ LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
         "/sys/module/x/sections/.text:0xffffffffc0000000\n/sys/module/x/sections/.data:0xffffffffc0001000\n",
         lambda text: Target.__new__(Target)._parsed(text) if _named() else None,
     ),
-    "data": ("address=c0000000 bytes=0011aabb errno=0 symbol=banner+0x0/0x10 [x]\n", data_module.parse),
+    "data": ("address=c0000000 bytes=0011aabb errno=0 symbol=banner+0x0/0x10 [x]\n", data_module.parse_results),
     "loader": ("did load target pid=7 errno=0\n", LoaderLine.parsed),
 }
 STATE = """\
@@ -165,7 +165,7 @@ def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], 
                     part()
                 except PinpointError:
                     continue
-        for part in (kprobes_in_module_data.sites, patch_sites, line_table.rows):
+        for part in (kprobes_in_module_data.find_kprobe_sites, patch_sites, line_table.rows):
             try:
                 part(elf)
             except PinpointError:

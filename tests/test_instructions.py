@@ -13,7 +13,12 @@ from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc
-from harness.landing.code.instructions import boundaries, ftrace_site, inside, straight
+from harness.landing.code.instructions import (
+    boundaries,
+    ftrace_site,
+    offsets_inside_instructions,
+    unconditional_boundaries,
+)
 
 
 def _tool(architecture: str, tool: str) -> str:
@@ -33,8 +38,8 @@ class Function:
     def __init__(self, elf: Elf, architecture: str, name: str = "it") -> None:
         where = (elf, elf.function(name), ARCHITECTURES[architecture].kprobes.decoder)
         self.boundaries = boundaries(*where)
-        self.straight = straight(*where)
-        self.inside = inside(*where)
+        self.straight = unconditional_boundaries(*where)
+        self.inside = offsets_inside_instructions(*where)
         self.ftrace_site = ftrace_site(*where)
 
 

@@ -20,7 +20,7 @@ from harness.guest.accelerator import TCG, Accelerator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.process_listening_sockets import Listener, listeners
-from harness.guest.provisioning_line import word
+from harness.guest.provisioning_line import format_provisioning_line
 from harness.guest.qemu_process import Emulator
 from harness.report.evidence import gather
 
@@ -81,7 +81,7 @@ def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Ite
     log = tmp_path / "console.log"
     emulator = Emulator(image, console_log=log, accelerator=accelerator, deadline=Deadline.after(120))
     with Guest(image, emulator, accelerator) as made:
-        made.console.type(word(keys))
+        made.console.type(format_provisioning_line(keys))
         yield made
 
 
@@ -107,7 +107,7 @@ def secrets(keys: RunKeys) -> list[bytes]:
 
 @pytest.mark.slow
 def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_path: Path) -> None:
-    reported = word(keys)
+    reported = format_provisioning_line(keys)
     assert any(secret in reported for secret in secrets(keys)), "the check looks for nothing"
     guest.stop()
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

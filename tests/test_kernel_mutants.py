@@ -14,8 +14,8 @@ from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.recipe import Traits, load_all, part_path
 
-TABLE = kernel_mutant_table.table()
-PLACES = kernel_mutant_table.places(part_path("patches", kernel_mutant_table.PATCH).read_text())
+TABLE = kernel_mutant_table.read_table()
+PLACES = kernel_mutant_table.files_by_number(part_path("patches", kernel_mutant_table.PATCH).read_text())
 FEWEST, FEWEST_PAST = 40, 12
 
 
@@ -53,7 +53,7 @@ def _functions(path: Path) -> set[str]:
 def test_places_are_of_added_lines() -> None:
     patch = "--- a/one.c\n+++ b/one.c\n@@ -1 +1,2 @@\n-\tKERNEL_MUTANT(1)\n+\tif (KERNEL_MUTANT(2))\n"
     patch += "--- a/two.c\n+++ b/two.c\n@@ -1 +1,2 @@\n+KERNEL_MUTANT_FOURTH(2)\n \tKERNEL_MUTANT(3)\n"
-    assert kernel_mutant_table.places(patch) == {2: {"one.c", "two.c"}}
+    assert kernel_mutant_table.files_by_number(patch) == {2: {"one.c", "two.c"}}
 
 
 def test_chosen() -> None:
@@ -72,9 +72,9 @@ def test_demand() -> None:
     mutants = [recipe for recipe in recipes.values() if kernel_mutant_table.takes_mutants(recipe)]
     assert mutants
     for recipe in mutants:
-        kernel_mutant_table.demand(recipe)
+        kernel_mutant_table.demand_kernel_mutants(recipe)
     with pytest.raises(UsageError, match="kernel-mutants"):
-        kernel_mutant_table.demand(recipes["x86_64-debian"])
+        kernel_mutant_table.demand_kernel_mutants(recipes["x86_64-debian"])
 
 
 def test_why_equivalent() -> None:
@@ -93,5 +93,5 @@ def test_broken_table(tmp_path: Path, text: str) -> None:
     """A broken table is reported in one line that names the file."""
     (tmp_path / "kernel-mutants.toml").write_text(text)
     with pytest.raises(RecipeError, match=r"kernel-mutants\.toml") as raised:
-        kernel_mutant_table.table(tmp_path / "kernel-mutants.toml")
+        kernel_mutant_table.read_table(tmp_path / "kernel-mutants.toml")
     assert "\n" not in str(raised.value)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.core.errors import HostError
 from harness.images import host_apt_sources
-from harness.images.host_apt_sources import HostSource, default_suites, host_sources, place, repositories
+from harness.images.host_apt_sources import HostSource, default_suites, find_mirror, host_sources, repositories
 
 DEBIAN = "http://mirror.invalid/debian"
 SECURITY = "http://mirror.invalid/debian-security"
@@ -49,7 +49,7 @@ def test_the_hosts_sources_are_read_whatever_their_format(tmp_path: Path, monkey
     ],
 )
 def test_which_mirror_serves_a_suite(suite: str, known: list[HostSource], expected: str) -> None:
-    assert place(suite, known) == expected
+    assert find_mirror(suite, known) == expected
 
 
 def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

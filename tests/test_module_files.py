@@ -79,7 +79,7 @@ def test_an_archive_of_zeros_is_refused(tmp_path: Path, place: Path) -> None:
 def test_a_name_that_a_shell_would_act_on_is_refused(tmp_path: Path, name: str) -> None:
     module = compiled(tmp_path, MODULE.replace('"my_probe"', f'"{name}"'))
     with pytest.raises(UsageError, match="calls itself") as caught:
-        module_info.name(Elf.read(module), module)
+        module_info.module_name(Elf.read(module), module)
     assert caught.value.exit_status == 2
 
 

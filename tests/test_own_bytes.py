@@ -12,7 +12,7 @@ from harness.core.elf import Elf
 from harness.landing import own_bytes, witness
 from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.own_bytes import OwnBytes
-from harness.landing.probe_run import settled
+from harness.landing.probe_run import read_until_stable
 from harness.landing.witness import Window
 
 X86 = ARCHITECTURES["x86_64"].kprobes
@@ -212,7 +212,7 @@ def test_too_little_to_compare_makes_no_statement() -> None:
 def test_memory_that_is_being_patched_is_read_again() -> None:
     # text_poke_bp() writes int3, then the jump's tail, then its first byte.
     states = iter([b"\xcc\0\0\0\0", b"\xcc\1\2\3\4", b"\xe9\1\2\3\4", b"\xe9\1\2\3\4", b"never read"])
-    assert settled(lambda: [next(states)]) == [b"\xe9\1\2\3\4"]
+    assert read_until_stable(lambda: [next(states)]) == [b"\xe9\1\2\3\4"]
 
 
 def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:

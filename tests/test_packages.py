@@ -16,7 +16,7 @@ from harness.core.errors import HostError, PinpointError, RecipeError
 from harness.core.events import Bus, Event
 from harness.images import deb, host_apt_sources
 from harness.images.packages import Packages
-from harness.images.private_apt import complaint, first_paragraph
+from harness.images.private_apt import first_error, first_paragraph
 
 pytestmark = pytest.mark.slow
 
@@ -320,6 +320,6 @@ def test_a_paragraph_is_read_to_its_end() -> None:
 
 def test_apts_complaint_is_one_line() -> None:
     output = "Reading...\nW: old\nE: Failed to fetch x  Could not resolve\nE: Some index files failed\n"
-    assert complaint(output) == "Failed to fetch x  Could not resolve"
-    assert complaint("gone\n") == "gone"
-    assert complaint("") == "apt printed nothing"
+    assert first_error(output) == "Failed to fetch x  Could not resolve"
+    assert first_error("gone\n") == "gone"
+    assert first_error("") == "apt printed nothing"

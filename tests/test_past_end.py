@@ -11,11 +11,11 @@ import pytest
 from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
 from harness.core.single_step_defect import Defect, Symptom
-from harness.landing.checks.probe_flags import apart
-from harness.landing.checks.single_step import SingleStepResult, Standing
+from harness.landing.checks.probe_flags import select_apart
+from harness.landing.checks.single_step import CpuAddress, SingleStepResult
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
-from harness.landing.past_end import describe, expect_escape, in_function, next_function
+from harness.landing.past_end import describe_outside_address, expect_escape, in_function, next_function
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.landing.witness import Statement
@@ -102,7 +102,7 @@ def layout(*, stubs: bool) -> Layout:
     ],
 )
 def test_into_what_a_probe_on_leaf_went(address: int, stubs: bool, reported: str) -> None:
-    assert describe(layout(stubs=stubs), SITE.at(0), address) == reported
+    assert describe_outside_address(layout(stubs=stubs), SITE.at(0), address) == reported
 
 
 def test_the_next_function_is_not_one_that_was_freed() -> None:
@@ -114,7 +114,7 @@ def test_in_a_function_or_not() -> None:
     assert not in_function(layout(stubs=True), 0x1050)
 
 
-def outcome(probed: str, hits: int, missed: int = 0, stands: Standing | None = None) -> SingleStepResult:
+def outcome(probed: str, hits: int, missed: int = 0, stands: CpuAddress | None = None) -> SingleStepResult:
     return SingleStepResult(SITE, 8, "0xfeed", probed, hits, missed, stands)
 
 
@@ -122,7 +122,7 @@ EXACT = outcome("0xfeed", 8)
 SHOWS = {
     Symptom.WRONG_RESULT: outcome("0xbad", 8),
     Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
-    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=Standing("leaf+0x30", 12, 24, in_function=False)),
+    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=CpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
 
 
@@ -166,4 +166,4 @@ def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int
 
 def test_sites_apart() -> None:
     offsets = [0, 3, 5, 7, 9, 12]
-    assert [site.offset for site in apart(map(SITE.at, offsets), 5)] == [0, 5, 12]
+    assert [site.offset for site in select_apart(map(SITE.at, offsets), 5)] == [0, 5, 12]

@@ -34,7 +34,7 @@ def await_provisioning(directory: Path, line: bytes) -> None:
 
 def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
     keys = RunKeys.make()
-    line = words.word(keys)
+    line = words.format_provisioning_line(keys)
     await_provisioning(tmp_path, line)
     assert (tmp_path / "root/.ssh/authorized_keys").read_text() == f"{keys.authorized}\n"
     key = tmp_path / "etc/dropbear/dropbear_ed25519_host_key"
@@ -47,12 +47,12 @@ def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
 def test_a_host_key_of_any_bytes_arrives(tmp_path: Path) -> None:
     keys = RunKeys.make()
     awkward = RunKeys(keys.client, keys.host, bytes(range(256)) + b"%s\\n'\"\n", keys.authorized)
-    await_provisioning(tmp_path, words.word(awkward))
+    await_provisioning(tmp_path, words.format_provisioning_line(awkward))
     assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == awkward.host_key
 
 
 def test_a_word_is_one_line_that_a_terminal_can_hold() -> None:
-    line = words.word(RunKeys.make())
+    line = words.format_provisioning_line(RunKeys.make())
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert len(line) <= words.LONGEST
@@ -61,4 +61,4 @@ def test_a_word_is_one_line_that_a_terminal_can_hold() -> None:
 
 def test_no_two_guests_get_the_same_random_numbers() -> None:
     keys = RunKeys.make()
-    assert len({words.word(keys).split()[-1] for _ in range(20)}) == 20
+    assert len({words.format_provisioning_line(keys).split()[-1] for _ in range(20)}) == 20

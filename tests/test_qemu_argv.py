@@ -10,12 +10,12 @@ import pytest
 
 from harness.core.architecture import ARCHITECTURES
 from harness.guest.accelerator import Accelerator
-from harness.guest.qemu import Wiring, argv, kernel_arguments
+from harness.guest.qemu import QemuFiles, argv, kernel_arguments
 from harness.images.recipe import Kernel, MachineOptions, Recipe
 
 TCG = Accelerator("tcg", "a test")
 KVM = Accelerator("kvm", "a test")
-WIRING = Wiring(console=7, monitor=9, console_log=Path("/run/1/console/a.log"), kernel=Path("/k"), initrd=Path("/i"))
+WIRING = QemuFiles(console=7, monitor=9, console_log=Path("/run/1/console/a.log"), kernel=Path("/k"), initrd=Path("/i"))
 
 
 def recipe(architecture: str, machine: MachineOptions | None = None) -> Recipe:

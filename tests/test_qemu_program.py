@@ -64,29 +64,29 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuiteProgra
 def test_a_host_that_has_it_fetches_nothing(
     tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], need: str
 ) -> None:
-    found = qemu_program.resolved(recipe(tmp_path, need), build_context)
+    found = qemu_program.with_qemu(recipe(tmp_path, need), build_context)
     assert not fetched
     assert found.architecture.machine == ARCHITECTURES["parisc"].machine
-    assert qemu_program.named(recipe(tmp_path, need), build_context) == "qemu-system-hppa"
+    assert qemu_program.qemu_program_name(recipe(tmp_path, need), build_context) == "qemu-system-hppa"
 
 
 @pytest.mark.parametrize("need", [">= 7.3", ">= 11"])
 def test_a_newer_one_comes_of_the_suite(
     tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], need: str
 ) -> None:
-    found = qemu_program.resolved(recipe(tmp_path, need), build_context)
+    found = qemu_program.with_qemu(recipe(tmp_path, need), build_context)
     assert [wanted.packages for wanted in fetched] == [("qemu-system-misc",)]
     assert found.architecture.machine.qemu == str(tmp_path / "vm/bin/qemu-system-hppa")
     assert found.architecture.machine.machine == "B160L"
-    assert qemu_program.named(recipe(tmp_path, need), build_context).endswith("/bin/qemu-system-hppa")
-    assert not qemu_program.present(recipe(tmp_path, need), build_context)
+    assert qemu_program.qemu_program_name(recipe(tmp_path, need), build_context).endswith("/bin/qemu-system-hppa")
+    assert not qemu_program.is_qemu_present(recipe(tmp_path, need), build_context)
 
 
 def test_the_hosts_is_forced(
     tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(qemu_program.HOST_QEMU, "1")
-    found = qemu_program.resolved(recipe(tmp_path, ">= 11"), build_context)
+    found = qemu_program.with_qemu(recipe(tmp_path, ">= 11"), build_context)
     assert not fetched
     assert found.architecture.machine == ARCHITECTURES["parisc"].machine
 
@@ -94,7 +94,7 @@ def test_the_hosts_is_forced(
 @pytest.mark.usefixtures("fetched")
 def test_a_suite_that_is_too_old_is_one_line(tmp_path: Path, build_context: BuildContext) -> None:
     with pytest.raises(HostError, match="has no QEMU >= 12") as caught:
-        qemu_program.resolved(recipe(tmp_path, ">= 12"), build_context)
+        qemu_program.with_qemu(recipe(tmp_path, ">= 12"), build_context)
     assert "\n" not in str(caught.value)
 
 

@@ -12,8 +12,8 @@ import pytest
 from harness.core.architecture import ARCHITECTURES, Decoder
 from harness.core.elf_tables import Section, Symbol
 from harness.landing.by_hand import ByHand
-from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.embedded_symbol_table_cost import measure
+from harness.landing.checks.classify_address import AddressClassifier, AddressKind
+from harness.landing.checks.embedded_symbol_table_cost import measure_table_sizes
 from harness.landing.code.instructions import padding_at, starts, stub_at
 from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.site import Site
@@ -99,7 +99,7 @@ def test_another_order_moves_what_stands_there() -> None:
     here = layout(kernel("abc"))
     by_hand = ByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
     assert by_hand.address(Site("a")) == 0x1010 + SLIDE
-    assert Places(here).site(by_hand.address(Site("a"))) == Site("b")
+    assert AddressClassifier(here).site(by_hand.address(Site("a"))) == Site("b")
 
 
 def test_a_link_time_address_knows_no_slide() -> None:
@@ -140,7 +140,7 @@ def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> N
 def test_places_of_a_kernel(offset: int, place: AddressKind) -> None:
     # Between the first two functions are four int3, a long nop, then code without a symbol.
     gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
-    assert Places(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
+    assert AddressClassifier(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
 
 
 def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
@@ -149,14 +149,14 @@ def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
         {"_stext": (".text", 0x1000, 0), "a": (".text", 0x1000, 10), "_etext": (".text", 0x100A, 0)},
         {".text": (0x1000, 0x400, body)},
     )
-    places = Places(layout(elf, slide=0))
+    places = AddressClassifier(layout(elf, slide=0))
     assert places.at(0x1007) is AddressKind.MID_INSTRUCTION
     assert [places.never_starts(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [False, True, False, False, False]
 
 
 def test_stubs_of_a_parisc_kernel() -> None:
     gap = struct.pack(">6I", LDIL, BE, LDIL, BE, 0, 0)
-    places = Places(layout(kernel("ab", gap), arch="parisc"))
+    places = AddressClassifier(layout(kernel("ab", gap), arch="parisc"))
     seen = [places.at(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
     assert seen == [AddressKind.STUB] * 4 + [AddressKind.PADDING] * 2
     assert places.at(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
@@ -193,7 +193,7 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
 
 def test_tables_are_measured_as_compiled() -> None:
     by_hand = ByHand(layout(kernel("abc")))
-    carried = measure(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
+    carried = measure_table_sizes(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
     # A word and a pointer for each name of two bytes; a word for each site; a pointer and a padded int for each site.
     assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))
 

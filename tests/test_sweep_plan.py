@@ -20,9 +20,9 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
-from harness.landing.sweep.batched_sweep import Death, Refusal, SweepResult
+from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, SweepResult
 from harness.landing.sweep.sweep_guests import FreshGuests
-from harness.landing.sweep.sweep_module import Listing
+from harness.landing.sweep.sweep_module import KprobesListing
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.witness import Statement
@@ -31,12 +31,12 @@ SITES = [Site(f"f{number}") for number in range(40)]
 
 
 def test_listing_finds_the_closest_on_either_side() -> None:
-    listing = Listing(ListedProbe(address, "f+0x0", ()) for address in (0x30, 0x10, 0x20))
+    listing = KprobesListing(ListedProbe(address, "f+0x0", ()) for address in (0x30, 0x10, 0x20))
     assert [each.address for each in listing.near(0x20)] == [0x10, 0x20]
     assert [each.address for each in listing.near(0x21)] == [0x20, 0x30]
     assert [each.address for each in listing.near(0x99)] == [0x30]
     assert [each.address for each in listing.near(0)] == [0x10]
-    assert Listing([]).near(0x10) == []
+    assert KprobesListing([]).near(0x10) == []
 
 
 def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
@@ -72,13 +72,13 @@ def missed(site: Site) -> Landing:
 
 
 def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
-    swept = SweepResult(landed=3, refused=[Refusal(SITES[0], errno.EINVAL, "blacklisted")])
+    swept = SweepResult(landed=3, refused=[RefusedSite(SITES[0], errno.EINVAL, "blacklisted")])
     swept.prove()
     swept.add(
         SweepResult(
             missed=[missed(SITES[1])],
-            refused=[Refusal(SITES[2], errno.EILSEQ, "")],
-            deadly=[Death(SITES[3], ""), Death(SITES[4], "stepped wrongly")],
+            refused=[RefusedSite(SITES[2], errno.EILSEQ, "")],
+            deadly=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
         )
     )
     assert swept.sites == 8
@@ -148,7 +148,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
     culprit = SITES[27]
     deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
     guests, swept, events = hunt(monkeypatch, deadly)
-    assert swept.deadly == [Death(culprit, "")]
+    assert swept.deadly == [FatalSite(culprit, "")]
     assert swept.landed == len(SITES) - 1
     assert guests.guests == 3, "one died of the batch, one of the deadly site alone, one did the rest"
     assert any("kills the guest" in event.detail for event in events)
@@ -183,7 +183,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting={".text"})
-    monkeypatch.setattr(sweep_refusals, "module_places", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
+    monkeypatch.setattr(sweep_refusals, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))
 

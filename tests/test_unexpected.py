@@ -59,9 +59,9 @@ def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatc
     (tmp_path / "file").touch()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert f"the traceback is in {tmp_path}/traceback-" in str(unexpected.explained(ValueError()))
+    assert f"the traceback is in {tmp_path}/traceback-" in str(unexpected.as_one_line_error(ValueError()))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
-    assert "no file" in str(unexpected.explained(ValueError()))
+    assert "no file" in str(unexpected.as_one_line_error(ValueError()))
 
 
 @pytest.mark.slow

@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert module_info.name(external_module_check.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_check.read(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert module_info.name(external_module_check.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_check.read(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -203,7 +203,10 @@ def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:
 
 
 def test_the_sites_of_a_file_are_read(module: Path) -> None:
-    assert kprobes_in_module_data.sites(Elf.read(module)) == [Site("vfs_read", 4), Site("ext4_sync_file", 0, "ext4")]
+    assert kprobes_in_module_data.find_kprobe_sites(Elf.read(module)) == [
+        Site("vfs_read", 4),
+        Site("ext4_sync_file", 0, "ext4"),
+    ]
 
 
 def test_text_tells_where_it_differs() -> None:

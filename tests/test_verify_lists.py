@@ -17,7 +17,7 @@ RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disab
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
 time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=0x0 pid=1 symbol=- command=sh
 lost=3 now=71033445908
-"""  # noqa: E501
+"""
 
 TRACED = """\
 uptime_proc_show (1) R I  \ttramp: 0xffffffffc0254000 (kprobe_ftrace_handler+0x0/0x1) ->kprobe_ftrace_handler+0x0/0x1

@@ -78,4 +78,4 @@ def test_a_string_behind_a_kprobe_is_no_kprobe(tmp_path: Path, data: str) -> Non
     kprobe = 'struct kprobe only = { .name = "vfs_read", .offset = 4 };'
     head = MODULE[: MODULE.index("struct kprobe first")]
     elf = Elf.read(compiled(tmp_path, f"{head}{kprobe} {data}"))
-    assert [str(site) for site in kprobes_in_module_data.sites(elf)] == ["vfs_read+0x4"]
+    assert [str(site) for site in kprobes_in_module_data.find_kprobe_sites(elf)] == ["vfs_read+0x4"]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from harness.bench import host, plan, saved_results, table
 from harness.bench.context import BenchContext
-from harness.bench.figure import FigureResult, outcome
+from harness.bench.figure import FigureResult, figure_result
 from harness.bench.interleave import interleave
 from harness.bench.plan import Group
 from harness.core import paths
@@ -55,12 +55,12 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
 def measure(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult]:
     """Measure group after group; the results so far are written after each."""
     figures = Figures(context.directory)
-    before = host.facts(context.recipes)
+    before = host.host_facts(context.recipes)
     found: list[FigureResult] = []
     for group in groups:
         new = _measured(context, group)
         for each in new:
-            saved_results.keep(figures, each)
+            saved_results.save_figure(figures, each)
         found += new
         about = {**before, "runs": context.runs, "load_after": host.load()}
         saved_results.write(context.directory, about, found, context.profiles)
@@ -73,7 +73,7 @@ def _measured(context: BenchContext, group: Group) -> list[FigureResult]:
         step.say("preparing")
         with group.open_sides(context, wanted) as sides:
             taken = interleave({name: sides[name] for name in wanted}, context.runs, step.say)
-        found = [outcome(pair, taken) for pair in group.pairs]
+        found = [figure_result(pair, taken) for pair in group.pairs]
         step.close_with("; ".join(f"{each.pair.name} {_value(each)}" for each in found))
     return found
 

@@ -42,9 +42,9 @@ def open_sides(context: BenchContext, wanted: Sequence[str]) -> Iterator[Mapping
             _ANEW: lambda: _shell(context, ["--anew"]),
         }
         if _FLOOR in wanted:
-            sides[_FLOOR] = floor.below(image, context.build_context, Path(scratch))
+            sides[_FLOOR] = floor.bare_kernel_measure(image, context.build_context, Path(scratch))
         if _VNG in wanted:
-            sides[_VNG] = virtme.beside(image, context.build_context, Path(scratch), context.logs / "vng.log")
+            sides[_VNG] = virtme.virtme_measure(image, context.build_context, Path(scratch), context.logs / "vng.log")
         yield {name: measure for name, measure in sides.items() if name in wanted}
 
 

@@ -65,6 +65,6 @@ class FigureResult:
         return next((side.why for side in (self.ours, self.peer) if isinstance(side, Absent)), "")
 
 
-def outcome(pair: Pair, taken: dict[str, Samples | Absent]) -> FigureResult:
+def figure_result(pair: Pair, taken: dict[str, Samples | Absent]) -> FigureResult:
     """Return the figure of a pair; `taken` has the samples of all sides, by name."""
     return FigureResult(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)

@@ -22,14 +22,14 @@ _INIT = f"#!/bin/busybox sh\necho '{_MARKER}'\nexec /bin/busybox poweroff -f\n"
 _SECONDS = 300.0
 
 
-def below(image: Image, build_context: BuildContext, scratch: Path) -> Measure:
+def bare_kernel_measure(image: Image, build_context: BuildContext, scratch: Path) -> Measure:
     """Return the measure that boots the image's kernel bare.
 
     Its initial file system is made in `scratch` and holds the image's own busybox.
     """
     initrd = scratch / "floor.cpio"
     _pack(rootfs.obtain_userland(image.recipe, build_context).path / "root/bin/busybox", scratch / "floor", initrd)
-    words = argv(image, initrd, choose(image.recipe.architecture))
+    words = bare_kernel_argv(image, initrd, choose(image.recipe.architecture))
 
     def boot() -> float:
         done = process.run(words, deadline=Deadline.after(_SECONDS))
@@ -42,7 +42,7 @@ def below(image: Image, build_context: BuildContext, scratch: Path) -> Measure:
     return boot
 
 
-def argv(image: Image, initrd: Path, accelerator: Accelerator) -> Sequence[str]:
+def bare_kernel_argv(image: Image, initrd: Path, accelerator: Accelerator) -> Sequence[str]:
     """QEMU's command line: the machine of our guests without console, monitor, network and link to the harness.
 
     It ends when the guest powers off.

@@ -11,7 +11,7 @@ from harness.guest.accelerator import choose, qemu_version
 from harness.images.recipe import Recipe
 
 
-def facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:
+def host_facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:
     """Cores, memory in GiB, processor, kernel, load of the last minute; accelerator and QEMU of each VM."""
     return {
         "cores": len(os.sched_getaffinity(0)),

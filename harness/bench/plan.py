@@ -29,8 +29,12 @@ class Group:
 _X86_64, _PARISC = "x86_64-debian", "parisc"
 GROUPS = (
     Group(boots.PAIRS, boots.open_sides, boots.VM),
-    Group((thaws.pair("thaw_x86_64", _X86_64, "at most 0.15"),), partial(thaws.open_sides, _X86_64), _X86_64),
-    Group((thaws.pair("thaw_parisc", _PARISC, "at most 0.35"),), partial(thaws.open_sides, _PARISC), _PARISC),
+    Group(
+        (thaws.figure_definition("thaw_x86_64", _X86_64, "at most 0.15"),), partial(thaws.open_sides, _X86_64), _X86_64
+    ),
+    Group(
+        (thaws.figure_definition("thaw_parisc", _PARISC, "at most 0.35"),), partial(thaws.open_sides, _PARISC), _PARISC
+    ),
     Group(cases.PAIRS, cases.open_sides, cases.VM),
     Group(noop_build.PAIRS, noop_build.open_sides),
     Group((matrices.LANDINGS,), matrices.landings),

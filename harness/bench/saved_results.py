@@ -19,7 +19,7 @@ _DIGITS = 4
 Profile = Mapping[str, float]
 
 
-def keep(figures: Figures, outcome: FigureResult) -> None:
+def save_figure(figures: Figures, outcome: FigureResult) -> None:
     """Write a figure and the median of each side, as far as they were measured."""
     name = f"bench.{outcome.pair.name}"
     if outcome.value is not None:

@@ -13,7 +13,7 @@ from harness.bench.interleave import Measure
 _THAW, _BOOT = "thaw", "boot"
 
 
-def pair(name: str, vm: str, goal: str) -> Pair:
+def figure_definition(name: str, vm: str, goal: str) -> Pair:
     """Return the figure of one VM."""
     return Pair(name, f"{vm}: a thawed guest's first answer compared with its own boot", goal, _THAW, _BOOT)
 

@@ -33,7 +33,7 @@ _WELL = "script exited with code 0"
 _LIBRARIES = "LD_LIBRARY_PATH"
 
 
-def beside(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
+def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
     """Return the measure that boots the image's packaged kernel with the package's own modules, unpacked to `scratch`.
 
     Returns Absent if vng cannot be installed or does not boot this kernel here; `log` has the details.
@@ -76,7 +76,7 @@ class _Peer:
             raise HostError(f"vng ended with status {done.rc}, not {self.status}", where=str(self.log))
         return done.seconds
 
-    def run(self, *command: str, verbose: bool = False) -> process.Finished:
+    def run(self, *command: str, verbose: bool = False) -> process.FinishedProcess:
         """Run a command in a guest; `verbose` shows its kernel's log too."""
         program, *words = self.argv(*command)
         words = [program, *(["--verbose"] if verbose else []), *words]

@@ -281,7 +281,7 @@ class Elf:
 
     def relocation_mask(self, section: str, offset: int, size: int) -> set[int]:
         """Return the positions, counted from `offset`, that relocations change in `size` bytes of a section."""
-        return elf_tables.touched(self.machine, self.relocations(section), offset, size)
+        return elf_tables.relocated_positions(self.machine, self.relocations(section), offset, size)
 
     def _only(self, name: str) -> Section:
         if name not in self.sections:

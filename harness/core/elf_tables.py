@@ -195,7 +195,7 @@ def _place(entry: Relocation) -> int:
     return entry.offset
 
 
-def touched(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
+def relocated_positions(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
     """Return the positions, counted from `offset`, that sorted relocations change in `size` bytes from `offset` on."""
     widths = _WIDTHS.get(machine, {})
     found: set[int] = set()

@@ -26,9 +26,9 @@ def held(path: Path, *, deadline: Deadline, on_wait: Callable[[str], None]) -> I
     except Timeout:
         on_wait("another run holds the lock; waiting")
         try:
-            lock.acquire(timeout=deadline.remaining(), cancel_check=process.stopping)
+            lock.acquire(timeout=deadline.remaining(), cancel_check=process.is_stopping)
         except Timeout:
-            if process.stopping():
+            if process.is_stopping():
                 raise HostError("the run is being stopped") from None
             raise HostError(
                 "another run holds the lock and does not end", where=str(path), mend="end that run"

@@ -32,7 +32,7 @@ _LONGEST_WAIT = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedProcess:
     """A child that ended by itself; `output` is stdout and stderr together, empty if it was written to a log."""
 
     argv: tuple[str, ...]
@@ -81,7 +81,7 @@ def spawn(
             preexec_fn=before_exec,
         )
 
-    if stopping():
+    if is_stopping():
         raise HostError("the run is being stopped")
     try:
         child = _spawner.submit(start).result()
@@ -105,7 +105,7 @@ def _yield(nice: int) -> None:
         Path("/proc/self/autogroup").write_text(str(nice))
 
 
-def foreground(argv: Sequence[str]) -> int:
+def run_foreground(argv: Sequence[str]) -> int:
     """Run a program that owns the terminal and return its exit status; it dies with this process.
 
     Meanwhile only the program gets Ctrl-C. Raises HostError when the program is not installed.
@@ -132,7 +132,7 @@ def stop_all() -> None:
             stop(child)
 
 
-def stopping() -> bool:
+def is_stopping() -> bool:
     """Return True once `stop_all` was called: no wait should go on."""
     return _closing.is_set()
 
@@ -180,7 +180,7 @@ def run(
     log: Path | None = None,
     on_line: Callable[[str], None] | None = None,
     nice: int = 0,
-) -> Finished:
+) -> FinishedProcess:
     """Run a program to its end and return its exit status and output; the caller must check the status.
 
     Output (stdout and stderr together) is appended to `log` if it is set, else returned. `on_line` is called with each
@@ -220,7 +220,7 @@ def run(
     words = tuple(str(word) for word in argv)
     if expired.is_set():
         raise HostDeadlineExceeded(f"{words[0]} did not end in time", where=str(log) if log else "")
-    return Finished(words, rc, output, time.monotonic() - began)
+    return FinishedProcess(words, rc, output, time.monotonic() - began)
 
 
 def _drain(child: subprocess.Popen[bytes], log: Path | None, on_line: Callable[[str], None] | None) -> str:

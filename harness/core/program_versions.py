@@ -25,13 +25,13 @@ def first_line(program: str) -> str:
     return _printed(found, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
-def words(program: str) -> str:
+def program_version(program: str) -> str:
     """Return the version that the program prints, such as `11.1.3`; empty if it prints none. Raises as `first_line`."""
     found = re.search(r"version (\S+)", first_line(program))
     return found[1] if found else ""
 
 
-def number(line: str) -> tuple[int, int] | None:
+def parse_major_minor(line: str) -> tuple[int, int] | None:
     """Return the major and minor version in such a line; None if the line has none."""
     found = _NUMBER.search(line)
     return (int(found[1]), int(found[2])) if found else None

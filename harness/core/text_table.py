@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def lay_out(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return one line per row; pad each column except the last to its widest cell, two spaces between columns."""
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     return [

@@ -153,7 +153,7 @@ class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
 
 
 @dataclass(frozen=True)
-class Heard:
+class ConsoleMatch:
     """A match on the console: the pattern's index, the matched text, and the positions of its start and end."""
 
     index: int
@@ -223,7 +223,7 @@ class Console:
         except OSError:
             raise GuestLost("the console closed", where=self._name) from None
 
-    def await_line(self, patterns: Sequence[str], deadline: Deadline, *, since: int = 0) -> Heard:
+    def await_line(self, patterns: Sequence[str], deadline: Deadline, *, since: int = 0) -> ConsoleMatch:
         """Wait for the first match of one of these regular expressions at or after a position.
 
         Raises GuestLost when the console closes first because QEMU ended, and DeadlineExceeded.
@@ -238,7 +238,7 @@ class Console:
             wanted = " or ".join(patterns)
             raise DeadlineExceeded(f"no {wanted!r} on the console in time", where=self._name) from None
         end = reader.position - reader.unread
-        return Heard(index, _readable(reader.match[0]), end - len(reader.match[0]), end)
+        return ConsoleMatch(index, _readable(reader.match[0]), end - len(reader.match[0]), end)
 
     def end_soon(self) -> None:
         """End all waits for a line shortly: the guest has stopped, and only output in the socket still arrives."""

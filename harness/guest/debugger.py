@@ -50,7 +50,7 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def program(architecture: Architecture) -> str:
+def find_gdb(architecture: Architecture) -> str:
     """Return the name of a gdb that can debug this architecture. Raises HostError with the name of the package."""
     usable = (_FOR_ALL, _FOR_NATIVE) if architecture.native else (_FOR_ALL,)
     for name in usable:
@@ -64,7 +64,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
 
     Raises HostError when no gdb is installed, GuestError when QEMU opens no gdb stub.
     """
-    gdb = program(guest.architecture)
+    gdb = find_gdb(guest.architecture)
     with _stub(guest) as address:
         commands = [
             "set pagination off",
@@ -76,7 +76,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
             *symbols.commands(),
         ]
         words = [word for command in commands for word in ("-ex", command)]
-        return process.foreground([gdb, "-nx", "-q", *words])
+        return process.run_foreground([gdb, "-nx", "-q", *words])
 
 
 @contextmanager

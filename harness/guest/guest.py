@@ -29,7 +29,7 @@ from harness.guest.qemu_process import Emulator
 from harness.guest.result import Result
 from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
-from harness.guest.upload import Piece, put_all
+from harness.guest.upload import HostFile, put_all
 from harness.images.image import Image
 from harness.images.recipe import Traits
 
@@ -81,7 +81,7 @@ class Guest:
     @cached_property
     def qemu_version(self) -> str:
         """The version of the QEMU that runs the guest."""
-        return program_versions.words(self.architecture.machine.qemu)
+        return program_versions.program_version(self.architecture.machine.qemu)
 
     @property
     def argv(self) -> list[str]:
@@ -172,10 +172,10 @@ class Guest:
         self.shipped.update({path: piece.file for path, piece in self._files.items()})
 
     @cached_property
-    def _files(self) -> dict[str, Piece]:
+    def _files(self) -> dict[str, HostFile]:
         """Files that can be copied into the guest, by their path there."""
-        modules = {_module_path(name): Piece(file, 0o644) for name, file in self.image.modules.items()}
-        return modules | {_program_path(name): Piece(file, 0o755) for name, file in self.image.programs.items()}
+        modules = {_module_path(name): HostFile(file, 0o644) for name, file in self.image.modules.items()}
+        return modules | {_program_path(name): HostFile(file, 0o755) for name, file in self.image.programs.items()}
 
     def _once(self, path: str) -> str:
         piece = self._files[path]

@@ -15,7 +15,7 @@ from pexpect.spawnbase import SpawnBase
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError
-from harness.guest.result import typed
+from harness.guest.result import as_typed_command
 from harness.guest.ssh import SshLink
 
 _CHUNK = 1 << 16
@@ -77,7 +77,9 @@ class Dialogue:
             except pexpect.EOF:
                 return None
             except pexpect.TIMEOUT:
-                raise DeadlineExceeded(f"`{typed(self._argv)}` printed nothing in time", where=self._name) from None
+                raise DeadlineExceeded(
+                    f"`{as_typed_command(self._argv)}` printed nothing in time", where=self._name
+                ) from None
         line: bytes = self._stdout.before
         return line.decode(errors="replace")
 

@@ -17,7 +17,7 @@ _SEED_BYTES = 64
 LONGEST = 4095
 
 
-def word(keys: RunKeys) -> bytes:
+def format_provisioning_line(keys: RunKeys) -> bytes:
     """Return one provisioning line for init's shell (vm_images/rootfs/init, await_provisioning()).
 
     Its words are the authorized key, the server's key in printf's escapes, seconds since the epoch, and random numbers.

@@ -24,7 +24,7 @@ _KERNEL_ARGUMENTS = (
 
 
 @dataclass(frozen=True)
-class Wiring:
+class QemuFiles:
     """Descriptors that one QEMU inherits, and files that it reads and writes.
 
     `console` and `monitor` are connected sockets; QEMU itself writes all console output to `console_log`. With
@@ -39,7 +39,7 @@ class Wiring:
     incoming: bool = False
 
 
-def argv(recipe: Recipe, accelerator: Accelerator, wiring: Wiring) -> list[str]:
+def argv(recipe: Recipe, accelerator: Accelerator, wiring: QemuFiles) -> list[str]:
     """Return the command line. The only listener is the forwarded port, on loopback; the guest reaches no network.
 
     A guest that reboots, panics or powers off stops where it is and its memory stays readable: -no-reboot turns a reset

@@ -34,7 +34,7 @@ class EmulatorKilled(HostError):
     """Something other than the guest or the harness ended QEMU; another QEMU may survive."""
 
 
-class FrozenRefused(HostError):
+class FrozenGuestRefused(HostError):
     """QEMU refuses a frozen guest."""
 
 
@@ -79,7 +79,7 @@ class Emulator:
         with its_console, its_monitor:
             self._open.callback(monitor.close)
             self.console = self._open.enter_context(contextlib.closing(Console(self.name, console, console_log.parent)))
-            wiring = qemu.Wiring(
+            wiring = qemu.QemuFiles(
                 console=its_console.fileno(),
                 monitor=its_monitor.fileno(),
                 console_log=console_log,
@@ -116,12 +116,12 @@ class Emulator:
         try:
             state.load(monitor, frozen, deadline)
         except GuestLost:
-            raise self._ended("QEMU does not take the frozen guest", FrozenRefused) from None
+            raise self._ended("QEMU does not take the frozen guest", FrozenGuestRefused) from None
         except GuestError as refusal:
-            raise FrozenRefused(refusal.what, where=self.name) from None
+            raise FrozenGuestRefused(refusal.what, where=self.name) from None
         except OSError as error:
             what = f"the frozen guest cannot be read: {error.strerror}"
-            raise FrozenRefused(what, where=str(error.filename)) from None
+            raise FrozenGuestRefused(what, where=str(error.filename)) from None
 
     def _ended(self, what: str, error: type[HostError]) -> HostError:
         """Return why QEMU closed the connection: it was killed, or its messages, which it prints after closing."""
@@ -167,7 +167,7 @@ class Emulator:
         """End QEMU, by the monitor's `quit` if possible, and release all resources. Further calls do nothing."""
         self.stopped = True
         if self._child.poll() is None:
-            self.cpu_seconds = steal_time.used(self.pid)
+            self.cpu_seconds = steal_time.cpu_seconds_used(self.pid)
             with contextlib.suppress(PinpointError, subprocess.TimeoutExpired):
                 self.monitor.execute("quit", deadline=Deadline.after(_QUIT_SECONDS))
                 self._child.wait(_QUIT_SECONDS)

@@ -15,7 +15,7 @@ _SHOWN_LINES = 20
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
+def parsing_guest_text(what: str) -> Iterator[None]:
     """Convert exceptions from parsing a guest's text into GuestError; also usable as a decorator of a parser.
 
     Any program in a guest can print anything in place of a listing of the kernel or of our modules.
@@ -59,7 +59,7 @@ class Result:
     @property
     def command(self) -> str:
         """The command as a person would type it."""
-        return typed(self.argv)
+        return as_typed_command(self.argv)
 
     def check(self) -> Result:
         """Return this result if it is ok. Raises GuestError with the command and its output otherwise."""
@@ -77,7 +77,7 @@ class Result:
     __repr__ = __str__
 
 
-def typed(argv: Sequence[str]) -> str:
+def as_typed_command(argv: Sequence[str]) -> str:
     """Return a command as a person would type it; for a script, its text."""
     return argv[2] if tuple(argv[:2]) == ("sh", "-c") else shlex.join(argv)
 

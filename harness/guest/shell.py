@@ -15,8 +15,8 @@ import paramiko
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
-from harness.guest.result import Result, readable, typed
-from harness.guest.ssh import Output, SshLink
+from harness.guest.result import Result, as_typed_command, parsing_guest_text
+from harness.guest.ssh import LimitedOutput, SshLink
 
 _CHUNK = 1 << 16
 # Bytes of the longest exit status and of the line ends around the mark.
@@ -65,10 +65,10 @@ class Shell:
                 self._channel = self._link.open(deadline)
                 with self._link.request(self._channel, deadline):
                     self._channel.exec_command("sh")
-            output = Output(self._name, argv)
+            output = LimitedOutput(self._name, argv)
             answer = _Exchange(self._channel, _text(argv, in_place=in_place), output).run(deadline)
         if answer is None:
-            raise GuestError(f"the guest's shell ended during `{typed(argv)}`", where=self._name)
+            raise GuestError(f"the guest's shell ended during `{as_typed_command(argv)}`", where=self._name)
         return Result(self._name, tuple(argv), *answer, time.monotonic() - began)
 
     def _give_up(self) -> None:
@@ -95,7 +95,7 @@ class _Exchange:
 
     channel: paramiko.Channel
     text: str
-    output: Output
+    output: LimitedOutput
 
     def run(self, deadline: Deadline) -> tuple[int, bytes, bytes] | None:
         """Return the exit status and both outputs; None when the shell ended. Raises TimeoutError and EOFError."""
@@ -118,5 +118,5 @@ class _Exchange:
                 raise TimeoutError("deadline")
             self.output.receive(self.channel)
         printed, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
-        with readable("the exit status of a command"):
+        with parsing_guest_text("the exit status of a command"):
             return int(rest), printed, bytes(err).removesuffix(end)

@@ -19,7 +19,7 @@ import paramiko
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.keys import RunKeys
-from harness.guest.result import Result, typed
+from harness.guest.result import Result, as_typed_command
 
 _LOOPBACK = "127.0.0.1"
 _CHUNK = 1 << 16
@@ -135,7 +135,7 @@ class SshLink:
         with self.told(argv, deadline), self.open(deadline) as channel:
             with self.request(channel, deadline):
                 channel.exec_command(shlex.join(argv))
-            rc, out, err = _Exchange(channel, Output(self._name, argv), stdin).run(deadline)
+            rc, out, err = _Exchange(channel, LimitedOutput(self._name, argv), stdin).run(deadline)
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
 
     def put(self, content: bytes | Path, to: str, mode: int, deadline: Deadline) -> None:
@@ -175,12 +175,12 @@ class SshLink:
     def _failure(self, argv: Sequence[str], deadline: Deadline, loss: BaseException) -> GuestError | DeadlineExceeded:
         """Return GuestLost for a broken connection, DeadlineExceeded for one that still works."""
         if deadline.expired and self.alive:
-            return DeadlineExceeded(f"`{typed(argv)}` did not end in time", where=self._name)
+            return DeadlineExceeded(f"`{as_typed_command(argv)}` did not end in time", where=self._name)
         why = self._cut or f"the SSH connection broke: {loss}"
-        return GuestLost(f"{why}, during `{typed(argv)}`", where=self._name)
+        return GuestLost(f"{why}, during `{as_typed_command(argv)}`", where=self._name)
 
 
-class Output:
+class LimitedOutput:
     """The output of a command, up to a limit that is far above what the harness's commands print."""
 
     def __init__(self, name: str, argv: Sequence[str]) -> None:
@@ -197,14 +197,14 @@ class Output:
             if channel.recv_stderr_ready():
                 self.err += channel.recv_stderr(_CHUNK)
             if len(self.out) + len(self.err) > MOST_OUTPUT:
-                what = f"`{typed(self._argv)}` printed more than {MOST_OUTPUT >> 20} MiB"
+                what = f"`{as_typed_command(self._argv)}` printed more than {MOST_OUTPUT >> 20} MiB"
                 raise GuestError(what, where=self._name)
 
 
 class _Exchange:
     """One command's standard streams, sent and received in turn so that neither side blocks the other."""
 
-    def __init__(self, channel: paramiko.Channel, output: Output, stdin: bytes) -> None:
+    def __init__(self, channel: paramiko.Channel, output: LimitedOutput, stdin: bytes) -> None:
         self._channel = channel
         self._output = output
         self._unsent = memoryview(stdin)

@@ -15,7 +15,7 @@ from harness.guest import booted_kernel_check, state
 from harness.guest.accelerator import Accelerator, choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.provisioning_line import READY, WAITING, word
+from harness.guest.provisioning_line import READY, WAITING, format_provisioning_line
 from harness.guest.qemu_process import Emulator
 from harness.images.image import Image
 
@@ -107,7 +107,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
 
 def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline) -> None:
     """Type the provisioning line, wait for init's reply, log in, and check which kernel runs."""
-    guest.console.type(word(keys))
+    guest.console.type(format_provisioning_line(keys))
     _hear(guest, READY, deadline)
     step.say("ready, connecting")
     guest.connect(keys, deadline)

@@ -48,7 +48,7 @@ class GuestTime:
         return ran, waited
 
 
-def used(pid: int) -> float:
+def cpu_seconds_used(pid: int) -> float:
     """Return the CPU seconds that a process has used, including its ended threads; 0 if the process has exited."""
     try:
         words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -15,7 +15,7 @@ _DAY = 86400.0
 
 
 @dataclass(frozen=True)
-class Unused:
+class UnusedItem:
     """One item of the cache: its path, its size on disk in bytes, and the time of its last use in epoch seconds."""
 
     path: Path
@@ -27,13 +27,13 @@ class Unused:
         return max(0.0, now - self.used) / _DAY
 
 
-def everything(cache: Path) -> list[Unused]:
+def list_items(cache: Path) -> list[UnusedItem]:
     """Return every entry of the store and every log, the longest unused first, without builds in progress."""
     places = [path for path in _below(cache / "store") if not path.name.startswith(".")]
     return sorted((_measured(path) for path in (*places, *_below(cache / "logs"))), key=lambda each: each.used)
 
 
-def chosen(found: list[Unused], older: float | None, size: int | None, now: float) -> list[Unused]:
+def chosen(found: list[UnusedItem], older: float | None, size: int | None, now: float) -> list[UnusedItem]:
     """Return items to remove: unused for more than `older` days, and the longest unused until `size` bytes are left.
 
     `older` does not apply to an item whose time is in the future because a clock was wrong.
@@ -49,7 +49,7 @@ def chosen(found: list[Unused], older: float | None, size: int | None, now: floa
     return old
 
 
-def remove(store: Store, each: Unused) -> bool:
+def remove(store: Store, each: UnusedItem) -> bool:
     """Remove one item; return False if another run uses it or has removed it. Raises HostError."""
     try:
         if each.path.parent == store.root:
@@ -68,7 +68,7 @@ def _below(directory: Path) -> Iterator[Path]:
         yield from directory.iterdir()
 
 
-def _measured(path: Path) -> Unused:
+def _measured(path: Path) -> UnusedItem:
     used, size = 0.0, 0
     with suppress(FileNotFoundError):
         used = path.lstat().st_mtime
@@ -77,4 +77,4 @@ def _measured(path: Path) -> Unused:
             for name in names:
                 with suppress(FileNotFoundError):
                     size += os.lstat(f"{directory}/{name}").st_blocks * 512
-    return Unused(path, size, used)
+    return UnusedItem(path, size, used)

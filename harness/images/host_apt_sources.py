@@ -77,13 +77,13 @@ def repositories(suites: Sequence[str]) -> list[Repository]:
     if named:
         return [Repository(f"{named}-security" if _of_security(suite) else named, suite) for suite in suites]
     known = host_sources()
-    placed = [Repository(uri, suite) for suite in suites if (uri := place(suite, known))]
+    placed = [Repository(uri, suite) for suite in suites if (uri := find_mirror(suite, known))]
     if not placed or placed[0].suite != suites[0]:
         raise HostError(f"the host's apt has no Debian mirror for {suites[0]}", mend=f"set {MIRROR} to a mirror")
     return placed
 
 
-def place(suite: str, known: Iterable[HostSource]) -> str:
+def find_mirror(suite: str, known: Iterable[HostSource]) -> str:
     """Return the URI of the host's repository that serves a suite; empty if none does.
 
     Other vendors also use Debian's suite names. Lists that the host has fetched contain the origin. Without lists, the

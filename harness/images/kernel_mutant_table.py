@@ -80,7 +80,7 @@ class _Table(BaseModel):
     mutant: tuple[KernelMutant, ...] = Field(strict=False)
 
 
-def table(path: Path | None = None) -> list[KernelMutant]:
+def read_table(path: Path | None = None) -> list[KernelMutant]:
     """Return every bug of the patch, sorted by number. Raises RecipeError, one line with file, key and mend."""
     path = path or part_path("patches", PATCH).with_suffix(".toml")
     try:
@@ -101,7 +101,7 @@ def chosen(numbers: str) -> list[KernelMutant]:
 
     Rules of older kernels are not bugs and are left out. Raises UsageError for a word that is not the number of a bug.
     """
-    bugs = {mutant.number: mutant for mutant in table() if not mutant.is_rule}
+    bugs = {mutant.number: mutant for mutant in read_table() if not mutant.is_rule}
     if not numbers:
         return list(bugs.values())
     found = {}
@@ -125,13 +125,13 @@ def takes_mutants(recipe: Recipe) -> bool:
     return PATCH in recipe.kernel.patches
 
 
-def demand(recipe: Recipe) -> None:
+def demand_kernel_mutants(recipe: Recipe) -> None:
     """Raise UsageError for a VM whose kernel has no mutants."""
     if not takes_mutants(recipe):
         raise UsageError(f"{recipe.name} is built without the patch {PATCH}", mend="name a VM that has it with --vm")
 
 
-def places(patch: str) -> dict[int, set[str]]:
+def files_by_number(patch: str) -> dict[int, set[str]]:
     """Return the files of a patch that use each number."""
     found: defaultdict[int, set[str]] = defaultdict(set)
     parts: Sequence[str] = _FILE.split(patch)

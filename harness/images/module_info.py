@@ -24,7 +24,7 @@ def _modinfo(elf: Elf) -> Mapping[str, Sequence[str]]:
         raise UsageError(error.what, where=elf.path.name, mend="build it again") from None
 
 
-def name(elf: Elf, file: Path) -> str:
+def module_name(elf: Elf, file: Path) -> str:
     """Return the module's name in the kernel. Raises UsageError for a name that no module can have."""
     found = next(iter(_modinfo(elf).get("name", ())), file.name.partition(".ko")[0].replace("-", "_"))
     if not _NAME.fullmatch(found):

@@ -13,7 +13,7 @@ from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import digest, sha256
 from harness.images import deb, host_apt_sources
-from harness.images.private_apt import SOURCE, AptState, complaint, first_paragraph, native
+from harness.images.private_apt import SOURCE, AptState, first_error, first_paragraph, native
 
 _APT_SECONDS = 60.0
 # A line of apt-get --print-uris for each file: 'URI' NAME SIZE SHA256:HEX.
@@ -166,7 +166,7 @@ class Packages:
                 done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=Path(scratch))
                 if done.rc:
                     raise HostError(
-                        f"cannot download: {complaint(done.output)}", where=words[-1], mend="check the network"
+                        f"cannot download: {first_error(done.output)}", where=words[-1], mend="check the network"
                     )
                 for path in Path(scratch).iterdir():
                     if path.is_file():

@@ -42,7 +42,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
             in_guest |= layer.obtain(recipe, build_context, layers[layer.KIND])
         initrd = packed.result().path / rootfs.INITRD
     return Image(
-        recipe=qemu_program.resolved(recipe, build_context),
+        recipe=qemu_program.with_qemu(recipe, build_context),
         key=_key(layers),
         kernel=kernel.elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
@@ -67,12 +67,12 @@ def _key(layers: Mapping[str, Sequence[str]]) -> str:
     return key_of([key_of(parts) for parts in layers.values()])
 
 
-def built(recipe: Recipe, build_context: BuildContext) -> bool:
+def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
     """Return True when every part of the image is in the store; files are not verified."""
     if not build_context.store.root.is_dir():
         return False
     layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context).items())
-    return layers and qemu_program.present(recipe, build_context)
+    return layers and qemu_program.is_qemu_present(recipe, build_context)
 
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from harness.core.errors import HostError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import replacing, write_text
 from harness.core.locks import held
-from harness.core.process import Finished, run
+from harness.core.process import FinishedProcess, run
 from harness.images import disk_full_errors, host_apt_sources
 
 SOURCE = "source"
@@ -65,7 +65,7 @@ class AptState:
                 self._answers = self._fresh_answers()
             yield
 
-    def ask(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> Finished:
+    def ask(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> FinishedProcess:
         """Run an apt program on this state; the caller must hold the lock."""
         return run(argv, deadline=deadline, cwd=cwd, env={"APT_CONFIG": str(self._config), "LC_ALL": "C"})
 
@@ -124,7 +124,7 @@ class AptState:
             done = self.ask(words, deadline)
             if not done.rc:
                 return "; ".join(f"without {suite}: {reason}" for suite, reason in refused.items())
-            reason = complaint(done.output)
+            reason = first_error(done.output)
             mismatched = {
                 suite
                 for line in done.output.splitlines()
@@ -199,7 +199,7 @@ def first_paragraph(text: str) -> dict[str, str]:
     return fields
 
 
-def complaint(output: str) -> str:
+def first_error(output: str) -> str:
     """Return the first error of apt's output, which apt may repeat; the last line if no line is marked as an error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line[2:].strip() for line in lines if line.startswith("E:")]

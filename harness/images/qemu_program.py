@@ -31,7 +31,7 @@ _PACKAGES = {
 }
 
 
-def resolved(recipe: Recipe, build_context: BuildContext) -> Recipe:
+def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
     """Return the recipe with the QEMU for its guests, which is fetched if this host's QEMU is too old.
 
     On a host without QEMU the recipe is returned unchanged, and starting a guest raises the error. Raises HostError
@@ -47,8 +47,8 @@ def resolved(recipe: Recipe, build_context: BuildContext) -> Recipe:
     return found
 
 
-def named(recipe: Recipe, build_context: BuildContext) -> str:
-    """Return the program that `resolved` chooses, even if it has not been fetched yet."""
+def qemu_program_name(recipe: Recipe, build_context: BuildContext) -> str:
+    """Return the program that `with_qemu` chooses, even if it has not been fetched yet."""
     program = ARCHITECTURES[recipe.arch].machine.qemu
     if not _elsewhere(recipe):
         return program
@@ -56,7 +56,7 @@ def named(recipe: Recipe, build_context: BuildContext) -> str:
     return str(_launcher(recipe, key))
 
 
-def present(recipe: Recipe, build_context: BuildContext) -> bool:
+def is_qemu_present(recipe: Recipe, build_context: BuildContext) -> bool:
     """Return True when nothing needs to be fetched for the recipe's QEMU."""
     if not _elsewhere(recipe):
         return True
@@ -74,7 +74,7 @@ def _elsewhere(recipe: Recipe) -> bool:
 
 def _with(recipe: Recipe, program: str) -> Recipe:
     try:
-        version = program_versions.number(program_versions.first_line(program))
+        version = program_versions.parse_major_minor(program_versions.first_line(program))
     except HostError:
         return recipe
     if version is None:

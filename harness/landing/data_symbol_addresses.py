@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.by_hand import lowest_text_section
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.layout import Layout
@@ -106,7 +106,7 @@ def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
     return int.from_bytes(content, elf.byte_order)
 
 
-@readable("/proc/kallsyms")
+@parsing_guest_text("/proc/kallsyms")
 def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
     """The address in /proc/kallsyms.
 
@@ -151,7 +151,7 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
     )
 
 
-@readable("the parameter of a module")
+@parsing_guest_text("the parameter of a module")
 def by_target_parameter(layout: Layout, datum: Datum) -> Statement:
     """The address that the target itself has for the datum, from its parameter `data`."""
     if not datum.module:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.core.text_table import lay_out
+from harness.core.text_table import align_columns
 from harness.landing.site import Site
 from harness.landing.witness import Statement
 
@@ -62,7 +62,7 @@ class Landing:
         """Format witness, address, symbol + offset, bytes and detail as a table for a bug report."""
         rows = [("witness", "address", "means", "bytes", "detail"), *(self._row(each) for each in self.statements)]
         escaped = [f"escaped into {self.escaped}"] if self.escaped else []
-        return "\n".join([*lay_out(rows), *escaped])
+        return "\n".join([*align_columns(rows), *escaped])
 
     def _row(self, statement: Statement) -> tuple[str, str, str, str, str]:
         if statement.address is None:

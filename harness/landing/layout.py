@@ -12,11 +12,11 @@ from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
-from harness.landing.code.closest_symbol import Closest, ClosestOfAll, Named
+from harness.landing.code.closest_symbol import Closest, ClosestOfAll, LoadedSymbol
 from harness.landing.code.function_selection import select
-from harness.landing.code.instructions import boundaries, inside, straight
+from harness.landing.code.instructions import boundaries, offsets_inside_instructions, unconditional_boundaries
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -25,7 +25,7 @@ ANCHOR = "_stext"
 _slides: WeakKeyDictionary[Guest, int] = WeakKeyDictionary()
 
 
-class Loaded(NamedTuple):
+class LoadedTarget(NamedTuple):
     """A module with its ELF file and the load addresses of its sections, by section name."""
 
     module: str
@@ -56,13 +56,13 @@ class Layout:
         targets: Iterable[Target] = (),
         image_of: Callable[[str], Image] | None = None,
         *,
-        others: Iterable[Loaded] = (),
+        others: Iterable[LoadedTarget] = (),
     ) -> None:
         """`others` are loaded modules that are not targets. `image_of` prepares the image of a VM, by its name."""
         self.guest = guest
         self.kernel = Elf.kept(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
-        self.modules: dict[str, Target | Loaded] = {**self.targets, **{each.module: each for each in others}}
+        self.modules: dict[str, Target | LoadedTarget] = {**self.targets, **{each.module: each for each in others}}
         self._image_of = image_of
 
     @cached_property
@@ -90,7 +90,7 @@ class Layout:
             _slides[self.guest] = self._measure_slide()
         return _slides[self.guest]
 
-    @readable("/proc/kallsyms")
+    @parsing_guest_text("/proc/kallsyms")
     def _measure_slide(self) -> int:
         listing = self.guest.run("grep", "-m1", f" {ANCHOR}$", "/proc/kallsyms").check().stdout
         running = int(listing.split()[0], 16)
@@ -147,7 +147,7 @@ class Layout:
         `count` limits their number. Raises GuestError if the function has fewer.
         """
         elf, symbol = self.symbol(site)
-        offsets = straight(elf, symbol, self.decoder)[:count]
+        offsets = unconditional_boundaries(elf, symbol, self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
@@ -162,7 +162,7 @@ class Layout:
     def mid_instruction(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction or misaligned."""
         elf, symbol = self.symbol(site)
-        return [site.at(offset) for offset in inside(elf, symbol, self.decoder)]
+        return [site.at(offset) for offset in offsets_inside_instructions(elf, symbol, self.decoder)]
 
     @property
     def decoder(self) -> Decoder:
@@ -203,10 +203,10 @@ class Layout:
     @cached_property
     def closest(self) -> ClosestOfAll:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
-        modules: list[Named] = []
+        modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
             symbols = _functions_first(target.elf, target.lasting)
-            modules += [Named(self.base(symbol, module), symbol.name, module) for symbol in symbols]
+            modules += [LoadedSymbol(self.base(symbol, module), symbol.name, module) for symbol in symbols]
         return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
 
     def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
@@ -238,7 +238,7 @@ def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
 @lru_cache(maxsize=8)
 def _closest_as_linked(vmlinux: Elf) -> Closest:
     """The kernel's symbols by link address; all guests share this table, because a kernel has over 100,000 symbols."""
-    return Closest(Named(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
+    return Closest(LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
 
 
 def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:

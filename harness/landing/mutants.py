@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError, PinpointError
 from harness.landing import by_hand, data_symbol_addresses, section_sites
-from harness.landing.code.instructions import straight
+from harness.landing.code.instructions import unconditional_boundaries
 from harness.landing.data_symbol_addresses import Datum
 from harness.landing.layout import Layout
 from harness.landing.probe_module import Request
@@ -91,8 +91,8 @@ MUTANTS: dict[str, Mutant] = {
     "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates=by_hand.from_text_base),
     "other-build": Mutant(relocates=by_hand.of_other_build),
-    "stale-offset": Mutant(relocates=section_sites.of_any_build),
-    "previous-instance": Mutant(relocates=section_sites.of_previous_instance),
+    "stale-offset": Mutant(relocates=section_sites.without_build_id_check),
+    "previous-instance": Mutant(relocates=section_sites.with_previous_section_addresses),
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
@@ -125,7 +125,7 @@ def next_entry(layout: Layout, site: Site) -> int:
         if start <= here:
             continue
         try:
-            offsets = straight(elf, symbol, decoder)
+            offsets = unconditional_boundaries(elf, symbol, decoder)
         except PinpointError:  # Data in the middle of code, which cannot be decoded.
             continue
         if offsets:

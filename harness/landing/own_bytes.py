@@ -57,7 +57,7 @@ def _field(content: bytes, first: int) -> int:
     return int.from_bytes(content[first : first + _MOVED_FIELD], "little")
 
 
-def around(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
+def own_bytes_at(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
     """The own bytes for (start, size) in the guest, from the file that defines the site's symbol.
 
     They end where the symbol's section ends. They are empty if the section is not at that address, or if the file does

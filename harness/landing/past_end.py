@@ -22,7 +22,7 @@ class Function(NamedTuple):
     name: str
 
 
-def describe(layout: Layout, site: Site, address: int) -> str:
+def describe_outside_address(layout: Layout, site: Site, address: int) -> str:
     """Describe an address outside of the site's function; "" for an address inside.
 
     Returns `next symbol NAME+0xOFF` for another function of the same module or of the kernel, `stub before SECTION`

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 
 MODULE = "pinpoint_probe"
 KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
@@ -75,7 +75,7 @@ class ProbeView:
         return tuple(probe for probe in self.listed if probe not in standing)
 
 
-def standing(guest: Guest) -> tuple[ListedProbe, ...]:
+def read_kprobe_list(guest: Guest) -> tuple[ListedProbe, ...]:
     """The kernel's list of kprobes now."""
     return parse_list(guest.read_text(KPROBES_LIST))
 
@@ -90,7 +90,7 @@ def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), mod
     return _view(guest, f"cat {KPROBES_LIST} && echo {SEPARATOR} && {words} && {_look(module)}")
 
 
-def look(guest: Guest, module: str = MODULE) -> ProbeView:
+def read_view(guest: Guest, module: str = MODULE) -> ProbeView:
     """Read the report and the list; the module stays loaded. One round trip."""
     return _view(guest, _look(module))
 
@@ -112,12 +112,12 @@ def _view(guest: Guest, script: str) -> ProbeView:
     result = guest.script(script, in_place=True)
     if result.rc != 0:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
-    with readable("the probe module's report"):
+    with parsing_guest_text("the probe module's report"):
         *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
     return ProbeView(parse_report(reports), parse_list(listing), parse_list("".join(before)))
 
 
-@readable("the probe module's report")
+@parsing_guest_text("the probe module's report")
 def parse_report(text: str) -> tuple[SiteReport, ...]:
     """Parse the lines of a report, which have words `key=value` and are in the order of the sites."""
     reports = []
@@ -141,7 +141,7 @@ def parse_report(text: str) -> tuple[SiteReport, ...]:
 _FLAG = re.compile(r"\[[A-Z]+\]")
 
 
-@readable("the kernel's list of kprobes")
+@parsing_guest_text("the kernel's list of kprobes")
 def parse_list(text: str) -> tuple[ListedProbe, ...]:
     """Parse lines `ADDR  k|r  sym+0xoff  mod [FLAG]...`; flags have no space between them.
 

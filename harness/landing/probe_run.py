@@ -16,7 +16,7 @@ from harness.landing import past_end, probe_module, witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
-from harness.landing.own_bytes import OwnBytes, around
+from harness.landing.own_bytes import OwnBytes, own_bytes_at
 from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
 from harness.landing.site import Site
 from harness.landing.witness import Window
@@ -36,7 +36,7 @@ def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
     return Request([site.spec for site in sites])
 
 
-def settled(read: Callable[[], list[bytes]]) -> list[bytes]:
+def read_until_stable(read: Callable[[], list[bytes]]) -> list[bytes]:
     """Read memory until two readings agree, because the kernel writes a jump in several steps (text_poke_bp())."""
     seen = read()
     for _ in range(_READINGS):
@@ -97,7 +97,7 @@ class ProbeRun:
 
     def __enter__(self) -> Self:
         before = self._read()
-        own = [around(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
+        own = [own_bytes_at(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
         extra = self.mutant.parameters(self.layout, self.sites)
         request = self._request
         view = probe_module.load(self.guest, request.specs, [*request.parameters, *extra], request.module)
@@ -105,7 +105,7 @@ class ProbeRun:
         return self
 
     def __exit__(self, *_: object) -> None:
-        last = probe_module.look if self.mutant.stays else probe_module.unload
+        last = probe_module.read_view if self.mutant.stays else probe_module.unload
         final = last(self.guest, self._request.module)
         self._record = replace(self.record, after=self._left(self.record.before), final=final)
 
@@ -146,7 +146,7 @@ class ProbeRun:
         return found
 
     def _read(self) -> list[bytes]:
-        return settled(lambda: self.guest.memory.read_many(self._spans))
+        return read_until_stable(lambda: self.guest.memory.read_many(self._spans))
 
     def _read_during(self, before: Sequence[bytes]) -> Sequence[bytes]:
         return before if self.mutant.stale_snapshot else self._read()
@@ -175,7 +175,7 @@ class ProbeRun:
 
     def look_again(self) -> None:
         """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
-        view = probe_module.look(self.guest, self._request.module)
+        view = probe_module.read_view(self.guest, self._request.module)
         view = replace(view, standing=self.record.view.standing)
         self._record = replace(self.record, view=view, during=self._read_during(self.record.before))
 
@@ -212,7 +212,7 @@ class ProbeRun:
                 witness.outside(window, address, self._traits, own, standing),
             )
             shown = [witness.with_bytes(statement, window, own, record.elsewhere) for statement in statements]
-            escaped = past_end.describe(self.layout, site, address)
+            escaped = past_end.describe_outside_address(self.layout, site, address)
             found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
         return found
 

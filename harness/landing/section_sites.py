@@ -18,7 +18,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 
-class Refused(GuestError):
+class OtherBuildError(GuestError):
     """A precompiled site is for another build of the module than the loaded one."""
 
 
@@ -36,13 +36,13 @@ class PrecompiledSite(Site):
     @classmethod
     def at_line(cls, module: str, elf: Elf, file: str, line: int, function: str = "") -> PrecompiledSite:
         """The site at the start of a source line in one build of a module. Raises PinpointError like `dwarf.place`."""
-        found = source_line_lookup.place(elf, file, line, function)
+        found = source_line_lookup.find_source_line(elf, file, line, function)
         return cls(found.function, found.into, module, build_id=elf.build_id, section=found.section, place=found.offset)
 
     def address(self, target: Target) -> int:
         """The site's address in the loaded module. Raises Refused if another build is loaded."""
         if target.build_id != self.build_id:
-            raise Refused(
+            raise OtherBuildError(
                 f"{self.section}+{self.place:#x} is for the {self.module} of build-id {self.build_id or '(none)'}, "
                 f"loaded is {target.build_id or '(none)'}",
                 where=target.guest.name,
@@ -59,12 +59,12 @@ def by_section(layout: Layout, sites: Sequence[Site]) -> Request:
     return _at(site.address(layout.targets[site.module]) for site in _carried(sites))
 
 
-def of_any_build(layout: Layout, sites: Sequence[Site]) -> Request:
+def without_build_id_check(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that does not compare build-ids."""
     return _unarmed(layout.targets[site.module].sections[site.section] + site.place for site in _carried(sites))
 
 
-def of_previous_instance(layout: Layout, sites: Sequence[Site]) -> Request:
+def with_previous_section_addresses(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that uses the section addresses of the target's previous instance; right in the first instance."""
     carried = _carried(sites)
     before = {name: target.previous for name, target in layout.targets.items()}

@@ -11,14 +11,14 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.code.function_selection import select
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
 
-def loaded(guest: Guest) -> list[Target]:
+def loaded_targets(guest: Guest) -> list[Target]:
     """The targets that the harness has loaded in a guest; the guest is not queried."""
     return list(_loaded.get(guest, {}).values())
 
@@ -69,7 +69,7 @@ class Target:
         self.guest.run("rmmod", self.module).check()
         _loaded.get(self.guest, {}).pop(self.module, None)
 
-    @readable("the list of a module's sections")
+    @parsing_guest_text("the list of a module's sections")
     def _parsed(self, listing: str) -> Mapping[str, int]:
         """Map section names to load addresses, from lines `NAME:0xADDRESS` where NAME may have a path.
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.images.recipe import Traits
 from harness.landing import probe_module
 from harness.landing.layout import Layout
@@ -122,7 +122,7 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
     return any("[FTRACE]" in listed.flags for listed in scene.listed)
 
 
-@readable("/proc/kallsyms")
+@parsing_guest_text("/proc/kallsyms")
 def _data_symbols(scene: _Scene) -> bool:
     """True with KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not only functions."""
     wanted = ("linux_banner", "pinpoint_data_word")
@@ -143,7 +143,7 @@ def _entry_landing_pad(scene: _Scene) -> bool:
     return scene.report.address > scene.layout.base(symbol, "")
 
 
-@readable("a reference count")
+@parsing_guest_text("a reference count")
 def _section_fd_pins(scene: _Scene) -> bool:
     """True if an open section file raises the module's reference count, as up to 2.6.22; 2.6.23 removed that."""
     module = f"/sys/module/{scene.target.module}"

@@ -16,7 +16,7 @@ class InternalErrors:
     def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Replace the traceback by one line before it is printed."""
         if isinstance(excrepr, (ExceptionChainRepr, ReprExceptionInfo)):
-            text = plain(str(unexpected.explained(excinfo.value))).replace("\n", " ")
+            text = plain(str(unexpected.as_one_line_error(excinfo.value))).replace("\n", " ")
             excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]
             if isinstance(excrepr, ExceptionChainRepr):
                 excrepr.chain = [(excrepr.reprtraceback, None, None)]

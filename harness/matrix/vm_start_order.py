@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from harness.images.build_context import BuildContext
-from harness.images.prepare import built
+from harness.images.prepare import is_built
 from harness.images.recipe import Recipe
 from harness.matrix.cells.selection import CellId
 from harness.report.cell_duration_cache import name_of
@@ -20,7 +20,7 @@ def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Ma
     """
 
     def place(recipe: Recipe) -> tuple[int, float]:
-        if built(recipe, build_context):
+        if is_built(recipe, build_context):
             return 0, -seconds.get(recipe.name, 0.0)
         return (1 if recipe.kernel.source == "debian-binary" else 2), 0.0
 

@@ -62,11 +62,11 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
     Raises Missed if anything is left after that.
     """
     address = kprobes.layout.address(site)
-    standing = probe_module.standing(target.guest)
+    standing = probe_module.read_kprobe_list(target.guest)
     with kprobes.on(site) as probes:
         target.call(_SHAPE, _BEFORE)
         target.unload()
-        listed = probe_module.look(target.guest).newly_listed(standing)
+        listed = probe_module.read_view(target.guest).newly_listed(standing)
         target.load()
         if mutant.probes_again:
             probe_module.unload(target.guest)

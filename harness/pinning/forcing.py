@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning.coming_and_going_modules import delete, stopped
@@ -59,7 +59,7 @@ def under_a_reference(loading: Loaders) -> Forced:
             with stopped(loader, "validated"):
                 asked = loading.delete(_TARGET)
                 answer = delete(guest, _TARGET, force=not loading.mutant.asks)
-                with readable("the taint"):
+                with parsing_guest_text("the taint"):
                     taint = int(guest.read_text("/proc/sys/kernel/tainted"))
                 since = guest.console.position
             loader.finish(guest.budget(_SECONDS))

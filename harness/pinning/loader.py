@@ -14,7 +14,7 @@ from typing import Self
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.landing import Missed
 
 PROGRAM = "pinpoint_loader"
@@ -102,7 +102,7 @@ class LoaderLine:
         if not step or word not in ("at", "did", "failed"):
             raise GuestError(f"not a line of the loader's: {line!r}")
         subject = others.pop(0) if others and "=" not in others[0] else ""
-        with readable("a line of the loader"):
+        with parsing_guest_text("a line of the loader"):
             return cls(word, step, subject, dict(each.split("=", 1) for each in others))
 
 
@@ -170,7 +170,7 @@ class Loader:
         while not self._steps:
             if self.next_line() is None:
                 raise EndedEarly(self.ended(), "its first step")
-        with readable("a line of the loader"):
+        with parsing_guest_text("a line of the loader"):
             return int(self._steps[0].fields["pid"])
 
     def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:

@@ -59,11 +59,11 @@ class Loaders:
         """
         target = layout.targets[site.module]
         aimed = layout.following(site) if self.mutant.misses else site
-        standing = probe_module.standing(self.guest)
+        standing = probe_module.read_kprobe_list(self.guest)
         expect(self.run(for_site(layout, target, aimed)), Status.DONE)
         try:
             act()
-            view = probe_module.look(self.guest, PROBE)
+            view = probe_module.read_view(self.guest, PROBE)
         finally:
             probe_module.unload(self.guest, PROBE)
         landing = _landing(layout, site, view, standing)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning.coming_and_going_modules import HOLDER, delete
@@ -110,7 +110,7 @@ def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
         deadline=guest.budget(seconds + _AFTER_SECONDS),
     ).check()
     lines = [LoaderLine.parsed(line) for line in result.stdout.splitlines()]
-    with readable("a line of the loader"):
+    with parsing_guest_text("a line of the loader"):
         outcomes = Counter({(line.step, line.subject): int(line.fields["times"]) for line in lines})
     if loading.mutant.holds_more:
         _hold_more(guest, order)

@@ -15,7 +15,7 @@ from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.probe_module import KPROBES_LIST
-from harness.landing.target import loaded as targets_in
+from harness.landing.target import loaded_targets as targets_in
 
 # An emulated guest takes 10 s for 100,000 lines of kallsyms while a kernel is built. A guest that hangs is not queried.
 _SECONDS = 60.0

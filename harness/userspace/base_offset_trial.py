@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
-from harness.landing.code.function_selection import evenly
+from harness.landing.code.function_selection import evenly_spread
 from harness.landing.landing import Missed
 from harness.landing.site import Site
 from harness.userspace import mappings
@@ -87,7 +87,7 @@ class UserTrial:
         symbol, every probe must land.
         """
         for aims, lands in ((self.missed, False), ([aim for aim in self.aims if aim not in self.missed], True)):
-            sample = evenly(aims, SAMPLE)
+            sample = evenly_spread(aims, SAMPLE)
             if not sample:
                 continue
             sites = [aim.site for aim in sample]

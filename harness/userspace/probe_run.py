@@ -9,7 +9,7 @@ from typing import Self
 
 from harness.guest.guest import Guest
 from harness.landing.landing import Landing, Missed, prove
-from harness.landing.section_sites import Refused
+from harness.landing.section_sites import OtherBuildError
 from harness.landing.site import Site
 from harness.landing.witness import SHOWN, Statement
 from harness.userspace import mappings, witness
@@ -91,7 +91,7 @@ class UprobeRun:
         found = self.file.build_id_in_guest()
         if found != self.file.elf.build_id:
             wanted = self.file.elf.build_id[:12]
-            raise Refused(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
+            raise OtherBuildError(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
 
     def look(self, *processes: Runner, ask: str | None = None) -> None:
         """Read the processes' pages now, inside and outside.
@@ -254,7 +254,7 @@ class Uprobes:
         try:
             with self.on(file, sites):
                 pass
-        except Refused as refused:
+        except OtherBuildError as refused:
             return str(refused)
         raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.path}")
 

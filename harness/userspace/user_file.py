@@ -17,7 +17,12 @@ from harness.core.files import sha256
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.landing.code.instruction import Flow
-from harness.landing.code.instructions import boundaries, decoded_first, inside, straight
+from harness.landing.code.instructions import (
+    boundaries,
+    decoded_first,
+    offsets_inside_instructions,
+    unconditional_boundaries,
+)
 from harness.landing.site import Site
 from harness.userspace.debug_files import symbols_of
 
@@ -118,7 +123,7 @@ class UserFile:
 
     def straight(self, site: Site, count: int | None = None) -> list[Site]:
         """Sites at the entry of the site's function and at the inner boundaries that run exactly once a call."""
-        offsets = straight(self._coded, self.symbol(site), self.decoder)[:count]
+        offsets = unconditional_boundaries(self._coded, self.symbol(site), self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at(offset) for offset in offsets]
@@ -131,7 +136,7 @@ class UserFile:
 
     def mid_instruction(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction."""
-        return [site.at(offset) for offset in inside(self._coded, self.symbol(site), self.decoder)]
+        return [site.at(offset) for offset in offsets_inside_instructions(self._coded, self.symbol(site), self.decoder)]
 
     def decodable_inside(self, symbol: str) -> Site:
         """A site inside an instruction of a function whose bytes can be decoded as an instruction, if there is any.

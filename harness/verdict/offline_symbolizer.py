@@ -8,7 +8,7 @@ from harness.core.errors import PinpointError
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.past_end import in_function
-from harness.landing.target import loaded
+from harness.landing.target import loaded_targets
 
 
 def namer(guest: Guest) -> Callable[[int], str]:
@@ -16,7 +16,7 @@ def namer(guest: Guest) -> Callable[[int], str]:
 
     An address outside of all functions stays a number. So does every address if the guest's slide was never read.
     """
-    layout = Layout(guest, loaded(guest))
+    layout = Layout(guest, loaded_targets(guest))
 
     def name(address: int) -> str:
         try:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from harness.core.elf import Elf
 from harness.landing import probe_module
 from harness.landing.by_hand import UNARMED, ByHand
-from harness.landing.checks.classify_address import AddressKind, Places
-from harness.landing.checks.embedded_symbol_table_cost import Carried, measure
-from harness.landing.code.function_selection import evenly, unique_functions
+from harness.landing.checks.classify_address import AddressClassifier, AddressKind
+from harness.landing.checks.embedded_symbol_table_cost import TableSizes, measure_table_sizes
+from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms import missed_by_symbol
@@ -26,7 +26,7 @@ SAMPLE = 12
 _CHOICE = 8 * SAMPLE
 
 
-class Aim(NamedTuple):
+class RelocatedFunction(NamedTuple):
     """One function, relocated by hand.
 
     `address` is where relocation by hand puts the probe, `truth` where the function is, `place` what is at `address`.
@@ -54,8 +54,8 @@ class Trial:
     made_for: str
     layout: Layout
     by_hand: ByHand
-    places: Places
-    aims: Sequence[Aim]
+    places: AddressClassifier
+    aims: Sequence[RelocatedFunction]
 
     @classmethod
     def of_kernel(cls, layout: Layout, name: str, made_for: str, by_hand: ByHand, other: Elf | None = None) -> Trial:
@@ -75,16 +75,20 @@ class Trial:
 
     @classmethod
     def _aimed(cls, layout: Layout, name: str, made_for: str, by_hand: ByHand, sites: Iterable[Site]) -> Trial:
-        places = Places(layout)
+        places = AddressClassifier(layout)
         aims = []
         for site in sites:
             address = by_hand.address(site)
             truth = layout.base(layout.symbol(site)[1], site.module)
-            aims.append(Aim(site, address, truth, AddressKind.INSTRUCTION if address == truth else places.at(address)))
+            aims.append(
+                RelocatedFunction(
+                    site, address, truth, AddressKind.INSTRUCTION if address == truth else places.at(address)
+                )
+            )
         return cls(name, made_for, layout, by_hand, places, aims)
 
     @property
-    def missed(self) -> list[Aim]:
+    def missed(self) -> list[RelocatedFunction]:
         """The functions that relocation by hand misses."""
         return [aim for aim in self.aims if not aim.lands]
 
@@ -101,10 +105,10 @@ class Trial:
             "missed_by_symbol": len(missed_by_symbol(self.layout, [(aim.site, aim.truth) for aim in self.aims])),
         }
 
-    def carried(self) -> Carried:
+    def carried(self) -> TableSizes:
         """The bytes of symbol tables in a probe module for these functions, by hand and by symbol."""
         architecture = self.layout.guest.architecture
-        return measure(architecture, self.by_hand, [aim.site for aim in self.aims])
+        return measure_table_sizes(architecture, self.by_hand, [aim.site for aim in self.aims])
 
     def prove(self, kprobes: Kprobes) -> None:
         """Register a sample of each kind in the guest. Raises Missed unless each probe ends up as computed.
@@ -124,12 +128,12 @@ class Trial:
         refused = [aim for place in AddressKind if place is not AddressKind.INSTRUCTION for aim in self._of(place)]
         if refused:
             self._resolve(refused)
-        missed = sample(self.places, [aim.site for aim in self.missed])
-        with kprobes.on(*(missed or sample(self.places, [aim.site for aim in self.aims]))) as probes:
+        missed = sample_sites(self.places, [aim.site for aim in self.missed])
+        with kprobes.on(*(missed or sample_sites(self.places, [aim.site for aim in self.aims]))) as probes:
             pass
         probes.prove()
 
-    def _arm(self, kprobes: Kprobes, chosen: Sequence[tuple[Aim, Site]]) -> None:
+    def _arm(self, kprobes: Kprobes, chosen: Sequence[tuple[RelocatedFunction, Site]]) -> None:
         """Register by hand and arm. Each probe must land on the site that is at its computed address."""
         if not chosen:
             return
@@ -138,7 +142,7 @@ class Trial:
             pass
         probes.prove()
 
-    def _resolve(self, aims: Sequence[Aim]) -> None:
+    def _resolve(self, aims: Sequence[RelocatedFunction]) -> None:
         """Register by hand without arming: there may be no instruction, or one that the kernel steps wrongly."""
         guest = self.layout.guest
         request = self.by_hand.request([aim.site for aim in aims], UNARMED)
@@ -151,7 +155,7 @@ class Trial:
             if not report.errno and report.address != aim.address:
                 raise Missed(f"{aim.site} put at {aim.address:#x} was registered at {report.address:#x}")
 
-    def _of(self, place: AddressKind) -> list[Aim]:
+    def _of(self, place: AddressKind) -> list[RelocatedFunction]:
         """A sample, evenly spread, of the aims at one kind of place.
 
         The inside of an instruction counts only if no kernel patches the instruction: x86 replaces the jump to its
@@ -160,15 +164,15 @@ class Trial:
         """
         found = [aim for aim in self.missed if aim.place is place]
         if place is AddressKind.MID_INSTRUCTION:
-            found = [aim for aim in evenly(found, _CHOICE) if self.places.never_starts(aim.address)]
-        return evenly(found, SAMPLE)
+            found = [aim for aim in evenly_spread(found, _CHOICE) if self.places.never_starts(aim.address)]
+        return evenly_spread(found, SAMPLE)
 
-    def _registrable(self, aims: Sequence[Aim]) -> list[tuple[Aim, Site]]:
+    def _registrable(self, aims: Sequence[RelocatedFunction]) -> list[tuple[RelocatedFunction, Site]]:
         """A sample, evenly spread, of aims at instructions that may be armed, each with the site at its address."""
-        found = [(aim, there) for aim in evenly(aims, _CHOICE) if (there := self.places.site(aim.address))]
-        return evenly([(aim, there) for aim, there in found if self.places.safe(there)], SAMPLE)
+        found = [(aim, there) for aim in evenly_spread(aims, _CHOICE) if (there := self.places.site(aim.address))]
+        return evenly_spread([(aim, there) for aim, there in found if self.places.safe(there)], SAMPLE)
 
 
-def sample(places: Places, sites: Sequence[Site]) -> list[Site]:
+def sample_sites(places: AddressClassifier, sites: Sequence[Site]) -> list[Site]:
     """A sample of the sites, evenly spread, without sites that the kernel refuses or may step wrongly."""
-    return evenly([site for site in evenly(sites, _CHOICE) if places.safe(site)], SAMPLE)
+    return evenly_spread([site for site in evenly_spread(sites, _CHOICE) if places.safe(site)], SAMPLE)

@@ -14,12 +14,12 @@ _PAGE = 4096
 _STUB = 8
 
 
-def behind_functions(layout: Layout, module: str) -> list[Site]:
+def sites_behind_functions(layout: Layout, module: str) -> list[Site]:
     """The first byte after each function of a module that is not directly followed by another function."""
     return [site.at(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
 
 
-def stubs(layout: Layout, module: str) -> list[Site]:
+def stubs_before_functions(layout: Layout, module: str) -> list[Site]:
     """The last linker stub before each section of functions, without the first section, which no function precedes."""
     return [
         site.at(following - _STUB - start)
@@ -34,7 +34,7 @@ def last_word(layout: Layout, module: str) -> Site:
     return site.at((end | _PAGE - 1) + 1 - 4 - start)
 
 
-def below(layout: Layout, module: str) -> int:
+def address_below_symbols(layout: Layout, module: str) -> int:
     """An address before every symbol of a module: in the stubs of its first section, or outside of the module."""
     return min(layout.targets[module].sections.values()) - _STUB
 

@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.function_selection import blacklist, select
-from harness.landing.code.instructions import inside, is_padding, padding_at, plain, starts, stub_at
+from harness.landing.code.instructions import (
+    is_padding,
+    offsets_inside_instructions,
+    padding_at,
+    plain_offsets,
+    starts,
+    stub_at,
+)
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -61,7 +68,7 @@ class _Table:
         return self._functions[index] if index >= 0 else None
 
 
-class Places:
+class AddressClassifier:
     """The text of one guest's kernel and of the targets that are loaded in it."""
 
     def __init__(self, layout: Layout) -> None:
@@ -100,14 +107,14 @@ class Places:
             return False
         elf, symbol = self._layout.symbol(site)
         behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
-        return bool(behind) and {site.offset, min(behind)} <= plain(elf, symbol, self._decoder)
+        return bool(behind) and {site.offset, min(behind)} <= plain_offsets(elf, symbol, self._decoder)
 
     def never_starts(self, address: int) -> bool:
         """True if an address is inside of an instruction that nothing patches."""
         found = self._before(address)
         if found is None or address >= found.end:
             return False
-        return address - found.start in inside(found.elf, found.symbol, self._decoder)
+        return address - found.start in offsets_inside_instructions(found.elf, found.symbol, self._decoder)
 
     def _before(self, address: int) -> _Function | None:
         """The last function that starts at or before an address, in the kernel's text or in the targets'."""

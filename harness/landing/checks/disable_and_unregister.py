@@ -21,7 +21,7 @@ def remove(probes: ProbeRun, index: int) -> None:
     probes.guest.script(f"echo {index} >{_PARAMETERS}/remove").check()
 
 
-def expect_no_second_time(probes: ProbeRun, index: int) -> None:
+def expect_second_registration_refused(probes: ProbeRun, index: int) -> None:
     """Raise Missed unless the kernel returns EINVAL when a registered probe is registered again."""
     answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/again")
     if answer.rc == 0 or os.strerror(errno.EINVAL) not in answer.stderr:
@@ -52,14 +52,14 @@ def swap(probes: ProbeRun, disarmed: int, armed: int) -> None:
         raise Missed(f"{probes.sites[disarmed]} disabled, {probes.sites[armed]} enabled: {answer.stderr.strip()}")
 
 
-def expect_not_enabled(probes: ProbeRun, index: int) -> None:
+def expect_enable_refused(probes: ProbeRun, index: int) -> None:
     """Raise Missed unless the kernel returns EINVAL when a probe is enabled."""
     answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/enable")
     if answer.rc == 0 or os.strerror(errno.EINVAL) not in answer.stderr:
         raise Missed(f"{probes.sites[index]}: {answer.stderr.strip() or 'enabled'}, not EINVAL")
 
 
-def expect_silent(probes: ProbeRun) -> None:
+def expect_disabled_never_hit(probes: ProbeRun) -> None:
     """Raise Missed unless each probe is at its address, disabled and never hit, and memory is as before."""
     _demand_disarmed(probes)
     for site, address, report in zip(probes.sites, probes.addresses, probes.reports, strict=True):

@@ -30,7 +30,7 @@ static const struct { const char *symbol_name; unsigned int offset; } sites[] __
 """
 
 
-class Carried(NamedTuple):
+class TableSizes(NamedTuple):
     """Sizes in a loaded probe module, in bytes.
 
     `table` is the symbol table that relocation by hand needs, independent of what is probed. `by_hand` is that table
@@ -42,14 +42,14 @@ class Carried(NamedTuple):
     by_symbol: int
 
 
-def measure(architecture: Architecture, by_hand: ByHand, sites: Iterable[Site]) -> Carried:
+def measure_table_sizes(architecture: Architecture, by_hand: ByHand, sites: Iterable[Site]) -> TableSizes:
     """Compile the tables for these functions. Raises BuildError when the compiler refuses."""
     offsets = {site.symbol: by_hand.offset(site) for site in sites}
     pairs = ",\n".join(f'{{ {offset:#x}, "{name}" }}' for name, offset in offsets.items())
     names = ",\n".join(f'{{ "{name}", 0 }}' for name in offsets)
     table = _compiled(architecture, _BY_HAND % pairs)
     own = _compiled(architecture, _BY_HAND_SITES % ",\n".join(f"{offset:#x}" for offset in offsets.values()))
-    return Carried(table, table + own, _compiled(architecture, _BY_SYMBOL % names))
+    return TableSizes(table, table + own, _compiled(architecture, _BY_SYMBOL % names))
 
 
 def _compiled(architecture: Architecture, source: str) -> int:

@@ -10,8 +10,8 @@ from functools import cached_property
 from harness.core.elf import Symbol
 from harness.landing.code.basic_blocks import even_runs
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decoded, relocated_by
-from harness.landing.code.patch_sites import module_places
+from harness.landing.code.instructions import decoded, relocation_offsets
+from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
@@ -28,7 +28,7 @@ _STATIC_CALL = "__SCT__"
 
 
 @dataclass(frozen=True)
-class Everywhere:
+class EveryInstruction:
     """All boundaries of all functions of a target that stay loaded after its initialization.
 
     Functions whose name occurs twice in the module are left out, because symbol + offset is ambiguous. If an address
@@ -115,14 +115,14 @@ class Everywhere:
 
     @cached_property
     def _static_branches(self) -> set[tuple[str, int]]:
-        return set(module_places(self.target.elf, JUMPS))
+        return set(module_table_entries(self.target.elf, JUMPS))
 
     def _refusal(self, site: Site, each: Instruction) -> int:
         if each.kind is InstructionKind.THROUGH_MEMORY:
             return errno.EOPNOTSUPP
         _, symbol = self.layout.symbol(site)
         static_calls = (
-            relocated_by(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
+            relocation_offsets(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
         )
         # A trap of one byte is x86's int3, which -mharden-sls=all adds after returns (__copy_instruction()).
         trap = each.flow is Flow.ENDS and each.padding and each.size == 1

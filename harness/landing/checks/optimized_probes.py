@@ -8,7 +8,7 @@ from harness.core.deadline import Deadline
 from harness.landing.checks.probe_flags import await_flag
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decoded
-from harness.landing.code.patch_sites import module_places
+from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
@@ -42,14 +42,18 @@ def is_optimized(probes: ProbeRun, site: Site) -> bool:
     return any(OPTIMIZED in each.flags for each in probes.listed if each.address == address)
 
 
-def displaced(layout: Layout, site: Site) -> list[Site]:
+def sites_overwritten_by_jump(layout: Layout, site: Site) -> list[Site]:
     """The instruction boundaries after a site that a jump at the site would overwrite."""
     return [each for each in layout.boundaries(site) if site.offset < each.offset < site.offset + JUMP]
 
 
 def branched_into(layout: Layout, sites: Iterable[Site]) -> list[Site]:
     """The sites at which a jump would overwrite the target of a branch with a byte other than its first."""
-    return [site for site in sites if _targets(layout, site) & {each.offset for each in displaced(layout, site)}]
+    return [
+        site
+        for site in sites
+        if _targets(layout, site) & {each.offset for each in sites_overwritten_by_jump(layout, site)}
+    ]
 
 
 def _targets(layout: Layout, site: Site) -> set[int]:
@@ -59,7 +63,9 @@ def _targets(layout: Layout, site: Site) -> set[int]:
 def before_static_branches(layout: Layout, start: Site) -> list[Site]:
     """The instructions of a module's function that are shorter than a jump and directly precede a static branch."""
     elf, symbol = layout.symbol(start)
-    branches = {place - symbol.address for section, place in module_places(elf, JUMPS) if section == symbol.section}
+    branches = {
+        place - symbol.address for section, place in module_table_entries(elf, JUMPS) if section == symbol.section
+    }
     return [start.at(each.offset) for each in _code(layout, start) if each.end in branches and each.size < JUMP]
 
 

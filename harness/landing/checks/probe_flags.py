@@ -16,7 +16,7 @@ _SECONDS = 30.0
 _SETTING = "/proc/sys/debug/kprobes-optimization"
 
 
-def apart(sites: Iterable[Site], distance: int) -> list[Site]:
+def select_apart(sites: Iterable[Site], distance: int) -> list[Site]:
     """Select sites of one function so that each is at least `distance` bytes after the one before."""
     kept: list[Site] = []
     for site in sites:
@@ -26,7 +26,7 @@ def apart(sites: Iterable[Site], distance: int) -> list[Site]:
 
 
 @contextmanager
-def unoptimized(guest: Guest) -> Iterator[None]:
+def optimization_off(guest: Guest) -> Iterator[None]:
     """Turn off the kernel's optimization of kprobes while the block runs, so that breakpoints stay as they are.
 
     The optimizer holds kprobe_mutex while it waits for every task (kprobe_optimizer(), kernel/kprobes.c, 6.1). This

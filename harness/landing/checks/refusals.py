@@ -9,11 +9,11 @@ from dataclasses import replace
 from harness.landing import probe_module
 from harness.landing.landing import Missed
 from harness.landing.probe_run import Kprobes
-from harness.landing.section_sites import PrecompiledSite, Refused, by_section
+from harness.landing.section_sites import OtherBuildError, PrecompiledSite, by_section
 from harness.landing.site import Site
 
 
-def expect_refusal(
+def expect_specs_refused(
     kprobes: Kprobes, *specs: str, wanted: int, module: str = probe_module.MODULE, parameters: Sequence[str] = ()
 ) -> None:
     """Load a probe module with these parameters and let it try to register a probe on each spec.
@@ -25,7 +25,9 @@ def expect_refusal(
             raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
 
 
-def expect_other_build_refused(kprobes: Kprobes, made: Sequence[PrecompiledSite], meant: Sequence[Site]) -> Refused:
+def expect_other_build_refused(
+    kprobes: Kprobes, made: Sequence[PrecompiledSite], meant: Sequence[Site]
+) -> OtherBuildError:
     """Try to put probes on sites that were made for another build of the loaded module; returns the refusal.
 
     `meant` holds the same sites in the loaded build. Raises Missed, with the witness table, if the probes are
@@ -35,7 +37,7 @@ def expect_other_build_refused(kprobes: Kprobes, made: Sequence[PrecompiledSite]
     stale = [replace(old, symbol=site.symbol, offset=site.offset) for old, site in zip(made, meant, strict=True)]
     try:
         probes = kprobes.on(*stale, relocation=by_section)
-    except Refused as refused:
+    except OtherBuildError as refused:
         return refused
     with probes:
         pass

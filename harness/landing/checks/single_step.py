@@ -12,7 +12,7 @@ from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.single_step_defect import Defect, Symptom
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
-from harness.landing.code.instructions import decoded, has_delay_slots, relocated_by
+from harness.landing.code.instructions import decoded, has_delay_slots, relocation_offsets
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -33,7 +33,7 @@ _RETURN_THUNK = "__x86_return_thunk"
 
 
 @dataclass(frozen=True)
-class Standing:
+class CpuAddress:
     """The address at which the CPU of a lost guest is found most often: `times` of `looks` found it there.
 
     `where` is the address as symbol + offset. `in_function` is true if the address is in a function of the kernel or of
@@ -70,7 +70,7 @@ class SingleStepResult:
     probed: str
     hits: int = 0
     missed: int = 0
-    stands: Standing | None = None
+    stands: CpuAddress | None = None
     inner: tuple[int, int] | None = None
 
     @property
@@ -116,7 +116,7 @@ def first_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | N
     A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
     """
     elf, symbol = layout.symbol(site)
-    thunks = relocated_by(elf, symbol, _RETURN_THUNK)
+    thunks = relocation_offsets(elf, symbol, _RETURN_THUNK)
 
     def kind_of(each: Instruction) -> InstructionKind:
         thunk = each.kind is InstructionKind.JUMP and not thunks.isdisjoint(range(each.offset, each.end))
@@ -132,7 +132,7 @@ def delay_slot(layout: Layout, site: Site) -> Site | None:
     return layout.following(called) if called and has_delay_slots(layout.decoder) else None
 
 
-def call(
+def call_probed(
     target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST, *, nested: Site | None = None
 ) -> SingleStepResult:
     """Probe one site, call the shape, and return the result. A guest in an endless trap is stopped.
@@ -154,22 +154,22 @@ def call(
     return SingleStepResult(site, times, unprobed, probed, first.hits, first.missed, inner=inner[0] if inner else None)
 
 
-def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, Standing | None]:
+def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, CpuAddress | None]:
     """The result of the call, or "" and where the CPU is if the call does not return."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
-        stands = None if answer.done() else standing(layout, answer.done)
+        stands = None if answer.done() else sample_cpu_address(layout, answer.done)
         if stands and stands.stuck:
             layout.guest.stop()
             return "", stands
     try:
         return answer.result(), None
     except (DeadlineExceeded, GuestLost):
-        return "", standing(layout)
+        return "", sample_cpu_address(layout)
 
 
-def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standing | None:
+def sample_cpu_address(layout: Layout, over: Callable[[], bool] = lambda: False) -> CpuAddress | None:
     """Sample the CPU's address through QEMU's monitor, which needs no response from the guest.
 
     Samples until one address outside of all functions was seen often enough. If there is none, returns the most
@@ -188,8 +188,8 @@ def standing(layout: Layout, over: Callable[[], bool] = lambda: False) -> Standi
     return _stood(layout, *seen.most_common(1)[0], _LOOKS)
 
 
-def _stood(layout: Layout, address: int, times: int, looks: int) -> Standing:
-    return Standing(layout.meaning(address), times, looks, past_end.in_function(layout, address))
+def _stood(layout: Layout, address: int, times: int, looks: int) -> CpuAddress:
+    return CpuAddress(layout.meaning(address), times, looks, past_end.in_function(layout, address))
 
 
 def _program_counter(layout: Layout) -> int:

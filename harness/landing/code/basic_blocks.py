@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.instruction import Flow
-from harness.landing.code.instructions import LEAVES, aimed_at_from_cold, decoded, has_delay_slots
+from harness.landing.code.instructions import LEAVES, branch_targets_from_cold, decoded, has_delay_slots
 
 
 def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ...], ...]:
@@ -17,7 +17,7 @@ def even_runs(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ..
     """
     code = decoded(elf, symbol, decoder)
     alone = any(each.flow is Flow.COMPUTED for each in code)
-    begins = {each.target for each in code} | aimed_at_from_cold(elf, symbol, decoder)
+    begins = {each.target for each in code} | branch_targets_from_cold(elf, symbol, decoder)
     slots = 1 + has_delay_slots(decoder)
     for place, each in enumerate(code):
         if each.flow in LEAVES or each.flow is Flow.SKIPS:

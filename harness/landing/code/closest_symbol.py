@@ -13,7 +13,7 @@ from typing import NamedTuple
 _NOT_KEPT = ("$", ".L", "__crc_", "__kstrtab_", "__kstrtabns_")
 
 
-class Named(NamedTuple):
+class LoadedSymbol(NamedTuple):
     """A symbol and its load address; `module` is empty for vmlinux."""
 
     address: int
@@ -54,7 +54,7 @@ class KernelSymbolOffset(NamedTuple):
 class Closest:
     """Symbols by load address, restricted to those that kallsyms would list."""
 
-    def __init__(self, symbols: Iterable[Named]) -> None:
+    def __init__(self, symbols: Iterable[LoadedSymbol]) -> None:
         names: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
         for symbol in symbols:
             if symbol.name and not symbol.name.startswith(_NOT_KEPT):
@@ -91,7 +91,7 @@ class ClosestOfAll:
 _WORDS = re.compile(r"(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
 
 
-def read(words: str) -> KernelSymbolOffset | None:
+def parse_symbol_offset(words: str) -> KernelSymbolOffset | None:
     """Parse symbol + offset as the kernel prints it; None for a bare number, which it prints if it finds no symbol."""
     found = _WORDS.fullmatch(words.strip())
     return KernelSymbolOffset(found["name"], int(found["offset"], 16), found["module"] or "") if found else None

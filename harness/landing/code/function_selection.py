@@ -57,7 +57,7 @@ def unique_functions(elf: Elf) -> Sequence[Symbol]:
     return tuple(symbol for symbol in named_once(elf) if symbol.address in elf.text_range)
 
 
-def moved(kernel: Elf, other: Path) -> list[Symbol]:
+def functions_with_new_predecessor(kernel: Elf, other: Path) -> list[Symbol]:
     """Functions of `kernel` that follow a different function in `other`; only functions of both kernels count."""
     here, there = unique_functions(kernel), unique_functions(Elf.kept(other))
     shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
@@ -66,7 +66,7 @@ def moved(kernel: Elf, other: Path) -> list[Symbol]:
     return [symbol for before, symbol in pairwise(ours) if follows.get(symbol.name) != before.name]
 
 
-def evenly(found: Sequence[_Any], count: int) -> list[_Any]:
+def evenly_spread(found: Sequence[_Any], count: int) -> list[_Any]:
     """At most `count` of the elements, evenly spread."""
     taken = min(count, len(found))
     return [found[index * len(found) // taken] for index in range(taken)]

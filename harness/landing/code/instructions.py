@@ -96,7 +96,7 @@ def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     return tuple(each.offset for each in decoded(elf, symbol, decoder))
 
 
-def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def unconditional_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets that every call runs exactly once and on which the kernel accepts a probe.
 
     They reach from the entry to the first instruction that can change the flow of control (a branch, a call, a nop that
@@ -107,11 +107,11 @@ def straight(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     code = decoded(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
         return ()
-    aimed_at = {each.target for each in code} | aimed_at_from_cold(elf, symbol, decoder)
+    aimed_at = {each.target for each in code} | branch_targets_from_cold(elf, symbol, decoder)
     return tuple(_line(code, aimed_at))
 
 
-def plain(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
+def plain_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
     """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
 
     Raises PinpointError as `boundaries` does.
@@ -147,7 +147,7 @@ def stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
     return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
 
 
-def inside(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets inside of PLAIN instructions, where the kernel refuses a probe.
 
     Offsets inside of branches, calls and nops are left out. The kernel may patch these at boot or later, and a patch
@@ -167,7 +167,7 @@ def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
     return next(iter(_MACHINES[decoder].decode(code)), None)
 
 
-def relocated_by(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
+def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
         return set()
@@ -228,7 +228,7 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
     return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
 
 
-def aimed_at_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
     """Offsets that branches in the function's `.cold` part, which gcc moved out of line, may go back to.
 
     In a module such a branch has a relocation with the section of the function and an addend. On x86 the addend is

@@ -16,7 +16,7 @@ _NAME = re.compile(rb"([A-Za-z_.$][\w.$]*:)?[A-Za-z_.$][\w.$]*")
 _DATA = re.compile(r"\.data(?!\.\.percpu)")
 
 
-def sites(elf: Elf) -> list[Site]:
+def find_kprobe_sites(elf: Elf) -> list[Site]:
     """The sites of objects in a module's data that look like a kprobe initialized with a symbol name.
 
     Relocations and symbol sizes decide: the object is large enough, a pointer to a name is at the offset of

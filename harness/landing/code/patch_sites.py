@@ -147,13 +147,13 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end)))
 
 
-def places(vmlinux: Elf, begin: str) -> list[int]:
+def table_addresses(vmlinux: Elf, begin: str) -> list[int]:
     """The link addresses in one table of a vmlinux; `begin` is the symbol at the table's start."""
     kernel = _Kernel(vmlinux)
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 
 
-def module_places(module: Elf, begin: str) -> list[tuple[str, int]]:
+def module_table_entries(module: Elf, begin: str) -> list[tuple[str, int]]:
     """The places in one table of a module, as section and offset; `begin` is the symbol at its start in a vmlinux."""
     found = _module(module, MACHINES[module.machine], _tables(module, begin))
     return [(section, each.start) for section, each in found]

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
-from harness.landing.code.function_selection import evenly
+from harness.landing.code.function_selection import evenly_spread
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
-from harness.landing.lookup.data_module import Question
+from harness.landing.lookup.data_module import ReadRequest
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import Request, SiteReport
 from harness.landing.site import Site
@@ -86,7 +86,7 @@ def _outcome(report: SiteReport) -> str:
     return f"{where} for {report.spec}"
 
 
-class Conversions:
+class AddressConverter:
     """Conversions in one guest: the fixture that cases use."""
 
     def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
@@ -99,7 +99,7 @@ class Conversions:
 
         A mutant is tried on a few of the sites; more would prove nothing more.
         """
-        sites = sites if self.mutant is HONEST else evenly(sites, _OF_A_MUTANT)
+        sites = sites if self.mutant is HONEST else evenly_spread(sites, _OF_A_MUTANT)
         starts = [self.layout.start(site) + site.offset for site in sites]
         found = self._all(starts, [self.layout.address(site) for site in sites])
         wrong = [conversion for conversion in found if conversion.complaint]
@@ -119,12 +119,12 @@ class Conversions:
         return found
 
     def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
-        answers = data_module.ask(self.guest, [Question(address) for address in addresses])
+        answers = data_module.read_data(self.guest, [ReadRequest(address) for address in addresses])
         kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
         view = probe_module.load(self.guest, specs, _ONLY_RESOLVE)
         probe_module.unload(self.guest)
-        listed = {each.address: closest_symbol.read(each.meaning) for each in view.listed}
+        listed = {each.address: closest_symbol.parse_symbol_offset(each.meaning) for each in view.listed}
         count = len(addresses)
         return [
             Conversion(

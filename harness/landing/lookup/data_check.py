@@ -12,7 +12,7 @@ from harness.landing.data_symbol_addresses import Datum
 from harness.landing.landing import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
-from harness.landing.lookup.data_module import Answer, Question
+from harness.landing.lookup.data_module import ReadRequest, ReadResult
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.witness import Statement
@@ -21,7 +21,7 @@ Holds = Callable[[bytes], bool]
 """A function that returns True if these bytes are the expected value of a datum."""
 
 
-class Readings:
+class DataReader:
     """Reads data of one guest: the fixture that cases use."""
 
     def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
@@ -43,7 +43,7 @@ class Readings:
 
         def leads(content: bytes) -> bool:
             address, size = int.from_bytes(content, self._order), within or len(known)
-            inside = data_module.ask(self.guest, [Question(address, size)])[0].content
+            inside = data_module.read_data(self.guest, [ReadRequest(address, size)])[0].content
             return known in inside and known in self.guest.memory.read(address, size)
 
         return leads
@@ -66,7 +66,9 @@ class Readings:
     def _statements(self, datum: Datum, holds: Holds) -> Sequence[Statement]:
         address = (self.mutant.places or data_symbol_addresses.by_elf)(self.layout, datum)
         place = address + datum.size if self.mutant.reads_beyond else address
-        named, read = data_module.ask(self.guest, [Question(address), Question(place, datum.size, datum.cpu)])
+        named, read = data_module.read_data(
+            self.guest, [ReadRequest(address), ReadRequest(place, datum.size, datum.cpu)]
+        )
         outside = self._outside(self._copy(datum, place, read), datum.size)
         return (
             Statement("elf", address),
@@ -84,7 +86,7 @@ class Readings:
         except UnmappedError:
             return b""
 
-    def _copy(self, datum: Datum, place: int, read: Answer) -> int:
+    def _copy(self, datum: Datum, place: int, read: ReadResult) -> int:
         """The address of a CPU's copy: from the kernel's table, read through QEMU, or else from the module's answer."""
         table = self.layout.kernel.named("__per_cpu_offset")
         if datum.cpu is None or not table:

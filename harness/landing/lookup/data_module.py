@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 
@@ -17,7 +17,7 @@ _AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
-class Question:
+class ReadRequest:
     """An address, and the number of bytes to read there; `cpu` selects a CPU's copy of a per-CPU variable."""
 
     address: int
@@ -31,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReadResult:
     """The kernel's answer.
 
     `address` is the address that was read; for a per-CPU variable it is the CPU's copy. `content` ends where nothing is
@@ -45,40 +45,40 @@ class Answer:
     symbol: KernelSymbolOffset | None
 
 
-def ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
+def read_data(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult]:
     """Return the answers to all questions, in order. Raises GuestError if the module fails.
 
     2000 questions take one round trip.
     """
-    found: list[Answer] = []
+    found: list[ReadResult] = []
     for start in range(0, len(questions), _AT_ONCE):
         found += _ask(guest, questions[start : start + _AT_ONCE])
     return found
 
 
-def _ask(guest: Guest, questions: Sequence[Question]) -> list[Answer]:
+def _ask(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult]:
     load = shlex.join(["insmod", guest.ship(_MODULE), f"at={','.join(question.spec for question in questions)}"])
     report = f"/sys/kernel/debug/{_MODULE}/report"
     # The module is unloaded even if the report cannot be read.
     answer = guest.script(
         f"{load} && {{ cat {report}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True
     ).check()
-    return parse(answer.stdout)
+    return parse_results(answer.stdout)
 
 
-@readable("the data module's report")
-def parse(report: str) -> list[Answer]:
+@parsing_guest_text("the data module's report")
+def parse_results(report: str) -> list[ReadResult]:
     """Parse the lines of a report: words `key=value`, and last the symbol, which may have a space before a module."""
     answers = []
     for line in report.splitlines():
         words, _, symbol = line.partition(" symbol=")
         fields = dict(word.split("=", 1) for word in words.split())
         answers.append(
-            Answer(
+            ReadResult(
                 address=int(fields["address"], 16),
                 content=bytes.fromhex(fields["bytes"]),
                 errno=int(fields["errno"]),
-                symbol=closest_symbol.read(symbol),
+                symbol=closest_symbol.parse_symbol_offset(symbol),
             )
         )
     return answers

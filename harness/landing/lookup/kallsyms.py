@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
-from harness.guest.result import readable
-from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, blacklist, evenly
+from harness.guest.result import parsing_guest_text
+from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, blacklist, evenly_spread
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import first
 from harness.landing.layout import Layout
@@ -19,7 +19,7 @@ from harness.landing.site import Site
 _CODE = "tTwW"
 
 
-@readable("/proc/kallsyms")
+@parsing_guest_text("/proc/kallsyms")
 def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
     """The functions that the kernel would not find by name, or would find at an address other than the given one.
 
@@ -34,8 +34,8 @@ def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> l
     return [site for site, truth in functions if found.get((site.module, site.symbol)) != truth]
 
 
-@readable("the blacklist of kprobes")
-def blacklisted(guest: Guest) -> list[str]:
+@parsing_guest_text("the blacklist of kprobes")
+def blacklisted_names(guest: Guest) -> list[str]:
     """The names that occur exactly once in the kernel's blacklist and are identifiers, in its order."""
     names = Counter(line.split()[-1] for line in guest.read_text(BLACKLIST).splitlines())
     return [name for name, times in names.items() if name.isidentifier() and times == 1]
@@ -49,14 +49,14 @@ def converts_addresses(layout: Layout) -> bool:
     return bool(layout.kernel.named("arch_adjust_kprobe_addr"))
 
 
-def freed(layout: Layout) -> list[str]:
+def freed_init_functions(layout: Layout) -> list[str]:
     """The names of functions between `_sinittext` and `_einittext`, which are freed at boot; only unique names."""
     inside = range(*(layout.kernel.named(name)[0].address for name in ("_sinittext", "_einittext")))
     named = _by_name(layout.kernel)
     return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
 
 
-def used_twice(layout: Layout, count: int) -> list[str]:
+def ambiguous_names(layout: Layout, count: int) -> list[str]:
     """`count` names, evenly spread, that are shared by several functions of the kernel's text and by nothing else.
 
     A name is left out if one of its functions cannot be probed, because it is on the blacklist or consists of a BUG()
@@ -64,7 +64,7 @@ def used_twice(layout: Layout, count: int) -> list[str]:
     """
     inside = layout.kernel.text_range
     forbidden = [range(start - layout.slide, end - layout.slide) for start, end in blacklist(layout.guest)]
-    return evenly(list(_shared(layout, inside, forbidden)), count)
+    return evenly_spread(list(_shared(layout, inside, forbidden)), count)
 
 
 def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:

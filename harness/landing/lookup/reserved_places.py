@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from harness.guest.guest import Guest
 from harness.landing.code.function_selection import blacklist
-from harness.landing.code.patch_sites import module_places, places
+from harness.landing.code.patch_sites import module_table_entries, table_addresses
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.layout import Layout
 from harness.landing.target import Target
@@ -18,21 +18,21 @@ _BUGS = ("__start___bug_table", "__stop___bug_table")
 
 def jump_labels(layout: Layout) -> list[int]:
     """The addresses of the static branches in the kernel's text."""
-    return _loaded(layout, places(layout.kernel, JUMPS))
+    return _loaded(layout, table_addresses(layout.kernel, JUMPS))
 
 
 def static_calls(layout: Layout) -> list[int]:
     """The addresses of the static calls in the kernel's text."""
-    return _loaded(layout, places(layout.kernel, _STATIC_CALLS))
+    return _loaded(layout, table_addresses(layout.kernel, _STATIC_CALLS))
 
 
 def module_jump_labels(target: Target) -> list[int]:
     """The addresses of a module's static branches in sections that stay loaded."""
-    found = module_places(target.elf, JUMPS)
+    found = module_table_entries(target.elf, JUMPS)
     return [target.sections[section] + place for section, place in found if section in target.lasting]
 
 
-def bugs(layout: Layout) -> list[int]:
+def bug_traps(layout: Layout) -> list[int]:
     """The addresses of the traps of BUG() and WARN() in the kernel's text.
 
     A row of the table begins with the place of the trap, as a distance from the row or as an address (struct bug_entry,

@@ -16,7 +16,7 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan
-from harness.landing.sweep.sweep_module import Batch, SweepModule
+from harness.landing.sweep.sweep_module import BatchReport, SweepModule
 from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.witness import Statement, Window
 
@@ -29,14 +29,14 @@ _WATCHED = 8
 _PAGE = 4096
 
 
-class Death(NamedTuple):
+class FatalSite(NamedTuple):
     """A site that killed a guest, and the documented kernel defect that is the reason; "" if there is none."""
 
     site: Site
     reason: str
 
 
-class Refusal(NamedTuple):
+class RefusedSite(NamedTuple):
     """A site that the kernel refused, the errno (positive), and the documented reason; "" if there is none."""
 
     site: Site
@@ -54,8 +54,8 @@ class SweepResult:
 
     landed: int = 0
     missed: list[Landing] = field(default_factory=list)
-    refused: list[Refusal] = field(default_factory=list)
-    deadly: list[Death] = field(default_factory=list)
+    refused: list[RefusedSite] = field(default_factory=list)
+    deadly: list[FatalSite] = field(default_factory=list)
     hits: int = 0
     seconds: float = 0.0
 
@@ -146,7 +146,7 @@ class Sweep:
         swept.hits += report.hits
         if report.errno:
             reason = self._refusals.reason(landing.site, address, report.errno)
-            swept.refused.append(Refusal(landing.site, report.errno, reason))
+            swept.refused.append(RefusedSite(landing.site, report.errno, reason))
         elif landing.complaint:
             swept.missed.append(landing)
         else:
@@ -212,7 +212,7 @@ def _spans(addresses: Sequence[int]) -> list[tuple[int, int]]:
     return [(address, min(_WATCHED, _PAGE - address % _PAGE)) for address in addresses]
 
 
-def _demand_gone(removed: Batch) -> None:
+def _demand_gone(removed: BatchReport) -> None:
     if len(removed.listing):
         raise Missed(f"{len(removed.listing)} probes are still listed after removal")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.core.elf import Symbol
 from harness.core.errors import GuestError
-from harness.landing.code.function_selection import evenly
+from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_refusals import Refusals
@@ -16,14 +16,14 @@ from harness.landing.sweep.sweep_refusals import Refusals
 _CANDIDATES = 2
 
 
-def spread(layout: Layout, functions: Sequence[Symbol], count: int) -> list[Site]:
+def sample_entries(layout: Layout, functions: Sequence[Symbol], count: int) -> list[Site]:
     """`count` entries of these functions, evenly spread, without those that the kernel must refuse.
 
     Raises GuestError if there are fewer.
     """
     refusals = Refusals(layout)
-    candidates = [Site(symbol.name) for symbol in evenly(functions, _CANDIDATES * count)]
+    candidates = [Site(symbol.name) for symbol in evenly_spread(functions, _CANDIDATES * count)]
     taken = [site for site in candidates if not refusals.reason(site, layout.address(site), errno.EINVAL)]
     if len(taken) < count:
         raise GuestError(f"only {len(taken)} functions to choose {count} from", where=layout.guest.name)
-    return evenly(taken, count)
+    return evenly_spread(taken, count)

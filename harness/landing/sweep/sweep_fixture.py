@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.core.events import Bus
-from harness.landing.code.function_selection import evenly
+from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
@@ -16,7 +16,7 @@ from harness.landing.sweep.batched_sweep import Sweep, SweepResult
 from harness.landing.sweep.sweep_guests import Fresh, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.sweep.sweep_plan import Depth
-from harness.landing.sweep.sweep_tracefs import Peer
+from harness.landing.sweep.sweep_tracefs import TracefsSeconds
 from harness.landing.target import Target
 
 # Shapes of the target on which a mutant is tried; more would prove nothing more.
@@ -64,7 +64,7 @@ class Sweeps:
             step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
         return swept
 
-    def beside_tracefs(self) -> tuple[SweepResult, Peer]:
+    def beside_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
         """Measure the same sites in the same guest, through tracefs and through the sweep module.
 
         The time of the sweep module includes all transfers, the reads from outside and the comparison. Neither time
@@ -79,17 +79,17 @@ class Sweeps:
         ):
             return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
 
-    def _beside_tracefs(self) -> tuple[SweepResult, Peer]:
+    def _beside_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
         """Measure entries from all over the kernel, or instructions of idle targets if the kprobes have defects.
 
         tracefs arms probes while the guest runs, and its handler runs many kernel functions, so that one hit is inside
         of another.
         """
         defects = self.layout.guest.architecture.kprobes.defects
-        idle = (each for start in sweep_plan.of_targets(self.layout) for each in self.layout.boundaries(start))
-        sites = evenly(list(idle) if defects else sweep_plan.eligible(self.layout), _PEER_SITES)
+        idle = (each for start in sweep_plan.target_sites(self.layout) for each in self.layout.boundaries(start))
+        sites = evenly_spread(list(idle) if defects else sweep_plan.eligible(self.layout), _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
-            peer = sweep_tracefs.cycle(self.layout.guest, sites)
+            peer = sweep_tracefs.time_cycle(self.layout.guest, sites)
             step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
         return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
 

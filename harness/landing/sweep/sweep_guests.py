@@ -14,7 +14,7 @@ from harness.core.events import ProgressStep
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep.batched_sweep import Death, Sweep, SweepResult
+from harness.landing.sweep.batched_sweep import FatalSite, Sweep, SweepResult
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.target import Target
 
@@ -95,7 +95,7 @@ class FreshGuests:
         """Queue each suspect alone and the others in halves; a batch of one is recorded as deadly, with `defect`."""
         with self._lock:
             if len(batch) == 1:
-                self.swept.deadly.append(Death(batch[0], defect))
+                self.swept.deadly.append(FatalSite(batch[0], defect))
                 self._step.say(f"{batch[0]} kills the guest: {death}")
                 return
             others = [site for site in batch if site not in suspected]

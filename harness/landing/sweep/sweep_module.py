@@ -14,7 +14,7 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import Result, readable
+from harness.guest.result import Result, parsing_guest_text
 from harness.landing import probe_module
 from harness.landing.probe_module import KPROBES_LIST, SEPARATOR, ListedProbe, SiteReport, parse_list
 
@@ -50,7 +50,7 @@ def _doing(word: str, specs: Sequence[str]) -> str:
     return (_IN_ONE_GO if len(specs) > _FEW else _ONE_BY_ONE).format(word=word, directory=_DIRECTORY)
 
 
-class Listing:
+class KprobesListing:
     """Entries of the kprobes list, found by address."""
 
     def __init__(self, probes: Iterable[ListedProbe]) -> None:
@@ -67,7 +67,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchReport:
     """The result of one batch.
 
     `reports` has one report for each site, in the order of the request. `listing` has the probes that the kernel lists,
@@ -75,11 +75,11 @@ class Batch:
     """
 
     reports: Sequence[SiteReport]
-    listing: Listing
+    listing: KprobesListing
 
 
 @dataclass(frozen=True)
-class Spent:
+class BatchSeconds:
     """The seconds that registering and removing a batch took, by the guest's own clock."""
 
     registering: float
@@ -103,13 +103,13 @@ class SweepModule:
 
     def load(self) -> None:
         """Load the module and turn off the settings of _OFF. Raises GuestError if the kernel refuses."""
-        self._listed_before = probe_module.standing(self.guest)
+        self._listed_before = probe_module.read_kprobe_list(self.guest)
         self.guest.run("insmod", self.guest.ship(MODULE), *self._parameters).check()
         off = "; ".join(
             f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
         )
         lines = self.guest.script(off).check().stdout.splitlines()
-        with readable("the settings of kprobes"):
+        with parsing_guest_text("the settings of kprobes"):
             self._were = {line.split()[0]: line.split()[1] for line in lines}
         self._recorder = self._read_head()[2]
 
@@ -118,19 +118,19 @@ class SweepModule:
         restore = [f"echo {value} >{setting}" for setting, value in self._were.items()]
         self.guest.script(" && ".join([f"rmmod {MODULE}", *restore])).check()
 
-    def resolve(self, specs: Sequence[str], deadline: Deadline) -> Batch:
+    def resolve(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Register every spec disabled, read the reports and the list, and remove all. Raises GuestError."""
         self._write(specs, deadline)
         view = self.guest.script(f"echo resolve >{_DIRECTORY}/do && {_LOOK}; echo remove >{_DIRECTORY}/do", deadline)
         return self._batch(specs, view.check().stdout)
 
-    def arm(self, specs: Sequence[str], deadline: Deadline) -> Batch:
+    def arm(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Register every spec and leave the breakpoints in place. Raises GuestError."""
         self._write(specs, deadline)
         arm = _doing("arm", specs)
         return self._batch(specs, self.guest.script(arm + _LOOK, deadline).check().stdout)
 
-    def hold(self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline) -> tuple[Batch, _Seen]:
+    def hold(self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline) -> tuple[BatchReport, _Seen]:
         """Arm every spec while nothing else runs in the guest, call `look` from outside, and disable the probes.
 
         Raises GuestError if the guest does not hold the probes for long enough to look.
@@ -151,15 +151,15 @@ class SweepModule:
         answer.result().check()
         raise GuestError("the batch was not held for long enough to be looked at", where=self.guest.name)
 
-    def remove(self, specs: Sequence[str], deadline: Deadline) -> Batch:
+    def remove(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Remove the registered probes; the reports have all hits, the listing has the probes that are left."""
         remove = _doing("remove", specs)
         return self._batch(specs, self.guest.script(remove + _LOOK, deadline).check().stdout)
 
-    def spent(self) -> Spent:
+    def spent(self) -> BatchSeconds:
         """The time that the last batch took in the guest."""
         registering, removing, _ = self._read_head()
-        return Spent(registering / 1e9, removing / 1e9)
+        return BatchSeconds(registering / 1e9, removing / 1e9)
 
     def last_words(self) -> list[int]:
         """The indexes in the batch of the site last passed to the kernel and the site last hit, read from outside.
@@ -177,16 +177,18 @@ class SweepModule:
         self.guest.put("".join(f"{spec}\n" for spec in specs).encode(), _SITES, deadline=deadline)
         self.guest.script(f"cat {_SITES} >{_DIRECTORY}/sites", deadline).check()
 
-    @readable("the sweep module's report")
+    @parsing_guest_text("the sweep module's report")
     def _read_head(self) -> tuple[int, int, int]:
         registering, removing, recorder = self.guest.run("head", "-n1", f"{_DIRECTORY}/report").check().stdout.split()
         return int(registering), int(removing), int(recorder, 16)
 
-    @readable("the sweep module's report")
-    def _batch(self, specs: Sequence[str], text: str) -> Batch:
+    @parsing_guest_text("the sweep module's report")
+    def _batch(self, specs: Sequence[str], text: str) -> BatchReport:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
-        return Batch(reports, Listing(each for each in parse_list(listing) if each not in self._listed_before))
+        return BatchReport(
+            reports, KprobesListing(each for each in parse_list(listing) if each not in self._listed_before)
+        )
 
 
 def _report(spec: str, line: str) -> SiteReport:

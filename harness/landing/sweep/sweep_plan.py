@@ -8,7 +8,7 @@ from enum import Enum
 
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
-from harness.landing.code.function_selection import evenly, unique_functions
+from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import decoded_first, first
 from harness.landing.layout import Layout
@@ -35,7 +35,7 @@ def eligible(layout: Layout) -> list[Site]:
 
     For a name that occurs twice kallsyms finds only the first function, so symbol + offset cannot name the others.
     """
-    return [*_kernel(layout), *of_targets(layout)]
+    return [*_kernel(layout), *target_sites(layout)]
 
 
 class Depth(Enum):
@@ -52,7 +52,7 @@ class Depth(Enum):
 def to_resolve(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to register disabled, by address."""
     if depth is Depth.SAMPLE:
-        return [*evenly(_kernel(layout), _SPREAD_RESOLVED), *of_targets(layout)]
+        return [*evenly_spread(_kernel(layout), _SPREAD_RESOLVED), *target_sites(layout)]
     return eligible(layout)
 
 
@@ -70,9 +70,9 @@ def _sample(layout: Layout) -> list[Site]:
     kinds: defaultdict[Hashable, list[Symbol]] = defaultdict(list)
     for symbol in functions:
         kinds[_kind(layout, symbol)].append(symbol)
-    chosen = {symbol for found in kinds.values() for symbol in evenly(found, _OF_A_KIND)}
-    chosen |= set(evenly(functions, _SPREAD))
-    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *of_targets(layout)]
+    chosen = {symbol for found in kinds.values() for symbol in evenly_spread(found, _OF_A_KIND)}
+    chosen |= set(evenly_spread(functions, _SPREAD))
+    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *target_sites(layout)]
 
 
 def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
@@ -117,7 +117,7 @@ def _kernel(layout: Layout) -> list[Site]:
     return [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
 
 
-def of_targets(layout: Layout) -> list[Site]:
+def target_sites(layout: Layout) -> list[Site]:
     """Every function of the loaded targets that stays loaded, without those in `.exit` sections."""
     return [
         Site(symbol.name, module=target.module)

@@ -16,7 +16,7 @@ from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
-from harness.landing.code.patch_sites import module_places
+from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.code.stripped_patch_tables import MACHINE as FLAT_MACHINE
 from harness.landing.code.stripped_patch_tables import FlatTables
@@ -102,7 +102,7 @@ class Refusals:
         return frozenset(
             loaded.sections[section] + place
             for loaded in self.layout.modules.values()
-            for section, place in module_places(loaded.elf, JUMPS)
+            for section, place in module_table_entries(loaded.elf, JUMPS)
             if section in loaded.lasting
         )
 

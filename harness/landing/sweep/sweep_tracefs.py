@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.landing.site import Site
 
 _TRACEFS = "/sys/kernel/tracing"
@@ -26,7 +26,7 @@ _REMOVE = f"sed -n 's#^[pr]:\\({_GROUP}/[^ ]*\\) .*#-:\\1#p' {_EVENTS} >{_SITES}
 
 
 @dataclass(frozen=True)
-class Peer:
+class TracefsSeconds:
     """The time that tracefs took to define, enable, disable and remove `sites` events, in seconds of the host."""
 
     sites: int
@@ -41,22 +41,22 @@ class Peer:
         return self.sites / (self.define + self.enable + self.disable + self.remove)
 
 
-def not_offered(guest: Guest) -> str:
+def unavailable_reason(guest: Guest) -> str:
     """The reason why tracefs cannot be compared here; "" if it can."""
     return "" if guest.run("test", "-e", _EVENTS).ok else "no kprobe events (CONFIG_KPROBE_EVENTS)"
 
 
-def cycle(guest: Guest, sites: Sequence[Site]) -> Peer:
+def time_cycle(guest: Guest, sites: Sequence[Site]) -> TracefsSeconds:
     """Define, enable, disable and remove the sites once. Raises GuestError if fewer than half can be defined."""
     lines = "".join(f"p:{_GROUP}/s{number} {site.spec}\n" for number, site in enumerate(sites))
     guest.put(lines.encode(), _SITES)
     define, count = _timed(guest, _DEFINE)
-    with readable("what tracefs prints"):
+    with parsing_guest_text("what tracefs prints"):
         defined = int(count)
     if defined < len(sites) / 2:
         raise GuestError(f"tracefs accepted only {defined} of {len(sites)} sites", where=guest.name)
     enable, disable, remove = (_timed(guest, step)[0] for step in (_ENABLE, _DISABLE, _REMOVE))
-    return Peer(defined, define, enable, disable, remove)
+    return TracefsSeconds(defined, define, enable, disable, remove)
 
 
 def _timed(guest: Guest, step: str) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from typing import Self
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.code.system_map import SystemMap
-from harness.landing.layout import Layout, Loaded
+from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.probe_module import ListedProbe
 from harness.landing.verify import moment, registrations
 from harness.landing.verify.files_at_hand import Files
@@ -275,7 +275,7 @@ class Watched:
         return Files(self._layout(now), now.modules, self._names)
 
     def _layout(self, now: Moment) -> Layout:
-        at_hand = [Loaded(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing]
+        at_hand = [LoadedTarget(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing]
         return Layout(self.guest, others=at_hand)
 
     def _named(self, files: Files, addresses: Sequence[int]) -> str:

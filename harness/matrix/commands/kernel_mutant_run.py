@@ -142,7 +142,7 @@ def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
     mutants = kernel_mutant_table.chosen(numbers)
     recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
     for recipe in recipes:
-        kernel_mutant_table.demand(recipe)
+        kernel_mutant_table.demand_kernel_mutants(recipe)
     return hunt(recipes, mutants, arguments)
 
 

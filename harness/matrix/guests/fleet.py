@@ -16,7 +16,7 @@ from harness.core.events import Bus
 from harness.guest import start
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
+from harness.guest.qemu_process import EmulatorKilled, FrozenGuestRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -29,7 +29,7 @@ from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
 # Errors that may not occur again with the row's next guest, and how many guests may be lost to them.
-_PASSING = (EmulatorKilled, FrozenRefused, GuestDied)
+_PASSING = (EmulatorKilled, FrozenGuestRefused, GuestDied)
 _MOST_LOST = 3
 
 

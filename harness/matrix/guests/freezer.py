@@ -13,7 +13,7 @@ from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.qemu_process import EmulatorKilled, FrozenRefused
+from harness.guest.qemu_process import EmulatorKilled, FrozenGuestRefused
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -62,7 +62,7 @@ class Freezer:
         self._build_context.store.use(frozen.parent)
         try:
             return start.thaw(image, frozen, options)
-        except (FrozenRefused, BootError):
+        except (FrozenGuestRefused, BootError):
             self.drop(image)
             raise
 
@@ -116,7 +116,7 @@ class Freezer:
 def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
     """Return everything that a frozen guest depends on, for its store key."""
     recipe = image.recipe
-    anywhere = qemu.Wiring(
+    anywhere = qemu.QemuFiles(
         console=0, monitor=0, console_log=Path("console"), kernel=Path("kernel"), initrd=Path("initrd")
     )
     return [

@@ -10,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.target import loaded
+from harness.landing.target import loaded_targets
 from harness.landing.verify import moment
 from harness.landing.verify.judged import Finding, Judged, table
 from harness.landing.verify.moment import Lists
@@ -75,14 +75,14 @@ class Foreign:
 
     def _elsewhere(self, site: Site) -> int:
         """Return the offset of the function's next instruction."""
-        return Layout(self.guest, loaded(self.guest)).following(site).offset
+        return Layout(self.guest, loaded_targets(self.guest)).following(site).offset
 
     def command(self, command: str) -> ForeignOutcome:
         """Run a shell command that registers probes, and judge them. The case must undo what it leaves in tracefs."""
         return self._run(Command(self.guest, command, None, chroot=False), {})
 
     def _run(self, subject: Subject, files: Mapping[str, object]) -> ForeignOutcome:
-        targets = {target.module: target.elf.path for target in loaded(self.guest)}
+        targets = {target.module: target.elf.path for target in loaded_targets(self.guest)}
         own = {name: self.guest.image.modules[name] for name in files}
         self._before = None
         with Watched(self.guest, {**targets, **own}, read=self._read) as watched:

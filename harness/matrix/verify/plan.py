@@ -116,14 +116,14 @@ def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) 
     copy = private_copy(file, directory)
     elf = _read(file, copy, image.recipe)
     module_info.demand_vermagic(elf, file, image)
-    return ToLoad(module_info.name(elf, file), copy, file, (), judged)
+    return ToLoad(module_info.module_name(elf, file), copy, file, (), judged)
 
 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
     """Return the ELF of a copy. Raises UsageError with the path of the original file."""
     try:
         elf = external_module_check.read(copy, recipe.architecture)
-        module_info.name(elf, file)
+        module_info.module_name(elf, file)
     except UsageError as error:
         raise UsageError(error.what, where=str(file), mend=error.mend) from None
     except PinpointError as error:

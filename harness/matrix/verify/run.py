@@ -143,7 +143,7 @@ class Run:
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
         known |= {each.means.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in kprobes_in_module_data.sites(Elf.kept(file)):
+            for site in kprobes_in_module_data.find_kprobe_sites(Elf.kept(file)):
                 if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.guest.result import readable
+from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.coming_and_going_modules import HOLDER, TARGET
@@ -75,7 +75,7 @@ def target_image(guest: Guest) -> str:
 
 def _btf_base(guest: Guest) -> Base:
     line = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
-    with readable("a line of the loader"):
+    with parsing_guest_text("a line of the loader"):
         return Base(int(line.fields["types"]), int(line.fields["strings"]))
 
 
@@ -96,11 +96,11 @@ def a_registered_kprobe() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        standing = probe_module.standing(guest)
+        standing = probe_module.read_kprobe_list(guest)
         report = probe_module.load(guest, [_FUNCTION]).reports[0]
         if report.errno:
             raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
-        yield lambda: _listed(probe_module.look(guest).newly_listed(standing))
+        yield lambda: _listed(probe_module.read_view(guest).newly_listed(standing))
         probe_module.unload(guest)
 
     return hold
@@ -111,10 +111,10 @@ def a_tracefs_kprobe() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        standing = probe_module.standing(guest)
+        standing = probe_module.read_kprobe_list(guest)
         enable = f"{_TRACING}/events/{_EVENT}/enable"
         guest.script(f"echo 'p:{_EVENT} {_FUNCTION}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
-        yield lambda: _listed(tuple(each for each in probe_module.standing(guest) if each not in standing))
+        yield lambda: _listed(tuple(each for each in probe_module.read_kprobe_list(guest) if each not in standing))
         guest.script(f"echo 0 >{enable}; echo '-:{_EVENT}' >>{_TRACING}/kprobe_events").check()
 
     return hold
