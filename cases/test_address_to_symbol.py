@@ -57,7 +57,7 @@ def test_module_text(
 
     These include `.cold` parts and functions with a second name.
     """
-    functions = target.functions(target.lasting, unique=True, preambles=False)
+    functions = target.functions(target.lasting_sections, unique=True, preambles=False)
     sites = [Site(each.name, module=target.module) for each in functions]
     found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)[::EVERY]])
     figure("closest.module_addresses", len(found), "addresses")
@@ -124,9 +124,11 @@ def test_name_of_two_functions(layout: Layout, target: Target, conversions: Addr
     find_kallsyms_symbol_value() (kernel/module/kallsyms.c, 6.1) stops at the first symbol in the table. The second
     function can be probed only by its address.
     """
-    twins = target.elf.named("pinpoint_twin")
-    start = layout.base(twins[1], target.module)
-    first, second = (layout.base(twin, target.module) + layout.pad(target.elf, twin) for twin in twins)
+    twins = target.elf.symbols_named("pinpoint_twin")
+    start = layout.symbol_address(twins[1], target.module)
+    first, second = (
+        layout.symbol_address(twin, target.module) + layout.landing_pad_of(target.elf, twin) for twin in twins
+    )
     found = conversions.convert(start)
     if (found.kernel.name, found.by_address.address, found.by_symbol.address) != ("pinpoint_twin", second, first):
         raise Missed(str(found))
@@ -140,7 +142,7 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> N
     In the second case is_ksym_addr() (include/linux/kallsyms.h, 6.1) ends with the text, so _kprobe_addr() fails first.
     """
     known = guest.traits.data_symbols
-    expect_specs_refused(kprobes, f"@{layout.text.stop:#x}", wanted=errno.EINVAL if known else errno.ENOENT)
+    expect_specs_refused(kprobes, f"@{layout.text_range.stop:#x}", wanted=errno.EINVAL if known else errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")

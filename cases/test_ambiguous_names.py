@@ -53,13 +53,13 @@ def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Of two static functions of one name in a module, the first in the symbol table is probed."""
-    twins = [symbol for symbol in target.elf.named("pinpoint_twin") if symbol.kind == "func"]
+    twins = [symbol for symbol in target.elf.symbols_named("pinpoint_twin") if symbol.kind == "func"]
     assert len(twins) > 1, "the module has no twins"
     with kprobes.on(target.site("twin")) as probes:
         target.call("twin", TIMES)
         target.call("other_twin", TIMES)
     probes.prove(hits=TIMES)
-    first = layout.base(twins[0], target.module) + layout.landing_pad(target.site("twin"))
+    first = layout.symbol_address(twins[0], target.module) + layout.landing_pad(target.site("twin"))
     if first != probes.reports[0].address:
         raise Missed(f"not the first in the symbol table\n\n{probes.landings[0].table()}")
 
@@ -74,7 +74,7 @@ def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
         pass
     probes.prove()
     for name, report in zip(names, probes.reports, strict=True):
-        lowest = min(symbol.address for symbol in layout.kernel.named(name)) + layout.slide
+        lowest = min(symbol.address for symbol in layout.kernel.symbols_named(name)) + layout.slide
         lowest += layout.landing_pad(Site(name))
         if report.address != lowest:
             raise Missed(f"{name} landed at {report.address:#x}, the lowest is {lowest:#x}")

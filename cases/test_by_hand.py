@@ -28,7 +28,7 @@ Tried = Callable[..., TrialRow]
 def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes by symbol + offset land in kernel and module functions; an offset from another build does not."""
     kernels = [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
-    functions = target.functions(target.lasting_text, unique=True, preambles=False)
+    functions = target.functions(target.lasting_text_sections, unique=True, preambles=False)
     ours = [Site(symbol.name, module=target.module) for symbol in functions]
     places = AddressClassifier(layout)
     with kprobes.on(*sample_sites(places, kernels), *sample_sites(places, ours)) as probes:

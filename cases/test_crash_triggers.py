@@ -12,7 +12,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.report.measurements import Figure
-from harness.verdict.crash_triggers import HANG, QUICK, RESET, SLOW, Criminal, TriggerResult
+from harness.verdict.crash_triggers import HANG, QUICK, RESET, SLOW, CrashModule, TriggerResult
 from harness.verdict.liveness import Condition
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -23,9 +23,9 @@ def test_crash_triggers_are_read_right(fresh: Fresh, figure: Callable[..., Figur
     """Each trigger that this kernel can detect is reported with its kind and place. The last one ends the guest."""
     outcomes: list[TriggerResult] = []
     with fresh(may_die=True) as guest:
-        criminal = Criminal(guest)
-        for trigger in criminal.possible(QUICK):
-            outcomes.append(criminal.commit(trigger))
+        criminal = CrashModule(guest)
+        for trigger in criminal.detectable(QUICK):
+            outcomes.append(criminal.fire(trigger))
             if outcomes[-1].died:
                 break
     keep(figure, outcomes)
@@ -45,12 +45,12 @@ def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[...,
     left = list(SLOW)
     while left:
         with fresh(may_die=True) as guest:
-            criminal = Criminal(guest)
-            left = criminal.possible(left)
+            criminal = CrashModule(guest)
+            left = criminal.detectable(left)
             alive = True
             while left and alive:
-                outcomes.append(criminal.commit(left.pop(0)))
-                alive = not outcomes[-1].done_for
+                outcomes.append(criminal.fire(left.pop(0)))
+                alive = not outcomes[-1].is_guest_unusable
     keep(figure, outcomes)
 
 
@@ -58,7 +58,7 @@ def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[...,
 def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """A hang of the only CPU with interrupts off is reported within five heartbeats, with its address."""
     with fresh(may_die=True, cpus=1) as guest:
-        hang = Criminal(guest).commit(HANG)
+        hang = CrashModule(guest).fire(HANG)
     assert hang.diagnosis.condition is Condition.HARD_HANG, str(hang)
     assert "pinpoint_spin_deaf" in hang.diagnosis.evidence, str(hang)
     silence = guest.heart.silence if guest.heart else None
@@ -71,13 +71,13 @@ def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
 def test_reset(fresh: Fresh) -> None:
     """A kernel that resets the machine without printing anything is distinguished from one that hangs."""
     with fresh(may_die=True) as guest:
-        reset = Criminal(guest).commit(RESET)
+        reset = CrashModule(guest).fire(RESET)
     assert (reset.diagnosis.condition, list(reset.complaints)) == (Condition.PANICKED, []), str(reset)
 
 
 def keep(figure: Callable[..., Figure], outcomes: Sequence[TriggerResult]) -> None:
     """Record the figures of the complaint reader; raise if it missed or invented a complaint."""
-    missed = [str(outcome) for outcome in outcomes if not outcome.read_right]
+    missed = [str(outcome) for outcome in outcomes if not outcome.is_read_correctly]
     alarms = [f"{outcome.trigger.name}: {alarm}" for outcome in outcomes for alarm in outcome.false_alarms]
     figure("oops.fixtures", len(outcomes), "triggers")
     figure("oops.missed", len(missed), "triggers", goal="0")

@@ -61,7 +61,7 @@ def test_kernel_data(guest: Guest, layout: Layout, readings: DataReader) -> None
 
     The ELF file shows where the names begin: up to 5.10 after a reference count.
     """
-    names = layout.kernel.bytes_at(layout.kernel.named("init_uts_ns")[0].address, 16).index(SYSTEM)
+    names = layout.kernel.bytes_at(layout.kernel.symbols_named("init_uts_ns")[0].address, 16).index(SYSTEM)
     release = guest.image.release.encode() + b"\0"
     readings.prove(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
 

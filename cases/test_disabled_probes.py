@@ -51,7 +51,7 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
         call(target)
         for index in range(len(sites)):
             disable_and_unregister.enable(probes, index)
-        probes.look_again()
+        probes.read_again()
         call(target)
     probes.prove(hits=2 * TIMES)
     probes.prove_gone()
@@ -63,7 +63,7 @@ def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes)
     site = layout.straight(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * 3) as probes:
         disable_and_unregister.disable(probes, 1)
-        probes.look_again()
+        probes.read_again()
         target.call("leaf", TIMES)
     probes.prove()
     disable_and_unregister.expect_hits(probes, [TIMES, 0, TIMES])

@@ -15,7 +15,7 @@ from harness.landing.landing import Missed
 from harness.pinning import forcing
 from harness.pinning.loader_fixture import Loaders
 from harness.report.measurements import Figure
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
@@ -28,9 +28,9 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
     The kernel complains, in different words on each kernel. The case has a guest of its own, which may die.
     """
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
-        forced = forcing.under_a_reference(Loaders(guest, loaders.mutant))
+        forced = forcing.force_removal_under_reference(Loaders(guest, loaders.mutant))
         forced.prove(guest)
-    complaints = read(forced.printed, timed=True)
+    complaints = read_complaints(forced.printed, timed=True)
     figure("forced.complaints", len(complaints), "complaints", goal="at least 1")
     if not complaints:
         raise Missed(f"a reference given back to a module that is no more does no harm: {forced.printed!r}")
@@ -39,6 +39,6 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
 @pytest.mark.mutants("lets-go")
 def test_force_spares_dependents(loaders: Loaders) -> None:
     """Forced removal does not remove a module that another module needs."""
-    removal = forcing.under_a_dependent(loaders)
+    removal = forcing.force_removal_under_dependent(loaders)
     if removal != forcing.IN_USE:
         raise Missed(f"a module that another one needs: forced, removal returns {removal or 'no error'}")

@@ -15,7 +15,7 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.landing.verify.judged import Finding
-from harness.matrix.verify.fixture import Foreign
+from harness.matrix.verify.fixture import ForeignProbes
 
 MODULE = "pinpoint_external"
 # Reading /proc/version calls it, and an idle guest does not.
@@ -25,14 +25,14 @@ LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_plain(foreign: Foreign) -> None:
+def test_plain(foreign: ForeignProbes) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
     foreign.module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
 
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_in_another_module(foreign: Foreign, target: Target) -> None:
+def test_in_another_module(foreign: ForeignProbes, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
     site = target.site("leaf")
     foreign.module(MODULE, site).prove((f"{site.module}:{site.symbol}+0x0", LANDED))
@@ -45,7 +45,7 @@ def test_in_another_module(foreign: Foreign, target: Target) -> None:
     ("kind", "finding"),
     [("fallback", LANDED), ("disabled", DISABLED), ("later", LANDED)],
 )
-def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
+def test_kind(foreign: ForeignProbes, kind: str, finding: Finding) -> None:
     """Each of these kprobes gets the right finding: by a second name, not armed, registered later by a workqueue.
 
     The workqueue registers its kprobe one second later.
@@ -59,7 +59,7 @@ def test_kind(foreign: Foreign, kind: str, finding: Finding) -> None:
 @pytest.mark.deep
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_by_address(foreign: Foreign, layout: Layout, figure: Callable[..., object]) -> None:
+def test_by_address(foreign: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
     outcome = foreign.module(MODULE, SITE, "address")
     # The kernel lists the address after a landing pad (arch_adjust_kprobe_addr(), since 5.19).

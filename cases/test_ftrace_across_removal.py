@@ -7,7 +7,7 @@ from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.pinning.across import settle
+from harness.pinning.across import run_once_before
 
 TIMES = 3
 # Bytes of a call on x86, the only architecture of the matrix with ftrace-based kprobes.
@@ -26,7 +26,7 @@ def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> Non
     patched = ftrace_site(elf, symbol, layout.decoder)
     assert patched is not None, f"{entry} is not traced"
     site = entry.at(patched)
-    settle(target, site)
+    run_once_before(target, site)
     address, memory = layout.address(site), layout.guest.memory
     before = memory.read(address, CALL)
     with kprobes.on(site) as probes:

@@ -105,15 +105,15 @@ def test_what_a_cell_leaves_is_noticed(
     """A module, mount or process that a cell leaves is named; after a new taint no other cell uses the guest."""
     monkeypatch.setattr(checkup, "GONE_SECONDS", 0.5)
     with fresh(may_die=True) as guest:
-        module = guest.ship("pinpoint_second")
+        module = guest.copy_module("pinpoint_second")
         for left, undone, reported in DIRT:
             guest.script(left.format(module=module)).check()
-            with pytest.raises(checkup.LeftBehind, match=reported):
-                checkup.end(guest)
+            with pytest.raises(checkup.GuestStateChanged, match=reported):
+                checkup.check_after_cell(guest)
             guest.script(undone).check()
-            assert checkup.end(guest) == ""
+            assert checkup.check_after_cell(guest) == ""
         guest.script(f"echo {TAINT_USER} >/proc/sys/kernel/tainted").check()
-        assert checkup.end(guest) == f"taint {ITS_LETTER}"
+        assert checkup.check_after_cell(guest) == f"taint {ITS_LETTER}"
 
 
 @pytest.mark.deep

@@ -9,8 +9,8 @@ from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.pinning.across import cross, expect_errnos, race, settle
-from harness.pinning.coming_and_going_modules import going
+from harness.pinning.across import expect_errnos, probe_across_removal, race_registration, run_once_before
+from harness.pinning.coming_and_going_modules import module_being_removed
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named
 
@@ -23,8 +23,8 @@ ROUNDS, FEW = 60, 4
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
     """The kprobe is listed as GONE, unregisters cleanly, and is not hit by a new module at the same address."""
     site = layout.straight(target.site("leaf"))[2]
-    settle(target, site)
-    crossing = cross(kprobes, target, site, named(mutant))
+    run_once_before(target, site)
+    crossing = probe_across_removal(kprobes, target, site, named(mutant))
     assert not crossing.moved, "the module's next life stands elsewhere, so that nothing could have hit it"
     crossing.prove()
 
@@ -39,7 +39,7 @@ def test_new_probe_at_the_site_of_a_gone_one(
     register_aggr_kprobe(), kernel/kprobes.c, 6.1.
     """
     site = layout.straight(target.site("leaf"))[2]
-    settle(target, site)
+    run_once_before(target, site)
     with kprobes.on(site) as gone:
         target.unload()
         target.load()
@@ -51,7 +51,7 @@ def test_new_probe_at_the_site_of_a_gone_one(
 @pytest.mark.mutants("registers-anyway")
 def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
     """A probe on a symbol of a module that is GOING is ENOENT, though kallsyms still lists the symbol."""
-    with going(guest):
+    with module_being_removed(guest):
         expect_specs_refused(kprobes, "pinpoint_pins:pinpoint_needed", wanted=errno.ENOENT)
 
 
@@ -60,4 +60,6 @@ def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
 def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprobes, mutant: str) -> None:
     """A registration that races with removal of the target succeeds or is ENOENT or EINVAL."""
     spec = kprobes.mutant.bad_spec("pinpoint_target:pinpoint_leaf")
-    expect_errnos(race(guest, "pinpoint_target", spec, FEW if mutant else ROUNDS), (0, errno.ENOENT, errno.EINVAL))
+    expect_errnos(
+        race_registration(guest, "pinpoint_target", spec, FEW if mutant else ROUNDS), (0, errno.ENOENT, errno.EINVAL)
+    )

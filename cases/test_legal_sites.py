@@ -82,7 +82,7 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
         target.call("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
     _, symbol = layout.symbol(entry)
-    seen = {report.address - layout.base(symbol, "") for report in probes.reports}
+    seen = {report.address - layout.symbol_address(symbol, "") for report in probes.reports}
     if seen != {pad}:
         raise Missed(f"{entry} and {entry.at(pad)} landed {seen} bytes after the symbol, not both {pad}")
 
@@ -114,7 +114,7 @@ def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -
         disable_and_unregister.expect_second_registration_refused(probes, 1)
         target.call("leaf", TIMES)
         disable_and_unregister.remove(probes, 0)
-        probes.look_again()
+        probes.read_again()
         target.call("leaf", TIMES)
     probes.prove()
     disable_and_unregister.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])

@@ -14,11 +14,11 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
-from harness.pinning.coming_and_going_modules import stopped
-from harness.pinning.loader import PROBE, Order, Status
-from harness.pinning.loader_fixture import Loaders, expect, expect_gone, for_build, survived
+from harness.pinning.coming_and_going_modules import initializer_at_gate
+from harness.pinning.loader import PROBE, LoaderOrder, Status
+from harness.pinning.loader_fixture import Loaders, demand_survival, expect_gone, expect_result, for_build
 from harness.pinning.mutants import named
-from harness.pinning.protocol.loader_actor import settled
+from harness.pinning.protocol.loader_actor import await_rest
 
 TIMES = 3
 
@@ -45,14 +45,14 @@ def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
     Every check of the probe itself passes.
     """
     _demand_no_pin(loaders.guest)
-    with loaders(for_build(target, Order(gates=["load"]))) as loader:
-        loader.reach("load")
+    with loaders(for_build(target, LoaderOrder(gates=["load"]))) as loader:
+        loader.await_gate("load")
         handle = target.handle
         target.unload()
         target.load()
         assert target.handle == handle, "the kernel loaded the same module at another address"
         outcome = loader.finish()
-    expect(outcome, Status.STALE, "ENODEV")
+    expect_result(outcome, Status.STALE, "ENODEV")
     expect_gone(loaders.guest, PROBE)
 
 
@@ -61,13 +61,15 @@ def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
 def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
     """If another build replaces the target at the same addresses, the probe compares build-ids and refuses."""
     _demand_no_pin(loaders.guest)
-    rebuilt = doctored_modules.shipped(loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf))
-    with loaders(for_build(target, Order(gates=["load"]))) as loader:
-        loader.reach("load")
+    rebuilt = doctored_modules.copy_to_guest(
+        loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf)
+    )
+    with loaders(for_build(target, LoaderOrder(gates=["load"]))) as loader:
+        loader.await_gate("load")
         target.unload()
         loaders.guest.run("insmod", rebuilt).check()
         outcome = loader.finish()
-    expect(outcome, Status.LOAD, "ESTALE")
+    expect_result(outcome, Status.LOAD, "ESTALE")
     expect_gone(loaders.guest, PROBE)
 
 
@@ -79,17 +81,20 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
     A loader can therefore get success for a probe that was loaded for another loader's targets. To avoid this, a loader
     uses init_module(2), which shares no loads (idempotent_init_module(), kernel/module/main.c, 6.12).
     """
-    gated, strange = Order(parameters=["gates=entered"]), Order(parameters=["module_bases=no"], gates=["load"])
+    gated, strange = (
+        LoaderOrder(parameters=["gates=entered"]),
+        LoaderOrder(parameters=["module_bases=no"], gates=["load"]),
+    )
     for in_memory, wanted in ((False, (Status.DONE, "")), (True, (Status.LOAD, "EEXIST"))):
         with loaders(replace(strange, in_memory=in_memory)) as second, loaders(gated) as first:
-            second.reach("load")
-            with stopped(first, "entered"):
-                second.go()
-                assert settled(loaders.guest, second.pid) == "waits"
-            expect(first.finish(), Status.DONE)
+            second.await_gate("load")
+            with initializer_at_gate(first, "entered"):
+                second.continue_from_gate()
+                assert await_rest(loaders.guest, second.pid) == "waits"
+            expect_result(first.finish(), Status.DONE)
             outcome = second.finish()
         loaders.guest.run("rmmod", PROBE).check()
-        expect(outcome, *wanted)
+        expect_result(outcome, *wanted)
 
 
 @pytest.mark.requires("kprobes")
@@ -102,9 +107,9 @@ def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
     _demand_no_pin(expendable)
     target = Target(expendable, "pinpoint_target")
     target.load()
-    with Loaders(expendable, named(mutant))(for_build(target, Order(gates=["load"]))) as loader:
-        loader.reach("load")
+    with Loaders(expendable, named(mutant))(for_build(target, LoaderOrder(gates=["load"]))) as loader:
+        loader.await_gate("load")
         target.unload()
-        outcome = survived(loader)
-    expect(outcome, Status.LOAD, "ESTALE")
+        outcome = demand_survival(loader)
+    expect_result(outcome, Status.LOAD, "ESTALE")
     expect_gone(expendable, PROBE)

@@ -15,9 +15,9 @@ from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
 from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
-from harness.pinning.coming_and_going_modules import copies, going
-from harness.pinning.loader import PROBE, Order, Status
-from harness.pinning.loader_fixture import Loaders, expect
+from harness.pinning.coming_and_going_modules import loaded_copies, module_being_removed
+from harness.pinning.loader import PROBE, LoaderOrder, Status
+from harness.pinning.loader_fixture import Loaders, expect_result
 from harness.report.measurements import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -31,7 +31,7 @@ def test_module_without_sections(loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle: ENOENT at the open."""
     assert loaders.guest.script("[ -d /sys/module/kernel ]").ok
     for name in ("pinpoint_absent", "kernel"):
-        loaders.expect_refusal(Order(targets=[name]), Status.OPEN, "ENOENT")
+        loaders.expect_refusal(LoaderOrder(targets=[name]), Status.OPEN, "ENOENT")
 
 
 @pytest.mark.mutants("loads-anyway")
@@ -39,7 +39,7 @@ def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
     """With kptr_restrict=2 even root reads zeros, and the loader refuses them instead of using them as an address."""
     loaders.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
     try:
-        loaders.expect_refusal(Order(targets=[target.module]), Status.ZERO, "EACCES")
+        loaders.expect_refusal(LoaderOrder(targets=[target.module]), Status.ZERO, "EACCES")
     finally:
         loaders.guest.script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
 
@@ -50,8 +50,8 @@ def test_not_root(target: Target, loaders: Loaders) -> None:
 
     The load needs CAP_SYS_MODULE; it is tried without a target.
     """
-    loaders.expect_refusal(Order(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
-    loaders.expect_refusal(Order(user=SOMEBODY), Status.LOAD, "EPERM")
+    loaders.expect_refusal(LoaderOrder(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
+    loaders.expect_refusal(LoaderOrder(user=SOMEBODY), Status.LOAD, "EPERM")
 
 
 @pytest.mark.mutants("loads-anyway")
@@ -59,11 +59,11 @@ def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None
     """A token whose module was removed before the first read is ENODEV, even if the module is loaded again."""
     if loaders.guest.traits.section_fd_pins:
         pytest.skip(f"{loaders.guest.name} has section_fd_pins: a target with an open token stays")
-    with loaders(Order(targets=[target.module], gates=["read"])) as loader:
-        loader.reach("read")
+    with loaders(LoaderOrder(targets=[target.module], gates=["read"])) as loader:
+        loader.await_gate("read")
         target.unload()
         target.load()
-        expect(loader.finish(), Status.READ, "ENODEV")
+        expect_result(loader.finish(), Status.READ, "ENODEV")
 
 
 @pytest.mark.mutants("loads-anyway")
@@ -73,10 +73,10 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
     If an open section file takes a reference, the open is refused instead.
     """
     pins = guest.traits.section_fd_pins
-    with going(guest):
-        outcome = loaders.run(Order(targets=[GOING_TARGET]))
+    with module_being_removed(guest):
+        outcome = loaders.run(LoaderOrder(targets=[GOING_TARGET]))
         removal = loaders.delete(GOING_TARGET)
-    expect(outcome, *((Status.OPEN, "ENODEV") if pins else (Status.LOAD, "ESTALE")))
+    expect_result(outcome, *((Status.OPEN, "ENODEV") if pins else (Status.LOAD, "ESTALE")))
     assert removal == "EBUSY"
 
 
@@ -87,17 +87,17 @@ def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
     These are another address in the module, an address outside of it, a wrong base, and a list that is too short.
     """
     for number in (target.handle + 8, target.sections[".data"], 8):
-        loaders.expect_refusal(Order(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
-    loaders.expect_refusal(Order(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
-    loaders.expect_refusal(Order(parameters=_lists(target, 0)), Status.LOAD, "EINVAL")
-    loaders.expect_refusal(Order(parameters=_lists(target, target.handle)[:2]), Status.LOAD, "EINVAL")
+        loaders.expect_refusal(LoaderOrder(parameters=_lists(target, number)), Status.LOAD, "ESTALE")
+    loaders.expect_refusal(LoaderOrder(parameters=_lists(target, target.handle)), Status.LOAD, "ESTALE")
+    loaders.expect_refusal(LoaderOrder(parameters=_lists(target, 0)), Status.LOAD, "EINVAL")
+    loaders.expect_refusal(LoaderOrder(parameters=_lists(target, target.handle)[:2]), Status.LOAD, "EINVAL")
 
 
 @pytest.mark.mutants("loads-anyway")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
     """Garbage, half a file, and modules for another machine or kernel are ENOEXEC, by either system call."""
-    module = Elf.kept(guest.image.modules["pinpoint_noexit"])
+    module = Elf.read_cached(guest.image.modules["pinpoint_noexit"])
     images = {
         "garbage": b"no module at all\n" * 64,
         "half": doctored_modules.truncated(module),
@@ -105,15 +105,15 @@ def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) 
         "vermagic": doctored_modules.for_another_kernel(module),
     }
     for name, content in images.items():
-        path = doctored_modules.shipped(guest, name, content)
-        loaders.expect_refusal(Order(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
+        path = doctored_modules.copy_to_guest(guest, name, content)
+        loaders.expect_refusal(LoaderOrder(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
 
 
 @pytest.mark.mutants("loads-anyway")
 def test_parameters_too_long(loaders: Loaders) -> None:
     """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""
-    loaders.expect_refusal(Order(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
-    loaders.expect_refusal(Order(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
+    loaders.expect_refusal(LoaderOrder(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
+    loaders.expect_refusal(LoaderOrder(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
 
 
 @pytest.mark.deep
@@ -121,10 +121,10 @@ def test_parameters_too_long(loaders: Loaders) -> None:
 def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
     """With a hundred targets at once, each has its own token and handle, is validated, and is read again."""
     count = FEW if loaders.mutant.loads_anyway else MANY
-    with copies(guest, "pinpoint_noexit", count) as names:
-        outcome = loaders.run(Order(targets=names))
+    with loaded_copies(guest, "pinpoint_noexit", count) as names:
+        outcome = loaders.run(LoaderOrder(targets=names))
         guest.run("rmmod", PROBE)
-    expect(outcome, Status.DONE)
+    expect_result(outcome, Status.DONE)
     reread = {output.subject: output.fields["address"] for output in outcome.steps if output.step == "reread"}
     if not len(reread) == len(set(reread.values())) == count:
         raise Missed(f"{len(reread)} tokens of {len(set(reread.values()))} addresses were read again, not {count}")
@@ -134,9 +134,9 @@ def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
 def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
     """A module with init and no exit works as a target; its removal is always EBUSY unless forced."""
     name = "pinpoint_noexit"
-    guest.run("insmod", guest.ship(name)).check()
+    guest.run("insmod", guest.copy_module(name)).check()
     try:
-        expect(loaders.run(Order(targets=[name])), Status.DONE)
+        expect_result(loaders.run(LoaderOrder(targets=[name])), Status.DONE)
         guest.run("rmmod", PROBE).check()
         removal = loaders.delete(name)
     finally:
@@ -155,12 +155,14 @@ def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, f
     both cases the kernel warns, which is a complaint like any other, so the case uses a guest of its own. The mutant is
     caught in the row's guest.
     """
-    order = Order(targets=["pinpoint_sections"])
+    order = LoaderOrder(targets=["pinpoint_sections"])
     if mutant:
         loaders.expect_refusal(order, Status.OPEN, "ENOENT")
     with fresh(may_die=True) as other:
-        twins = doctored_modules.with_two_sections_of_one_name(Elf.kept(other.image.modules["pinpoint_sections"]))
-        inserted = other.run("insmod", doctored_modules.shipped(other, "twins", twins))
+        twins = doctored_modules.with_two_sections_of_one_name(
+            Elf.read_cached(other.image.modules["pinpoint_sections"])
+        )
+        inserted = other.run("insmod", doctored_modules.copy_to_guest(other, "twins", twins))
         assert "sysfs: cannot create duplicate filename" in other.fence(Deadline.after(60))
         assert inserted.ok or "File exists" in inserted.stderr
         assert inserted.ok == other.script("[ -d /sys/module/pinpoint_sections ]").ok
@@ -178,12 +180,12 @@ def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> 
     if guest.image.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") != "y":
         pytest.skip(f"{guest.name} has no lockdown")
     if mutant:
-        loaders.expect_refusal(Order(), Status.LOAD, "EPERM")
+        loaders.expect_refusal(LoaderOrder(), Status.LOAD, "EPERM")
     with fresh() as locked:
         lockdown = "/sys/kernel/security/lockdown"
         mount = "mount -t securityfs none /sys/kernel/security"
         locked.script(f"{mount} && echo integrity >{lockdown} && umount /sys/kernel/security").check()
-        Loaders(locked).expect_refusal(Order(), Status.LOAD, "EPERM")
+        Loaders(locked).expect_refusal(LoaderOrder(), Status.LOAD, "EPERM")
 
 
 def _lists(target: Target, handle: int) -> list[str]:

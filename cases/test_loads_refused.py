@@ -13,8 +13,8 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.pinning import doctored_modules
 from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
-from harness.pinning.coming_and_going_modules import going
-from harness.pinning.loader import Order, Status
+from harness.pinning.coming_and_going_modules import module_being_removed
+from harness.pinning.loader import LoaderOrder, Status
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named
 
@@ -32,9 +32,9 @@ def expect_load(guest: Guest, path: str, wanted: int) -> None:
 
 def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
     """Raise Missed unless a module's changed file is ENOEXEC."""
-    path = doctored_modules.shipped(loaders.guest, kind, content)
+    path = doctored_modules.copy_to_guest(loaders.guest, kind, content)
     try:
-        loaders.expect_refusal(Order(probe=path), Status.LOAD, "ENOEXEC")
+        loaders.expect_refusal(LoaderOrder(probe=path), Status.LOAD, "ENOEXEC")
     finally:
         loaders.guest.run("rmmod", "-f", NAME)
 
@@ -43,9 +43,9 @@ def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
 def test_loaded_twice(guest: Guest, mutant: str) -> None:
     """Loading a module that is loaded already is EEXIST. The mutant loads another module."""
     name, other = "pinpoint_second", "pinpoint_sections"
-    guest.run("insmod", guest.ship(name)).check()
+    guest.run("insmod", guest.copy_module(name)).check()
     try:
-        expect_load(guest, guest.ship(other if named(mutant).loads_anyway else name), errno.EEXIST)
+        expect_load(guest, guest.copy_module(other if named(mutant).loads_anyway else name), errno.EEXIST)
     finally:
         guest.script(f"rmmod {name}; rmmod {other} 2>/dev/null || :").check()
 
@@ -54,9 +54,9 @@ def test_loaded_twice(guest: Guest, mutant: str) -> None:
 def test_loaded_while_going(guest: Guest, mutant: str) -> None:
     """Loading a module that is GOING is EBUSY at once: the load does not wait for the removal (since 6.3)."""
     name = "pinpoint_second" if named(mutant).loads_anyway else GOING_TARGET
-    with going(guest):
+    with module_being_removed(guest):
         try:
-            expect_load(guest, guest.ship(name), errno.EBUSY)
+            expect_load(guest, guest.copy_module(name), errno.EBUSY)
         finally:
             guest.run("rmmod", "pinpoint_second")
 
@@ -69,12 +69,12 @@ def test_writable_text(guest: Guest, loaders: Loaders) -> None:
     """
     if guest.image.config.get("CONFIG_STRICT_MODULE_RWX") != "y":
         pytest.skip(f"{guest.name} maps modules writable and executable")
-    module = Elf.kept(guest.image.modules[NAME])
+    module = Elf.read_cached(guest.image.modules[NAME])
     expect_unsound(loaders, "writable", doctored_modules.with_writable_text(module))
 
 
 @pytest.mark.mutants("loads-anyway")
 def test_symbol_of_no_section(guest: Guest, loaders: Loaders) -> None:
     """A module with a symbol in a section that the file does not have is ENOEXEC (simplify_symbols())."""
-    module = Elf.kept(guest.image.modules[NAME])
+    module = Elf.read_cached(guest.image.modules[NAME])
     expect_unsound(loaders, "nowhere", doctored_modules.with_a_symbol_of_no_section(module))

@@ -16,9 +16,11 @@ from harness.landing.target import Target
 def test_functions_of_sections(layout: Layout, target: Target) -> None:
     """Every loaded function with a unique name is at its section's address + its offset in the file."""
     functions = [
-        (Site(each.name, module=target.module), each) for each in target.functions(target.lasting, unique=True)
+        (Site(each.name, module=target.module), each) for each in target.functions(target.lasting_sections, unique=True)
     ]
-    missed = missed_by_symbol(layout, [(site, layout.base(symbol, target.module)) for site, symbol in functions])
+    missed = missed_by_symbol(
+        layout, [(site, layout.symbol_address(symbol, target.module)) for site, symbol in functions]
+    )
     assert len(functions) > 10
     if missed:
         raise Missed(f"{len(missed)} of {len(functions)} functions are not at section + offset: {missed[0]}, ...")

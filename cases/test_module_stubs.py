@@ -35,10 +35,10 @@ def test_stubs_lead_to_what_is_called(guest: Guest) -> None:
 
     probes/depends/main.c.
     """
-    assert "pinpoint_needed" in {each.name for each in Elf.kept(guest.image.modules[NEEDED]).symbols}
-    guest.run("insmod", guest.ship(NEEDED)).check()
+    assert "pinpoint_needed" in {each.name for each in Elf.read_cached(guest.image.modules[NEEDED]).symbols}
+    guest.run("insmod", guest.copy_module(NEEDED)).check()
     try:
-        loaded = guest.run("insmod", guest.ship(NEEDING))
+        loaded = guest.run("insmod", guest.copy_module(NEEDING))
         guest.run("rmmod", NEEDING)
     finally:
         guest.run("rmmod", NEEDED).check()

@@ -4,9 +4,9 @@ import pytest
 
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import stopped
-from harness.pinning.loader import PROBE, Loader, Order, Status
-from harness.pinning.loader_fixture import Loaders, expect
+from harness.pinning.coming_and_going_modules import initializer_at_gate
+from harness.pinning.loader import PROBE, Loader, LoaderOrder, Status
+from harness.pinning.loader_fixture import Loaders, expect_result
 
 IN_USE = "EAGAIN"
 
@@ -23,10 +23,10 @@ def _expect_held(loaders: Loaders, target: Target) -> None:
 @pytest.mark.mutants("closes-early")
 def test_held_until_the_load(target: Target, loaders: Loaders) -> None:
     """Between open and load, removal of the target is refused, so the probe is loaded for the opened instance."""
-    with loaders(Order(targets=[target.module], gates=["load"])) as loader:
-        loader.reach("load")
+    with loaders(LoaderOrder(targets=[target.module], gates=["load"])) as loader:
+        loader.await_gate("load")
         _expect_held(loaders, target)
-        expect(loader.finish(), Status.DONE)
+        expect_result(loader.finish(), Status.DONE)
     loaders.guest.run("rmmod", PROBE).check()
 
 
@@ -37,8 +37,8 @@ def test_loader_killed_in_the_initializer(target: Target, loaders: Loaders) -> N
 
     The loader's task is in the kernel and keeps its open files.
     """
-    with loaders(Order(targets=[target.module], parameters=["gates=entered"])) as loader:
-        with stopped(loader, "entered"):
+    with loaders(LoaderOrder(targets=[target.module], parameters=["gates=entered"])) as loader:
+        with initializer_at_gate(loader, "entered"):
             loaders.guest.run("kill", "-KILL", str(loader.pid)).check()
             _expect_held(loaders, target)
         assert loader.finish().status is Status.KILLED
@@ -49,22 +49,22 @@ def test_loader_killed_in_the_initializer(target: Target, loaders: Loaders) -> N
 @pytest.mark.mutants("accompanied")
 def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
     """If a task that shares the loader's open files closes the token, the target can be removed; the probe refuses."""
-    order = Order(targets=[target.module], parameters=["gates=entered"], mutant="betrayed")
+    order = LoaderOrder(targets=[target.module], parameters=["gates=entered"], mutant="betrayed")
     with loaders(order) as loader:
-        loader.reach("betray")
-        with stopped(loader, "entered"):
+        loader.await_gate("betray")
+        with initializer_at_gate(loader, "entered"):
             _expect_held(loaders, target)
             _betray(loader)
             removal = loaders.delete(target.module)
         outcome = loader.finish()
     if not removal:
         target.load()
-    expect(outcome, Status.LOAD, "ESTALE")
+    expect_result(outcome, Status.LOAD, "ESTALE")
 
 
 def _betray(loader: Loader) -> None:
     """Let the second task continue until it reports that it has closed its file."""
-    loader.go()
+    loader.continue_from_gate()
     while output := loader.next_line():
         if output.step == "betray":
             return
@@ -74,11 +74,11 @@ def _betray(loader: Loader) -> None:
 @pytest.mark.mutants("closes-early")
 def test_held_until_the_probe_is_removed(target: Target, loaders: Loaders) -> None:
     """A loader that keeps its tokens until the probe is removed pins the target for exactly that time."""
-    with loaders(Order(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
-        loader.reach("hold")
-        loader.go()
+    with loaders(LoaderOrder(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
+        loader.await_gate("hold")
+        loader.continue_from_gate()
         _expect_held(loaders, target)
         loaders.guest.run("rmmod", PROBE).check()
-        expect(loader.finish(), Status.DONE)
+        expect_result(loader.finish(), Status.DONE)
     target.unload()
     target.load()

@@ -127,7 +127,7 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
             await_jump(probes, outer)
             disable_and_unregister.swap(probes, 0, 1)
             target.call(outer.symbol.removeprefix("pinpoint_"), TIMES)
-            probes.look_again()
+            probes.read_again()
             hits = probes.reports_now[1].hits
         if hits != TIMES:
             raise Missed(f"{inner} was hit {hits} times, not {TIMES}")

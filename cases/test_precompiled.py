@@ -29,7 +29,7 @@ Probing = Callable[..., Kprobes]
 
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
     """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
-    elf = Elf.kept(guest.image.modules[module])
+    elf = Elf.read_cached(guest.image.modules[module])
     lines = [find_line_number(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
@@ -51,7 +51,7 @@ def elsewhere(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
 
 def probe_bytes(guest: Guest) -> str:
     """Return the SHA-256 of pinpoint_probe.ko, which must be the same in the guest as on the host."""
-    there = guest.run("sha256sum", guest.ship("pinpoint_probe")).check().stdout.split()[0]
+    there = guest.run("sha256sum", guest.copy_module("pinpoint_probe")).check().stdout.split()[0]
     assert there == sha256(guest.image.modules["pinpoint_probe"])
     return there
 

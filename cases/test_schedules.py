@@ -20,7 +20,7 @@ def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
 
     These include address reuse. --schedules=all plays all schedules with two interventions.
     """
-    every = schedules.enumerated(2)
+    every = schedules.enumerate_schedules(2)
     figure("schedules.enumerated", len(every.schedules), "schedules")
     figure("schedules.left_out", len(every.undefined), "schedules")
     played = schedules.run(schedules.chosen())
@@ -39,6 +39,6 @@ def test_longer_orders(schedules: Schedules, figure: Callable[..., Figure]) -> N
 
     A schedule that fails is shrunk to the shortest that fails.
     """
-    played = schedules.explored()
+    played = schedules.explore()
     figure("schedules.long_run", len(played.plays), "schedules")
     figure("schedules.long_steps", sum(len(play.turns) for play in played.plays), "steps")

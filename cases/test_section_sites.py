@@ -59,7 +59,9 @@ def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
 def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes, figure: Callable[..., Figure]) -> None:
     """Sites of one build are refused in another build of the same module, in which each of them would miss."""
     made = [
-        site for shape in SHAPES for site in sites_at_lines(Elf.kept(guest.image.modules["pinpoint_target"]), shape)
+        site
+        for shape in SHAPES
+        for site in sites_at_lines(Elf.read_cached(guest.image.modules["pinpoint_target"]), shape)
     ]
     meant = [site for shape in SHAPES for site in sites_at_lines(rebuilt.elf, shape)]
     refused = expect_other_build_refused(kprobes, made, meant)

@@ -26,7 +26,7 @@ def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     A spread of the functions is tried, or every one with --sweep=kernel and with ./pinpoint test.
     """
     swept = sweeps.sweep_resolved()
-    figure("sweep.eligible", sweeps.eligible, "sites")
+    figure("sweep.eligible", sweeps.eligible_count, "sites")
     figure("sweep.resolved", swept.sites, "sites")
     figure("sweep.landed", swept.landed, "sites")
     figure("sweep.unexplained", len(swept.unexplained), "sites", goal="0")
@@ -47,11 +47,11 @@ def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     figure("sweep.armed_landed", swept.landed, "sites")
     figure("sweep.armed_unexplained", len(swept.unexplained), "sites", goal="0")
     figure("sweep.armed_per_second", round(swept.per_second, 1), "sites/s")
-    figure("sweep.armed_deadly", len(swept.deadly), "sites")
+    figure("sweep.armed_deadly", len(swept.fatal), "sites")
     swept.prove()
-    if swept.deadly:
-        sites = ", ".join(death.site.symbol for death in swept.deadly)
-        known_fail(f"a probe kills the guest at {sites}: {swept.deadly[0].reason}")
+    if swept.fatal:
+        sites = ", ".join(death.site.symbol for death in swept.fatal)
+        known_fail(f"a probe kills the guest at {sites}: {swept.fatal[0].reason}")
 
 
 @pytest.mark.deep
@@ -63,7 +63,7 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
     """
     if lacking := sweep_tracefs.unavailable_reason(guest):
         pytest.skip(f"{guest.name}: {lacking}")
-    ours, peer = sweeps.beside_tracefs()
+    ours, peer = sweeps.compare_with_tracefs()
     figure("sweep.tracefs_per_second", round(peer.per_second, 1), "sites/s")
     figure("sweep.ratio_to_tracefs", round(ours.per_second / peer.per_second, 1), "x", goal="at least 3")
     ours.prove()
@@ -77,5 +77,5 @@ def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> Non
     sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
     swept = sweeps.on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
-    assert [death.site for death in swept.deadly] == [deadly]
+    assert [death.site for death in swept.fatal] == [deadly]
     assert swept.landed == len(sites) - 1, swept.unexplained

@@ -12,9 +12,9 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.use_after_free import followed
+from harness.pinning.use_after_free import follow_stale_handle
 from harness.report.measurements import Figure
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
@@ -23,7 +23,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 def test_handle_followed_unchecked(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
     """If the target is removed before its handle is followed, the kernel complains, by KASAN if it has that."""
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
-        complaints = read(followed(Loaders(guest, loaders.mutant)), timed=True)
+        complaints = read_complaints(follow_stale_handle(Loaders(guest, loaders.mutant)), timed=True)
     figure("harm.complaints", len(complaints), "complaints", goal="at least 1")
     if not complaints:
         raise Missed("a handle followed into freed memory does no harm")

@@ -20,7 +20,7 @@ def test_symbol_versions(uprobes: Uprobes) -> None:
         with uprobes.on(file, sites) as run:
             process.call("pinpoint_versioned@PINPOINT_1", TIMES)
             process.call("pinpoint_runner_versioned", 1)
-            run.look(process)
+            run.read_pages(process)
         run.prove()
         run.prove_counts(process.pid, [TIMES, 1])
 
@@ -34,7 +34,7 @@ def test_interposition(uprobes: Uprobes) -> None:
         for file, hits in ((probed, 0), (preloaded, TIMES)):
             with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module") as run:
                 process.call("pinpoint_runner_calls", TIMES)
-                run.look(process)
+                run.read_pages(process)
             run.prove(hits)
 
 
@@ -46,7 +46,7 @@ def test_ifunc(uprobes: Uprobes) -> None:
     sites = [file.site(f"pinpoint_chosen_{part}") for part in ("resolver", "first", "second")]
     with uprobes.on(file, sites, "module") as run, uprobes.runner(LD_BIND_NOW="1") as process:
         process.call("pinpoint_runner_chosen", TIMES)
-        run.look(process)
+        run.read_pages(process)
     run.prove()
     run.prove_counts(process.pid, [1, 0, TIMES])
     with pytest.raises(PinpointError, match="IFUNC"):
@@ -59,9 +59,9 @@ def test_static_pie(uprobes: Uprobes) -> None:
     """A probe lands in a static position-independent program, which relocates itself without ld.so."""
     file = uprobes.file(RUNNER, STATIC)
     with uprobes.runner(STATIC) as process:
-        with uprobes.on(file, [file.site("pinpoint_runner_leaf")]).before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_runner_leaf")]).read_before(process) as run:
             process.call("pinpoint_runner_leaf", TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()
 
@@ -75,8 +75,8 @@ def test_stripped(uprobes: Uprobes, name: str) -> None:
     assert ".symtab" not in file.elf.sections
     symbol = f"pinpoint_{'one' if name == ONE else 'runner'}_static"
     with uprobes.runner(STRIPPED) as process:
-        with uprobes.on(file, [file.site(symbol)]).before(process) as run:
+        with uprobes.on(file, [file.site(symbol)]).read_before(process) as run:
             process.call(symbol, TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()

@@ -16,10 +16,10 @@ def test_started_before_and_after(uprobes: Uprobes) -> None:
     """A process that ran before the probe was registered has it, and so has one that is started later."""
     file = uprobes.file(ONE)
     with uprobes.runner() as early:
-        with uprobes.on(file, [file.site(LEAF)]).before(early) as run, uprobes.runner() as late:
+        with uprobes.on(file, [file.site(LEAF)]).read_before(early) as run, uprobes.runner() as late:
             early.call(LEAF, TIMES)
             late.call(LEAF, 1)
-            run.look(early, late, ask="")
+            run.read_pages(early, late, ask="")
         run.prove({early.pid: TIMES, late.pid: 1})
         run.prove_restored()
 
@@ -34,10 +34,10 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
     file = uprobes.file(ONE, "based")
     with uprobes.runner() as process, uprobes.on(file, [file.site(LEAF)]) as run:
         for _ in range(2):
-            slot = process.ask(f"open {file.path}")["slot"]
+            slot = process.send_command(f"open {file.path}")["slot"]
             process.call(f"+{LEAF}", TIMES)
-            run.look(process, ask="+")
-            process.ask(f"close {slot}")
+            run.read_pages(process, ask="+")
+            process.send_command(f"close {slot}")
         process.call(LEAF, TIMES)
     run.prove(2 * TIMES)
     after = run.mapped_after(process)
@@ -53,16 +53,16 @@ def test_fork(uprobes: Uprobes) -> None:
     site = file.site("pinpoint_two_leaf")
     with uprobes.runner() as process:
         parent = process.pid
-        with uprobes.on(file, [site]).before(process) as run:
+        with uprobes.on(file, [site]).read_before(process) as run:
             process.call(site.symbol, TIMES)
             child = process.fork()
             process.call(site.symbol, 1)
-            run.look_at(child)
+            run.read_pages_of(child)
             if process.reap():
                 raise Missed("the child failed")
             process.pid = parent
             process.call(site.symbol, 1)
-            run.look(process)
+            run.read_pages(process)
         run.prove({parent: TIMES + 1, child: 1})
         run.prove_restored()
 
@@ -74,11 +74,11 @@ def test_exec(uprobes: Uprobes) -> None:
     file = uprobes.file(RUNNER)
     site = file.site("pinpoint_runner_leaf")
     with uprobes.runner() as process:
-        with uprobes.on(file, [site]).before(process) as run:
+        with uprobes.on(file, [site]).read_before(process) as run:
             process.call(site.symbol, TIMES)
             process.exec(file)
             process.call(site.symbol, TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(2 * TIMES)
         run.prove_restored()
 
@@ -90,9 +90,9 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         with uprobes.on(file, [file.site(LEAF)]) as run:
-            child = int(process.ask(f"traced {LEAF} {TIMES}")["pid"])
-            run.look_at(child)
-            reply = process.ask("go")
+            child = int(process.send_command(f"traced {LEAF} {TIMES}")["pid"])
+            run.read_pages_of(child)
+            reply = process.send_command("go")
         run.prove({child: TIMES})
         word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
         breakpoint_ = uprobes.guest.architecture.kprobes.uprobe_breakpoint
@@ -109,14 +109,14 @@ def test_replaced_file(uprobes: Uprobes) -> None:
     copies = " ".join(uprobes.file(name).path for name in (RUNNER, ONE, TWO))
     uprobes.guest.script(f"mkdir {directory} && cp {copies} {directory}/").check()
     try:
-        file = old.moved_to(f"{directory}/{ONE}")
+        file = old.at_path(f"{directory}/{ONE}")
         site = file.site("pinpoint_one_calls")
-        with uprobes.started(f"{directory}/{RUNNER}") as early:
-            with uprobes.on(file, [site]).before(early) as run:
+        with uprobes.runner_at(f"{directory}/{RUNNER}") as early:
+            with uprobes.on(file, [site]).read_before(early) as run:
                 uprobes.guest.script(f"cp {new.path} {file.path}.new && mv {file.path}.new {file.path}").check()
                 early.call(site.symbol, TIMES)
-                run.look(early, ask="")
-                with uprobes.started(f"{directory}/{RUNNER}") as late:
+                run.read_pages(early, ask="")
+                with uprobes.runner_at(f"{directory}/{RUNNER}") as late:
                     late.call(site.symbol, 1)
             run.prove(TIMES)
             run.prove_only_in(early.pid)

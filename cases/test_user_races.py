@@ -12,7 +12,7 @@ from harness.landing.landing import Missed
 from harness.report.measurements import Figure
 from harness.userspace.gate import Gate
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.stress import toggle
+from harness.userspace.stress import toggle_uprobe
 
 LEAF = "pinpoint_one_leaf"
 
@@ -25,10 +25,10 @@ def test_removed_during_a_hit(uprobes: Uprobes) -> None:
     with uprobes.runner() as process:
         plain = process.call(LEAF, 1)
         with Gate(uprobes, file, LEAF) as gate:
-            process.say(f"call {LEAF} 1")
+            process.send_command_async(f"call {LEAF} 1")
             gate.await_hit()
             gate.prove_removal_waits()
-            if process.answer()["value"] != plain:
+            if process.read_answer()["value"] != plain:
                 raise Missed("the function returned another value under the probe")
 
 
@@ -40,16 +40,16 @@ def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
         with Gate(uprobes, file, LEAF) as gate:
-            process.ask(f"spin {LEAF}")
+            process.send_command(f"spin {LEAF}")
             gate.await_hit()
             if what == "killed":
                 gate.kill(process.pid)
             elif what == "exec":
                 process.exec(uprobes.file(RUNNER))
             elif what == "unmap":
-                process.ask(f"unmap {LEAF}")
+                process.send_command(f"unmap {LEAF}")
             else:
-                process.say("exit")
+                process.send_command_async("exit")
                 process.end()
         if what == "exec":
             process.call(LEAF, 1)
@@ -66,9 +66,9 @@ def test_toggled_under_hits(uprobes: Uprobes, figure: Callable[..., Figure]) -> 
     """Probes are added and removed under a thread that hits all the time, while processes start, fork and end."""
     file = uprobes.file(ONE)
     with uprobes.runner() as process:
-        process.ask(f"spin {LEAF}")
-        races = toggle(uprobes, file, LEAF)
-        process.ask("rest")
+        process.send_command(f"spin {LEAF}")
+        races = toggle_uprobe(uprobes, file, LEAF)
+        process.send_command("rest")
     if not races.hits:
         raise Missed(f"no hit in {races.rounds} rounds")
     figure("uprobe.races", races.rounds, "races")

@@ -5,13 +5,13 @@ import pytest
 from harness.images.user_targets import ONE
 from harness.landing.landing import Missed
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.refusals import BAD, Bad, expect_refused
+from harness.userspace.refusals import BAD, RefusedRequest, expect_refused
 
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-good-request")
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.what.replace(" ", "-")) for bad in BAD])
-def test_user_refused(uprobes: Uprobes, bad: Bad) -> None:
+def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
     """Bad offsets, files and file systems are refused; a probe on writable data is accepted but never armed."""
     expect_refused(uprobes, uprobes.file(ONE), bad)
 
@@ -27,12 +27,12 @@ def test_inside_a_user_instruction(uprobes: Uprobes) -> None:
     wanted = uprobes.guest.architecture.kprobes.uprobe_mid_instruction
     site = file.decodable_inside("pinpoint_one_leaf")
     with uprobes.runner() as process:
-        with uprobes.on(file, [site], "module").before(process) as run:
-            run.look(process)
+        with uprobes.on(file, [site], "module").read_before(process) as run:
+            run.read_pages(process)
         error = run.registered[0].errno
         if error != wanted:
             raise Missed(f"{site}: inside an instruction: errno {error}, not {wanted}")
-        changed = run.changed_places(process)
+        changed = run.changed_offsets(process)
         if changed != ([] if wanted else [file.offset(site)]):
             raise Missed(f"{site}: errno {error}, and memory changed at {changed}")
         run.prove_restored()

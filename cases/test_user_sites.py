@@ -28,10 +28,10 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
     file = uprobes.file(ONE)
     sites = file.straight(file.site("pinpoint_one_leaf"), BOUNDARIES)
     with uprobes.runner() as first, uprobes.runner() as second:
-        with uprobes.on(file, sites, way).before(first, second) as run:
+        with uprobes.on(file, sites, way).read_before(first, second) as run:
             first.call("pinpoint_one_leaf", TIMES)
             second.call("pinpoint_one_leaf", TIMES + 1)
-            run.look(first, second, ask="")
+            run.read_pages(first, second, ask="")
         run.prove({first.pid: TIMES, second.pid: TIMES + 1})
         run.prove_only_in(first.pid, second.pid)
         run.prove_restored()
@@ -45,9 +45,9 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
     """A return probe is registered at the function's entry and reports each return with the function's address."""
     file = uprobes.file(TWO)
     with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).read_before(process) as run:
             process.call("pinpoint_two_calls", TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()
 
@@ -60,9 +60,9 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
     file = uprobes.file(RUNNER)
     sites = file.straight(file.site(f"pinpoint_runner_{symbol}"), 2)
     with uprobes.runner() as process:
-        with uprobes.on(file, sites).before(process) as run:
+        with uprobes.on(file, sites).read_before(process) as run:
             process.call(f"pinpoint_runner_{symbol}", TIMES)
-            run.look(process, ask="")
+            run.read_pages(process, ask="")
         run.prove(TIMES)
         run.prove_restored()
 
@@ -80,9 +80,9 @@ def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) ->
         for file in map(uprobes.file, (ONE, TWO, RUNNER)):
             named = [each.name for each in file.functions if each.name in pointers]
             sites = [site for each in named for site in file.straight(file.site(each), 2)]
-            with uprobes.on(file, sites, "module").before(process) as run:
-                process.ask("each all 1")
-                run.look(process)
+            with uprobes.on(file, sites, "module").read_before(process) as run:
+                process.send_command("each all 1")
+                run.read_pages(process)
             run.prove()
             run.prove_restored()
             landings += run.landings

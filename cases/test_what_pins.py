@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.pinning.holds.pins import measured
+from harness.pinning.holds.pins import measure_pins
 from harness.pinning.mutants import named
 from harness.report.measurements import Figure
 
@@ -23,6 +23,6 @@ def test_what_pins(guest: Guest, mutant: str, figure: Callable[..., Figure]) -> 
     Those that do not pin report the removal.
     """
     traits = guest.traits
-    for row in measured(guest, named(mutant)):
+    for row in measure_pins(guest, named(mutant)):
         figure(f"pins.{row.pin.name}", int(row.pinned), "pins", goal=str(int(row.pin.rule(traits))))
         row.prove(traits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from harness.core.errors import BuildError, PinpointError
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 VMS = click.option("--vm", "vms", multiple=True, metavar="NAME", help="A VM; repeat for more. All core VMs without it.")
 
@@ -19,7 +19,7 @@ def print_error(error: PinpointError, about: str = "") -> None:
     """Print one line; for a failed build, first the end of its log."""
     if isinstance(error, BuildError):
         for line in error.last_lines():
-            click.echo(f"    {plain(line)}", err=True)
+            click.echo(f"    {without_control_codes(line)}", err=True)
         if error.log:
             click.echo(f"    (the whole log: {error.log})", err=True)
     click.echo(one_line(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)
@@ -27,4 +27,4 @@ def print_error(error: PinpointError, about: str = "") -> None:
 
 def one_line(text: str) -> str:
     """Return the text on one line and without control codes: names in it may come from untrusted files."""
-    return " ".join(part for line in plain(text).splitlines() if (part := line.strip()))
+    return " ".join(part for line in without_control_codes(text).splitlines() if (part := line.strip()))

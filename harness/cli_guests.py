@@ -76,7 +76,7 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
     def begin() -> Guest:
         image = prepare(recipe, build_context)
         freezer = Freezer(build_context, bus, accel)
-        frozen = None if anew else freezer.kept(image, lambda keys: start.boot(image, options(image, keys)))
+        frozen = None if anew else freezer.find_frozen(image, lambda keys: start.boot(image, options(image, keys)))
         keys = RunKeys.make()
         return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 

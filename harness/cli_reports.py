@@ -14,12 +14,12 @@ from harness.core import paths
 from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
 from harness.report import history as past_runs
-from harness.report.compare import Baseline, Comparison, against, read_cells
+from harness.report.compare import Baseline, Comparison, compare_with_baseline, read_cells
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_html
 from harness.report.measurements import Figures
 from harness.report.run_dir import LATEST, RunDirectory
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _FORMATS = ("ktap", "junit", "kcidb", "json", "markdown")
 _ORIGIN = re.compile(r"[a-z0-9_]{1,64}")
@@ -39,7 +39,7 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
     """
     cells = read_cells(new or paths.results() / LATEST)
     if old.suffix == ".toml":
-        found = against(Baseline.read(old), cells)
+        found = compare_with_baseline(Baseline.read(old), cells)
     else:
         found = compare_cells(read_cells(old), cells, strict=strict)
     print_comparison(found)
@@ -52,7 +52,7 @@ def print_comparison(found: Comparison) -> None:
         if lines:
             click.echo(f"{heading} ({len(lines)}):")
             for line in lines:
-                click.echo(f"  {' '.join(plain(line).split())}")
+                click.echo(f"  {' '.join(without_control_codes(line).split())}")
     click.echo("worse" if found.worse else "nothing got worse")
 
 
@@ -117,13 +117,13 @@ def history(case: str, flaky: bool) -> int:
     root = paths.results()
     if not root.is_dir():
         raise UsageError("no run has left results yet", where=str(root), mend="./pinpoint run")
-    shown = [each for each in past_runs.past(root, case) if each.flaky or not flaky]
+    shown = [each for each in past_runs.read_history(root, case) if each.flaky or not flaky]
     for each in shown:
         mutant = f", mutant {each.mutant}" if each.mutant else ""
         counts = Counter(verdict.value for verdict in each.verdicts)
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         mark = "  FLAKY" if each.flaky else ""
-        click.echo(plain(f"{each.case} on {each.vm}{mutant}: {verdicts}; {each.seconds:.1f} s{mark}"))
+        click.echo(without_control_codes(f"{each.case} on {each.vm}{mutant}: {verdicts}; {each.seconds:.1f} s{mark}"))
     if not shown:
         click.echo("no cell matches" if case or flaky else "no cell has run")
     return 0

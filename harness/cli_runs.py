@@ -99,7 +99,7 @@ def run(
     options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
     forced = [f"--accel={accel}"] if accel else []
     if kernel_mutants is not None:
-        return kernel_mutant_run.hunt_on(vms, kernel_mutants, [*forced, *pytest_arguments])
+        return kernel_mutant_run.run_kernel_mutants_on(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += forced
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     return pytest_run.run([*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen])

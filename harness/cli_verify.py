@@ -19,7 +19,7 @@ from harness.images.prepare import prepare
 from harness.images.recipe import Recipe, select
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
-from harness.matrix.verify.plan import Wanted
+from harness.matrix.verify.plan import VerifyRequest
 from harness.matrix.verify.report import Report
 from harness.report.board import Board
 
@@ -73,9 +73,9 @@ def verify(
         raise UsageError("modules and --run together", mend="load what the command needs with --with")
     if packages and not command:
         raise UsageError("--with-package without --run", mend="give the command that needs it")
-    wanted = Wanted(files, _pairs(parameters), also, loader, settle, expected, command, packages, system_map)
+    wanted = VerifyRequest(files, _pairs(parameters), also, loader, settle, expected, command, packages, system_map)
     for word in expected:
-        plan.expected(word)
+        plan.parse_expected_site(word)
     reports = _on_all(wanted, select(vms), sys.stderr if as_json else sys.stdout)
     if junit:
         report_forms.write_junit(reports, junit)
@@ -93,7 +93,7 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _on_all(wanted: Wanted, recipes: Sequence[Recipe], stream: object) -> list[Report]:
+def _on_all(wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object) -> list[Report]:
     """Verify on one VM after the other, with the board on the terminal."""
     bus = Bus()
     terminal = sys.stdout.isatty() and stream is sys.stdout
@@ -108,11 +108,11 @@ def _on_all(wanted: Wanted, recipes: Sequence[Recipe], stream: object) -> list[R
     return [job.result() for job in jobs]
 
 
-def _on(wanted: Wanted, recipe: Recipe, build_context: BuildContext) -> Report:
+def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> Report:
     log = paths.cache() / "logs" / f"verify-{recipe.name}.log"
     with tempfile.TemporaryDirectory(prefix="pinpoint-verify-") as directory:
         place = Path(directory)
         plan.demand_architecture(wanted, recipe, place)
         image = prepare(recipe, build_context)
-        modules = plan.modules(wanted, image, build_context, place)
+        modules = plan.modules_to_load(wanted, image, build_context, place)
         return run.verify(image, wanted, modules, build_context, log, place)

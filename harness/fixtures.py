@@ -22,7 +22,7 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import relocation_records as tried_trials
 from harness.matrix.guests import checkup, loaded_targets
-from harness.matrix.verify.fixture import Foreign
+from harness.matrix.verify.fixture import ForeignProbes
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
@@ -46,16 +46,16 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     legitimate change that cannot be undone only discards the guest.
     """
     run = request.config.stash[RUN]
-    with run.bus.clocked(vm, time_accounts.GUEST):
+    with run.bus.timed(vm, time_accounts.GUEST):
         running = run.fleet.guest(vm)
     request.node.stash[WATCH].start_on(running)
-    loaded_targets.make_room(running, _asked_for(request))
+    loaded_targets.unload_unwanted_target(running, _asked_for(request))
     yield running
     try:
-        with run.bus.clocked(vm, time_accounts.CHECK_UP):
-            undone = checkup.end(running)
+        with run.bus.timed(vm, time_accounts.CHECK_UP):
+            undone = checkup.check_after_cell(running)
     except GuestError as lost:
-        worse = _noticed(request, checkup.last_words(running, lost))
+        worse = _noticed(request, checkup.explain_loss(running, lost))
         run.fleet.retire(vm, f"{request.node.name}: {worse}")
         raise worse from lost
     except Exception as error:
@@ -82,9 +82,9 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
             try:
                 yield running
                 if not may_die:
-                    checkup.end(running)
+                    checkup.check_after_cell(running)
             except GuestError as lost:
-                raise _noticed(request, checkup.last_words(running, lost)) from lost
+                raise _noticed(request, checkup.explain_loss(running, lost)) from lost
             except Exception as error:
                 _noticed(request, error)
                 raise
@@ -94,7 +94,7 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
 
 def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
     """Gather evidence from the guest, which is about to stop, and return the error."""
-    request.config.stash[RUN].bundles.notice(request.node.stash[WATCH], error)
+    request.config.stash[RUN].bundles.gather_evidence(request.node.stash[WATCH], error)
     return error
 
 
@@ -175,7 +175,7 @@ def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kpr
 
 @pytest.fixture
 def loaders(mutant: str, guest: Guest) -> Iterator[Loaders]:
-    """Loaders in this guest: `with loaders(Order(...)) as loader`. In a mutant's cell they are broken on purpose."""
+    """Loaders in this guest: `with loaders(LoaderOrder(...)) as loader`. In a mutant's cell they are broken on purpose."""
     with Loaders(guest, breaking(mutant)) as tool:
         yield tool
 
@@ -193,9 +193,9 @@ def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant:
 
 
 @pytest.fixture
-def foreign(guest: Guest, mutant: str) -> Foreign:
+def foreign(guest: Guest, mutant: str) -> ForeignProbes:
     """Modules and commands that report nothing, judged in this guest: `foreign.module(name, site).prove(findings)`."""
-    return Foreign(guest, mutant)
+    return ForeignProbes(guest, mutant)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
 @pytest.fixture
 def keep_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
     """Record a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
-    return partial(tried_trials.keep, request.config.stash[RUN].trials, vm)
+    return partial(tried_trials.record_trial, request.config.stash[RUN].trials, vm)
 
 
 @pytest.fixture

@@ -67,10 +67,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     xdist_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    selected = selection.asked_for(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
+    selected = selection.without_optional_cells(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     selection.skip_cells_without_traits(selected, run.recipes)
-    items[:] = selection.in_rows(selected, run.rows)
+    items[:] = selection.sorted_by_row(selected, run.rows)
 
 
 def _deep(config: pytest.Config) -> bool:
@@ -87,7 +87,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if config.option.collectonly or session.testsfailed:
         return None
     run = config.stash[RUN]
-    run.collected(session.items)
+    run.record_collected(session.items)
     if not isinstance(run, ControllerRun) or xdist_worker.is_controller(config):
         return None
     run_loop.run(session, run.fleet, run.flush_board)
@@ -132,19 +132,19 @@ def pytest_runtest_makereport(
     if watch is None:
         return report
     run = item.config.stash[RUN]
-    run.bus.spent(watch.identity.vm, _PARTS[call.when], call.duration)
+    run.bus.record_seconds(watch.identity.vm, _PARTS[call.when], call.duration)
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cell_result.REPORTED_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
-    sanitize.disarm(report)
+    sanitize.strip_control_codes(report)
     if call.excinfo is not None:
-        run.bundles.notice(watch, call.excinfo.value, report.longreprtext)
+        run.bundles.gather_evidence(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
-        survived = cell_result.without_proof(watch, run.survivors(watch))
+        survived = cell_result.fail_if_mutants_survived(watch, run.survivors(watch))
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
-        run.ended(watch)
+        run.record_ended(watch)
         report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
-        watch.let_go()
+        watch.drop_references()
     return report

@@ -149,7 +149,9 @@ def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_
         run=lambda *words: SimpleNamespace(out=notes if words[1].startswith("/sys/module/it/") else b""),
     )
     listing = "it/sections/.text:0x7000\nit/sections/.init.text:0x9000\nvirtio_net/sections/.text:0x100\nodd line\n"
-    assert evidence.loaded(cast(Guest, guest), listing) == {module: {".text": 0x7000, ".init.text": 0x9000}}
+    assert evidence.sections_by_module_file(cast(Guest, guest), listing) == {
+        module: {".text": 0x7000, ".init.text": 0x9000}
+    }
 
 
 def test_paths_with_blanks_stay_one_word_for_gdb() -> None:

@@ -184,7 +184,7 @@ def test_the_table_distinguishes_met_from_missed_with_both_sides() -> None:
 
 
 def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunDirectory) -> None:
-    time_accounts.keep(
+    time_accounts.record_figures(
         Figures(directory), {"parisc": {time_accounts.BODY: 2.0}, "arm64-debian": {time_accounts.BODY: 1.0}}
     )
     reported = matrices.time_figures(directory.path)

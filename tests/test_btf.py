@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 
-from harness.pinning.holds.btf_encoder import FUNCTION, Base, one_function
+from harness.pinning.holds.btf_encoder import FUNCTION, BaseBtf, encode_function
 
-BASE = Base(types=1000, strings=5000)
+BASE = BaseBtf(types=1000, strings=5000)
 
 
 def test_it_reports_one_function_of_void() -> None:
-    made = one_function(BASE, "<")
+    made = encode_function(BASE, "<")
     magic, version, _, head, types_at, types, strings_at, strings = struct.unpack_from("<HBBIIIII", made)
     assert (magic, version, head) == (0xEB9F, 1, 24)
     assert (types_at, types_at + types, strings_at + strings) == (0, strings_at, len(made) - head)
@@ -23,8 +23,8 @@ def test_it_reports_one_function_of_void() -> None:
 
 
 def test_the_function_is_the_second_type_behind_those_of_vmlinux() -> None:
-    assert BASE.function == 1002
+    assert BASE.function_type_id == 1002
 
 
 def test_it_is_as_long_as_its_section_in_the_target_module() -> None:
-    assert len(one_function(BASE, ">")) == 64
+    assert len(encode_function(BASE, ">")) == 64

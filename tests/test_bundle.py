@@ -14,7 +14,7 @@ from harness.core.errors import HostError, UsageError
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.report.sameness import alike, normalised
+from harness.report.sameness import is_same_failure, normalised
 from harness.verdict.cell_verdict import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
@@ -149,7 +149,7 @@ def test_a_bundle_of_another_version_is_refused(tmp_path: Path, changed: dict[st
 )
 def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str) -> None:
     assert normalised(first) == normalised(second)
-    assert alike(cell(reason=first), cell(reason=second))
+    assert is_same_failure(cell(reason=first), cell(reason=second))
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str
     ],
 )
 def test_the_cause_of_a_failure_is_a_difference(first: str, second: str) -> None:
-    assert not alike(cell(reason=first), cell(reason=second))
+    assert not is_same_failure(cell(reason=first), cell(reason=second))
 
 
 def test_another_verdict_is_another_failure() -> None:
-    assert not alike(cell(Verdict.OOPS), cell(Verdict.PANIC))
+    assert not is_same_failure(cell(Verdict.OOPS), cell(Verdict.PANIC))

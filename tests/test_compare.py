@@ -9,8 +9,8 @@ import pytest
 from test_export import cell
 
 from harness import cli
-from harness.report.compare import Baseline, against, compare
-from harness.report.history import past
+from harness.report.compare import Baseline, compare, compare_with_baseline
+from harness.report.history import read_history
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict import Verdict
@@ -66,10 +66,10 @@ def test_a_baseline_covers_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     path = tmp_path / "baseline.toml"
     path.write_text(KNOWN)
     baseline = Baseline.read(path)
-    assert not against(baseline, [cell("a", FAIL, reason="x")]).worse
-    assert against(baseline, [cell("a", OOPS, reason="x")]).worse, "another verdict is not known"
-    assert against(baseline, [cell("a", FAIL, reason="x", mutant="m")]).worse, "another cell is not known"
-    assert against(baseline, [cell("a")]).mended
+    assert not compare_with_baseline(baseline, [cell("a", FAIL, reason="x")]).worse
+    assert compare_with_baseline(baseline, [cell("a", OOPS, reason="x")]).worse, "another verdict is not known"
+    assert compare_with_baseline(baseline, [cell("a", FAIL, reason="x", mutant="m")]).worse, "another cell is not known"
+    assert compare_with_baseline(baseline, [cell("a")]).mended
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,12 @@ def test_the_commands_of_past_runs(
 def test_the_history_is_rebuilt_when_it_is_missing_damaged_or_a_run_is_removed(tmp_path: Path) -> None:
     run_of(tmp_path, "20260101-000000-0000", cell("a"))
     second = run_of(tmp_path, "20260102-000000-0000", cell("a", FAIL, reason="x"))
-    expected = past(tmp_path)
+    expected = read_history(tmp_path)
     (tmp_path / "history.sqlite").unlink()
-    assert past(tmp_path) == expected
+    assert read_history(tmp_path) == expected
     (tmp_path / "history.sqlite").write_bytes(b"no database at all" * 100)
-    assert past(tmp_path) == expected
+    assert read_history(tmp_path) == expected
     (second / "results.jsonl").unlink()
     second.rmdir()
-    after: Any = past(tmp_path)
+    after: Any = read_history(tmp_path)
     assert [each.verdicts for each in after] == [(PASS,)]

@@ -12,7 +12,7 @@ from kernel_logs import HEALTHY, KASAN, LINES, LOGS, PARISC_FAULT, SLUB_WARNING,
 from harness.images.recipe import BootNoise
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
-from harness.verdict.complaints import allowed, confirmed, read
+from harness.verdict.complaints import confirmed_by_dmesg, read_complaints, sort_by_boot_noise
 
 CUT_AT_EVERY_BYTE = {"parisc_terminate", "parisc user fault", "x86 BUG_ON", "OOM"}
 
@@ -20,25 +20,27 @@ CUT_AT_EVERY_BYTE = {"parisc_terminate", "parisc user fault", "x86 BUG_ON", "OOM
 @pytest.mark.parametrize("name", LOGS)
 def test_every_log_is_read_right(name: str) -> None:
     text, expected = LOGS[name]
-    assert [(complaint.kind, complaint.place) for complaint in read(HEALTHY + printed(text, start=30.0))] == expected
+    assert [
+        (complaint.kind, complaint.place) for complaint in read_complaints(HEALTHY + printed(text, start=30.0))
+    ] == expected
 
 
 @pytest.mark.parametrize(("kind", "line"), LINES)
 def test_every_first_line_is_known(kind: ComplaintKind, line: str) -> None:
-    (complaint,) = read(printed(line))
+    (complaint,) = read_complaints(printed(line))
     assert (complaint.kind, complaint.line) == (kind, line)
 
 
 def test_a_healthy_log_is_silent() -> None:
-    assert read(HEALTHY) == []
-    assert read("") == []
+    assert read_complaints(HEALTHY) == []
+    assert read_complaints("") == []
 
 
 @pytest.mark.parametrize("name", LOGS)
 def test_the_form_of_the_log_does_not_matter(name: str) -> None:
     text, _ = LOGS[name]
     log = HEALTHY + printed(text, start=30.0)
-    expected = [(complaint.kind, complaint.line, complaint.place) for complaint in read(log)]
+    expected = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(log)]
     time = re.compile(r"^(\[ *\d+\.\d+\]) ", re.MULTILINE)
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
@@ -51,7 +53,7 @@ def test_the_form_of_the_log_does_not_matter(name: str) -> None:
         "unfinished lines of a program": time.sub(r"login: \1 ", log),
     }
     for form, changed in forms.items():
-        found = [(complaint.kind, complaint.line, complaint.place) for complaint in read(changed)]
+        found = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(changed)]
         assert found == expected, form
 
 
@@ -61,69 +63,73 @@ def test_a_log_cut_at_any_byte_is_read_and_nothing_is_invented(name: str) -> Non
     whole = (HEALTHY.splitlines(keepends=True)[0] + printed(text, start=30.0)).encode()
     kinds = {kind for kind, _ in expected} | {ComplaintKind.WARNING, ComplaintKind.TRACE, ComplaintKind.FAULT}
     for cut in range(0, len(whole), 1 if name in CUT_AT_EVERY_BYTE else 13):
-        assert len(read(whole[:cut])) <= len(expected)
-        assert {complaint.kind for complaint in read(whole[cut:])} <= kinds
+        assert len(read_complaints(whole[:cut])) <= len(expected)
+        assert {complaint.kind for complaint in read_complaints(whole[cut:])} <= kinds
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_garbage_never_raises(garbage: bytes) -> None:
-    read(garbage)
-    read(printed(X86_OOPS).encode() + garbage)
-    read(garbage + printed(KASAN).encode())
+    read_complaints(garbage)
+    read_complaints(printed(X86_OOPS).encode() + garbage)
+    read_complaints(garbage + printed(KASAN).encode())
 
 
 def test_other_output_between_the_lines_changes_nothing() -> None:
     lines = printed(X86_OOPS).splitlines(keepends=True)
     noisy = "".join(f"{line}cat: {index} bytes\n" for index, line in enumerate(lines))
-    assert [complaint.line for complaint in read(noisy)] == [complaint.line for complaint in read(printed(X86_OOPS))]
+    assert [complaint.line for complaint in read_complaints(noisy)] == [
+        complaint.line for complaint in read_complaints(printed(X86_OOPS))
+    ]
 
 
 def test_what_a_program_writes_to_the_console_is_not_the_kernels() -> None:
     forged = X86_OOPS + KASAN + "Kernel panic - not syncing: I am a shell script\n"
     forged += "0,339,5140900,-;BUG: in the form of /dev/kmsg\n"
-    assert read(HEALTHY + forged) == []
-    assert len(read(HEALTHY + forged + printed(KASAN))) == 1
+    assert read_complaints(HEALTHY + forged) == []
+    assert len(read_complaints(HEALTHY + forged + printed(KASAN))) == 1
 
 
 def test_a_programs_line_in_kmsg_is_known_by_its_facility() -> None:
     raw = "<4>[    1.000000] Linux version 6.1.0\n<12>[   12.000000] Kernel panic - not syncing: forged\n"
-    assert read(raw) == []
-    assert len(read(raw + "<0>[   13.000000] Kernel panic - not syncing: real\n")) == 1
-    assert read("12,339,5140900,-;BUG: forged\n") == []
-    assert len(read("4,339,5140900,-;BUG: real\n")) == 1
+    assert read_complaints(raw) == []
+    assert len(read_complaints(raw + "<0>[   13.000000] Kernel panic - not syncing: real\n")) == 1
+    assert read_complaints("12,339,5140900,-;BUG: forged\n") == []
+    assert len(read_complaints("4,339,5140900,-;BUG: real\n")) == 1
 
 
 def test_a_forged_time_is_found_out_by_the_kernels_own_log() -> None:
     real, forged = printed(SLUB_WARNING, start=5.0), printed("Kernel panic - not syncing: forged", start=9.0)
-    on_console = read(HEALTHY + real + forged)
+    on_console = read_complaints(HEALTHY + real + forged)
     assert len(on_console) == 2
     dmesg = "".join(f"<4>{line}\n" for line in real.splitlines())
-    assert [complaint.place for complaint in confirmed(on_console, dmesg)] == ["mm/slub.c:5134"]
+    assert [complaint.place for complaint in confirmed_by_dmesg(on_console, dmesg)] == ["mm/slub.c:5134"]
     wrapped = "<6>[  900.000000] all that the ring still holds\n"
-    assert confirmed(on_console, wrapped) == on_console
+    assert confirmed_by_dmesg(on_console, wrapped) == on_console
 
 
 def test_boot_noise_is_allowed_by_its_exact_place_only() -> None:
-    complaints = read(
+    complaints = read_complaints(
         printed(SLUB_WARNING) + printed(SLUB_WARNING.replace("5134", "513"), start=14) + printed(X86_OOPS)
     )
-    sorted_ = allowed(complaints, [BootNoise(place="mm/slub.c:5134", why="QEMU 7.2 firmware reports no cache")])
+    sorted_ = sort_by_boot_noise(
+        complaints, [BootNoise(place="mm/slub.c:5134", why="QEMU 7.2 firmware reports no cache")]
+    )
     assert [complaint.place for complaint, _ in sorted_.allowed] == ["mm/slub.c:5134"]
     assert [complaint.place for complaint in sorted_.alarming] == ["mm/slub.c:513", "bad_init"]
-    assert allowed(complaints, []).allowed == ()
+    assert sort_by_boot_noise(complaints, []).allowed == ()
 
 
 def test_a_complaint_ends_at_its_marker_or_at_a_pause() -> None:
-    assert "RIP" not in read(printed(X86_OOPS))[0].lines[-1]
-    (fault,) = read(printed(PARISC_FAULT, start=5.0) + printed("pinpoint_target: later news", start=60.0))
+    assert "RIP" not in read_complaints(printed(X86_OOPS))[0].lines[-1]
+    (fault,) = read_complaints(printed(PARISC_FAULT, start=5.0) + printed("pinpoint_target: later news", start=60.0))
     assert not any("later news" in line for line in fault.lines)
 
 
 def test_verdicts_of_complaints() -> None:
-    assert {complaint.verdict for complaint in read(printed(KASAN))} == {Verdict.OOPS}
-    assert read(printed("Kernel panic - not syncing: x"))[0].verdict is Verdict.PANIC
-    assert read(printed("watchdog: BUG: soft lockup - CPU#0 stuck for 26s!"))[0].verdict is Verdict.HANG
+    assert {complaint.verdict for complaint in read_complaints(printed(KASAN))} == {Verdict.OOPS}
+    assert read_complaints(printed("Kernel panic - not syncing: x"))[0].verdict is Verdict.PANIC
+    assert read_complaints(printed("watchdog: BUG: soft lockup - CPU#0 stuck for 26s!"))[0].verdict is Verdict.HANG
 
 
 def test_severity() -> None:

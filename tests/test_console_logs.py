@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.verdict.complaint_kinds import ComplaintKind
-from harness.verdict.complaints import Complaint, read
+from harness.verdict.complaints import Complaint, read_complaints
 
 DIRECTORY = Path(__file__).with_name("console_logs")
 LOGS = sorted(path for path in DIRECTORY.glob("*/*.*") if path.suffix in (".console", ".dmesg"))
@@ -35,7 +35,7 @@ def expected(path: Path) -> list[tuple[ComplaintKind, str]]:
 
 
 def found(log: str | bytes) -> list[tuple[ComplaintKind, str]]:
-    return [(complaint.kind, complaint.place) for complaint in read(log)]
+    return [(complaint.kind, complaint.place) for complaint in read_complaints(log)]
 
 
 def test_every_log_is_expected_and_every_expectation_has_a_log() -> None:
@@ -51,7 +51,7 @@ def test_read_right(path: Path) -> None:
 @pytest.mark.parametrize("path", LOGS, ids=named)
 def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
     log = path.read_text()
-    wanted = [(complaint.kind, complaint.line, complaint.place) for complaint in read(log)]
+    wanted = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(log)]
     noise = "cat: BUG: Kernel panic - not syncing: written by a program\n"
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
@@ -62,19 +62,21 @@ def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
         "a program's unfinished lines": TIME.sub(r"Kernel panic - not syncing: \1 ", log),
     }
     for form, changed in forms.items():
-        again = [(complaint.kind, complaint.line, complaint.place) for complaint in read(changed)]
+        again = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(changed)]
         assert again == wanted, form
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LOGS, ids=named)
 def test_cut_anywhere(path: Path) -> None:
-    whole, wanted = path.read_bytes(), read(path.read_bytes())
+    whole, wanted = path.read_bytes(), read_complaints(path.read_bytes())
     every = range(len(whole))
     for cut in every if named(path) in EVERY_BYTE else random.Random(path.name).sample(every, min(20, len(whole))):
         before, after = whole[:cut], whole[cut:]
-        assert_is_beginning(read(before), wanted, before.decode())
-        assert {complaint.kind for complaint in read(after)} <= {complaint.kind for complaint in wanted} | PREAMBLES
+        assert_is_beginning(read_complaints(before), wanted, before.decode())
+        assert {complaint.kind for complaint in read_complaints(after)} <= {
+            complaint.kind for complaint in wanted
+        } | PREAMBLES
 
 
 def assert_is_beginning(reported: list[Complaint], wanted: list[Complaint], text: str) -> None:

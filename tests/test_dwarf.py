@@ -94,7 +94,7 @@ def test_a_line_is_where_its_label_is(build: Build, arch: str, flags: list[str])
     elf = build(*flags, arch=arch)
     for file, source, function in ("one.c", ONE, "first"), ("one.c", ONE, "second"), ("two.c", TWO, "third"):
         found = source_line_lookup.find_source_line(elf, file, number(source, f"MARK({function}_mark)"))
-        label, start = elf.named(f"{function}_mark")[0], elf.function(function)
+        label, start = elf.symbols_named(f"{function}_mark")[0], elf.function(function)
         assert (found.section, found.offset) == (label.section, label.address)
         assert (found.function, found.into) == (function, label.address - start.address)
 
@@ -105,8 +105,8 @@ def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
     subprocess.run(["ld", "-static", "--entry=first", *objects, "-o", "linked"], cwd=tmp_path, check=True)
     elf = Elf.read(tmp_path / "linked")
     found = source_line_lookup.find_source_line(elf, "two.c", number(TWO, "MARK(third_mark)"))
-    label = elf.named("third_mark")[0]
-    assert (found.section, found.offset) == (label.section, elf.place(label))
+    label = elf.symbols_named("third_mark")[0]
+    assert (found.section, found.offset) == (label.section, elf.section_offset(label))
     assert (found.function, found.into) == ("third", label.address - elf.function("third").address)
 
 
@@ -205,7 +205,7 @@ def test_a_precompiled_site_is_at_its_section_and_offset(build: Build) -> None:
     elf = build("-g")
     site = PrecompiledSite.at_line("shape", elf, "one.c", number(ONE, "MARK(first_mark)"))
     request = by_section(loaded(elf.build_id, 0xC0001000), [site])
-    assert request.specs == [f"@{0xC0001000 + elf.named('first_mark')[0].address:#x}"]
+    assert request.specs == [f"@{0xC0001000 + elf.symbols_named('first_mark')[0].address:#x}"]
     assert site.spec == f"shape:first+{site.offset:#x}", "it can be requested by its symbol, too"
 
 

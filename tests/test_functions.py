@@ -29,7 +29,7 @@ def names(monkeypatch: pytest.MonkeyPatch, built: set[str], seconds: dict[str, f
 
     monkeypatch.setattr(vm_start_order, "is_built", is_built)
     core = [recipe for recipe in load_all().values() if recipe.tier == "core"]
-    return vm_start_order.in_order(core, BuildContext.in_cache(Bus()), seconds)
+    return vm_start_order.names_in_start_order(core, BuildContext.in_cache(Bus()), seconds)
 
 
 def test_nothing_built_begins_with_what_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,13 +45,13 @@ def test_built_rows_come_before_others_the_slowest_first(monkeypatch: pytest.Mon
 
 def test_durations_are_of_every_cell_that_ever_ran(tmp_path: Path) -> None:
     kept = tmp_path / "durations.json"
-    assert cell_duration_cache.of_rows(kept) == {}
-    cell_duration_cache.remember(kept, [cell("test_a", "parisc", 1.0), cell("test_a", "parisc", 2.0, "text-base")])
-    cell_duration_cache.remember(kept, [cell("test_a", "parisc", 4.0), cell("test_b", "arm64-debian", 8.0)])
-    assert cell_duration_cache.of_rows(kept) == {"parisc": 6.0, "arm64-debian": 8.0}
+    assert cell_duration_cache.seconds_by_vm(kept) == {}
+    cell_duration_cache.save_seconds(kept, [cell("test_a", "parisc", 1.0), cell("test_a", "parisc", 2.0, "text-base")])
+    cell_duration_cache.save_seconds(kept, [cell("test_a", "parisc", 4.0), cell("test_b", "arm64-debian", 8.0)])
+    assert cell_duration_cache.seconds_by_vm(kept) == {"parisc": 6.0, "arm64-debian": 8.0}
 
 
 def test_durations_that_cannot_be_read_are_none(tmp_path: Path) -> None:
     kept = tmp_path / "durations.json"
     kept.write_text("{")
-    assert cell_duration_cache.of_rows(kept) == {}
+    assert cell_duration_cache.seconds_by_vm(kept) == {}

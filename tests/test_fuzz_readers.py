@@ -27,13 +27,13 @@ from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module
 from harness.landing.target import Target
 from harness.matrix.commands import bundle_trust, replay_options
-from harness.matrix.guests.guest_state import State
+from harness.matrix.guests.guest_state import GuestState
 from harness.pinning.loader import LoaderLine
 from harness.report import bundle, cell_duration_cache, jsonl
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.verdict.complaints import confirmed, read
-from harness.verdict.printk import plain, records
+from harness.verdict.complaints import confirmed_by_dmesg, read_complaints
+from harness.verdict.printk import read_records, without_control_codes
 from harness.verdict.traces import frames
 
 LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -108,11 +108,11 @@ def test_listings_of_guests(config: pytest.Config, name: str) -> None:
 def test_the_state_of_a_guest(config: pytest.Config) -> None:
     def reader(text: str) -> None:
         try:
-            State.parsed(text)
+            GuestState.parsed(text)
         except ValueError as error:
             raise PinpointError("its state cannot be read") from error
 
-    State.parsed(STATE)
+    GuestState.parsed(STATE)
     fuzz(config, text_of(STATE), reader)
 
 
@@ -133,15 +133,17 @@ def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> N
 def test_consoles(config: pytest.Config, log: Path) -> None:
     def reader(content: bytes) -> None:
         for timed in (True, None):
-            found = read(content, timed=timed)
+            found = read_complaints(content, timed=timed)
             frames([line for complaint in found for line in complaint.lines], {})
-        confirmed(found, content)
-        for record in records(content):
+        confirmed_by_dmesg(found, content)
+        for record in read_records(content):
             assert len(record.text) <= 2048
         terminal = Filter()
         shown = terminal.feed(content[: len(content) // 2]) + terminal.feed(content[len(content) // 2 :])
         shown.decode()
-        assert not set(re.sub(r"[\n\t]", "", plain(content.decode(errors="replace")))) & set("\x1b\x9b\x07\r\0")
+        assert not set(re.sub(r"[\n\t]", "", without_control_codes(content.decode(errors="replace")))) & set(
+            "\x1b\x9b\x07\r\0"
+        )
 
     fuzz(config, mutations(log.read_bytes()[: 1 << 14]), reader)
 
@@ -203,7 +205,7 @@ def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.Monk
     def reader(content: bytes) -> None:
         description.write_bytes(content)
         found = bundle.read(place)
-        replay_options.foreign(found.options)
+        replay_options.first_unrecorded_option(found.options)
         bundle_trust.demand_cells(found)
 
     seed = description.read_bytes()
@@ -228,4 +230,4 @@ def test_results_of_earlier_runs(config: pytest.Config, write: Callable[[bytes],
     fuzz(config, mutations(line * 3), lambda content: jsonl.read(write(content), Cell))
     kept = json.dumps({"parisc": {"test_x": 1.5}}).encode()
     anything = st.one_of(mutations(kept), _json({"parisc": 1}))
-    fuzz(config, anything, lambda content: cell_duration_cache.of_rows(write(content)))
+    fuzz(config, anything, lambda content: cell_duration_cache.seconds_by_vm(write(content)))

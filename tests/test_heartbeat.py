@@ -18,7 +18,7 @@ from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 from harness.verdict.liveness import Condition, examine
 
 # Long enough that a thread of a busy host does not wait for a large part of it.
@@ -45,7 +45,7 @@ class Link:
         self.waiting: Any = None
         self.beats = 0
 
-    def beat(self) -> None:
+    def send_keepalive(self) -> None:
         self.beats += 1
         self.answers.wait(SOON)
 
@@ -71,7 +71,9 @@ class Scene:
 
     def __init__(self) -> None:
         self.link, self.monitor, self.reasons = Link(), Monitor(), list[str]()
-        self.emulator = SimpleNamespace(name="a-vm", pid=1, monitor=self.monitor, status=None, said=lambda: "bye")
+        self.emulator = SimpleNamespace(
+            name="a-vm", pid=1, monitor=self.monitor, status=None, qemu_messages=lambda: "bye"
+        )
         registers = ARCHITECTURES["x86_64"].kprobes.registers
         self.heart = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
         self.guest = cast(Any, SimpleNamespace(heart=self.heart, monitor=self.monitor, link=self.link))
@@ -180,7 +182,7 @@ def test_what_became_of_a_guest(
     scene.link.alive = change.get("alive", True)
     if "event" in change:
         scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
-    found = examine(scene.guest, read(console), hex)
+    found = examine(scene.guest, read_complaints(console), hex)
     assert (found.condition, found.condition.verdict) == (condition, verdict)
     if found.condition is Condition.SOFT_HANG:
         assert "CPU 0 at 0x1000 (2/2)" in found.evidence

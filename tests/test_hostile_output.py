@@ -23,10 +23,10 @@ from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
 from harness.matrix.cells.cell_result import verdict_of
 from harness.matrix.guests import checkup, guest_state
-from harness.matrix.guests.checkup import KernelComplained, Unexplained
+from harness.matrix.guests.checkup import KernelComplained, UnexplainedTaint
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.complaints import read
-from harness.verdict.printk import records
+from harness.verdict.complaints import read_complaints
+from harness.verdict.printk import read_records
 from harness.verdict.traces import frames
 
 OOPS = (
@@ -68,9 +68,9 @@ def test_reading_takes_time_that_grows_as_the_size_does(unit: str) -> None:
     """64 times the input takes at most 400 times as long; a quadratic reader takes 4096 times as long."""
 
     def reads(text: str) -> None:
-        for complaint in read(text, timed=True):
+        for complaint in read_complaints(text, timed=True):
             frames(complaint.lines, {})
-        for complaint in read(text):
+        for complaint in read_complaints(text):
             frames(complaint.lines, {})
 
     small = max(0.002, min(seconds(1 << 14, UNITS[unit], reads) for _ in range(3)))
@@ -129,14 +129,14 @@ def fenceable(line: Line, listing: str) -> Guest:
 @pytest.mark.slow
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
-    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
-    checkup.begin(guest)
+    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
+    checkup.record_initial_state(guest)
     line.send(OOPS)
     for _ in range(17):
         line.send(b"[    9.500000] an ordinary line that the kernel prints\r\n" * (MIB // 56))
     assert "Oops" not in line.console.text(), "this test floods too little"
     with pytest.raises(KernelComplained, match="unable to handle page fault"):
-        checkup.end(guest)
+        checkup.check_after_cell(guest)
 
 
 def test_the_flood_between_fences_is_given_back_to_the_disk(line: Line) -> None:
@@ -189,23 +189,23 @@ def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]
 
 @pytest.mark.parametrize("letter", "DWBLM")
 def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
-    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
     bit = guest_state._TAINTS.index(letter)
     clean = fenceable(line, STATE.format(taint=4096))
-    checkup.begin(clean)
+    checkup.record_initial_state(clean)
     tainted = fenceable(line, STATE.format(taint=4096 | 1 << bit))
     checkup._clean[tainted] = checkup._clean[clean]
-    with pytest.raises(Unexplained, match=f"new taint {letter}") as caught:
-        checkup.end(tainted)
+    with pytest.raises(UnexplainedTaint, match=f"new taint {letter}") as caught:
+        checkup.check_after_cell(tainted)
     assert verdict_of(caught.value) is Verdict.OOPS
 
 
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
     clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
-    checkup.begin(clean)
+    checkup.record_initial_state(clean)
     checkup._clean[forced] = checkup._clean[clean]
-    assert checkup.end(forced) == "taint R"
+    assert checkup.check_after_cell(forced) == "taint R"
 
 
 @pytest.mark.parametrize("unit", [b"p", b"\r", b"pinpoint: fence ", b"Kernel panic - not syncing"])
@@ -227,8 +227,8 @@ def test_a_fence_is_found_behind_a_line_without_end(line: Line) -> None:
 
 def test_an_oops_behind_a_line_without_end_is_read() -> None:
     text = "." * MIB + OOPS.decode()
-    assert [str(each) for each in read(text, timed=True)]
-    assert max(len(record.text) for record in records("[    1.000000] " + "x" * MIB + "\n")) <= 2048
+    assert [str(each) for each in read_complaints(text, timed=True)]
+    assert max(len(record.text) for record in read_records("[    1.000000] " + "x" * MIB + "\n")) <= 2048
 
 
 INJECTIONS = {

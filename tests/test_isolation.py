@@ -22,7 +22,7 @@ from harness.guest.keys import RunKeys
 from harness.guest.process_listening_sockets import Listener, listeners
 from harness.guest.provisioning_line import format_provisioning_line
 from harness.guest.qemu_process import Emulator
-from harness.report.evidence import gather
+from harness.report.evidence import gather_evidence
 
 STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself
 
@@ -117,7 +117,7 @@ def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_pat
 
 @pytest.mark.slow
 def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKeys) -> None:
-    found = gather(guest, GuestLost("no answer"))
+    found = gather_evidence(guest, GuestLost("no answer"))
     assert {"console.log", "registers.txt", "events.txt"} <= set(found.pieces)
     assert found.absent["dmesg.txt"] == "the guest does not answer"
     for content in (*found.pieces.values(), " ".join(guest.argv).encode()):

@@ -11,7 +11,7 @@ from harness.core.errors import BootError, UsageError
 from harness.images.kernel_mutant_table import KernelMutant
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import kernel_mutant_run
-from harness.matrix.commands.kernel_mutant_run import Outcome, _Control, _Hunt
+from harness.matrix.commands.kernel_mutant_run import KernelMutantResult, _Control, _Hunt
 from harness.matrix.guests.kernel_mutant_switch import switch_on
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
@@ -115,9 +115,9 @@ def test_control_keeps_what_holds() -> None:
 def test_outcome_in_words() -> None:
     """The outcome is one line; for a survivor it shows what happened instead of a failed claim."""
     own = {"vm": "vm", "number": 7, "name": "seven", "past": False}
-    killed = Outcome.model_validate({**own, "killer": "test_b.py::test_two", "reason": "why"})
-    survivor = Outcome.model_validate({**own, "elsewhere": ["test_one was oops: BUG"], "cells": 3})
-    equivalent = Outcome.model_validate({**own, "equivalent": True, "reason": "no such code"})
+    killed = KernelMutantResult.model_validate({**own, "killer": "test_b.py::test_two", "reason": "why"})
+    survivor = KernelMutantResult.model_validate({**own, "elsewhere": ["test_one was oops: BUG"], "cells": 3})
+    equivalent = KernelMutantResult.model_validate({**own, "equivalent": True, "reason": "no such code"})
     assert str(killed) == "vm 7 seven: killed by test_b.py::test_two: why"
     assert "SURVIVED 3 cells" in str(survivor)
     assert "oops: BUG" in str(survivor)
@@ -128,12 +128,12 @@ def test_outcome_in_words() -> None:
 @pytest.mark.parametrize("arguments", [["-n", "4"], ["-n4"], ["--dist=loadgroup"]])
 def test_runs_in_one_process(arguments: list[str]) -> None:
     with pytest.raises(UsageError, match="one process"):
-        kernel_mutant_run.hunt_on([], "1", arguments)
+        kernel_mutant_run.run_kernel_mutants_on([], "1", arguments)
 
 
 def test_vm_without_the_patch() -> None:
     with pytest.raises(UsageError, match="kernel-mutants"):
-        kernel_mutant_run.hunt_on(["x86_64-debian"], "1", [])
+        kernel_mutant_run.run_kernel_mutants_on(["x86_64-debian"], "1", [])
 
 
 @pytest.mark.parametrize(("answer", "in_force"), [("7\n", True), ("0\n", False), ("", False)])

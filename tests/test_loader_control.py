@@ -14,7 +14,7 @@ from ssh_server import SOON, Server, end
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.pexpect_over_ssh import Dialogue
-from harness.pinning.loader import LoaderLine, LoaderResult, Order, Status
+from harness.pinning.loader import LoaderLine, LoaderOrder, LoaderResult, Status
 from harness.pinning.mutants import MUTANTS
 
 
@@ -56,11 +56,11 @@ def soon() -> Deadline:
 
 
 def test_an_order_in_words() -> None:
-    order = Order(
+    order = LoaderOrder(
         targets=["a", "b"], sections=[("a", ".text")], gates=["load"], name="c", in_memory=True, user=7, mutant="m"
     )
     assert order.words() == ["-t", "a", "-t", "b", "-s", "a:.text", "-g", "load", "-n", "c", "-u", "7", "-x", "m", "-m"]
-    assert Order(until_removed=True).words() == ["-w"]
+    assert LoaderOrder(until_removed=True).words() == ["-w"]
 
 
 def test_lines() -> None:
@@ -82,44 +82,46 @@ def test_how_it_ended_is_reported() -> None:
 
 
 def test_mutants_break_orders_and_leave_the_rest() -> None:
-    order = Order(targets=["a"], parameters=["keeps=1"])
-    assert MUTANTS["closes-early"].breaks(order) == Order(targets=["a"], parameters=["keeps=1"], mutant="closes-early")
-    assert MUTANTS["trusts-address"].breaks(order).parameters == ["keeps=1", "mutant=trusts-address"]
+    order = LoaderOrder(targets=["a"], parameters=["keeps=1"])
+    assert MUTANTS["closes-early"].break_order(order) == LoaderOrder(
+        targets=["a"], parameters=["keeps=1"], mutant="closes-early"
+    )
+    assert MUTANTS["trusts-address"].break_order(order).parameters == ["keeps=1", "mutant=trusts-address"]
 
 
 def test_a_dialogue_line_by_line(server: Server) -> None:
     with talk(server, "echo at gate; read word; echo did $word; exit 7") as dialogue:
-        assert dialogue.line(soon()) == "at gate"
-        dialogue.say("go", soon())
-        assert dialogue.line(soon()) == "did go"
-        assert dialogue.line(soon()) is None
-        assert dialogue.status(soon()) == 7
+        assert dialogue.read_line(soon()) == "at gate"
+        dialogue.send_line("go", soon())
+        assert dialogue.read_line(soon()) == "did go"
+        assert dialogue.read_line(soon()) is None
+        assert dialogue.await_exit_status(soon()) == 7
 
 
 def test_silence_is_reported_without_waiting(server: Server) -> None:
     with talk(server, "read word; echo $word") as dialogue:
         with pytest.raises(DeadlineExceeded, match="printed nothing in time"):
-            dialogue.line(Deadline.after(0.2))
-        dialogue.say("late", soon())
-        assert dialogue.line(soon()) == "late"
+            dialogue.read_line(Deadline.after(0.2))
+        dialogue.send_line("late", soon())
+        assert dialogue.read_line(soon()) == "late"
 
 
 def test_hanging_up_ends_what_waits(server: Server) -> None:
     with talk(server, "read word || echo end of input") as dialogue:
         dialogue.close_input()
-        assert dialogue.line(soon()) == "end of input"
+        assert dialogue.read_line(soon()) == "end of input"
 
 
 def test_a_killed_program_is_no_lost_guest(server: Server) -> None:
     with talk(server, "kill -9 $$") as dialogue:
-        assert dialogue.line(soon()) is None
-        assert dialogue.status(soon()) == -1
+        assert dialogue.read_line(soon()) is None
+        assert dialogue.await_exit_status(soon()) == -1
 
 
 def test_a_guest_that_stops_is_reported(server: Server) -> None:
     with talk(server, "echo here; read word") as dialogue:
-        assert dialogue.line(soon()) == "here"
+        assert dialogue.read_line(soon()) == "here"
         server.die()
-        assert dialogue.line(soon()) is None
+        assert dialogue.read_line(soon()) is None
         with pytest.raises(GuestLost):
-            dialogue.status(soon())
+            dialogue.await_exit_status(soon())

@@ -12,7 +12,7 @@ import pytest
 
 from harness.core import paths
 from harness.images.programs import FLAGS, PROGRAMS
-from harness.pinning.loader import LoaderLine, Order, Status
+from harness.pinning.loader import LoaderLine, LoaderOrder, Status
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def run(program: Path, *words: str, stdin: str = "") -> tuple[Status, list[str]]
 
 
 def load(
-    programs: Path, order: Order, *, image: str = "/nowhere/probe.ko", stdin: str = ""
+    programs: Path, order: LoaderOrder, *, image: str = "/nowhere/probe.ko", stdin: str = ""
 ) -> tuple[Status, list[str]]:
     return run(programs / "pinpoint_loader", *order.words(), image, *order.parameters, stdin=stdin)
 
@@ -47,20 +47,20 @@ def test_without_an_image_it_is_wrong_use(programs: Path) -> None:
 
 
 def test_a_missing_target_is_reported_by_name_and_status(programs: Path) -> None:
-    status, lines = load(programs, Order(targets=[ABSENT]))
+    status, lines = load(programs, LoaderOrder(targets=[ABSENT]))
     begin, failed = map(LoaderLine.parsed, lines)
     assert (status, begin.step, begin.subject) == (Status.OPEN, "begin", "probe")
     assert failed == LoaderLine("failed", "open", f"{ABSENT}/.gnu.linkonce.this_module", {"errno": "ENOENT"})
 
 
 def test_a_missing_image(programs: Path) -> None:
-    status, lines = load(programs, Order(name="other"))
+    status, lines = load(programs, LoaderOrder(name="other"))
     assert (status, lines[-1]) == (Status.IMAGE, "failed image /nowhere/probe.ko errno=ENOENT")
     assert lines[0].startswith("did begin other pid=")
 
 
 def test_it_waits_at_a_gate_until_ordered(programs: Path) -> None:
-    argv = [programs / "pinpoint_loader", *Order(targets=[ABSENT], gates=["open"]).words(), "probe.ko"]
+    argv = [programs / "pinpoint_loader", *LoaderOrder(targets=[ABSENT], gates=["open"]).words(), "probe.ko"]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
         assert process.stdin
@@ -75,14 +75,14 @@ def test_it_waits_at_a_gate_until_ordered(programs: Path) -> None:
 
 @pytest.mark.parametrize(("output", "errno"), [("", "EPIPE"), ("stop\n", "EINVAL"), ("go", "EPIPE")])
 def test_at_a_gate_it_takes_nothing_but_go(programs: Path, output: str, errno: str) -> None:
-    status, lines = load(programs, Order(gates=["image"]), stdin=output)
+    status, lines = load(programs, LoaderOrder(gates=["image"]), stdin=output)
     assert (status, lines[-1]) == (Status.GATE, f"failed image /nowhere/probe.ko errno={errno}")
 
 
 def test_each_gate_takes_one_line(programs: Path, tmp_path: Path) -> None:
     image = tmp_path / "empty.ko"
     image.write_bytes(b"")
-    status, lines = load(programs, Order(gates=["image", "load"]), image=str(image), stdin="go\n")
+    status, lines = load(programs, LoaderOrder(gates=["image", "load"]), image=str(image), stdin="go\n")
     assert (status, lines[-1]) == (Status.GATE, "failed load empty errno=EPIPE")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.verdict import intended_backtraces
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 
 X86 = """\
 [    1.000000] CPU: 0 PID: 221 Comm: ls Tainted: G           OE      6.1.0 #1
@@ -41,7 +41,7 @@ WARNING = """\
 
 
 def intended(log: str, *modules: str) -> list[bool]:
-    return [intended_backtraces.intended(complaint, modules) for complaint in read(log, timed=True)]
+    return [intended_backtraces.is_intended(complaint, modules) for complaint in read_complaints(log, timed=True)]
 
 
 def test_a_modules_own_dump_is_no_complaint() -> None:
@@ -63,7 +63,7 @@ def test_many_dumps_are_read_as_one() -> None:
 
 
 def test_the_kernels_dump_is_a_complaint() -> None:
-    (complaint,) = read(SYSFS, timed=True)
+    (complaint,) = read_complaints(SYSFS, timed=True)
     assert complaint.line.startswith("sysfs: cannot create duplicate filename")
     assert intended(SYSFS, "twice_named") == [False]
 

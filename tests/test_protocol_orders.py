@@ -12,12 +12,21 @@ from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
 from harness.landing.landing import Missed
-from harness.pinning.protocol.enumerate import covering, enumerated, situations
+from harness.pinning.protocol.enumerate import covering, enumerate_schedules, situations
 from harness.pinning.protocol.hypothesis_machine import explore
-from harness.pinning.protocol.model import PINS, SHARES, TOKEN, NotNowError, Rule, UndefinedError, World, beginning
+from harness.pinning.protocol.model import (
+    PINS,
+    SHARES,
+    TOKEN,
+    KernelRules,
+    NotNowError,
+    UndefinedError,
+    World,
+    initial_world,
+)
 from harness.pinning.protocol.play import Play, play
 from harness.pinning.protocol.schedule_fixture import FEW, FEW_STEPS
-from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb, line, parse
+from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb, format_schedule, parse_schedule
 
 EACH = pytest.mark.parametrize("rule", [TOKEN, PINS, SHARES])
 
@@ -25,13 +34,13 @@ EACH = pytest.mark.parametrize("rule", [TOKEN, PINS, SHARES])
 class ModelStage:
     """A kernel that follows a rule of its own, and whose allocator chooses the address of each load."""
 
-    def __init__(self, rule: Rule, *, moves: bool = False) -> None:
-        self._world = beginning(rule)
+    def __init__(self, rule: KernelRules, *, moves: bool = False) -> None:
+        self._world = initial_world(rule)
         self._moves = moves
 
     def take(self, step: ScheduleStep, _now: World) -> str:
-        place = f"place {self._world.lives}" if self._moves and step.verb in LOADS else None
-        self._world, outcome = self._world.after(step, place)
+        place = f"place {self._world.instances}" if self._moves and step.verb in LOADS else None
+        self._world, outcome = self._world.world_after(step, place)
         return outcome
 
     def place(self) -> str:
@@ -42,11 +51,11 @@ class ModelStage:
         return self._world.expected_kernel_state
 
 
-def outcomes(rule: Rule, text: str) -> list[str]:
+def outcomes(rule: KernelRules, text: str) -> list[str]:
     """Return the outcome of each step in the model."""
-    world, found = beginning(rule), []
-    for step in parse(text):
-        world, outcome = world.after(step)
+    world, found = initial_world(rule), []
+    for step in parse_schedule(text):
+        world, outcome = world.world_after(step)
         found.append(outcome)
     return found
 
@@ -54,13 +63,13 @@ def outcomes(rule: Rule, text: str) -> list[str]:
 @settings(deadline=None)
 @given(draw.lists(draw.builds(ScheduleStep, draw.sampled_from(Verb), draw.sampled_from((1, 2)))))
 def test_a_schedule_replays_from_its_line(steps: list[ScheduleStep]) -> None:
-    assert parse(line(steps)) == tuple(steps)
+    assert parse_schedule(format_schedule(steps)) == tuple(steps)
 
 
 @pytest.mark.parametrize("word", ["opens", "3.open", "1.open", "2.", "two.open", "0.open"])
 def test_a_word_that_is_no_step_is_named(word: str) -> None:
     with pytest.raises(UsageError, match=f"{word!r} is not a step"):
-        parse(f"open {word}")
+        parse_schedule(f"open {word}")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
         (PINS, "open force read", "ENODEV"),
     ],
 )
-def test_the_outcome_of_each_step_in_the_model(rule: Rule, text: str, last: str) -> None:
+def test_the_outcome_of_each_step_in_the_model(rule: KernelRules, text: str, last: str) -> None:
     assert outcomes(rule, text)[-1] == last
 
 
@@ -125,25 +134,25 @@ def test_a_step_before_its_time_is_refused(text: str) -> None:
     with pytest.raises(NotNowError):
         outcomes(TOKEN, text)
     with pytest.raises(UsageError, match="cannot be taken now"):
-        play(ModelStage(TOKEN), TOKEN, parse(text))
+        play(ModelStage(TOKEN), TOKEN, parse_schedule(text))
 
 
 @EACH
-def test_enumeration_without_interventions_is_the_loaders_life(rule: Rule) -> None:
-    assert enumerated(rule, 0).schedules == (tuple(map(ScheduleStep, LIFE)),)
+def test_enumeration_without_interventions_is_the_loaders_life(rule: KernelRules) -> None:
+    assert enumerate_schedules(rule, 0).schedules == (tuple(map(ScheduleStep, LIFE)),)
 
 
-def inserted(rule: Rule, most: int) -> set[str]:
+def inserted(rule: KernelRules, most: int) -> set[str]:
     """Return every schedule with one or two removals or reloads, by brute force over all steps."""
-    found, ahead = set(), [((), beginning(rule), most)]
+    found, ahead = set(), [((), initial_world(rule), most)]
     while ahead:
         done, world, left = ahead.pop()
-        verb = world.loaders[1].next
+        verb = world.loaders[1].next_step
         if verb is None:
-            found.add(line(done))
+            found.add(format_schedule(done))
             continue
         for each in (verb, *((Verb.REMOVE, Verb.RELOAD) if left else ())):
-            after, outcome = world.after(ScheduleStep(each))
+            after, outcome = world.world_after(ScheduleStep(each))
             if each is verb or outcome not in ("ENOENT", "EEXIST"):
                 ahead.append(((*done, ScheduleStep(each)), after, left - (each is not verb)))
     return found
@@ -151,25 +160,25 @@ def inserted(rule: Rule, most: int) -> set[str]:
 
 @EACH
 @pytest.mark.parametrize("most", [1, 2])
-def test_enumeration_is_complete_and_without_repetition(rule: Rule, most: int) -> None:
-    schedules = enumerated(rule, most).schedules
+def test_enumeration_is_complete_and_without_repetition(rule: KernelRules, most: int) -> None:
+    schedules = enumerate_schedules(rule, most).schedules
     assert len(set(schedules)) == len(schedules)
     others = {Verb.REMOVE, Verb.RELOAD}
     plain = [each for each in schedules if all(step.verb in others or step in map(ScheduleStep, LIFE) for step in each)]
-    assert set(map(line, plain)) == inserted(rule, most)
+    assert set(map(format_schedule, plain)) == inserted(rule, most)
 
 
 @EACH
-def test_what_is_left_out_frees_a_module_under_a_reference(rule: Rule) -> None:
-    left_out = enumerated(rule, 2).undefined
+def test_what_is_left_out_frees_a_module_under_a_reference(rule: KernelRules) -> None:
+    left_out = enumerate_schedules(rule, 2).undefined
     assert left_out
     assert {each[-1] for each in left_out} == {ScheduleStep(Verb.FORCE)}
     assert all(ScheduleStep(Verb.VALIDATE) in each for each in left_out)
 
 
 @EACH
-def test_a_few_schedules_cover_every_situation(rule: Rule) -> None:
-    schedules = enumerated(rule, 1).schedules
+def test_a_few_schedules_cover_every_situation(rule: KernelRules) -> None:
+    schedules = enumerate_schedules(rule, 1).schedules
     few = covering(rule, schedules)
     every = {situation for each in schedules for situation in situations(rule, each)}
     assert {situation for each in few for situation in situations(rule, each)} == every
@@ -177,17 +186,17 @@ def test_a_few_schedules_cover_every_situation(rule: Rule) -> None:
 
 
 @EACH
-def test_a_kernel_of_the_rule_agrees(rule: Rule) -> None:
-    for schedule in enumerated(rule, 2).schedules[::7]:
+def test_a_kernel_of_the_rule_agrees(rule: KernelRules) -> None:
+    for schedule in enumerate_schedules(rule, 2).schedules[::7]:
         play(ModelStage(rule), rule, schedule).prove()
 
 
 def test_an_allocator_that_moves_modules_is_no_disagreement() -> None:
     text = "open read look remove reload load validate register return"
-    played = play(ModelStage(TOKEN, moves=True), TOKEN, parse(text))
+    played = play(ModelStage(TOKEN, moves=True), TOKEN, parse_schedule(text))
     played.prove()
     assert (str(played.turns[-1]), played.reused) == ("validate: ESTALE", False)
-    assert play(ModelStage(TOKEN), TOKEN, parse(text)).reused
+    assert play(ModelStage(TOKEN), TOKEN, parse_schedule(text)).reused
 
 
 def wrong(play: Play) -> str:
@@ -197,17 +206,17 @@ def wrong(play: Play) -> str:
 
 
 def test_a_disagreement_ends_the_schedule_and_names_its_line() -> None:
-    reported = wrong(play(ModelStage(TOKEN), PINS, parse("open read remove look")))
+    reported = wrong(play(ModelStage(TOKEN), PINS, parse_schedule("open read remove look")))
     assert reported.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model predicts EWOULDBLOCK"
 
 
 def test_a_count_that_is_not_balanced_is_a_disagreement() -> None:
-    reported = wrong(play(ModelStage(TOKEN), PINS, parse("open")))
+    reported = wrong(play(ModelStage(TOKEN), PINS, parse_schedule("open")))
     assert "at the end target referenced 0 times, no probe; the model predicts target referenced 2 times" in reported
 
 
 @contextmanager
-def staged(rule: Rule, *, moves: bool = False) -> Iterator[ModelStage]:
+def staged(rule: KernelRules, *, moves: bool = False) -> Iterator[ModelStage]:
     yield ModelStage(rule, moves=moves)
 
 
@@ -217,7 +226,7 @@ def test_the_machine_shrinks_to_the_shortest_schedule() -> None:
 
 
 @EACH
-def test_the_few_that_are_always_drawn_distinguish_the_rules(rule: Rule) -> None:
+def test_the_few_that_are_always_drawn_distinguish_the_rules(rule: KernelRules) -> None:
     other = replace(rule, pins=not rule.pins)
     with pytest.raises(Missed):
         explore(lambda: staged(rule), other, schedules=FEW, steps=FEW_STEPS, shrinks=False, varied=False)
@@ -225,7 +234,7 @@ def test_the_few_that_are_always_drawn_distinguish_the_rules(rule: Rule) -> None
 
 @EACH
 @pytest.mark.parametrize("moves", [False, True])
-def test_the_machine_agrees_with_a_kernel_of_its_rule(rule: Rule, moves: bool) -> None:
+def test_the_machine_agrees_with_a_kernel_of_its_rule(rule: KernelRules, moves: bool) -> None:
     played = explore(lambda: staged(rule, moves=moves), rule, schedules=30, steps=30, shrinks=False, varied=False)
     assert len(played) >= 30
     assert max(len(each.turns) for each in played) > 20
@@ -233,7 +242,7 @@ def test_the_machine_agrees_with_a_kernel_of_its_rule(rule: Rule, moves: bool) -
 
 def test_every_long_schedule_is_a_schedule() -> None:
     def parsed(played: Play) -> Schedule:
-        return parse(played.line)
+        return parse_schedule(played.line)
 
     for each in explore(lambda: staged(TOKEN), TOKEN, schedules=10, steps=20, shrinks=False, varied=False):
         assert parsed(each) == tuple(turn.step for turn in each.turns)
@@ -244,7 +253,7 @@ def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
 
     class Mortal(ModelStage):
         def take(self, step: ScheduleStep, now: World) -> str:
-            if now.lives > 1:
+            if now.instances > 1:
                 raise lost
             return super().take(step, now)
 

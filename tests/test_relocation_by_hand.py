@@ -44,15 +44,15 @@ class FakeElf:
 
     @property
     def text_range(self) -> range:
-        return range(*(self.named(name)[0].address for name in ("_stext", "_etext")))
+        return range(*(self.symbols_named(name)[0].address for name in ("_stext", "_etext")))
 
-    def named(self, name: str) -> list[Symbol]:
+    def symbols_named(self, name: str) -> list[Symbol]:
         return [symbol for symbol in self.symbols if symbol.name == name]
 
     def function(self, name: str) -> Symbol:
-        return self.named(name)[0]
+        return self.symbols_named(name)[0]
 
-    def code(self, symbol: Symbol) -> bytes:
+    def function_bytes(self, symbol: Symbol) -> bytes:
         address, code = self._code[symbol.section]
         return code[symbol.address - address :][: symbol.size]
 
@@ -86,9 +86,11 @@ def layout(vmlinux: FakeElf, slide: int = SLIDE, arch: str = "x86_64", **targets
         return symbol.address + (targets[name].sections[symbol.section] if name else slide)
 
     guest = SimpleNamespace(architecture=ARCHITECTURES[arch])
-    linked = vmlinux.text_range if vmlinux.named("_etext") else range(0)
+    linked = vmlinux.text_range if vmlinux.symbols_named("_etext") else range(0)
     text = range(linked.start + slide, linked.stop + slide)
-    return SimpleNamespace(guest=guest, kernel=vmlinux, slide=slide, targets=targets, base=base, text=text)
+    return SimpleNamespace(
+        guest=guest, kernel=vmlinux, slide=slide, targets=targets, symbol_address=base, text_range=text
+    )
 
 
 def test_stext_and_offset_lands_on_the_kernel_it_was_made_for_whatever_its_slide() -> None:
@@ -99,7 +101,7 @@ def test_another_order_moves_what_stands_there() -> None:
     here = layout(kernel("abc"))
     by_hand = ByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
     assert by_hand.address(Site("a")) == 0x1010 + SLIDE
-    assert AddressClassifier(here).site(by_hand.address(Site("a"))) == Site("b")
+    assert AddressClassifier(here).site_at(by_hand.address(Site("a"))) == Site("b")
 
 
 def test_a_link_time_address_knows_no_slide() -> None:
@@ -140,7 +142,7 @@ def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> N
 def test_places_of_a_kernel(offset: int, place: AddressKind) -> None:
     # Between the first two functions are four int3, a long nop, then code without a symbol.
     gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
-    assert AddressClassifier(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
+    assert AddressClassifier(layout(kernel("abc", gap))).classify(0x1000 + SLIDE + offset) is place
 
 
 def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
@@ -150,16 +152,22 @@ def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
         {".text": (0x1000, 0x400, body)},
     )
     places = AddressClassifier(layout(elf, slide=0))
-    assert places.at(0x1007) is AddressKind.MID_INSTRUCTION
-    assert [places.never_starts(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [False, True, False, False, False]
+    assert places.classify(0x1007) is AddressKind.MID_INSTRUCTION
+    assert [places.is_inside_instruction(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_stubs_of_a_parisc_kernel() -> None:
     gap = struct.pack(">6I", LDIL, BE, LDIL, BE, 0, 0)
     places = AddressClassifier(layout(kernel("ab", gap), arch="parisc"))
-    seen = [places.at(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
+    seen = [places.classify(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
     assert seen == [AddressKind.STUB] * 4 + [AddressKind.PADDING] * 2
-    assert places.at(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
+    assert places.classify(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
 
 
 def test_veneers_of_an_arm64_module() -> None:

@@ -19,7 +19,7 @@ from harness.report import board as board_module
 from harness.report.board import Board
 from harness.report.html import write_html
 from harness.report.measurements import Figures, meets
-from harness.report.pivot import CaseName, Pivot, tally
+from harness.report.pivot import CaseName, Pivot, format_verdict_counts
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
@@ -156,8 +156,8 @@ def test_pivot() -> None:
     square = pivot.square(case("test_entry"), "x86_64-debian")
     assert (square.verdict, square.caught, square.tried) == (Verdict.PASS, 1, 1)
     assert pivot.square(case("test_entry"), "nowhere").verdict is None
-    assert [group[0].verdict for group in pivot.bad()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
-    assert tally(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
+    assert [group[0].verdict for group in pivot.failures()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
+    assert format_verdict_counts(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
     again = Pivot([*matrix(), cell("test_entry", "parisc")])
     assert again.square(case("test_entry"), "parisc").verdict is Verdict.PASS
 
@@ -169,8 +169,8 @@ def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
     ]
     pivot = Pivot(cells)
     assert [pivot.label(each) for each in pivot.cases] == ["test_entry (test_a)", "test_entry (test_b)"]
-    assert pivot.coverage.asked == 2
-    assert [group[0].verdict for group in pivot.bad()] == [Verdict.FAIL], "the later one does not hide the first"
+    assert pivot.coverage.selected == 2
+    assert [group[0].verdict for group in pivot.failures()] == [Verdict.FAIL], "the later one does not hide the first"
 
 
 @pytest.mark.parametrize("color", [False, True])

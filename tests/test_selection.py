@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from harness.matrix.cells.selection import asked_for
+from harness.matrix.cells.selection import without_optional_cells
 
 MARKED = ("", "crash_triggers", "deep")
 
@@ -26,5 +26,5 @@ def test_what_each_option_selects(crash_triggers: str, deep: bool, run: list[str
         SimpleNamespace(mark=mark, get_closest_marker=lambda name, mark=mark: name if name == mark else None)
         for mark in MARKED
     ]
-    selected = asked_for(cast(list[pytest.Item], items), crash_triggers=crash_triggers, deep=deep)
+    selected = without_optional_cells(cast(list[pytest.Item], items), crash_triggers=crash_triggers, deep=deep)
     assert [cast(SimpleNamespace, item).mark for item in selected] == run

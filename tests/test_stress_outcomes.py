@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from harness.landing.landing import Missed
-from harness.pinning.stress import Stressed
+from harness.pinning.stress import StressResult
 
 FAIR = {
     ("load", "0"): 30,
@@ -20,8 +20,8 @@ FAIR = {
 }
 
 
-def race(changed: dict[tuple[str, str], int] | None = None, *, left: str = "", leaks: str = "") -> Stressed:
-    return Stressed(Counter({**FAIR, **(changed or {})}), 1.0, left, leaks)
+def race(changed: dict[tuple[str, str], int] | None = None, *, left: str = "", leaks: str = "") -> StressResult:
+    return StressResult(Counter({**FAIR, **(changed or {})}), 1.0, left, leaks)
 
 
 def test_a_fair_race() -> None:

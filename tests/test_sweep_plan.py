@@ -78,7 +78,7 @@ def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
         SweepResult(
             missed=[missed(SITES[1])],
             refused=[RefusedSite(SITES[2], errno.EILSEQ, "")],
-            deadly=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
+            fatal=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
         )
     )
     assert swept.sites == 8
@@ -111,13 +111,13 @@ class Deadly:
 
     def unload(self) -> None: ...
 
-    def batch(self, sites: Sequence[Site]) -> SweepResult:
+    def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
         self.tried.append(sites)
         if self.killers & set(sites):
             raise GuestLost("dead")
         return SweepResult(landed=len(sites))
 
-    def last_words(self) -> list[int]:
+    def read_flight_recorder(self) -> list[int]:
         return self.recorded(self.tried[-1])
 
 
@@ -140,7 +140,7 @@ def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, 
 def test_bisects_to_every_deadly_site_and_sweeps_the_rest(monkeypatch: pytest.MonkeyPatch, killers: set[int]) -> None:
     deadly = Deadly({SITES[number] for number in killers}, no_recorder)
     _, swept, _ = hunt(monkeypatch, deadly)
-    assert {death.site for death in swept.deadly} == deadly.killers
+    assert {death.site for death in swept.fatal} == deadly.killers
     assert swept.landed == len(SITES) - len(killers)
 
 
@@ -148,7 +148,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
     culprit = SITES[27]
     deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
     guests, swept, events = hunt(monkeypatch, deadly)
-    assert swept.deadly == [FatalSite(culprit, "")]
+    assert swept.fatal == [FatalSite(culprit, "")]
     assert swept.landed == len(SITES) - 1
     assert guests.guests == 3, "one died of the batch, one of the deadly site alone, one did the rest"
     assert any("kills the guest" in event.detail for event in events)
@@ -156,7 +156,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     deadly = Deadly(set(), no_recorder)
-    monkeypatch.setattr(deadly, "batch", lambda _: (_ for _ in ()).throw(Missed("left")))
+    monkeypatch.setattr(deadly, "sweep_batch", lambda _: (_ for _ in ()).throw(Missed("left")))
     with pytest.raises(Missed, match="left"):
         hunt(monkeypatch, deadly)
 
@@ -166,7 +166,7 @@ class FakeKernel:
 
     word_bytes, struct_order, machine = 8, "<", "EM_X86_64"
 
-    def named(self, name: str) -> list[Any]:
+    def symbols_named(self, name: str) -> list[Any]:
         places = {"__start___jump_table": 0x1000, "__stop___jump_table": 0x1010, "base": 0x500}
         return [SimpleNamespace(address=places[name])] if name in places else []
 
@@ -182,7 +182,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         architecture=SimpleNamespace(kprobes=kprobes),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
-    module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting={".text"})
+    module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting_sections={".text"})
     monkeypatch.setattr(sweep_refusals, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.architecture import ARCHITECTURES
 from harness.core.elf import Elf
-from harness.verdict.complaints import read
+from harness.verdict.complaints import read_complaints
 from harness.verdict.traces import Frame, frames, source_of
 
 LOGS = Path(__file__).with_name("console_logs")
@@ -34,7 +34,7 @@ INNERMOST = {
 
 @pytest.mark.parametrize("log", INNERMOST)
 def test_frames_of_real_traces(log: str) -> None:
-    (complaint, *_) = read((LOGS / f"{log}.console").read_bytes())
+    (complaint, *_) = read_complaints((LOGS / f"{log}.console").read_bytes())
     assert [str(frame) for frame in frames(complaint.lines, {})][:2] == INNERMOST[log]
 
 
@@ -49,8 +49,8 @@ def test_lines_of_source(tmp_path: Path) -> None:
     (tmp_path / "one.c").write_text(SOURCE)
     subprocess.run([compiler, "-g", "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
     module = tmp_path / "mod.o"
-    elf = Elf.kept(module)
-    behind = elf.place(elf.named("behind")[0]) - elf.place(elf.named("first")[0])
+    elf = Elf.read_cached(module)
+    behind = elf.section_offset(elf.symbols_named("behind")[0]) - elf.section_offset(elf.symbols_named("first")[0])
     # A return address is after its call and may be the first instruction of the next line; the call's line is wanted.
     assert source_of(module, "first", behind - 1).endswith("one.c:4")
     assert source_of(module, "first", behind).endswith("one.c:5")

@@ -14,7 +14,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Landing
 from harness.landing.site import Site
 from harness.userspace import debug_files, witness
-from harness.userspace.mappings import Mapping, Page, View
+from harness.userspace.mappings import FileView, Mapping, Page
 from harness.userspace.ways import ByModule, ByTracefs, Hit, Registered, _errors
 from harness.userspace.witness import Breakpoint
 
@@ -28,16 +28,16 @@ def page(memory: bytes, *, private: bool = True) -> Page:
     return Page(7, 0x7F0000001000, 0x1000, 5, private, memory, memory)
 
 
-def view(*changes: tuple[int, bytes], private: bool = True) -> View:
+def view(*changes: tuple[int, bytes], private: bool = True) -> FileView:
     memory = bytearray(CONTENT[0x1000:0x2000])
     for place, code in changes:
         memory[place - 0x1000 : place - 0x1000 + len(code)] = code
-    return View(
+    return FileView(
         "1:2", [Mapping(7, 0x7F0000001000, 0x7F0000002000, 0x1000, "r-xp")], [page(bytes(memory), private=private)]
     )
 
 
-def landing(seen: View, *, offset: int = PLACE, hits: int = 1, expected: tuple[int, ...] = (PLACE,)) -> Landing:
+def landing(seen: FileView, *, offset: int = PLACE, hits: int = 1, expected: tuple[int, ...] = (PLACE,)) -> Landing:
     reported = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
     statements = (
         witness.registered(Registered(0, offset)),
@@ -156,4 +156,4 @@ def test_file_offset_is_by_the_segment(stripped: Path) -> None:
     symbol = elf.function("f")
     offset = elf.file_offset(symbol.address)
     assert offset != symbol.address
-    assert based.read_bytes()[offset : offset + symbol.size] == elf.code(symbol)
+    assert based.read_bytes()[offset : offset + symbol.size] == elf.function_bytes(symbol)

@@ -22,11 +22,11 @@ from harness.images.recipe import Recipe
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
-from harness.landing.verify.judged import Finding, Judged, table
+from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
 from harness.landing.verify.text import Region
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify import plan
-from harness.matrix.verify.plan import Wanted, expected
+from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
 
 X86 = ARCHITECTURES["x86_64"]
 RELEASE = "6.1.0-test"
@@ -162,7 +162,7 @@ def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -
     path = tmp_path / "System.map"
     path.write_text(mapped(image) + "0000000000001000 D not_text\n")
     names, kernel = SystemMap.read(path), Elf.read(image.vmlinux)
-    names.demand_of(kernel)
+    names.demand_map_of(kernel)
     assert names.meaning(kernel.function("f7").address + 3) == "f7+0x3"
     assert names.meaning(0) == ""
 
@@ -171,7 +171,7 @@ def test_the_error_of_another_kernels_map_counts_the_names_that_agree(tmp_path: 
     path = tmp_path / "System.map"
     path.write_text(mapped(image, shift=16))
     with pytest.raises(UsageError, match="is of another kernel: 1 of 200 names") as caught:
-        SystemMap.read(path).demand_of(Elf.read(image.vmlinux))
+        SystemMap.read(path).demand_map_of(Elf.read(image.vmlinux))
     assert caught.value.exit_status == 2
 
 
@@ -179,7 +179,7 @@ def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
     path = tmp_path / "System.map"
     path.write_text(mapped(image).replace(" T f", " T g"))
     with pytest.raises(UsageError, match="0 of 0 names"):
-        SystemMap.read(path).demand_of(Elf.read(image.vmlinux))
+        SystemMap.read(path).demand_map_of(Elf.read(image.vmlinux))
 
 
 @pytest.mark.parametrize(
@@ -219,9 +219,11 @@ def test_text_tells_where_it_differs() -> None:
 
 
 def test_the_table_has_a_line_for_each_probe() -> None:
-    landed = Judged("good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",))
-    missed = Judged("bad+0x4", "fentry", Finding.MISSED, why="no call")
-    header, first, second = table([landed, missed]).splitlines()
+    landed = JudgedProbe(
+        "good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",)
+    )
+    missed = JudgedProbe("bad+0x4", "fentry", Finding.MISSED, why="no call")
+    header, first, second = judged_table([landed, missed]).splitlines()
     assert header.split() == ["probe", "address", "means", "memory", "owner", "verdict"]
     assert " ".join(first.split()) == "good+0x4 0x1004 good+0x4 55 became cc - landed (first of 2)"
     assert " ".join(second.split()) == "bad+0x4 fentry - - - - missed: no call"
@@ -232,13 +234,13 @@ def test_the_table_has_a_line_for_each_probe() -> None:
     [("f", Site("f")), ("f+0x10", Site("f", 16)), ("f+16", Site("f", 16)), ("m:f.cold+4", Site("f.cold", 4, "m"))],
 )
 def test_what_is_expected_is_a_site(word: str, site: Site) -> None:
-    assert expected(word) == site
+    assert parse_expected_site(word) == site
 
 
 @pytest.mark.parametrize("word", ["", "+4", "f+", "f+x", "f g", "m:", "f;reboot"])
 def test_what_is_no_site_is_refused(word: str) -> None:
     with pytest.raises(UsageError, match="is no SYMBOL"):
-        expected(word)
+        parse_expected_site(word)
 
 
 @dataclass
@@ -258,7 +260,7 @@ def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Boo
     found = Booted()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cli_verify, "prepare", lambda *_, **__: image)
-    monkeypatch.setattr(guests, "begin", found.begin)
+    monkeypatch.setattr(guests, "start_guest", found.begin)
     return found
 
 
@@ -317,14 +319,16 @@ def test_two_modules_of_a_name_are_refused(image: Image, module: Path, tmp_path:
     private = tmp_path / "private"
     private.mkdir()
     with pytest.raises(UsageError, match="two modules are named my_probe"):
-        plan.modules(Wanted([module, module]), image, BuildContext.in_cache(Bus()), private)
+        plan.modules_to_load(VerifyRequest([module, module]), image, BuildContext.in_cache(Bus()), private)
 
 
 def test_an_archive_cannot_be_loaded_as_it_is_and_is_unpacked(image: Image, module: Path, tmp_path: Path) -> None:
     subprocess.run(["xz", module], check=True)
     private = tmp_path / "private"
     private.mkdir()
-    (found,) = plan.modules(Wanted([module.with_suffix(".ko.xz")]), image, BuildContext.in_cache(Bus()), private)
+    (found,) = plan.modules_to_load(
+        VerifyRequest([module.with_suffix(".ko.xz")]), image, BuildContext.in_cache(Bus()), private
+    )
     assert found.name == "my_probe"
     assert found.copy.read_bytes()[:4] == b"\x7fELF"
 

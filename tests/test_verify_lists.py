@@ -10,14 +10,14 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
-from harness.landing.verify.kprobe_judge import listed_site, matched
+from harness.landing.verify.kprobe_judge import listed_site, match_registrations
 from harness.landing.verify.registrations import Registration
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
 time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=0x0 pid=1 symbol=- command=sh
 lost=3 now=71033445908
-"""
+"""  # noqa: E501
 
 TRACED = """\
 uptime_proc_show (1) R I  \ttramp: 0xffffffffc0254000 (kprobe_ftrace_handler+0x0/0x1) ->kprobe_ftrace_handler+0x0/0x1
@@ -73,7 +73,7 @@ def test_an_arm64_site_calls_from_either_word() -> None:
 def test_listed_kprobes_have_their_latest_registrations() -> None:
     first, second, other = call(0x10), call(0x10), call(0x20)
     listed = [ListedProbe(0x10, "f+0x0", ()), ListedProbe(0x30, "g+0x0", ())]
-    found, gone = matched(listed, [first, other, second, call(0x40, error=22)])
+    found, gone = match_registrations(listed, [first, other, second, call(0x40, error=22)])
     assert [each.call for each in found] == [second, None]
     assert sorted(each.address for each in gone) == [0x10, 0x20]
     assert first in gone
@@ -82,7 +82,7 @@ def test_listed_kprobes_have_their_latest_registrations() -> None:
 def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
     armed, disabled = call(0x10), call(0x10, disabled=True)
     listed = [ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x10, "f+0x0", ())]
-    found, gone = matched(listed, [disabled, armed])
+    found, gone = match_registrations(listed, [disabled, armed])
     assert [each.call for each in found] == [disabled, armed]
     assert gone == []
 
@@ -102,9 +102,9 @@ def test_what_the_kernel_lists_is_a_site(meaning: str, site: Site) -> None:
 
 def test_settings_that_changed_are_told_with_both_values() -> None:
     before = {"/a": ("1",), "/b": ("x", "y")}
-    assert changed_settings.changed(before, before) == []
+    assert changed_settings.changed_lines(before, before) == []
     after = {"/a": ("0",), "/b": ("x", "y", "z\t1"), "/c": ("new",)}
-    assert changed_settings.changed(before, after) == [
+    assert changed_settings.changed_lines(before, after) == [
         "/a was '1', is '0'",
         "/b was 'x; y', is 'z 1'",
         "/c was empty, is 'new'",

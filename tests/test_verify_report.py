@@ -11,21 +11,21 @@ from test_verify import MODULE, compiled
 
 from harness.core.elf import Elf
 from harness.landing.code import kprobes_in_module_data
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.matrix.verify.report import Report, as_json, write_junit
 
-LANDED = Judged("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds=1.0)
-MISSED = Judged("g+0x8", "kprobe", Finding.MISSED, why="the witnesses disagree")
-UNKNOWN = Judged("h+0x0 [m]", "kretprobe", Finding.NOT_JUDGED, why="no ELF file of the module m is at hand")
+LANDED = JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds=1.0)
+MISSED = JudgedProbe("g+0x8", "kprobe", Finding.MISSED, why="the witnesses disagree")
+UNKNOWN = JudgedProbe("h+0x0 [m]", "kretprobe", Finding.NOT_JUDGED, why="no ELF file of the module m is at hand")
 
 
-def report(*probes: Judged, wrongs: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> Report:
+def report(*probes: JudgedProbe, wrongs: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> Report:
     return Report("vm", "6.1", "a.ko", probes, wrongs, notes, {"guest": 1.0}, Path("/log"))
 
 
 @pytest.mark.parametrize("finding", list(Finding))
 def test_only_missed_fails(finding: Finding) -> None:
-    assert report(Judged("f+0x0", "kprobe", finding)).status == (1 if finding is Finding.MISSED else 0)
+    assert report(JudgedProbe("f+0x0", "kprobe", finding)).status == (1 if finding is Finding.MISSED else 0)
 
 
 def test_anything_wrong_fails_and_a_note_does_not() -> None:

@@ -15,7 +15,7 @@ from harness.guest.accelerator import Accelerator, choose, cpu
 from harness.images import rootfs
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _MARKER = "pinpoint: floor"
 _INIT = f"#!/bin/busybox sh\necho '{_MARKER}'\nexec /bin/busybox poweroff -f\n"
@@ -35,7 +35,7 @@ def bare_kernel_measure(image: Image, build_context: BuildContext, scratch: Path
         done = process.run(words, deadline=Deadline.after(_SECONDS))
         # After a kernel panic QEMU exits with status 0 too.
         if done.rc or _MARKER not in done.output:
-            last = plain(done.output).strip().rpartition("\n")[2]
+            last = without_control_codes(done.output).strip().rpartition("\n")[2]
             raise HostError(f"the bare kernel did not come to its end, status {done.rc}: {last}", where=words[0])
         return done.seconds
 

@@ -21,7 +21,7 @@ from harness.images import rootfs
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.private_apt import native
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _LOCKED = paths.PROJECT / "requirements-bench.txt"
 _STAMP = "complete"
@@ -45,7 +45,7 @@ def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log
     except PinpointError as error:
         return Absent(f"not installed: {error}")
     tried = peer.run("uname", "-r", verbose=True)
-    output = plain(tried.output)
+    output = without_control_codes(tried.output)
     if not re.search(rf"^{re.escape(image.release)}\s*$", output, re.M) or _WELL not in output:
         return Absent(f"vng does not boot this kernel here, status {tried.rc}; see {log}")
     return replace(peer, status=tried.rc).boot

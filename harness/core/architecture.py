@@ -62,7 +62,7 @@ class QemuMachine:
     devices: tuple[str, ...] = ()
     renamed: tuple[tuple[int, int], str] | None = None
 
-    def of(self, program: str, version: tuple[int, int]) -> QemuMachine:
+    def for_qemu(self, program: str, version: tuple[int, int]) -> QemuMachine:
         """Return this machine with the path of a QEMU and the machine name that its version uses."""
         renamed = self.renamed and version >= self.renamed[0]
         return replace(self, qemu=program, machine=self.renamed[1] if self.renamed and renamed else self.machine)

@@ -29,7 +29,7 @@ class Deadline:
         """True once no time is left."""
         return self.remaining() == 0.0
 
-    def sooner(self, seconds: float) -> Deadline:
+    def earlier_of(self, seconds: float) -> Deadline:
         """Return the earlier of this deadline and `seconds` from now."""
         return Deadline(min(self.at, time.monotonic() + seconds))
 

@@ -123,7 +123,7 @@ class Elf:
             raise _not_whole(path, error) from None
 
     @classmethod
-    def kept(cls, path: Path) -> Elf:
+    def read_cached(cls, path: Path) -> Elf:
         """Like `read`, but cached while the file does not change: reading a vmlinux takes almost a second."""
         status = path.stat()
         return _kept(path, status.st_mtime_ns, status.st_size)
@@ -138,17 +138,17 @@ class Elf:
         return found
 
     @property
-    def allocated(self) -> list[Section]:
+    def allocated_sections(self) -> list[Section]:
         """Every section that is loaded, including sections whose names occur twice."""
         return [section for section in self._sections if section.allocated]
 
     @cached_property
-    def duplicated(self) -> frozenset[str]:
+    def duplicated_section_names(self) -> frozenset[str]:
         """Names of loaded sections that occur twice: a module with such a name gets no `sections/` in sysfs at all.
 
         Empty sections do not count (sect_empty(), kernel/module/sysfs.c, 6.1); gcc makes several of them for parisc.
         """
-        names = Counter(section.name for section in self.allocated if section.size)
+        names = Counter(section.name for section in self.allocated_sections if section.size)
         return frozenset(name for name, count in names.items() if count > 1)
 
     @cached_property
@@ -179,13 +179,13 @@ class Elf:
                 found[symbol.name].append(symbol)
         return found
 
-    def named(self, name: str) -> list[Symbol]:
+    def symbols_named(self, name: str) -> list[Symbol]:
         """Return every defined symbol of that name, in the table's order."""
         return list(self._by_name.get(name, ()))
 
     def function(self, name: str) -> Symbol:
         """Return the one function of that name. Raises PinpointError when there is none or when there are several."""
-        found = [symbol for symbol in self.named(name) if symbol.kind == "func"]
+        found = [symbol for symbol in self.symbols_named(name) if symbol.kind == "func"]
         if len(found) == 1:
             return found[0]
         what = f"{len(found)} functions are named" if found else "no function is named"
@@ -197,18 +197,18 @@ class Elf:
 
         Raises PinpointError when the file has no such symbols.
         """
-        marks = [self.named(name) for name in ("_stext", "_etext")]
+        marks = [self.symbols_named(name) for name in ("_stext", "_etext")]
         if not all(marks):
             raise PinpointError("no symbols _stext and _etext", where=str(self.path), mend="give a vmlinux")
         return range(*(mark[0].address for mark in marks))
 
-    def place(self, symbol: Symbol) -> int:
+    def section_offset(self, symbol: Symbol) -> int:
         """Return a symbol's offset in its section, both for a linked file and for a module."""
         return symbol.address - self._only(symbol.section).address
 
-    def code(self, symbol: Symbol) -> bytes:
+    def function_bytes(self, symbol: Symbol) -> bytes:
         """Return a symbol's bytes from start to end; for a module, the bytes before relocation."""
-        return self.section_bytes(symbol.section, self.place(symbol), symbol.size)
+        return self.section_bytes(symbol.section, self.section_offset(symbol), symbol.size)
 
     def section_bytes(self, name: str, offset: int, size: int) -> bytes:
         """Return `size` bytes of a section from `offset` on, zeros for a section without bytes in the file (.bss).
@@ -286,7 +286,7 @@ class Elf:
     def _only(self, name: str) -> Section:
         if name not in self.sections:
             raise PinpointError(f"no section is named {name!r}", where=str(self.path))
-        if name in self.duplicated:
+        if name in self.duplicated_section_names:
             raise PinpointError(f"several sections are named {name!r}", where=str(self.path))
         return self.sections[name]
 

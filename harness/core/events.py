@@ -83,18 +83,18 @@ class Bus:
             for listener in self._listeners:
                 listener(event)
 
-    def spent(self, vm: str, on: str, seconds: float) -> None:
+    def record_seconds(self, vm: str, on: str, seconds: float) -> None:
         """Record the seconds that the row of a VM spent on one activity."""
         self.publish(Event(vm, on, Phase.SPENT, seconds=seconds))
 
     @contextmanager
-    def clocked(self, vm: str, on: str) -> Iterator[None]:
+    def timed(self, vm: str, on: str) -> Iterator[None]:
         """Record the wall-clock time of the block, also when the block raises."""
         began = time.monotonic()
         try:
             yield
         finally:
-            self.spent(vm, on, time.monotonic() - began)
+            self.record_seconds(vm, on, time.monotonic() - began)
 
     @contextmanager
     def step(self, vm: str, name: str) -> Iterator[ProgressStep]:

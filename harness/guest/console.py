@@ -240,7 +240,7 @@ class Console:
         end = reader.position - reader.unread
         return ConsoleMatch(index, _readable(reader.match[0]), end - len(reader.match[0]), end)
 
-    def end_soon(self) -> None:
+    def end_waits_soon(self) -> None:
         """End all waits for a line shortly: the guest has stopped, and only output in the socket still arrives."""
         timer = threading.Timer(_LAST_WORDS_SECONDS, self._transcript.close)
         timer.daemon = True

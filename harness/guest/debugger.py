@@ -39,7 +39,7 @@ class Symbols:
 
 
 def _module(path: Path, sections: Mapping[str, int]) -> str:
-    own = Elf.kept(path).sections
+    own = Elf.read_cached(path).sections
     # The kernel also lists its copy of the module's symbol table, which is neither code nor data.
     loaded = {name: address for name, address in sections.items() if name in own and name not in _TABLES}
     places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(loaded.items()))

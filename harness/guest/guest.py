@@ -55,7 +55,7 @@ class Guest:
         self.fenced_to = 0  # position on the console after the last fence
         self.when_stopped: Callable[[float], None] | None = None  # called once with the CPU seconds of QEMU
         self._fencing = threading.Lock()
-        emulator.monitor.when_over(self._over)
+        emulator.monitor.call_at_end(self._over)
 
     def __enter__(self) -> Self:
         return self
@@ -140,7 +140,7 @@ class Guest:
     def _run(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
         limit = deadline or self.budget(_COMMAND_SECONDS)
         if self._doubted:
-            limit = limit.sooner(self.budget(_DOUBTED_SECONDS).remaining())
+            limit = limit.earlier_of(self.budget(_DOUBTED_SECONDS).remaining())
         try:
             result = self._shell.run(argv, limit, in_place=in_place)
         except DeadlineExceeded:
@@ -153,21 +153,21 @@ class Guest:
         """Write a file in the guest and verify it by SHA-256. Raises GuestError."""
         self.link.put(content, to, mode, deadline or self.budget(_COMMAND_SECONDS))
 
-    def ship(self, module: str) -> str:
+    def copy_module(self, module: str) -> str:
         """Copy one of the image's modules into the guest on the first call; return its path there."""
         return self._once(_module_path(module))
 
-    def program(self, name: str) -> str:
+    def copy_program(self, name: str) -> str:
         """Copy one of the image's programs into the guest on the first call; return its path there."""
         return self._once(_program_path(name))
 
-    def ship_all(self, deadline: Deadline) -> None:
+    def copy_all_files(self, deadline: Deadline) -> None:
         """Copy every module and program of the image into the guest, except files that it already has."""
         missing = {path: piece for path, piece in self._files.items() if path not in self.shipped}
         put_all(self.link, missing, self.name, deadline)
-        self.has_all()
+        self.mark_all_files_copied()
 
-    def has_all(self) -> None:
+    def mark_all_files_copied(self) -> None:
         """Record that `ship_all` was done, for this guest or for the guest that it was thawed from."""
         self.shipped.update({path: piece.file for path, piece in self._files.items()})
 
@@ -184,7 +184,7 @@ class Guest:
         self.shipped[path] = piece.file
         return path
 
-    def talk(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
+    def start_dialogue(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
         """Start an interactive program in its own channel; input and output are lines."""
         return Dialogue(self.name, self.link, argv, deadline or self.budget(_COMMAND_SECONDS))
 
@@ -196,7 +196,7 @@ class Guest:
         """Log in to a ready guest. Raises GuestLost when no server answers, GuestError when the host key is wrong."""
         self._link = SshLink(self.name, self._emulator.ssh_port(), keys)
         if self._ended:
-            self._link.cut(self._ended)
+            self._link.break_connection(self._ended)
         self._link.connect(deadline)
         registers = self.architecture.kprobes.registers
         self.heart = Heartbeat(self._emulator, self._link, registers, self._over)
@@ -219,9 +219,9 @@ class Guest:
 
     def fence(self, deadline: Deadline) -> str:
         """Return the console's output since the last fence, including all that the kernel printed before this call."""
-        return "".join(self.fenced("true", deadline)[1]).replace("\r\n", "\n")
+        return "".join(self.run_fenced_script("true", deadline)[1]).replace("\r\n", "\n")
 
-    def fenced(self, text: str, deadline: Deadline) -> tuple[Result, Iterator[str]]:
+    def run_fenced_script(self, text: str, deadline: Deadline) -> tuple[Result, Iterator[str]]:
         """Run a script like `script(in_place=True)` and then fence, in one round trip.
 
         Returns the result and the console's output since the last fence, as Console.lines() yields it; it must be read
@@ -253,9 +253,9 @@ class Guest:
     def _over(self, reason: str) -> None:
         """End all waits for this guest with the reason: it will not answer again."""
         self._ended = reason
-        self.console.end_soon()
+        self.console.end_waits_soon()
         if self._link is not None:
-            self._link.cut(reason)
+            self._link.break_connection(reason)
 
 
 def _module_path(module: str) -> str:

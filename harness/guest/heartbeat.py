@@ -94,9 +94,9 @@ class Heartbeat:
         self.loop_seconds = min(self._timed(run) for _ in range(2))
 
     def _timed(self, run: Callable[[str], object]) -> float:
-        before = self._given.account()[0]
+        before = self._given.run_and_wait_seconds()[0]
         run(LOOP)
-        return self._given.account()[0] - before
+        return self._given.run_and_wait_seconds()[0] - before
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -127,21 +127,21 @@ class Heartbeat:
         """Send a request; return True on a reply or on a closed connection, else report the hang and return False."""
         answered = threading.Event()
         threading.Thread(target=self._ask, args=(answered,), name="beat", daemon=True).start()
-        self._given.lap()
+        self._given.seconds_since_last_call()
         silent, beat = 0.0, self.beat_seconds
         while not answered.wait(beat / _LAPS_A_BEAT):
-            silent += self._given.lap()
+            silent += self._given.seconds_since_last_call()
             if silent >= _UNANSWERED * beat:
                 self.silence = Silence(1 + silent / beat, beat, self._look())
                 self._over(f"the guest hangs: {self.silence}")
                 return False
-        self.latest = silent + self._given.lap()
+        self.latest = silent + self._given.seconds_since_last_call()
         self.slowest = max(self.slowest, self.latest)
         return True
 
     def _ask(self, answered: threading.Event) -> None:
         with contextlib.suppress(PinpointError):
-            self._link.beat()
+            self._link.send_keepalive()
         answered.set()
 
     def _look(self) -> tuple[Sample, ...]:

@@ -57,7 +57,7 @@ class SharedFile:
         """Path of the file in the process that inherited it."""
         return f"/dev/fd/{self.descriptor}"
 
-    def take(self, size: int) -> bytes:
+    def read_all(self, size: int) -> bytes:
         """Return the content of the file. Raises GuestError when its size differs from `size`."""
         content = os.pread(self.descriptor, size, 0)
         if len(content) != size:
@@ -96,7 +96,7 @@ class Memory:
     def read_physical(self, address: int, size: int) -> bytes:
         """Return `size` bytes at a physical address."""
         self._monitor.execute("pmemsave", val=address, size=size, filename=self._shared.path)
-        return self._shared.take(size)
+        return self._shared.read_all(size)
 
     def _read_group(self, group: Sequence[Span]) -> dict[Span, bytes]:
         """Read all spans of a group at once; in halves if that fails because of a hole between them or of user mode."""
@@ -134,7 +134,7 @@ class Memory:
         return _CpuSpace(self._name, self._monitor, self._shared, [cpu["cpu-index"] for cpu in cpus])
 
     def _through_tables(self) -> _Space:
-        directory = Elf.kept(self._vmlinux).named("swapper_pg_dir")
+        directory = Elf.read_cached(self._vmlinux).symbols_named("swapper_pg_dir")
         if len(directory) != 1:
             raise GuestError(f"its vmlinux has {len(directory)} symbols swapper_pg_dir, not one", where=self._name)
         return PariscTables(directory[0].address, self.read_physical)
@@ -172,7 +172,7 @@ class _CpuSpace:
             except GuestError as refusal:
                 refusals.append(refusal)
             else:
-                return self.shared.take(span.size)
+                return self.shared.read_all(span.size)
         raise UnmappedError(f"no memory at {span.address:#x}: {refusals[0].what}", where=self.name)
 
     def _save(self, span: Span, cpu: int) -> None:

@@ -89,7 +89,7 @@ class Monitor:
         """Run a command line of the human monitor and return its output."""
         return str(self.execute("human-monitor-command", command_line=line))
 
-    def lend(self, descriptor: int, name: str) -> None:
+    def pass_descriptor(self, descriptor: int, name: str) -> None:
         """Pass an open file to QEMU, whose commands can then use it as `fd:NAME`."""
         self._await(self._lend(descriptor, name), "a file handed over", Deadline.after(_COMMAND_SECONDS))
 
@@ -115,7 +115,7 @@ class Monitor:
                 if not self._news.wait(deadline.remaining()):
                     raise DeadlineExceeded(f"no {' or '.join(names)} from QEMU in time", where=self._name)
 
-    def when_over(self, callback: Callable[[str], None]) -> None:
+    def call_at_end(self, callback: Callable[[str], None]) -> None:
         """Call `callback` once, with the reason, when the guest has stopped for good or QEMU has ended.
 
         The callback runs on the monitors' own thread and must not wait for anything.

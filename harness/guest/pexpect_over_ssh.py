@@ -51,10 +51,10 @@ class Dialogue:
         self._name = name
         self._link = link
         self._argv = tuple(argv)
-        with link.told(self._argv, deadline):
-            self._channel = link.open(deadline)
+        with link.as_guest_errors(self._argv, deadline):
+            self._channel = link.open_channel(deadline)
             self._channel.set_combine_stderr(True)
-            with link.request(self._channel, deadline):
+            with link.limit_request(self._channel, deadline):
                 self._channel.exec_command(f"exec {shlex.join(self._argv)}")
         self._stdout = _Stdout(name, self._channel)
 
@@ -66,12 +66,12 @@ class Dialogue:
     ) -> None:
         self.hang_up()
 
-    def line(self, deadline: Deadline) -> str | None:
+    def read_line(self, deadline: Deadline) -> str | None:
         """Return the next line of output without its end; None at the end of the output: `status` returns why.
 
         Raises DeadlineExceeded when the program prints no line in time.
         """
-        with self._link.told(self._argv, deadline):
+        with self._link.as_guest_errors(self._argv, deadline):
             try:
                 self._stdout.expect_list([re.compile(rb"\n")], timeout=deadline.remaining())
             except pexpect.EOF:
@@ -83,24 +83,24 @@ class Dialogue:
         line: bytes = self._stdout.before
         return line.decode(errors="replace")
 
-    def say(self, line: str, deadline: Deadline) -> None:
+    def send_line(self, line: str, deadline: Deadline) -> None:
         """Write one line to the standard input. Raises GuestLost when the connection breaks or the input is closed."""
-        with self._link.told(self._argv, deadline):
+        with self._link.as_guest_errors(self._argv, deadline):
             self._channel.settimeout(max(0.001, deadline.remaining()))
             self._channel.sendall(f"{line}\n".encode())
 
-    def status(self, deadline: Deadline) -> int:
+    def await_exit_status(self, deadline: Deadline) -> int:
         """Wait for the program's end and return its exit status; -1 when a signal ended it.
 
         Raises GuestLost when the connection broke, DeadlineExceeded when the program still runs.
         """
-        with self._link.told(self._argv, deadline):
+        with self._link.as_guest_errors(self._argv, deadline):
             if not self._channel.status_event.wait(deadline.remaining()):
                 raise TimeoutError("deadline")
             status = int(self._channel.recv_exit_status())
             if status < 0:
                 # A broken connection looks the same for a moment. A connection that opens another channel is intact.
-                self._link.open(deadline).close()
+                self._link.open_channel(deadline).close()
             return status
 
     def close_input(self) -> None:

@@ -108,7 +108,9 @@ class Emulator:
         except GuestLost:
             raise self._ended("QEMU does not start", HostError) from None
         except DeadlineExceeded:
-            raise HostError(f"QEMU does not answer: {self.said() or 'it printed nothing'}", where=self.name) from None
+            raise HostError(
+                f"QEMU does not answer: {self.qemu_messages() or 'it printed nothing'}", where=self.name
+            ) from None
         return monitor
 
     def _take(self, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
@@ -125,7 +127,7 @@ class Emulator:
 
     def _ended(self, what: str, error: type[HostError]) -> HostError:
         """Return why QEMU closed the connection: it was killed, or its messages, which it prints after closing."""
-        return self._killed() or error(f"{what}: {self.said() or 'it printed nothing'}", where=self.name)
+        return self._killed() or error(f"{what}: {self.qemu_messages() or 'it printed nothing'}", where=self.name)
 
     @property
     def pid(self) -> int:
@@ -138,7 +140,7 @@ class Emulator:
         return self._child.poll()
 
     @property
-    def killed(self) -> EmulatorKilled | None:
+    def kill_error(self) -> EmulatorKilled | None:
         """The error if something other than the guest or the harness ended QEMU; None otherwise."""
         return self._killed() if self.monitor.gone or self.status is not None else None
 
@@ -159,7 +161,7 @@ class Emulator:
             raise GuestError("QEMU forwards no port to the guest", where=self.name)
         return int(found[1])
 
-    def said(self) -> str:
+    def qemu_messages(self) -> str:
         """Return QEMU's own messages on one line. Must not be called after `stop`."""
         return " ".join(os.pread(self._stderr, 1 << 16, 0).decode(errors="replace").split())
 

@@ -60,10 +60,10 @@ class Shell:
 
     def _run(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool) -> Result:
         began = time.monotonic()
-        with self._link.told(argv, deadline):
+        with self._link.as_guest_errors(argv, deadline):
             if self._channel is None:
-                self._channel = self._link.open(deadline)
-                with self._link.request(self._channel, deadline):
+                self._channel = self._link.open_channel(deadline)
+                with self._link.limit_request(self._channel, deadline):
                     self._channel.exec_command("sh")
             output = LimitedOutput(self._name, argv)
             answer = _Exchange(self._channel, _text(argv, in_place=in_place), output).run(deadline)

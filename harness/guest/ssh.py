@@ -99,12 +99,12 @@ class SshLink:
             raise GuestLost(self._cut or "no SSH connection", where=self._name)
         return transport
 
-    def open(self, deadline: Deadline) -> paramiko.Channel:
+    def open_channel(self, deadline: Deadline) -> paramiko.Channel:
         """Return a channel for one command. Must be called inside `told`, which converts its exceptions."""
         return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
 
     @contextlib.contextmanager
-    def request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
+    def limit_request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
         """Limit a request on a channel in the block: paramiko waits for the reply without a timeout.
 
         The channel is closed at the deadline if the server replies to heartbeats but not to the request.
@@ -118,7 +118,7 @@ class SshLink:
             timer.cancel()
 
     @contextlib.contextmanager
-    def told(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
+    def as_guest_errors(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
         """Convert exceptions of the connection during this command into GuestLost or DeadlineExceeded."""
         try:
             with self.waiting():
@@ -132,8 +132,8 @@ class SshLink:
         Raises GuestLost when the connection breaks, DeadlineExceeded when the program is still running.
         """
         began = time.monotonic()
-        with self.told(argv, deadline), self.open(deadline) as channel:
-            with self.request(channel, deadline):
+        with self.as_guest_errors(argv, deadline), self.open_channel(deadline) as channel:
+            with self.limit_request(channel, deadline):
                 channel.exec_command(shlex.join(argv))
             rc, out, err = _Exchange(channel, LimitedOutput(self._name, argv), stdin).run(deadline)
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
@@ -151,7 +151,7 @@ class SshLink:
         if result.stdout.split()[:1] != [digest]:
             raise GuestError(f"{to} arrived damaged", where=self._name)
 
-    def beat(self) -> None:
+    def send_keepalive(self) -> None:
         """Send a request that the server must refuse (RFC 4254, 4); return on the reply or on a broken connection."""
         self._transport.global_request("beat@pinpoint", wait=True)
 
@@ -161,7 +161,7 @@ class SshLink:
         transport = self._client.get_transport()
         return not self._cut and transport is not None and bool(transport.is_active())
 
-    def cut(self, reason: str) -> None:
+    def break_connection(self, reason: str) -> None:
         """Break the connection because the guest has stopped; every wait on it raises GuestLost with this reason."""
         self._cut = reason
         with contextlib.suppress(OSError):

@@ -62,7 +62,7 @@ def boot(image: Image, beginning: StartOptions) -> Guest:
 def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
     """Start a guest from the file of `freeze`, with all shipped files. Raises as `boot` does, and FrozenRefused."""
     guest = _begin(image, beginning, "thaw", frozen)
-    guest.has_all()
+    guest.mark_all_files_copied()
     guest.frozen = frozen.parent.name
     return guest
 
@@ -74,7 +74,7 @@ def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
     file; OSError.
     """
     try:
-        guest.ship_all(deadline)
+        guest.copy_all_files(deadline)
         guest.forget_run(deadline)
         state.save(guest.monitor, path, deadline)
     except (DeadlineExceeded, GuestLost) as failure:
@@ -89,7 +89,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
         step.say(f"under {accelerator.name}: {accelerator.reason}")
         emulator = Emulator(image, console_log=beginning.log, accelerator=accelerator, deadline=deadline, frozen=frozen)
         guest = Guest(image, emulator, accelerator)
-        guest.when_stopped = partial(beginning.bus.spent, guest.name, GUEST_CPU)
+        guest.when_stopped = partial(beginning.bus.record_seconds, guest.name, GUEST_CPU)
         try:
             if not frozen:
                 _hear(guest, WAITING, deadline)
@@ -100,7 +100,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
             guest.stop()
             raise
         guest.boot_seconds = time.monotonic() - began
-        beginning.bus.spent(guest.name, how, guest.boot_seconds)
+        beginning.bus.record_seconds(guest.name, how, guest.boot_seconds)
         step.close_with(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
     return guest
 
@@ -121,14 +121,14 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
     if guest.console.await_line([line, _PANIC], deadline).index:
         # The reset that follows a panic makes the console complete.
         with suppress(PinpointError):
-            guest.monitor.wait_event("SHUTDOWN", deadline=deadline.sooner(_PANIC_TAIL_SECONDS))
+            guest.monitor.wait_event("SHUTDOWN", deadline=deadline.earlier_of(_PANIC_TAIL_SECONDS))
         raise BootError("the kernel panicked")
 
 
 def _stopped(guest: Guest, failure: PinpointError, what: str) -> PinpointError:
     """Stop the guest and return the failure with the console's last lines and QEMU's messages."""
     lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console is empty)"
-    qemu = f"; QEMU: {messages}" if (messages := guest.emulator.said()) else ""
-    killed = guest.emulator.killed
+    qemu = f"; QEMU: {messages}" if (messages := guest.emulator.qemu_messages()) else ""
+    killed = guest.emulator.kill_error
     guest.stop()
     return killed or BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)

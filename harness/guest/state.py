@@ -50,7 +50,7 @@ def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Dead
         version = monitor.execute("query-version", deadline=deadline)["qemu"]
         by_path = (version["major"], version["minor"]) >= _BY_PATH
         if not by_path:
-            monitor.lend(descriptor, _FILE)
+            monitor.pass_descriptor(descriptor, _FILE)
     finally:
         os.close(descriptor)
     monitor.execute(command, uri=f"file:{path}" if by_path else f"fd:{_FILE}", deadline=deadline)

@@ -27,16 +27,16 @@ class GuestTime:
     _waited: float = 0.0
 
     def __post_init__(self) -> None:
-        self._waited = self.account()[1]
+        self._waited = self.run_and_wait_seconds()[1]
 
-    def lap(self) -> float:
+    def seconds_since_last_call(self) -> float:
         """Return the seconds of guest run time since the last lap."""
-        now, waited = time.monotonic(), self.account()[1]
+        now, waited = time.monotonic(), self.run_and_wait_seconds()[1]
         wall, starved = now - self._began, max(0.0, waited - self._waited)
         self._began, self._waited = now, waited
         return 0.0 if self.paused() else max(0.0, wall - starved)
 
-    def account(self) -> tuple[float, float]:
+    def run_and_wait_seconds(self) -> tuple[float, float]:
         """Return the seconds that all of QEMU's threads ran, and the seconds that they waited for a CPU."""
         ran = waited = 0.0
         for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):

@@ -81,16 +81,16 @@ def interact(link: SshLink) -> int:
     so that a script can be piped in. Raises GuestLost.
     """
     deadline = Deadline.after(_OPEN_SECONDS)
-    with link.told(("sh",), deadline), link.open(deadline) as channel:
+    with link.as_guest_errors(("sh",), deadline), link.open_channel(deadline) as channel:
         if os.isatty(_STDIN):
             width, height = shutil.get_terminal_size()
-            with link.request(channel, deadline):
+            with link.limit_request(channel, deadline):
                 channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
                 channel.invoke_shell()
             with _raw(), _resized(channel):
                 return _carry(channel)
         channel.set_combine_stderr(True)
-        with link.request(channel, deadline):
+        with link.limit_request(channel, deadline):
             channel.exec_command("sh")
         return _carry(channel)
 

@@ -52,7 +52,7 @@ def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
 
     The kernel's vermagic is taken from the probe modules, which were built for it.
     """
-    own = next((Elf.kept(path).modinfo_value("vermagic") for path in image.modules.values()), "").strip()
+    own = next((Elf.read_cached(path).modinfo_value("vermagic") for path in image.modules.values()), "").strip()
     theirs = elf.modinfo_value("vermagic").strip()
     if theirs.partition(" ")[0] != image.release:
         raise UsageError(
@@ -95,7 +95,7 @@ def _kernel_symbols(image: Image) -> frozenset[str]:
 
 @lru_cache(maxsize=8)
 def _defined(vmlinux: Path) -> frozenset[str]:
-    return frozenset(symbol.name for symbol in Elf.kept(vmlinux).symbols if symbol.section)
+    return frozenset(symbol.name for symbol in Elf.read_cached(vmlinux).symbols if symbol.section)
 
 
 @lru_cache(maxsize=8)

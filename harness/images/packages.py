@@ -96,10 +96,10 @@ class Packages:
 
         def listed() -> dict[str, str]:
             words = ["install", "--print-uris", "--quiet=2", "--no-install-recommends", "--yes", *packages]
-            printed = state.ask(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
+            printed = state.run_apt(["apt-get", "-o", "Acquire::ForceHash=SHA256", *words], deadline)
             return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
-        found = state.recall(f"closure {' '.join(packages)}", listed, deadline)
+        found = state.cached_answer(f"closure {' '.join(packages)}", listed, deadline)
         if not found:
             raise self._none(f"way to install {', '.join(packages)} for {architecture}")
         return found
@@ -116,10 +116,10 @@ class Packages:
         words = ["source", "--download-only", "--only-source", package]
 
         def listed() -> dict[str, str]:
-            printed = state.ask(["apt-get", "--print-uris", *words], deadline)
+            printed = state.run_apt(["apt-get", "--print-uris", *words], deadline)
             return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
-        hashes = state.recall(f"source {package}", listed, deadline)
+        hashes = state.cached_answer(f"source {package}", listed, deadline)
         if not hashes:
             raise self._none(f"source package {package!r}")
         paths = self._obtained(SOURCE, words, hashes, deadline)
@@ -142,10 +142,10 @@ class Packages:
         deadline = Deadline.after(_APT_SECONDS)
 
         def shown() -> dict[str, str]:
-            printed = state.ask(["apt-cache", "show", "--no-all-versions", package], deadline)
+            printed = state.run_apt(["apt-cache", "show", "--no-all-versions", package], deadline)
             return {} if printed.rc else first_paragraph(printed.output)
 
-        found = state.recall(f"package {package}", shown, deadline)
+        found = state.cached_answer(f"package {package}", shown, deadline)
         if not found:
             raise self._none(f"package {package!r} for {architecture}")
         return found
@@ -158,12 +158,12 @@ class Packages:
     ) -> list[Path]:
         """Return files by name and SHA-256: the kept files, or those that one `apt-get` with `words` downloads."""
         paths = [self._archives / name for name in hashes]
-        with self._state(architecture).held(deadline):
+        with self._state(architecture).locked(deadline):
             if not self._wrong(paths, hashes):
                 return paths
             self._archives.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
-                done = self._state(architecture).ask(["apt-get", *words], deadline, cwd=Path(scratch))
+                done = self._state(architecture).run_apt(["apt-get", *words], deadline, cwd=Path(scratch))
                 if done.rc:
                     raise HostError(
                         f"cannot download: {first_error(done.output)}", where=words[-1], mend="check the network"

@@ -54,7 +54,7 @@ class AptState:
         self._remembered = root / "answers.json"
 
     @contextmanager
-    def held(self, deadline: Deadline) -> Iterator[None]:
+    def locked(self, deadline: Deadline) -> Iterator[None]:
         """Lock the state against other runs and threads in the block, and make sure that its lists are current."""
         with (
             disk_full_errors.told(self._root),
@@ -65,15 +65,15 @@ class AptState:
                 self._answers = self._fresh_answers()
             yield
 
-    def ask(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> FinishedProcess:
+    def run_apt(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> FinishedProcess:
         """Run an apt program on this state; the caller must hold the lock."""
         return run(argv, deadline=deadline, cwd=cwd, env={"APT_CONFIG": str(self._config), "LC_ALL": "C"})
 
-    def recall(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
+    def cached_answer(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
         """Return the result of `ask` for the current lists, cached until they change; an empty result is not cached."""
         if self._answers is not None and question in self._answers:
             return self._answers[question]
-        with self.held(deadline):
+        with self.locked(deadline):
             answers = self._answers or {}
             if question not in answers and (answer := ask()):
                 answers = {**answers, question: answer}
@@ -121,7 +121,7 @@ class AptState:
             self._configure(refused)
             # Without Error-Mode, apt only warns about a list that it could not fetch, and exits 0 (apt-get(8)).
             words = ["apt-get", "update", "-q", "-o", "APT::Update::Error-Mode=any"]
-            done = self.ask(words, deadline)
+            done = self.run_apt(words, deadline)
             if not done.rc:
                 return "; ".join(f"without {suite}: {reason}" for suite, reason in refused.items())
             reason = first_error(done.output)

@@ -165,7 +165,7 @@ class Recipe(_Table):
         """The entry of the architecture table for this VM, with the QEMU that was found for it."""
         row = ARCHITECTURES[self.arch]
         found = self.machine.emulator
-        return replace(row, machine=row.machine.of(found.program, found.version)) if found else row
+        return replace(row, machine=row.machine.for_qemu(found.program, found.version)) if found else row
 
 
 def load(path: Path) -> Recipe:

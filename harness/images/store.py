@@ -74,7 +74,7 @@ class Store:
                     entry = self._built(kind, key, parts, step, build)
                     # The board no longer shows the damage: the build's progress has replaced it.
                     step.close_with("; ".join(part for part in (damage, step.closing) if part))
-                self.use(entry.path)
+                self.mark_used(entry.path)
             return entry
 
     def path(self, kind: str, parts: Sequence[str]) -> Path:
@@ -96,7 +96,7 @@ class Store:
                 if time.time() - path.stat().st_mtime > seconds:
                     self.discard(path)
 
-    def use(self, path: Path) -> None:
+    def mark_used(self, path: Path) -> None:
         """Mark an entry as used: until this process ends, no other process drops it as unused.
 
         Each process that uses the entry holds a shared flock, which the kernel releases when the process ends.

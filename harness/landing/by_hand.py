@@ -46,12 +46,16 @@ class ByHand:
             target = self._layout.targets[module]
             return target.sections[lowest_text_section(target.elf, target.sections).name]
         slide = 0 if self._absolute else self._layout.slide
-        return self._layout.kernel.named(ANCHOR)[0].address + slide
+        return self._layout.kernel.symbols_named(ANCHOR)[0].address + slide
 
     def offset(self, site: Site) -> int:
         """The offset that was compiled into the probe, in bytes from `_stext` or from the start of a module's text."""
         if not site.module:
-            return self._vmlinux.function(site.symbol).address - self._vmlinux.named(ANCHOR)[0].address + site.offset
+            return (
+                self._vmlinux.function(site.symbol).address
+                - self._vmlinux.symbols_named(ANCHOR)[0].address
+                + site.offset
+            )
         made_for = self._modules[site.module]
         symbol = made_for.function(site.symbol)
         text = lowest_text_section(made_for, made_for.sections)

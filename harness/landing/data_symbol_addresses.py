@@ -39,7 +39,7 @@ class Datum:
 def elf_of(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
     """The ELF file and the symbol that a datum names. Raises GuestError unless exactly one symbol has the name."""
     elf = layout.targets[datum.module].elf if datum.module else layout.kernel
-    found = elf.named(datum.symbol)
+    found = elf.symbols_named(datum.symbol)
     if len(found) != 1:
         raise GuestError(f"{len(found)} symbols are named {datum.symbol}", where=str(elf.path))
     return elf, found[0]
@@ -59,7 +59,7 @@ def by_text_base(layout: Layout, datum: Datum) -> int:
     elf, symbol = elf_of(layout, datum)
     loaded = layout.targets[datum.module].sections
     text = lowest_text_section(elf, loaded)
-    distance = elf.sections[symbol.section].offset + elf.place(symbol) - text.offset
+    distance = elf.sections[symbol.section].offset + elf.section_offset(symbol) - text.offset
     return loaded[text.name] + distance + datum.offset
 
 
@@ -79,13 +79,13 @@ def _loaded(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
     if not datum.module:
         return symbol.address + (0 if _is_offset(elf, symbol) else layout.slide)
     if symbol.section in layout.targets[datum.module].sections:
-        return layout.base(symbol, datum.module)
+        return layout.symbol_address(symbol, datum.module)
     return _relocated(layout, datum, elf, symbol)
 
 
 def _is_offset(elf: Elf, symbol: Symbol) -> bool:
     """True for a per-CPU variable if the kernel links per-CPU data at zero (x86_64 with SMP); it does not slide."""
-    bounds = [elf.named(name) for name in ("__per_cpu_start", "__per_cpu_end")]
+    bounds = [elf.symbols_named(name) for name in ("__per_cpu_start", "__per_cpu_end")]
     if not all(bounds):
         return False
     start, end = (found[0].address for found in bounds)
@@ -99,10 +99,10 @@ def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
     6.1) clears its SHF_ALLOC, and add_sect_attrs() skips it. The target has a pointer to each such word; its name has
     `_place` where the name of the word has `_word`.
     """
-    pointer = elf.named(datum.symbol.replace("_word", "_place"))
+    pointer = elf.symbols_named(datum.symbol.replace("_word", "_place"))
     if len(pointer) != 1:
         raise GuestError(f"{symbol.section} is not in sysfs, and nothing points to {datum.symbol}", where=str(elf.path))
-    content = layout.guest.memory.read(layout.base(pointer[0], datum.module), elf.word_bytes)
+    content = layout.guest.memory.read(layout.symbol_address(pointer[0], datum.module), elf.word_bytes)
     return int.from_bytes(content, elf.byte_order)
 
 
@@ -129,11 +129,11 @@ def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOf
     """
     if shown is None or not layout.guest.traits.data_symbols:
         return Statement("closest", None, f"the kernel calls it {shown}")
-    place = layout.closest.at(address)
+    place = layout.closest_symbols.at(address)
     names = place.names if place else ()
     if datum.cpu is not None and _is_per_cpu_end(layout, shown, address):
         return Statement("closest", address + datum.offset, f"{shown}, which ends where the variable begins")
-    if datum.symbol not in names or not shown.means(place):
+    if datum.symbol not in names or not shown.is_same_place(place):
         return Statement("closest", None, f"another symbol, {shown}", contradicts=True)
     return Statement("closest", address - shown.offset + datum.offset, str(shown))
 
@@ -145,7 +145,7 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
     exactly at this mark, and a name in vmlinux takes precedence over one in a module (kallsyms_lookup_buildid(),
     kernel/kallsyms.c).
     """
-    marks = layout.kernel.named(_PER_CPU_END)
+    marks = layout.kernel.symbols_named(_PER_CPU_END)
     return (shown.name, shown.offset, shown.module) == (_PER_CPU_END, 0, "") and any(
         mark.address + layout.slide == address for mark in marks
     )
@@ -181,7 +181,7 @@ def shifts(kernel: Elf, other: Elf) -> Shifts:
     shared = here.keys() & there.keys()
     missed = []
     for base in ("_stext", "_sdata"):
-        moved = kernel.named(base)[0].address - other.named(base)[0].address
+        moved = kernel.symbols_named(base)[0].address - other.symbols_named(base)[0].address
         missed.append(sum(here[name] - there[name] != moved for name in shared))
     return Shifts(len(shared), *missed)
 

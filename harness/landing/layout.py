@@ -33,7 +33,7 @@ class LoadedTarget(NamedTuple):
     sections: Mapping[str, int]
 
     @property
-    def lasting(self) -> set[str]:
+    def lasting_sections(self) -> set[str]:
         """The sections that stay loaded; sysfs still lists those of the initializer after they are freed."""
         return {name for name in self.sections if not name.startswith(".init")}
 
@@ -60,7 +60,7 @@ class Layout:
     ) -> None:
         """`others` are loaded modules that are not targets. `image_of` prepares the image of a VM, by its name."""
         self.guest = guest
-        self.kernel = Elf.kept(guest.image.vmlinux)
+        self.kernel = Elf.read_cached(guest.image.vmlinux)
         self.targets = {target.module: target for target in targets}
         self.modules: dict[str, Target | LoadedTarget] = {**self.targets, **{each.module: each for each in others}}
         self._image_of = image_of
@@ -72,13 +72,13 @@ class Layout:
         Its image is prepared on first use.
         """
         name = self.guest.image.recipe.kernel.sibling
-        return Elf.kept(self._image_of(name).vmlinux) if name and self._image_of else None
+        return Elf.read_cached(self._image_of(name).vmlinux) if name and self._image_of else None
 
     @property
     def other_modules(self) -> dict[str, Elf]:
         """The files of the targets' other builds, which have another layout, by target name."""
         files = self.guest.image.modules
-        return {name: Elf.kept(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
+        return {name: Elf.read_cached(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
 
     @property
     def slide(self) -> int:
@@ -96,7 +96,7 @@ class Layout:
         running = int(listing.split()[0], 16)
         if running == 0:
             raise GuestError("/proc/kallsyms shows zeros", where=self.guest.name, mend="kptr_restrict must be 0")
-        return running - self.kernel.named(ANCHOR)[0].address
+        return running - self.kernel.symbols_named(ANCHOR)[0].address
 
     def symbol(self, site: Site) -> tuple[Elf, Symbol]:
         """The ELF file and the function that a site names.
@@ -106,7 +106,7 @@ class Layout:
         find_kallsyms_symbol_value(), 6.1).
         """
         elf = self.modules[site.module].elf if site.module else self.kernel
-        named = [symbol for symbol in elf.named(site.symbol) if symbol.kind == "func"]
+        named = [symbol for symbol in elf.symbols_named(site.symbol) if symbol.kind == "func"]
         if len(named) > 1:
             return elf, named[0] if site.module else min(named, key=lambda symbol: symbol.address)
         return elf, elf.function(site.symbol)
@@ -119,22 +119,22 @@ class Layout:
         """
         elf, symbol = self.symbol(site)
         entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
-        shift = max((self.pad(elf, entry) for entry in entered), default=0)
-        return self.base(symbol, site.module) + site.offset + shift
+        shift = max((self.landing_pad_of(elf, entry) for entry in entered), default=0)
+        return self.symbol_address(symbol, site.module) + site.offset + shift
 
     def landing_pad(self, site: Site) -> int:
         """The size of the landing pad at the start of the site's function, in bytes; 0 if it has none."""
-        return self.pad(*self.symbol(site))
+        return self.landing_pad_of(*self.symbol(site))
 
-    def pad(self, elf: Elf, symbol: Symbol) -> int:
+    def landing_pad_of(self, elf: Elf, symbol: Symbol) -> int:
         """The size of the landing pad at the start of a function; two functions of one name can differ in it."""
         pad = self.guest.architecture.kprobes.entry_landing_pad
-        return len(pad) if pad and elf.code(symbol)[: len(pad)] == pad else 0
+        return len(pad) if pad and elf.function_bytes(symbol)[: len(pad)] == pad else 0
 
     def start(self, site: Site) -> int:
         """The load address of the site's symbol; a probe on an entry may land after it, see `address`."""
         _, symbol = self.symbol(site)
-        return self.base(symbol, site.module)
+        return self.symbol_address(symbol, site.module)
 
     def boundaries(self, site: Site) -> list[Site]:
         """Sites at all instructions of the site's function. Raises PinpointError if they cannot be decoded."""
@@ -155,7 +155,7 @@ class Layout:
     def following(self, site: Site) -> Site:
         """The site at the instruction after the one that a probe lands on, or at the end of the function."""
         elf, symbol = self.symbol(site)
-        lands = self.address(site) - self.base(symbol, site.module)
+        lands = self.address(site) - self.symbol_address(symbol, site.module)
         later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > lands)
         return site.at(next(later, symbol.size))
 
@@ -169,7 +169,7 @@ class Layout:
         """The decoder that finds instruction boundaries in this guest's code."""
         return self.guest.architecture.kprobes.decoder
 
-    def base(self, symbol: Symbol, module: str) -> int:
+    def symbol_address(self, symbol: Symbol, module: str) -> int:
         """The load address of a symbol: section address + offset in a module, link address + slide in the kernel."""
         if not module:
             return symbol.address + self.slide
@@ -182,8 +182,8 @@ class Layout:
         """The gaps between consecutive functions of a module, in the file and loaded."""
         target = self.targets[module]
         functions = sorted(
-            (target.elf.sections[symbol.section].offset + symbol.address, self.base(symbol, module), symbol)
-            for symbol in target.functions(target.lasting)
+            (target.elf.sections[symbol.section].offset + symbol.address, self.symbol_address(symbol, module), symbol)
+            for symbol in target.functions(target.lasting_sections)
             if symbol.section.startswith(".text")
         )
         return [
@@ -191,22 +191,22 @@ class Layout:
             for left, right in pairwise(functions)
         ]
 
-    def code(self, site: Site) -> bytes:
+    def function_bytes(self, site: Site) -> bytes:
         """The bytes of the site's function in its ELF file, without relocations applied."""
         elf, symbol = self.symbol(site)
-        return elf.code(symbol)
+        return elf.function_bytes(symbol)
 
     def meaning(self, address: int) -> str:
         """The closest symbol at or below an address, as `sym+0xoff [mod]`."""
-        return str(self.closest.at(address) or "nothing known")
+        return str(self.closest_symbols.at(address) or "nothing known")
 
     @cached_property
-    def closest(self) -> ClosestOfAll:
+    def closest_symbols(self) -> ClosestOfAll:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
         modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
-            symbols = _functions_first(target.elf, target.lasting)
-            modules += [LoadedSymbol(self.base(symbol, module), symbol.name, module) for symbol in symbols]
+            symbols = _functions_first(target.elf, target.lasting_sections)
+            modules += [LoadedSymbol(self.symbol_address(symbol, module), symbol.name, module) for symbol in symbols]
         return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
 
     def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
@@ -216,12 +216,12 @@ class Layout:
         """
         if module:
             target = self.targets[module]
-            return target.functions(target.lasting, preambles=preambles, empty=empty)
+            return target.functions(target.lasting_sections, preambles=preambles, empty=empty)
         sections = {name for name in self.kernel.sections if not name.startswith(".init")}
         return select(self.kernel, sections, preambles=preambles, empty=empty)
 
     @property
-    def text(self) -> range:
+    def text_range(self) -> range:
         """The load addresses of the kernel's text, from `_stext` up to, but not including, `_etext`."""
         linked = self.kernel.text_range
         return range(linked.start + self.slide, linked.stop + self.slide)

@@ -41,7 +41,7 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
     shifts = []
     for site in sites:
         _, symbol = layout.symbol(site)
-        shifts.append(str(next_entry(layout, site) - layout.base(symbol, site.module) - site.offset))
+        shifts.append(str(next_entry(layout, site) - layout.symbol_address(symbol, site.module) - site.offset))
     return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
 
 
@@ -119,9 +119,11 @@ def next_entry(layout: Layout, site: Site) -> int:
     Raises GuestError if no function follows.
     """
     elf, own = layout.symbol(site)
-    here = layout.base(own, site.module)
+    here = layout.symbol_address(own, site.module)
     decoder = layout.guest.architecture.kprobes.decoder
-    for start, symbol in sorted((layout.base(each, site.module), each) for each in layout.functions(site.module)):
+    for start, symbol in sorted(
+        (layout.symbol_address(each, site.module), each) for each in layout.functions(site.module)
+    ):
         if start <= here:
             continue
         try:

@@ -33,7 +33,7 @@ class OwnBytes:
         """The number of bytes that can be compared with memory."""
         return len(self.code) - len(self.masked)
 
-    def strays(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
+    def differing_offsets(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
         """Offsets from `start` at which memory differs from the file, without the `probed` offsets."""
         wrong = [
             offset

@@ -29,7 +29,7 @@ def describe_outside_address(layout: Layout, site: Site, address: int) -> str:
     where the module loader puts stubs, `padding after NAME` for anything else between functions.
     """
     _, symbol = layout.symbol(site)
-    start = layout.base(symbol, site.module)
+    start = layout.symbol_address(symbol, site.module)
     if start <= address < start + symbol.size:
         return ""
     before = max(each for each in _loaded(layout, site.module) if each.start <= address)
@@ -64,7 +64,7 @@ def expect_escape(landing: Landing, into: str) -> None:
 def _loaded(layout: Layout, module: str) -> Iterator[Function]:
     """Every function of the kernel, or of a module, whose memory is not freed."""
     for symbol in layout.functions(module, preambles=False, empty=False):
-        start = layout.base(symbol, module)
+        start = layout.symbol_address(symbol, module)
         yield Function(start, start + symbol.size, symbol.name)
 
 

@@ -63,12 +63,12 @@ class ListedProbe:
 class ProbeView:
     """The probe module's report and the kernel's list, read in one round trip.
 
-    `standing` is the list from just before the module was loaded; only `load` fills it.
+    `listed_others` is the list from just before the module was loaded; only `load` fills it.
     """
 
     reports: tuple[SiteReport, ...]
     listed: tuple[ListedProbe, ...]
-    standing: tuple[ListedProbe, ...] = ()
+    listed_others: tuple[ListedProbe, ...] = ()
 
     def newly_listed(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
         """The listed probes without those in `standing`; parisc lists a probe of its own from boot on."""
@@ -86,7 +86,7 @@ def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), mod
     The parameters are set before the sites. Raises GuestError if the module cannot be loaded. A refused site raises
     nothing; the report has its errno.
     """
-    words = shlex.join(["insmod", guest.ship(module), *parameters, f"site={','.join(specs)}"])
+    words = shlex.join(["insmod", guest.copy_module(module), *parameters, f"site={','.join(specs)}"])
     return _view(guest, f"cat {KPROBES_LIST} && echo {SEPARATOR} && {words} && {_look(module)}")
 
 

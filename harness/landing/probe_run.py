@@ -117,7 +117,7 @@ class ProbeRun:
         return self._record
 
     @property
-    def ended(self) -> bool:
+    def is_ended(self) -> bool:
         """True after the probes are removed and memory has been read again."""
         return self._record is not None and self._record.final is not None
 
@@ -173,16 +173,16 @@ class ProbeRun:
             for (start, _), *states in zip(self._spans, record.before, record.during, after, strict=True)
         ]
 
-    def look_again(self) -> None:
+    def read_again(self) -> None:
         """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
         view = probe_module.read_view(self.guest, self._request.module)
-        view = replace(view, standing=self.record.view.standing)
+        view = replace(view, listed_others=self.record.view.listed_others)
         self._record = replace(self.record, view=view, during=self._read_during(self.record.before))
 
     @property
     def listed(self) -> tuple[ListedProbe, ...]:
         """The kernel's list of these probes, as last read."""
-        return self.record.view.newly_listed(self.record.view.standing)
+        return self.record.view.newly_listed(self.record.view.listed_others)
 
     @property
     def reports_now(self) -> tuple[SiteReport, ...]:
@@ -200,7 +200,7 @@ class ProbeRun:
         found = []
         record = self.record
         listed = self.listed
-        standing = [each.address for each in record.view.standing]
+        standing = [each.address for each in record.view.listed_others]
         for site, address, early, late, window, own in zip(
             self.sites, self.addresses, record.view.reports, self.reports, self.windows, record.own, strict=True
         ):
@@ -222,7 +222,7 @@ class ProbeRun:
 
     def prove_gone(self) -> None:
         """Check that no probe is listed, the module is not loaded and the bytes are restored. Raises Missed."""
-        left = self._final.newly_listed(self.record.view.standing)
+        left = self._final.newly_listed(self.record.view.listed_others)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):

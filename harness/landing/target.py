@@ -38,7 +38,7 @@ class Target:
         self.guest = guest
         self.build = build
         self.module = build.rpartition("/")[2]
-        self.elf = Elf.kept(guest.image.modules[build])
+        self.elf = Elf.read_cached(guest.image.modules[build])
         self.previous: Mapping[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -53,7 +53,7 @@ class Target:
 
         Raises GuestError if the kernel refuses to load it.
         """
-        path = self.guest.ship(self.build)
+        path = self.guest.copy_module(self.build)
         # The shell's `read` cannot be used: it reads one byte at a time, and the file returns EINVAL for the second.
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
@@ -91,15 +91,15 @@ class Target:
         return self.sections[".gnu.linkonce.this_module"]
 
     @property
-    def lasting(self) -> set[str]:
+    def lasting_sections(self) -> set[str]:
         """The sections that stay loaded; sysfs still lists those of the initializer after they are freed."""
         return {name for name in self.sections if not name.startswith(".init")}
 
     @property
-    def lasting_text(self) -> set[str]:
+    def lasting_text_sections(self) -> set[str]:
         """The executable sections among the lasting ones."""
         sections = self.elf.sections
-        return {name for name in self.lasting if name in sections and sections[name].executable}
+        return {name for name in self.lasting_sections if name in sections and sections[name].executable}
 
     def functions(
         self,

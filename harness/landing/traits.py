@@ -46,7 +46,7 @@ class _Scene:
     listed: tuple[probe_module.ListedProbe, ...]
 
 
-def prove(guest: Guest) -> None:
+def prove_traits(guest: Guest) -> None:
     """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
     # Loaded before the target, so that what it leaves in memory does not follow the target's own data.
     with Target(guest, "pinpoint_sections") as sections:
@@ -55,7 +55,7 @@ def prove(guest: Guest) -> None:
     target.load()
     layout = Layout(guest, [target])
     view = probe_module.load(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.standing))
+    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_others))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
@@ -104,7 +104,7 @@ def _module_stubs(scene: _Scene) -> bool:
     alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
     """
     loaded = scene.target.sections
-    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text)
+    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text_sections)
     with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
     return any(
         start - (before + left.size) >= right.alignment
@@ -134,13 +134,13 @@ def _data_symbols(scene: _Scene) -> bool:
 
 def _cold_halves(scene: _Scene) -> bool:
     """True if gcc for this architecture moves unlikely parts of functions to separate symbols."""
-    return bool(scene.target.elf.named("pinpoint_cold_part.cold"))
+    return bool(scene.target.elf.symbols_named("pinpoint_cold_part.cold"))
 
 
 def _entry_landing_pad(scene: _Scene) -> bool:
     """True if the kernel put the probe on symbol + 0 after the symbol's address."""
     _, symbol = scene.layout.symbol(Site(_FUNCTION))
-    return scene.report.address > scene.layout.base(symbol, "")
+    return scene.report.address > scene.layout.symbol_address(symbol, "")
 
 
 @parsing_guest_text("a reference count")
@@ -173,7 +173,7 @@ rmmod pinpoint_pinned
 
 def _shared_loads(scene: _Scene) -> bool:
     """True if a second load of a file waits for the first and has its result, as since 6.5, instead of EEXIST."""
-    load = f"{scene.guest.program('pinpoint_loader')} {scene.guest.ship('pinpoint_pinned')}"
+    load = f"{scene.guest.copy_program('pinpoint_loader')} {scene.guest.copy_module('pinpoint_pinned')}"
     return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
 
 
@@ -190,8 +190,8 @@ echo '-:pinpoint_trait/entry' >>uprobe_events
 
 
 def _uprobes(scene: _Scene) -> bool:
-    elf = Elf.kept(scene.guest.image.programs["pinpoint_loader"])
-    text = _ONE_UPROBE.format(program=scene.guest.program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
+    elf = Elf.read_cached(scene.guest.image.programs["pinpoint_loader"])
+    text = _ONE_UPROBE.format(program=scene.guest.copy_program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
     return scene.guest.script(text).stdout.split()[:1] == ["1"]
 
 

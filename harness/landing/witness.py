@@ -78,7 +78,7 @@ def outside(
     differs from the ELF (`own`). Probes at `standing` addresses were there before. The statement has no address if too
     few bytes of the ELF can be compared.
     """
-    places = window.changes(kprobes) or window.stood(near, kprobes, own, standing)
+    places = window.changes(kprobes) or window.unchanged_probe(near, kprobes, own, standing)
     if not places:
         denial = f"nothing changed in {window.size} bytes from {window.start:#x}"
         return Statement("outside", None, denial, contradicts=True)
@@ -138,7 +138,9 @@ class Window:
         now = self.during[address - self.start :]
         return next((length for begins, length in kprobes.patches if now.startswith(begins)), 0)
 
-    def stood(self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]) -> list[int]:
+    def unchanged_probe(
+        self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]
+    ) -> list[int]:
         """The address, if another probe was there before and memory shows it, so that nothing had to change."""
         here = address - self.start
         if own is None or address not in standing or not 0 <= here < len(own.code):
@@ -156,7 +158,7 @@ class Window:
         }
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
         for when, memory, probed in states:
-            strays = own.strays(memory, probed)
+            strays = own.differing_offsets(memory, probed)
             if strays:
                 first = slice(strays[0], strays[0] + SHOWN)
                 where = f"at {self.start + strays[0]:#x} the ELF has {own.code[first].hex()}"

@@ -18,10 +18,10 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
 from harness.matrix.commands.attach import GuestAttacher
-from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, status
+from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, exit_status
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
-from harness.matrix.vm_start_order import in_order
+from harness.matrix.vm_start_order import names_in_start_order
 from harness.matrix.workers import xdist_worker
 from harness.matrix.workers.controller_socket import Controller
 from harness.report import board, bundle, cell_duration_cache
@@ -50,7 +50,7 @@ class ControllerRun(MatrixRun):
         self._directory: RunDirectory | None = None
         self._opened_board: Board | None = None
         self._opened_controller: Controller | None = None
-        replay_options.settle_seed(config)
+        replay_options.draw_seed(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit)
 
@@ -70,7 +70,9 @@ class ControllerRun(MatrixRun):
     @cached_property
     def rows(self) -> list[str]:
         """The names of the selected VMs, in the order in which their rows begin."""
-        return in_order(self.recipes.values(), BuildContext.in_cache(Bus()), cell_duration_cache.of_rows(_durations()))
+        return names_in_start_order(
+            self.recipes.values(), BuildContext.in_cache(Bus()), cell_duration_cache.seconds_by_vm(_durations())
+        )
 
     @cached_property
     def bundles(self) -> Bundles:
@@ -82,7 +84,7 @@ class ControllerRun(MatrixRun):
     def controller(self) -> Controller:
         """The server that builds images for workers, created at first use."""
         if self._opened_controller is None:
-            self._opened_controller = Controller(self.bus, self.fleet.build, self.fleet.image)
+            self._opened_controller = Controller(self.bus, self.fleet.start_building, self.fleet.image)
         return self._opened_controller
 
     @cached_property
@@ -141,7 +143,7 @@ class ControllerRun(MatrixRun):
         where, parts, seconds = (
             str(self.directory.path),
             self._config.option.shards,
-            cell_duration_cache.of_cells(_durations()),
+            cell_duration_cache.seconds_by_cell(_durations()),
         )
         xdist_worker.send_config(
             node, xdist_worker.WorkerConfig(where, self.rows, self.controller.address, grouped, parts, seconds)
@@ -156,12 +158,12 @@ class ControllerRun(MatrixRun):
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
-        cell_duration_cache.remember(_durations(), self._cells)
-        self._phases.keep(self.figures)
+        cell_duration_cache.save_seconds(_durations(), self._cells)
+        self._phases.record_figures(self.figures)
         count_cells(self.figures, self._cells, self._missing())
         count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
         write_html(self.directory, self._missing())
-        session.exitstatus = status(exitstatus, self._cells, complete=not self._missing())
+        session.exitstatus = exit_status(exitstatus, self._cells, complete=not self._missing())
 
     def _close(self, *, interrupted: bool) -> None:
         """Close what was opened, and add the cells that the workers collected to those of this process."""

@@ -8,7 +8,7 @@ import pytest
 
 from harness.images.recipe import Recipe
 from harness.report.measurements import Figures
-from harness.report.pivot import Asked, Pivot
+from harness.report.pivot import Pivot, SelectedCell
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict import Verdict
@@ -16,7 +16,7 @@ from harness.verdict.complaints import complaints_in
 from harness.verdict.printk import lines_of
 
 
-def status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
+def exit_status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
     """Return 0 when all cells held, 1 when a cell failed, 3 when the harness or the host failed.
 
     A run that is not `complete`, because a cell did not run, is also 1. Any other status of pytest is returned
@@ -40,10 +40,10 @@ def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
         figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
 
 
-def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[Asked]) -> None:
+def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[SelectedCell]) -> None:
     """Add the figures of how many cells were selected, ran, were skipped, and never ran."""
     coverage = Pivot(cells, missing).coverage
-    figures.add("cells.asked", coverage.asked, "cells")
+    figures.add("cells.asked", coverage.selected, "cells")
     figures.add("cells.ran", coverage.ran, "cells")
     figures.add("cells.skipped", coverage.skipped, "cells")
     figures.add("cells.lost", coverage.lost, "cells", goal="0")

@@ -6,7 +6,7 @@ import pytest
 from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprExceptionInfo
 
 from harness.core import unexpected
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 
 class InternalErrors:
@@ -16,7 +16,7 @@ class InternalErrors:
     def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Replace the traceback by one line before it is printed."""
         if isinstance(excrepr, (ExceptionChainRepr, ReprExceptionInfo)):
-            text = plain(str(unexpected.as_one_line_error(excinfo.value))).replace("\n", " ")
+            text = without_control_codes(str(unexpected.as_one_line_error(excinfo.value))).replace("\n", " ")
             excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]
             if isinstance(excrepr, ExceptionChainRepr):
                 excrepr.chain = [(excrepr.reprtraceback, None, None)]

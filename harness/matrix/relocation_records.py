@@ -6,9 +6,9 @@ from harness.landing.checks.base_offset_trial import Trial
 from harness.report.base_offset_table import TrialRow, Trials
 
 
-def keep(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:
+def record_trial(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:
     """Record a trial. The counts of a headline trial are also figures of the VM: `byhand.missed`, `bysymbol.missed`."""
-    sizes = {f"{way}_bytes": size for way, size in trial.carried()._asdict().items()}
+    sizes = {f"{way}_bytes": size for way, size in trial.table_sizes()._asdict().items()}
     row = TrialRow(vm=vm, trial=trial.name, made_for=trial.made_for, **trial.counts(), **sizes)
     trials.add(row, headline=headline)
     return row

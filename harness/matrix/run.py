@@ -69,7 +69,7 @@ class MatrixRun(ABC):
         """The trial table of relocation by hand."""
         return Trials(self.directory, self.figures)
 
-    def collected(self, items: list[pytest.Item]) -> None:
+    def record_collected(self, items: list[pytest.Item]) -> None:
         """Record the selected cells; each must end with a verdict."""
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
         if self._asked:
@@ -79,7 +79,7 @@ class MatrixRun(ABC):
         """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails."""
         return [] if watch.identity.mutant else self._survivors[watch.identity.key._replace(mutant="")]
 
-    def ended(self, watch: CellWatch) -> None:
+    def record_ended(self, watch: CellWatch) -> None:
         """Record a mutant that survived, or that was caught for the wrong reason; write a failed cell's bundle."""
         mutant = watch.identity.mutant and not self._config.option.as_honest
         if mutant and watch.verdict in (Verdict.FAIL, Verdict.KNOWN_FAIL):

@@ -45,14 +45,14 @@ class Phases:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Add the time account of a worker that has ended."""
-        self._ledger.take(xdist_worker.received_time_account(node))
+        self._ledger.add(xdist_worker.received_time_account(node))
 
     @property
     def spent(self) -> Spent:
         """The time accounts of this process's rows and of the workers that have ended."""
         return self._ledger.spent
 
-    def keep(self, figures: Figures) -> None:
+    def record_figures(self, figures: Figures) -> None:
         """Add the figures of how long each phase took.
 
         `phase.start_s`, `ready_s`, `cells_s` and `end_s` follow each other and add up to the run; `phase.idle_s` is the
@@ -68,4 +68,4 @@ class Phases:
             "idle": max(0.0, len(self._processes) * cells - self._busy),
         }.items():
             figures.add(f"phase.{name}_s", round(seconds, 3), "s")
-        time_accounts.keep(figures, self._ledger.spent)
+        time_accounts.record_figures(figures, self._ledger.spent)

@@ -9,10 +9,12 @@ from harness.images.build_context import BuildContext
 from harness.images.prepare import is_built
 from harness.images.recipe import Recipe
 from harness.matrix.cells.selection import CellId
-from harness.report.cell_duration_cache import name_of
+from harness.report.cell_duration_cache import seconds_key
 
 
-def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]) -> list[str]:
+def names_in_start_order(
+    recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]
+) -> list[str]:
     """Return the recipes' names in the order in which their rows begin.
 
     Built images come first, the longest row by past durations before shorter ones, so that the run does not wait for
@@ -31,14 +33,14 @@ def in_order(recipes: Iterable[Recipe], build_context: BuildContext, seconds: Ma
 _UNKNOWN = 1.0
 
 
-def divided(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
+def divide_row(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
     """Divide a row into parts of about equal duration; return the index of the part for each cell, in order.
 
     A case and its mutants stay in one part, because the honest cell must know which mutants survived. `seconds` are the
     past durations of cells, by `name_of`.
     """
     cases = [list(each) for _, each in groupby(cells, key=lambda cell: cell.case)]
-    weights = [sum(seconds.get(name_of(cell.case, cell.mutant), _UNKNOWN) for cell in case) for case in cases]
+    weights = [sum(seconds.get(seconds_key(cell.case, cell.mutant), _UNKNOWN) for cell in case) for case in cases]
     found: list[int] = []
     before, total = 0.0, sum(weights)
     for case, weight in zip(cases, weights, strict=True):

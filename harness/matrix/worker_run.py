@@ -49,7 +49,7 @@ class WorkerRun(MatrixRun):
             build_context=BuildContext.in_cache(Bus()),
             bus=self.bus,
             directory=self.directory.path,
-            suffix=xdist_worker.suffix(self._config),
+            suffix=xdist_worker.console_log_suffix(self._config),
             forced_accelerator=self._config.option.accel,
             kernel_mutant_number=self._config.option.kernel_mutant,
             await_image=self._controller.await_image,
@@ -63,7 +63,7 @@ class WorkerRun(MatrixRun):
         return client
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        self._controller.send_rows(*run_loop.wanted(_items), self._asked)
+        self._controller.send_rows(*run_loop.rows_to_run(_items), self._asked)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:

@@ -44,7 +44,7 @@ class Crossing:
             raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
 
 
-def settle(target: Target, site: Site) -> None:
+def run_once_before(target: Target, site: Site) -> None:
     """Load and unload a probe and the target once, so that the kernel has made its one-time allocations.
 
     On parisc a page of instruction slots is allocated in the hole that the target leaves. After that the target is
@@ -56,7 +56,7 @@ def settle(target: Target, site: Site) -> None:
     probe_module.unload(target.guest)
 
 
-def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
+def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
     """Probe a site, remove the target, load it again, call both instances, and unregister.
 
     Raises Missed if anything is left after that.
@@ -76,14 +76,14 @@ def cross(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) ->
     return Crossing(listed, probes.reports[0].hits, moved=kprobes.layout.address(site) != address)
 
 
-def race(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
+def race_registration(guest: Guest, module: str, spec: str, rounds: int) -> Counter[int]:
     """Register a probe while a module is loaded and removed concurrently; returns the count of each errno.
 
     The race ends after _OFTEN successes and as many refusals, or after `rounds` registrations. Nothing synchronizes the
     two sides. A removal during a registration is refused with EWOULDBLOCK and tried again. Raises GuestError if the
     module cannot be loaded, or cannot be removed at the end.
     """
-    target, mine = guest.ship(module), guest.ship(probe_module.MODULE)
+    target, mine = guest.copy_module(module), guest.copy_module(probe_module.MODULE)
     report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
     churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
     goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"

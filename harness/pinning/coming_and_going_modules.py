@@ -13,7 +13,7 @@ _SECONDS = 60.0
 
 
 @contextmanager
-def stopped(loader: Loader, gate: str) -> Iterator[None]:
+def initializer_at_gate(loader: Loader, gate: str) -> Iterator[None]:
     """Hold the probe's initializer at a gate while the block runs; no later gate may be set.
 
     The loader waits in the system call meanwhile. The probe prints the gate in the kernel's log
@@ -41,7 +41,7 @@ HOLDER = "pinpoint_holder"
 
 def delete(guest: Guest, module: str, *, force: bool = False) -> str:
     """Call delete_module(2) without waiting. Returns the errno's name, empty if the module was removed."""
-    result = guest.run(guest.program(HOLDER), "force" if force else "delete", module)
+    result = guest.run(guest.copy_program(HOLDER), "force" if force else "delete", module)
     line = LoaderLine.parsed(result.stdout.strip())
     return "" if line.word == "did" else line.fields["errno"]
 
@@ -50,7 +50,7 @@ _SECONDS = 60.0
 
 
 @contextmanager
-def going(guest: Guest) -> Iterator[None]:
+def module_being_removed(guest: Guest) -> Iterator[None]:
     """Load `pinpoint_pins` and begin to remove it; its exit function waits at a gate while the block runs.
 
     The gate is printed in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. Raises GuestError if
@@ -58,14 +58,14 @@ def going(guest: Guest) -> Iterator[None]:
     """
     deadline = guest.budget(_SECONDS)
     since = guest.console.position
-    guest.run("insmod", guest.ship(TARGET), "gates=leaving").check()
-    with guest.talk(guest.program(HOLDER), "delete", TARGET) as removal:
+    guest.run("insmod", guest.copy_module(TARGET), "gates=leaving").check()
+    with guest.start_dialogue(guest.copy_program(HOLDER), "delete", TARGET) as removal:
         guest.console.await_line([f"{TARGET}: at leaving"], deadline, since=since)
         try:
             yield
         finally:
             guest.script(f"echo go >/sys/module/{TARGET}/parameters/open_gate").check()
-            status = removal.status(deadline)
+            status = removal.await_exit_status(deadline)
     if status:
         raise GuestError(f"{TARGET} was not removed: status {status}", where=guest.name)
 
@@ -75,22 +75,22 @@ _SECONDS_EACH = 2.0
 
 
 @contextmanager
-def copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
+def loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
     """Load `count` copies of an image's module while the block runs; yields their names (probes/loader/copies.c).
 
     Raises GuestError if one cannot be loaded, or cannot be removed after the block.
     """
     deadline = guest.budget(count * _SECONDS_EACH)
-    argv = (guest.program(HOLDER), "copies", guest.ship(module), module, str(count))
-    with guest.talk(*argv) as dialogue:
-        line = dialogue.line(deadline)
+    argv = (guest.copy_program(HOLDER), "copies", guest.copy_module(module), module, str(count))
+    with guest.start_dialogue(*argv) as dialogue:
+        line = dialogue.read_line(deadline)
         if line != f"did hold {module} copies={count}":
             raise GuestError(f"{count} copies of {module} could not be loaded: {line}", where=guest.name)
         try:
             yield [f"{module[:-3]}{number:03}" for number in range(count)]
         finally:
-            dialogue.line(deadline)
-            dialogue.say("go", deadline)
-            removed = dialogue.line(guest.budget(count * _SECONDS_EACH))
+            dialogue.read_line(deadline)
+            dialogue.send_line("go", deadline)
+            removed = dialogue.read_line(guest.budget(count * _SECONDS_EACH))
     if removed != f"did close {module}":
         raise GuestError(f"copies of {module} could not be removed: {removed}", where=guest.name)

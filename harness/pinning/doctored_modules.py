@@ -19,7 +19,7 @@ _WRITE = 1
 _TWINS = (".text.pinpoint_leaf", ".text.pinpoint_calls")
 
 
-def shipped(guest: Guest, name: str, content: bytes) -> str:
+def copy_to_guest(guest: Guest, name: str, content: bytes) -> str:
     """Copy the content of a module file into the guest; returns its path there."""
     path = f"/tmp/{name}.ko"
     guest.put(content, path)

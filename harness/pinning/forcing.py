@@ -9,8 +9,8 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing import Missed
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import delete, stopped
-from harness.pinning.loader import Order
+from harness.pinning.coming_and_going_modules import delete, initializer_at_gate
+from harness.pinning.loader import LoaderOrder
 from harness.pinning.loader_fixture import Loaders, for_build
 
 IN_USE = "EAGAIN"
@@ -22,7 +22,7 @@ _TAINT_FORCED_RMMOD = 1 << 3
 
 
 @dataclass(frozen=True)
-class Forced:
+class ForcedRemoval:
     """The result of removing a target while an initializer held a reference to it.
 
     `asked` and `forced` are the errno names of removal without force and with it; empty if the module was removed.
@@ -45,7 +45,7 @@ class Forced:
             )
 
 
-def under_a_reference(loading: Loaders) -> Forced:
+def force_removal_under_reference(loading: Loaders) -> ForcedRemoval:
     """Let an initializer take its reference, remove the target by force, and let the initializer continue.
 
     The guest may not survive this. The mutant with `asks` requests removal without force both times.
@@ -55,8 +55,8 @@ def under_a_reference(loading: Loaders) -> Forced:
     target.load()
     answer: str | None = None
     try:
-        with loading(for_build(target, Order(parameters=["gates=validated"]))) as loader:
-            with stopped(loader, "validated"):
+        with loading(for_build(target, LoaderOrder(parameters=["gates=validated"]))) as loader:
+            with initializer_at_gate(loader, "validated"):
                 asked = loading.delete(_TARGET)
                 answer = delete(guest, _TARGET, force=not loading.mutant.asks)
                 with parsing_guest_text("the taint"):
@@ -71,18 +71,18 @@ def under_a_reference(loading: Loaders) -> Forced:
     if answer:
         delete(guest, "pinpoint_pinned")
         target.unload()
-    return Forced(asked, answer, bool(taint & _TAINT_FORCED_RMMOD), guest.console.text(since))
+    return ForcedRemoval(asked, answer, bool(taint & _TAINT_FORCED_RMMOD), guest.console.text(since))
 
 
-def under_a_dependent(loading: Loaders) -> str:
+def force_removal_under_dependent(loading: Loaders) -> str:
     """The errno name of forced removal of a module that another one needs; empty if it was removed.
 
     A mutant loads no dependent, so that the module is removed.
     """
     guest = loading.guest
-    guest.run("insmod", guest.ship("pinpoint_pins")).check()
+    guest.run("insmod", guest.copy_module("pinpoint_pins")).check()
     if not loading.mutant.lets_go:
-        guest.run("insmod", guest.ship("pinpoint_depends")).check()
+        guest.run("insmod", guest.copy_module("pinpoint_depends")).check()
     answer = delete(guest, "pinpoint_pins", force=True)
     if answer:
         guest.run("rmmod", "pinpoint_depends", "pinpoint_pins").check()

@@ -45,7 +45,7 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True)
-class Order:
+class LoaderOrder:
     """The instructions for one run of the loader.
 
     - `probe` is a module of the image or, if it has a slash, a path in the guest.
@@ -144,7 +144,7 @@ class Loader:
     guest's console when the loader was started.
     """
 
-    def __init__(self, guest: Guest, order: Order, program: str = PROGRAM) -> None:
+    def __init__(self, guest: Guest, order: LoaderOrder, program: str = PROGRAM) -> None:
         self.guest = guest
         self._order = order
         self._program = program
@@ -153,10 +153,10 @@ class Loader:
 
     def __enter__(self) -> Self:
         order = self._order
-        image = order.probe if "/" in order.probe else self.guest.ship(order.probe)
-        argv = [self.guest.program(self._program), *order.words(), image, *order.parameters]
+        image = order.probe if "/" in order.probe else self.guest.copy_module(order.probe)
+        argv = [self.guest.copy_program(self._program), *order.words(), image, *order.parameters]
         self.began = self.guest.console.position
-        self._dialogue = self.guest.talk(*argv)
+        self._dialogue = self.guest.start_dialogue(*argv)
         return self
 
     def __exit__(
@@ -169,13 +169,13 @@ class Loader:
         """The loader's process id in the guest; waits for its first line if none was read yet."""
         while not self._steps:
             if self.next_line() is None:
-                raise EndedEarly(self.ended(), "its first step")
+                raise EndedEarly(self.await_result(), "its first step")
         with parsing_guest_text("a line of the loader"):
             return int(self._steps[0].fields["pid"])
 
     def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:
         """The next line; None after the loader has ended. Raises DeadlineExceeded, GuestLost."""
-        line = self._dialogue.line(deadline or self.guest.budget(_STEP_SECONDS))
+        line = self._dialogue.read_line(deadline or self.guest.budget(_STEP_SECONDS))
         if line is None:
             return None
         step = LoaderLine.parsed(line)
@@ -183,7 +183,7 @@ class Loader:
         self._at_gate = step.word == "at"
         return step
 
-    def reach(self, step: str, deadline: Deadline | None = None) -> LoaderLine:
+    def await_gate(self, step: str, deadline: Deadline | None = None) -> LoaderLine:
         """Wait until the loader is at the gate before `step`, which its order must have.
 
         Raises EndedEarly with the outcome if the loader ends first, GuestError if it stops at another gate.
@@ -193,29 +193,29 @@ class Loader:
                 return line
             if line.word == "at":
                 raise GuestError(f"the loader stopped at gate {line.step}, not at {step}", where=self.guest.name)
-        raise EndedEarly(self.ended(), step)
+        raise EndedEarly(self.await_result(), step)
 
-    def go(self, deadline: Deadline | None = None) -> None:
+    def continue_from_gate(self, deadline: Deadline | None = None) -> None:
         """Let the loader continue from the gate at which it waits."""
         self._at_gate = False
-        self._dialogue.say("go", deadline or self.guest.budget(_STEP_SECONDS))
+        self._dialogue.send_line("go", deadline or self.guest.budget(_STEP_SECONDS))
 
     def finish(self, deadline: Deadline | None = None) -> LoaderResult:
         """Let the loader continue through all remaining gates, and wait for its end."""
         if self._at_gate:
-            self.go(deadline)
+            self.continue_from_gate(deadline)
         while self.next_line(deadline):
             if self._at_gate:
-                self.go(deadline)
-        return self.ended(deadline)
+                self.continue_from_gate(deadline)
+        return self.await_result(deadline)
 
-    def ended(self, deadline: Deadline | None = None) -> LoaderResult:
+    def await_result(self, deadline: Deadline | None = None) -> LoaderResult:
         """The loader's result, after its last line or its death."""
-        status = self._dialogue.status(deadline or self.guest.budget(_STEP_SECONDS))
+        status = self._dialogue.await_exit_status(deadline or self.guest.budget(_STEP_SECONDS))
         return LoaderResult(Status(status), tuple(self._steps))
 
 
-def run(guest: Guest, order: Order) -> LoaderResult:
+def run_loader(guest: Guest, order: LoaderOrder) -> LoaderResult:
     """Run one loader from start to end, continuing it at every gate."""
     with Loader(guest, order) as loader:
         return loader.finish()

@@ -15,7 +15,7 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.coming_and_going_modules import delete
-from harness.pinning.loader import PROBE, Loader, LoaderResult, Order, Status
+from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, Status
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 
@@ -34,18 +34,18 @@ class Loaders:
         if self.mutant != HONEST:
             self.guest.run("rmmod", PROBE)
 
-    def __call__(self, order: Order) -> Loader:
+    def __call__(self, order: LoaderOrder) -> Loader:
         """Return a loader with this order, for `with loading(order) as loader`."""
-        return Loader(self.guest, self.mutant.breaks(order))
+        return Loader(self.guest, self.mutant.break_order(order))
 
-    def run(self, order: Order) -> LoaderResult:
+    def run(self, order: LoaderOrder) -> LoaderResult:
         """Run one loader from start to end."""
         with self(order) as loader:
             return loader.finish()
 
-    def expect_refusal(self, order: Order, status: Status, errno: str) -> None:
+    def expect_refusal(self, order: LoaderOrder, status: Status, errno: str) -> None:
         """Run one loader and check that it ends with this status and errno and leaves no probe. Raises Missed."""
-        expect(self.run(order), status, errno)
+        expect_result(self.run(order), status, errno)
         expect_gone(self.guest, PROBE)
 
     def delete(self, module: str) -> str:
@@ -60,7 +60,7 @@ class Loaders:
         target = layout.targets[site.module]
         aimed = layout.following(site) if self.mutant.misses else site
         standing = probe_module.read_kprobe_list(self.guest)
-        expect(self.run(for_site(layout, target, aimed)), Status.DONE)
+        expect_result(self.run(for_site(layout, target, aimed)), Status.DONE)
         try:
             act()
             view = probe_module.read_view(self.guest, PROBE)
@@ -82,17 +82,17 @@ def _landing(layout: Layout, site: Site, view: probe_module.ProbeView, standing:
     return Landing(site, statements, report.hits, layout.meaning)
 
 
-def for_build(target: Target, order: Order) -> Order:
+def for_build(target: Target, order: LoaderOrder) -> LoaderOrder:
     """The same order for a probe that was compiled for exactly this build of its only target."""
     expected = f"module_build_ids={target.elf.build_id}"
     return replace(order, targets=[target.module], parameters=[expected, *order.parameters])
 
 
-def for_site(layout: Layout, target: Target, site: Site, order: Order | None = None) -> Order:
+def for_site(layout: Layout, target: Target, site: Site, order: LoaderOrder | None = None) -> LoaderOrder:
     """An order for a probe on one site, given as the section of its function and the offset in the section."""
     _, symbol = layout.symbol(site)
     inside = layout.address(site) - target.sections[symbol.section]
-    plain = for_build(target, order or Order())
+    plain = for_build(target, order or LoaderOrder())
     return replace(
         plain,
         sections=[(target.module, symbol.section)],
@@ -100,7 +100,7 @@ def for_site(layout: Layout, target: Target, site: Site, order: Order | None = N
     )
 
 
-def survived(loader: Loader) -> LoaderResult:
+def demand_survival(loader: Loader) -> LoaderResult:
     """The result of a loader that may crash the kernel. Raises Missed if the kernel crashes."""
     try:
         return loader.finish()
@@ -108,7 +108,7 @@ def survived(loader: Loader) -> LoaderResult:
         raise Missed(f"the kernel did not survive the load: {lost}") from lost
 
 
-def expect(outcome: LoaderResult, status: Status, errno: str = "") -> None:
+def expect_result(outcome: LoaderResult, status: Status, errno: str = "") -> None:
     """Check that the loader ended with this status and errno. Raises Missed with all lines that it printed."""
     if (outcome.status, outcome.errno) != (status, errno):
         wanted = f"{status.name} {errno}".strip()

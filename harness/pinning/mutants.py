@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.pinning.loader import Order
+from harness.pinning.loader import LoaderOrder
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class LoaderMutant:
     other_rule: bool = False
     strange_image: bool = False
 
-    def breaks(self, order: Order) -> Order:
+    def break_order(self, order: LoaderOrder) -> LoaderOrder:
         """The same order for a loader and a probe with this defect."""
         if self.loads_anyway:
-            return Order()
+            return LoaderOrder()
         parameters = [*order.parameters, *([f"mutant={self.probe}"] if self.probe else [])]
         in_memory = order.in_memory != self.other_call
         return replace(order, mutant=self.loader or order.mutant, parameters=parameters, in_memory=in_memory)

@@ -13,7 +13,7 @@ from harness.guest.result import parsing_guest_text
 from harness.landing.landing import Missed
 from harness.landing.target import Target
 from harness.pinning.coming_and_going_modules import HOLDER, delete
-from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, Order, run
+from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, LoaderOrder, run_loader
 from harness.pinning.loader_fixture import Loaders, for_build
 from harness.pinning.mutants import HONEST, LoaderMutant
 
@@ -42,7 +42,7 @@ _LEAKS = "/sys/kernel/debug/kmemleak"
 
 
 @dataclass(frozen=True)
-class Stressed:
+class StressResult:
     """The count of each outcome, and the state of the guest after the race.
 
     `left` describes references that were not released, `leaks` is the report of kmemleak; both are empty if all is
@@ -98,15 +98,15 @@ class Stressed:
             raise Missed(f"{'; '.join(self.complaints)}\n\n{table}")
 
 
-def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
+def stress(loading: Loaders, changes: int, seconds: float) -> StressResult:
     """Race until `changes` loads and removals succeeded, or for `seconds`."""
     guest, began = loading.guest, time.monotonic()
     order = _order(guest)
-    image = guest.program(HOLDER) if loading.mutant.strange_image else guest.ship(TARGET)
-    loader = [guest.program(PROGRAM), *order.words(), guest.ship(PROBE), *order.parameters]
+    image = guest.copy_program(HOLDER) if loading.mutant.strange_image else guest.copy_module(TARGET)
+    loader = [guest.copy_program(PROGRAM), *order.words(), guest.copy_module(PROBE), *order.parameters]
     guest.script(f"[ ! -e {_LEAKS} ] || echo clear >{_LEAKS}").check()
     result = guest.run(
-        *(guest.program(STRESS), str(changes), str(round(seconds)), image, TARGET, PROBE, *loader),
+        *(guest.copy_program(STRESS), str(changes), str(round(seconds)), image, TARGET, PROBE, *loader),
         deadline=guest.budget(seconds + _AFTER_SECONDS),
     ).check()
     lines = [LoaderLine.parsed(line) for line in result.stdout.splitlines()]
@@ -114,21 +114,21 @@ def stress(loading: Loaders, changes: int, seconds: float) -> Stressed:
         outcomes = Counter({(line.step, line.subject): int(line.fields["times"]) for line in lines})
     if loading.mutant.holds_more:
         _hold_more(guest, order)
-    return Stressed(outcomes, time.monotonic() - began, _left(guest), _leaks(guest))
+    return StressResult(outcomes, time.monotonic() - began, _left(guest), _leaks(guest))
 
 
-def _order(guest: Guest) -> Order:
+def _order(guest: Guest) -> LoaderOrder:
     """An order for a precompiled probe on the entry of the target's leaf."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
-    site = f"site=0+{target.elf.place(leaf):#x}"
-    return for_build(target, Order(sections=[(TARGET, leaf.section)], parameters=[site]))
+    site = f"site=0+{target.elf.section_offset(leaf):#x}"
+    return for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], parameters=[site]))
 
 
-def _hold_more(guest: Guest, order: Order) -> None:
+def _hold_more(guest: Guest, order: LoaderOrder) -> None:
     """Hold a reference after the race, for a mutant."""
-    guest.script(f"[ -d /sys/module/{TARGET} ] || insmod {guest.ship(TARGET)}").check()
-    run(guest, replace(order, parameters=[*order.parameters, "keeps=1"]))
+    guest.script(f"[ -d /sys/module/{TARGET} ] || insmod {guest.copy_module(TARGET)}").check()
+    run_loader(guest, replace(order, parameters=[*order.parameters, "keeps=1"]))
 
 
 def _left(guest: Guest) -> str:
@@ -165,7 +165,7 @@ class StressRuns:
     mutant: LoaderMutant
     changes: int
 
-    def race(self) -> Stressed:
+    def race(self) -> StressResult:
         """Race until `changes` loads and removals succeeded, or only a few in a mutant's cell."""
         if self.mutant is not HONEST:
             return stress(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
@@ -175,5 +175,5 @@ class StressRuns:
         with self.fresh(cpus=_CPUS) as guest:
             return self._race(guest, self.changes)
 
-    def _race(self, guest: Guest, changes: int) -> Stressed:
+    def _race(self, guest: Guest, changes: int) -> StressResult:
         return stress(Loaders(guest, self.mutant), changes, _SECONDS + changes * _SECONDS_A_CHANGE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import stopped
-from harness.pinning.loader import Order
+from harness.pinning.coming_and_going_modules import initializer_at_gate
+from harness.pinning.loader import LoaderOrder
 from harness.pinning.loader_fixture import Loaders, for_build
 
 _TARGET = "pinpoint_target"
@@ -15,7 +15,7 @@ _UNCHECKED = "mutant=handle-unchecked"
 _SECONDS = 60.0
 
 
-def followed(loading: Loaders) -> str:
+def follow_stale_handle(loading: Loaders) -> str:
     """The kernel's output when an initializer follows its handle after the target is removed.
 
     The target is removed while the initializer waits at its first gate, so that nothing else is loaded at its address.
@@ -26,11 +26,11 @@ def followed(loading: Loaders) -> str:
     broken = [] if loading.mutant.checks else [_UNCHECKED]
     target = Target(guest, _TARGET)
     target.load()
-    order = for_build(target, Order(parameters=["gates=entered", *broken], mutant="closes-early"))
+    order = for_build(target, LoaderOrder(parameters=["gates=entered", *broken], mutant="closes-early"))
     since: int | None = None
     try:
         with loading(order) as loader:
-            with stopped(loader, "entered"):
+            with initializer_at_gate(loader, "entered"):
                 target.unload()
                 since = guest.console.position
             loader.finish(Deadline.after(_SECONDS))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 from harness.core import process
 from harness.core.events import Bus, Phase
 from harness.report.live import LiveView
-from harness.report.progress_state import Activity, Progress, clock
+from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.record import Cell
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 if TYPE_CHECKING:
     import pytest
@@ -76,17 +76,19 @@ class Board:
 
     def _line(self, activity: Activity) -> str:
         elapsed = time.monotonic() - self._progress.began
-        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe(activity)}"
+        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe_activity(activity)}"
 
 
-def describe(activity: Activity) -> str:
+def describe_activity(activity: Activity) -> str:
     """Describe one activity: what it does and how far it is, or how it ended and how long it took."""
     event = activity.event
-    detail = plain(event.detail).partition("\n")[0]
+    detail = without_control_codes(event.detail).partition("\n")[0]
     if event.phase is Phase.FAILED:
-        return f"FAILED after {clock(event.seconds)}: {detail}"
+        return f"FAILED after {format_duration(event.seconds)}: {detail}"
     if event.phase is Phase.FINISHED:
-        return " ".join(part for part in (f"done in {clock(event.seconds)}", detail and f"({detail})") if part)
+        return " ".join(
+            part for part in (f"done in {format_duration(event.seconds)}", detail and f"({detail})") if part
+        )
     percent = "" if event.fraction is None else f"{event.fraction * 100:.0f} %"
     return " ".join(part for part in (detail or "begins", percent) if part)
 

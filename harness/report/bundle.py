@@ -19,7 +19,7 @@ from harness.core.files import digest, sha256
 from harness.report import jsonl
 from harness.report.record import Cell
 from harness.report.untrusted_bundle_reader import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 ABOUT = "bundle.json"
 README = "README.md"
@@ -142,7 +142,7 @@ def command(directory: Path) -> str:
 def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
     cell = about.cell
     mutant = f", mutant {cell.mutant}" if cell.mutant else ""
-    absent = [plain(f"- no {name}: {why}") for name, why in about.absent.items()]
+    absent = [without_control_codes(f"- no {name}: {why}") for name, why in about.absent.items()]
     return "\n".join(
         [
             f"# {cell.case} on {cell.vm}{mutant}: {cell.verdict.value}",
@@ -189,7 +189,7 @@ def read(directory: Path) -> Bundle:
         raise UsageError(f"cannot be read: {_why(error)}", where=where, mend="name the bundle's directory") from None
     with contextlib.closing(files):
         about = _parsed(_description(files, where), where)
-        files.demand(about.files, where)
+        files.demand_hashes(about.files, where)
     return about
 
 

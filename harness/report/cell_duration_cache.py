@@ -14,25 +14,25 @@ from harness.report.record import Cell
 _SHAPE = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 
-def remember(path: Path, cells: Iterable[Cell]) -> None:
+def save_seconds(path: Path, cells: Iterable[Cell]) -> None:
     """Write the seconds of these cells; the seconds of other cells stay as they are."""
-    known = {vm: dict(cases) for vm, cases in of_cells(path).items()}
+    known = {vm: dict(cases) for vm, cases in seconds_by_cell(path).items()}
     for cell in cells:
-        known.setdefault(cell.vm, {})[name_of(cell.case, cell.mutant)] = cell.seconds
+        known.setdefault(cell.vm, {})[seconds_key(cell.case, cell.mutant)] = cell.seconds
     write_text(path, json.dumps(known, indent=1, sort_keys=True))
 
 
-def name_of(case: str, mutant: str) -> str:
+def seconds_key(case: str, mutant: str) -> str:
     """Return the key of a cell's seconds."""
     return f"{case} {mutant}".strip()
 
 
-def of_rows(path: Path) -> Mapping[str, float]:
+def seconds_by_vm(path: Path) -> Mapping[str, float]:
     """Return the sum of the seconds of all known cells, by VM."""
-    return {vm: sum(cases.values()) for vm, cases in of_cells(path).items()}
+    return {vm: sum(cases.values()) for vm, cases in seconds_by_cell(path).items()}
 
 
-def of_cells(path: Path) -> Mapping[str, Mapping[str, float]]:
+def seconds_by_cell(path: Path) -> Mapping[str, Mapping[str, float]]:
     """Return the seconds of all known cells by VM and `name_of`.
 
     Empty when the file is missing or cannot be read, because durations only save time.

@@ -21,7 +21,7 @@ _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
 _LARGEST_BASELINE = 4 << 20
 
 
-class Known(BaseModel):
+class KnownFailure(BaseModel):
     """A known failure in a baseline file: `reason` is why it is accepted, `owner` is who looks after it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +40,7 @@ class Baseline(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    known: tuple[Known, ...] = ()
+    known: tuple[KnownFailure, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Baseline:
@@ -57,7 +57,7 @@ class Baseline(BaseModel):
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
             raise UsageError(f"is no baseline file: {what[:200]}", where=str(path), mend=mend) from None
 
-    def failure(self, cell: Cell) -> Known | None:
+    def failure(self, cell: Cell) -> KnownFailure | None:
         """Return the entry with a failed cell's case, VM, mutant and verdict, and its file if the entry names one."""
         for each in self.known:
             if (each.case, each.vm, each.mutant, each.verdict) == (cell.case, cell.vm, cell.mutant, cell.verdict) and (
@@ -139,7 +139,7 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
     return found
 
 
-def against(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
+def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
     """Compare a run with a baseline file: only failures that the file does not name are worse."""
     found = Comparison()
     seen: set[int] = set()

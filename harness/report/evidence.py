@@ -72,7 +72,7 @@ class Evidence:
             self.absent[name] = error.what
 
 
-def gather(guest: Guest, failure: BaseException) -> Evidence:
+def gather_evidence(guest: Guest, failure: BaseException) -> Evidence:
     """Gather everything that can be read from the guest and from its QEMU.
 
     Never raises a PinpointError: a file that cannot be read is recorded with the reason. A guest that failed to answer
@@ -108,13 +108,13 @@ def _query(guest: Guest, found: Evidence) -> str:
                 found.pieces[query.file] = query.keep(result.out)
             else:
                 found.absent[query.file] = result.stderr.strip() or f"exit status {result.rc}"
-        found.modules = loaded(guest, found.pieces.get(_SECTIONS, b"").decode(errors="replace"))
+        found.modules = sections_by_module_file(guest, found.pieces.get(_SECTIONS, b"").decode(errors="replace"))
     except PinpointError as silence:
         return silence.what
     return ""
 
 
-def loaded(guest: Guest, listing: str) -> dict[Path, Mapping[str, int]]:
+def sections_by_module_file(guest: Guest, listing: str) -> dict[Path, Mapping[str, int]]:
     """Return our modules in a listing of sections (`MODULE/sections/NAME:0xADDRESS`), by their file on the host.
 
     Two builds of a module have the same name; the build-id of the loaded one decides. Raises GuestError.
@@ -130,7 +130,7 @@ def loaded(guest: Guest, listing: str) -> dict[Path, Mapping[str, int]]:
         builds = [file for name, file in guest.image.modules.items() if name.rpartition("/")[2] == module]
         if builds:
             loaded_id = build_id(guest.run("cat", f"/sys/module/{module}/notes/.note.gnu.build-id").out)
-            found |= {file: sections[module] for file in builds if Elf.kept(file).build_id == loaded_id}
+            found |= {file: sections[module] for file in builds if Elf.read_cached(file).build_id == loaded_id}
     return found
 
 

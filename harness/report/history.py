@@ -25,7 +25,7 @@ CREATE INDEX IF NOT EXISTS cells_by_name ON cells (cell, vm, mutant);
 """
 
 
-class Past(NamedTuple):
+class CellHistory(NamedTuple):
     """One cell over the kept runs: its verdicts from the oldest run to the newest, and its median seconds.
 
     `flaky` is true when runs with the same image key ended in different verdicts; skips do not count.
@@ -40,7 +40,7 @@ class Past(NamedTuple):
     flaky: bool
 
 
-def past(results: Path, case: str = "") -> list[Past]:
+def read_history(results: Path, case: str = "") -> list[CellHistory]:
     """Return the history of each cell below `results` whose case has `case` in its name.
 
     Raises HostError when the history file cannot be used.
@@ -58,14 +58,14 @@ def past(results: Path, case: str = "") -> list[Past]:
     return [_past(key, runs) for key, runs in grouped.items()]
 
 
-def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]) -> Past:
+def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]) -> CellHistory:
     verdicts = tuple(Verdict(verdict) for verdict, _, _ in runs)
     by_image: dict[str, set[str]] = {}
     for verdict, _, image_key in runs:
         if image_key and Verdict(verdict) is not Verdict.SKIP:
             by_image.setdefault(image_key, set()).add(verdict)
     seconds = sorted(each for _, each, _ in runs)
-    return Past(*key, verdicts, seconds[len(seconds) // 2], any(len(seen) > 1 for seen in by_image.values()))
+    return CellHistory(*key, verdicts, seconds[len(seconds) // 2], any(len(seen) > 1 for seen in by_image.values()))
 
 
 @contextmanager

@@ -12,17 +12,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from harness.core.files import write_text
 from harness.report import base_offset_table, bundle
 from harness.report.measurements import Figures
-from harness.report.pivot import Asked, Pivot, tally
-from harness.report.progress_state import clock
+from harness.report.pivot import Pivot, SelectedCell, format_verdict_counts
+from harness.report.progress_state import format_duration
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _HERE = Path(__file__).parent
 _TEMPLATE = "report.html.j2"
 
 
-def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
+def write_html(directory: RunDirectory, missing: Iterable[SelectedCell] = ()) -> Path:
     """Write `report.html` from the run's results and figures, and return its path.
 
     `missing` are the selected cells without a verdict. Text that a guest could have written is escaped, and its control
@@ -47,10 +47,10 @@ def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
         trial_names=base_offset_table.NAMES,
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles={vm: [log.name for log in directory.consoles(vm)] for vm in pivot.vms},
-        seconds=clock(sum(cell.seconds for cell in cells)),
+        seconds=format_duration(sum(cell.seconds for cell in cells)),
         anchor=_anchor,
-        clock=clock,
-        tally=tally,
+        clock=format_duration,
+        tally=format_verdict_counts,
         replay=lambda left: bundle.command(directory.path / left),
     )
     write_text(directory.html, page)
@@ -59,7 +59,7 @@ def write_html(directory: RunDirectory, missing: Iterable[Asked] = ()) -> Path:
 
 def _safe(value: Any) -> Any:  # noqa: ANN401 - jinja2 passes the value of any expression
     """Strip control codes from text; the template's own Markup stays as it is."""
-    return plain(value) if type(value) is str else value
+    return without_control_codes(value) if type(value) is str else value
 
 
 def _about(vm: str, pivot: Pivot) -> Mapping[str, str]:

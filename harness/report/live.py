@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.core.events import Phase
-from harness.report.progress_state import Activity, Progress, clock
+from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.summary import style_of
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _PER_SECOND = 5.0
 _BAR_WIDTH = 20
@@ -73,7 +73,7 @@ class LiveView:
 
     def _header(self, now: float) -> Text:
         totals = self._progress.totals()
-        header = Text(f"pinpoint {clock(now - self._progress.began)}", style="bold")
+        header = Text(f"pinpoint {format_duration(now - self._progress.began)}", style="bold")
         for verdict in Verdict:
             if totals[verdict]:
                 header.append(f"  {totals[verdict]} {verdict.value}", style=style_of(verdict))
@@ -89,8 +89,8 @@ class LiveView:
         bar: RenderableType = Text()
         if activity.active and event.fraction is not None:
             bar = ProgressBar(total=1.0, completed=event.fraction, width=_BAR_WIDTH)
-        detail = Text(plain(event.detail).partition("\n")[0], overflow="ellipsis", no_wrap=True)
-        seconds = Text(clock(activity.seconds(now)), style="dim", justify="right")
+        detail = Text(without_control_codes(event.detail).partition("\n")[0], overflow="ellipsis", no_wrap=True)
+        seconds = Text(format_duration(activity.seconds(now)), style="dim", justify="right")
         return mark, Text(vm, no_wrap=True), Text(event.step, style="bold", no_wrap=True), seconds, bar, detail
 
 

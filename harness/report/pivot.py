@@ -19,7 +19,7 @@ class CaseName(NamedTuple):
     case: str
 
 
-class Asked(Protocol):
+class SelectedCell(Protocol):
     """A selected cell, which must end with a verdict."""
 
     @property
@@ -40,7 +40,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Square:
+class PivotSquare:
     """The result of one case on one VM: the honest cell if it ran, the mutants' cells, and how many never ran."""
 
     honest: Cell | None
@@ -76,19 +76,19 @@ class Coverage(NamedTuple):
     lost: int
 
     @property
-    def asked(self) -> int:
+    def selected(self) -> int:
         """The number of selected cells."""
         return sum(self)
 
     def __str__(self) -> str:
         lost = f", {self.lost} did not run" if self.lost else ""
-        return f"{self.asked} cells asked for: {self.ran} ran, {self.skipped} skipped{lost}"
+        return f"{self.selected} cells asked for: {self.ran} ran, {self.skipped} skipped{lost}"
 
 
 class Pivot:
     """Cells by case and VM, in the order in which they first ended."""
 
-    def __init__(self, cells: Iterable[Cell], missing: Iterable[Asked] = ()) -> None:
+    def __init__(self, cells: Iterable[Cell], missing: Iterable[SelectedCell] = ()) -> None:
         """`missing` are the selected cells without a verdict."""
         self.cells, self.missing = tuple(cells), tuple(missing)
         selected = (*self.cells, *self.missing)
@@ -107,11 +107,11 @@ class Pivot:
         """The case's name, with its file if another file has a case of that name."""
         return case.case if self._files[case.case] == 1 else f"{case.case} ({PurePath(case.file).stem})"
 
-    def square(self, case: CaseName, vm: str) -> Square:
+    def square(self, case: CaseName, vm: str) -> PivotSquare:
         """Return one square of the table."""
         mutants = tuple(cell for key, cell in self._latest.items() if key.mutant and key[:3] == (*case, vm))
         lost = sum((each.file, each.case, each.vm) == (*case, vm) for each in self.missing)
-        return Square(self._latest.get(CellKey(*case, vm, "")), mutants, lost)
+        return PivotSquare(self._latest.get(CellKey(*case, vm, "")), mutants, lost)
 
     @property
     def coverage(self) -> Coverage:
@@ -123,7 +123,7 @@ class Pivot:
         """Return how many cells ended in each verdict, on one VM or on all."""
         return Counter(cell.verdict for cell in self._latest.values() if vm in ("", cell.vm))
 
-    def bad(self) -> list[list[Cell]]:
+    def failures(self) -> list[list[Cell]]:
         """Return the cells that make the run fail, the worst first, grouped by VM, verdict and reason."""
         groups: dict[tuple[str, Verdict, str], list[Cell]] = {}
         for cell in self._latest.values():
@@ -136,6 +136,6 @@ class Pivot:
         return dict(Counter((cell.vm, cell.reason) for cell in self._latest.values() if cell.verdict is Verdict.SKIP))
 
 
-def tally(totals: Counter[Verdict]) -> str:
+def format_verdict_counts(totals: Counter[Verdict]) -> str:
     """Return for example `12 pass, 1 fail`, in the order of verdicts; verdicts that did not occur are left out."""
     return ", ".join(f"{totals[verdict]} {verdict.value}" for verdict in Verdict if totals[verdict]) or "no cells"

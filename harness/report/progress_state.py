@@ -83,7 +83,7 @@ class Progress:
             return Counter(self._by_vm.get(vm, Counter()) if vm else self._verdicts)
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format a duration for people: `4.2s`, `3m07s`, `1h02m`."""
     if seconds < 60:
         return f"{seconds:.1f}s"

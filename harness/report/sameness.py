@@ -29,6 +29,6 @@ def normalised(reason: str) -> str:
     return reason
 
 
-def alike(first: Cell, second: Cell) -> bool:
+def is_same_failure(first: Cell, second: Cell) -> bool:
     """True when both cells ended in the same verdict for the same reason."""
     return (first.verdict, normalised(first.reason)) == (second.verdict, normalised(second.reason))

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from harness.report.base_offset_table import TrialRow
 from harness.report.base_offset_table import table as table_of_trials
-from harness.report.pivot import Asked, Pivot, Square, tally
+from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 STYLES = {
     Verdict.PASS: "green",
@@ -33,7 +33,7 @@ def write_summary(
     write_line: Callable[[str], None],
     cells: Sequence[Cell],
     replays: Mapping[CellKey, str],
-    missing: Iterable[Asked],
+    missing: Iterable[SelectedCell],
     *,
     trials: Sequence[TrialRow] = (),
     color: bool = False,
@@ -56,8 +56,10 @@ def write_summary(
         console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")
     for (vm, reason), count in pivot.skipped().items():
         where = "" if vm in reason else f" on {vm}"
-        console.print(f"{count} skipped{where}: {plain(reason)}", style="dim", soft_wrap=True, markup=False)
-    for group in pivot.bad():
+        console.print(
+            f"{count} skipped{where}: {without_control_codes(reason)}", style="dim", soft_wrap=True, markup=False
+        )
+    for group in pivot.failures():
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))
     for lost in pivot.missing:
@@ -73,13 +75,13 @@ def _table(pivot: Pivot) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     table.add_column("case", footer="cells", overflow="fold")
     for vm in pivot.vms:
-        table.add_column(vm, footer=tally(pivot.totals(vm)), overflow="fold")
+        table.add_column(vm, footer=format_verdict_counts(pivot.totals(vm)), overflow="fold")
     for case in pivot.cases:
         table.add_row(Text(pivot.label(case)), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
     return table
 
 
-def _square(square: Square) -> Text:
+def _square(square: PivotSquare) -> Text:
     if square.verdict is None and not square.lost:
         return Text("-", style="dim")
     text = Text()
@@ -96,7 +98,7 @@ def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> No
     more = f", and {others} more cell{'s' if others > 1 else ''} there" if others else ""
     headline = Text.assemble("\n", (cell.verdict.value, _BAD), f"  {cell.case} on {cell.vm}{mutant}{more}")
     console.print(headline, soft_wrap=True)
-    console.print(f"  {plain(cell.reason)}", soft_wrap=True, markup=False)
+    console.print(f"  {without_control_codes(cell.reason)}", soft_wrap=True, markup=False)
     if replay:
         console.print(f"  again: {replay}", soft_wrap=True, markup=False)
 

@@ -28,7 +28,7 @@ class Ledger:
         self._spent: dict[str, Counter[str]] = {}
         bus.subscribe(self._receive)
 
-    def take(self, spent: Spent) -> None:
+    def add(self, spent: Spent) -> None:
         """Add the accounts of another ledger."""
         with self._lock:
             for vm, accounts in spent.items():
@@ -42,10 +42,10 @@ class Ledger:
 
     def _receive(self, event: Event) -> None:
         if event.phase is Phase.SPENT:
-            self.take({event.vm: {event.step: event.seconds}})
+            self.add({event.vm: {event.step: event.seconds}})
 
 
-def keep(figures: Figures, spent: Spent) -> None:
+def record_figures(figures: Figures, spent: Spent) -> None:
     """Add the figures of each VM: CPU time of its guests, the parts of its cells, and activities in parallel with them.
 
     Each is summed over all processes. pytest counts the wait for a guest and the check-up as fixtures;

@@ -23,7 +23,7 @@ SAMPLE = 6
 
 
 @dataclass(frozen=True)
-class Aim:
+class RelocatedFunction:
     """One function of a running file, as offsets into the file: where it is, and where each way to relocate puts it.
 
     `truth` is where it is, `by_hand` the result by hand, `by_symbol` by symbol table and segments, `by_address` by its
@@ -42,13 +42,13 @@ class UserTrial:
     """All functions of one file in one process, relocated by hand from the plain build."""
 
     file: UserFile
-    aims: Sequence[Aim]
+    aims: Sequence[RelocatedFunction]
 
     @classmethod
     def of(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
         """Compute where each function is in the process, and where each way to relocate puts it. Raises GuestError."""
         plain, file = uprobes.file(name), uprobes.file(name, variant)
-        view = mappings.look(uprobes.guest, file, [process.pid], [])
+        view = mappings.read_view(uprobes.guest, file, [process.pid], [])
         prefix = f"pinpoint_{name.removeprefix('lib').removeprefix('pinpoint_').removesuffix('.so')}_"
         pointers = {name: found for name, found in process.pointers().items() if name.startswith(prefix)}
         anchor = f"{prefix}leaf"
@@ -62,21 +62,23 @@ class UserTrial:
         for function, truth in truths.items():
             site = file.site(function)
             distance = plain.symbol(site).address - base
-            aims.append(Aim(site, truth or 0, here + distance, file.offset(site), file.symbol(site).address))
+            aims.append(
+                RelocatedFunction(site, truth or 0, here + distance, file.offset(site), file.symbol(site).address)
+            )
         return cls(file, aims)
 
     @property
-    def missed(self) -> list[Aim]:
+    def missed(self) -> list[RelocatedFunction]:
         """The functions that relocation by hand puts at a wrong offset."""
         return [aim for aim in self.aims if aim.by_hand != aim.truth]
 
     @property
-    def missed_by_symbol(self) -> list[Aim]:
+    def missed_by_symbol(self) -> list[RelocatedFunction]:
         """The functions that the symbol table and the segments put at a wrong offset."""
         return [aim for aim in self.aims if aim.by_symbol != aim.truth]
 
     @property
-    def missed_by_address(self) -> list[Aim]:
+    def missed_by_address(self) -> list[RelocatedFunction]:
         """The functions whose link address, used as an offset into the file, is a wrong offset."""
         return [aim for aim in self.aims if aim.by_address != aim.truth]
 
@@ -91,13 +93,15 @@ class UserTrial:
             if not sample:
                 continue
             sites = [aim.site for aim in sample]
-            with uprobes.on(self.file, sites, "module", aims=[aim.by_hand for aim in sample]).before(process) as run:
-                run.look(process)
+            with uprobes.on(self.file, sites, "module", aims=[aim.by_hand for aim in sample]).read_before(
+                process
+            ) as run:
+                run.read_pages(process)
             wrong = [each for each in run.landings if bool(each.complaint) == lands]
             if wrong:
                 evidence = f"{wrong[0].complaint}\n\n{wrong[0].table()}"
                 raise Missed(f"{wrong[0].site}, put by hand: should {'land' if lands else 'miss'}: {evidence}")
             run.prove_restored()
             with uprobes.on(self.file, sites, "module") as run:
-                run.look(process)
+                run.read_pages(process)
             run.prove()

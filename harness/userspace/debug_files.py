@@ -21,7 +21,7 @@ def symbols_of(file: Path) -> Elf:
     It is `file` itself, or else its debug file, found by build-id or by .gnu_debuglink. Raises PinpointError when none
     is found, WrongDebugFileError when the file found is of another build.
     """
-    elf = Elf.kept(file)
+    elf = Elf.read_cached(file)
     if ".symtab" in elf.sections:
         return elf
     for found in (by_build_id(elf, file.parent.parent), by_debuglink(elf, file.parent)):
@@ -57,7 +57,7 @@ def by_debuglink(elf: Elf, directory: Path) -> Elf | None:
 
 
 def _proved(elf: Elf, found: Path) -> Elf:
-    debug = Elf.kept(found)
+    debug = Elf.read_cached(found)
     if debug.build_id != elf.build_id:
         raise WrongDebugFileError(f"is of build {debug.build_id[:12]}, not {elf.build_id[:12]}", where=str(found))
     return debug

@@ -49,7 +49,7 @@ class Page:
 
 
 @dataclass(frozen=True)
-class View:
+class FileView:
     """The mappings and pages of one file in some processes at one moment.
 
     `identity` is the file's device and inode, `DEV:INODE`.
@@ -59,9 +59,9 @@ class View:
     mappings: Sequence[Mapping]
     pages: Sequence[Page]
 
-    def of(self, pid: int) -> View:
+    def of(self, pid: int) -> FileView:
         """The part of this view that belongs to one process."""
-        return View(
+        return FileView(
             self.identity,
             [each for each in self.mappings if each.pid == pid],
             [each for each in self.pages if each.pid == pid],
@@ -75,13 +75,15 @@ class View:
         return None
 
 
-def look(guest: Guest, file: UserFile, pids: Iterable[int], offsets: Iterable[int], identity: str = "") -> View:
+def read_view(
+    guest: Guest, file: UserFile, pids: Iterable[int], offsets: Iterable[int], identity: str = ""
+) -> FileView:
     """Read the pages around offsets of a file in some processes, both inside the guest and from outside.
 
     `identity` identifies a file that no longer has a name. Raises GuestError when a process is gone.
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
-    words = [guest.program(PAGES), identity or file.path, *(f"{pid}:{wanted}" for pid in pids)]
+    words = [guest.copy_program(PAGES), identity or file.path, *(f"{pid}:{wanted}" for pid in pids)]
     listing = guest.script(shlex.join(words), in_place=True).check().stdout
     mappings: list[Mapping] = []
     pages: list[Page] = []
@@ -95,7 +97,7 @@ def look(guest: Guest, file: UserFile, pids: Iterable[int], offsets: Iterable[in
             mappings.append(Mapping(pid, start, end, offset, fields["perms"]))
         else:
             pages.append(_page(guest, fields, size))
-    return View(identity, mappings, pages)
+    return FileView(identity, mappings, pages)
 
 
 def _page(guest: Guest, fields: dict[str, str], size: int) -> Page:

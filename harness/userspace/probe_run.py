@@ -13,7 +13,7 @@ from harness.landing.section_sites import OtherBuildError
 from harness.landing.site import Site
 from harness.landing.witness import SHOWN, Statement
 from harness.userspace import mappings, witness
-from harness.userspace.mappings import View
+from harness.userspace.mappings import FileView
 from harness.userspace.mutants import HONEST, UserMutant
 from harness.userspace.runner import Runner
 from harness.userspace.user_file import UserFile
@@ -43,21 +43,21 @@ class UprobeRun:
         self.file = file
         self.guest: Guest = file.guest
         self.sites = tuple(sites)
-        self.ended = False
+        self.is_ended = False
         self._way = WAYS[way](file.guest)
         self._mutant = mutant
         self._returns = returns
         self._identity = ""
         self._aims = mutant.offsets(file, self.sites) if aims is None else list(aims)
         self.offsets = [file.offset(site) for site in self.sites]
-        self._before: dict[int, View] = {}
-        self._during: dict[int, View] = {}
-        self._after: dict[int, View] = {}
+        self._before: dict[int, FileView] = {}
+        self._during: dict[int, FileView] = {}
+        self._after: dict[int, FileView] = {}
         self._resolved: dict[tuple[int, str], int] = {}
         self._processes: dict[int, Runner] = {}
         self.hits: list[Hit] = []
 
-    def before(self, *processes: Runner) -> Self:
+    def read_before(self, *processes: Runner) -> Self:
         """Read the pages of processes that already run; `prove_restored` checks that they equal the file."""
         for process in processes:
             self._before[process.pid] = self._look(process.pid)
@@ -85,7 +85,7 @@ class UprobeRun:
                 self._look_after()
         if self._mutant.other_file:
             self.guest.run("rm", _COPY).check()
-        self.ended = True
+        self.is_ended = True
 
     def _demand_build(self) -> None:
         found = self.file.build_id_in_guest()
@@ -93,7 +93,7 @@ class UprobeRun:
             wanted = self.file.elf.build_id[:12]
             raise OtherBuildError(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
 
-    def look(self, *processes: Runner, ask: str | None = None) -> None:
+    def read_pages(self, *processes: Runner, ask: str | None = None) -> None:
         """Read the processes' pages now, inside and outside.
 
         If `ask` is not None, each process also resolves the sites' functions to its own addresses. `ask` is the prefix
@@ -104,14 +104,14 @@ class UprobeRun:
             self._during[process.pid] = self._before[process.pid] if stale else self._look(process.pid)
             self._processes[process.pid] = process
             for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask is not None else ():
-                self._resolved[process.pid, symbol] = process.where(f"{ask}{symbol}")
+                self._resolved[process.pid, symbol] = process.function_address(f"{ask}{symbol}")
 
-    def look_at(self, pid: int) -> None:
+    def read_pages_of(self, pid: int) -> None:
         """Read the pages of a process that takes no commands."""
         self._during[pid] = self._look(pid)
 
-    def _look(self, pid: int) -> View:
-        view = mappings.look(self.guest, self.file, [pid], self._watched, self._identity)
+    def _look(self, pid: int) -> FileView:
+        view = mappings.read_view(self.guest, self.file, [pid], self._watched, self._identity)
         self._identity = view.identity
         return view
 
@@ -142,7 +142,7 @@ class UprobeRun:
         traits = self.guest.architecture.kprobes
         return witness.Breakpoint(traits.uprobe_breakpoint, traits.alignment)
 
-    def _landing(self, index: int, site: Site, pid: int, view: View, hits: Sequence[Hit]) -> Landing:
+    def _landing(self, index: int, site: Site, pid: int, view: FileView, hits: Sequence[Hit]) -> Landing:
         offset, content = self.offsets[index], self.file.content
         own_hits = [hit for hit in hits if hit.returned is self._returns]
         pointer = self._resolved.get((pid, site.symbol))
@@ -185,7 +185,7 @@ class UprobeRun:
         if others:
             raise Missed(f"hit in processes {sorted(others)} too")
 
-    def changed_places(self, process: Runner) -> list[int]:
+    def changed_offsets(self, process: Runner) -> list[int]:
         """The offsets into the file at which the pages of one process differed from the file."""
         patch = self._patch
         pages = self._during[process.pid].pages
@@ -203,7 +203,7 @@ class UprobeRun:
             for pid, view in views.items():
                 self._demand_pristine(pid, view, when)
 
-    def _demand_pristine(self, pid: int, view: View, when: str) -> None:
+    def _demand_pristine(self, pid: int, view: FileView, when: str) -> None:
         for page in view.pages:
             for by, memory in (("inside", page.inside), ("outside", page.outside)):
                 own = self.file.content[page.offset : page.offset + len(memory)].ljust(len(memory), b"\0")
@@ -221,7 +221,7 @@ class UprobeRun:
         for pid, view in self._during.items():
             for page in view.pages:
                 if not page.private:
-                    self._demand_pristine(pid, View("", [], [page]), "in the page cache")
+                    self._demand_pristine(pid, FileView("", [], [page]), "in the page cache")
                 elif frames.setdefault(page.frame, (pid, page.offset)) != (pid, page.offset):
                     raise Missed(f"frame {page.frame:#x} is mapped by {frames[page.frame]} and {(pid, page.offset)}")
         digest = self.guest.run("sha256sum", self.file.path).check().stdout.split()[0]
@@ -245,7 +245,7 @@ class Uprobes:
         """The target program in one of its builds: `with uprobes.runner() as process`."""
         return Runner(self.guest, self.file("pinpoint_runner", variant).path, environment)
 
-    def started(self, path: str) -> Runner:
+    def runner_at(self, path: str) -> Runner:
         """The target program at a path of the guest."""
         return Runner(self.guest, path)
 

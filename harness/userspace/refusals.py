@@ -15,7 +15,7 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True)
-class Bad:
+class RefusedRequest:
     """A request that the kernel refuses with `errno`; 0 if the kernel accepts it although it can never be hit."""
 
     what: str
@@ -33,15 +33,15 @@ def _data(file: UserFile) -> int:
 
 # From register_for_each_vma() and uprobe_register(), kernel/events/uprobes.c (6.1), and trace_uprobe_create().
 BAD = (
-    Bad("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
-    Bad("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
-    Bad("a directory", lambda _: Request("/tmp", [0]), errno.EINVAL),
-    Bad("a file that is not there", lambda _: Request("/tmp/pinpoint_absent", [0]), errno.ENOENT),
-    Bad("writable data", lambda file: Request(file.path, [_data(file)]), 0),
+    RefusedRequest("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
+    RefusedRequest("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
+    RefusedRequest("a directory", lambda _: Request("/tmp", [0]), errno.EINVAL),
+    RefusedRequest("a file that is not there", lambda _: Request("/tmp/pinpoint_absent", [0]), errno.ENOENT),
+    RefusedRequest("writable data", lambda file: Request(file.path, [_data(file)]), 0),
 )
 
 
-def expect_refused(uprobes: Uprobes, file: UserFile, bad: Bad) -> None:
+def expect_refused(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> None:
     """Send the request through tracefs. Raises Missed when the errno is another, or anything is left behind."""
     request = bad.request(file)
     if uprobes.mutant.good_request:

@@ -44,22 +44,22 @@ class Runner:
         if self.status is None:
             self._dialogue.close_input()
             deadline = self.guest.budget(_ANSWER_S)
-            while self._dialogue.line(deadline) is not None:
+            while self._dialogue.read_line(deadline) is not None:
                 pass
-            self.status = self._dialogue.status(deadline)
+            self.status = self._dialogue.await_exit_status(deadline)
             self._dialogue.hang_up()
         return self.status
 
-    def ask(self, line: str) -> dict[str, str]:
+    def send_command(self, line: str) -> dict[str, str]:
         """Send one command and return its answer, parsed from words `key=value`. Raises GuestError on an error."""
-        self.say(line)
-        return self.answer(line)
+        self.send_command_async(line)
+        return self.read_answer(line)
 
-    def say(self, line: str) -> None:
+    def send_command_async(self, line: str) -> None:
         """Send one command without waiting for the answer."""
-        self._dialogue.say(line, self.guest.budget(_ANSWER_S))
+        self._dialogue.send_line(line, self.guest.budget(_ANSWER_S))
 
-    def answer(self, line: str = "") -> dict[str, str]:
+    def read_answer(self, line: str = "") -> dict[str, str]:
         """The answer to a command that `say` sent. Raises GuestError when it is an error or does not come."""
         words = self._answer()
         if "error" in words:
@@ -68,33 +68,33 @@ class Runner:
 
     def call(self, name: str, times: int = 1) -> str:
         """Call a function; returns what its last call returned, in hex."""
-        return self.ask(f"call {name} {times}")["value"]
+        return self.send_command(f"call {name} {times}")["value"]
 
-    def where(self, name: str) -> int:
+    def function_address(self, name: str) -> int:
         """The address of a function in the process: the process's own pointer, which ld.so relocated."""
-        return int(self.ask(f"where {name}")["address"], 16)
+        return int(self.send_command(f"where {name}")["address"], 16)
 
     def pointers(self) -> dict[str, int]:
         """The process's own pointer to every function that it can call, by name."""
-        answer = self.ask("each all 0")
+        answer = self.send_command("each all 0")
         return {name: int(address, 16) for name, address in answer.items() if name != "times"}
 
     def fork(self) -> int:
         """Fork; from now on the child takes the commands. Returns its pid."""
-        self.pid = int(self.ask("fork")["pid"])
+        self.pid = int(self.send_command("fork")["pid"])
         return self.pid
 
     def reap(self) -> int:
         """End the child of the last fork; from now on the parent takes the commands. Returns the child's status."""
-        answer = self.ask("exit")
+        answer = self.send_command("exit")
         return int(answer["status"])
 
     def exec(self, program: UserFile) -> None:
         """Make the process execute another program, with the same pid."""
-        self.pid = int(self.ask(f"exec {program.path}")["pid"])
+        self.pid = int(self.send_command(f"exec {program.path}")["pid"])
 
     def _answer(self) -> dict[str, str]:
-        line = self._dialogue.line(self.guest.budget(_ANSWER_S))
+        line = self._dialogue.read_line(self.guest.budget(_ANSWER_S))
         if line is None:
             raise GuestError("pinpoint_runner has ended", where=self.guest.name)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)

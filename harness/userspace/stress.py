@@ -14,14 +14,14 @@ _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
 
 @dataclass(frozen=True)
-class Races:
+class StressCounts:
     """The number of rounds that were run, and the number of hits that the kernel counted in all of them."""
 
     rounds: int
     hits: int
 
 
-def toggle(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int = ROUNDS) -> Races:
+def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int = ROUNDS) -> StressCounts:
     """Define, enable, disable and remove a uprobe `rounds` times; in each round a program starts and ends meanwhile."""
     offset = file.offset(file.site(symbol))
     runner = uprobes.file("pinpoint_runner").path
@@ -45,4 +45,4 @@ done
 echo $n $total
 """
     played, hits = uprobes.guest.script(script).check().stdout.split()
-    return Races(int(played), int(hits))
+    return StressCounts(int(played), int(hits))

@@ -49,15 +49,15 @@ class UserFile:
             raise GuestError(
                 f"its image has no {program}", where=guest.name, mend="the recipe's trait uprobes builds it"
             )
-        return cls(guest, name, guest.program(program), guest.image.programs[program])
+        return cls(guest, name, guest.copy_program(program), guest.image.programs[program])
 
     @cached_property
     def elf(self) -> Elf:
         """The file itself."""
-        return Elf.kept(self.local)
+        return Elf.read_cached(self.local)
 
     @cached_property
-    def table(self) -> Elf:
+    def symbol_file(self) -> Elf:
         """The file that has the symbols: the file itself, or its separate debug file if it was stripped."""
         return symbols_of(self.local)
 
@@ -71,7 +71,7 @@ class UserFile:
         """SHA-256 of the whole file, in hex."""
         return sha256(self.local)
 
-    def moved_to(self, path: str) -> UserFile:
+    def at_path(self, path: str) -> UserFile:
         """The same file at another path of the guest."""
         return replace(self, path=path)
 
@@ -99,7 +99,7 @@ class UserFile:
         Raises PinpointError when there is no such function, when there are several at different addresses, and for an
         IFUNC.
         """
-        named = self.table.named(site.symbol)
+        named = self.symbol_file.symbols_named(site.symbol)
         if any(each.kind == "ifunc" for each in named):
             mend = "name the implementation that its resolver chooses"
             raise PinpointError(
@@ -113,7 +113,7 @@ class UserFile:
     @cached_property
     def functions(self) -> list[Symbol]:
         """The functions of the target's source, each name once, in the order of their addresses."""
-        found = {each.name: each for each in self.table.symbols if each.kind == "func" and each.section}
+        found = {each.name: each for each in self.symbol_file.symbols if each.kind == "func" and each.section}
         ours = (each for each in found.values() if each.name.startswith("pinpoint_") and "@" not in each.name)
         return sorted(ours, key=lambda symbol: symbol.address)
 
@@ -145,7 +145,7 @@ class UserFile:
         cannot step. If no offset can be decoded, the first offset inside an instruction is returned.
         """
         sites = self.mid_instruction(self.site(symbol))
-        code = self.elf.code(self.symbol(sites[0]))
+        code = self.elf.function_bytes(self.symbol(sites[0]))
         plain = (site for site in sites if _plain(code[site.offset :], self.decoder))
         return next(plain, sites[0])
 

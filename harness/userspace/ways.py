@@ -74,7 +74,12 @@ class ByModule:
 
     def register(self, request: Request) -> list[Registered]:
         """Load the module. Raises GuestError when it cannot be loaded."""
-        words = ["insmod", self.guest.ship(MODULE), f"file={request.path}", f"unregistered={int(request.unarmed)}"]
+        words = [
+            "insmod",
+            self.guest.copy_module(MODULE),
+            f"file={request.path}",
+            f"unregistered={int(request.unarmed)}",
+        ]
         words.append(f"site={','.join(request.specs)}")
         report = self.guest.script(f"{shlex.join(words)} && cat {_REPORT}", in_place=True).check().stdout
         lines = [_words(line) for line in report.splitlines() if line.startswith("site=")]
@@ -169,11 +174,11 @@ class ByPerf:
     def register(self, request: Request) -> list[Registered]:
         """Start the program. Raises GuestError when it cannot open any event."""
         guest, deadline = self.guest, self.guest.budget(_PERF_S)
-        argv = [guest.program(PERF), request.path, *([] if request.unarmed else request.specs)]
+        argv = [guest.copy_program(PERF), request.path, *([] if request.unarmed else request.specs)]
         dialogue = Dialogue(guest.name, guest.link, argv, deadline)
         self._dialogues.append(dialogue)
         found = [Registered(0, offset) for offset in request.offsets] if request.unarmed else []
-        while (line := dialogue.line(deadline)) != "ready":
+        while (line := dialogue.read_line(deadline)) != "ready":
             fields = _words(line or "")
             if "errno" not in fields:
                 raise GuestError(f"pinpoint_perf: {line or 'has ended'}", where=guest.name)
@@ -190,10 +195,10 @@ class ByPerf:
         while self._dialogues:
             dialogue = self._dialogues.pop()
             dialogue.close_input()
-            while (line := dialogue.line(deadline)) is not None:
+            while (line := dialogue.read_line(deadline)) is not None:
                 fields = _words(line)
                 self._hits.append(Hit(int(fields["hit"]), int(fields["pid"]), int(fields["ip"], 16)))
-            dialogue.status(deadline)
+            dialogue.await_exit_status(deadline)
             dialogue.hang_up()
         return self._hits
 

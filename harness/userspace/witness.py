@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from harness.landing.witness import SHOWN, Statement
-from harness.userspace.mappings import Page, View
+from harness.userspace.mappings import FileView, Page
 from harness.userspace.ways import Hit, Registered
 
 
@@ -35,7 +35,7 @@ def registered(result: Registered) -> Statement:
     return Statement("registered", result.offset)
 
 
-def resolved(address: int | None, view: View) -> Statement:
+def resolved(address: int | None, view: FileView) -> Statement:
     """The process's own pointer, as an offset into the file; no offset if the process was not queried."""
     if address is None:
         return Statement("resolved", None, "the process was not queried")
@@ -45,7 +45,7 @@ def resolved(address: int | None, view: View) -> Statement:
     return Statement("resolved", offset, f"address {address:#x}")
 
 
-def trapped(hits: Iterable[Hit], view: View) -> Statement:
+def trapped(hits: Iterable[Hit], view: FileView) -> Statement:
     """The instruction pointer at the last hit, as the kernel moved it back, as an offset into the file."""
     last = next(reversed(list(hits)), None)
     if last is None:
@@ -56,12 +56,12 @@ def trapped(hits: Iterable[Hit], view: View) -> Statement:
     return Statement("trapped", offset, f"ip {last.address:#x}")
 
 
-def inside(view: View, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
+def inside(view: FileView, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
     """The offset at which the process's pages, read through /proc/PID/mem, differ from the file."""
     return _memory("inside", view, lambda page: page.inside, content, near, breakpoint_, expected)
 
 
-def outside(view: View, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
+def outside(view: FileView, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
     """The offset at which the process's physical pages, read through QEMU, differ from the file.
 
     The changed page must be a private copy of the process, else the statement contradicts.
@@ -80,7 +80,7 @@ def _holds(page: Page, offset: int) -> bool:
 
 def _memory(
     witness: str,
-    view: View,
+    view: FileView,
     read: Callable[[Page], bytes],
     content: bytes,
     near: int,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from harness.images.recipe import BootNoise
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
-from harness.verdict.printk import Record, records
+from harness.verdict.printk import PrintkRecord, read_records
 
 # A complaint without an end marker ends at a pause or after this many lines. That is enough for a full parisc dump, and
 # for the list of memory and tasks that the out-of-memory killer prints (105 lines on parisc).
@@ -77,7 +77,7 @@ class _Open:
         if self.opening.weak and not opening.weak:
             self.opening, self.line = opening, text
 
-    def over(self, record: Record) -> bool:
+    def over(self, record: PrintkRecord) -> bool:
         """Return True if the record can no longer belong to this complaint."""
         paused = (
             record.seconds is not None and self.latest is not None and record.seconds > self.latest + _PAUSE_SECONDS
@@ -89,7 +89,7 @@ class _Open:
         return Complaint(self.opening.kind, self.line, _place(self.line, self.lines), tuple(self.lines), self.began)
 
 
-def read(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> list[Complaint]:
+def read_complaints(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> list[Complaint]:
     """Return every complaint in a console log or a dmesg, in order. Never raises, wherever the log begins or is cut.
 
     `timed` is true if this kernel prints times; None detects it from the log. If it does, a line without a time comes
@@ -97,7 +97,7 @@ def read(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> list
     """
     found: list[Complaint] = []
     current: _Open | None = None
-    for record in records(log, timed=timed):
+    for record in read_records(log, timed=timed):
         if current and current.over(record):
             found.append(current.closed())
             current = None
@@ -142,14 +142,14 @@ def _place(headline: str, lines: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Sorted:
+class SortedComplaints:
     """Complaints that a recipe allows as boot noise, each with its entry, and all others."""
 
     allowed: tuple[tuple[Complaint, BootNoise], ...]
     alarming: tuple[Complaint, ...]
 
 
-def allowed(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> Sorted:
+def sort_by_boot_noise(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> SortedComplaints:
     """Separate the known boot noise, which is recognized by its exact place only."""
     known = {entry.place: entry for entry in noise}
     foreseen: list[tuple[Complaint, BootNoise]] = []
@@ -159,16 +159,16 @@ def allowed(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> Sort
             foreseen.append((complaint, known[complaint.place]))
         else:
             alarming.append(complaint)
-    return Sorted(tuple(foreseen), tuple(alarming))
+    return SortedComplaints(tuple(foreseen), tuple(alarming))
 
 
-def confirmed(complaints: Iterable[Complaint], dmesg: str | bytes) -> list[Complaint]:
+def confirmed_by_dmesg(complaints: Iterable[Complaint], dmesg: str | bytes) -> list[Complaint]:
     """Return the complaints of a console that the kernel's own log (`dmesg -r`, with facilities) confirms.
 
     A program can write anything to the console, even a line with a printk time, but that is not in the kernel's log. A
     complaint older than the log's oldest record is kept, because the log is a ring buffer and may have lost it.
     """
-    logged = list(records(dmesg))
+    logged = list(read_records(dmesg))
     texts = {record.text for record in logged}
     oldest = min((record.seconds for record in logged if record.seconds is not None), default=float("inf"))
     return [
@@ -182,7 +182,7 @@ def complaints_in(
     log: str | bytes | Iterable[str],
     noise: Sequence[BootNoise],
     kernel_log: Callable[[], str | bytes | None] | None = None,
-) -> Sorted:
+) -> SortedComplaints:
     """Return the complaints in a guest's console log, sorted by the boot noise of its recipe.
 
     `kernel_log` returns the kernel's own log (`dmesg -r`), or None when it cannot be read. It is called only when there
@@ -190,6 +190,6 @@ def complaints_in(
     all are kept.
     """
     # Every kernel of ours prints times. A line without one comes from a program, which could forge a panic.
-    found = allowed(read(log, timed=True), noise)
+    found = sort_by_boot_noise(read_complaints(log, timed=True), noise)
     own = kernel_log() if kernel_log and found.alarming else None
-    return found if own is None else Sorted(found.allowed, tuple(confirmed(found.alarming, own)))
+    return found if own is None else SortedComplaints(found.allowed, tuple(confirmed_by_dmesg(found.alarming, own)))

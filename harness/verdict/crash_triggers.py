@@ -15,7 +15,7 @@ from harness.landing.target import Target
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import Condition, Diagnosis, examine
-from harness.verdict.offline_symbolizer import namer
+from harness.verdict.offline_symbolizer import make_symbolizer
 
 MODULE = "pinpoint_crash"
 _FILE = "/sys/kernel/debug/pinpoint_crash"
@@ -41,7 +41,7 @@ class CrashTrigger:
     ruins: bool = False
 
     @property
-    def order(self) -> str:
+    def command(self) -> str:
         """The shell commands that fire it."""
         commit = f"echo {self.name} {self.seconds} >{_FILE}"
         return "; ".join(part for part in (self.before, commit, self.after) if part)
@@ -128,12 +128,12 @@ class TriggerResult:
         return self.diagnosis.condition not in (Condition.ALIVE, Condition.SLOW, Condition.OOPSED)
 
     @property
-    def done_for(self) -> bool:
+    def is_guest_unusable(self) -> bool:
         """True when no other trigger can be fired in the guest: it is lost, or its kernel is unusable."""
         return self.died or self.trigger.ruins
 
     @property
-    def read_right(self) -> bool:
+    def is_read_correctly(self) -> bool:
         """True when the kernel's first complaint was read as an expected kind and at the expected place."""
         first = next(iter(self.complaints), None)
         if first is None:
@@ -153,7 +153,7 @@ class TriggerResult:
         return f"{self.trigger.name}: read as {read_as}; {self.diagnosis} after {self.seconds:.1f} s"
 
 
-class Criminal:
+class CrashModule:
     """The loaded `pinpoint_crash` in a guest that may die."""
 
     def __init__(self, guest: Guest) -> None:
@@ -164,15 +164,15 @@ class Criminal:
         self._possible = guest.read_text(_FILE).split()
         guest.fence(guest.budget(_FENCE_SECONDS))
 
-    def possible(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
+    def detectable(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
         """Return the triggers that this kernel can detect."""
         return [trigger for trigger in triggers if trigger.name in self._possible]
 
-    def commit(self, trigger: CrashTrigger) -> TriggerResult:
+    def fire(self, trigger: CrashTrigger) -> TriggerResult:
         """Fire one trigger and return its result. The shell that fires it may be killed."""
         since, began = self.guest.console.position, time.monotonic()
         try:
-            self.guest.script(trigger.order)
+            self.guest.script(trigger.command)
             printed = self.guest.fence(self.guest.budget(_FENCE_SECONDS))
         except (GuestLost, DeadlineExceeded):
             with suppress(PinpointError):
@@ -181,5 +181,5 @@ class Criminal:
             printed = self.guest.console.text(since)
         alarming = complaints_in(printed, self.guest.image.recipe.boot_noise).alarming
         reported = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)
-        diagnosis = examine(self.guest, reported, namer(self.guest))
+        diagnosis = examine(self.guest, reported, make_symbolizer(self.guest))
         return TriggerResult(trigger, reported, diagnosis, time.monotonic() - began)

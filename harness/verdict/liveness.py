@@ -107,7 +107,7 @@ def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int],
 def _how_it_ended(heart: Heartbeat) -> str:
     status = heart.emulator.status
     how = "it closed its monitor" if status is None else f"status {status}" if status >= 0 else f"signal {-status}"
-    return f"{how}: {heart.emulator.said() or 'it printed nothing'}"
+    return f"{how}: {heart.emulator.qemu_messages() or 'it printed nothing'}"
 
 
 def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:

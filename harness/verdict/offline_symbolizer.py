@@ -11,7 +11,7 @@ from harness.landing.past_end import in_function
 from harness.landing.target import loaded_targets
 
 
-def namer(guest: Guest) -> Callable[[int], str]:
+def make_symbolizer(guest: Guest) -> Callable[[int], str]:
     """Return a function that formats an address as function + offset, from the ELF files of kernel and loaded targets.
 
     An address outside of all functions stays a number. So does every address if the guest's slide was never read.

@@ -26,7 +26,7 @@ _LONGEST_TEXT = 2048
 
 
 @dataclass(frozen=True)
-class Record:
+class PrintkRecord:
     """One line that the kernel printed.
 
     `seconds` is its printk time, None if the kernel prints none. `cut` is true if the log ends within the line.
@@ -37,7 +37,7 @@ class Record:
     cut: bool = False
 
 
-def plain(text: str) -> str:
+def without_control_codes(text: str) -> str:
     """Return the text without escape sequences, and without control codes other than tab and newline."""
     return text if text.isprintable() else _CONTROLS.sub("", _ESCAPES.sub("", text))
 
@@ -49,7 +49,7 @@ def lines_of(log: Path) -> Iterator[str]:
             yield line.decode(errors="replace")
 
 
-def records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> Iterator[Record]:
+def read_records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> Iterator[PrintkRecord]:
     """Yield the kernel's records of a console log, `dmesg`, `dmesg -r` or /dev/kmsg; never raises, wherever it is cut.
 
     A log may also be an iterable of lines, each with its newline except perhaps the last; then `timed` must be set.
@@ -71,7 +71,7 @@ def records(log: str | bytes | Iterable[str], *, timed: bool | None = None) -> I
             begun = True
             # Only the first line decides: a program could print this form later.
             form = _of_kmsg_line if _KMSG.match(line) else form
-        for record in form(plain(line.removesuffix("\n").rstrip("\r"))):
+        for record in form(without_control_codes(line.removesuffix("\n").rstrip("\r"))):
             short = record if len(record.text) <= _LONGEST_TEXT else replace(record, text=record.text[:_LONGEST_TEXT])
             yield short if line.endswith("\n") else replace(short, cut=True)
 
@@ -90,24 +90,24 @@ def _is_timed(lines: Iterator[str]) -> bool:
     found = False
     for line in lines:
         if "Linux version " in line:
-            return _PREFIX.search(plain(line)) is not None
+            return _PREFIX.search(without_control_codes(line)) is not None
         found = found or _PREFIX.search(line) is not None
     return found
 
 
-def _of_kmsg_line(line: str) -> Iterator[Record]:
+def _of_kmsg_line(line: str) -> Iterator[PrintkRecord]:
     match = _KMSG.match(line)
     if match and int(match["level"]) < _USER_FACILITY:
-        yield Record(line[match.end() :], int(match["microseconds"]) / 1e6)
+        yield PrintkRecord(line[match.end() :], int(match["microseconds"]) / 1e6)
 
 
-def _of_untimed_line(line: str) -> Iterator[Record]:
+def _of_untimed_line(line: str) -> Iterator[PrintkRecord]:
     level = _LEVEL.match(line)
     if level is None or int(level["level"]) < _USER_FACILITY:
-        yield Record(line[level.end() :] if level else line, None)
+        yield PrintkRecord(line[level.end() :] if level else line, None)
 
 
-def _of_timed_line(line: str) -> Iterator[Record]:
+def _of_timed_line(line: str) -> Iterator[PrintkRecord]:
     """Yield the records of a line: more than one if records follow each other without a newline between them."""
     found = _PREFIX.finditer(line)
     prefix = next(found, None)
@@ -115,5 +115,5 @@ def _of_timed_line(line: str) -> Iterator[Record]:
         following = next(found, None)
         level = _LEVEL_BEFORE.search(line, max(0, prefix.start() - _LONGEST_LEVEL), prefix.start())
         if level is None or int(level["level"]) < _USER_FACILITY:
-            yield Record(line[prefix.end() : following.start() if following else None], float(prefix["seconds"]))
+            yield PrintkRecord(line[prefix.end() : following.start() if following else None], float(prefix["seconds"]))
         prefix = following

@@ -55,15 +55,15 @@ def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
 
 def source_of(module: Path, function: str, offset: int) -> str:
     """Return `file:line` of an offset in a module's function; empty if the module's file does not have it."""
-    elf = Elf.kept(module)
-    symbols = [symbol for symbol in elf.named(function) if symbol.kind == "func"]
+    elf = Elf.read_cached(module)
+    symbols = [symbol for symbol in elf.symbols_named(function) if symbol.kind == "func"]
     try:
         table = rows(elf) if len(symbols) == 1 else ()
     except PinpointError:
         return ""
     if not table:
         return ""
-    begin = elf.place(symbols[0])
+    begin = elf.section_offset(symbols[0])
     own = [row for row in table if row.section == symbols[0].section and begin <= row.offset <= begin + offset]
     if not own:
         return ""

@@ -69,7 +69,7 @@ class Trial:
     @classmethod
     def of_module(cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: ByHand) -> Trial:
         """A trial of every function of a target that stays loaded after its initializer ran."""
-        functions = target.functions(target.lasting_text, unique=True, preambles=False)
+        functions = target.functions(target.lasting_text_sections, unique=True, preambles=False)
         sites = [Site(symbol.name, module=target.module) for symbol in functions]
         return cls._aimed(layout, name, made_for, by_hand, sites)
 
@@ -79,10 +79,10 @@ class Trial:
         aims = []
         for site in sites:
             address = by_hand.address(site)
-            truth = layout.base(layout.symbol(site)[1], site.module)
+            truth = layout.symbol_address(layout.symbol(site)[1], site.module)
             aims.append(
                 RelocatedFunction(
-                    site, address, truth, AddressKind.INSTRUCTION if address == truth else places.at(address)
+                    site, address, truth, AddressKind.INSTRUCTION if address == truth else places.classify(address)
                 )
             )
         return cls(name, made_for, layout, by_hand, places, aims)
@@ -105,7 +105,7 @@ class Trial:
             "missed_by_symbol": len(missed_by_symbol(self.layout, [(aim.site, aim.truth) for aim in self.aims])),
         }
 
-    def carried(self) -> TableSizes:
+    def table_sizes(self) -> TableSizes:
         """The bytes of symbol tables in a probe module for these functions, by hand and by symbol."""
         architecture = self.layout.guest.architecture
         return measure_table_sizes(architecture, self.by_hand, [aim.site for aim in self.aims])
@@ -164,15 +164,15 @@ class Trial:
         """
         found = [aim for aim in self.missed if aim.place is place]
         if place is AddressKind.MID_INSTRUCTION:
-            found = [aim for aim in evenly_spread(found, _CHOICE) if self.places.never_starts(aim.address)]
+            found = [aim for aim in evenly_spread(found, _CHOICE) if self.places.is_inside_instruction(aim.address)]
         return evenly_spread(found, SAMPLE)
 
     def _registrable(self, aims: Sequence[RelocatedFunction]) -> list[tuple[RelocatedFunction, Site]]:
         """A sample, evenly spread, of aims at instructions that may be armed, each with the site at its address."""
-        found = [(aim, there) for aim in evenly_spread(aims, _CHOICE) if (there := self.places.site(aim.address))]
-        return evenly_spread([(aim, there) for aim, there in found if self.places.safe(there)], SAMPLE)
+        found = [(aim, there) for aim in evenly_spread(aims, _CHOICE) if (there := self.places.site_at(aim.address))]
+        return evenly_spread([(aim, there) for aim, there in found if self.places.is_safe(there)], SAMPLE)
 
 
 def sample_sites(places: AddressClassifier, sites: Sequence[Site]) -> list[Site]:
     """A sample of the sites, evenly spread, without sites that the kernel refuses or may step wrongly."""
-    return evenly_spread([site for site in evenly_spread(sites, _CHOICE) if places.safe(site)], SAMPLE)
+    return evenly_spread([site for site in evenly_spread(sites, _CHOICE) if places.is_safe(site)], SAMPLE)

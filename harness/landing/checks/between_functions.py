@@ -77,7 +77,7 @@ def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
 def _functions(layout: Layout, module: str) -> list[tuple[int, int, Site]]:
     """Start, end and site of the module's functions that stay loaded: in order of address, one for each address."""
     found = {
-        layout.base(symbol, module): (symbol.size, Site(symbol.name, module=module))
+        layout.symbol_address(symbol, module): (symbol.size, Site(symbol.name, module=module))
         for symbol in layout.functions(module)
     }
     return [(start, start + size, site) for start, (size, site) in sorted(found.items())]

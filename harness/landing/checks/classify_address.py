@@ -75,7 +75,7 @@ class AddressClassifier:
         self._layout = layout
         self._decoder = layout.guest.architecture.kprobes.decoder
 
-    def at(self, address: int) -> AddressKind:
+    def classify(self, address: int) -> AddressKind:
         """Classify an address."""
         text = next((text for text in self._texts if address in text), None)
         if text is None:
@@ -86,17 +86,17 @@ class AddressClassifier:
         offset = address - before.start
         if offset not in self._boundaries(before.elf, before.symbol):
             return AddressKind.MID_INSTRUCTION
-        tail = before.elf.code(before.symbol)[offset:] if before.symbol.padded else b""
+        tail = before.elf.function_bytes(before.symbol)[offset:] if before.symbol.padded else b""
         return AddressKind.PADDING if tail and is_padding(tail, self._decoder) else AddressKind.INSTRUCTION
 
-    def site(self, address: int) -> Site | None:
+    def site_at(self, address: int) -> Site | None:
         """The site at an address; None outside of functions, and in a function whose name is not unique."""
         found = self._before(address)
         if found is None or address >= found.end or self._named[found.module, found.symbol.name] > 1:
             return None
         return Site(found.symbol.name, address - found.start, module=found.module)
 
-    def safe(self, site: Site) -> bool:
+    def is_safe(self, site: Site) -> bool:
         """True if the kernel accepts a probe on the site and steps it correctly for every task that runs the function.
 
         That is so if neither this instruction nor the next one, on which a mutant puts its probe, changes the flow of
@@ -109,7 +109,7 @@ class AddressClassifier:
         behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
         return bool(behind) and {site.offset, min(behind)} <= plain_offsets(elf, symbol, self._decoder)
 
-    def never_starts(self, address: int) -> bool:
+    def is_inside_instruction(self, address: int) -> bool:
         """True if an address is inside of an instruction that nothing patches."""
         found = self._before(address)
         if found is None or address >= found.end:
@@ -155,9 +155,9 @@ class AddressClassifier:
     @cached_property
     def _texts(self) -> list[range]:
         """The address range of the kernel's text, then of each target's text, from first section to last."""
-        found = [self._layout.text]
+        found = [self._layout.text_range]
         for target in self._layout.targets.values():
-            loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text]
+            loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text_sections]
             found.append(range(min(loaded)[0], max(start + size for start, size in loaded)))
         return found
 
@@ -168,7 +168,7 @@ class AddressClassifier:
             _Function(start, start + symbol.size, module, target.elf, symbol)
             for module, target in self._layout.targets.items()
             for symbol in target.functions(target.sections)
-            if any((start := self._layout.base(symbol, module)) in text for text in self._texts[1:])
+            if any((start := self._layout.symbol_address(symbol, module)) in text for text in self._texts[1:])
         )
 
     @cached_property

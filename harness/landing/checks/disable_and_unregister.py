@@ -70,9 +70,9 @@ def expect_disabled_never_hit(probes: ProbeRun) -> None:
 def expect_disarmed(probes: ProbeRun) -> None:
     """Raise Missed unless all probes are listed as disabled, and memory is as before, now or within 10 s."""
     deadline = Deadline.after(_SECONDS)
-    probes.look_again()
+    probes.read_again()
     while not deadline.expired and any(window.before != window.during for window in probes.windows):
-        probes.look_again()
+        probes.read_again()
     _demand_disarmed(probes)
 
 

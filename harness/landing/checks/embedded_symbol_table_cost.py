@@ -61,5 +61,5 @@ def _compiled(architecture: Architecture, source: str) -> int:
         ended = process.run([compiler, "-O2", "-c", "-o", made, text], deadline=Deadline.after(_COMPILE_S))
         if ended.rc:
             raise BuildError(f"{compiler} failed to compile a table of symbols: {ended.output.strip()[:200]}")
-        sections = Elf.read(made).allocated
+        sections = Elf.read(made).allocated_sections
     return sum(section.size for section in sections if not section.executable)

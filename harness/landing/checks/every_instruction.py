@@ -46,7 +46,7 @@ class EveryInstruction:
         return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
 
     @property
-    def taken(self) -> list[Site]:
+    def accepted(self) -> list[Site]:
         """The sites on which the kernel must accept a probe."""
         return [site for site, each in self._boundaries if not self._refusal(site, each)]
 
@@ -65,12 +65,12 @@ class EveryInstruction:
 
         If the architecture has defects, those are the sites on instructions that do not change the flow of control.
         """
-        return [site for site in self.taken if site not in self._wrong]
+        return [site for site in self.accepted if site not in self._wrong]
 
     @property
     def stepped_wrong(self) -> list[Site]:
         """The sites of `taken` that the architecture may step wrongly."""
-        return [site for site in self.taken if site in self._wrong]
+        return [site for site in self.accepted if site in self._wrong]
 
     @cached_property
     def _wrong(self) -> set[Site]:
@@ -81,9 +81,9 @@ class EveryInstruction:
     def functions(self) -> list[Symbol]:
         """One symbol for each function, in order of address."""
         found: dict[int, Symbol] = {}
-        for symbol in self.target.functions(self.target.lasting, unique=True, preambles=False):
+        for symbol in self.target.functions(self.target.lasting_sections, unique=True, preambles=False):
             if self.mutant is HONEST or symbol.name in _OF_A_MUTANT:
-                found.setdefault(self.layout.base(symbol, self.target.module), symbol)
+                found.setdefault(self.layout.symbol_address(symbol, self.target.module), symbol)
         return [symbol for _, symbol in sorted(found.items())]
 
     def demand_even_hits(self, probes: ProbeRun) -> None:

@@ -82,7 +82,7 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
         jump = memory.during[address - memory.start :].startswith(patches[OPTIMIZED])
         if jump and is_optimized(probes, site):
             return
-        probes.look_again()
+        probes.read_again()
     raise Missed(f"{site} did not become a jump in {_SECONDS:.0f} s")
 
 

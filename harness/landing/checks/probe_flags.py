@@ -57,7 +57,7 @@ def await_flag(probes: ProbeRun, flag: str) -> None:
         if None in flags or (settled and not _contradiction(probes)):
             return
         before = flags
-        probes.look_again()
+        probes.read_again()
     raise Missed(_contradiction(probes) or f"no probe became {flag} in {_SECONDS:.0f} s")
 
 

@@ -70,7 +70,7 @@ class SingleStepResult:
     probed: str
     hits: int = 0
     missed: int = 0
-    stands: CpuAddress | None = None
+    cpu_address: CpuAddress | None = None
     inner: tuple[int, int] | None = None
 
     @property
@@ -100,11 +100,13 @@ class SingleStepResult:
             case Symptom.SAME_RESULT_HITS_MISSED:
                 return self.probed == self.unprobed and (self.hits, self.missed) == (1, self.times - 1)
             case Symptom.TRAPS_FOR_EVER:
-                return self.stands is not None and self.stands.stuck
+                return self.cpu_address is not None and self.cpu_address.stuck
 
     def __str__(self) -> str:
-        if self.stands:
-            return f"{self.site}: returned {self.unprobed} unprobed, never returned probed; the CPU is {self.stands}"
+        if self.cpu_address:
+            return (
+                f"{self.site}: returned {self.unprobed} unprobed, never returned probed; the CPU is {self.cpu_address}"
+            )
         counted = f"hit {self.hits} and missed {self.missed} times in {self.times} calls"
         inner = "" if self.inner is None else f"; in its handler hit {self.inner[0]} and missed {self.inner[1]} times"
         return f"{self.site}: returned {self.unprobed} unprobed, {self.probed} probed; {counted}{inner}"
@@ -148,7 +150,7 @@ def call_probed(
     probe_module.load(target.guest, [each.spec for each in sites], wrongs)
     probed, stands = _called(layout, lambda: target.call(shape, times, target.guest.budget(_CALL_SECONDS)))
     if stands:
-        return SingleStepResult(site, times, unprobed, probed, stands=stands)
+        return SingleStepResult(site, times, unprobed, probed, cpu_address=stands)
     first, *others = probe_module.unload(target.guest).reports
     inner = [(each.hits, each.missed) for each in others]
     return SingleStepResult(site, times, unprobed, probed, first.hits, first.missed, inner=inner[0] if inner else None)

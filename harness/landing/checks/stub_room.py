@@ -17,7 +17,7 @@ def expected_starts(module: Elf) -> dict[str, int]:
     arch_mod_section_prepend() reserves before each.
     """
     found, end = {}, 0
-    for section in module.allocated:
+    for section in module.allocated_sections:
         if section.executable and not section.name.startswith(".init"):
             calls = sum(each.type in _CALLS for each in module.relocations(section.name)) if section.size else 0
             end += (calls + 1) * _STUB

@@ -43,7 +43,7 @@ class KernelSymbolOffset(NamedTuple):
     offset: int
     module: str = ""
 
-    def means(self, place: SymbolOffset | None) -> bool:
+    def is_same_place(self, place: SymbolOffset | None) -> bool:
         """True if this is the same place, by any of its names."""
         return place is not None and self.name in place.names and (self.offset, self.module) == place[1:]
 

@@ -59,7 +59,7 @@ def unique_functions(elf: Elf) -> Sequence[Symbol]:
 
 def functions_with_new_predecessor(kernel: Elf, other: Path) -> list[Symbol]:
     """Functions of `kernel` that follow a different function in `other`; only functions of both kernels count."""
-    here, there = unique_functions(kernel), unique_functions(Elf.kept(other))
+    here, there = unique_functions(kernel), unique_functions(Elf.read_cached(other))
     shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
     follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
     ours = [symbol for symbol in here if symbol.name in shared]

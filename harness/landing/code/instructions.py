@@ -73,7 +73,7 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
     machine = _MACHINES[decoder]
-    found = machine.decode(elf.code(symbol))
+    found = machine.decode(elf.function_bytes(symbol))
     while symbol.padded and len(found) > 1 and found[-1].padding:
         found.pop()
     unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
@@ -83,7 +83,7 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
         )
     patched = _ftrace_site(elf, symbol, machine, found)
     on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
-    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.place(symbol), symbol.size)
+    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.section_offset(symbol), symbol.size)
     return [_settled(each, patched, on_ftrace, unaimed) for each in found]
 
 
@@ -124,7 +124,7 @@ def plain_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
 
 def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
     """The offsets of all instructions, padding included: faster than `boundaries`, because none is classified."""
-    return _MACHINES[decoder].starts(elf.code(symbol))
+    return _MACHINES[decoder].starts(elf.function_bytes(symbol))
 
 
 def starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
@@ -159,7 +159,7 @@ def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> t
 
 def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
     """A function's first instruction as it is in the file; None for a function without bytes."""
-    return decoded_first(elf.code(symbol)[:_LONGEST], decoder)
+    return decoded_first(elf.function_bytes(symbol)[:_LONGEST], decoder)
 
 
 def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
@@ -171,7 +171,7 @@ def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
         return set()
-    place = elf.place(symbol)
+    place = elf.section_offset(symbol)
     found = elf.relocations(symbol.section)
     return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
 
@@ -183,7 +183,7 @@ def has_delay_slots(decoder: Decoder) -> bool:
 
 def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
-    return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.code(symbol)))
+    return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.function_bytes(symbol)))
 
 
 def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
@@ -211,7 +211,7 @@ def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: s
 
 def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[Instruction]) -> int | None:
     pad = machine.entry_pad
-    start = len(pad) if pad and elf.code(symbol).startswith(pad) else 0
+    start = len(pad) if pad and elf.function_bytes(symbol).startswith(pad) else 0
     first = [each for each in found if each.offset >= start][: max(1, machine.entry_nops)]
     if machine.entry_nops:
         nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP for each in first)
@@ -223,8 +223,8 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
     if call.target is None:
         return False
     if elf.linked:
-        return any(found.address == symbol.address + call.target for found in elf.named(_FENTRY))
-    covered = range(elf.place(symbol) + call.offset, elf.place(symbol) + call.end)
+        return any(found.address == symbol.address + call.target for found in elf.symbols_named(_FENTRY))
+    covered = range(elf.section_offset(symbol) + call.offset, elf.section_offset(symbol) + call.end)
     return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
 
 
@@ -235,14 +235,14 @@ def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[
     relative to four bytes before the end of the instruction, so both the sum and the sum plus four are included.
     """
     aimed_at: set[int] = set()
-    for cold in elf.named(f"{symbol.name}.cold"):
-        start = elf.place(cold)
+    for cold in elf.symbols_named(f"{symbol.name}.cold"):
+        start = elf.section_offset(cold)
         for found in elf.relocations(cold.section):
             if start <= found.offset < start + cold.size and found.symbol.section == symbol.section:
                 reached = found.symbol.address + found.addend - symbol.address
                 aimed_at |= {reached, reached + 4}
         if elf.linked:
             distance = cold.address - symbol.address
-            branches = _MACHINES[decoder].decode(elf.code(cold))
+            branches = _MACHINES[decoder].decode(elf.function_bytes(cold))
             aimed_at |= {distance + each.target for each in branches if each.target is not None}
     return aimed_at

@@ -23,7 +23,7 @@ def find_kprobe_sites(elf: Elf) -> list[Site]:
     symbol_name, and the words before it are not initialized. The result is only a hint. It lacks kprobes that the
     module fills in at run time, and it can include a structure of another type that looks the same.
     """
-    names = [name for name in elf.sections if _DATA.match(name) and name not in elf.duplicated]
+    names = [name for name in elf.sections if _DATA.match(name) and name not in elf.duplicated_section_names]
     return [site for name in names for site in _in_section(elf, name)]
 
 
@@ -60,7 +60,7 @@ def _string(elf: Elf, pointer: Relocation) -> str:
     place = pointer.symbol.address + pointer.addend
     if section is None or section.executable or not 0 <= place < section.size:
         return ""
-    if section.name in elf.duplicated:
+    if section.name in elf.duplicated_section_names:
         return ""
     text, end, _ = elf.section_bytes(section.name, place, min(256, section.size - place)).partition(b"\0")
     return text.decode() if end and _NAME.fullmatch(text) else ""

@@ -168,7 +168,7 @@ class _Kernel:
 
     def __init__(self, elf: Elf) -> None:
         self._elf = elf
-        self._flat = FlatTables(elf) if elf.machine == FLAT_MACHINE and not elf.named(ALTERNATIVES) else None
+        self._flat = FlatTables(elf) if elf.machine == FLAT_MACHINE and not elf.symbols_named(ALTERNATIVES) else None
         # Dynamic relocations belong to no section. In an arm64 kernel they hold values that the words in the file lack.
         self._relative = (
             self._flat.relative if self._flat else {each.offset: each.addend for each in elf.relocations("")}
@@ -178,7 +178,7 @@ class _Kernel:
         """The address ranges of a table; empty if this kernel does not have it."""
         if self._flat:
             return self._flat.rows(begin)
-        first, last = self._elf.named(begin), self._elf.named(end)
+        first, last = self._elf.symbols_named(begin), self._elf.symbols_named(end)
         return [Rows(first[0].address, last[0].address)] if first and last else []
 
     def patched(self, table: Table) -> Iterator[Range]:

@@ -51,7 +51,7 @@ def find_source_line_in_each_function(elf: Elf, file: str, line: int) -> list[So
     lowest: dict[tuple[str, int], SourceLocation] = {}
     for row in sorted(row for row in code if row.line == line):
         for symbol in _enclosing(elf, row.section, row.offset)[:1]:
-            here = SourceLocation(row.section, row.offset, symbol.name, row.offset - elf.place(symbol))
+            here = SourceLocation(row.section, row.offset, symbol.name, row.offset - elf.section_offset(symbol))
             lowest.setdefault((symbol.section, symbol.address), here)
     if not lowest:
         near = min({row.line for row in code}, key=lambda other: abs(other - line))
@@ -90,7 +90,9 @@ def _enclosing(elf: Elf, section: str, offset: int) -> Sequence[Symbol]:
     return [
         symbol
         for symbol in elf.symbols
-        if symbol.kind == "func" and symbol.section == section and 0 <= offset - elf.place(symbol) < symbol.size
+        if symbol.kind == "func"
+        and symbol.section == section
+        and 0 <= offset - elf.section_offset(symbol) < symbol.size
     ]
 
 

@@ -41,11 +41,15 @@ class FlatTables:
     """
 
     def __init__(self, elf: Elf) -> None:
-        self._base = elf.named("_text")[0].address if elf.named("_text") else elf.sections[".head.text"].address
+        self._base = (
+            elf.symbols_named("_text")[0].address if elf.symbols_named("_text") else elf.sections[".head.text"].address
+        )
         data = elf.sections[".data"]
         self._end = data.address + data.size
         self._image = elf.bytes_at(self._base, self._end - self._base)
-        self._texts = [(elf.named(begin)[0].address, elf.named(end)[0].address) for begin, end in _TEXTS]
+        self._texts = [
+            (elf.symbols_named(begin)[0].address, elf.symbols_named(end)[0].address) for begin, end in _TEXTS
+        ]
         self.relative: Mapping[int, int] = {
             place: value
             for rows in self._find(struct.Struct("<QQQ"), self._is_relative)

@@ -51,7 +51,7 @@ class SystemMap:
         symbols.sort()
         return cls(path, [place for place, _ in symbols], [name for _, name in symbols])
 
-    def demand_of(self, kernel: Elf) -> None:
+    def demand_map_of(self, kernel: Elf) -> None:
         """Raise UsageError, with the number of names that agree, unless this is the map of this kernel."""
         ours, theirs = self._unique(), _unique(kernel)
         shared = ours.keys() & theirs.keys()

@@ -56,7 +56,7 @@ class Conversion:
     @property
     def complaint(self) -> str:
         """Why the conversion failed; empty if the way there and back leads to the same place."""
-        if not self.kernel.means(self.elf):
+        if not self.kernel.is_same_place(self.elf):
             return "the ELF files and the kernel find different symbols"
         if self.by_address.errno != self.by_symbol.errno:
             return "by address and by symbol, the kernel returned different errnos"
@@ -130,7 +130,7 @@ class AddressConverter:
             Conversion(
                 address=address,
                 lands=lands,
-                elf=self.layout.closest.at(address),
+                elf=self.layout.closest_symbols.at(address),
                 kernel=symbol,
                 by_address=unnamed,
                 by_symbol=named,

@@ -88,7 +88,7 @@ class DataReader:
 
     def _copy(self, datum: Datum, place: int, read: ReadResult) -> int:
         """The address of a CPU's copy: from the kernel's table, read through QEMU, or else from the module's answer."""
-        table = self.layout.kernel.named("__per_cpu_offset")
+        table = self.layout.kernel.symbols_named("__per_cpu_offset")
         if datum.cpu is None or not table:
             return read.address
         entry = table[0].address + self.layout.slide + datum.cpu * self.word_bytes

@@ -57,7 +57,7 @@ def read_data(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult
 
 
 def _ask(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult]:
-    load = shlex.join(["insmod", guest.ship(_MODULE), f"at={','.join(question.spec for question in questions)}"])
+    load = shlex.join(["insmod", guest.copy_module(_MODULE), f"at={','.join(question.spec for question in questions)}"])
     report = f"/sys/kernel/debug/{_MODULE}/report"
     # The module is unloaded even if the report cannot be read.
     answer = guest.script(

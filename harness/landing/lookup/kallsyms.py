@@ -46,12 +46,12 @@ def converts_addresses(layout: Layout) -> bool:
 
     Such a kernel has a function with which an architecture can adjust the result (kernel/kprobes.c, since 5.18).
     """
-    return bool(layout.kernel.named("arch_adjust_kprobe_addr"))
+    return bool(layout.kernel.symbols_named("arch_adjust_kprobe_addr"))
 
 
 def freed_init_functions(layout: Layout) -> list[str]:
     """The names of functions between `_sinittext` and `_einittext`, which are freed at boot; only unique names."""
-    inside = range(*(layout.kernel.named(name)[0].address for name in ("_sinittext", "_einittext")))
+    inside = range(*(layout.kernel.symbols_named(name)[0].address for name in ("_sinittext", "_einittext")))
     named = _by_name(layout.kernel)
     return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
 

@@ -29,7 +29,7 @@ def static_calls(layout: Layout) -> list[int]:
 def module_jump_labels(target: Target) -> list[int]:
     """The addresses of a module's static branches in sections that stay loaded."""
     found = module_table_entries(target.elf, JUMPS)
-    return [target.sections[section] + place for section, place in found if section in target.lasting]
+    return [target.sections[section] + place for section, place in found if section in target.lasting_sections]
 
 
 def bug_traps(layout: Layout) -> list[int]:
@@ -39,7 +39,7 @@ def bug_traps(layout: Layout) -> list[int]:
     include/asm-generic/bug.h, 6.1).
     """
     kernel, config = layout.kernel, layout.guest.image.config
-    first, last = (kernel.named(name) for name in _BUGS)
+    first, last = (kernel.symbols_named(name) for name in _BUGS)
     if not (first and last):
         return []
     relative = config.get("CONFIG_GENERIC_BUG_RELATIVE_POINTERS") == "y"
@@ -71,4 +71,4 @@ def _in_any(address: int, ranges: list[range]) -> bool:
 def _loaded(layout: Layout, linked: Iterable[int]) -> list[int]:
     """The load addresses of link addresses, sorted, without duplicates, restricted to the kernel's text."""
     found = {address + layout.slide for address in linked}
-    return sorted(address for address in found if address in layout.text)
+    return sorted(address for address in found if address in layout.text_range)

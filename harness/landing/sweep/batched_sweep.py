@@ -55,14 +55,14 @@ class SweepResult:
     landed: int = 0
     missed: list[Landing] = field(default_factory=list)
     refused: list[RefusedSite] = field(default_factory=list)
-    deadly: list[FatalSite] = field(default_factory=list)
+    fatal: list[FatalSite] = field(default_factory=list)
     hits: int = 0
     seconds: float = 0.0
 
     @property
     def sites(self) -> int:
         """The number of sites that were tried."""
-        return self.landed + len(self.missed) + len(self.refused) + len(self.deadly)
+        return self.landed + len(self.missed) + len(self.refused) + len(self.fatal)
 
     @property
     def per_second(self) -> float:
@@ -75,7 +75,7 @@ class SweepResult:
         return [
             *(f"{refusal.site}: refused with errno {refusal.errno}" for refusal in self.refused if not refusal.reason),
             *(f"{landing.site}: {landing.complaint}" for landing in self.missed),
-            *(f"{death.site}: kills the guest" for death in self.deadly if not death.reason),
+            *(f"{death.site}: kills the guest" for death in self.fatal if not death.reason),
         ]
 
     def add(self, other: SweepResult) -> None:
@@ -83,7 +83,7 @@ class SweepResult:
         self.landed += other.landed
         self.missed += other.missed
         self.refused += other.refused
-        self.deadly += other.deadly
+        self.fatal += other.fatal
         self.hits += other.hits
         self.seconds += other.seconds
 
@@ -118,7 +118,7 @@ class Sweep:
         self._refusals = Refusals(layout)
         self._traits = self.guest.architecture.kprobes
 
-    def batch(self, sites: Sequence[Site]) -> SweepResult:
+    def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
         """Sweep these sites as one batch. Raises GuestError, GuestLost or DeadlineExceeded if the guest dies of it."""
         began = time.monotonic()
         deadline = self.guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
@@ -165,7 +165,7 @@ class Sweep:
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
-        held, during = self.module.hold(specs, lambda: self.guest.memory.read_many(spans), deadline)
+        held, during = self.module.arm_while_paused(specs, lambda: self.guest.memory.read_many(spans), deadline)
         during = before if self.mutant.stale_snapshot else during
         removed = self.module.remove(specs, deadline)
         _demand_gone(removed)

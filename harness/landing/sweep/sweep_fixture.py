@@ -38,7 +38,7 @@ class Sweeps:
     workers: int = _CORES
 
     @property
-    def eligible(self) -> int:
+    def eligible_count(self) -> int:
         """The number of sites in a sweep of the whole kernel and of the loaded targets."""
         return len(sweep_plan.eligible(self.layout))
 
@@ -64,7 +64,7 @@ class Sweeps:
             step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
         return swept
 
-    def beside_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
+    def compare_with_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
         """Measure the same sites in the same guest, through tracefs and through the sweep module.
 
         The time of the sweep module includes all transfers, the reads from outside and the comparison. Neither time

@@ -75,7 +75,7 @@ class FreshGuests:
         sweep = Sweep(Layout(guest, [target]), module, armed=True)
         while (batch := self._next()) is not None:
             try:
-                self._keep(sweep.batch(batch))
+                self._keep(sweep.sweep_batch(batch))
             except _DEATHS as death:
                 self._take_apart(batch, suspects(module, batch), sweep.wrong.get(batch[0], ""), death)
                 raise _Died from death
@@ -95,7 +95,7 @@ class FreshGuests:
         """Queue each suspect alone and the others in halves; a batch of one is recorded as deadly, with `defect`."""
         with self._lock:
             if len(batch) == 1:
-                self.swept.deadly.append(FatalSite(batch[0], defect))
+                self.swept.fatal.append(FatalSite(batch[0], defect))
                 self._step.say(f"{batch[0]} kills the guest: {death}")
                 return
             others = [site for site in batch if site not in suspected]
@@ -107,7 +107,7 @@ class FreshGuests:
 def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
     """The sites of a batch that the dead guest's flight recorder names; empty if its memory cannot be read."""
     try:
-        numbers = module.last_words()
+        numbers = module.read_flight_recorder()
     except _DEATHS:
         return []
     return [batch[number] for number in dict.fromkeys(numbers) if number < len(batch) and len(batch) > 1]
@@ -117,7 +117,7 @@ def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: Progr
     """Sweep a guest that is not expected to die; its death is raised."""
     began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:
-        swept.add(sweep.batch(batch))
+        swept.add(sweep.sweep_batch(batch))
         report_progress(step, swept.sites, sites, time.monotonic() - began)
     return swept
 

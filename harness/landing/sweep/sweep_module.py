@@ -104,7 +104,7 @@ class SweepModule:
     def load(self) -> None:
         """Load the module and turn off the settings of _OFF. Raises GuestError if the kernel refuses."""
         self._listed_before = probe_module.read_kprobe_list(self.guest)
-        self.guest.run("insmod", self.guest.ship(MODULE), *self._parameters).check()
+        self.guest.run("insmod", self.guest.copy_module(MODULE), *self._parameters).check()
         off = "; ".join(
             f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
         )
@@ -130,7 +130,9 @@ class SweepModule:
         arm = _doing("arm", specs)
         return self._batch(specs, self.guest.script(arm + _LOOK, deadline).check().stdout)
 
-    def hold(self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline) -> tuple[BatchReport, _Seen]:
+    def arm_while_paused(
+        self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline
+    ) -> tuple[BatchReport, _Seen]:
         """Arm every spec while nothing else runs in the guest, call `look` from outside, and disable the probes.
 
         Raises GuestError if the guest does not hold the probes for long enough to look.
@@ -156,12 +158,12 @@ class SweepModule:
         remove = _doing("remove", specs)
         return self._batch(specs, self.guest.script(remove + _LOOK, deadline).check().stdout)
 
-    def spent(self) -> BatchSeconds:
+    def batch_seconds(self) -> BatchSeconds:
         """The time that the last batch took in the guest."""
         registering, removing, _ = self._read_head()
         return BatchSeconds(registering / 1e9, removing / 1e9)
 
-    def last_words(self) -> list[int]:
+    def read_flight_recorder(self) -> list[int]:
         """The indexes in the batch of the site last passed to the kernel and the site last hit, read from outside.
 
         It is for a guest that no longer responds. Raises GuestError if its memory cannot be read either.
@@ -170,7 +172,7 @@ class SweepModule:
 
     def _recorded(self) -> list[int]:
         """The fields of the flight recorder (struct pinpoint_flight_recorder, probes/sweep/sweep.h)."""
-        form = struct.Struct(f"{Elf.kept(self.guest.image.vmlinux).struct_order}III")
+        form = struct.Struct(f"{Elf.read_cached(self.guest.image.vmlinux).struct_order}III")
         return list(form.unpack(self.guest.memory.read(self._recorder, form.size)))
 
     def _write(self, specs: Sequence[str], deadline: Deadline) -> None:

@@ -122,7 +122,7 @@ def target_sites(layout: Layout) -> list[Site]:
     return [
         Site(symbol.name, module=target.module)
         for target in layout.targets.values()
-        for symbol in target.functions(target.lasting, unique=True, preambles=False)
+        for symbol in target.functions(target.lasting_sections, unique=True, preambles=False)
         if not symbol.section.startswith(".exit")
     ]
 

@@ -80,7 +80,7 @@ class Refusals:
     def _base_blacklisted(self, site: Site) -> bool:
         """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
         base, dot, _ = site.symbol.partition(".")
-        found = self.layout.kernel.named(base) if dot else []
+        found = self.layout.kernel.symbols_named(base) if dot else []
         return any(self._blacklisted(symbol.address + self.layout.slide) for symbol in found)
 
     @cached_property
@@ -103,7 +103,7 @@ class Refusals:
             loaded.sections[section] + place
             for loaded in self.layout.modules.values()
             for section, place in module_table_entries(loaded.elf, JUMPS)
-            if section in loaded.lasting
+            if section in loaded.lasting_sections
         )
 
     def _places(self, table: _Table) -> Iterator[int]:
@@ -119,7 +119,7 @@ class Refusals:
     def _stretches(self, table: _Table) -> list[tuple[int, int]]:
         """The address ranges of a table; empty if the kernel does not have it."""
         kernel = self.layout.kernel
-        first, last = kernel.named(table.first), kernel.named(table.last)
+        first, last = kernel.symbols_named(table.first), kernel.symbols_named(table.last)
         if first and last:
             return [(first[0].address, last[0].address)]
         recovered = table.first == JUMPS and kernel.machine == FLAT_MACHINE

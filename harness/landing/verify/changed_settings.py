@@ -21,7 +21,7 @@ _FILES = (
 _NONE = "#### all functions enabled ####"
 
 
-def settings(guest: Guest) -> dict[str, tuple[str, ...]]:
+def read_settings(guest: Guest) -> dict[str, tuple[str, ...]]:
     """The lines of each file that this kernel has."""
     found: dict[str, list[str]] = {}
     for line in guest.script(f"grep -sH '' {' '.join(_FILES)}; true").stdout.splitlines():
@@ -31,7 +31,7 @@ def settings(guest: Guest) -> dict[str, tuple[str, ...]]:
     return {path: tuple(lines) for path, lines in found.items()}
 
 
-def changed(before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]) -> list[str]:
+def changed_lines(before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]) -> list[str]:
     """What differs, one line for each file."""
     found = []
     for path in sorted({*before, *after}):

@@ -14,7 +14,7 @@ from harness.landing.verify.loaded_modules import LoadedModule
 
 
 @dataclass(frozen=True)
-class Place:
+class SitePlace:
     """One place that a site can mean: its address, a landing pad of `pad` bytes at the entry already added."""
 
     address: int
@@ -23,10 +23,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Named:
+class SitePlaces:
     """Every place that a site can mean, in the order of addresses; `missing` says why there is none."""
 
-    places: tuple[Place, ...] = ()
+    places: tuple[SitePlace, ...] = ()
     missing: str = ""
 
     @property
@@ -34,12 +34,12 @@ class Named:
         """The addresses of the places."""
         return [place.address for place in self.places]
 
-    def closest(self, address: int) -> Place | None:
+    def closest(self, address: int) -> SitePlace | None:
         """The place at an address, None when none is there."""
         return next((place for place in self.places if place.address == address), None)
 
 
-class Files:
+class LoadedFiles:
     """The files, and where they are loaded."""
 
     def __init__(self, layout: Layout, modules: Mapping[str, LoadedModule], names: SystemMap | None = None) -> None:
@@ -63,7 +63,7 @@ class Files:
             return self.layout.kernel
         return self.modules[module].elf if module in self.modules else None
 
-    def named(self, site: Site) -> Named:
+    def find_places(self, site: Site) -> SitePlaces:
         """Every address that a site can mean: a name may be used many times.
 
         A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1).
@@ -71,18 +71,20 @@ class Files:
         if site.module:
             return self._in_module(site, site.module)
         kernel = self.layout.kernel
-        symbols = [each for each in kernel.named(site.symbol) if each.kind in ("func", "notype", "object")]
+        symbols = [each for each in kernel.symbols_named(site.symbol) if each.kind in ("func", "notype", "object")]
         if symbols:
-            return Named(tuple(sorted((self._place(kernel, s, "", site.offset) for s in symbols), key=_by_address)))
+            return SitePlaces(
+                tuple(sorted((self._place(kernel, s, "", site.offset) for s in symbols), key=_by_address))
+            )
         found = [self._in_module(site, name) for name in self.modules]
         places = [place for each in found for place in each.places]
         # A module without addresses may be the one that has it.
         silent = [name for name, module in self.modules.items() if module.elf and module.missing]
-        having = [name for name in silent if self.modules[name].elf.named(site.symbol)]  # type: ignore[union-attr]
+        having = [name for name in silent if self.modules[name].elf.symbols_named(site.symbol)]  # type: ignore[union-attr]
         missing = "" if places else self.modules[having[0]].missing if having else ""
-        return Named(tuple(sorted(places, key=_by_address)), missing)
+        return SitePlaces(tuple(sorted(places, key=_by_address)), missing)
 
-    def missing_at(self, address: int) -> str:
+    def reason_missing_at(self, address: int) -> str:
         """Why nothing can be compared at an address of a module, empty when no loaded module can have it."""
         bases = sorted((module.base, module.missing) for module in self.modules.values() if module.base <= address)
         return bases[-1][1] if bases and not self._in_kernel(address) else ""
@@ -91,28 +93,32 @@ class Files:
         """Symbol + offset by the System.map, if there is one and the address is the kernel's, else by the ELF files."""
         if self._names and self._in_kernel(address):
             return self._names.meaning(address - self.slide)
-        unknown = next((m for m in self.modules.values() if m.missing and m.holds(address)), None)
+        unknown = next((m for m in self.modules.values() if m.missing and m.contains(address)), None)
         if unknown:
             return f"{address - unknown.base:#x} behind the base of [{unknown.module}]"
         return self.layout.meaning(address)
 
     def _in_kernel(self, address: int) -> bool:
-        return address in self.layout.text
+        return address in self.layout.text_range
 
-    def _in_module(self, site: Site, name: str) -> Named:
+    def _in_module(self, site: Site, name: str) -> SitePlaces:
         module = self.modules.get(name)
         if module is None:
-            return Named(missing=f"the module {name} is not loaded")
+            return SitePlaces(missing=f"the module {name} is not loaded")
         if module.elf is None or module.missing:
-            return Named(missing=module.missing)
+            return SitePlaces(missing=module.missing)
         elf = module.elf
-        loaded = [s for s in elf.named(site.symbol) if s.section in module.sections and s.section not in elf.duplicated]
-        return Named(tuple(sorted((self._place(elf, s, name, site.offset) for s in loaded), key=_by_address)))
+        loaded = [
+            s
+            for s in elf.symbols_named(site.symbol)
+            if s.section in module.sections and s.section not in elf.duplicated_section_names
+        ]
+        return SitePlaces(tuple(sorted((self._place(elf, s, name, site.offset) for s in loaded), key=_by_address)))
 
-    def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int) -> Place:
-        pad = self.layout.pad(elf, symbol) if not offset and symbol.kind == "func" else 0
-        return Place(self.layout.base(symbol, module) + offset + pad, symbol, pad)
+    def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int) -> SitePlace:
+        pad = self.layout.landing_pad_of(elf, symbol) if not offset and symbol.kind == "func" else 0
+        return SitePlace(self.layout.symbol_address(symbol, module) + offset + pad, symbol, pad)
 
 
-def _by_address(place: Place) -> int:
+def _by_address(place: SitePlace) -> int:
     return place.address

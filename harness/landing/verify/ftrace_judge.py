@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.landing.site import Site
-from harness.landing.verify.files_at_hand import Files
+from harness.landing.verify.files_at_hand import LoadedFiles
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.text import Changes, Text
 from harness.landing.verify.traced_functions import TracedFunction
 
@@ -18,26 +18,26 @@ _COMMON = ("ftrace_caller", "ftrace_regs_caller")
 class TraceJudge:
     """Judges against the text while the probes stand; `directs` are addresses of BPF's trampolines by symbol."""
 
-    def __init__(self, files: Files, changes: Changes, during: Text, directs: dict[str, set[int]]) -> None:
+    def __init__(self, files: LoadedFiles, changes: Changes, during: Text, directs: dict[str, set[int]]) -> None:
         self._files = files
         self._changes = changes
         self._during = during
         self._directs = directs
 
-    def judge(self, traced: TracedFunction) -> Judged:
+    def judge(self, traced: TracedFunction) -> JudgedProbe:
         """The verdict on one function of the list."""
         sites = self.sites(traced)
         form = self._files.kprobes.ftrace_call
-        judged = Judged(str(traced), traced.kind, Finding.NOT_JUDGED)
+        judged = JudgedProbe(str(traced), traced.kind, Finding.NOT_JUDGED)
         if not sites:
-            named = self._files.named(Site(traced.name, 0, traced.module))
+            named = self._files.find_places(Site(traced.name, 0, traced.module))
             return _because(judged, named.missing or f"no file at hand has an ftrace site in {traced}")
         if form is None:
             return _because(judged, "how this architecture calls from an ftrace site is not in the table")
         targets = {at: call_target(form, at, self._code(at)) for at in sites}
         calling = {at: target for at, target in targets.items() if target is not None}
         if not calling:
-            return Judged(
+            return JudgedProbe(
                 str(traced),
                 traced.kind,
                 Finding.MISSED,
@@ -52,7 +52,7 @@ class TraceJudge:
         note = (f"{len(sites)} functions have that name",) if len(sites) > 1 else ()
         if wanted and target not in wanted:
             listed = ", ".join(f"{each:#x}" for each in sorted(wanted))
-            return Judged(
+            return JudgedProbe(
                 str(traced),
                 traced.kind,
                 Finding.MISSED,
@@ -64,15 +64,15 @@ class TraceJudge:
             )
         if not wanted:
             return _because(
-                Judged(str(traced), traced.kind, Finding.NOT_JUDGED, at, means, memory, notes=note),
+                JudgedProbe(str(traced), traced.kind, Finding.NOT_JUDGED, at, means, memory, notes=note),
                 "the list shows no trampoline",
             )
         owner = traced.direct or ", ".join(traced.callbacks[:1])
-        return Judged(str(traced), traced.kind, Finding.LANDED, at, means, memory, owner, notes=note)
+        return JudgedProbe(str(traced), traced.kind, Finding.LANDED, at, means, memory, owner, notes=note)
 
     def sites(self, traced: TracedFunction) -> list[int]:
         """The ftrace sites of every function of that name."""
-        named = self._files.named(Site(traced.name, 0, traced.module))
+        named = self._files.find_places(Site(traced.name, 0, traced.module))
         return [
             at
             for place in named.places
@@ -87,15 +87,15 @@ class TraceJudge:
         if own and traced.count == 1:
             return own
         kernel = self._files.layout.kernel
-        return own | {s.address + self._files.slide for name in _COMMON for s in kernel.named(name)}
+        return own | {s.address + self._files.slide for name in _COMMON for s in kernel.symbols_named(name)}
 
     def _code(self, address: int) -> bytes:
         region = self._during.at(address)
         return region.piece(address, LONGEST) if region else b""
 
 
-def _because(judged: Judged, why: str) -> Judged:
-    return Judged(
+def _because(judged: JudgedProbe, why: str) -> JudgedProbe:
+    return JudgedProbe(
         judged.asked,
         judged.kind,
         Finding.NOT_JUDGED,

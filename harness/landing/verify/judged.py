@@ -26,7 +26,7 @@ class Finding(Enum):
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedProbe:
     """One probe.
 
     `asked` is what its owner asked for, as `MOD:SYM+0xOFF`, or what the kernel lists for one that was asked for by
@@ -50,7 +50,7 @@ class Judged:
     places: tuple[str, ...] = ()
 
     @property
-    def told(self) -> str:
+    def verdict_text(self) -> str:
         """The verdict with its notes and its reason, in one line."""
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
         return f"{self.finding.value}{notes}{f': {self.why}' if self.why else ''}"
@@ -71,13 +71,13 @@ class Judged:
         }
 
 
-def table(probes: list[Judged]) -> str:
+def judged_table(probes: list[JudgedProbe]) -> str:
     """One line for each probe: what was asked for, where it stands, what memory has there, the verdict."""
     rows = [("probe", "address", "means", "memory", "owner", "verdict")]
     for each in probes:
         address = "-" if each.address is None else f"{each.address:#x}"
         asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
-        rows.append((asked, address, each.means or "-", each.memory or "-", each.owner or "-", each.told))
+        rows.append((asked, address, each.means or "-", each.memory or "-", each.owner or "-", each.verdict_text))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()

@@ -11,9 +11,9 @@ from harness.landing.landing import Landing
 from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify.files_at_hand import Files, Named, Place
+from harness.landing.verify.files_at_hand import LoadedFiles, SitePlace, SitePlaces
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.text import Region, Text
 from harness.landing.witness import Statement, Window
@@ -27,14 +27,16 @@ _MARKS = frozenset({"_text", "_stext", "_sinittext", "_einittext", "_etext"})
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundKprobe:
     """One kprobe that the kernel lists, with the call that registered it where that was recorded."""
 
     listed: ListedProbe
     call: Registration | None = None
 
 
-def matched(listed: Sequence[ListedProbe], calls: Sequence[Registration]) -> tuple[list[Found], list[Registration]]:
+def match_registrations(
+    listed: Sequence[ListedProbe], calls: Sequence[Registration]
+) -> tuple[list[FoundKprobe], list[Registration]]:
     """Each listed kprobe with its registration, and the registrations of kprobes that are not listed any more.
 
     Of several at one address the latest still stand.
@@ -44,7 +46,7 @@ def matched(listed: Sequence[ListedProbe], calls: Sequence[Registration]) -> tup
     for each in listed:
         here = [call for call in reversed(open_calls) if call.address == each.address]
         alike = [call for call in here if call.disabled == ("[DISABLED]" in each.flags)] or here
-        found.append(Found(each, alike[0] if alike else None))
+        found.append(FoundKprobe(each, alike[0] if alike else None))
         if alike:
             open_calls.remove(alike[0])
     return found, open_calls
@@ -53,17 +55,17 @@ def matched(listed: Sequence[ListedProbe], calls: Sequence[Registration]) -> tup
 class KprobeJudge:
     """Judges against the text before the probes came, and while they stand; `standing` are probes from before."""
 
-    def __init__(self, files: Files, before: Text, during: Text, standing: Sequence[int]) -> None:
+    def __init__(self, files: LoadedFiles, before: Text, during: Text, standing: Sequence[int]) -> None:
         self._files = files
         self._before = before
         self._during = during
         self._standing = list(standing)
 
-    def judge(self, found: Found) -> Judged:
+    def judge(self, found: FoundKprobe) -> JudgedProbe:
         """The verdict on a probe that stands."""
         each, call = found.listed, found.call
         site = _site(call.symbol, call.offset) if call and call.symbol else listed_site(each)
-        named = self._files.named(site)
+        named = self._files.find_places(site)
         place = named.closest(each.address)
         statements = [
             self._asked(call, each),
@@ -72,10 +74,10 @@ class KprobeJudge:
             self._outside(each),
         ]
         shown = [self._with_bytes(said) for said in statements if said]
-        past = past_end(site, named)
+        past = is_past_end(site, named)
         escaped = self._files.meaning(each.address) if past else ""
         landing = Landing(site, shown, 0, self._files.meaning, escaped)
-        judged = Judged(
+        judged = JudgedProbe(
             asked=call.asked if call and call.symbol else str(site),
             kind=_KINDS.get(each.kind, each.kind),
             finding=Finding.LANDED,
@@ -87,21 +89,21 @@ class KprobeJudge:
         )
         return self._decided(judged, each, landing)
 
-    def gone(self, call: Registration) -> Judged:
+    def judge_removed(self, call: Registration) -> JudgedProbe:
         """The verdict on a probe that was registered and is not listed any more."""
         site = _site(call.symbol, call.offset) if call.symbol else None
         means = self._files.meaning(call.address)
-        judged = Judged(call.asked or means, "kprobe", Finding.GONE, call.address, means)
+        judged = JudgedProbe(call.asked or means, "kprobe", Finding.GONE, call.address, means)
         if site is None:
             return judged
-        named = self._files.named(site)
-        if past_end(site, named):
+        named = self._files.find_places(site)
+        if is_past_end(site, named):
             return replace(judged, finding=Finding.MISSED, why=f"past the end of its function, in {means}")
         if named.places and call.address not in named.addresses:
             return replace(judged, finding=Finding.MISSED, why=f"the file has {site} at {named.addresses[0]:#x}")
         return judged
 
-    def _decided(self, judged: Judged, each: ListedProbe, landing: Landing) -> Judged:
+    def _decided(self, judged: JudgedProbe, each: ListedProbe, landing: Landing) -> JudgedProbe:
         """The verdict that the witnesses allow."""
         contradicted = any(said.contradicts for said in landing.statements)
         disagree = contradicted or len({said.address for said in landing.with_address}) > 1
@@ -121,7 +123,7 @@ class KprobeJudge:
             return None
         return Statement("asked", each.address, f"register_kprobe({call.asked}) by {call.command}")
 
-    def _by_file(self, site: Site, each: ListedProbe, named: Named) -> Statement:
+    def _by_file(self, site: Site, each: ListedProbe, named: SitePlaces) -> Statement:
         if not named.places:
             return Statement("elf", None, named.missing or f"no file at hand has {site}")
         place = named.closest(each.address)
@@ -133,7 +135,7 @@ class KprobeJudge:
             return Statement("outside", None, "the code is gone")
         region = self._during.at(each.address)
         if region is None:
-            missing = self._files.missing_at(each.address)
+            missing = self._files.reason_missing_at(each.address)
             return Statement("outside", None, missing or "no ELF file at hand has this address")
         start = max(region.start, each.address - _AROUND)
         size = min(2 * _AROUND, region.end - start)
@@ -162,7 +164,7 @@ class KprobeJudge:
         target = call_target(form, address, code) if form else None
         if target is None:
             return Statement("outside", address, f"{code.hex()} is no call", contradicts=True)
-        strays = own.strays(region.piece(own.start, len(own.code)))
+        strays = own.differing_offsets(region.piece(own.start, len(own.code)))
         if strays:
             denial = f"memory at {own.start + strays[0]:#x} is not what the file has"
             return Statement("outside", address, denial, contradicts=True)
@@ -210,7 +212,7 @@ def listed_site(each: ListedProbe) -> Site:
     return Site(symbol, into, module.strip("[]"))
 
 
-def past_end(site: Site, named: Named) -> bool:
+def is_past_end(site: Site, named: SitePlaces) -> bool:
     """Is the offset past the end of every function of that name? The kernel accepts it all the same."""
     sizes = [symbol.size for symbol in (place.symbol for place in named.places) if _is_function(symbol)]
     return bool(sizes) and site.symbol not in _MARKS and all(0 < size <= site.offset for size in sizes)
@@ -220,7 +222,7 @@ def _is_function(symbol: Symbol) -> bool:
     return symbol.kind in ("func", "notype")
 
 
-def _notes(each: ListedProbe, place: Place | None, named: Named) -> list[str]:
+def _notes(each: ListedProbe, place: SitePlace | None, named: SitePlaces) -> list[str]:
     notes = []
     if place and len(named.places) > 1:
         notes.append(f"{_ordinal(named.places.index(place) + 1)} of {len(named.places)}")

@@ -37,18 +37,18 @@ class LoadedModule:
     sections: Mapping[str, int] = field(default_factory=dict)
     missing: str = ""
 
-    def holds(self, address: int) -> bool:
+    def contains(self, address: int) -> bool:
         """Is this an address of the module? Since 6.4 its parts stand apart: then only those behind its text do."""
         return self.base <= address < self.base + self.size
 
     def section_at(self, address: int) -> str:
         """The section of code that an address is in, empty when it is in none of this module's."""
-        for name, start, size in self.code():
+        for name, start, size in self.code_sections():
             if start <= address < start + size:
                 return name
         return ""
 
-    def code(self) -> list[tuple[str, int, int]]:
+    def code_sections(self) -> list[tuple[str, int, int]]:
         """Name, loaded address and size of each section of code that stays after initialization."""
         if self.elf is None:
             return []
@@ -108,11 +108,11 @@ class Modules:
         if file is None:
             return LoadedModule(name, base, size, None, sections, f"no ELF file of the module {name} is at hand")
         try:
-            elf = Elf.kept(file)
+            elf = Elf.read_cached(file)
         except PinpointError as error:
             return LoadedModule(name, base, size, None, sections, str(error))
         if not sections:
-            twice = ", ".join(sorted(elf.duplicated))
+            twice = ", ".join(sorted(elf.duplicated_section_names))
             why = f"two of its sections are named {twice}" if twice else "the kernel shows none"
             return LoadedModule(name, base, size, elf, {}, f"{name} has no sections/ in sysfs: {why}")
         if build_id and elf.build_id and build_id != elf.build_id:

@@ -18,7 +18,7 @@ _CUT = "--pinpoint-cut--"
 
 
 @dataclass(frozen=True)
-class Lists:
+class GuestLists:
     """What the guest lists at one moment; `records` is empty without `pinpoint_watch`."""
 
     kprobes: tuple[ListedProbe, ...]
@@ -37,7 +37,7 @@ class Lists:
         return [line.split()[0] for line in self.modules.splitlines() if line]
 
 
-def read(guest: Guest) -> Lists:
+def read_lists(guest: Guest) -> GuestLists:
     """Read all lists in one round trip. Raises GuestError when one of them cannot be read."""
     tracing = " || ".join(f"cat {file} 2>/dev/null" for file in traced_functions.FILES)
     steps = (
@@ -53,12 +53,12 @@ def read(guest: Guest) -> Lists:
         kprobes = probe_module.parse_list(told[0])
     except (ValueError, IndexError):
         raise GuestError(f"not a list of kprobes: {told[0][:80]!r}", where=guest.name) from None
-    return Lists(kprobes, traced_functions.parse(told[1]), registrations.parse(told[2]), told[3])
+    return GuestLists(kprobes, traced_functions.parse(told[1]), registrations.parse(told[2]), told[3])
 
 
 @dataclass(frozen=True)
 class Moment:
     """The lists, and the modules with their files."""
 
-    lists: Lists
+    lists: GuestLists
     modules: dict[str, LoadedModule]

@@ -88,7 +88,7 @@ def _plain(text: str) -> str:
 def start(guest: Guest) -> None:
     """Load the module. Raises GuestError when the kernel refuses it."""
     argument = guest.architecture.kprobes.first_argument
-    guest.run("insmod", guest.ship(MODULE), f"argument={argument}").check()
+    guest.run("insmod", guest.copy_module(MODULE), f"argument={argument}").check()
 
 
 def stop(guest: Guest) -> None:

@@ -50,8 +50,12 @@ class Text:
     @classmethod
     def read(cls, layout: Layout, modules: Mapping[str, LoadedModule]) -> Text:
         """Read it through QEMU: 14 MB of an x86_64 kernel of Debian's take half a second."""
-        places = [(layout.text.start, len(layout.text), "", "")]
-        places += [(at, size, name, section) for name, module in modules.items() for section, at, size in module.code()]
+        places = [(layout.text_range.start, len(layout.text_range), "", "")]
+        places += [
+            (at, size, name, section)
+            for name, module in modules.items()
+            for section, at, size in module.code_sections()
+        ]
         contents = layout.guest.memory.read_many([(at, size) for at, size, _, _ in places])
         return cls(
             tuple(
@@ -113,10 +117,10 @@ class Changes:
     def _from_file(self, region: Region) -> Iterator[int]:
         """Bytes that are not the module's own, of one that was not there before; its ftrace sites too."""
         elf, place, shift = self._place(region.start)
-        if elf is None or region.section in elf.duplicated:
+        if elf is None or region.section in elf.duplicated_section_names:
             return
         own = own_bytes.of_module(elf, region.section, region.start, region.start, len(region.content))
-        strays = own.strays(region.content)
+        strays = own.differing_offsets(region.content)
         yield from (region.start + at for at in strays)
         # In memory a site is a nop, whatever the file has there, until something is called from it.
         form = self._layout.guest.architecture.kprobes.ftrace_call
@@ -131,4 +135,4 @@ class Changes:
             if section:
                 return module.elf, section, module.sections[section]
         layout = self._layout
-        return (layout.kernel, LINKED, layout.slide) if address in layout.text else (None, "", 0)
+        return (layout.kernel, LINKED, layout.slide) if address in layout.text_range else (None, "", 0)

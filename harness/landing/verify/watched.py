@@ -16,12 +16,12 @@ from harness.landing.code.system_map import SystemMap
 from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.probe_module import ListedProbe
 from harness.landing.verify import moment, registrations
-from harness.landing.verify.files_at_hand import Files
+from harness.landing.verify.files_at_hand import LoadedFiles
 from harness.landing.verify.ftrace_judge import TraceJudge
-from harness.landing.verify.judged import Finding, Judged
-from harness.landing.verify.kprobe_judge import KprobeJudge, matched
+from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
 from harness.landing.verify.loaded_modules import Modules
-from harness.landing.verify.moment import Lists, Moment
+from harness.landing.verify.moment import GuestLists, Moment
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.text import Changes, Text
 
@@ -37,18 +37,18 @@ _KALLSYMS = "/proc/kallsyms"
 class Judgement:
     """All probes, the calls that the kernel refused, and changes of text that nothing explains, each in words."""
 
-    probes: tuple[Judged, ...] = ()
+    probes: tuple[JudgedProbe, ...] = ()
     refused: tuple[Registration, ...] = ()
     unexplained: tuple[str, ...] = ()
     lost: int = 0
 
     @property
-    def failures(self) -> list[Judged]:
+    def failures(self) -> list[JudgedProbe]:
         """The probes that were missed."""
         return [each for each in self.probes if each.finding is Finding.MISSED]
 
     @property
-    def held(self) -> bool:
+    def holds(self) -> bool:
         """True when no probe was missed and all changes of text are explained."""
         return not self.failures and not self.unexplained
 
@@ -65,14 +65,14 @@ class Watched:
         guest: Guest,
         files: Mapping[str, Path],
         names: SystemMap | None = None,
-        read: Callable[[Guest], Lists] = moment.read,
+        read: Callable[[Guest], GuestLists] = moment.read_lists,
     ) -> None:
         self.guest = guest
         self.watched = True
         self._names = names
         self._read = read
         self._modules = Modules(guest, {**guest.image.drivers, **files})
-        self._judged = Lists((), (), registrations.Records(), "")
+        self._judged = GuestLists((), (), registrations.Records(), "")
         self._begun = 0
         self._loaded = 0
 
@@ -104,14 +104,14 @@ class Watched:
         if self.watched:
             registrations.stop(self.guest)
 
-    def started(self, nanoseconds: int = 0) -> None:
+    def set_start(self, nanoseconds: int = 0) -> None:
         """Whatever is run has been started, at this time of the guest's or, for 0, by the next look at the lists.
 
         What is registered after that is told as later.
         """
         self._loaded = nanoseconds
 
-    def settle(self, least: float, longest: float, wanted: Callable[[Lists], bool]) -> Lists:
+    def settle(self, least: float, longest: float, wanted: Callable[[GuestLists], bool]) -> GuestLists:
         """Wait until all lists have stayed the same for a while and `wanted` is true of them.
 
         `least` seconds at the least, `longest` at the most; gives the lists.
@@ -131,20 +131,20 @@ class Watched:
                 changed = time.monotonic()
             latest = lists
 
-    def lists(self) -> Lists:
+    def lists(self) -> GuestLists:
         """All lists as they are now."""
         return self._read(self.guest)
 
-    def came(self, lists: Lists) -> list[ListedProbe]:
+    def newly_listed(self, lists: GuestLists) -> list[ListedProbe]:
         """The kprobes that are listed and were not before."""
         return list((Counter(lists.kprobes) - Counter(self.before.lists.kprobes)).elements())
 
-    def anything(self, lists: Lists) -> bool:
+    def has_registered(self, lists: GuestLists) -> bool:
         """Was anything registered since it began, whether it still stands or not?"""
         traced = Counter(lists.traced) - Counter(self.before.lists.traced)
-        return bool(self.came(lists) or traced or any(not call.errno for call in self.calls(lists)))
+        return bool(self.newly_listed(lists) or traced or any(not call.errno for call in self.calls(lists)))
 
-    def calls(self, lists: Lists) -> list[Registration]:
+    def calls(self, lists: GuestLists) -> list[Registration]:
         """The registrations since it began."""
         return list(lists.records.calls[len(self.before.lists.records.calls) :])
 
@@ -154,18 +154,18 @@ class Watched:
         until = time.monotonic() + _AGREE * slow
         while True:
             judgement = self._judge_now()
-            if judgement.held or time.monotonic() > until:
+            if judgement.holds or time.monotonic() > until:
                 return judgement
             time.sleep(_QUIET)
 
-    def late(self) -> list[Judged]:
+    def late_probes(self) -> list[JudgedProbe]:
         """The probes that were registered after the last judgement, by symbol and offset."""
         lists = self._read(self.guest)
         calls = lists.records.calls[len(self._judged.records.calls) :]
         files = self._files(Moment(lists, self._modules.loaded(lists.modules)))
         return [
             replace(
-                self._timed(Judged(call.asked, "kprobe", Finding.LATE, call.address), call),
+                self._timed(JudgedProbe(call.asked, "kprobe", Finding.LATE, call.address), call),
                 means=files.meaning(call.address),
                 owner=self._owner(files, call),
             )
@@ -182,7 +182,7 @@ class Watched:
         until = time.monotonic() + _AGREE * slow
         while True:
             now = self._now()
-            standing = [f"{each.meaning} {' '.join(each.flags)}".strip() for each in self.came(now.lists)]
+            standing = [f"{each.meaning} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
             standing += [str(each) for each in (Counter(now.lists.traced) - Counter(self.before.lists.traced))]
             remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
             text = Text.read(self._layout(now), remaining)
@@ -197,12 +197,12 @@ class Watched:
         text = Text.read(layout, during.modules)
         changes = Changes(layout, during.modules)
         files = self._files(during)
-        came = self.came(during.lists)
+        came = self.newly_listed(during.lists)
         calls = self.calls(during.lists)
-        found, gone = matched(came, calls)
+        found, gone = match_registrations(came, calls)
         judge = KprobeJudge(files, self.text_before, text, [each.address for each in self.before.lists.kprobes])
         probes = [self._with_owner(judge.judge(each), files, each.call) for each in found]
-        probes += [self._with_owner(judge.gone(call), files, call) for call in gone]
+        probes += [self._with_owner(judge.judge_removed(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
         unexplained = self._unexplained(changes, during, text)
         self._judged = during.lists
@@ -213,7 +213,7 @@ class Watched:
             during.lists.records.lost,
         )
 
-    def _traced(self, lists: Lists, files: Files, changes: Changes, text: Text) -> list[Judged]:
+    def _traced(self, lists: GuestLists, files: LoadedFiles, changes: Changes, text: Text) -> list[JudgedProbe]:
         """The verdicts on functions that only ftrace lists."""
         new = list((Counter(lists.traced) - Counter(self.before.lists.traced)).elements())
         names = {each.direct for each in new if each.direct}
@@ -249,21 +249,21 @@ class Watched:
         traced |= {site for at in gone for site in [changes.ftrace_site(at)] if site is not None}
         return [at for at in wrong if changes.ftrace_site(at) not in traced]
 
-    def _with_owner(self, judged: Judged, files: Files, call: Registration | None) -> Judged:
+    def _with_owner(self, judged: JudgedProbe, files: LoadedFiles, call: Registration | None) -> JudgedProbe:
         if call is None:
             return judged
         return self._timed(replace(judged, owner=self._owner(files, call)), call)
 
-    def _timed(self, judged: Judged, call: Registration) -> Judged:
+    def _timed(self, judged: JudgedProbe, call: Registration) -> JudgedProbe:
         seconds = (call.nanoseconds - self._begun) / 1e9
         late = (call.nanoseconds - self._loaded) / 1e9
         notes = (f"registered {late:.1f} s later", *judged.notes) if late > 0 else judged.notes
         return replace(judged, seconds=seconds, notes=notes)
 
-    def _owner(self, files: Files, call: Registration) -> str:
+    def _owner(self, files: LoadedFiles, call: Registration) -> str:
         """The module whose handler it is, else the program that registered it."""
         for name, module in files.modules.items():
-            if module.section_at(call.handler) or module.holds(call.handler):
+            if module.section_at(call.handler) or module.contains(call.handler):
                 return name
         return call.command
 
@@ -271,14 +271,14 @@ class Watched:
         lists = self._read(self.guest)
         return Moment(lists, self._modules.loaded(lists.modules))
 
-    def _files(self, now: Moment) -> Files:
-        return Files(self._layout(now), now.modules, self._names)
+    def _files(self, now: Moment) -> LoadedFiles:
+        return LoadedFiles(self._layout(now), now.modules, self._names)
 
     def _layout(self, now: Moment) -> Layout:
         at_hand = [LoadedTarget(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing]
         return Layout(self.guest, others=at_hand)
 
-    def _named(self, files: Files, addresses: Sequence[int]) -> str:
+    def _named(self, files: LoadedFiles, addresses: Sequence[int]) -> str:
         """The first few of them, as symbol + offset."""
         more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
         return ", ".join(files.meaning(address) for address in sorted(addresses)[:_SHOWN]) + more

@@ -14,16 +14,16 @@ from harness.guest.guest import Guest
 from harness.landing.landing import Missed
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.matrix.cells.selection import CellId
-from harness.matrix.guests.checkup import KernelComplained, LeftBehind, Unexplained
+from harness.matrix.guests.checkup import GuestStateChanged, KernelComplained, UnexplainedTaint
 from harness.report.evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun, Uprobes
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.liveness import GuestDied
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 # Errors that are reported without a traceback, because they are about the guest, the kernel or the host, not our code.
-REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, LeftBehind, Unexplained)
+REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, GuestStateChanged, UnexplainedTaint)
 
 
 class MutantSurvivedError(AssertionError):
@@ -59,7 +59,7 @@ class CellWatch:
         """Start the cell's clock when its guest is ready, so that the wait for a build does not count."""
         self.guest, self.began = guest, time.monotonic()
 
-    def worse(self, verdict: Verdict, reason: str) -> None:
+    def set_if_worse(self, verdict: Verdict, reason: str) -> None:
         """Set the verdict if it is worse than the current one."""
         if verdict.severity > self.verdict.severity and not self.final:
             self.verdict, self.reason = verdict, reason
@@ -82,13 +82,13 @@ class CellWatch:
             self.verdict, self.unexplained = Verdict.PASS, False
         self.explained |= cause
         self.unexplained |= symptom and self.verdict is not Verdict.HARNESS_ERROR
-        self.worse(verdict_of(error), one_line(error))
+        self.set_if_worse(verdict_of(error), one_line(error))
 
     @property
     def _hangs(self) -> bool:
         return bool(self.guest and self.guest.heart and self.guest.heart.silence)
 
-    def let_go(self) -> None:
+    def drop_references(self) -> None:
         """Drop all references: pytest keeps each item, and what the item refers to, until the end of the run."""
         self.guest = self.kprobes = self.uprobes = self.failed_with = self.evidence = None
 
@@ -116,7 +116,7 @@ class CellWatch:
     def _witnesses(self) -> list[dict[str, Any]]:
         lives: list[ProbeRun | UprobeRun] = [*(self.kprobes.lives if self.kprobes else [])]
         lives += self.uprobes.lives if self.uprobes else []
-        return [landing.record() for life in lives if life.ended for landing in life.landings]
+        return [landing.record() for life in lives if life.is_ended for landing in life.landings]
 
 
 def verdict_of(error: BaseException) -> Verdict:
@@ -124,7 +124,7 @@ def verdict_of(error: BaseException) -> Verdict:
     match error:
         case KernelComplained() | GuestDied():
             return error.verdict
-        case Unexplained():
+        case UnexplainedTaint():
             return Verdict.OOPS
         case BootError():
             return Verdict.BOOT_FAIL
@@ -151,16 +151,16 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
         raise error
 
 
-def without_proof(watch: CellWatch, survivors: Sequence[CellId]) -> str:
+def fail_if_mutants_survived(watch: CellWatch, survivors: Sequence[CellId]) -> str:
     """Fail an honest cell whose mutants survived; return the reason, empty when none did."""
     if not survivors:
         return ""
     reason = f"its mutants survived: {', '.join(each.mutant for each in survivors)}"
-    watch.worse(Verdict.FAIL, reason)
+    watch.set_if_worse(Verdict.FAIL, reason)
     return reason
 
 
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message without control codes, or the name of its type if there is none."""
-    text = plain(str(error)).strip() or type(error).__name__
+    text = without_control_codes(str(error)).strip() or type(error).__name__
     return text.splitlines()[0]

@@ -22,7 +22,7 @@ from harness.matrix.commands import replay_options
 from harness.matrix.guests import checkup
 from harness.report import bundle
 from harness.report.bundle import Bundle
-from harness.report.evidence import CONSOLE, Evidence, gather
+from harness.report.evidence import CONSOLE, Evidence, gather_evidence
 from harness.report.run_dir import RunDirectory
 
 # How much of the end of a console log goes into the bundle of a guest that never answered.
@@ -41,7 +41,7 @@ class Bundles:
         self._config = config
         self._take_over = take_over
 
-    def notice(self, watch: CellWatch, error: BaseException, text: str = "") -> None:
+    def gather_evidence(self, watch: CellWatch, error: BaseException, text: str = "") -> None:
         """Gather the evidence at the first failure: of a phase of the cell, or of a guest that the cell started."""
         if not self._is_failure(watch, error):
             return
@@ -49,10 +49,10 @@ class Bundles:
         watch.failure_text = watch.failure_text or text
         if watch.guest is None or watch.evidence is not None:
             return
-        watch.evidence = gather(watch.guest, error)
+        watch.evidence = gather_evidence(watch.guest, error)
         if self._take_over:
             # Judge now as the fixtures would at their end: what a person does to the guest must not fail the cell.
-            watch.judge(checkup.last_words(watch.guest, error) if isinstance(error, GuestError) else error)
+            watch.judge(checkup.explain_loss(watch.guest, error) if isinstance(error, GuestError) else error)
             watch.final = True
             self._take_over(watch.guest, watch.evidence, watch.reason)
 
@@ -71,7 +71,7 @@ class Bundles:
         if watch.verdict.acceptable or self._config.option.kernel_mutant:
             return
         if watch.evidence is None and watch.guest is not None:
-            watch.evidence = gather(watch.guest, watch.failed_with or AssertionError())
+            watch.evidence = gather_evidence(watch.guest, watch.failed_with or AssertionError())
         try:
             made = bundle.write(self._directory.bundles, self._about(watch, survivors), self._pieces(watch))
         except HostError as error:

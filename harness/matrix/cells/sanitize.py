@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 
-def disarm(report: pytest.TestReport) -> None:
+def strip_control_codes(report: pytest.TestReport) -> None:
     """Strip control codes from a report's texts; a text without control codes stays as it is."""
-    report.sections = [(title, plain(text)) for title, text in report.sections]
+    report.sections = [(title, without_control_codes(text)) for title, text in report.sections]
     if isinstance(report.longrepr, tuple):
         path, line, reason = report.longrepr
-        report.longrepr = (path, line, plain(reason))
-    elif report.longrepr is not None and plain(report.longreprtext) != report.longreprtext:
-        report.longrepr = plain(report.longreprtext)
+        report.longrepr = (path, line, without_control_codes(reason))
+    elif report.longrepr is not None and without_control_codes(report.longreprtext) != report.longreprtext:
+        report.longrepr = without_control_codes(report.longreprtext)
     if hasattr(report, "wasxfail"):
-        report.wasxfail = plain(report.wasxfail)
+        report.wasxfail = without_control_codes(report.wasxfail)

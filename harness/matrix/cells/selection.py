@@ -97,7 +97,7 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
     return ""
 
 
-def asked_for(items: list[pytest.Item], *, crash_triggers: str, deep: bool) -> list[pytest.Item]:
+def without_optional_cells(items: list[pytest.Item], *, crash_triggers: str, deep: bool) -> list[pytest.Item]:
     """Return the items without those that run only with `--crash-triggers all` or `--deep`."""
     left_out = [*(["crash_triggers"] if crash_triggers != "all" else []), *([] if deep else ["deep"])]
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
@@ -114,7 +114,7 @@ def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str
             item.add_marker(pytest.mark.skip(reason=f"{cell.vm} has no {lacking}"))
 
 
-def in_rows(items: list[pytest.Item], vms: Sequence[str]) -> list[pytest.Item]:
+def sorted_by_row(items: list[pytest.Item], vms: Sequence[str]) -> list[pytest.Item]:
     """Sort the items: the harness's own tests first, then the cells row by row, each row in the order of the cases."""
     order = {vm: index for index, vm in enumerate(vms)}
 

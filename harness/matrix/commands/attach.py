@@ -10,8 +10,8 @@ from harness.guest import debugger, terminal
 from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
-from harness.report.evidence import ASK_SECTIONS, Evidence, loaded
-from harness.verdict.printk import plain
+from harness.report.evidence import ASK_SECTIONS, Evidence, sections_by_module_file
+from harness.verdict.printk import without_control_codes
 
 SHELL, GDB = "shell", "gdb"
 WAYS = (SHELL, GDB)
@@ -47,7 +47,7 @@ def attach(guest: Guest, way: str) -> int:
     if way == SHELL:
         return _enter(guest)
     listing = guest.script(ASK_SECTIONS, guest.budget(_ASK_SECONDS)).stdout
-    return _debug(guest, Symbols(guest.image.vmlinux, Layout(guest).slide, loaded(guest, listing)))
+    return _debug(guest, Symbols(guest.image.vmlinux, Layout(guest).slide, sections_by_module_file(guest, listing)))
 
 
 def _enter(guest: Guest) -> int:
@@ -61,4 +61,4 @@ def _debug(guest: Guest, symbols: Symbols) -> int:
 
 
 def _print(text: str) -> None:
-    print(f"pinpoint: {plain(text)}", file=sys.stderr, flush=True)
+    print(f"pinpoint: {without_control_codes(text)}", file=sys.stderr, flush=True)

@@ -40,7 +40,9 @@ def demand_cells(about: Bundle) -> None:
     """
     _demand_printable(about)
     demand_vm(about)
-    foreign = replay_options.foreign([*about.options, *([f"--schedule={about.schedule}"] if about.schedule else [])])
+    foreign = replay_options.first_unrecorded_option(
+        [*about.options, *([f"--schedule={about.schedule}"] if about.schedule else [])]
+    )
     if foreign:
         wrong = f"the bundle has an option that no run records: {foreign[:80]!r}"
         raise UsageError(wrong, where=about.cell.vm, mend=_DISTRUST)

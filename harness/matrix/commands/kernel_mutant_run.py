@@ -24,7 +24,7 @@ from harness.report.measurements import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _ALL_KILLED, _SURVIVED = 0, 1
 # A directory of its own, so that `latest` stays a run of the matrix.
@@ -37,7 +37,7 @@ _NEEDS_OPTION = ("crash_triggers", "deep", "sweep")
 _MOST_DEATHS = 6
 
 
-class Outcome(BaseModel):
+class KernelMutantResult(BaseModel):
     """The result of one kernel mutant on one VM: a line of `kernel_mutants.jsonl`. A mutant's last line counts.
 
     `killer` is the case that failed, as `FILE.py::CASE`, empty for none. `reason` is its failure, or why the mutant is
@@ -131,7 +131,7 @@ def _place(cell: Cell) -> str:
     return f"{Path(cell.file).name}::{cell.case}"
 
 
-def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
+def run_kernel_mutants_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
     """Call `hunt` with VMs and numbers from the command line; without a VM, on all that have the patch.
 
     Raises UsageError for a number that is no bug, for a VM without the patch, and for pytest-xdist's options, because
@@ -143,10 +143,10 @@ def hunt_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
     recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
     for recipe in recipes:
         kernel_mutant_table.demand_kernel_mutants(recipe)
-    return hunt(recipes, mutants, arguments)
+    return run_kernel_mutants(recipes, mutants, arguments)
 
 
-def hunt(recipes: Sequence[Recipe], mutants: Sequence[KernelMutant], arguments: Sequence[str]) -> int:
+def run_kernel_mutants(recipes: Sequence[Recipe], mutants: Sequence[KernelMutant], arguments: Sequence[str]) -> int:
     """Run each mutant on each VM and print what killed it; return 0 if all that can be detected were killed, else 1.
 
     At the end each killer also runs on the kernel without a bug: a case that fails there too has killed nothing.
@@ -169,25 +169,27 @@ def hunt(recipes: Sequence[Recipe], mutants: Sequence[KernelMutant], arguments: 
         outcomes += controlled
     survivors = [outcome for outcome in outcomes if outcome.survived]
     for outcome in survivors:
-        print(plain(str(outcome)))
+        print(without_control_codes(str(outcome)))
     killed = sum(bool(outcome.killer) for outcome in outcomes)
     print(f"{killed} killed, {len(survivors)} survived, {sum(each.equivalent for each in outcomes)} equivalent")
     print(f"results: {directory.path}")
     return _SURVIVED if survivors else _ALL_KILLED
 
 
-def _tried(recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, arguments: Sequence[str]) -> Outcome | None:
+def _tried(
+    recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, arguments: Sequence[str]
+) -> KernelMutantResult | None:
     """Run one mutant; print and return its outcome, or None when a person ended the run."""
     own = {"vm": recipe.name, "number": mutant.number, "name": mutant.name, "past": mutant.is_past}
     if why := mutant.why_equivalent(recipe):
-        outcome = Outcome.model_validate({**own, "equivalent": True, "reason": why})
-        print(plain(str(outcome)), flush=True)
+        outcome = KernelMutantResult.model_validate({**own, "equivalent": True, "reason": why})
+        print(without_control_codes(str(outcome)), flush=True)
         return outcome
     began, found = time.monotonic(), _Hunt(mutant)
     status = _session([f"--vm={recipe.name}", f"--kernel-mutant={mutant.number}", *arguments], found, directory)
     if status == INTERRUPTED:
         return None
-    outcome = Outcome.model_validate(
+    outcome = KernelMutantResult.model_validate(
         {
             **own,
             "killer": found.where,
@@ -197,7 +199,7 @@ def _tried(recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, argume
             "seconds": round(time.monotonic() - began, 1),
         }
     )
-    print(plain(f"{outcome} ({outcome.seconds:.0f} s)"), flush=True)
+    print(without_control_codes(f"{outcome} ({outcome.seconds:.0f} s)"), flush=True)
     return outcome
 
 
@@ -212,7 +214,9 @@ def _session(arguments: Sequence[str], plugin: object, directory: RunDirectory) 
         return pytest_run.run([*_QUIET, f"--into={directory.path}", *arguments, *chosen], plugins=[plugin])
 
 
-def _controlled(recipe: Recipe, outcomes: Sequence[Outcome], directory: RunDirectory) -> list[Outcome]:
+def _controlled(
+    recipe: Recipe, outcomes: Sequence[KernelMutantResult], directory: RunDirectory
+) -> list[KernelMutantResult]:
     """Return the outcomes without killers that also fail on the kernel without a bug."""
     killers = {outcome.killer for outcome in outcomes if outcome.killer}
     if not killers:
@@ -256,7 +260,7 @@ class _Control:
         return f"{Path(cell.file).name}::{cell.case}" if cell else ""
 
 
-def _count(figures: Figures, vm: str, outcomes: Sequence[Outcome]) -> None:
+def _count(figures: Figures, vm: str, outcomes: Sequence[KernelMutantResult]) -> None:
     for name, found in (
         ("kernel_mutants", [outcome for outcome in outcomes if not outcome.past]),
         ("past_bugs", [outcome for outcome in outcomes if outcome.past]),

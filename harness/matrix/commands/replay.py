@@ -20,8 +20,8 @@ from harness.matrix.commands import bundle_trust, pytest_run
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.report.sameness import alike
-from harness.verdict.printk import plain
+from harness.report.sameness import is_same_failure
+from harness.verdict.printk import without_control_codes
 
 _HELD, _FAILED = 0, 1
 # A directory of its own, so that `latest` stays the run that wrote the bundle.
@@ -51,7 +51,7 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
     build_context = BuildContext.in_cache(Bus())
     _demand_same_project(about, build_context, anyway=anyway)
     for difference in _differences(about, build_context):
-        print(plain(f"pinpoint: {difference}"), file=sys.stderr)
+        print(without_control_codes(f"pinpoint: {difference}"), file=sys.stderr)
     outcomes: Counter[str] = Counter()
     worst = _HELD
     for number in range(1, times + 1):
@@ -110,13 +110,13 @@ def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
 def _outcome(before: Cell, now: Cell) -> str:
     if now.verdict.acceptable:
         return f"{now.verdict.value}: it did not fail"
-    if alike(before, now):
+    if is_same_failure(before, now):
         return "failed the same way"
-    return plain(f"failed another way: {now.verdict.value}: {now.reason}")
+    return without_control_codes(f"failed another way: {now.verdict.value}: {now.reason}")
 
 
 def _report(before: Cell, outcomes: Counter[str], times: int) -> Iterator[str]:
     """Yield lines with the bundle's own failure, then how often each outcome occurred."""
-    yield plain(f"\n{before.case} on {before.vm} was {before.verdict.value}: {before.reason}")
+    yield without_control_codes(f"\n{before.case} on {before.vm} was {before.verdict.value}: {before.reason}")
     for outcome, count in outcomes.most_common():
         yield f"{count} of {times}: {outcome}"

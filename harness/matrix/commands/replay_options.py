@@ -19,12 +19,12 @@ _OURS = re.compile(
 )
 
 
-def foreign(options: Iterable[str]) -> str:
+def first_unrecorded_option(options: Iterable[str]) -> str:
     """Return the first option that no run records, empty for none. Other pytest options could run arbitrary code."""
     return next((option for option in options if not _OURS.fullmatch(option)), "")
 
 
-def settle_seed(config: pytest.Config) -> None:
+def draw_seed(config: pytest.Config) -> None:
     """Draw the run's seed unless one is set. Call it before hypothesis reads its option and workers inherit it."""
     if getattr(config.option, _SEED, "") is None:
         setattr(config.option, _SEED, str(secrets.randbits(32)))

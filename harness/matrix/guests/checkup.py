@@ -12,11 +12,11 @@ from weakref import WeakKeyDictionary
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix.guests import guest_state, loaded_targets
-from harness.matrix.guests.guest_state import State
+from harness.matrix.guests.guest_state import GuestState
 from harness.verdict.cell_verdict import Verdict
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import GuestDied, examine
-from harness.verdict.offline_symbolizer import namer
+from harness.verdict.offline_symbolizer import make_symbolizer
 from harness.verdict.traces import frames
 
 # A fence is one SSH round trip and one console line. A guest that cannot do both in this time is lost.
@@ -27,7 +27,7 @@ _LOG_SECONDS = 30.0
 _MOST_FRAMES = 40
 # A program whose connection was closed, or a helper that the kernel called, takes a moment to exit.
 GONE_SECONDS = 10.0
-_clean: WeakKeyDictionary[Guest, State] = WeakKeyDictionary()
+_clean: WeakKeyDictionary[Guest, GuestState] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
@@ -52,15 +52,15 @@ class KernelComplained(Exception):
         return max((complaint.verdict for complaint in self.complaints), key=lambda verdict: verdict.severity)
 
 
-class LeftBehind(AssertionError):
+class GuestStateChanged(AssertionError):
     """The cell left modules, references, kprobes, mounts or processes in the guest, or removed some."""
 
 
-class Unexplained(AssertionError):
+class UnexplainedTaint(AssertionError):
     """The kernel's taint shows a crash or a warning that is not on the console."""
 
 
-def begin(guest: Guest) -> str:
+def record_initial_state(guest: Guest) -> str:
     """Record the guest's state before its first cell; return the boot noise that its recipe allows, for the board.
 
     Raises KernelComplained for any other complaint.
@@ -70,7 +70,7 @@ def begin(guest: Guest) -> str:
     return "; ".join(f"allowed: {complaint}: {noise.why}" for complaint, noise in foreseen)
 
 
-def end(guest: Guest) -> str:
+def check_after_cell(guest: Guest) -> str:
     """Check that a cell left the guest as it found it, except for a target module that is kept loaded.
 
     Returns why the guest must be discarded although the cell did nothing wrong; empty if it need not be. Raises
@@ -78,50 +78,50 @@ def end(guest: Guest) -> str:
     check is not used again, so the state before the first cell is also the state before each later one.
     """
     clean, (after, excused), deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
-    while clean.more_processes(after) and not deadline.expired:
+    while clean.added_processes(after) and not deadline.expired:
         after, more = _state(guest, "sleep 0.1; ")
         excused |= more
     unexplained = clean.new_crash_taint(after)
     if unexplained and not excused:
-        raise Unexplained(f"the kernel has new taint {unexplained}, and no complaint on the console explains it")
-    changed = clean.changed(after, loaded_targets.modules(guest))
+        raise UnexplainedTaint(f"the kernel has new taint {unexplained}, and no complaint on the console explains it")
+    changed = clean.changed(after, loaded_targets.kept_modules(guest))
     if changed:
-        raise LeftBehind(f"the cell left the guest changed: {', '.join(changed)}")
+        raise GuestStateChanged(f"the cell left the guest changed: {', '.join(changed)}")
     return clean.discard_reason(after, guest.image.recipe.machine.memory_mib)
 
 
-def last_words(guest: Guest, lost: GuestError) -> Exception:
+def explain_loss(guest: Guest, lost: GuestError) -> Exception:
     """Return why a guest does not answer: a kernel complaint, its diagnosis, or `lost` itself."""
     found = complaints_in(guest.console.lines(guest.fenced_to), guest.image.recipe.boot_noise).alarming
     if found:
         return KernelComplained(found, _files(guest))
     if guest.heart is None or guest.heart.emulator.stopped:
         return lost
-    diagnosis = examine(guest, found, namer(guest))
+    diagnosis = examine(guest, found, make_symbolizer(guest))
     return lost if diagnosis.condition.verdict.acceptable else GuestDied(diagnosis, where=guest.name)
 
 
 @contextmanager
-def explained(guest: Guest) -> Iterator[None]:
+def loss_explained(guest: Guest) -> Iterator[None]:
     """Replace a GuestError that is raised in this block by what `last_words` returns for it."""
     try:
         yield
     except GuestError as lost:
-        raise last_words(guest, lost) from lost
+        raise explain_loss(guest, lost) from lost
 
 
-def _state(guest: Guest, before: str = "") -> tuple[State, bool]:
+def _state(guest: Guest, before: str = "") -> tuple[GuestState, bool]:
     """Return the guest's state, and whether its kernel printed a complaint that its recipe allows.
 
     Raises KernelComplained for any other complaint that the kernel printed before the state was read.
     """
-    result, printed = guest.fenced(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
+    result, printed = guest.run_fenced_script(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
     complaints = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
     found = complaints.alarming
     if found:
         raise KernelComplained(found, _files(guest))
     try:
-        return State.parsed(result.stdout), bool(complaints.allowed)
+        return GuestState.parsed(result.stdout), bool(complaints.allowed)
     except ValueError as error:
         raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
 

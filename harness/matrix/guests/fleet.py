@@ -79,13 +79,13 @@ class Fleet:
     def _keys(self) -> RunKeys:
         return RunKeys.make()
 
-    def build(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
+    def start_building(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
         """Start building the images of these rows in the background, and the sibling's image of each in `compared`."""
         siblings = [self.recipes[name].kernel.sibling for name in compared]
         for name in dict.fromkeys([*names, *filter(None, siblings)]):
             self._pool.submit(self._prepare, name)
 
-    def begin(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
+    def start_preparing(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
         """Start preparing these rows in the background, in this order, unless they are under way.
 
         The rows in `compared` have cells that need the image of the VM's sibling. That image is prepared before the row
@@ -100,7 +100,7 @@ class Fleet:
         """Return the image of any VM, with or without a row, prepared if necessary. Raises what its build raised."""
         return self._prepare(name)
 
-    def ready(self, name: str) -> bool:
+    def is_ready(self, name: str) -> bool:
         """Return True when the row's guest is up, or has failed to start."""
         return name in self._guests and self._guests[name].done()
 
@@ -113,7 +113,7 @@ class Fleet:
 
         An error that concerns only that guest is raised once: the next cell gets a new guest, up to a limit.
         """
-        self.begin([name])
+        self.start_preparing([name])
         try:
             return self._guests[name].result()
         except _PASSING:
@@ -135,8 +135,8 @@ class Fleet:
         with self._starting:
             guest = begin(image, f"{name}{self._suffix}-fresh-{next(self._fresh)}")
         with guest:
-            with checkup.explained(guest):
-                checkup.begin(guest)
+            with checkup.loss_explained(guest):
+                checkup.record_initial_state(guest)
             yield guest
 
     def drop_frozen(self, image: Image) -> None:
@@ -167,7 +167,7 @@ class Fleet:
     def _made(self, name: str) -> Image:
         recipe = self.recipes[name] if name in self.recipes else select([name])[0]
         self._await_image(name)
-        with self.bus.clocked(name, IMAGE):
+        with self.bus.timed(name, IMAGE):
             return prepare(recipe, self._build_context)
 
     def _prepare_and_start(self, name: str) -> Guest:
@@ -180,8 +180,8 @@ class Fleet:
         with self._starting:
             guest = self._thaw(image, f"{name}{self._suffix}")
             try:
-                with checkup.explained(guest):
-                    checkup.begin(guest)
+                with checkup.loss_explained(guest):
+                    checkup.record_initial_state(guest)
             except BaseException:
                 guest.stop()
                 raise
@@ -193,7 +193,7 @@ class Fleet:
         def boot(keys: RunKeys) -> Guest:
             return start.boot(image, self._options(image, log_name, keys))
 
-        frozen = self._freezer.frozen(image, boot)
+        frozen = self._freezer.obtain_frozen(image, boot)
         return self._with_bug(self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys)))
 
     def _boot(self, image: Image, log_name: str) -> Guest:

@@ -40,7 +40,7 @@ class Freezer:
         self._forced = forced_accelerator
         self._made: Once[str, Path] = Once(passing=(EmulatorKilled,))
 
-    def frozen(self, image: Image, boot: Boot) -> Path:
+    def obtain_frozen(self, image: Image, boot: Boot) -> Path:
         """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the given keys.
 
         Raises what `boot` raises, and TraitContradictedError when a trait does not hold.
@@ -50,16 +50,16 @@ class Freezer:
         parts = self._parts(image)
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
-    def kept(self, image: Image, boot: Boot) -> Path | None:
+    def find_frozen(self, image: Image, boot: Boot) -> Path | None:
         """Return the file of a guest that is frozen already, None when there is none; a damaged one is made again."""
-        return self.frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
+        return self.obtain_frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
 
     def thaw(self, image: Image, frozen: Path, options: StartOptions) -> Guest:
         """Thaw a guest from such a file. A file that cannot be thawed is dropped, so that no later run uses it.
 
         Raises what start.thaw() raises.
         """
-        self._build_context.store.use(frozen.parent)
+        self._build_context.store.mark_used(frozen.parent)
         try:
             return start.thaw(image, frozen, options)
         except (FrozenGuestRefused, BootError):
@@ -102,10 +102,10 @@ class Freezer:
     def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
         guest = boot(keys)
         try:
-            with self._bus.step(guest.name, "traits") as step, checkup.explained(guest):
-                allowed = checkup.begin(guest)
-                traits.prove(guest)
-                checkup.end(guest)
+            with self._bus.step(guest.name, "traits") as step, checkup.loss_explained(guest):
+                allowed = checkup.record_initial_state(guest)
+                traits.prove_traits(guest)
+                checkup.check_after_cell(guest)
                 step.close_with(allowed)
         except BaseException:
             guest.stop()

@@ -29,7 +29,7 @@ _SLAB_SHARE = 8
 
 
 @dataclass(frozen=True)
-class State:
+class GuestState:
     """The state of a guest.
 
     `things` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab` is in KiB.
@@ -41,7 +41,7 @@ class State:
     slab: int
 
     @classmethod
-    def parsed(cls, listing: str) -> State:
+    def parsed(cls, listing: str) -> GuestState:
         """Parse the output of the command `ASK`. Raises ValueError for a listing that was cut."""
         try:
             return cls._parsed(listing)
@@ -49,7 +49,7 @@ class State:
             raise ValueError("a line of it was cut") from None
 
     @classmethod
-    def _parsed(cls, listing: str) -> State:
+    def _parsed(cls, listing: str) -> GuestState:
         things: Counter[str] = Counter()
         processes: Counter[str] = Counter()
         taint, slab = None, 0
@@ -67,21 +67,21 @@ class State:
             raise ValueError(f"no {_TAINT} in it")
         return cls(things, processes, taint, slab)
 
-    def more_processes(self, after: State) -> Counter[str]:
+    def added_processes(self, after: GuestState) -> Counter[str]:
         """Return the processes that were added. A process of ours that ended does not count; it is started again."""
         return after.processes - self.processes
 
-    def changed(self, after: State, kept: Iterable[str]) -> list[str]:
+    def changed(self, after: GuestState, kept: Iterable[str]) -> list[str]:
         """List what was added and what was removed; the modules in `kept` are expected additions."""
         before = self.things + Counter(_module(name, "0") for name in kept)
-        came = (after.things - before) + self.more_processes(after)
+        came = (after.things - before) + self.added_processes(after)
         return sorted([*came.elements(), *(f"no {thing}" for thing in (before - after.things).elements())])
 
-    def new_crash_taint(self, after: State) -> str:
+    def new_crash_taint(self, after: GuestState) -> str:
         """Return the letters of new taint that only a kernel complaint can explain; empty for none."""
         return "".join(sorted((after.taint - self.taint) & _CRASHES))
 
-    def discard_reason(self, after: State, memory_mib: int) -> str:
+    def discard_reason(self, after: GuestState, memory_mib: int) -> str:
         """Return why the guest must be discarded although the cell did nothing wrong: new taint, or much more slab.
 
         Empty when it need not be.

@@ -15,7 +15,7 @@ from harness.landing.target import Target
 _kept: WeakKeyDictionary[Guest, Target] = WeakKeyDictionary()
 
 
-def make_room(guest: Guest, builds: Collection[str]) -> None:
+def unload_unwanted_target(guest: Guest, builds: Collection[str]) -> None:
     """Unload the kept module, unless the cell that begins requests exactly that one. Raises GuestError."""
     if guest in _kept and list(builds) != [_kept[guest].build]:
         _kept.pop(guest).unload()
@@ -40,6 +40,6 @@ def release(target: Target, *, alone: bool) -> None:
         target.unload()
 
 
-def modules(guest: Guest) -> set[str]:
+def kept_modules(guest: Guest) -> set[str]:
     """Return the names of the modules that are kept in a guest."""
     return {_kept[guest].module} if guest in _kept else set()

@@ -12,12 +12,12 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import loaded_targets
 from harness.landing.verify import moment
-from harness.landing.verify.judged import Finding, Judged, table
-from harness.landing.verify.moment import Lists
+from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
+from harness.landing.verify.moment import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.watched import Judgement, Watched
-from harness.matrix.verify.plan import ToLoad
+from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.subjects import Command, Modules, Subject
 
 Found = tuple[str, Finding]
@@ -28,12 +28,12 @@ class ForeignOutcome:
     """The result of one subject: its probes, and what it left behind, as text."""
 
     judgement: Judgement
-    late: tuple[Judged, ...]
+    late: tuple[JudgedProbe, ...]
     standing: tuple[str, ...]
     changed: tuple[str, ...]
 
     @property
-    def probes(self) -> list[Judged]:
+    def probes(self) -> list[JudgedProbe]:
         """All probes, also those found after the judgement."""
         return [*self.judgement.probes, *self.late]
 
@@ -50,16 +50,16 @@ class ForeignOutcome:
         if found != Counter(expected):
             wrong.append(f"found {_listed(found.elements())}; expected {_listed(expected)}")
         if wrong:
-            raise Missed("\n".join([*wrong, "", table(self.probes)]))
+            raise Missed("\n".join([*wrong, "", judged_table(self.probes)]))
 
 
-class Foreign:
+class ForeignProbes:
     """Judges subjects in one guest; in a mutant's cell it is broken on purpose."""
 
     def __init__(self, guest: Guest, mutant: str) -> None:
         self.guest = guest
         self._mutant = mutant
-        self._before: Lists | None = None
+        self._before: GuestLists | None = None
 
     def module(self, module: str, site: Site, kind: str = "plain") -> ForeignOutcome:
         """Load one of the image's modules with parameters `symbol`, `offset` and `kind`; judge, unload, compare.
@@ -70,7 +70,7 @@ class Foreign:
         symbol = f"{site.module}:{site.symbol}" if site.module else site.symbol
         file = self.guest.image.modules[module]
         words = [f"kind={kind}", f"symbol={symbol}", f"offset={offset}"]
-        load = ToLoad(module, file, file, words)
+        load = ModuleToLoad(module, file, file, words)
         return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
     def _elsewhere(self, site: Site) -> int:
@@ -89,18 +89,18 @@ class Foreign:
             self._before = watched.before.lists
             try:
                 subject.start()
-                watched.started(subject.began)
+                watched.set_start(subject.began)
                 subject.settle(watched)
                 judgement = watched.judge()
-                late = watched.late()
+                late = watched.late_probes()
             finally:
                 subject.stop()
             standing, changed = watched.left()
         return ForeignOutcome(judgement, tuple(late), tuple(standing), tuple(changed))
 
-    def _read(self, guest: Guest) -> Lists:
+    def _read(self, guest: Guest) -> GuestLists:
         """Read all lists; in the cell of the mutant LIST_LEFT_OUT, return them without additions."""
-        lists = moment.read(guest)
+        lists = moment.read_lists(guest)
         before = self._before
         if self._mutant != LIST_LEFT_OUT or before is None:
             return lists

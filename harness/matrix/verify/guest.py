@@ -16,9 +16,9 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
-from harness.matrix.guests.guest_state import State
+from harness.matrix.guests.guest_state import GuestState
 from harness.verdict import intended_backtraces
-from harness.verdict.complaints import Complaint, allowed, confirmed, read
+from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_complaints, sort_by_boot_noise
 
 _FENCE_SECONDS = 60.0
 _LOG_SECONDS = 30.0
@@ -26,7 +26,7 @@ _LOG_SECONDS = 30.0
 _SERIOUS = frozenset("BDWML")
 
 
-def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = False) -> Guest:
+def start_guest(image: Image, build_context: BuildContext, log: Path, *, anew: bool = False) -> Guest:
     """Start a guest: thaw the image's frozen guest, which is made first if necessary, or boot one with `anew`.
 
     Raises what booting raises.
@@ -43,10 +43,10 @@ def begin(image: Image, build_context: BuildContext, log: Path, *, anew: bool = 
     if anew:
         return boot(RunKeys.make())
     freezer = Freezer(build_context, build_context.bus, None)
-    return freezer.thaw(image, freezer.frozen(image, boot), beginning(RunKeys.make()))
+    return freezer.thaw(image, freezer.obtain_frozen(image, boot), beginning(RunKeys.make()))
 
 
-class Kernel:
+class KernelObserver:
     """The complaints and the state of a guest's kernel, read repeatedly; `modules` may print backtraces on purpose."""
 
     def __init__(self, guest: Guest, modules: Collection[str]) -> None:
@@ -54,25 +54,25 @@ class Kernel:
         self._modules = frozenset(modules)
         self.traces = 0
         self.complaints: list[Complaint] = []
-        self.clean = self.look()
+        self.clean = self.read_state()
         self.complaints = []
 
-    def look(self) -> State:
+    def read_state(self) -> GuestState:
         """Read what was printed since the last look; return the guest's present state. Raises GuestLost."""
         guest = self._guest
-        result, printed = guest.fenced(guest_state.ASK, guest.budget(_FENCE_SECONDS))
+        result, printed = guest.run_fenced_script(guest_state.ASK, guest.budget(_FENCE_SECONDS))
         self._take(printed)
         try:
-            return State.parsed(result.stdout)
+            return GuestState.parsed(result.stdout)
         except ValueError as error:
             raise GuestError(f"its state cannot be read: {error}", where=guest.name) from None
 
-    def last_words(self) -> list[Complaint]:
+    def read_last_complaints(self) -> list[Complaint]:
         """Return the complaints of a guest that does not answer any more."""
         self._take(self._guest.console.text(self._guest.fenced_to))
         return self.complaints
 
-    def unexplained_taint(self, after: State) -> str:
+    def unexplained_taint(self, after: GuestState) -> str:
         """Return the letters of new serious taint that no complaint explains; empty for none."""
         new = after.taint - self.clean.taint
         return "" if self.complaints else "".join(sorted(new & _SERIOUS))
@@ -83,11 +83,11 @@ class Kernel:
         return log.splitlines()
 
     def _take(self, printed: str | Iterable[str]) -> None:
-        found = allowed(read(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
+        found = sort_by_boot_noise(read_complaints(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
         if found:
             found = tuple(self._confirmed(found))
         for complaint in found:
-            if intended_backtraces.intended(complaint, self._modules):
+            if intended_backtraces.is_intended(complaint, self._modules):
                 self.traces += 1
             else:
                 self.complaints.append(complaint)
@@ -98,4 +98,4 @@ class Kernel:
             log = self._guest.script("dmesg -r", self._guest.budget(_LOG_SECONDS))
         except PinpointError:
             return found
-        return confirmed(found, log.out) if log.ok else found
+        return confirmed_by_dmesg(found, log.out) if log.ok else found

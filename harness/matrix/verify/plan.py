@@ -26,7 +26,7 @@ _LATER = re.compile(
 
 
 @dataclass(frozen=True)
-class Wanted:
+class VerifyRequest:
     """One call of the command; `files` are modules, sources or directories, `also` are modules to load before them."""
 
     files: Sequence[Path] = ()
@@ -41,7 +41,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class ToLoad:
+class ModuleToLoad:
     """One module: its name in the kernel, our copy of its file, and its parameters as words.
 
     `judged` is false for a module that is only loaded for others.
@@ -56,15 +56,15 @@ class ToLoad:
     @property
     def elf(self) -> Elf:
         """The ELF file of the copy."""
-        return Elf.kept(self.copy)
+        return Elf.read_cached(self.copy)
 
     @property
-    def later(self) -> bool:
+    def registers_later(self) -> bool:
         """True if the module can register something after its initializer has returned."""
         return any(not symbol.section and _LATER.match(symbol.name) for symbol in self.elf.symbols)
 
 
-def demand_architecture(wanted: Wanted, recipe: Recipe, directory: Path) -> None:
+def demand_architecture(wanted: VerifyRequest, recipe: Recipe, directory: Path) -> None:
     """Demand that all built modules are for the VM's architecture, which can be checked before the image is built.
 
     Raises UsageError with a message of one line.
@@ -74,7 +74,9 @@ def demand_architecture(wanted: Wanted, recipe: Recipe, directory: Path) -> None
             _read(file, private_copy(file, directory), recipe)
 
 
-def modules(wanted: Wanted, image: Image, build_context: BuildContext, directory: Path) -> list[ToLoad]:
+def modules_to_load(
+    wanted: VerifyRequest, image: Image, build_context: BuildContext, directory: Path
+) -> list[ModuleToLoad]:
     """Return the modules to load, in order, each copied to `directory` and checked against the image's kernel.
 
     Raises UsageError with a message of one line for a wrong file or parameter, BuildError or HostError when a build
@@ -82,7 +84,7 @@ def modules(wanted: Wanted, image: Image, build_context: BuildContext, directory
     """
     files = [built for file in wanted.files for built in _built(file, image, build_context, directory)]
     own = [_checked(file, image, directory) for file in files]
-    first: list[ToLoad] = []
+    first: list[ModuleToLoad] = []
     for word in wanted.also:
         first += _also(word, image, build_context, directory)
     found = [*_each_once(first), *_by_dependence(own)]
@@ -92,10 +94,10 @@ def modules(wanted: Wanted, image: Image, build_context: BuildContext, directory
         if module.name in [earlier.name for earlier in found[:index]]:
             raise UsageError(f"two modules are named {module.name}", where=str(module.file), mend="give it once")
     words = module_info.demand_parameters(wanted.parameters, {each.name: each.elf for each in found if each.judged})
-    return [ToLoad(each.name, each.copy, each.file, words.get(each.name, ()), each.judged) for each in found]
+    return [ModuleToLoad(each.name, each.copy, each.file, words.get(each.name, ()), each.judged) for each in found]
 
 
-def expected(word: str) -> Site:
+def parse_expected_site(word: str) -> Site:
     """Parse `SYMBOL`, `SYMBOL+OFFSET` or `MODULE:SYMBOL+OFFSET` into a site. Raises UsageError."""
     match = _EXPECTED.fullmatch(word)
     if not match:
@@ -112,11 +114,11 @@ def _built(file: Path, image: Image, build_context: BuildContext, directory: Pat
     return [file]
 
 
-def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) -> ToLoad:
+def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) -> ModuleToLoad:
     copy = private_copy(file, directory)
     elf = _read(file, copy, image.recipe)
     module_info.demand_vermagic(elf, file, image)
-    return ToLoad(module_info.module_name(elf, file), copy, file, (), judged)
+    return ModuleToLoad(module_info.module_name(elf, file), copy, file, (), judged)
 
 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
@@ -131,7 +133,7 @@ def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
     return elf
 
 
-def _also(word: str, image: Image, build_context: BuildContext, directory: Path) -> list[ToLoad]:
+def _also(word: str, image: Image, build_context: BuildContext, directory: Path) -> list[ModuleToLoad]:
     """Return a module to load first, and the modules that it needs; `word` is a file or the name of a kernel module."""
     path = Path(word)
     if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
@@ -140,11 +142,11 @@ def _also(word: str, image: Image, build_context: BuildContext, directory: Path)
     return [_checked(file, image, directory, judged=False) for file in found]
 
 
-def _each_once(found: Sequence[ToLoad]) -> list[ToLoad]:
+def _each_once(found: Sequence[ModuleToLoad]) -> list[ModuleToLoad]:
     return list({each.name: each for each in found}.values())
 
 
-def _by_dependence(found: Sequence[ToLoad]) -> list[ToLoad]:
+def _by_dependence(found: Sequence[ModuleToLoad]) -> list[ModuleToLoad]:
     """Return the modules in the given order, except that each comes after those that its `depends` field names."""
     left, ordered = list(found), []
     while left:

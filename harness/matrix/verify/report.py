@@ -11,8 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from harness.core.files import write_text
-from harness.landing.verify.judged import Finding, Judged, table
-from harness.verdict.printk import plain
+from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
+from harness.verdict.printk import without_control_codes
 
 _HELD, _MISSED = 0, 1
 
@@ -24,7 +24,7 @@ class Report:
     vm: str
     release: str
     about: str
-    probes: tuple[Judged, ...]
+    probes: tuple[JudgedProbe, ...]
     wrongs: tuple[str, ...]
     notes: tuple[str, ...]
     seconds: dict[str, float]
@@ -46,7 +46,7 @@ class Report:
         """Return the report for people."""
         lines = [f"{self.about} on {self.vm} ({self.release}): {self.summary}"]
         if self.probes:
-            lines += ["", table(list(self.probes))]
+            lines += ["", judged_table(list(self.probes))]
         for each in self.probes:
             if each.finding is Finding.MISSED and each.landing:
                 lines += ["", f"{each.asked}: {each.why}", "", each.landing.table()]
@@ -56,7 +56,7 @@ class Report:
         lines += [f"wrong: {wrong}" for wrong in self.wrongs]
         if self.status:
             lines.append(f"(the whole console: {self.log})")
-        return plain("\n".join(lines))
+        return without_control_codes("\n".join(lines))
 
     def record(self) -> dict[str, Any]:
         """Return the report as an object for JSON."""
@@ -97,15 +97,15 @@ def write_junit(reports: Sequence[Report], path: Path) -> None:
     write_text(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
 
 
-def _case(report: Report, each: Judged) -> ElementTree.Element:
+def _case(report: Report, each: JudgedProbe) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=report.vm, name=_harmless(f"{each.kind} {each.asked}"))
     if each.finding is Finding.MISSED:
-        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.told))
-        failure.text = _harmless(each.landing.table() if each.landing else each.told)
+        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.verdict_text))
+        failure.text = _harmless(each.landing.table() if each.landing else each.verdict_text)
     elif each.finding is Finding.NOT_JUDGED:
-        ElementTree.SubElement(case, "skipped", message=_harmless(each.told))
+        ElementTree.SubElement(case, "skipped", message=_harmless(each.verdict_text))
     else:
-        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.told} at {each.means}")
+        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.verdict_text} at {each.means}")
     return case
 
 
@@ -119,4 +119,4 @@ def _rest(report: Report) -> ElementTree.Element:
 
 def _harmless(text: str) -> str:
     """Return the text without characters that XML cannot hold."""
-    return "".join(letter for letter in plain(text) if letter in "\t\n" or letter.isprintable())
+    return "".join(letter for letter in without_control_codes(text) if letter in "\t\n" or letter.isprintable())

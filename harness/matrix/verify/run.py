@@ -17,20 +17,20 @@ from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
-from harness.landing.verify.judged import Finding, Judged
+from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.watched import Judgement, Watched
 from harness.matrix.verify import guest as guests
-from harness.matrix.verify.guest import Kernel
-from harness.matrix.verify.plan import ToLoad, Wanted, expected
+from harness.matrix.verify.guest import KernelObserver
+from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
 from harness.matrix.verify.report import Report
-from harness.matrix.verify.subjects import Command, Modules, Refused, Subject
+from harness.matrix.verify.subjects import Command, Modules, Subject, SubjectRefused
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
 _LOG_LINES = 40
 
 
-class Run:
+class VerifyRun:
     """One subject in one guest: it is started, judged and stopped, then the guest is compared with its state before."""
 
     def __init__(
@@ -47,26 +47,26 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.wrongs: list[str] = []
-        self.probes: list[Judged] = []
+        self.probes: list[JudgedProbe] = []
         self._files = dict(files)
         self._expected = list(expected)
         self._names = names
 
     def run(self) -> None:
         """Run the subject. Raises Refused when it could not be started and the kernel did not complain."""
-        kernel = Kernel(self.guest, self.subject.names)
-        refusal: Refused | None = None
+        kernel = KernelObserver(self.guest, self.subject.names)
+        refusal: SubjectRefused | None = None
         try:
-            before = changed_settings.settings(self.guest)
+            before = changed_settings.read_settings(self.guest)
             try:
                 self._watched()
-            except Refused as error:
+            except SubjectRefused as error:
                 refusal = error
             with self._timed("check-up"):
-                after = kernel.look()
-                changed = changed_settings.changed(before, changed_settings.settings(self.guest))
+                after = kernel.read_state()
+                changed = changed_settings.changed_lines(before, changed_settings.read_settings(self.guest))
         except (GuestLost, DeadlineExceeded) as lost:
-            self._complained(kernel.last_words())
+            self._complained(kernel.read_last_complaints())
             if not self.wrongs:
                 self.wrongs.append(str(lost))
             return
@@ -96,7 +96,7 @@ class Run:
             try:
                 with self._timed("start"):
                     self.subject.start()
-                watched.started(self.subject.began)
+                watched.set_start(self.subject.began)
                 with self._timed("settle"):
                     self.subject.settle(watched)
                 with self._timed("judge"):
@@ -107,7 +107,7 @@ class Run:
                 raise
             self._take(judgement)
             with self._timed("removal"):
-                self.probes += watched.late()
+                self.probes += watched.late_probes()
                 self.subject.stop()
                 standing, changed = watched.left()
             wrong = "still registered" if isinstance(self.subject, Modules) else ""
@@ -135,15 +135,15 @@ class Run:
         return any(wanted & {each.asked, each.means, *each.places} for each in self.probes if each.finding in good)
 
     @staticmethod
-    def _absent(site: Site) -> Judged:
-        return Judged(site.spec, "kprobe", Finding.MISSED, why="a probe is expected there, and there is none")
+    def _absent(site: Site) -> JudgedProbe:
+        return JudgedProbe(site.spec, "kprobe", Finding.MISSED, why="a probe is expected there, and there is none")
 
     def _hints(self, judgement: Judgement) -> None:
         """Add a note for each kprobe in a file's data whose registration is not known."""
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
         known |= {each.means.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in kprobes_in_module_data.find_kprobe_sites(Elf.kept(file)):
+            for site in kprobes_in_module_data.find_kprobe_sites(Elf.read_cached(file)):
                 if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 
@@ -180,18 +180,23 @@ def _noted(error: BaseException) -> Iterator[None]:
 
 
 def verify(
-    image: Image, wanted: Wanted, modules: Sequence[ToLoad], build_context: BuildContext, log: Path, directory: Path
+    image: Image,
+    wanted: VerifyRequest,
+    modules: Sequence[ModuleToLoad],
+    build_context: BuildContext,
+    log: Path,
+    directory: Path,
 ) -> Report:
     """Verify on a guest of the image. Raises UsageError when the kernel refuses the modules, BootError, HostError."""
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
-        names.demand_of(Elf.kept(image.vmlinux))
+        names.demand_map_of(Elf.read_cached(image.vmlinux))
     if wanted.packages:
         image = guest_packages.with_guest_packages(image, wanted.packages, build_context, directory)
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
-    with guests.begin(image, build_context, log, anew=bool(wanted.packages)) as guest:
+    with guests.start_guest(image, build_context, log, anew=bool(wanted.packages)) as guest:
         started = time.monotonic() - began
         subject: Subject = (
             Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
@@ -199,7 +204,7 @@ def verify(
             else Modules(guest, modules, wanted.loader, wanted.settle)
         )
         files = {each.name: each.copy for each in modules}
-        run = Run(guest, subject, files, [expected(word) for word in wanted.expected], names)
+        run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected], names)
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()
     seconds = {"guest": started, **run.seconds}

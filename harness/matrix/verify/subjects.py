@@ -11,9 +11,9 @@ from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import module_info
 from harness.images.guest_packages import ROOT
-from harness.landing.verify.moment import Lists
+from harness.landing.verify.moment import GuestLists
 from harness.landing.verify.watched import Watched
-from harness.matrix.verify.plan import ToLoad
+from harness.matrix.verify.plan import ModuleToLoad
 
 _PREFIX = "/tmp/pinpoint-verify-"
 # How long a module is watched at most until its first probe, in seconds: _QUICK if only its initializer can register
@@ -25,7 +25,7 @@ _ENVIRONMENT = "PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C"
 _OUTPUT = "/tmp/pinpoint-command.out"
 
 
-class Refused(UsageError):
+class SubjectRefused(UsageError):
     """The kernel refused to load a module, or a command failed before it registered anything."""
 
 
@@ -50,14 +50,14 @@ class Subject(Protocol):
     def stop(self) -> None:
         """Stop the subject, and add a note for anything that goes wrong."""
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with an explanation from the end of the kernel's log."""
 
 
 class Modules:
     """Modules, loaded in order and unloaded in reverse; `settle` is in seconds, None to wait as long as necessary."""
 
-    def __init__(self, guest: Guest, modules: Sequence[ToLoad], loader: str, settle: float | None) -> None:
+    def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], loader: str, settle: float | None) -> None:
         self.about = ", ".join(each.file.name for each in modules if each.judged)
         self.names = frozenset(each.name for each in modules)
         self.notes: list[str] = []
@@ -66,7 +66,7 @@ class Modules:
         self._modules = list(modules)
         self._loader = loader
         self._settle = settle
-        self._standing: list[ToLoad] = []
+        self._standing: list[ModuleToLoad] = []
 
     def start(self) -> None:
         """Copy each module to the guest and load it."""
@@ -77,7 +77,7 @@ class Modules:
             result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
                 printed = " ".join(result.stderr.split()).replace(_PREFIX, "")
-                raise Refused(f"was refused: {printed or f'status {result.rc}'}", where=str(module.file))
+                raise SubjectRefused(f"was refused: {printed or f'status {result.rc}'}", where=str(module.file))
             self._standing.append(module)
             self.began = _monotonic(result.stdout)
 
@@ -86,8 +86,8 @@ class Modules:
         if self._settle is not None:
             watched.settle(self._settle, self._settle, lambda _: True)
             return
-        later = any(each.later for each in self._modules if each.judged)
-        watched.settle(_LATER if later else 0.0, _PATIENT if later else _QUICK, watched.anything)
+        later = any(each.registers_later for each in self._modules if each.judged)
+        watched.settle(_LATER if later else 0.0, _PATIENT if later else _QUICK, watched.has_registered)
 
     def stop(self) -> None:
         """Unload each module, the last first."""
@@ -97,7 +97,7 @@ class Modules:
             if not result.ok:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with the kernel's last message about the module, and the module's parameters."""
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
@@ -105,7 +105,7 @@ class Modules:
         options = "; ".join(f"--param {name}=... ({about})" for name, about in known.items())
         message = f"the kernel printed {logged[-1]!r}; " if logged else ""
         mend = f"{message}{f'its parameters: {options}' if options else 'see its initializer'}"
-        return Refused(refusal.what, where=refusal.where, mend=mend)
+        return SubjectRefused(refusal.what, where=refusal.where, mend=mend)
 
 
 def _monotonic(uptime: str) -> int:
@@ -117,7 +117,7 @@ def _monotonic(uptime: str) -> int:
         return 0
 
 
-def _place(module: ToLoad) -> str:
+def _place(module: ModuleToLoad) -> str:
     return f"{_PREFIX}{module.name}.ko"
 
 
@@ -146,8 +146,8 @@ class Command:
                 self._guest.script(f"[ ! -d /sys/{name} ] || mount -o bind {both}").check()
             inner = f"exec chroot {ROOT} /usr/bin/env {_ENVIRONMENT} /bin/sh -c {shlex.quote(self._command)}"
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
-        self._talk = self._guest.talk("setsid", "sh", "-c", outer)
-        line = self._talk.line(self._guest.budget(_ATTACHING))
+        self._talk = self._guest.start_dialogue("setsid", "sh", "-c", outer)
+        line = self._talk.read_line(self._guest.budget(_ATTACHING))
         self._pid = int(line or "0")
 
     def settle(self, watched: Watched) -> None:
@@ -156,9 +156,9 @@ class Command:
             watched.settle(self._settle, self._settle, lambda _: True)
         else:
             watched.settle(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
-        if not self._runs() and not watched.anything(watched.lists()):
+        if not self._runs() and not watched.has_registered(watched.lists()):
             output = self._output()
-            raise Refused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
+            raise SubjectRefused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
 
     def stop(self) -> None:
         """Send SIGINT, then SIGTERM, then SIGKILL to all processes of its session, until none is left."""
@@ -179,16 +179,16 @@ class Command:
         self.notes += [f"it printed: {output}"] if output else []
         self._guest.run("rm", "-f", _OUTPUT)
 
-    def explain(self, refusal: Refused, log: Sequence[str]) -> Refused:
+    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal as it is: the kernel's log explains nothing about a command."""
         del log
         return refusal
 
-    def _ready(self, watched: Watched, lists: Lists) -> bool:
-        came = watched.came(lists)
+    def _ready(self, watched: Watched, lists: GuestLists) -> bool:
+        came = watched.newly_listed(lists)
         if any("[DISABLED]" in each.flags for each in came):
             return False
-        return watched.anything(lists) or not self._runs()
+        return watched.has_registered(lists) or not self._runs()
 
     def _runs(self) -> bool:
         """Return True if a process of its session is alive; zombies do not count."""

@@ -46,6 +46,6 @@ class WorkerCrashes:
         cell = self._run.controller.asked.get(crashitem)
         if cell:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
-            watch.worse(Verdict.HARNESS_ERROR, _REASON)
+            watch.set_if_worse(Verdict.HARNESS_ERROR, _REASON)
             self._run.bundles.write(watch, ())
             report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]

@@ -71,12 +71,12 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         if cell is not None:
             rows[cell.vm].append((item, cell))
     for vm, row in rows.items():
-        parts = vm_start_order.divided([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
+        parts = vm_start_order.divide_row([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
         for (item, _), part in zip(row, parts, strict=True):
             item.add_marker(pytest.mark.xdist_group(vm if shared.parts == 1 else f"{vm}/{part}"))
 
 
-def suffix(config: pytest.Config) -> str:
+def console_log_suffix(config: pytest.Config) -> str:
     """In a worker: return the suffix of its console logs; empty unless other workers run parts of the same row."""
     parts = worker_config(config).parts
     return "" if parts == 1 else f".{config.workerinput['workerid']}"  # type: ignore[attr-defined]

@@ -20,21 +20,21 @@ _VOID = 0
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseBtf:
     """The BTF of vmlinux: the number of its types, and the bytes of its strings."""
 
     types: int
     strings: int
 
     @property
-    def function(self) -> int:
+    def function_type_id(self) -> int:
         """The type id of the function; its prototype has the id before, which is the first after vmlinux."""
         return self.types + 2
 
 
-def with_btf(elf: Elf, base: Base) -> bytes:
+def with_btf(elf: Elf, base: BaseBtf) -> bytes:
     """`pinpoint_pins` with BTF for `void pinpoint_traced(void)` in its placeholder section."""
-    made = one_function(base, elf.struct_order)
+    made = encode_function(base, elf.struct_order)
     section = elf.sections[_PLACEHOLDER]
     if section.size != len(made):
         raise ValueError(f"{_PLACEHOLDER} has {section.size} bytes, not {len(made)}")
@@ -48,7 +48,7 @@ def with_btf(elf: Elf, base: Base) -> bytes:
     return content
 
 
-def one_function(base: Base, order: str) -> bytes:
+def encode_function(base: BaseBtf, order: str) -> bytes:
     """BTF that consists of a header, a prototype, a function and the function's name."""
     prototype = struct.pack(f"{order}III", 0, _FUNC_PROTO << 24, _VOID)
     function = struct.pack(f"{order}III", base.strings, _FUNC << 24 | _GLOBAL, base.types + 1)

@@ -12,8 +12,8 @@ from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.coming_and_going_modules import HOLDER, TARGET
-from harness.pinning.doctored_modules import shipped
-from harness.pinning.holds.btf_encoder import Base, with_btf
+from harness.pinning.doctored_modules import copy_to_guest
+from harness.pinning.holds.btf_encoder import BaseBtf, with_btf
 from harness.pinning.loader import LoaderLine
 
 _FUNCTION = f"{TARGET}:pinpoint_needed"
@@ -55,7 +55,7 @@ def a_bpf_program() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function}")(guest) as again:
+        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function_type_id}")(guest) as again:
             yield again
 
     return hold
@@ -69,14 +69,18 @@ def has_fentry(image: Image) -> bool:
 def target_image(guest: Guest) -> str:
     """The path of the target's file in the guest; it has BTF if the kernel reads BTF of modules."""
     if not has_fentry(guest.image):
-        return guest.ship(TARGET)
-    return shipped(guest, f"{TARGET}-btf", with_btf(Elf.kept(guest.image.modules[TARGET]), _btf_base(guest)))
+        return guest.copy_module(TARGET)
+    return copy_to_guest(
+        guest, f"{TARGET}-btf", with_btf(Elf.read_cached(guest.image.modules[TARGET]), _btf_base(guest))
+    )
 
 
-def _btf_base(guest: Guest) -> Base:
-    line = LoaderLine.parsed(guest.run(guest.program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip())
+def _btf_base(guest: Guest) -> BaseBtf:
+    line = LoaderLine.parsed(
+        guest.run(guest.copy_program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip()
+    )
     with parsing_guest_text("a line of the loader"):
-        return Base(int(line.fields["types"]), int(line.fields["strings"]))
+        return BaseBtf(int(line.fields["types"]), int(line.fields["strings"]))
 
 
 def a_dependent() -> Hold:
@@ -84,7 +88,7 @@ def a_dependent() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
-        guest.run("insmod", guest.ship("pinpoint_depends")).check()
+        guest.run("insmod", guest.copy_module("pinpoint_depends")).check()
         yield lambda: "works" if guest.script("[ -e /sys/module/pinpoint_depends ]").ok else "GONE"
         guest.run("rmmod", "pinpoint_depends").check()
 
@@ -132,10 +136,10 @@ def _by_holder(kind: str, what: str) -> Hold:
     @contextmanager
     def hold(guest: Guest) -> Iterator[Again]:
         deadline = guest.budget(_SECONDS)
-        with guest.talk(guest.program(HOLDER), kind, what) as dialogue:
+        with guest.start_dialogue(guest.copy_program(HOLDER), kind, what) as dialogue:
 
             def next_line(step: str) -> LoaderLine:
-                line = dialogue.line(deadline)
+                line = dialogue.read_line(deadline)
                 parsed = LoaderLine.parsed(line or "failed nothing")
                 if parsed.step != step or parsed.word == "failed":
                     raise GuestError(f"{kind} {what} cannot be held: {line}", where=guest.name)
@@ -145,12 +149,12 @@ def _by_holder(kind: str, what: str) -> Hold:
             next_line("again")
 
             def again() -> str:
-                dialogue.say("go", deadline)
+                dialogue.send_line("go", deadline)
                 errno = next_line("again").fields["errno"]
                 return "works" if errno == "0" else errno
 
             yield again
             dialogue.close_input()
-            dialogue.status(deadline)
+            dialogue.await_exit_status(deadline)
 
     return hold

@@ -102,7 +102,7 @@ class PinResult:
             )
 
 
-def measured(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
+def measure_pins(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
     """Yield one result for each of PINS that the kernel supports; the target is loaded again for each."""
     target = holding.target_image(guest)
     for pin in PINS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.pinning.protocol.model import NotNowError, Rule, UndefinedError, World, beginning
+from harness.pinning.protocol.model import KernelRules, NotNowError, UndefinedError, World, initial_world
 from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb
 
 # The second loader's steps up to its load. They are taken together, because their order with other steps does not
@@ -21,7 +21,7 @@ class Enumerated:
     undefined: tuple[Schedule, ...]
 
 
-def enumerated(rule: Rule, most: int) -> Enumerated:
+def enumerate_schedules(rule: KernelRules, most: int) -> Enumerated:
     """Every order of the first loader's steps with at most `most` interventions.
 
     An intervention is a step of the remover or the killer, or of the second loader, whose steps up to its load count as
@@ -31,16 +31,16 @@ def enumerated(rule: Rule, most: int) -> Enumerated:
     """
     found: list[Schedule] = []
     undefined: list[Schedule] = []
-    _walk(beginning(rule), (), most, found, undefined)
+    _walk(initial_world(rule), (), most, found, undefined)
     return Enumerated(tuple(found), tuple(undefined))
 
 
 def _walk(now: World, done: Schedule, left: int, found: list[Schedule], undefined: list[Schedule]) -> None:
-    first = now.loaders[1].next
+    first = now.loaders[1].next_step
     if first is None:
         found.append(done)
         return
-    _walk(now.after(ScheduleStep(first))[0], (*done, ScheduleStep(first)), left, found, undefined)
+    _walk(now.world_after(ScheduleStep(first))[0], (*done, ScheduleStep(first)), left, found, undefined)
     for steps in interventions(now) if left else ():
         try:
             after, taken = _taken(now, steps)
@@ -54,7 +54,7 @@ def _taken(now: World, steps: Schedule) -> tuple[World, Schedule]:
     """Take these steps, up to and including one that ends its loader."""
     taken: list[ScheduleStep] = []
     for step in steps:
-        now = now.after(step)[0]
+        now = now.world_after(step)[0]
         taken.append(step)
         if now.loaders[step.loader].ended:
             break
@@ -72,23 +72,25 @@ def interventions(now: World) -> Iterator[Schedule]:
     second = now.loaders[2]
     if not second.taken and not second.ended:
         yield _SECOND_COMES
-    elif second.next is not None:
-        yield (ScheduleStep(second.next, 2),)
+    elif second.next_step is not None:
+        yield (ScheduleStep(second.next_step, 2),)
     for number, loader in now.loaders.items():
         if not loader.ended and not loader.doomed and (number == 1 or loader.taken):
             yield (ScheduleStep(Verb.KILL, number),)
 
 
-def possible(now: World) -> list[ScheduleStep]:
+def possible_steps(now: World) -> list[ScheduleStep]:
     """Every single step that can be taken, has an object, and has a defined outcome."""
-    steps = [ScheduleStep(loader.next, number) for number, loader in now.loaders.items() if loader.next is not None]
+    steps = [
+        ScheduleStep(loader.next_step, number) for number, loader in now.loaders.items() if loader.next_step is not None
+    ]
     steps += [steps_of[0] for steps_of in interventions(now) if steps_of[0] not in steps]
     return [step for step in steps if _defined(now, step)]
 
 
 def _defined(now: World, step: ScheduleStep) -> bool:
     try:
-        now.after(step)
+        now.world_after(step)
     except (UndefinedError, NotNowError):
         return False
     return True
@@ -97,12 +99,12 @@ def _defined(now: World, step: ScheduleStep) -> bool:
 Situation = tuple[str, str, str]
 
 
-def situations(rule: Rule, schedule: Schedule) -> frozenset[Situation]:
+def situations(rule: KernelRules, schedule: Schedule) -> frozenset[Situation]:
     """The situations that a schedule tests: each step, the state of the first loader before it, and the outcome."""
-    now, found = beginning(rule), set()
+    now, found = initial_world(rule), set()
     for step in schedule:
         part = _part(now)
-        now, outcome = now.after(step)
+        now, outcome = now.world_after(step)
         found.add((str(step), part, outcome))
     return frozenset(found)
 
@@ -115,14 +117,14 @@ def _part(now: World) -> str:
     held = probe is not None and probe.holds is not None
     stale = first.fd is not None and first.fd != now.target
     words = [
-        "holding" if held else "inside" if first.inside else "loaded" if probe else "before",
+        "holding" if held else "inside" if first.is_in_init_module else "loaded" if probe else "before",
         *(["doomed"] if first.doomed else []),
         *(["stale"] if stale else []),
     ]
     return " ".join(words)
 
 
-def covering(rule: Rule, schedules: Iterable[Schedule]) -> tuple[Schedule, ...]:
+def covering(rule: KernelRules, schedules: Iterable[Schedule]) -> tuple[Schedule, ...]:
     """A few of the schedules that together have every situation of all schedules.
 
     They are chosen greedily: the schedule with the most missing situations, and among equals the shortest.

@@ -10,15 +10,17 @@ from hypothesis import strategies as draw
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from harness.core.errors import PinpointError
-from harness.pinning.protocol.enumerate import possible
-from harness.pinning.protocol.model import Rule, beginning
+from harness.pinning.protocol.enumerate import possible_steps
+from harness.pinning.protocol.model import KernelRules, initial_world
 from harness.pinning.protocol.play import Play, Player, Stage
 from harness.pinning.protocol.steps import ScheduleStep
 
 Stages = Callable[[], AbstractContextManager[Stage]]
 
 
-def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: bool, varied: bool) -> list[Play]:
+def explore(
+    stages: Stages, pins: KernelRules, *, schedules: int, steps: int, shrinks: bool, varied: bool
+) -> list[Play]:
     """Play `schedules` schedules of at most `steps` steps; each step is drawn from those with an outcome in the model.
 
     `shrinks` searches for the shortest schedule that fails, `varied` draws different schedules in each run. Returns
@@ -43,31 +45,31 @@ def explore(stages: Stages, pins: Rule, *, schedules: int, steps: int, shrinks: 
             super().__init__()
             self._open = ExitStack()
             # The draws must not depend on where the kernel puts the target, because hypothesis replays them.
-            self._drawn = beginning(pins)
+            self._drawn = initial_world(pins)
             self._player: Player | None = None
             with unless_broken():
                 self._player = None if broken else Player(self._open.enter_context(stages()), pins)
 
-        @precondition(lambda self: bool(possible(self._drawn)))
+        @precondition(lambda self: bool(possible_steps(self._drawn)))
         @rule(data=draw.data())
         def take(self, data: draw.DataObject) -> None:
             """Draw a step that can be taken now, and take it."""
-            step = data.draw(draw.sampled_from(possible(self._drawn)))
-            self._drawn = self._drawn.after(step)[0]
+            step = data.draw(draw.sampled_from(possible_steps(self._drawn)))
+            self._drawn = self._drawn.world_after(step)[0]
             with unless_broken():
                 self._take(step)
 
         def _take(self, step: ScheduleStep) -> None:
-            if broken or self._player is None or (self._player.moved and self._player.why_not(step)):
+            if broken or self._player is None or (self._player.moved and self._player.refusal_reason(step)):
                 return
             if not self._player.take(step).agrees:
-                self._player.done().prove()
+                self._player.played().prove()
 
         def teardown(self) -> None:
             """Compare the kernel's state at the end with the model."""
             with unless_broken(), self._open:
                 if self._player is not None and not broken:
-                    played.append(self._player.done())
+                    played.append(self._player.played())
                     played[-1].prove()
 
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)

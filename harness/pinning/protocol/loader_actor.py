@@ -46,7 +46,7 @@ exit 0
 """
 
 
-def settled(guest: Guest, pid: int, first: str = "true") -> str:
+def await_rest(guest: Guest, pid: int, first: str = "true") -> str:
     """Wait until a loader inside of init_module(2) is at rest; returns `gate`, `waits` (for another load) or `ended`.
 
     `first` is a shell command that is run first. Raises GuestError if the loader does not come to rest.
@@ -69,10 +69,10 @@ class Actor:
         self._at = self._next_gate()
         self.inside = self._ended = False
 
-    def take(self, verb: Verb) -> str:
+    def take_step(self, verb: Verb) -> str:
         """Take the loader's next step. Returns the outcome: ok, waits, killed or the errno's name."""
         if verb is Verb.LOAD:
-            self._loader.go()
+            self._loader.continue_from_gate()
             return self._settle()
         if verb in INITIALIZER:
             return self._on(verb)
@@ -80,7 +80,7 @@ class Actor:
             # The loader skipped the step because it had nothing to do.
             return OK
         while self._at == verb.value:
-            self._loader.go()
+            self._loader.continue_from_gate()
             self._at = self._next_gate()
         # Wait for its end after the last gate too. If a child ends while a channel is being opened, dropbear closes
         # that channel and then the connection (docs/pinning.md).
@@ -98,12 +98,12 @@ class Actor:
 
     def kill(self) -> str:
         """Send SIGKILL. Returns `waits` if the kernel delays the death until the initializer has returned."""
-        where = settled(self._guest, self._pid, f"kill -KILL {self._pid}")
+        where = await_rest(self._guest, self._pid, f"kill -KILL {self._pid}")
         return WAITS if where == "gate" else self.end()
 
     def _settle(self, first: str = "true") -> str:
         """Wait until the loader inside of init_module(2) is at rest. Returns the outcome."""
-        where = settled(self._guest, self._pid, first)
+        where = await_rest(self._guest, self._pid, first)
         self.inside = where == "gate"
         return {"gate": OK, "waits": WAITS}.get(where) or self.end()
 
@@ -114,7 +114,7 @@ class Actor:
                 return line.step
         return ""
 
-    def waited(self) -> str:
+    def await_delayed_load(self) -> str:
         """The outcome of a load that waited for another load, after that one is over."""
         self._at = self._next_gate()
         return OK if self._at else self.end()
@@ -125,7 +125,7 @@ class Actor:
         self._at = ""
         while self._loader.next_line():
             pass
-        ended = self._loader.ended()
+        ended = self._loader.await_result()
         self._ended = True
         if ended.status is Status.KILLED:
             return KILLED

@@ -1,7 +1,7 @@
 """A model of loading a precompiled probe module while its target is loaded and removed.
 
 It has the kernel's rules and calls neither the kernel nor the loader; walking the model predicts a schedule. The two
-pin rules differ in one line, `World.held`, and the two rules of loading in one method, `World._settled`. Sources are of
+pin rules differ in one line, `World.is_referenced`, and the two rules of loading in one method, `World._settled`. Sources are of
 6.1 unless noted:
 
 - delete_module(2): ENOENT, EBUSY if not LIVE, EWOULDBLOCK while referenced (kernel/module/main.c:696);
@@ -37,7 +37,7 @@ _LOADED = {
 
 
 @dataclass(frozen=True)
-class Rule:
+class KernelRules:
     """The rules in which kernels differ.
 
     `pins`: an open section file is not only a token, which distinguishes instances; the kernel also refuses removal
@@ -48,9 +48,9 @@ class Rule:
     shares: bool = False
 
 
-TOKEN = Rule()
-PINS = Rule(pins=True)
-SHARES = Rule(shares=True)
+TOKEN = KernelRules()
+PINS = KernelRules(pins=True)
+SHARES = KernelRules(shares=True)
 
 
 class UndefinedError(Exception):
@@ -65,14 +65,14 @@ class NotNowError(Exception):
 class World:
     """The state of the model: the target's present instance, the number of its instances, the probe, the loaders."""
 
-    rule: Rule
+    rule: KernelRules
     target: Instance | None
     loaders: Mapping[int, LoaderModel]
-    lives: int = 1
+    instances: int = 1
     probe: Probe | None = None
 
     @property
-    def held(self) -> bool:
+    def is_referenced(self) -> bool:
         """True if the target is referenced."""
         return self._by_probe or (self.rule.pins and any(self._fds))
 
@@ -92,7 +92,7 @@ class World:
         probe = "no probe" if self.probe is None else "probe live" if self.probe.live else "probe loading"
         return f"{target}, {probe}"
 
-    def after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
+    def world_after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
         """The world after a step, and the step's predicted outcome: `ok`, an errno's name, `waits`, `killed`.
 
         If the step ends the wait of another loader, its outcome follows: `ok, 2.load EEXIST`. `place` is the place at
@@ -100,7 +100,11 @@ class World:
         NotNowError and UndefinedError.
         """
         loader = self.loaders.get(step.loader)
-        if loader is None or (step.lives and loader.next is not step.verb) or (step.verb is Verb.KILL and loader.ended):
+        if (
+            loader is None
+            or (step.is_loader_step and loader.next_step is not step.verb)
+            or (step.verb is Verb.KILL and loader.ended)
+        ):
             raise NotNowError(f"{step} cannot be taken now")
         match step.verb:
             case Verb.REMOVE | Verb.FORCE:
@@ -122,7 +126,7 @@ class World:
             return self, "ENOENT"
         if self._by_probe and forced:
             raise UndefinedError("force frees the target under the initializer's reference")
-        if self.held and not forced:
+        if self.is_referenced and not forced:
             return self, "EWOULDBLOCK"
         # Forced removal under open fds only is defined: removing the file releases their references (kernfs_drain(),
         # 6.1).
@@ -132,8 +136,8 @@ class World:
         if self.target is not None:
             return self, "EEXIST"
         build, usual = _LOADED[verb]
-        number = self.lives + 1
-        return replace(self, target=Instance(number, build, place or usual), lives=number), OK
+        number = self.instances + 1
+        return replace(self, target=Instance(number, build, place or usual), instances=number), OK
 
     def _unprobed(self) -> tuple[World, str]:
         if self.probe is None:
@@ -143,7 +147,7 @@ class World:
         return replace(self, probe=None), OK
 
     def _killed(self, number: int, loader: LoaderModel) -> tuple[World, str]:
-        if loader.waiting or not loader.inside:
+        if loader.waiting or not loader.is_in_init_module:
             return self._with(number, _ended(loader)), KILLED
         return self._with(number, replace(loader, doomed=True)), WAITS
 
@@ -214,7 +218,7 @@ class World:
         return replace(self, loaders={**self.loaders, number: loader})
 
 
-def beginning(rule: Rule, place: str = EXPECTED) -> World:
+def initial_world(rule: KernelRules, place: str = EXPECTED) -> World:
     """The world before a schedule: the target at `place`, no probe module, and two loaders at their first gate."""
     return World(rule, Instance(1, place=place), {1: LoaderModel(), 2: LoaderModel()})
 

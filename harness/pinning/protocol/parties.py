@@ -38,14 +38,14 @@ class LoaderModel:
     waiting: bool = False
 
     @property
-    def next(self) -> Verb | None:
+    def next_step(self) -> Verb | None:
         """The loader's next step; None if it has ended or waits."""
         return None if self.ended or self.waiting else LIFE[self.taken]
 
     @property
-    def inside(self) -> bool:
+    def is_in_init_module(self) -> bool:
         """True if the loader is inside of init_module(2)."""
-        return self.waiting or (not self.ended and self.next in INITIALIZER)
+        return self.waiting or (not self.ended and self.next_step in INITIALIZER)
 
 
 @dataclass(frozen=True)

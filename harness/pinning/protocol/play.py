@@ -9,8 +9,8 @@ from typing import Protocol
 
 from harness.core.errors import UsageError
 from harness.landing.landing import Missed
-from harness.pinning.protocol.model import NotNowError, Rule, UndefinedError, World, beginning
-from harness.pinning.protocol.steps import LOADS, ScheduleStep, line
+from harness.pinning.protocol.model import KernelRules, NotNowError, UndefinedError, World, initial_world
+from harness.pinning.protocol.steps import LOADS, ScheduleStep, format_schedule
 
 
 class Stage(Protocol):
@@ -73,7 +73,7 @@ class Play:
     @property
     def line(self) -> str:
         """The schedule up to the first disagreement, as the line that replays it."""
-        return line(turn.step for turn in self.turns)
+        return format_schedule(turn.step for turn in self.turns)
 
     def prove(self) -> None:
         """Raise Missed, with the schedule in its first line, if the model was wrong."""
@@ -88,10 +88,10 @@ class Play:
 class Player:
     """Plays one schedule step by step."""
 
-    def __init__(self, stage: Stage, rule: Rule) -> None:
+    def __init__(self, stage: Stage, rule: KernelRules) -> None:
         self.stage = stage
         self._last_place = stage.place()
-        self.world = beginning(rule, self._last_place)
+        self.world = initial_world(rule, self._last_place)
         self._turns: list[Turn] = []
         self._reused = self.moved = False
         self._began = time.monotonic()
@@ -107,29 +107,29 @@ class Player:
             self._reused |= place == self._last_place
             self.moved |= place != self._last_place
             self._last_place = place
-        self.world, predicted = before.after(step, place)
+        self.world, predicted = before.world_after(step, place)
         self._turns.append(Turn(step, predicted, seen))
         return self._turns[-1]
 
     def _demand(self, step: ScheduleStep) -> None:
-        if why := self.why_not(step):
-            raise UsageError(why, where=f"schedule after {line(turn.step for turn in self._turns)!r}")
+        if why := self.refusal_reason(step):
+            raise UsageError(why, where=f"schedule after {format_schedule(turn.step for turn in self._turns)!r}")
 
-    def why_not(self, step: ScheduleStep) -> str:
+    def refusal_reason(self, step: ScheduleStep) -> str:
         """The reason why this step cannot be taken now; empty if it can."""
         try:
-            self.world.after(step)
+            self.world.world_after(step)
         except (NotNowError, UndefinedError) as impossible:
             return str(impossible)
         return ""
 
-    def done(self) -> Play:
+    def played(self) -> Play:
         """The result of the schedule so far."""
         seconds = time.monotonic() - self._began
         return Play(tuple(self._turns), self.world.expected_kernel_state, self.stage.state(), self._reused, seconds)
 
 
-def play(stage: Stage, rule: Rule, schedule: Iterable[ScheduleStep]) -> Play:
+def play(stage: Stage, rule: KernelRules, schedule: Iterable[ScheduleStep]) -> Play:
     """Play a schedule to its end, or to the first step for which the model is wrong.
 
     No rule predicts whether the target moves to another place. If it does, a loader is refused earlier than the
@@ -137,8 +137,8 @@ def play(stage: Stage, rule: Rule, schedule: Iterable[ScheduleStep]) -> Play:
     """
     player = Player(stage, rule)
     for step in schedule:
-        if player.moved and player.why_not(step):
+        if player.moved and player.refusal_reason(step):
             continue
         if not player.take(step).agrees:
             break
-    return player.done()
+    return player.played()

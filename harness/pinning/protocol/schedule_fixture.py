@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import HONEST
-from harness.pinning.protocol.enumerate import Enumerated, covering, enumerated
-from harness.pinning.protocol.model import Rule
+from harness.pinning.protocol.enumerate import Enumerated, covering, enumerate_schedules
+from harness.pinning.protocol.model import KernelRules
 from harness.pinning.protocol.play import Play, play
 from harness.pinning.protocol.stage import GuestStage
-from harness.pinning.protocol.steps import Schedule, parse
+from harness.pinning.protocol.steps import Schedule, parse_schedule
 
 # Schedules in which the target is loaded again at the same addresses. Where modules share a region with all of vmalloc
 # (parisc), it has the same addresses only while the probe module is not loaded.
@@ -29,7 +29,7 @@ _MANY, _MANY_STEPS = 100, 25
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedSchedules:
     """Schedules that were played."""
 
     plays: tuple[Play, ...]
@@ -68,38 +68,40 @@ class Schedules:
     lines: Sequence[str] = field(default_factory=tuple)
 
     @property
-    def rule(self) -> Rule:
+    def rule(self) -> KernelRules:
         """The rules of this kernel, from the recipe's traits, which were proved when the guest booted."""
         traits = self.loading.guest.traits
-        return Rule(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
+        return KernelRules(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
 
-    def enumerated(self, interventions: int) -> Enumerated:
+    def enumerate_schedules(self, interventions: int) -> Enumerated:
         """Every order of a loader's steps with at most this number of interventions."""
-        return enumerated(self.rule, interventions)
+        return enumerate_schedules(self.rule, interventions)
 
     def chosen(self) -> tuple[Schedule, ...]:
         """The schedules to play: the given lines, or everything, or a few in which every situation occurs."""
         if self.lines:
-            return tuple(parse(line) for line in self.lines)
+            return tuple(parse_schedule(line) for line in self.lines)
         if self.everything:
-            return self.enumerated(2).schedules
+            return self.enumerate_schedules(2).schedules
         reuse = _REUSE_PINNED if self.rule.pins else _REUSE
-        return tuple(dict.fromkeys((*map(parse, reuse), *covering(self.rule, self.enumerated(1).schedules))))
+        return tuple(
+            dict.fromkeys((*map(parse_schedule, reuse), *covering(self.rule, self.enumerate_schedules(1).schedules)))
+        )
 
     def play(self, line: str) -> Play:
         """Play one schedule, given as its line."""
-        return self._play(parse(line))
+        return self._play(parse_schedule(line))
 
-    def run(self, schedules: Iterable[Schedule]) -> Played:
+    def run(self, schedules: Iterable[Schedule]) -> PlayedSchedules:
         """Play schedules in order; a mutant's cell stops after the first for which the model is wrong."""
         plays: list[Play] = []
         for schedule in schedules:
             plays.append(self._play(schedule))
             if self.loading.mutant is not HONEST and not plays[-1].agrees:
                 break
-        return Played(tuple(plays))
+        return PlayedSchedules(tuple(plays))
 
-    def explored(self) -> Played:
+    def explore(self) -> PlayedSchedules:
         """Play longer schedules that are drawn from the model: a few, or with `everything` many and new ones each time.
 
         Raises Missed with the shortest line for which the model is wrong, or in a mutant's cell with the first found.
@@ -115,7 +117,7 @@ class Schedules:
             shrinks=self.loading.mutant is HONEST,
             varied=self.everything,
         )
-        return Played(tuple(plays))
+        return PlayedSchedules(tuple(plays))
 
     def _play(self, schedule: Schedule) -> Play:
         with GuestStage(self.loading) as stage:

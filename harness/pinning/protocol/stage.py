@@ -12,7 +12,7 @@ from harness.guest.guest import Guest
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
 from harness.pinning.coming_and_going_modules import delete
-from harness.pinning.loader import PROBE, Order
+from harness.pinning.loader import PROBE, LoaderOrder
 from harness.pinning.loader_fixture import Loaders, for_build
 from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, Actor
 from harness.pinning.protocol.model import OK, World
@@ -79,7 +79,7 @@ class GuestStage:
             case Verb.KILL:
                 outcome = self._actor(step.loader).kill()
             case _:
-                outcome = self._actor(step.loader).take(step.verb)
+                outcome = self._actor(step.loader).take_step(step.verb)
         return outcome + self._befallen(step, now)
 
     def _delete(self, module: str, *, force: bool = False) -> str:
@@ -105,7 +105,9 @@ class GuestStage:
         if step.verb not in INITIALIZER or self._actors[step.loader].inside:
             return ""
         waiting = [number for number, loader in now.loaders.items() if loader.waiting]
-        return "".join(f", {ScheduleStep(Verb.LOAD, number)} {self._actors[number].waited()}" for number in waiting)
+        return "".join(
+            f", {ScheduleStep(Verb.LOAD, number)} {self._actors[number].await_delayed_load()}" for number in waiting
+        )
 
 
 _shipped: WeakKeyDictionary[Guest, Mapping[Verb, str]] = WeakKeyDictionary()
@@ -116,16 +118,16 @@ def _files(guest: Guest) -> Mapping[Verb, str]:
     if guest not in _shipped:
         imitation = doctored_modules.with_another_build_id(Target(guest, TARGET).elf)
         _shipped[guest] = {
-            Verb.RELOAD: guest.ship(TARGET),
-            Verb.REBUILD: guest.ship(OTHER_BUILD),
-            Verb.IMITATE: doctored_modules.shipped(guest, "imitation", imitation),
+            Verb.RELOAD: guest.copy_module(TARGET),
+            Verb.REBUILD: guest.copy_module(OTHER_BUILD),
+            Verb.IMITATE: doctored_modules.copy_to_guest(guest, "imitation", imitation),
         }
     return _shipped[guest]
 
 
-def _order(guest: Guest) -> Order:
+def _order(guest: Guest) -> LoaderOrder:
     """An order for a probe on the entry of the target's leaf, precompiled for its first build, with all gates."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
-    parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.place(leaf):#x}"]
-    return for_build(target, Order(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters))
+    parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.section_offset(leaf):#x}"]
+    return for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters))

@@ -63,7 +63,7 @@ class ScheduleStep:
         return self.verb.value if self.loader == 1 else f"{self.loader}.{self.verb.value}"
 
     @property
-    def lives(self) -> bool:
+    def is_loader_step(self) -> bool:
         """True if it is a step that a loader takes itself."""
         return self.verb in LIFE
 
@@ -71,12 +71,12 @@ class ScheduleStep:
 Schedule = tuple[ScheduleStep, ...]
 
 
-def line(schedule: Iterable[ScheduleStep]) -> str:
+def format_schedule(schedule: Iterable[ScheduleStep]) -> str:
     """A schedule as one line, such as `open read remove load`; `2.open` is a step of the second loader."""
     return " ".join(str(step) for step in schedule)
 
 
-def parse(text: str) -> Schedule:
+def parse_schedule(text: str) -> Schedule:
     """Parse the schedule that `line` returned. Raises UsageError with the word that is not a step."""
     return tuple(_step(word) for word in text.split())
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from harness.report.pivot import Pivot
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 # These verdicts are errors, not failures, because they are no statement about the kernel. plain() removes characters
 # that XML 1.0 cannot hold even as a reference.
@@ -43,12 +43,12 @@ def _case(suite: ElementTree.Element, cell: Cell) -> None:
     case = ElementTree.SubElement(
         suite,
         "testcase",
-        name=plain(f"{cell.case}{mutant}"),
+        name=without_control_codes(f"{cell.case}{mutant}"),
         classname=f"{cell.vm}.{cell.file}" if cell.file else cell.vm,
         time=f"{cell.seconds:.3f}",
     )
     if cell.file:
-        case.set("file", plain(cell.file))
+        case.set("file", without_control_codes(cell.file))
     properties = ElementTree.SubElement(case, "properties")
     for name, value in (
         ("verdict", cell.verdict.value),
@@ -58,8 +58,8 @@ def _case(suite: ElementTree.Element, cell: Cell) -> None:
         ("bundle", cell.bundle),
     ):
         if value:
-            ElementTree.SubElement(properties, "property", name=name, value=plain(value))
-    reason = plain(cell.reason)
+            ElementTree.SubElement(properties, "property", name=name, value=without_control_codes(value))
+    reason = without_control_codes(cell.reason)
     if cell.verdict in (Verdict.SKIP, Verdict.KNOWN_FAIL):
         ElementTree.SubElement(case, "skipped", message=f"{cell.verdict.value}: {reason}")
     elif cell.verdict in _ERRORS:

@@ -12,7 +12,7 @@ from harness.report.measurements import Figure
 from harness.report.pivot import Pivot
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _STATUS = {
     Verdict.PASS: "PASS",
@@ -95,7 +95,7 @@ def _test(test: str, build: str, origin: str, cell: Cell, began: str) -> Mapping
         "origin": origin,
         "build_id": build,
         "path": _path(f"pinpoint.{cell.case}{mutant}"),
-        "comment": plain(cell.reason)[:_LONGEST] or cell.verdict.value,
+        "comment": without_control_codes(cell.reason)[:_LONGEST] or cell.verdict.value,
         "status": _STATUS.get(cell.verdict, "FAIL"),
         "start_time": began,
         "duration": cell.seconds,
@@ -108,7 +108,7 @@ def _issue(issue: str, origin: str, cell: Cell) -> Mapping[str, Any]:
         "id": issue,
         "version": 1,
         "origin": origin,
-        "comment": plain(cell.reason)[:_LONGEST],
+        "comment": without_control_codes(cell.reason)[:_LONGEST],
         "culprit": {"code": True, "tool": False, "harness": False},
     }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from harness.report.pivot import Pivot, Square
+from harness.report.pivot import Pivot, PivotSquare
 from harness.report.record import Cell
 from harness.verdict.cell_verdict import Verdict
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _INDENT = "    "
 _VERSION = "KTAP version 1"
@@ -32,11 +32,11 @@ def ktap(cells: Sequence[Cell]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(square: Square) -> list[Cell]:
+def _cells(square: PivotSquare) -> list[Cell]:
     return [*square.mutants, *([square.honest] if square.honest else [])]
 
 
-def _case(position: int, case: str, square: Square) -> Iterator[str]:
+def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
     """Yield the lines of one case on one VM: its mutants as subtests, and its own result last."""
     name = _name(case)
     if square.mutants:
@@ -70,7 +70,7 @@ def _name(text: str) -> str:
 
 def _text(text: str) -> str:
     """Return the text as one printable line."""
-    return " ".join(plain(text).split())
+    return " ".join(without_control_codes(text).split())
 
 
 def _indented(lines: Sequence[str] | Iterator[str]) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.pivot import Pivot, tally
+from harness.report.pivot import Pivot, format_verdict_counts
 from harness.report.record import Cell
-from harness.verdict.printk import plain
+from harness.verdict.printk import without_control_codes
 
 _MOST_FAILURES = 50
 
@@ -17,8 +17,8 @@ def markdown(cells: Sequence[Cell], run: str) -> str:
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
-        lines.append(f"| `{vm}` | {_text(release)} | {tally(pivot.totals(vm))} |")
-    bad = [cell for group in pivot.bad() for cell in group]
+        lines.append(f"| `{vm}` | {_text(release)} | {format_verdict_counts(pivot.totals(vm))} |")
+    bad = [cell for group in pivot.failures() for cell in group]
     if bad:
         lines += [
             "",
@@ -41,7 +41,7 @@ def _failure(cell: Cell) -> str:
 
 def _text(text: str) -> str:
     """Return the text as one line that does not end a table cell or begin markup."""
-    line = " ".join(plain(text).split())
+    line = " ".join(without_control_codes(text).split())
     for mark in "\\|<>`*_[]":
         line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return line
