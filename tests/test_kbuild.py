@@ -21,7 +21,7 @@ NATIVE = next(architecture for architecture in ARCHITECTURES.values() if archite
 def test_commands_are_counted_and_reported_with_a_fraction() -> None:
     bus, events = Bus(), list[Event]()
     bus.subscribe(events.append)
-    output = kbuild.Output(ProgressStep(bus, "vm", "kernel"), expected=4)
+    output = kbuild.MakeProgress(ProgressStep(bus, "vm", "kernel"), expected=4)
     for line in (
         "make[1]: Entering directory '/objects'",
         "  HOSTCC  scripts/basic/fixdep",
@@ -31,7 +31,7 @@ def test_commands_are_counted_and_reported_with_a_fraction() -> None:
         "  LD      vmlinux",
         "  CC      more/than/expected.o",
     ):
-        output.hear(line)
+        output.process_line(line)
     assert output.commands == 5
     assert [event.detail for event in events] == [
         "fixdep",
@@ -65,7 +65,7 @@ def test_warnings_are_counted_once_each(tmp_path: Path) -> None:
 def test_a_path_that_make_refuses_is_reported_before_it_runs(tmp_path: Path, name: str) -> None:
     make = kbuild.Make(NATIVE, tmp_path, tmp_path / name, tmp_path / "log")
     with pytest.raises(HostError, match="its path has a space or a colon; set PINPOINT_CACHE elsewhere"):
-        make.run(["all"], kbuild.Output(ProgressStep(Bus(), "vm", "kernel")), deadline=Deadline.after(120))
+        make.run(["all"], kbuild.MakeProgress(ProgressStep(Bus(), "vm", "kernel")), deadline=Deadline.after(120))
     assert not (tmp_path / "log").exists()
 
 
@@ -129,7 +129,7 @@ def test_only_what_module_builds_read_is_kept(tmp_path: Path) -> None:
     for name in kept | dropped:
         (objects / name).parent.mkdir(parents=True, exist_ok=True)
         (objects / name).write_text(name)
-    object_tree.keep(objects, tmp_path / "tree")
+    object_tree.copy_build_files(objects, tmp_path / "tree")
     assert {
         str(path.relative_to(tmp_path / "tree")) for path in (tmp_path / "tree").rglob("*") if path.is_file()
     } == kept
@@ -144,10 +144,10 @@ def test_functions_with_a_section_of_their_own_are_counted(tmp_path: Path, flags
         '__attribute__((section(".text.hot"))) int four(void) { return 4; }\n'
     )
     subprocess.run(["gcc", "-c", "-O2", *flags, source, "-o", tmp_path / "code.o"], check=True)
-    assert object_tree.text_sections(tmp_path / "code.o", NATIVE) == sections
+    assert object_tree.count_function_sections(tmp_path / "code.o", NATIVE) == sections
 
 
 def test_a_vmlinux_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "vmlinux.o").write_text("not ELF")
     with pytest.raises(BuildError, match=r"vmlinux\.o: readelf cannot read it"):
-        object_tree.text_sections(tmp_path / "vmlinux.o", NATIVE)
+        object_tree.count_function_sections(tmp_path / "vmlinux.o", NATIVE)

@@ -47,7 +47,7 @@ def merged(directory: Path, *texts: str) -> dict[str, kernel_config.Wish]:
 
 def test_a_later_fragment_overrides_and_is_named(tmp_path: Path) -> None:
     wishes = merged(tmp_path, "CONFIG_SMP=y\nCONFIG_NET=y\n", "# of this one\n\n# CONFIG_SMP is not set\n")
-    assert kernel_config.seed(wishes) == "# CONFIG_SMP is not set\nCONFIG_NET=y\n"
+    assert kernel_config.allconfig_text(wishes) == "# CONFIG_SMP is not set\nCONFIG_NET=y\n"
     assert wishes["CONFIG_SMP"].place == "part1.config:3"
 
 
@@ -78,7 +78,7 @@ def test_an_option_asked_for_twice_in_one_fragment(tmp_path: Path) -> None:
     ],
 )
 def test_options_of_our_patches_change_no_object(tmp_path: Path, text: str, compiles: bool) -> None:
-    assert kernel_config.compiles(fragment(tmp_path, "part", text)) is compiles
+    assert kernel_config.affects_compilation(fragment(tmp_path, "part", text)) is compiles
 
 
 def test_only_linker_scripts_read_the_options_of_our_patches() -> None:

@@ -24,7 +24,7 @@ def taken(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_free_lock_is_taken_in_silence(tmp_path: Path) -> None:
     reported: list[str] = []
-    with locks.held(tmp_path / "below" / "lock", deadline=Deadline.after(60), on_wait=reported.append):
+    with locks.hold_lock(tmp_path / "below" / "lock", deadline=Deadline.after(60), on_wait=reported.append):
         pass
     assert reported == []
 
@@ -33,7 +33,7 @@ def test_a_lock_that_is_not_given_back_in_time(taken: Path) -> None:
     reported: list[str] = []
     with (
         pytest.raises(HostError, match="another run holds the lock and does not end; end that run"),
-        locks.held(taken, deadline=Deadline.after(0.1), on_wait=reported.append),
+        locks.hold_lock(taken, deadline=Deadline.after(0.1), on_wait=reported.append),
     ):
         pass
     assert reported == ["another run holds the lock; waiting"]
@@ -46,7 +46,7 @@ def test_a_run_that_is_stopped_does_not_wait_on(taken: Path, monkeypatch: pytest
     threading.Timer(0.2, closing.set).start()
     with (
         pytest.raises(HostError, match="the run is being stopped"),
-        locks.held(taken, deadline=Deadline.after(300), on_wait=lambda _told: None),
+        locks.hold_lock(taken, deadline=Deadline.after(300), on_wait=lambda _told: None),
     ):
         pass
     assert time.monotonic() - began < 120

@@ -44,7 +44,8 @@ checkup.record_initial_state = lambda guest: None
 checkup.check_after_cell = lambda guest: ""
 import harness.matrix.cells.failure_bundles as bundling
 from harness.report.evidence import Evidence
-bundling.gather_evidence = lambda guest, error: Evidence({"console.log": f"console\\n{error}\\n".encode()}, {"dmesg.txt": "no"})
+console = "console\\n{}\\n".format
+bundling.gather_evidence = lambda guest, error: Evidence({"console.log": console(error).encode()}, {"dmesg.txt": "no"})
 bundling._hashes = lambda image: {}
 """
 

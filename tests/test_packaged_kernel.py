@@ -247,7 +247,7 @@ def modules(tmp_path: Path) -> Path:
 
 
 def test_drivers_come_in_loading_order_with_what_they_need(modules: Path, tmp_path: Path) -> None:
-    kept = drivers.keep(modules, ["virt_bus", "virt_net", "base"], tmp_path / "kept")
+    kept = drivers.copy_modules(modules, ["virt_bus", "virt_net", "base"], tmp_path / "kept")
     assert kept == ["00-virt_ring.ko", "01-virt_bus.ko", "02-virt_net.ko"]
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == kept
     assert Elf.read(tmp_path / "kept/00-virt_ring.ko").sections[".modinfo"]
@@ -255,7 +255,7 @@ def test_drivers_come_in_loading_order_with_what_they_need(modules: Path, tmp_pa
 
 def test_a_driver_the_kernel_lacks_is_one_line(modules: Path, tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no module tulip"):
-        drivers.keep(modules, ["tulip"], tmp_path / "kept")
+        drivers.copy_modules(modules, ["tulip"], tmp_path / "kept")
 
 
 def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:

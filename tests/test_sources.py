@@ -73,8 +73,8 @@ def unpack(source: kernel_source_trees.Source, packages: TarballPackages, step: 
 
 def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step: ProgressStep) -> None:
     packages = TarballPackages()
-    patched = unpack(kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path)]), packages, step)
-    plain = unpack(kernel_source_trees.named("linux", "6.1-1", "ab12", []), packages, step)
+    patched = unpack(kernel_source_trees.package_source("linux", "6.1-1", "ab12", [patch(tmp_path)]), packages, step)
+    plain = unpack(kernel_source_trees.package_source("linux", "6.1-1", "ab12", []), packages, step)
     assert packages.unpacked == 1
     assert (plain / "kernel/kprobes.c").read_text() == "one\ntwo\nthree\n", "the patch wrote through a hard link"
     assert (patched / "kernel/kprobes.c").read_text() == "one\nTWO\nthree\n"
@@ -82,18 +82,18 @@ def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step
 
 
 def test_a_tree_is_known_by_version_and_by_its_patches(tmp_path: Path) -> None:
-    one = kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path)])
-    renamed = kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path, name="other")])
-    changed = kernel_source_trees.named(
+    one = kernel_source_trees.package_source("linux", "6.1-1", "ab12", [patch(tmp_path)])
+    renamed = kernel_source_trees.package_source("linux", "6.1-1", "ab12", [patch(tmp_path, name="other")])
+    changed = kernel_source_trees.package_source(
         "linux", "6.1-1", "ab12", [patch(tmp_path, PATCH.replace("TWO", "2"), name="third")]
     )
     assert one.tree == renamed.tree
-    assert len({one.tree, changed.tree, kernel_source_trees.named("linux", "6.1-1", "ab12", []).tree}) == 3
+    assert len({one.tree, changed.tree, kernel_source_trees.package_source("linux", "6.1-1", "ab12", []).tree}) == 3
     assert one.identity != changed.identity
 
 
 def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
-    tree = kernel_source_trees.named("linux", "1:6.1~rc1 x", "ab12", []).tree
+    tree = kernel_source_trees.package_source("linux", "1:6.1~rc1 x", "ab12", []).tree
     assert not set(": ~") & set(tree.name)
 
 
@@ -110,7 +110,7 @@ def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
 def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
     tmp_path: Path, step: ProgressStep, text: str, complaint: str
 ) -> None:
-    source = kernel_source_trees.named("linux", "6.1-1", "ab12", [patch(tmp_path, text, "bad")])
+    source = kernel_source_trees.package_source("linux", "6.1-1", "ab12", [patch(tmp_path, text, "bad")])
     with pytest.raises(RecipeError) as caught:
         unpack(source, TarballPackages(), step)
     assert str(caught.value).startswith("bad.patch: does not apply to linux-6.1-1")
@@ -119,7 +119,7 @@ def test_a_patch_that_does_not_apply_is_named_and_leaves_nothing(
 
 
 def test_what_a_killed_run_left_is_not_taken_for_whole(step: ProgressStep) -> None:
-    source = kernel_source_trees.named("linux", "6.1-1", "ab12", [])
+    source = kernel_source_trees.package_source("linux", "6.1-1", "ab12", [])
     partial = source.tree.with_name(f".{source.tree.name}.partial")
     (partial / "kernel").mkdir(parents=True)
     (partial / "kernel" / "half").write_text("")
@@ -129,7 +129,7 @@ def test_what_a_killed_run_left_is_not_taken_for_whole(step: ProgressStep) -> No
 
 def test_a_package_that_is_no_kernel_source(step: ProgressStep) -> None:
     with pytest.raises(HostError, match="linux has 2 source tarballs, not one"):
-        unpack(kernel_source_trees.named("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
+        unpack(kernel_source_trees.package_source("linux", "6.1-1", "ab12", []), TarballPackages(tarballs=2), step)
 
 
 def test_a_broken_tarball_is_reported_with_tars_error(step: ProgressStep) -> None:
@@ -138,7 +138,7 @@ def test_a_broken_tarball_is_reported_with_tars_error(step: ProgressStep) -> Non
             (into / "usr/src").mkdir(parents=True)
             (into / f"usr/src/{deb.stem}.tar.xz").write_bytes(b"not xz")
 
-    source = kernel_source_trees.named("linux", "6.1-1", "ab12", [])
+    source = kernel_source_trees.package_source("linux", "6.1-1", "ab12", [])
     with pytest.raises(BuildError, match=r"unpacking linux\.tar\.xz failed: tar: "):
         unpack(source, Broken(), step)
     assert not source.tree.exists()

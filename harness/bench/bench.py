@@ -70,9 +70,9 @@ def measure(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult
 def _measured(context: BenchContext, group: Group) -> list[FigureResult]:
     wanted = list(dict.fromkeys(side for pair in group.pairs for side in pair.sides))
     with context.bus.step(group.vm or "all", group.pairs[0].name) as step:
-        step.say("preparing")
+        step.report("preparing")
         with group.open_sides(context, wanted) as sides:
-            taken = interleave({name: sides[name] for name in wanted}, context.runs, step.say)
+            taken = interleave({name: sides[name] for name in wanted}, context.runs, step.report)
         found = [figure_result(pair, taken) for pair in group.pairs]
         step.close_with("; ".join(f"{each.pair.name} {_value(each)}" for each in found))
     return found

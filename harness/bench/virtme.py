@@ -95,7 +95,7 @@ def _program(log: Path) -> Path:
     if found:
         return Path(found)
     environment = paths.cache() / f"bench-{sha256(_LOCKED)[:16]}"
-    with locks.held(paths.cache() / "bench.lock", deadline=Deadline.after(_INSTALLING), on_wait=lambda _: None):
+    with locks.hold_lock(paths.cache() / "bench.lock", deadline=Deadline.after(_INSTALLING), on_wait=lambda _: None):
         if not (environment / _STAMP).exists():
             shutil.rmtree(environment, ignore_errors=True)
             _install([sys.executable, "-m", "venv", str(environment)], log)

@@ -53,7 +53,7 @@ class ProgressStep:
     began: float = field(default_factory=time.monotonic)
     closing: str = ""
 
-    def say(self, detail: str, fraction: float | None = None) -> None:
+    def report(self, detail: str, fraction: float | None = None) -> None:
         """Publish progress."""
         self.bus.publish(self._event(Phase.PROGRESS, detail, fraction))
 

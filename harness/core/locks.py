@@ -14,7 +14,7 @@ from harness.core.errors import HostError
 
 
 @contextmanager
-def held(path: Path, *, deadline: Deadline, on_wait: Callable[[str], None]) -> Iterator[None]:
+def hold_lock(path: Path, *, deadline: Deadline, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; `on_wait` is called with a message when another run holds the lock.
 
     Raises HostError when that run still holds the lock at the deadline, or when this run is being stopped.

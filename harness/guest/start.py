@@ -86,7 +86,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
     beginning.log.parent.mkdir(parents=True, exist_ok=True)
     accelerator, deadline = beginning.accelerator, beginning.deadline
     with beginning.bus.step(image.recipe.name, how) as step:
-        step.say(f"under {accelerator.name}: {accelerator.reason}")
+        step.report(f"under {accelerator.name}: {accelerator.reason}")
         emulator = Emulator(image, console_log=beginning.log, accelerator=accelerator, deadline=deadline, frozen=frozen)
         guest = Guest(image, emulator, accelerator)
         guest.when_stopped = partial(beginning.bus.record_seconds, guest.name, GUEST_CPU)
@@ -109,7 +109,7 @@ def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Dea
     """Type the provisioning line, wait for init's reply, log in, and check which kernel runs."""
     guest.console.type(format_provisioning_line(keys))
     _hear(guest, READY, deadline)
-    step.say("ready, connecting")
+    step.report("ready, connecting")
     guest.connect(keys, deadline)
     booted_kernel_check.prove(guest.image, guest.script(booted_kernel_check.ASK, deadline))
     if guest.heart:

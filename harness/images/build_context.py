@@ -39,7 +39,7 @@ class Slots:
         return max(1, min(self.cores // _CORES_PER_COMPILE, int(self.memory_gib // _GIB_PER_COMPILE)))
 
     @contextmanager
-    def turn(self) -> Iterator[int]:
+    def wait_for_slot(self) -> Iterator[int]:
         """Wait for a free slot; yield the number of jobs for `make -j`."""
         with self._turns[0]:
             yield max(1, -(-self.cores // self.count))
@@ -60,6 +60,6 @@ class BuildContext:
         cache = paths.cache()
         return cls(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
 
-    def of(self, suite: str) -> BuildContext:
+    def for_suite(self, suite: str) -> BuildContext:
         """Return this context with the packages of the named Debian suite; an empty name keeps the suite."""
-        return replace(self, packages=self.packages.of(suite))
+        return replace(self, packages=self.packages.for_suite(suite))

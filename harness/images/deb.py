@@ -24,7 +24,7 @@ def unpack(deb: Path, into: Path) -> None:
     # tar, not dpkg-deb --extract, whose own tar child outlives it and keeps writing when this process is killed.
     words: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--warning=no-timestamp", "--directory", into]
     # Checked here, before a caller removes its scratch directory and the disk is no longer full.
-    with disk_full_errors.told(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
+    with disk_full_errors.as_host_errors(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
         tar = spawn(words, stdin=archive, stderr=complaints)
         watchdog = threading.Timer(_UNPACKING, stop, [tar])
         watchdog.start()

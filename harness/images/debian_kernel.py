@@ -73,22 +73,22 @@ class _Debian:
         they run in parallel.
         """
         deadline = Deadline.after(_FETCHING)
-        step.say(f"fetching {self.image.name}", 0.0)
+        step.report(f"fetching {self.image.name}", 0.0)
         files = [
             self.packages.fetch(package.name, package.architecture, deadline=deadline)
             for package in (self.image, *self.divided)
         ]
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{self.recipe.name}-kernel") as aside:
-            step.say(f"unpacking {self.image.name}", 0.1)
+            step.report(f"unpacking {self.image.name}", 0.1)
             headers = aside.submit(self._lay_out_headers, entry / "tree", deadline)
             kept = aside.submit(self._keep_drivers, files, entry)
             (entry / "kernel").write_bytes(deb.member(files, self._places("vmlinuz", "vmlinux")))
             (entry / "config").write_bytes(deb.member(files, self._places("config")))
             config = kernel_config.parse((entry / "config").read_text())
             (entry / "config.json").write_text(json.dumps(config))
-            step.say("recovering the kernel's symbols", 0.3)
+            step.report("recovering the kernel's symbols", 0.3)
             symbols = vmlinux.make(entry / "kernel", entry / "vmlinux", self.recipe.architecture)
-            step.say("waiting for drivers and headers", 0.7)
+            step.report("waiting for drivers and headers", 0.7)
             headers.result()
             facts = {"drivers": kept.result(), "symbols": symbols}
         step.close_with(f"{self.release}, {symbols} symbols")
@@ -111,7 +111,7 @@ class _Debian:
                 deb.unpack(file, Path(scratch))
             places = [Path(scratch) / root / "modules" / self.release for root in ("usr/lib", "lib")]
             modules = next((place for place in places if place.is_dir()), places[0])
-            return drivers.keep(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
+            return drivers.copy_modules(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
 
     def _lay_out_headers(self, tree: Path, deadline: Deadline) -> None:
         for package in self.headers:

@@ -18,7 +18,7 @@ _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR)
 
 
 @contextmanager
-def told(where: Path) -> Iterator[None]:
+def as_host_errors(where: Path) -> Iterator[None]:
     """Convert failures from a full disk, or from a lack of write permission, below `where` into HostError.
 
     A child process on a full disk fails with its own message or with none. Its log and the free space are checked.

@@ -34,17 +34,17 @@ def obtain(name: str, image: Image, build_context: BuildContext) -> list[Path]:
             f"{recipe.name} has no module {name} of its own", where="--with", mend="give the module's file"
         )
     architecture = recipe.architecture.debian
-    packages = build_context.of(recipe.kernel.suite).packages
+    packages = build_context.for_suite(recipe.kernel.suite).packages
     package = f"linux-image-{image.release}"
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        step.say(f"unpacking {package}")
+        step.report(f"unpacking {package}")
         file = packages.fetch(package, architecture, deadline=Deadline.after(_FETCHING))
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             deb.unpack(file, Path(scratch))
             roots = [*Path(scratch).glob("lib/modules/*"), *Path(scratch).glob("usr/lib/modules/*")]
             try:
-                kept = drivers.keep(roots[0], [wanted], entry / "modules")
+                kept = drivers.copy_modules(roots[0], [wanted], entry / "modules")
             except (BuildError, IndexError):
                 raise UsageError(
                     f"{recipe.name} has no module {name}", where="--with", mend="see its package"

@@ -10,7 +10,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError
 
 
-def keep(modules: Path, wanted: Sequence[str], into: Path) -> list[str]:
+def copy_modules(modules: Path, wanted: Sequence[str], into: Path) -> list[str]:
     """Copy modules of one `lib/modules/RELEASE` to `into`, numbered in loading order; return their file names.
 
     `wanted` are module names; the dependencies of a module come before it. Raises BuildError when a module is neither

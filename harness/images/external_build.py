@@ -11,7 +11,7 @@ from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kbuild import Make, Output
+from harness.images.kbuild import Make, MakeProgress
 
 _BUILD_S = 900.0
 _MAKEFILES = ("Kbuild", "Makefile")
@@ -47,7 +47,7 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
 def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressStep) -> None:
     variables = {"M": str(scratch), "KCFLAGS": image.recipe.kernel.cflags, "KBUILD_MODPOST_WARN": "1"}
     try:
-        make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
+        make.run(["modules"], MakeProgress(step), deadline=Deadline.after(_BUILD_S), variables=variables)
     except BuildError as error:
         what = error.what.replace(f"{scratch}/", "").replace("make modules failed: ", "does not build: ")
         raise UsageError(what, where=str(source), mend=f"the whole log: {make.log}") from None

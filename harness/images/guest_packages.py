@@ -43,7 +43,7 @@ def with_guest_packages(image: Image, packages: Sequence[str], build_context: Bu
         mend = "run it without --with-package"
         raise UsageError(f"Debian has no packages for {recipe.arch}", where=recipe.name, mend=mend)
     wanted = (*_ALWAYS, *packages)
-    source = build_context.of(recipe.kernel.suite).packages
+    source = build_context.for_suite(recipe.kernel.suite).packages
     try:
         closure = source.closure(wanted, architecture)
     except RecipeError as error:
@@ -71,12 +71,12 @@ class _Job:
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Unpack the packages into one tree, remove documentation, and pack the tree; no maintainer script runs."""
-        step.say(f"fetching {', '.join(self.wanted)}", 0.0)
+        step.report(f"fetching {', '.join(self.wanted)}", 0.0)
         files = self.packages.fetch_closure(self.wanted, self.architecture, deadline=Deadline.after(_FETCHING))
         tree = entry / "tree"
         root = tree / ROOT.strip("/")
         for index, file in enumerate(files):
-            step.say(f"unpacking {file.name.partition('_')[0]}", index / len(files))
+            step.report(f"unpacking {file.name.partition('_')[0]}", index / len(files))
             deb.unpack(file, root)
         for name in _LEFT_OUT:
             shutil.rmtree(root / name, ignore_errors=True)
@@ -84,7 +84,7 @@ class _Job:
             (root / name).mkdir(exist_ok=True)
         _merge_usr(root)
         _settle_alternatives(root)
-        step.say("packing", 0.9)
+        step.report("packing", 0.9)
         try:
             rootfs.pack(tree, entry / _ARCHIVE)
         finally:

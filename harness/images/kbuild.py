@@ -51,18 +51,18 @@ def compiler(architecture: Architecture, program: Path | None = None) -> str:
 
 
 @dataclass
-class Output:
+class MakeProgress:
     """Progress of make: the commands that it has printed, out of about `expected`; 0 if that number is unknown."""
 
     step: ProgressStep
     expected: int = 0
     commands: int = 0
 
-    def hear(self, line: str) -> None:
+    def process_line(self, line: str) -> None:
         """Process one line of make's output, and publish the progress."""
         if found := _COMMAND.match(line):
             self.commands += 1
-            self.step.say(Path(found[1]).name, self.fraction)
+            self.step.report(Path(found[1]).name, self.fraction)
 
     @property
     def fraction(self) -> float | None:
@@ -86,7 +86,7 @@ class Make:
     def run(
         self,
         targets: Sequence[str],
-        output: Output,
+        output: MakeProgress,
         *,
         deadline: Deadline,
         variables: Mapping[str, str] | None = None,
@@ -104,7 +104,7 @@ class Make:
         assignments = [f"{name}={value}" for name, value in settings.items()]
         argv: list[str | Path] = ["make", "-C", self.source, f"-j{self.jobs}", *assignments, *targets]
         what = f"make {' '.join(targets)}"
-        run_logged(argv, what, self.log, deadline=deadline, on_line=output.hear, nice=self.nice)
+        run_logged(argv, what, self.log, deadline=deadline, on_line=output.process_line, nice=self.nice)
 
 
 def run_logged(

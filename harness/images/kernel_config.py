@@ -65,12 +65,12 @@ def merge(fragments: Sequence[Path]) -> dict[str, Wish]:
     return {wish.option: wish for fragment in fragments for wish in read_fragment(fragment)}
 
 
-def compiles(fragment: Path) -> bool:
+def affects_compilation(fragment: Path) -> bool:
     """Return True when a fragment affects compilation: it sets other options than those of our own patches."""
     return not all(wish.option.startswith(_LINKERS) for wish in read_fragment(fragment))
 
 
-def seed(wishes: Mapping[str, Wish]) -> str:
+def allconfig_text(wishes: Mapping[str, Wish]) -> str:
     """Return the text for KCONFIG_ALLCONFIG, each option once (scripts/kconfig/conf.c warns about duplicates)."""
     return "".join(
         f"# {wish.option} is not set\n" if wish.value == OFF else f"{wish.option}={wish.value}\n"
@@ -81,7 +81,7 @@ def seed(wishes: Mapping[str, Wish]) -> str:
 def overlay(text: str, wishes: Mapping[str, Wish]) -> str:
     """Return a .config in which the wishes replace the previous settings of their options."""
     others = (line for line in text.splitlines() if _setting(line)[0] not in wishes)
-    return "\n".join([*others, seed(wishes)])
+    return "\n".join([*others, allconfig_text(wishes)])
 
 
 def parse(text: str) -> dict[str, str]:

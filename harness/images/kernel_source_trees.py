@@ -54,10 +54,10 @@ def of_recipe(recipe: Recipe, packages: Packages) -> Source:
         return _given(recipe)
     package = recipe.kernel.package
     patches = [part_path("patches", name) for name in recipe.kernel.patches]
-    return named(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
+    return package_source(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
 
 
-def named(package: str, version: str, sha256: str, patches: Sequence[Path]) -> Source:
+def package_source(package: str, version: str, sha256: str, patches: Sequence[Path]) -> Source:
     """Return the tree of one package version with patches; the patches' content, not their names, identifies it."""
     # kbuild refuses a directory with a colon or tilde, which Debian versions may contain.
     base = re.sub(r"[^A-Za-z0-9.+-]", "_", f"{package}-{version}")
@@ -97,7 +97,7 @@ def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
     """
     if source.tree.is_dir():
         return source.tree
-    plain = named(source.package, source.version, source.sha256, ())
+    plain = package_source(source.package, source.version, source.sha256, ())
     _make_once(plain.tree, step, lambda partial: _unpack_package(source.package, packages, partial, step))
     if source.patches:
         _make_once(source.tree, step, lambda partial: _patch_copy(plain.tree, source.patches, partial, step))
@@ -108,7 +108,7 @@ def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> 
     """Create `tree` under a temporary name in the same directory and rename it, once among all runs."""
     partial = tree.with_name(f".{tree.name}.partial")
     lock = tree.with_name(f".{tree.name}.lock")
-    with locks.held(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.say):
+    with locks.hold_lock(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.report):
         if tree.is_dir():
             return
         if partial.exists():
@@ -123,9 +123,9 @@ def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> 
 
 def _unpack_package(package: str, packages: Packages, into: Path, step: ProgressStep) -> None:
     """Fetch a linux-source package and unpack its tarball to `into`."""
-    step.say(f"fetching {package}")
+    step.report(f"fetching {package}")
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
-    step.say(f"unpacking {package}")
+    step.report(f"unpacking {package}")
     wrapping = into / ".package"
     packages.unpack(deb, wrapping)
     tarballs = list(wrapping.glob("usr/src/*.tar.*"))
@@ -141,7 +141,7 @@ def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: Progress
 
     The trees share files by hard links: GNU patch 2.7 writes a new file and renames it, so `plain` does not change.
     """
-    step.say(f"patching {plain.name}: {', '.join(patch.stem for patch in patches)}")
+    step.report(f"patching {plain.name}: {', '.join(patch.stem for patch in patches)}")
     _run(["cp", "-al", f"{plain}/.", into], f"copying {plain.name}")
     for patch in patches:
         apply(patch, into)

@@ -16,7 +16,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, digest, sha256
 from harness.images import suite_compiler
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, Output, compiler_version
+from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import KernelBuild
 from harness.images.recipe import Recipe
 
@@ -126,7 +126,7 @@ class _Job:
         program = suite_compiler.obtain(self.recipe, self.build_context)
         make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, program=program)
         variables = {"M": str(directory), "KCFLAGS": " ".join(flags).strip()}
-        make.run(["modules"], Output(step), deadline=Deadline.after(_BUILD_S), variables=variables)
+        make.run(["modules"], MakeProgress(step), deadline=Deadline.after(_BUILD_S), variables=variables)
 
 
 def _by_name(directory: Path) -> dict[str, Path]:

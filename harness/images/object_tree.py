@@ -43,12 +43,12 @@ def directory(recipe: Recipe, source: Path) -> Path:
     Recipes that compile the same objects share the directory: fragments that only the linker script reads do not count.
     Other fragments count by name. After an edit of a fragment, kbuild decides what to compile again.
     """
-    fragments = [name for name in recipe.kernel.config if kernel_config.compiles(part_path("config", name))]
+    fragments = [name for name in recipe.kernel.config if kernel_config.affects_compilation(part_path("config", name))]
     way = [recipe.arch, str(source), recipe.kernel.cflags, compiler_version(recipe.architecture), *fragments]
     return paths.cache() / "work" / f"{recipe.arch}-{digest(way)[:12]}"
 
 
-def keep(objects: Path, into: Path) -> None:
+def copy_build_files(objects: Path, into: Path) -> None:
     """Copy the files that module builds need from the object tree `objects` to `into`, following links."""
     for found in _kept_files(objects):
         copy = into / found.relative_to(objects)
@@ -56,7 +56,7 @@ def keep(objects: Path, into: Path) -> None:
         shutil.copy2(found, copy)
 
 
-def text_sections(vmlinux_o: Path, architecture: Architecture) -> int:
+def count_function_sections(vmlinux_o: Path, architecture: Architecture) -> int:
     """Return the number of functions that were compiled into their own input section, `.text.NAME`.
 
     The file vmlinux.o is linked without a script and keeps the sections of its inputs separate. Sections with such a

@@ -51,7 +51,7 @@ class Packages:
         self._states: dict[str, AptState] = {}
         self._others: dict[str, Packages] = {}
 
-    def of(self, suite: str) -> Packages:
+    def for_suite(self, suite: str) -> Packages:
         """Return the packages of another suite with the same mirror and keys; an empty name keeps the suite."""
         if not suite or suite == self._suites[0]:
             return self

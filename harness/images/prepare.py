@@ -32,7 +32,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
         userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
-        kernel = _kernel(recipe).obtain(recipe, build_context.of(recipe.kernel.suite), layers[_KERNEL])
+        kernel = _kernel(recipe).obtain(recipe, build_context.for_suite(recipe.kernel.suite), layers[_KERNEL])
         if userland:
             userland.result()
         packed = aside.submit(_ROOTFS.obtain, recipe, kernel, build_context, layers[rootfs.KIND])
@@ -77,7 +77,7 @@ def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
     """Map the kind of each store entry of the image to the inputs of the entry. Each key is computed once."""
-    kernel = _kernel(recipe).key_parts(recipe, build_context.of(recipe.kernel.suite))
+    kernel = _kernel(recipe).key_parts(recipe, build_context.for_suite(recipe.kernel.suite))
     key = key_of(kernel)
     return {
         _KERNEL: kernel,

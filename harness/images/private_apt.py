@@ -17,7 +17,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import replacing, write_text
-from harness.core.locks import held
+from harness.core.locks import hold_lock
 from harness.core.process import FinishedProcess, run
 from harness.images import disk_full_errors, host_apt_sources
 
@@ -57,9 +57,9 @@ class AptState:
     def locked(self, deadline: Deadline) -> Iterator[None]:
         """Lock the state against other runs and threads in the block, and make sure that its lists are current."""
         with (
-            disk_full_errors.told(self._root),
+            disk_full_errors.as_host_errors(self._root),
             self._mutex,
-            held(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
+            hold_lock(self._root / "pinpoint.lock", deadline=deadline, on_wait=self._say),
         ):
             if self._answers is None:
                 self._answers = self._fresh_answers()
@@ -82,7 +82,7 @@ class AptState:
             return answers.get(question, {})
 
     def _say(self, detail: str) -> None:
-        ProgressStep(self._bus, "host", self._step).say(detail)
+        ProgressStep(self._bus, "host", self._step).report(detail)
 
     @property
     def _step(self) -> str:
@@ -97,14 +97,14 @@ class AptState:
             with self._bus.step("host", self._step) as step:
                 try:
                     if without := self._refresh():
-                        step.say(without)
+                        step.report(without)
                         step.close_with(without)
                     self._when = time.time()
                     write_text(self._stamp, json.dumps({"when": self._when, "for": wanted}))
                 except HostError as error:
                     if not known:
                         raise
-                    step.say(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
+                    step.report(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
         remembered = self._read(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 

@@ -16,7 +16,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, write_text
 from harness.images import kbuild, kernel_config, kernel_source_trees, object_tree
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, Output, compiler_version
+from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.kernel_source_trees import Source
 from harness.images.recipe import Recipe, part_path
@@ -91,8 +91,8 @@ class _Job:
         kernel_source_trees.unpack(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
-            locks.held(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.say),
-            self.build_context.slots.turn() as jobs,
+            locks.hold_lock(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.report),
+            self.build_context.slots.wait_for_slot() as jobs,
         ):
             if not self._objects.exists():
                 self._log.unlink(missing_ok=True)
@@ -112,13 +112,13 @@ class _Job:
 
     def _configure(self, make: Make, step: ProgressStep) -> None:
         """Run Kconfig on the fragments and check that the configuration has all their options."""
-        step.say("configuring")
+        step.report("configuring")
         wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
         seed = self._objects / "pinpoint.config"
-        write_text(seed, kernel_config.seed(wishes))
+        write_text(seed, kernel_config.allconfig_text(wishes))
         make.run(
             ["allnoconfig"],
-            Output(step),
+            MakeProgress(step),
             deadline=Deadline.after(_CONFIGURE_S),
             variables={"KCONFIG_ALLCONFIG": str(seed)},
         )
@@ -128,7 +128,7 @@ class _Job:
         """Run make, with progress relative to the commands of the last build."""
         counted = self._objects.with_name(f"{self.recipe.name}.commands")
         expected = int(counted.read_text()) if counted.exists() else _FIRST_GUESS
-        output = Output(step, expected)
+        output = MakeProgress(step, expected)
         targets = [self.recipe.architecture.kernel_target, "modules"]
         make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
         write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
@@ -140,7 +140,7 @@ class _Job:
         kept = {kernel: architecture.kernel_file, "vmlinux": "vmlinux", "System.map": "System.map", "config": ".config"}
         for name, made in kept.items():
             shutil.copyfile(self._objects / made, entry / name)
-        object_tree.keep(self._objects, entry / object_tree.NAME)
+        object_tree.copy_build_files(self._objects, entry / object_tree.NAME)
         objects = sum(1 for _ in self._objects.rglob("*.o"))
         warnings = len(kbuild.warnings(self._log))
         step.close_with(f"{objects} objects, {warnings} warnings")
@@ -152,5 +152,5 @@ class _Job:
             "compiler": compiler_version(architecture),
             "objects": objects,
             "warnings": warnings,
-            "text_sections": object_tree.text_sections(self._objects / "vmlinux.o", architecture),
+            "text_sections": object_tree.count_function_sections(self._objects / "vmlinux.o", architecture),
         }

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from harness.core.deadline import Deadline
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import digest
-from harness.core.locks import held
+from harness.core.locks import hold_lock
 from harness.images import disk_full_errors, manifest
 from harness.images.manifest import Manifest
 
@@ -62,11 +62,11 @@ class Store:
         HostError when the disk is full or cannot be written.
         """
         key = key_of(parts)
-        with disk_full_errors.told(self.root):
+        with disk_full_errors.as_host_errors(self.root):
             self._sweep()
-        with self._bus.step(vm, kind) as step, disk_full_errors.told(self.root):
+        with self._bus.step(vm, kind) as step, disk_full_errors.as_host_errors(self.root):
             lock = self._lock_path(f"{kind}-{key}")
-            with held(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.say):
+            with hold_lock(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.report):
                 entry = self._kept(kind, key, step)
                 if entry is None:
                     damage = step.closing
@@ -135,7 +135,7 @@ class Store:
             step.close_with("from the store")
             os.utime(path)
             return Entry(kind, key, path, record.facts)
-        step.say(f"damaged in the store: {wrong}; building it again")
+        step.report(f"damaged in the store: {wrong}; building it again")
         step.close_with(f"it was damaged in the store: {wrong}")
         self._discard(path)
         return None
@@ -147,7 +147,7 @@ class Store:
         path = self.root / f"{kind}-{key}"
         try:
             # Checked here too, before the files of the failed build are removed and the disk is no longer full.
-            with disk_full_errors.told(self.root):
+            with disk_full_errors.as_host_errors(self.root):
                 record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
             beside.rename(path)
         finally:

@@ -125,10 +125,10 @@ class _Job:
         """Unpack the packages to a scratch directory, keep the programs and their libraries, and write launchers."""
         deadline = Deadline.after(_FETCHING)
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            step.say(f"fetching {', '.join(self.wanted.packages)} of {self.wanted.suite}", 0.0)
+            step.report(f"fetching {', '.join(self.wanted.packages)} of {self.wanted.suite}", 0.0)
             files = self.packages.fetch_closure(self.wanted.packages, native(), deadline=deadline)
             for number, package in enumerate(files):
-                step.say(f"unpacking {package.name}", 0.3 + 0.6 * number / len(files))
+                step.report(f"unpacking {package.name}", 0.3 + 0.6 * number / len(files))
                 deb.unpack(package, Path(scratch))
             tree = _Tree(Path(scratch), entry)
             for place in self.wanted.kept:

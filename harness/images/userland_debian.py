@@ -71,12 +71,12 @@ class _Job:
         deadline = Deadline.after(_FETCHING)
         root = entry / "root"
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            step.say("fetching busybox and dropbear", 0.0)
+            step.report("fetching busybox and dropbear", 0.0)
             for package in self.packages.fetch_closure(_WANTED, self.architecture, deadline=deadline):
                 deb.unpack(package, Path(scratch) / "unpacked")
-            step.say("copying programs and libraries", 0.5)
+            step.report("copying programs and libraries", 0.5)
             libraries = Pruned(Path(scratch) / "unpacked", root).keep()
-            step.say("listing busybox's applets", 0.8)
+            step.report("listing busybox's applets", 0.8)
             applets = self._applets(Path(scratch) / "native", deadline)
         for applet in applets:
             link = root / applet

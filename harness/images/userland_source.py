@@ -16,7 +16,7 @@ from harness.core.files import code_sha256, sha256, write_text
 from harness.core.process import run
 from harness.images import kbuild, kernel_config
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Output, run_logged
+from harness.images.kbuild import MakeProgress, run_logged
 from harness.images.recipe import Recipe, part_path
 from harness.images.store import Entry
 
@@ -94,7 +94,7 @@ class _Job:
             scratch.mkdir(parents=True)
             busybox = self._unpack("busybox", scratch, step)
             dropbear = self._unpack("dropbear", scratch, step)
-            with self.build_context.slots.turn() as jobs:
+            with self.build_context.slots.wait_for_slot() as jobs:
                 self._busybox(scratch / "busybox", entry / "root", jobs, step)
                 self._dropbear(scratch / "dropbear", entry / "root", jobs, step)
         finally:
@@ -111,7 +111,7 @@ class _Job:
         dpkg-source need not check the uploader's signature: apt has checked every file of the package against the
         hashes in the archive's signed list.
         """
-        step.say(f"fetching {package}'s source")
+        step.report(f"fetching {package}'s source")
         source = self.build_context.packages.fetch_source(package, deadline=Deadline.after(_FETCH_S))
         self._step(["dpkg-source", "--no-check", "--extract", source.dsc, scratch / package], f"unpacking {package}")
         return source.version
@@ -125,11 +125,11 @@ class _Job:
         self._step([*make, "oldconfig"], "configuring busybox")
         kernel_config.check(wishes, kernel_config.parse(config.read_text()), tree)
         make += [f"-j{jobs}", f"CC={kbuild.compiler(self.architecture)}", f"CONFIG_PREFIX={root}"]
-        self._step([*make, "install"], "building busybox", Output(step))
+        self._step([*make, "install"], "building busybox", MakeProgress(step))
 
     def _dropbear(self, tree: Path, root: Path, jobs: int, step: ProgressStep) -> None:
         """Configure dropbear for public keys only, and build only the server."""
-        step.say("building dropbear")
+        step.report("building dropbear")
         (tree / "localoptions.h").write_text(_DROPBEAR_OPTIONS)
         options = [f"--host={self.architecture.gnu}", f"CC={kbuild.compiler(self.architecture)}", *_DROPBEAR_CONFIGURE]
         self._step([tree / "configure", *options], "configuring dropbear", cwd=tree)
@@ -140,8 +140,8 @@ class _Job:
         self._step([strip, "-o", server, tree / "dropbear"], "stripping dropbear")
 
     def _step(
-        self, argv: Sequence[str | Path], what: str, output: Output | None = None, *, cwd: Path | None = None
+        self, argv: Sequence[str | Path], what: str, output: MakeProgress | None = None, *, cwd: Path | None = None
     ) -> None:
         """Run one command of the build; append its output to the log."""
-        on_line = output.hear if output else None
+        on_line = output.process_line if output else None
         run_logged(argv, what, self._log, deadline=Deadline.after(_BUILD_S), cwd=cwd, env=_EPOCH, on_line=on_line)

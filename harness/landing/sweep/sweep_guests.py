@@ -96,7 +96,7 @@ class FreshGuests:
         with self._lock:
             if len(batch) == 1:
                 self.swept.fatal.append(FatalSite(batch[0], defect))
-                self._step.say(f"{batch[0]} kills the guest: {death}")
+                self._step.report(f"{batch[0]} kills the guest: {death}")
                 return
             others = [site for site in batch if site not in suspected]
             middle = len(others) // 2
@@ -126,4 +126,4 @@ def report_progress(step: ProgressStep, done: int, sites: int, seconds: float) -
     """Report sites done, sites per second and seconds left."""
     rate = done / seconds if seconds else 0.0
     left = (sites - done) / rate if rate else 0.0
-    step.say(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)
+    step.report(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)

@@ -143,7 +143,7 @@ class KprobeJudge:
         if not own.code:
             return Statement("outside", None, "the file does not show what the kernel patches there")
         during = region.piece(start, len(own.code))
-        earlier = self._before.same(region)
+        earlier = self._before.same_region(region)
         if earlier is None and "[FTRACE]" in each.flags:
             return self._called(each.address, region, own)
         before = earlier.piece(start, len(own.code)) if earlier else _unprobed(own, during, each.address)

@@ -68,7 +68,7 @@ class Text:
         """The region that an address is in."""
         return next((each for each in self.regions if each.start <= address < each.end), None)
 
-    def same(self, region: Region) -> Region | None:
+    def same_region(self, region: Region) -> Region | None:
         """The region that another moment's region was or became; None where its module was not loaded."""
         place = (region.start, region.module, region.section, len(region.content))
         return next((e for e in self.regions if (e.start, e.module, e.section, len(e.content)) == place), None)
@@ -88,7 +88,7 @@ class Changes:
         """
         found: set[int] = set()
         for region in after.regions:
-            earlier = before.same(region)
+            earlier = before.same_region(region)
             if earlier is None:
                 found.update(self._from_file(region))
             else:

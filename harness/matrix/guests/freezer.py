@@ -85,7 +85,7 @@ class Freezer:
         # Keys of its own, which no process has any more when guests are thawed.
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
-            step.say("freezing")
+            step.report("freezing")
             start.freeze(guest, entry / _STATE, Deadline.after(guest.image.recipe.machine.boot_seconds))
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
