@@ -9,13 +9,16 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.by_hand import ByHand
+from harness.landing.landing import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
 from harness.report.measurements import Figure
 
-TIMES = 2
+TIMES = 5
 SHAPES = ("leaf", "calls", "loop", "static")
+# pinpoint_calls() calls each of them once, too.
+CALLED_TWICE = ("pinpoint_leaf", "pinpoint_static")
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
@@ -29,16 +32,18 @@ def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figur
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
-@pytest.mark.mutants("text-base")
+@pytest.mark.mutants("text-base", "deaf")
 def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
     """Symbol + offset lands on every function; the mutant, text base + file offset, lands elsewhere and is caught."""
     sites = [target.site(shape) for shape in SHAPES]
     with kprobes.on(*sites) as probes:
         for shape in SHAPES:
-            target.call(shape)
+            target.call(shape, TIMES)
     probes.prove()
     for landing in probes.landings:
-        assert landing.hits > 0, landing.table()
+        expected = TIMES * (2 if landing.site.symbol in CALLED_TWICE else 1)
+        if landing.hits != expected:
+            raise Missed(f"hit {landing.hits} times, not {expected}\n\n{landing.table()}")
 
 
 @pytest.mark.requires("kprobes", "module_stubs")

@@ -220,6 +220,15 @@ def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:
     assert seen.contradicts
 
 
+def test_a_breakpoint_that_the_kernel_does_not_list_contradicts() -> None:
+    window = Window(START, CODE, patched(8, b"\xcc", patched(5, b"\xcc")), CODE)
+    listed = {START + 5, START + 8}
+    assert not witness.outside(window, START + 5, X86, own(), (), listed).contradicts
+    seen = witness.outside(window, START + 5, X86, own(), (), {START + 5})
+    assert seen.contradicts
+    assert "at 0x1008 the ELF has e5" in seen.detail
+
+
 def test_a_snapshot_of_another_life_shows_the_probe_elsewhere() -> None:
     stale = patched(6, b"\xcc")
     assert witness.outside(Window(START, CODE, stale, CODE), START + 5, X86, own()).address == START + 6

@@ -39,6 +39,35 @@ def test_one_disagreeing_witness_is_a_miss_and_the_table_names_it() -> None:
     assert "leaf+0x4 [target]" in text
 
 
+@pytest.mark.parametrize(
+    ("addresses", "hits", "only"),
+    [
+        ((0x1009, 0x1004, 0x1004, 0x1004, 0x1004), 1, ("reported",)),
+        ((0x1004, 0x1004, 0x1004, 0x1009, 0x1004), 1, ("trapped",)),
+        ((0x1009, 0x1009, 0x1004, 0x1009, 0x1009), 1, ("elf",)),
+        ((0x1009, 0x1009, 0x1004, 0x1004, 0x1004), 1, ()),
+        ((0x1004, 0x1004, 0x1004, 0x1004, 0x1004), 2, ("hits",)),
+        ((0x1009, 0x1004, 0x1004, 0x1004, 0x1004), 2, ()),
+        ((0x1009, 0x1004, 0x1004, None, None), 1, ()),
+    ],
+)
+def test_the_only_killer_is_the_witness_that_alone_disagrees(
+    addresses: tuple[int | None, ...], hits: int, only: tuple[str, ...]
+) -> None:
+    with pytest.raises(Missed) as caught:
+        prove([landing(*addresses)], hits=hits)
+    assert caught.value.only_killers == only
+
+
+def test_a_list_with_another_number_of_entries_contradicts() -> None:
+    one, two = ListedProbe(0x1004, "leaf+0x4", ()), ListedProbe(0x1009, "leaf+0x9", ())
+    assert not witness.listed([one], 0x1004, 1).contradicts
+    more = witness.listed([one, two], 0x1004, 1)
+    assert (more.address, more.contradicts) == (0x1004, True)
+    assert "2 new entries, 1 registered" in more.detail
+    assert witness.listed([], 0x1004, 1).contradicts
+
+
 def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
     with pytest.raises(Missed, match="only 2 of 5 witnesses have an address"):
         prove([landing(0x1004, None, 0x1004, None, None)])

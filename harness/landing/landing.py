@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.core.errors import PinpointError
 from harness.core.text_table import align_columns
 from harness.landing.site import Site
 from harness.landing.witness import Statement
@@ -14,8 +15,24 @@ from harness.landing.witness import Statement
 QUORUM = 3
 
 
+# The name of the hit count among `only_killers`.
+HITS = "hits"
+
+
 class Missed(AssertionError):
-    """A probe is not at its site, or its hit count differs from the number of times that the site ran."""
+    """A probe is not at its site, or its hit count differs from the number of times that the site ran.
+
+    `only_killers` are the witnesses without any one of which the check would have passed; HITS is the hit count.
+    """
+
+    only_killers: tuple[str, ...] = ()
+
+
+NOT_IN_FORCE = "the mutant was not in force"
+
+
+class NotInForceError(PinpointError):
+    """A mutant that did nothing wrong: its probe was refused, so the check was not tried on it."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +104,27 @@ class Landing:
 
 def prove(landings: Iterable[Landing], hits: int | None = None) -> None:
     """Raise Missed, with the witness table, unless every probe landed and was hit `hits` times (None: any number)."""
-    for landing in landings:
-        complaint = landing.complaint
-        if not complaint and hits is not None and landing.hits != hits:
-            complaint = f"hit {landing.hits} times, its site ran {hits} times"
+    every = list(landings)
+    for landing in every:
+        complaint = _complaint(landing, hits)
         if complaint:
-            raise Missed(f"{landing.site}: {complaint}\n\n{landing.table()}")
+            missed = Missed(f"{landing.site}: {complaint}\n\n{landing.table()}")
+            missed.only_killers = _only_killers(every, hits)
+            raise missed
+
+
+def _complaint(landing: Landing, hits: int | None) -> str:
+    wrong = hits is not None and landing.hits != hits
+    return landing.complaint or (f"hit {landing.hits} times, its site ran {hits} times" if wrong else "")
+
+
+def _only_killers(landings: Sequence[Landing], hits: int | None) -> tuple[str, ...]:
+    """The witnesses whose absence alone makes every landing hold, or HITS if only the count is wrong."""
+    if not any(each.complaint for each in landings):
+        return (HITS,)
+    names = dict.fromkeys(each.witness for landing in landings for each in landing.statements)
+    return tuple(name for name in names if not any(_complaint(_without(each, name), hits) for each in landings))
+
+
+def _without(landing: Landing, witness: str) -> Landing:
+    return replace(landing, statements=[each for each in landing.statements if each.witness != witness])

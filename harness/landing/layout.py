@@ -16,7 +16,8 @@ from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, LoadedSymbol
 from harness.landing.code.function_selection import select
-from harness.landing.code.instructions import boundaries, offsets_inside_instructions, unconditional_boundaries
+from harness.landing.code.instruction import Flow
+from harness.landing.code.instructions import boundaries, decoded, offsets_inside_instructions, unconditional_boundaries
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -158,6 +159,18 @@ class Layout:
         lands = self.address(site) - self.symbol_address(symbol, site.module)
         later = (offset for offset in boundaries(elf, symbol, self.decoder) if offset > lands)
         return site.at(next(later, symbol.size))
+
+    def next_probed(self, site: Site) -> Site | None:
+        """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
+        elf, symbol = self.symbol(site)
+        lands = self.address(site) - self.symbol_address(symbol, site.module)
+        later = (
+            each.offset
+            for each in decoded(elf, symbol, self.decoder)
+            if each.offset > lands and each.flow is not Flow.REFUSED and not each.padding
+        )
+        found = next(later, None)
+        return None if found is None else site.at(found)
 
     def mid_instruction(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction or misaligned."""

@@ -31,9 +31,34 @@ def _honest_bad_spec(spec: str) -> str:
     return spec
 
 
+def _shifts(layout: Layout, sites: Sequence[Site]) -> str:
+    """The bytes from each site to the next instruction on which the kernel accepts a probe."""
+    return ",".join(str(_next_address(layout, site) - layout.start(site) - site.offset) for site in sites[:_SHIFTS])
+
+
+def _next_address(layout: Layout, site: Site) -> int:
+    """The address of that instruction, in the next function if the site's has none."""
+    following = layout.next_probed(site)
+    return layout.start(site) + following.offset if following else next_entry(layout, site)
+
+
+def _distances(layout: Layout, sites: Sequence[Site], sign: int = 1) -> str:
+    """The same distance from the address where the probe must land, which is after a landing pad."""
+    return ",".join(str(sign * (_next_address(layout, site) - layout.address(site))) for site in sites[:_SHIFTS])
+
+
 def _one_instruction_off(layout: Layout, sites: Sequence[Site]) -> list[str]:
-    shifts = ",".join(str(layout.following(site).offset - site.offset) for site in sites[:_SHIFTS])
-    return ["mutant=one-instruction-off", f"mutant_shift={shifts}"]
+    return ["mutant=one-instruction-off", f"mutant_shift={_shifts(layout, sites)}"]
+
+
+def _lies(layout: Layout, sites: Sequence[Site]) -> list[str]:
+    """Each probe is one instruction off, and the module reports the address of the site."""
+    return ["mutant=lies", f"mutant_shift={_shifts(layout, sites)}", f"mutant_claim={_distances(layout, sites, -1)}"]
+
+
+def _claims(name: str) -> Callable[[Layout, Sequence[Site]], list[str]]:
+    """Each probe is at its site; what the module adds to an address is the distance to the next instruction."""
+    return lambda layout, sites: [f"mutant={name}", f"mutant_claim={_distances(layout, sites)}"]
 
 
 def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
@@ -66,6 +91,8 @@ class Mutant:
     - `stays` leaves the probe module loaded when it should be unloaded.
     - `arms_anyway` drops the parameters that the case passes to the probe module.
     - `stale_snapshot` is a defect of the harness: it uses memory from before registration as memory during it.
+    - `in_force` is True if each of its probes must be registered, at another address than its site's.
+    - `stale_list` is a defect of the harness: it uses the list from before registration as the list during it.
     - `relocates` requests a module and addresses of its own instead of those that the case requests.
     - `converts_too_far` adds this number of bytes to the offset of a converted address.
     - `places` computes an address for a datum that differs from the ELF files.
@@ -80,14 +107,22 @@ class Mutant:
     places: Callable[[Layout, Datum], int] | None = None
     reads_beyond: bool = False
     stale_snapshot: bool = False
+    stale_list: bool = False
+    in_force: bool = False
     relocates: Callable[[Layout, Sequence[Site]], Request] | None = None
 
 
 HONEST = Mutant()
 
 MUTANTS: dict[str, Mutant] = {
-    "one-instruction-off": Mutant(parameters=_one_instruction_off),
-    "next-symbol": Mutant(parameters=_next_symbol),
+    "one-instruction-off": Mutant(parameters=_one_instruction_off, in_force=True),
+    "next-symbol": Mutant(parameters=_next_symbol, in_force=True),
+    "lies": Mutant(parameters=_lies),
+    "misreports": Mutant(parameters=_claims("misreports")),
+    "wrong-ip": Mutant(parameters=_claims("wrong-ip")),
+    "also-elsewhere": Mutant(parameters=_claims("also-elsewhere")),
+    "deaf": Mutant(parameters=lambda _, __: ["mutant=deaf"]),
+    "stale-list": Mutant(stale_list=True),
     "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates=by_hand.from_text_base),
     "other-build": Mutant(relocates=by_hand.of_other_build),

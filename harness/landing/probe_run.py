@@ -13,7 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import past_end, probe_module, witness
-from harness.landing.landing import Landing, Missed, prove
+from harness.landing.landing import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import OwnBytes, own_bytes_at
@@ -90,6 +90,7 @@ class ProbeRun:
         self._request = replace(request, parameters=[*request.parameters, *kept])
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
         self._record: ProbeRecord | None = None
+        self.unregistered = 0  # the probes that a case has removed, which the list no longer has
 
     @property
     def _traits(self) -> ProbingTraits:
@@ -108,6 +109,16 @@ class ProbeRun:
         last = probe_module.read_view if self.mutant.stays else probe_module.unload
         final = last(self.guest, self._request.module)
         self._record = replace(self.record, after=self._left(self.record.before), final=final)
+        self._demand_in_force()
+
+    def _demand_in_force(self) -> None:
+        """Raise NotInForceError if a mutant that moves its probes had one refused, or left one at its site."""
+        if not self.mutant.in_force:
+            return
+        for site, address, report in zip(self.sites, self.addresses, self.record.view.reports, strict=True):
+            if report.errno or report.address == address:
+                fate = f"refused with errno {report.errno}" if report.errno else "left where it should be"
+                raise NotInForceError(f"{NOT_IN_FORCE}: its probe for {site} was {fate}")
 
     @property
     def record(self) -> ProbeRecord:
@@ -200,16 +211,18 @@ class ProbeRun:
         found = []
         record = self.record
         listed = self.listed
+        seen = () if self.mutant.stale_list else listed
+        registered = sum(not report.errno for report in record.view.reports) - self.unregistered
         standing = [each.address for each in record.view.listed_others]
         for site, address, early, late, window, own in zip(
             self.sites, self.addresses, record.view.reports, self.reports, self.windows, record.own, strict=True
         ):
             statements = (
                 witness.reported(early),
-                witness.listed(listed, address),
+                witness.listed(seen, address, registered),
                 witness.elf(address),
                 witness.trapped(late, self._traits),
-                witness.outside(window, address, self._traits, own, standing),
+                witness.outside(window, address, self._traits, own, standing, {each.address for each in listed}),
             )
             shown = [witness.with_bytes(statement, window, own, record.elsewhere) for statement in statements]
             escaped = past_end.describe_outside_address(self.layout, site, address)

@@ -36,12 +36,18 @@ def reported(report: SiteReport) -> Statement:
     return Statement("reported", report.address)
 
 
-def listed(probes: Sequence[ListedProbe], near: int) -> Statement:
-    """The entry of the kprobes list closest to `near`; its symbol is a reverse look-up, so only half independent."""
+def listed(probes: Sequence[ListedProbe], near: int, registered: int | None = None) -> Statement:
+    """The entry of the kprobes list closest to `near`. Its symbol is a reverse look-up, only half independent.
+
+    It contradicts the others when the list does not have as many new entries as probes were `registered`.
+    """
+    wrong = registered is not None and len(probes) != registered
+    count = f"{len(probes)} new entries, {registered} registered" if wrong else ""
     if not probes:
-        return Statement("listed", None, "the list is empty")
+        return Statement("listed", None, count or "the list is empty", contradicts=wrong)
     closest = min(probes, key=lambda probe: abs(probe.address - near))
-    return Statement("listed", closest.address, " ".join((closest.meaning, *closest.flags)))
+    shown = " ".join((closest.meaning, *closest.flags))
+    return Statement("listed", closest.address, f"{shown}; {count}" if wrong else shown, contradicts=wrong)
 
 
 def elf(address: int) -> Statement:
@@ -70,13 +76,19 @@ def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: M
 
 
 def outside(
-    window: Window, near: int, kprobes: KprobeTraits, own: OwnBytes | None = None, standing: Collection[int] = ()
+    window: Window,
+    near: int,
+    kprobes: KprobeTraits,
+    own: OwnBytes | None = None,
+    standing: Collection[int] = (),
+    listed: Collection[int] | None = None,
 ) -> Statement:
     """The address at which memory, read from outside the guest, changed when the probe was registered.
 
     The statement contradicts if nothing changed, if the change is no probe of this architecture, or if memory around it
-    differs from the ELF (`own`). Probes at `standing` addresses were there before. The statement has no address if too
-    few bytes of the ELF can be compared.
+    differs from the ELF (`own`). Probes at `standing` addresses were there before. A patch at an address that the
+    kernel has not `listed` differs from the ELF, too (None: any address is accepted). The statement has no address if
+    too few bytes of the ELF can be compared.
     """
     places = window.changes(kprobes) or window.unchanged_probe(near, kprobes, own, standing)
     if not places:
@@ -91,7 +103,7 @@ def outside(
     became = f"{was[:length].hex()} became {now[:length].hex()}"
     if own is None:
         return Statement("outside", closest, became)
-    wrong = window.contradiction(own, kprobes, standing)
+    wrong = window.contradiction(own, kprobes, standing, listed)
     if wrong:
         return Statement("outside", closest, f"{became}; {wrong}", contradicts=True)
     if own.compared < FEWEST:
@@ -147,13 +159,23 @@ class Window:
             return []
         return [address] if self.patch_at(address, kprobes) and self.during[here] != own.code[here] else []
 
-    def contradiction(self, own: OwnBytes, kprobes: KprobeTraits, standing: Collection[int] = ()) -> str:
-        """Describe the first place where memory is neither the ELF's nor a probe's patch; "" if there is none."""
+    def contradiction(
+        self,
+        own: OwnBytes,
+        kprobes: KprobeTraits,
+        standing: Collection[int] = (),
+        listed: Collection[int] | None = None,
+    ) -> str:
+        """Describe the first place where memory is neither the ELF's nor a probe's patch; "" if there is none.
+
+        A patch counts as a probe's only at the address of a `listed` probe (None: at any address).
+        """
         longest = max(length for _, length in kprobes.patches)
         others = {address - self.start + byte for address in standing for byte in range(longest)}
         put = {
             address - self.start + byte
             for address in self.changes(kprobes)
+            if listed is None or address in listed
             for byte in range(self.patch_at(address, kprobes))
         }
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))

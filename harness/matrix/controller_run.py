@@ -30,6 +30,7 @@ from harness.report.html import write_html
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
+from harness.report.witness_table import count_only_killers
 from harness.verdict.cell_verdict import Verdict
 
 
@@ -158,6 +159,7 @@ class ControllerRun(MatrixRun):
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
             count_mutants(self.figures, self._cells)
+            count_only_killers(self.figures, self._cells)
         cell_duration_cache.save_seconds(_durations(), self._cells)
         self._phases.record_figures(self.figures)
         count_cells(self.figures, self._cells, self._missing())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from harness.images.recipe import Recipe
+from harness.landing.landing import NOT_IN_FORCE
 from harness.report.measurements import Figures
 from harness.report.pivot import Pivot, SelectedCell
 from harness.report.record import Cell
@@ -38,6 +39,8 @@ def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
         caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
         figures.add("mutants.caught", caught, "mutants", vm=vm)
         figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
+        idle = sum(cell.reason.startswith(NOT_IN_FORCE) for cell in mutants)
+        figures.add("mutants.not_in_force", idle, "mutants", vm=vm, goal="0")
 
 
 def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[SelectedCell]) -> None:

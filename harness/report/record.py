@@ -26,7 +26,8 @@ class Cell(BaseModel):
 
     `reason` is one line, empty for a pass. `seconds` is the wall-clock time of the case. `traits` are the traits in the
     VM's recipe. `image_key` names the image in the store. `witnesses` has an object for each landing. `mutant` is empty
-    for an honest cell. `bundle` is the path of its bundle in the run's directory, empty when there is none.
+    for an honest cell. `only_killers` are the witnesses without any one of which a caught mutant would have survived;
+    `hits` is the hit count. `bundle` is the path of its bundle in the run's directory, empty when there is none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -47,6 +48,7 @@ class Cell(BaseModel):
     witnesses: Sequence[Mapping[str, Any]]
     mutant: str
     bundle: str
+    only_killers: Sequence[str] = ()
 
     @property
     def key(self) -> CellKey:

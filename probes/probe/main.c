@@ -34,6 +34,8 @@ static int pinpoint_hit(struct kprobe *kp, struct pt_regs *regs)
 {
 	struct pinpoint_site *site = container_of(kp, struct pinpoint_site, kp);
 
+	if (pinpoint_acting->counts && !pinpoint_acting->counts(site))
+		return 0;
 	WRITE_ONCE(site->ip, instruction_pointer(regs));
 	atomic_long_inc(&site->hits);
 	if (nests && !site->index)
@@ -72,6 +74,8 @@ static int __init pinpoint_probe_init(void)
 		pinpoint_register(site);
 		cond_resched();
 	}
+	if (pinpoint_acting->also)
+		pinpoint_acting->also();
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	pinpoint_open_report(pinpoint_dir);
 	return 0;
@@ -81,6 +85,8 @@ module_init(pinpoint_probe_init);
 static void __exit pinpoint_probe_exit(void)
 {
 	debugfs_remove_recursive(pinpoint_dir);
+	if (pinpoint_acting->undo)
+		pinpoint_acting->undo();
 	unregister_kprobes(pinpoint_registered, pinpoint_registered_count);
 	kvfree(pinpoint_registered);
 }

@@ -11,12 +11,17 @@
 
 static char *mutant = "none";
 module_param(mutant, charp, 0444);
-MODULE_PARM_DESC(mutant, "none, one-instruction-off, next-symbol, report-without-registering or clobbers");
+MODULE_PARM_DESC(mutant, "none, or the name of one in pinpoint_mutants");
 
 static unsigned int mutant_shift[64];
 static unsigned int mutant_shifts;
 module_param_array(mutant_shift, uint, &mutant_shifts, 0444);
-MODULE_PARM_DESC(mutant_shift, "bytes that one-instruction-off and next-symbol aim too far, for each site");
+MODULE_PARM_DESC(mutant_shift, "bytes for each site that a mutant adds to the offset to register");
+
+static int mutant_claim[64];
+static unsigned int mutant_claims;
+module_param_array(mutant_claim, int, &mutant_claims, 0444);
+MODULE_PARM_DESC(mutant_claim, "bytes for each site that a mutant adds to an address that it reports or probes, too");
 
 static unsigned int mutant_clobber;
 module_param(mutant_clobber, uint, 0444);
@@ -26,10 +31,74 @@ static unsigned int mutant_victim;
 module_param(mutant_victim, uint, 0444);
 MODULE_PARM_DESC(mutant_victim, "number of the site, at a function's entry, where clobbers does so");
 
+static unsigned int pinpoint_shift(const struct pinpoint_site *site)
+{
+	return site->index < mutant_shifts ? mutant_shift[site->index] : 0;
+}
+NOKPROBE_SYMBOL(pinpoint_shift);
+
+static long pinpoint_claim(const struct pinpoint_site *site)
+{
+	return site->index < mutant_claims ? mutant_claim[site->index] : 0;
+}
+NOKPROBE_SYMBOL(pinpoint_claim);
+
 static void pinpoint_aim_too_far(struct pinpoint_site *site)
 {
-	if (site->index < mutant_shifts)
-		site->kp.offset += mutant_shift[site->index];
+	site->kp.offset += pinpoint_shift(site);
+}
+
+/* The probe stands elsewhere, and the report shows the address that was asked for. */
+static void pinpoint_aim_and_lie(struct pinpoint_site *site)
+{
+	pinpoint_aim_too_far(site);
+	site->claimed = pinpoint_claim(site);
+}
+
+/* The probe stands where it was asked for, and the report shows another address. */
+static void pinpoint_only_lie(struct pinpoint_site *site)
+{
+	site->claimed = pinpoint_claim(site);
+}
+
+/* Every fourth hit is not counted. */
+static bool pinpoint_drops_fourth(struct pinpoint_site *site)
+{
+	return atomic_inc_return(&site->seen) % 4;
+}
+NOKPROBE_SYMBOL(pinpoint_drops_fourth);
+
+static void pinpoint_report_next_ip(struct pinpoint_site *site, struct pt_regs *regs)
+{
+	WRITE_ONCE(site->ip, instruction_pointer(regs) + pinpoint_claim(site));
+}
+NOKPROBE_SYMBOL(pinpoint_report_next_ip);
+
+/* A second probe, which no report shows. */
+static struct kprobe pinpoint_second;
+
+static int pinpoint_ignore_hit(struct kprobe *kp, struct pt_regs *regs)
+{
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_ignore_hit);
+
+static void pinpoint_register_second(void)
+{
+	struct pinpoint_site *site = list_first_entry_or_null(&pinpoint_sites, struct pinpoint_site, node);
+
+	if (!site || site->error)
+		return;
+	pinpoint_second.addr = (void *)((unsigned long)site->kp.addr + pinpoint_claim(site));
+	pinpoint_second.pre_handler = pinpoint_ignore_hit;
+	if (register_kprobe(&pinpoint_second))
+		pinpoint_second.addr = NULL;
+}
+
+static void pinpoint_remove_second(void)
+{
+	if (pinpoint_second.addr)
+		unregister_kprobe(&pinpoint_second);
 }
 
 /* The address is right, but there is no breakpoint. */
@@ -54,11 +123,16 @@ static void pinpoint_clobber(struct pinpoint_site *site, struct pt_regs *regs)
 NOKPROBE_SYMBOL(pinpoint_clobber);
 
 static const struct pinpoint_mutant pinpoint_mutants[] = {
-	{ "none", NULL, register_kprobe, NULL },
-	{ "one-instruction-off", pinpoint_aim_too_far, register_kprobe, NULL },
-	{ "next-symbol", pinpoint_aim_too_far, register_kprobe, NULL },
-	{ "report-without-registering", NULL, pinpoint_only_resolve, NULL },
-	{ "clobbers", NULL, register_kprobe, pinpoint_clobber },
+	{ .name = "none", .arm = register_kprobe },
+	{ .name = "one-instruction-off", .arm = register_kprobe, .aim = pinpoint_aim_too_far },
+	{ .name = "next-symbol", .arm = register_kprobe, .aim = pinpoint_aim_too_far },
+	{ .name = "lies", .arm = register_kprobe, .aim = pinpoint_aim_and_lie },
+	{ .name = "misreports", .arm = register_kprobe, .aim = pinpoint_only_lie },
+	{ .name = "wrong-ip", .arm = register_kprobe, .hit = pinpoint_report_next_ip },
+	{ .name = "deaf", .arm = register_kprobe, .counts = pinpoint_drops_fourth },
+	{ .name = "also-elsewhere", .arm = register_kprobe, .also = pinpoint_register_second, .undo = pinpoint_remove_second },
+	{ .name = "report-without-registering", .arm = pinpoint_only_resolve },
+	{ .name = "clobbers", .arm = register_kprobe, .hit = pinpoint_clobber },
 };
 
 /**

@@ -17,8 +17,10 @@
  * @index: its number in that order
  * @kp: the kprobe; its symbol_name, if any, is @symbol
  * @error: 0 while the kprobe is registered, else the kernel's errno, negative
- * @hits: how often the pre-handler ran
+ * @hits: how often the pre-handler ran and counted
+ * @seen: how often it ran while a mutant decided which hits count
  * @ip: the instruction pointer as the pre-handler last saw it
+ * @claimed: bytes from kp.addr to the address that the report shows; 0 unless a mutant lies
  * @symbol: SYM or MOD:SYM
  * @spec: its text in the parameter
  */
@@ -28,7 +30,9 @@ struct pinpoint_site {
 	struct kprobe kp;
 	int error;
 	atomic_long_t hits;
+	atomic_t seen;
 	unsigned long ip;
+	long claimed;
 	char *symbol;
 	char spec[];
 };
@@ -38,13 +42,19 @@ struct pinpoint_site {
  * @name: value of the parameter mutant
  * @aim: changes the site's kprobe before it is registered, or NULL
  * @arm: is called instead of register_kprobe()
+ * @counts: returns false for a hit that the pre-handler must not count, or NULL
  * @hit: an addition to the pre-handler that does what it must not, or NULL
+ * @also: registers a kprobe that no site names, once all sites are registered, or NULL
+ * @undo: removes what @also registered, or NULL
  */
 struct pinpoint_mutant {
 	const char *name;
 	void (*aim)(struct pinpoint_site *site);
 	int (*arm)(struct kprobe *kp);
+	bool (*counts)(struct pinpoint_site *site);
 	void (*hit)(struct pinpoint_site *site, struct pt_regs *regs);
+	void (*also)(void);
+	void (*undo)(void);
 };
 
 extern struct list_head pinpoint_sites;

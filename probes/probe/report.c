@@ -4,9 +4,9 @@
  *
  * index=0 spec=clock_t_to_jiffies+0x4 errno=0 address=0x... hits=3 missed=0 ip=0x...
  *
- * errno is positive, 0 for a kprobe that was registered. address is kp.addr, 0 for
- * a refused one. ip is the instruction pointer at the last hit, in the
- * architecture's form, 0 before any hit.
+ * errno is positive, 0 for a kprobe that was registered. address is kp.addr (two
+ * mutants add to it), 0 for a refused one. ip is the instruction pointer at the
+ * last hit, in the architecture's form, 0 before any hit.
  */
 #include <linux/debugfs.h>
 #include <linux/seq_file.h>
@@ -30,7 +30,7 @@ static void pinpoint_report_stop(struct seq_file *out, void *at)
 static int pinpoint_report_show(struct seq_file *out, void *at)
 {
 	struct pinpoint_site *site = list_entry(at, struct pinpoint_site, node);
-	unsigned long address = site->error ? 0 : (unsigned long)site->kp.addr;
+	unsigned long address = site->error ? 0 : (unsigned long)site->kp.addr + site->claimed;
 
 	seq_printf(out, "index=%u spec=%s errno=%d address=0x%lx hits=%ld missed=%lu ip=0x%lx\n",
 		   site->index, site->spec, -site->error, address,

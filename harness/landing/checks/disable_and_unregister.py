@@ -19,6 +19,7 @@ _PARAMETERS = f"/sys/module/{probe_module.MODULE}/parameters"
 def remove(probes: ProbeRun, index: int) -> None:
     """Unregister one of the probes, by its index among the sites; the others stay."""
     probes.guest.script(f"echo {index} >{_PARAMETERS}/remove").check()
+    probes.unregistered += 1
 
 
 def expect_second_registration_refused(probes: ProbeRun, index: int) -> None:

@@ -51,6 +51,7 @@ class CellWatch:
     failure_text: str = ""
     evidence: Evidence | None = None
     bundle: str = ""
+    only_killers: Sequence[str] = ()
     final: bool = False
     unexplained: bool = False
     explained: bool = False
@@ -111,6 +112,7 @@ class CellWatch:
             witnesses=self._witnesses(),
             mutant=self.identity.mutant,
             bundle=self.bundle,
+            only_killers=self.only_killers,
         )
 
     def _witnesses(self) -> list[dict[str, Any]]:
@@ -149,6 +151,7 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
         raise MutantSurvivedError(f"mutant {watch.identity.mutant} was not caught by {watch.identity.case}")
     if not isinstance(error, Missed):
         raise error
+    watch.only_killers = error.only_killers
 
 
 def fail_if_mutants_survived(watch: CellWatch, survivors: Sequence[CellId]) -> str:
