@@ -30,7 +30,11 @@ def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
     """Return the sites of the lines in one shape of one build of pinpoint_target."""
     return [
         PrecompiledSite.at_line(
-            "pinpoint_target", elf, SOURCE, line_of(paths.PROBES / "target" / SOURCE, text), f"pinpoint_{shape}"
+            "pinpoint_target",
+            elf,
+            SOURCE,
+            find_line_number(paths.PROBES / "target" / SOURCE, text),
+            f"pinpoint_{shape}",
         )
         for text in LINES
     ]

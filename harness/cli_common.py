@@ -52,7 +52,7 @@ def print_error(error: PinpointError, about: str = "") -> None:
     """Print one line; for a failed build, first the end of its log."""
     if isinstance(error, BuildError):
         for line in error.last_lines():
-            click.echo(f"    {plain(line)}", err=True)
+            click.echo(f"    {without_control_codes(line)}", err=True)
         if error.log:
             click.echo(f"    (the whole log: {error.log})", err=True)
     click.echo(one_line(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)

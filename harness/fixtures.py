@@ -177,7 +177,7 @@ def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kpr
 
 @pytest.fixture
 def loaders(mutant: str, guest: Guest) -> Iterator[Loaders]:
-    """Loaders in this guest: `with loaders(Order(...)) as loader`. In a mutant's cell they are broken on purpose."""
+    """Loaders in this guest: `with loaders(LoaderOrder(...)) as loader`, broken on purpose in a mutant's cell."""
     with Loaders(guest, breaking(mutant)) as tool:
         yield tool
 

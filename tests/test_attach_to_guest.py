@@ -174,7 +174,7 @@ def test_a_shells_guest_is_thawed_where_it_can_be_and_not_unwanted(
         monkeypatch.setattr(cli_guests.start, name, begin(name))
     monkeypatch.setattr(cli_guests, "prepare", lambda recipe, _: SimpleNamespace(recipe=recipe))
     monkeypatch.setattr(cli_guests.start, "choose", lambda *_: None)
-    monkeypatch.setattr(cli_guests.Freezer, "kept", lambda *_: Path("state") if frozen else None)
+    monkeypatch.setattr(cli_guests.Freezer, "find_frozen", lambda *_: Path("state") if frozen else None)
     monkeypatch.setattr(cli_guests.attach, "attach", lambda *_: 7)
     assert cli.main(["shell", "--vm", "parisc", *options]) == 7
     assert begun == [how]

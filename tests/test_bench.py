@@ -232,7 +232,7 @@ def test_a_figure_that_there_is_not_is_wrong_use(capsys: pytest.CaptureFixture[s
 def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_once(
     directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.host, "facts", lambda _: {"cores": 2})
+    monkeypatch.setattr(bench.host, "host_facts", lambda _: {"cores": 2})
     opened: list[str] = []
 
     @contextmanager

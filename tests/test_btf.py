@@ -23,7 +23,7 @@ def test_it_reports_one_function_of_void() -> None:
 
 
 def test_the_function_is_the_second_type_behind_those_of_vmlinux() -> None:
-    assert BASE.function == 1002
+    assert BASE.function_type_id == 1002
 
 
 def test_it_is_as_long_as_its_section_in_the_target_module() -> None:

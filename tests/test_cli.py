@@ -99,7 +99,7 @@ def test_dry_run_prints_one_qemu_line_a_vm(project: Path) -> None:
 
 
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli_images.prepare, "built", lambda recipe, _: recipe.name == "parisc")
+    monkeypatch.setattr(cli_images.prepare, "is_built", lambda recipe, _: recipe.name == "parisc")
     assert cli.main(["list", "--format", "json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert {name for name, row in rows.items() if row["built"]} == {"parisc"}

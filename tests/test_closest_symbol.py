@@ -79,11 +79,11 @@ def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | N
 
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:
     place = TABLE.at(0x1014)
-    assert KernelSymbolOffset("second", 4).means(place)
-    assert not KernelSymbolOffset("second", 8).means(place)
-    assert not KernelSymbolOffset("second", 4, "target").means(place)
-    assert not KernelSymbolOffset("alpha", 4).means(place)
-    assert not KernelSymbolOffset("alpha", 4).means(None)
+    assert KernelSymbolOffset("second", 4).is_same_place(place)
+    assert not KernelSymbolOffset("second", 8).is_same_place(place)
+    assert not KernelSymbolOffset("second", 4, "target").is_same_place(place)
+    assert not KernelSymbolOffset("alpha", 4).is_same_place(place)
+    assert not KernelSymbolOffset("alpha", 4).is_same_place(None)
 
 
 def report(address: int, errno: int = 0) -> SiteReport:

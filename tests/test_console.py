@@ -114,7 +114,7 @@ def test_closed_console_is_a_lost_guest(line: Line) -> None:
 
 def test_stopped_guest_is_noticed_though_its_console_stays_open(line: Line) -> None:
     line.send(b"panic\r\n")
-    line.console.end_soon()
+    line.console.end_waits_soon()
     began = time.monotonic()
     with pytest.raises(GuestLost):
         line.console.await_line(["ready"], Deadline.after(SOON))

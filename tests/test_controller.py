@@ -48,9 +48,9 @@ def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None
     own = Bus()
     own.subscribe(ControllerClient(site.controller.address).send_event)
     # There may be thousands of time accounts, so they are sent when the worker ends.
-    own.spent("parisc", "body", 1.0)
+    own.record_seconds("parisc", "body", 1.0)
     with own.step("parisc", "boot") as step:
-        step.say("half", 0.5)
+        step.report("half", 0.5)
         step.close_with("up")
     while [event.detail for event in site.received] != ["", "half", "up"]:
         assert site.news.wait(SOON)

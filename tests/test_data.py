@@ -35,10 +35,10 @@ class FakeElf:
         }
         self.symbols = [Symbol(name, address, 4, section, "object", "local") for name, section, address in symbols]
 
-    def named(self, name: str) -> list[Symbol]:
+    def symbols_named(self, name: str) -> list[Symbol]:
         return [symbol for symbol in self.symbols if symbol.name == name]
 
-    def place(self, symbol: Symbol) -> int:
+    def section_offset(self, symbol: Symbol) -> int:
         return symbol.address - self.sections[symbol.section].address
 
 

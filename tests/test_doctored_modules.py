@@ -61,9 +61,9 @@ def test_another_machine(module: Elf, tmp_path: Path) -> None:
 
 def test_two_sections_of_one_name(module: Elf, tmp_path: Path) -> None:
     other = read(doctored_modules.with_two_sections_of_one_name(module), tmp_path)
-    assert module.duplicated == frozenset()
-    assert other.duplicated == {".text.pinpoint_leaf"}
-    assert Counter(section.name for section in other.allocated)[".text.pinpoint_leaf"] == 2
+    assert module.duplicated_section_names == frozenset()
+    assert other.duplicated_section_names == {".text.pinpoint_leaf"}
+    assert Counter(section.name for section in other.allocated_sections)[".text.pinpoint_leaf"] == 2
 
 
 def test_half_a_module_is_none(module: Elf, tmp_path: Path) -> None:

@@ -89,12 +89,12 @@ def test_symbols_of_a_module_stand_in_their_sections(module: Elf) -> None:
     assert not entry.padded
     assert 0 <= entry.address < entry.address + entry.size <= module.sections[entry.section].size
     assert module.sections[entry.section].executable
-    [zeroed] = module.named("zeroed")
+    [zeroed] = module.symbols_named("zeroed")
     assert (zeroed.kind, zeroed.section, zeroed.size) == ("object", ".bss", 16)
 
 
 def test_undefined_symbol_is_not_named(module: Elf) -> None:
-    assert module.named("elsewhere") == []
+    assert module.symbols_named("elsewhere") == []
     assert "elsewhere" in {symbol.name for symbol in module.symbols}
 
 
@@ -113,13 +113,13 @@ def test_bytes_agree_with_objcopy(linked: Elf, architecture: str, tmp_path: Path
     for name in ("entry", "twice", "elsewhere"):
         symbol = linked.function(name)
         start = symbol.address - text.address
-        assert linked.place(symbol) == start
-        assert linked.code(symbol) == raw.read_bytes()[start : start + symbol.size]
-        assert linked.bytes_at(symbol.address, symbol.size) == linked.code(symbol)
+        assert linked.section_offset(symbol) == start
+        assert linked.function_bytes(symbol) == raw.read_bytes()[start : start + symbol.size]
+        assert linked.bytes_at(symbol.address, symbol.size) == linked.function_bytes(symbol)
 
 
 def test_data_and_bss_have_their_known_values(linked: Elf) -> None:
-    [counted], [zeroed] = linked.named("counted"), linked.named("zeroed")
+    [counted], [zeroed] = linked.symbols_named("counted"), linked.symbols_named("zeroed")
     assert int.from_bytes(linked.bytes_at(counted.address, 4), linked.byte_order) == 7
     assert linked.bytes_at(zeroed.address, zeroed.size) == bytes(16)
 
@@ -127,22 +127,22 @@ def test_data_and_bss_have_their_known_values(linked: Elf) -> None:
 def test_relocations_of_module_and_linked_file_are_counted_alike(module: Elf, linked: Elf) -> None:
     for elf in (module, linked):
         entry = elf.function("entry")
-        mask = elf.relocation_mask(entry.section, elf.place(entry), entry.size)
+        mask = elf.relocation_mask(entry.section, elf.section_offset(entry), entry.size)
         calls = [found for found in elf.relocations(entry.section) if found.symbol.name == "elsewhere"]
         assert len(calls) == 1
-        at = calls[0].offset - elf.place(entry)
+        at = calls[0].offset - elf.section_offset(entry)
         assert set(range(at, at + 4)) <= mask
         assert mask < set(range(entry.size))
 
 
 def test_pointer_relocation_covers_a_whole_word(module: Elf) -> None:
-    [pointer] = module.named("pointer")
+    [pointer] = module.symbols_named("pointer")
     touched = module.relocation_mask(pointer.section, pointer.address, module.word_bytes)
     assert touched == set(range(module.word_bytes))
 
 
 def test_mask_is_cut_at_the_window(module: Elf) -> None:
-    [pointer] = module.named("pointer")
+    [pointer] = module.symbols_named("pointer")
     assert module.relocation_mask(pointer.section, pointer.address + 2, 1) == {0}
     assert module.relocation_mask(pointer.section, pointer.address + module.word_bytes, 8) == set()
 
@@ -172,7 +172,7 @@ last: .fill 9,1,0x90
 def test_two_functions_of_one_name_are_refused(tmp_path: Path) -> None:
     twin = "__attribute__((used)) static int twin(void) { return %d; }"
     elf = Elf.read(_compile(tmp_path, "x86_64", ["-r", "-nostdlib"], [twin % 1, twin % 2]))
-    assert len(elf.named("twin")) == 2
+    assert len(elf.symbols_named("twin")) == 2
     with pytest.raises(PinpointError, match="2 functions are named 'twin'"):
         elf.function("twin")
     with pytest.raises(PinpointError, match="no function is named 'nobody'"):
@@ -185,7 +185,7 @@ def test_sections_of_one_name_are_refused(tmp_path: Path) -> None:
     made = tmp_path / "two.o"
     _run("gcc", "-c", "-o", made, source)
     elf = Elf.read(made)
-    assert elf.duplicated == {".text"}
+    assert elf.duplicated_section_names == {".text"}
     with pytest.raises(PinpointError, match=r"several sections are named '\.text'"):
         elf.section_bytes(".text", 0, 1)
 
@@ -196,7 +196,7 @@ def test_empty_sections_do_not_hide_their_namesake(tmp_path: Path) -> None:
     made = tmp_path / "empty.o"
     _run("gcc", "-c", "-o", made, source)
     elf = Elf.read(made)
-    assert elf.duplicated == frozenset()
+    assert elf.duplicated_section_names == frozenset()
     assert elf.section_bytes(".text", 0, 1) == b"*"
 
 
@@ -244,7 +244,7 @@ def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
         cut.write_bytes(whole[:length])
         try:
             elf = Elf.read(cut)
-            elf.code(elf.function("entry"))
+            elf.function_bytes(elf.function("entry"))
             elf.relocation_mask(".text", 0, 64)
         except PinpointError as error:
             complaints.append(str(error))
@@ -269,10 +269,10 @@ def test_large_symbol_table_is_read_fast(tmp_path: Path) -> None:
 def test_a_kept_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
     path = tmp_path / "true"
     shutil.copyfile(sys.executable, path)
-    first = Elf.kept(path)
-    assert Elf.kept(path) is first
+    first = Elf.read_cached(path)
+    assert Elf.read_cached(path) is first
     os.utime(path, ns=(1, 1))
-    assert Elf.kept(path) is not first
+    assert Elf.read_cached(path) is not first
 
 
 def test_addends_that_stand_in_the_bytes() -> None:

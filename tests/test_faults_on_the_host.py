@@ -37,7 +37,7 @@ class Guest:
 
 boot_for_real = fleet.Fleet._prepare_and_start
 fleet.Fleet._prepare_and_start = lambda self, name: Guest()
-checkup.end = lambda guest: ""
+checkup.check_after_cell = lambda guest: ""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -183,7 +183,7 @@ def test_kills_its_process(guest):
     import signal
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    nothing_to_build = "fleet.Fleet.build = lambda self, names, compared: None\n"
+    nothing_to_build = "fleet.Fleet.start_building = lambda self, names, compared: None\n"
     status, output = ended(run(tmp_path, nothing_to_build, harm, (), "-n", "1"))
     results = tmp_path / "results"
     lines = (results / "latest" / "results.jsonl").read_text().splitlines()

@@ -27,7 +27,7 @@ def names(monkeypatch: pytest.MonkeyPatch, built: set[str], seconds: dict[str, f
     def is_built(recipe: Recipe, _workshop: BuildContext) -> bool:
         return recipe.name in built
 
-    monkeypatch.setattr(vm_start_order, "built", is_built)
+    monkeypatch.setattr(vm_start_order, "is_built", is_built)
     core = [recipe for recipe in load_all().values() if recipe.tier == "core"]
     return vm_start_order.names_in_start_order(core, BuildContext.in_cache(Bus()), seconds)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from harness.core.events import Bus
 from harness.images.store import Store
 path = Path(sys.argv[1])
-Store(path.parent, Bus()).use(path)
+Store(path.parent, Bus()).mark_used(path)
 print("used", flush=True)
 sys.stdin.read()
 """

@@ -148,7 +148,7 @@ def test_dead_qemu_ends_a_command(qemu: Qemu, monitor: Monitor) -> None:
 def test_the_end_is_reported_once_with_its_reason(qemu: Qemu, monitor: Monitor) -> None:
     reported: list[str] = []
     over = threading.Event()
-    monitor.when_over(lambda reason: (reported.append(reason), over.set())[0])
+    monitor.call_at_end(lambda reason: (reported.append(reason), over.set())[0])
     qemu.event("SHUTDOWN", guest=True, reason="guest-reset")
     assert over.wait(SOON)
     qemu.die()
@@ -162,7 +162,7 @@ def test_an_earlier_end_is_reported_too(qemu: Qemu, monitor: Monitor) -> None:
     qemu.event("STOP")
     monitor.wait_event("STOP", deadline=Deadline.after(SOON))
     reported: list[str] = []
-    monitor.when_over(reported.append)
+    monitor.call_at_end(reported.append)
     assert reported == ["the guest stopped: SHUTDOWN guest-shutdown"]
 
 

@@ -72,7 +72,9 @@ def test_slow_command_ends_at_its_deadline_and_costs_nothing_else(server: Server
 def test_lost_guest_is_reported_at_once(server: Server, break_it: Callable[[Server], None] | None) -> None:
     server.behaviour = lambda _channel, _command: None
     link = server.link()
-    breaking = (lambda: break_it(server)) if break_it else (lambda: link.cut("the guest stopped: SHUTDOWN"))
+    breaking = (
+        (lambda: break_it(server)) if break_it else (lambda: link.break_connection("the guest stopped: SHUTDOWN"))
+    )
     threading.Timer(0.2, breaking).start()
     began = time.monotonic()
     with pytest.raises(GuestLost, match="connection broke" if break_it else "the guest stopped: SHUTDOWN"):

@@ -45,7 +45,7 @@ class Link:
         self.waiting: Any = None
         self.beats = 0
 
-    def beat(self) -> None:
+    def send_keepalive(self) -> None:
         self.beats += 1
         self.answers.wait(SOON)
 
@@ -71,7 +71,9 @@ class Scene:
 
     def __init__(self) -> None:
         self.link, self.monitor, self.reasons = Link(), Monitor(), list[str]()
-        self.emulator = SimpleNamespace(name="a-vm", pid=1, monitor=self.monitor, status=None, said=lambda: "bye")
+        self.emulator = SimpleNamespace(
+            name="a-vm", pid=1, monitor=self.monitor, status=None, qemu_messages=lambda: "bye"
+        )
         registers = ARCHITECTURES["x86_64"].kprobes.registers
         self.heart = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
         self.guest = cast(Any, SimpleNamespace(heart=self.heart, monitor=self.monitor, link=self.link))
@@ -93,7 +95,7 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(heart_module, "_BEAT", BEAT)
-    monkeypatch.setattr(GuestTime, "account", lambda _: (0.0, 0.0))
+    monkeypatch.setattr(GuestTime, "run_and_wait_seconds", lambda _: (0.0, 0.0))
     made = Scene()
     yield made
     made.link.alive = False
@@ -107,7 +109,7 @@ def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
 
 def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     # The time that this process waits between two checks does not count; the checks are an eighth of a beat apart.
-    monkeypatch.setattr(GuestTime, "lap", lambda _: BEAT / heart_module._LAPS_A_BEAT)
+    monkeypatch.setattr(GuestTime, "seconds_since_last_call", lambda _: BEAT / heart_module._LAPS_A_BEAT)
     with scene.link.waiting():
         assert scene.wait_for_hang(100 * BEAT)
     assert scene.heart.silence is not None
@@ -136,14 +138,14 @@ def test_a_paused_guest_does_not_hang(scene: Scene) -> None:
 
 def test_what_the_host_did_not_let_it_run_does_not_count(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
-    monkeypatch.setattr(GuestTime, "account", lambda _: (0.0, 0.95 * (time.monotonic() - began)))
+    monkeypatch.setattr(GuestTime, "run_and_wait_seconds", lambda _: (0.0, 0.95 * (time.monotonic() - began)))
     with scene.link.waiting():
         assert not scene.wait_for_hang(6 * BEAT)
 
 
 def test_a_slow_guest_has_long_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = iter((1.0, 1.0 + 9 * heart_module._USUAL_LOOP, 2.0, 2.0 + 4 * heart_module._USUAL_LOOP))
-    monkeypatch.setattr(GuestTime, "account", lambda _: (next(ran), 0.0))
+    monkeypatch.setattr(GuestTime, "run_and_wait_seconds", lambda _: (next(ran), 0.0))
     scene.heart.calibrate(lambda _: None)
     assert scene.heart.beat_seconds == pytest.approx(4 * BEAT)
 

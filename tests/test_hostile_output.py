@@ -205,7 +205,7 @@ def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]
 
 @pytest.mark.parametrize("letter", "DWBLM")
 def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
-    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
     bit = guest_state._TAINTS.index(letter)
     clean = fenceable(line, STATE.format(taint=4096))
     checkup.record_initial_state(clean)
@@ -217,7 +217,7 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
 
 
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
     clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
     checkup.record_initial_state(clean)
     checkup._clean[forced] = checkup._clean[clean]

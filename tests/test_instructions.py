@@ -128,7 +128,7 @@ far: b,n near
     source.write_text(f".text\n.type it, %function\nit:\n{body}\n.size it, .-it\n")
     _run(_tool("parisc", "gcc"), "-c", "-o", made, source)
     elf = Elf.read(made)
-    seen = {each.offset: each.target for each in decode_parisc.decode(elf.code(elf.function("it")))}
+    seen = {each.offset: each.target for each in decode_parisc.decode(elf.function_bytes(elf.function("it")))}
     wanted = {
         offset: int(found[1], 16)
         for offset, _, rest in _objdump(made, "parisc")

@@ -31,7 +31,7 @@ def test_commands_are_counted_and_reported_with_a_fraction() -> None:
         "  LD      vmlinux",
         "  CC      more/than/expected.o",
     ):
-        output.hear(line)
+        output.process_line(line)
     assert output.commands == 5
     assert [event.detail for event in events] == [
         "fixdep",

@@ -91,37 +91,37 @@ def test_mutants_break_orders_and_leave_the_rest() -> None:
 
 def test_a_dialogue_line_by_line(server: Server) -> None:
     with talk(server, "echo at gate; read word; echo did $word; exit 7") as dialogue:
-        assert dialogue.line(soon()) == "at gate"
-        dialogue.say("go", soon())
-        assert dialogue.line(soon()) == "did go"
-        assert dialogue.line(soon()) is None
-        assert dialogue.status(soon()) == 7
+        assert dialogue.read_line(soon()) == "at gate"
+        dialogue.send_line("go", soon())
+        assert dialogue.read_line(soon()) == "did go"
+        assert dialogue.read_line(soon()) is None
+        assert dialogue.await_exit_status(soon()) == 7
 
 
 def test_silence_is_reported_without_waiting(server: Server) -> None:
     with talk(server, "read word; echo $word") as dialogue:
         with pytest.raises(DeadlineExceeded, match="printed nothing in time"):
-            dialogue.line(Deadline.after(0.2))
-        dialogue.say("late", soon())
-        assert dialogue.line(soon()) == "late"
+            dialogue.read_line(Deadline.after(0.2))
+        dialogue.send_line("late", soon())
+        assert dialogue.read_line(soon()) == "late"
 
 
 def test_hanging_up_ends_what_waits(server: Server) -> None:
     with talk(server, "read word || echo end of input") as dialogue:
         dialogue.close_input()
-        assert dialogue.line(soon()) == "end of input"
+        assert dialogue.read_line(soon()) == "end of input"
 
 
 def test_a_killed_program_is_no_lost_guest(server: Server) -> None:
     with talk(server, "kill -9 $$") as dialogue:
-        assert dialogue.line(soon()) is None
-        assert dialogue.status(soon()) == -1
+        assert dialogue.read_line(soon()) is None
+        assert dialogue.await_exit_status(soon()) == -1
 
 
 def test_a_guest_that_stops_is_reported(server: Server) -> None:
     with talk(server, "echo here; read word") as dialogue:
-        assert dialogue.line(soon()) == "here"
+        assert dialogue.read_line(soon()) == "here"
         server.die()
-        assert dialogue.line(soon()) is None
+        assert dialogue.read_line(soon()) is None
         with pytest.raises(GuestLost):
-            dialogue.status(soon())
+            dialogue.await_exit_status(soon())

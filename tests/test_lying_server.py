@@ -23,7 +23,7 @@ REQUESTS: dict[str, Request] = {
     "command": lambda link, deadline: link.run(("true",), deadline),
     "input": lambda link, deadline: link.run(("cat",), deadline, stdin=b"x" * (16 << 20)),
     "shell": lambda link, deadline: Shell("a-vm", link).run(("true",), deadline),
-    "dialogue": lambda link, deadline: Dialogue("a-vm", link, ("cat",), deadline).line(deadline),
+    "dialogue": lambda link, deadline: Dialogue("a-vm", link, ("cat",), deadline).read_line(deadline),
 }
 
 
@@ -97,9 +97,9 @@ def test_a_server_that_floods(server: Server, monkeypatch: pytest.MonkeyPatch, n
 def test_an_honest_server_is_not_cut_later(server: Server) -> None:
     link = server.link()
     assert link.run(("echo", "x"), Deadline.after(SOON)).stdout == "ran echo x\n"
-    channel = link.open(Deadline.after(SOON))
+    channel = link.open_channel(Deadline.after(SOON))
     server.behaviour = lambda *_: None
-    with link.request(channel, Deadline.after(0.5)):
+    with link.limit_request(channel, Deadline.after(0.5)):
         channel.exec_command("sh")
     time.sleep(1)
     assert not channel.closed

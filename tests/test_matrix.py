@@ -38,13 +38,14 @@ def boot(self, name):
 
 
 fleet.Fleet._prepare_and_start = boot
-fleet.Fleet.build = lambda self, names, compared: None
+fleet.Fleet.start_building = lambda self, names, compared: None
 import harness.matrix.guests.checkup as checkup
-checkup.begin = lambda guest: None
-checkup.end = lambda guest: ""
+checkup.record_initial_state = lambda guest: None
+checkup.check_after_cell = lambda guest: ""
 import harness.matrix.cells.failure_bundles as bundling
 from harness.report.evidence import Evidence
-bundling.gather = lambda guest, error: Evidence({"console.log": f"console\\n{error}\\n".encode()}, {"dmesg.txt": "no"})
+console = "console\\n{}\\n".format
+bundling.gather_evidence = lambda guest, error: Evidence({"console.log": console(error).encode()}, {"dmesg.txt": "no"})
 bundling._hashes = lambda image: {}
 """
 
@@ -349,7 +350,7 @@ from harness.plugin import RUN
 def slow(guest, vm, request):
     time.sleep(0.2)
     yield
-    request.config.stash[RUN].bus.spent(vm, "guest cpu", 2.5)
+    request.config.stash[RUN].bus.record_seconds(vm, "guest cpu", 2.5)
     time.sleep(0.1)
 
 @pytest.mark.parametrize("number", range(2))

@@ -158,13 +158,13 @@ def test_a_kernel_without_tables_is_not_compared(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", assembled(tmp_path, "m", "f: .globl f\nret\n"), "-o", bare])
     elf = Elf.read(bare)
-    assert own_bytes.of_kernel(elf, 0, elf.named("f")[0].address, 16).compared == 0
+    assert own_bytes.of_kernel(elf, 0, elf.symbols_named("f")[0].address, 16).compared == 0
 
 
 def test_a_slide_is_taken_off(kernel: Elf) -> None:
     start = kernel.function("f").address
     seen = own_bytes.of_kernel(kernel, 0x200000, start + 0x200000, 8)
-    assert seen.code == kernel.code(kernel.function("f"))[:8]
+    assert seen.code == kernel.function_bytes(kernel.function("f"))[:8]
 
 
 def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
@@ -172,9 +172,9 @@ def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
     kept = OwnBytes(START, code, frozenset(), slide=0x0B600000)
     moved = bytes.fromhex("48c7c0") + (0x8C600000).to_bytes(4, "little") + b"\xc3"
     other = bytes.fromhex("48c7c0") + (0x8C700000).to_bytes(4, "little") + b"\xc3"
-    assert kept.strays(moved) == []
-    assert kept.strays(other)
-    assert OwnBytes(START, code, frozenset()).strays(moved)
+    assert kept.differing_offsets(moved) == []
+    assert kept.differing_offsets(other)
+    assert OwnBytes(START, code, frozenset()).differing_offsets(moved)
 
 
 def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:

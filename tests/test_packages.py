@@ -249,13 +249,13 @@ def test_packages_of_another_suite_have_a_state_of_their_own(tmp_path: Path, rep
     backports = Repository(repository.root, repository.signer, suite="bookworm-backports")
     backports.add("kernel", {"boot/vmlinuz": "a newer kernel"}, version="2.0-1")
     backports.publish()
-    assert ours.of("") is ours is ours.of("bookworm")
-    assert ours.of("bookworm-backports") is ours.of("bookworm-backports")
-    assert (ours.version("kernel", "amd64"), ours.of("bookworm-backports").version("kernel", "amd64")) == (
+    assert ours.for_suite("") is ours is ours.for_suite("bookworm")
+    assert ours.for_suite("bookworm-backports") is ours.for_suite("bookworm-backports")
+    assert (ours.version("kernel", "amd64"), ours.for_suite("bookworm-backports").version("kernel", "amd64")) == (
         "1.0-1",
         "2.0-1",
     )
-    newer = ours.of("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
+    newer = ours.for_suite("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
     assert deb.member([newer], ["boot/vmlinuz"]) == b"a newer kernel"
     assert newer.is_relative_to(tmp_path / "apt/bookworm-backports")
 
@@ -307,7 +307,7 @@ def test_a_release_whose_list_does_not_match_is_one_line(tmp_path: Path, reposit
 @pytest.mark.usefixtures("repository")
 def test_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="nonesuch-backports") as caught:
-        packages(tmp_path).of("nonesuch-backports").version("kernel", "amd64")
+        packages(tmp_path).for_suite("nonesuch-backports").version("kernel", "amd64")
     assert one_line(caught)
 
 

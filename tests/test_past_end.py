@@ -75,11 +75,11 @@ class FakeLayout(SimpleNamespace):
     def symbol(self, site: Site) -> tuple[FakeElf, Symbol]:
         return FakeElf(), FakeElf().function(site.symbol)
 
-    def base(self, symbol: Symbol, _: str) -> int:
+    def symbol_address(self, symbol: Symbol, _: str) -> int:
         return LOADED[symbol.section] + symbol.address
 
     def address(self, site: Site) -> int:
-        return self.base(self.symbol(site)[1], site.module) + site.offset
+        return self.symbol_address(self.symbol(site)[1], site.module) + site.offset
 
 
 def layout(*, stubs: bool) -> Layout:
@@ -158,7 +158,7 @@ def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
 
 @pytest.mark.parametrize("change", [{"times": 7}, {"looks": 121}, {"in_function": True}])
 def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int]) -> None:
-    stands = SHOWS[Symptom.TRAPS_FOR_EVER].stands
+    stands = SHOWS[Symptom.TRAPS_FOR_EVER].cpu_address
     assert stands is not None
     with pytest.raises(Missed, match="traps forever"):
         outcome("", 0, stands=replace(stands, **change)).demand_symptom(Defect(Symptom.TRAPS_FOR_EVER, "why"))

@@ -39,8 +39,8 @@ class ModelStage:
         self._moves = moves
 
     def take(self, step: ScheduleStep, _now: World) -> str:
-        place = f"place {self._world.lives}" if self._moves and step.verb in LOADS else None
-        self._world, outcome = self._world.after(step, place)
+        place = f"place {self._world.instances}" if self._moves and step.verb in LOADS else None
+        self._world, outcome = self._world.world_after(step, place)
         return outcome
 
     def place(self) -> str:
@@ -147,12 +147,12 @@ def inserted(rule: KernelRules, most: int) -> set[str]:
     found, ahead = set(), [((), initial_world(rule), most)]
     while ahead:
         done, world, left = ahead.pop()
-        verb = world.loaders[1].next
+        verb = world.loaders[1].next_step
         if verb is None:
             found.add(format_schedule(done))
             continue
         for each in (verb, *((Verb.REMOVE, Verb.RELOAD) if left else ())):
-            after, outcome = world.after(ScheduleStep(each))
+            after, outcome = world.world_after(ScheduleStep(each))
             if each is verb or outcome not in ("ENOENT", "EEXIST"):
                 ahead.append(((*done, ScheduleStep(each)), after, left - (each is not verb)))
     return found
@@ -253,7 +253,7 @@ def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
 
     class Mortal(ModelStage):
         def take(self, step: ScheduleStep, now: World) -> str:
-            if now.lives > 1:
+            if now.instances > 1:
                 raise lost
             return super().take(step, now)
 

@@ -44,15 +44,15 @@ class FakeElf:
 
     @property
     def text_range(self) -> range:
-        return range(*(self.named(name)[0].address for name in ("_stext", "_etext")))
+        return range(*(self.symbols_named(name)[0].address for name in ("_stext", "_etext")))
 
-    def named(self, name: str) -> list[Symbol]:
+    def symbols_named(self, name: str) -> list[Symbol]:
         return [symbol for symbol in self.symbols if symbol.name == name]
 
     def function(self, name: str) -> Symbol:
-        return self.named(name)[0]
+        return self.symbols_named(name)[0]
 
-    def code(self, symbol: Symbol) -> bytes:
+    def function_bytes(self, symbol: Symbol) -> bytes:
         address, code = self._code[symbol.section]
         return code[symbol.address - address :][: symbol.size]
 
@@ -86,9 +86,11 @@ def layout(vmlinux: FakeElf, slide: int = SLIDE, arch: str = "x86_64", **targets
         return symbol.address + (targets[name].sections[symbol.section] if name else slide)
 
     guest = SimpleNamespace(architecture=ARCHITECTURES[arch])
-    linked = vmlinux.text_range if vmlinux.named("_etext") else range(0)
+    linked = vmlinux.text_range if vmlinux.symbols_named("_etext") else range(0)
     text = range(linked.start + slide, linked.stop + slide)
-    return SimpleNamespace(guest=guest, kernel=vmlinux, slide=slide, targets=targets, base=base, text=text)
+    return SimpleNamespace(
+        guest=guest, kernel=vmlinux, slide=slide, targets=targets, symbol_address=base, text_range=text
+    )
 
 
 def test_stext_and_offset_lands_on_the_kernel_it_was_made_for_whatever_its_slide() -> None:
@@ -159,7 +161,7 @@ def test_stubs_of_a_parisc_kernel() -> None:
     places = AddressClassifier(layout(kernel("ab", gap), arch="parisc"))
     seen = [places.at(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
     assert seen == [AddressKind.STUB] * 4 + [AddressKind.PADDING] * 2
-    assert places.at(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
+    assert places.classify(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
 
 
 def test_veneers_of_an_arm64_module() -> None:

@@ -130,7 +130,7 @@ def test_exactly_that_cell_is_replayed_as_it_was_run(
 def test_a_person_is_let_in_at_the_failure(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(cli_guests.debugger, "program", lambda _: "gdb")
+    monkeypatch.setattr(cli_guests.debugger, "find_gdb", lambda _: "gdb")
     runs = Runs(SAME)
     assert repro(monkeypatch, runs, str(left()), f"--{way}") == 1
     assert {f"--at-failure={way}", "-s"} <= set(runs.arguments[0])
@@ -225,7 +225,7 @@ def test_a_replay_that_cannot_run_ends_with_its_status(
 FOREGROUND = """
 import sys
 from harness.core import process
-print("status", process.foreground([sys.executable, "-c", "import sys; input(); sys.exit(5)"]))
+print("status", process.run_foreground([sys.executable, "-c", "import sys; input(); sys.exit(5)"]))
 """
 
 
@@ -245,7 +245,9 @@ def test_a_program_in_the_foreground_has_the_terminal_and_ctrl_c_is_its_own() ->
 
 def test_a_program_in_the_foreground_dies_with_us(tmp_path: Path) -> None:
     reported = tmp_path / "pid"
-    script = f"from harness.core import process\nprocess.foreground(['sh', '-c', 'echo $$ >{reported}; exec sleep 60'])"
+    script = (
+        f"from harness.core import process\nprocess.run_foreground(['sh', '-c', 'echo $$ >{reported}; exec sleep 60'])"
+    )
     parent = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(paths.PROJECT)})
     while not (reported.exists() and reported.read_text().strip()):
         assert parent.poll() is None

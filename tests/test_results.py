@@ -169,8 +169,8 @@ def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
     ]
     pivot = Pivot(cells)
     assert [pivot.label(each) for each in pivot.cases] == ["test_entry (test_a)", "test_entry (test_b)"]
-    assert pivot.coverage.asked == 2
-    assert [group[0].verdict for group in pivot.bad()] == [Verdict.FAIL], "the later one does not hide the first"
+    assert pivot.coverage.selected == 2
+    assert [group[0].verdict for group in pivot.failures()] == [Verdict.FAIL], "the later one does not hide the first"
 
 
 @pytest.mark.parametrize("color", [False, True])
@@ -244,12 +244,12 @@ def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pyte
     board = Board(bus, False, lines.append)
     with bus.step("parisc", "kernel") as step:
         board.flush()
-        step.say("compiling", 0.1)
+        step.report("compiling", 0.1)
         board.flush()
         assert [line.split("]")[1].split() for line in lines] == [["parisc", "kernel", "begins"]]
         monkeypatch.setattr(board_module, "_PATIENCE", 0.0)
-        step.say("compiling\x1b[2J", 0.41)
-        step.say("compiling", 0.42)
+        step.report("compiling\x1b[2J", 0.41)
+        step.report("compiling", 0.42)
         board.flush()
         assert lines[-1].endswith("compiling 42 %")
         step.close_with("412 objects")
@@ -272,7 +272,7 @@ bus = Bus()
 board = Board(bus, sys.stdout.isatty())
 out = board.above(sys.stdout)
 with bus.step("parisc", "kernel") as step:
-    step.say("compiling", 0.41)
+    step.report("compiling", 0.41)
     out.write("tests/test_a.py .")
     sys.stdin.readline()
     out.write(". PASSED\\nunfinished")

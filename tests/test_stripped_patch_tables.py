@@ -33,7 +33,7 @@ class Image:
             ".data": Section(".data", DATA, 0, end - DATA, False, True, True, 1),
         }
 
-    def named(self, name: str) -> list[Symbol]:
+    def symbols_named(self, name: str) -> list[Symbol]:
         places = {"_stext": TEXT, "_etext": INIT, "_sinittext": INIT, "_einittext": DATA}
         return [Symbol(name, places[name], 0, ".text", "notype", "global")] if name in places else []
 

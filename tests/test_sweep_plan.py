@@ -112,13 +112,13 @@ class Deadly:
 
     def unload(self) -> None: ...
 
-    def batch(self, sites: Sequence[Site]) -> SweepResult:
+    def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
         self.tried.append(sites)
         if self.killers & set(sites):
             raise GuestLost("dead")
         return SweepResult(landed=len(sites))
 
-    def last_words(self) -> list[int]:
+    def read_flight_recorder(self) -> list[int]:
         return self.recorded(self.tried[-1])
 
 
@@ -141,7 +141,7 @@ def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, 
 def test_bisects_to_every_deadly_site_and_sweeps_the_rest(monkeypatch: pytest.MonkeyPatch, killers: set[int]) -> None:
     deadly = Deadly({SITES[number] for number in killers}, no_recorder)
     _, swept, _ = hunt(monkeypatch, deadly)
-    assert {death.site for death in swept.deadly} == deadly.killers
+    assert {death.site for death in swept.fatal} == deadly.killers
     assert swept.landed == len(SITES) - len(killers)
 
 
@@ -157,7 +157,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     deadly = Deadly(set(), no_recorder)
-    monkeypatch.setattr(deadly, "batch", lambda _: (_ for _ in ()).throw(Missed("left")))
+    monkeypatch.setattr(deadly, "sweep_batch", lambda _: (_ for _ in ()).throw(Missed("left")))
     with pytest.raises(Missed, match="left"):
         hunt(monkeypatch, deadly)
 
@@ -167,7 +167,7 @@ class FakeKernel:
 
     word_bytes, struct_order, machine = 8, "<", "EM_X86_64"
 
-    def named(self, name: str) -> list[Any]:
+    def symbols_named(self, name: str) -> list[Any]:
         places = {"__start___jump_table": 0x1000, "__stop___jump_table": 0x1010, "base": 0x500}
         return [SimpleNamespace(address=places[name])] if name in places else []
 

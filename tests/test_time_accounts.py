@@ -35,11 +35,11 @@ def test_what_rows_spend_is_summed_up_by_vm_and_thing() -> None:
     bus = Bus()
     kept = Ledger(bus)
     for seconds in (0.25, 0.5):
-        bus.spent("parisc", time_accounts.BODY, seconds)
-    bus.spent("parisc", time_accounts.GUEST, 1.0)
+        bus.record_seconds("parisc", time_accounts.BODY, seconds)
+    bus.record_seconds("parisc", time_accounts.GUEST, 1.0)
     with bus.step("parisc", time_accounts.BODY) as step:
-        step.say("a step is no account")
-    kept.take({"parisc": {time_accounts.BODY: 1.0}, "arm64-debian": {time_accounts.THAW: 2.0}})
+        step.report("a step is no account")
+    kept.add({"parisc": {time_accounts.BODY: 1.0}, "arm64-debian": {time_accounts.THAW: 2.0}})
     assert kept.spent == {
         "parisc": {time_accounts.BODY: 1.75, time_accounts.GUEST: 1.0},
         "arm64-debian": {time_accounts.THAW: 2.0},
@@ -49,7 +49,7 @@ def test_what_rows_spend_is_summed_up_by_vm_and_thing() -> None:
 def test_what_is_clocked_counts_however_it_ends() -> None:
     bus = Bus()
     kept = Ledger(bus)
-    with pytest.raises(ValueError, match="no"), bus.clocked("parisc", time_accounts.CHECK_UP):
+    with pytest.raises(ValueError, match="no"), bus.timed("parisc", time_accounts.CHECK_UP):
         raise ValueError("no")
     assert 0 < kept.spent["parisc"][time_accounts.CHECK_UP] < 5
 
@@ -79,7 +79,7 @@ def test_the_board_prints_no_accounts() -> None:
     bus = Bus()
     lines: list[str] = []
     board = Board(bus, False, lines.append)
-    bus.spent("parisc", time_accounts.BODY, 1.0)
+    bus.record_seconds("parisc", time_accounts.BODY, 1.0)
     board.close()
     assert lines == []
 
@@ -95,7 +95,7 @@ def test_what_a_process_used_is_read_past_any_name() -> None:
 
 
 def test_a_guest_that_stops_reports_its_cpu_time_once() -> None:
-    emulator = SimpleNamespace(monitor=SimpleNamespace(when_over=lambda _: None), cpu_seconds=0.0)
+    emulator = SimpleNamespace(monitor=SimpleNamespace(call_at_end=lambda _: None), cpu_seconds=0.0)
 
     def stop() -> None:
         emulator.cpu_seconds = 2.5

@@ -49,8 +49,8 @@ def test_lines_of_source(tmp_path: Path) -> None:
     (tmp_path / "one.c").write_text(SOURCE)
     subprocess.run([compiler, "-g", "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
     module = tmp_path / "mod.o"
-    elf = Elf.kept(module)
-    behind = elf.place(elf.named("behind")[0]) - elf.place(elf.named("first")[0])
+    elf = Elf.read_cached(module)
+    behind = elf.section_offset(elf.symbols_named("behind")[0]) - elf.section_offset(elf.symbols_named("first")[0])
     # A return address is after its call and may be the first instruction of the next line; the call's line is wanted.
     assert source_of(module, "first", behind - 1).endswith("one.c:4")
     assert source_of(module, "first", behind).endswith("one.c:5")

@@ -189,4 +189,4 @@ def test_file_offset_is_by_the_segment(stripped: Path) -> None:
     symbol = elf.function("f")
     offset = elf.file_offset(symbol.address)
     assert offset != symbol.address
-    assert based.read_bytes()[offset : offset + symbol.size] == elf.code(symbol)
+    assert based.read_bytes()[offset : offset + symbol.size] == elf.function_bytes(symbol)

@@ -162,7 +162,7 @@ def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -
     path = tmp_path / "System.map"
     path.write_text(mapped(image) + "0000000000001000 D not_text\n")
     names, kernel = SystemMap.read(path), Elf.read(image.vmlinux)
-    names.demand_of(kernel)
+    names.demand_map_of(kernel)
     assert names.meaning(kernel.function("f7").address + 3) == "f7+0x3"
     assert names.meaning(0) == ""
 
@@ -171,7 +171,7 @@ def test_the_error_of_another_kernels_map_counts_the_names_that_agree(tmp_path: 
     path = tmp_path / "System.map"
     path.write_text(mapped(image, shift=16))
     with pytest.raises(UsageError, match="is of another kernel: 1 of 200 names") as caught:
-        SystemMap.read(path).demand_of(Elf.read(image.vmlinux))
+        SystemMap.read(path).demand_map_of(Elf.read(image.vmlinux))
     assert caught.value.exit_status == 2
 
 
@@ -179,7 +179,7 @@ def test_a_map_that_shares_no_name(tmp_path: Path, image: Image) -> None:
     path = tmp_path / "System.map"
     path.write_text(mapped(image).replace(" T f", " T g"))
     with pytest.raises(UsageError, match="0 of 0 names"):
-        SystemMap.read(path).demand_of(Elf.read(image.vmlinux))
+        SystemMap.read(path).demand_map_of(Elf.read(image.vmlinux))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def booted(image: Image, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Boo
     found = Booted()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cli_verify, "prepare", lambda *_, **__: image)
-    monkeypatch.setattr(guests, "begin", found.begin)
+    monkeypatch.setattr(guests, "start_guest", found.begin)
     return found
 
 

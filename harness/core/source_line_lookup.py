@@ -26,14 +26,14 @@ class SourceLocation(NamedTuple):
     into: int
 
 
-def place(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
+def find_source_line(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
     """Find the start of a source line: the lowest address of its code, which must be in a single function.
 
     `file` is the end of the source's path, long enough to be unique. `function` selects the function if code of the
     line is in several, as is the code of an inlined function. Raises PinpointError (one line) if there is no line
     table, if it does not name the file, if the line has no code, or if the line has code in several functions.
     """
-    found = places(elf, file, line)
+    found = find_source_line_in_each_function(elf, file, line)
     chosen = [each._replace(function=function) for each in found if function in _names(elf, each)] or found
     if function and chosen is found:
         what, mend = f"has no code in {function}", "it has code in"
@@ -45,7 +45,7 @@ def place(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
     raise PinpointError(f"{file}:{line} {what}", where=str(elf.path), mend=f"{mend} {listed}")
 
 
-def places(elf: Elf, file: str, line: int) -> list[SourceLocation]:
+def find_source_line_in_each_function(elf: Elf, file: str, line: int) -> list[SourceLocation]:
     """Find the start of a source line in each function that has code of it. Raises PinpointError as `place` does."""
     code = _of_file(elf, file)
     lowest: dict[tuple[str, int], SourceLocation] = {}
@@ -61,7 +61,7 @@ def places(elf: Elf, file: str, line: int) -> list[SourceLocation]:
     return sorted(lowest.values())
 
 
-def line_of(source: Path, text: str) -> int:
+def find_line_number(source: Path, text: str) -> int:
     """The number of the line of a source file that has this text. Raises PinpointError unless exactly one has it."""
     found = [number for number, line in enumerate(source.read_text().splitlines(), 1) if text in line]
     if len(found) != 1:

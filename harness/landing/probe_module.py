@@ -63,7 +63,7 @@ class ListedProbe:
 class ProbeView:
     """The probe module's report and the kernel's list, read in one round trip.
 
-    `standing` is the list from just before the module was loaded; only `load` fills it.
+    `listed_others` is the list from just before the module was loaded; only `load` fills it.
     """
 
     reports: tuple[SiteReport, ...]

@@ -35,8 +35,8 @@ class PrecompiledSite(Site):
 
     @classmethod
     def at_line(cls, module: str, elf: Elf, file: str, line: int, function: str = "") -> PrecompiledSite:
-        """The site at the start of a source line in one build of a module. Raises PinpointError like `dwarf.place`."""
-        found = source_line_lookup.place(elf, file, line, function)
+        """The site at the start of a source line in one build of a module. Raises as `find_source_line`."""
+        found = source_line_lookup.find_source_line(elf, file, line, function)
         return cls(found.function, found.into, module, build_id=elf.build_id, section=found.section, place=found.offset)
 
     def address(self, target: Target) -> int:

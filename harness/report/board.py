@@ -93,7 +93,7 @@ class Board:
 
     def _line(self, activity: Activity) -> str:
         elapsed = time.monotonic() - self._progress.began
-        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe(activity)}"
+        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe_activity(activity)}"
 
 
 def describe_activity(activity: Activity) -> str:

@@ -98,7 +98,7 @@ def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> No
     more = f", and {others} more cell{'s' if others > 1 else ''} there" if others else ""
     headline = Text.assemble("\n", (cell.verdict.value, _BAD), f"  {cell.case} on {cell.vm}{mutant}{more}")
     console.print(headline, soft_wrap=True)
-    console.print(f"  {plain(cell.reason)}", soft_wrap=True, markup=False)
+    console.print(f"  {without_control_codes(cell.reason)}", soft_wrap=True, markup=False)
     if replay:
         console.print(f"  again: {replay}", soft_wrap=True, markup=False)
 

@@ -47,7 +47,7 @@ class UprobeRun:
         self.file = file
         self.guest: Guest = file.guest
         self.sites = tuple(sites)
-        self.ended = False
+        self.is_ended = False
         self._way = WAYS[way](file.guest)
         self._mutant = mutant
         self._returns = returns
@@ -97,7 +97,7 @@ class UprobeRun:
         self._extra.remove()
         if self._mutant.other_file:
             self.guest.run("rm", _COPY).check()
-        self.ended = True
+        self.is_ended = True
 
     def _demand_build(self) -> None:
         found = self.file.build_id_in_guest()

@@ -42,7 +42,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 @pytest.fixture
 def commit(guest: Guest) -> Commit:
     """Return `commit(trigger)`, which runs a trigger of probes/crash/*.c in this guest's kernel and waits for it."""
-    guest.run("insmod", guest.ship("pinpoint_crash")).check()
+    guest.run("insmod", guest.copy_module("pinpoint_crash")).check()
 
     def order(trigger: str) -> None:
         guest.script(f"echo {trigger} >/sys/kernel/debug/pinpoint_crash", Deadline.after(_SOON))
@@ -58,7 +58,7 @@ def test_kernel(commit: Commit, trigger: str) -> None:
 
 def test_module_never_returns(guest: Guest) -> None:
     """A module's initializer sleeps endlessly, and no signal ends it."""
-    guest.run("insmod", guest.ship("pinpoint_crash"), "commit=sleep", deadline=Deadline.after(_SOON))
+    guest.run("insmod", guest.copy_module("pinpoint_crash"), "commit=sleep", deadline=Deadline.after(_SOON))
 
 
 def test_reboot(guest: Guest) -> None:

@@ -80,7 +80,7 @@ class LoadedFiles:
         places = [place for each in found for place in each.places]
         # A module without addresses may be the one that has it.
         silent = [name for name, module in self.modules.items() if module.elf and module.missing]
-        having = [name for name in silent if self.modules[name].elf.named(site.symbol)]  # type: ignore[union-attr]
+        having = [name for name in silent if self.modules[name].elf.symbols_named(site.symbol)]  # type: ignore[union-attr]
         missing = "" if places else self.modules[having[0]].missing if having else ""
         return SitePlaces(tuple(sorted(places, key=_by_address)), missing)
 

@@ -60,4 +60,4 @@ def _debug(guest: Guest, symbols: Symbols) -> int:
 
 
 def _print(text: str) -> None:
-    print(f"pinpoint: {plain(text)}", file=sys.stderr, flush=True)
+    print(f"pinpoint: {without_control_codes(text)}", file=sys.stderr, flush=True)

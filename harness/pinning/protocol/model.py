@@ -1,8 +1,8 @@
 """A model of loading a precompiled probe module while its target is loaded and removed.
 
 It has the kernel's rules and calls neither the kernel nor the loader; walking the model predicts a schedule. The two
-pin rules differ in one line, `World.held`, and the two rules of loading in one method, `World._settled`. Sources are of
-6.1 unless noted:
+pin rules differ in one line, `World.is_referenced`, and the two rules of loading in one method, `World._settled`.
+Sources are of 6.1 unless noted:
 
 - delete_module(2): ENOENT, EBUSY if not LIVE, EWOULDBLOCK while referenced (kernel/module/main.c:696);
 - a second init_module(2) of a name that is loading waits, and then fails with EEXIST if the first load succeeded, else
