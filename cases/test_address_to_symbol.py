@@ -161,5 +161,5 @@ def test_outside_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -
     A kernel that does not convert addresses (up to 5.18, kernel_names.py) looks for no symbol: EINVAL in both cases.
     """
     below = errno.ENOENT if converts_addresses(layout) else errno.EINVAL
-    expect_specs_refused(kprobes, f"@{between_functions.below(layout, target.module):#x}", wanted=below)
+    expect_specs_refused(kprobes, f"@{between_functions.address_below_symbols(layout, target.module):#x}", wanted=below)
     expect_specs_refused(kprobes, f"@{target.sections['.data']:#x}", wanted=errno.EINVAL)

@@ -14,7 +14,7 @@ import pytest
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.files import sha256
-from harness.core.source_line_lookup import line_of
+from harness.core.source_line_lookup import find_line_number
 from harness.guest.guest import Guest
 from harness.images.precompiled_table import PLACES
 from harness.landing.landing import Missed
@@ -176,7 +176,7 @@ def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: 
 def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSite]:
     """Return two sites in pinpoint_leaf() of a module, computed from its file alone."""
     elf = Elf.read_cached(guest.image.modules[module])
-    lines = [line_of(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
+    lines = [find_line_number(paths.PROBES / "target" / "shapes.h", text) for text in ("x ^= x << 13;", "x += salt;")]
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.core import paths
 from harness.core.elf import Elf
-from harness.core.source_line_lookup import line_of
+from harness.core.source_line_lookup import find_line_number
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
 from harness.landing.probe_run import Kprobes

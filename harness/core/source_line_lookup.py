@@ -46,7 +46,10 @@ def find_source_line(elf: Elf, file: str, line: int, function: str = "") -> Sour
 
 
 def find_source_line_in_each_function(elf: Elf, file: str, line: int) -> list[SourceLocation]:
-    """Find the start of a source line in each function that has code of it. Raises PinpointError as `place` does."""
+    """Find the start of a source line in each function that has code of it.
+
+    Raises PinpointError as `find_source_line` does.
+    """
     code = _of_file(elf, file)
     lowest: dict[tuple[str, int], SourceLocation] = {}
     for row in sorted(row for row in code if row.line == line):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.core.source_line_lookup import SourceLocation, line_of, place
+from harness.core.source_line_lookup import SourceLocation, find_line_number, find_source_line
 
 DIRECTORY = "precompiled"
 TABLE = "build_table.c"
@@ -31,9 +31,9 @@ class SourcePlace(NamedTuple):
     text: str
 
     def locate(self, elf: Elf) -> SourceLocation:
-        """Return the place in one build of the module. Raises PinpointError like `source_line_lookup.place`."""
+        """Return the place in one build of the module. Raises PinpointError like find_source_line()."""
         source = paths.PROBES / self.source
-        return place(elf, source.name, line_of(source, self.text), self.function)
+        return find_source_line(elf, source.name, find_line_number(source, self.text), self.function)
 
 
 _SHAPES = "target/shapes.h"

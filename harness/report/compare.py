@@ -15,6 +15,7 @@ from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.sameness import normalised
 from harness.verdict.cell_verdict import Verdict
+from harness.verdict.printk import without_control_codes
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
@@ -180,7 +181,7 @@ def lines(found: Comparison) -> list[str]:
     for heading, entries in found.sections().items():
         if entries:
             printed.append(f"{heading} ({len(entries)}):")
-            printed += [f"  {' '.join(plain(entry).split())}" for entry in entries]
+            printed += [f"  {' '.join(without_control_codes(entry).split())}" for entry in entries]
     return [*printed, "worse" if found.worse else "nothing got worse"]
 
 

@@ -17,6 +17,7 @@ from harness.report.base_offset_table import table as table_of_trials
 from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict import Verdict
+from harness.verdict.printk import without_control_codes
 
 STYLES = {
     Verdict.PASS: "green",
@@ -58,7 +59,9 @@ def write_summary(
         console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")
     for (vm, reason), count in pivot.skipped().items():
         where = "" if vm in reason else f" on {vm}"
-        console.print(f"{count} skipped{where}: {plain(reason)}", style="dim", soft_wrap=True, markup=False)
+        console.print(
+            f"{count} skipped{where}: {without_control_codes(reason)}", style="dim", soft_wrap=True, markup=False
+        )
     for group in pivot.failures():
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))

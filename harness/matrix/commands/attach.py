@@ -11,6 +11,7 @@ from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.report.evidence import ASK_SECTIONS, Evidence, sections_by_module_file
+from harness.verdict.printk import without_control_codes
 
 SHELL, GDB = "shell", "gdb"
 WAYS = (SHELL, GDB)

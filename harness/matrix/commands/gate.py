@@ -14,6 +14,7 @@ from harness.matrix.controller_run import ControllerRun
 from harness.report import compare
 from harness.report.compare import Baseline
 from harness.report.record import Cell, CellKey
+from harness.verdict.printk import without_control_codes
 
 # Options and words that select some of the cells; cells that they leave out are not gone.
 _SELECTING = ("-k", "-m", "--lf", "--last-failed")
@@ -106,4 +107,4 @@ class Gate:
         if lines:
             print(f"\nconfirmed ({len(lines)}):")
             for line in lines:
-                print(f"  {plain(line)}")
+                print(f"  {without_control_codes(line)}")

@@ -137,7 +137,7 @@ class World:
             return self, "EEXIST"
         build, usual = _LOADED[verb]
         number = self.instances + 1
-        return replace(self, target=Instance(number, build, place or usual), lives=number), OK
+        return replace(self, target=Instance(number, build, place or usual), instances=number), OK
 
     def _unprobed(self) -> tuple[World, str]:
         if self.probe is None:
