@@ -83,8 +83,10 @@ def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsym
         kernel=vmlinux or kernel(),
         slide=SLIDE,
         targets={"m": target},
-        base=lambda symbol, module: symbol.address + (target.sections[symbol.section] if module else SLIDE),
-        closest=Closest([LoadedSymbol(DATA + 0x20, "pinpoint_data_word", "m"), LoadedSymbol(DATA + 0x28, "next", "m")]),
+        symbol_address=lambda symbol, module: symbol.address + (target.sections[symbol.section] if module else SLIDE),
+        closest_symbols=Closest(
+            [LoadedSymbol(DATA + 0x20, "pinpoint_data_word", "m"), LoadedSymbol(DATA + 0x28, "next", "m")]
+        ),
     )
 
 

@@ -224,4 +224,10 @@ def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.Mo
 def test_lost_traits_are_those_that_only_the_vm_has() -> None:
     base = load_all()["x86_64-debian"]
     given: Recipe = base.model_copy(update={"traits": Traits(kprobes=True, kaslr=True, uprobes=True)})
-    assert lost_traits(base, given) == ["optimized_kprobes", "ftrace_kprobes", "data_symbols", "cold_halves"]
+    assert lost_traits(base, given) == [
+        "optimized_kprobes",
+        "ftrace_kprobes",
+        "data_symbols",
+        "cold_halves",
+        "programs_32bit",
+    ]

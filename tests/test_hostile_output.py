@@ -145,7 +145,7 @@ def fenceable(line: Line, listing: str) -> Guest:
 @pytest.mark.slow
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
-    monkeypatch.setattr(checkup.loaded_targets, "modules", lambda _: ())
+    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
     checkup.record_initial_state(guest)
     line.send(OOPS)
     for _ in range(17):

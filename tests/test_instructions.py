@@ -336,4 +336,4 @@ def test_constant_loads(tmp_path: Path) -> None:
     _run(gcc, "-nostdlib", "-static", "-o", made, source)
     elf = Elf.read(made)
     decoder = ARCHITECTURES["arm64"].kprobes.decoder
-    assert constant_loads(elf, elf.function("_start"), decoder) == {elf.named("words")[0].address + 8}
+    assert constant_loads(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}

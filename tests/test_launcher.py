@@ -83,7 +83,9 @@ def make(root: Path) -> Project:
     (root / "harness").mkdir()
     (root / "harness" / "__init__.py").touch()
     (root / "harness" / "cli.py").write_text(CLI)
-    shutil.copy(paths.PROJECT / "harness" / "doctor.py", root / "harness" / "doctor.py")
+    (root / "harness" / "core").mkdir()
+    for name in ("doctor.py", "core/__init__.py", "core/rights.py"):
+        shutil.copy(paths.PROJECT / "harness" / name, root / "harness" / name)
     return project
 
 

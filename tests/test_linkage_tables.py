@@ -103,9 +103,9 @@ def test_the_entries_of_a_module_are_those_of_its_calls(module: Elf) -> None:
 def test_a_filled_section_is_read_whole_and_no_further_than_the_next(module: Elf) -> None:
     """The file has one byte of it: to compare that one alone would pass over every other."""
     sections = {".text": 0x1000, ".plt": 0x1040, ".text.ftrace_trampoline": 0x1058, ".data": 0x2000}
-    loaded = {name: size for name, _, size in LoadedModule("m", 0x1000, 0x2000, module, sections).code()}
+    loaded = {name: size for name, _, size in LoadedModule("m", 0x1000, 0x2000, module, sections).code_sections()}
     assert loaded[".plt"] == 2 * ENTRY
     assert loaded[".text.ftrace_trampoline"] == ENTRY
     alone = LoadedModule("m", 0x1000, 0x2000, module, {".plt": 0x1040})
     # Three calls that leave their section, an ADRP, and one to spare.
-    assert [size for _, _, size in alone.code()] == [5 * ENTRY]
+    assert [size for _, _, size in alone.code_sections()] == [5 * ENTRY]

@@ -83,10 +83,10 @@ def test_how_it_ended_is_reported() -> None:
 
 def test_mutants_break_orders_and_leave_the_rest() -> None:
     order = LoaderOrder(targets=["a"], parameters=["keeps=1"])
-    assert MUTANTS["closes-early"].breaks(order) == LoaderOrder(
+    assert MUTANTS["closes-early"].break_order(order) == LoaderOrder(
         targets=["a"], parameters=["keeps=1"], mutant="closes-early"
     )
-    assert MUTANTS["no-name"].breaks(order).parameters == ["keeps=1", "mutant=no-name"]
+    assert MUTANTS["no-name"].break_order(order).parameters == ["keeps=1", "mutant=no-name"]
 
 
 def test_a_dialogue_line_by_line(server: Server) -> None:

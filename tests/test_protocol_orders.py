@@ -55,7 +55,7 @@ def outcomes(rule: KernelRules, text: str) -> list[str]:
     """Return the outcome of each step in the model."""
     world, found = initial_world(rule), []
     for step in parse_schedule(text):
-        world, outcome = world.after(step)
+        world, outcome = world.world_after(step)
         found.append(outcome)
     return found
 

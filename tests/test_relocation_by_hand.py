@@ -101,7 +101,7 @@ def test_another_order_moves_what_stands_there() -> None:
     here = layout(kernel("abc"))
     by_hand = ByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
     assert by_hand.address(Site("a")) == 0x1010 + SLIDE
-    assert AddressClassifier(here).site(by_hand.address(Site("a"))) == Site("b")
+    assert AddressClassifier(here).site_at(by_hand.address(Site("a"))) == Site("b")
 
 
 def test_a_link_time_address_knows_no_slide() -> None:
@@ -142,7 +142,7 @@ def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> N
 def test_places_of_a_kernel(offset: int, place: AddressKind) -> None:
     # Between the first two functions are four int3, a long nop, then code without a symbol.
     gap = b"\xcc" * 4 + bytes.fromhex("660f1f440000") + b"\x0f\x0b\x0f\x0b\x0f\x0b"
-    assert AddressClassifier(layout(kernel("abc", gap))).at(0x1000 + SLIDE + offset) is place
+    assert AddressClassifier(layout(kernel("abc", gap))).classify(0x1000 + SLIDE + offset) is place
 
 
 def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
@@ -152,14 +152,20 @@ def test_inside_of_what_the_kernel_patches_an_instruction_may_start() -> None:
         {".text": (0x1000, 0x400, body)},
     )
     places = AddressClassifier(layout(elf, slide=0))
-    assert places.at(0x1007) is AddressKind.MID_INSTRUCTION
-    assert [places.never_starts(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [False, True, False, False, False]
+    assert places.classify(0x1007) is AddressKind.MID_INSTRUCTION
+    assert [places.is_inside_instruction(0x1000 + offset) for offset in (0, 2, 5, 7, 12)] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_stubs_of_a_parisc_kernel() -> None:
     gap = struct.pack(">6I", LDIL, BE, LDIL, BE, 0, 0)
     places = AddressClassifier(layout(kernel("ab", gap), arch="parisc"))
-    seen = [places.at(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
+    seen = [places.classify(0x1010 + SLIDE + offset) for offset in range(0, len(gap), 4)]
     assert seen == [AddressKind.STUB] * 4 + [AddressKind.PADDING] * 2
     assert places.classify(0x1000 + SLIDE + 2) is AddressKind.MID_INSTRUCTION
 

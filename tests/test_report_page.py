@@ -180,7 +180,7 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
     with bus.step("parisc", "kernel") as step:
         step.close_with("412 objects")
     bus.publish(Event("parisc", "thaw", Phase.FINISHED, "in 1 s", seconds=1.0, worker="gw1"))
-    bus.spent("parisc", "body", 5.0)
+    bus.record_seconds("parisc", "body", 5.0)
     now = time.time()
     made.begin("node", now)
     made.end("node", now + 2, sample_runs.cell("test_x", "parisc", Verdict.OOPS, mutant="other-build"), "gw1")
@@ -206,7 +206,7 @@ def _trial(by_hand: ByHand, here: SimpleNamespace) -> Trial:
     aims = []
     for name in "abc":
         address, truth = by_hand.address(Site(name)), symbols[name].address + SLIDE
-        kind = AddressKind.INSTRUCTION if address == truth else places.at(address)
+        kind = AddressKind.INSTRUCTION if address == truth else places.classify(address)
         aims.append(RelocatedFunction(Site(name), address, truth, kind))
     return Trial("other-order", "its-sibling", here, by_hand, places, aims)  # type: ignore[arg-type]
 

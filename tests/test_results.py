@@ -156,7 +156,7 @@ def test_pivot() -> None:
     square = pivot.square(case("test_entry"), "x86_64-debian")
     assert (square.verdict, square.caught, square.tried) == (Verdict.PASS, 1, 1)
     assert pivot.square(case("test_entry"), "nowhere").verdict is None
-    assert [group[0].verdict for group in pivot.bad()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
+    assert [group[0].verdict for group in pivot.failures()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
     assert format_verdict_counts(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
     again = Pivot([*matrix(), cell("test_entry", "parisc")])
     assert again.square(case("test_entry"), "parisc").verdict is Verdict.PASS

@@ -39,7 +39,7 @@ class Kernel:
     def section_bytes(self, name: str, offset: int, size: int) -> bytes:
         return self.content[name][1][offset : offset + size]
 
-    def named(self, name: str) -> list[Symbol]:
+    def symbols_named(self, name: str) -> list[Symbol]:
         found = self.symbols.get(name)
         return [Symbol(name, found, 0, ".text", "func", "global")] if found else []
 

@@ -79,7 +79,7 @@ def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
         SweepResult(
             missed=[missed(SITES[1])],
             refused=[RefusedSite(SITES[2], errno.EILSEQ, "")],
-            deadly=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
+            fatal=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
         )
     )
     assert swept.sites == 8
@@ -149,7 +149,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
     culprit = SITES[27]
     deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
     guests, swept, events = hunt(monkeypatch, deadly)
-    assert swept.deadly == [FatalSite(culprit, "")]
+    assert swept.fatal == [FatalSite(culprit, "")]
     assert swept.landed == len(SITES) - 1
     assert guests.guests == 3, "one died of the batch, one of the deadly site alone, one did the rest"
     assert any("kills the guest" in event.detail for event in events)
@@ -183,8 +183,8 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         architecture=SimpleNamespace(kprobes=kprobes),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
-    module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting={".text"})
-    monkeypatch.setattr(reserved_places, "module_places", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
+    module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting_sections={".text"})
+    monkeypatch.setattr(reserved_places, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))
 

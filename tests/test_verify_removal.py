@@ -51,7 +51,7 @@ class FakeGuest:
     def put(self, *_: object) -> None:
         pass
 
-    def program(self, name: str) -> str:
+    def copy_program(self, name: str) -> str:
         return f"/tmp/{name}"
 
     def budget(self, _: float) -> None:
