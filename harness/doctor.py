@@ -65,10 +65,10 @@ def optional_requirements(text: str, kind: str = "optional") -> Iterator[Require
 
 def main() -> int:
     """Print the host and every requirement, found or missing. Return 3 when something is missing, else 0."""
-    named = set(os.environ.get(_GUESTS, "").split())
+    named = os.environ.get(_GUESTS)
     listed = list(requirements(PACKAGES.read_text(), platform.machine()))
     # Without the launcher no guests are known, and every package counts as needed.
-    needed = [each for each in listed if not named or not each.guests or each.guests & named]
+    needed = [each for each in listed if named is None or not each.guests or each.guests & set(named.split())]
     wanted = [*(each for each in listed if each not in needed), *optional_requirements(PACKAGES.read_text())]
     tests = list(optional_requirements(PACKAGES.read_text(), "tests"))
     versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])

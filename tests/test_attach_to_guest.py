@@ -16,7 +16,7 @@ import pytest
 
 from harness import cli, cli_guests
 from harness.core import paths
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.guest import debugger
 from harness.guest.booted_kernel_check import build_id

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from harness.core import line_table, source_line_lookup
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.layout import Layout

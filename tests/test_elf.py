@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import elf_tables
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf, Relocation, Symbol
 from harness.core.errors import PinpointError
 

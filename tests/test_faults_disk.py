@@ -105,8 +105,8 @@ def test_the_disk_fills(
     if what == "apt":
         found = request.getfixturevalue("repository")
         env |= {"PINPOINT_MIRROR": found["PINPOINT_MIRROR"]}
-        keyring = f"mirrors.KEYRING = pathlib.Path({found['KEYRING']!r})\n"
-        program = f"import pathlib\nfrom harness.images import mirrors\n{keyring}{BUILD}"
+        keyring = f"host_apt_sources.KEYRING = pathlib.Path({found['KEYRING']!r})\n"
+        program = f"import pathlib\nfrom harness.images import host_apt_sources\n{keyring}{BUILD}"
     (tmp_path / "cache").mkdir()
     (tmp_path / "build.py").write_text(program)
     words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL, "sh", size]

@@ -137,7 +137,7 @@ def fill(directory, step):
 
 
 def boot(self, name):
-    self._build_context.store.obtain("kernel", ["a"], vm=name, build=fill)
+    self.build_context.store.obtain("kernel", ["a"], vm=name, build=fill)
     return Guest()
 
 

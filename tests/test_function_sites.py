@@ -12,7 +12,7 @@ from typing import cast
 import pytest
 
 from harness import cli
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import UsageError
 from harness.images.image import Image
 from harness.landing.probe_module import SiteReport

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded
 from harness.guest import heartbeat as heart_module

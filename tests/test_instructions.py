@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc

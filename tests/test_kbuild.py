@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import paths
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, ProgressStep

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import paths
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant

@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from harness.core import paths
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
 from harness.core.events import Bus

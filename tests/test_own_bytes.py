@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.landing import own_bytes, witness
 from harness.landing.code.patch_sites import LINKED, patch_sites

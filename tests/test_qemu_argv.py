@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu import QemuFiles, argv, kernel_arguments
 from harness.images.recipe import Kernel, MachineOptions, Recipe

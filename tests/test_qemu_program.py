@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import program_versions
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.images import qemu_program, suite_programs

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES, Decoder
+from harness.core.architecture import Decoder
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf_tables import Section, Symbol
 from harness.landing.by_hand import ByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind

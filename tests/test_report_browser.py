@@ -123,6 +123,7 @@ def test_filters_narrow_the_matrix_and_the_link_keeps_them(opened: Open) -> None
     assert shown(page) == ["test_kernel_function[unexported]"]
     assert page.locator("#matrix thead th:visible").count() == 2
     page.fill("#q", "kernel")
+    page.wait_for_url("**q=kernel**")
     again = opened(page.url[page.url.index("#") :])
     assert again.locator("#q").input_value() == "kernel"
     assert shown(again) == ["test_kernel_function[unexported]"]

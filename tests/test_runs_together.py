@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.landing.code.basic_blocks import even_runs
 from harness.landing.code.instruction import InstructionKind

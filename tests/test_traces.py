@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.verdict.complaints import read_complaints
 from harness.verdict.traces import Frame, frames, source_of

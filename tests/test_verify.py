@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli, cli_verify
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import BootError, UsageError
 from harness.core.events import Bus

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.landing import witness
 from harness.landing.landing import Landing, Missed, prove
 from harness.landing.probe_module import ListedProbe, SiteReport, parse_list, parse_report

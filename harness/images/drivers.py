@@ -34,7 +34,8 @@ def _order(name: str, files: Mapping[str, Path], built_in: set[str], into: Path,
     if name in ordered or name in built_in:
         return
     if name not in files:
-        raise BuildError(f"the kernel has no module {name}", mend="see nic_modules in harness/core/architecture.py")
+        mend = "see nic_modules in harness/core/architecture_table.py"
+        raise BuildError(f"the kernel has no module {name}", mend=mend)
     packed = files[name].read_bytes()
     module = into / f"{name}.ko"
     module.write_bytes(lzma.decompress(packed) if files[name].suffix == ".xz" else packed)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus, ProgressStep

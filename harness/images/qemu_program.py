@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from harness.core import program_versions
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.images import suite_programs
 from harness.images.build_context import BuildContext

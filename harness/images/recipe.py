@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.core import paths
-from harness.core.architecture import ARCHITECTURES, Architecture
+from harness.core.architecture import Architecture
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 
 # The code name of a release, or a suite that extends one. The name goes into an apt source list.

@@ -18,7 +18,7 @@ from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.segments import InterpSegment
 
-from harness.core.architecture import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep

@@ -1,0 +1,215 @@
+"""The one table of architecture differences: names, QEMU machines, breakpoints. No other file tests the architecture.
+
+The table is in core, not in the guest package, because images (cross compilers, kernel files) and landings
+(breakpoints, instruction boundaries) need it too.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from harness.core.architecture import Architecture, CallForm, Decoder, KprobeTraits, Narrow, QemuMachine, Translation
+from harness.core.qemu_registers import Registers
+from harness.core.single_step_defect import Defect, Symptom
+
+# include/linux/errno.h; the C library has no name for it.
+_ENOTSUPP = 524
+
+# arch/parisc/kernel/kprobes.c single-steps a copy of the instruction with a second break after it. The handler of that
+# break decides where execution continues. Line numbers are those of 6.1.
+_PARISC_FALLS_THROUGH = (
+    "arch/parisc/kernel/kprobes.c:161 (6.1): the switch looks at regs->iir, which holds the second break, never the "
+    "stepped branch, so line 172 continues after the branch"
+)
+_PARISC_DEFECTS = {
+    "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through"),
+    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped"),
+    "return": Defect(
+        Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
+    ),
+    "lone-return": Defect(
+        Symptom.SAME_RESULT_HITS_MISSED,
+        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped branch nullifies the second break, so line 177 never calls "
+        "reset_current_kprobe() and line 100 takes every later hit for a nested one",
+    ),
+    "skip": Defect(
+        Symptom.TRAPS_FOR_EVER,
+        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break and the CPU runs "
+        "into the next instruction slot",
+    ),
+    "nested": Defect(
+        Symptom.TRAPS_FOR_EVER,
+        "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without advancing "
+        "iaoq, and line 143 skips the same break again and again",
+    ),
+}
+
+ARCHITECTURES: dict[str, Architecture] = {
+    entry.name: entry
+    for entry in (
+        Architecture(
+            name="x86_64",
+            elf_machine="EM_X86_64",
+            debian="amd64",
+            kernel="x86_64",
+            gnu="x86_64-linux-gnu",
+            kernel_target="bzImage",
+            kernel_file="arch/x86/boot/bzImage",
+            word_bytes=8,
+            machine=QemuMachine(
+                qemu="qemu-system-x86_64",
+                # No disk controller, SMBus, USB or VMware mouse port: nothing here needs them.
+                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
+                # With RDRAND the kernel has entropy at once; without it, dropbear waits a second for entropy.
+                cpu="qemu64,+rdrand",
+                console="ttyS0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
+                pvh=True,
+                # A loaded host can stall QEMU for longer than the kernel waits for a few timer ticks at boot. The
+                # kernel then panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c,
+                # check_timer(), 6.1).
+                kernel_arguments=("no_timer_check",),
+            ),
+            kprobes=KprobeTraits(
+                breakpoint=b"\xcc",
+                # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
+                patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+                trap_offset=1,
+                mid_instruction=errno.EILSEQ,
+                alignment=1,
+                decoder=Decoder.X86_64,
+                translation=Translation.QEMU,
+                first_argument=14 * 8,  # di
+                second_argument=13 * 8,  # si
+                registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
+                uprobe_breakpoint=b"\xcc",
+                flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
+                entry_landing_pad=b"\xf3\x0f\x1e\xfa",
+                ftrace_call=CallForm.X86_CALL,
+                reserved_text=("entry",),
+            ),
+            narrow=Narrow(
+                elf_machine="EM_386",
+                cross_prefix="i686-linux-gnu-",
+                libraries="/usr/i686-linux-gnu/lib",
+                loader="ld-linux.so.2",
+                decoder=Decoder.X86_32,
+            ),
+        ),
+        Architecture(
+            name="i386",
+            elf_machine="EM_386",
+            debian="i386",
+            kernel="i386",
+            gnu="i686-linux-gnu",
+            kernel_target="bzImage",
+            kernel_file="arch/x86/boot/bzImage",
+            word_bytes=4,
+            machine=QemuMachine(
+                qemu="qemu-system-i386",
+                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
+                cpu="qemu32,+rdrand",
+                console="ttyS0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+                pvh=True,
+                kernel_arguments=("no_timer_check",),
+            ),
+            kprobes=KprobeTraits(
+                breakpoint=b"\xcc",
+                patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+                trap_offset=1,
+                mid_instruction=errno.EILSEQ,
+                alignment=1,
+                decoder=Decoder.X86_32,
+                translation=Translation.QEMU,
+                first_argument=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
+                second_argument=2 * 4,  # dx
+                registers=Registers(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
+                uprobe_breakpoint=b"\xcc",
+                flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
+                ftrace_call=CallForm.X86_CALL,
+            ),
+        ),
+        Architecture(
+            name="arm64",
+            elf_machine="EM_AARCH64",
+            debian="arm64",
+            kernel="arm64",
+            gnu="aarch64-linux-gnu",
+            kernel_target="Image",
+            kernel_file="arch/arm64/boot/Image",
+            word_bytes=8,
+            machine=QemuMachine(
+                qemu="qemu-system-aarch64",
+                machine="virt",
+                cpu="cortex-a57",
+                console="ttyAMA0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
+            ),
+            kprobes=KprobeTraits(
+                breakpoint=bytes.fromhex("800020d4"),
+                patches=((bytes.fromhex("800020d4"), 4),),
+                trap_offset=0,
+                mid_instruction=errno.EINVAL,
+                alignment=4,
+                decoder=Decoder.AARCH64,
+                translation=Translation.QEMU,
+                first_argument=0,  # regs[0]
+                second_argument=8,  # regs[1]
+                registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
+                ftrace_call=CallForm.ARM64_BL,
+                reserved_text=("entry", "irqentry", "idmap", "hyp", "hyp_idmap"),
+                refuses_exception_table=True,
+                uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
+                uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
+            ),
+            narrow=Narrow(
+                elf_machine="EM_ARM",
+                cross_prefix="arm-linux-gnueabihf-",
+                libraries="/usr/arm-linux-gnueabihf/lib",
+                loader="ld-linux-armhf.so.3",
+                uprobe_errno=_ENOTSUPP,  # arch_uprobe_analyze_insn(): "we do not support AARCH32 instruction probing"
+            ),
+        ),
+        Architecture(
+            name="parisc",
+            elf_machine="EM_PARISC",
+            debian=None,
+            kernel="parisc",
+            gnu="hppa-linux-gnu",
+            kernel_target="vmlinux",
+            kernel_file="vmlinux",
+            word_bytes=4,
+            machine=QemuMachine(
+                qemu="qemu-system-hppa",
+                machine="hppa",  # the B160L
+                # QEMU 8.2 has both names, QEMU 11 only the new one (hw/hppa/machine.c).
+                renamed=((8, 2), "B160L"),
+                cpu="",
+                console="ttyS0",
+                nic="tulip",
+                nic_modules=(),
+            ),
+            kprobes=KprobeTraits(
+                breakpoint=bytes.fromhex("03ff801f"),
+                patches=((bytes.fromhex("03ff801f"), 4),),
+                trap_offset=0,
+                mid_instruction=errno.EINVAL,
+                alignment=4,
+                decoder=Decoder.PARISC,
+                translation=Translation.PARISC_TABLES,
+                first_argument=26 * 4,  # gr[26]
+                second_argument=25 * 4,  # gr[25]
+                registers=Registers(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
+                defects=_PARISC_DEFECTS,
+            ),
+        ),
+    )
+}
