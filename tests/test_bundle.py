@@ -14,8 +14,8 @@ from harness.core.errors import HostError, UsageError
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.report.sameness import is_same_failure, normalised
-from harness.verdict.cell_verdict import Verdict
+from harness.report.same_failure import is_same_failure, normalised
+from harness.verdict.cell_verdict_enum import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
 

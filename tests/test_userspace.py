@@ -12,10 +12,10 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.landing import Landing
+from harness.landing.landing_judgment import Landing
 from harness.landing.site import Site
 from harness.userspace import debug_files, witness
-from harness.userspace.mappings import FileView, Mapping, Page
+from harness.userspace.mapped_pages import FileView, Mapping, Page
 from harness.userspace.ways import ByModule, ByTracefs, Hit, Registered, _errors
 from harness.userspace.witness import Breakpoint
 

@@ -21,7 +21,7 @@ from harness.core.files import sha256, tree_digest
 from harness.core.process import run
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import compiler_version, run_logged
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 KIND = "user"
 

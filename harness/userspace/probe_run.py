@@ -9,13 +9,13 @@ from typing import Self
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.landing.landing import Landing, Missed, prove
-from harness.landing.section_sites import OtherBuildError
+from harness.landing.five_address_witnesses import SHOWN, Statement
+from harness.landing.landing_judgment import Landing, Missed, prove
+from harness.landing.precompiled_sites import OtherBuildError
 from harness.landing.site import Site
-from harness.landing.witness import SHOWN, Statement
-from harness.userspace import mappings, uprobes_tree, witness
+from harness.userspace import mapped_pages, uprobes_tree, witness
 from harness.userspace.debug_files import SymbolSource
-from harness.userspace.mappings import FileView
+from harness.userspace.mapped_pages import FileView
 from harness.userspace.mutants import HONEST, UserMutant
 from harness.userspace.poke import poke
 from harness.userspace.runner import Runner
@@ -137,7 +137,7 @@ class UprobeRun:
         poke(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
     def _look(self, pid: int) -> FileView:
-        view = mappings.read_view(self.guest, self.file, [pid], self._watched, self._identity)
+        view = mapped_pages.read_view(self.guest, self.file, [pid], self._watched, self._identity)
         self._identity = view.identity
         return view
 
