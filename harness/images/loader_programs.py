@@ -20,10 +20,10 @@ KIND = "programs"
 
 # The sources of each program, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "pinpoint_loader": ("loader", "step_protocol", "section_file_tokens", "facts", "image", "second_task"),
-    "pinpoint_holder": ("holder", "bpf", "btf_size", "copies", "step_protocol"),
+    "pinpoint_loader": ("loader", "step_protocol", "open_section_files", "facts", "module_load_and_removal", "second_task"),
+    "pinpoint_holder": ("holder", "bpf", "count_btf_types", "renamed_module_copies", "step_protocol"),
     "pinpoint_reseed": ("reseed",),
-    "pinpoint_stress": ("stress", "outcomes", "step_protocol", "section_file_tokens"),
+    "pinpoint_stress": ("stress", "shared_outcome_counts", "step_protocol", "open_section_files"),
 }
 FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0

@@ -76,7 +76,7 @@ _SECONDS_EACH = 2.0
 
 @contextmanager
 def loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
-    """Load `count` copies of an image's module while the block runs; yields their names (probes/loader/copies.c).
+    """Load `count` copies of an image's module while the block runs; yields their names (probes/loader/renamed_module_copies.c).
 
     Raises GuestError if one cannot be loaded, or cannot be removed after the block.
     """

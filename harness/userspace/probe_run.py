@@ -109,7 +109,7 @@ class UprobeRun:
         """Read the processes' pages now, inside and outside.
 
         If `ask` is not None, each process also resolves the sites' functions to its own addresses. `ask` is the prefix
-        that is put before each function name in that query (probes/user/find.c).
+        that is put before each function name in that query (probes/user/function_lookup.c).
         """
         for process in processes:
             stale = self._mutant.stale_view and process.pid in self._before

@@ -2,8 +2,8 @@
 /*
  * How often each outcome occurred, counted by several processes.
  */
-#ifndef PINPOINT_OUTCOMES_H
-#define PINPOINT_OUTCOMES_H
+#ifndef PINPOINT_SHARED_OUTCOME_COUNTS_H
+#define PINPOINT_SHARED_OUTCOME_COUNTS_H
 
 #include <stddef.h>
 

@@ -15,7 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "copies.h"
+#include "renamed_module_copies.h"
 #include "step_protocol.h"
 
 #define DIGITS	3

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "step_protocol.h"
-#include "image.h"
+#include "module_load_and_removal.h"
 
 #define KERNEL_EVENTS	1
 

@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "find.h"
+#include "runner_commands.h"
 
 static function in_table(const struct shape *table, const char *name)
 {

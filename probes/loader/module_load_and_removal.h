@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef PINPOINT_IMAGE_H
-#define PINPOINT_IMAGE_H
+#ifndef PINPOINT_MODULE_LOAD_AND_REMOVAL_H
+#define PINPOINT_MODULE_LOAD_AND_REMOVAL_H
 
 void open_image(const char *path, int in_memory);
 void load_image(const char *name, const char *parameters);

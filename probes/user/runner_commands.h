@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef PINPOINT_USER_FIND_H
-#define PINPOINT_USER_FIND_H
+#ifndef PINPOINT_USER_RUNNER_COMMANDS_H
+#define PINPOINT_USER_RUNNER_COMMANDS_H
 
 #include "shapes.h"
 

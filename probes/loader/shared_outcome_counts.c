@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "step_protocol.h"
-#include "outcomes.h"
+#include "shared_outcome_counts.h"
 
 #define SLOTS	64
 

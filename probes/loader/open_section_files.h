@@ -5,8 +5,8 @@
  * another module has the same name and address then
  * (kernfs_get_active(), fs/kernfs/dir.c, 6.1).
  */
-#ifndef PINPOINT_TOKENS_H
-#define PINPOINT_TOKENS_H
+#ifndef PINPOINT_OPEN_SECTION_FILES_H
+#define PINPOINT_OPEN_SECTION_FILES_H
 
 #define HANDLE_SECTION	".gnu.linkonce.this_module"
 #define MOST_TOKENS	256

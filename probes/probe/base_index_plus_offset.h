@@ -3,8 +3,8 @@
  * Sites without a symbol: INDEX+0xOFF, where INDEX is an index, from 0, into a
  * list of addresses. The sum is the address of the kprobe.
  */
-#ifndef PINPOINT_INDEXED_SPEC_H
-#define PINPOINT_INDEXED_SPEC_H
+#ifndef PINPOINT_BASE_INDEX_PLUS_OFFSET_H
+#define PINPOINT_BASE_INDEX_PLUS_OFFSET_H
 
 #include <linux/errno.h>
 #include <linux/kernel.h>

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "step_protocol.h"
-#include "section_file_tokens.h"
+#include "open_section_files.h"
 
 struct token tokens[MOST_TOKENS];
 unsigned int token_count;
