@@ -27,7 +27,7 @@ class WorkerConfig:
 
     `directory` is where results go, `rows` is the order of rows, and `controller` is the address of the controller's
     socket. `grouped` is true if pytest-xdist distributes groups of cells; `parts` is the number of groups in a row.
-    `seconds` are the durations of past runs, by VM and durations.name_of().
+    `seconds` are the durations of past runs, by VM and cell_duration_cache.seconds_key().
     """
 
     directory: str
