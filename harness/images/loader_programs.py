@@ -20,7 +20,14 @@ KIND = "programs"
 
 # The sources of each program, without their suffix.
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
-    "pinpoint_loader": ("loader", "step_protocol", "open_section_files", "facts", "module_load_and_removal", "second_task"),
+    "pinpoint_loader": (
+        "loader",
+        "step_protocol",
+        "open_section_files",
+        "facts",
+        "module_load_and_removal",
+        "second_task",
+    ),
     "pinpoint_holder": ("holder", "bpf", "count_btf_types", "renamed_module_copies", "step_protocol"),
     "pinpoint_reseed": ("reseed",),
     "pinpoint_stress": ("stress", "shared_outcome_counts", "step_protocol", "open_section_files"),
