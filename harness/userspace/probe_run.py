@@ -7,10 +7,9 @@ from collections.abc import Mapping as Counts
 from collections.abc import Sequence
 from typing import Self
 
-from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.five_address_witnesses import SHOWN, Statement
-from harness.landing.landing_judgment import Landing, Missed, prove
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
 from harness.landing.precompiled_sites import OtherBuildError
 from harness.landing.site import Site
 from harness.userspace import mapped_pages, uprobes_tree, witness
@@ -132,7 +131,7 @@ class UprobeRun:
         offset = self.offsets[0]
         pages = [page for page in self._look(pid).pages if page.offset <= offset < page.offset + len(page.inside)]
         if len(pages) < 2:
-            raise GuestError("the mutant is not in force: there is one mapping", where=self.guest.name)
+            raise NotInForceError(f"{NOT_IN_FORCE}: there is one mapping")
         place = pages[-1].address + offset - pages[-1].offset
         poke(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
