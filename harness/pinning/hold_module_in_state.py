@@ -78,7 +78,8 @@ _SECONDS_EACH = 2.0
 def loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
     """Load `count` copies of an image's module while the block runs; yields their names.
 
-    The copies are made by probes/loader/renamed_module_copies.c. Raises GuestError if one cannot be loaded, or cannot be removed after the block.
+    The copies are made by probes/loader/renamed_module_copies.c. Raises GuestError if one cannot be
+    loaded, or cannot be removed after the block.
     """
     deadline = guest.budget(count * _SECONDS_EACH)
     argv = (guest.copy_program(HOLDER), "copies", guest.copy_module(module), module, str(count))
