@@ -75,19 +75,28 @@ class Evidence:
 def gather_evidence(guest: Guest, failure: BaseException) -> Evidence:
     """Gather everything that can be read from the guest and from its QEMU.
 
-    Never raises a PinpointError: a file that cannot be read is recorded with the reason. A guest that failed to answer
-    is not queried again.
+    Never raises a PinpointError: a file that cannot be read is recorded with the reason. A guest that failed to answer,
+    or to end a request in time, is not queried again.
     """
     found = Evidence()
     found.add(CONSOLE, lambda: guest.console.text().encode())
-    silent = "the guest does not answer" if isinstance(failure, GuestLost | DeadlineExceeded) else ""
-    silent = silent or _query(guest, found)
+    silent = reason_not_to_query(failure) or _query(guest, found)
     if silent:
         found.absent |= {each.file: silent for each in _QUERIES if each.file not in found.pieces}
         _remember(guest, found)
     found.add("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
     found.add("events.txt", lambda: _events(guest))
     return found
+
+
+def reason_not_to_query(failure: BaseException) -> str:
+    """Return why a guest is not queried after this failure; empty if it is queried."""
+    match failure:
+        case GuestLost():
+            return "the guest does not answer"
+        case DeadlineExceeded():
+            return "something did not end in time, so the guest was not queried; it may still answer"
+    return ""
 
 
 def _remember(guest: Guest, found: Evidence) -> None:
