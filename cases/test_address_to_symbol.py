@@ -14,15 +14,15 @@ from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import unique_functions
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import AddressConverter, request_by_address
+from harness.landing.lookup.closest_symbol_round_trip import AddressConverter, request_by_address
 from harness.landing.lookup.kallsyms import converts_addresses, freed_init_functions
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.sweep.sample import sample_entries
 from harness.landing.target import Target
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 TIMES = 3
 # Functions of the kernel, evenly spread over its text. The first, middle and last instruction of each are converted.

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from harness.guest.guest import Guest
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 from harness.verdict.crash_triggers import HANG, QUICK, RESET, SLOW, CrashModule, TriggerResult
 from harness.verdict.liveness import Condition
 

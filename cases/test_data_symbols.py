@@ -10,13 +10,13 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.data_symbol_addresses import Datum, shifts
 from harness.landing.layout import Layout
 from harness.landing.lookup.data_check import DataReader
+from harness.landing.lookup.data_symbol_address import Datum, shifts
 from harness.landing.target import Target
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
-# The values that probes/target/known_data_symbols.c puts into its words.
+# The values that probes/target/data_with_known_values.c puts into its words.
 WORDS = {"data": 0x50494E01, "bss": 0x50494E02, "rodata": 0x50494E03}
 PER_CPU = 0x50494E04
 CHOSEN = 0x50494E05

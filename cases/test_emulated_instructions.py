@@ -9,7 +9,7 @@ import pytest
 
 from harness.landing.checks.every_instruction import EveryInstruction
 from harness.landing.checks.probe_flags import optimization_off
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target

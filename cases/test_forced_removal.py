@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
-from harness.pinning import forcing
+from harness.landing.landing_judgment import Missed
+from harness.pinning import forced_module_removal
 from harness.pinning.loader_fixture import Loaders
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 from harness.verdict.complaints import read_complaints
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -28,7 +28,7 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
     The kernel complains, in different words on each kernel. The case has a guest of its own, which may die.
     """
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
-        forced = forcing.force_removal_under_reference(Loaders(guest, loaders.mutant))
+        forced = forced_module_removal.force_removal_under_reference(Loaders(guest, loaders.mutant))
         forced.prove(guest)
     complaints = read_complaints(forced.printed, timed=True)
     figure("forced.complaints", len(complaints), "complaints", goal="at least 1")
@@ -39,6 +39,6 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
 @pytest.mark.mutants("lets-go")
 def test_force_spares_dependents(loaders: Loaders) -> None:
     """Forced removal does not remove a module that another module needs."""
-    removal = forcing.force_removal_under_dependent(loaders)
-    if removal != forcing.IN_USE:
+    removal = forced_module_removal.force_removal_under_dependent(loaders)
+    if removal != forced_module_removal.IN_USE:
         raise Missed(f"a module that another one needs: forced, removal returns {removal or 'no error'}")

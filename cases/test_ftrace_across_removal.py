@@ -3,11 +3,11 @@
 import pytest
 
 from harness.landing.code.instructions import ftrace_site
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.pinning.across import run_once_before
+from harness.pinning.kprobes_across_module_reload import run_once_before
 
 TIMES = 3
 # Bytes of a call on x86, the only architecture of the matrix with ftrace-based kprobes.

@@ -10,7 +10,7 @@ import pytest
 
 from harness.images.image import Image
 from harness.landing.code.function_selection import PREAMBLES, functions_with_new_predecessor
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site

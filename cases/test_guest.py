@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import rights
+from harness.core import child_privilege_drop
 from harness.guest.guest import Guest
 from harness.guest.process_listening_sockets import listeners
 from harness.landing.target import Target
@@ -75,7 +75,9 @@ def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
     threads = Path(f"/proc/{guest.pid}/task").glob("*/status")
     shown = [thread.read_text() for thread in threads]
     assert {_field(thread, "Seccomp") for thread in shown} == {_FILTERED}
-    assert rights.kept() or {_field(thread, "Uid") for thread in shown} == {str(os.geteuid() or rights.QEMU_USER)}
+    assert child_privilege_drop.kept() or {_field(thread, "Uid") for thread in shown} == {
+        str(os.geteuid() or child_privilege_drop.QEMU_USER)
+    }
 
 
 def test_keys_are_roots_alone(guest: Guest) -> None:

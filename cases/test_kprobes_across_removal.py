@@ -9,8 +9,8 @@ from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.pinning.across import probe_across_removal, race_registration, run_once_before
-from harness.pinning.coming_and_going_modules import module_being_removed
+from harness.pinning.hold_module_in_state import module_being_removed
+from harness.pinning.kprobes_across_module_reload import probe_across_removal, race_registration, run_once_before
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named
 

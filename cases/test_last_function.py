@@ -9,12 +9,12 @@ from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.cell_verdict import known_fail
+from harness.verdict.cell_verdict_enum import known_fail
 
 # The text of the first module ends with an odd number of zeros up to the end of the page
 # (probes/pinnable_target/main.c), that of the second with an even number. Mutants are tried on the second, so that the

@@ -9,7 +9,7 @@ from harness.landing.checks.every_instruction import EveryInstruction
 from harness.landing.checks.probe_flags import await_flag, expect_flag, select_apart
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.instructions import ftrace_site
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
-from harness.pinning.coming_and_going_modules import initializer_at_gate
+from harness.pinning.hold_module_in_state import initializer_at_gate
 from harness.pinning.loader import PROBE, LoaderOrder, Status
 from harness.pinning.loader_fixture import Loaders, demand_survival, expect_gone, expect_result, for_build
 from harness.pinning.mutants import KEEPS, named

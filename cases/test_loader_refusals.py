@@ -11,16 +11,16 @@ import pytest
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
-from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
-from harness.pinning.coming_and_going_modules import loaded_copies, module_being_removed
+from harness.pinning.hold_module_in_state import TARGET as GOING_TARGET
+from harness.pinning.hold_module_in_state import loaded_copies, module_being_removed
 from harness.pinning.loader import PROBE, LoaderOrder, Status
 from harness.pinning.loader_fixture import Loaders, expect_result, for_build
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 

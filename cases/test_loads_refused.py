@@ -10,10 +10,10 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.pinning import doctored_modules
-from harness.pinning.coming_and_going_modules import TARGET as GOING_TARGET
-from harness.pinning.coming_and_going_modules import module_being_removed
+from harness.pinning.hold_module_in_state import TARGET as GOING_TARGET
+from harness.pinning.hold_module_in_state import module_being_removed
 from harness.pinning.loader import LoaderOrder, Status
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named

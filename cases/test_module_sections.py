@@ -5,7 +5,7 @@ add_sect_attrs() (kernel/module/sysfs.c, 6.1) and add_kallsyms() (kernel/module/
 
 import pytest
 
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.site import Site

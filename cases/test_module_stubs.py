@@ -7,10 +7,10 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.checks.stub_room import expected_starts
-from harness.landing.landing import Missed
+from harness.landing.checks.parisc_text_section_starts import expected_starts
+from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import TARGET as NEEDED
+from harness.pinning.hold_module_in_state import TARGET as NEEDED
 
 NEEDING = "pinpoint_depends"
 

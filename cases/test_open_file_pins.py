@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import initializer_at_gate
+from harness.pinning.hold_module_in_state import initializer_at_gate
 from harness.pinning.loader import PROBE, Loader, LoaderOrder, Status
 from harness.pinning.loader_fixture import Loaders, expect_result
 

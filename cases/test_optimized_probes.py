@@ -18,7 +18,7 @@ from harness.landing.checks.optimized_probes import (
     sites_overwritten_by_jump,
 )
 from harness.landing.checks.probe_flags import await_flag, optimization_off, select_apart
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site

@@ -14,20 +14,20 @@ import pytest
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.files import sha256
-from harness.core.source_line_lookup import find_line_number
+from harness.core.source_line_to_offset import find_line_number
 from harness.guest.guest import Guest
 from harness.images.precompiled_table import PLACES
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
+from harness.landing.precompiled_sites import PrecompiledSite, by_section
 from harness.landing.probe_run import Kprobes
-from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning import precompiled
+from harness.pinning import precompiled_probe_run
 from harness.pinning.loader import Status
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import named
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 TIMES = 2
 # pinpoint_cold_taken() enters pinpoint_rare() twice (probes/target/cold.c).
@@ -58,11 +58,11 @@ def loaded(guest: Guest, *modules: str) -> Iterator[dict[str, Target]]:
 
 def prove_landing(loaders: Loaders, targets: Mapping[str, Target], *, in_memory: bool) -> None:
     """Raise Missed unless the precompiled module lands in these targets; it must be the same file as on the host."""
-    guest, how = loaders.guest, precompiled.order(loaders.guest, in_memory=in_memory)
+    guest, how = loaders.guest, precompiled_probe_run.order(loaders.guest, in_memory=in_memory)
     there = guest.run("sha256sum", how.probe).check().stdout.split()[0]
-    assert there == sha256(precompiled.file(guest))
+    assert there == sha256(precompiled_probe_run.file(guest))
     targets = {name: targets[name] for name in PLACES}
-    precompiled.prove_landing(loaders, targets, hits_of(targets), how)
+    precompiled_probe_run.prove_landing(loaders, targets, hits_of(targets), how)
 
 
 def elsewhere(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
@@ -128,7 +128,7 @@ def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
 @pytest.mark.mutants("one-base")
 def test_two_sections_of_each(guest: Guest, loaders: Loaders) -> None:
     """The module has sites in two sections of each target; with one base for both it is refused or misses."""
-    for site in precompiled.sections_of_sites(guest).values():
+    for site in precompiled_probe_run.sections_of_sites(guest).values():
         assert len(set(site)) == 2, f"the sites are in {site}"
     with loaded(guest, *PLACES) as targets:
         prove_landing(loaders, targets, in_memory=False)
@@ -143,14 +143,14 @@ def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
     """
     first, second = PLACES
     with Target(guest, f"rebuilt/{first}"), Target(guest, second):
-        loaders.expect_refusal(precompiled.order(guest), Status.LOAD, "ESTALE")
+        loaders.expect_refusal(precompiled_probe_run.order(guest), Status.LOAD, "ESTALE")
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-build-id")
 def test_targets_in_the_wrong_order(guest: Guest, loaders: Loaders) -> None:
     """If the loader has the targets in the other order, each of them is right and none is the expected build."""
-    how = precompiled.order(guest)
+    how = precompiled_probe_run.order(guest)
     with loaded(guest, *PLACES):
         wrong = replace(how, targets=tuple(reversed(how.targets)))
         loaders.expect_refusal(wrong, Status.LOAD, "ESTALE")
@@ -160,12 +160,12 @@ def test_targets_in_the_wrong_order(guest: Guest, loaders: Loaders) -> None:
 @pytest.mark.mutants("with-symbols")
 def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: Callable[..., Figure]) -> None:
     """The module has no symbol of its targets; one that relocates by hand lands the same probes and is larger."""
-    plain = precompiled.file(guest, with_symbols=loaders.mutant.with_symbols)
-    precompiled.expect_nothing_of_targets(guest, plain)
+    plain = precompiled_probe_run.file(guest, with_symbols=loaders.mutant.with_symbols)
+    precompiled_probe_run.expect_nothing_of_targets(guest, plain)
     with loaded(guest, *PLACES) as targets:
-        how = precompiled.order(guest, with_symbols=True)
-        precompiled.prove_landing(loaders, targets, hits_of(targets), how)
-    by_hand = precompiled.file(guest, with_symbols=True)
+        how = precompiled_probe_run.order(guest, with_symbols=True)
+        precompiled_probe_run.prove_landing(loaders, targets, hits_of(targets), how)
+    by_hand = precompiled_probe_run.file(guest, with_symbols=True)
     small, large = (sum(each.size for each in Elf.read_cached(path).allocated_sections) for path in (plain, by_hand))
     figure("precompiled.bytes", small, "bytes")
     figure("precompiled.bytes_by_hand", large, "bytes")

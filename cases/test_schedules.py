@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.pinning.protocol.schedule_fixture import Schedules
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 pytestmark = pytest.mark.requires("kprobes")
 

@@ -11,13 +11,13 @@ import pytest
 
 from harness.core import paths
 from harness.core.elf import Elf
-from harness.core.source_line_lookup import find_line_number
+from harness.core.source_line_to_offset import find_line_number
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
+from harness.landing.precompiled_sites import PrecompiledSite, by_section
 from harness.landing.probe_run import Kprobes
-from harness.landing.section_sites import PrecompiledSite, by_section
 from harness.landing.target import Target
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 TIMES = 3
 SHAPES = ("leaf", "calls", "static")

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.by_hand import ByHand
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 TIMES = 5
 SHAPES = ("leaf", "calls", "loop", "static")

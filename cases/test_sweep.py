@@ -13,8 +13,8 @@ from harness.landing.site import Site
 from harness.landing.sweep import sweep_tracefs
 from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.target import Target
-from harness.report.measurements import Figure
-from harness.verdict.cell_verdict import known_fail
+from harness.report.metrics_with_goals import Figure
+from harness.verdict.cell_verdict_enum import known_fail
 
 pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
 

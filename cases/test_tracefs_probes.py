@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms import ambiguous_names
 from harness.landing.mutants import named

@@ -15,12 +15,12 @@ from harness.landing.checks import single_step
 from harness.landing.checks.every_instruction import EveryInstruction
 from harness.landing.checks.probe_flags import optimization_off
 from harness.landing.code.instruction import InstructionKind
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.cell_verdict import known_fail
+from harness.verdict.cell_verdict_enum import known_fail
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 

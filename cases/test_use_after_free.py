@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.use_after_free import follow_stale_handle
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 from harness.verdict.complaints import read_complaints
 
 Fresh = Callable[..., AbstractContextManager[Guest]]

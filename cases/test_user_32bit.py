@@ -3,8 +3,8 @@
 import pytest
 
 from harness.images.user_targets import NARROW, ONE, RUNNER
-from harness.userspace.narrow import prove_32bit
 from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_in_32bit_programs import prove_32bit
 
 TIMES = 3
 

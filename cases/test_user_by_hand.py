@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
-from harness.landing.landing import Missed
-from harness.report.measurements import Figure
+from harness.landing.landing_judgment import Missed
+from harness.report.metrics_with_goals import Figure
 from harness.userspace.base_offset_trial import UserTrial
 from harness.userspace.probe_run import Uprobes
 

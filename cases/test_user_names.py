@@ -6,8 +6,8 @@ from harness.core.errors import PinpointError
 from harness.images.user_targets import ONE, PLAIN, PRELOADED, RUNNER, STATIC, STRIPPED, TWO
 from harness.landing.site import Site
 from harness.userspace.debug_files import SymbolSource
+from harness.userspace.dynamic_linker_answers import prove_answers
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.resolver import prove_answers
 
 TIMES = 3
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.userspace.probe_run import Uprobes
 
 TIMES = 3

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.user_targets import ONE, RUNNER
-from harness.landing.landing import Missed
-from harness.report.measurements import Figure
-from harness.userspace.gate import Gate
+from harness.landing.landing_judgment import Missed
+from harness.report.metrics_with_goals import Figure
+from harness.userspace.hits_held_in_handler import Gate
 from harness.userspace.probe_run import Uprobes
 from harness.userspace.stress import toggle_uprobe
 

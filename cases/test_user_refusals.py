@@ -3,7 +3,7 @@
 import pytest
 
 from harness.images.user_targets import ONE
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.userspace.probe_run import Uprobes
 from harness.userspace.refusals import BAD, RefusedRequest, expect_no_code, expect_refused
 

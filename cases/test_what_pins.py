@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.pinning.holds.pins import measure_pins
 from harness.pinning.mutants import named
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 
 
 @pytest.mark.requires("kprobes")

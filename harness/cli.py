@@ -20,7 +20,7 @@ from harness.core import process, unexpected
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
 _PROGRAM = "./pinpoint"
-# Set by the completion scripts of shells (harness/cli_shell.py).
+# Set by the completion scripts of shells (harness/cli_completion_and_man.py).
 _COMPLETE = "_PINPOINT_COMPLETE"
 # Each command's module in harness and its function there.
 _COMMANDS = {
@@ -29,18 +29,18 @@ _COMMANDS = {
     "build": ("cli_images", "build"),
     "check": ("cli_code_checks", "check"),
     "compare": ("cli_reports", "compare"),
-    "completion": ("cli_shell", "completion"),
+    "completion": ("cli_completion_and_man", "completion"),
     "export": ("cli_reports", "export"),
     "history": ("cli_reports", "history"),
     "gc": ("cli_cache", "gc"),
     "kbuild-dir": ("cli_images", "kbuild_dir"),
     "list": ("cli_images", "list_"),
-    "man": ("cli_shell", "man"),
+    "man": ("cli_completion_and_man", "man"),
     "matrix": ("cli_reports", "matrix"),
     "report": ("cli_reports", "report"),
-    "repro": ("cli_guests", "repro"),
+    "repro": ("cli_shell_and_repro", "repro"),
     "run": ("cli_runs", "run"),
-    "shell": ("cli_guests", "shell"),
+    "shell": ("cli_shell_and_repro", "shell"),
     "sites": ("cli_sites", "sites"),
     "test": ("cli_runs", "test"),
     "verify": ("cli_verify", "verify"),
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(sign, signal.default_int_handler)
     try:
         if instruction := os.environ.get(_COMPLETE):
-            from harness.cli_shell import complete
+            from harness.cli_completion_and_man import complete
 
             return complete(cli, instruction)
         words = sys.argv[1:] if arguments is None else list(arguments)

@@ -8,7 +8,7 @@ import click
 
 from harness.bench.bench import bench as measure
 from harness.cli_common import VMS, example
-from harness.images.recipe import select
+from harness.images.vm_recipe import select
 
 
 @click.command(epilog=example("bench --vm x86_64-debian --figure thaw_x86_64"))

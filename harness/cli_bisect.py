@@ -12,10 +12,10 @@ from harness.core import paths
 from harness.core.errors import HARNESS_FAILED
 from harness.core.events import Bus
 from harness.core.files import digest
-from harness.images.recipe import select
+from harness.images.vm_recipe import select
 from harness.matrix.commands.bisect import Bisection, report
 from harness.matrix.commands.bisect_test import CaseTest
-from harness.report.board import Board
+from harness.report.progress_board import Board
 from harness.verdict.printk import without_control_codes
 
 _PATH = click.Path(path_type=Path)

@@ -19,8 +19,8 @@ from harness.core.files import replacing
 from harness.images import external_build, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.recipe import Recipe, load_all, select
-from harness.report.board import Board
+from harness.images.vm_recipe import Recipe, load_all, select
+from harness.report.progress_board import Board
 
 
 @click.command(name="list", epilog=example("list --format json"))
@@ -52,9 +52,9 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
     .ko goes to a subdirectory with the VM's name.
     """
     if kernels or config:
-        from harness.matrix.commands import given_board
+        from harness.matrix.commands import obtain_given_kernel
 
-        recipes = [given_board.obtained(vms, kernels, config, boot=False)]
+        recipes = [obtain_given_kernel.obtained(vms, kernels, config, boot=False)]
     else:
         recipes = select(vms)
     if module:

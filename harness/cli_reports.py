@@ -19,7 +19,7 @@ from harness.report import lost
 from harness.report.compare import Baseline, compare_with_baseline, lines, read_cells
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_report
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import LATEST, RunDirectory
 from harness.verdict.printk import without_control_codes
 

@@ -19,9 +19,9 @@ from harness.core.events import Bus
 from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe, Tier, replace_in_this_run, select
-from harness.matrix.commands import given, given_board, kernel_mutant_run, pytest_run
-from harness.matrix.commands.gate import Gate
+from harness.images.vm_recipe import Recipe, Tier, replace_in_this_run, select
+from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, obtain_given_kernel, pytest_run
+from harness.matrix.commands.baseline_gate import Gate
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -134,9 +134,9 @@ def run(
     if kernels or config:
         if archs or matrix:
             raise UsageError("--kernel is for one VM", mend="name it with --vm")
-        recipe = given_board.obtained(vms, kernels, config, boot=True, accelerator=accel)
-        gate.lost = given.lost_traits(select([recipe.name])[0], recipe)
-        replace_in_this_run(recipe, given.Given(tuple(kernels), config).options)
+        recipe = obtain_given_kernel.obtained(vms, kernels, config, boot=True, accelerator=accel)
+        gate.lost = given_kernel_recipe.lost_traits(select([recipe.name])[0], recipe)
+        replace_in_this_run(recipe, given_kernel_recipe.Given(tuple(kernels), config).options)
         vms = [recipe.name]
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:

@@ -15,14 +15,14 @@ from harness.core.errors import CELL_FAILED, HostError, PinpointError, UsageErro
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
-from harness.images.recipe import Recipe, select
+from harness.images.vm_recipe import Recipe, select
 from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.sites.function import Function, FunctionSites
 from harness.matrix.commands import prove_sites
 from harness.matrix.commands.prove_sites import Proof
 from harness.matrix.verify import guest as guests
-from harness.report import site_forms
-from harness.report.board import Board
+from harness.report import sites_command_output
+from harness.report.progress_board import Board
 
 _SHOWN = 20
 
@@ -53,9 +53,9 @@ def sites(names: Sequence[str], vm: str, sample: int | None, boot: bool, as_json
     functions, proof, notes = job.result()
     answers = proof.answers if proof else {}
     if as_json:
-        click.echo(json.dumps([site_forms.as_object(each, answers) for each in functions], indent=2))
+        click.echo(json.dumps([sites_command_output.as_object(each, answers) for each in functions], indent=2))
     elif names:
-        click.echo("\n\n".join(site_forms.text(each, answers) for each in functions))
+        click.echo("\n\n".join(sites_command_output.text(each, answers) for each in functions))
     for note in notes:
         click.echo(note, err=as_json)
     return CELL_FAILED if proof and proof.differences else 0

@@ -16,13 +16,13 @@ from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
-from harness.images.recipe import Recipe, select
-from harness.matrix.commands import given_board
+from harness.images.vm_recipe import Recipe, select
+from harness.matrix.commands import obtain_given_kernel
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
 from harness.matrix.verify.plan import VerifyRequest
 from harness.matrix.verify.report import Report
-from harness.report.board import Board
+from harness.report.progress_board import Board
 
 _PATH = click.Path(path_type=Path)
 
@@ -88,7 +88,7 @@ def verify(
     wanted = VerifyRequest(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
     for word in expected:
         plan.parse_expected_site(word)
-    given = [given_board.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
+    given = [obtain_given_kernel.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
     reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:
         report_forms.write_junit(reports, junit)

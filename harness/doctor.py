@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import rights
+from harness.core import child_privilege_drop
 
 PACKAGES = Path(__file__).resolve().parents[1] / "host-packages.txt"
 # The variable with the directory of the Python environment. The launcher sets it; the stamp file marks a complete one.
@@ -119,13 +119,13 @@ def _facts() -> Iterator[str]:
         home = _existing(Path(environment).parent)
         yield f"cache: {shutil.disk_usage(home).free / _GIB:.1f} GiB free ({home})"
     yield f"/dev/kvm: {_kvm()}"
-    yield f"rights of QEMU, gdb and builds of foreign modules: {rights.described()}"
+    yield f"rights of QEMU, gdb and builds of foreign modules: {child_privilege_drop.described()}"
 
 
 def _kvm() -> str:
     if not Path("/dev/kvm").exists():
         return "absent; guests are emulated"
-    if not rights.may_open(Path("/dev/kvm")):
+    if not child_privilege_drop.may_open(Path("/dev/kvm")):
         return "no access; guests are emulated (give a group access, such as kvm, and join it unless you are root)"
     return "can be opened; each run tries whether guests run under it"
 

@@ -10,10 +10,10 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.images import guest_packages
+from harness.images import guest_package_archives
 from harness.images.image import Image
 from harness.landing.layout import Layout
-from harness.landing.lookup.conversion import AddressConverter
+from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
 from harness.landing.lookup.data_check import DataReader
 from harness.landing.mutants import named
 from harness.landing.probe_run import Kprobes
@@ -21,7 +21,7 @@ from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.sweep.sweep_guests import Fresh
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
-from harness.matrix import relocation_records as tried_trials
+from harness.matrix import record_base_offset_trial as tried_trials
 from harness.matrix.guests import checkup, loaded_targets
 from harness.matrix.verify import guest as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
@@ -32,7 +32,7 @@ from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
 from harness.report.base_offset_table import TrialRow
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 from harness.userspace.mutants import named as user_mutant
 from harness.userspace.probe_run import Uprobes
 
@@ -210,7 +210,7 @@ def foreign_tools(
     def begin(*packages: str) -> Iterator[ForeignProbes]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = guest_packages.obtain(image.recipe, packages, context)
+        wanted = guest_package_archives.obtain(image.recipe, packages, context)
         with verify_guest.start_guest(image, context, run.fleet.fresh_log(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
             checkup.record_initial_state(guest)

@@ -10,21 +10,21 @@ import pytest
 from harness.core.errors import PinpointError
 from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
-from harness.matrix.cells import cell_result, sanitize, selection
+from harness.matrix.cells import cell_phases_and_verdict, sanitize, selection
 from harness.matrix.controller_run import ControllerRun
 from harness.matrix.internal_error import InternalErrors
 from harness.matrix.results_unwritable import ResultsUnwritable
 from harness.matrix.run import MatrixRun
 from harness.matrix.worker_run import WorkerRun
-from harness.matrix.workers import xdist_worker
+from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.worker_crash import WorkerCrashes
 from harness.report import time_accounts
 from harness.run_options import OPTIONS
 
-pytest_plugins = ("harness.fixtures", "harness.faulting")
+pytest_plugins = ("harness.fixtures", "harness.injected_fault_fixture")
 
 RUN = pytest.StashKey[MatrixRun]()
-WATCH = pytest.StashKey[cell_result.CellWatch]()
+WATCH = pytest.StashKey[cell_phases_and_verdict.CellWatch]()
 # The names of pytest's phases in the time accounts.
 _PARTS = {"setup": time_accounts.FIXTURES, "call": time_accounts.BODY, "teardown": time_accounts.ENDING}
 
@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
-        run: MatrixRun = WorkerRun(config) if xdist_worker.is_worker(config) else ControllerRun(config)
+        run: MatrixRun = WorkerRun(config) if xdist_controller_and_worker.is_worker(config) else ControllerRun(config)
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(ResultsUnwritable(), "pinpoint-unwritten")
     if isinstance(run, ControllerRun):
         config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
-    xdist_worker.keep_rows_together(config)
+    xdist_controller_and_worker.keep_rows_together(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Divide rows before pytest-xdist groups the items; then order the items by row and skip cells without a trait."""
-    xdist_worker.mark_rows(config, items)
+    xdist_controller_and_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
     selected = selection.without_optional_cells(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
@@ -91,7 +91,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     run = config.stash[RUN]
     run.record_collected(session.items)
-    if not isinstance(run, ControllerRun) or xdist_worker.is_controller(config):
+    if not isinstance(run, ControllerRun) or xdist_controller_and_worker.is_controller(config):
         return None
     run_loop.run(session, run.fleet, run.flush_board)
     return True
@@ -104,7 +104,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if cell is None:
         return (yield)
     run = item.config.stash[RUN]
-    item.stash[WATCH] = cell_result.CellWatch(cell, run.recipes[cell.vm].traits.model_dump())
+    item.stash[WATCH] = cell_phases_and_verdict.CellWatch(cell, run.recipes[cell.vm].traits.model_dump())
     result = yield
     if nextitem is None or selection.vm_of(nextitem) != cell.vm:
         run.fleet.retire(cell.vm)
@@ -120,9 +120,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     try:
         yield
     except Exception as error:
-        cell_result.demand_caught(watch, error)
+        cell_phases_and_verdict.demand_caught(watch, error)
         return None
-    return cell_result.demand_caught(watch, None)
+    return cell_phases_and_verdict.demand_caught(watch, None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -138,13 +138,13 @@ def pytest_runtest_makereport(
     run.bus.record_seconds(watch.identity.vm, _PARTS[call.when], call.duration)
     if call.excinfo is not None:
         watch.judge(call.excinfo.value)
-        if isinstance(call.excinfo.value, cell_result.REPORTED_PLAINLY):
+        if isinstance(call.excinfo.value, cell_phases_and_verdict.REPORTED_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
     sanitize.strip_control_codes(report)
     if call.excinfo is not None:
         run.bundles.gather_evidence(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
-        survived = cell_result.fail_if_mutants_survived(watch, run.survivors(watch))
+        survived = cell_phases_and_verdict.fail_if_mutants_survived(watch, run.survivors(watch))
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
         run.record_ended(watch)

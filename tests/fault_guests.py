@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.guest.accelerator_canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64
 from harness.images.image import Image
-from harness.images.recipe import Kernel, MachineOptions, Recipe
+from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 
 PANIC = arm64(b"Kernel panic - not syncing: no init\r\n", PSCI_SYSTEM_RESET)
 RESET = arm64(b"booting\r\n", PSCI_SYSTEM_RESET)

@@ -22,10 +22,10 @@ import testinfra.host
 import xdist
 from broken_runs import BrokenRun
 
-import harness.faulting
 import harness.fixtures
+import harness.injected_fault_fixture
 
-WARM = (testinfra.host, xdist, harness.faulting, harness.fixtures)
+WARM = (testinfra.host, xdist, harness.injected_fault_fixture, harness.fixtures)
 # The events of a run that have side effects; all others leave no trace.
 WATCHED = ("open", "os.", "subprocess.", "socket.", "shutil.", "tempfile.")
 LOOKS = ("os.listdir", "os.scandir")
@@ -40,7 +40,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import harness.guest.start as start
-import harness.landing.traits as traits
+import harness.landing.prove_recipe_traits as traits
 import harness.matrix.guests.checkup as checkup
 import harness.matrix.guests.fleet as fleet
 import pytest

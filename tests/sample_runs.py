@@ -11,12 +11,12 @@ from harness.report import bundle, lost, timeline
 from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.bundle import Bundle
 from harness.report.lost import Lost
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell, Results
-from harness.report.relocation_drawing import Drawing, Moved, Stretch
+from harness.report.relocation_drawing_data import Drawing, Moved, Stretch
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Span
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 FILE = "cases/test_sites.py"
 HOSTILE = "Oops </script><script>document.title = 'taken'</script> \x1b[31m<b>bold</b> | `x` \u202e"

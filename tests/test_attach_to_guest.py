@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness import cli, cli_guests
+from harness import cli, cli_shell_and_repro
 from harness.core import paths
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
@@ -23,7 +23,7 @@ from harness.guest.booted_kernel_check import build_id
 from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
-from harness.report import evidence
+from harness.report import failure_evidence
 
 HARMLESS = b"\x1b[1;31mred\x1b[0m \x1b[2K\x1b[10D\x1b[?25l\x1b[?2004h\tx\x08y\r\n\x07 gr\xc3\xbc\xc3\x9f"
 HARMFUL = {
@@ -149,7 +149,7 @@ def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_
         run=lambda *words: SimpleNamespace(out=notes if words[1].startswith("/sys/module/it/") else b""),
     )
     listing = "it/sections/.text:0x7000\nit/sections/.init.text:0x9000\nvirtio_net/sections/.text:0x100\nodd line\n"
-    assert evidence.sections_by_module_file(cast(Guest, guest), listing) == {
+    assert failure_evidence.sections_by_module_file(cast(Guest, guest), listing) == {
         module: {".text": 0x7000, ".init.text": 0x9000}
     }
 
@@ -171,10 +171,10 @@ def test_a_shells_guest_is_thawed_where_it_can_be_and_not_unwanted(
         return lambda *_: begun.append(name) or contextlib.nullcontext()
 
     for name in ("thaw", "boot"):
-        monkeypatch.setattr(cli_guests.start, name, begin(name))
-    monkeypatch.setattr(cli_guests, "prepare", lambda recipe, _: SimpleNamespace(recipe=recipe))
-    monkeypatch.setattr(cli_guests.start, "choose", lambda *_: None)
-    monkeypatch.setattr(cli_guests.Freezer, "find_frozen", lambda *_: Path("state") if frozen else None)
-    monkeypatch.setattr(cli_guests.attach, "attach", lambda *_: 7)
+        monkeypatch.setattr(cli_shell_and_repro.start, name, begin(name))
+    monkeypatch.setattr(cli_shell_and_repro, "prepare", lambda recipe, _: SimpleNamespace(recipe=recipe))
+    monkeypatch.setattr(cli_shell_and_repro.start, "choose", lambda *_: None)
+    monkeypatch.setattr(cli_shell_and_repro.Freezer, "find_frozen", lambda *_: Path("state") if frozen else None)
+    monkeypatch.setattr(cli_shell_and_repro.attach, "attach", lambda *_: 7)
     assert cli.main(["shell", "--vm", "parisc", *options]) == 7
     assert begun == [how]

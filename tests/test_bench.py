@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from harness import cli
-from harness.bench import bench, boots, cases, floor, matrices, plan, saved_results, table, virtme
+from harness.bench import added_case_cost, bench, boots, floor, matrices, plan, saved_results, table, virtme
 from harness.bench.context import BenchContext
 from harness.bench.figure import Absent, FigureResult, Pair, figure_result
 from harness.bench.interleave import interleave
@@ -27,9 +27,9 @@ from harness.core.errors import HostError, UsageError
 from harness.core.events import Bus
 from harness.guest.accelerator import Accelerator
 from harness.images.image import Image
-from harness.images.recipe import load_all, select
+from harness.images.vm_recipe import load_all, select
 from harness.report import time_accounts
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
 
 HALF = Pair("a_vs_b", "a and b", "at most 0.5", "a", "b")
@@ -358,7 +358,7 @@ def test_a_case_more_is_what_two_runs_differ_by(
         return process.FinishedProcess(tuple(argv), 0, "", 3.0 + 0.02 * count)
 
     monkeypatch.setattr(process, "run", run)
-    assert cases._one_more(context(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
+    assert added_case_cost._one_more(context(directory, Bus(), "parisc"), tmp_path) == pytest.approx(0.02)
 
 
 def test_cases_that_are_none_leave_no_durations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_cases_that_are_none_leave_no_durations(tmp_path: Path, monkeypatch: pyt
     for before in (None, "{}"):
         if before:
             kept.write_text(before)
-        with cases._durations_as_they_are():
+        with added_case_cost._durations_as_they_are():
             kept.write_text('{"x86_64-debian": {"test_nothing": 1}}')
         assert (kept.read_text() if kept.exists() else None) == before
 

@@ -13,7 +13,7 @@ from harness import cli
 from harness.core.errors import UsageError
 from harness.matrix.commands.bisect import Bisection, Ruling, Step, report
 from harness.matrix.commands.bisect_test import ruling
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 COMMITS = 30
 IDENTITY = {f"GIT_{role}_{field}": "x@example.org" for role in ("AUTHOR", "COMMITTER") for field in ("NAME", "EMAIL")}

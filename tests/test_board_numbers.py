@@ -13,11 +13,11 @@ from sample_runs import cell
 
 from harness.core import paths
 from harness.core.events import Bus, Event, Phase
-from harness.report import board as board_module
+from harness.report import progress_board as board_module
 from harness.report import progress_state as progress
-from harness.report.board import Board
+from harness.report.progress_board import Board
 from harness.report.progress_state import Progress
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 class Clock:
@@ -80,9 +80,9 @@ def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatc
 LIVE = """
 import sys
 from harness.core.events import Bus, Event, Phase
-from harness.report.board import Board
+from harness.report.progress_board import Board
 from sample_runs import cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
 board.expect({"parisc": 4, "arm64-debian": 2})

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from harness.core.errors import HostError, UsageError
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, UsageError
 from harness.report import bundle
 from harness.report.bundle import Bundle
+from harness.report.failure_evidence import reason_not_to_query
 from harness.report.record import Cell
-from harness.report.sameness import is_same_failure, normalised
-from harness.verdict.cell_verdict import Verdict
+from harness.report.same_failure import is_same_failure, normalised
+from harness.verdict.cell_verdict_enum import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
 
@@ -67,6 +68,12 @@ def test_the_readme_names_the_command_and_what_is_absent(tmp_path: Path) -> None
     assert f"    ./pinpoint repro {place}\n" in text
     assert "- no snapshot: no guest came up" in text
     assert "hex2bin+0x4: the witnesses disagree" in text
+
+
+def test_a_slow_program_is_not_reported_as_a_silent_guest() -> None:
+    assert reason_not_to_query(GuestLost("no answer")) == "the guest does not answer"
+    assert "may still answer" in reason_not_to_query(DeadlineExceeded("`sleep 99` did not end in time"))
+    assert not reason_not_to_query(GuestError("no such file"))
 
 
 def test_no_name_leads_out_of_the_bundles(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
-from harness.matrix.cells.cell_result import CellWatch, MutantSurvivedError, demand_caught, verdict_of
+from harness.landing.landing_judgment import Missed
+from harness.matrix.cells.cell_phases_and_verdict import CellWatch, MutantSurvivedError, demand_caught, verdict_of
 from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.checkup import KernelComplained
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
 

@@ -9,7 +9,7 @@ import pytest
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import Closest, ClosestOfAll, KernelSymbolOffset, LoadedSymbol, SymbolOffset
 from harness.landing.lookup import data_module
-from harness.landing.lookup.conversion import Conversion
+from harness.landing.lookup.closest_symbol_round_trip import Conversion
 from harness.landing.lookup.data_module import ReadRequest
 from harness.landing.probe_module import SiteReport
 

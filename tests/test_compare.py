@@ -13,7 +13,7 @@ from harness.report.compare import Baseline, compare, compare_with_baseline
 from harness.report.history import read_history
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
 

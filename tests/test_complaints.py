@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_logs import HEALTHY, KASAN, LINES, LOGS, PARISC_FAULT, SLUB_WARNING, X86_OOPS, printed
 
-from harness.images.recipe import BootNoise
-from harness.verdict.cell_verdict import Verdict
+from harness.images.vm_recipe import BootNoise
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import confirmed_by_dmesg, read_complaints, sort_by_boot_noise
 

@@ -10,10 +10,10 @@ import pytest
 
 from harness.core.elf_tables import Section, Symbol
 from harness.core.errors import GuestError
-from harness.landing import data_symbol_addresses as addresses
 from harness.landing.code.closest_symbol import Closest, KernelSymbolOffset, LoadedSymbol
-from harness.landing.data_symbol_addresses import Datum, shifts
+from harness.landing.lookup import data_symbol_address as addresses
 from harness.landing.lookup.data_check import DataReader
+from harness.landing.lookup.data_symbol_address import Datum, shifts
 from harness.landing.mutants import MUTANTS
 
 SLIDE = 0x100000

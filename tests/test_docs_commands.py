@@ -11,7 +11,7 @@ import pytest
 
 from harness import cli
 from harness.core import paths
-from harness.images import recipe
+from harness.images import vm_recipe
 
 _FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DOCS = ("gate-a-kernel.md", "check-a-probe-module.md", "hunt-a-relocation-bug.md", "sites.md", "comparing-runs.md")
@@ -35,7 +35,7 @@ def test_a_command_of_the_docs_is_parsed(name: str, words: list[str]) -> None:
     assert command is not None, name
     context = command.make_context(words[0], list(words[1:]))
     vms = [*context.params.get("vms", ()), *filter(None, [context.params.get("vm")])]
-    assert set(vms) <= set(recipe.names())
+    assert set(vms) <= set(vm_recipe.names())
     # An option that click passes on must be one that pytest or its plugin has.
     passed_on = context.params.get("pytest_arguments", ())
     assert {word for word in passed_on if word.startswith("-")} <= {"-k", "-m", "-n", "--deep", "--co"}

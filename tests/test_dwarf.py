@@ -15,13 +15,13 @@ from typing import cast
 
 import pytest
 
-from harness.core import line_table, source_line_lookup
+from harness.core import line_table, source_line_to_offset
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.layout import Layout
 from harness.landing.mutants import MUTANTS
-from harness.landing.section_sites import OtherBuildError, PrecompiledSite, by_section
+from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -93,7 +93,7 @@ def number(source: str, text: str) -> int:
 def test_a_line_is_where_its_label_is(build: Build, arch: str, flags: list[str]) -> None:
     elf = build(*flags, arch=arch)
     for file, source, function in ("one.c", ONE, "first"), ("one.c", ONE, "second"), ("two.c", TWO, "third"):
-        found = source_line_lookup.find_source_line(elf, file, number(source, f"MARK({function}_mark)"))
+        found = source_line_to_offset.find_source_line(elf, file, number(source, f"MARK({function}_mark)"))
         label, start = elf.symbols_named(f"{function}_mark")[0], elf.function(function)
         assert (found.section, found.offset) == (label.section, label.address)
         assert (found.function, found.into) == (function, label.address - start.address)
@@ -104,7 +104,7 @@ def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
     objects = ["one.c.o", "two.c.o"]
     subprocess.run(["ld", "-static", "--entry=first", *objects, "-o", "linked"], cwd=tmp_path, check=True)
     elf = Elf.read(tmp_path / "linked")
-    found = source_line_lookup.find_source_line(elf, "two.c", number(TWO, "MARK(third_mark)"))
+    found = source_line_to_offset.find_source_line(elf, "two.c", number(TWO, "MARK(third_mark)"))
     label = elf.symbols_named("third_mark")[0]
     assert (found.section, found.offset) == (label.section, elf.section_offset(label))
     assert (found.function, found.into) == ("third", label.address - elf.function("third").address)
@@ -113,30 +113,32 @@ def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
 def test_an_inlined_line_needs_its_function(build: Build) -> None:
     elf = build("-g")
     line = number(COMMON, "return x * 3")
-    assert {each.function for each in source_line_lookup.find_source_line_in_each_function(elf, "common.h", line)} == {
+    assert {
+        each.function for each in source_line_to_offset.find_source_line_in_each_function(elf, "common.h", line)
+    } == {
         "first",
         "second",
         "third",
     }
-    assert source_line_lookup.find_source_line(elf, "common.h", line, "third").section == ".text.apart"
+    assert source_line_to_offset.find_source_line(elf, "common.h", line, "third").section == ".text.apart"
     with pytest.raises(
         PinpointError, match=r"module\.ko: common\.h:5 has code in 3 functions; name one of second, first, third"
     ):
-        source_line_lookup.find_source_line(elf, "common.h", line)
+        source_line_to_offset.find_source_line(elf, "common.h", line)
     with pytest.raises(PinpointError, match=r"has no code in fourth; it has code in second, first, third"):
-        source_line_lookup.find_source_line(elf, "common.h", line, "fourth")
+        source_line_to_offset.find_source_line(elf, "common.h", line, "fourth")
 
 
 def test_as_much_of_the_path_as_is_given(build: Build, tmp_path: Path) -> None:
     elf = build("-g", f"-ffile-prefix-map={tmp_path}=far/away")
     line = number(TWO, "MARK(third_mark)")
-    assert source_line_lookup.find_source_line(elf, "away/two.c", line) == source_line_lookup.find_source_line(
+    assert source_line_to_offset.find_source_line(elf, "away/two.c", line) == source_line_to_offset.find_source_line(
         elf, "two.c", line
     )
     with pytest.raises(PinpointError, match=r"its line table names no near/two\.c; it has far/away/common\.h, far/"):
-        source_line_lookup.find_source_line(elf, "near/two.c", line)
+        source_line_to_offset.find_source_line(elf, "near/two.c", line)
     with pytest.raises(PinpointError, match=r"names no wo\.c"):
-        source_line_lookup.find_source_line(elf, "wo.c", line)
+        source_line_to_offset.find_source_line(elf, "wo.c", line)
 
 
 def test_two_files_of_a_name(tmp_path: Path) -> None:
@@ -147,20 +149,20 @@ def test_two_files_of_a_name(tmp_path: Path) -> None:
         subprocess.run(compile_it, cwd=tmp_path, check=True)
     subprocess.run(["ld", "-r", "a.o", "b.o", "-o", "both.ko"], cwd=tmp_path, check=True)
     elf = Elf.read(tmp_path / "both.ko")
-    assert source_line_lookup.find_source_line(elf, "b/same.c", 3).function == "in_b"
+    assert source_line_to_offset.find_source_line(elf, "b/same.c", 3).function == "in_b"
     with pytest.raises(PinpointError, match=r"several files are same\.c; name one of .*a/same\.c, .*b/same\.c"):
-        source_line_lookup.find_source_line(elf, "same.c", 3)
+        source_line_to_offset.find_source_line(elf, "same.c", 3)
 
 
 def test_a_line_without_code(build: Build) -> None:
     with pytest.raises(PinpointError, match=r"module\.ko: one\.c:8 has no code; the nearest line with code is [67]$"):
-        source_line_lookup.find_source_line(build("-g"), "one.c", number(ONE, "nothing here"))
+        source_line_to_offset.find_source_line(build("-g"), "one.c", number(ONE, "nothing here"))
 
 
 @pytest.mark.parametrize(("flags", "strip"), [(["-O1"], ""), (["-g"], "-g")], ids=["built-without", "stripped"])
 def test_no_dwarf(build: Build, flags: list[str], strip: str) -> None:
     with pytest.raises(PinpointError, match=r"module\.ko: no DWARF line table; build it with -g, or give") as caught:
-        source_line_lookup.find_source_line(build(*flags, strip=strip), "one.c", 4)
+        source_line_to_offset.find_source_line(build(*flags, strip=strip), "one.c", 4)
     assert "\n" not in str(caught.value)
 
 
@@ -171,7 +173,7 @@ def test_damaged_dwarf(build: Build) -> None:
     for wrong in b"\xff" * section.size, b"\x00" * section.size:
         elf.path.write_bytes(whole[: section.offset] + wrong + whole[section.offset + section.size :])
         with pytest.raises(PinpointError) as caught:
-            source_line_lookup.find_source_line(Elf.read(elf.path), "one.c", 4)
+            source_line_to_offset.find_source_line(Elf.read(elf.path), "one.c", 4)
         assert "\n" not in str(caught.value)
 
 
@@ -184,10 +186,10 @@ def test_relocations_nobody_knows(build: Build, monkeypatch: pytest.MonkeyPatch)
 def test_the_line_that_has_a_text(tmp_path: Path) -> None:
     source = tmp_path / "one.c"
     source.write_text(ONE)
-    assert source_line_lookup.find_line_number(source, "x = mixed(x);") == number(ONE, "x = mixed(x);")
+    assert source_line_to_offset.find_line_number(source, "x = mixed(x);") == number(ONE, "x = mixed(x);")
     for text, count in ("return", 2), ("no such text", 0):
         with pytest.raises(PinpointError, match=rf"one\.c: {count} lines have '{text}'"):
-            source_line_lookup.find_line_number(source, text)
+            source_line_to_offset.find_line_number(source, text)
 
 
 def loaded(build_id: str, text: int, previous: int = 0) -> Layout:

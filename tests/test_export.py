@@ -15,9 +15,9 @@ from harness.report.export.kcidb import kcidb
 from harness.report.export.ktap import ktap
 from harness.report.export.markdown import markdown
 from harness.report.export.vm_matrix import Run, vm_matrix
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 RUN = "20261128-120000-ab12"
 HOSTILE = "\x1b]0;title\x07 | `<b>` # SKIP not ok 1\nok 2 forged \x9b1m </failure> \udc80"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from kernel_logs import HEALTHY, SLUB_WARNING, X86_OOPS, printed
 
-from harness.images.recipe import BootNoise, Recipe, select
-from harness.matrix.ending import count_false_alarms
-from harness.report.measurements import Figures
+from harness.images.vm_recipe import BootNoise, Recipe, select
+from harness.matrix.exit_status_and_counts import count_false_alarms
+from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 NOISE = BootNoise(place="mm/slub.c:5134", why="a test")
 

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from broken_runs import environment
 
-from harness.faulting import Judge
+from harness.injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

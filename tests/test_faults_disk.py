@@ -12,7 +12,7 @@ import pytest
 from broken_runs import environment
 from debian_repository import Repository, Signer
 
-from harness.faulting import Judge
+from harness.injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from broken_runs import BrokenRun, environment
 from validators import demand_schemas
 
-from harness.faulting import Judge
+from harness.injected_fault_fixture import Judge
 from harness.report.run_dir import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -29,8 +29,8 @@ from pathlib import Path
 import pytest
 
 import harness.guest.start as start
-import harness.guest.state as state
-import harness.landing.traits as traits
+import harness.guest.save_and_load_state as state
+import harness.landing.prove_recipe_traits as traits
 import harness.matrix.guests.checkup as checkup
 import harness.matrix.guests.fleet as fleet
 from fault_guests import HANG, Programs

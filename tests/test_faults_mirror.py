@@ -15,9 +15,9 @@ from debian_repository import Repository, Signer
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus
-from harness.faulting import Judge
 from harness.images import host_apt_sources, private_apt
 from harness.images.packages import Packages
+from harness.injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

@@ -15,11 +15,11 @@ import validators
 from harness.plugin import RUN
 from harness.report import lost, schemas
 from harness.report.export import junit, kcidb, ktap, markdown
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu_process import FrozenGuestRefused
 from harness.images.image import Image
-from harness.images.recipe import Kernel, MachineOptions, Recipe
 from harness.images.store import Store
+from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 from harness.matrix.guests import freezer
 from harness.matrix.guests.once import Once
 

@@ -19,7 +19,7 @@ from harness.landing.probe_module import SiteReport
 from harness.landing.sites import rules_arm64, rules_x86
 from harness.landing.sites.function import Answer, FunctionSites
 from harness.matrix.commands.prove_sites import Proof, _compare
-from harness.report import site_forms
+from harness.report import sites_command_output
 
 OLD, NEW = (6, 1), (6, 12)
 
@@ -247,12 +247,12 @@ def test_how_the_kernels_answer_is_compared(
 
 def test_both_forms_of_output(sites: FunctionSites) -> None:
     found = sites.function("f")
-    text = site_forms.text(found, {})
+    text = sites_command_output.text(found, {})
     assert "no: EINVAL, jump label" in text
     assert "unknown without --boot: rewritten at boot" in text
     assert "aliases: also_f" in text
     asked = {("f", 0): 0, ("f", 0x14): errno.EILSEQ}
-    answered = json.loads(json.dumps(site_forms.as_object(found, asked)))
+    answered = json.loads(json.dumps(sites_command_output.as_object(found, asked)))
     rows = {row["offset"]: row for row in answered["offsets"]}
     assert rows[0]["kernel"] == "accepted"
     assert rows[0x14]["kernel"] == "EILSEQ"

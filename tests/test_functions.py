@@ -8,11 +8,11 @@ import pytest
 
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe, load_all
+from harness.images.vm_recipe import Recipe, load_all
 from harness.matrix import vm_start_order
 from harness.report import cell_duration_cache
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 def cell(case: str, vm: str, seconds: float, mutant: str = "") -> Cell:

@@ -19,7 +19,7 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.guest import booted_kernel_check
 from harness.guest.terminal import Filter
-from harness.images import recipe
+from harness.images import vm_recipe
 from harness.landing import probe_module
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.patch_sites import patch_sites
@@ -188,7 +188,7 @@ def test_recipes(config: pytest.Config, tmp_path: Path) -> None:
 
     def reader(content: bytes) -> None:
         place.write_bytes(content)
-        loaded = recipe.load(place)
+        loaded = vm_recipe.load(place)
         assert not set("$;|&`()<>\"'\\\n") & set(loaded.kernel.cflags)
 
     fuzz(config, st.one_of(st.sampled_from(seeds).flatmap(mutations), st.binary(max_size=200)), reader)

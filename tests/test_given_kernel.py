@@ -16,9 +16,9 @@ import zstandard
 
 from harness import cli
 from harness.core.errors import RecipeError, UsageError
-from harness.images import given_parts, kernel_config, recipe, rpm
-from harness.images.recipe import Recipe, Traits, load_all, replace_in_this_run, select
-from harness.matrix.commands.given import Given, lost_traits
+from harness.images import given_kernel_parts, kernel_config, rpm, vm_recipe
+from harness.images.vm_recipe import Recipe, Traits, load_all, replace_in_this_run, select
+from harness.matrix.commands.given_kernel_recipe import Given, lost_traits
 from harness.report import bundle
 
 RELEASE = "6.9.1-200.fc40.x86_64"
@@ -110,14 +110,14 @@ def fedora() -> dict[str, bytes]:
 
 def test_the_parts_of_fedoras_packages(tmp_path: Path) -> None:
     (tmp_path / "kernel.rpm").write_bytes(package(fedora(), zstd))
-    given_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
-    found = given_parts.in_tree(tmp_path / "tree", "kernel.rpm")
+    given_kernel_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
+    found = given_kernel_parts.in_tree(tmp_path / "tree", "kernel.rpm")
     assert found.release == RELEASE
     assert found.image.read_bytes() == b"image"
     assert found.modules == tmp_path / f"tree/lib/modules/{RELEASE}"
     assert found.source == found.objects == tmp_path / f"tree/usr/src/kernels/{RELEASE}"
     (tmp_path / "scratch").mkdir()
-    staged = given_parts.staged_modules(found, tmp_path / "scratch")
+    staged = given_kernel_parts.staged_modules(found, tmp_path / "scratch")
     assert lzma.decompress((staged / "kernel/virtio_net.ko.xz").read_bytes()) == b"module"
 
 
@@ -128,9 +128,9 @@ def test_the_parts_of_fedoras_packages(tmp_path: Path) -> None:
 def test_a_missing_part_is_named(absent: str, named: str, tmp_path: Path) -> None:
     files = {name: content for name, content in fedora().items() if not name.startswith(absent)}
     (tmp_path / "kernel.rpm").write_bytes(package(files, bytes))
-    given_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
+    given_kernel_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
     with pytest.raises(UsageError, match=f"no {named}.* is among what --kernel names"):
-        given_parts.in_tree(tmp_path / "tree", "kernel.rpm")
+        given_kernel_parts.in_tree(tmp_path / "tree", "kernel.rpm")
 
 
 def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:
     (modules / "kernel/a.ko.zst").write_bytes(zstd(b"one"))
     (modules / "kernel/b.ko.gz").write_bytes(gzip.compress(b"two"))
     (tmp_path / "scratch").mkdir()
-    parts = cast(given_parts.Parts, SimpleNamespace(modules=modules))
-    staged = given_parts.staged_modules(parts, tmp_path / "scratch") / "kernel"
+    parts = cast(given_kernel_parts.Parts, SimpleNamespace(modules=modules))
+    staged = given_kernel_parts.staged_modules(parts, tmp_path / "scratch") / "kernel"
     assert (staged / "a.ko").read_bytes() == b"one"
     assert (staged / "b.ko").read_bytes() == b"two"
 
@@ -208,8 +208,8 @@ def test_a_tree_takes_the_vms_configuration_and_machine(tmp_path: Path) -> None:
 
 
 def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(recipe._REPLACEMENT, "")
-    monkeypatch.setenv(recipe._OPTIONS, "")
+    monkeypatch.setenv(vm_recipe._REPLACEMENT, "")
+    monkeypatch.setenv(vm_recipe._OPTIONS, "")
     base = select(["parisc"])[0]
     given = base.model_copy(update={"describe": "mine", "traits": Traits(kprobes=True)})
     replace_in_this_run(given, ["--kernel=/my linux"])
@@ -218,7 +218,7 @@ def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.Mo
     assert bundle.command(Path("/results/x")) == "./pinpoint repro /results/x '--kernel=/my linux'"
     assert select(["x86_64-debian"])[0].name == "x86_64-debian"
     printed = subprocess.run(["env"], capture_output=True, text=True, check=True).stdout
-    assert recipe._REPLACEMENT in printed
+    assert vm_recipe._REPLACEMENT in printed
 
 
 def test_lost_traits_are_those_that_only_the_vm_has() -> None:

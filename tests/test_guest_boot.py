@@ -25,7 +25,7 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions, boot
 from harness.images.image import Image
-from harness.images.recipe import Kernel, MachineOptions, Recipe
+from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 
 pytestmark = pytest.mark.slow
 

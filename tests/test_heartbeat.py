@@ -17,7 +17,7 @@ from harness.guest import heartbeat as heart_module
 from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_complaints
 from harness.verdict.liveness import Condition, examine
 

@@ -14,8 +14,8 @@ import pytest
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError
-from harness.matrix.cells.cell_result import verdict_of
-from harness.verdict.cell_verdict import Verdict
+from harness.matrix.cells.cell_phases_and_verdict import verdict_of
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 def test_late_work_of_the_host_is_no_hang() -> None:

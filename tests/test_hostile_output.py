@@ -15,18 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.bench import readers
+from harness.bench import console_parser_scaling
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError
-from harness.guest import spilled
+from harness.guest import spilled_console_output
 from harness.guest.console import Console, Transcript
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
-from harness.matrix.cells.cell_result import verdict_of
+from harness.matrix.cells.cell_phases_and_verdict import verdict_of
 from harness.matrix.guests import checkup, guest_state
 from harness.matrix.guests.checkup import KernelComplained, UnexplainedTaint
 from harness.verdict import complaint_kinds, complaints, printk, traces
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_complaints
 from harness.verdict.printk import read_records
 
@@ -77,11 +77,11 @@ def work(monkeypatch: pytest.MonkeyPatch, unit: str, size: int) -> int:
                     patch.setattr(module, name, Counting(value, handed))
         floating = [(opening, Counting(pattern, handed)) for opening, pattern in complaint_kinds._FLOATING]
         patch.setattr(complaint_kinds, "_FLOATING", floating)
-        readers.reads(readers.text(unit, size))
+        console_parser_scaling.reads(console_parser_scaling.text(unit, size))
     return sum(handed)
 
 
-@pytest.mark.parametrize("unit", readers.UNITS)
+@pytest.mark.parametrize("unit", console_parser_scaling.UNITS)
 def test_the_work_of_reading_grows_as_the_size_does(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Readers that search the rest of a line again at each match do 4096 times the work for 64 times the input.
 
@@ -177,7 +177,7 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(spilled.os, "pwrite", full)
+    monkeypatch.setattr(spilled_console_output.os, "pwrite", full)
     transcript = Transcript(limit=100, spill=tmp_path)
     transcript.append(b"x" * 1000)
     with pytest.raises(LookupError):

@@ -22,7 +22,7 @@ from harness.guest.keys import RunKeys
 from harness.guest.process_listening_sockets import Listener, listeners
 from harness.guest.provisioning_line import format_provisioning_line
 from harness.guest.qemu_process import Emulator
-from harness.report.evidence import gather_evidence
+from harness.report.failure_evidence import gather_evidence
 
 STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself
 

@@ -13,7 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError
 from harness.core.events import Bus, Event, ProgressStep
 from harness.images import kbuild, object_tree
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
 

@@ -14,7 +14,7 @@ from harness.matrix.commands import kernel_mutant_run
 from harness.matrix.commands.kernel_mutant_run import KernelMutantResult, _Control, _Hunt
 from harness.matrix.guests.kernel_mutant_switch import switch_on
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 MUTANT = KernelMutant(
     number=7,

@@ -12,7 +12,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
-from harness.images.recipe import Traits, load_all, part_path
+from harness.images.vm_recipe import Traits, load_all, part_path
 
 TABLE = kernel_mutant_table.read_table()
 PLACES = kernel_mutant_table.files_by_number(part_path("patches", kernel_mutant_table.PATCH).read_text())

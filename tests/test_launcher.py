@@ -84,7 +84,7 @@ def make(root: Path) -> Project:
     (root / "harness" / "__init__.py").touch()
     (root / "harness" / "cli.py").write_text(CLI)
     (root / "harness" / "core").mkdir()
-    for name in ("doctor.py", "core/__init__.py", "core/rights.py"):
+    for name in ("doctor.py", "core/__init__.py", "core/child_privilege_drop.py"):
         shutil.copy(paths.PROJECT / "harness" / name, root / "harness" / name)
     return project
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.core import paths
-from harness.images.programs import FLAGS, PROGRAMS
+from harness.images.loader_programs import FLAGS, PROGRAMS
 from harness.pinning.loader import LoaderLine, LoaderOrder, Status
 
 pytestmark = pytest.mark.slow

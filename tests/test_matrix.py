@@ -43,7 +43,7 @@ import harness.matrix.guests.checkup as checkup
 checkup.record_initial_state = lambda guest: None
 checkup.check_after_cell = lambda guest: ""
 import harness.matrix.cells.failure_bundles as bundling
-from harness.report.evidence import Evidence
+from harness.report.failure_evidence import Evidence
 console = "console\\n{}\\n".format
 bundling.gather_evidence = lambda guest, error: Evidence({"console.log": console(error).encode()}, {"dmesg.txt": "no"})
 bundling._hashes = lambda image: {}
@@ -60,7 +60,7 @@ def matrix(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest
 
 
 def run(matrix: pytest.Pytester, case: str, *arguments: str) -> pytest.RunResult:
-    matrix.makepyfile(test_case=f"import pytest\nfrom harness.landing.landing import Missed\n{case}")
+    matrix.makepyfile(test_case=f"import pytest\nfrom harness.landing.landing_judgment import Missed\n{case}")
     return matrix.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
 
 
@@ -211,7 +211,7 @@ def test_a_disk_that_takes_no_bundle_costs_the_bundle_only(matrix: pytest.Pytest
 
 def test_a_trait_that_the_kernel_contradicts_is_our_error_and_no_skip(matrix: pytest.Pytester) -> None:
     contradicted = """
-from harness.landing.traits import TraitContradictedError
+from harness.landing.prove_recipe_traits import TraitContradictedError
 
 def contradict(self, name):
     raise TraitContradictedError("kaslr", "the recipe says kaslr = true, the kernel false", where=name, mend="mend it")

@@ -14,7 +14,7 @@ from test_verify import MODULE, compiled
 from harness.core.elf import Elf
 from harness.core.errors import RecipeError, UsageError
 from harness.images import external_build, kbuild, module_info
-from harness.images.private_module_copy import private_copy
+from harness.images.external_module_private_copy import private_copy
 
 MODINFO = {
     "parm": 'INFO(parm, "site:the function to probe"); ',

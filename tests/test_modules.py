@@ -24,8 +24,8 @@ from harness.images import modules
 from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
-from harness.images.recipe import Recipe
 from harness.images.store import Store
+from harness.images.vm_recipe import Recipe
 
 NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
 RELEASE = "6.1.0-test"

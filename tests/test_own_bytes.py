@@ -9,11 +9,11 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
-from harness.landing import own_bytes, witness
+from harness.landing import five_address_witnesses, own_bytes
 from harness.landing.code.patch_sites import LINKED, patch_sites
+from harness.landing.five_address_witnesses import Window
 from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_run import read_until_stable
-from harness.landing.witness import Window
 
 X86 = ARCHITECTURES["x86_64"].kprobes
 START = 0x1000
@@ -179,7 +179,7 @@ def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
 
 def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
     window = Window(START, CODE, patched(5, b"\xcc"), CODE)
-    seen = witness.outside(window, START + 5, X86, own(frozenset(range(5))))
+    seen = five_address_witnesses.outside(window, START + 5, X86, own(frozenset(range(5))))
     assert (seen.address, seen.contradicts) == (START + 5, False)
     assert seen.detail == "55 became cc; 11 bytes around are the ELF's, 5 masked"
 
@@ -188,14 +188,14 @@ def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
 def test_a_byte_that_is_not_the_elfs_contradicts_and_both_are_shown(when: str) -> None:
     states = {"before": CODE, "with": patched(5, b"\xcc"), "after": CODE}
     states[when] = patched(8, b"\x90", states[when])
-    seen = witness.outside(Window(START, *states.values()), START + 5, X86, own())
+    seen = five_address_witnesses.outside(Window(START, *states.values()), START + 5, X86, own())
     assert seen.contradicts
     assert f"at 0x1008 the ELF has e55dc390909090cc, memory 905dc390909090cc {when} the probe" in seen.detail
 
 
 def test_masked_bytes_may_be_anything() -> None:
     before = patched(0, bytes.fromhex("e811223344"))
-    seen = witness.outside(
+    seen = five_address_witnesses.outside(
         Window(START, before, patched(5, b"\xcc", before), before), START + 5, X86, own(frozenset(range(5)))
     )
     assert not seen.contradicts
@@ -203,7 +203,7 @@ def test_masked_bytes_may_be_anything() -> None:
 
 def test_too_little_to_compare_makes_no_statement() -> None:
     few = frozenset(range(len(CODE) - own_bytes.FEWEST + 1))
-    seen = witness.outside(Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few))
+    seen = five_address_witnesses.outside(Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few))
     assert seen.address is None
     assert not seen.contradicts
     assert "only 3 bytes of the ELF" in seen.detail
@@ -216,26 +216,26 @@ def test_memory_that_is_being_patched_is_read_again() -> None:
 
 
 def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:
-    seen = witness.outside(Window(START, CODE, patched(5, b"\xcc\1\2\3\4"), CODE), START + 5, X86, own())
+    seen = five_address_witnesses.outside(Window(START, CODE, patched(5, b"\xcc\1\2\3\4"), CODE), START + 5, X86, own())
     assert seen.contradicts
 
 
 def test_a_breakpoint_that_the_kernel_does_not_list_contradicts() -> None:
     window = Window(START, CODE, patched(8, b"\xcc", patched(5, b"\xcc")), CODE)
     listed = {START + 5, START + 8}
-    assert not witness.outside(window, START + 5, X86, own(), (), listed).contradicts
-    seen = witness.outside(window, START + 5, X86, own(), (), {START + 5})
+    assert not five_address_witnesses.outside(window, START + 5, X86, own(), (), listed).contradicts
+    seen = five_address_witnesses.outside(window, START + 5, X86, own(), (), {START + 5})
     assert seen.contradicts
     assert "at 0x1008 the ELF has e5" in seen.detail
 
 
 def test_a_snapshot_of_another_life_shows_the_probe_elsewhere() -> None:
     stale = patched(6, b"\xcc")
-    assert witness.outside(Window(START, CODE, stale, CODE), START + 5, X86, own()).address == START + 6
+    assert five_address_witnesses.outside(Window(START, CODE, stale, CODE), START + 5, X86, own()).address == START + 6
 
 
 def test_a_probe_that_stood_there_before_need_not_change_memory() -> None:
     probed = patched(5, b"\xcc")
     window = Window(START, probed, probed, probed)
-    assert witness.outside(window, START + 5, X86, own(), [START + 5]).address == START + 5
-    assert witness.outside(window, START + 5, X86, own()).contradicts
+    assert five_address_witnesses.outside(window, START + 5, X86, own(), [START + 5]).address == START + 5
+    assert five_address_witnesses.outside(window, START + 5, X86, own()).contradicts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.verdict import intended_backtraces
+from harness.verdict import deliberate_dump_stack
 from harness.verdict.complaints import read_complaints
 
 X86 = """\
@@ -41,7 +41,7 @@ WARNING = """\
 
 
 def intended(log: str, *modules: str) -> list[bool]:
-    return [intended_backtraces.is_intended(complaint, modules) for complaint in read_complaints(log, timed=True)]
+    return [deliberate_dump_stack.is_intended(complaint, modules) for complaint in read_complaints(log, timed=True)]
 
 
 def test_a_modules_own_dump_is_no_complaint() -> None:

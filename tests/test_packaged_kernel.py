@@ -24,8 +24,8 @@ from harness.images.elf_writer import FlatSection
 from harness.images.kallsyms import RecoveredSymbol
 from harness.images.packages import Packages
 from harness.images.private_apt import native
-from harness.images.recipe import Kernel, Recipe
 from harness.images.store import Store
+from harness.images.vm_recipe import Kernel, Recipe
 
 BASE = 0xFFFF_8000_0800_0000
 KERNEL = vmlinux.ELF + bytes(range(256)) * 40

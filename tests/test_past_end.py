@@ -10,15 +10,15 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
-from harness.core.single_step_defect import Defect, Symptom
+from harness.core.kernel_single_step_defect import Defect, Symptom
 from harness.landing.checks.probe_flags import select_apart
 from harness.landing.checks.single_step import CpuAddress, SingleStepResult
-from harness.landing.landing import Landing, Missed, prove
+from harness.landing.five_address_witnesses import Statement
+from harness.landing.landing_judgment import Landing, Missed, prove
 from harness.landing.layout import Layout
 from harness.landing.past_end import describe_outside_address, expect_escape, in_function, next_function
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.landing.witness import Statement
 
 SITE = Site("leaf", 0x30, module="target")
 AGREED = [Statement(name, 0x1030) for name in ("reported", "listed", "elf", "outside")]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.pinning.protocol.enumerate import covering, enumerate_schedules, situations
 from harness.pinning.protocol.hypothesis_machine import explore
 from harness.pinning.protocol.model import (

@@ -11,7 +11,7 @@ import pytest
 from harness.core.architecture_table import ARCHITECTURES
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu import QemuFiles, argv, kernel_arguments
-from harness.images.recipe import Kernel, MachineOptions, Recipe
+from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 
 TCG = Accelerator("tcg", "a test")
 KVM = Accelerator("kvm", "a test")

@@ -13,9 +13,9 @@ from harness.core.events import Bus
 from harness.images import qemu_program, suite_programs
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
-from harness.images.recipe import Recipe, load
 from harness.images.store import Entry, Store
 from harness.images.suite_programs import SuitePrograms
+from harness.images.vm_recipe import Recipe, load
 
 RECIPE = """
 name = "vm"

@@ -20,7 +20,7 @@ from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.site import Site
 from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.html import write_html
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 

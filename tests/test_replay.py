@@ -14,14 +14,14 @@ from typing import Any
 import pexpect
 import pytest
 
-from harness import cli, cli_guests
+from harness import cli, cli_shell_and_repro
 from harness.core import paths
 from harness.core.files import sha256
 from harness.matrix.commands import replay
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 FILE = "cases/test_sites.py"
 ITEM = "test_kernel_function[parisc-mutant:one-instruction-off-exported]"
@@ -130,7 +130,7 @@ def test_exactly_that_cell_is_replayed_as_it_was_run(
 def test_a_person_is_let_in_at_the_failure(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(cli_guests.debugger, "find_gdb", lambda _: "gdb")
+    monkeypatch.setattr(cli_shell_and_repro.debugger, "find_gdb", lambda _: "gdb")
     runs = Runs(SAME)
     assert repro(monkeypatch, runs, str(left()), f"--{way}") == 1
     assert {f"--at-failure={way}", "-s"} <= set(runs.arguments[0])

@@ -23,18 +23,18 @@ from harness.landing.site import Site
 from harness.report import history, timeline
 from harness.report.html import write_html, write_report
 from harness.report.material import Material
-from harness.report.measurements import Figures
-from harness.report.page.claims import claims
+from harness.report.metrics_with_goals import Figures
+from harness.report.page.case_docstrings import claims
 from harness.report.page.excerpts import Excerpts
 from harness.report.page.lanes import lanes
 from harness.report.page.news import news
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, Results
-from harness.report.relocation_drawing import Moved
+from harness.report.relocation_drawing_data import Moved
 from harness.report.replay import replay
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Timeline
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 @pytest.fixture

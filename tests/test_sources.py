@@ -13,7 +13,7 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, ProgressStep
 from harness.images import kernel_source_trees
 from harness.images.packages import Packages, SourcePackage
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 PATCH = """\
 Why this patch is there.

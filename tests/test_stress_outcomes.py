@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.pinning.stress import StressResult
 
 FAIR = {

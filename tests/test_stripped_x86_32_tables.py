@@ -11,8 +11,8 @@ import pytest
 
 from harness.core.elf import Elf, Section, Symbol
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
-from harness.landing.code.recovered_tables import recovered_tables
-from harness.landing.code.stripped_patch_tables import Rows
+from harness.landing.code.select_stripped_table_finder import recovered_tables
+from harness.landing.code.stripped_arm64_tables import Rows
 from harness.landing.code.stripped_x86_32_tables import SectionTables
 
 TEXT, RODATA, INIT, ALT = 0xC1000000, 0xC1800000, 0xC1900000, 0xC1A00000

@@ -15,9 +15,10 @@ from harness.core.architecture import Decoder
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus, Event
 from harness.guest.guest import Guest
-from harness.landing.landing import Landing, Missed
+from harness.landing.five_address_witnesses import Statement
+from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup import reserved_places
+from harness.landing.lookup import patched_code_and_traps
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
@@ -26,7 +27,6 @@ from harness.landing.sweep.sweep_guests import FreshGuests
 from harness.landing.sweep.sweep_module import KprobesListing
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.sweep.sweep_refusals import Refusals
-from harness.landing.witness import Statement
 
 SITES = [Site(f"f{number}") for number in range(40)]
 
@@ -184,7 +184,9 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting_sections={".text"})
-    monkeypatch.setattr(reserved_places, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)])
+    monkeypatch.setattr(
+        patched_code_and_traps, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
+    )
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))
 

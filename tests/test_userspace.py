@@ -6,18 +6,26 @@ import errno
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from sample_runs import cell
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.landing import Landing
+from harness.landing.landing_judgment import Landing, NotInForceError
 from harness.landing.site import Site
-from harness.userspace import debug_files, witness
-from harness.userspace.mappings import FileView, Mapping, Page
+from harness.matrix.cells.cell_phases_and_verdict import one_line, verdict_of
+from harness.matrix.exit_status_and_counts import count_mutants
+from harness.report.metrics_with_goals import Figures
+from harness.report.run_dir import RunDirectory
+from harness.userspace import debug_files, mutants, witness
+from harness.userspace.mapped_pages import FileView, Mapping, Page
+from harness.userspace.user_file import UserFile
 from harness.userspace.ways import ByModule, ByTracefs, Hit, Registered, _errors
 from harness.userspace.witness import Breakpoint
+from harness.verdict.cell_verdict_enum import Verdict
 
 INT3 = Breakpoint(b"\xcc", 1)
 BRK = Breakpoint(bytes.fromhex("a00020d4"), 4)
@@ -104,6 +112,21 @@ def test_one_of_two_mappings_has_no_breakpoint() -> None:
 def test_tree(probed: dict[int, int], complaint: str) -> None:
     found = landing(view((PLACE, b"\xcc")), probed=probed).complaint
     assert complaint in found if complaint else not found
+
+
+def test_mutant_that_aims_at_the_site_itself_is_counted_as_not_in_force(tmp_path: Path) -> None:
+    """The figure counts reasons by their first words, so the error's message must begin with them."""
+    file = SimpleNamespace(offset=lambda _: PLACE, following=lambda site: site)
+    with pytest.raises(NotInForceError) as raised:
+        mutants.MUTANTS["user-one-instruction-off"].offsets(cast(UserFile, file), (Site("pinpoint_one_1"),))
+    run = RunDirectory.create(tmp_path)
+    ended = cell(
+        "test_a", "parisc", verdict_of(raised.value), mutant="user-one-instruction-off", reason=one_line(raised.value)
+    )
+    count_mutants(Figures(run), [ended])
+    figures = {each.figure: (each.value, each.holds) for each in Figures(run).read()}
+    assert ended.verdict is Verdict.HARNESS_ERROR
+    assert figures["mutants.not_in_force"] == (1, False)
 
 
 def test_trapped_outside_of_the_file() -> None:

@@ -14,11 +14,11 @@ from harness.core.elf import Elf
 from harness.core.errors import BootError, UsageError
 from harness.core.events import Bus
 from harness.guest.guest import Guest
-from harness.images import external_module_check, module_info
+from harness.images import external_module_file_format, module_info
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import Headers
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
@@ -80,7 +80,7 @@ def mapped(image: Image, shift: int = 0) -> str:
 
 def refused(file: Path, *, by: str = "x86_64") -> str:
     with pytest.raises(UsageError) as caught:
-        external_module_check.read(file, ARCHITECTURES[by])
+        external_module_file_format.read(file, ARCHITECTURES[by])
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert module_info.module_name(external_module_check.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_file_format.read(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert module_info.module_name(external_module_check.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_file_format.read(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -141,19 +141,19 @@ def test_a_stripped_module(module: Path) -> None:
 
 def test_debug_information_is_not_needed(module: Path) -> None:
     subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-debug", module], check=True)
-    external_module_check.read(module, X86)
+    external_module_file_format.read(module, X86)
 
 
 def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old"))
-    elf = external_module_check.read(file, X86)
+    elf = external_module_file_format.read(file, X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, but vm runs {RELEASE}"):
         module_info.demand_vermagic(elf, file, image)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace("vermagic", "author"))
-    elf = external_module_check.read(file, X86)
+    elf = external_module_file_format.read(file, X86)
     with pytest.raises(UsageError, match=r"built for the kernel \(no release\)"):
         module_info.demand_vermagic(elf, file, image)
 

@@ -13,7 +13,7 @@ from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.kprobe_judge import listed_site, match_registrations
 from harness.landing.verify.registrations import Registration
-from harness.landing.verify.watched import stands_at
+from harness.landing.verify.watch_and_judge_registrations import stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
-from harness.landing import witness
-from harness.landing.landing import Landing, Missed, prove
+from harness.landing import five_address_witnesses
+from harness.landing.five_address_witnesses import Statement, Window
+from harness.landing.landing_judgment import Landing, Missed, prove
 from harness.landing.probe_module import ListedProbe, SiteReport, parse_list, parse_report
 from harness.landing.site import Site
-from harness.landing.witness import Statement, Window
 
 X86 = ARCHITECTURES["x86_64"].kprobes
 PARISC = ARCHITECTURES["parisc"].kprobes
@@ -61,11 +61,11 @@ def test_the_only_killer_is_the_witness_that_alone_disagrees(
 
 def test_a_list_with_another_number_of_entries_contradicts() -> None:
     one, two = ListedProbe(0x1004, "leaf+0x4", ()), ListedProbe(0x1009, "leaf+0x9", ())
-    assert not witness.listed([one], 0x1004, 1).contradicts
-    more = witness.listed([one, two], 0x1004, 1)
+    assert not five_address_witnesses.listed([one], 0x1004, 1).contradicts
+    more = five_address_witnesses.listed([one, two], 0x1004, 1)
     assert (more.address, more.contradicts) == (0x1004, True)
     assert "2 new entries, 1 registered" in more.detail
-    assert witness.listed([], 0x1004, 1).contradicts
+    assert five_address_witnesses.listed([], 0x1004, 1).contradicts
 
 
 def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
@@ -104,31 +104,31 @@ def test_no_hits_are_right_when_none_are_due() -> None:
     [(b"\xcc", "0f became cc"), (b"\xe9\1\2\3\4", "0f1f440000 became e901020304"), (b"\xe8\1\2\3\4", "became e8")],
 )
 def test_outside_reads_every_kind_of_patch(patch: bytes, detail: str) -> None:
-    seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
+    seen = five_address_witnesses.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
     assert seen.address == 0x1000
     assert detail in seen.detail
 
 
 def test_outside_reports_the_change_closest_to_the_site() -> None:
     during = patched(patched(CODE, 0, b"\xcc"), 6, b"\xcc")
-    assert witness.outside(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
-    assert witness.outside(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
+    assert five_address_witnesses.outside(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
+    assert five_address_witnesses.outside(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
 
 
 def test_outside_detects_a_probe_one_byte_off() -> None:
     window = Window(0x1000, CODE, patched(CODE, 6, b"\xcc"))
-    assert witness.outside(window, 0x1005, X86).address == 0x1006
+    assert five_address_witnesses.outside(window, 0x1005, X86).address == 0x1006
 
 
 def test_outside_contradicts_when_nothing_changed() -> None:
-    seen = witness.outside(Window(0x1000, CODE, CODE), 0x1000, X86)
+    seen = five_address_witnesses.outside(Window(0x1000, CODE, CODE), 0x1000, X86)
     assert seen.address is None
     assert seen.contradicts
     assert "nothing changed" in seen.detail
 
 
 def test_outside_does_not_take_any_change_for_a_probe() -> None:
-    seen = witness.outside(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
+    seen = five_address_witnesses.outside(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
     assert seen.contradicts
     assert "no probe" in seen.detail
 
@@ -137,7 +137,7 @@ def test_outside_aligns_on_fixed_width() -> None:
     # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
     window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
-    assert witness.outside(window, 0x1004, PARISC).address == 0x1004
+    assert five_address_witnesses.outside(window, 0x1004, PARISC).address == 0x1004
 
 
 def test_restored_compares_after_with_before() -> None:
@@ -148,18 +148,18 @@ def test_restored_compares_after_with_before() -> None:
 
 def test_trapped_takes_off_what_the_breakpoint_moved_the_ip_on() -> None:
     report = SiteReport("leaf", 0, 0x1000, 1, 0x1001)
-    assert witness.trapped(report, X86).address == 0x1000
-    assert witness.trapped(report, PARISC).address == 0x1001
+    assert five_address_witnesses.trapped(report, X86).address == 0x1000
+    assert five_address_witnesses.trapped(report, PARISC).address == 0x1001
 
 
 def test_a_refused_site_reports_no_address() -> None:
-    seen = witness.reported(SiteReport("leaf", 2, 0, 0, 0))
+    seen = five_address_witnesses.reported(SiteReport("leaf", 2, 0, 0, 0))
     assert seen.address is None
     assert "errno 2" in seen.detail
 
 
 def test_an_empty_list_makes_no_statement() -> None:
-    assert witness.listed([], 0x1000).address is None
+    assert five_address_witnesses.listed([], 0x1000).address is None
 
 
 def test_report_lines_are_read() -> None:

@@ -17,10 +17,10 @@ from harness.bench.plan import Group
 from harness.core import paths
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 from harness.matrix.guests.fleet import Fleet
-from harness.report.board import Board
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
+from harness.report.progress_board import Board
 from harness.report.run_dir import RunDirectory
 
 # Output to a log is not wrapped.

@@ -10,7 +10,7 @@ from harness.core import paths
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 from harness.matrix.guests.fleet import Fleet
 from harness.report.run_dir import RunDirectory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.bench.samples import Samples
-from harness.report.measurements import meets
+from harness.report.metrics_with_goals import meets
 
 
 @dataclass(frozen=True)

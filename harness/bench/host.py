@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.guest.accelerator import choose, qemu_version
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 
 def host_facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:

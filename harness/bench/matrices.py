@@ -14,7 +14,7 @@ from harness.bench.interleave import Measure
 from harness.core import paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import LATEST, RunDirectory
 
 _WALL, _GUESTS = "wall", "guest CPU / cores"

@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
-from harness.bench import boots, cases, matrices, noop_build, readers, thaws
+from harness.bench import added_case_cost, boots, console_parser_scaling, matrices, noop_build, thaws
 from harness.bench.context import BenchContext
 from harness.bench.figure import Absent, Pair
 from harness.bench.interleave import Measure
 from harness.core.errors import UsageError
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 Sides = Mapping[str, Measure | Absent]
 
@@ -35,9 +35,9 @@ GROUPS = (
     Group(
         (thaws.figure_definition("thaw_parisc", _PARISC, "at most 0.35"),), partial(thaws.open_sides, _PARISC), _PARISC
     ),
-    Group(cases.PAIRS, cases.open_sides, cases.VM),
+    Group(added_case_cost.PAIRS, added_case_cost.open_sides, added_case_cost.VM),
     Group(noop_build.PAIRS, noop_build.open_sides),
-    Group(readers.PAIRS, readers.open_sides),
+    Group(console_parser_scaling.PAIRS, console_parser_scaling.open_sides),
     Group((matrices.LANDINGS,), matrices.landings),
     Group((matrices.WHOLE,), matrices.whole),
 )

@@ -10,7 +10,7 @@ from typing import Any
 from harness.bench.figure import Absent, FigureResult
 from harness.bench.samples import Samples
 from harness.core.files import write_text
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
 
 NAME = "bench.json"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 
 from harness.core.architecture import Architecture, CallForm, Decoder, KprobeTraits, Narrow, QemuMachine, Translation
+from harness.core.kernel_single_step_defect import Defect, Symptom
 from harness.core.qemu_registers import Registers
-from harness.core.single_step_defect import Defect, Symptom
 
 # include/linux/errno.h; the C library has no name for it.
 _ENOTSUPP = 524

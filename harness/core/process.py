@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from harness.core.child_privilege_drop import Rights
 from harness.core.deadline import Deadline
 from harness.core.errors import HostDeadlineExceeded, HostError
-from harness.core.rights import Rights
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import files, paths, process, program_versions, rights
+from harness.core import child_privilege_drop, files, paths, process, program_versions
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError, UsageError
@@ -120,7 +120,7 @@ def _kvm_absent(architecture: Architecture) -> str:
     device = qemu_rights.KVM_DEVICE
     if not device.exists():
         return f"no {device}"
-    if not rights.may_open(device):
+    if not child_privilege_drop.may_open(device):
         return f"no access to {device}"
     return ""
 

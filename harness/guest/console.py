@@ -17,7 +17,7 @@ from pexpect.spawnbase import SpawnBase
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.console_log import ConsoleLog
-from harness.guest.spilled import Spilled
+from harness.guest.spilled_console_output import Spilled
 
 # The amount kept in memory.
 _KEPT_BYTES = 8 << 20

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import process, rights
+from harness.core import child_privilege_drop, process
 from harness.core.architecture import Architecture
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, HostError
@@ -66,7 +66,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
     """
     gdb = find_gdb(guest.architecture)
     # gdb has the user of QEMU. What it reads, a guest could have influenced.
-    given = rights.fewer([symbols.vmlinux, *symbols.modules])
+    given = child_privilege_drop.fewer([symbols.vmlinux, *symbols.modules])
     with _stub(guest) as address:
         commands = [
             "set pagination off",
@@ -84,8 +84,8 @@ def debug(guest: Guest, symbols: Symbols) -> int:
 @contextmanager
 def _stub(guest: Guest) -> Iterator[str]:
     """Open QEMU's gdb stub on a Unix socket in a directory that only QEMU's user can enter; yield the socket's path."""
-    with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-", dir=rights.open_directory()) as directory:
-        rights.hand_over(Path(directory))
+    with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-", dir=child_privilege_drop.open_directory()) as directory:
+        child_privilege_drop.hand_over(Path(directory))
         address = f"{directory}/stub"
         reply = guest.monitor.hmp(f"gdbserver unix:{address},server=on,wait=off")
         if not Path(address).is_socket():

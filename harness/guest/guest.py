@@ -31,7 +31,7 @@ from harness.guest.shell import Shell
 from harness.guest.ssh import SshLink
 from harness.guest.upload import HostFile, put_all
 from harness.images.image import Image
-from harness.images.recipe import Traits
+from harness.images.vm_recipe import Traits
 
 _COMMAND_SECONDS = 120.0
 # The limit for the next command after one that exceeded its deadline, so that the cleanup does not wait as long again.

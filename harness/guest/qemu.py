@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.guest.accelerator import CONFINED, Accelerator, cpu
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 # Port of the guest's dropbear. QEMU's user network chooses a loopback port and forwards it to this one.
 SSH_PORT = 22

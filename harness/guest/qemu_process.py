@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, PinpointError
-from harness.guest import qemu, qemu_rights, state, steal_time
+from harness.guest import qemu, qemu_rights, save_and_load_state, steal_time
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
 from harness.guest.console_log import ConsoleLog
@@ -126,7 +126,7 @@ class Emulator:
     def _take(self, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
         """Load the frozen guest into QEMU."""
         try:
-            state.load(monitor, frozen, deadline)
+            save_and_load_state.load(monitor, frozen, deadline)
         except GuestLost:
             raise self._ended("QEMU does not take the frozen guest", FrozenGuestRefused) from None
         except GuestError as refusal:

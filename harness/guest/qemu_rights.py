@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core import paths, rights
-from harness.core.rights import Rights
+from harness.core import child_privilege_drop, paths
+from harness.core.child_privilege_drop import Rights
 
 KVM_DEVICE = Path("/dev/kvm")
 
@@ -17,8 +17,8 @@ def of(program: str, accelerated: bool, reads: Sequence[Path]) -> Rights | None:
 
     Returns None if QEMU keeps this process's rights.
     """
-    groups = rights.device_groups(KVM_DEVICE) if accelerated else ()
-    return rights.fewer([*_installation(program), *reads], groups=groups)
+    groups = child_privilege_drop.device_groups(KVM_DEVICE) if accelerated else ()
+    return child_privilege_drop.fewer([*_installation(program), *reads], groups=groups)
 
 
 def _installation(program: str) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
 from harness.core.events import Bus, ProgressStep
-from harness.guest import booted_kernel_check, state
+from harness.guest import booted_kernel_check, save_and_load_state
 from harness.guest.accelerator import Accelerator, choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
@@ -76,7 +76,7 @@ def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
     try:
         guest.copy_all_files(deadline)
         guest.forget_run(deadline)
-        state.save(guest.monitor, path, deadline)
+        save_and_load_state.save(guest.monitor, path, deadline)
     except (DeadlineExceeded, GuestLost) as failure:
         raise _stopped(guest, failure, "could not be frozen") from None
 

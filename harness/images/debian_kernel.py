@@ -22,7 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
 from harness.images.private_apt import native
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 KIND = "kernel"
 _IMAGE = "linux-image-"

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.core import paths, process, rights
+from harness.core import child_privilege_drop, paths, process
+from harness.core.child_privilege_drop import Rights
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.locks import hold_lock
-from harness.core.rights import Rights
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kbuild import Make, MakeProgress
@@ -62,19 +62,19 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
 @contextmanager
 def _confined(make: Make, scratch: Path, step: ProgressStep) -> Iterator[None]:
     """Run children with the rights of builds: a Makefile is a program, and its author is unknown."""
-    if reason := rights.kept():
+    if reason := child_privilege_drop.kept():
         step.close_with(f"built with root's rights: {reason}")
     given = _rights(make, scratch)
     if given is None:
         yield
         return
     with hold_lock(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.report):
-        rights.end_all(given.user)
+        child_privilege_drop.end_all(given.user)
         try:
             with process.with_rights(given):
                 yield
         finally:
-            rights.end_all(given.user)
+            child_privilege_drop.end_all(given.user)
 
 
 def _rights(make: Make, scratch: Path) -> Rights | None:
@@ -82,9 +82,9 @@ def _rights(make: Make, scratch: Path) -> Rights | None:
     trees = [paths.whole(make.source), paths.whole(make.objects)]
     ours = [tree for tree in trees if tree.resolve().is_relative_to(paths.cache().resolve())]
     foreign = [tree for tree in trees if tree not in ours]
-    given = rights.fewer(ours, [scratch], foreign=foreign, user=rights.BUILD_USER)
+    given = child_privilege_drop.fewer(ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER)
     for path in scratch.rglob("*") if given else ():
-        os.lchown(path, rights.BUILD_USER, rights.GROUP)
+        os.lchown(path, child_privilege_drop.BUILD_USER, child_privilege_drop.GROUP)
     return given
 
 
@@ -96,7 +96,7 @@ def _taken(built: Path, copy: Path, source: Path) -> Path:
         raise UsageError(f"builds {built.name}, which cannot be read: {error.strerror}", where=str(source)) from None
     status = os.fstat(descriptor)
     # A link in a directory's place leads to another owner's file.
-    owned = os.geteuid() or rights.kept() or status.st_uid == rights.BUILD_USER
+    owned = os.geteuid() or child_privilege_drop.kept() or status.st_uid == child_privilege_drop.BUILD_USER
     if not stat.S_ISREG(status.st_mode) or not owned or status.st_size > _MOST_BYTES:
         os.close(descriptor)
         raise UsageError(f"builds {built.name}, which is no file of the build", where=str(source))

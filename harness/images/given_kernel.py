@@ -14,16 +14,16 @@ from harness.core.elf import Elf
 from harness.core.errors import UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import debian_kernel, drivers, given_parts, kernel_config, object_tree, vmlinux
+from harness.images import debian_kernel, drivers, given_kernel_parts, kernel_config, object_tree, vmlinux
 from harness.images.build_context import BuildContext
-from harness.images.given_parts import Parts
+from harness.images.given_kernel_parts import Parts
 from harness.images.kernel import Headers, KernelBuild
-from harness.images.recipe import Recipe
 from harness.images.store import Entry
+from harness.images.vm_recipe import Recipe
 
 KIND = "kernel"
 _TREE = "tree"
-_CODE = ("given_kernel.py", "given_parts.py", "rpm.py", "drivers.py", "vmlinux.py")
+_CODE = ("given_kernel.py", "given_kernel_parts.py", "rpm.py", "drivers.py", "vmlinux.py")
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - the interface of a layer
@@ -31,7 +31,7 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
         recipe.arch,
-        *given_parts.identity(_paths(recipe)),
+        *given_kernel_parts.identity(_paths(recipe)),
         f"drivers {' '.join(recipe.architecture.machine.nic_modules)}",
         *code,
     ]
@@ -116,14 +116,14 @@ class _Job:
     def _parts(self, tree: Path, step: ProgressStep) -> Parts:
         given = _paths(self.recipe)
         what = " ".join(self.recipe.kernel.given)
-        if len(given) == 1 and given_parts.is_build(given[0]):
-            return given_parts.in_build(given[0], self.recipe.architecture.kernel_file)
-        packages = [path for path in given if given_parts.is_package(path)]
+        if len(given) == 1 and given_kernel_parts.is_build(given[0]):
+            return given_kernel_parts.in_build(given[0], self.recipe.architecture.kernel_file)
+        packages = [path for path in given if given_kernel_parts.is_package(path)]
         if not packages:
-            return given_parts.by_hand(given, what)
+            return given_kernel_parts.by_hand(given, what)
         step.report(f"unpacking {len(packages)} packages", 0.0)
-        given_parts.unpack(packages, tree)
-        return given_parts.in_tree(tree, what)
+        given_kernel_parts.unpack(packages, tree)
+        return given_kernel_parts.in_tree(tree, what)
 
     def _drivers(self, parts: Parts, entry: Path, config: Mapping[str, str]) -> list[str]:
         """Keep the drivers that a guest loads; none are needed if the configuration has them built in."""
@@ -139,7 +139,7 @@ class _Job:
                 mend="add the directory lib/modules/RELEASE or the package with it",
             )
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            staged = given_parts.staged_modules(parts, Path(scratch))
+            staged = given_kernel_parts.staged_modules(parts, Path(scratch))
             return drivers.copy_modules(staged, wanted, entry / "drivers")
 
     def _settle(self, tree: Path, parts: Parts) -> None:

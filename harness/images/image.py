@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.images.kernel import Headers
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from harness.images.build_context import BuildContext
 from harness.images.kernel import KernelBuild
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 Product = TypeVar("Product", covariant=True)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core import paths
 from harness.core.errors import RecipeError, UsageError
-from harness.images.recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, part_path
 
 # The patch that adds the bugs; its table has the same name and is in the same directory.
 PATCH = "kernel-mutants"

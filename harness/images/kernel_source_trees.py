@@ -17,7 +17,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import digest
 from harness.core.process import run
 from harness.images.packages import Packages, SourcePackage
-from harness.images.recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, part_path
 
 # dpkg's architecture name of linux-source packages, which are for all architectures.
 _ANY = "all"

@@ -18,7 +18,7 @@ from harness.images import precompiled_table, suite_compiler
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import KernelBuild
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 KIND = "modules"
 
@@ -29,7 +29,7 @@ _CODE = (
     "images/modules.py",
     "images/kbuild.py",
     "images/precompiled_table.py",
-    "core/source_line_lookup.py",
+    "core/source_line_to_offset.py",
     "core/line_table.py",
 )
 

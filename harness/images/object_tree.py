@@ -15,7 +15,7 @@ from harness.core.files import digest
 from harness.core.process import run
 from harness.images import kernel_config
 from harness.images.kbuild import compiler_version
-from harness.images.recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, part_path
 
 NAME = "tree"
 

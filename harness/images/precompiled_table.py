@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.core.source_line_lookup import SourceLocation, find_line_number, find_source_line
+from harness.core.source_line_to_offset import SourceLocation, find_line_number, find_source_line
 
 DIRECTORY = "precompiled"
 TABLE = "build_table.c"

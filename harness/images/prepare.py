@@ -9,8 +9,8 @@ from pathlib import Path
 from harness.images import (
     debian_kernel,
     given_kernel,
+    loader_programs,
     modules,
-    programs,
     qemu_program,
     rootfs,
     source_kernel,
@@ -20,14 +20,14 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.image_part_protocols import KernelStoreLayer, StoreLayer
 from harness.images.kernel import KernelBuild
-from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
+from harness.images.vm_recipe import Recipe
 
 _KERNEL = debian_kernel.KIND
 _KERNELS: Mapping[str, StoreLayer[KernelBuild]] = {"debian-binary": debian_kernel, "given": given_kernel}
 _MODULES: KernelStoreLayer[Mapping[str, Path]] = modules
 _ROOTFS: KernelStoreLayer[Entry] = rootfs
-_PROGRAMS: StoreLayer[Mapping[str, Path]] = programs
+_PROGRAMS: StoreLayer[Mapping[str, Path]] = loader_programs
 _USER_TARGETS: StoreLayer[Mapping[str, Path]] = user_targets
 
 

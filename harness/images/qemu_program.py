@@ -10,8 +10,8 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.images import suite_programs
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Emulator, Recipe
 from harness.images.suite_programs import SuitePrograms
+from harness.images.vm_recipe import Emulator, Recipe
 
 # Set by --host-qemu: use the host's QEMU even if a recipe needs a newer one.
 HOST_QEMU = "PINPOINT_HOST_QEMU"

@@ -21,8 +21,8 @@ from harness.images import userland_debian, userland_source
 from harness.images.build_context import BuildContext
 from harness.images.image_part_protocols import StoreLayer
 from harness.images.kernel import KernelBuild
-from harness.images.recipe import Recipe
 from harness.images.store import Entry, key_of
+from harness.images.vm_recipe import Recipe
 
 KIND = "rootfs"
 INITRD = "initrd.cpio"

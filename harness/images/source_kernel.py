@@ -21,8 +21,8 @@ from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.kernel_source_trees import Source
-from harness.images.recipe import Recipe, part_path
 from harness.images.store import Entry
+from harness.images.vm_recipe import Recipe, part_path
 
 KIND = "kernel"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.images import suite_programs
 from harness.images.build_context import BuildContext
-from harness.images.recipe import Recipe
 from harness.images.suite_programs import SuitePrograms
+from harness.images.vm_recipe import Recipe
 
 _PROPER = "cc1"
 

@@ -21,7 +21,7 @@ from harness.core.files import sha256, tree_digest
 from harness.core.process import run
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import compiler_version, run_logged
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 
 KIND = "user"
 
@@ -39,7 +39,7 @@ _BUILD_S = 120.0
 _FLAGS = ("-std=gnu11", "-O2", "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
 # dladdr() names only what a file exports, and a program exports nothing unless asked.
 _EXPORTED = "-Wl,--export-dynamic-symbol=pinpoint_runner_leaf"
-_RUNNER_SOURCES = ("runner", "find", "shapes", "traced", "spin")
+_RUNNER_SOURCES = ("runner", "function_lookup", "runner_functions", "traced", "spin")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _Job:
         shared = (*variant.flags, "-fPIC", "-shared")
         one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{ONE}")
         gcc(directory / ONE, ["one"], *shared, *one)
-        gcc(directory / TWO, ["two"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
+        gcc(directory / TWO, ["library_calling_through_plt"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
         linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN", _EXPORTED)
         gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / ONE, directory / TWO])
 

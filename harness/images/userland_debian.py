@@ -21,8 +21,8 @@ from harness.images import deb
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
 from harness.images.private_apt import native
-from harness.images.recipe import Recipe
 from harness.images.store import Entry
+from harness.images.vm_recipe import Recipe
 
 KIND = "userland"
 

@@ -17,8 +17,8 @@ from harness.core.process import run
 from harness.images import kbuild, kernel_config
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import MakeProgress, run_logged
-from harness.images.recipe import Recipe, part_path
 from harness.images.store import Entry
+from harness.images.vm_recipe import Recipe, part_path
 
 KIND = "userland"
 

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError, PinpointError
-from harness.landing import by_hand, data_symbol_addresses, section_sites
+from harness.landing import by_hand, precompiled_sites
 from harness.landing.code.instructions import unconditional_boundaries
-from harness.landing.data_symbol_addresses import Datum
 from harness.landing.layout import Layout
+from harness.landing.lookup import data_symbol_address
+from harness.landing.lookup.data_symbol_address import Datum
 from harness.landing.probe_module import Request
 from harness.landing.site import Site
 
@@ -126,8 +127,8 @@ MUTANTS: dict[str, Mutant] = {
     "only-reported": Mutant(parameters=_only_reported),
     "text-base": Mutant(relocates=by_hand.from_text_base),
     "other-build": Mutant(relocates=by_hand.of_other_build),
-    "stale-offset": Mutant(relocates=section_sites.without_build_id_check),
-    "previous-instance": Mutant(relocates=section_sites.with_previous_section_addresses),
+    "stale-offset": Mutant(relocates=precompiled_sites.without_build_id_check),
+    "previous-instance": Mutant(relocates=precompiled_sites.with_previous_section_addresses),
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
@@ -136,8 +137,8 @@ MUTANTS: dict[str, Mutant] = {
     "arms-anyway": Mutant(arms_anyway=True),
     # More than the size of any landing pad: an offset within a landing pad would still land at the right place.
     "converts-too-far": Mutant(converts_too_far=8),
-    "next-data-symbol": Mutant(places=data_symbol_addresses.by_next_symbol),
-    "data-by-text-base": Mutant(places=data_symbol_addresses.by_text_base),
+    "next-data-symbol": Mutant(places=data_symbol_address.by_next_symbol),
+    "data-by-text-base": Mutant(places=data_symbol_address.by_text_base),
     "reads-next-word": Mutant(reads_beyond=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }

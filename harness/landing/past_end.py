@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.landing.landing import Landing, Missed
+from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 

@@ -12,14 +12,14 @@ from harness.core.architecture import KprobeTraits as ProbingTraits
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.landing import past_end, probe_module, witness
-from harness.landing.landing import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
+from harness.landing import five_address_witnesses, past_end, probe_module
+from harness.landing.five_address_witnesses import Window
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import OwnBytes, own_bytes_at
 from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
 from harness.landing.site import Site
-from harness.landing.witness import Window
 
 _PAGE = 4096
 # Bytes of a window past its site: no patch of any architecture is longer than 5, and the few instructions after it are
@@ -153,7 +153,7 @@ class ProbeRun:
         watched = [range(start, start + size) for start, size in self._spans]
         for address in [each for each in reported if not any(each in span for span in watched)][:_SHOWN_ASTRAY]:
             with suppress(GuestError):  # The address is unmapped. If the guest is lost, the next step raises.
-                found[address] = self.guest.memory.read(address, witness.SHOWN)
+                found[address] = self.guest.memory.read(address, five_address_witnesses.SHOWN)
         return found
 
     def _read(self) -> list[bytes]:
@@ -218,13 +218,17 @@ class ProbeRun:
             self.sites, self.addresses, record.view.reports, self.reports, self.windows, record.own, strict=True
         ):
             statements = (
-                witness.reported(early),
-                witness.listed(seen, address, registered),
-                witness.elf(address),
-                witness.trapped(late, self._traits),
-                witness.outside(window, address, self._traits, own, standing, {each.address for each in listed}),
+                five_address_witnesses.reported(early),
+                five_address_witnesses.listed(seen, address, registered),
+                five_address_witnesses.elf(address),
+                five_address_witnesses.trapped(late, self._traits),
+                five_address_witnesses.outside(
+                    window, address, self._traits, own, standing, {each.address for each in listed}
+                ),
             )
-            shown = [witness.with_bytes(statement, window, own, record.elsewhere) for statement in statements]
+            shown = [
+                five_address_witnesses.with_bytes(statement, window, own, record.elsewhere) for statement in statements
+            ]
             escaped = past_end.describe_outside_address(self.layout, site, address)
             found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
         return found

@@ -19,22 +19,22 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
 from harness.matrix.commands.attach import GuestAttacher
-from harness.matrix.ending import count_cells, count_false_alarms, count_mutants, exit_status
+from harness.matrix.exit_status_and_counts import count_cells, count_false_alarms, count_mutants, exit_status
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
 from harness.matrix.vm_start_order import names_in_start_order
-from harness.matrix.workers import xdist_worker
+from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.controller_socket import Controller
-from harness.report import board, bundle, cell_duration_cache
-from harness.report.board import Board
+from harness.report import bundle, cell_duration_cache, progress_board
 from harness.report.export import ktap
 from harness.report.html import write_html
+from harness.report.progress_board import Board
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.report.timeline import Timeline
-from harness.report.witness_table import count_only_killers
-from harness.verdict.cell_verdict import Verdict
+from harness.report.witnesses_by_mutant_table import count_only_killers
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 def _durations() -> Path:
@@ -106,7 +106,9 @@ class ControllerRun(MatrixRun):
     def _board(self) -> Board:
         """The board, which prints through pytest's own reporter so that neither breaks the other's lines."""
         if self._opened_board is None:
-            self._opened_board = board.board(self._config.pluginmanager.getplugin("terminalreporter"), self.bus)
+            self._opened_board = progress_board.board(
+                self._config.pluginmanager.getplugin("terminalreporter"), self.bus
+            )
         return self._opened_board
 
     def flush_board(self) -> None:
@@ -151,8 +153,8 @@ class ControllerRun(MatrixRun):
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
         """Keep the board up to date while workers run; without workers the run loop does that."""
-        workers = xdist_worker.is_controller(self._config)
-        with xdist_worker.board_updates(self._config, self.flush_board) if workers else nullcontext():
+        workers = xdist_controller_and_worker.is_controller(self._config)
+        with xdist_controller_and_worker.board_updates(self._config, self.flush_board) if workers else nullcontext():
             return (yield)
 
     @pytest.hookimpl(optionalhook=True)
@@ -164,8 +166,11 @@ class ControllerRun(MatrixRun):
             self._config.option.shards,
             cell_duration_cache.seconds_by_cell(_durations()),
         )
-        xdist_worker.send_config(
-            node, xdist_worker.WorkerConfig(where, self.rows, self.controller.address, grouped, parts, seconds)
+        xdist_controller_and_worker.send_config(
+            node,
+            xdist_controller_and_worker.WorkerConfig(
+                where, self.rows, self.controller.address, grouped, parts, seconds
+            ),
         )
 
     @pytest.hookimpl(tryfirst=True)

@@ -10,17 +10,17 @@ import pytest
 
 from harness.core import deadline
 from harness.core.events import Bus
-from harness.images.recipe import select
-from harness.matrix.cells.cell_result import CellWatch
+from harness.images.vm_recipe import select
+from harness.matrix.cells.cell_phases_and_verdict import CellWatch
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run_phase_times import Phases
 from harness.report.base_offset_table import Trials
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.record import CellKey
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 
 class MatrixRun(ABC):

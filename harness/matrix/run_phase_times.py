@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from harness.core.events import Bus
-from harness.matrix.workers import xdist_worker
+from harness.matrix.workers import xdist_controller_and_worker
 from harness.report import time_accounts
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.time_accounts import Ledger, Spent
 
 
@@ -45,7 +45,7 @@ class Phases:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Add the time account of a worker that has ended."""
-        self._ledger.add(xdist_worker.received_time_account(node))
+        self._ledger.add(xdist_controller_and_worker.received_time_account(node))
 
     @property
     def spent(self) -> Spent:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from harness.images.build_context import BuildContext
 from harness.images.prepare import is_built
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 from harness.matrix.cells.selection import CellId
 from harness.report.cell_duration_cache import seconds_key
 

@@ -14,7 +14,7 @@ from harness.matrix import run_loop
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
-from harness.matrix.workers import xdist_worker
+from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.controller_socket import ControllerClient
 from harness.report.run_dir import RunDirectory
 
@@ -25,7 +25,7 @@ class WorkerRun(MatrixRun):
     def __init__(self, config: pytest.Config) -> None:
         """Raises UsageError for an unknown VM or a broken recipe."""
         super().__init__(config)
-        self._worker_config = xdist_worker.worker_config(config)
+        self._worker_config = xdist_controller_and_worker.worker_config(config)
 
     @cached_property
     def directory(self) -> RunDirectory:
@@ -49,7 +49,7 @@ class WorkerRun(MatrixRun):
             build_context=BuildContext.in_cache(Bus()),
             bus=self.bus,
             directory=self.directory.path,
-            suffix=xdist_worker.console_log_suffix(self._config),
+            suffix=xdist_controller_and_worker.console_log_suffix(self._config),
             forced_accelerator=self._config.option.accel,
             kernel_mutant_number=self._config.option.kernel_mutant,
             await_image=self._controller.await_image,
@@ -58,7 +58,7 @@ class WorkerRun(MatrixRun):
     @cached_property
     def _controller(self) -> ControllerClient:
         """The connection to the controller, subscribed to this process's bus."""
-        client = ControllerClient(self._worker_config.controller, xdist_worker.name(self._config))
+        client = ControllerClient(self._worker_config.controller, xdist_controller_and_worker.name(self._config))
         self.bus.subscribe(client.send_event)
         return client
 
@@ -71,4 +71,4 @@ class WorkerRun(MatrixRun):
         if self._fleet and exitstatus == pytest.ExitCode.INTERRUPTED:
             process.stop_all()
         self._close_fleet()
-        xdist_worker.send_time_account(self._config, self._phases.spent)
+        xdist_controller_and_worker.send_time_account(self._config, self._phases.spent)

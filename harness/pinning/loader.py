@@ -15,7 +15,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 
 PROGRAM = "pinpoint_loader"
 PROBE = "pinpoint_pinned"

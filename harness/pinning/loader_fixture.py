@@ -8,12 +8,12 @@ from typing import Self
 
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import delete
-from harness.pinning.loaded_probe import LoadedProbe
+from harness.pinning.hold_module_in_state import delete
+from harness.pinning.loaded_probe_landings import LoadedProbe
 from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, Status
 from harness.pinning.mutants import HONEST, LoaderMutant
 

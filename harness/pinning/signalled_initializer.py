@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
 from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, Status
 from harness.pinning.loader_fixture import Loaders

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import HOLDER, delete
+from harness.pinning.hold_module_in_state import HOLDER, delete
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, LoaderOrder, run_loader
 from harness.pinning.loader_fixture import Loaders, for_build
 from harness.pinning.mutants import HONEST, LoaderMutant

@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.landing.target import Target
-from harness.pinning.coming_and_going_modules import initializer_at_gate
+from harness.pinning.hold_module_in_state import initializer_at_gate
 from harness.pinning.loader import LoaderOrder
 from harness.pinning.loader_fixture import Loaders, for_build
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import digest, sha256
-from harness.images.recipe import kernel_options_of_this_run
+from harness.images.vm_recipe import kernel_options_of_this_run
 from harness.report import jsonl
 from harness.report.record import Cell
 from harness.report.untrusted_bundle_reader import LARGEST_DESCRIPTION, BundleFiles, NotInBundle

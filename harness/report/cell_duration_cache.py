@@ -33,7 +33,7 @@ def seconds_by_vm(path: Path) -> Mapping[str, float]:
 
 
 def seconds_by_cell(path: Path) -> Mapping[str, Mapping[str, float]]:
-    """Return the seconds of all known cells by VM and `name_of`.
+    """Return the seconds of all known cells by VM and `seconds_key()`.
 
     Empty when the file is missing or cannot be read, because durations only save time.
     """

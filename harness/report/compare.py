@@ -13,8 +13,8 @@ from harness.core.errors import UsageError
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
-from harness.report.sameness import normalised
-from harness.verdict.cell_verdict import Verdict
+from harness.report.same_failure import normalised
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.errors import HostError
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.record import Results
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 _NAME = "history.sqlite"
 _SECONDS = 10.0

@@ -17,7 +17,7 @@ from harness.core.errors import PinpointError
 from harness.core.files import write_text
 from harness.report import base_offset_table, history, lost
 from harness.report.material import Material
-from harness.report.page import courses, heat_map, lanes, relocation
+from harness.report.page import heat_map, lanes, metric_trends, relocation
 from harness.report.page.details import details
 from harness.report.page.excerpts import Excerpts
 from harness.report.page.news import news, shown
@@ -26,7 +26,7 @@ from harness.report.progress_state import format_duration
 from harness.report.record import Cell
 from harness.report.replay import replay
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 _PAGE = Path(__file__).parent / "page"
@@ -73,7 +73,7 @@ def render(material: Material) -> str:
         news=news(material.newest, pivot.latest),
         shown=shown,
         groups=heat_map.groups(pivot),
-        courses=courses.courses(material.figures, _past(material)),
+        courses=metric_trends.courses(material.figures, _past(material)),
         bars=relocation.bars(material.trials),
         trials=material.trials,
         trial_headings=base_offset_table.HEADINGS,
@@ -114,7 +114,7 @@ def _heading(pivot: Pivot, material: Material) -> str:
 def _past(material: Material) -> Mapping[tuple[str, str], Sequence[float]]:
     """The figures of the kept runs next to this one; empty where the history cannot be read."""
     try:
-        return history.courses(material.newest.path.parent, material.newest.name, courses.RUNS)
+        return history.courses(material.newest.path.parent, material.newest.name, metric_trends.RUNS)
     except PinpointError:
         return {}
 

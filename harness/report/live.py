@@ -19,7 +19,7 @@ from rich.text import Text
 from harness.core.events import Phase
 from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.summary import style_of
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 _PER_SECOND = 5.0

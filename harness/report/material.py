@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.report import lost, timeline
 from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.lost import Lost
-from harness.report.measurements import Figure, Figures
+from harness.report.metrics_with_goals import Figure, Figures
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Span

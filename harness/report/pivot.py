@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
 from harness.report.record import Cell, CellKey
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 LOST = "did not run"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from harness.core.events import Bus, Event, Phase
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 # Steps that start a guest, and steps inside a cell; all others build.
 _STARTS = frozenset({"boot", "thaw"})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from harness.core.events import Bus, Event, Phase
 from harness.guest.start import GUEST_CPU
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 
 Spent = Mapping[str, Mapping[str, float]]
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from harness.core.errors import GuestError
 from harness.images.user_targets import PLAIN
 from harness.landing.code.function_selection import evenly_spread
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.site import Site
-from harness.userspace import mappings
+from harness.userspace import mapped_pages
 from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
 from harness.userspace.user_file import UserFile
@@ -50,7 +50,7 @@ class UserTrial:
         """Compute where each function is in the process, and where each way to relocate puts it. Raises GuestError."""
         mutant = uprobes.mutant
         plain, file = uprobes.file(name, variant if mutant.same_build else PLAIN), uprobes.file(name, variant)
-        view = mappings.read_view(uprobes.guest, file, [process.pid], [])
+        view = mapped_pages.read_view(uprobes.guest, file, [process.pid], [])
         prefix = f"pinpoint_{name.removeprefix('lib').removeprefix('pinpoint_').removesuffix('.so')}_"
         pointers = {name: found for name, found in process.pointers().items() if name.startswith(prefix)}
         anchor = f"{prefix}leaf"

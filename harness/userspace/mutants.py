@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.core.errors import GuestError
+from harness.landing.landing_judgment import NOT_IN_FORCE, NotInForceError
 from harness.landing.site import Site
 from harness.userspace.user_file import UserFile
 
@@ -76,12 +76,12 @@ class UserMutant:
     same_build: bool = False
 
     def offsets(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
-        """The offsets to register. Raises GuestError when a mutant that should aim elsewhere aims at a site itself."""
+        """The offsets to register. Raises NotInForceError when a mutant that should aim elsewhere aims at a site."""
         found = [self.aims(file, site) for site in sites]
         if self.aims is not _honest and any(
             there == file.offset(site) for there, site in zip(found, sites, strict=True)
         ):
-            raise GuestError("the mutant is not in force: it aims at the site itself", where=file.guest.name)
+            raise NotInForceError(f"{NOT_IN_FORCE}: it aims at the site itself")
         return found
 
 

@@ -7,15 +7,14 @@ from collections.abc import Mapping as Counts
 from collections.abc import Sequence
 from typing import Self
 
-from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.landing.landing import Landing, Missed, prove
-from harness.landing.section_sites import OtherBuildError
+from harness.landing.five_address_witnesses import SHOWN, Statement
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
+from harness.landing.precompiled_sites import OtherBuildError
 from harness.landing.site import Site
-from harness.landing.witness import SHOWN, Statement
-from harness.userspace import mappings, uprobes_tree, witness
+from harness.userspace import mapped_pages, uprobes_tree, witness
 from harness.userspace.debug_files import SymbolSource
-from harness.userspace.mappings import FileView
+from harness.userspace.mapped_pages import FileView
 from harness.userspace.mutants import HONEST, UserMutant
 from harness.userspace.poke import poke
 from harness.userspace.runner import Runner
@@ -109,7 +108,7 @@ class UprobeRun:
         """Read the processes' pages now, inside and outside.
 
         If `ask` is not None, each process also resolves the sites' functions to its own addresses. `ask` is the prefix
-        that is put before each function name in that query (probes/user/find.c).
+        that is put before each function name in that query (probes/user/function_lookup.c).
         """
         for process in processes:
             stale = self._mutant.stale_view and process.pid in self._before
@@ -132,12 +131,12 @@ class UprobeRun:
         offset = self.offsets[0]
         pages = [page for page in self._look(pid).pages if page.offset <= offset < page.offset + len(page.inside)]
         if len(pages) < 2:
-            raise GuestError("the mutant is not in force: there is one mapping", where=self.guest.name)
+            raise NotInForceError(f"{NOT_IN_FORCE}: there is one mapping")
         place = pages[-1].address + offset - pages[-1].offset
         poke(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
     def _look(self, pid: int) -> FileView:
-        view = mappings.read_view(self.guest, self.file, [pid], self._watched, self._identity)
+        view = mapped_pages.read_view(self.guest, self.file, [pid], self._watched, self._identity)
         self._identity = view.identity
         return view
 

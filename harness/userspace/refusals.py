@@ -6,8 +6,8 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.landing.landing import Missed
-from harness.userspace import mappings, uprobes_tree
+from harness.landing.landing_judgment import Missed
+from harness.userspace import mapped_pages, uprobes_tree
 from harness.userspace.poke import poke
 from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
@@ -80,14 +80,14 @@ def expect_no_code(uprobes: Uprobes, file: UserFile, name: str, process: Runner)
     guest = uprobes.guest
     offset = file.data_offset(name)
     breakpoint_ = guest.architecture.kprobes.uprobe_breakpoint
-    before = mappings.read_view(guest, file, [process.pid], [offset], data_too=True)
+    before = mapped_pages.read_view(guest, file, [process.pid], [offset], data_too=True)
     way = ByModule(guest)
     answer = way.register(Request(file.path, [offset], unarmed=uprobes.mutant.unarmed))[0].errno
     try:
         listed = uprobes_tree.walk(guest).of(before.identity)
         if uprobes.mutant.writes_data:
             poke(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
-        during = mappings.read_view(guest, file, [process.pid], [offset], data_too=True)
+        during = mapped_pages.read_view(guest, file, [process.pid], [offset], data_too=True)
     finally:
         way.remove()
     if answer or listed != {offset: 1}:
@@ -98,6 +98,6 @@ def expect_no_code(uprobes: Uprobes, file: UserFile, name: str, process: Runner)
             wanted = wanted[:place] + breakpoint_ + wanted[place + len(breakpoint_) :]
         if wanted not in (now.inside, b"") or now.inside != now.outside:
             raise Missed(f"{name}: the mapping at {now.address:#x} has {now.inside[place : place + 16].hex()} there")
-    kept = [page.inside for page in mappings.read_view(guest, file, [process.pid], [offset], data_too=True).pages]
+    kept = [page.inside for page in mapped_pages.read_view(guest, file, [process.pid], [offset], data_too=True).pages]
     if kept != [page.inside for page in before.pages] and not uprobes.mutant.writes_data:
         raise Missed(f"{name}: the process's data is not what it was before")

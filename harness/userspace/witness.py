@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from harness.landing.witness import SHOWN, Statement
-from harness.userspace.mappings import FileView, Page
+from harness.landing.five_address_witnesses import SHOWN, Statement
+from harness.userspace.mapped_pages import FileView, Page
 from harness.userspace.ways import Hit, Registered
 
 

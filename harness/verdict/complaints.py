@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.images.recipe import BootNoise
-from harness.verdict.cell_verdict import Verdict
+from harness.images.vm_recipe import BootNoise
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
 from harness.verdict.printk import PrintkRecord, read_records
 

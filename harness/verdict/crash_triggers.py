@@ -15,7 +15,7 @@ from harness.landing.target import Target
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import Condition, Diagnosis, examine
-from harness.verdict.offline_symbolizer import make_symbolizer
+from harness.verdict.symbolize_without_guest import make_symbolizer
 
 MODULE = "pinpoint_crash"
 _FILE = "/sys/kernel/debug/pinpoint_crash"

@@ -10,7 +10,7 @@ from enum import Enum
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
 from harness.guest.heartbeat import Heartbeat, Sample
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import Complaint
 
 # How many places of a hanging CPU are reported, the most frequent first.

@@ -2,8 +2,8 @@
 /*
  * Shared by the files of pinpoint_data: the places to read.
  */
-#ifndef PINPOINT_DATA_H
-#define PINPOINT_DATA_H
+#ifndef PINPOINT_ADDRESS_QUERY_H
+#define PINPOINT_ADDRESS_QUERY_H
 
 #include <linux/dcache.h>
 #include <linux/list.h>

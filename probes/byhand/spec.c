@@ -11,7 +11,7 @@
  */
 #include <linux/moduleparam.h>
 
-#include "../probe/indexed_spec.h"
+#include "../probe/base_index_plus_offset.h"
 
 static unsigned long base[4];
 static unsigned int bases;

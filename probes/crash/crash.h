@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef PINPOINT_CRIMES_H
-#define PINPOINT_CRIMES_H
+#ifndef PINPOINT_CRASH_H
+#define PINPOINT_CRASH_H
 
 #include <linux/kconfig.h>
 #include <linux/types.h>

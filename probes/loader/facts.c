@@ -12,7 +12,7 @@
 
 #include "facts.h"
 #include "step_protocol.h"
-#include "section_file_tokens.h"
+#include "open_section_files.h"
 
 #define NOTE_SECTION	".note.gnu.build-id"
 

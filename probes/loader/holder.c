@@ -26,7 +26,7 @@
 #include <unistd.h>
 
 #include "bpf.h"
-#include "copies.h"
+#include "renamed_module_copies.h"
 #include "step_protocol.h"
 
 static int use_file(int fd)

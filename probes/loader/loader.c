@@ -28,9 +28,9 @@
 
 #include "facts.h"
 #include "step_protocol.h"
-#include "image.h"
+#include "module_load_and_removal.h"
 #include "second_task.h"
-#include "section_file_tokens.h"
+#include "open_section_files.h"
 
 struct plan {
 	const char *name;

@@ -13,7 +13,7 @@
 
 #include "step_protocol.h"
 #include "second_task.h"
-#include "section_file_tokens.h"
+#include "open_section_files.h"
 
 /**
  * start_second() - share the open files with another task

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef PINPOINT_SECOND_H
-#define PINPOINT_SECOND_H
+#ifndef PINPOINT_SECOND_TASK_H
+#define PINPOINT_SECOND_TASK_H
 
 void start_second(int betrays);
 

@@ -28,8 +28,8 @@
 #include <unistd.h>
 
 #include "step_protocol.h"
-#include "outcomes.h"
-#include "section_file_tokens.h"
+#include "shared_outcome_counts.h"
+#include "open_section_files.h"
 
 #define WORKERS	4
 #define BEHIND	10

@@ -2,8 +2,8 @@
 /*
  * Shared by the files of pinpoint_pins.
  */
-#ifndef PINPOINT_PINS_H
-#define PINPOINT_PINS_H
+#ifndef PINPOINT_PINNABLE_TARGET_H
+#define PINPOINT_PINNABLE_TARGET_H
 
 int pinpoint_register_tcp(void);
 void pinpoint_unregister_tcp(void);

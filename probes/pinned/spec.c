@@ -6,7 +6,7 @@
 #include <linux/moduleparam.h>
 
 #include "pinned.h"
-#include "../probe/indexed_spec.h"
+#include "../probe/base_index_plus_offset.h"
 
 static unsigned long section_addresses[256];
 static unsigned int section_count;

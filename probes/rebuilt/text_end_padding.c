@@ -1,3 +1,3 @@
 // SPDX-License-Identifier: GPL-2.0
-/* target/last.c, compiled again for the target in another layout. */
+/* target/text_end_padding.c, compiled again for the target in another layout. */
 #include "../target/text_end_padding.c"

@@ -25,7 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "find.h"
+#include "runner_commands.h"
 
 static void call(const char *name, unsigned int times)
 {

@@ -2,8 +2,8 @@
 /*
  * Shared by the target program and its DSOs: shapes, by name.
  */
-#ifndef PINPOINT_USER_TARGETS_H
-#define PINPOINT_USER_TARGETS_H
+#ifndef PINPOINT_USER_SHAPES_H
+#define PINPOINT_USER_SHAPES_H
 
 /* A shape stays one function under its own name: never inlined or cloned. */
 #define SHAPE __attribute__((__noipa__))

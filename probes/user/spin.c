@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#include "find.h"
+#include "runner_commands.h"
 
 static atomic_ulong calls;
 static atomic_bool resting;

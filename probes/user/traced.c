@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "find.h"
+#include "runner_commands.h"
 
 static void be_traced(function called, unsigned int times)
 {

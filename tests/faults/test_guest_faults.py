@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from broken_runs import FAULT_CASES, BrokenRun
 
-from harness.faulting import Judge
-from harness.images.recipe import select
+from harness.images.vm_recipe import select
+from harness.injected_fault_fixture import Judge
 
 VMS = ("x86_64-debian", "parisc")
 # Time for two boots, a trigger, and the deadlines that a dead guest misses; 100 MB go through an emulated UART.

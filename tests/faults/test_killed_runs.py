@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_faults_killed import POINTS, kill
 
-from harness.faulting import Judge
+from harness.injected_fault_fixture import Judge
 
 
 @pytest.mark.parametrize("victim", ["controller", "worker", "QEMU", "builder"])

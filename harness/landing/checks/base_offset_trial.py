@@ -13,7 +13,7 @@ from harness.landing.by_hand import UNARMED, ByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import TableSizes, measure_table_sizes
 from harness.landing.code.function_selection import evenly_spread, unique_functions
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms import missed_by_symbol
 from harness.landing.probe_run import Kprobes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from harness.core.deadline import Deadline
 from harness.landing import probe_module
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.probe_run import ProbeRun
 
 # The kernel removes a jump some ticks after its probe is disabled (kprobe_optimizer(), kernel/kprobes.c, 6.1).

@@ -13,7 +13,7 @@ from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded, relocation_offsets
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_run import ProbeRun

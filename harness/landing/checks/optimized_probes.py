@@ -10,7 +10,7 @@ from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decoded
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.landing.site import Site

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from harness.core.deadline import Deadline
 from harness.guest.guest import Guest
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.probe_run import ProbeRun
 from harness.landing.site import Site
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.landing import probe_module
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
+from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, by_section
 from harness.landing.probe_run import Kprobes
-from harness.landing.section_sites import OtherBuildError, PrecompiledSite, by_section
 from harness.landing.site import Site
 
 

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.core.single_step_defect import Defect, Symptom
+from harness.core.kernel_single_step_defect import Defect, Symptom
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
 from harness.landing.code.instructions import decoded, has_delay_slots, relocation_offsets
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site

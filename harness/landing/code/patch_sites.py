@@ -18,8 +18,8 @@ from harness.core.elf import BROKEN, Elf
 from harness.core.elf_tables import Relocation
 from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTables, Table
-from harness.landing.code.recovered_tables import recovered_tables
-from harness.landing.code.stripped_patch_tables import Rows
+from harness.landing.code.select_stripped_table_finder import recovered_tables
+from harness.landing.code.stripped_arm64_tables import Rows
 
 # The place name for a linked file, which has a single place with link addresses; a module has one for each section.
 LINKED = ""

@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
 
 class Linkage(NamedTuple):
-    """A section of a module that the loader fills with jumps (landing/code/linkage_tables.py).
+    """A section of a module that the loader fills with jumps (landing/code/arm64_module_plt.py).
 
     `targets` are the only functions that it jumps to; without any it jumps to what relocations of a type in `calls`
     name. Each relocation of a type in `pages` may need an entry, too.

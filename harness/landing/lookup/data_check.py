@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from harness.guest.memory import UnmappedError
-from harness.landing import data_symbol_addresses
-from harness.landing.data_symbol_addresses import Datum
-from harness.landing.landing import Landing, Missed
+from harness.landing.five_address_witnesses import Statement
+from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup import data_module
+from harness.landing.lookup import data_module, data_symbol_address
 from harness.landing.lookup.data_module import ReadRequest, ReadResult
+from harness.landing.lookup.data_symbol_address import Datum
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
-from harness.landing.witness import Statement
 
 Holds = Callable[[bytes], bool]
 """A function that returns True if these bytes are the expected value of a datum."""
@@ -64,7 +63,7 @@ class DataReader:
             raise Missed(f"{datum}: {landing.complaint}\n\n{landing.table()}")
 
     def _statements(self, datum: Datum, holds: Holds) -> Sequence[Statement]:
-        address = (self.mutant.places or data_symbol_addresses.by_elf)(self.layout, datum)
+        address = (self.mutant.places or data_symbol_address.by_elf)(self.layout, datum)
         place = address + datum.size if self.mutant.reads_beyond else address
         named, read = data_module.read_data(
             self.guest, [ReadRequest(address), ReadRequest(place, datum.size, datum.cpu)]
@@ -72,9 +71,9 @@ class DataReader:
         outside = self._outside(self._copy(datum, place, read), datum.size)
         return (
             Statement("elf", address),
-            data_symbol_addresses.by_kallsyms(self.layout, datum),
-            data_symbol_addresses.by_closest(self.layout, datum, address, named.symbol),
-            data_symbol_addresses.by_target_parameter(self.layout, datum),
+            data_symbol_address.by_kallsyms(self.layout, datum),
+            data_symbol_address.by_closest(self.layout, datum, address, named.symbol),
+            data_symbol_address.by_target_parameter(self.layout, datum),
             self._resolved(datum),
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),

@@ -13,8 +13,8 @@ from harness.landing.code.bug_table import bug_places
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS
-from harness.landing.code.recovered_tables import recovered_tables
-from harness.landing.code.stripped_patch_tables import EXCEPTIONS, FlatTables
+from harness.landing.code.select_stripped_table_finder import recovered_tables
+from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, FlatTables
 
 _BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 # A function that every kernel with kprobes has on its blacklist (NOKPROBE_SYMBOL(get_kprobe), kernel/kprobes.c).

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from harness.core.deadline import Deadline
 from harness.guest.guest import Guest
-from harness.landing import witness
-from harness.landing.landing import Landing, Missed
+from harness.landing import five_address_witnesses
+from harness.landing.five_address_witnesses import Statement, Window
+from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import SiteReport
@@ -18,7 +19,6 @@ from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan
 from harness.landing.sweep.sweep_module import BatchReport, SweepModule
 from harness.landing.sweep.sweep_refusals import Refusals
-from harness.landing.witness import Statement, Window
 
 # The time limit of a batch: a fixed part, and a part for each site. Under emulation on a busy host a site of the stock
 # x86_64 kernel took 0.045 s to arm and 0.03 s to remove.
@@ -157,8 +157,8 @@ class Sweep:
     ) -> Iterator[_SiteStatements]:
         batch = self.module.resolve([site.spec for site in sites], deadline)
         for address, report in zip(addresses, batch.reports, strict=True):
-            listed = witness.listed(batch.listing.near(address), address)
-            yield report, (witness.reported(report), listed, witness.elf(address))
+            listed = five_address_witnesses.listed(batch.listing.near(address), address)
+            yield report, (five_address_witnesses.reported(report), listed, five_address_witnesses.elf(address))
 
     def _held(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
         """Arm the sites while nothing else runs; the list is read after that, when the probes are disabled."""
@@ -171,7 +171,7 @@ class Sweep:
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, report, states in zip(addresses, held.reports, memory, strict=True):
-            listed = witness.listed(held.listing.near(address), address)
+            listed = five_address_witnesses.listed(held.listing.near(address), address)
             yield report, self._statements(address, report, report, listed, Window(address, *states))
 
     def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
@@ -184,22 +184,22 @@ class Sweep:
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, early, late, states in zip(addresses, armed.reports, removed.reports, memory, strict=True):
-            listed = _enabled(witness.listed(armed.listing.near(address), address))
+            listed = _enabled(five_address_witnesses.listed(armed.listing.near(address), address))
             yield late, self._statements(address, early, late, listed, Window(address, *states))
 
     def _statements(
         self, address: int, early: SiteReport, late: SiteReport, listed: Statement, window: Window
     ) -> tuple[Statement, ...]:
-        outside = witness.outside(window, address, self._traits)
+        outside = five_address_witnesses.outside(window, address, self._traits)
         if address in self.module.listed_before and window.patch_at(address, self._traits):
             # Memory does not change for a second probe on a site. On parisc the kernel has a probe of its own on
             # __kretprobe_trampoline.
             outside = Statement("outside", address, "a probe was there before")
         return (
-            witness.reported(early),
+            five_address_witnesses.reported(early),
             listed,
-            witness.elf(address),
-            witness.trapped(late, self._traits),
+            five_address_witnesses.elf(address),
+            five_address_witnesses.trapped(late, self._traits),
             _restored(outside, window),
         )
 

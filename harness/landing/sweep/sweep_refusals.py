@@ -17,9 +17,9 @@ from harness.landing.code.function_selection import PREAMBLES, blacklist
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decoded_first
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.code.recovered_tables import recovered_tables
+from harness.landing.code.select_stripped_table_finder import recovered_tables
 from harness.landing.layout import Layout
-from harness.landing.lookup.reserved_places import module_jump_labels
+from harness.landing.lookup.patched_code_and_traps import module_jump_labels
 from harness.landing.site import Site
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from harness.landing.landing import Landing
+from harness.landing.landing_judgment import Landing
 
 
 class Finding(Enum):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.core.elf import Symbol
-from harness.landing import own_bytes, witness
-from harness.landing.landing import Landing
+from harness.landing import five_address_witnesses, own_bytes
+from harness.landing.five_address_witnesses import Statement, Window
+from harness.landing.landing_judgment import Landing
 from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
@@ -16,7 +17,6 @@ from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.text import Region, Text
-from harness.landing.witness import Statement, Window
 
 # Memory to both sides of a probe that is compared with the ELF file.
 _AROUND = 32
@@ -155,7 +155,7 @@ class KprobeJudge:
                 denial = "memory has a probe that is listed as disabled"
                 return Statement("outside", each.address, denial, contradicts=True)
             return Statement("outside", None, "it is disabled: memory shows nothing")
-        return witness.outside(window, each.address, kprobes, own, self._standing)
+        return five_address_witnesses.outside(window, each.address, kprobes, own, self._standing)
 
     def _called(self, address: int, region: Region, own: OwnBytes) -> Statement:
         """What memory says of a probe on an ftrace site of a module that was not loaded before."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
-from harness.landing.code import linkage_tables
+from harness.landing.code import arm64_module_plt
 
 _PAGE = 4096
 _NOT_CODE = (".init", ".exit.text")
@@ -64,10 +64,10 @@ class LoadedModule:
     def _size(self, name: str, start: int) -> int:
         """Return a section's size in memory: of one that the loader fills all that it may be, up to the next one."""
         assert self.elf is not None
-        if name not in linkage_tables.filled(self.elf):
+        if name not in arm64_module_plt.filled(self.elf):
             return self.elf.sections[name].size
         end = min((other for other in self.sections.values() if other > start), default=start + _PAGE)
-        return min(linkage_tables.longest(self.elf, name), end - start)
+        return min(arm64_module_plt.longest(self.elf, name), end - start)
 
 
 class Modules:

@@ -15,14 +15,14 @@ from harness.core.errors import BuildError, GuestError, HostError
 from harness.core.files import sha256
 from harness.guest.guest import Guest
 from harness.images.image import Image
-from harness.landing.landing import Missed
-from harness.matrix.cells.cell_result import CellWatch
+from harness.landing.landing_judgment import Missed
+from harness.matrix.cells.cell_phases_and_verdict import CellWatch
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
 from harness.matrix.guests import checkup
 from harness.report import bundle
 from harness.report.bundle import Bundle
-from harness.report.evidence import CONSOLE, Evidence, gather_evidence
+from harness.report.failure_evidence import CONSOLE, Evidence, gather_evidence
 from harness.report.run_dir import RunDirectory
 
 # How much of the end of a console log goes into the bundle of a guest that never answered.

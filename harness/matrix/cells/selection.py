@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.images.recipe import Recipe, kernel_options_of_this_run
+from harness.images.vm_recipe import Recipe, kernel_options_of_this_run
 from harness.landing import mutants as landing
 from harness.landing.verify import mutants as verify
 from harness.pinning import mutants as pinning
@@ -91,7 +91,7 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
     for marker in item.iter_markers("requires"):
         for trait in marker.args:
             if not hasattr(recipe.traits, trait):
-                raise pytest.UsageError(f"{item.nodeid}: no trait named {trait!r}; see harness/images/recipe.py")
+                raise pytest.UsageError(f"{item.nodeid}: no trait named {trait!r}; see harness/images/vm_recipe.py")
             if not getattr(recipe.traits, trait):
                 return str(trait)
     return ""

@@ -10,7 +10,7 @@ from harness.guest import debugger, terminal
 from harness.guest.debugger import Symbols
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
-from harness.report.evidence import ASK_SECTIONS, Evidence, sections_by_module_file
+from harness.report.failure_evidence import ASK_SECTIONS, Evidence, sections_by_module_file
 from harness.verdict.printk import without_control_codes
 
 SHELL, GDB = "shell", "gdb"

@@ -16,7 +16,7 @@ from harness.matrix.commands.bisect import Ruling, Step
 from harness.report.compare import read_cells
 from harness.report.record import Cell
 from harness.report.run_dir import LATEST
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 _RUN_SECONDS = 4 * 3600.0

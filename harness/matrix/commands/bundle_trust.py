@@ -9,7 +9,7 @@ import pytest
 
 from harness.core import paths
 from harness.core.errors import UsageError
-from harness.images.recipe import names
+from harness.images.vm_recipe import names
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.commands import pytest_run, replay_options
 from harness.report.bundle import Bundle

@@ -16,14 +16,14 @@ from harness.core import paths
 from harness.core.errors import INTERRUPTED, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
-from harness.images.recipe import Recipe, load_all, select
+from harness.images.vm_recipe import Recipe, load_all, select
 from harness.matrix.cells.selection import cell_of
 from harness.matrix.commands import pytest_run
 from harness.report import jsonl
-from harness.report.measurements import Figures
+from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 _ALL_KILLED, _SURVIVED = 0, 1

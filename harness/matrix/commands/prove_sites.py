@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from harness.core.errors import GuestError
 from harness.core.events import ProgressStep
 from harness.guest.guest import Guest
-from harness.landing import witness
+from harness.landing import five_address_witnesses
 from harness.landing.layout import Layout
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
@@ -70,7 +70,7 @@ def prove(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Pr
         batch = module.resolve(specs, guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
         for (function, offset, expected), report in zip(part, batch.reports, strict=True):
             place = function.address + offset + (0 if offset else function.shift) + layout.slide
-            listed = witness.listed(batch.listing.near(place), place)
+            listed = five_address_witnesses.listed(batch.listing.near(place), place)
             unlisted = not report.errno and listed.address != place
             _compare(proof, function.name, offset, expected, report, place, unlisted)
     module.unload()

@@ -15,12 +15,12 @@ from harness.core.events import Bus
 from harness.core.files import sha256
 from harness.images.build_context import BuildContext
 from harness.images.prepare import image_key
-from harness.images.recipe import Recipe, select
+from harness.images.vm_recipe import Recipe, select
 from harness.matrix.commands import bundle_trust, pytest_run
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
-from harness.report.sameness import is_same_failure
+from harness.report.same_failure import is_same_failure
 from harness.verdict.printk import without_control_codes
 
 _HELD, _FAILED = 0, 1

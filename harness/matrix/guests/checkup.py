@@ -13,10 +13,10 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import GuestState
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import Complaint, complaints_in
 from harness.verdict.liveness import GuestDied, examine
-from harness.verdict.offline_symbolizer import make_symbolizer
+from harness.verdict.symbolize_without_guest import make_symbolizer
 from harness.verdict.traces import frames
 
 # A fence is one SSH round trip and one console line. A guest that cannot do both in this time is lost.

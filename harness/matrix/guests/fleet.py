@@ -21,7 +21,7 @@ from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
-from harness.images.recipe import Recipe, select
+from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import checkup, kernel_mutant_switch
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.once import Once

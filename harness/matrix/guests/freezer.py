@@ -18,7 +18,7 @@ from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.store import key_of
-from harness.landing import traits
+from harness.landing import prove_recipe_traits
 from harness.matrix.guests import checkup
 from harness.matrix.guests.once import Once
 
@@ -93,7 +93,7 @@ class Freezer:
         """Boot a guest and prove its traits."""
         try:
             return self._boot_proved(boot, keys)
-        except traits.TraitContradictedError as contradiction:
+        except prove_recipe_traits.TraitContradictedError as contradiction:
             # In about one of 500 boots of an x86_64 kernel the slide is zero by chance; a second boot decides.
             if contradiction.trait != "kaslr":
                 raise
@@ -104,7 +104,7 @@ class Freezer:
         try:
             with self._bus.step(guest.name, "traits") as step, checkup.loss_explained(guest):
                 allowed = checkup.record_initial_state(guest)
-                traits.prove_traits(guest)
+                prove_recipe_traits.prove_traits(guest)
                 checkup.check_after_cell(guest)
                 step.close_with(allowed)
         except BaseException:

@@ -11,8 +11,8 @@ from pathlib import Path
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
-from harness.images.guest_packages import drivers as tool_drivers
-from harness.landing.landing import Missed
+from harness.images.guest_package_archives import drivers as tool_drivers
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import loaded_targets
@@ -21,7 +21,7 @@ from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
 from harness.landing.verify.moment import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
-from harness.landing.verify.watched import Judgement, Watched
+from harness.landing.verify.watch_and_judge_registrations import Judgement, Watched
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.subjects import Command, Modules, Subject
 

@@ -16,13 +16,13 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
-from harness.images.guest_packages import Tools, with_disk
+from harness.images.guest_package_archives import Tools, with_disk
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import GuestState
 from harness.matrix.verify import tool_root
-from harness.verdict import intended_backtraces
+from harness.verdict import deliberate_dump_stack
 from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_complaints, sort_by_boot_noise
 
 _FENCE_SECONDS = 60.0
@@ -105,7 +105,7 @@ class KernelObserver:
         if found:
             found = tuple(self._confirmed(found))
         for complaint in found:
-            if intended_backtraces.is_intended(complaint, self._modules):
+            if deliberate_dump_stack.is_intended(complaint, self._modules):
                 self.traces += 1
             else:
                 self.complaints.append(complaint)

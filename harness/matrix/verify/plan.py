@@ -9,11 +9,11 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
-from harness.images import distribution_modules, external_build, external_module_check, module_info
+from harness.images import distribution_modules, external_build, external_module_file_format, module_info
 from harness.images.build_context import BuildContext
+from harness.images.external_module_private_copy import private_copy
 from harness.images.image import Image
-from harness.images.private_module_copy import private_copy
-from harness.images.recipe import Recipe
+from harness.images.vm_recipe import Recipe
 from harness.landing.site import Site
 
 _EXPECTED = re.compile(r"(?:(?P<module>\w+):)?(?P<symbol>[A-Za-z_.$][\w.$]*)(?:\+(?P<offset>0x[0-9a-fA-F]+|\d+))?")
@@ -125,7 +125,7 @@ def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
     """Return the ELF of a copy. Raises UsageError with the path of the original file."""
     try:
-        elf = external_module_check.read(copy, recipe.architecture)
+        elf = external_module_file_format.read(copy, recipe.architecture)
         module_info.module_name(elf, file)
     except UsageError as error:
         raise UsageError(error.what, where=str(file), mend=error.mend) from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import guest_packages
+from harness.images import guest_package_archives
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.landing import layout
@@ -21,11 +21,11 @@ from harness.landing.site import Site
 from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
-from harness.landing.verify.watched import Judgement, Watched
+from harness.landing.verify.watch_and_judge_registrations import Judgement, Watched
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify.guest import KernelObserver
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
-from harness.matrix.verify.removal import remove_targets
+from harness.matrix.verify.reload_probed_modules import remove_targets
 from harness.matrix.verify.report import Report
 from harness.matrix.verify.subjects import Command, Modules, Preceded, Subject, SubjectRefused
 from harness.verdict.complaints import Complaint
@@ -205,7 +205,7 @@ def verify(
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_map_of(Elf.read_cached(image.vmlinux))
-    packages = guest_packages.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
+    packages = guest_package_archives.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
@@ -217,7 +217,7 @@ def verify(
         loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
         command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
         subject: Subject = Preceded(loaded, command) if wanted.command else loaded
-        files = {each.name: each.copy for each in modules} | guest_packages.drivers(guest.image)
+        files = {each.name: each.copy for each in modules} | guest_package_archives.drivers(guest.image)
         run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected], names)
         run.removed = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):

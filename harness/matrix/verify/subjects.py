@@ -12,7 +12,7 @@ from harness.guest.guest import Guest
 from harness.images import module_info
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.verify.moment import GuestLists
-from harness.landing.verify.watched import Watched
+from harness.landing.verify.watch_and_judge_registrations import Watched
 from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader

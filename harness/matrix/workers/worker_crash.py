@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
-from harness.matrix.cells.cell_result import CellWatch
+from harness.matrix.cells.cell_phases_and_verdict import CellWatch
 from harness.matrix.controller_run import ControllerRun
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 _REASON = "the process that ran it is gone: killed, or out of memory; see the host's own log"
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from harness.guest.guest import Guest
 from harness.images.image import Image
-from harness.images.recipe import Traits
-from harness.landing.landing import Missed
-from harness.pinning.coming_and_going_modules import TARGET, delete
-from harness.pinning.holds import holding
-from harness.pinning.holds.holding import Hold
+from harness.images.vm_recipe import Traits
+from harness.landing.landing_judgment import Missed
+from harness.pinning.hold_module_in_state import TARGET, delete
+from harness.pinning.holds import module_holders
+from harness.pinning.holds.module_holders import Hold
 from harness.pinning.mutants import LoaderMutant
 
 _MODULE = f"/sys/module/{TARGET}"
@@ -53,23 +53,23 @@ class Pin:
 # one in ref_module(), a socket in tcp_set_congestion_control(), BPF in bpf_trampoline_module_get(); kprobes hold one
 # only while they are being registered (kernel/kprobes.c).
 PINS = (
-    Pin("refcnt-fd", holding.a_file(f"{_MODULE}/refcnt"), _never),
-    Pin("misc-fd", holding.a_file(_MISC), _always),
-    Pin("section-fd", holding.a_file(f"{_MODULE}/sections/.data"), lambda traits: traits.section_fd_pins),
+    Pin("refcnt-fd", module_holders.a_file(f"{_MODULE}/refcnt"), _never),
+    Pin("misc-fd", module_holders.a_file(_MISC), _always),
+    Pin("section-fd", module_holders.a_file(f"{_MODULE}/sections/.data"), lambda traits: traits.section_fd_pins),
     Pin(
         "handle-fd",
-        holding.a_file(f"{_MODULE}/sections/.gnu.linkonce.this_module"),
+        module_holders.a_file(f"{_MODULE}/sections/.gnu.linkonce.this_module"),
         lambda traits: traits.section_fd_pins,
     ),
-    Pin("notes-fd", holding.a_file(f"{_MODULE}/notes/.note.gnu.build-id"), _never),
-    Pin("parameter-fd", holding.a_file(f"{_MODULE}/parameters/parameter"), _never),
-    Pin("character-fd", holding.a_character_device(), _always),
-    Pin("debugfs-fd", holding.a_file(f"/sys/kernel/debug/{TARGET}/file"), _always),
-    Pin("dependent-module", holding.a_dependent(), _always),
-    Pin("tcp-congestion", holding.a_socket("pinpoint"), _always),
-    Pin("bpf-fentry", holding.a_bpf_program(), _always, there=holding.has_fentry),
-    Pin("registered-kprobe", holding.a_registered_kprobe(), _never, over="GONE"),
-    Pin("tracefs-kprobe", holding.a_tracefs_kprobe(), _never, over="GONE"),
+    Pin("notes-fd", module_holders.a_file(f"{_MODULE}/notes/.note.gnu.build-id"), _never),
+    Pin("parameter-fd", module_holders.a_file(f"{_MODULE}/parameters/parameter"), _never),
+    Pin("character-fd", module_holders.a_character_device(), _always),
+    Pin("debugfs-fd", module_holders.a_file(f"/sys/kernel/debug/{TARGET}/file"), _always),
+    Pin("dependent-module", module_holders.a_dependent(), _always),
+    Pin("tcp-congestion", module_holders.a_socket("pinpoint"), _always),
+    Pin("bpf-fentry", module_holders.a_bpf_program(), _always, there=module_holders.has_fentry),
+    Pin("registered-kprobe", module_holders.a_registered_kprobe(), _never, over="GONE"),
+    Pin("tracefs-kprobe", module_holders.a_tracefs_kprobe(), _never, over="GONE"),
 )
 
 
@@ -104,7 +104,7 @@ class PinResult:
 
 def measure_pins(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
     """Yield one result for each of PINS that the kernel supports; the target is loaded again for each."""
-    target = holding.target_image(guest)
+    target = module_holders.target_image(guest)
     for pin in PINS:
         if not pin.there(guest.image):
             continue
@@ -118,7 +118,7 @@ def _measure(guest: Guest, pin: Pin, mutant: LoaderMutant) -> PinResult:
         if mutant.lets_go:
             held.close()
         if mutant.holds_more:
-            held.enter_context(holding.a_file(_MISC)(guest))
+            held.enter_context(module_holders.a_file(_MISC)(guest))
         removal = delete(guest, TARGET)
         used = "released" if mutant.lets_go else again()
     return PinResult(pin, removal, used, delete(guest, TARGET) if removal else "")

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.pinning.protocol.parties import EXPECTED, Instance, LoaderModel, Probe
 from harness.pinning.protocol.steps import LIFE, ScheduleStep, Verb
+from harness.pinning.protocol.target_loader_probe_states import EXPECTED, Instance, LoaderModel, Probe
 
 OK = "ok"
 WAITS = "waits"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.core.errors import UsageError
-from harness.landing.landing import Missed
+from harness.landing.landing_judgment import Missed
 from harness.pinning.protocol.model import KernelRules, NotNowError, UndefinedError, World, initial_world
 from harness.pinning.protocol.steps import LOADS, ScheduleStep, format_schedule
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from harness.guest.guest import Guest
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
-from harness.pinning.coming_and_going_modules import delete
+from harness.pinning.hold_module_in_state import delete
 from harness.pinning.loader import PROBE, LoaderOrder
 from harness.pinning.loader_fixture import Loaders, for_build
 from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, Actor

@@ -77,7 +77,7 @@ def format_schedule(schedule: Iterable[ScheduleStep]) -> str:
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Parse the schedule that `line` returned. Raises UsageError with the word that is not a step."""
+    """Parse the schedule that `format_schedule()` returned. Raises UsageError with the word that is not a step."""
     return tuple(_step(word) for word in text.split())
 
 

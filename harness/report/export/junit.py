@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from harness.report.page.claims import claims
+from harness.report.page.case_docstrings import claims
 from harness.report.pivot import LOST, Pivot, SelectedCell
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 # These verdicts are errors, not failures, because they are no statement about the kernel. plain() removes characters

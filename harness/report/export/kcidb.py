@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.report.measurements import Figure
+from harness.report.metrics_with_goals import Figure
 from harness.report.pivot import LOST, Pivot, SelectedCell
 from harness.report.record import Cell
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 _STATUS = {

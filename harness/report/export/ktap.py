@@ -11,7 +11,7 @@ from typing import TextIO
 from harness.core.errors import UsageError
 from harness.report.pivot import LOST, CaseName, Pivot, PivotSquare, SelectedCell
 from harness.report.record import Cell, CellKey
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 _INDENT = "    "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from harness.report.export.markdown import text_of
 from harness.report.record import Cell, CellKey
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 _INTRODUCTION = """# The matrix
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harness.report.page.claims import claims
+from harness.report.page.case_docstrings import claims
 from harness.report.page.excerpts import Excerpts
 from harness.report.pivot import Pivot
 from harness.report.record import Cell

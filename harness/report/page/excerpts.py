@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.report.evidence import CONSOLE
+from harness.report.failure_evidence import CONSOLE
 from harness.report.record import Cell
 from harness.report.untrusted_bundle_reader import BundleFiles, NotInBundle
 from harness.verdict.printk import without_control_codes

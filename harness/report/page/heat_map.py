@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from harness.report.page.claims import claims
+from harness.report.page.case_docstrings import claims
 from harness.report.pivot import CaseName, Pivot, PivotSquare
 from harness.report.progress_state import format_duration
-from harness.verdict.cell_verdict import Verdict
+from harness.verdict.cell_verdict_enum import Verdict
 
 # The states of a mark that are no verdict.
 LOST, NONE = "lost", "none"

@@ -1,0 +1,151 @@
+"""Converts an address to closest symbol + offset and back: by the ELF files, by the kernel, by real kprobes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.landing import probe_module
+from harness.landing.code import closest_symbol
+from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
+from harness.landing.code.function_selection import evenly_spread
+from harness.landing.landing_judgment import Missed
+from harness.landing.layout import Layout
+from harness.landing.lookup import data_module
+from harness.landing.lookup.data_module import ReadRequest
+from harness.landing.mutants import HONEST, Mutant
+from harness.landing.probe_module import Request, SiteReport
+from harness.landing.site import Site
+
+# The kernel resolves the sites but writes no breakpoints, so that many sites cost no more than a few armed ones.
+_ONLY_RESOLVE = ["disabled=1"]
+# Each site is passed in two forms; this many sites fit into one argument of insmod (MAX_ARG_STRLEN).
+_AT_ONCE = 800
+_OF_A_MUTANT = 16
+
+
+def request_by_address(layout: Layout, sites: Sequence[Site]) -> Request:
+    """Request probes by address only; such a kprobe has no symbol_name."""
+    return Request([f"@{layout.start(site) + site.offset:#x}" for site in sites])
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """The result of converting one address.
+
+    - `elf` and `kernel` are the closest symbol + offset by the ELF files and by the kernel (sprint_symbol()).
+    - `by_address` reports a kprobe registered on the bare address, `by_symbol` one on the kernel's symbol + offset.
+    - `listed` is the symbol + offset that kprobes/list has for the kprobe of `by_address`.
+    - `lands` is the address where both kprobes must be by the ELF files: after the landing pad, if it is an entry.
+    """
+
+    address: int
+    lands: int
+    elf: SymbolOffset | None
+    kernel: KernelSymbolOffset
+    by_address: SiteReport
+    by_symbol: SiteReport
+    listed: KernelSymbolOffset | None
+
+    @property
+    def registered(self) -> bool:
+        """True if the kernel accepted the kprobe on the bare address."""
+        return not self.by_address.errno
+
+    @property
+    def complaint(self) -> str:
+        """Why the conversion failed; empty if the way there and back leads to the same place."""
+        if not self.kernel.is_same_place(self.elf):
+            return "the ELF files and the kernel find different symbols"
+        if self.by_address.errno != self.by_symbol.errno:
+            return "by address and by symbol, the kernel returned different errnos"
+        if not self.registered:
+            return ""
+        if {self.by_address.address, self.by_symbol.address} != {self.lands}:
+            return "not registered at the requested place"
+        moved = self.kernel._replace(offset=self.kernel.offset + self.lands - self.address)
+        if self.listed != moved:
+            return "kprobes/list has another symbol for it"
+        return ""
+
+    def __str__(self) -> str:
+        rows = (
+            f"address                    {self.address:#x}, a probe on it must be at {self.lands:#x}",
+            f"closest in the ELF files   {self.elf}",
+            f"closest in the kernel      {self.kernel}",
+            f"requested by address       {_outcome(self.by_address)}",
+            f"requested by symbol        {_outcome(self.by_symbol)}",
+            f"listed as                  {self.listed}",
+        )
+        return "\n".join(rows)
+
+
+def _outcome(report: SiteReport) -> str:
+    where = errno.errorcode.get(report.errno, str(report.errno)) if report.errno else f"{report.address:#x}"
+    return f"{where} for {report.spec}"
+
+
+class AddressConverter:
+    """Conversions in one guest: the fixture that cases use."""
+
+    def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
+        self.layout = layout
+        self.guest = layout.guest
+        self.mutant = mutant
+
+    def prove(self, sites: Sequence[Site]) -> list[Conversion]:
+        """Convert the address of every site to symbol + offset and back. Raises Missed with the first disagreement.
+
+        A mutant is tried on a few of the sites; more would prove nothing more.
+        """
+        sites = sites if self.mutant is HONEST else evenly_spread(sites, _OF_A_MUTANT)
+        starts = [self.layout.start(site) + site.offset for site in sites]
+        found = self._all(starts, [self.layout.address(site) for site in sites])
+        wrong = [conversion for conversion in found if conversion.complaint]
+        if wrong:
+            raise Missed(f"{len(wrong)} of {len(found)} addresses: {wrong[0].complaint}\n\n{wrong[0]}")
+        return found
+
+    def convert(self, address: int) -> Conversion:
+        """Convert any address except an entry with a landing pad."""
+        return self._all([address], [address])[0]
+
+    def _all(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
+        found: list[Conversion] = []
+        for start in range(0, len(addresses), _AT_ONCE):
+            batch = slice(start, start + _AT_ONCE)
+            found += self._convert(addresses[batch], landings[batch])
+        return found
+
+    def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
+        answers = data_module.read_data(self.guest, [ReadRequest(address) for address in addresses])
+        kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
+        specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
+        view = probe_module.load(self.guest, specs, _ONLY_RESOLVE)
+        probe_module.unload(self.guest)
+        listed = {each.address: closest_symbol.parse_symbol_offset(each.meaning) for each in view.listed}
+        count = len(addresses)
+        return [
+            Conversion(
+                address=address,
+                lands=lands,
+                elf=self.layout.closest_symbols.at(address),
+                kernel=symbol,
+                by_address=unnamed,
+                by_symbol=named,
+                listed=listed.get(unnamed.address),
+            )
+            for address, lands, symbol, unnamed, named in zip(
+                addresses, landings, kernel, view.reports[:count], view.reports[count:], strict=True
+            )
+        ]
+
+    def _spec(self, symbol: KernelSymbolOffset) -> str:
+        return Site(symbol.name, symbol.offset + self.mutant.converts_too_far, module=symbol.module).spec
+
+
+def _known(address: int, symbol: KernelSymbolOffset | None) -> KernelSymbolOffset:
+    if symbol is None:
+        raise Missed(f"the kernel finds no symbol at or below {address:#x}")
+    return symbol

@@ -1,0 +1,239 @@
+"""Proves the traits that a recipe claims, in the booted guest and before its first case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from harness.core.elf import Elf
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.guest.result import parsing_guest_text
+from harness.images.user_targets import KIND, NARROW, ONE, RUNNER, TWO
+from harness.images.vm_recipe import Traits
+from harness.landing import probe_module
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.target import Target
+
+# A kernel built with one section per function has thousands of text sections, even in our smallest configuration. Any
+# other kernel has a few hundred at most (.text.unlikely and similar ones).
+_MANY_SECTIONS = 1000
+
+
+# On every kernel of the matrix this function exists, is traced if any function is, and is not called in an idle guest.
+_FUNCTION = "clock_t_to_jiffies"
+
+
+class TraitContradictedError(GuestError):
+    """The booted kernel contradicts its recipe about `trait`."""
+
+    def __init__(self, trait: str, what: str, *, where: str, mend: str) -> None:
+        self.trait = trait
+        super().__init__(what, where=where, mend=mend)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A guest in which the shapes target is loaded, with one probe on the entry of an exported function."""
+
+    guest: Guest
+    layout: Layout
+    target: Target
+    apart: frozenset[str]
+    """The sections that sysfs lists for `pinpoint_sections`, which is built with a section for each function."""
+    report: probe_module.SiteReport
+    listed: tuple[probe_module.ListedProbe, ...]
+
+
+def prove_traits(guest: Guest) -> None:
+    """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
+    seen, evidence = _asked(guest)
+    for trait in Traits.model_fields:
+        claimed = getattr(guest.traits, trait)
+        if claimed != seen[trait]:
+            raise TraitContradictedError(
+                trait,
+                f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
+                where=guest.name,
+                mend=f"correct the recipe or the kernel; {evidence}",
+            )
+
+
+def found(guest: Guest) -> Traits:
+    """Return the traits that the booted kernel has, whatever its recipe claims."""
+    return Traits(**_asked(guest)[0])
+
+
+def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
+    """Return each trait as the booted kernel has it, and the slide and the report of a probe as evidence."""
+    # Loaded before the target, so that what it leaves in memory does not follow the target's own data.
+    with Target(guest, "pinpoint_sections") as sections:
+        apart = frozenset(sections.sections)
+    target = Target(guest, "pinpoint_target")
+    target.load()
+    layout = Layout(guest, [target])
+    view = probe_module.load(guest, [_FUNCTION])
+    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_others))
+    try:
+        seen = {trait: look(scene) for trait, look in _LOOKS.items()}
+    finally:
+        probe_module.unload(guest)
+        target.unload()
+    return seen, f"slide {layout.slide:#x}, {view.reports[0]}"
+
+
+def _kprobes(scene: _Scene) -> bool:
+    return scene.report.errno == 0 and len(scene.listed) == 1
+
+
+def _kaslr(scene: _Scene) -> bool:
+    return scene.layout.slide != 0
+
+
+def _kernel_function_sections(scene: _Scene) -> bool:
+    """True if the build recorded many text sections; the build-id, proved at boot, shows that this build runs."""
+    return scene.guest.image.facts.get("text_sections", 0) > _MANY_SECTIONS
+
+
+def _module_function_sections(scene: _Scene) -> bool:
+    return ".text.pinpoint_leaf" in scene.target.sections
+
+
+def _module_text_sections(scene: _Scene) -> bool:
+    """True if a module that was built with a section for each function keeps them apart; since 6.19 it does not.
+
+    TEXT_MAIN in scripts/module.lds.S (1ba9f8979426) merges them, except with ARCH_WANTS_MODULES_TEXT_SECTIONS (7.1).
+    """
+    return ".text.pinpoint_leaf" in scene.apart
+
+
+def _module_stubs(scene: _Scene) -> bool:
+    """True if the module loader put linker stubs between two sections of functions: the gap exceeds the alignment.
+
+    Sections without functions are not compared. arm64 has its stubs in a separate section `.plt`, whose size and
+    alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
+    """
+    loaded = scene.target.sections
+    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text_sections)
+    with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
+    return any(
+        start - (before + left.size) >= right.alignment
+        for (before, left), (start, right) in pairwise(text)
+        if {left.name, right.name} <= with_functions
+    )
+
+
+def _optimized_kprobes(scene: _Scene) -> bool:
+    result = scene.guest.script("cat /proc/sys/debug/kprobes-optimization 2>/dev/null || echo 0").check()
+    return result.stdout.strip() == "1"
+
+
+def _ftrace_kprobes(scene: _Scene) -> bool:
+    return any("[FTRACE]" in listed.flags for listed in scene.listed)
+
+
+@parsing_guest_text("/proc/kallsyms")
+def _data_symbols(scene: _Scene) -> bool:
+    """True with KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not only functions."""
+    wanted = ("linux_banner", "pinpoint_data_word")
+    # Fixed strings, because busybox under emulation takes 4 to 6 s to match 95,000 lines with a pattern, and 0.5 s with
+    # a fixed string.
+    listing = scene.guest.run("grep", "-F", "-e", wanted[0], "-e", wanted[1], "/proc/kallsyms").stdout
+    return {line.split()[2] for line in listing.splitlines()} >= set(wanted)
+
+
+def _cold_halves(scene: _Scene) -> bool:
+    """True if gcc for this architecture moves unlikely parts of functions to separate symbols."""
+    return bool(scene.target.elf.symbols_named("pinpoint_cold_part.cold"))
+
+
+def _entry_landing_pad(scene: _Scene) -> bool:
+    """True if the kernel put the probe on symbol + 0 after the symbol's address."""
+    _, symbol = scene.layout.symbol(Site(_FUNCTION))
+    return scene.report.address > scene.layout.symbol_address(symbol, "")
+
+
+@parsing_guest_text("a reference count")
+def _section_fd_pins(scene: _Scene) -> bool:
+    """True if an open section file raises the module's reference count, as up to 2.6.22; 2.6.23 removed that."""
+    module = f"/sys/module/{scene.target.module}"
+    held = scene.guest.script(
+        f"cd {module}; s=$(ls -A sections | head -n1); read a <refcnt; exec 3<sections/$s; read b <refcnt; echo $a $b"
+    ).check()
+    without, while_held = held.stdout.split()
+    return int(while_held) > int(without)
+
+
+# Two loaders of one file. The first stops in the initializer until the second waits for it; then both continue.
+_TWO_LOADERS = """
+open=/sys/module/pinpoint_pinned/parameters/open_gate
+{load} gates=entered >/dev/null & first=$!
+until [ -e $open ]; do [ -d /proc/$first ] || exit 1; done
+{load} gates=entered >/dev/null & second=$!
+until read -r _ _ state _ </proc/$second/stat && [ $state = S ] &&
+    grep -q -e load_module -e finit_module /proc/$second/stack
+do [ -d /proc/$second ] || exit 2; done
+echo >$open
+wait $first || exit 3
+wait $second
+echo $?
+rmmod pinpoint_pinned
+"""
+
+
+def _shared_loads(scene: _Scene) -> bool:
+    """True if a second load of a file waits for the first and has its result, as since 6.5, instead of EEXIST."""
+    load = f"{scene.guest.copy_program('pinpoint_loader')} {scene.guest.copy_module('pinpoint_pinned')}"
+    return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
+
+
+# Put a uprobe on the entry of one of our programs, run the program, and print the number of hits that the kernel
+# counted.
+_ONE_UPROBE = """
+cd /sys/kernel/tracing 2>/dev/null && [ -e uprobe_events ] || {{ echo 0; exit; }}
+echo 'p:pinpoint_trait/entry {program}:{offset:#x}' >>uprobe_events && echo 1 >events/pinpoint_trait/enable
+{program} >/dev/null 2>&1
+sed -n 's/.* entry  *//p' uprobe_profile
+echo 0 >events/pinpoint_trait/enable
+echo '-:pinpoint_trait/entry' >>uprobe_events
+"""
+
+
+def _uprobes(scene: _Scene) -> bool:
+    elf = Elf.read_cached(scene.guest.image.programs["pinpoint_loader"])
+    text = _ONE_UPROBE.format(program=scene.guest.copy_program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
+    return scene.guest.script(text).stdout.split()[:1] == ["1"]
+
+
+def _programs_32bit(scene: _Scene) -> bool:
+    """Whether the kernel runs a 32-bit program of its architecture; images without uprobes have none to try."""
+    programs = scene.guest.image.programs
+    wanted = [f"{KIND}/{NARROW}/{name}" for name in (RUNNER, ONE, TWO)]
+    narrow = scene.guest.image.recipe.architecture.narrow
+    if narrow is None or wanted[0] not in programs:
+        return False
+    scene.guest.run("mkdir", "-p", f"/tmp/{KIND}/{NARROW}").check()
+    paths = [scene.guest.copy_program(name) for name in (*wanted, f"{KIND}/{NARROW}/{narrow.loader}")]
+    scene.guest.copy_program(f"{KIND}/{NARROW}/libc.so.6")
+    return "begin pid=" in scene.guest.script(f"{paths[0]} </dev/null").stdout
+
+
+_LOOKS: dict[str, Callable[[_Scene], bool]] = {
+    "kprobes": _kprobes,
+    "kaslr": _kaslr,
+    "kernel_function_sections": _kernel_function_sections,
+    "module_function_sections": _module_function_sections,
+    "module_text_sections": _module_text_sections,
+    "module_stubs": _module_stubs,
+    "optimized_kprobes": _optimized_kprobes,
+    "ftrace_kprobes": _ftrace_kprobes,
+    "entry_landing_pad": _entry_landing_pad,
+    "section_fd_pins": _section_fd_pins,
+    "shared_loads": _shared_loads,
+    "programs_32bit": _programs_32bit,
+    "data_symbols": _data_symbols,
+    "cold_halves": _cold_halves,
+    "uprobes": _uprobes,
+}

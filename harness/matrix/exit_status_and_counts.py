@@ -1,0 +1,64 @@
+"""The exit status of a run, and the figures that count its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from harness.images.vm_recipe import Recipe
+from harness.landing.landing_judgment import NOT_IN_FORCE
+from harness.report.metrics_with_goals import Figures
+from harness.report.pivot import Pivot, SelectedCell
+from harness.report.record import Cell
+from harness.report.run_dir import RunDirectory
+from harness.verdict.cell_verdict_enum import Verdict
+from harness.verdict.complaints import complaints_in
+from harness.verdict.printk import lines_of
+
+
+def exit_status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
+    """Return 0 when all cells held, 1 when a cell failed, 3 when the harness or the host failed.
+
+    A run that is not `complete`, because a cell did not run, is also 1. Any other status of pytest is returned
+    unchanged.
+    """
+    if of_pytest not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        return of_pytest
+    if any(cell.verdict is Verdict.HARNESS_ERROR for cell in cells):
+        return 3
+    if not complete or not all(cell.verdict.acceptable for cell in cells):
+        return 1
+    return of_pytest
+
+
+def count_mutants(figures: Figures, cells: Sequence[Cell]) -> None:
+    """Add the figures of how many mutants were caught on each VM."""
+    for vm in {cell.vm for cell in cells}:
+        mutants = [cell for cell in cells if cell.vm == vm and cell.mutant and cell.verdict is not Verdict.SKIP]
+        caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
+        figures.add("mutants.caught", caught, "mutants", vm=vm)
+        figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
+        idle = sum(cell.reason.startswith(NOT_IN_FORCE) for cell in mutants)
+        figures.add("mutants.not_in_force", idle, "mutants", vm=vm, goal="0")
+
+
+def count_cells(figures: Figures, cells: Sequence[Cell], missing: Sequence[SelectedCell]) -> None:
+    """Add the figures of how many cells were selected, ran, were skipped, and never ran."""
+    coverage = Pivot(cells, missing).coverage
+    figures.add("cells.asked", coverage.selected, "cells")
+    figures.add("cells.ran", coverage.ran, "cells")
+    figures.add("cells.skipped", coverage.skipped, "cells")
+    figures.add("cells.lost", coverage.lost, "cells", goal="0")
+
+
+def count_false_alarms(
+    figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
+) -> None:
+    """Add the count of false alarms: complaints in the console logs of rows whose cells are all good."""
+    alarms = 0
+    for vm in {cell.vm for cell in cells}:
+        if all(cell.verdict.acceptable for cell in cells if cell.vm == vm):
+            for log in directory.consoles(vm):
+                alarms += len(complaints_in(lines_of(log), recipes[vm].boot_noise).alarming)
+    figures.add("oops.false_alarms", alarms, "complaints", goal="0")

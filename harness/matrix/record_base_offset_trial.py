@@ -1,0 +1,46 @@
+"""Writes a trial of relocation by hand into the run's trial table."""
+
+from __future__ import annotations
+
+from harness.landing.checks import trial_example
+from harness.landing.checks.base_offset_trial import Trial
+from harness.report.base_offset_table import TrialRow, Trials
+from harness.report.relocation_drawing_data import Drawing, Moved, Stretch
+
+
+def record_trial(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:
+    """Record a trial. The counts of a headline trial are also figures of the VM: `byhand.missed`, `bysymbol.missed`."""
+    sizes = {f"{way}_bytes": size for way, size in trial.table_sizes()._asdict().items()}
+    row = TrialRow(
+        vm=vm,
+        trial=trial.name,
+        made_for=trial.made_for,
+        **trial.counts(),
+        **sizes,
+        drawing=_drawing(trial),
+        moved=tuple(Moved(*each) for each in trial_example.moved(trial)),
+    )
+    trials.add(row, headline=headline)
+    return row
+
+
+def _drawing(trial: Trial) -> Drawing | None:
+    aim = trial_example.example(trial)
+    here = aim and _stretch(trial, aim.truth)
+    if aim is None or here is None:
+        return None
+    return Drawing(
+        function=str(aim.site),
+        by_symbol=here,
+        by_hand=_stretch(trial, aim.address),
+        place="" if aim.lands else aim.place.value,
+        distance=aim.address - aim.truth,
+    )
+
+
+def _stretch(trial: Trial, address: int) -> Stretch | None:
+    found = trial_example.stretch(trial.places, address)
+    if found is None:
+        return None
+    kinds = [kind.value for kind in found.kinds]
+    return Stretch(address=found.address, code=found.code.hex(), kinds=kinds, marked=found.marked, label=found.label)

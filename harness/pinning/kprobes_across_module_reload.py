@@ -1,0 +1,130 @@
+"""Kprobes on a module that is removed and loaded again: before, during and after the registration."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from harness.guest.guest import Guest
+from harness.landing import probe_module
+from harness.landing.landing_judgment import Missed
+from harness.landing.probe_module import ListedProbe
+from harness.landing.probe_run import Kprobes
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.pinning.mutants import LoaderMutant
+
+# Calls of the target's function in its first and second instance. They differ, so that hits show which was probed.
+_BEFORE, _AFTER = 2, 3
+_SHAPE = "leaf"
+_RACE_SECONDS = 300.0
+# The number of successes, and of refusals, after which the race ends.
+_OFTEN = 5
+# The calls of the target's function under each registered probe of the race.
+RACE_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """The result for a probe across a removal of its target.
+
+    `listed` is what the kernel listed while the target was gone, `hits` the number of hits in all. `moved` is true if
+    the target was reloaded at another address.
+    """
+
+    listed: tuple[ListedProbe, ...]
+    hits: int
+    moved: bool
+
+    def prove(self) -> None:
+        """Check that the probe was listed as GONE and not hit after that. Raises Missed."""
+        if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
+            raise Missed(f"after the removal of its target the probe is listed as {self.listed}")
+        if self.hits != _BEFORE:
+            raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
+
+
+def run_once_before(target: Target, site: Site) -> None:
+    """Load and unload a probe and the target once, so that the kernel has made its one-time allocations.
+
+    On parisc a page of instruction slots is allocated in the hole that the target leaves. After that the target is
+    loaded again at the address it had.
+    """
+    probe_module.load(target.guest, [site.spec])
+    target.unload()
+    target.load()
+    probe_module.unload(target.guest)
+
+
+def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
+    """Probe a site, remove the target, load it again, call both instances, and unregister.
+
+    Raises Missed if anything is left after that.
+    """
+    address = kprobes.layout.address(site)
+    standing = probe_module.read_kprobe_list(target.guest)
+    with kprobes.on(site) as probes:
+        target.call(_SHAPE, _BEFORE)
+        target.unload()
+        listed = probe_module.read_view(target.guest).newly_listed(standing)
+        target.load()
+        if mutant.probes_again:
+            probe_module.unload(target.guest)
+            probe_module.load(target.guest, [site.spec])
+        target.call(_SHAPE, _AFTER)
+    probes.prove_gone()
+    return Crossing(listed, probes.reports[0].hits, moved=kprobes.layout.address(site) != address)
+
+
+@dataclass(frozen=True)
+class Raced:
+    """The registrations of a race: the count of each errno, and of the hits of each that succeeded."""
+
+    errnos: Counter[int]
+    hits: Counter[int]
+
+    def prove(self, allowed: Collection[int]) -> None:
+        """Check that only these errnos occurred, that the two sides overlapped, and that a registered probe landed.
+
+        A probe whose target was replaced before the call is hit 0 times, any other exactly as often as its function
+        ran. Raises Missed.
+        """
+        strange = set(self.errnos) - set(allowed)
+        if strange:
+            raise Missed(f"refused with {', '.join(errno.errorcode.get(each, str(each)) for each in strange)}")
+        if not self.errnos[0] or len(self.errnos) < 2:
+            raise Missed(f"registration and removal did not overlap: {dict(self.errnos)}")
+        if set(self.hits) - {0, RACE_CALLS} or not self.hits[RACE_CALLS]:
+            raise Missed(f"the function ran {RACE_CALLS} times under each probe; times hit: {dict(self.hits)}")
+
+
+def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: int) -> Raced:
+    """Register a probe while a module is loaded and removed concurrently, and call the module's function under it.
+
+    The race ends after _OFTEN successes and as many refusals, or after `rounds` registrations. Nothing synchronizes the
+    two sides. A removal during a registration is refused with EWOULDBLOCK and tried again. Raises GuestError if the
+    module cannot be loaded, or cannot be removed at the end.
+    """
+    target, mine = guest.copy_module(module), guest.copy_module(probe_module.MODULE)
+    report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
+    churn = f"while [ -e /tmp/racing ]; do insmod {target} || exit; until rmmod {module} 2>/dev/null; do :; done; done"
+    goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"
+    call = f"{{ echo {shape} {RACE_CALLS} >/sys/kernel/debug/{module}/call; }} 2>/dev/null"
+    register = (
+        f"insmod {mine} site={spec} && {{ {call}; line=$(cat {report}); }} && rmmod {probe_module.MODULE} || exit; "
+        "echo $line"
+    )
+    met = f"*' errno=0 '*' hits={RACE_CALLS} '*) met=$((met + 1))"
+    count = f"case $line in {met};; *' errno=0 '*) ;; *) refused=$((refused + 1));; esac"
+    result = guest.script(
+        f"touch /tmp/racing; ( {churn} ) & "
+        f"( round=0 met=0 refused=0; while {goes_on}; do {register}; {count}; done ); "
+        "status=$?; rm -f /tmp/racing; wait $! && exit $status",
+        guest.budget(_RACE_SECONDS),
+    ).check()
+    reports = probe_module.parse_report(result.stdout)
+    return Raced(
+        Counter(report.errno for report in reports), Counter(report.hits for report in reports if not report.errno)
+    )

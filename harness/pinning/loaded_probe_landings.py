@@ -1,0 +1,108 @@
+"""Judges the landings of a probe module that a loader loads, by the same five witnesses as any other probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from harness.core.deadline import Deadline
+from harness.landing import five_address_witnesses, own_bytes, past_end, probe_module
+from harness.landing.five_address_witnesses import Window
+from harness.landing.landing_judgment import Landing, Missed, prove
+from harness.landing.layout import Layout
+from harness.landing.probe_module import ProbeView
+from harness.landing.probe_run import read_until_stable
+from harness.landing.site import Site
+
+_PAGE = 4096
+# Bytes of a window past its site, of which some are compared with the ELF file.
+_BEYOND = 32
+# A kernel worker removes a jump some ticks after its probe (seen on 5.10).
+_JUMPS_SECONDS = 2.0
+
+
+class LoadedProbe:
+    """A probe module with known sites, in the order of its report, that is loaded and unloaded in a `with` block.
+
+    The block loads the module and then calls `look`; leaving it unloads the module. `module` is its name in the kernel.
+    """
+
+    def __init__(self, layout: Layout, sites: Sequence[Site], module: str) -> None:
+        self._layout = layout
+        self._guest = layout.guest
+        self._sites = tuple(sites)
+        self._module = module
+        self._addresses = [layout.address(site) for site in self._sites]
+        self._spans = [self._span(site, address) for site, address in zip(self._sites, self._addresses, strict=True)]
+        self._view: ProbeView | None = None
+        self._final: ProbeView | None = None
+        self._during: Sequence[bytes] = ()
+        self._after: Sequence[bytes] = ()
+
+    def __enter__(self) -> Self:
+        self._standing = probe_module.read_kprobe_list(self._guest)
+        self._before = self._read()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._view is None:  # The module was not loaded.
+            return
+        self._final = probe_module.unload(self._guest, self._module)
+        self._after = self._read()
+        deadline = Deadline.after(_JUMPS_SECONDS if self._guest.traits.optimized_kprobes else 0.0)
+        while self._after != self._before and not deadline.expired:
+            self._after = self._read()
+
+    def look(self) -> ProbeView:
+        """Read the module's report, the kernel's list and memory while the probes are registered.
+
+        Raises Missed if the module reports another number of sites.
+        """
+        self._view = probe_module.read_view(self._guest, self._module)
+        self._during = self._read()
+        if len(self._view.reports) != len(self._sites):
+            raise Missed(f"{self._module} reports {len(self._view.reports)} sites, not {len(self._sites)}")
+        return self._view
+
+    def prove(self, hits: Sequence[int]) -> None:
+        """Check that each probe landed and was hit as often as `hits` has it. Raises Missed with the witness table."""
+        for landing, expected in zip(self.landings, hits, strict=True):
+            prove([landing], expected)
+
+    @property
+    def landings(self) -> list[Landing]:
+        """The landing of each site, with the statements of all witnesses."""
+        if self._view is None or self._final is None:
+            raise RuntimeError("the probe was never loaded")
+        traits, listed = self._guest.architecture.kprobes, self._view.newly_listed(self._standing)
+        standing = [each.address for each in self._standing]
+        found = []
+        for number, (site, address) in enumerate(zip(self._sites, self._addresses, strict=True)):
+            start, size = self._spans[number]
+            window = Window(start, self._before[number], self._during[number], self._after[number])
+            own = own_bytes.own_bytes_at(self._layout, site, start, size)
+            last = self._final.reports[number]
+            statements = (
+                five_address_witnesses.reported(self._view.reports[number]),
+                five_address_witnesses.listed(listed, address),
+                five_address_witnesses.elf(address),
+                five_address_witnesses.trapped(last, traits),
+                five_address_witnesses.outside(window, address, traits, own, standing),
+            )
+            shown = [five_address_witnesses.with_bytes(statement, window, own, {}) for statement in statements]
+            escaped = past_end.describe_outside_address(self._layout, site, address)
+            found.append(Landing(site, shown, last.hits, self._layout.meaning, escaped))
+        return found
+
+    def _span(self, site: Site, address: int) -> tuple[int, int]:
+        """Start and size of a site's window: from the start of its function, without pages that have no code."""
+        _, symbol = self._layout.symbol(site)
+        start = address - site.offset
+        mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
+        return start, min(start + site.offset + _BEYOND, mapped) - start
+
+    def _read(self) -> list[bytes]:
+        return read_until_stable(lambda: self._guest.memory.read_many(self._spans))

@@ -1,8 +1,0 @@
-/* SPDX-License-Identifier: GPL-2.0 */
-/* One module loaded many times, each time under another name. */
-#ifndef PINPOINT_COPIES_H
-#define PINPOINT_COPIES_H
-
-void hold_copies(const char *path, const char *module, const char *count);
-
-#endif

@@ -1,0 +1,100 @@
+"""A run that gates: its exit status against a baseline, the cells that were not selected, the replays of failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_export import cell
+
+from harness import cli
+from harness.matrix.commands import baseline_gate as gates
+from harness.matrix.commands.baseline_gate import Gate, Listener
+from harness.report.compare import Baseline, KnownFailure
+from harness.report.record import Cell
+from harness.verdict.cell_verdict_enum import Verdict
+
+FAIL, PASS, SKIP = Verdict.FAIL, Verdict.PASS, Verdict.SKIP
+
+
+def gate(old: Baseline | list[Cell] | None, new: list[Cell], **options: object) -> Gate:
+    listener = Listener()
+    listener.cells = new
+    listener.asked = {each.key for each in new}
+    listener.directory = Path("/run")
+    return Gate(old, listener=listener, **options)  # type: ignore[arg-type]
+
+
+def known(case: str, verdict: Verdict = FAIL) -> Baseline:
+    return Baseline(known=(KnownFailure(case=case, vm=cell(case).vm, verdict=verdict, reason="r", owner="o"),))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "expected"),
+    [
+        ([cell("a", FAIL, reason="x")], [cell("a", FAIL, reason="x")], 1, 0),
+        ([cell("a")], [cell("a", FAIL, reason="x")], 1, 1),
+        ([cell("a")], [cell("a")], 0, 0),
+        (known("a"), [cell("a", FAIL, reason="x")], 1, 0),
+        (known("a"), [cell("a", Verdict.OOPS, reason="x")], 1, 1),
+        (None, [cell("a", FAIL, reason="x")], 1, 1),
+        (None, [cell("a")], 0, 0),
+        # A harness error, wrong use and an interruption stay what they are.
+        ([cell("a")], [cell("a")], 3, 3),
+        ([cell("a")], [], 130, 130),
+    ],
+)
+def test_the_status_is_that_of_what_got_worse(
+    old: Baseline | list[Cell] | None, new: list[Cell], status: int, expected: int
+) -> None:
+    assert gate(old, new).judged(status) == expected
+
+
+def test_cells_that_were_not_selected_are_not_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    before = [cell("a"), cell("b")]
+    assert gate(before, [cell("a")]).judged(0) == 1
+    assert "gone" in capsys.readouterr().out
+    assert gate(before, [cell("a")]).judged(0, ["-k", "a"]) == 0
+    # A selected cell without a verdict is lost, not left out.
+    lost = gate(before, [cell("a")])
+    lost.listener.asked.add(cell("b").key)
+    assert lost.judged(0, ["-k", "a or b"]) == 1
+
+
+def test_strict_counts_new_skips_and_lost_traits() -> None:
+    skipped = [cell("a", SKIP, reason="no kaslr")]
+    assert gate([cell("a")], skipped).judged(0) == 0
+    assert gate([cell("a")], skipped, strict=True).judged(0) == 1
+    assert gate(None, [cell("a")], lost=["kaslr"]).judged(0) == 0
+    assert gate(None, [cell("a")], lost=["kaslr"], strict=True).judged(0) == 1
+
+
+def test_each_new_failure_is_replayed_and_the_verdict_stays(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed: list[tuple[Path, int]] = []
+
+    def confirm(bundle: Path, times: int) -> tuple[int, int]:
+        replayed.append((bundle, times))
+        return 1, times
+
+    monkeypatch.setattr(gates.replay, "confirm", confirm)
+    old = [cell("a"), cell("b", FAIL, reason="x"), cell("c")]
+    new = [
+        cell("a", FAIL, reason="x").model_copy(update={"bundle": "bundles/a"}),
+        cell("b", FAIL, reason="x").model_copy(update={"bundle": "bundles/b"}),
+        cell("c", FAIL, reason="x"),
+    ]
+    assert gate(old, new, confirm=3).judged(1) == 1
+    assert replayed == [(Path("/run/bundles/a"), 3)]
+    printed = capsys.readouterr().out
+    assert "failed again in 1 of 3 fresh guests" in printed
+    assert "not replayed, it has no bundle" in printed
+
+
+@pytest.mark.parametrize("baseline", ["/nosuch", "/nosuch/known.toml"])
+def test_a_baseline_that_is_none_ends_before_anything_is_built(
+    baseline: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["run", "--vm", "parisc", "--baseline", baseline]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

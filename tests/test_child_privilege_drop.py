@@ -1,0 +1,246 @@
+"""As root, QEMU and builds of foreign modules run as unprivileged users, who cannot write outside their directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fault_guests import HANG, Programs
+
+from harness import doctor
+from harness.core import child_privilege_drop, paths, process
+from harness.core.deadline import Deadline
+from harness.core.errors import UsageError
+from harness.core.events import Bus
+from harness.guest import save_and_load_state
+from harness.guest.accelerator import Accelerator
+from harness.guest.qemu_process import Emulator
+from harness.images import external_build
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+from harness.images.kernel import Headers
+
+ROOT = not os.geteuid()
+TCG = Accelerator("tcg", "a test")
+only_root = pytest.mark.skipif(
+    not ROOT or bool(child_privilege_drop.kept()), reason=child_privilege_drop.kept() or "this user is not root"
+)
+SOON = 120.0
+# What a kernel's tree does for a module: its top Makefile includes the module's own, which is a program.
+KERNEL_MAKEFILE = "modules:\n\t$(MAKE) -C $(M) -f Makefile\n"
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """Yield a directory that only root may enter, as /root is."""
+    private = tmp_path / "private"
+    private.mkdir(0o700)
+    before = os.umask(0o077)  # As the command line sets it.
+    child_privilege_drop.kept.cache_clear()
+    allowed = ROOT and not subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode
+    assert not (allowed and child_privilege_drop.kept())
+    if ROOT and child_privilege_drop.kept():
+        pytest.skip(child_privilege_drop.kept())
+    yield private
+    os.umask(before)
+
+
+@pytest.fixture
+def emulator(directory: Path) -> Iterator[Emulator]:
+    image = Programs(directory).image("arm64-debian", HANG)
+    (directory / "secret").write_text("secret")
+    made = Emulator(image, console_log=directory / "console", accelerator=TCG, deadline=Deadline.after(SOON))
+    yield made
+    made.stop()
+
+
+@only_root
+@pytest.mark.skipif(not shutil.which("qemu-system-aarch64"), reason="no QEMU")
+def test_qemu_runs_as_another_user(emulator: Emulator, directory: Path) -> None:
+    found = status(emulator.pid)
+    assert set(found["Uid"]) == {str(child_privilege_drop.QEMU_USER)}
+    assert set(found["Gid"]) == {str(child_privilege_drop.GROUP)}
+    assert found["Groups"] == []
+    assert found["NoNewPrivs"] == ["1"]
+    assert {int(found[name][0], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapAmb")} == {0}
+    environ = Path(f"/proc/{emulator.pid}/environ").read_bytes().split(b"\0")
+    assert {word.partition(b"=")[0].decode() for word in environ if word} <= {*child_privilege_drop._INHERITED, "HOME"}
+    # In its view of the host, the private directory has the two files that it reads and nothing else.
+    seen = Path(f"/proc/{emulator.pid}/root") / directory.relative_to("/")
+    assert sorted(path.name for path in seen.iterdir()) == ["arm64-debian.kernel", "initrd"]
+    assert sorted(path.name for path in directory.iterdir()) == ["arm64-debian.kernel", "console", "initrd", "secret"]
+
+
+@pytest.mark.skipif(not shutil.which("qemu-system-aarch64"), reason="no QEMU")
+def test_a_guest_is_frozen_and_thawed(emulator: Emulator, directory: Path) -> None:
+    save_and_load_state.save(emulator.monitor, directory / "state", Deadline.after(SOON))
+    assert (directory / "state").stat().st_mode & 0o777 == 0o600
+    image = Programs(directory).image("arm64-debian", HANG)
+    thawed = Emulator(
+        image,
+        console_log=directory / "console",
+        accelerator=TCG,
+        deadline=Deadline.after(SOON),
+        frozen=directory / "state",
+    )
+    try:
+        assert thawed.monitor.execute("query-status")["status"] == "running"
+        assert (
+            not ROOT
+            or child_privilege_drop.kept()
+            or set(status(thawed.pid)["Uid"]) == {str(child_privilege_drop.QEMU_USER)}
+        )
+    finally:
+        thawed.stop()
+
+
+@only_root
+def test_the_child_dies_with_its_parent() -> None:
+    code = (
+        "import sys, time; from harness.core import child_privilege_drop, process\n"
+        "print(process.spawn(['sleep', '60'], rights=child_privilege_drop.fewer([])).pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    descriptor = os.pidfd_open(child)
+    parent.kill()
+    parent.communicate()
+    deadline = Deadline.after(SOON)
+    while Path(f"/proc/{child}").exists() and status(child)["State"][0] != "Z":
+        deadline.demand("the child's end")
+    os.close(descriptor)
+
+
+@pytest.fixture
+def kernel(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Image:
+    """Return an image whose tree for module builds, in a private directory, runs the module's own Makefile."""
+    monkeypatch.setenv("PINPOINT_CACHE", str(directory / "cache"))
+    entry = directory / "cache" / "store" / "kernel-1"
+    tree, real = entry / "tree", entry / "elsewhere"
+    tree.mkdir(parents=True)
+    real.mkdir()
+    # Debian's headers consist of links to other packages too.
+    (real / "Makefile").write_text(KERNEL_MAKEFILE)
+    (tree / "Makefile").symlink_to("../elsewhere/Makefile")
+    image = Programs(directory).image("a-vm", HANG, "x86_64")
+    return Image(**{**vars(image), "headers": Headers(tree, tree)})
+
+
+def build(image: Image, directory: Path, recipe: str) -> list[Path]:
+    source = directory / "foreign"
+    source.mkdir(exist_ok=True)
+    lines = "".join(f"\t{line}\n" for line in recipe.splitlines())
+    (source / "Makefile").write_text(f"modules:\n{lines}")
+    into = directory / "into"
+    into.mkdir(exist_ok=True)
+    return external_build.build(source, image, BuildContext.in_cache(Bus()), into)
+
+
+@only_root
+def test_a_makefile_writes_only_its_directory(kernel: Image, directory: Path) -> None:
+    (directory / "secret").write_text("secret")
+    open_to_all = directory.parent / "open"
+    open_to_all.mkdir()
+    recipe = f"""\
+id -u >it.ko
+(umask; cat {directory}/secret; ls {directory}; cat /etc/shadow) >log.ko 2>/dev/null || true
+! touch {directory}/written {open_to_all}/written {kernel.headers.source}/written /etc/written /root/written
+sleep 1000 & setsid sleep 1001 >/dev/null 2>&1 &
+cat /proc/self/status >status.ko"""
+    built = {path.name: path.read_text() for path in build(kernel, directory, recipe)}
+    assert built["it.ko"] == f"{child_privilege_drop.BUILD_USER}\n"
+    assert "secret" not in built["log.ko"]
+    assert "root:" not in built["log.ko"]
+    assert re.search(r"NoNewPrivs:\s1", built["status.ko"])
+    found = [*directory.parent.rglob("written"), Path("/etc/written"), Path("/root/written")]
+    assert [path for path in found if path.exists()] == []
+    # Nothing that it started outlives it.
+    assert [pid for pid in running() if status_uid(pid) == child_privilege_drop.BUILD_USER] == []
+
+
+def running() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+
+
+def status_uid(pid: int) -> int:
+    try:
+        found = status(pid)
+    except OSError:
+        return 0
+    return 0 if found["State"][0] == "Z" else int(found["Uid"][0])
+
+
+@pytest.mark.parametrize("left", ["ln -s /etc/passwd it.ko", "mkfifo it.ko", "mkdir it.ko"])
+def test_what_a_build_leaves_is_no_link_and_no_device(kernel: Image, directory: Path, left: str) -> None:
+    with pytest.raises(UsageError, match=r"builds it.ko, which"):
+        build(kernel, directory, left)
+
+
+@only_root
+def test_a_directory_replaced_by_a_link(kernel: Image, directory: Path) -> None:
+    other = directory.parent / "other"
+    other.mkdir()
+    (other / "it.ko").write_text("root's")
+    with pytest.raises(UsageError, match=r"builds no module|no file of the build"):
+        build(kernel, directory, f"ln -s {other} sub")
+
+
+@only_root
+def test_a_link_of_the_source_is_read_with_the_builders_rights(kernel: Image, directory: Path) -> None:
+    (directory / "secret").write_text("secret")
+    source = directory / "foreign"
+    source.mkdir()
+    (source / "link").symlink_to("../secret")
+    built = build(kernel, directory, "cat link >it.ko 2>/dev/null || echo refused >it.ko")
+    assert built[0].read_text() == "refused\n"
+
+
+def test_the_switch_keeps_roots_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(child_privilege_drop.KEEP_ROOT, "1")
+    child_privilege_drop.kept.cache_clear()
+    try:
+        assert child_privilege_drop.fewer([]) is None
+        if ROOT:
+            assert child_privilege_drop.described().startswith("ROOT'S: PINPOINT_KEEP_ROOT is set")
+            assert any("ROOT'S: " in line for line in doctor._facts())
+    finally:
+        monkeypatch.undo()
+        child_privilege_drop.kept.cache_clear()
+
+
+@only_root
+def test_doctor_shows_the_users() -> None:
+    line = next(line for line in doctor._facts() if line.startswith("rights of QEMU"))
+    assert str(child_privilege_drop.QEMU_USER) in line
+    assert str(child_privilege_drop.BUILD_USER) in line
+
+
+@only_root
+@pytest.mark.parametrize(("mode", "group", "groups"), [(0o660, 108, (108,)), (0o600, 108, ()), (0o660, 0, ())])
+def test_the_group_of_a_device(tmp_path: Path, mode: int, group: int, groups: tuple[int, ...]) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    os.chown(device, 0, group)
+    device.chmod(mode)
+    assert child_privilege_drop.device_groups(device) == groups
+    assert child_privilege_drop.may_open(device) == bool(groups)
+
+
+@only_root
+def test_rights_that_cannot_be_taken_are_one_line() -> None:
+    given = SimpleNamespace(enter=lambda _: os.setgroups([-1]), environment=lambda added: dict(added))
+    with pytest.raises(process.HostError, match="could not be started with fewer rights"):
+        process.spawn(["true"], rights=given)  # type: ignore[arg-type]
