@@ -19,7 +19,7 @@ BOUNDARIES = 4
 
 def from_start(layout: Layout, sites: Sequence[Site]) -> Request:
     """Request each site by the address of its function and the offset from that address."""
-    return Request([f"@{layout.start(site):#x}+{site.offset:#x}" for site in sites])
+    return Request([f"@{layout.symbol_start(site):#x}+{site.offset:#x}" for site in sites])
 
 
 @pytest.mark.requires("kprobes")
@@ -27,6 +27,6 @@ def from_start(layout: Layout, sites: Sequence[Site]) -> Request:
 def test_address_and_offset(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """In a kernel function and in a module's, the probe lands and is hit once for each call."""
     for name, site in (("leaf", target.site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):
-        with kprobes.on(*layout.straight(site, BOUNDARIES), relocation=from_start) as probes:
+        with kprobes.on(*layout.once_per_call_sites(site, BOUNDARIES), relocation=from_start) as probes:
             target.call(name, TIMES)
         probes.prove(hits=TIMES)

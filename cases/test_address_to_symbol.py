@@ -17,7 +17,7 @@ from harness.landing.code.function_selection import unique_functions
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter, request_by_address
-from harness.landing.lookup.kallsyms import converts_addresses, freed_init_functions
+from harness.landing.lookup.kallsyms import freed_init_functions, kernel_converts_addresses
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.sweep.sample import sample_entries
@@ -36,8 +36,10 @@ EVERY = 3
 def test_kernel_text(layout: Layout, conversions: AddressConverter, figure: Callable[..., Figure]) -> None:
     """Addresses all over the kernel text convert to a symbol and back, and both forms register at one address."""
     functions = sample_entries(layout, unique_functions(layout.kernel), SAMPLE)
-    found = conversions.prove([site for function in functions for site in ends_and_middle(layout.boundaries(function))])
-    taken = sum(conversion.registered for conversion in found)
+    found = conversions.prove_round_trip(
+        [site for function in functions for site in ends_and_middle(layout.instruction_sites(function))]
+    )
+    taken = sum(conversion.is_registered for conversion in found)
     figure("closest.kernel_addresses", len(found), "addresses")
     figure("closest.kernel_registered", taken, "addresses")
     assert taken > len(found) // 2, f"only {taken} of {len(found)} addresses could be probed at all"
@@ -59,7 +61,9 @@ def test_module_text(
     """
     functions = target.functions(target.lasting_sections, unique=True, preambles=False)
     sites = [Site(each.name, module=target.module) for each in functions]
-    found = conversions.prove([boundary for site in sites for boundary in layout.boundaries(site)[::EVERY]])
+    found = conversions.prove_round_trip(
+        [boundary for site in sites for boundary in layout.instruction_sites(site)[::EVERY]]
+    )
     figure("closest.module_addresses", len(found), "addresses")
     assert len(found) > 100
 
@@ -68,7 +72,7 @@ def test_module_text(
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on bare addresses, and on both names of a function, are hit as often as their instructions run."""
-    sites = layout.straight(target.site("leaf"), 4)
+    sites = layout.once_per_call_sites(target.site("leaf"), 4)
     with kprobes.on(*sites, target.site("alias"), relocation=request_by_address) as probes:
         target.call("alias", TIMES)
     probes.prove(hits=TIMES)
@@ -78,9 +82,9 @@ def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> Non
 @pytest.mark.mutants("converts-too-far")
 def test_cold_half(layout: Layout, target: Target, conversions: AddressConverter) -> None:
     """The `.cold` part of a function has its own symbol; no offset from the function leads to it."""
-    cold = layout.boundaries(target.site("cold_part.cold"))
-    for conversion in conversions.prove(cold):
-        assert conversion.kernel.name == "pinpoint_cold_part.cold"
+    cold = layout.instruction_sites(target.site("cold_part.cold"))
+    for conversion in conversions.prove_round_trip(cold):
+        assert conversion.kernel_symbol.name == "pinpoint_cold_part.cold"
 
 
 @pytest.mark.requires("kprobes")
@@ -94,16 +98,16 @@ def test_behind_functions(layout: Layout, target: Target, conversions: AddressCo
     """
     behind = [
         *between_functions.sites_behind_functions(layout, target.module),
-        between_functions.last_word(layout, target.module),
+        between_functions.last_word_site(layout, target.module),
     ]
     assert len(behind) > 1
-    *found, last = conversions.prove(behind)
+    *found, last = conversions.prove_round_trip(behind)
     for conversion in found:
-        assert conversion.registered, str(conversion)
-    wanted = 0 if between_functions.mapped_behind(layout, target.module) else errno.EINVAL
-    if not between_functions.last_word_starts_instruction(layout, target.module):
-        wanted = layout.guest.architecture.kprobes.mid_instruction
-    assert last.by_address.errno == wanted, str(last)
+        assert conversion.is_registered, str(conversion)
+    wanted = 0 if between_functions.is_mapped_behind_text(layout, target.module) else errno.EINVAL
+    if not between_functions.is_last_word_instruction(layout, target.module):
+        wanted = layout.guest.architecture.kprobe_traits.mid_instruction_errno
+    assert last.report_by_address.errno == wanted, str(last)
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
@@ -112,8 +116,8 @@ def test_in_stubs(layout: Layout, target: Target, conversions: AddressConverter)
     """A stub has no symbol: it is named by an offset past the function before it, and can be probed."""
     stubs = between_functions.stubs_before_functions(layout, target.module)
     assert stubs
-    for conversion in conversions.prove(stubs):
-        assert conversion.registered, str(conversion)
+    for conversion in conversions.prove_round_trip(stubs):
+        assert conversion.is_registered, str(conversion)
 
 
 @pytest.mark.requires("kprobes")
@@ -127,10 +131,14 @@ def test_name_of_two_functions(layout: Layout, target: Target, conversions: Addr
     twins = target.elf.symbols_named("pinpoint_twin")
     start = layout.symbol_address(twins[1], target.module)
     first, second = (
-        layout.symbol_address(twin, target.module) + layout.landing_pad_of(target.elf, twin) for twin in twins
+        layout.symbol_address(twin, target.module) + layout.landing_pad_size_of(target.elf, twin) for twin in twins
     )
     found = conversions.convert(start)
-    if (found.kernel.name, found.by_address.address, found.by_symbol.address) != ("pinpoint_twin", second, first):
+    if (found.kernel_symbol.name, found.report_by_address.address, found.report_by_symbol.address) != (
+        "pinpoint_twin",
+        second,
+        first,
+    ):
         raise Missed(str(found))
 
 
@@ -150,7 +158,7 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> N
 def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """A symbol of the freed `.init.text`, which kallsyms keeps, is EINVAL by name and address (core_kernel_text())."""
     gone = Site(freed_init_functions(layout)[0])
-    expect_specs_refused(kprobes, gone.spec, f"@{layout.start(gone):#x}", wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, gone.spec, f"@{layout.symbol_start(gone):#x}", wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
@@ -160,6 +168,6 @@ def test_outside_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -
 
     A kernel that does not convert addresses (up to 5.18, kernel_names.py) looks for no symbol: EINVAL in both cases.
     """
-    below = errno.ENOENT if converts_addresses(layout) else errno.EINVAL
+    below = errno.ENOENT if kernel_converts_addresses(layout) else errno.EINVAL
     expect_specs_refused(kprobes, f"@{between_functions.address_below_symbols(layout, target.module):#x}", wanted=below)
     expect_specs_refused(kprobes, f"@{target.sections['.data']:#x}", wanted=errno.EINVAL)

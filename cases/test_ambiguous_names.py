@@ -59,9 +59,9 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
         target.call("twin", TIMES)
         target.call("other_twin", TIMES)
     probes.prove(hits=TIMES)
-    first = layout.symbol_address(twins[0], target.module) + layout.landing_pad(target.site("twin"))
+    first = layout.symbol_address(twins[0], target.module) + layout.landing_pad_size(target.site("twin"))
     if first != probes.reports[0].address:
-        raise Missed(f"not the first in the symbol table\n\n{probes.landings[0].table()}")
+        raise Missed(f"not the first in the symbol table\n\n{probes.landings[0].format_witness_table()}")
 
 
 @pytest.mark.requires("kprobes")
@@ -75,6 +75,6 @@ def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
     probes.prove()
     for name, report in zip(names, probes.reports, strict=True):
         lowest = min(symbol.address for symbol in layout.kernel.symbols_named(name)) + layout.slide
-        lowest += layout.landing_pad(Site(name))
+        lowest += layout.landing_pad_size(Site(name))
         if report.address != lowest:
             raise Missed(f"{name} landed at {report.address:#x}, the lowest is {lowest:#x}")

@@ -9,7 +9,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_specs_refused
-from harness.landing.code.function_selection import blacklist, evenly_spread
+from harness.landing.code.function_selection import evenly_spread, read_blacklist_ranges
 from harness.landing.layout import Layout
 from harness.landing.lookup import patched_code_and_traps
 from harness.landing.probe_run import Kprobes
@@ -25,9 +25,11 @@ pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-an
 
 def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
     """The address of the middle of a blacklisted function is EINVAL, as its first instruction is."""
-    aligned = -guest.architecture.kprobes.alignment
+    aligned = -guest.architecture.kprobe_traits.instruction_alignment
     middles = [
-        (start + end) // 2 & aligned for start, end in evenly_spread(blacklist(guest), SAMPLE) if end - start > SHORT
+        (start + end) // 2 & aligned
+        for start, end in evenly_spread(read_blacklist_ranges(guest), SAMPLE)
+        if end - start > SHORT
     ]
     assert len(middles) > SAMPLE // 2
     expect_specs_refused(kprobes, *(f"@{place:#x}" for place in middles), wanted=errno.EINVAL, parameters=DISABLED)
@@ -35,7 +37,7 @@ def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
 
 def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
     """A part that the compiler split off a blacklisted function, such as `NAME.cold` or `NAME.isra.0`, is refused."""
-    places = patched_code_and_traps.parts_of_blacklisted(layout, guest)
+    places = patched_code_and_traps.parts_of_blacklisted_functions(layout, guest)
     if not places:
         pytest.skip(f"no function on {guest.name}'s blacklist has a part elsewhere")
     specs = [f"@{place:#x}" for place in evenly_spread(places, SAMPLE)]

@@ -17,7 +17,10 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes)
 
     The bytes are read from outside the guest.
     """
-    sites = [*layout.straight(Site("clock_t_to_jiffies"), 3), *layout.straight(target.site("leaf"), 3)]
+    sites = [
+        *layout.once_per_call_sites(Site("clock_t_to_jiffies"), 3),
+        *layout.once_per_call_sites(target.site("leaf"), 3),
+    ]
     with kprobes.on(*sites) as probes:
         target.call("leaf", TIMES)
         target.call("clock_t_to_jiffies", TIMES)

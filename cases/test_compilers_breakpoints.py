@@ -10,7 +10,7 @@ import pytest
 from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.code.instruction import Flow
-from harness.landing.code.instructions import decoded
+from harness.landing.code.instructions import decode_function
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -24,12 +24,12 @@ def behind_breakpoints(layout: Layout) -> list[Site]:
     found = []
     for symbol in evenly_spread(unique_functions(layout.kernel), LOOKED_AT):
         try:
-            code = decoded(layout.kernel, symbol, layout.decoder)
+            code = decode_function(layout.kernel, symbol, layout.decoder)
         except PinpointError:
             # The function has bytes that are not instructions, such as templates (text_poke_early() on x86_64).
             continue
         for each, following in pairwise(code):
-            inside = each.flow is Flow.ENDS and each.padding and following.flow is Flow.PLAIN
+            inside = each.flow is Flow.ENDS and each.is_padding and following.flow is Flow.PLAIN
             if inside:
                 found.append(Site(symbol.name, following.offset))
                 break

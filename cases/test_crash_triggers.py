@@ -24,13 +24,13 @@ def test_crash_triggers_are_read_right(fresh: Fresh, figure: Callable[..., Figur
     outcomes: list[TriggerResult] = []
     with fresh(may_die=True) as guest:
         criminal = CrashModule(guest)
-        for trigger in criminal.detectable(QUICK):
+        for trigger in criminal.detectable_triggers(QUICK):
             outcomes.append(criminal.fire(trigger))
-            if outcomes[-1].died:
+            if outcomes[-1].guest_died:
                 break
     keep(figure, outcomes)
     panic = outcomes[-1]
-    figure("panic.to_verdict_s", round(panic.seconds, 2), "s", goal="at most 3")
+    figure("panic.to_verdict_s", round(panic.seconds_to_verdict, 2), "s", goal="at most 3")
     assert panic.diagnosis.condition is Condition.PANICKED, str(panic)
     assert [outcome.diagnosis.condition for outcome in outcomes[:-1]] == [Condition.OOPSED] * (len(outcomes) - 1)
 
@@ -46,7 +46,7 @@ def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[...,
     while left:
         with fresh(may_die=True) as guest:
             criminal = CrashModule(guest)
-            left = criminal.detectable(left)
+            left = criminal.detectable_triggers(left)
             alive = True
             while left and alive:
                 outcomes.append(criminal.fire(left.pop(0)))
@@ -61,10 +61,10 @@ def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
         hang = CrashModule(guest).fire(HANG)
     assert hang.diagnosis.condition is Condition.HARD_HANG, str(hang)
     assert "pinpoint_spin_deaf" in hang.diagnosis.evidence, str(hang)
-    silence = guest.heart.silence if guest.heart else None
+    silence = guest.heartbeat.silence if guest.heartbeat else None
     assert silence is not None
-    figure("hang.to_verdict_heartbeats", round(silence.beats, 1), "heartbeats", goal="at most 5")
-    assert silence.beats <= 5
+    figure("hang.to_verdict_heartbeats", round(silence.missed_beats, 1), "heartbeats", goal="at most 5")
+    assert silence.missed_beats <= 5
 
 
 @pytest.mark.crash_triggers

@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.lookup.data_check import DataReader
-from harness.landing.lookup.data_symbol_address import Datum, shifts
+from harness.landing.lookup.data_symbol_address import Datum, count_shifted_variables
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
 
@@ -33,7 +33,9 @@ TASK = 8192
 @pytest.mark.parametrize("kind", WORDS)
 def test_module_data(target: Target, readings: DataReader, kind: str) -> None:
     """A module's variables in `.data`, `.bss` and `.rodata` have their known values."""
-    readings.prove(Datum(f"pinpoint_{kind}_word", 4, module=target.module), readings.encoded(WORDS[kind], 4))
+    readings.prove_datum(
+        Datum(f"pinpoint_{kind}_word", 4, module=target.module), readings.encode_number(WORDS[kind], 4)
+    )
 
 
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
@@ -43,7 +45,7 @@ def test_module_per_cpu_data(target: Target, readings: DataReader) -> None:
     With SMP sysfs does not list the per-CPU section; the word is found by a pointer that the module loader relocated.
     """
     datum = Datum("pinpoint_percpu_word", 4, module=target.module, cpu=0)
-    readings.prove(datum, readings.encoded(PER_CPU, 4))
+    readings.prove_datum(datum, readings.encode_number(PER_CPU, 4))
 
 
 @pytest.mark.requires("data_symbols")
@@ -51,7 +53,7 @@ def test_module_per_cpu_data(target: Target, readings: DataReader) -> None:
 def test_kernel_rodata(guest: Guest, readings: DataReader) -> None:
     """linux_banner in `.rodata` equals /proc/version."""
     version = guest.read_text("/proc/version").encode()
-    readings.prove(Datum("linux_banner", len(version)), version)
+    readings.prove_datum(Datum("linux_banner", len(version)), version)
 
 
 @pytest.mark.requires("data_symbols")
@@ -63,7 +65,7 @@ def test_kernel_data(guest: Guest, layout: Layout, readings: DataReader) -> None
     """
     names = layout.kernel.bytes_at(layout.kernel.symbols_named("init_uts_ns")[0].address, 16).index(SYSTEM)
     release = guest.image.release.encode() + b"\0"
-    readings.prove(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
+    readings.prove_datum(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
 
 
 @pytest.mark.requires("data_symbols")
@@ -72,11 +74,11 @@ def test_kernel_bss(guest: Guest, readings: DataReader) -> None:
     """core_pipe_limit, static in `.bss`, has the value that was set by sysctl (fs/coredump.c)."""
     limit = "/proc/sys/kernel/core_pipe_limit"
     before = guest.read_text(limit).strip()
-    guest.script(f"echo {CHOSEN} >{limit}").check()
+    guest.run_script(f"echo {CHOSEN} >{limit}").check()
     try:
-        readings.prove(Datum("core_pipe_limit", 4), readings.encoded(CHOSEN, 4))
+        readings.prove_datum(Datum("core_pipe_limit", 4), readings.encode_number(CHOSEN, 4))
     finally:
-        guest.script(f"echo {before} >{limit}").check()
+        guest.run_script(f"echo {before} >{limit}").check()
 
 
 @pytest.mark.requires("data_symbols")
@@ -84,7 +86,7 @@ def test_kernel_bss(guest: Guest, readings: DataReader) -> None:
 def test_kernel_pointer(guest: Guest, readings: DataReader) -> None:
     """saved_command_line points to the text that /proc/cmdline shows."""
     line = guest.read_text("/proc/cmdline").strip().encode() + b"\0"
-    readings.prove(Datum("saved_command_line", readings.word_bytes), readings.points_to(line))
+    readings.prove_datum(Datum("saved_command_line", readings.word_bytes), readings.pointer_test(line))
 
 
 @pytest.mark.requires("data_symbols")
@@ -92,7 +94,7 @@ def test_kernel_pointer(guest: Guest, readings: DataReader) -> None:
 def test_kernel_per_cpu_data(readings: DataReader) -> None:
     """The per-CPU variable ksoftirqd points to the task of that name (kernel/softirq.c)."""
     datum = Datum("ksoftirqd", readings.word_bytes, cpu=0)
-    readings.prove(datum, readings.points_to(b"ksoftirqd/0\0", within=TASK))
+    readings.prove_datum(datum, readings.pointer_test(b"ksoftirqd/0\0", within=TASK))
 
 
 @pytest.mark.requires("data_symbols")
@@ -101,10 +103,10 @@ def test_kernel_data_by_hand(layout: Layout, figure: Callable[..., Figure]) -> N
 
     The misses are counted in the two ELF files.
     """
-    if layout.sibling is None:
+    if layout.sibling_kernel is None:
         pytest.skip(f"{layout.guest.name} has no sibling with another order of functions")
-    found = shifts(layout.kernel, layout.sibling)
-    figure("byhand.data_variables", found.variables, "variables")
-    figure("byhand.data_missed_from_stext", found.from_text, "variables")
-    figure("byhand.data_missed_from_sdata", found.from_data, "variables")
-    assert found.variables > 1000
+    found = count_shifted_variables(layout.kernel, layout.sibling_kernel)
+    figure("byhand.data_variables", found.common_variables, "variables")
+    figure("byhand.data_missed_from_stext", found.shifted_from_text, "variables")
+    figure("byhand.data_missed_from_sdata", found.shifted_from_data, "variables")
+    assert found.common_variables > 1000

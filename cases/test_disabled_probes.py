@@ -22,7 +22,7 @@ def sites_of(layout: Layout, target: Target) -> list[Site]:
 
     The entry may be the instruction that ftrace patches.
     """
-    return [*layout.straight(KERNEL, 3), *layout.straight(target.site("leaf"), 3)]
+    return [*layout.once_per_call_sites(KERNEL, 3), *layout.once_per_call_sites(target.site("leaf"), 3)]
 
 
 def call(target: Target) -> None:
@@ -60,7 +60,7 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
 @pytest.mark.mutants("only-reported")
 def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If one of three probes on a site is disabled, it is not hit; the others are, and the breakpoint stays."""
-    site = layout.straight(target.site("leaf"), 3)[-1]
+    site = layout.once_per_call_sites(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * 3) as probes:
         disable_and_unregister.disable(probes, 1)
         probes.read_again()
@@ -72,7 +72,7 @@ def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes)
 @pytest.mark.mutants("only-reported")
 def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """enable_kprobe() returns EINVAL for a probe whose module was unloaded."""
-    with kprobes.on(layout.straight(target.site("leaf"))[2]) as probes:
+    with kprobes.on(layout.once_per_call_sites(target.site("leaf"))[2]) as probes:
         disable_and_unregister.disable(probes, 0)
         target.unload()
         try:

@@ -24,7 +24,7 @@ TIMES = 8
 def test_shape(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> None:
     """With a probe on every instruction that the kernel steps correctly, the function returns the same value."""
     name = target.site(shape).symbol
-    sites = [site for site in EveryInstruction(layout, target).stepped_right if site.symbol == name]
+    sites = [site for site in EveryInstruction(layout, target).correctly_stepped_sites if site.symbol == name]
     unprobed = target.call(shape, TIMES)
     with optimization_off(target.guest), kprobes.on(*sites) as probes:
         probed = target.call(shape, TIMES)

@@ -30,10 +30,10 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
         forced = forced_module_removal.force_removal_under_reference(Loaders(guest, loaders.mutant))
         forced.prove(guest)
-    complaints = read_complaints(forced.printed, timed=True)
+    complaints = read_complaints(forced.console_output, timed=True)
     figure("forced.complaints", len(complaints), "complaints", goal="at least 1")
     if not complaints:
-        raise Missed(f"a reference given back to a module that is no more does no harm: {forced.printed!r}")
+        raise Missed(f"a reference given back to a module that is no more does no harm: {forced.console_output!r}")
 
 
 @pytest.mark.mutants("lets-go")

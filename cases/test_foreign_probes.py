@@ -29,7 +29,7 @@ LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_plain(foreign: ForeignProbes) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
-    foreign.module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
+    foreign.judge_module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
 
 
 @pytest.mark.requires("kprobes")
@@ -37,7 +37,7 @@ def test_plain(foreign: ForeignProbes) -> None:
 def test_in_another_module(foreign: ForeignProbes, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
     site = target.site("leaf")
-    foreign.module(MODULE, site).prove((f"{site.module}:{site.symbol}+0x0", LANDED))
+    foreign.judge_module(MODULE, site).prove((f"{site.module}:{site.symbol}+0x0", LANDED))
 
 
 @pytest.mark.deep
@@ -52,9 +52,9 @@ def test_kind(foreign: ForeignProbes, kind: str, finding: Finding) -> None:
 
     The workqueue registers its kprobe one second later.
     """
-    outcome = foreign.module(MODULE, SITE, kind)
+    outcome = foreign.judge_module(MODULE, SITE, kind)
     outcome.prove(("version_proc_show+0x0", finding))
-    refused = [call.refusal for call in outcome.judgement.refused]
+    refused = [call.refusal for call in outcome.judgement.refused_registrations]
     assert refused == (["ENOENT"] if kind == "fallback" else [])
 
 
@@ -63,9 +63,9 @@ def test_kind(foreign: ForeignProbes, kind: str, finding: Finding) -> None:
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_by_address(foreign: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
-    outcome = foreign.module(MODULE, SITE, "address")
+    outcome = foreign.judge_module(MODULE, SITE, "address")
     # The kernel lists the address after a landing pad (arch_adjust_kprobe_addr(), since 5.19).
-    listed = SITE.at(layout.address(SITE) - layout.start(SITE))
+    listed = SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))
     outcome.prove(("version_proc_show+0x0", GONE), (str(listed), LANDED))
     figure("foreign.probes", len(outcome.probes), "probes")
 
@@ -92,8 +92,8 @@ def _demand_kprobe_events(guest: Guest) -> None:
 def test_tracefs_script(foreign: ForeignProbes) -> None:
     """A kprobe that a shell script writes to kprobe_events, by symbol + offset, lands there."""
     _demand_kprobe_events(foreign.guest)
-    site = Layout(foreign.guest).straight(SITE, 2)[1]
-    foreign.command(_tracefs("{symbol}+{offset}"), site).prove((str(site), LANDED))
+    site = Layout(foreign.guest).once_per_call_sites(SITE, 2)[1]
+    foreign.judge_command(_tracefs("{symbol}+{offset}"), site).prove((str(site), LANDED))
 
 
 @pytest.mark.deep
@@ -103,7 +103,7 @@ def test_script_by_a_symbol_table(foreign: ForeignProbes) -> None:
     """A script that looks the address up in a table of symbols lands, and is missed with a table that is wrong."""
     _demand_kprobe_events(foreign.guest)
     look_up = "place=$(grep ' {symbol}$' {table}) && place=0x${{place%% *}} || exit"
-    foreign.command(_tracefs("$place", look_up), SITE).prove_at((str(SITE), LANDED))
+    foreign.judge_command(_tracefs("$place", look_up), SITE).prove_at((str(SITE), LANDED))
 
 
 @pytest.mark.deep
@@ -112,16 +112,16 @@ def test_script_by_a_symbol_table(foreign: ForeignProbes) -> None:
 @pytest.mark.parametrize(("sample", "parameter"), [("kprobe_example", "symbol"), ("kretprobe_example", "func")])
 def test_kernel_sample(foreign: ForeignProbes, sample: str, parameter: str) -> None:
     """The kernel's own samples/kprobes, built from the source of the kernel that runs, land at their parameter."""
-    foreign.sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
+    foreign.judge_kernel_sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
 
 
 def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
     """The command's probe must land on the first or the second instruction that a probe can stand on."""
-    site = Layout(foreign.guest).straight(SITE, 2)[1] if second else SITE
-    outcome = foreign.command(command, site, OTHER, tools=True)
+    site = Layout(foreign.guest).once_per_call_sites(SITE, 2)[1] if second else SITE
+    outcome = foreign.judge_command(command, site, OTHER, tools=True)
     layout = Layout(foreign.guest)
     # The kernel lists the place behind a landing pad.
-    outcome.prove_at((str(SITE.at(layout.address(site) - layout.start(site))), LANDED))
+    outcome.prove_at((str(SITE.at_offset(layout.probe_address(site) - layout.symbol_start(site))), LANDED))
 
 
 @pytest.mark.deep

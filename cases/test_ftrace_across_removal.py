@@ -2,12 +2,12 @@
 
 import pytest
 
-from harness.landing.code.instructions import ftrace_site
+from harness.landing.code.instructions import ftrace_site_offset
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.pinning.kprobes_across_module_reload import run_once_before
+from harness.pinning.kprobes_across_module_reload import warm_up_allocations
 
 TIMES = 3
 # Bytes of a call on x86, the only architecture of the matrix with ftrace-based kprobes.
@@ -22,12 +22,12 @@ def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> Non
     kill_kprobe(), kernel/kprobes.c.
     """
     entry = target.site("leaf")
-    elf, symbol = layout.symbol(entry)
-    patched = ftrace_site(elf, symbol, layout.decoder)
+    elf, symbol = layout.elf_and_symbol(entry)
+    patched = ftrace_site_offset(elf, symbol, layout.decoder)
     assert patched is not None, f"{entry} is not traced"
-    site = entry.at(patched)
-    run_once_before(target, site)
-    address, memory = layout.address(site), layout.guest.memory
+    site = entry.at_offset(patched)
+    warm_up_allocations(target, site)
+    address, memory = layout.probe_address(site), layout.guest.memory
     before = memory.read(address, CALL)
     with kprobes.on(site) as probes:
         target.call("leaf", TIMES)
@@ -35,7 +35,7 @@ def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> Non
         target.load()
         after = memory.read(address, CALL)
         target.call("leaf", TIMES)
-    assert layout.address(site) == address, "the module's next life stands elsewhere"
+    assert layout.probe_address(site) == address, "the module's next life stands elsewhere"
     if after != before:
         raise Missed(f"{site}: {before.hex()} is {after.hex()} in the module's next life")
     probes.prove(hits=TIMES)

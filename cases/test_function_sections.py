@@ -35,7 +35,7 @@ def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> 
     preambles = {each.section: each.size for each in sections.elf.symbols if each.name.startswith(PREAMBLES)}
     own = {
         symbol.name: sections.sections[symbol.section] + preambles.get(symbol.section, 0)
-        for symbol in sections.named_once
+        for symbol in sections.functions_named_once
         if symbol.section == f".text.{symbol.name}"
     }
     assert len(own) >= 5, f"only {sorted(own)} have sections of their own"
@@ -43,9 +43,9 @@ def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> 
         pass
     probes.prove()
     for landing, (function, address) in zip(probes.landings, own.items(), strict=True):
-        entry = address + layout.landing_pad(landing.site)
+        entry = address + layout.landing_pad_size(landing.site)
         if entry not in {statement.address for statement in landing.statements}:
-            raise Missed(f"{function}+0 is not at its section's {entry:#x}\n\n{landing.table()}")
+            raise Missed(f"{function}+0 is not at its section's {entry:#x}\n\n{landing.format_witness_table()}")
 
 
 @pytest.mark.requires("kprobes", "kernel_function_sections")

@@ -36,7 +36,7 @@ _FILTERED = "2"
 
 def test_kernel_shows_what_landings_are_read_from(guest: Guest) -> None:
     """debugfs is mounted, the kprobes list and addresses are readable, kprobes are armed, the right kernel runs."""
-    host = guest.host
+    host = guest.testinfra_host
     assert host.mount_point("/sys/kernel/debug").exists
     assert host.file("/sys/kernel/debug/kprobes/list").exists
     assert host.file("/sys/kernel/debug/kprobes/enabled").content_string.strip() == "1"
@@ -47,22 +47,22 @@ def test_kernel_shows_what_landings_are_read_from(guest: Guest) -> None:
 
 def test_module_is_seen_while_it_is_loaded(guest: Guest) -> None:
     """A target module has its directory in sysfs from insmod until rmmod."""
-    directory = guest.host.file("/sys/module/pinpoint_second")
+    directory = guest.testinfra_host.file("/sys/module/pinpoint_second")
     assert not directory.exists
     with Target(guest, "pinpoint_second"):
         assert directory.is_directory
-        assert guest.host.file("/sys/module/pinpoint_second/refcnt").content_string.strip() == "0"
+        assert guest.testinfra_host.file("/sys/module/pinpoint_second/refcnt").content_string.strip() == "0"
     assert not directory.exists
 
 
 def test_reaches_no_network(guest: Guest) -> None:
     """The guest cannot reach a server on the host's loopback, but can reach its own server."""
-    greeting = guest.script(f"nc -w 5 {GUEST} 22 </dev/null").stdout
+    greeting = guest.run_script(f"nc -w 5 {GUEST} 22 </dev/null").stdout
     assert greeting.startswith("SSH-2.0-dropbear"), "nc in this guest reaches nothing at all"
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
         port = server.getsockname()[1]
-        attempt = guest.script(f"nc -w 3 {HOST} {port} </dev/null")
+        attempt = guest.run_script(f"nc -w 3 {HOST} {port} </dev/null")
         assert not attempt.ok, str(attempt)
         with pytest.raises(TimeoutError):
             server.accept()
@@ -75,7 +75,7 @@ def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
     threads = Path(f"/proc/{guest.pid}/task").glob("*/status")
     shown = [thread.read_text() for thread in threads]
     assert {_field(thread, "Seccomp") for thread in shown} == {_FILTERED}
-    assert child_privilege_drop.kept() or {_field(thread, "Uid") for thread in shown} == {
+    assert child_privilege_drop.reason_rights_kept() or {_field(thread, "Uid") for thread in shown} == {
         str(os.geteuid() or child_privilege_drop.QEMU_USER)
     }
 
@@ -87,7 +87,7 @@ def test_keys_are_roots_alone(guest: Guest) -> None:
     held = guest.run("base64", HOST_KEY).check().stdout
     assert not any(line in guest.console.text() for line in held.split())
     assert guest.image.initrd.is_file()
-    assert guest.script(f"cat {HOST_KEY}").out not in guest.image.initrd.read_bytes()
+    assert guest.run_script(f"cat {HOST_KEY}").out not in guest.image.initrd.read_bytes()
 
 
 def _field(status: str, name: str) -> str:
@@ -102,7 +102,7 @@ def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., Abstrac
     with fresh() as other:
         assert other.pid != guest.pid
         assert other.read_text("/proc/sys/kernel/random/boot_id") != guest.read_text("/proc/sys/kernel/random/boot_id")
-        assert not other.host.file("/tmp/whose").exists
+        assert not other.testinfra_host.file("/tmp/whose").exists
 
 
 def test_what_a_cell_leaves_is_noticed(
@@ -113,12 +113,12 @@ def test_what_a_cell_leaves_is_noticed(
     with fresh(may_die=True) as guest:
         module = guest.copy_module("pinpoint_second")
         for left, undone, reported in DIRT:
-            guest.script(left.format(module=module)).check()
+            guest.run_script(left.format(module=module)).check()
             with pytest.raises(checkup.GuestStateChanged, match=reported):
                 checkup.check_after_cell(guest)
-            guest.script(undone).check()
+            guest.run_script(undone).check()
             assert checkup.check_after_cell(guest) == ""
-        guest.script(f"echo {TAINT_USER} >/proc/sys/kernel/tainted").check()
+        guest.run_script(f"echo {TAINT_USER} >/proc/sys/kernel/tainted").check()
         assert checkup.check_after_cell(guest) == f"taint {ITS_LETTER}"
 
 
@@ -128,7 +128,7 @@ def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[G
     with fresh() as one, fresh() as other:
         for each in (one, other):
             began = time.time()
-            seconds, before, after = each.script(
+            seconds, before, after = each.run_script(
                 "date +%s; read now _ </proc/uptime; echo $now; sleep 1; read now _ </proc/uptime; echo $now"
             ).stdout.split()
             assert began - SLOW < int(seconds) < time.time() + SLOW

@@ -12,7 +12,7 @@ from harness.guest.guest import Guest
 from harness.landing.checks.every_instruction import EveryInstruction
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import blacklisted_names, converts_addresses, freed_init_functions
+from harness.landing.lookup.kallsyms import blacklisted_names, freed_init_functions, kernel_converts_addresses
 from harness.landing.past_end import expect_escape, next_function
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -34,14 +34,14 @@ def test_unresolvable_name(layout: Layout, kprobes: Kprobes) -> None:
     symbols have no name, and there is no text at those addresses: EINVAL (kallsyms_lookup_name(), up to 5.14).
     """
     expect_specs_refused(kprobes, "pinpoint_no_such_symbol", "pinpoint_absent:clock_t_to_jiffies", wanted=errno.ENOENT)
-    expect_specs_refused(kprobes, "+0x0", wanted=errno.ENOENT if converts_addresses(layout) else errno.EINVAL)
+    expect_specs_refused(kprobes, "+0x0", wanted=errno.ENOENT if kernel_converts_addresses(layout) else errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_symbol_and_address(layout: Layout, kprobes: Kprobes) -> None:
     """A request with both a symbol and an address is EINVAL, even if both name the same place."""
-    address = layout.address(Site("clock_t_to_jiffies"))
+    address = layout.probe_address(Site("clock_t_to_jiffies"))
     expect_specs_refused(kprobes, f"@{address:#x}/clock_t_to_jiffies", wanted=errno.EINVAL)
 
 
@@ -52,10 +52,10 @@ def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kpr
 
     The architecture's code refuses it. Every function of a module is tried.
     """
-    inside = [site for start in EveryInstruction(layout, target).entries for site in layout.mid_instruction(start)][
-        ::EVERY
-    ]
-    wanted = guest.architecture.kprobes.mid_instruction
+    inside = [
+        site for start in EveryInstruction(layout, target).entry_sites for site in layout.mid_instruction_sites(start)
+    ][::EVERY]
+    wanted = guest.architecture.kprobe_traits.mid_instruction_errno
     expect_specs_refused(kprobes, *(site.spec for site in inside), wanted=wanted)
 
 
@@ -93,8 +93,8 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprob
     """An offset that reaches the next function is accepted and hit when that function runs: escaped, not landed."""
     site = target.site("leaf")
     following = next_function(layout, site)
-    distance = following.start - layout.start(site)
-    with kprobes.on(site.at(distance)) as probes:
+    distance = following.start - layout.symbol_start(site)
+    with kprobes.on(site.at_offset(distance)) as probes:
         target.call_all(TIMES)
     expect_escape(probes.landings[0], f"next symbol {following.name}+{probes.addresses[0] - following.start:#x}")
 
@@ -103,11 +103,11 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprob
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """An offset of any size is accepted, even into a function of another source file: escaped, not landed."""
-    near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.address)
-    distance = layout.start(far) - layout.start(near)
-    with kprobes.on(near.at(distance)) as probes:
+    near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.probe_address)
+    distance = layout.symbol_start(far) - layout.symbol_start(near)
+    with kprobes.on(near.at_offset(distance)) as probes:
         target.call(far.symbol, TIMES)
-    expect_escape(probes.landings[0], f"next symbol {far.symbol}+{layout.landing_pad(far):#x}")
+    expect_escape(probes.landings[0], f"next symbol {far.symbol}+{layout.landing_pad_size(far):#x}")
     assert probes.landings[0].hits == TIMES
 
 
@@ -116,8 +116,8 @@ def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprob
 def test_past_the_end_into_a_stub(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If the module loader puts stubs between functions, the first offset past a function is in a stub: escaped."""
     site = target.site("leaf")
-    _, symbol = layout.symbol(site)
-    with kprobes.on(site.at(symbol.size)) as probes:
+    _, symbol = layout.elf_and_symbol(site)
+    with kprobes.on(site.at_offset(symbol.size)) as probes:
         target.call("leaf", TIMES)
     expect_escape(probes.landings[0], "stub before ")
     assert probes.landings[0].hits == 0

@@ -8,7 +8,7 @@ import pytest
 
 from harness.landing.target import Target
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.signalled_initializer import SIGNALS, WAITS, signalled
+from harness.pinning.signalled_initializer import SIGNALS, WAITS, signal_during_initializer
 
 
 @pytest.mark.requires("kprobes")
@@ -21,4 +21,4 @@ def test_signal_in_the_initializer(target: Target, loaders: Loaders, waits: str)
     freed; after STOP and CONT the kernel repeats the system call.
     """
     for signal in SIGNALS:
-        signalled(loaders, target, waits, signal).prove()
+        signal_during_initializer(loaders, target, waits, signal).prove()

@@ -10,9 +10,9 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import module_being_removed
-from harness.pinning.kprobes_across_module_reload import probe_across_removal, race_registration, run_once_before
+from harness.pinning.kprobes_across_module_reload import probe_across_removal, race_registration, warm_up_allocations
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import named
+from harness.pinning.mutants import mutant_by_name
 
 # A mutant is caught in any round, so it needs only a few.
 ROUNDS, FEW = 60, 4
@@ -22,10 +22,10 @@ ROUNDS, FEW = 60, 4
 @pytest.mark.mutants("only-reported", "probes-again")
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
     """The kprobe is listed as GONE, unregisters cleanly, and is not hit by a new module at the same address."""
-    site = layout.straight(target.site("leaf"))[2]
-    run_once_before(target, site)
-    crossing = probe_across_removal(kprobes, target, site, named(mutant))
-    assert not crossing.moved, "the module's next life stands elsewhere, so that nothing could have hit it"
+    site = layout.once_per_call_sites(target.site("leaf"))[2]
+    warm_up_allocations(target, site)
+    crossing = probe_across_removal(kprobes, target, site, mutant_by_name(mutant))
+    assert not crossing.target_moved, "the module's next life stands elsewhere, so that nothing could have hit it"
     crossing.prove()
 
 
@@ -38,8 +38,8 @@ def test_new_probe_at_the_site_of_a_gone_one(
 
     register_aggr_kprobe(), kernel/kprobes.c, 6.1.
     """
-    site = layout.straight(target.site("leaf"))[2]
-    run_once_before(target, site)
+    site = layout.once_per_call_sites(target.site("leaf"))[2]
+    warm_up_allocations(target, site)
     with kprobes.on(site) as gone:
         target.unload()
         target.load()
@@ -59,6 +59,6 @@ def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprobes, mutant: str) -> None:
     """A registration that races with removal of the target succeeds and lands, or is ENOENT or EINVAL."""
-    spec = kprobes.mutant.bad_spec("pinpoint_target:pinpoint_leaf")
+    spec = kprobes.mutant.replace_refused_spec("pinpoint_target:pinpoint_leaf")
     raced = race_registration(guest, "pinpoint_target", "leaf", spec, FEW if mutant else ROUNDS)
     raced.prove((0, errno.ENOENT, errno.EINVAL))

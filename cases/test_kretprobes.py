@@ -20,10 +20,10 @@ TIMES = 5
 def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
     """A kretprobe on the entry of a module or kernel function lands and sees each entry and each return."""
     site = Site(shape) if shape == "clock_t_to_jiffies" else target.site(shape)
-    with kprobes.on(site, relocation=kretprobes.by_symbol) as probes:
+    with kprobes.on(site, relocation=kretprobes.request_kretprobes) as probes:
         probed = target.call(shape, TIMES)
     probes.prove(hits=TIMES)
-    kretprobes.expect_listed(probes)
+    kretprobes.expect_listed_as_kretprobes(probes)
     kretprobes.expect_returns(probes, TIMES)
     assert target.call(shape, TIMES) == probed, "the function returned something else while it was probed"
 
@@ -33,10 +33,10 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
 def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
     """The kretprobe sees the value that the caller gets."""
-    with kprobes.on(target.site(shape), relocation=kretprobes.by_symbol) as probes:
+    with kprobes.on(target.site(shape), relocation=kretprobes.request_kretprobes) as probes:
         result = target.call(shape, 1)
     probes.prove(hits=1)
-    kretprobes.expect_value(probes, result)
+    kretprobes.expect_returned_value(probes, result)
 
 
 @pytest.mark.requires("kprobes")
@@ -47,6 +47,8 @@ def test_off_the_entry(layout: Layout, target: Target, kprobes: Kprobes) -> None
     register_kretprobe(). The address right after a landing pad still counts as the entry (arch_adjust_kprobe_addr(),
     arch/x86/kernel/kprobes/core.c, 6.1).
     """
-    sites = [site for shape in ("leaf", "calls", "loop") for site in layout.straight(target.site(shape), 4)[1:]]
-    inner = [site for site in sites if site.offset != layout.landing_pad(site)]
+    sites = [
+        site for shape in ("leaf", "calls", "loop") for site in layout.once_per_call_sites(target.site(shape), 4)[1:]
+    ]
+    inner = [site for site in sites if site.offset != layout.landing_pad_size(site)]
     expect_specs_refused(kprobes, *(site.spec for site in inner), wanted=errno.EINVAL, module=kretprobes.MODULE)

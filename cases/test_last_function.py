@@ -37,15 +37,15 @@ def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kpr
         target = Target(other, EVEN if mutant else UNEVEN)
         target.load()
         layout = Layout(other, [target])
-        deadly = other.traits.optimized_kprobes and not between_functions.mapped_behind(layout, target.module)
+        deadly = other.traits.optimized_kprobes and not between_functions.is_mapped_behind_text(layout, target.module)
         probes = kprobes_in(other, target).on(
-            layout.boundaries(Site(f"{target.module}_exit", module=target.module))[-1]
+            layout.instruction_sites(Site(f"{target.module}_exit", module=target.module))[-1]
         )
         try:
             with probes:
                 pass
         except GuestError:
-            other.fence(Deadline.after(60))
+            other.read_output_since_fence(Deadline.after(60))
             dies = deadly and "can_optimize+0x" in other.console.text()
             if not dies:
                 raise

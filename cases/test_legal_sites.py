@@ -6,9 +6,9 @@ import pytest
 
 from harness.landing.checks import disable_and_unregister
 from harness.landing.checks.every_instruction import EveryInstruction
-from harness.landing.checks.probe_flags import await_flag, expect_flag, select_apart
+from harness.landing.checks.probe_flags import await_flag, expect_flag, select_sites_apart
 from harness.landing.checks.refusals import expect_specs_refused
-from harness.landing.code.instructions import ftrace_site
+from harness.landing.code.instructions import ftrace_site_offset
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -29,7 +29,7 @@ def test_boundaries_not_stepped_right(layout: Layout, target: Target, kprobes: K
 
     test_under_a_probe.py probes and calls those that the kernel steps correctly.
     """
-    sites = EveryInstruction(layout, target, kprobes.mutant).stepped_wrong
+    sites = EveryInstruction(layout, target, kprobes.mutant).wrongly_stepped_sites
     if not sites:
         pytest.skip("this kernel steps every instruction correctly: test_every_instruction probes them all")
     with kprobes.on(*sites) as probes:
@@ -46,7 +46,7 @@ def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) ->
     calls.
     """
     everywhere = EveryInstruction(layout, target)
-    refused = {number: everywhere.refused(number) for number in (errno.EINVAL, errno.EOPNOTSUPP)}
+    refused = {number: everywhere.sites_refused_with(number) for number in (errno.EINVAL, errno.EOPNOTSUPP)}
     if not any(refused.values()):
         pytest.skip("every instruction of the module can be probed")
     for number, sites in refused.items():
@@ -59,10 +59,10 @@ def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) ->
 @pytest.mark.parametrize("site", [Site("clock_t_to_jiffies"), Site("pinpoint_leaf", module="pinpoint_target")], ids=str)
 def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site) -> None:
     """A probe on the instruction that ftrace patches is listed as [FTRACE]; memory has a call, not a breakpoint."""
-    elf, symbol = layout.symbol(site)
-    patched = ftrace_site(elf, symbol, layout.decoder)
+    elf, symbol = layout.elf_and_symbol(site)
+    patched = ftrace_site_offset(elf, symbol, layout.decoder)
     assert patched is not None, f"{site} is not traced"
-    with kprobes.on(site.at(patched)) as probes:
+    with kprobes.on(site.at_offset(patched)) as probes:
         target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
     probes.prove(hits=TIMES)
     expect_flag(probes, "[FTRACE]", at_least=1)
@@ -77,14 +77,14 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     6.1).
     """
     entry = Site("clock_t_to_jiffies")
-    pad = len(layout.guest.architecture.kprobes.entry_landing_pad)
-    with kprobes.on(entry, entry.at(pad)) as probes:
+    pad = len(layout.guest.architecture.kprobe_traits.entry_landing_pad)
+    with kprobes.on(entry, entry.at_offset(pad)) as probes:
         target.call("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
-    _, symbol = layout.symbol(entry)
+    _, symbol = layout.elf_and_symbol(entry)
     seen = {report.address - layout.symbol_address(symbol, "") for report in probes.reports}
     if seen != {pad}:
-        raise Missed(f"{entry} and {entry.at(pad)} landed {seen} bytes after the symbol, not both {pad}")
+        raise Missed(f"{entry} and {entry.at_offset(pad)} landed {seen} bytes after the symbol, not both {pad}")
 
 
 @pytest.mark.requires("kprobes", "optimized_kprobes")
@@ -96,7 +96,9 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     decides which instructions a jump may displace (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1); it accepts some
     of these.
     """
-    sites = [site for shape in SHAPES for site in select_apart(layout.straight(target.site(shape)), JUMP)]
+    sites = [
+        site for shape in SHAPES for site in select_sites_apart(layout.once_per_call_sites(target.site(shape)), JUMP)
+    ]
     with kprobes.on(*sites) as probes:
         await_flag(probes, "[OPTIMIZED]")
         for shape in SHAPES:
@@ -109,7 +111,7 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
 @pytest.mark.mutants("only-reported")
 def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Several probes on one site are all hit; if one is removed, the others and the breakpoint stay."""
-    site = layout.straight(target.site("leaf"), 3)[-1]
+    site = layout.once_per_call_sites(target.site("leaf"), 3)[-1]
     with kprobes.on(*[site] * TOGETHER) as probes:
         disable_and_unregister.expect_second_registration_refused(probes, 1)
         target.call("leaf", TIMES)

@@ -16,10 +16,10 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import initializer_at_gate
-from harness.pinning.loader import PROBE, LoaderOrder, Status
-from harness.pinning.loader_fixture import Loaders, demand_survival, expect_gone, expect_result, for_build
-from harness.pinning.mutants import KEEPS, named
-from harness.pinning.protocol.loader_actor import await_rest
+from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
+from harness.pinning.loader_fixture import Loaders, demand_survival, expect_gone, expect_result, order_for_build
+from harness.pinning.mutants import KEEPS, mutant_by_name
+from harness.pinning.protocol.loader_actor import await_loader_at_rest
 
 TIMES = 3
 IN_USE = "EAGAIN"
@@ -35,7 +35,7 @@ def _demand_no_pin(guest: Guest) -> None:
 @pytest.mark.mutants("one-instruction-off")
 def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
     """A probe loaded by section + offset, without a symbol look-up, is at the ELF's address and hit by each call."""
-    site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
+    site = layout.once_per_call_sites(Site("pinpoint_leaf", module=target.module))[1]
     loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
 
 
@@ -46,8 +46,8 @@ def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) ->
 
     This is the call of the letter of 2006.
     """
-    site = layout.straight(Site("pinpoint_leaf", module=target.module))[1]
-    _, leaf = layout.symbol(site)
+    site = layout.once_per_call_sites(Site("pinpoint_leaf", module=target.module))[1]
+    _, leaf = layout.elf_and_symbol(site)
 
     def act() -> None:
         own = f"/sys/module/{PROBE}/parameters"
@@ -58,21 +58,21 @@ def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) ->
 
     wanted = {
         "module_names": target.module,
-        "module_addresses": str(target.handle),
+        "module_addresses": str(target.struct_module_address),
         "module_build_ids": target.elf.build_id,
         "section_addresses": str(target.sections[leaf.section]),
         "keeps": "Y",
     }
-    loaders.prove_landing(layout, site, act, TIMES, LoaderOrder(in_memory=True, parameters=[KEEPS]))
+    loaders.prove_landing(layout, site, act, TIMES, LoaderOrder(load_from_memory=True, parameters=[KEEPS]))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("drops-keeps")
 def test_probe_that_keeps_its_target(target: Target, loaders: Loaders) -> None:
     """With keeps=1 the probe itself pins its target, on every kernel: removal is EAGAIN until the probe is removed."""
-    expect_result(loaders.run(for_build(target, LoaderOrder(parameters=[KEEPS]))), Status.DONE)
+    expect_result(loaders.run(order_for_build(target, LoaderOrder(parameters=[KEEPS]))), LoaderStatus.DONE)
     for _ in range(2):
-        removal = loaders.delete(target.module)
+        removal = loaders.delete_module(target.module)
         if not removal:
             target.load()
         if removal != IN_USE:
@@ -90,14 +90,14 @@ def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
     Every check of the probe itself passes.
     """
     _demand_no_pin(loaders.guest)
-    with loaders(for_build(target, LoaderOrder(gates=["load"]))) as loader:
+    with loaders(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
         loader.await_gate("load")
-        handle = target.handle
+        handle = target.struct_module_address
         target.unload()
         target.load()
-        assert target.handle == handle, "the kernel loaded the same module at another address"
+        assert target.struct_module_address == handle, "the kernel loaded the same module at another address"
         outcome = loader.finish()
-    expect_result(outcome, Status.STALE, "ENODEV")
+    expect_result(outcome, LoaderStatus.STALE, "ENODEV")
     expect_gone(loaders.guest, PROBE)
 
 
@@ -109,12 +109,12 @@ def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
     rebuilt = doctored_modules.copy_to_guest(
         loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf)
     )
-    with loaders(for_build(target, LoaderOrder(gates=["load"]))) as loader:
+    with loaders(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
         loader.await_gate("load")
         target.unload()
         loaders.guest.run("insmod", rebuilt).check()
         outcome = loader.finish()
-    expect_result(outcome, Status.LOAD, "ESTALE")
+    expect_result(outcome, LoaderStatus.LOAD, "ESTALE")
     expect_gone(loaders.guest, PROBE)
 
 
@@ -130,13 +130,13 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
         LoaderOrder(parameters=["gates=entered"]),
         LoaderOrder(parameters=["module_bases=no"], gates=["load"]),
     )
-    for in_memory, wanted in ((False, (Status.DONE, "")), (True, (Status.LOAD, "EEXIST"))):
-        with loaders(replace(strange, in_memory=in_memory)) as second, loaders(gated) as first:
+    for in_memory, wanted in ((False, (LoaderStatus.DONE, "")), (True, (LoaderStatus.LOAD, "EEXIST"))):
+        with loaders(replace(strange, load_from_memory=in_memory)) as second, loaders(gated) as first:
             second.await_gate("load")
             with initializer_at_gate(first, "entered"):
                 second.continue_from_gate()
-                assert await_rest(loaders.guest, second.pid) == "waits"
-            expect_result(first.finish(), Status.DONE)
+                assert await_loader_at_rest(loaders.guest, second.pid) == "waits"
+            expect_result(first.finish(), LoaderStatus.DONE)
             outcome = second.finish()
         loaders.guest.run("rmmod", PROBE).check()
         expect_result(outcome, *wanted)
@@ -152,9 +152,9 @@ def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
     _demand_no_pin(expendable)
     target = Target(expendable, "pinpoint_target")
     target.load()
-    with Loaders(expendable, named(mutant))(for_build(target, LoaderOrder(gates=["load"]))) as loader:
+    with Loaders(expendable, mutant_by_name(mutant))(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
         loader.await_gate("load")
         target.unload()
         outcome = demand_survival(loader)
-    expect_result(outcome, Status.LOAD, "ESTALE")
+    expect_result(outcome, LoaderStatus.LOAD, "ESTALE")
     expect_gone(expendable, PROBE)

@@ -18,8 +18,8 @@ from harness.landing.target import Target
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import TARGET as GOING_TARGET
 from harness.pinning.hold_module_in_state import loaded_copies, module_being_removed
-from harness.pinning.loader import PROBE, LoaderOrder, Status
-from harness.pinning.loader_fixture import Loaders, expect_result, for_build
+from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
+from harness.pinning.loader_fixture import Loaders, expect_result, order_for_build
 from harness.report.metrics_with_goals import Figure
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
@@ -32,19 +32,19 @@ MANY, FEW = 100, 3
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_module_without_sections(loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle: ENOENT at the open."""
-    assert loaders.guest.script("[ -d /sys/module/kernel ]").ok
+    assert loaders.guest.run_script("[ -d /sys/module/kernel ]").ok
     for name in ("pinpoint_absent", "kernel"):
-        loaders.expect_refusal(LoaderOrder(targets=[name]), Status.OPEN, "ENOENT")
+        loaders.expect_refusal(LoaderOrder(targets=[name]), LoaderStatus.OPEN, "ENOENT")
 
 
 @pytest.mark.mutants("loads-anyway", "wrong-errno")
 def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
     """With kptr_restrict=2 even root reads zeros, and the loader refuses them instead of using them as an address."""
-    loaders.guest.script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
+    loaders.guest.run_script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
     try:
-        loaders.expect_refusal(LoaderOrder(targets=[target.module]), Status.ZERO, "EACCES")
+        loaders.expect_refusal(LoaderOrder(targets=[target.module]), LoaderStatus.ZERO, "EACCES")
     finally:
-        loaders.guest.script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
+        loaders.guest.run_script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
 
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
@@ -53,8 +53,8 @@ def test_not_root(target: Target, loaders: Loaders) -> None:
 
     The load needs CAP_SYS_MODULE; it is tried without a target.
     """
-    loaders.expect_refusal(LoaderOrder(targets=[target.module], user=SOMEBODY), Status.OPEN, "EACCES")
-    loaders.expect_refusal(LoaderOrder(user=SOMEBODY), Status.LOAD, "EPERM")
+    loaders.expect_refusal(LoaderOrder(targets=[target.module], user_id=SOMEBODY), LoaderStatus.OPEN, "EACCES")
+    loaders.expect_refusal(LoaderOrder(user_id=SOMEBODY), LoaderStatus.LOAD, "EPERM")
 
 
 @pytest.mark.mutants("loads-anyway", "wrong-errno")
@@ -66,7 +66,7 @@ def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None
         loader.await_gate("read")
         target.unload()
         target.load()
-        expect_result(loader.finish(), Status.READ, "ENODEV")
+        expect_result(loader.finish(), LoaderStatus.READ, "ENODEV")
 
 
 @pytest.mark.mutants("loads-anyway", "wrong-errno")
@@ -78,8 +78,8 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
     pins = guest.traits.section_fd_pins
     with module_being_removed(guest):
         outcome = loaders.run(LoaderOrder(targets=[GOING_TARGET]))
-        removal = loaders.delete(GOING_TARGET)
-    expect_result(outcome, *((Status.OPEN, "ENODEV") if pins else (Status.LOAD, "ESTALE")))
+        removal = loaders.delete_module(GOING_TARGET)
+    expect_result(outcome, *((LoaderStatus.OPEN, "ENODEV") if pins else (LoaderStatus.LOAD, "ESTALE")))
     assert removal == "EBUSY"
 
 
@@ -91,11 +91,11 @@ def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
     Each base is right, so that the look-up itself has to refuse.
     """
     guest, base = loaders.guest, base_of(loaders.guest, target.module)
-    for number in (target.handle + 8, target.sections[".data"], 8):
-        loaders.expect_refusal(LoaderOrder(parameters=_lists(target.module, number, base)), Status.LOAD, "ESTALE")
-    loaders.expect_refusal(LoaderOrder(parameters=_lists(target.module, 0, base)), Status.LOAD, "EINVAL")
-    short = _lists(target.module, target.handle, base)[:2]
-    loaders.expect_refusal(LoaderOrder(parameters=short), Status.LOAD, "EINVAL")
+    for number in (target.struct_module_address + 8, target.sections[".data"], 8):
+        loaders.expect_refusal(LoaderOrder(parameters=_lists(target.module, number, base)), LoaderStatus.LOAD, "ESTALE")
+    loaders.expect_refusal(LoaderOrder(parameters=_lists(target.module, 0, base)), LoaderStatus.LOAD, "EINVAL")
+    short = _lists(target.module, target.struct_module_address, base)[:2]
+    loaders.expect_refusal(LoaderOrder(parameters=short), LoaderStatus.LOAD, "EINVAL")
     assert base_of(guest, target.module) == base
 
 
@@ -104,7 +104,9 @@ def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
 def test_wrong_base(target: Target, loaders: Loaders) -> None:
     """A right handle and name with another base is refused: by base alone, because no build-id is given."""
     wrong = base_of(loaders.guest, target.module) + PAGE
-    loaders.expect_refusal(LoaderOrder(parameters=_lists(target.module, target.handle, wrong)), Status.LOAD, "ESTALE")
+    loaders.expect_refusal(
+        LoaderOrder(parameters=_lists(target.module, target.struct_module_address, wrong)), LoaderStatus.LOAD, "ESTALE"
+    )
 
 
 @pytest.mark.requires("kprobes")
@@ -118,16 +120,16 @@ def test_exchanged_names(target: Target, loaders: Loaders) -> None:
     with Target(guest, "pinpoint_second") as second:
         both = (target, second)
         values = {
-            "addresses": [f"{each.handle:#x}" for each in both],
+            "addresses": [f"{each.struct_module_address:#x}" for each in both],
             "names": [each.module for each in reversed(both)],
             "bases": [f"{base_of(guest, each.module):#x}" for each in both],
             "notes": ["0", "0"],
         }
         exchanged = [f"module_{name}={','.join(value)}" for name, value in values.items()]
-        loaders.expect_refusal(LoaderOrder(parameters=exchanged), Status.LOAD, "ESTALE")
+        loaders.expect_refusal(LoaderOrder(parameters=exchanged), LoaderStatus.LOAD, "ESTALE")
         targets = [each.module for each in both]
-        loaders.expect_refusal(LoaderOrder(targets=targets, mutant="swaps-handles"), Status.LOAD, "ESTALE")
-        expect_result(loaders.run(LoaderOrder(targets=targets)), Status.DONE)
+        loaders.expect_refusal(LoaderOrder(targets=targets, mutant="swaps-handles"), LoaderStatus.LOAD, "ESTALE")
+        expect_result(loaders.run(LoaderOrder(targets=targets)), LoaderStatus.DONE)
         guest.run("rmmod", PROBE).check()
 
 
@@ -136,10 +138,10 @@ def test_exchanged_names(target: Target, loaders: Loaders) -> None:
 def test_site_outside_every_target(layout: Layout, target: Target, loaders: Loaders) -> None:
     """A site that is in none of the targets is ESTALE, though it is a function that the kernel would take."""
     leaf = target.elf.function("pinpoint_leaf")
-    far = layout.address(Site("clock_t_to_jiffies")) - target.sections[leaf.section]
+    far = layout.probe_address(Site("clock_t_to_jiffies")) - target.sections[leaf.section]
     site = f"site=0+{far % (1 << 8 * layout.kernel.word_bytes):#x}"
-    order = for_build(target, LoaderOrder(sections=[(target.module, leaf.section)], parameters=[site]))
-    loaders.expect_refusal(order, Status.LOAD, "ESTALE")
+    order = order_for_build(target, LoaderOrder(sections=[(target.module, leaf.section)], parameters=[site]))
+    loaders.expect_refusal(order, LoaderStatus.LOAD, "ESTALE")
 
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
@@ -155,26 +157,26 @@ def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) 
     }
     for name, content in images.items():
         path = doctored_modules.copy_to_guest(guest, name, content)
-        loaders.expect_refusal(LoaderOrder(probe=path, in_memory=in_memory), Status.LOAD, "ENOEXEC")
+        loaders.expect_refusal(LoaderOrder(probe=path, load_from_memory=in_memory), LoaderStatus.LOAD, "ENOEXEC")
 
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_parameters_too_long(loaders: Loaders) -> None:
     """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""
-    loaders.expect_refusal(LoaderOrder(parameters=[f"module_names={'x' * 1025}"]), Status.LOAD, "ENOSPC")
-    loaders.expect_refusal(LoaderOrder(parameters=[f"module_bases={'1,' * 128}1"]), Status.LOAD, "EINVAL")
+    loaders.expect_refusal(LoaderOrder(parameters=[f"module_names={'x' * 1025}"]), LoaderStatus.LOAD, "ENOSPC")
+    loaders.expect_refusal(LoaderOrder(parameters=[f"module_bases={'1,' * 128}1"]), LoaderStatus.LOAD, "EINVAL")
 
 
 @pytest.mark.deep
 @pytest.mark.mutants("loads-anyway")
 def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
     """With a hundred targets at once, each has its own token and handle, is validated, and is read again."""
-    count = FEW if loaders.mutant.loads_anyway else MANY
+    count = FEW if loaders.mutant.replaces_every_order else MANY
     with loaded_copies(guest, "pinpoint_noexit", count) as names:
         outcome = loaders.run(LoaderOrder(targets=names))
         guest.run("rmmod", PROBE)
-    expect_result(outcome, Status.DONE)
-    reread = {output.subject: output.fields["address"] for output in outcome.steps if output.step == "reread"}
+    expect_result(outcome, LoaderStatus.DONE)
+    reread = {output.subject: output.fields["address"] for output in outcome.lines if output.step == "reread"}
     if not len(reread) == len(set(reread.values())) == count:
         raise Missed(f"{len(reread)} tokens of {len(set(reread.values()))} addresses were read again, not {count}")
 
@@ -185,9 +187,9 @@ def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
     name = "pinpoint_noexit"
     guest.run("insmod", guest.copy_module(name)).check()
     try:
-        expect_result(loaders.run(LoaderOrder(targets=[name])), Status.DONE)
+        expect_result(loaders.run(LoaderOrder(targets=[name])), LoaderStatus.DONE)
         guest.run("rmmod", PROBE).check()
-        removal = loaders.delete(name)
+        removal = loaders.delete_module(name)
     finally:
         guest.run("rmmod", "-f", name)
     if removal != "EBUSY":
@@ -206,17 +208,17 @@ def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, f
     """
     order = LoaderOrder(targets=["pinpoint_sections"])
     if mutant:
-        loaders.expect_refusal(order, Status.OPEN, "ENOENT")
+        loaders.expect_refusal(order, LoaderStatus.OPEN, "ENOENT")
     with fresh(may_die=True) as other:
         twins = doctored_modules.with_two_sections_of_one_name(
             Elf.read_cached(other.image.modules["pinpoint_sections"])
         )
         inserted = other.run("insmod", doctored_modules.copy_to_guest(other, "twins", twins))
-        assert "sysfs: cannot create duplicate filename" in other.fence(Deadline.after(60))
+        assert "sysfs: cannot create duplicate filename" in other.read_output_since_fence(Deadline.after(60))
         assert inserted.ok or "File exists" in inserted.stderr
-        assert inserted.ok == other.script("[ -d /sys/module/pinpoint_sections ]").ok
+        assert inserted.ok == other.run_script("[ -d /sys/module/pinpoint_sections ]").ok
         figure("twins.loaded", int(inserted.ok), "modules")
-        Loaders(other).expect_refusal(order, Status.OPEN, "ENOENT")
+        Loaders(other).expect_refusal(order, LoaderStatus.OPEN, "ENOENT")
 
 
 @pytest.mark.mutants("loads-anyway")
@@ -229,12 +231,12 @@ def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> 
     if guest.image.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") != "y":
         pytest.skip(f"{guest.name} has no lockdown")
     if mutant:
-        loaders.expect_refusal(LoaderOrder(), Status.LOAD, "EPERM")
+        loaders.expect_refusal(LoaderOrder(), LoaderStatus.LOAD, "EPERM")
     with fresh() as locked:
         lockdown = "/sys/kernel/security/lockdown"
         mount = "mount -t securityfs none /sys/kernel/security"
-        locked.script(f"{mount} && echo integrity >{lockdown} && umount /sys/kernel/security").check()
-        Loaders(locked).expect_refusal(LoaderOrder(), Status.LOAD, "EPERM")
+        locked.run_script(f"{mount} && echo integrity >{lockdown} && umount /sys/kernel/security").check()
+        Loaders(locked).expect_refusal(LoaderOrder(), LoaderStatus.LOAD, "EPERM")
 
 
 def base_of(guest: Guest, module: str) -> int:

@@ -14,9 +14,9 @@ from harness.landing.landing_judgment import Missed
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import TARGET as GOING_TARGET
 from harness.pinning.hold_module_in_state import module_being_removed
-from harness.pinning.loader import LoaderOrder, Status
+from harness.pinning.loader import LoaderOrder, LoaderStatus
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import named
+from harness.pinning.mutants import mutant_by_name
 
 NAME = "pinpoint_noexit"
 # A load that waits is killed after this time, and then fails in another way.
@@ -34,7 +34,7 @@ def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
     """Raise Missed unless a module's changed file is ENOEXEC."""
     path = doctored_modules.copy_to_guest(loaders.guest, kind, content)
     try:
-        loaders.expect_refusal(LoaderOrder(probe=path), Status.LOAD, "ENOEXEC")
+        loaders.expect_refusal(LoaderOrder(probe=path), LoaderStatus.LOAD, "ENOEXEC")
     finally:
         loaders.guest.run("rmmod", "-f", NAME)
 
@@ -45,15 +45,17 @@ def test_loaded_twice(guest: Guest, mutant: str) -> None:
     name, other = "pinpoint_second", "pinpoint_sections"
     guest.run("insmod", guest.copy_module(name)).check()
     try:
-        expect_load(guest, guest.copy_module(other if named(mutant).loads_anyway else name), errno.EEXIST)
+        expect_load(
+            guest, guest.copy_module(other if mutant_by_name(mutant).replaces_every_order else name), errno.EEXIST
+        )
     finally:
-        guest.script(f"rmmod {name}; rmmod {other} 2>/dev/null || :").check()
+        guest.run_script(f"rmmod {name}; rmmod {other} 2>/dev/null || :").check()
 
 
 @pytest.mark.mutants("loads-anyway")
 def test_loaded_while_going(guest: Guest, mutant: str) -> None:
     """Loading a module that is GOING is EBUSY at once: the load does not wait for the removal (since 6.3)."""
-    name = "pinpoint_second" if named(mutant).loads_anyway else GOING_TARGET
+    name = "pinpoint_second" if mutant_by_name(mutant).replaces_every_order else GOING_TARGET
     with module_being_removed(guest):
         try:
             expect_load(guest, guest.copy_module(name), errno.EBUSY)

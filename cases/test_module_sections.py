@@ -7,7 +7,7 @@ import pytest
 
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import missed_by_symbol
+from harness.landing.lookup.kallsyms import functions_missed_by_symbol
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -18,7 +18,7 @@ def test_functions_of_sections(layout: Layout, target: Target) -> None:
     functions = [
         (Site(each.name, module=target.module), each) for each in target.functions(target.lasting_sections, unique=True)
     ]
-    missed = missed_by_symbol(
+    missed = functions_missed_by_symbol(
         layout, [(site, layout.symbol_address(symbol, target.module)) for site, symbol in functions]
     )
     assert len(functions) > 10

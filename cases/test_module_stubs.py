@@ -7,7 +7,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.checks.parisc_text_section_starts import expected_starts
+from harness.landing.checks.parisc_text_section_starts import expected_section_starts
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import TARGET as NEEDED
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.requires("module_stubs")
 
 def test_room_for_stubs(target: Target) -> None:
     """The distances between a module's text sections are those computed from their sizes, stubs and alignments."""
-    expected = expected_starts(target.elf)
+    expected = expected_section_starts(target.elf)
     seen = {name: target.sections[name] for name in expected if name in target.sections}
     first = min(seen, key=lambda name: seen[name])
     base = seen[first] - expected[first]

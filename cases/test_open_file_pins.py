@@ -5,14 +5,14 @@ import pytest
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import initializer_at_gate
-from harness.pinning.loader import PROBE, Loader, LoaderOrder, Status
+from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderStatus
 from harness.pinning.loader_fixture import Loaders, expect_result
 
 IN_USE = "EAGAIN"
 
 
 def _expect_held(loaders: Loaders, target: Target) -> None:
-    removal = loaders.delete(target.module)
+    removal = loaders.delete_module(target.module)
     if not removal:
         target.load()
         raise Missed(f"{target.module} was removed")
@@ -26,7 +26,7 @@ def test_held_until_the_load(target: Target, loaders: Loaders) -> None:
     with loaders(LoaderOrder(targets=[target.module], gates=["load"])) as loader:
         loader.await_gate("load")
         _expect_held(loaders, target)
-        expect_result(loader.finish(), Status.DONE)
+        expect_result(loader.finish(), LoaderStatus.DONE)
     loaders.guest.run("rmmod", PROBE).check()
 
 
@@ -41,7 +41,7 @@ def test_loader_killed_in_the_initializer(target: Target, loaders: Loaders) -> N
         with initializer_at_gate(loader, "entered"):
             loaders.guest.run("kill", "-KILL", str(loader.pid)).check()
             _expect_held(loaders, target)
-        assert loader.finish().status is Status.KILLED
+        assert loader.finish().status is LoaderStatus.KILLED
     loaders.guest.run("rmmod", PROBE).check()
 
 
@@ -55,11 +55,11 @@ def test_second_task_breaks_the_pin(target: Target, loaders: Loaders) -> None:
         with initializer_at_gate(loader, "entered"):
             _expect_held(loaders, target)
             _betray(loader)
-            removal = loaders.delete(target.module)
+            removal = loaders.delete_module(target.module)
         outcome = loader.finish()
     if not removal:
         target.load()
-    expect_result(outcome, Status.LOAD, "ESTALE")
+    expect_result(outcome, LoaderStatus.LOAD, "ESTALE")
 
 
 def _betray(loader: Loader) -> None:
@@ -74,11 +74,11 @@ def _betray(loader: Loader) -> None:
 @pytest.mark.mutants("closes-early")
 def test_held_until_the_probe_is_removed(target: Target, loaders: Loaders) -> None:
     """A loader that keeps its tokens until the probe is removed pins the target for exactly that time."""
-    with loaders(LoaderOrder(targets=[target.module], gates=["hold"], until_removed=True)) as loader:
+    with loaders(LoaderOrder(targets=[target.module], gates=["hold"], hold_until_removed=True)) as loader:
         loader.await_gate("hold")
         loader.continue_from_gate()
         _expect_held(loaders, target)
         loaders.guest.run("rmmod", PROBE).check()
-        expect_result(loader.finish(), Status.DONE)
+        expect_result(loader.finish(), LoaderStatus.DONE)
     target.unload()
     target.load()

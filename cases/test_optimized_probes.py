@@ -7,17 +7,17 @@ import pytest
 
 from harness.landing.checks import disable_and_unregister, single_step
 from harness.landing.checks.optimized_probes import (
-    JUMP,
+    JUMP_SIZE,
     OPTIMIZED,
     await_jump,
-    before_static_branches,
-    branched_into,
     expect_no_jump,
     is_optimized,
-    optimizable,
+    optimizable_sites,
+    sites_before_static_branches,
+    sites_overwriting_branch_targets,
     sites_overwritten_by_jump,
 )
-from harness.landing.checks.probe_flags import await_flag, optimization_off, select_apart
+from harness.landing.checks.probe_flags import await_flag, optimization_off, select_sites_apart
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -35,8 +35,12 @@ pytestmark = pytest.mark.requires("kprobes", "optimized_kprobes")
 
 def possible(layout: Layout, target: Target, kprobes: Kprobes, *shapes: str) -> list[Site]:
     """Return the sites on the straight lines of these functions whose probes the kernel turns into jumps."""
-    sites = [site for shape in shapes for site in select_apart(layout.straight(target.site(shape)), JUMP)]
-    return optimizable(kprobes, sites)
+    sites = [
+        site
+        for shape in shapes
+        for site in select_sites_apart(layout.once_per_call_sites(target.site(shape)), JUMP_SIZE)
+    ]
+    return optimizable_sites(kprobes, sites)
 
 
 @pytest.mark.mutants("only-reported")
@@ -56,10 +60,10 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
     Every instruction of the function's straight line is probed in turn.
     """
     unprobed = target.call("carries", TIMES)
-    line = layout.straight(target.site("carries"))
+    line = layout.once_per_call_sites(target.site("carries"))
     jumps = 0
-    for first in range(JUMP):
-        sites = [line[0], *select_apart(line[1 + first :], JUMP)]
+    for first in range(JUMP_SIZE):
+        sites = [line[0], *select_sites_apart(line[1 + first :], JUMP_SIZE)]
         with kprobes.on(*sites) as probes:
             await_flag(probes, OPTIMIZED)
             jumps += sum(is_optimized(probes, site) for site in sites)
@@ -74,7 +78,7 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
 def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If a branch leads to an instruction that would be displaced, the breakpoint stays (insn_jump_into_range())."""
     clock = possible(layout, target, kprobes, "carries")[0]
-    sites = branched_into(layout, layout.boundaries(target.site("counts")))
+    sites = sites_overwriting_branch_targets(layout, layout.instruction_sites(target.site("counts")))
     assert sites, "no instruction is a branch target"
     expect_no_jump(kprobes, sites, clock)
 
@@ -83,7 +87,7 @@ def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes)
 def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Before a static branch, which the kernel itself patches, the breakpoint stays (jump_label_text_reserved())."""
     clock = possible(layout, target, kprobes, "carries")[0]
-    sites = before_static_branches(layout, target.site("keyed"))
+    sites = sites_before_static_branches(layout, target.site("keyed"))
     assert sites, "the function has no static branch"
     expect_no_jump(kprobes, sites, clock)
 
@@ -125,10 +129,10 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
         with kprobes.on(outer, inner, parameters=["disabled=1"]) as probes:
             disable_and_unregister.enable(probes, 0)
             await_jump(probes, outer)
-            disable_and_unregister.swap(probes, 0, 1)
+            disable_and_unregister.disable_then_enable_another(probes, 0, 1)
             target.call(outer.symbol.removeprefix("pinpoint_"), TIMES)
             probes.read_again()
-            hits = probes.reports_now[1].hits
+            hits = probes.current_reports[1].hits
         if hits != TIMES:
             raise Missed(f"{inner} was hit {hits} times, not {TIMES}")
         probes.prove_gone()
@@ -140,7 +144,9 @@ def test_breakpoint_in_a_handler(layout: Layout, target: Target, kprobes: Kprobe
 
     Jumps have their own path (optimized_callback()), so optimization is off here.
     """
-    outer, inner = (layout.straight(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies")))
+    outer, inner = (
+        layout.once_per_call_sites(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies"))
+    )
     with optimization_off(target.guest):
         outcome = single_step.call_probed(target, "leaf", outer, TIMES, kprobes.mutant, nested=inner)
     outcome.demand_exact()

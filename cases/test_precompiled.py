@@ -19,14 +19,14 @@ from harness.guest.guest import Guest
 from harness.images.precompiled_table import PLACES
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.precompiled_sites import PrecompiledSite, by_section
+from harness.landing.precompiled_sites import PrecompiledSite, request_by_section
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import precompiled_probe_run
-from harness.pinning.loader import Status
+from harness.pinning.loader import LoaderStatus
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import named
+from harness.pinning.mutants import mutant_by_name
 from harness.report.metrics_with_goals import Figure
 
 TIMES = 2
@@ -58,9 +58,9 @@ def loaded(guest: Guest, *modules: str) -> Iterator[dict[str, Target]]:
 
 def prove_landing(loaders: Loaders, targets: Mapping[str, Target], *, in_memory: bool) -> None:
     """Raise Missed unless the precompiled module lands in these targets; it must be the same file as on the host."""
-    guest, how = loaders.guest, precompiled_probe_run.order(loaders.guest, in_memory=in_memory)
+    guest, how = loaders.guest, precompiled_probe_run.precompiled_order(loaders.guest, in_memory=in_memory)
     there = guest.run("sha256sum", how.probe).check().stdout.split()[0]
-    assert there == sha256(precompiled_probe_run.file(guest))
+    assert there == sha256(precompiled_probe_run.module_file(guest))
     targets = {name: targets[name] for name in PLACES}
     precompiled_probe_run.prove_landing(loaders, targets, hits_of(targets), how)
 
@@ -99,7 +99,7 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
     with rebooted(fresh, guest, mutant) as other:
         # Without KASLR the two boots are the same, so the load orders differ.
         for running, order in ((guest, tuple(PLACES)), (other, (BETWEEN, *reversed(tuple(PLACES))))):
-            with loaded(running, *order) as targets, Loaders(running, named(mutant)) as loaders:
+            with loaded(running, *order) as targets, Loaders(running, mutant_by_name(mutant)) as loaders:
                 prove_landing(loaders, targets, in_memory=running is other)
                 target = targets[order[-1]] if running is other else targets[order[0]]
                 with kprobes_in(running, target).on(Site("clock_t_to_jiffies")) as probes:
@@ -143,29 +143,29 @@ def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
     """
     first, second = PLACES
     with Target(guest, f"rebuilt/{first}"), Target(guest, second):
-        loaders.expect_refusal(precompiled_probe_run.order(guest), Status.LOAD, "ESTALE")
+        loaders.expect_refusal(precompiled_probe_run.precompiled_order(guest), LoaderStatus.LOAD, "ESTALE")
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-build-id")
 def test_targets_in_the_wrong_order(guest: Guest, loaders: Loaders) -> None:
     """If the loader has the targets in the other order, each of them is right and none is the expected build."""
-    how = precompiled_probe_run.order(guest)
+    how = precompiled_probe_run.precompiled_order(guest)
     with loaded(guest, *PLACES):
         wrong = replace(how, targets=tuple(reversed(how.targets)))
-        loaders.expect_refusal(wrong, Status.LOAD, "ESTALE")
+        loaders.expect_refusal(wrong, LoaderStatus.LOAD, "ESTALE")
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("with-symbols")
 def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: Callable[..., Figure]) -> None:
     """The module has no symbol of its targets; one that relocates by hand lands the same probes and is larger."""
-    plain = precompiled_probe_run.file(guest, with_symbols=loaders.mutant.with_symbols)
-    precompiled_probe_run.expect_nothing_of_targets(guest, plain)
+    plain = precompiled_probe_run.module_file(guest, with_symbols=loaders.mutant.embeds_target_symbols)
+    precompiled_probe_run.expect_no_target_symbols(guest, plain)
     with loaded(guest, *PLACES) as targets:
-        how = precompiled_probe_run.order(guest, with_symbols=True)
+        how = precompiled_probe_run.precompiled_order(guest, with_symbols=True)
         precompiled_probe_run.prove_landing(loaders, targets, hits_of(targets), how)
-    by_hand = precompiled_probe_run.file(guest, with_symbols=True)
+    by_hand = precompiled_probe_run.module_file(guest, with_symbols=True)
     small, large = (sum(each.size for each in Elf.read_cached(path).allocated_sections) for path in (plain, by_hand))
     figure("precompiled.bytes", small, "bytes")
     figure("precompiled.bytes_by_hand", large, "bytes")
@@ -199,7 +199,7 @@ def test_target_reloaded_elsewhere(guest: Guest, kprobes_in: Probing) -> None:
 def prove_both(kprobes: Kprobes, target: Target) -> None:
     """Raise Missed unless probes on the sites land by symbol and by section and are hit once for each call."""
     sites = carried(target.guest, target.module)
-    for relocation in (None, by_section):
+    for relocation in (None, request_by_section):
         with kprobes.on(*sites, relocation=relocation) as probes:
             target.call("leaf", TIMES)
         probes.prove(hits=TIMES)

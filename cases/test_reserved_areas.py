@@ -35,25 +35,25 @@ def expect_refused(kprobes: Kprobes, places: list[int], what: str) -> None:
 
 def test_jump_labels(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the instruction of a static branch is EINVAL (jump_label_text_reserved())."""
-    expect_refused(kprobes, patched_code_and_traps.jump_labels(layout), "jump labels")
+    expect_refused(kprobes, patched_code_and_traps.jump_label_addresses(layout), "jump labels")
 
 
 def test_static_calls(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the instruction of a static call is EINVAL (static_call_text_reserved())."""
-    expect_refused(kprobes, patched_code_and_traps.static_calls(layout), "static calls")
+    expect_refused(kprobes, patched_code_and_traps.static_call_addresses(layout), "static calls")
 
 
 def test_bugs(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the trap of a BUG() or WARN() is EINVAL (find_bug())."""
-    expect_refused(kprobes, patched_code_and_traps.bug_traps(layout), "traps")
+    expect_refused(kprobes, patched_code_and_traps.bug_trap_addresses(layout), "traps")
 
 
 def test_freed_text(layout: Layout, kprobes: Kprobes) -> None:
     """A probe in the kernel's freed `.init.text` is EINVAL (core_kernel_text(), kernel/extable.c)."""
-    places = [layout.start(Site(name)) for name in freed_init_functions(layout)]
+    places = [layout.symbol_start(Site(name)) for name in freed_init_functions(layout)]
     expect_refused(kprobes, places, "freed text")
 
 
 def test_module_jump_labels(target: Target, kprobes: Kprobes) -> None:
     """A probe on the instruction of a static branch in a module is EINVAL."""
-    expect_refused(kprobes, patched_code_and_traps.module_jump_labels(target), "jump labels")
+    expect_refused(kprobes, patched_code_and_traps.module_jump_label_addresses(target), "jump labels")

@@ -22,14 +22,16 @@ def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     """
     every = schedules.enumerate_schedules(2)
     figure("schedules.enumerated", len(every.schedules), "schedules")
-    figure("schedules.left_out", len(every.undefined), "schedules")
-    played = schedules.run(schedules.chosen())
+    figure("schedules.left_out", len(every.undefined_schedules), "schedules")
+    played = schedules.play_in_order(schedules.select_schedules())
     figure("schedules.run", len(played.plays), "schedules")
-    figure("schedules.reused", played.reused_count, "schedules")
+    figure("schedules.reused", played.place_reused_count, "schedules")
     figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")
     figure("schedules.seconds_each", round(played.seconds_each, 2), "s", goal="at most 2")
     played.prove()
-    assert played.reused_count or schedules.lines, "the target was never loaded at the address of its previous instance"
+    assert played.place_reused_count or schedules.given_lines, (
+        "the target was never loaded at the address of its previous instance"
+    )
 
 
 @pytest.mark.deep
@@ -41,4 +43,4 @@ def test_longer_orders(schedules: Schedules, figure: Callable[..., Figure]) -> N
     """
     played = schedules.explore()
     figure("schedules.long_run", len(played.plays), "schedules")
-    figure("schedules.long_steps", sum(len(play.turns) for play in played.plays), "steps")
+    figure("schedules.long_steps", sum(len(play.played_steps) for play in played.plays), "steps")

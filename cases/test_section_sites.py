@@ -14,7 +14,7 @@ from harness.core.elf import Elf
 from harness.core.source_line_to_offset import find_line_number
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_other_build_refused
-from harness.landing.precompiled_sites import PrecompiledSite, by_section
+from harness.landing.precompiled_sites import PrecompiledSite, request_by_section
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
@@ -46,7 +46,7 @@ def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
 def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
     """Sites by section + offset and by symbol + offset land at the same addresses and are hit once for each call."""
     sites = sites_at_lines(target.elf, shape)
-    with kprobes.on(*sites, relocation=by_section) as by_line:
+    with kprobes.on(*sites, relocation=request_by_section) as by_line:
         target.call(shape, TIMES)
     by_line.prove(hits=TIMES)
     with kprobes.on(*sites) as by_symbol:
@@ -68,7 +68,7 @@ def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes,
     assert rebuilt.build_id in str(refused)
     assert "\n" not in str(refused)
     missed_by = [
-        rebuilt.sections[stale.section] + stale.place - kprobes.layout.address(site)
+        rebuilt.sections[stale.section] + stale.section_offset - kprobes.layout.probe_address(site)
         for stale, site in zip(made, meant, strict=True)
     ]
     assert all(missed_by), f"a stale offset would have landed: {missed_by}"
@@ -80,6 +80,6 @@ def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes,
 @pytest.mark.parametrize("shape", SHAPES)
 def test_other_build_with_its_own_sites(rebuilt: Target, kprobes: Kprobes, shape: str) -> None:
     """Control: the same lines from the other build's own line table land in that build."""
-    with kprobes.on(*sites_at_lines(rebuilt.elf, shape), relocation=by_section) as probes:
+    with kprobes.on(*sites_at_lines(rebuilt.elf, shape), relocation=request_by_section) as probes:
         rebuilt.call(shape, TIMES)
     probes.prove(hits=TIMES)

@@ -56,7 +56,7 @@ def test_kernel_function(
     run_it: Callable[[Target], None],
 ) -> None:
     """Probes on a kernel function, exported, unexported or static, land on its entry and inner boundaries."""
-    sites = layout.straight(Site(symbol), BOUNDARIES)
+    sites = layout.once_per_call_sites(Site(symbol), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         run_it(target)
     probes.prove(hits=TIMES)
@@ -68,7 +68,7 @@ def test_kernel_function(
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static"])
 def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape: str, plain: bool) -> None:
     """Probes on a module's function, by SYM and by MOD:SYM, land on its entry and inner boundaries."""
-    sites = layout.straight(target.site(shape, plain=plain), BOUNDARIES)
+    sites = layout.once_per_call_sites(target.site(shape, plain=plain), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         target.call(shape, TIMES)
     probes.prove(hits=TIMES)
@@ -78,7 +78,7 @@ def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape
 @pytest.mark.mutants("lies", "misreports", "stale-list", "also-elsewhere", "wrong-ip", "deaf", "stale-snapshot")
 def test_each_witness_decides(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """All witnesses agree, and each mutant that only one of them can find is found by that one."""
-    sites = layout.straight(target.site("leaf"), BOUNDARIES)
+    sites = layout.once_per_call_sites(target.site("leaf"), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         target.call("leaf", TIMES)
     probes.prove(hits=TIMES)
@@ -88,7 +88,7 @@ def test_each_witness_decides(layout: Layout, target: Target, kprobes: Kprobes) 
 @pytest.mark.mutants("one-instruction-off", "next-symbol", "stale-snapshot")
 def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on a function that is not called are never hit, though the next function is called."""
-    sites = layout.straight(target.site("leaf"), BOUNDARIES)
+    sites = layout.once_per_call_sites(target.site("leaf"), BOUNDARIES)
     with kprobes.on(*sites) as probes:
         target.call("loop", TIMES)
     probes.prove(hits=0)

@@ -18,11 +18,11 @@ from harness.report.metrics_with_goals import Figure
 def test_stress(stress_runs: StressRuns, figure: Callable[..., Figure]) -> None:
     """In any order, each of the four programs gets an errno of its set, and everything can be removed afterwards."""
     stressed = stress_runs.race()
-    figure("stress.operations", stressed.operations, "operations")
-    figure("stress.attempts", stressed.attempts, "loads and removals tried")
-    figure("stress.changes", stressed.changes, "loads and removals")
-    figure("stress.probes", stressed.outcomes["probe", "0"], "probes loaded and found valid by the second read")
-    figure("stress.reused", stressed.reused, "probes refused by the second read alone")
+    figure("stress.operations", stressed.operation_count, "operations")
+    figure("stress.attempts", stressed.attempted_loads_and_removals, "loads and removals tried")
+    figure("stress.changes", stressed.successful_loads_and_removals, "loads and removals")
+    figure("stress.probes", stressed.outcome_counts["probe", "0"], "probes loaded and found valid by the second read")
+    figure("stress.reused", stressed.refused_by_second_read, "probes refused by the second read alone")
     figure("stress.minutes", round(stressed.seconds / 60, 2), "min")
     figure("stress.complaints", len(stressed.complaints), "complaints", goal="0")
     stressed.prove()

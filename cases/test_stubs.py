@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.landing.by_hand import ByHand
+from harness.landing.by_hand import RelocationByHand
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -24,11 +24,11 @@ CALLED_TWICE = ("pinpoint_leaf", "pinpoint_static")
 @pytest.mark.requires("kprobes", "module_stubs")
 def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Some functions that follow each other in the file are farther apart in memory; none are closer."""
-    gaps = layout.gaps(target.module)
-    grown = [gap for gap in gaps if gap.loaded > gap.in_file]
+    gaps = layout.function_distances(target.module)
+    grown = [gap for gap in gaps if gap.bytes_loaded > gap.bytes_in_file]
     assert grown, f"no gap grew: {gaps}"
-    assert all(gap.loaded >= gap.in_file for gap in gaps), f"a gap shrank: {gaps}"
-    figure("stubs.largest_growth", max(gap.loaded - gap.in_file for gap in grown), "bytes")
+    assert all(gap.bytes_loaded >= gap.bytes_in_file for gap in gaps), f"a gap shrank: {gaps}"
+    figure("stubs.largest_growth", max(gap.bytes_loaded - gap.bytes_in_file for gap in grown), "bytes")
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
@@ -43,17 +43,17 @@ def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
     for landing in probes.landings:
         expected = TIMES * (2 if landing.site.symbol in CALLED_TWICE else 1)
         if landing.hits != expected:
-            raise Missed(f"hit {landing.hits} times, not {expected}\n\n{landing.table()}")
+            raise Missed(f"hit {landing.hits} times, not {expected}\n\n{landing.format_witness_table()}")
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
 def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Text base + file offset points before the function, by the size of all stubs up to it."""
-    by_hand = ByHand(layout)
+    by_hand = RelocationByHand(layout)
     missed = {}
     for shape in SHAPES:
         site = target.site(shape)
-        missed[shape] = layout.address(site) - by_hand.address(site)
+        missed[shape] = layout.probe_address(site) - by_hand.address(site)
     figure("stubs.missed_by", max(missed.values()), "bytes")
     assert max(missed.values()) > 0, f"text base + file offset happens to hold: {missed}"
     assert min(missed.values()) >= 0, f"a function is closer to the text base than in the file: {missed}"

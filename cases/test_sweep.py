@@ -25,12 +25,12 @@ def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
 
     A spread of the functions is tried, or every one with --sweep=kernel and with ./pinpoint test.
     """
-    swept = sweeps.sweep_resolved()
+    swept = sweeps.sweep_disabled()
     figure("sweep.eligible", sweeps.eligible_count, "sites")
-    figure("sweep.resolved", swept.sites, "sites")
-    figure("sweep.landed", swept.landed, "sites")
-    figure("sweep.unexplained", len(swept.unexplained), "sites", goal="0")
-    figure("sweep.per_second", round(swept.per_second, 1), "sites/s")
+    figure("sweep.resolved", swept.site_count, "sites")
+    figure("sweep.landed", swept.landed_count, "sites")
+    figure("sweep.unexplained", len(swept.describe_unexplained_sites), "sites", goal="0")
+    figure("sweep.per_second", round(swept.sites_per_second, 1), "sites/s")
     figure("sweep.seconds", round(swept.seconds, 1), "s", goal="at most 180")
     swept.prove()
 
@@ -43,15 +43,15 @@ def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     A sample is armed, or everything with --sweep=all. --sweep=kernel also arms all of a small kernel.
     """
     swept = sweeps.sweep_armed()
-    figure("sweep.armed", swept.sites, "sites")
-    figure("sweep.armed_landed", swept.landed, "sites")
-    figure("sweep.armed_unexplained", len(swept.unexplained), "sites", goal="0")
-    figure("sweep.armed_per_second", round(swept.per_second, 1), "sites/s")
-    figure("sweep.armed_deadly", len(swept.fatal), "sites")
+    figure("sweep.armed", swept.site_count, "sites")
+    figure("sweep.armed_landed", swept.landed_count, "sites")
+    figure("sweep.armed_unexplained", len(swept.describe_unexplained_sites), "sites", goal="0")
+    figure("sweep.armed_per_second", round(swept.sites_per_second, 1), "sites/s")
+    figure("sweep.armed_deadly", len(swept.fatal_sites), "sites")
     swept.prove()
-    if swept.fatal:
-        sites = ", ".join(death.site.symbol for death in swept.fatal)
-        known_fail(f"a probe kills the guest at {sites}: {swept.fatal[0].reason}")
+    if swept.fatal_sites:
+        sites = ", ".join(death.site.symbol for death in swept.fatal_sites)
+        known_fail(f"a probe kills the guest at {sites}: {swept.fatal_sites[0].reason}")
 
 
 @pytest.mark.deep
@@ -64,8 +64,8 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
     if lacking := sweep_tracefs.unavailable_reason(guest):
         pytest.skip(f"{guest.name}: {lacking}")
     ours, peer = sweeps.compare_with_tracefs()
-    figure("sweep.tracefs_per_second", round(peer.per_second, 1), "sites/s")
-    figure("sweep.ratio_to_tracefs", round(ours.per_second / peer.per_second, 1), "x", goal="at least 3")
+    figure("sweep.tracefs_per_second", round(peer.sites_per_second, 1), "sites/s")
+    figure("sweep.ratio_to_tracefs", round(ours.sites_per_second / peer.sites_per_second, 1), "x", goal="at least 3")
     ours.prove()
 
 
@@ -76,6 +76,6 @@ def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> Non
     deadly = target.site("loop")
     sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
-    swept = sweeps.on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
-    assert [death.site for death in swept.fatal] == [deadly]
-    assert swept.landed == len(sites) - 1, swept.unexplained
+    swept = sweeps.sweep_on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
+    assert [death.site for death in swept.fatal_sites] == [deadly]
+    assert swept.landed_count == len(sites) - 1, swept.describe_unexplained_sites

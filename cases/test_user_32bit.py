@@ -2,9 +2,9 @@
 
 import pytest
 
-from harness.images.user_targets import NARROW, ONE, RUNNER
+from harness.images.user_targets import COMPAT, FIRST_LIBRARY, RUNNER
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.uprobes_in_32bit_programs import prove_32bit
+from harness.userspace.uprobes_in_32bit_programs import prove_32bit_uprobes
 
 TIMES = 3
 
@@ -12,10 +12,10 @@ TIMES = 3
 @pytest.mark.requires("uprobes", "programs_32bit")
 @pytest.mark.mutants("user-unarmed", "user-left-registered")
 @pytest.mark.parametrize("way", ["tracefs", "module"])
-@pytest.mark.parametrize("name", [ONE, RUNNER])
+@pytest.mark.parametrize("name", [FIRST_LIBRARY, RUNNER])
 def test_32bit(uprobes: Uprobes, name: str, way: str) -> None:
     """x86 decodes the instruction as 32-bit code and probes it; arm64 answers ENOTSUPP where the code is mapped."""
-    file = uprobes.file(name, NARROW)
-    symbol = f"pinpoint_{'one' if name == ONE else 'runner'}_leaf"
-    with uprobes.runner(NARROW) as process:
-        prove_32bit(uprobes, process, file, symbol, way, TIMES)
+    file = uprobes.target_file(name, COMPAT)
+    symbol = f"pinpoint_{'one' if name == FIRST_LIBRARY else 'runner'}_leaf"
+    with uprobes.runner(COMPAT) as process:
+        prove_32bit_uprobes(uprobes, process, file, symbol, way, TIMES)

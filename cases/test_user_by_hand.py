@@ -8,28 +8,30 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
+from harness.images.user_targets import FIRST_LIBRARY, PLAIN, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
 from harness.userspace.base_offset_trial import UserTrial
 from harness.userspace.probe_run import Uprobes
 
-FILES = (ONE, TWO, RUNNER)
+FILES = (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)
 
 
 def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> list[UserTrial]:
     """Run one trial for each file of a variant, all in one process, and record its figures."""
     with uprobes.runner(variant) as process:
-        found = [UserTrial.of(uprobes, process, name, variant) for name in FILES]
+        found = [UserTrial.of_file(uprobes, process, name, variant) for name in FILES]
         for trial in found:
-            trial.prove(uprobes, process)
+            trial.prove_sample_in_guest(uprobes, process)
     scope = f"user.{variant}"
-    figure(f"byhand.{scope}.symbols", sum(len(trial.aims) for trial in found), "functions")
-    figure(f"byhand.{scope}.missed", sum(len(trial.missed) for trial in found), "functions")
-    figure(f"bysymbol.{scope}.missed", sum(len(trial.missed_by_symbol) for trial in found), "functions", goal="0")
-    figure(f"byaddress.{scope}.missed", sum(len(trial.missed_by_address) for trial in found), "functions")
-    if any(trial.missed_by_symbol for trial in found):
-        raise Missed(f"missed by symbol: {[trial.missed_by_symbol for trial in found]}")
+    figure(f"byhand.{scope}.symbols", sum(len(trial.functions) for trial in found), "functions")
+    figure(f"byhand.{scope}.missed", sum(len(trial.functions_missed_by_hand) for trial in found), "functions")
+    figure(
+        f"bysymbol.{scope}.missed", sum(len(trial.functions_missed_by_symbol) for trial in found), "functions", goal="0"
+    )
+    figure(f"byaddress.{scope}.missed", sum(len(trial.functions_missed_by_address) for trial in found), "functions")
+    if any(trial.functions_missed_by_symbol for trial in found):
+        raise Missed(f"missed by symbol: {[trial.functions_missed_by_symbol for trial in found]}")
     return found
 
 
@@ -38,7 +40,7 @@ def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> lis
 def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """Control: in the build that the distances were taken from, every function is found."""
     for trial in trials(uprobes, PLAIN, figure):
-        trial.prove_missed(least=0, most=0)
+        trial.prove_missed_count(least=0, most=0)
 
 
 @pytest.mark.requires("uprobes")
@@ -48,9 +50,9 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
     """In a build of the same source with another layout, most functions are missed; by symbol none are."""
     found = trials(uprobes, variant, figure)
     for trial in found:
-        trial.prove_missed(least=len(trial.aims) // 2 + 1, most=len(trial.aims))
+        trial.prove_missed_count(least=len(trial.functions) // 2 + 1, most=len(trial.functions))
     if variant == "reordered":
-        figure("byhand.user.missed", sum(len(trial.missed) for trial in found), "functions")
+        figure("byhand.user.missed", sum(len(trial.functions_missed_by_hand) for trial in found), "functions")
 
 
 @pytest.mark.requires("uprobes")
@@ -58,6 +60,6 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
 def test_linked_at_another_base(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """In a file linked at another base the distances hold; an address used as a file offset misses every function."""
     for trial in trials(uprobes, "based", figure):
-        trial.prove_missed(least=0, most=0)
-        if len(trial.missed_by_address) != len(trial.aims):
-            raise Missed(f"{trial.file.name}: by address {len(trial.missed_by_address)} are missed, not all")
+        trial.prove_missed_count(least=0, most=0)
+        if len(trial.functions_missed_by_address) != len(trial.functions):
+            raise Missed(f"{trial.file.name}: by address {len(trial.functions_missed_by_address)} are missed, not all")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.images.user_targets import ONE, PLAIN, RUNNER, TWO
+from harness.images.user_targets import FIRST_LIBRARY, PLAIN, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.userspace.probe_run import Uprobes
 
@@ -14,9 +14,9 @@ LEAF = "pinpoint_one_leaf"
 @pytest.mark.mutants("user-one-instruction-off", "user-other-file")
 def test_started_before_and_after(uprobes: Uprobes) -> None:
     """A process that ran before the probe was registered has it, and so has one that is started later."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as early:
-        with uprobes.on(file, [file.site(LEAF)]).read_before(early) as run, uprobes.runner() as late:
+        with uprobes.on(file, [file.site(LEAF)]).read_pages_before(early) as run, uprobes.runner() as late:
             early.call(LEAF, TIMES)
             late.call(LEAF, 1)
             run.read_pages(early, late, ask="")
@@ -31,18 +31,18 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
 
     The DSO is linked at another base.
     """
-    file = uprobes.file(ONE, "based")
+    file = uprobes.target_file(FIRST_LIBRARY, "based")
     with uprobes.runner() as process, uprobes.on(file, [file.site(LEAF)]) as run:
         for _ in range(2):
-            slot = process.send_command(f"open {file.path}")["slot"]
+            slot = process.send_command(f"open {file.guest_path}")["slot"]
             process.call(f"+{LEAF}", TIMES)
             run.read_pages(process, ask="+")
-            if not uprobes.mutant.spares:
+            if not uprobes.mutant.skips_event_during_hit:
                 process.send_command(f"close {slot}")
         process.call(LEAF, TIMES)
     run.prove(2 * TIMES)
     run.prove_restored()
-    after = run.mapped_after(process)
+    after = run.mapping_count_after(process)
     if after:
         raise Missed(f"mapped after dlclose(): {after}")
 
@@ -51,16 +51,16 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-unarmed")
 def test_fork(uprobes: Uprobes) -> None:
     """A forked child has its parent's breakpoints, and its hits are counted as those of another process."""
-    file = uprobes.file(TWO)
+    file = uprobes.target_file(SECOND_LIBRARY)
     site = file.site("pinpoint_two_leaf")
     with uprobes.runner() as process:
         parent = process.pid
-        with uprobes.on(file, [site]).read_before(process) as run:
+        with uprobes.on(file, [site]).read_pages_before(process) as run:
             process.call(site.symbol, TIMES)
             child = process.fork()
             process.call(site.symbol, 1)
             run.read_pages_of(child)
-            if process.reap():
+            if process.end_child():
                 raise Missed("the child failed")
             process.pid = parent
             process.call(site.symbol, 1)
@@ -73,12 +73,12 @@ def test_fork(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-unarmed")
 def test_exec(uprobes: Uprobes) -> None:
     """After exec() the probe is in the new mappings of the same process, too."""
-    file = uprobes.file(RUNNER)
+    file = uprobes.target_file(RUNNER)
     site = file.site("pinpoint_runner_leaf")
     with uprobes.runner() as process:
-        with uprobes.on(file, [site]).read_before(process) as run:
+        with uprobes.on(file, [site]).read_pages_before(process) as run:
             process.call(site.symbol, TIMES)
-            process.exec(file)
+            process.exec_program(file)
             process.call(site.symbol, TIMES)
             run.read_pages(process, ask="")
         run.prove(2 * TIMES)
@@ -89,20 +89,20 @@ def test_exec(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-unarmed", "user-stale-view", "user-signals-child")
 def test_under_ptrace(uprobes: Uprobes) -> None:
     """A traced process hits like any other: its tracer reads the breakpoint and gets no trap of a uprobe."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as process:
         process.send_command(f"traced {LEAF} {TIMES}")
         without = process.send_command("go")
         with uprobes.on(file, [file.site(LEAF)]) as run:
             child = int(process.send_command(f"traced {LEAF} {TIMES}")["pid"])
             run.read_pages_of(child)
-            if uprobes.mutant.signals:
+            if uprobes.mutant.signals_traced_child:
                 uprobes.guest.run("kill", "-USR1", str(child)).check()
             reply = process.send_command("go")
         reply = without if uprobes.mutant.stale_view else reply
         run.prove({child: TIMES})
         word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
-        breakpoint_ = uprobes.guest.architecture.kprobes.uprobe_breakpoint
+        breakpoint_ = uprobes.guest.architecture.kprobe_traits.uprobe_breakpoint
         if not word.startswith(breakpoint_) or (reply["stops"], reply["status"]) != ("0", "0"):
             raise Missed(f"the tracer saw {reply}")
 
@@ -111,22 +111,24 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-trusts-any-build")
 def test_replaced_file(uprobes: Uprobes) -> None:
     """If a file is renamed over a mapped one, the old inode stays probed, and sites of the old build are refused."""
-    old, new = uprobes.file(ONE), uprobes.file(ONE, "rebuilt")
+    old, new = uprobes.target_file(FIRST_LIBRARY), uprobes.target_file(FIRST_LIBRARY, "rebuilt")
     directory = "/tmp/pinpoint_replaced"
-    copies = " ".join(uprobes.file(name).path for name in (RUNNER, ONE, TWO))
-    uprobes.guest.script(f"mkdir {directory} && cp {copies} {directory}/").check()
+    copies = " ".join(uprobes.target_file(name).guest_path for name in (RUNNER, FIRST_LIBRARY, SECOND_LIBRARY))
+    uprobes.guest.run_script(f"mkdir {directory} && cp {copies} {directory}/").check()
     try:
-        file = old.at_path(f"{directory}/{ONE}")
+        file = old.at_path(f"{directory}/{FIRST_LIBRARY}")
         site = file.site("pinpoint_one_calls")
         with uprobes.runner_at(f"{directory}/{RUNNER}") as early:
-            with uprobes.on(file, [site]).read_before(early) as run:
-                uprobes.guest.script(f"cp {new.path} {file.path}.new && mv {file.path}.new {file.path}").check()
+            with uprobes.on(file, [site]).read_pages_before(early) as run:
+                uprobes.guest.run_script(
+                    f"cp {new.guest_path} {file.guest_path}.new && mv {file.guest_path}.new {file.guest_path}"
+                ).check()
                 early.call(site.symbol, TIMES)
                 run.read_pages(early, ask="")
                 with uprobes.runner_at(f"{directory}/{RUNNER}") as late:
                     late.call(site.symbol, 1)
             run.prove(TIMES)
-            run.prove_only_in(early.pid)
+            run.prove_hit_only_in(early.pid)
             refused = uprobes.expect_build_refused(file, [site])
             assert new.elf.build_id[:12] in refused
     finally:
@@ -137,8 +139,10 @@ def test_replaced_file(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-trusts-any-build")
 def test_plain_build_is_what_runs(uprobes: Uprobes) -> None:
     """Control for all cases here: the file in the guest has the build-id of the file that the sites come from."""
-    for name in (RUNNER, ONE, TWO):
-        file = uprobes.file(name, PLAIN)
-        there = file.at_path(uprobes.file(name, "rebuilt").path) if uprobes.mutant.trusts_anything else file
+    for name in (RUNNER, FIRST_LIBRARY, SECOND_LIBRARY):
+        file = uprobes.target_file(name, PLAIN)
+        there = (
+            file.at_path(uprobes.target_file(name, "rebuilt").guest_path) if uprobes.mutant.accepts_any_build else file
+        )
         if there.build_id_in_guest() != file.elf.build_id:
-            raise Missed(f"{there.path} is another build")
+            raise Missed(f"{there.guest_path} is another build")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.images.user_targets import ONE, RUNNER
+from harness.images.user_targets import FIRST_LIBRARY, RUNNER
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
-from harness.userspace.hits_held_in_handler import Gate
+from harness.userspace.hits_held_in_handler import UprobeGate
 from harness.userspace.probe_run import Uprobes
 from harness.userspace.stress import toggle_uprobe
 
@@ -21,10 +21,10 @@ LEAF = "pinpoint_one_leaf"
 @pytest.mark.mutants("user-gate-open")
 def test_removed_during_a_hit(uprobes: Uprobes) -> None:
     """Removing a probe waits for a hit that is in its handler, and the process then continues normally."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as process:
         plain = process.call(LEAF, 1)
-        with Gate(uprobes, file, LEAF) as gate:
+        with UprobeGate(uprobes, file, LEAF) as gate:
             process.send_command_async(f"call {LEAF} 1")
             gate.await_hit()
             gate.prove_removal_waits()
@@ -37,18 +37,18 @@ def test_removed_during_a_hit(uprobes: Uprobes) -> None:
 @pytest.mark.parametrize("what", ["killed", "exit", "exec", "unmap"])
 def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
     """During a hit the process can be killed, exit, execute another program or unmap the code."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as process:
         earlier = process.function_address(LEAF)
-        with Gate(uprobes, file, LEAF) as gate:
+        with UprobeGate(uprobes, file, LEAF) as gate:
             process.send_command(f"spin {LEAF}")
             gate.await_hit()
-            if uprobes.mutant.spares:
+            if uprobes.mutant.skips_event_during_hit:
                 pass
             elif what == "killed":
-                gate.kill(process.pid)
+                gate.kill_process(process.pid)
             elif what == "exec":
-                process.exec(uprobes.file(RUNNER))
+                process.exec_program(uprobes.target_file(RUNNER))
             elif what == "unmap":
                 process.send_command(f"unmap {LEAF}")
             else:
@@ -67,7 +67,7 @@ def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
 @pytest.mark.parametrize("rounds", [pytest.param(6, id="few"), pytest.param(60, id="many", marks=pytest.mark.deep)])
 def test_toggled_under_hits(uprobes: Uprobes, rounds: int, figure: Callable[..., Figure]) -> None:
     """Probes are added and removed under a thread that hits all the time, while processes start, fork and end."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as process:
         process.send_command(f"spin {LEAF}")
         races = toggle_uprobe(uprobes, file, LEAF, rounds)

@@ -2,18 +2,18 @@
 
 import pytest
 
-from harness.images.user_targets import ONE
+from harness.images.user_targets import FIRST_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.userspace.probe_run import Uprobes
-from harness.userspace.refusals import BAD, RefusedRequest, expect_no_code, expect_refused
+from harness.userspace.refusals import REFUSED_REQUESTS, RefusedRequest, expect_refused, expect_uprobe_on_data
 
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-good-request", "user-left-registered", "user-leaves-event")
-@pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.what.replace(" ", "-")) for bad in BAD])
+@pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.description.replace(" ", "-")) for bad in REFUSED_REQUESTS])
 def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
     """Bad offsets, files and file systems are refused."""
-    expect_refused(uprobes, uprobes.file(ONE), bad)
+    expect_refused(uprobes, uprobes.target_file(FIRST_LIBRARY), bad)
 
 
 @pytest.mark.requires("uprobes")
@@ -22,7 +22,7 @@ def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
 def test_on_data(uprobes: Uprobes, name: str) -> None:
     """The kernel takes a uprobe on data. Writable data it never changes; in other data it writes a breakpoint."""
     with uprobes.runner() as process:
-        expect_no_code(uprobes, uprobes.file(ONE), f"pinpoint_one_{name}", process)
+        expect_uprobe_on_data(uprobes, uprobes.target_file(FIRST_LIBRARY), f"pinpoint_one_{name}", process)
 
 
 @pytest.mark.requires("uprobes")
@@ -32,16 +32,16 @@ def test_inside_a_user_instruction(uprobes: Uprobes) -> None:
 
     The breakpoint that x86 then writes changes the instruction into another one. Nothing calls the function.
     """
-    file = uprobes.file(ONE)
-    wanted = uprobes.guest.architecture.kprobes.uprobe_mid_instruction
-    site = file.decodable_inside("pinpoint_one_leaf")
+    file = uprobes.target_file(FIRST_LIBRARY)
+    wanted = uprobes.guest.architecture.kprobe_traits.uprobe_mid_instruction_errno
+    site = file.decodable_site_inside_instruction("pinpoint_one_leaf")
     with uprobes.runner() as process:
-        with uprobes.on(file, [site], "module").read_before(process) as run:
+        with uprobes.on(file, [site], "module").read_pages_before(process) as run:
             run.read_pages(process)
         error = run.registered[0].errno
         if error != wanted:
             raise Missed(f"{site}: inside an instruction: errno {error}, not {wanted}")
         changed = run.changed_offsets(process)
-        if changed != ([] if wanted else [file.offset(site)]):
+        if changed != ([] if wanted else [file.offset_of_site(site)]):
             raise Missed(f"{site}: errno {error}, and memory changed at {changed}")
         run.prove_restored()

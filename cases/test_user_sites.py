@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.images.user_targets import ONE, RUNNER, TWO
+from harness.images.user_targets import FIRST_LIBRARY, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
 from harness.userspace.probe_run import Uprobes
@@ -37,18 +37,18 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
 
     They are registered in each possible way.
     """
-    file = uprobes.file(ONE)
-    sites = file.straight(file.site("pinpoint_one_leaf"), BOUNDARIES)
+    file = uprobes.target_file(FIRST_LIBRARY)
+    sites = file.once_per_call_sites(file.site("pinpoint_one_leaf"), BOUNDARIES)
     with uprobes.runner() as first, uprobes.runner() as second:
-        with uprobes.on(file, sites, way).read_before(first, second) as run:
+        with uprobes.on(file, sites, way).read_pages_before(first, second) as run:
             first.call("pinpoint_one_leaf", TIMES)
             second.call("pinpoint_one_leaf", TIMES + 1)
             run.read_pages(first, second, ask="")
         run.prove({first.pid: TIMES, second.pid: TIMES + 1})
-        run.prove_only_in(first.pid, second.pid)
+        run.prove_hit_only_in(first.pid, second.pid)
         run.prove_addresses_differ()
         run.prove_restored()
-        run.prove_private()
+        run.prove_pages_private()
 
 
 @pytest.mark.requires("uprobes")
@@ -56,9 +56,9 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
 @pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
 def test_user_return(uprobes: Uprobes, way: str) -> None:
     """A return probe is registered at the function's entry and reports each return with the function's address."""
-    file = uprobes.file(TWO)
+    file = uprobes.target_file(SECOND_LIBRARY)
     with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).read_before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).read_pages_before(process) as run:
             process.call("pinpoint_two_calls", TIMES)
             run.read_pages(process, ask="")
         run.prove(TIMES)
@@ -70,10 +70,10 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
 @pytest.mark.parametrize("symbol", ["leaf", "static", "calls"])
 def test_user_program(uprobes: Uprobes, symbol: str) -> None:
     """Probes land in functions of a position-independent program: exported, static, and calling through the PLT."""
-    file = uprobes.file(RUNNER)
-    sites = file.straight(file.site(f"pinpoint_runner_{symbol}"), 2)
+    file = uprobes.target_file(RUNNER)
+    sites = file.once_per_call_sites(file.site(f"pinpoint_runner_{symbol}"), 2)
     with uprobes.runner() as process:
-        with uprobes.on(file, sites).read_before(process) as run:
+        with uprobes.on(file, sites).read_pages_before(process) as run:
             process.call(f"pinpoint_runner_{symbol}", TIMES)
             run.read_pages(process, ask="")
         run.prove(TIMES)
@@ -84,9 +84,9 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
 @pytest.mark.mutants("user-next-symbol", "user-unarmed")
 def test_calls_through_the_plt(uprobes: Uprobes) -> None:
     """A call through the PLT of the program, of another DSO and of the DSO itself runs the function that is probed."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_pages_before(process) as run:
             process.call("pinpoint_runner_calls", TIMES)
             process.call("pinpoint_two_calls", TIMES)
             process.call("pinpoint_one_calls", TIMES)
@@ -99,15 +99,15 @@ def test_calls_through_the_plt(uprobes: Uprobes) -> None:
 @pytest.mark.mutants("user-one-mapping", "user-unarmed")
 def test_twice_in_one_process(uprobes: Uprobes) -> None:
     """A DSO that one process has mapped twice, at two addresses (dlmopen()): the probe is in both, and both hit it."""
-    file = uprobes.file(ONE)
+    file = uprobes.target_file(FIRST_LIBRARY)
     with uprobes.runner() as process:
-        process.send_command(f"again {file.path}")
-        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_before(process) as run:
+        process.send_command(f"again {file.guest_path}")
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_pages_before(process) as run:
             process.call("pinpoint_one_leaf", TIMES)
             process.call("+pinpoint_one_leaf", TIMES)
             run.read_pages(process, ask="+")
         run.prove(2 * TIMES)
-        run.prove_mappings(process, 2)
+        run.prove_mapping_count(process, 2)
         run.prove_restored()
 
 
@@ -120,12 +120,12 @@ def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) ->
     """
     landings = []
     with uprobes.runner() as process:
-        pointers = process.pointers()
-        for file in map(uprobes.file, (ONE, TWO, RUNNER)):
+        pointers = process.function_pointers()
+        for file in map(uprobes.target_file, (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)):
             named = [each.name for each in file.functions if each.name in pointers]
-            sites = [site for each in named for site in file.straight(file.site(each), 2)]
-            with uprobes.on(file, sites, "module").read_before(process) as run:
-                process.send_command(f"each all {0 if uprobes.mutant.spares else 1}")
+            sites = [site for each in named for site in file.once_per_call_sites(file.site(each), 2)]
+            with uprobes.on(file, sites, "module").read_pages_before(process) as run:
+                process.send_command(f"each all {0 if uprobes.mutant.skips_event_during_hit else 1}")
                 run.read_pages(process)
             run.prove()
             run.prove_restored()

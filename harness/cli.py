@@ -84,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(sign, signal.default_int_handler)
     try:
         if instruction := os.environ.get(_COMPLETE):
-            from harness.cli_completion_and_man import complete
+            from harness.cli_completion_and_man import answer_completion_request
 
-            return complete(cli, instruction)
+            return answer_completion_request(cli, instruction)
         words = sys.argv[1:] if arguments is None else list(arguments)
         return int(
             cli.main(args=words, standalone_mode=False, prog_name=_PROGRAM, default_map=user_config.read().apply()) or 0

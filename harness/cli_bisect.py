@@ -11,7 +11,7 @@ from harness.cli_common import example
 from harness.core import paths
 from harness.core.errors import HARNESS_FAILED
 from harness.core.events import Bus
-from harness.core.files import digest
+from harness.core.files import sha256_of_strings
 from harness.images.vm_recipe import select
 from harness.matrix.commands.bisect import Bisection, report
 from harness.matrix.commands.bisect_test import CaseTest
@@ -39,22 +39,22 @@ def bisect(tree: Path, good: str, bad: str, expression: str, vm: str, config: Pa
     """
     select([vm])
     source = tree.resolve()
-    directory = paths.cache() / "bisect" / digest([str(source), good, bad, expression, vm, str(config)])[:12]
+    directory = paths.cache() / "bisect" / sha256_of_strings([str(source), good, bad, expression, vm, str(config)])[:12]
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     options = [f"--config={config.resolve()}"] if config else []
     bisection = Bisection(directory, source, good, bad, CaseTest(vm, expression, options, directory, bus))
     if anew:
-        bisection.forget()
+        bisection.forget_steps()
     elif bisection.resumed:
         click.echo(f"resuming after {len(bisection.steps())} tested commits (--anew begins again)", err=True)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bisect") as aside:
         try:
             job = aside.submit(bisection.run)
-            board.follow([job])
+            board.follow_jobs([job])
         finally:
             board.close()
     outcome = job.result()
     for line in report(outcome):
         click.echo(without_control_codes(line))
-    return 0 if outcome.commit else HARNESS_FAILED
+    return 0 if outcome.first_bad_commit else HARNESS_FAILED

@@ -27,7 +27,7 @@ def completion(ctx: click.Context, shell: str) -> int:
     return 0
 
 
-def complete(cli: click.Command, instruction: str) -> int:
+def answer_completion_request(cli: click.Command, instruction: str) -> int:
     """Answer a shell's request for completions."""
     return shell_complete(cli, {}, PROGRAM, VARIABLE, instruction)
 

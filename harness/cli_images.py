@@ -54,7 +54,7 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
     if kernels or config:
         from harness.matrix.commands import obtain_given_kernel
 
-        recipes = [obtain_given_kernel.obtained(vms, kernels, config, boot=False)]
+        recipes = [obtain_given_kernel.prepare_given_kernel_recipe(vms, kernels, config, boot=False)]
     else:
         recipes = select(vms)
     if module:
@@ -66,7 +66,7 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
             built = {recipe.name: pool.submit(prepare.prepare, recipe, build_context) for recipe in recipes}
             # Inside the pool's block, whose end waits for the builds.
-            board.follow(built.values())
+            board.follow_jobs(built.values())
     finally:
         board.close()
     return max((_report(name, image) for name, image in built.items()), default=0)
@@ -86,7 +86,7 @@ def kbuild_dir(vm: str) -> int:
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=vm, mend="build its image again")
     architecture = recipe.architecture
-    words = [f"ARCH={architecture.kernel}", f"CROSS_COMPILE={architecture.cross_prefix}"]
+    words = [f"ARCH={architecture.kernel_arch}", f"CROSS_COMPILE={architecture.cross_prefix}"]
     if recipe.kernel.cflags:
         words.append(f"KCFLAGS='{recipe.kernel.cflags}'")
     click.echo(f"pinpoint: give make {' '.join(words)}", err=True)
@@ -120,7 +120,7 @@ def _prepared(recipes: Sequence[Recipe]) -> list[Image]:
     try:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="build") as pool:
             jobs = [pool.submit(prepare.prepare, recipe, context) for recipe in recipes]
-            board.follow(jobs)
+            board.follow_jobs(jobs)
     finally:
         board.close()
     return [job.result() for job in jobs]

@@ -16,7 +16,7 @@ from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
 from harness.report import history as past_runs
 from harness.report import lost
-from harness.report.compare import Baseline, compare_with_baseline, lines, read_cells
+from harness.report.compare import Baseline, compare_with_baseline, format_comparison, read_cells
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_report
 from harness.report.metrics_with_goals import Figures
@@ -45,7 +45,7 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
         found = compare_with_baseline(Baseline.read(old), cells)
     else:
         found = compare_cells(read_cells(old), cells, strict=strict)
-    for line in lines(found):
+    for line in format_comparison(found):
         click.echo(line)
     return CELL_FAILED if found.worse else 0
 
@@ -63,7 +63,7 @@ def export(run: Path | None, form: str, origin: str, output: Path | None) -> int
     if not _ORIGIN.fullmatch(origin):
         raise UsageError("--origin takes lower-case letters, digits and underscores", where=repr(origin))
     directory = RunDirectory((run or paths.results() / LATEST).resolve())
-    cells, missing = read_cells(directory.path), lost.read(directory)
+    cells, missing = read_cells(directory.path), lost.read_lost_cells(directory)
     match form:
         case "ktap":
             from harness.report.export.ktap import ktap
@@ -174,7 +174,7 @@ def report(runs: Sequence[Path], output: Path | None) -> int:
         read_cells(run)
     chosen = [RunDirectory((run if run.is_dir() else run.parent).resolve()) for run in named]
     merged = max(chosen, key=lambda run: run.name).path.parent / _MERGED
-    into = output or (chosen[0].html if len(chosen) == 1 else merged)
+    into = output or (chosen[0].html_report_file if len(chosen) == 1 else merged)
     try:
         click.echo(str(write_report(chosen, into.resolve())))
     except OSError as error:

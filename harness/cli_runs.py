@@ -130,17 +130,17 @@ def run(
         archs, matrix, pytest_arguments
     ):
         vms = ()
-    gate = Gate.of(baseline, confirm, strict=strict)
+    gate = Gate.from_options(baseline, confirm, strict=strict)
     if kernels or config:
         if archs or matrix:
             raise UsageError("--kernel is for one VM", mend="name it with --vm")
-        recipe = obtain_given_kernel.obtained(vms, kernels, config, boot=True, accelerator=accel)
-        gate.lost = given_kernel_recipe.lost_traits(select([recipe.name])[0], recipe)
-        replace_in_this_run(recipe, given_kernel_recipe.Given(tuple(kernels), config).options)
+        recipe = obtain_given_kernel.prepare_given_kernel_recipe(vms, kernels, config, boot=True, accelerator=accel)
+        gate.lost_traits = given_kernel_recipe.lost_traits(select([recipe.name])[0], recipe)
+        replace_in_this_run(recipe, given_kernel_recipe.GivenKernel(tuple(kernels), config).command_line_options)
         vms = [recipe.name]
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:
-        os.environ[qemu_program.HOST_QEMU] = "1"
+        os.environ[qemu_program.HOST_QEMU_VARIABLE] = "1"
     if dry_run:
         return _dry_run(recipes, accel)
     for recipe in recipes if accel else ():
@@ -153,7 +153,7 @@ def run(
     options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
-    return gate.judged(pytest_run.run(arguments, plugins=[gate.listener]), pytest_arguments)
+    return gate.judge_and_report(pytest_run.run(arguments, plugins=[gate.listener]), pytest_arguments)
 
 
 @click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))
@@ -220,8 +220,8 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
     for recipe in recipes:
         image = prepare.prepare(recipe, build_context) if prepare.is_built(recipe, build_context) else None
         wiring = qemu.QemuFiles(
-            console=3,
-            monitor=4,
+            console_descriptor=3,
+            monitor_descriptor=4,
             kernel=image.kernel if image else Path("KERNEL"),
             initrd=image.initrd if image else Path("INITRD"),
         )

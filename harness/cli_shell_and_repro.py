@@ -44,7 +44,7 @@ def repro(
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
     if kernels or config:
         vm = bundle.read(directory).cell.vm
-        replace_in_this_run(obtain_given_kernel.obtained([vm], kernels, config, boot=True))
+        replace_in_this_run(obtain_given_kernel.prepare_given_kernel_recipe([vm], kernels, config, boot=True))
     if way == attach.GDB:
         debugger.find_gdb(replay.recipe_of(bundle.read(directory)).architecture)
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
@@ -61,7 +61,11 @@ def shell(vm: str, kernels: Sequence[Path], config: Path | None, accel: str | No
 
     Commands from a pipe are run; the exit status is the shell's.
     """
-    recipe = obtain_given_kernel.obtained([vm], kernels, config, boot=True) if kernels or config else select([vm])[0]
+    recipe = (
+        obtain_given_kernel.prepare_given_kernel_recipe([vm], kernels, config, boot=True)
+        if kernels or config
+        else select([vm])[0]
+    )
     if gdb:
         debugger.find_gdb(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
@@ -84,14 +88,18 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
     def begin() -> Guest:
         image = prepare(recipe, build_context)
         freezer = Freezer(build_context, bus, accel)
-        frozen = None if anew else freezer.find_frozen(image, lambda keys: start.boot(image, options(image, keys)))
+        frozen = (
+            None
+            if anew
+            else freezer.find_frozen_state_file(image, lambda keys: start.boot(image, options(image, keys)))
+        )
         keys = RunKeys.make()
         return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shell") as aside:
         try:
             guest = aside.submit(begin)
-            board.follow([guest])
+            board.follow_jobs([guest])
         finally:
             board.close()
     return guest.result()

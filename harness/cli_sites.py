@@ -47,15 +47,17 @@ def sites(names: Sequence[str], vm: str, sample: int | None, boot: bool, as_json
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sites") as aside:
         try:
             job = aside.submit(_found, recipe, names, sample or 0, boot, BuildContext.in_cache(bus))
-            board.follow([job])
+            board.follow_jobs([job])
         finally:
             board.close()
     functions, proof, notes = job.result()
-    answers = proof.answers if proof else {}
+    answers = proof.errno_by_offset if proof else {}
     if as_json:
-        click.echo(json.dumps([sites_command_output.as_object(each, answers) for each in functions], indent=2))
+        click.echo(
+            json.dumps([sites_command_output.function_as_json_object(each, answers) for each in functions], indent=2)
+        )
     elif names:
-        click.echo("\n\n".join(sites_command_output.text(each, answers) for each in functions))
+        click.echo("\n\n".join(sites_command_output.sites_table(each, answers) for each in functions))
     for note in notes:
         click.echo(note, err=as_json)
     return CELL_FAILED if proof and proof.differences else 0
@@ -72,18 +74,18 @@ def _found(
     functions, notes = [], []
     with context.bus.step(recipe.name, "sites") as step:
         for number, name in enumerate(chosen):
-            step.report(name, number / len(chosen))
+            step.publish_progress(name, number / len(chosen))
             try:
-                functions.append(answers.function(name))
+                functions.append(answers.describe_function(name))
             except PinpointError as error:
                 # A sample leaves out what is no code; an error of the host, such as an interruption, ends the command.
                 if names or isinstance(error, HostError):
                     raise
                 notes.append(f"left out: {error}")
     seconds = time.monotonic() - began
-    if not answers.reserved.blacklist_known:
+    if not answers.reserved.blacklist_found_in_file:
         notes.append("the files have no list of the functions that the kernel refuses; only --boot knows them")
-    offsets = sum(len(each.instructions) + len(each.inside) for each in functions)
+    offsets = sum(len(each.instructions) + len(each.answers_inside_instructions) for each in functions)
     notes.append(f"{len(functions)} functions, {offsets} offsets from the files of {image.release} in {seconds:.1f} s")
     if not boot:
         return functions, None, notes
@@ -95,8 +97,8 @@ def _found(
     if len(proof.differences) > _SHOWN:
         notes.append(f"and {len(proof.differences) - _SHOWN} more")
     notes.append(
-        f"the kernel was tried at {len(proof.answers)} offsets in {time.monotonic() - began:.1f} s: "
-        f"{proof.agreed} as the files show ({proof.share:.2f} % of those that the files decide), "
-        f"{proof.settled} that the files leave open, {len(proof.differences)} otherwise"
+        f"the kernel was tried at {len(proof.errno_by_offset)} offsets in {time.monotonic() - began:.1f} s: "
+        f"{proof.agreed_count} as the files show ({proof.agreement_percent:.2f} % of those that the files decide), "
+        f"{proof.settled_by_kernel_count} that the files leave open, {len(proof.differences)} otherwise"
     )
     return functions, proof, notes

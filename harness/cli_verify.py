@@ -88,12 +88,16 @@ def verify(
     wanted = VerifyRequest(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
     for word in expected:
         plan.parse_expected_site(word)
-    given = [obtain_given_kernel.obtained(vms, kernels, config, boot=True)] if kernels or config else select(vms)
+    given = (
+        [obtain_given_kernel.prepare_given_kernel_recipe(vms, kernels, config, boot=True)]
+        if kernels or config
+        else select(vms)
+    )
     reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:
         report_forms.write_junit(reports, junit)
     click.echo(report_forms.as_json(reports) if as_json else "\n\n".join(report.text() for report in reports))
-    return max(report.status for report in reports)
+    return max(report.exit_status for report in reports)
 
 
 def _pairs(words: Sequence[str]) -> dict[str, str]:
@@ -115,7 +119,7 @@ def _on_all(wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object) ->
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as aside:
         try:
             jobs = [aside.submit(_on, wanted, recipe, build_context) for recipe in recipes]
-            board.follow(jobs)
+            board.follow_jobs(jobs)
         finally:
             board.close()
     return [job.result() for job in jobs]

@@ -31,16 +31,16 @@ class Requirement:
     """
 
     package: str
-    provides: str
+    program_or_file: str
     purpose: str
-    guests: frozenset[str] = frozenset()
+    guest_architectures: frozenset[str] = frozenset()
 
     @property
-    def found(self) -> str:
+    def found_path(self) -> str:
         """The path of the program or file that the package provides; empty if it is absent."""
-        if self.provides.startswith("/"):
-            return next((str(path) for path in Path("/").glob(self.provides[1:])), "")
-        return shutil.which(self.provides) or ""
+        if self.program_or_file.startswith("/"):
+            return next((str(path) for path in Path("/").glob(self.program_or_file[1:])), "")
+        return shutil.which(self.program_or_file) or ""
 
 
 def requirements(text: str, machine: str) -> Iterator[Requirement]:
@@ -68,7 +68,11 @@ def main() -> int:
     named = os.environ.get(_GUESTS)
     listed = list(requirements(PACKAGES.read_text(), platform.machine()))
     # Without the launcher no guests are known, and every package counts as needed.
-    needed = [each for each in listed if named is None or not each.guests or each.guests & set(named.split())]
+    needed = [
+        each
+        for each in listed
+        if named is None or not each.guest_architectures or each.guest_architectures & set(named.split())
+    ]
     wanted = [*(each for each in listed if each not in needed), *optional_requirements(PACKAGES.read_text())]
     tests = list(optional_requirements(PACKAGES.read_text(), "tests"))
     versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])
@@ -82,7 +86,7 @@ def main() -> int:
         print(_line(each, versions, "absent", "optional"))
     for each in tests:
         print(_line(each, versions, "absent", "./pinpoint test installs it"))
-    missing = [each.package for each in needed if not each.found]
+    missing = [each.package for each in needed if not each.found_path]
     print()
     if not missing:
         print("Everything Pinpoint needs of this host is there.")
@@ -94,8 +98,8 @@ def main() -> int:
 
 def _line(each: Requirement, versions: Mapping[str, str], mark: str, state: str) -> str:
     """Return the line of a package: its version if it is installed, otherwise `mark` and `state`."""
-    if each.found:
-        mark, state = "ok", versions.get(each.package) or each.found
+    if each.found_path:
+        mark, state = "ok", versions.get(each.package) or each.found_path
     return f"  {mark:<7}  {each.package:<23} {state:<32} {each.purpose}".rstrip()
 
 
@@ -119,13 +123,13 @@ def _facts() -> Iterator[str]:
         home = _existing(Path(environment).parent)
         yield f"cache: {shutil.disk_usage(home).free / _GIB:.1f} GiB free ({home})"
     yield f"/dev/kvm: {_kvm()}"
-    yield f"rights of QEMU, gdb and builds of foreign modules: {child_privilege_drop.described()}"
+    yield f"rights of QEMU, gdb and builds of foreign modules: {child_privilege_drop.describe_child_rights()}"
 
 
 def _kvm() -> str:
     if not Path("/dev/kvm").exists():
         return "absent; guests are emulated"
-    if not child_privilege_drop.may_open(Path("/dev/kvm")):
+    if not child_privilege_drop.qemu_may_open(Path("/dev/kvm")):
         return "no access; guests are emulated (give a group access, such as kvm, and join it unless you are root)"
     return "can be opened; each run tries whether guests run under it"
 

@@ -15,10 +15,10 @@ from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
 from harness.landing.lookup.data_check import DataReader
-from harness.landing.mutants import named
+from harness.landing.mutants import mutant_by_name
 from harness.landing.probe_run import Kprobes
 from harness.landing.sweep.sweep_fixture import Sweeps
-from harness.landing.sweep.sweep_guests import Fresh
+from harness.landing.sweep.sweep_guests import FreshGuestFactory
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import record_base_offset_trial as tried_trials
@@ -26,14 +26,14 @@ from harness.matrix.guests import checkup, loaded_targets
 from harness.matrix.verify import guest as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import named as breaking
+from harness.pinning.mutants import mutant_by_name as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
 from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
 from harness.report.base_offset_table import TrialRow
 from harness.report.metrics_with_goals import Figure
-from harness.userspace.mutants import named as user_mutant
+from harness.userspace.mutants import mutant_by_name as user_mutant
 from harness.userspace.probe_run import Uprobes
 
 # The fixtures that load a target module, and the build that each loads.
@@ -79,7 +79,7 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
 
     @contextmanager
     def begin(*, may_die: bool = False, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
-        with request.config.stash[RUN].fleet.fresh(vm, cpus=cpus, anew=anew) as running:
+        with request.config.stash[RUN].fleet.start_fresh_guest(vm, cpus=cpus, anew=anew) as running:
             request.node.stash[WATCH].guest = running
             try:
                 yield running
@@ -106,7 +106,7 @@ def expendable(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator
     if not mutant:
         yield request.getfixturevalue("guest")
         return
-    with request.config.stash[RUN].fleet.fresh(vm) as other:
+    with request.config.stash[RUN].fleet.start_fresh_guest(vm) as other:
         request.node.stash[WATCH].guest = other
         yield other
 
@@ -150,7 +150,7 @@ def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str
 @pytest.fixture
 def kprobes(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[Kprobes]:
     """Probes in this guest: `with kprobes.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
-    with Kprobes(layout, named(mutant)) as tool:
+    with Kprobes(layout, mutant_by_name(mutant)) as tool:
         request.node.stash[WATCH].kprobes = tool
         yield tool
 
@@ -168,7 +168,7 @@ def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kpr
     """Probes in a guest that the case booted, or with targets that it loaded: `kprobes_in(guest, target, ...)`."""
 
     def tool(running: Guest, *targets: Target) -> Kprobes:
-        made = Kprobes(Layout(running, targets), named(mutant))
+        made = Kprobes(Layout(running, targets), mutant_by_name(mutant))
         request.node.stash[WATCH].kprobes = made
         return made
 
@@ -183,13 +183,13 @@ def loaders(mutant: str, guest: Guest) -> Iterator[Loaders]:
 
 
 @pytest.fixture
-def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: Fresh, mutant: str) -> Sweeps:
+def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: FreshGuestFactory, mutant: str) -> Sweeps:
     """Sweeps of this VM: `sweeps.sweep_resolved()`, `sweeps.sweep_armed()`; each returns the result of every site."""
     return Sweeps(
         layout,
         fresh,
         request.config.stash[RUN].bus,
-        mutant=named(mutant),
+        mutant=mutant_by_name(mutant),
         depth=Depth(request.config.option.sweep),
     )
 
@@ -210,8 +210,8 @@ def foreign_tools(
     def begin(*packages: str) -> Iterator[ForeignProbes]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = guest_package_archives.obtain(image.recipe, packages, context)
-        with verify_guest.start_guest(image, context, run.fleet.fresh_log(vm), wanted) as guest:
+        wanted = guest_package_archives.obtain_packed_tools(image.recipe, packages, context)
+        with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
             checkup.record_initial_state(guest)
             try:
@@ -227,13 +227,13 @@ def foreign_tools(
 @pytest.fixture
 def conversions(layout: Layout, mutant: str) -> AddressConverter:
     """Converts addresses to the closest symbol + offset and back: `conversions.prove(sites)`."""
-    return AddressConverter(layout, named(mutant))
+    return AddressConverter(layout, mutant_by_name(mutant))
 
 
 @pytest.fixture
 def readings(layout: Layout, mutant: str) -> DataReader:
     """Reads data by its symbol inside the guest and outside of it: `readings.prove(datum, value)`."""
-    return DataReader(layout, named(mutant))
+    return DataReader(layout, mutant_by_name(mutant))
 
 
 @pytest.fixture
@@ -260,7 +260,7 @@ def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
 @pytest.fixture
 def keep_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
     """Record a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
-    return partial(tried_trials.record_trial, request.config.stash[RUN].trials, vm)
+    return partial(tried_trials.record_trial, request.config.stash[RUN].trial_table, vm)
 
 
 @pytest.fixture

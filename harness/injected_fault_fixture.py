@@ -48,7 +48,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     faults = Faults(run.directory)
     if faults.read():
-        faults.count(run.figures)
+        faults.record_figures(run.figures)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

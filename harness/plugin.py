@@ -12,8 +12,8 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_phases_and_verdict, sanitize, selection
 from harness.matrix.controller_run import ControllerRun
-from harness.matrix.internal_error import InternalErrors
-from harness.matrix.results_unwritable import ResultsUnwritable
+from harness.matrix.internal_error import OneLineInternalErrors
+from harness.matrix.results_unwritable import StopOnUnwritableResults
 from harness.matrix.run import MatrixRun
 from harness.matrix.worker_run import WorkerRun
 from harness.matrix.workers import xdist_controller_and_worker
@@ -52,8 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[RUN] = run
     config.pluginmanager.register(run, "pinpoint-run")
-    config.pluginmanager.register(InternalErrors(), "pinpoint-internal-errors")
-    config.pluginmanager.register(ResultsUnwritable(), "pinpoint-unwritten")
+    config.pluginmanager.register(OneLineInternalErrors(), "pinpoint-internal-errors")
+    config.pluginmanager.register(StopOnUnwritableResults(), "pinpoint-unwritten")
     if isinstance(run, ControllerRun):
         config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
     xdist_controller_and_worker.keep_rows_together(config)
@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     selected = selection.without_optional_cells(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     selection.skip_cells_without_traits(selected, run.recipes)
-    items[:] = selection.sorted_by_row(selected, run.rows)
+    items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)
 
 
 def _deep(config: pytest.Config) -> bool:
@@ -90,7 +90,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if config.option.collectonly or session.testsfailed:
         return None
     run = config.stash[RUN]
-    run.record_collected(session.items)
+    run.record_selected_cells(session.items)
     if not isinstance(run, ControllerRun) or xdist_controller_and_worker.is_controller(config):
         return None
     run_loop.run(session, run.fleet, run.flush_board)
@@ -144,10 +144,10 @@ def pytest_runtest_makereport(
     if call.excinfo is not None:
         run.bundles.gather_evidence(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
-        survived = cell_phases_and_verdict.fail_if_mutants_survived(watch, run.survivors(watch))
+        survived = cell_phases_and_verdict.fail_if_mutants_survived(watch, run.surviving_mutants(watch))
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
-        run.record_ended(watch)
+        run.record_ended_cell(watch)
         report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
         watch.drop_references()
     return report

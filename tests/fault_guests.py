@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.guest.accelerator_canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64
+from harness.guest.accelerator_canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64_canary_program
 from harness.images.image import Image
 from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 
-PANIC = arm64(b"Kernel panic - not syncing: no init\r\n", PSCI_SYSTEM_RESET)
-RESET = arm64(b"booting\r\n", PSCI_SYSTEM_RESET)
-OFF = arm64(b"booting\r\n", PSCI_SYSTEM_OFF)
+PANIC = arm64_canary_program(b"Kernel panic - not syncing: no init\r\n", PSCI_SYSTEM_RESET)
+RESET = arm64_canary_program(b"booting\r\n", PSCI_SYSTEM_RESET)
+OFF = arm64_canary_program(b"booting\r\n", PSCI_SYSTEM_OFF)
 # A branch to itself.
 HANG = b"\x00\x00\x00\x14" * 4
 

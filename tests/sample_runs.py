@@ -59,7 +59,7 @@ def failed(run: RunDirectory, about: Cell, failure: str) -> Cell:
         "failure.txt": failure.encode(),
         "console.log": b"[    1.000000] Linux version 6.1\n[    2.000000] BUG: kernel NULL pointer dereference\n",
     }
-    place = bundle.write(run.bundles, described, pieces)
+    place = bundle.write_bundle(run.bundles_directory, described, pieces)
     return about.model_copy(update={"bundle": str(place.relative_to(run.path))})
 
 
@@ -94,7 +94,7 @@ def small(root: Path) -> RunDirectory:
         mutant="",
         replay="./pinpoint run --vm parisc -k 'test_never[parisc]'",
     )
-    lost.keep(run, [missing])
+    lost.write_lost_cells(run, [missing])
     Figures(run).add("cells.lost", 1, "cells", goal="0")
     Figures(run).add("run.wall_s", 120, "s", goal="at most 180")
     Figures(run).add("sweep.sites", 4711, "sites", vm="parisc")
@@ -106,7 +106,7 @@ def small(root: Path) -> RunDirectory:
         Span(worker="gw0", vm="parisc", kind=timeline.CELL, name="test_entry", began=46, seconds=9, verdict="oops"),
         Span(worker="gw1", vm="x86_64-debian", kind=timeline.CELL, name="test_a", began=5, seconds=7, verdict="pass"),
     ]
-    run.timeline.write_text("".join(f"{span.model_dump_json()}\n" for span in spans))
+    run.timeline_file.write_text("".join(f"{span.model_dump_json()}\n" for span in spans))
     for vm in ("parisc", "x86_64-debian"):
         (run.path / "console" / f"{vm}.log").write_text("boot\n")
     return run
@@ -115,7 +115,7 @@ def small(root: Path) -> RunDirectory:
 def full(root: Path, vms: int = 12, cases: int = 150) -> RunDirectory:
     """A run of a full matrix: each case on each VM, honest and with two mutants, one cell in a hundred failed."""
     run = _named(root, "20261128-130000-cccc")
-    with run.results.open("w") as stream:
+    with run.results_file.open("w") as stream:
         for each in _matrix(run, vms, cases):
             stream.write(json.dumps(each.model_dump(mode="json", by_alias=True)) + "\n")
     for number in range(40):
@@ -180,7 +180,7 @@ def _trials(run: RunDirectory) -> None:
 def _named(root: Path, name: str) -> RunDirectory:
     """A run's directory of this name."""
     made = RunDirectory.create(root)
-    made.reserve.unlink()
+    made.reserved_space_file.unlink()
     path = made.path.rename(root / name)
     (root / "latest").unlink()
     (root / "latest").symlink_to(name)

@@ -11,7 +11,7 @@ from paramiko.common import cMSG_CHANNEL_SUCCESS
 
 from harness.core.deadline import Deadline
 from harness.guest.keys import RunKeys
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 
 SOON = 60.0
 Behaviour = Callable[[paramiko.Channel, str], None]
@@ -28,7 +28,7 @@ class Dropbear(paramiko.ServerInterface):
         return "publickey,password"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        known = username == "root" and key == self._keys.client
+        known = username == "root" and key == self._keys.client_key
         return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
 
     def check_channel_request(self, _kind: str, _chanid: int) -> int:
@@ -71,14 +71,14 @@ class Server:
             return
         server = Dropbear(self.keys)
         self.transport = _Connection(connection, server, lambda *given: self.behaviour(*given))
-        self.transport.add_server_key(self.keys.host)
+        self.transport.add_server_key(self.keys.guest_host_key)
         try:
             self.transport.start_server(server=server)
         except (paramiko.SSHException, EOFError):
             return
 
-    def link(self, keys: RunKeys | None = None) -> SshLink:
-        made = SshLink("a-vm", self.port, keys or self.keys)
+    def link(self, keys: RunKeys | None = None) -> SshConnection:
+        made = SshConnection("a-vm", self.port, keys or self.keys)
         made.connect(Deadline.after(SOON))
         return made
 

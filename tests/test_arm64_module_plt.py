@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.landing.code import arm64_module_plt
-from harness.landing.code.arm64_module_plt import ENTRY, Entry, decoded, strays
+from harness.landing.code.arm64_module_plt import ENTRY_SIZE, JumpEntry, decode_entry, find_foreign_entries
 from harness.landing.verify.loaded_modules import LoadedModule
 
 PLT, TARGET = 0xFFFF_AFB4_0000_1040, 0xFFFF_AFB4_CA66_8AF0
@@ -56,12 +56,12 @@ def module(tmp_path: Path) -> Elf:
 
 @pytest.mark.parametrize("target", [TARGET, PLT - 0x7FFF_F000, PLT + 8])
 def test_an_entry_jumps_where_the_loader_made_it_jump(target: int) -> None:
-    assert decoded(entry(target), PLT) == Entry(target)
+    assert decode_entry(entry(target), PLT) == JumpEntry(target)
 
 
 def test_a_veneer_goes_back_to_its_module() -> None:
     back = 0x14000000 | ((-0x40 // 4) & 0x3FFFFFF)
-    assert decoded(entry(TARGET, register=3, jump=back), PLT) == Entry(PLT + 8 - 0x40, returns=True)
+    assert decode_entry(entry(TARGET, register=3, jump=back), PLT) == JumpEntry(PLT + 8 - 0x40, returns_to_module=True)
 
 
 @pytest.mark.parametrize(
@@ -76,25 +76,28 @@ def test_a_veneer_goes_back_to_its_module() -> None:
     ids=["cut", "another register", "a jump by another register", "a call", "a breakpoint"],
 )
 def test_other_bytes_are_no_entry(piece: bytes) -> None:
-    assert decoded(piece, PLT) is None
+    assert decode_entry(piece, PLT) is None
 
 
 def test_only_entries_of_the_loader_are_no_strays() -> None:
-    content = entry(TARGET) + bytes(ENTRY) + entry(TARGET + 4, PLT + 2 * ENTRY) + b"\1"
-    assert list(strays(content, PLT, {TARGET}, lambda _: False)) == [2 * ENTRY, 3 * ENTRY]
-    assert list(strays(content, PLT, {TARGET, TARGET + 4}, lambda _: False)) == [3 * ENTRY]
+    content = entry(TARGET) + bytes(ENTRY_SIZE) + entry(TARGET + 4, PLT + 2 * ENTRY_SIZE) + b"\1"
+    assert list(find_foreign_entries(content, PLT, {TARGET}, lambda _: False)) == [2 * ENTRY_SIZE, 3 * ENTRY_SIZE]
+    assert list(find_foreign_entries(content, PLT, {TARGET, TARGET + 4}, lambda _: False)) == [3 * ENTRY_SIZE]
 
 
 def test_a_veneer_that_leaves_its_module_is_a_stray() -> None:
     veneer = entry(TARGET, register=3, jump=0x14000000)
-    assert list(strays(veneer, PLT, {PLT + 8}, lambda _: False)) == [0]
-    assert list(strays(veneer, PLT, set(), lambda at: at == PLT + 8)) == []
+    assert list(find_foreign_entries(veneer, PLT, {PLT + 8}, lambda _: False)) == [0]
+    assert list(find_foreign_entries(veneer, PLT, set(), lambda at: at == PLT + 8)) == []
 
 
 def test_the_entries_of_a_module_are_those_of_its_calls(module: Elf) -> None:
-    assert set(arm64_module_plt.filled(module)) == {".plt", ".text.ftrace_trampoline"}
-    assert {symbol.name for symbol, _ in arm64_module_plt.called(module, ".plt")} >= {"outside", "outside_too"}
-    assert [symbol.name for symbol, _ in arm64_module_plt.called(module, ".text.ftrace_trampoline")] == [
+    assert set(arm64_module_plt.loader_filled_sections(module)) == {".plt", ".text.ftrace_trampoline"}
+    assert {symbol.name for symbol, _ in arm64_module_plt.jump_target_symbols(module, ".plt")} >= {
+        "outside",
+        "outside_too",
+    }
+    assert [symbol.name for symbol, _ in arm64_module_plt.jump_target_symbols(module, ".text.ftrace_trampoline")] == [
         "ftrace_caller",
         "ftrace_regs_caller",
     ]
@@ -104,8 +107,8 @@ def test_a_filled_section_is_read_whole_and_no_further_than_the_next(module: Elf
     """The file has one byte of it: to compare that one alone would pass over every other."""
     sections = {".text": 0x1000, ".plt": 0x1040, ".text.ftrace_trampoline": 0x1058, ".data": 0x2000}
     loaded = {name: size for name, _, size in LoadedModule("m", 0x1000, 0x2000, module, sections).code_sections()}
-    assert loaded[".plt"] == 2 * ENTRY
-    assert loaded[".text.ftrace_trampoline"] == ENTRY
+    assert loaded[".plt"] == 2 * ENTRY_SIZE
+    assert loaded[".text.ftrace_trampoline"] == ENTRY_SIZE
     alone = LoadedModule("m", 0x1000, 0x2000, module, {".plt": 0x1040})
     # Three calls that leave their section, an ADRP, and one to spare.
-    assert [size for _, _, size in alone.code_sections()] == [5 * ENTRY]
+    assert [size for _, _, size in alone.code_sections()] == [5 * ENTRY_SIZE]

@@ -20,7 +20,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.guest import debugger
 from harness.guest.booted_kernel_check import build_id
-from harness.guest.debugger import Symbols
+from harness.guest.debugger import SymbolFiles
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
 from harness.report import failure_evidence
@@ -114,8 +114,8 @@ def test_gdb_finds_each_symbol_where_this_guest_has_it(module: Path, tmp_path: P
     flags = ["-nostdlib", "-static", "-Wl,-Ttext=0x400000", "-Wl,--build-id=none"]
     subprocess.run(["gcc", *flags, "-o", vmlinux, tmp_path / "k.c"], check=True)
     sections = {".text": 0x7000_0000, ".data": 0x7100_0000, ".symtab": 0x7200_0000, ".gone": 0x7300_0000}
-    symbols = Symbols(vmlinux, 0x1000_0000, {module: sections})
-    commands = [*symbols.commands(), "info address leaf", "info address counter", "info address _start"]
+    symbols = SymbolFiles(vmlinux, 0x1000_0000, {module: sections})
+    commands = [*symbols.gdb_commands(), "info address leaf", "info address counter", "info address _start"]
     words = [word for command in commands for word in ("-ex", command)]
     done = subprocess.run(["gdb", "-nx", "-batch", *words], capture_output=True, text=True, check=True)
     assert 'leaf" is a function at address 0x70000000' in done.stdout.replace("Symbol ", "")
@@ -155,7 +155,7 @@ def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_
 
 
 def test_paths_with_blanks_stay_one_word_for_gdb() -> None:
-    (line,) = Symbols(Path("/a b/vmlinux"), 0, {}).commands()
+    (line,) = SymbolFiles(Path("/a b/vmlinux"), 0, {}).gdb_commands()
     assert shlex.split(line) == ["add-symbol-file", "/a b/vmlinux", "-o", "0x0"]
 
 
@@ -174,7 +174,9 @@ def test_a_shells_guest_is_thawed_where_it_can_be_and_not_unwanted(
         monkeypatch.setattr(cli_shell_and_repro.start, name, begin(name))
     monkeypatch.setattr(cli_shell_and_repro, "prepare", lambda recipe, _: SimpleNamespace(recipe=recipe))
     monkeypatch.setattr(cli_shell_and_repro.start, "choose", lambda *_: None)
-    monkeypatch.setattr(cli_shell_and_repro.Freezer, "find_frozen", lambda *_: Path("state") if frozen else None)
+    monkeypatch.setattr(
+        cli_shell_and_repro.Freezer, "find_frozen_state_file", lambda *_: Path("state") if frozen else None
+    )
     monkeypatch.setattr(cli_shell_and_repro.attach, "attach", lambda *_: 7)
     assert cli.main(["shell", "--vm", "parisc", *options]) == 7
     assert begun == [how]

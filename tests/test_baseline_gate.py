@@ -20,7 +20,7 @@ FAIL, PASS, SKIP = Verdict.FAIL, Verdict.PASS, Verdict.SKIP
 def gate(old: Baseline | list[Cell] | None, new: list[Cell], **options: object) -> Gate:
     listener = Listener()
     listener.cells = new
-    listener.asked = {each.key for each in new}
+    listener.selected_keys = {each.key for each in new}
     listener.directory = Path("/run")
     return Gate(old, listener=listener, **options)  # type: ignore[arg-type]
 
@@ -47,26 +47,26 @@ def known(case: str, verdict: Verdict = FAIL) -> Baseline:
 def test_the_status_is_that_of_what_got_worse(
     old: Baseline | list[Cell] | None, new: list[Cell], status: int, expected: int
 ) -> None:
-    assert gate(old, new).judged(status) == expected
+    assert gate(old, new).judge_and_report(status) == expected
 
 
 def test_cells_that_were_not_selected_are_not_gone(capsys: pytest.CaptureFixture[str]) -> None:
     before = [cell("a"), cell("b")]
-    assert gate(before, [cell("a")]).judged(0) == 1
+    assert gate(before, [cell("a")]).judge_and_report(0) == 1
     assert "gone" in capsys.readouterr().out
-    assert gate(before, [cell("a")]).judged(0, ["-k", "a"]) == 0
+    assert gate(before, [cell("a")]).judge_and_report(0, ["-k", "a"]) == 0
     # A selected cell without a verdict is lost, not left out.
     lost = gate(before, [cell("a")])
-    lost.listener.asked.add(cell("b").key)
-    assert lost.judged(0, ["-k", "a or b"]) == 1
+    lost.listener.selected_keys.add(cell("b").key)
+    assert lost.judge_and_report(0, ["-k", "a or b"]) == 1
 
 
 def test_strict_counts_new_skips_and_lost_traits() -> None:
     skipped = [cell("a", SKIP, reason="no kaslr")]
-    assert gate([cell("a")], skipped).judged(0) == 0
-    assert gate([cell("a")], skipped, strict=True).judged(0) == 1
-    assert gate(None, [cell("a")], lost=["kaslr"]).judged(0) == 0
-    assert gate(None, [cell("a")], lost=["kaslr"], strict=True).judged(0) == 1
+    assert gate([cell("a")], skipped).judge_and_report(0) == 0
+    assert gate([cell("a")], skipped, strict=True).judge_and_report(0) == 1
+    assert gate(None, [cell("a")], lost=["kaslr"]).judge_and_report(0) == 0
+    assert gate(None, [cell("a")], lost=["kaslr"], strict=True).judge_and_report(0) == 1
 
 
 def test_each_new_failure_is_replayed_and_the_verdict_stays(
@@ -78,14 +78,14 @@ def test_each_new_failure_is_replayed_and_the_verdict_stays(
         replayed.append((bundle, times))
         return 1, times
 
-    monkeypatch.setattr(gates.replay, "confirm", confirm)
+    monkeypatch.setattr(gates.replay, "replay_and_count_failures", confirm)
     old = [cell("a"), cell("b", FAIL, reason="x"), cell("c")]
     new = [
         cell("a", FAIL, reason="x").model_copy(update={"bundle": "bundles/a"}),
         cell("b", FAIL, reason="x").model_copy(update={"bundle": "bundles/b"}),
         cell("c", FAIL, reason="x"),
     ]
-    assert gate(old, new, confirm=3).judged(1) == 1
+    assert gate(old, new, confirm=3).judge_and_report(1) == 1
     assert replayed == [(Path("/run/bundles/a"), 3)]
     printed = capsys.readouterr().out
     assert "failed again in 1 of 3 fresh guests" in printed

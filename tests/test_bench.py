@@ -18,7 +18,7 @@ from rich.console import Console
 from harness import cli
 from harness.bench import added_case_cost, bench, boots, floor, matrices, plan, saved_results, table, virtme
 from harness.bench.context import BenchContext
-from harness.bench.figure import Absent, FigureResult, Pair, figure_result
+from harness.bench.figure import FigureDefinition, FigureResult, UnavailableSide, figure_result
 from harness.bench.interleave import interleave
 from harness.bench.plan import Group
 from harness.bench.samples import Samples
@@ -32,8 +32,8 @@ from harness.report import time_accounts
 from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
 
-HALF = Pair("a_vs_b", "a and b", "at most 0.5", "a", "b")
-ALONE = Pair("a_s", "a alone", "at most 1", "a")
+HALF = FigureDefinition("a_vs_b", "a and b", "at most 0.5", "a", "b")
+ALONE = FigureDefinition("a_s", "a alone", "at most 1", "a")
 
 
 def samples(*values: float) -> Samples:
@@ -65,8 +65,8 @@ def test_a_ratio_is_ours_by_the_peers_and_never_the_other_way_round() -> None:
     quick, slow = samples(1.0, 1.1, 0.9), samples(4.0, 4.4, 3.6)
     won = figure_result(HALF, {"a": quick, "b": slow})
     lost = figure_result(HALF, {"a": slow, "b": quick})
-    assert (won.value, won.holds, won.unit) == (0.25, True, "ratio")
-    assert (lost.value, lost.holds) == (4.0, False)
+    assert (won.value, won.goal_met, won.unit) == (0.25, True, "ratio")
+    assert (lost.value, lost.goal_met) == (4.0, False)
 
 
 def test_a_ratio_is_of_medians_not_of_means_nor_of_best_runs() -> None:
@@ -76,19 +76,19 @@ def test_a_ratio_is_of_medians_not_of_means_nor_of_best_runs() -> None:
 
 def test_a_figure_without_a_peer_is_seconds() -> None:
     measured = figure_result(ALONE, {"a": samples(0.9, 1.2, 1.1)})
-    assert (measured.value, measured.unit, measured.holds) == (1.1, "s", False)
-    assert figure_result(ALONE, {"a": samples(1.0)}).holds
+    assert (measured.value, measured.unit, measured.goal_met) == (1.1, "s", False)
+    assert figure_result(ALONE, {"a": samples(1.0)}).goal_met
 
 
 @pytest.mark.parametrize("missing", ["a", "b"])
 def test_an_absent_side_has_no_value_and_meets_no_goal(missing: str) -> None:
-    taken: dict[str, Samples | Absent] = {
+    taken: dict[str, Samples | UnavailableSide] = {
         "a": samples(1.0),
         "b": samples(4.0),
-        missing: Absent("not installed: no pip"),
+        missing: UnavailableSide("not installed: no pip"),
     }
     measured = figure_result(HALF, taken)
-    assert (measured.value, measured.holds, measured.absent) == (None, False, "not installed: no pip")
+    assert (measured.value, measured.goal_met, measured.reason_not_measured) == (None, False, "not installed: no pip")
 
 
 # --- sides in turn
@@ -103,10 +103,12 @@ def test_sides_take_turns_run_by_run() -> None:
         return float(len(order))
 
     taken = interleave(
-        {"a": lambda: side("a"), "gone": Absent("why"), "b": lambda: side("b")}, 3, lambda *news: reported.append(news)
+        {"a": lambda: side("a"), "gone": UnavailableSide("why"), "b": lambda: side("b")},
+        3,
+        lambda *news: reported.append(news),
     )
     assert order == ["a", "b"] * 3
-    assert taken == {"a": samples(1, 3, 5), "b": samples(2, 4, 6), "gone": Absent("why")}
+    assert taken == {"a": samples(1, 3, 5), "b": samples(2, 4, 6), "gone": UnavailableSide("why")}
     assert reported[0] == ("run 1 of 3: a", 0.0)
     assert reported[-1] == ("run 3 of 3: b", pytest.approx(5 / 6))
     assert [fraction for _, fraction in reported] == sorted(fraction for _, fraction in reported)
@@ -137,10 +139,10 @@ def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> No
 
 def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None:
     figures = Figures(directory)
-    absent = figure_result(HALF, {"a": samples(1.0), "b": Absent("not installed: no network")})
+    absent = figure_result(HALF, {"a": samples(1.0), "b": UnavailableSide("not installed: no network")})
     saved_results.save_figure(figures, absent)
     assert [(each.figure, each.value) for each in figures.read()] == [("bench.a_vs_b.ours", 1.0)]
-    saved_results.write(directory, {}, [absent], {})
+    saved_results.write_bench_json(directory, {}, [absent], {})
     reported = json.loads((directory.path / saved_results.NAME).read_text())["figures"][0]
     assert reported["value"] is None
     assert reported["absent"] == "not installed: no network"
@@ -154,7 +156,7 @@ def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None
 def test_every_sample_is_kept(directory: RunDirectory) -> None:
     runs = [{"phase.cells_s": 3.0, "once": 1.0}, {"phase.cells_s": 9.0}, {"phase.cells_s": 4.0}]
     measured = figure_result(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
-    saved_results.write(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
+    saved_results.write_bench_json(directory, {"cores": 2}, [measured], {"matrix_wall": runs})
     reported = json.loads((directory.path / saved_results.NAME).read_text())
     assert reported["run"] == directory.name
     assert reported["host"] == {"cores": 2}
@@ -170,7 +172,7 @@ def test_every_sample_is_kept(directory: RunDirectory) -> None:
 
 def text(*outcomes: FigureResult) -> str:
     buffer = io.StringIO()
-    Console(file=buffer, width=300).print(table.of_figures(outcomes))
+    Console(file=buffer, width=300).print(table.figures_table(outcomes))
     return buffer.getvalue()
 
 
@@ -191,7 +193,7 @@ def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunD
     assert reported["phase.body_s"] == 3.0
     assert set(reported) <= set(table._PHASES)
     buffer = io.StringIO()
-    Console(file=buffer, width=100).print(table.of_profiles({"matrix_wall": [reported]}))
+    Console(file=buffer, width=100).print(table.matrix_time_table({"matrix_wall": [reported]}))
     assert re.search(r"cells: bodies +3\.0", buffer.getvalue())
 
 
@@ -199,20 +201,20 @@ def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunD
 
 
 def test_all_figures_have_a_goal_that_can_be_judged_and_a_name_of_their_own() -> None:
-    pairs = [pair for group in plan.GROUPS for pair in group.pairs]
+    pairs = [pair for group in plan.GROUPS for pair in group.figure_definitions]
     assert len({pair.name for pair in pairs}) == len(pairs)
     assert all(re.fullmatch(r"at most [\d.]+", pair.goal) for pair in pairs)
     assert {group.vm for group in plan.GROUPS} - {""} <= set(load_all())
 
 
 def test_figures_and_vms_are_chosen() -> None:
-    everything = plan.chosen(select(()), ())
-    assert [pair.name for group in everything for pair in group.pairs] == [
-        pair.name for group in plan.GROUPS for pair in group.pairs
+    everything = plan.choose_groups(select(()), ())
+    assert [pair.name for group in everything for pair in group.figure_definitions] == [
+        pair.name for group in plan.GROUPS for pair in group.figure_definitions
     ]
-    one = plan.chosen(select(()), ["boot_vs_floor"])
-    assert [[pair.name for pair in group.pairs] for group in one] == [["boot_vs_floor"]]
-    parisc = [pair.name for group in plan.chosen(select(["parisc"]), ()) for pair in group.pairs]
+    one = plan.choose_groups(select(()), ["boot_vs_floor"])
+    assert [[pair.name for pair in group.figure_definitions] for group in one] == [["boot_vs_floor"]]
+    parisc = [pair.name for group in plan.choose_groups(select(["parisc"]), ()) for pair in group.figure_definitions]
     assert "thaw_parisc" in parisc
     assert "matrix_wall" in parisc
     assert not {"thaw_x86_64", "boot_vs_vng", "case_marginal"} & set(parisc)
@@ -220,9 +222,9 @@ def test_figures_and_vms_are_chosen() -> None:
 
 def test_a_figure_that_there_is_not_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="no figure named 'speed'; one of: boot_vs_vng, "):
-        plan.chosen(select(()), ["boot_vs_vng", "speed"])
+        plan.choose_groups(select(()), ["boot_vs_vng", "speed"])
     with pytest.raises(UsageError, match="no such figure of parisc"):
-        plan.chosen(select(["parisc"]), ["thaw_x86_64"])
+        plan.choose_groups(select(["parisc"]), ["thaw_x86_64"])
     assert cli.main(["bench", "--figure", "speed"]) == 2
     assert cli.main(["bench", "--runs", "0"]) == 2
     assert cli.main(["bench", "--vm", "vax"]) == 2
@@ -268,7 +270,7 @@ def test_the_floor_is_the_machine_of_our_guests_with_nothing_of_ours() -> None:
     image = cast(Image, SimpleNamespace(recipe=recipe, kernel=Path("/k/vmlinux")))
     words = list(floor.bare_kernel_argv(image, Path("/i/floor.cpio"), Accelerator("tcg", "a test")))
     reported = dict(itertools.pairwise(words))
-    machine = recipe.architecture.machine
+    machine = recipe.architecture.qemu_machine
     assert (words[0], reported["-machine"], reported["-cpu"]) == (machine.qemu, machine.machine, machine.cpu)
     assert (reported["-kernel"], reported["-initrd"], reported["-accel"]) == ("/k/vmlinux", "/i/floor.cpio", "tcg")
     assert reported["-m"] == f"{recipe.machine.memory_mib}M"
@@ -311,7 +313,7 @@ def test_a_vng_that_cannot_be_had_is_absent_with_the_reason(tmp_path: Path, monk
     monkeypatch.setattr(virtme, "_program", refuse)
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1"))
     vng = virtme.virtme_measure(image, cast(Any, None), tmp_path, tmp_path / "log")
-    assert vng == Absent("not installed: vng.log: the packages in requirements-bench.txt cannot be installed")
+    assert vng == UnavailableSide("not installed: vng.log: the packages in requirements-bench.txt cannot be installed")
 
 
 @pytest.mark.parametrize(
@@ -336,8 +338,8 @@ def test_vng_is_measured_on_our_kernel_or_not_at_all(
     )
     image = cast(Image, SimpleNamespace(recipe=load_all()[boots.VM], release="6.1.0-56-amd64"))
     vng = virtme.virtme_measure(image, cast(Any, None), tmp_path, tmp_path / "log")
-    assert isinstance(vng, Absent) is not measured
-    if not isinstance(vng, Absent):
+    assert isinstance(vng, UnavailableSide) is not measured
+    if not isinstance(vng, UnavailableSide):
         # Without udev vng's status is that of a broken port, the same each time.
         assert vng() == 9.5
         with pytest.raises(HostError, match="status 1, not 255"):
@@ -374,9 +376,9 @@ def test_cases_that_are_none_leave_no_durations(tmp_path: Path, monkeypatch: pyt
 
 def test_what_is_no_landing_case_is_named_and_there() -> None:
     files = {path.stem for path in paths.CASES.glob("test_*.py")}
-    assert set(matrices.OTHERS) <= files
+    assert set(matrices.NON_LANDING_CASES) <= files
     chosen = {Path(name).stem for name in matrices.landing_files()}
-    assert chosen == files - set(matrices.OTHERS)
+    assert chosen == files - set(matrices.NON_LANDING_CASES)
     assert {"test_legal_sites", "test_stubs", "test_precompiled"} <= chosen
 
 
@@ -399,6 +401,6 @@ def test_a_matrix_run_is_held_against_its_guests_on_all_cores(
     runs = matrices._Runs(made, "matrix_wall", ["-k", "x"])
     assert (runs.wall(), runs.guests()) == (26.0, 20.0)
     assert runs.wall() == 26.0
-    assert [run["run.status"] for run in made.profiles["matrix_wall"]] == [0, 1]
+    assert [run["run.status"] for run in made.matrix_time_figures["matrix_wall"]] == [0, 1]
     with pytest.raises(HostError, match="status 3"):
         runs.wall()

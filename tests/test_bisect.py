@@ -64,10 +64,10 @@ def test_the_right_commit_is_found(first_bad: int, history: tuple[Path, list[str
     before = git(tree, "status", "--porcelain", "--branch"), git(tree, "for-each-ref")
     fake = Fake(first_bad)
     outcome = Bisection(tmp_path, tree, commits[0], "HEAD", fake).run()
-    assert outcome.commit == commits[first_bad]
-    assert outcome.bad is not None
-    assert outcome.good is not None
-    assert (outcome.bad.commit, outcome.good.commit) == (commits[first_bad], commits[first_bad - 1])
+    assert outcome.first_bad_commit == commits[first_bad]
+    assert outcome.bad_step is not None
+    assert outcome.good_step is not None
+    assert (outcome.bad_step.commit, outcome.good_step.commit) == (commits[first_bad], commits[first_bad - 1])
     assert len(fake.tested) == len(set(fake.tested)) <= 8
     assert f"change number {first_bad}" in "\n".join(report(outcome))
     assert (git(tree, "status", "--porcelain", "--branch"), git(tree, "for-each-ref")) == before
@@ -78,7 +78,7 @@ def test_commits_that_cannot_be_tested_are_skipped(history: tuple[Path, list[str
     tree, commits = history
     fake = Fake(10, broken={14, 15, 16})
     outcome = Bisection(tmp_path, tree, commits[0], commits[-1], fake).run()
-    assert outcome.commit == commits[10]
+    assert outcome.first_bad_commit == commits[10]
     assert {step.commit for step in outcome.steps if step.ruling is Ruling.SKIP} <= set(commits[14:17])
 
 
@@ -87,7 +87,7 @@ def test_when_only_skipped_commits_are_left_all_candidates_are_named(
 ) -> None:
     tree, commits = history
     outcome = Bisection(tmp_path, tree, commits[0], commits[-1], Fake(10, broken={9, 10})).run()
-    assert outcome.commit == ""
+    assert outcome.first_bad_commit == ""
     assert set(outcome.candidates) == set(commits[9:12])
     assert "one of 3" in "\n".join(report(outcome))
 
@@ -104,9 +104,9 @@ def test_an_interrupted_bisection_resumes_and_tests_no_commit_twice(
     second = Fake(20)
     again = Bisection(tmp_path, tree, commits[0], commits[-1], second)
     assert again.resumed
-    assert again.run().commit == commits[20]
+    assert again.run().first_bad_commit == commits[20]
     assert not set(first.tested) & set(second.tested)
-    again.forget()
+    again.forget_steps()
     assert not again.resumed
 
 

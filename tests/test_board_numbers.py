@@ -38,41 +38,41 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_builds_guests_cells_rate_and_time_left(clock: Clock) -> None:
     bus = Bus()
     made = Progress(bus)
-    assert str(made.tally(clock.now)) == "0 builds, 0 guests, 0/? cells"
-    made.expect({"parisc": 10, "arm64-debian": 10})
+    assert str(made.run_totals(clock.now)) == "0 builds, 0 guests, 0/? cells"
+    made.set_expected_cells({"parisc": 10, "arm64-debian": 10})
     bus.publish(Event("parisc", "kernel", Phase.STARTED))
     bus.publish(Event("arm64-debian", "thaw", Phase.PROGRESS, worker="gw1"))
     bus.publish(Event("x86_64-debian", "modules", Phase.FINISHED))
-    assert str(made.tally(clock.now)) == "1 build, 1 guest, 0/20 cells"
+    assert str(made.run_totals(clock.now)) == "1 build, 1 guest, 0/20 cells"
     bus.publish(Event("arm64-debian", "thaw", Phase.FINISHED, worker="gw1"))
     for _ in range(5):
-        made.count(cell("test_a", "arm64-debian"))
+        made.count_finished_cell(cell("test_a", "arm64-debian"))
         clock.now += 2.0
     clock.now -= 2.0
-    made.count(cell("test_b", "arm64-debian", Verdict.OOPS))
-    tally = made.tally(clock.now)
+    made.count_finished_cell(cell("test_b", "arm64-debian", Verdict.OOPS))
+    tally = made.run_totals(clock.now)
     # Six cells ended; five of them in eight seconds since the first.
-    assert (tally.builds, tally.guests, tally.ended, tally.asked) == (1, 1, 6, 20)
-    assert tally.rate == pytest.approx(5 / 8)
-    assert tally.left == pytest.approx(14 / (5 / 8))
+    assert (tally.active_builds, tally.active_vms, tally.ended_cells, tally.expected_cells) == (1, 1, 6, 20)
+    assert tally.cells_per_second == pytest.approx(5 / 8)
+    assert tally.seconds_left == pytest.approx(14 / (5 / 8))
     assert str(tally) == "1 build, 1 guest, 6/20 cells, 0.6 cells/s, 22.4s left"
-    assert made.ended("arm64-debian") == (6, 10, 1)
+    assert made.cell_counts_of_vm("arm64-debian") == (6, 10, 1)
     # A row whose cells have all ended has no guest.
     for _ in range(4):
-        made.count(cell("test_c", "arm64-debian"))
-    assert made.tally(clock.now).guests == 0
+        made.count_finished_cell(cell("test_c", "arm64-debian"))
+    assert made.run_totals(clock.now).active_vms == 0
 
 
 def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     board = Board(Bus(), False, lines.append)
-    board.expect({"parisc": 4})
-    board.count(cell("test_a", "parisc"))
-    board.flush()
+    board.set_expected_cells({"parisc": 4})
+    board.count_finished_cell(cell("test_a", "parisc"))
+    board.print_news()
     assert lines == []
     monkeypatch.setattr(board_module, "_TALLY_SECONDS", 0.0)
-    board.flush()
-    board.flush()
+    board.print_news()
+    board.print_news()
     assert len(lines) == 1
     assert re.fullmatch(r"\[ +\d+\.\ds\] 0 builds, 1 guest, 1/4 cells", lines[0])
 

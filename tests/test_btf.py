@@ -6,7 +6,7 @@ import struct
 
 from harness.pinning.holds.btf_encoder import FUNCTION, BaseBtf, encode_function
 
-BASE = BaseBtf(types=1000, strings=5000)
+BASE = BaseBtf(type_count=1000, strings_size=5000)
 
 
 def test_it_reports_one_function_of_void() -> None:
@@ -17,9 +17,9 @@ def test_it_reports_one_function_of_void() -> None:
     prototype, function = struct.iter_unpack("<III", made[head : head + types])
     assert prototype == (0, 13 << 24, 0)
     name, info, of = function
-    assert (info >> 24, of) == (12, BASE.types + 1)
+    assert (info >> 24, of) == (12, BASE.type_count + 1)
     text = made[head + strings_at :]
-    assert text[name - BASE.strings :] == f"{FUNCTION}\0".encode()
+    assert text[name - BASE.strings_size :] == f"{FUNCTION}\0".encode()
 
 
 def test_the_function_is_the_second_type_behind_those_of_vmlinux() -> None:

@@ -15,7 +15,7 @@ from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.failure_evidence import reason_not_to_query
 from harness.report.record import Cell
-from harness.report.same_failure import is_same_failure, normalised
+from harness.report.same_failure import is_same_failure, remove_varying_parts
 from harness.verdict.cell_verdict_enum import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
@@ -46,7 +46,7 @@ def about(seed: str = "", absent: dict[str, str] | None = None) -> Bundle:
 
 
 def written(tmp_path: Path, **pieces: bytes | Path) -> Path:
-    return bundle.write(
+    return bundle.write_bundle(
         tmp_path / "bundles", about(absent={"snapshot": "no guest came up"}), {"console.log": b"", **pieces}
     )
 
@@ -54,9 +54,11 @@ def written(tmp_path: Path, **pieces: bytes | Path) -> Path:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     source = tmp_path / "x.ko"
     source.write_bytes(b"\x7fELF")
-    place = bundle.write(tmp_path / "bundles", about(seed="7"), {"console.log": b"boot\n", "modules/x.ko": source})
+    place = bundle.write_bundle(
+        tmp_path / "bundles", about(seed="7"), {"console.log": b"boot\n", "modules/x.ko": source}
+    )
     read = bundle.read(place)
-    assert (read.seed, read.cell, read.nodes) == ("7", cell(), [f"cases/test_sites.py::{ITEM}"])
+    assert (read.seed, read.cell, read.node_ids) == ("7", cell(), [f"cases/test_sites.py::{ITEM}"])
     assert set(read.files) == {"console.log", "modules/x.ko", "README.md"}
     assert (place / "modules/x.ko").read_bytes() == b"\x7fELF"
 
@@ -155,7 +157,7 @@ def test_a_bundle_of_another_version_is_refused(tmp_path: Path, changed: dict[st
     ],
 )
 def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str) -> None:
-    assert normalised(first) == normalised(second)
+    assert remove_varying_parts(first) == remove_varying_parts(second)
     assert is_same_failure(cell(reason=first), cell(reason=second))
 
 

@@ -8,7 +8,7 @@ import pytest
 from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
-from harness.matrix.cells.cell_phases_and_verdict import CellWatch, MutantSurvivedError, demand_caught, verdict_of
+from harness.matrix.cells.cell_phases_and_verdict import CellWatch, MutantSurvivedError, demand_caught, verdict_of_error
 from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.checkup import KernelComplained
 from harness.verdict.cell_verdict_enum import Verdict
@@ -35,16 +35,16 @@ def watch(mutant: str = "") -> CellWatch:
     ],
 )
 def test_words(error: BaseException, verdict: Verdict) -> None:
-    assert verdict_of(error) is verdict
+    assert verdict_of_error(error) is verdict
 
 
 def test_what_a_cell_waited_for_its_guest_is_none_of_its_seconds() -> None:
     cell = watch()
     cell.began -= 1000
-    assert cell.record().seconds >= 1000
+    assert cell.as_record().seconds >= 1000
     image = SimpleNamespace(release="6.1", key="k", recipe=SimpleNamespace(arch="parisc"))
     cell.start_on(cast(Guest, SimpleNamespace(image=image, qemu_version="", accelerator=SimpleNamespace(name="tcg"))))
-    assert cell.record().seconds < 1000
+    assert cell.as_record().seconds < 1000
 
 
 def test_the_worst_phase_wins() -> None:

@@ -21,7 +21,7 @@ from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.guest import save_and_load_state
 from harness.guest.accelerator import Accelerator
-from harness.guest.qemu_process import Emulator
+from harness.guest.qemu_process import QemuProcess
 from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -30,7 +30,8 @@ from harness.images.kernel import Headers
 ROOT = not os.geteuid()
 TCG = Accelerator("tcg", "a test")
 only_root = pytest.mark.skipif(
-    not ROOT or bool(child_privilege_drop.kept()), reason=child_privilege_drop.kept() or "this user is not root"
+    not ROOT or bool(child_privilege_drop.reason_rights_kept()),
+    reason=child_privilege_drop.reason_rights_kept() or "this user is not root",
 )
 SOON = 120.0
 # What a kernel's tree does for a module: its top Makefile includes the module's own, which is a program.
@@ -48,27 +49,27 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     private = tmp_path / "private"
     private.mkdir(0o700)
     before = os.umask(0o077)  # As the command line sets it.
-    child_privilege_drop.kept.cache_clear()
+    child_privilege_drop.reason_rights_kept.cache_clear()
     allowed = ROOT and not subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode
-    assert not (allowed and child_privilege_drop.kept())
-    if ROOT and child_privilege_drop.kept():
-        pytest.skip(child_privilege_drop.kept())
+    assert not (allowed and child_privilege_drop.reason_rights_kept())
+    if ROOT and child_privilege_drop.reason_rights_kept():
+        pytest.skip(child_privilege_drop.reason_rights_kept())
     yield private
     os.umask(before)
 
 
 @pytest.fixture
-def emulator(directory: Path) -> Iterator[Emulator]:
+def emulator(directory: Path) -> Iterator[QemuProcess]:
     image = Programs(directory).image("arm64-debian", HANG)
     (directory / "secret").write_text("secret")
-    made = Emulator(image, console_log=directory / "console", accelerator=TCG, deadline=Deadline.after(SOON))
+    made = QemuProcess(image, console_log=directory / "console", accelerator=TCG, deadline=Deadline.after(SOON))
     yield made
     made.stop()
 
 
 @only_root
 @pytest.mark.skipif(not shutil.which("qemu-system-aarch64"), reason="no QEMU")
-def test_qemu_runs_as_another_user(emulator: Emulator, directory: Path) -> None:
+def test_qemu_runs_as_another_user(emulator: QemuProcess, directory: Path) -> None:
     found = status(emulator.pid)
     assert set(found["Uid"]) == {str(child_privilege_drop.QEMU_USER)}
     assert set(found["Gid"]) == {str(child_privilege_drop.GROUP)}
@@ -84,11 +85,11 @@ def test_qemu_runs_as_another_user(emulator: Emulator, directory: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("qemu-system-aarch64"), reason="no QEMU")
-def test_a_guest_is_frozen_and_thawed(emulator: Emulator, directory: Path) -> None:
-    save_and_load_state.save(emulator.monitor, directory / "state", Deadline.after(SOON))
+def test_a_guest_is_frozen_and_thawed(emulator: QemuProcess, directory: Path) -> None:
+    save_and_load_state.save_guest_state(emulator.monitor, directory / "state", Deadline.after(SOON))
     assert (directory / "state").stat().st_mode & 0o777 == 0o600
     image = Programs(directory).image("arm64-debian", HANG)
-    thawed = Emulator(
+    thawed = QemuProcess(
         image,
         console_log=directory / "console",
         accelerator=TCG,
@@ -99,7 +100,7 @@ def test_a_guest_is_frozen_and_thawed(emulator: Emulator, directory: Path) -> No
         assert thawed.monitor.execute("query-status")["status"] == "running"
         assert (
             not ROOT
-            or child_privilege_drop.kept()
+            or child_privilege_drop.reason_rights_kept()
             or set(status(thawed.pid)["Uid"]) == {str(child_privilege_drop.QEMU_USER)}
         )
     finally:
@@ -120,7 +121,7 @@ def test_the_child_dies_with_its_parent() -> None:
     parent.communicate()
     deadline = Deadline.after(SOON)
     while Path(f"/proc/{child}").exists() and status(child)["State"][0] != "Z":
-        deadline.demand("the child's end")
+        deadline.require_time_left("the child's end")
     os.close(descriptor)
 
 
@@ -210,15 +211,15 @@ def test_a_link_of_the_source_is_read_with_the_builders_rights(kernel: Image, di
 
 def test_the_switch_keeps_roots_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(child_privilege_drop.KEEP_ROOT, "1")
-    child_privilege_drop.kept.cache_clear()
+    child_privilege_drop.reason_rights_kept.cache_clear()
     try:
-        assert child_privilege_drop.fewer([]) is None
+        assert child_privilege_drop.restricted_rights([]) is None
         if ROOT:
-            assert child_privilege_drop.described().startswith("ROOT'S: PINPOINT_KEEP_ROOT is set")
+            assert child_privilege_drop.describe_child_rights().startswith("ROOT'S: PINPOINT_KEEP_ROOT is set")
             assert any("ROOT'S: " in line for line in doctor._facts())
     finally:
         monkeypatch.undo()
-        child_privilege_drop.kept.cache_clear()
+        child_privilege_drop.reason_rights_kept.cache_clear()
 
 
 @only_root
@@ -236,7 +237,7 @@ def test_the_group_of_a_device(tmp_path: Path, mode: int, group: int, groups: tu
     os.chown(device, 0, group)
     device.chmod(mode)
     assert child_privilege_drop.device_groups(device) == groups
-    assert child_privilege_drop.may_open(device) == bool(groups)
+    assert child_privilege_drop.qemu_may_open(device) == bool(groups)
 
 
 @only_root

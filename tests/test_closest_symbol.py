@@ -7,13 +7,19 @@ from dataclasses import replace
 import pytest
 
 from harness.landing.code import closest_symbol
-from harness.landing.code.closest_symbol import Closest, ClosestOfAll, KernelSymbolOffset, LoadedSymbol, SymbolOffset
+from harness.landing.code.closest_symbol import (
+    ClosestSymbolTable,
+    CombinedSymbolTables,
+    KernelSymbolOffset,
+    LoadedSymbol,
+    SymbolOffset,
+)
 from harness.landing.lookup import data_module
 from harness.landing.lookup.closest_symbol_round_trip import Conversion
 from harness.landing.lookup.data_module import ReadRequest
 from harness.landing.probe_module import SiteReport
 
-TABLE = Closest(
+TABLE = ClosestSymbolTable(
     [
         LoadedSymbol(0x2000, "beta", "target"),
         LoadedSymbol(0x1000, "alpha"),
@@ -39,12 +45,14 @@ TABLE = Closest(
     ],
 )
 def test_closest_is_the_symbol_below_however_far(address: int, place: SymbolOffset | None) -> None:
-    assert TABLE.at(address) == place
+    assert TABLE.symbol_offset_at(address) == place
 
 
 def test_tables_side_by_side_each_moved_by_its_own_bytes() -> None:
-    both = ClosestOfAll((Closest([LoadedSymbol(0x10, "start"), LoadedSymbol(0x90, "end")]), 0x1000), (TABLE, 0x8000))
-    assert [str(both.at(address)) for address in (0x100F, 0x1090, 0x9008, 0xA001)] == [
+    both = CombinedSymbolTables(
+        (ClosestSymbolTable([LoadedSymbol(0x10, "start"), LoadedSymbol(0x90, "end")]), 0x1000), (TABLE, 0x8000)
+    )
+    assert [str(both.symbol_offset_at(address)) for address in (0x100F, 0x1090, 0x9008, 0xA001)] == [
         "None",
         "end+0x0",
         "alpha+0x8",
@@ -53,7 +61,7 @@ def test_tables_side_by_side_each_moved_by_its_own_bytes() -> None:
 
 
 def test_symbols_that_kallsyms_drops_are_no_places() -> None:
-    assert str(TABLE.at(0x1029)) == "first+0x19"
+    assert str(TABLE.symbol_offset_at(0x1029)) == "first+0x19"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +86,7 @@ def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | N
 
 
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:
-    place = TABLE.at(0x1014)
+    place = TABLE.symbol_offset_at(0x1014)
     assert KernelSymbolOffset("second", 4).is_same_place(place)
     assert not KernelSymbolOffset("second", 8).is_same_place(place)
     assert not KernelSymbolOffset("second", 4, "target").is_same_place(place)
@@ -92,30 +100,36 @@ def report(address: int, errno: int = 0) -> SiteReport:
 
 HELD = Conversion(
     address=0x1014,
-    lands=0x1014,
-    elf=TABLE.at(0x1014),
-    kernel=KernelSymbolOffset("first", 4),
-    by_address=report(0x1014),
-    by_symbol=report(0x1014),
-    listed=KernelSymbolOffset("first", 4),
+    probe_address=0x1014,
+    elf_symbol=TABLE.symbol_offset_at(0x1014),
+    kernel_symbol=KernelSymbolOffset("first", 4),
+    report_by_address=report(0x1014),
+    report_by_symbol=report(0x1014),
+    listed_symbol=KernelSymbolOffset("first", 4),
 )
 
 
 def test_a_way_there_and_back_has_no_complaint() -> None:
     assert HELD.complaint == ""
-    assert replace(HELD, by_address=report(0, 22), by_symbol=report(0, 22), listed=None).complaint == ""
+    assert (
+        replace(HELD, report_by_address=report(0, 22), report_by_symbol=report(0, 22), listed_symbol=None).complaint
+        == ""
+    )
 
 
 def test_an_entry_past_its_landing_pad_is_listed_there() -> None:
     padded = replace(
         HELD,
         address=0x1010,
-        lands=0x1014,
-        elf=TABLE.at(0x1010),
-        kernel=KernelSymbolOffset("first", 0),
+        probe_address=0x1014,
+        elf_symbol=TABLE.symbol_offset_at(0x1010),
+        kernel_symbol=KernelSymbolOffset("first", 0),
     )
     assert padded.complaint == ""
-    assert replace(padded, listed=KernelSymbolOffset("first", 0)).complaint == "kprobes/list has another symbol for it"
+    assert (
+        replace(padded, listed_symbol=KernelSymbolOffset("first", 0)).complaint
+        == "kprobes/list has another symbol for it"
+    )
 
 
 @pytest.mark.parametrize(

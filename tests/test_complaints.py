@@ -21,14 +21,14 @@ CUT_AT_EVERY_BYTE = {"parisc_terminate", "parisc user fault", "x86 BUG_ON", "OOM
 def test_every_log_is_read_right(name: str) -> None:
     text, expected = LOGS[name]
     assert [
-        (complaint.kind, complaint.place) for complaint in read_complaints(HEALTHY + printed(text, start=30.0))
+        (complaint.kind, complaint.source_place) for complaint in read_complaints(HEALTHY + printed(text, start=30.0))
     ] == expected
 
 
 @pytest.mark.parametrize(("kind", "line"), LINES)
 def test_every_first_line_is_known(kind: ComplaintKind, line: str) -> None:
     (complaint,) = read_complaints(printed(line))
-    assert (complaint.kind, complaint.line) == (kind, line)
+    assert (complaint.kind, complaint.headline) == (kind, line)
 
 
 def test_a_healthy_log_is_silent() -> None:
@@ -40,7 +40,7 @@ def test_a_healthy_log_is_silent() -> None:
 def test_the_form_of_the_log_does_not_matter(name: str) -> None:
     text, _ = LOGS[name]
     log = HEALTHY + printed(text, start=30.0)
-    expected = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(log)]
+    expected = [(complaint.kind, complaint.headline, complaint.source_place) for complaint in read_complaints(log)]
     time = re.compile(r"^(\[ *\d+\.\d+\]) ", re.MULTILINE)
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
@@ -53,7 +53,7 @@ def test_the_form_of_the_log_does_not_matter(name: str) -> None:
         "unfinished lines of a program": time.sub(r"login: \1 ", log),
     }
     for form, changed in forms.items():
-        found = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(changed)]
+        found = [(complaint.kind, complaint.headline, complaint.source_place) for complaint in read_complaints(changed)]
         assert found == expected, form
 
 
@@ -78,8 +78,8 @@ def test_garbage_never_raises(garbage: bytes) -> None:
 def test_other_output_between_the_lines_changes_nothing() -> None:
     lines = printed(X86_OOPS).splitlines(keepends=True)
     noisy = "".join(f"{line}cat: {index} bytes\n" for index, line in enumerate(lines))
-    assert [complaint.line for complaint in read_complaints(noisy)] == [
-        complaint.line for complaint in read_complaints(printed(X86_OOPS))
+    assert [complaint.headline for complaint in read_complaints(noisy)] == [
+        complaint.headline for complaint in read_complaints(printed(X86_OOPS))
     ]
 
 
@@ -103,7 +103,7 @@ def test_a_forged_time_is_found_out_by_the_kernels_own_log() -> None:
     on_console = read_complaints(HEALTHY + real + forged)
     assert len(on_console) == 2
     dmesg = "".join(f"<4>{line}\n" for line in real.splitlines())
-    assert [complaint.place for complaint in confirmed_by_dmesg(on_console, dmesg)] == ["mm/slub.c:5134"]
+    assert [complaint.source_place for complaint in confirmed_by_dmesg(on_console, dmesg)] == ["mm/slub.c:5134"]
     wrapped = "<6>[  900.000000] all that the ring still holds\n"
     assert confirmed_by_dmesg(on_console, wrapped) == on_console
 
@@ -115,8 +115,8 @@ def test_boot_noise_is_allowed_by_its_exact_place_only() -> None:
     sorted_ = sort_by_boot_noise(
         complaints, [BootNoise(place="mm/slub.c:5134", why="QEMU 7.2 firmware reports no cache")]
     )
-    assert [complaint.place for complaint, _ in sorted_.allowed] == ["mm/slub.c:5134"]
-    assert [complaint.place for complaint in sorted_.alarming] == ["mm/slub.c:513", "bad_init"]
+    assert [complaint.source_place for complaint, _ in sorted_.allowed] == ["mm/slub.c:5134"]
+    assert [complaint.source_place for complaint in sorted_.alarming] == ["mm/slub.c:513", "bad_init"]
     assert sort_by_boot_noise(complaints, []).allowed == ()
 
 
@@ -133,6 +133,6 @@ def test_verdicts_of_complaints() -> None:
 
 
 def test_severity() -> None:
-    assert Verdict.PASS.worse(Verdict.OOPS) is Verdict.OOPS
-    assert Verdict.HARNESS_ERROR.worse(Verdict.PANIC) is Verdict.HARNESS_ERROR
+    assert Verdict.PASS.worse_of(Verdict.OOPS) is Verdict.OOPS
+    assert Verdict.HARNESS_ERROR.worse_of(Verdict.PANIC) is Verdict.HARNESS_ERROR
     assert {verdict for verdict in Verdict if verdict.acceptable} == {Verdict.PASS, Verdict.SKIP, Verdict.KNOWN_FAIL}

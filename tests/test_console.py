@@ -36,7 +36,7 @@ class Line:
         """Wait until this many bytes have arrived."""
         deadline = Deadline.after(SOON)
         while self.console.position < position:
-            deadline.demand("arrival")
+            deadline.require_time_left("arrival")
             time.sleep(0.001)
 
 
@@ -52,7 +52,7 @@ def test_line_that_comes_before_it_is_awaited(line: Line) -> None:
     line.send(b"booting\r\npinpoint: ready\r\n")
     line.settle(26)
     match = line.console.await_line(["panic", "pinpoint: ready"], Deadline.after(SOON))
-    assert (match.index, match.text) == (1, "pinpoint: ready")
+    assert (match.pattern_index, match.text) == (1, "pinpoint: ready")
 
 
 def test_line_that_comes_in_pieces(line: Line) -> None:
@@ -68,7 +68,7 @@ def test_line_that_comes_in_pieces(line: Line) -> None:
 def test_first_match_in_the_stream_wins(line: Line) -> None:
     line.send(b"Kernel panic - not syncing: no init\r\npinpoint: ready\r\n")
     match = line.console.await_line(["pinpoint: ready", r"Kernel panic[^\r\n]*"], Deadline.after(SOON))
-    assert (match.index, match.text) == (1, "Kernel panic - not syncing: no init")
+    assert (match.pattern_index, match.text) == (1, "Kernel panic - not syncing: no init")
 
 
 def test_only_what_comes_after_a_position_counts(line: Line) -> None:
@@ -163,8 +163,8 @@ def test_transcript_keeps_positions_when_it_forgets() -> None:
     transcript = Transcript(limit=100)
     for number in range(100):
         transcript.append(b"%09d\n" % number)
-    assert transcript.end == 1000
-    assert transcript.between(990) == b"000000099\n"
-    assert transcript.between(0).endswith(b"000000099\n")
-    assert 100 <= len(transcript.between(0)) <= 200
-    assert transcript.between(970, 980) == b"000000097\n"
+    assert transcript.end_position == 1000
+    assert transcript.read_from_memory(990) == b"000000099\n"
+    assert transcript.read_from_memory(0).endswith(b"000000099\n")
+    assert 100 <= len(transcript.read_from_memory(0)) <= 200
+    assert transcript.read_from_memory(970, 980) == b"000000097\n"

@@ -35,7 +35,7 @@ def test_a_full_disk_loses_the_log_and_not_the_console(tmp_path: Path) -> None:
     guest.sendall(b"x" * 100000)
     deadline = Deadline.after(60)
     while console.position < 100000:
-        deadline.demand("arrival")
+        deadline.require_time_left("arrival")
         time.sleep(0.001)
     guest.close()
     console.close()

@@ -35,7 +35,7 @@ def expected(path: Path) -> list[tuple[ComplaintKind, str]]:
 
 
 def found(log: str | bytes) -> list[tuple[ComplaintKind, str]]:
-    return [(complaint.kind, complaint.place) for complaint in read_complaints(log)]
+    return [(complaint.kind, complaint.source_place) for complaint in read_complaints(log)]
 
 
 def test_every_log_is_expected_and_every_expectation_has_a_log() -> None:
@@ -51,7 +51,7 @@ def test_read_right(path: Path) -> None:
 @pytest.mark.parametrize("path", LOGS, ids=named)
 def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
     log = path.read_text()
-    wanted = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(log)]
+    wanted = [(complaint.kind, complaint.headline, complaint.source_place) for complaint in read_complaints(log)]
     noise = "cat: BUG: Kernel panic - not syncing: written by a program\n"
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
@@ -62,7 +62,7 @@ def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
         "a program's unfinished lines": TIME.sub(r"Kernel panic - not syncing: \1 ", log),
     }
     for form, changed in forms.items():
-        again = [(complaint.kind, complaint.line, complaint.place) for complaint in read_complaints(changed)]
+        again = [(complaint.kind, complaint.headline, complaint.source_place) for complaint in read_complaints(changed)]
         assert again == wanted, form
 
 
@@ -82,11 +82,11 @@ def test_cut_anywhere(path: Path) -> None:
 def assert_is_beginning(reported: list[Complaint], wanted: list[Complaint], text: str) -> None:
     """Assert that no complaint is invented, all but the last are reported, and a complete headline has its own kind."""
     assert len(reported) <= len(wanted)
-    assert [(each.kind, each.line) for each in reported[:-1]] == [
-        (each.kind, each.line) for each in wanted[: len(reported)][:-1]
+    assert [(each.kind, each.headline) for each in reported[:-1]] == [
+        (each.kind, each.headline) for each in wanted[: len(reported)][:-1]
     ]
     if reported:
         assert reported[-1].kind in PREAMBLES | {wanted[len(reported) - 1].kind}
     whole_lines = text[: text.rfind("\n") + 1]
-    arrived = [each for each in wanted if f" {each.line}\n" in whole_lines]
+    arrived = [each for each in wanted if f" {each.headline}\n" in whole_lines]
     assert [each.kind for each in reported][: len(arrived)] == [each.kind for each in arrived]

@@ -50,8 +50,8 @@ def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None
     # There may be thousands of time accounts, so they are sent when the worker ends.
     own.record_seconds("parisc", "body", 1.0)
     with own.step("parisc", "boot") as step:
-        step.report("half", 0.5)
-        step.close_with("up")
+        step.publish_progress("half", 0.5)
+        step.set_final_detail("up")
     while [event.detail for event in site.received] != ["", "half", "up"]:
         assert site.news.wait(SOON)
         site.news.clear()
@@ -88,7 +88,7 @@ def test_only_the_first_workers_rows_count(site: Site) -> None:
         worker._send({"image": "x"})
         assert worker._connection.recv(100)
     assert site.rows == [(["a"], [])]
-    assert site.controller.asked == {"a": CellId("case", "a", "", "item")}
+    assert site.controller.selected_cells == {"a": CellId("case", "a", "", "item")}
 
 
 def test_a_controller_that_is_gone_costs_no_traceback(site: Site) -> None:

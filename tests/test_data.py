@@ -10,10 +10,10 @@ import pytest
 
 from harness.core.elf_tables import Section, Symbol
 from harness.core.errors import GuestError
-from harness.landing.code.closest_symbol import Closest, KernelSymbolOffset, LoadedSymbol
+from harness.landing.code.closest_symbol import ClosestSymbolTable, KernelSymbolOffset, LoadedSymbol
 from harness.landing.lookup import data_symbol_address as addresses
 from harness.landing.lookup.data_check import DataReader
-from harness.landing.lookup.data_symbol_address import Datum, shifts
+from harness.landing.lookup.data_symbol_address import Datum, count_shifted_variables
 from harness.landing.mutants import MUTANTS
 
 SLIDE = 0x100000
@@ -84,38 +84,38 @@ def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsym
         slide=SLIDE,
         targets={"m": target},
         symbol_address=lambda symbol, module: symbol.address + (target.sections[symbol.section] if module else SLIDE),
-        closest_symbols=Closest(
+        closest_symbols=ClosestSymbolTable(
             [LoadedSymbol(DATA + 0x20, "pinpoint_data_word", "m"), LoadedSymbol(DATA + 0x28, "next", "m")]
         ),
     )
 
 
 def test_section_and_offset_or_address_and_slide() -> None:
-    assert addresses.by_elf(layout(), Datum("pinpoint_data_word", 4, module="m")) == DATA + 0x20
-    assert addresses.by_elf(layout(), Datum("b", 4, offset=2)) == 0x8012 + SLIDE
+    assert addresses.address_by_elf(layout(), Datum("pinpoint_data_word", 4, module="m")) == DATA + 0x20
+    assert addresses.address_by_elf(layout(), Datum("b", 4, offset=2)) == 0x8012 + SLIDE
 
 
 def test_per_cpu_variables_linked_from_zero_do_not_slide() -> None:
-    assert addresses.by_elf(layout(kernel(per_cpu=0)), Datum("cpu_word", 4, cpu=0)) == 8
-    assert addresses.by_elf(layout(kernel(per_cpu=0)), Datum("b", 4)) == 0x8010 + SLIDE
-    assert addresses.by_elf(layout(kernel(per_cpu=0x9000)), Datum("cpu_word", 4, cpu=0)) == 0x9008 + SLIDE
+    assert addresses.address_by_elf(layout(kernel(per_cpu=0)), Datum("cpu_word", 4, cpu=0)) == 8
+    assert addresses.address_by_elf(layout(kernel(per_cpu=0)), Datum("b", 4)) == 0x8010 + SLIDE
+    assert addresses.address_by_elf(layout(kernel(per_cpu=0x9000)), Datum("cpu_word", 4, cpu=0)) == 0x9008 + SLIDE
 
 
 def test_a_section_that_sysfs_does_not_list_is_found_by_the_relocated_pointer() -> None:
-    assert addresses.by_elf(layout(), Datum("pinpoint_percpu_word", 4, module="m", cpu=0)) == POINTER
+    assert addresses.address_by_elf(layout(), Datum("pinpoint_percpu_word", 4, module="m", cpu=0)) == POINTER
 
 
 @pytest.mark.parametrize("symbol", ["nowhere", "twice"])
 def test_a_name_of_none_or_several_is_no_datum(symbol: str) -> None:
     with pytest.raises(GuestError, match=f"symbols are named {symbol}"):
-        addresses.by_elf(layout(), Datum(symbol, 4))
+        addresses.address_by_elf(layout(), Datum(symbol, 4))
 
 
 def test_the_mutants_point_elsewhere() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
-    assert addresses.by_next_symbol(layout(), datum) == DATA + 0x28
-    assert addresses.by_next_symbol(layout(), Datum("next", 4, module="m")) == DATA + 0x30
-    assert addresses.by_text_base(layout(), datum) == TEXT + 0x200 - 0x40 + 0x20
+    assert addresses.address_of_next_symbol(layout(), datum) == DATA + 0x28
+    assert addresses.address_of_next_symbol(layout(), Datum("next", 4, module="m")) == DATA + 0x30
+    assert addresses.address_by_text_base(layout(), datum) == TEXT + 0x200 - 0x40 + 0x20
 
 
 @pytest.mark.parametrize(
@@ -130,45 +130,50 @@ def test_the_mutants_point_elsewhere() -> None:
     ],
 )
 def test_kallsyms_makes_a_statement_when_it_lists_the_symbol_once(listing: str, address: int | None) -> None:
-    output = addresses.by_kallsyms(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
+    output = addresses.kallsyms_statement(layout(kallsyms=listing), Datum("pinpoint_data_word", 4, module="m"))
     assert output.address == address
 
 
 def test_the_kernels_closest_symbol_agrees_contradicts_or_is_silent() -> None:
     datum = Datum("pinpoint_data_word", 4, module="m")
     here, named = DATA + 0x20, KernelSymbolOffset("pinpoint_data_word", 0, "m")
-    assert addresses.by_closest(layout(), datum, here, named).address == here
-    assert addresses.by_closest(layout(), datum, DATA + 0x28, KernelSymbolOffset("next", 0, "m")).contradicts
-    blind = addresses.by_closest(
+    assert addresses.closest_symbol_statement(layout(), datum, here, named).address == here
+    assert addresses.closest_symbol_statement(
+        layout(), datum, DATA + 0x28, KernelSymbolOffset("next", 0, "m")
+    ).contradicts
+    blind = addresses.closest_symbol_statement(
         layout(data_symbols=False), datum, here, KernelSymbolOffset("last_function", 0x1234, "m")
     )
     assert (blind.address, blind.contradicts) == (None, False)
-    assert addresses.by_closest(layout(), datum, here, None).address is None
+    assert addresses.closest_symbol_statement(layout(), datum, here, None).address is None
 
 
 def test_the_module_reports_its_words() -> None:
-    assert addresses.by_target_parameter(layout(), Datum("pinpoint_data_word", 4, module="m")).address == DATA + 0x20
-    assert addresses.by_target_parameter(layout(), Datum("next", 4, module="m")).address is None
-    assert addresses.by_target_parameter(layout(), Datum("b", 4)).address is None
+    assert (
+        addresses.target_parameter_statement(layout(), Datum("pinpoint_data_word", 4, module="m")).address
+        == DATA + 0x20
+    )
+    assert addresses.target_parameter_statement(layout(), Datum("next", 4, module="m")).address is None
+    assert addresses.target_parameter_statement(layout(), Datum("b", 4)).address is None
 
 
 def test_what_offsets_of_another_kernel_miss() -> None:
-    assert shifts(kernel(), kernel()) == (4, 0, 0)  # type: ignore[arg-type]
-    assert shifts(kernel(), kernel(text=0x2000)) == (4, 4, 0)  # type: ignore[arg-type]
-    assert shifts(kernel(), kernel(before=8)) == (4, 2, 2)  # type: ignore[arg-type]
+    assert count_shifted_variables(kernel(), kernel()) == (4, 0, 0)  # type: ignore[arg-type]
+    assert count_shifted_variables(kernel(), kernel(text=0x2000)) == (4, 4, 0)  # type: ignore[arg-type]
+    assert count_shifted_variables(kernel(), kernel(before=8)) == (4, 2, 2)  # type: ignore[arg-type]
 
 
 def test_numbers_are_in_the_guests_order() -> None:
     big = kernel()
     big.byte_order = "big"
-    assert DataReader(layout()).encoded(0x50494E01, 4) == bytes.fromhex("014e4950")
-    assert DataReader(layout(big)).encoded(0x50494E01, 4) == bytes.fromhex("50494e01")
+    assert DataReader(layout()).encode_number(0x50494E01, 4) == bytes.fromhex("014e4950")
+    assert DataReader(layout(big)).encode_number(0x50494E01, 4) == bytes.fromhex("50494e01")
 
 
 def test_every_mutant_of_data_is_one() -> None:
-    assert MUTANTS["next-data-symbol"].places is addresses.by_next_symbol
-    assert MUTANTS["data-by-text-base"].places is addresses.by_text_base
-    assert MUTANTS["reads-next-word"].reads_beyond
+    assert MUTANTS["next-data-symbol"].compute_datum_address is addresses.address_of_next_symbol
+    assert MUTANTS["data-by-text-base"].compute_datum_address is addresses.address_by_text_base
+    assert MUTANTS["reads-next-word"].reads_after_datum
 
 
 def test_the_end_of_the_kernels_per_cpu_data_names_a_modules_first_variable() -> None:
@@ -176,8 +181,12 @@ def test_the_end_of_the_kernels_per_cpu_data_names_a_modules_first_variable() ->
     end = 0x9100 + SLIDE
     datum = Datum("pinpoint_percpu_word", 4, module="m", cpu=0)
     shown = KernelSymbolOffset("__per_cpu_end", 0, "")
-    assert addresses.by_closest(layout(vmlinux), datum, end, shown).address == end
+    assert addresses.closest_symbol_statement(layout(vmlinux), datum, end, shown).address == end
     # The same name contradicts for another address, another offset, or a variable that is not per-CPU.
-    assert addresses.by_closest(layout(vmlinux), datum, end + 8, shown).contradicts
-    assert addresses.by_closest(layout(vmlinux), datum, end + 8, KernelSymbolOffset("__per_cpu_end", 8, "")).contradicts
-    assert addresses.by_closest(layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown).contradicts
+    assert addresses.closest_symbol_statement(layout(vmlinux), datum, end + 8, shown).contradicts
+    assert addresses.closest_symbol_statement(
+        layout(vmlinux), datum, end + 8, KernelSymbolOffset("__per_cpu_end", 8, "")
+    ).contradicts
+    assert addresses.closest_symbol_statement(
+        layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown
+    ).contradicts

@@ -21,7 +21,7 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.layout import Layout
 from harness.landing.mutants import MUTANTS
-from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, by_section
+from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, request_by_section
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -96,7 +96,7 @@ def test_a_line_is_where_its_label_is(build: Build, arch: str, flags: list[str])
         found = source_line_to_offset.find_source_line(elf, file, number(source, f"MARK({function}_mark)"))
         label, start = elf.symbols_named(f"{function}_mark")[0], elf.function(function)
         assert (found.section, found.offset) == (label.section, label.address)
-        assert (found.function, found.into) == (function, label.address - start.address)
+        assert (found.function, found.function_offset) == (function, label.address - start.address)
 
 
 def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_line_of_an_executable(build: Build, tmp_path: Path) -> None:
     elf = Elf.read(tmp_path / "linked")
     found = source_line_to_offset.find_source_line(elf, "two.c", number(TWO, "MARK(third_mark)"))
     label = elf.symbols_named("third_mark")[0]
-    assert (found.section, found.offset) == (label.section, elf.section_offset(label))
-    assert (found.function, found.into) == ("third", label.address - elf.function("third").address)
+    assert (found.section, found.offset) == (label.section, elf.offset_in_section(label))
+    assert (found.function, found.function_offset) == ("third", label.address - elf.function("third").address)
 
 
 def test_an_inlined_line_needs_its_function(build: Build) -> None:
@@ -206,7 +206,7 @@ def loaded(build_id: str, text: int, previous: int = 0) -> Layout:
 def test_a_precompiled_site_is_at_its_section_and_offset(build: Build) -> None:
     elf = build("-g")
     site = PrecompiledSite.at_line("shape", elf, "one.c", number(ONE, "MARK(first_mark)"))
-    request = by_section(loaded(elf.build_id, 0xC0001000), [site])
+    request = request_by_section(loaded(elf.build_id, 0xC0001000), [site])
     assert request.specs == [f"@{0xC0001000 + elf.symbols_named('first_mark')[0].address:#x}"]
     assert site.spec == f"shape:first+{site.offset:#x}", "it can be requested by its symbol, too"
 
@@ -215,24 +215,25 @@ def test_a_precompiled_site_is_at_its_section_and_offset(build: Build) -> None:
 def test_another_build_is_refused(build: Build, found: str) -> None:
     site = PrecompiledSite.at_line("shape", build("-g"), "one.c", number(ONE, "MARK(first_mark)"))
     with pytest.raises(
-        OtherBuildError, match=rf"vm: \.text\+{site.place:#x} is for the shape of build-id {site.build_id}, load"
+        OtherBuildError,
+        match=rf"vm: \.text\+{site.section_offset:#x} is for the shape of build-id {site.build_id}, load",
     ):
-        by_section(loaded(found, 0xC0001000), [site])
-    assert MUTANTS["stale-offset"].relocates is not None
-    stale = MUTANTS["stale-offset"].relocates(loaded(found, 0xC0001000), [site])
-    assert stale.specs == [f"@{0xC0001000 + site.place:#x}"], "the mutant does not compare build-ids"
+        request_by_section(loaded(found, 0xC0001000), [site])
+    assert MUTANTS["stale-offset"].relocation is not None
+    stale = MUTANTS["stale-offset"].relocation(loaded(found, 0xC0001000), [site])
+    assert stale.specs == [f"@{0xC0001000 + site.section_offset:#x}"], "the mutant does not compare build-ids"
 
 
 def test_the_previous_instance_is_a_mutants(build: Build) -> None:
     elf = build("-g")
     site = PrecompiledSite.at_line("shape", elf, "one.c", number(ONE, "MARK(first_mark)"))
-    mutant = MUTANTS["previous-instance"].relocates
+    mutant = MUTANTS["previous-instance"].relocation
     assert mutant is not None
     first, second = loaded(elf.build_id, 0xC0001000), loaded(elf.build_id, 0xC0008000, previous=0xC0001000)
-    assert mutant(first, [site]).specs == by_section(first, [site]).specs == mutant(second, [site]).specs
-    assert by_section(second, [site]).specs == [f"@{0xC0008000 + site.place:#x}"]
+    assert mutant(first, [site]).specs == request_by_section(first, [site]).specs == mutant(second, [site]).specs
+    assert request_by_section(second, [site]).specs == [f"@{0xC0008000 + site.section_offset:#x}"]
 
 
 def test_a_site_that_carries_nothing() -> None:
     with pytest.raises(TypeError, match="not all precompiled: first"):
-        by_section(loaded("", 0xC0001000), [Site("first", module="shape")])
+        request_by_section(loaded("", 0xC0001000), [Site("first", module="shape")])

@@ -86,7 +86,7 @@ def test_symbols_of_a_module_stand_in_their_sections(module: Elf) -> None:
     entry, twice = module.function("entry"), module.function("twice")
     assert (entry.binding, twice.binding) == ("global", "local")
     assert entry.section == twice.section
-    assert not entry.padded
+    assert not entry.size_includes_padding
     assert 0 <= entry.address < entry.address + entry.size <= module.sections[entry.section].size
     assert module.sections[entry.section].executable
     [zeroed] = module.symbols_named("zeroed")
@@ -113,7 +113,7 @@ def test_bytes_agree_with_objcopy(linked: Elf, architecture: str, tmp_path: Path
     for name in ("entry", "twice", "elsewhere"):
         symbol = linked.function(name)
         start = symbol.address - text.address
-        assert linked.section_offset(symbol) == start
+        assert linked.offset_in_section(symbol) == start
         assert linked.function_bytes(symbol) == raw.read_bytes()[start : start + symbol.size]
         assert linked.bytes_at(symbol.address, symbol.size) == linked.function_bytes(symbol)
 
@@ -127,24 +127,24 @@ def test_data_and_bss_have_their_known_values(linked: Elf) -> None:
 def test_relocations_of_module_and_linked_file_are_counted_alike(module: Elf, linked: Elf) -> None:
     for elf in (module, linked):
         entry = elf.function("entry")
-        mask = elf.relocation_mask(entry.section, elf.section_offset(entry), entry.size)
+        mask = elf.relocated_positions(entry.section, elf.offset_in_section(entry), entry.size)
         calls = [found for found in elf.relocations(entry.section) if found.symbol.name == "elsewhere"]
         assert len(calls) == 1
-        at = calls[0].offset - elf.section_offset(entry)
+        at = calls[0].offset - elf.offset_in_section(entry)
         assert set(range(at, at + 4)) <= mask
         assert mask < set(range(entry.size))
 
 
 def test_pointer_relocation_covers_a_whole_word(module: Elf) -> None:
     [pointer] = module.symbols_named("pointer")
-    touched = module.relocation_mask(pointer.section, pointer.address, module.word_bytes)
+    touched = module.relocated_positions(pointer.section, pointer.address, module.word_bytes)
     assert touched == set(range(module.word_bytes))
 
 
 def test_mask_is_cut_at_the_window(module: Elf) -> None:
     [pointer] = module.symbols_named("pointer")
-    assert module.relocation_mask(pointer.section, pointer.address + 2, 1) == {0}
-    assert module.relocation_mask(pointer.section, pointer.address + module.word_bytes, 8) == set()
+    assert module.relocated_positions(pointer.section, pointer.address + 2, 1) == {0}
+    assert module.relocated_positions(pointer.section, pointer.address + module.word_bytes, 8) == set()
 
 
 def test_function_without_size_reaches_to_the_next_symbol(tmp_path: Path) -> None:
@@ -162,7 +162,9 @@ last: .fill 9,1,0x90
     made = tmp_path / "bare.o"
     _run("gcc", "-c", "-o", made, source)
     elf = Elf.read(made)
-    assert [(elf.function(name).size, elf.function(name).padded) for name in ("first", "second", "last")] == [
+    assert [
+        (elf.function(name).size, elf.function(name).size_includes_padding) for name in ("first", "second", "last")
+    ] == [
         (13, True),
         (3, True),
         (9, True),
@@ -245,7 +247,7 @@ def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
         try:
             elf = Elf.read(cut)
             elf.function_bytes(elf.function("entry"))
-            elf.relocation_mask(".text", 0, 64)
+            elf.relocated_positions(".text", 0, 64)
         except PinpointError as error:
             complaints.append(str(error))
     assert len(complaints) > 90

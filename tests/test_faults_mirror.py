@@ -76,7 +76,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     threading.Thread(target=made.serve_forever, daemon=True).start()
     monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     monkeypatch.setattr(private_apt, "_REFRESH", _REFRESH)
-    monkeypatch.setenv(host_apt_sources.MIRROR, made.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR_VARIABLE, made.uri)
     yield made
     made.shutdown()
     made.server_close()

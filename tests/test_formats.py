@@ -35,7 +35,7 @@ def cells(run: RunDirectory) -> list[Cell]:
 @pytest.mark.parametrize("name", schemas.MODELS)
 def test_the_published_schema_is_the_models(name: str) -> None:
     """`python -m harness.report.schemas` writes them again."""
-    assert (schemas.PUBLISHED / f"{name}.schema.json").read_text() == schemas.text(name)
+    assert (schemas.PUBLISHED / f"{name}.schema.json").read_text() == schemas.schema_text(name)
 
 
 def test_every_published_schema_has_a_model() -> None:
@@ -52,22 +52,24 @@ def test_a_run_is_valid_by_the_published_schemas(run: RunDirectory) -> None:
 def test_a_line_that_is_no_cell_is_refused(run: RunDirectory, tmp_path: Path, change: dict[str, object]) -> None:
     other = RunDirectory(tmp_path / run.name)
     shutil.copytree(run.path, other.path)
-    first, *rest = other.results.read_text().splitlines()
-    other.results.write_text("\n".join([json.dumps({**json.loads(first), **change}), *rest]) + "\n")
+    first, *rest = other.results_file.read_text().splitlines()
+    other.results_file.write_text("\n".join([json.dumps({**json.loads(first), **change}), *rest]) + "\n")
     with pytest.raises(AssertionError, match=r"results of"):
         validators.demand_schemas(other)
 
 
 def _expected(run: RunDirectory, cells: list[Cell]) -> Counter[str]:
     """What kunit.py must count."""
-    latest = Pivot(cells).latest
+    latest = Pivot(cells).latest_cells
     skipped = sum(cell.verdict is Verdict.SKIP for cell in latest)
-    failed = sum(not cell.verdict.acceptable for cell in latest) + len(lost.read(run))
-    return +Counter(passed=len(latest) + len(lost.read(run)) - skipped - failed, failed=failed, skipped=skipped)
+    failed = sum(not cell.verdict.acceptable for cell in latest) + len(lost.read_lost_cells(run))
+    return +Counter(
+        passed=len(latest) + len(lost.read_lost_cells(run)) - skipped - failed, failed=failed, skipped=skipped
+    )
 
 
 def test_kunit_counts_what_the_run_has(run: RunDirectory, cells: list[Cell], tmp_path: Path) -> None:
-    (tmp_path / "ktap").write_text(ktap.ktap(cells, lost.read(run)))
+    (tmp_path / "ktap").write_text(ktap.ktap(cells, lost.read_lost_cells(run)))
     assert validators.kunit(tmp_path / "ktap") == (1, _expected(run, cells))
 
 
@@ -75,16 +77,16 @@ def test_kunit_counts_what_is_streamed_while_vms_run_in_parallel(
     run: RunDirectory, cells: list[Cell], tmp_path: Path
 ) -> None:
     out = io.StringIO()
-    stream = ktap.Stream(out)
-    stream.begin([*cells, *lost.read(run)])
+    stream = ktap.KtapStream(out)
+    stream.write_plan([*cells, *lost.read_lost_cells(run)])
     seen = []
     # The cells of one VM come in order; those of several are mixed.
     for cell in sorted(cells, key=lambda cell: (cell.case, not cell.mutant, cell.vm)):
-        stream.add(cell)
+        stream.add_cell(cell)
         seen.append(out.getvalue().count("\nok ") + out.getvalue().count("\nnot ok "))
     assert seen == sorted(seen)
     assert 0 < seen[len(seen) // 2] < seen[-1]
-    stream.close()
+    stream.write_incomplete_tests()
     (tmp_path / "ktap").write_text(out.getvalue())
     assert validators.kunit(tmp_path / "ktap") == (1, _expected(run, cells))
 
@@ -98,11 +100,11 @@ def test_kunit_holds_for_a_run_that_held(cells: list[Cell], tmp_path: Path) -> N
 
 
 def test_kcidb_takes_it_and_knows_what_did_not_run(run: RunDirectory, cells: list[Cell]) -> None:
-    data = kcidb.kcidb(cells, Figures(run).read(), run.name, "lab", lost.read(run))
+    data = kcidb.kcidb(cells, Figures(run).read(), run.name, "lab", lost.read_lost_cells(run))
     validators.kcidb(json.dumps(data))
     by_status = Counter(test["status"] for test in data["tests"] if ".figure." not in f".{test['path']}")
-    latest = Counter(cell.verdict for cell in Pivot(cells).latest)
-    assert by_status["MISS"] == len(lost.read(run)) == 1
+    latest = Counter(cell.verdict for cell in Pivot(cells).latest_cells)
+    assert by_status["MISS"] == len(lost.read_lost_cells(run)) == 1
     assert by_status["ERROR"] == latest[Verdict.HARNESS_ERROR] + latest[Verdict.BOOT_FAIL]
     assert by_status["SKIP"] == latest[Verdict.SKIP]
     known = [test["id"] for test in data["tests"] if test.get("misc", {}).get("verdict") == "known-fail"]
@@ -118,15 +120,15 @@ def test_kcidb_refuses_what_is_wrong(run: RunDirectory, cells: list[Cell]) -> No
 
 
 def test_junit_is_read_by_junitparser_and_keeps_gitlabs_rules(run: RunDirectory, cells: list[Cell]) -> None:
-    text = junit.junit(cells, run.name, lost.read(run))
+    text = junit.junit(cells, run.name, lost.read_lost_cells(run))
     found = validators.junit(text)
-    assert sum(found.values()) == len(Pivot(cells).latest) + 1
+    assert sum(found.values()) == len(Pivot(cells).latest_cells) + 1
     assert found["Error"] == 1 + sum(cell.verdict in (Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL) for cell in cells)
     assert 'file="cases/test_sites.py" line="' in text
 
 
 def test_markdown_lists_what_did_not_run(run: RunDirectory, cells: list[Cell]) -> None:
-    text = markdown.markdown(cells, run.name, lost.read(run))
+    text = markdown.markdown(cells, run.name, lost.read_lost_cells(run))
     assert "### 1 did not run" in text
     assert "- `test\\_never` on `parisc`" in text
 
@@ -140,7 +142,7 @@ def test_exports_of_this_runs_own_results_are_valid(request: pytest.FixtureReque
     # Copied first: other workers are writing.
     copy = RunDirectory(tmp_path / "copy" / directory.name)
     copy.path.mkdir(parents=True)
-    for file in (directory.results, directory.figures, directory.trials):
+    for file in (directory.results_file, directory.figures_file, directory.trials_file):
         if file.exists():
             whole = file.read_bytes()
             (copy.path / file.name).write_bytes(whole[: whole.rfind(b"\n") + 1])

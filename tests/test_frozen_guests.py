@@ -39,7 +39,7 @@ def parts(key: str = "an-image", accelerator: Accelerator = TCG, **machine: int)
         kernel=Kernel(source="debian-binary", package="none"),
         machine=MachineOptions(**machine),
     )
-    return freezer.frozen_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe, disk=None)), accelerator)
+    return freezer.frozen_guest_key_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe, disk=None)), accelerator)
 
 
 def test_one_guest_thaws_on_the_machine_it_was_frozen_on() -> None:
@@ -121,9 +121,9 @@ def test_a_guest_is_thawed_for_a_shell_only_where_one_is_frozen_already(
     def boot(_: object) -> Any:  # noqa: ANN401
         pytest.fail("a guest was booted to be frozen")
 
-    assert made().find_frozen(image, boot) is None
-    entry = store.obtain(freezer.KIND, freezer.frozen_parts(image, TCG), vm="a-vm", build=empty)
-    assert made().find_frozen(image, boot) == entry.path / "state"
+    assert made().find_frozen_state_file(image, boot) is None
+    entry = store.obtain(freezer.KIND, freezer.frozen_guest_key_parts(image, TCG), vm="a-vm", build=empty)
+    assert made().find_frozen_state_file(image, boot) == entry.path / "state"
 
     def refused(*_: object) -> None:
         raise FrozenGuestRefused("not this one")
@@ -131,4 +131,4 @@ def test_a_guest_is_thawed_for_a_shell_only_where_one_is_frozen_already(
     monkeypatch.setattr(freezer.start, "thaw", refused)
     with pytest.raises(FrozenGuestRefused):
         made().thaw(image, entry.path / "state", cast(Any, None))
-    assert made().find_frozen(image, boot) is None
+    assert made().find_frozen_state_file(image, boot) is None

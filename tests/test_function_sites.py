@@ -164,8 +164,8 @@ def small_kernel(directory: Path, config: dict[str, str]) -> Image:
 
 
 def test_every_offset_of_a_function(sites: FunctionSites) -> None:
-    found = sites.function("f")
-    rows = {each.offset: (each.answer.accepted, each.answer.reason, each.arms) for each in found.instructions}
+    found = sites.describe_function("f")
+    rows = {each.offset: (each.answer.accepted, each.answer.reason, each.patch_kind) for each in found.instructions}
     assert rows == {
         0x0: (True, "", "ftrace call"),
         0x5: (False, "jump label", ""),
@@ -176,14 +176,14 @@ def test_every_offset_of_a_function(sites: FunctionSites) -> None:
         0x17: (False, "call or jump through memory", ""),
         0x19: (True, "", "breakpoint"),
     }
-    assert all(each.confirmed for each in found.instructions)
+    assert all(each.confirmed_by_objdump for each in found.instructions)
     assert found.aliases == ("also_f",)
     assert found.size == 0x1E
-    assert found.inside[0x1] == Answer(False, errno.EILSEQ, "inside an instruction")
-    assert found.inside[0x6] == Answer(False, errno.EINVAL, "jump label")
-    assert found.inside[0xB] == Answer(False, errno.EINVAL, "static call")
-    assert found.inside[0x10] == Answer(False, errno.EILSEQ, "inside an instruction")
-    assert found.inside[0x15].accepted is None
+    assert found.answers_inside_instructions[0x1] == Answer(False, errno.EILSEQ, "inside an instruction")
+    assert found.answers_inside_instructions[0x6] == Answer(False, errno.EINVAL, "jump label")
+    assert found.answers_inside_instructions[0xB] == Answer(False, errno.EINVAL, "static call")
+    assert found.answers_inside_instructions[0x10] == Answer(False, errno.EILSEQ, "inside an instruction")
+    assert found.answers_inside_instructions[0x15].accepted is None
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_every_offset_of_a_function(sites: FunctionSites) -> None:
     ],
 )
 def test_entries_that_are_refused(name: str, reason: str, sites: FunctionSites) -> None:
-    assert sites.function(name).instructions[0].answer.reason == reason
+    assert sites.describe_function(name).instructions[0].answer.reason == reason
 
 
 def test_a_landing_pad_moves_the_probe(sites: FunctionSites) -> None:
-    found = sites.function("h")
-    assert found.shift == 4
-    assert [(each.offset, each.arms) for each in found.instructions] == [
+    found = sites.describe_function("h")
+    assert found.landing_pad_size == 4
+    assert [(each.offset, each.patch_kind) for each in found.instructions] == [
         (0, "ftrace call"),
         (4, "ftrace call"),
         (9, "breakpoint"),
@@ -211,13 +211,13 @@ def test_a_landing_pad_moves_the_probe(sites: FunctionSites) -> None:
 
 
 def test_without_kprobes_on_ftrace_the_site_is_refused(tmp_path: Path) -> None:
-    found = FunctionSites(small_kernel(tmp_path, {**CONFIG, "CONFIG_KPROBES_ON_FTRACE": "n"})).function("f")
+    found = FunctionSites(small_kernel(tmp_path, {**CONFIG, "CONFIG_KPROBES_ON_FTRACE": "n"})).describe_function("f")
     assert found.instructions[0].answer == Answer(False, errno.EINVAL, "ftrace site")
 
 
 def test_a_name_that_is_none_shows_similar_ones(sites: FunctionSites) -> None:
     with pytest.raises(UsageError, match=r"no function is named 'twic'; similar: twice, twice2"):
-        sites.function("twic")
+        sites.describe_function("twic")
 
 
 @pytest.mark.parametrize(
@@ -241,18 +241,22 @@ def test_how_the_kernels_answer_is_compared(
 ) -> None:
     proof = Proof()
     _compare(proof, "f", 0, expected, SiteReport("f", number, address, 0, 0), 0x10, unlisted)
-    assert (proof.agreed, proof.settled, len(proof.differences)) == (agreed, settled, 1 - agreed - settled)
-    assert proof.answers == {("f", 0): number}
+    assert (proof.agreed_count, proof.settled_by_kernel_count, len(proof.differences)) == (
+        agreed,
+        settled,
+        1 - agreed - settled,
+    )
+    assert proof.errno_by_offset == {("f", 0): number}
 
 
 def test_both_forms_of_output(sites: FunctionSites) -> None:
-    found = sites.function("f")
-    text = sites_command_output.text(found, {})
+    found = sites.describe_function("f")
+    text = sites_command_output.sites_table(found, {})
     assert "no: EINVAL, jump label" in text
     assert "unknown without --boot: rewritten at boot" in text
     assert "aliases: also_f" in text
     asked = {("f", 0): 0, ("f", 0x14): errno.EILSEQ}
-    answered = json.loads(json.dumps(sites_command_output.as_object(found, asked)))
+    answered = json.loads(json.dumps(sites_command_output.function_as_json_object(found, asked)))
     rows = {row["offset"]: row for row in answered["offsets"]}
     assert rows[0]["kernel"] == "accepted"
     assert rows[0x14]["kernel"] == "EILSEQ"

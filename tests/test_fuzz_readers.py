@@ -39,7 +39,7 @@ from harness.verdict.traces import frames
 LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
     "kprobes": (
         "ffffffff81000000  k  leaf+0x4  pinpoint_target [DISABLED][FTRACE]\nffffffff81000010  r  f+0x0\n",
-        probe_module.parse_list,
+        probe_module.parse_kprobe_list,
     ),
     "report": (
         "spec=leaf+0x4 errno=0 address=ffffffff81000000 hits=3 ip=ffffffff81000001 missed=0 returns=1 value=7\n",
@@ -50,7 +50,7 @@ LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
         lambda text: Target.__new__(Target)._parsed(text) if _named() else None,
     ),
     "data": ("address=c0000000 bytes=0011aabb errno=0 symbol=banner+0x0/0x10 [x]\n", data_module.parse_results),
-    "loader": ("did load target pid=7 errno=0\n", LoaderLine.parsed),
+    "loader": ("did load target pid=7 errno=0\n", LoaderLine.parse),
 }
 STATE = """\
 /proc/modules:virtio_net 61440 0 - Live 0xffffffffc0000000
@@ -108,11 +108,11 @@ def test_listings_of_guests(config: pytest.Config, name: str) -> None:
 def test_the_state_of_a_guest(config: pytest.Config) -> None:
     def reader(text: str) -> None:
         try:
-            GuestState.parsed(text)
+            GuestState.parse_listing(text)
         except ValueError as error:
             raise PinpointError("its state cannot be read") from error
 
-    GuestState.parsed(STATE)
+    GuestState.parse_listing(STATE)
     fuzz(config, text_of(STATE), reader)
 
 
@@ -124,7 +124,11 @@ def test_notes_of_a_kernel(config: pytest.Config) -> None:
 
 def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
     SystemMap.read(write(MAP.encode()))
-    fuzz(config, mutations(MAP.encode()), lambda content: SystemMap.read(write(content)).meaning(0xFFFFFFFF81000008))
+    fuzz(
+        config,
+        mutations(MAP.encode()),
+        lambda content: SystemMap.read(write(content)).describe_address(0xFFFFFFFF81000008),
+    )
 
 
 @pytest.mark.parametrize(
@@ -197,9 +201,9 @@ def test_recipes(config: pytest.Config, tmp_path: Path) -> None:
 def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_replay import FILE, ITEM, cell
 
-    monkeypatch.setattr(bundle_trust, "collected", lambda _: {})
+    monkeypatch.setattr(bundle_trust, "collect_bundle_cells", lambda _: {})
     about = Bundle(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"], schedule="open read")
-    place = bundle.write(tmp_path, about, {"console.log": b"x"})
+    place = bundle.write_bundle(tmp_path, about, {"console.log": b"x"})
     description = place / bundle.ABOUT
 
     def reader(content: bytes) -> None:

@@ -131,7 +131,7 @@ def test_an_empty_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_entry_that_cannot_be_used_is_dropped_unless_another_process_uses_it(cache: Path) -> None:
     store = Store(cache / "store", Bus())
-    path = store.path("kernel", ["0"])
+    path = store.entry_path("kernel", ["0"])
     store.mark_used(path)
     child = using(path)
     store.drop("kernel", ["0"])

@@ -18,7 +18,7 @@ from harness import cli
 from harness.core.errors import RecipeError, UsageError
 from harness.images import given_kernel_parts, kernel_config, rpm, vm_recipe
 from harness.images.vm_recipe import Recipe, Traits, load_all, replace_in_this_run, select
-from harness.matrix.commands.given_kernel_recipe import Given, lost_traits
+from harness.matrix.commands.given_kernel_recipe import GivenKernel, lost_traits
 from harness.report import bundle
 
 RELEASE = "6.9.1-200.fc40.x86_64"
@@ -111,13 +111,13 @@ def fedora() -> dict[str, bytes]:
 def test_the_parts_of_fedoras_packages(tmp_path: Path) -> None:
     (tmp_path / "kernel.rpm").write_bytes(package(fedora(), zstd))
     given_kernel_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
-    found = given_kernel_parts.in_tree(tmp_path / "tree", "kernel.rpm")
+    found = given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "kernel.rpm")
     assert found.release == RELEASE
     assert found.image.read_bytes() == b"image"
     assert found.modules == tmp_path / f"tree/lib/modules/{RELEASE}"
     assert found.source == found.objects == tmp_path / f"tree/usr/src/kernels/{RELEASE}"
     (tmp_path / "scratch").mkdir()
-    staged = given_kernel_parts.staged_modules(found, tmp_path / "scratch")
+    staged = given_kernel_parts.stage_decompressed_modules(found, tmp_path / "scratch")
     assert lzma.decompress((staged / "kernel/virtio_net.ko.xz").read_bytes()) == b"module"
 
 
@@ -130,7 +130,7 @@ def test_a_missing_part_is_named(absent: str, named: str, tmp_path: Path) -> Non
     (tmp_path / "kernel.rpm").write_bytes(package(files, bytes))
     given_kernel_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
     with pytest.raises(UsageError, match=f"no {named}.* is among what --kernel names"):
-        given_kernel_parts.in_tree(tmp_path / "tree", "kernel.rpm")
+        given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "kernel.rpm")
 
 
 def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:
     (modules / "kernel/a.ko.zst").write_bytes(zstd(b"one"))
     (modules / "kernel/b.ko.gz").write_bytes(gzip.compress(b"two"))
     (tmp_path / "scratch").mkdir()
-    parts = cast(given_kernel_parts.Parts, SimpleNamespace(modules=modules))
-    staged = given_kernel_parts.staged_modules(parts, tmp_path / "scratch") / "kernel"
+    parts = cast(given_kernel_parts.KernelParts, SimpleNamespace(modules=modules))
+    staged = given_kernel_parts.stage_decompressed_modules(parts, tmp_path / "scratch") / "kernel"
     assert (staged / "a.ko").read_bytes() == b"one"
     assert (staged / "b.ko").read_bytes() == b"two"
 
@@ -198,13 +198,13 @@ def test_wrong_use_is_one_line(words: list[str], tmp_path: Path, capsys: pytest.
 
 def test_a_tree_takes_the_vms_configuration_and_machine(tmp_path: Path) -> None:
     own = tree(tmp_path / "linux")
-    found = Given((own,)).recipe(["x86_64-fsections"])
+    found = GivenKernel((own,)).recipe_with_kernel(["x86_64-fsections"])
     base = load_all()["x86_64-fsections"]
     assert (found.kernel.source, found.kernel.tree, found.kernel.config) == ("tree", str(own), base.kernel.config)
     assert (found.name, found.machine) == (base.name, base.machine)
     assert not found.kernel.patches
     # A VM of a packaged kernel has no configuration: that of another VM of the architecture is taken.
-    assert Given((own,)).recipe(["x86_64-debian"]).kernel.config == base.kernel.config
+    assert GivenKernel((own,)).recipe_with_kernel(["x86_64-debian"]).kernel.config == base.kernel.config
 
 
 def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:

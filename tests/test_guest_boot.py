@@ -20,7 +20,7 @@ from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator
 from harness.guest.accelerator import KVM, TCG, Accelerator, choose
-from harness.guest.accelerator_canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64
+from harness.guest.accelerator_canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64_canary_program
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions, boot
@@ -166,7 +166,7 @@ def emulators(directory: Path) -> set[int]:
 def test_panic_at_boot_is_reported_with_the_consoles_last_lines(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="did not boot: the kernel panicked") as reported:
-        pretender.boot(arm64(b"Kernel panic - not syncing: no init\r\ntrace\r\n", PSCI_SYSTEM_RESET))
+        pretender.boot(arm64_canary_program(b"Kernel panic - not syncing: no init\r\ntrace\r\n", PSCI_SYSTEM_RESET))
     assert time.monotonic() - began < SOON / 2
     assert str(reported.value).splitlines()[1:] == ["  Kernel panic - not syncing: no init", "  trace"]
     assert "no init" in (pretender.directory / "console" / "pretender.log").read_text()
@@ -175,7 +175,7 @@ def test_panic_at_boot_is_reported_with_the_consoles_last_lines(pretender: Prete
 def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the console closed"):
-        pretender.boot(arm64(b"goodbye\r\n", PSCI_SYSTEM_OFF))
+        pretender.boot(arm64_canary_program(b"goodbye\r\n", PSCI_SYSTEM_OFF))
     assert time.monotonic() - began < SOON / 2
 
 
@@ -187,7 +187,7 @@ def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
 def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:
     began = time.monotonic()
     with pytest.raises(BootError, match="the guest stopped: SHUTDOWN guest-shutdown"):
-        pretender.boot(arm64(b"pinpoint: waiting\r\npinpoint: ready\r\n", PSCI_SYSTEM_OFF))
+        pretender.boot(arm64_canary_program(b"pinpoint: waiting\r\npinpoint: ready\r\n", PSCI_SYSTEM_OFF))
     assert time.monotonic() - began < SOON / 2
 
 
@@ -227,10 +227,10 @@ def test_no_qemu_outlives_a_killed_run(tmp_path: Path) -> None:
     run = alone(tmp_path, "pretender.boot(b'\\x00\\x00\\x00\\x14' * 4, seconds=60.0)\n")
     deadline = Deadline.after(SOON)
     while not (children := emulators(tmp_path)):
-        deadline.demand("QEMU's start")
+        deadline.require_time_left("QEMU's start")
         time.sleep(0.02)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     while any(Path(f"/proc/{child}").exists() for child in children):
-        deadline.demand("QEMU's end")
+        deadline.require_time_left("QEMU's end")
         time.sleep(0.02)

@@ -52,7 +52,7 @@ def test_silence_makes_the_next_waits_short_until_an_answer_comes() -> None:
 def test_a_guest_that_is_slow_here_is_waited_for_longer() -> None:
     shell = Shell()
     guest = guest_with(shell)
-    guest.heart = cast(Any, SimpleNamespace(slowness=3.0))
+    guest.heartbeat = cast(Any, SimpleNamespace(slowness=3.0))
     guest.run("true")
     shell.answers = False
     for _ in range(2):

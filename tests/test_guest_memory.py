@@ -10,13 +10,13 @@ from typing import cast
 
 import pytest
 
-from harness.core.architecture import Translation
+from harness.core.architecture import AddressTranslation
 from harness.core.errors import GuestError
 from harness.guest import memory as room
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.memory import Memory, SharedFile
 from harness.guest.monitor import Json, Monitor
-from harness.guest.parisc_tables import PariscTables
+from harness.guest.parisc_tables import PariscPageTables
 
 BASE = 0xFFFFFFFF81000000
 SIZE = 1 << 20
@@ -62,7 +62,7 @@ def monitored() -> Iterator[Monitored]:
 @pytest.fixture
 def memory(monitored: Monitored, monkeypatch: pytest.MonkeyPatch) -> Memory:
     monkeypatch.setattr(room, "_USER_MODE_SECONDS", 0.1)
-    return Memory("a-vm", cast(Monitor, monitored), monitored._shared, Translation.QEMU, Path("/no/vmlinux"))
+    return Memory("a-vm", cast(Monitor, monitored), monitored._shared, AddressTranslation.QEMU, Path("/no/vmlinux"))
 
 
 def expected(address: int, size: int) -> bytes:
@@ -126,8 +126,8 @@ class Parisc:
         self.reads += 1
         return bytes(self.ram[address : address + size])
 
-    def tables(self) -> PariscTables:
-        return PariscTables(self.directory, self.physical)
+    def tables(self) -> PariscPageTables:
+        return PariscPageTables(self.directory, self.physical)
 
 
 def test_parisc_kernel_memory_is_linear() -> None:

@@ -120,7 +120,9 @@ def test_events_are_kept_in_order(qemu: Qemu, monitor: Monitor) -> None:
     last = monitor.wait_event("WATCHDOG", deadline=Deadline.after(SOON))
     assert last.data == {"action": "none"}
     assert [event.name for event in monitor.events()] == ["RESUME", "STOP", "RESUME", "WATCHDOG"]
-    assert [event.at for event in monitor.events()] == sorted(event.at for event in monitor.events())
+    assert [event.monotonic_time for event in monitor.events()] == sorted(
+        event.monotonic_time for event in monitor.events()
+    )
 
 
 def test_only_later_events_are_waited_for(qemu: Qemu, monitor: Monitor) -> None:
@@ -148,7 +150,7 @@ def test_dead_qemu_ends_a_command(qemu: Qemu, monitor: Monitor) -> None:
 def test_the_end_is_reported_once_with_its_reason(qemu: Qemu, monitor: Monitor) -> None:
     reported: list[str] = []
     over = threading.Event()
-    monitor.call_at_end(lambda reason: (reported.append(reason), over.set())[0])
+    monitor.call_when_guest_stops(lambda reason: (reported.append(reason), over.set())[0])
     qemu.event("SHUTDOWN", guest=True, reason="guest-reset")
     assert over.wait(SOON)
     qemu.die()
@@ -162,7 +164,7 @@ def test_an_earlier_end_is_reported_too(qemu: Qemu, monitor: Monitor) -> None:
     qemu.event("STOP")
     monitor.wait_event("STOP", deadline=Deadline.after(SOON))
     reported: list[str] = []
-    monitor.call_at_end(reported.append)
+    monitor.call_when_guest_stops(reported.append)
     assert reported == ["the guest stopped: SHUTDOWN guest-shutdown"]
 
 

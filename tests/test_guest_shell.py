@@ -122,7 +122,7 @@ def test_concurrent_commands_have_channels_of_their_own(shell: Shell, tmp_path: 
     slow.start()
     deadline = Deadline.after(SOON)
     while not begun.exists():
-        deadline.demand("the other command")
+        deadline.require_time_left("the other command")
         time.sleep(0.02)
     assert shell.run(("echo", "on"), Deadline.after(SOON)).stdout == "on\n"
     assert slow.is_alive()

@@ -16,7 +16,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.keys import RunKeys
 from harness.guest.result import Result
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 
 
 @pytest.fixture
@@ -87,20 +87,20 @@ def test_lost_guest_is_reported_at_once(server: Server, break_it: Callable[[Serv
 def test_another_host_key_is_refused(server: Server) -> None:
     stranger = RunKeys.make()
     with pytest.raises(GuestError, match="not the one we set up"):
-        server.link(RunKeys(server.keys.client, stranger.host, b"", ""))
+        server.link(RunKeys(server.keys.client_key, stranger.guest_host_key, b"", ""))
 
 
 def test_no_key_but_ours_is_tried(server: Server) -> None:
     stranger = RunKeys.make()
     with pytest.raises(GuestError, match="not the one we set up"):
-        server.link(RunKeys(stranger.client, server.keys.host, b"", ""))
+        server.link(RunKeys(stranger.client_key, server.keys.guest_host_key, b"", ""))
 
 
 def test_nobody_there_is_a_lost_guest() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(GuestLost, match="no SSH server answers"):
-        SshLink("a-vm", port, RunKeys.make()).connect(Deadline.after(SOON))
+        SshConnection("a-vm", port, RunKeys.make()).connect(Deadline.after(SOON))
 
 
 def store(damage: bytes) -> Behaviour:

@@ -22,7 +22,7 @@ TARGET = "/proc/modules:pinpoint_target 16384 0 - Live 0xffffffffc0020000 (OE)\n
 
 
 def changed(after: str, *kept: str) -> list[str]:
-    return GuestState.parsed(BEFORE).changed(GuestState.parsed(after), kept)
+    return GuestState.parse_listing(BEFORE).list_changes(GuestState.parse_listing(after), kept)
 
 
 def test_nothing_changed() -> None:
@@ -64,7 +64,7 @@ def test_a_kept_target_is_expected_and_unreferenced() -> None:
 
 
 def worn(before: str, after: str) -> str:
-    return GuestState.parsed(before).discard_reason(GuestState.parsed(after), 512)
+    return GuestState.parse_listing(before).discard_reason(GuestState.parse_listing(after), 512)
 
 
 def test_taints_of_our_own_modules_are_none() -> None:
@@ -81,4 +81,4 @@ def test_slab_that_grew_by_an_eighth_of_memory_is_reported() -> None:
 
 def test_a_listing_that_was_cut() -> None:
     with pytest.raises(ValueError, match="tainted"):
-        GuestState.parsed(BEFORE.partition("/proc/sys")[0])
+        GuestState.parse_listing(BEFORE.partition("/proc/sys")[0])

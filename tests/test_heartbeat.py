@@ -14,12 +14,12 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded
 from harness.guest import heartbeat as heart_module
-from harness.guest.heartbeat import Heartbeat, Sample, Silence, samples
+from harness.guest.heartbeat import CpuSample, Heartbeat, MissedHeartbeats, parse_cpu_samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_complaints
-from harness.verdict.liveness import Condition, examine
+from harness.verdict.liveness import Condition, diagnose_guest
 
 # Long enough that a thread of a busy host does not wait for a large part of it.
 BEAT = 0.3
@@ -30,9 +30,9 @@ REGISTERS = {
     "parisc": "IA_F 00000000:008534c8 IA_B 00000000:008534cc\nPSW  0006ff0f CB   00000000 -------CRQPDI\n",
 }
 LOOKS = {
-    "x86_64": [Sample(0, 0xFFFFFFFFC024A8B3, False), Sample(1, 0xFFFFFFFF81000010, True)],
-    "arm64": [Sample(0, 0xFFFF800008010000, False)],
-    "parisc": [Sample(0, 0x008534C8, True)],
+    "x86_64": [CpuSample(0, 0xFFFFFFFFC024A8B3, False), CpuSample(1, 0xFFFFFFFF81000010, True)],
+    "arm64": [CpuSample(0, 0xFFFF800008010000, False)],
+    "parisc": [CpuSample(0, 0x008534C8, True)],
 }
 
 
@@ -74,9 +74,9 @@ class Scene:
         self.emulator = SimpleNamespace(
             name="a-vm", pid=1, monitor=self.monitor, status=None, qemu_messages=lambda: "bye"
         )
-        registers = ARCHITECTURES["x86_64"].kprobes.registers
-        self.heart = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
-        self.guest = cast(Any, SimpleNamespace(heart=self.heart, monitor=self.monitor, link=self.link))
+        registers = ARCHITECTURES["x86_64"].kprobe_traits.register_parser
+        self.heartbeat = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
+        self.guest = cast(Any, SimpleNamespace(heart=self.heartbeat, monitor=self.monitor, link=self.link))
 
     def wait_for_hang(self, seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -87,7 +87,7 @@ class Scene:
     def asked_more_than_once(self) -> bool:
         deadline = Deadline.after(SOON)
         while self.link.beats < 2:
-            deadline.demand("a second question")
+            deadline.require_time_left("a second question")
             time.sleep(0.01)
         return True
 
@@ -104,7 +104,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("name", REGISTERS)
 def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
-    assert samples(REGISTERS[name], ARCHITECTURES[name].kprobes.registers) == LOOKS[name]
+    assert parse_cpu_samples(REGISTERS[name], ARCHITECTURES[name].kprobe_traits.register_parser) == LOOKS[name]
 
 
 def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +112,8 @@ def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.
     monkeypatch.setattr(GuestTime, "seconds_since_last_call", lambda _: BEAT / heart_module._LAPS_A_BEAT)
     with scene.link.waiting():
         assert scene.wait_for_hang(100 * BEAT)
-    assert scene.heart.silence is not None
-    assert 3.9 < scene.heart.silence.beats <= 5
+    assert scene.heartbeat.silence is not None
+    assert 3.9 < scene.heartbeat.silence.missed_beats <= 5
     assert "no heartbeat" in scene.reasons[0]
 
 
@@ -146,12 +146,12 @@ def test_what_the_host_did_not_let_it_run_does_not_count(scene: Scene, monkeypat
 def test_a_slow_guest_has_long_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = iter((1.0, 1.0 + 9 * heart_module._USUAL_LOOP, 2.0, 2.0 + 4 * heart_module._USUAL_LOOP))
     monkeypatch.setattr(GuestTime, "run_and_wait_seconds", lambda _: (next(ran), 0.0))
-    scene.heart.calibrate(lambda _: None)
-    assert scene.heart.beat_seconds == pytest.approx(4 * BEAT)
+    scene.heartbeat.calibrate(lambda _: None)
+    assert scene.heartbeat.beat_seconds == pytest.approx(4 * BEAT)
 
 
-def silent(*takes_interrupts: bool) -> Silence:
-    return Silence(4.1, 3.0, tuple(Sample(0, 0x1000, takes) for takes in takes_interrupts))
+def silent(*takes_interrupts: bool) -> MissedHeartbeats:
+    return MissedHeartbeats(4.1, 3.0, tuple(CpuSample(0, 0x1000, takes) for takes in takes_interrupts))
 
 
 PANIC = "[    9.505260] Kernel panic - not syncing: asked to\n"
@@ -176,18 +176,18 @@ OOPS = "[    9.505260] kernel BUG at probes/crash/faults.c:36!\n"
 def test_what_became_of_a_guest(
     scene: Scene, change: dict[str, Any], console: str, condition: Condition, verdict: Verdict
 ) -> None:
-    scene.heart.latest = change.get("latest", 0.0)
-    scene.heart.silence = change.get("silence")
+    scene.heartbeat.latest = change.get("latest", 0.0)
+    scene.heartbeat.silence = change.get("silence")
     scene.emulator.status = change.get("status")
     scene.link.alive = change.get("alive", True)
     if "event" in change:
         scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
-    found = examine(scene.guest, read_complaints(console), hex)
+    found = diagnose_guest(scene.guest, read_complaints(console), hex)
     assert (found.condition, found.condition.verdict) == (condition, verdict)
     if found.condition is Condition.SOFT_HANG:
         assert "CPU 0 at 0x1000 (2/2)" in found.evidence
 
 
 def test_a_guest_without_a_connection_is_booting() -> None:
-    found = examine(cast(Any, SimpleNamespace(heart=None)), [])
+    found = diagnose_guest(cast(Any, SimpleNamespace(heart=None)), [])
     assert (found.condition, found.condition.verdict) == (Condition.BOOTING, Verdict.BOOT_FAIL)

@@ -14,15 +14,15 @@ import pytest
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError
-from harness.matrix.cells.cell_phases_and_verdict import verdict_of
+from harness.matrix.cells.cell_phases_and_verdict import verdict_of_error
 from harness.verdict.cell_verdict_enum import Verdict
 
 
 def test_late_work_of_the_host_is_no_hang() -> None:
     with pytest.raises(HostError, match="sleep did not end in time") as late:
         process.run(["sleep", "60"], deadline=Deadline.after(0.2))
-    assert verdict_of(late.value) is Verdict.HARNESS_ERROR
-    assert verdict_of(DeadlineExceeded("a guest")) is Verdict.HANG
+    assert verdict_of_error(late.value) is Verdict.HARNESS_ERROR
+    assert verdict_of_error(DeadlineExceeded("a guest")) is Verdict.HANG
 
 
 def test_a_child_that_closed_its_output_is_ended_at_the_deadline() -> None:
@@ -80,7 +80,7 @@ def test_what_a_child_left_in_its_group_is_ended(tmp_path: Path) -> None:
     child = process.spawn(["sh", "-c", script])
     deadline = Deadline.after(60)
     while not pid_file.exists() or not pid_file.read_text().strip():
-        deadline.demand("start")
+        deadline.require_time_left("start")
         time.sleep(0.01)
     process.stop(child, 0.5)
     assert child.returncode == -signal.SIGKILL
@@ -88,5 +88,5 @@ def test_what_a_child_left_in_its_group_is_ended(tmp_path: Path) -> None:
         left = subprocess.run(["pgrep", "-g", str(child.pid)], capture_output=True, check=False).stdout
         if not left:
             break
-        deadline.demand(f"end of {left!r}")
+        deadline.require_time_left(f"end of {left!r}")
         time.sleep(0.05)

@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a bundle as a run of Pinpoint writes it."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
     about = Bundle(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"])
-    return bundle.write(tmp_path, about, {"console.log": b"boot\n", "modules/x.ko": b"\x7fELF"})
+    return bundle.write_bundle(tmp_path, about, {"console.log": b"boot\n", "modules/x.ko": b"\x7fELF"})
 
 
 def change(place: Path, of_cell: Change | None = None, **facts: object) -> Path:

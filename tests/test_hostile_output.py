@@ -22,7 +22,7 @@ from harness.guest import spilled_console_output
 from harness.guest.console import Console, Transcript
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
-from harness.matrix.cells.cell_phases_and_verdict import verdict_of
+from harness.matrix.cells.cell_phases_and_verdict import verdict_of_error
 from harness.matrix.guests import checkup, guest_state
 from harness.matrix.guests.checkup import KernelComplained, UnexplainedTaint
 from harness.verdict import complaint_kinds, complaints, printk, traces
@@ -77,7 +77,7 @@ def work(monkeypatch: pytest.MonkeyPatch, unit: str, size: int) -> int:
                     patch.setattr(module, name, Counting(value, handed))
         floating = [(opening, Counting(pattern, handed)) for opening, pattern in complaint_kinds._FLOATING]
         patch.setattr(complaint_kinds, "_FLOATING", floating)
-        console_parser_scaling.reads(console_parser_scaling.text(unit, size))
+        console_parser_scaling.read_complaints_and_frames(console_parser_scaling.make_console_text(unit, size))
     return sum(handed)
 
 
@@ -106,7 +106,7 @@ class Line:
         self.guest.sendall(content)
         deadline = Deadline.after(60)
         while self.console.position < end:
-            deadline.demand("arrival")
+            deadline.require_time_left("arrival")
             time.sleep(0.001)
 
 
@@ -159,8 +159,8 @@ def test_the_flood_between_fences_is_given_back_to_the_disk(line: Line) -> None:
     guest = fenceable(line, "")
     for _ in range(3):
         line.send(b"x" * MIB * 17)
-        guest.fence(Deadline.after(60))
-        guest.fence(Deadline.after(60))
+        guest.read_output_since_fence(Deadline.after(60))
+        guest.read_output_since_fence(Deadline.after(60))
     assert line.console._transcript._spilled.begin > 40 * MIB
 
 
@@ -169,8 +169,8 @@ def test_what_cannot_be_read_fails_the_cell(line: Line, monkeypatch: pytest.Monk
     guest = fenceable(line, "")
     line.send(OOPS + b"x" * 17 * MIB)
     with pytest.raises(GuestError, match="its console cannot be read whole") as caught:
-        guest.fence(Deadline.after(60))
-    assert verdict_of(caught.value) is Verdict.HARNESS_ERROR
+        guest.read_output_since_fence(Deadline.after(60))
+    assert verdict_of_error(caught.value) is Verdict.HARNESS_ERROR
 
 
 def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +181,8 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     transcript = Transcript(limit=100, spill=tmp_path)
     transcript.append(b"x" * 1000)
     with pytest.raises(LookupError):
-        list(transcript.pieces(0))
-    assert b"".join(transcript.pieces(900)) == b"x" * 100
+        list(transcript.read_pieces(0))
+    assert b"".join(transcript.read_pieces(900)) == b"x" * 100
 
 
 @settings(deadline=None)
@@ -198,9 +198,9 @@ def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]
         for when, position in fences:
             if when == number and wanted <= position <= len(whole):
                 wanted = position
-                transcript.keep_from(position)
-    assert b"".join(transcript.pieces(wanted)) == whole[wanted:]
-    transcript.release()
+                transcript.drop_before(position)
+    assert b"".join(transcript.read_pieces(wanted)) == whole[wanted:]
+    transcript.close_file()
 
 
 @pytest.mark.parametrize("letter", "DWBLM")
@@ -213,7 +213,7 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
     checkup._clean[tainted] = checkup._clean[clean]
     with pytest.raises(UnexplainedTaint, match=f"new taint {letter}") as caught:
         checkup.check_after_cell(tainted)
-    assert verdict_of(caught.value) is Verdict.OOPS
+    assert verdict_of_error(caught.value) is Verdict.OOPS
 
 
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,9 +236,9 @@ def test_a_deadline_holds_on_a_console_without_newlines(line: Line, unit: bytes)
 def test_a_fence_is_found_behind_a_line_without_end(line: Line) -> None:
     guest = fenceable(line, "")
     line.send(b"first\r\n" + b"." * MIB)
-    assert guest.fence(Deadline.after(60)).startswith("first\n" + "." * MIB)
+    assert guest.read_output_since_fence(Deadline.after(60)).startswith("first\n" + "." * MIB)
     line.send(b"second\r\n")
-    assert guest.fence(Deadline.after(60)) == "second\n"
+    assert guest.read_output_since_fence(Deadline.after(60)) == "second\n"
 
 
 def test_an_oops_behind_a_line_without_end_is_read() -> None:

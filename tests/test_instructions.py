@@ -14,11 +14,11 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc
 from harness.landing.code.instructions import (
-    boundaries,
-    constant_loads,
-    ftrace_site,
+    ftrace_site_offset,
+    instruction_boundaries,
+    loaded_addresses,
     offsets_inside_instructions,
-    unconditional_boundaries,
+    once_per_call_boundaries,
 )
 
 
@@ -37,11 +37,11 @@ class Function:
     """One function of an object file, read as landings read it."""
 
     def __init__(self, elf: Elf, architecture: str, name: str = "it") -> None:
-        where = (elf, elf.function(name), ARCHITECTURES[architecture].kprobes.decoder)
-        self.boundaries = boundaries(*where)
-        self.straight = unconditional_boundaries(*where)
+        where = (elf, elf.function(name), ARCHITECTURES[architecture].kprobe_traits.decoder)
+        self.boundaries = instruction_boundaries(*where)
+        self.straight = once_per_call_boundaries(*where)
         self.inside = offsets_inside_instructions(*where)
-        self.ftrace_site = ftrace_site(*where)
+        self.ftrace_site = ftrace_site_offset(*where)
 
 
 def _assembled(directory: Path, architecture: str, body: str, *, sized: bool = True) -> Function:
@@ -335,5 +335,5 @@ def test_constant_loads(tmp_path: Path) -> None:
     )
     _run(gcc, "-nostdlib", "-static", "-o", made, source)
     elf = Elf.read(made)
-    decoder = ARCHITECTURES["arm64"].kprobes.decoder
-    assert constant_loads(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}
+    decoder = ARCHITECTURES["arm64"].kprobe_traits.decoder
+    assert loaded_addresses(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}

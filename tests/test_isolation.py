@@ -21,7 +21,7 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.process_listening_sockets import Listener, listeners
 from harness.guest.provisioning_line import format_provisioning_line
-from harness.guest.qemu_process import Emulator
+from harness.guest.qemu_process import QemuProcess
 from harness.report.failure_evidence import gather_evidence
 
 STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself
@@ -79,7 +79,7 @@ def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Ite
     image = Pretender(tmp_path).image(STAND_STILL)
     accelerator = Accelerator(TCG, "forced")
     log = tmp_path / "console.log"
-    emulator = Emulator(image, console_log=log, accelerator=accelerator, deadline=Deadline.after(120))
+    emulator = QemuProcess(image, console_log=log, accelerator=accelerator, deadline=Deadline.after(120))
     with Guest(image, emulator, accelerator) as made:
         made.console.type(format_provisioning_line(keys))
         yield made
@@ -87,9 +87,9 @@ def guest(tmp_path: Path, keys: RunKeys, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def secrets(keys: RunKeys) -> list[bytes]:
     """Return the secret parts of a run's keys in all forms in which they are written."""
-    client = keys.client.key.private_numbers()
+    client = keys.client_key.key.private_numbers()
     raw = [
-        keys.host._signing_key._seed if hasattr(keys.host, "_signing_key") else b"",
+        keys.guest_host_key._signing_key._seed if hasattr(keys.guest_host_key, "_signing_key") else b"",
         client.d.to_bytes(256, "big"),
         client.p.to_bytes(128, "big"),
         client.q.to_bytes(128, "big"),
@@ -99,8 +99,8 @@ def secrets(keys: RunKeys) -> list[bytes]:
         *raw,
         *(each.hex().encode() for each in raw),
         *(base64.b64encode(each)[:40] for each in raw),
-        base64.b64encode(keys.host_key)[:60],
-        *("".join(f"\\{byte:03o}" for byte in each).encode() for each in (*raw, keys.host_key[-64:-32])),
+        base64.b64encode(keys.dropbear_host_key)[:60],
+        *("".join(f"\\{byte:03o}" for byte in each).encode() for each in (*raw, keys.dropbear_host_key[-64:-32])),
         b"PRIVATE KEY",
     ]
 
@@ -118,9 +118,9 @@ def test_the_keys_of_a_guest_are_in_no_file(guest: Guest, keys: RunKeys, tmp_pat
 @pytest.mark.slow
 def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKeys) -> None:
     found = gather_evidence(guest, GuestLost("no answer"))
-    assert {"console.log", "registers.txt", "events.txt"} <= set(found.pieces)
-    assert found.absent["dmesg.txt"] == "the guest does not answer"
-    for content in (*found.pieces.values(), " ".join(guest.argv).encode()):
+    assert {"console.log", "registers.txt", "events.txt"} <= set(found.file_contents)
+    assert found.absence_reasons["dmesg.txt"] == "the guest does not answer"
+    for content in (*found.file_contents.values(), " ".join(guest.argv).encode()):
         assert not [secret for secret in secrets(keys) if secret in content]
 
 

@@ -21,7 +21,7 @@ NATIVE = next(architecture for architecture in ARCHITECTURES.values() if archite
 def test_commands_are_counted_and_reported_with_a_fraction() -> None:
     bus, events = Bus(), list[Event]()
     bus.subscribe(events.append)
-    output = kbuild.MakeProgress(ProgressStep(bus, "vm", "kernel"), expected=4)
+    output = kbuild.MakeProgress(ProgressStep(bus, "vm", "kernel"), expected_command_count=4)
     for line in (
         "make[1]: Entering directory '/objects'",
         "  HOSTCC  scripts/basic/fixdep",
@@ -32,7 +32,7 @@ def test_commands_are_counted_and_reported_with_a_fraction() -> None:
         "  CC      more/than/expected.o",
     ):
         output.process_line(line)
-    assert output.commands == 5
+    assert output.printed_command_count == 5
     assert [event.detail for event in events] == [
         "fixdep",
         "fork.o",

@@ -48,7 +48,7 @@ def merged(directory: Path, *texts: str) -> dict[str, kernel_config.Wish]:
 def test_a_later_fragment_overrides_and_is_named(tmp_path: Path) -> None:
     wishes = merged(tmp_path, "CONFIG_SMP=y\nCONFIG_NET=y\n", "# of this one\n\n# CONFIG_SMP is not set\n")
     assert kernel_config.allconfig_text(wishes) == "# CONFIG_SMP is not set\nCONFIG_NET=y\n"
-    assert wishes["CONFIG_SMP"].place == "part1.config:3"
+    assert wishes["CONFIG_SMP"].file_and_line == "part1.config:3"
 
 
 def test_off_has_two_spellings(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
-from harness.images.vm_recipe import Traits, load_all, part_path
+from harness.images.vm_recipe import Traits, fragment_or_patch_path, load_all
 
 TABLE = kernel_mutant_table.read_table()
-PLACES = kernel_mutant_table.files_by_number(part_path("patches", kernel_mutant_table.PATCH).read_text())
+PLACES = kernel_mutant_table.files_by_number(fragment_or_patch_path("patches", kernel_mutant_table.PATCH).read_text())
 FEWEST, FEWEST_PAST = 40, 12
 
 
@@ -29,8 +29,11 @@ def test_numbers_and_names_are_used_once() -> None:
 
 
 def test_enough_of_them() -> None:
-    assert len([mutant for mutant in TABLE if not mutant.is_past and not mutant.is_rule]) >= FEWEST
-    assert len([mutant for mutant in TABLE if mutant.is_past]) >= FEWEST_PAST
+    assert (
+        len([mutant for mutant in TABLE if not mutant.is_past_mainline_bug and not mutant.is_older_kernel_rule])
+        >= FEWEST
+    )
+    assert len([mutant for mutant in TABLE if mutant.is_past_mainline_bug]) >= FEWEST_PAST
 
 
 @pytest.mark.parametrize("mutant", TABLE, ids=str)
@@ -39,8 +42,8 @@ def test_each_row(mutant: KernelMutant) -> None:
     assert set(mutant.arch) <= set(ARCHITECTURES)
     assert set(mutant.equivalent) <= set(mutant.arch)
     assert set(mutant.requires) <= set(Traits.model_fields)
-    assert bool(mutant.past) == mutant.is_past
-    assert mutant.is_rule or mutant.cases
+    assert bool(mutant.past) == mutant.is_past_mainline_bug
+    assert mutant.is_older_kernel_rule or mutant.cases
     for case in mutant.cases:
         file, _, function = case.partition("::")
         assert function.partition("[")[0] in _functions(paths.CASES / file), case
@@ -58,12 +61,12 @@ def test_places_are_of_added_lines() -> None:
 
 def test_chosen() -> None:
     """Mutants are selected by number, list or range; by default all, except rules of older kernels."""
-    assert [mutant.number for mutant in kernel_mutant_table.chosen("3,1")] == [3, 1]
-    assert [mutant.number for mutant in kernel_mutant_table.chosen("101-103")] == [101, 102, 103]
-    assert not any(mutant.is_rule for mutant in kernel_mutant_table.chosen(""))
+    assert [mutant.number for mutant in kernel_mutant_table.parse_mutant_numbers("3,1")] == [3, 1]
+    assert [mutant.number for mutant in kernel_mutant_table.parse_mutant_numbers("101-103")] == [101, 102, 103]
+    assert not any(mutant.is_older_kernel_rule for mutant in kernel_mutant_table.parse_mutant_numbers(""))
     for wrong in ("0", "x", "3,", "1-x", "201"):
         with pytest.raises(UsageError):
-            kernel_mutant_table.chosen(wrong)
+            kernel_mutant_table.parse_mutant_numbers(wrong)
 
 
 def test_demand() -> None:

@@ -14,7 +14,7 @@ from ssh_server import SOON, Server, end
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.pexpect_over_ssh import Dialogue
-from harness.pinning.loader import LoaderLine, LoaderOrder, LoaderResult, Status
+from harness.pinning.loader import LoaderLine, LoaderOrder, LoaderResult, LoaderStatus
 from harness.pinning.mutants import MUTANTS
 
 
@@ -57,18 +57,40 @@ def soon() -> Deadline:
 
 def test_an_order_in_words() -> None:
     order = LoaderOrder(
-        targets=["a", "b"], sections=[("a", ".text")], gates=["load"], name="c", in_memory=True, user=7, mutant="m"
+        targets=["a", "b"],
+        sections=[("a", ".text")],
+        gates=["load"],
+        module_name="c",
+        load_from_memory=True,
+        user_id=7,
+        mutant="m",
     )
-    assert order.words() == ["-t", "a", "-t", "b", "-s", "a:.text", "-g", "load", "-n", "c", "-u", "7", "-x", "m", "-m"]
-    assert LoaderOrder(until_removed=True).words() == ["-w"]
+    assert order.command_line_options() == [
+        "-t",
+        "a",
+        "-t",
+        "b",
+        "-s",
+        "a:.text",
+        "-g",
+        "load",
+        "-n",
+        "c",
+        "-u",
+        "7",
+        "-x",
+        "m",
+        "-m",
+    ]
+    assert LoaderOrder(hold_until_removed=True).command_line_options() == ["-w"]
 
 
 def test_lines() -> None:
-    assert LoaderLine.parsed("at load probe") == LoaderLine("at", "load", "probe")
-    assert LoaderLine.parsed("did begin probe pid=7") == LoaderLine("did", "begin", "probe", {"pid": "7"})
-    assert LoaderLine.parsed("did close tokens=2") == LoaderLine("did", "close", "", {"tokens": "2"})
+    assert LoaderLine.parse("at load probe") == LoaderLine("at", "load", "probe")
+    assert LoaderLine.parse("did begin probe pid=7") == LoaderLine("did", "begin", "probe", {"pid": "7"})
+    assert LoaderLine.parse("did close tokens=2") == LoaderLine("did", "close", "", {"tokens": "2"})
     with pytest.raises(GuestError, match="not a line of the loader's"):
-        LoaderLine.parsed("sh: pinpoint_loader: not found")
+        LoaderLine.parse("sh: pinpoint_loader: not found")
 
 
 def test_how_it_ended_is_reported() -> None:
@@ -76,9 +98,9 @@ def test_how_it_ended_is_reported() -> None:
         LoaderLine("did", "begin", "probe", {"pid": "7"}),
         LoaderLine("failed", "load", "probe", {"errno": "ESTALE"}),
     )
-    assert str(LoaderResult(Status.LOAD, steps)) == "LOAD probe ESTALE"
-    assert str(LoaderResult(Status.KILLED, steps[:1])) == "KILLED"
-    assert LoaderResult(Status.DONE, steps[:1]).errno == ""
+    assert str(LoaderResult(LoaderStatus.LOAD, steps)) == "LOAD probe ESTALE"
+    assert str(LoaderResult(LoaderStatus.KILLED, steps[:1])) == "KILLED"
+    assert LoaderResult(LoaderStatus.DONE, steps[:1]).errno_name == ""
 
 
 def test_mutants_break_orders_and_leave_the_rest() -> None:

@@ -16,9 +16,9 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.shell import Shell
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 
-Request = Callable[[SshLink, Deadline], Any]
+Request = Callable[[SshConnection, Deadline], Any]
 REQUESTS: dict[str, Request] = {
     "command": lambda link, deadline: link.run(("true",), deadline),
     "input": lambda link, deadline: link.run(("cat",), deadline, stdin=b"x" * (16 << 20)),
@@ -34,7 +34,7 @@ def server() -> Iterator[Server]:
     made.die()
 
 
-def late(link: SshLink, request: Request, seconds: float = 1.0) -> None:
+def late(link: SshConnection, request: Request, seconds: float = 1.0) -> None:
     """Assert that a request ends at its deadline and the connection survives it."""
     began = time.monotonic()
     with pytest.raises((DeadlineExceeded, GuestLost)):

@@ -154,7 +154,7 @@ def test_it(guest, mutant):
     assert (broken["verdict"], broken["reason"]) == ("fail", "elsewhere")
     assert (honest["verdict"], honest["reason"], honest["bundle"]) == ("pass", "", "")
     left = bundle.read(matrix.path / "results" / "latest" / str(broken["bundle"]))
-    assert left.nodes == ["test_case.py::test_it[arm64-debian-mutant:text-base]"]
+    assert left.node_ids == ["test_case.py::test_it[arm64-debian-mutant:text-base]"]
     assert {"--as-honest", "--stress=7", f"--hypothesis-seed={left.seed}"} <= set(left.options)
     assert not [line for line in figures(matrix) if line["figure"].startswith("mutants.")]
 

@@ -8,7 +8,13 @@ import pytest
 
 from harness.core.errors import HostError
 from harness.images import host_apt_sources
-from harness.images.host_apt_sources import HostSource, default_suites, find_mirror, host_sources, repositories
+from harness.images.host_apt_sources import (
+    HostSource,
+    default_suites,
+    find_mirror,
+    host_sources,
+    repositories_of_suites,
+)
 
 DEBIAN = "http://mirror.invalid/debian"
 SECURITY = "http://mirror.invalid/debian-security"
@@ -56,8 +62,8 @@ def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.Monke
     keyring = tmp_path / "archive.gpg"
     keyring.touch()
     monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
-    monkeypatch.setenv(host_apt_sources.MIRROR, f"{DEBIAN}/")
-    lines = [found.line("deb") for found in repositories(["bookworm", "bookworm-security"])]
+    monkeypatch.setenv(host_apt_sources.MIRROR_VARIABLE, f"{DEBIAN}/")
+    lines = [found.source_list_line("deb") for found in repositories_of_suites(["bookworm", "bookworm-security"])]
     assert lines == [
         f"deb [signed-by={keyring}] {DEBIAN} bookworm main",
         f"deb [signed-by={keyring}] {SECURITY} bookworm-security main",
@@ -67,7 +73,7 @@ def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.Monke
 def test_missing_archive_keys_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host_apt_sources, "KEYRING", tmp_path / "nothing.gpg")
     with pytest.raises(HostError, match="debian-archive-keyring") as caught:
-        repositories(["bookworm"])
+        repositories_of_suites(["bookworm"])
     assert "\n" not in str(caught.value)
 
 

@@ -67,7 +67,7 @@ def kernel(tmp_path: Path) -> KernelBuild:
         release=RELEASE,
         build_id="",
         kernel=vmlinux,
-        elf=vmlinux,
+        bootable_elf=vmlinux,
         vmlinux=vmlinux,
         headers=Headers(source, source),
         drivers=(),

@@ -15,7 +15,7 @@ from harness.landing.five_address_witnesses import Window
 from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_run import read_until_stable
 
-X86 = ARCHITECTURES["x86_64"].kprobes
+X86 = ARCHITECTURES["x86_64"].kprobe_traits
 START = 0x1000
 CODE = bytes.fromhex("0f1f440000 55 4889e5 5d c3 90909090 cc")
 
@@ -103,7 +103,7 @@ def patched(place: int, patch: bytes, code: bytes = CODE) -> bytes:
 
 def test_a_kernels_own_tables_name_what_it_patches(kernel: Elf) -> None:
     f = kernel.function("f")
-    masked = patch_sites(kernel).within(LINKED, f.address, f.size)
+    masked = patch_sites(kernel).patched_offsets(LINKED, f.address, f.size)
     ftrace, alternative, lock, short, long = range(5), range(5, 8), [8], range(11, 13), range(14, 19)
     assert masked == {*ftrace, *alternative, *lock, *short, *long}
     assert patch_sites(kernel).known
@@ -115,7 +115,7 @@ def test_constants_that_boot_alone_knows_are_masked(tmp_path: Path, kernel: Elf)
     object_file = assembled(tmp_path, "newer", KERNEL.replace(".data\n", f".data\n{table}"))
     subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", "-Ttext=0x401000", object_file, "-o", linked], check=True)
     older, newer = (
-        patch_sites(elf).within(LINKED, elf.function("f").address, 20) for elf in (kernel, Elf.read(linked))
+        patch_sites(elf).patched_offsets(LINKED, elf.function("f").address, 20) for elf in (kernel, Elf.read(linked))
     )
     assert newer - older == {19}
 
@@ -138,32 +138,34 @@ def test_alternatives_are_of_the_kernels_own_form(tmp_path: Path, row: str, rows
             subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", object_file, "-o", linked], check=True)
             elf = Elf.read(linked)
         f = elf.function("f")
-        assert patch_sites(elf).within(LINKED if begin else ".text", f.address if begin else 0, f.size) == wanted
+        assert (
+            patch_sites(elf).patched_offsets(LINKED if begin else ".text", f.address if begin else 0, f.size) == wanted
+        )
 
 
 def test_what_is_asked_for_may_begin_inside_a_patch(kernel: Elf) -> None:
     start = kernel.function("f").address
-    assert patch_sites(kernel).within(LINKED, start + 3, 3) == {0, 1, 2}
-    assert patch_sites(kernel).within(LINKED, start - 8, 8) == set()
+    assert patch_sites(kernel).patched_offsets(LINKED, start + 3, 3) == {0, 1, 2}
+    assert patch_sites(kernel).patched_offsets(LINKED, start - 8, 8) == set()
 
 
 def test_a_module_is_masked_by_relocations_and_by_its_tables(module: Elf) -> None:
-    loaded = own_bytes.of_module(module, ".text", START, START, 64)
+    loaded = own_bytes.module_own_bytes(module, ".text", START, START, 64)
     assert len(loaded.code) == 16, "it ends with the section"
-    assert loaded.masked == {*range(5), *range(7, 11), *range(11, 16)}
-    assert loaded.compared == 2
+    assert loaded.masked_offsets == {*range(5), *range(7, 11), *range(11, 16)}
+    assert loaded.comparable_count == 2
 
 
 def test_a_kernel_without_tables_is_not_compared(tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     subprocess.run(["x86_64-linux-gnu-ld", "-e", "f", assembled(tmp_path, "m", "f: .globl f\nret\n"), "-o", bare])
     elf = Elf.read(bare)
-    assert own_bytes.of_kernel(elf, 0, elf.symbols_named("f")[0].address, 16).compared == 0
+    assert own_bytes.kernel_own_bytes(elf, 0, elf.symbols_named("f")[0].address, 16).comparable_count == 0
 
 
 def test_a_slide_is_taken_off(kernel: Elf) -> None:
     start = kernel.function("f").address
-    seen = own_bytes.of_kernel(kernel, 0x200000, start + 0x200000, 8)
+    seen = own_bytes.kernel_own_bytes(kernel, 0x200000, start + 0x200000, 8)
     assert seen.code == kernel.function_bytes(kernel.function("f"))[:8]
 
 
@@ -179,7 +181,7 @@ def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
 
 def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
     window = Window(START, CODE, patched(5, b"\xcc"), CODE)
-    seen = five_address_witnesses.outside(window, START + 5, X86, own(frozenset(range(5))))
+    seen = five_address_witnesses.outside_statement(window, START + 5, X86, own(frozenset(range(5))))
     assert (seen.address, seen.contradicts) == (START + 5, False)
     assert seen.detail == "55 became cc; 11 bytes around are the ELF's, 5 masked"
 
@@ -188,14 +190,14 @@ def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
 def test_a_byte_that_is_not_the_elfs_contradicts_and_both_are_shown(when: str) -> None:
     states = {"before": CODE, "with": patched(5, b"\xcc"), "after": CODE}
     states[when] = patched(8, b"\x90", states[when])
-    seen = five_address_witnesses.outside(Window(START, *states.values()), START + 5, X86, own())
+    seen = five_address_witnesses.outside_statement(Window(START, *states.values()), START + 5, X86, own())
     assert seen.contradicts
     assert f"at 0x1008 the ELF has e55dc390909090cc, memory 905dc390909090cc {when} the probe" in seen.detail
 
 
 def test_masked_bytes_may_be_anything() -> None:
     before = patched(0, bytes.fromhex("e811223344"))
-    seen = five_address_witnesses.outside(
+    seen = five_address_witnesses.outside_statement(
         Window(START, before, patched(5, b"\xcc", before), before), START + 5, X86, own(frozenset(range(5)))
     )
     assert not seen.contradicts
@@ -203,7 +205,9 @@ def test_masked_bytes_may_be_anything() -> None:
 
 def test_too_little_to_compare_makes_no_statement() -> None:
     few = frozenset(range(len(CODE) - own_bytes.FEWEST + 1))
-    seen = five_address_witnesses.outside(Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few))
+    seen = five_address_witnesses.outside_statement(
+        Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few)
+    )
     assert seen.address is None
     assert not seen.contradicts
     assert "only 3 bytes of the ELF" in seen.detail
@@ -216,26 +220,31 @@ def test_memory_that_is_being_patched_is_read_again() -> None:
 
 
 def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:
-    seen = five_address_witnesses.outside(Window(START, CODE, patched(5, b"\xcc\1\2\3\4"), CODE), START + 5, X86, own())
+    seen = five_address_witnesses.outside_statement(
+        Window(START, CODE, patched(5, b"\xcc\1\2\3\4"), CODE), START + 5, X86, own()
+    )
     assert seen.contradicts
 
 
 def test_a_breakpoint_that_the_kernel_does_not_list_contradicts() -> None:
     window = Window(START, CODE, patched(8, b"\xcc", patched(5, b"\xcc")), CODE)
     listed = {START + 5, START + 8}
-    assert not five_address_witnesses.outside(window, START + 5, X86, own(), (), listed).contradicts
-    seen = five_address_witnesses.outside(window, START + 5, X86, own(), (), {START + 5})
+    assert not five_address_witnesses.outside_statement(window, START + 5, X86, own(), (), listed).contradicts
+    seen = five_address_witnesses.outside_statement(window, START + 5, X86, own(), (), {START + 5})
     assert seen.contradicts
     assert "at 0x1008 the ELF has e5" in seen.detail
 
 
 def test_a_snapshot_of_another_life_shows_the_probe_elsewhere() -> None:
     stale = patched(6, b"\xcc")
-    assert five_address_witnesses.outside(Window(START, CODE, stale, CODE), START + 5, X86, own()).address == START + 6
+    assert (
+        five_address_witnesses.outside_statement(Window(START, CODE, stale, CODE), START + 5, X86, own()).address
+        == START + 6
+    )
 
 
 def test_a_probe_that_stood_there_before_need_not_change_memory() -> None:
     probed = patched(5, b"\xcc")
     window = Window(START, probed, probed, probed)
-    assert five_address_witnesses.outside(window, START + 5, X86, own(), [START + 5]).address == START + 5
-    assert five_address_witnesses.outside(window, START + 5, X86, own()).contradicts
+    assert five_address_witnesses.outside_statement(window, START + 5, X86, own(), [START + 5]).address == START + 5
+    assert five_address_witnesses.outside_statement(window, START + 5, X86, own()).contradicts

@@ -19,11 +19,11 @@ from harness.core.errors import BuildError, RecipeError
 from harness.core.events import Bus
 from harness.images import debian_kernel, drivers, elf_writer, host_apt_sources, kallsyms, vmlinux
 from harness.images.build_context import BuildContext
-from harness.images.debian_kernel import settle_headers
+from harness.images.debian_kernel import prepare_headers_for_builds
 from harness.images.elf_writer import FlatSection
 from harness.images.kallsyms import RecoveredSymbol
 from harness.images.packages import Packages
-from harness.images.private_apt import native
+from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
 from harness.images.vm_recipe import Kernel, Recipe
 
@@ -87,9 +87,9 @@ def test_a_file_without_kallsyms_is_one_line(tmp_path: Path) -> None:
 
 def test_symbols_are_found_by_name() -> None:
     table = kallsyms.Kallsyms(BASE, (RecoveredSymbol(BASE, "T", "_stext"), RecoveredSymbol(BASE + 8, "T", "_etext")))
-    assert table.address("_etext") == BASE + 8
+    assert table.symbol_address("_etext") == BASE + 8
     with pytest.raises(BuildError, match="no _sinittext"):
-        table.address("_sinittext")
+        table.symbol_address("_sinittext")
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def flat(tmp_path: Path) -> Path:
     path = tmp_path / "vmlinux"
     path.write_bytes(
         elf_writer.with_symbols(
-            elf_writer.flat(image, BASE, places, 183, elf_writer.Form(8, little_endian=True)), symbols
+            elf_writer.elf_from_flat_image(image, BASE, places, 183, elf_writer.Form(8, little_endian=True)), symbols
         )
     )
     return path
@@ -173,8 +173,8 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     form = elf_writer.Form(word_bytes, little_endian)
     base = 0xC0100000
     places = [elf_writer.FlatSection(".text", base, base + 0x1000, executable=True)]
-    written = elf_writer.flat(bytes(range(256)) * 16, base, places, 18, form)
-    assert elf_writer.symbols_in(written) == 0
+    written = elf_writer.elf_from_flat_image(bytes(range(256)) * 16, base, places, 18, form)
+    assert elf_writer.count_symbols(written) == 0
     written = elf_writer.with_symbols(
         written, [RecoveredSymbol(base + 0x10, "t", "one"), RecoveredSymbol(base + 0x20, "T", "two")]
     )
@@ -187,7 +187,7 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
         ("two", base + 0x20, 0xFE0, "global"),
     ]
     assert elf.bytes_at(base + 0x10, 4) == bytes([0x10, 0x11, 0x12, 0x13])
-    assert elf_writer.symbols_in(written) == 3
+    assert elf_writer.count_symbols(written) == 3
     listing = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
     assert "Warning" not in listing.stderr + listing.stdout
 
@@ -212,13 +212,13 @@ def vdso() -> bytes:
 
 def test_the_kernels_own_build_id_is_distinguished_from_the_vdsos() -> None:
     kernel = (bytes(100) + NOTE).ljust(4096, b"\0")
-    assert vmlinux.build_id_note(vdso() + kernel + vdso()) == 4096 + 100
+    assert vmlinux.build_id_note_offset(vdso() + kernel + vdso()) == 4096 + 100
 
 
 @pytest.mark.parametrize("image", [vdso(), NOTE + NOTE, bytes(100)], ids=["only a vDSO's", "two", "none"])
 def test_an_unclear_build_id_is_an_error(image: bytes) -> None:
     with pytest.raises(BuildError, match="build-id notes in the kernel"):
-        vmlinux.build_id_note(image)
+        vmlinux.build_id_note_offset(image)
 
 
 def module(path: Path, depends: str) -> Path:
@@ -268,7 +268,7 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
     (tree / own / "include/config/auto.conf").write_text("CONFIG_X=y\n")
     (tree / own / "include/config/X").touch()
     (tree / own / "vmlinux").touch()
-    settle_headers(tree, "6.1.0-1-amd64")
+    prepare_headers_for_builds(tree, "6.1.0-1-amd64")
     moved = tmp_path / "elsewhere"
     tree.rename(moved)
     reported = subprocess.run(["make", "-s", "-C", moved / own], capture_output=True, text=True, check=True)
@@ -282,7 +282,7 @@ def test_headers_work_from_wherever_they_stand(tmp_path: Path) -> None:
 
 def test_headers_of_another_layout_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="have an unknown layout"):
-        settle_headers(tmp_path, "6.1.0-1-amd64")
+        prepare_headers_for_builds(tmp_path, "6.1.0-1-amd64")
 
 
 @pytest.fixture
@@ -292,14 +292,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     (tmp_path / "archive.gpg").write_bytes(signer.keyring)
     monkeypatch.setattr(host_apt_sources, "KEYRING", tmp_path / "archive.gpg")
     found = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(host_apt_sources.MIRROR, found.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR_VARIABLE, found.uri)
     release = "6.1.0-1-arm64"
     needed = "linux-headers-6.1.0-1-common, linux-kbuild-6.1, gcc-12"
     found.add("linux-image-arm64", {}, depends=f"linux-image-{release} (= 6.1)", architecture="arm64")
     found.add(f"linux-image-{release}", {"boot/a": "a"}, depends="kmod", architecture="arm64")
     found.add(f"linux-headers-{release}", {"usr/a": "a"}, depends=needed, architecture="arm64")
     found.add("linux-headers-6.1.0-1-common", {"usr/b": "b"}, architecture="all")
-    found.add("linux-kbuild-6.1", {"usr/c": "c"}, architecture=native())
+    found.add("linux-kbuild-6.1", {"usr/c": "c"}, architecture=host_debian_architecture())
     found.publish()
     return found
 

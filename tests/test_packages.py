@@ -32,7 +32,7 @@ def repository(tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) 
     keyring.write_bytes(signer.keyring)
     monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     found = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(host_apt_sources.MIRROR, found.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR_VARIABLE, found.uri)
     found.add("kernel", {"boot/vmlinuz": "a kernel"}, depends="real-kernel (= 6.1), helper | other, libc:any")
     found.add_source("busybox", "a tarball")
     found.publish()
@@ -72,22 +72,25 @@ def test_a_package_is_described_fetched_and_unpacked(tmp_path: Path, repository:
 
 def test_one_file_comes_out_of_a_package(repository: Repository) -> None:
     file = repository.add("many", {"boot/a": "first", "boot/b": "second", "lib/c": "third" * 100_000})
-    assert deb.member([file], ["boot/b"]) == b"second"
+    assert deb.read_first_matching_file([file], ["boot/b"]) == b"second"
     with pytest.raises(HostError, match="has no file boot/c") as caught:
-        deb.member([file], ["boot/c"])
+        deb.read_first_matching_file([file], ["boot/c"])
     assert one_line(caught)
 
 
 def test_a_file_is_looked_for_in_several_packages_by_several_names(repository: Repository) -> None:
     empty = repository.add("empty", {"usr/share/doc/empty": "nothing"})
     full = repository.add("full", {"usr/lib/modules/1/vmlinuz": "kernel"})
-    assert deb.member([empty, full], ["boot/vmlinuz-1", "usr/lib/modules/1/vmlinuz"]) == b"kernel"
+    assert deb.read_first_matching_file([empty, full], ["boot/vmlinuz-1", "usr/lib/modules/1/vmlinuz"]) == b"kernel"
 
 
 def test_a_damaged_package_is_one_line(tmp_path: Path, repository: Repository) -> None:
     file = repository.add("many", {"lib/c": "third" * 100_000})
     file.write_bytes(file.read_bytes()[:100])
-    for use in (lambda: deb.member([file], ["lib/c"]), lambda: deb.unpack(file, tmp_path / "unpacked")):
+    for use in (
+        lambda: deb.read_first_matching_file([file], ["lib/c"]),
+        lambda: deb.unpack(file, tmp_path / "unpacked"),
+    ):
         with pytest.raises(HostError, match="many") as caught:
             use()
         assert one_line(caught)
@@ -223,7 +226,7 @@ def test_no_mirror_and_no_lists_is_one_line(tmp_path: Path, repository: Reposito
     repository.root.rename(tmp_path / "gone")
     with pytest.raises(HostError, match="cannot fetch package lists") as caught:
         packages(tmp_path).version("kernel", "amd64")
-    assert host_apt_sources.MIRROR in one_line(caught)
+    assert host_apt_sources.MIRROR_VARIABLE in one_line(caught)
 
 
 @pytest.mark.usefixtures("repository")
@@ -256,7 +259,7 @@ def test_packages_of_another_suite_have_a_state_of_their_own(tmp_path: Path, rep
         "2.0-1",
     )
     newer = ours.for_suite("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
-    assert deb.member([newer], ["boot/vmlinuz"]) == b"a newer kernel"
+    assert deb.read_first_matching_file([newer], ["boot/vmlinuz"]) == b"a newer kernel"
     assert newer.is_relative_to(tmp_path / "apt/bookworm-backports")
 
 
@@ -266,7 +269,7 @@ def test_a_backport_comes_with_what_its_release_has(tmp_path: Path, repository: 
     backports = Repository(repository.root, repository.signer, suite="bookworm-backports")
     backports.add("kernel", {"boot/vmlinuz": "a newer kernel"}, depends="libc", version="2.0-1")
     backports.publish()
-    together = packages(tmp_path).with_release("bookworm-backports")
+    together = packages(tmp_path).for_suite_with_release("bookworm-backports")
     assert set(together.closure(["kernel"], "amd64")) == {"libc_2.36-1_amd64.deb", "kernel_2.0-1_amd64.deb"}
     assert packages(tmp_path).version("kernel", "amd64") == "1.0-1"
     assert together.fetch("kernel", "amd64", deadline=soon()).is_relative_to(

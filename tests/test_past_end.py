@@ -11,12 +11,12 @@ import pytest
 from harness.core.elf import Elf
 from harness.core.elf_tables import Section, Symbol
 from harness.core.kernel_single_step_defect import Defect, Symptom
-from harness.landing.checks.probe_flags import select_apart
+from harness.landing.checks.probe_flags import select_sites_apart
 from harness.landing.checks.single_step import CpuAddress, SingleStepResult
 from harness.landing.five_address_witnesses import Statement
-from harness.landing.landing_judgment import Landing, Missed, prove
+from harness.landing.landing_judgment import Landing, Missed, prove_landings
 from harness.landing.layout import Layout
-from harness.landing.past_end import describe_outside_address, expect_escape, in_function, next_function
+from harness.landing.past_end import describe_outside_address, expect_escape, is_in_function, next_function
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -30,7 +30,7 @@ def landing(escaped: str, statements: list[Statement] = AGREED) -> Landing:
 
 def test_an_escape_is_no_landing_though_all_witnesses_agree() -> None:
     with pytest.raises(Missed, match=r"escaped into next symbol calls\+0x0") as caught:
-        prove([landing("next symbol calls+0x0")])
+        prove_landings([landing("next symbol calls+0x0")])
     assert str(caught.value).splitlines()[-1] == "escaped into next symbol calls+0x0"
 
 
@@ -102,16 +102,16 @@ def layout(*, stubs: bool) -> Layout:
     ],
 )
 def test_into_what_a_probe_on_leaf_went(address: int, stubs: bool, reported: str) -> None:
-    assert describe_outside_address(layout(stubs=stubs), SITE.at(0), address) == reported
+    assert describe_outside_address(layout(stubs=stubs), SITE.at_offset(0), address) == reported
 
 
 def test_the_next_function_is_not_one_that_was_freed() -> None:
-    assert next_function(layout(stubs=True), SITE.at(0)).name == "calls"
+    assert next_function(layout(stubs=True), SITE.at_offset(0)).name == "calls"
 
 
 def test_in_a_function_or_not() -> None:
-    assert in_function(layout(stubs=True), 0x1090)
-    assert not in_function(layout(stubs=True), 0x1050)
+    assert is_in_function(layout(stubs=True), 0x1090)
+    assert not is_in_function(layout(stubs=True), 0x1050)
 
 
 def outcome(probed: str, hits: int, missed: int = 0, stands: CpuAddress | None = None) -> SingleStepResult:
@@ -150,10 +150,10 @@ def test_what_is_not_exact_is_a_miss(wrong: SingleStepResult) -> None:
 
 
 def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
-    replace(EXACT, inner=(0, 8)).demand_exact()
+    replace(EXACT, inner_hits_and_misses=(0, 8)).demand_exact()
     for hits, missed in ((8, 0), (0, 7)):
         with pytest.raises(Missed, match=f"in its handler hit {hits} and missed {missed} times"):
-            replace(EXACT, inner=(hits, missed)).demand_exact()
+            replace(EXACT, inner_hits_and_misses=(hits, missed)).demand_exact()
 
 
 @pytest.mark.parametrize("change", [{"times": 7}, {"looks": 121}, {"in_function": True}])
@@ -166,4 +166,4 @@ def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int
 
 def test_sites_apart() -> None:
     offsets = [0, 3, 5, 7, 9, 12]
-    assert [site.offset for site in select_apart(map(SITE.at, offsets), 5)] == [0, 5, 12]
+    assert [site.offset for site in select_sites_apart(map(SITE.at_offset, offsets), 5)] == [0, 5, 12]

@@ -12,23 +12,31 @@ from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
 from harness.landing.landing_judgment import Missed
-from harness.pinning.protocol.enumerate import covering, enumerate_schedules, situations
-from harness.pinning.protocol.hypothesis_machine import explore
+from harness.pinning.protocol.enumerate import enumerate_schedules, select_covering_schedules, tested_situations
+from harness.pinning.protocol.hypothesis_machine import explore_schedules
 from harness.pinning.protocol.model import (
-    PINS,
-    SHARES,
-    TOKEN,
+    PINNING_RULES,
+    SHARING_RULES,
+    TOKEN_RULES,
     KernelRules,
-    NotNowError,
-    UndefinedError,
+    StepNotPossibleError,
+    UndefinedBehaviorError,
     World,
     initial_world,
 )
-from harness.pinning.protocol.play import Play, play
+from harness.pinning.protocol.play import PlayedSchedule, play_schedule
 from harness.pinning.protocol.schedule_fixture import FEW, FEW_STEPS
-from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb, format_schedule, parse_schedule
+from harness.pinning.protocol.steps import (
+    LOADER_STEPS,
+    LOADS,
+    Schedule,
+    ScheduleStep,
+    Verb,
+    format_schedule,
+    parse_schedule,
+)
 
-EACH = pytest.mark.parametrize("rule", [TOKEN, PINS, SHARES])
+EACH = pytest.mark.parametrize("rule", [TOKEN_RULES, PINNING_RULES, SHARING_RULES])
 
 
 class ModelStage:
@@ -38,16 +46,16 @@ class ModelStage:
         self._world = initial_world(rule)
         self._moves = moves
 
-    def take(self, step: ScheduleStep, _now: World) -> str:
-        place = f"place {self._world.instances}" if self._moves and step.verb in LOADS else None
+    def take_step(self, step: ScheduleStep, _now: World) -> str:
+        place = f"place {self._world.instance_count}" if self._moves and step.verb in LOADS else None
         self._world, outcome = self._world.world_after(step, place)
         return outcome
 
-    def place(self) -> str:
+    def target_place(self) -> str:
         assert self._world.target is not None
         return self._world.target.place
 
-    def state(self) -> str:
+    def kernel_state(self) -> str:
         return self._world.expected_kernel_state
 
 
@@ -75,49 +83,57 @@ def test_a_word_that_is_no_step_is_named(word: str) -> None:
 @pytest.mark.parametrize(
     ("rule", "text", "last"),
     [
-        (TOKEN, "open read look load validate register return reread close", "ok"),
-        (PINS, "open read look load validate register return reread close", "ok"),
+        (TOKEN_RULES, "open read look load validate register return reread close", "ok"),
+        (PINNING_RULES, "open read look load validate register return reread close", "ok"),
         # The letter of 2006 relies on this; 2.6.23 changed it.
-        (PINS, "open remove", "EWOULDBLOCK"),
-        (TOKEN, "open remove", "ok"),
-        (TOKEN, "open remove read", "ENODEV"),
-        (TOKEN, "remove open", "ENOENT"),
-        (TOKEN, "open read remove look", "ENOENT"),
-        (TOKEN, "open read look remove load validate", "ESTALE"),
+        (PINNING_RULES, "open remove", "EWOULDBLOCK"),
+        (TOKEN_RULES, "open remove", "ok"),
+        (TOKEN_RULES, "open remove read", "ENODEV"),
+        (TOKEN_RULES, "remove open", "ENOENT"),
+        (TOKEN_RULES, "open read remove look", "ENOENT"),
+        (TOKEN_RULES, "open read look remove load validate", "ESTALE"),
         # Another build at the same address, and at another address.
-        (TOKEN, "open read look remove imitate load validate", "ESTALE"),
-        (TOKEN, "open read look remove rebuild load validate", "ESTALE"),
+        (TOKEN_RULES, "open read look remove imitate load validate", "ESTALE"),
+        (TOKEN_RULES, "open read look remove rebuild load validate", "ESTALE"),
         # The same build at the same address passes validation; only the token differs.
-        (TOKEN, "open read look remove reload load validate", "ok"),
-        (TOKEN, "open read look remove reload load validate register return reread", "ENODEV"),
-        (TOKEN, "open read look load validate remove", "EWOULDBLOCK"),
-        (TOKEN, "open read look load validate register return remove", "ok"),
-        (PINS, "open read look load validate register return remove", "EWOULDBLOCK"),
-        (PINS, "open read look load validate register return reread close remove", "ok"),
+        (TOKEN_RULES, "open read look remove reload load validate", "ok"),
+        (TOKEN_RULES, "open read look remove reload load validate register return reread", "ENODEV"),
+        (TOKEN_RULES, "open read look load validate remove", "EWOULDBLOCK"),
+        (TOKEN_RULES, "open read look load validate register return remove", "ok"),
+        (PINNING_RULES, "open read look load validate register return remove", "EWOULDBLOCK"),
+        (PINNING_RULES, "open read look load validate register return reread close remove", "ok"),
         # A killed loader stays inside init_module(2), and its fds stay open.
-        (PINS, "open kill", "killed"),
-        (PINS, "open kill remove", "ok"),
-        (PINS, "open read look load kill", "waits"),
-        (PINS, "open read look load kill remove", "EWOULDBLOCK"),
-        (PINS, "open read look load kill validate register return", "killed"),
-        (PINS, "open read look load kill validate register return remove", "ok"),
-        (TOKEN, "open read look load kill remove validate", "killed"),
+        (PINNING_RULES, "open kill", "killed"),
+        (PINNING_RULES, "open kill remove", "ok"),
+        (PINNING_RULES, "open read look load kill", "waits"),
+        (PINNING_RULES, "open read look load kill remove", "EWOULDBLOCK"),
+        (PINNING_RULES, "open read look load kill validate register return", "killed"),
+        (PINNING_RULES, "open read look load kill validate register return remove", "ok"),
+        (TOKEN_RULES, "open read look load kill remove validate", "killed"),
         # A module name can be loaded only once.
-        (TOKEN, "open read look load 2.open 2.read 2.look 2.load", "waits"),
-        (TOKEN, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load EEXIST"),
-        (TOKEN, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load EBUSY"),
-        (TOKEN, "open read look load 2.open 2.read 2.look 2.load 2.kill", "killed"),
+        (TOKEN_RULES, "open read look load 2.open 2.read 2.look 2.load", "waits"),
+        (TOKEN_RULES, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load EEXIST"),
+        (TOKEN_RULES, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load EBUSY"),
+        (TOKEN_RULES, "open read look load 2.open 2.read 2.look 2.load 2.kill", "killed"),
         # If loads of one file are shared, a load that waited gets the other's outcome and continues from there.
-        (SHARES, "open read look load 2.open 2.read 2.look 2.load", "waits"),
-        (SHARES, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load ok"),
-        (SHARES, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load ESTALE"),
-        (SHARES, "open read look load 2.open 2.read 2.look 2.load kill validate register return", "killed, 2.load ok"),
-        (SHARES, "open read look load 2.open 2.read 2.look 2.load validate register return remove 2.reread", "ENODEV"),
-        (SHARES, "open read look load validate register return 2.open 2.read 2.look 2.load", "EEXIST"),
-        (TOKEN, "open read look load unprobe", "EBUSY"),
-        (TOKEN, "open read look load validate register return unprobe remove reread", "ENODEV, undo ENOENT"),
+        (SHARING_RULES, "open read look load 2.open 2.read 2.look 2.load", "waits"),
+        (SHARING_RULES, "open read look load 2.open 2.read 2.look 2.load validate register return", "ok, 2.load ok"),
+        (SHARING_RULES, "open read look load 2.open 2.read 2.look 2.load remove validate", "ESTALE, 2.load ESTALE"),
+        (
+            SHARING_RULES,
+            "open read look load 2.open 2.read 2.look 2.load kill validate register return",
+            "killed, 2.load ok",
+        ),
+        (
+            SHARING_RULES,
+            "open read look load 2.open 2.read 2.look 2.load validate register return remove 2.reread",
+            "ENODEV",
+        ),
+        (SHARING_RULES, "open read look load validate register return 2.open 2.read 2.look 2.load", "EEXIST"),
+        (TOKEN_RULES, "open read look load unprobe", "EBUSY"),
+        (TOKEN_RULES, "open read look load validate register return unprobe remove reread", "ENODEV, undo ENOENT"),
         # Forced removal ignores references of fds.
-        (PINS, "open force read", "ENODEV"),
+        (PINNING_RULES, "open force read", "ENODEV"),
     ],
 )
 def test_the_outcome_of_each_step_in_the_model(rule: KernelRules, text: str, last: str) -> None:
@@ -125,21 +141,21 @@ def test_the_outcome_of_each_step_in_the_model(rule: KernelRules, text: str, las
 
 
 def test_force_under_a_reference_is_not_defined() -> None:
-    with pytest.raises(UndefinedError):
-        outcomes(TOKEN, "open read look load validate force")
+    with pytest.raises(UndefinedBehaviorError):
+        outcomes(TOKEN_RULES, "open read look load validate force")
 
 
 @pytest.mark.parametrize("text", ["read", "open open", "open kill read", "kill kill", "2.read"])
 def test_a_step_before_its_time_is_refused(text: str) -> None:
-    with pytest.raises(NotNowError):
-        outcomes(TOKEN, text)
+    with pytest.raises(StepNotPossibleError):
+        outcomes(TOKEN_RULES, text)
     with pytest.raises(UsageError, match="cannot be taken now"):
-        play(ModelStage(TOKEN), TOKEN, parse_schedule(text))
+        play_schedule(ModelStage(TOKEN_RULES), TOKEN_RULES, parse_schedule(text))
 
 
 @EACH
 def test_enumeration_without_interventions_is_the_loaders_life(rule: KernelRules) -> None:
-    assert enumerate_schedules(rule, 0).schedules == (tuple(map(ScheduleStep, LIFE)),)
+    assert enumerate_schedules(rule, 0).schedules == (tuple(map(ScheduleStep, LOADER_STEPS)),)
 
 
 def inserted(rule: KernelRules, most: int) -> set[str]:
@@ -164,13 +180,17 @@ def test_enumeration_is_complete_and_without_repetition(rule: KernelRules, most:
     schedules = enumerate_schedules(rule, most).schedules
     assert len(set(schedules)) == len(schedules)
     others = {Verb.REMOVE, Verb.RELOAD}
-    plain = [each for each in schedules if all(step.verb in others or step in map(ScheduleStep, LIFE) for step in each)]
+    plain = [
+        each
+        for each in schedules
+        if all(step.verb in others or step in map(ScheduleStep, LOADER_STEPS) for step in each)
+    ]
     assert set(map(format_schedule, plain)) == inserted(rule, most)
 
 
 @EACH
 def test_what_is_left_out_frees_a_module_under_a_reference(rule: KernelRules) -> None:
-    left_out = enumerate_schedules(rule, 2).undefined
+    left_out = enumerate_schedules(rule, 2).undefined_schedules
     assert left_out
     assert {each[-1] for each in left_out} == {ScheduleStep(Verb.FORCE)}
     assert all(ScheduleStep(Verb.VALIDATE) in each for each in left_out)
@@ -179,39 +199,39 @@ def test_what_is_left_out_frees_a_module_under_a_reference(rule: KernelRules) ->
 @EACH
 def test_a_few_schedules_cover_every_situation(rule: KernelRules) -> None:
     schedules = enumerate_schedules(rule, 1).schedules
-    few = covering(rule, schedules)
-    every = {situation for each in schedules for situation in situations(rule, each)}
-    assert {situation for each in few for situation in situations(rule, each)} == every
+    few = select_covering_schedules(rule, schedules)
+    every = {situation for each in schedules for situation in tested_situations(rule, each)}
+    assert {situation for each in few for situation in tested_situations(rule, each)} == every
     assert len(few) < len(schedules)
 
 
 @EACH
 def test_a_kernel_of_the_rule_agrees(rule: KernelRules) -> None:
     for schedule in enumerate_schedules(rule, 2).schedules[::7]:
-        play(ModelStage(rule), rule, schedule).prove()
+        play_schedule(ModelStage(rule), rule, schedule).prove()
 
 
 def test_an_allocator_that_moves_modules_is_no_disagreement() -> None:
     text = "open read look remove reload load validate register return"
-    played = play(ModelStage(TOKEN, moves=True), TOKEN, parse_schedule(text))
+    played = play_schedule(ModelStage(TOKEN_RULES, moves=True), TOKEN_RULES, parse_schedule(text))
     played.prove()
-    assert (str(played.turns[-1]), played.reused) == ("validate: ESTALE", False)
-    assert play(ModelStage(TOKEN), TOKEN, parse_schedule(text)).reused
+    assert (str(played.played_steps[-1]), played.place_reused) == ("validate: ESTALE", False)
+    assert play_schedule(ModelStage(TOKEN_RULES), TOKEN_RULES, parse_schedule(text)).place_reused
 
 
-def wrong(play: Play) -> str:
+def wrong(play: PlayedSchedule) -> str:
     with pytest.raises(Missed) as missed:
         play.prove()
     return str(missed.value)
 
 
 def test_a_disagreement_ends_the_schedule_and_names_its_line() -> None:
-    reported = wrong(play(ModelStage(TOKEN), PINS, parse_schedule("open read remove look")))
+    reported = wrong(play_schedule(ModelStage(TOKEN_RULES), PINNING_RULES, parse_schedule("open read remove look")))
     assert reported.splitlines()[0] == "--schedule 'open read remove': remove: ok, the model predicts EWOULDBLOCK"
 
 
 def test_a_count_that_is_not_balanced_is_a_disagreement() -> None:
-    reported = wrong(play(ModelStage(TOKEN), PINS, parse_schedule("open")))
+    reported = wrong(play_schedule(ModelStage(TOKEN_RULES), PINNING_RULES, parse_schedule("open")))
     assert "at the end target referenced 0 times, no probe; the model predicts target referenced 2 times" in reported
 
 
@@ -222,30 +242,36 @@ def staged(rule: KernelRules, *, moves: bool = False) -> Iterator[ModelStage]:
 
 def test_the_machine_shrinks_to_the_shortest_schedule() -> None:
     with pytest.raises(Missed, match=r"^--schedule 'open( remove)?': "):
-        explore(lambda: staged(TOKEN), PINS, schedules=50, steps=30, shrinks=True, varied=False)
+        explore_schedules(
+            lambda: staged(TOKEN_RULES), PINNING_RULES, schedules=50, steps=30, shrinks=True, varied=False
+        )
 
 
 @EACH
 def test_the_few_that_are_always_drawn_distinguish_the_rules(rule: KernelRules) -> None:
-    other = replace(rule, pins=not rule.pins)
+    other = replace(rule, open_file_pins_target=not rule.open_file_pins_target)
     with pytest.raises(Missed):
-        explore(lambda: staged(rule), other, schedules=FEW, steps=FEW_STEPS, shrinks=False, varied=False)
+        explore_schedules(lambda: staged(rule), other, schedules=FEW, steps=FEW_STEPS, shrinks=False, varied=False)
 
 
 @EACH
 @pytest.mark.parametrize("moves", [False, True])
 def test_the_machine_agrees_with_a_kernel_of_its_rule(rule: KernelRules, moves: bool) -> None:
-    played = explore(lambda: staged(rule, moves=moves), rule, schedules=30, steps=30, shrinks=False, varied=False)
+    played = explore_schedules(
+        lambda: staged(rule, moves=moves), rule, schedules=30, steps=30, shrinks=False, varied=False
+    )
     assert len(played) >= 30
-    assert max(len(each.turns) for each in played) > 20
+    assert max(len(each.played_steps) for each in played) > 20
 
 
 def test_every_long_schedule_is_a_schedule() -> None:
-    def parsed(played: Play) -> Schedule:
-        return parse_schedule(played.line)
+    def parsed(played: PlayedSchedule) -> Schedule:
+        return parse_schedule(played.replay_line)
 
-    for each in explore(lambda: staged(TOKEN), TOKEN, schedules=10, steps=20, shrinks=False, varied=False):
-        assert parsed(each) == tuple(turn.step for turn in each.turns)
+    for each in explore_schedules(
+        lambda: staged(TOKEN_RULES), TOKEN_RULES, schedules=10, steps=20, shrinks=False, varied=False
+    ):
+        assert parsed(each) == tuple(turn.step for turn in each.played_steps)
 
 
 def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
@@ -253,10 +279,12 @@ def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
 
     class Mortal(ModelStage):
         def take(self, step: ScheduleStep, now: World) -> str:
-            if now.instances > 1:
+            if now.instance_count > 1:
                 raise lost
             return super().take(step, now)
 
     with pytest.raises(GuestLost) as raised:
-        explore(lambda: nullcontext(Mortal(TOKEN)), TOKEN, schedules=30, steps=30, shrinks=True, varied=False)
+        explore_schedules(
+            lambda: nullcontext(Mortal(TOKEN_RULES)), TOKEN_RULES, schedules=30, steps=30, shrinks=True, varied=False
+        )
     assert raised.value is lost

@@ -36,9 +36,9 @@ def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
     keys = RunKeys.make()
     line = words.format_provisioning_line(keys)
     await_provisioning(tmp_path, line)
-    assert (tmp_path / "root/.ssh/authorized_keys").read_text() == f"{keys.authorized}\n"
+    assert (tmp_path / "root/.ssh/authorized_keys").read_text() == f"{keys.authorized_keys_line}\n"
     key = tmp_path / "etc/dropbear/dropbear_ed25519_host_key"
-    assert key.read_bytes() == keys.host_key
+    assert key.read_bytes() == keys.dropbear_host_key
     assert [path.stat().st_mode & 0o777 for path in (key, tmp_path / "root/.ssh/authorized_keys")] == [0o600] * 2
     assert abs(int((tmp_path / "clock").read_text()) - time.time()) < 60
     assert len(base64.b64decode((tmp_path / "seed").read_text())) == 64
@@ -46,9 +46,11 @@ def test_init_takes_the_word_as_it_was_meant(tmp_path: Path) -> None:
 
 def test_a_host_key_of_any_bytes_arrives(tmp_path: Path) -> None:
     keys = RunKeys.make()
-    awkward = RunKeys(keys.client, keys.host, bytes(range(256)) + b"%s\\n'\"\n", keys.authorized)
+    awkward = RunKeys(
+        keys.client_key, keys.guest_host_key, bytes(range(256)) + b"%s\\n'\"\n", keys.authorized_keys_line
+    )
     await_provisioning(tmp_path, words.format_provisioning_line(awkward))
-    assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == awkward.host_key
+    assert (tmp_path / "etc/dropbear/dropbear_ed25519_host_key").read_bytes() == awkward.dropbear_host_key
 
 
 def test_a_word_is_one_line_that_a_terminal_can_hold() -> None:

@@ -15,7 +15,7 @@ from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 
 TCG = Accelerator("tcg", "a test")
 KVM = Accelerator("kvm", "a test")
-WIRING = QemuFiles(console=7, monitor=9, kernel=Path("/k"), initrd=Path("/i"))
+WIRING = QemuFiles(console_descriptor=7, monitor_descriptor=9, kernel=Path("/k"), initrd=Path("/i"))
 
 
 def recipe(architecture: str, machine: MachineOptions | None = None) -> Recipe:
@@ -81,7 +81,7 @@ def test_every_device_has_its_backend(words: list[str]) -> None:
 
 def test_x86_64_in_full() -> None:
     machine = MachineOptions(memory_mib=768, cpus=2, append="nokaslr quiet")
-    x86 = ARCHITECTURES["x86_64"].machine
+    x86 = ARCHITECTURES["x86_64"].qemu_machine
     words = argv(recipe("x86_64", machine), TCG, WIRING)
     assert words[0] == x86.qemu
     assert value(words, "-machine") == x86.machine

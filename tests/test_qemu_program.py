@@ -56,7 +56,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuiteProgra
     monkeypatch.setattr(suite_programs, "obtain", obtain)
     monkeypatch.setattr(program_versions, "first_line", first_line)
     monkeypatch.setattr(suite_programs, "key_parts", lambda *_: ["parts"])
-    monkeypatch.delenv(qemu_program.HOST_QEMU, raising=False)
+    monkeypatch.delenv(qemu_program.HOST_QEMU_VARIABLE, raising=False)
     return requested
 
 
@@ -66,7 +66,7 @@ def test_a_host_that_has_it_fetches_nothing(
 ) -> None:
     found = qemu_program.with_qemu(recipe(tmp_path, need), build_context)
     assert not fetched
-    assert found.architecture.machine == ARCHITECTURES["parisc"].machine
+    assert found.architecture.qemu_machine == ARCHITECTURES["parisc"].qemu_machine
     assert qemu_program.qemu_program_name(recipe(tmp_path, need), build_context) == "qemu-system-hppa"
 
 
@@ -76,8 +76,8 @@ def test_a_newer_one_comes_of_the_suite(
 ) -> None:
     found = qemu_program.with_qemu(recipe(tmp_path, need), build_context)
     assert [wanted.packages for wanted in fetched] == [("qemu-system-misc",)]
-    assert found.architecture.machine.qemu == str(tmp_path / "vm/bin/qemu-system-hppa")
-    assert found.architecture.machine.machine == "B160L"
+    assert found.architecture.qemu_machine.qemu == str(tmp_path / "vm/bin/qemu-system-hppa")
+    assert found.architecture.qemu_machine.machine == "B160L"
     assert qemu_program.qemu_program_name(recipe(tmp_path, need), build_context).endswith("/bin/qemu-system-hppa")
     assert not qemu_program.is_qemu_present(recipe(tmp_path, need), build_context)
 
@@ -85,10 +85,10 @@ def test_a_newer_one_comes_of_the_suite(
 def test_the_hosts_is_forced(
     tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(qemu_program.HOST_QEMU, "1")
+    monkeypatch.setenv(qemu_program.HOST_QEMU_VARIABLE, "1")
     found = qemu_program.with_qemu(recipe(tmp_path, ">= 11"), build_context)
     assert not fetched
-    assert found.architecture.machine == ARCHITECTURES["parisc"].machine
+    assert found.architecture.qemu_machine == ARCHITECTURES["parisc"].qemu_machine
 
 
 @pytest.mark.usefixtures("fetched")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from test_verify import MODULE, compiled
 
 from harness import cli
 from harness.guest.guest import Guest
@@ -15,11 +16,10 @@ from harness.guest.result import Result
 from harness.landing.landing_judgment import Landing
 from harness.landing.site import Site
 from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.landing.verify.watch_and_judge_registrations import Judgement, Watched
+from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify.plan import ModuleToLoad
-from harness.matrix.verify.reload_probed_modules import remove_targets
-from harness.matrix.verify.subjects import PINNED, Command, Modules, Preceded, SubjectRefused
-from tests.test_verify import MODULE, compiled
+from harness.matrix.verify.reload_probed_modules import reload_probed_modules
+from harness.matrix.verify.subjects import PINNED, Command, CommandWithModules, Modules, SubjectRefused
 
 STANDING = JudgedProbe("leaf+0x0", "kprobe", Finding.LANDED, 0x10, "leaf+0x0 [target]", owner="bpftrace")
 GONE = JudgedProbe("target:leaf+0x0", "kprobe", Finding.GONE, 0x10, "nothing known")
@@ -74,13 +74,13 @@ def target(name: str = "target", *, judged: bool = False) -> ModuleToLoad:
 
 def loaded(guest: FakeGuest, *modules: ModuleToLoad) -> Modules:
     found = Modules(cast("Guest", guest), modules, "insmod", None)
-    found.standing = list(modules)
+    found.loaded_modules = list(modules)
     return found
 
 
 def removed(guest: FakeGuest, modules: Modules, *judgements: Judgement) -> tuple[list[str], list[str]]:
-    watched = cast("Watched", FakeWatched(list(judgements)))
-    outcome = remove_targets(cast("Guest", guest), watched, [STANDING], modules)
+    watched = cast(WatchedGuest, FakeWatched(list(judgements)))
+    outcome = reload_probed_modules(cast("Guest", guest), watched, [STANDING], modules)
     return outcome.notes, outcome.wrongs
 
 
@@ -112,7 +112,7 @@ def test_a_probe_that_stands_in_a_module_that_is_gone_is_wrong() -> None:
 def test_text_that_nothing_explains_afterwards_is_wrong() -> None:
     guest = FakeGuest()
     fine = Judgement()
-    _, wrongs = removed(guest, loaded(guest, target()), fine, Judgement(unexplained=("f+0x1",)), fine)
+    _, wrongs = removed(guest, loaded(guest, target()), fine, Judgement(unexplained_changes=("f+0x1",)), fine)
     assert wrongs == ["after target was loaded again, text changed where no list has a probe: f+0x1"]
 
 
@@ -156,7 +156,7 @@ def test_the_pinned_loaders_last_line_is_the_refusal(tmp_path: Path) -> None:
 def test_a_command_whose_modules_were_refused_is_not_ended() -> None:
     guest = FakeGuest({"insmod": answer(1, b"", b"insmod: no\n")})
     modules = Modules(cast("Guest", guest), [target()], "insmod", None)
-    subject = Preceded(modules, Command(cast("Guest", guest), "true", None, chroot=False))
+    subject = CommandWithModules(modules, Command(cast("Guest", guest), "true", None, chroot=False))
     with pytest.raises(SubjectRefused):
         subject.start()
     subject.stop()

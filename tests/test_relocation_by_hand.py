@@ -12,11 +12,11 @@ import pytest
 from harness.core.architecture import Decoder
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf_tables import Section, Symbol
-from harness.landing.by_hand import ByHand
+from harness.landing.by_hand import RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import measure_table_sizes
-from harness.landing.code.instructions import padding_at, starts, stub_at
-from harness.landing.lookup.kallsyms import missed_by_symbol
+from harness.landing.code.instructions import instruction_starts, is_padding_at, is_stub_at
+from harness.landing.lookup.kallsyms import functions_missed_by_symbol
 from harness.landing.site import Site
 from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.html import write_html
@@ -95,32 +95,32 @@ def layout(vmlinux: FakeElf, slide: int = SLIDE, arch: str = "x86_64", **targets
 
 
 def test_stext_and_offset_lands_on_the_kernel_it_was_made_for_whatever_its_slide() -> None:
-    assert ByHand(layout(kernel("abc"))).address(Site("c", 4)) == 0x1000 + SLIDE + 0x24
+    assert RelocationByHand(layout(kernel("abc"))).address(Site("c", 4)) == 0x1000 + SLIDE + 0x24
 
 
 def test_another_order_moves_what_stands_there() -> None:
     here = layout(kernel("abc"))
-    by_hand = ByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
+    by_hand = RelocationByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
     assert by_hand.address(Site("a")) == 0x1010 + SLIDE
     assert AddressClassifier(here).site_at(by_hand.address(Site("a"))) == Site("b")
 
 
 def test_a_link_time_address_knows_no_slide() -> None:
-    assert ByHand(layout(kernel("abc")), absolute=True).address(Site("b")) == 0x1010
+    assert RelocationByHand(layout(kernel("abc")), absolute=True).address(Site("b")) == 0x1010
 
 
 def test_a_modules_offset_counts_from_its_first_loaded_text_in_the_file() -> None:
     target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
-    by_hand = ByHand(layout(kernel("abc"), m=target))
+    by_hand = RelocationByHand(layout(kernel("abc"), m=target))
     assert by_hand.address(Site("g", 4, module="m")) == 0x9024  # 0x14 before where it is
-    other = ByHand(layout(kernel("abc"), m=target), modules={"m": module(g=0x40, f=0x50)})  # type: ignore[dict-item]
+    other = RelocationByHand(layout(kernel("abc"), m=target), modules={"m": module(g=0x40, f=0x50)})  # type: ignore[dict-item]
     assert other.address(Site("f", module="m")) == 0x9010
 
 
 def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> None:
     target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
     sites = [Site("b"), Site("g", 4, module="m"), Site("a")]
-    request = ByHand(layout(kernel("abc"), m=target)).request(sites, "disabled=1")
+    request = RelocationByHand(layout(kernel("abc"), m=target)).build_request(sites, "disabled=1")
     assert request.module == "pinpoint_byhand"
     assert request.parameters == [f"base={0x1000 + SLIDE:#x},0x9000", "disabled=1"]
     assert request.specs == ["0+0x10", "1+0x24", "0+0x0"]
@@ -173,35 +173,35 @@ def test_stubs_of_a_parisc_kernel() -> None:
 
 def test_veneers_of_an_arm64_module() -> None:
     veneer = bytes.fromhex("704d1df010423f9100021fd6")  # as the loader of Debian's 6.1 wrote one
-    seen = [stub_at(b"\0" * 4 + veneer + b"\0" * 4, offset, Decoder.AARCH64) for offset in range(0, 20, 4)]
+    seen = [is_stub_at(b"\0" * 4 + veneer + b"\0" * 4, offset, Decoder.AARCH64) for offset in range(0, 20, 4)]
     assert seen == [False, True, True, True, False]
 
 
 def test_a_call_through_another_register_is_no_stub() -> None:
     other = struct.pack(">2I", 0x20404000, 0xE0402002)
-    assert not stub_at(other, 0, Decoder.PARISC)
-    assert not stub_at(struct.pack(">2I", LDIL, BE), 0, Decoder.AARCH64)
+    assert not is_stub_at(other, 0, Decoder.PARISC)
+    assert not is_stub_at(struct.pack(">2I", LDIL, BE), 0, Decoder.AARCH64)
 
 
 def test_starts_are_found_without_knowing_what_each_does() -> None:
     elf = kernel("a")
-    assert list(starts(elf, elf.function("a"), Decoder.X86_64))[-2:] == [10, 11]  # type: ignore[arg-type]
-    assert list(starts(elf, elf.function("a"), Decoder.PARISC)) == [0, 4, 8, 12]  # type: ignore[arg-type]
-    assert padding_at(b"\x90\xb8\1\0\0\0", 0, Decoder.X86_64)
-    assert not padding_at(b"\x90\xb8\1\0\0\0", 1, Decoder.X86_64)
+    assert list(instruction_starts(elf, elf.function("a"), Decoder.X86_64))[-2:] == [10, 11]  # type: ignore[arg-type]
+    assert list(instruction_starts(elf, elf.function("a"), Decoder.PARISC)) == [0, 4, 8, 12]  # type: ignore[arg-type]
+    assert is_padding_at(b"\x90\xb8\1\0\0\0", 0, Decoder.X86_64)
+    assert not is_padding_at(b"\x90\xb8\1\0\0\0", 1, Decoder.X86_64)
 
 
 def test_names_are_taken_as_the_kernel_takes_them() -> None:
     listing = "0800 D f\n1000 T f\n2000 t f\n3000 t f\t[m]\n4000 t g\t[m]\n"
     guest = SimpleNamespace(guest=SimpleNamespace(read_text=lambda _: listing))
     wanted = [(Site("f"), 0x1000), (Site("f", module="m"), 0x3000), (Site("g", module="m"), 0x4000)]
-    assert missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
+    assert functions_missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
     absent = Site("absent")
-    assert missed_by_symbol(guest, [(Site("f"), 0x2000), (absent, 0)]) == [Site("f"), absent]  # type: ignore[arg-type]
+    assert functions_missed_by_symbol(guest, [(Site("f"), 0x2000), (absent, 0)]) == [Site("f"), absent]  # type: ignore[arg-type]
 
 
 def test_tables_are_measured_as_compiled() -> None:
-    by_hand = ByHand(layout(kernel("abc")))
+    by_hand = RelocationByHand(layout(kernel("abc")))
     carried = measure_table_sizes(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
     # A word and a pointer for each name of two bytes; a word for each site; a pointer and a padded int for each site.
     assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))

@@ -79,7 +79,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
         digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
         reported: dict[str, Any] = {"file": file, "items": [ITEM], "options": [option], "hashes": {FILE: digest}}
         about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **reported)
-        return bundle.write(tmp_path, about, {"console.log": b""})
+        return bundle.write_bundle(tmp_path, about, {"console.log": b""})
 
     return write
 

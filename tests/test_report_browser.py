@@ -66,7 +66,7 @@ def opened(browser: Any, run: RunDirectory) -> Iterator[Open]:  # noqa: ANN401 -
             "request",
             lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:")) else None,
         )
-        page.goto(f"{run.html.as_uri()}{fragment}")
+        page.goto(f"{run.html_report_file.as_uri()}{fragment}")
         return page
 
     yield goto
@@ -263,7 +263,7 @@ def test_a_printed_page_has_every_case_and_no_controls(opened: Open) -> None:
 def test_without_scripts_every_verdict_is_still_there(browser: Any, run: RunDirectory) -> None:  # noqa: ANN401
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(run.html.as_uri())
+    page.goto(run.html_report_file.as_uri())
     assert page.locator("tr.case:visible").count() == 9
     assert "./pinpoint repro" in page.locator("#failed ~ .failure", has_text="oops").first.inner_text()
     context.close()

@@ -15,7 +15,7 @@ from test_relocation_by_hand import SLIDE, kernel, layout
 
 from harness import cli
 from harness.core.events import Bus, Event, Phase
-from harness.landing.by_hand import ByHand
+from harness.landing.by_hand import RelocationByHand
 from harness.landing.checks import trial_example
 from harness.landing.checks.base_offset_trial import RelocatedFunction, Trial
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
@@ -24,14 +24,14 @@ from harness.report import history, timeline
 from harness.report.html import write_html, write_report
 from harness.report.material import Material
 from harness.report.metrics_with_goals import Figures
-from harness.report.page.case_docstrings import claims
-from harness.report.page.excerpts import Excerpts
+from harness.report.page.case_docstrings import read_claims
+from harness.report.page.excerpts import ExcerptReader
 from harness.report.page.lanes import lanes
-from harness.report.page.news import news
+from harness.report.page.news import compare_with_earlier_runs
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, Results
 from harness.report.relocation_drawing_data import Moved
-from harness.report.replay import replay
+from harness.report.replay import replay_command
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Timeline
 from harness.verdict.cell_verdict_enum import Verdict
@@ -48,16 +48,16 @@ def earlier(run: RunDirectory) -> RunDirectory:
 
 
 def test_of_a_cell_in_two_runs_the_later_counts_whatever_their_order(run: RunDirectory, earlier: RunDirectory) -> None:
-    material = Material.of([run, earlier], run.path.parent)
-    latest = {(cell.case, cell.vm, cell.mutant): cell.verdict for cell in Pivot(material.cells).latest}
+    material = Material.read_runs([run, earlier], run.path.parent)
+    latest = {(cell.case, cell.vm, cell.mutant): cell.verdict for cell in Pivot(material.cells).latest_cells}
     assert latest["test_module_function[leaf]", "parisc", ""] is Verdict.OOPS
     assert latest["test_gone", "parisc", ""] is Verdict.PASS
-    assert {each.case for each in material.missing} == {"test_never"}
+    assert {each.case for each in material.missing_cells} == {"test_never"}
     assert [figure.value for figure in material.figures if figure.figure == "run.wall_s"] == [120]
-    assert all(span.worker.endswith(run.name) for span in material.spans)
+    assert all(span.worker.endswith(run.name) for span in material.timeline_spans)
     bundles = [cell.bundle for cell in material.cells if cell.bundle]
     assert bundles
-    assert all((material.place / bundle / "bundle.json").is_file() for bundle in bundles)
+    assert all((material.report_directory / bundle / "bundle.json").is_file() for bundle in bundles)
 
 
 def test_the_command_merges_runs_into_one_page(
@@ -75,14 +75,17 @@ def test_the_command_merges_runs_into_one_page(
 
 
 def test_cells_that_did_not_run_are_in_a_report_written_later(run: RunDirectory) -> None:
-    assert "./pinpoint run --vm parisc -k &#39;test_never[parisc]&#39;" in write_report([run], run.html).read_text()
+    assert (
+        "./pinpoint run --vm parisc -k &#39;test_never[parisc]&#39;"
+        in write_report([run], run.html_report_file).read_text()
+    )
 
 
 def test_a_run_that_was_killed_and_lines_of_another_schema_are_named(run: RunDirectory, earlier: RunDirectory) -> None:
-    first, *rest = earlier.results.read_text().splitlines()
-    earlier.results.write_text("\n".join([json.dumps({**json.loads(first), "schema": 1}), *rest]) + "\n")
-    earlier.figures.unlink()
-    page = write_report([earlier], earlier.html).read_text()
+    first, *rest = earlier.results_file.read_text().splitlines()
+    earlier.results_file.write_text("\n".join([json.dumps({**json.loads(first), "schema": 1}), *rest]) + "\n")
+    earlier.figures_file.unlink()
+    page = write_report([earlier], earlier.html_report_file).read_text()
     assert "did not end" in page
     assert "1 line of the results of run 20261127-120000-aaaa cannot be read" in page
     assert "every cell held" not in page
@@ -91,26 +94,26 @@ def test_a_run_that_was_killed_and_lines_of_another_schema_are_named(run: RunDir
 
 def test_a_cell_without_a_bundle_is_replayed_by_its_names(run: RunDirectory) -> None:
     plain = sample_runs.cell("test_x[leaf-MOD:SYM]", "parisc", mutant="other-build")
-    assert replay(plain, run.path) == (
+    assert replay_command(plain, run.path) == (
         "./pinpoint run --vm parisc -k 'test_x and leaf-MOD:SYM and mutant:other-build' cases/test_sites.py"
     )
     odd = sample_runs.cell("test_x[a b]", "parisc", file="")
-    assert replay(odd, run.path) == "./pinpoint run --vm parisc -k test_x"
+    assert replay_command(odd, run.path) == "./pinpoint run --vm parisc -k test_x"
 
 
 @pytest.mark.parametrize(
     "file", ["/etc/passwd", "../cases/test_sites.py/../../x", "tests/sample_runs.py", "cases/none.py", ""]
 )
 def test_claims_come_from_cases_only(file: str) -> None:
-    assert (claims(file).file, claims(file).of("small")) == ("", "")
+    assert (read_claims(file).file_claim, read_claims(file).claim_of_case("small")) == ("", "")
 
 
 def test_a_claim_is_a_docstrings_first_line() -> None:
-    known = claims("cases/test_clean_up.py")
-    assert known.file
-    assert "\n" not in known.file
-    assert known.line("test_unload_leaves_nothing") > 1
-    assert known.of("test_unload_leaves_nothing[x]")
+    known = read_claims("cases/test_clean_up.py")
+    assert known.file_claim
+    assert "\n" not in known.file_claim
+    assert known.line_of_case("test_unload_leaves_nothing") > 1
+    assert known.claim_of_case("test_unload_leaves_nothing[x]")
 
 
 def _failed(run: RunDirectory) -> Cell:
@@ -119,16 +122,16 @@ def _failed(run: RunDirectory) -> Cell:
 
 def test_an_excerpt_follows_no_link_and_names_what_it_cannot_read(run: RunDirectory, tmp_path: Path) -> None:
     cell = _failed(run)
-    assert "target.c:12" in Excerpts(run.path).of(cell)["failure"]
+    assert "target.c:12" in ExcerptReader(run.path).read_excerpts(cell)["failure"]
     (tmp_path / "secret").write_text("SECRET")
     failure = run.path / cell.bundle / "failure.txt"
     failure.unlink()
     failure.symlink_to(tmp_path / "secret")
-    found = Excerpts(run.path).of(cell)
+    found = ExcerptReader(run.path).read_excerpts(cell)
     assert "SECRET" not in str(found)
     assert "cannot be read" in found["failure"]
     gone = cell.model_copy(update={"bundle": "bundles/gone"})
-    assert "cannot be read: No such file" in Excerpts(run.path).of(gone)["failure"]
+    assert "cannot be read: No such file" in ExcerptReader(run.path).read_excerpts(gone)["failure"]
 
 
 def test_an_excerpt_keeps_the_end_of_the_console_and_the_begin_of_the_failure(run: RunDirectory) -> None:
@@ -136,7 +139,7 @@ def test_an_excerpt_keeps_the_end_of_the_console_and_the_begin_of_the_failure(ru
     lines = [f"line {number}" for number in range(5000)]
     (run.path / cell.bundle / "console.log").write_text("\n".join(lines))
     (run.path / cell.bundle / "failure.txt").write_text("\n".join(lines))
-    found = Excerpts(run.path).of(cell)
+    found = ExcerptReader(run.path).read_excerpts(cell)
     assert found["console"].startswith("...\nline ")
     assert found["console"].endswith("line 4999")
     assert found["failure"].startswith("line 0\n")
@@ -147,8 +150,8 @@ def test_news_are_since_the_last_run_of_each_vm(run: RunDirectory, earlier: RunD
     between = RunDirectory(run.path.parent / "20261127-130000-abcd")
     between.path.mkdir()
     Results(between).write(sample_runs.cell("test_gone", "x86_64-debian"))
-    found = news(run, Results(run).read())
-    assert found.since == {"parisc": earlier.name, "x86_64-debian": between.name}
+    found = compare_with_earlier_runs(run, Results(run).read())
+    assert found.compared_run_by_vm == {"parisc": earlier.name, "x86_64-debian": between.name}
     assert found.worse
     # The last run of that VM had this case alone.
     assert "test_kernel_function[unexported] on x86_64-debian: fail: why it is fail" in found.sections["new failures"]
@@ -169,23 +172,23 @@ def test_the_history_is_rebuilt(run: RunDirectory, damage: str) -> None:
         if damage == "no database":
             path.write_text("no database at all" * 100)
     assert history.read_history(root) == before != []
-    assert history.courses(root, run.name, 5)["run.wall_s", ""] == [90, 120]
+    assert history.past_figure_values(root, run.name, 5)["run.wall_s", ""] == [90, 120]
     Figures(run).add("run.wall_s", 130, "s")
-    assert history.courses(root, run.name, 5)["run.wall_s", ""] == [90, 120, 130]
+    assert history.past_figure_values(root, run.name, 5)["run.wall_s", ""] == [90, 120, 130]
 
 
 def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> None:
     bus = Bus()
     made = Timeline(bus, time.monotonic() - 10)
     with bus.step("parisc", "kernel") as step:
-        step.close_with("412 objects")
+        step.set_final_detail("412 objects")
     bus.publish(Event("parisc", "thaw", Phase.FINISHED, "in 1 s", seconds=1.0, worker="gw1"))
     bus.record_seconds("parisc", "body", 5.0)
     now = time.time()
-    made.begin("node", now)
-    made.end("node", now + 2, sample_runs.cell("test_x", "parisc", Verdict.OOPS, mutant="other-build"), "gw1")
-    made.keep(run)
-    spans = timeline.read(run)
+    made.begin_cell("node", now)
+    made.end_cell("node", now + 2, sample_runs.cell("test_x", "parisc", Verdict.OOPS, mutant="other-build"), "gw1")
+    made.write_spans(run)
+    spans = timeline.read_spans(run)
     assert [(span.worker, span.kind) for span in spans] == [("gw1", "thaw"), ("main", "kernel"), ("gw1", "cell")]
     assert (spans[2].name, spans[2].verdict) == ("test_x mutant other-build", "oops")
     assert spans[2].began == pytest.approx(10, abs=2)
@@ -199,7 +202,7 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
     assert lanes([]) is None
 
 
-def _trial(by_hand: ByHand, here: SimpleNamespace) -> Trial:
+def _trial(by_hand: RelocationByHand, here: SimpleNamespace) -> Trial:
     places = AddressClassifier(here)  # type: ignore[arg-type]
     symbols = {symbol.name: symbol for symbol in here.kernel.symbols}
     here.symbol = lambda site: (here.kernel, symbols[site.symbol])
@@ -213,29 +216,33 @@ def _trial(by_hand: ByHand, here: SimpleNamespace) -> Trial:
 
 def test_the_example_of_a_trial_is_a_miss_with_the_bytes_of_both_places() -> None:
     here = layout(kernel("abc"))
-    trial = _trial(ByHand(here, vmlinux=kernel("cab")), here)  # type: ignore[arg-type]
-    aim = trial_example.example(trial)
+    trial = _trial(RelocationByHand(here, vmlinux=kernel("cab")), here)  # type: ignore[arg-type]
+    aim = trial_example.select_example_function(trial)
     assert aim is not None
     # Each is put on a neighbor; the closest comes first.
-    assert (aim.site.symbol, aim.address - aim.truth, aim.place) == ("a", 16, AddressKind.INSTRUCTION)
-    found = trial_example.stretch(trial.places, aim.address)
+    assert (aim.site.symbol, aim.computed_address - aim.true_address, aim.kind_at_address) == (
+        "a",
+        16,
+        AddressKind.INSTRUCTION,
+    )
+    found = trial_example.read_address_surroundings(trial.classifier, aim.computed_address)
     assert found is not None
-    assert (found.address + found.marked, found.label) == (aim.address, "b+0x0")
-    assert found.kinds[found.marked] is AddressKind.INSTRUCTION
-    assert found.code[found.marked] == 0x90
-    assert len(found.code) == len(found.kinds) == 32
-    first = trial_example.stretch(trial.places, 0x1000 + SLIDE)
+    assert (found.address + found.marked_index, found.label) == (aim.computed_address, "b+0x0")
+    assert found.address_kinds[found.marked_index] is AddressKind.INSTRUCTION
+    assert found.code[found.marked_index] == 0x90
+    assert len(found.code) == len(found.address_kinds) == 32
+    first = trial_example.read_address_surroundings(trial.classifier, 0x1000 + SLIDE)
     assert first is not None
     # Nothing is before the first function.
-    assert (first.marked, len(first.code)) == (0, 24)
-    assert trial_example.stretch(trial.places, 0x900) is None
-    moved = [Moved(*each) for each in trial_example.moved(trial)]
+    assert (first.marked_index, len(first.code)) == (0, 24)
+    assert trial_example.read_address_surroundings(trial.classifier, 0x900) is None
+    moved = [Moved(*each) for each in trial_example.sample_function_distances(trial)]
     assert [(each.name, each.made_for, each.here) for each in moved] == [("a", 16, 0), ("b", 32, 16), ("c", 0, 32)]
 
 
 def test_a_trial_without_misses_has_a_function_that_lands_as_its_example() -> None:
     here = layout(kernel("abc"))
-    aim = trial_example.example(_trial(ByHand(here), here))
+    aim = trial_example.select_example_function(_trial(RelocationByHand(here), here))
     assert aim is not None
     assert aim.lands
 
@@ -244,5 +251,5 @@ def test_the_report_of_a_full_disk_leaves_the_old_one(run: RunDirectory, monkeyp
     old = write_html(run).read_text()
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        write_report([run], run.html)
-    assert run.html.read_text() == old
+        write_report([run], run.html_report_file)
+    assert run.html_report_file.read_text() == old

@@ -17,7 +17,7 @@ from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.report import progress_board as board_module
 from harness.report.html import write_html
-from harness.report.metrics_with_goals import Figures, meets
+from harness.report.metrics_with_goals import Figures, meets_goal
 from harness.report.pivot import CaseName, Pivot, format_verdict_counts
 from harness.report.progress_board import Board
 from harness.report.record import Cell, CellKey, Results
@@ -65,14 +65,14 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve() == runs[-1].path
     assert str((tmp_path / "latest").readlink()) == runs[-1].name
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert runs[0].consoles("parisc") == []
+    assert runs[0].console_logs("parisc") == []
 
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: RunDirectory) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(HostError, match="PINPOINT_RESULTS"):
         RunDirectory.create(tmp_path / "file")
-    directory.results.mkdir()
+    directory.results_file.mkdir()
     with pytest.raises(HostError, match=r"results\.jsonl: cannot be written"):
         Results(directory).write(cell("case", "vm"))
 
@@ -81,14 +81,14 @@ def test_a_guests_words_are_plain_characters_in_the_file(directory: RunDirectory
     hostile = "\x1b]0;owned\x07\x9b31m\u202e\u2028"
     kept = cell("case", "parisc", witnesses=[{"means": hostile}])
     Results(directory).write(kept)
-    assert directory.results.read_bytes().rstrip(b"\n").decode("ascii").isprintable()
+    assert directory.results_file.read_bytes().rstrip(b"\n").decode("ascii").isprintable()
     assert Results(directory).read() == [kept]
 
 
 def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory) -> None:
     kept = cell("case", "parisc", Verdict.KNOWN_FAIL)
     Results(directory).write(kept)
-    line = json.loads(directory.results.read_text())
+    line = json.loads(directory.results_file.read_text())
     assert list(line) == FIELDS
     assert line["verdict"] == "known-fail"
     assert Results(directory).read() == [kept]
@@ -97,9 +97,9 @@ def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory
 def test_a_torn_line_costs_only_itself(directory: RunDirectory) -> None:
     results = Results(directory)
     results.write(cell("first", "vm"))
-    whole = directory.results.read_bytes()
+    whole = directory.results_file.read_bytes()
     for cut in range(1, len(whole) - 1):
-        directory.results.write_bytes(whole + whole[:cut])
+        directory.results_file.write_bytes(whole + whole[:cut])
         assert [kept.case for kept in results.read()] == ["first"]
 
 
@@ -125,14 +125,14 @@ def test_writers_side_by_side_lose_nothing(directory: RunDirectory) -> None:
     ],
 )
 def test_goals(value: float, goal: str, holds: bool) -> None:
-    assert meets(value, goal) is holds
+    assert meets_goal(value, goal) is holds
 
 
 def test_figures_are_lines(directory: RunDirectory) -> None:
     figures = Figures(directory)
     figures.add("run.wall_s", 12, "s", goal="at most 10")
     figures.add("mutants.caught", 5, "mutants", vm="parisc", holds=False)
-    assert [json.loads(line) for line in directory.figures.read_text().splitlines()] == [
+    assert [json.loads(line) for line in directory.figures_file.read_text().splitlines()] == [
         {"figure": "run.wall_s", "vm": "", "value": 12, "unit": "s", "goal": "at most 10", "holds": False},
         {"figure": "mutants.caught", "vm": "parisc", "value": 5, "unit": "mutants", "goal": "", "holds": False},
     ]
@@ -154,7 +154,7 @@ def test_pivot() -> None:
     pivot = Pivot(matrix())
     assert (pivot.cases, pivot.vms) == ((case("test_entry"), case("test_stubs[a]")), ("x86_64-debian", "parisc"))
     square = pivot.square(case("test_entry"), "x86_64-debian")
-    assert (square.verdict, square.caught, square.tried) == (Verdict.PASS, 1, 1)
+    assert (square.verdict, square.mutants_caught, square.mutants_tried) == (Verdict.PASS, 1, 1)
     assert pivot.square(case("test_entry"), "nowhere").verdict is None
     assert [group[0].verdict for group in pivot.failures()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
     assert format_verdict_counts(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
@@ -168,7 +168,7 @@ def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
         cell("test_entry", "parisc", file="cases/test_b.py"),
     ]
     pivot = Pivot(cells)
-    assert [pivot.label(each) for each in pivot.cases] == ["test_entry (test_a)", "test_entry (test_b)"]
+    assert [pivot.case_label(each) for each in pivot.cases] == ["test_entry (test_a)", "test_entry (test_b)"]
     assert pivot.coverage.selected == 2
     assert [group[0].verdict for group in pivot.failures()] == [Verdict.FAIL], "the later one does not hide the first"
 
@@ -243,16 +243,16 @@ def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pyte
     bus = Bus()
     board = Board(bus, False, lines.append)
     with bus.step("parisc", "kernel") as step:
-        board.flush()
-        step.report("compiling", 0.1)
-        board.flush()
+        board.print_news()
+        step.publish_progress("compiling", 0.1)
+        board.print_news()
         assert [line.split("]")[1].split() for line in lines] == [["parisc", "kernel", "begins"]]
         monkeypatch.setattr(board_module, "_PATIENCE", 0.0)
-        step.report("compiling\x1b[2J", 0.41)
-        step.report("compiling", 0.42)
-        board.flush()
+        step.publish_progress("compiling\x1b[2J", 0.41)
+        step.publish_progress("compiling", 0.42)
+        board.print_news()
         assert lines[-1].endswith("compiling 42 %")
-        step.close_with("412 objects")
+        step.set_final_detail("412 objects")
     with pytest.raises(ValueError, match="no"), bus.step("parisc", "boot"):
         raise ValueError("no\nready line")
     board.close()
@@ -260,7 +260,7 @@ def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pyte
     assert "FAILED after" in lines[-1]
     assert lines[-1].endswith(": no")
     assert len(lines) == 4
-    board.flush()
+    board.print_news()
     assert len(lines) == 4
 
 

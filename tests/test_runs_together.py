@@ -10,9 +10,9 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
-from harness.landing.code.basic_blocks import even_runs
+from harness.landing.code.basic_blocks import group_equally_run_offsets
 from harness.landing.code.instruction import InstructionKind
-from harness.landing.code.instructions import decoded
+from harness.landing.code.instructions import decode_function
 
 X86 = """
     test %edi, %edi
@@ -58,15 +58,15 @@ def _function(directory: Path, architecture: str, body: str) -> tuple[Elf, str]:
 
 
 def _kinds(elf: Elf, architecture: str) -> list[InstructionKind]:
-    code = decoded(elf, elf.function("it"), ARCHITECTURES[architecture].kprobes.decoder)
+    code = decode_function(elf, elf.function("it"), ARCHITECTURES[architecture].kprobe_traits.decoder)
     return [each.kind for each in code]
 
 
 def _runs(elf: Elf, architecture: str) -> list[list[int]]:
     """Return the groups, with instructions numbered in order."""
-    where = (elf, elf.function("it"), ARCHITECTURES[architecture].kprobes.decoder)
-    number = {each.offset: place for place, each in enumerate(decoded(*where))}
-    return [[number[offset] for offset in group] for group in even_runs(*where)]
+    where = (elf, elf.function("it"), ARCHITECTURES[architecture].kprobe_traits.decoder)
+    number = {each.offset: place for place, each in enumerate(decode_function(*where))}
+    return [[number[offset] for offset in group] for group in group_equally_run_offsets(*where)]
 
 
 @pytest.mark.parametrize(

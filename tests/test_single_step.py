@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import GuestLost
-from harness.core.qemu_registers import Registers
+from harness.core.qemu_registers import RegisterParser
 from harness.landing import past_end
 from harness.landing.checks import single_step
 
@@ -26,10 +26,10 @@ class Scene:
 
     @property
     def layout(self) -> Any:  # noqa: ANN401 - stands in
-        traits = SimpleNamespace(registers=Registers(r"pc=(\w+)", "", 0))
+        traits = SimpleNamespace(registers=RegisterParser(r"pc=(\w+)", "", 0))
         monitor = SimpleNamespace(hmp=lambda _: f"pc={self._next():x}")
         guest = SimpleNamespace(architecture=SimpleNamespace(kprobes=traits), monitor=monitor, stop=self.stopped.set)
-        return SimpleNamespace(guest=guest, meaning=hex)
+        return SimpleNamespace(guest=guest, describe_address=hex)
 
     def _next(self) -> int:
         self._looks += 1
@@ -45,7 +45,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_step, "_PATIENCE", 0.05)
     monkeypatch.setattr(single_step, "_LOOK_PAUSE", 0.001)
     monkeypatch.setattr(single_step, "_LOOKS", 100)
-    monkeypatch.setattr(past_end, "in_function", lambda _, address: address == FUNCTION)
+    monkeypatch.setattr(past_end, "is_in_function", lambda _, address: address == FUNCTION)
 
 
 def test_a_call_that_comes_back_is_its_answer() -> None:
@@ -57,12 +57,12 @@ def test_a_call_that_comes_back_is_its_answer() -> None:
 def test_an_endless_trap_is_ended_though_its_handler_is_seen_more_often() -> None:
     scene = Scene(NOWHERE, FUNCTION, FUNCTION)
     probed, stands = single_step._called(scene.layout, scene.hang)
-    assert (probed, stands and stands.stuck, scene.stopped.is_set()) == ("", True, True)
+    assert (probed, stands and stands.is_stuck, scene.stopped.is_set()) == ("", True, True)
 
 
 def test_one_that_is_only_slow_is_waited_for() -> None:
     scene = Scene(FUNCTION)
     threading.Timer(0.5, scene.stopped.set).start()
     probed, stands = single_step._called(scene.layout, scene.hang)
-    assert (probed, stands and stands.stuck) == ("", False)
+    assert (probed, stands and stands.is_stuck) == ("", False)
     assert "in a function" in str(stands)

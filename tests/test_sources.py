@@ -125,7 +125,7 @@ def test_a_tree_is_known_by_version_and_by_its_patches(tmp_path: Path) -> None:
     )
     assert one.tree == renamed.tree
     assert len({one.tree, changed.tree, kernel_source_trees.package_source("linux", "6.1-1", "ab12", []).tree}) == 3
-    assert one.identity != changed.identity
+    assert one.key_parts != changed.key_parts
 
 
 def test_no_version_makes_a_path_that_kbuild_refuses() -> None:
@@ -189,17 +189,19 @@ def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_
     (tmp_path / "linux").mkdir()
     (tmp_path / "linux/Kbuild").write_text("")
     packages = cast(Packages, TarballPackages())
-    before = kernel_source_trees.of_recipe(own_tree(tmp_path / "linux"), packages)
+    before = kernel_source_trees.source_tree_of_recipe(own_tree(tmp_path / "linux"), packages)
     assert kernel_source_trees.unpack(before, packages, step) == tmp_path / "linux"
     (tmp_path / "linux/Kbuild").write_text("obj-y += more.o\n")
     kernel_source_trees.listing_digest.cache_clear()
-    assert kernel_source_trees.of_recipe(own_tree(tmp_path / "linux"), packages).identity != before.identity
+    assert (
+        kernel_source_trees.source_tree_of_recipe(own_tree(tmp_path / "linux"), packages).key_parts != before.key_parts
+    )
 
 
 def test_a_tree_of_ones_own_that_is_none_or_is_to_be_patched(tmp_path: Path) -> None:
     packages = cast(Packages, TarballPackages())
     with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.tree is .*, which is not a kernel source"):
-        kernel_source_trees.of_recipe(own_tree(tmp_path), packages)
+        kernel_source_trees.source_tree_of_recipe(own_tree(tmp_path), packages)
     (tmp_path / "Kbuild").write_text("")
     with pytest.raises(RecipeError, match=r"vm\.toml: kernel\.patches is set for a tree of your own; apply them there"):
-        kernel_source_trees.of_recipe(own_tree(tmp_path, patches=["text-main"]), packages)
+        kernel_source_trees.source_tree_of_recipe(own_tree(tmp_path, patches=["text-main"]), packages)

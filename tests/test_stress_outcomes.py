@@ -27,7 +27,11 @@ def race(changed: dict[tuple[str, str], int] | None = None, *, left: str = "", l
 
 def test_a_fair_race() -> None:
     race().prove()
-    assert (race().operations, race().attempts, race().changes) == (179, 73, 60)
+    assert (race().operation_count, race().attempted_loads_and_removals, race().successful_loads_and_removals) == (
+        179,
+        73,
+        60,
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from harness.core.elf import Elf, Section, Symbol
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
-from harness.landing.code.stripped_arm64_tables import FlatTables, Rows
+from harness.landing.code.stripped_arm64_tables import Arm64TableFinder, RowRange
 
 BASE = 0xFFFF800008000000
 TEXT, INIT, DATA = BASE + 0x1000, BASE + 0x9000, BASE + 0xA000
@@ -41,7 +41,7 @@ class Image:
         return self.content[address - BASE : address - BASE + size]
 
 
-def kernel(rows: int = ROWS) -> tuple[FlatTables, dict[str, Rows]]:
+def kernel(rows: int = ROWS) -> tuple[Arm64TableFinder, dict[str, RowRange]]:
     """Return text of nops, then noise, alternatives, noise, jumps, noise, and relocations of a list of pointers."""
     noise = random.Random(7)
     content = bytearray(0x1000) + NOP * ((DATA - TEXT) // 4)
@@ -60,29 +60,29 @@ def kernel(rows: int = ROWS) -> tuple[FlatTables, dict[str, Rows]]:
     start = here()
     for number in range(rows):
         row("<iiHBB", TEXT + 16 * number - here(), DATA - here() - 4, number % 70, 4, 4)
-    found[ALTERNATIVES] = Rows(start, here())
+    found[ALTERNATIVES] = RowRange(start, here())
     pad()
     start = here()
     for number in range(rows):
         row("<iiq", TEXT + 8 * number - here(), TEXT + 0x40 - here() - 4, 64)
-    found[JUMPS] = Rows(start, here())
+    found[JUMPS] = RowRange(start, here())
     pad()
     list_ = here()
     content.extend(bytes(8 * rows))
-    found[FTRACE] = Rows(list_, here())
+    found[FTRACE] = RowRange(list_, here())
     pad()
     for number in range(rows):
         row("<QQQ", list_ + 8 * number, 0x403, TEXT + 4 * number)
     for number in range(rows):
         row("<QQQ", DATA + 16 * number, 0x403, DATA)
     pad()
-    return FlatTables(cast(Elf, Image(bytes(content)))), found
+    return Arm64TableFinder(cast(Elf, Image(bytes(content)))), found
 
 
 @pytest.mark.parametrize("table", [ALTERNATIVES, JUMPS, FTRACE])
 def test_a_table_is_found_among_noise_and_to_its_ends(table: str) -> None:
     tables, found = kernel()
-    assert tables.rows(table) == [found[table]]
+    assert tables.find_row_ranges(table) == [found[table]]
 
 
 def test_relocations_hold_what_the_words_in_the_file_lack() -> None:
@@ -94,4 +94,4 @@ def test_relocations_hold_what_the_words_in_the_file_lack() -> None:
 @pytest.mark.parametrize("table", [ALTERNATIVES, JUMPS, FTRACE])
 def test_few_rows_are_no_table(table: str) -> None:
     tables, _ = kernel(rows=20)
-    assert tables.rows(table) == []
+    assert tables.find_row_ranges(table) == []

@@ -11,9 +11,9 @@ import pytest
 
 from harness.core.elf import Elf, Section, Symbol
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
-from harness.landing.code.select_stripped_table_finder import recovered_tables
-from harness.landing.code.stripped_arm64_tables import Rows
-from harness.landing.code.stripped_x86_32_tables import SectionTables
+from harness.landing.code.select_stripped_table_finder import select_table_finder
+from harness.landing.code.stripped_arm64_tables import RowRange
+from harness.landing.code.stripped_x86_32_tables import X86TableFinder
 
 TEXT, RODATA, INIT, ALT = 0xC1000000, 0xC1800000, 0xC1900000, 0xC1A00000
 FENTRY = TEXT + 0x10
@@ -44,7 +44,7 @@ class Kernel:
         return [Symbol(name, found, 0, ".text", "func", "global")] if found else []
 
 
-def kernel(sites: int = SITES) -> tuple[Kernel, dict[str, Rows]]:
+def kernel(sites: int = SITES) -> tuple[Kernel, dict[str, RowRange]]:
     """Return text with traced functions and jump labels, and tables among noise."""
     noise = random.Random(7)
     text = bytearray(0x100)
@@ -67,9 +67,9 @@ def kernel(sites: int = SITES) -> tuple[Kernel, dict[str, Rows]]:
         ".altinstructions": (ALT, bytes(24)),
     }
     found = {
-        JUMPS: Rows(start, start + len(jumps)),
-        FTRACE: Rows(INIT + 1024, INIT + 1024 + 4 * sites),
-        ALTERNATIVES: Rows(ALT, ALT + 24),
+        JUMPS: RowRange(start, start + len(jumps)),
+        FTRACE: RowRange(INIT + 1024, INIT + 1024 + 4 * sites),
+        ALTERNATIVES: RowRange(ALT, ALT + 24),
     }
     return Kernel(content), found
 
@@ -77,23 +77,23 @@ def kernel(sites: int = SITES) -> tuple[Kernel, dict[str, Rows]]:
 @pytest.mark.parametrize("table", [JUMPS, FTRACE, ALTERNATIVES])
 def test_each_table_is_found_whole(table: str) -> None:
     made, expected = kernel()
-    assert SectionTables(cast(Elf, made)).rows(table) == [expected[table]]
+    assert X86TableFinder(cast(Elf, made)).find_row_ranges(table) == [expected[table]]
 
 
 @pytest.mark.parametrize("table", [JUMPS, FTRACE])
 def test_few_rows_are_not_a_table(table: str) -> None:
     made, _ = kernel(200)
-    assert SectionTables(cast(Elf, made)).rows(table) == []
+    assert X86TableFinder(cast(Elf, made)).find_row_ranges(table) == []
 
 
 def test_a_call_of_another_function_is_no_ftrace_site() -> None:
     made, _ = kernel()
     made.symbols["__fentry__"] += 1
-    assert SectionTables(cast(Elf, made)).rows(FTRACE) == []
+    assert X86TableFinder(cast(Elf, made)).find_row_ranges(FTRACE) == []
 
 
 def test_a_kernel_with_symbols_needs_no_search() -> None:
     made, _ = kernel()
-    assert isinstance(recovered_tables(cast(Elf, made)), SectionTables)
+    assert isinstance(select_table_finder(cast(Elf, made)), X86TableFinder)
     made.symbols[ALTERNATIVES] = ALT
-    assert recovered_tables(cast(Elf, made)) is None
+    assert select_table_finder(cast(Elf, made)) is None

@@ -16,7 +16,7 @@ from harness.core.events import Bus
 from harness.images import host_apt_sources, suite_programs
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
-from harness.images.private_apt import native
+from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
 from harness.images.suite_programs import SuitePrograms
 
@@ -26,9 +26,9 @@ PROGRAM = Path(shutil.which("echo") or "/bin/echo")
 HELLO = SuitePrograms(
     suite="bookworm",
     packages=("hello",),
-    kept=("usr/bin/hello", "usr/share/hello"),
-    launched={"hello": ("usr/bin/hello", "from", '{files}/usr/share/hello"')},
-    of_host={"host-true": "true"},
+    kept_paths=("usr/bin/hello", "usr/share/hello"),
+    launcher_commands={"hello": ("usr/bin/hello", "from", '{files}/usr/share/hello"')},
+    host_launchers={"host-true": "true"},
 )
 
 
@@ -50,14 +50,14 @@ def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConte
     keyring.write_bytes(signer.keyring)
     monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     repository = Repository(tmp_path / "debian", signer)
-    monkeypatch.setenv(host_apt_sources.MIRROR, repository.uri)
+    monkeypatch.setenv(host_apt_sources.MIRROR_VARIABLE, repository.uri)
     libraries = {
         f"usr/lib/{_library().name}": _library().read_bytes(),
         f"usr/lib/{_loader().name}": _loader().read_bytes(),
     }
-    repository.add("libc", libraries, architecture=native())
+    repository.add("libc", libraries, architecture=host_debian_architecture())
     files: dict[str, str | bytes] = {"usr/bin/hello": PROGRAM.read_bytes(), "usr/share/hello/data": "data"}
-    repository.add("hello", files, depends="libc", architecture=native())
+    repository.add("hello", files, depends="libc", architecture=host_debian_architecture())
     publish_whole_release(repository)
     bus = Bus()
     return BuildContext(Store(tmp_path / "store", bus), Packages(tmp_path / "apt", bus, ["bookworm"]), bus)
@@ -76,7 +76,7 @@ def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildCont
 
 
 def test_what_is_not_in_the_packages_is_one_line(build_context: BuildContext) -> None:
-    absent = SuitePrograms(suite="bookworm", packages=("hello",), kept=("usr/bin/absent",), launched={})
+    absent = SuitePrograms(suite="bookworm", packages=("hello",), kept_paths=("usr/bin/absent",), launcher_commands={})
     with pytest.raises(BuildError, match="no usr/bin/absent in the packages") as caught:
         suite_programs.obtain(absent, build_context, vm="vm")
     assert "\n" not in str(caught.value)
@@ -102,7 +102,7 @@ def test_programs_of_a_tree_are_wrapped_where_they_stand(tmp_path: Path, build_c
     shutil.copy(PROGRAM, tree / "scripts/mod/hello")
     (tree / "scripts/plain.sh").write_text("#!/bin/sh\n")
     packages = build_context.packages
-    assert suite_programs.wrap(tree, "hello", "bookworm", packages, Deadline.after(120)) == 1
+    assert suite_programs.replace_programs_by_launchers(tree, "hello", "bookworm", packages, Deadline.after(120)) == 1
     printed = subprocess.run([tree / "scripts/mod/hello", "a b"], capture_output=True, text=True, check=True)
     assert printed.stdout == "a b\n"
     assert (tree / "scripts/mod/hello").read_text().startswith("#!/bin/sh")

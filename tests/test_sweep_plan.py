@@ -33,19 +33,19 @@ SITES = [Site(f"f{number}") for number in range(40)]
 
 def test_listing_finds_the_closest_on_either_side() -> None:
     listing = KprobesListing(ListedProbe(address, "f+0x0", ()) for address in (0x30, 0x10, 0x20))
-    assert [each.address for each in listing.near(0x20)] == [0x10, 0x20]
-    assert [each.address for each in listing.near(0x21)] == [0x20, 0x30]
-    assert [each.address for each in listing.near(0x99)] == [0x30]
-    assert [each.address for each in listing.near(0)] == [0x10]
-    assert KprobesListing([]).near(0x10) == []
+    assert [each.address for each in listing.entries_near(0x20)] == [0x10, 0x20]
+    assert [each.address for each in listing.entries_near(0x21)] == [0x20, 0x30]
+    assert [each.address for each in listing.entries_near(0x99)] == [0x30]
+    assert [each.address for each in listing.entries_near(0)] == [0x10]
+    assert KprobesListing([]).entries_near(0x10) == []
 
 
 def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
-    parts = sweep_plan.batches(SITES, 16)
+    parts = sweep_plan.divide_into_batches(SITES, 16)
     assert [len(part) for part in parts] == [14, 13, 13]
     assert list(parts[0][:3]) == [SITES[0], SITES[3], SITES[6]]
     assert {site for part in parts for site in part} == set(SITES)
-    assert sweep_plan.batches([], 16) == []
+    assert sweep_plan.divide_into_batches([], 16) == []
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_how_much_a_depth_sweeps(
     monkeypatch.setattr(sweep_plan, "unique_functions", lambda _kernel: symbols)
     monkeypatch.setattr(sweep_plan, "_sample", lambda _layout: SITES[:1] * 300)
     layout = cast(Layout, SimpleNamespace(kernel=None, targets={}))
-    assert len(sweep_plan.to_resolve(layout, depth)) == resolved
-    assert len(sweep_plan.to_arm(layout, depth)) == armed
+    assert len(sweep_plan.sites_to_register_disabled(layout, depth)) == resolved
+    assert len(sweep_plan.sites_to_arm(layout, depth)) == armed
 
 
 def missed(site: Site) -> Landing:
@@ -73,17 +73,17 @@ def missed(site: Site) -> Landing:
 
 
 def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
-    swept = SweepResult(landed=3, refused=[RefusedSite(SITES[0], errno.EINVAL, "blacklisted")])
+    swept = SweepResult(landed_count=3, refused_sites=[RefusedSite(SITES[0], errno.EINVAL, "blacklisted")])
     swept.prove()
     swept.add(
         SweepResult(
-            missed=[missed(SITES[1])],
-            refused=[RefusedSite(SITES[2], errno.EILSEQ, "")],
-            fatal=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
+            missed_landings=[missed(SITES[1])],
+            refused_sites=[RefusedSite(SITES[2], errno.EILSEQ, "")],
+            fatal_sites=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
         )
     )
-    assert swept.sites == 8
-    assert len(swept.unexplained) == 3
+    assert swept.site_count == 8
+    assert len(swept.describe_unexplained_sites) == 3
     with pytest.raises(Missed, match="3 of 8 sites are unexplained") as caught:
         swept.prove()
     assert "f2+0x0: refused with errno 84" in str(caught.value)
@@ -116,7 +116,7 @@ class Deadly:
         self.tried.append(sites)
         if self.killers & set(sites):
             raise GuestLost("dead")
-        return SweepResult(landed=len(sites))
+        return SweepResult(landed_count=len(sites))
 
     def read_flight_recorder(self) -> list[int]:
         return self.recorded(self.tried[-1])
@@ -133,7 +133,7 @@ def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, 
     bus.subscribe(events.append)
     with bus.step("vm", "armed") as step:
         guests = FreshGuests(a_guest, step)
-        swept = guests.sweep(sweep_plan.batches(SITES, 20))
+        swept = guests.sweep(sweep_plan.divide_into_batches(SITES, 20))
     return guests, swept, events
 
 
@@ -141,16 +141,16 @@ def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, 
 def test_bisects_to_every_deadly_site_and_sweeps_the_rest(monkeypatch: pytest.MonkeyPatch, killers: set[int]) -> None:
     deadly = Deadly({SITES[number] for number in killers}, no_recorder)
     _, swept, _ = hunt(monkeypatch, deadly)
-    assert {death.site for death in swept.fatal} == deadly.killers
-    assert swept.landed == len(SITES) - len(killers)
+    assert {death.site for death in swept.fatal_sites} == deadly.killers
+    assert swept.landed_count == len(SITES) - len(killers)
 
 
 def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch) -> None:
     culprit = SITES[27]
     deadly = Deadly({culprit}, lambda batch: [batch.index(culprit), 0])
     guests, swept, events = hunt(monkeypatch, deadly)
-    assert swept.fatal == [FatalSite(culprit, "")]
-    assert swept.landed == len(SITES) - 1
+    assert swept.fatal_sites == [FatalSite(culprit, "")]
+    assert swept.landed_count == len(SITES) - 1
     assert guests.guests == 3, "one died of the batch, one of the deadly site alone, one did the rest"
     assert any("kills the guest" in event.detail for event in events)
 
@@ -176,7 +176,7 @@ class FakeKernel:
 
 
 def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusals:
-    monkeypatch.setattr(sweep_refusals, "blacklist", lambda _: [(0x100500, 0x100600)])
+    monkeypatch.setattr(sweep_refusals, "read_blacklist_ranges", lambda _: [(0x100500, 0x100600)])
     kprobes = SimpleNamespace(decoder=Decoder.X86_64)
     guest = SimpleNamespace(
         image=SimpleNamespace(config={}),

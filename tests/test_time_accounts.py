@@ -38,7 +38,7 @@ def test_what_rows_spend_is_summed_up_by_vm_and_thing() -> None:
         bus.record_seconds("parisc", time_accounts.BODY, seconds)
     bus.record_seconds("parisc", time_accounts.GUEST, 1.0)
     with bus.step("parisc", time_accounts.BODY) as step:
-        step.report("a step is no account")
+        step.publish_progress("a step is no account")
     kept.add({"parisc": {time_accounts.BODY: 1.0}, "arm64-debian": {time_accounts.THAW: 2.0}})
     assert kept.spent == {
         "parisc": {time_accounts.BODY: 1.75, time_accounts.GUEST: 1.0},

@@ -50,7 +50,9 @@ def test_lines_of_source(tmp_path: Path) -> None:
     subprocess.run([compiler, "-g", "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
     module = tmp_path / "mod.o"
     elf = Elf.read_cached(module)
-    behind = elf.section_offset(elf.symbols_named("behind")[0]) - elf.section_offset(elf.symbols_named("first")[0])
+    behind = elf.offset_in_section(elf.symbols_named("behind")[0]) - elf.offset_in_section(
+        elf.symbols_named("first")[0]
+    )
     # A return address is after its call and may be the first instruction of the next line; the call's line is wanted.
     assert source_of(module, "first", behind - 1).endswith("one.c:4")
     assert source_of(module, "first", behind).endswith("one.c:5")

@@ -12,7 +12,7 @@ import pytest
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.result import Result
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 from harness.guest.upload import HostFile, put_all
 
 
@@ -42,7 +42,7 @@ def pieces(tmp_path: Path) -> dict[str, HostFile]:
 
 def test_all_arrive_in_one_round_trip(pieces: dict[str, HostFile]) -> None:
     link = Here()
-    put_all(cast(SshLink, link), pieces, "here", Deadline.after(120))
+    put_all(cast(SshConnection, link), pieces, "here", Deadline.after(120))
     assert link.trips == 1
     for path, piece in pieces.items():
         assert Path(path).read_bytes() == piece.file.read_bytes()
@@ -52,10 +52,10 @@ def test_all_arrive_in_one_round_trip(pieces: dict[str, HostFile]) -> None:
 def test_what_arrives_damaged_is_named(pieces: dict[str, HostFile]) -> None:
     damaged = next(path for path in pieces if path.endswith(".ko"))
     with pytest.raises(GuestError, match=r"arrived damaged: \S+module.ko$"):
-        put_all(cast(SshLink, Here(f"echo >>{damaged}")), pieces, "here", Deadline.after(120))
+        put_all(cast(SshConnection, Here(f"echo >>{damaged}")), pieces, "here", Deadline.after(120))
 
 
 def test_nothing_to_put_costs_nothing() -> None:
     link = Here()
-    put_all(cast(SshLink, link), {}, "here", Deadline.after(120))
+    put_all(cast(SshConnection, link), {}, "here", Deadline.after(120))
     assert link.trips == 0

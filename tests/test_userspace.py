@@ -16,19 +16,19 @@ from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Landing, NotInForceError
 from harness.landing.site import Site
-from harness.matrix.cells.cell_phases_and_verdict import one_line, verdict_of
-from harness.matrix.exit_status_and_counts import count_mutants
+from harness.matrix.cells.cell_phases_and_verdict import first_line_of_error, verdict_of_error
+from harness.matrix.exit_status_and_counts import record_mutant_figures
 from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
 from harness.userspace import debug_files, mutants, witness
 from harness.userspace.mapped_pages import FileView, Mapping, Page
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import ByModule, ByTracefs, Hit, Registered, _errors
-from harness.userspace.witness import Breakpoint
+from harness.userspace.ways import Hit, RegistrationResult, UprobesByModule, UprobesByTracefs, _errors
+from harness.userspace.witness import BreakpointEncoding
 from harness.verdict.cell_verdict_enum import Verdict
 
-INT3 = Breakpoint(b"\xcc", 1)
-BRK = Breakpoint(bytes.fromhex("a00020d4"), 4)
+INT3 = BreakpointEncoding(b"\xcc", 1)
+BRK = BreakpointEncoding(bytes.fromhex("a00020d4"), 4)
 CONTENT = bytes(range(1, 129)) * 64
 PLACE = 0x1040
 
@@ -56,13 +56,13 @@ def landing(
 ) -> Landing:
     reported = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
     statements = (
-        witness.registered(Registered(0, offset)),
+        witness.registered_statement(RegistrationResult(0, offset)),
         witness.Statement("elf", PLACE),
-        witness.resolved(None, seen),
-        witness.trapped(reported, seen),
-        witness.inside(seen, CONTENT, PLACE, INT3, expected),
-        witness.outside(seen, CONTENT, PLACE, INT3, expected),
-        witness.tree({offset: 1} if probed is None else probed, PLACE, expected),
+        witness.resolved_statement(None, seen),
+        witness.trapped_statement(reported, seen),
+        witness.inside_statement(seen, CONTENT, PLACE, INT3, expected),
+        witness.outside_statement(seen, CONTENT, PLACE, INT3, expected),
+        witness.tree_statement({offset: 1} if probed is None else probed, PLACE, expected),
     )
     return Landing(Site("f", module="lib.so"), statements, hits, hex)
 
@@ -118,19 +118,23 @@ def test_mutant_that_aims_at_the_site_itself_is_counted_as_not_in_force(tmp_path
     """The figure counts reasons by their first words, so the error's message must begin with them."""
     file = SimpleNamespace(offset=lambda _: PLACE, following=lambda site: site)
     with pytest.raises(NotInForceError) as raised:
-        mutants.MUTANTS["user-one-instruction-off"].offsets(cast(UserFile, file), (Site("pinpoint_one_1"),))
+        mutants.MUTANTS["user-one-instruction-off"].offsets_to_register(cast(UserFile, file), (Site("pinpoint_one_1"),))
     run = RunDirectory.create(tmp_path)
     ended = cell(
-        "test_a", "parisc", verdict_of(raised.value), mutant="user-one-instruction-off", reason=one_line(raised.value)
+        "test_a",
+        "parisc",
+        verdict_of_error(raised.value),
+        mutant="user-one-instruction-off",
+        reason=first_line_of_error(raised.value),
     )
-    count_mutants(Figures(run), [ended])
+    record_mutant_figures(Figures(run), [ended])
     figures = {each.figure: (each.value, each.holds) for each in Figures(run).read()}
     assert ended.verdict is Verdict.HARNESS_ERROR
     assert figures["mutants.not_in_force"] == (1, False)
 
 
 def test_trapped_outside_of_the_file() -> None:
-    assert witness.trapped([Hit(0, 7, 0x1000)], view()).contradicts
+    assert witness.trapped_statement([Hit(0, 7, 0x1000)], view()).contradicts
 
 
 def test_words_that_share_bytes_begin_at_their_instruction() -> None:
@@ -138,27 +142,27 @@ def test_words_that_share_bytes_begin_at_their_instruction() -> None:
     memory[8:12] = BRK.code
     own = bytearray(CONTENT[:64])
     own[8:10] = BRK.code[:2]
-    assert witness.changes(bytes(memory), bytes(own) + CONTENT[64:], 0, BRK) == [8]
+    assert witness.changed_offsets(bytes(memory), bytes(own) + CONTENT[64:], 0, BRK) == [8]
 
 
 def test_file_ends_in_the_page() -> None:
-    assert witness.changes(CONTENT[:16] + bytes(16), CONTENT[:16], 0, INT3) == []
+    assert witness.changed_offsets(CONTENT[:16] + bytes(16), CONTENT[:16], 0, INT3) == []
 
 
 def test_trace_is_read() -> None:
-    way = ByTracefs(cast(Guest, None))
+    way = UprobesByTracefs(cast(Guest, None))
     trace = (
         "# tracer: nop\n"
         "     pinpoint_runne-123     [000] DNZff    21.5: s0: (0x7f10)\n"
         "     a-b-9                  [001] .....    21.6: s12: (0x7f55 <- 0x7f10)\n"
     )
-    assert way._parsed(trace) == [Hit(0, 123, 0x7F10), Hit(12, 9, 0x7F10, returned=True)]
+    assert way._parsed(trace) == [Hit(0, 123, 0x7F10), Hit(12, 9, 0x7F10, is_return=True)]
 
 
 def test_module_report_is_read() -> None:
-    way = ByModule(cast(Guest, None))
+    way = UprobesByModule(cast(Guest, None))
     report = "site=0 spec=r:0x10 errno=0 offset=0x10 lost=0\nhit=0 pid=5 hits=3 returns=2 ip=0x7f10 func=0x7f20\n"
-    assert way._parsed(report) == [Hit(0, 5, 0x7F10, 3), Hit(0, 5, 0x7F20, 2, returned=True)]
+    assert way._parsed(report) == [Hit(0, 5, 0x7F10, 3), Hit(0, 5, 0x7F20, 2, is_return=True)]
 
 
 def test_errors_are_told_apart() -> None:
@@ -182,14 +186,14 @@ def stripped(tmp_path: Path) -> Path:
 
 
 def test_debug_link_is_followed(stripped: Path) -> None:
-    assert debug_files.symbols_of(stripped).function("f").size > 0
+    assert debug_files.find_symbol_file(stripped).function("f").size > 0
 
 
 def test_debug_file_of_another_build_is_refused(stripped: Path) -> None:
     debug = stripped.parent / ".debug" / "f.debug"
     debug.write_bytes(debug.read_bytes() + b"\0")
     with pytest.raises(debug_files.WrongDebugFileError, match="CRC"):
-        debug_files.symbols_of(stripped)
+        debug_files.find_symbol_file(stripped)
 
 
 def test_debug_file_by_build_id_must_have_it(stripped: Path) -> None:
@@ -201,7 +205,7 @@ def test_debug_file_by_build_id_must_have_it(stripped: Path) -> None:
     words = ["gcc", "-shared", "-fPIC", "-Wl,--build-id=sha1", "-o", str(place), str(source)]
     subprocess.run(words, check=True, timeout=60)
     with pytest.raises(debug_files.WrongDebugFileError, match="of build"):
-        debug_files.by_build_id(elf, stripped.parent)
+        debug_files.find_by_build_id(elf, stripped.parent)
 
 
 def test_file_offset_is_by_the_segment(stripped: Path) -> None:

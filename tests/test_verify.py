@@ -23,7 +23,7 @@ from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
-from harness.landing.verify.text import Region
+from harness.landing.verify.text import TextRegion
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
@@ -80,7 +80,7 @@ def mapped(image: Image, shift: int = 0) -> str:
 
 def refused(file: Path, *, by: str = "x86_64") -> str:
     with pytest.raises(UsageError) as caught:
-        external_module_file_format.read(file, ARCHITECTURES[by])
+        external_module_file_format.read_module_elf(file, ARCHITECTURES[by])
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert module_info.module_name(external_module_file_format.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_file_format.read_module_elf(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert module_info.module_name(external_module_file_format.read(module, X86), module) == "my_probe"
+    assert module_info.module_name(external_module_file_format.read_module_elf(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -141,19 +141,19 @@ def test_a_stripped_module(module: Path) -> None:
 
 def test_debug_information_is_not_needed(module: Path) -> None:
     subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-debug", module], check=True)
-    external_module_file_format.read(module, X86)
+    external_module_file_format.read_module_elf(module, X86)
 
 
 def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old"))
-    elf = external_module_file_format.read(file, X86)
+    elf = external_module_file_format.read_module_elf(file, X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, but vm runs {RELEASE}"):
         module_info.demand_vermagic(elf, file, image)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace("vermagic", "author"))
-    elf = external_module_file_format.read(file, X86)
+    elf = external_module_file_format.read_module_elf(file, X86)
     with pytest.raises(UsageError, match=r"built for the kernel \(no release\)"):
         module_info.demand_vermagic(elf, file, image)
 
@@ -163,8 +163,8 @@ def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -
     path.write_text(mapped(image) + "0000000000001000 D not_text\n")
     names, kernel = SystemMap.read(path), Elf.read(image.vmlinux)
     names.demand_map_of(kernel)
-    assert names.meaning(kernel.function("f7").address + 3) == "f7+0x3"
-    assert names.meaning(0) == ""
+    assert names.describe_address(kernel.function("f7").address + 3) == "f7+0x3"
+    assert names.describe_address(0) == ""
 
 
 def test_the_error_of_another_kernels_map_counts_the_names_that_agree(tmp_path: Path, image: Image) -> None:
@@ -212,17 +212,17 @@ def test_the_sites_of_a_file_are_read(module: Path) -> None:
 def test_text_tells_where_it_differs() -> None:
     before, after = bytes(9000), bytearray(9000)
     after[1], after[8191], after[8999] = 1, 2, 3
-    differing = Region(0x1000, before).differing(Region(0x1000, bytes(after)))
+    differing = TextRegion(0x1000, before).differing_addresses(TextRegion(0x1000, bytes(after)))
     assert list(differing) == [0x1001, 0x1000 + 8191, 0x1000 + 8999]
-    assert Region(0x1000, before).end == 0x1000 + 9000
-    assert Region(0x1000, bytes(after)).piece(0x1001, 2) == b"\x01\x00"
+    assert TextRegion(0x1000, before).end == 0x1000 + 9000
+    assert TextRegion(0x1000, bytes(after)).bytes_at(0x1001, 2) == b"\x01\x00"
 
 
 def test_the_table_has_a_line_for_each_probe() -> None:
     landed = JudgedProbe(
         "good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",)
     )
-    missed = JudgedProbe("bad+0x4", "fentry", Finding.MISSED, why="no call")
+    missed = JudgedProbe("bad+0x4", "fentry", Finding.MISSED, reason="no call")
     header, first, second = judged_table([landed, missed]).splitlines()
     assert header.split() == ["probe", "address", "means", "memory", "owner", "verdict"]
     assert " ".join(first.split()) == "good+0x4 0x1004 good+0x4 55 became cc - landed (first of 2)"
@@ -330,7 +330,7 @@ def test_an_archive_cannot_be_loaded_as_it_is_and_is_unpacked(image: Image, modu
         VerifyRequest([module.with_suffix(".ko.xz")]), image, BuildContext.in_cache(Bus()), private
     )
     assert found.name == "my_probe"
-    assert found.copy.read_bytes()[:4] == b"\x7fELF"
+    assert found.copied_file.read_bytes()[:4] == b"\x7fELF"
 
 
 @pytest.mark.parametrize("name", ["parisc", "arm64-debian", "no-such-vm"])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from harness.core.architecture import CallForm
+from harness.core.architecture import FtraceCallInstruction
 from harness.core.errors import GuestError
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.landing.verify.kprobe_judge import listed_site, match_registrations
+from harness.landing.verify.kprobe_judge import match_registrations, site_of_listed_probe
 from harness.landing.verify.registrations import Registration
-from harness.landing.verify.watch_and_judge_registrations import stands_at
+from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
@@ -41,18 +41,18 @@ def call(address: int, *, disabled: bool = False, symbol: str = "f", error: int 
 
 
 def test_registrations_are_read_with_what_was_refused() -> None:
-    records = registrations.parse(RECORDS)
-    assert (len(records.calls), records.lost, records.nanoseconds) == (3, 3, 71033445908)
-    landed, refused, by_address = records.calls
+    records = registrations.parse_registrations(RECORDS)
+    assert (len(records.registrations), records.lost_count, records.read_at_nanoseconds) == (3, 3, 71033445908)
+    landed, refused, by_address = records.registrations
     assert (landed.asked, landed.refusal, landed.address) == ("uptime_proc_show+0x0", "", 0xFFFFFFFF81411C80)
     assert (refused.symbol, refused.command, refused.refusal) == ("no such", "kworker/0:1 x", "ENOENT")
     assert (by_address.asked, by_address.disabled) == ("", True)
 
 
 def test_registrations_of_uprobes_are_read_with_their_files() -> None:
-    records = registrations.parse(RECORDS + UPROBES)
-    assert (len(records.calls), records.lost) == (3, 5)
-    named, nameless = records.uprobes
+    records = registrations.parse_registrations(RECORDS + UPROBES)
+    assert (len(records.registrations), records.lost_count) == (3, 5)
+    named, nameless = records.uprobe_registrations
     assert (named.asked, named.errno, named.command) == ("busy box:0x4dd0", 0, "perf")
     assert (nameless.asked, nameless.errno) == ("inode 78 of 0:2:0x1", 22)
 
@@ -60,36 +60,39 @@ def test_registrations_of_uprobes_are_read_with_their_files() -> None:
 @pytest.mark.parametrize("text", ["inode=7 errno=0\n", "errno=0\n", "time=x errno=0\n", "what\n"])
 def test_what_is_no_registration_is_one_line(text: str) -> None:
     with pytest.raises(GuestError, match="not a registration"):
-        registrations.parse(text)
+        registrations.parse_registrations(text)
 
 
 def test_traced_functions_are_known_by_what_traces_them() -> None:
-    kprobe, fprobe, fentry, shared = traced_functions.parse(TRACED)
+    kprobe, fprobe, fentry, shared = traced_functions.parse_enabled_functions(TRACED)
     assert [each.kind for each in (kprobe, fprobe, fentry, shared)] == ["kprobe", "fprobe", "fentry", "ftrace"]
     assert kprobe.trampolines == (0xFFFFFFFFC0254000,)
     assert (fprobe.name, fprobe.module) == ("start_xmit", "virtio_net")
-    assert fentry.direct == "bpf_trampoline_6442536467_1"
-    assert shared.count == 2
+    assert fentry.direct_trampoline == "bpf_trampoline_6442536467_1"
+    assert shared.tracer_count == 2
 
 
 def test_an_x86_site_calls_what_its_distance_says() -> None:
-    assert call_target(CallForm.X86_CALL, 0xFFFFFFFF81411C80, bytes.fromhex("e87b23e43e")) == 0xFFFFFFFFC0254000
-    assert call_target(CallForm.X86_CALL, 0x1000, bytes.fromhex("0f1f440000")) is None
-    assert call_target(CallForm.X86_CALL, 0x1000, b"\xe8\x00") is None
+    assert (
+        call_target(FtraceCallInstruction.X86_CALL, 0xFFFFFFFF81411C80, bytes.fromhex("e87b23e43e"))
+        == 0xFFFFFFFFC0254000
+    )
+    assert call_target(FtraceCallInstruction.X86_CALL, 0x1000, bytes.fromhex("0f1f440000")) is None
+    assert call_target(FtraceCallInstruction.X86_CALL, 0x1000, b"\xe8\x00") is None
 
 
 def test_an_arm64_site_calls_from_either_word() -> None:
     nop, forward, back = bytes.fromhex("1f2003d5"), bytes.fromhex("02000094"), bytes.fromhex("ffffff97")
-    assert call_target(CallForm.ARM64_BL, 0x1000, nop + forward) == 0x1004 + 8
-    assert call_target(CallForm.ARM64_BL, 0x1000, back + nop) == 0x1000 - 4
-    assert call_target(CallForm.ARM64_BL, 0x1000, nop + nop) is None
+    assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, nop + forward) == 0x1004 + 8
+    assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, back + nop) == 0x1000 - 4
+    assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, nop + nop) is None
 
 
 def test_listed_kprobes_have_their_latest_registrations() -> None:
     first, second, other = call(0x10), call(0x10), call(0x20)
     listed = [ListedProbe(0x10, "f+0x0", ()), ListedProbe(0x30, "g+0x0", ())]
     found, gone = match_registrations(listed, [first, other, second, call(0x40, error=22)])
-    assert [each.call for each in found] == [second, None]
+    assert [each.registration for each in found] == [second, None]
     assert sorted(each.address for each in gone) == [0x10, 0x20]
     assert first in gone
 
@@ -98,7 +101,7 @@ def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
     armed, disabled = call(0x10), call(0x10, disabled=True)
     listed = [ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x10, "f+0x0", ())]
     found, gone = match_registrations(listed, [disabled, armed])
-    assert [each.call for each in found] == [disabled, armed]
+    assert [each.registration for each in found] == [disabled, armed]
     assert gone == []
 
 
@@ -112,14 +115,14 @@ def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
     ],
 )
 def test_what_the_kernel_lists_is_a_site(meaning: str, site: Site) -> None:
-    assert listed_site(ListedProbe(0, meaning, ())) == site
+    assert site_of_listed_probe(ListedProbe(0, meaning, ())) == site
 
 
 def test_settings_that_changed_are_told_with_both_values() -> None:
     before = {"/a": ("1",), "/b": ("x", "y")}
-    assert changed_settings.changed_lines(before, before) == []
+    assert changed_settings.describe_changed_settings(before, before) == []
     after = {"/a": ("0",), "/b": ("x", "y", "z\t1"), "/c": ("new",)}
-    assert changed_settings.changed_lines(before, after) == [
+    assert changed_settings.describe_changed_settings(before, after) == [
         "/a was '1', is '0'",
         "/b was 'x; y', is 'z 1'",
         "/c was empty, is 'new'",
@@ -147,4 +150,4 @@ F, F_4, IN_MODULE = Site("f"), Site("f", 4), Site("f", 0, "mod")
 def test_what_is_expected_stands_by_address_or_by_an_ftrace_name(
     site: Site, addresses: list[int], probe: JudgedProbe, stands: bool
 ) -> None:
-    assert stands_at(site, addresses, [probe]) is stands
+    assert probe_stands_at(site, addresses, [probe]) is stands

@@ -14,9 +14,9 @@ from harness.landing.code import kprobes_in_module_data
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.matrix.verify.report import Report, as_json, write_junit
 
-LANDED = JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds=1.0)
-MISSED = JudgedProbe("g+0x8", "kprobe", Finding.MISSED, why="the witnesses disagree")
-UNKNOWN = JudgedProbe("h+0x0 [m]", "kretprobe", Finding.NOT_JUDGED, why="no ELF file of the module m is at hand")
+LANDED = JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds_since_start=1.0)
+MISSED = JudgedProbe("g+0x8", "kprobe", Finding.MISSED, reason="the witnesses disagree")
+UNKNOWN = JudgedProbe("h+0x0 [m]", "kretprobe", Finding.NOT_JUDGED, reason="no ELF file of the module m is at hand")
 
 
 def report(*probes: JudgedProbe, wrongs: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> Report:
@@ -25,12 +25,12 @@ def report(*probes: JudgedProbe, wrongs: tuple[str, ...] = (), notes: tuple[str,
 
 @pytest.mark.parametrize("finding", list(Finding))
 def test_only_missed_fails(finding: Finding) -> None:
-    assert report(JudgedProbe("f+0x0", "kprobe", finding)).status == (1 if finding is Finding.MISSED else 0)
+    assert report(JudgedProbe("f+0x0", "kprobe", finding)).exit_status == (1 if finding is Finding.MISSED else 0)
 
 
 def test_anything_wrong_fails_and_a_note_does_not() -> None:
-    assert report(LANDED, wrongs=("the kernel complained: BUG",)).status == 1
-    assert report(LANDED, notes=("left behind: module x",)).status == 0
+    assert report(LANDED, wrongs=("the kernel complained: BUG",)).exit_status == 1
+    assert report(LANDED, notes=("left behind: module x",)).exit_status == 0
 
 
 def test_the_text_counts_names_and_explains() -> None:

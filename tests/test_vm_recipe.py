@@ -10,7 +10,7 @@ import pytest
 
 from harness.core import paths
 from harness.core.errors import RecipeError, UsageError
-from harness.images.vm_recipe import Recipe, load, load_all, part_path, select
+from harness.images.vm_recipe import Recipe, fragment_or_patch_path, load, load_all, select
 
 GOOD = """
 name = "vm"
@@ -146,8 +146,12 @@ def test_an_empty_file_misses_its_first_key(recipes: Path) -> None:
 
 
 def test_parts_are_found_with_and_without_their_suffix(recipes: Path) -> None:
-    assert part_path("config", "base") == part_path("config", "base.config") == recipes / "config/base.config"
-    assert part_path("patches", "fix") == recipes / "patches/fix.patch"
+    assert (
+        fragment_or_patch_path("config", "base")
+        == fragment_or_patch_path("config", "base.config")
+        == recipes / "config/base.config"
+    )
+    assert fragment_or_patch_path("patches", "fix") == recipes / "patches/fix.patch"
 
 
 def test_selecting_by_name(recipes: Path) -> None:

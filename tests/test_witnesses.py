@@ -7,12 +7,12 @@ import pytest
 from harness.core.architecture_table import ARCHITECTURES
 from harness.landing import five_address_witnesses
 from harness.landing.five_address_witnesses import Statement, Window
-from harness.landing.landing_judgment import Landing, Missed, prove
-from harness.landing.probe_module import ListedProbe, SiteReport, parse_list, parse_report
+from harness.landing.landing_judgment import Landing, Missed, prove_landings
+from harness.landing.probe_module import ListedProbe, SiteReport, parse_kprobe_list, parse_report
 from harness.landing.site import Site
 
-X86 = ARCHITECTURES["x86_64"].kprobes
-PARISC = ARCHITECTURES["parisc"].kprobes
+X86 = ARCHITECTURES["x86_64"].kprobe_traits
+PARISC = ARCHITECTURES["parisc"].kprobe_traits
 CODE = bytes.fromhex("0f1f440000554889e55dc3909090")
 
 
@@ -27,12 +27,12 @@ def landing(*addresses: int | None, hits: int = 1) -> Landing:
 
 
 def test_agreement_of_three_is_a_landing() -> None:
-    prove([landing(0x1004, 0x1004, 0x1004, None, None)])
+    prove_landings([landing(0x1004, 0x1004, 0x1004, None, None)])
 
 
 def test_one_disagreeing_witness_is_a_miss_and_the_table_names_it() -> None:
     with pytest.raises(Missed) as caught:
-        prove([landing(0x1004, 0x1004, 0x1004, 0x1004, 0x1009)])
+        prove_landings([landing(0x1004, 0x1004, 0x1004, 0x1004, 0x1009)])
     text = str(caught.value)
     assert "the witnesses disagree" in text
     assert "outside   0x1009   leaf+0x9" in text
@@ -55,36 +55,36 @@ def test_the_only_killer_is_the_witness_that_alone_disagrees(
     addresses: tuple[int | None, ...], hits: int, only: tuple[str, ...]
 ) -> None:
     with pytest.raises(Missed) as caught:
-        prove([landing(*addresses)], hits=hits)
+        prove_landings([landing(*addresses)], hits=hits)
     assert caught.value.only_killers == only
 
 
 def test_a_list_with_another_number_of_entries_contradicts() -> None:
     one, two = ListedProbe(0x1004, "leaf+0x4", ()), ListedProbe(0x1009, "leaf+0x9", ())
-    assert not five_address_witnesses.listed([one], 0x1004, 1).contradicts
-    more = five_address_witnesses.listed([one, two], 0x1004, 1)
+    assert not five_address_witnesses.listed_statement([one], 0x1004, 1).contradicts
+    more = five_address_witnesses.listed_statement([one, two], 0x1004, 1)
     assert (more.address, more.contradicts) == (0x1004, True)
     assert "2 new entries, 1 registered" in more.detail
-    assert five_address_witnesses.listed([], 0x1004, 1).contradicts
+    assert five_address_witnesses.listed_statement([], 0x1004, 1).contradicts
 
 
 def test_two_witnesses_are_too_few_even_when_they_agree() -> None:
     with pytest.raises(Missed, match="only 2 of 5 witnesses have an address"):
-        prove([landing(0x1004, None, 0x1004, None, None)])
+        prove_landings([landing(0x1004, None, 0x1004, None, None)])
 
 
 def test_one_that_contradicts_is_a_miss_however_many_agree() -> None:
     output = landing(0x1004, 0x1004, 0x1004, 0x1004, None)
     stale = Statement("outside", None, "nothing changed in 32 bytes from 0x1000", contradicts=True)
     with pytest.raises(Missed, match="the outside witness contradicts: nothing changed"):
-        prove([replace(output, statements=[*output.statements[:4], stale])])
+        prove_landings([replace(output, statements=[*output.statements[:4], stale])])
 
 
 def test_the_table_shows_the_bytes_that_each_witness_means() -> None:
     output = landing(0x1004, 0x1004, 0x1004)
     seen = Statement("outside", 0x1005, "5d became cc", code=b"\xcc\xc3")
     with pytest.raises(Missed) as caught:
-        prove([replace(output, statements=[*output.statements, seen])])
+        prove_landings([replace(output, statements=[*output.statements, seen])])
     header, *rows = str(caught.value).splitlines()[2:]
     assert header.split() == ["witness", "address", "means", "bytes", "detail"]
     assert rows[-1].split(maxsplit=4) == ["outside", "0x1005", "leaf+0x5", "ccc3", "5d became cc"]
@@ -92,11 +92,11 @@ def test_the_table_shows_the_bytes_that_each_witness_means() -> None:
 
 def test_wrong_hits_are_a_miss() -> None:
     with pytest.raises(Missed, match="hit 2 times, its site ran 3 times"):
-        prove([landing(0x1004, 0x1004, 0x1004, hits=2)], hits=3)
+        prove_landings([landing(0x1004, 0x1004, 0x1004, hits=2)], hits=3)
 
 
 def test_no_hits_are_right_when_none_are_due() -> None:
-    prove([landing(0x1004, 0x1004, 0x1004, hits=0)], hits=0)
+    prove_landings([landing(0x1004, 0x1004, 0x1004, hits=0)], hits=0)
 
 
 @pytest.mark.parametrize(
@@ -104,31 +104,31 @@ def test_no_hits_are_right_when_none_are_due() -> None:
     [(b"\xcc", "0f became cc"), (b"\xe9\1\2\3\4", "0f1f440000 became e901020304"), (b"\xe8\1\2\3\4", "became e8")],
 )
 def test_outside_reads_every_kind_of_patch(patch: bytes, detail: str) -> None:
-    seen = five_address_witnesses.outside(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
+    seen = five_address_witnesses.outside_statement(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
     assert seen.address == 0x1000
     assert detail in seen.detail
 
 
 def test_outside_reports_the_change_closest_to_the_site() -> None:
     during = patched(patched(CODE, 0, b"\xcc"), 6, b"\xcc")
-    assert five_address_witnesses.outside(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
-    assert five_address_witnesses.outside(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
+    assert five_address_witnesses.outside_statement(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
+    assert five_address_witnesses.outside_statement(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
 
 
 def test_outside_detects_a_probe_one_byte_off() -> None:
     window = Window(0x1000, CODE, patched(CODE, 6, b"\xcc"))
-    assert five_address_witnesses.outside(window, 0x1005, X86).address == 0x1006
+    assert five_address_witnesses.outside_statement(window, 0x1005, X86).address == 0x1006
 
 
 def test_outside_contradicts_when_nothing_changed() -> None:
-    seen = five_address_witnesses.outside(Window(0x1000, CODE, CODE), 0x1000, X86)
+    seen = five_address_witnesses.outside_statement(Window(0x1000, CODE, CODE), 0x1000, X86)
     assert seen.address is None
     assert seen.contradicts
     assert "nothing changed" in seen.detail
 
 
 def test_outside_does_not_take_any_change_for_a_probe() -> None:
-    seen = five_address_witnesses.outside(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
+    seen = five_address_witnesses.outside_statement(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
     assert seen.contradicts
     assert "no probe" in seen.detail
 
@@ -137,7 +137,7 @@ def test_outside_aligns_on_fixed_width() -> None:
     # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
     window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
-    assert five_address_witnesses.outside(window, 0x1004, PARISC).address == 0x1004
+    assert five_address_witnesses.outside_statement(window, 0x1004, PARISC).address == 0x1004
 
 
 def test_restored_compares_after_with_before() -> None:
@@ -148,18 +148,18 @@ def test_restored_compares_after_with_before() -> None:
 
 def test_trapped_takes_off_what_the_breakpoint_moved_the_ip_on() -> None:
     report = SiteReport("leaf", 0, 0x1000, 1, 0x1001)
-    assert five_address_witnesses.trapped(report, X86).address == 0x1000
-    assert five_address_witnesses.trapped(report, PARISC).address == 0x1001
+    assert five_address_witnesses.trapped_statement(report, X86).address == 0x1000
+    assert five_address_witnesses.trapped_statement(report, PARISC).address == 0x1001
 
 
 def test_a_refused_site_reports_no_address() -> None:
-    seen = five_address_witnesses.reported(SiteReport("leaf", 2, 0, 0, 0))
+    seen = five_address_witnesses.reported_statement(SiteReport("leaf", 2, 0, 0, 0))
     assert seen.address is None
     assert "errno 2" in seen.detail
 
 
 def test_an_empty_list_makes_no_statement() -> None:
-    assert five_address_witnesses.listed([], 0x1000).address is None
+    assert five_address_witnesses.listed_statement([], 0x1000).address is None
 
 
 def test_report_lines_are_read() -> None:
@@ -175,7 +175,7 @@ def test_list_lines_are_read() -> None:
         "ffffffff81000000  k  hex2bin+0x0    [DISABLED][FTRACE]\n"
         "c0008000  r  pinpoint_leaf+0x0 [OPTIMIZED]\n"
     )
-    assert parse_list(text) == (
+    assert parse_kprobe_list(text) == (
         ListedProbe(0xFFFFFFFFC0008004, "pinpoint_leaf+0x4 pinpoint_target", ()),
         ListedProbe(0xFFFFFFFF81000000, "hex2bin+0x0", ("[DISABLED]", "[FTRACE]")),
         ListedProbe(0xC0008000, "pinpoint_leaf+0x0", ("[OPTIMIZED]",), kind="r"),

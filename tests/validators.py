@@ -41,7 +41,7 @@ def demand_schemas(run: RunDirectory) -> Counter[str]:
 
 def _objects(run: RunDirectory, name: str) -> list[str]:
     if name == "bundle":
-        return [path.read_text() for path in run.bundles.rglob("bundle.json")]
+        return [path.read_text() for path in run.bundles_directory.rglob("bundle.json")]
     path = run.path / f"{name}.jsonl"
     return path.read_text().splitlines() if path.exists() else []
 

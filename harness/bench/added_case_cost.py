@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.bench.context import BenchContext
-from harness.bench.figure import Pair
+from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
 from harness.core import paths, process
 from harness.core.deadline import Deadline
@@ -23,10 +23,10 @@ VM = "x86_64-debian"
 _CASE, _QUESTION, _CHANNEL = "one more case", "round trip", "round trip, a channel each"
 _GOAL = "at most 3"
 PAIRS = (
-    Pair(
+    FigureDefinition(
         "case_marginal", "one more case compared with a command in the guest's resident shell", _GOAL, _CASE, _QUESTION
     ),
-    Pair(
+    FigureDefinition(
         "case_vs_channel",
         "one more case compared with a program run over an SSH channel of its own",
         _GOAL,
@@ -49,16 +49,16 @@ def test_nothing(guest, number):
 @contextmanager
 def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mapping[str, Measure]]:
     """Yield the sides, on guests of one VM thawed from one file. The guest for requests is idle while cells run."""
-    context.freeze(VM)
+    context.ensure_frozen_guest(VM)
     with (
         tempfile.TemporaryDirectory(prefix="pinpoint-bench-") as scratch,
-        context.fleet.fresh(VM) as guest,
+        context.fleet.start_fresh_guest(VM) as guest,
         _durations_as_they_are(),
     ):
         yield {
             _CASE: partial(_one_more, context, Path(scratch)),
             _QUESTION: partial(_one_of_many, lambda: guest.run("true")),
-            _CHANNEL: partial(_one_of_many, lambda: guest.link.run(("true",), Deadline.after(_SECONDS))),
+            _CHANNEL: partial(_one_of_many, lambda: guest.ssh_connection.run(("true",), Deadline.after(_SECONDS))),
         }
 
 
@@ -77,7 +77,7 @@ def _one_more(context: BenchContext, scratch: Path) -> float:
 def _run(context: BenchContext, scratch: Path, count: int) -> float:
     cases = scratch / f"test_{count}_times_nothing.py"
     cases.write_text(_CASES.format(count=count))
-    log = context.logs / "cases.log"
+    log = context.log_directory / "cases.log"
     argv = [sys.executable, "-P", "-m", "pytest", *pytest_run.COMMON, "-p", "harness.plugin", "-p", "no:cacheprovider"]
     environment = {"PINPOINT_RESULTS": str(context.directory.path / "cases"), "PYTHONPATH": str(paths.PROJECT)}
     done = process.run([*argv, f"--vm={VM}", str(cases)], deadline=Deadline.after(_SECONDS), env=environment, log=log)

@@ -33,7 +33,7 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
 
     Raises UsageError for an unknown figure; HostError, BuildError and what a measure raises.
     """
-    groups = plan.chosen(recipes, names)
+    groups = plan.choose_groups(recipes, names)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
     build_context = BuildContext.in_cache(bus)
@@ -43,11 +43,11 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bench") as aside:
         try:
             measured = aside.submit(measure, context, groups)
-            board.follow([measured])
+            board.follow_jobs([measured])
         finally:
             board.close()
             fleet.close()
-            directory.reserve.unlink(missing_ok=True)
+            directory.reserved_space_file.unlink(missing_ok=True)
     _show(measured.result(), context)
     return 0
 
@@ -62,24 +62,24 @@ def measure(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult
         for each in new:
             saved_results.save_figure(figures, each)
         found += new
-        about = {**before, "runs": context.runs, "load_after": host.load()}
-        saved_results.write(context.directory, about, found, context.profiles)
+        about = {**before, "runs": context.runs, "load_after": host.load_average()}
+        saved_results.write_bench_json(context.directory, about, found, context.matrix_time_figures)
     return found
 
 
 def _measured(context: BenchContext, group: Group) -> list[FigureResult]:
-    wanted = list(dict.fromkeys(side for pair in group.pairs for side in pair.sides))
-    with context.bus.step(group.vm or "all", group.pairs[0].name) as step:
-        step.report("preparing")
+    wanted = list(dict.fromkeys(side for pair in group.figure_definitions for side in pair.side_names))
+    with context.bus.step(group.vm or "all", group.figure_definitions[0].name) as step:
+        step.publish_progress("preparing")
         with group.open_sides(context, wanted) as sides:
-            taken = interleave({name: sides[name] for name in wanted}, context.runs, step.report)
-        found = [figure_result(pair, taken) for pair in group.pairs]
-        step.close_with("; ".join(f"{each.pair.name} {_value(each)}" for each in found))
+            taken = interleave({name: sides[name] for name in wanted}, context.runs, step.publish_progress)
+        found = [figure_result(pair, taken) for pair in group.figure_definitions]
+        step.set_final_detail("; ".join(f"{each.definition.name} {_value(each)}" for each in found))
     return found
 
 
 def _value(each: FigureResult) -> str:
-    return each.absent if each.value is None else f"{each.value:.3g}"
+    return each.reason_not_measured if each.value is None else f"{each.value:.3g}"
 
 
 def _show(outcomes: Sequence[FigureResult], context: BenchContext) -> None:
@@ -87,7 +87,7 @@ def _show(outcomes: Sequence[FigureResult], context: BenchContext) -> None:
     width = max(_NARROWEST, shutil.get_terminal_size().columns) if terminal else _UNBOUNDED
     console = Console(width=width, highlight=False)
     print_line: Callable[..., None] = console.print
-    print_line(table.of_figures(outcomes))
-    if context.profiles:
-        print_line(table.of_profiles(context.profiles))
+    print_line(table.figures_table(outcomes))
+    if context.matrix_time_figures:
+        print_line(table.matrix_time_table(context.matrix_time_figures))
     print_line(f"results: {context.directory.path}", soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from harness.bench.context import BenchContext
-from harness.bench.figure import Pair
+from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
 from harness.verdict.complaints import read_complaints
 from harness.verdict.traces import frames
@@ -32,13 +32,13 @@ _MIB = 1 << 20
 _GOAL = "at most 2.2"
 
 
-def text(unit: str, size: int) -> str:
+def make_console_text(unit: str, size: int) -> str:
     """Return a console on which a complaint precedes `size` bytes of a unit."""
     repeated = UNITS[unit] * (size // len(UNITS[unit]))
     return (b"[    1.000000] BUG: x\n[    1.000000] " + repeated + b"\n").decode()
 
 
-def reads(console: str) -> None:
+def read_complaints_and_frames(console: str) -> None:
     """Read complaints and their frames, as the check after each cell does."""
     for complaint in read_complaints(console, timed=True):
         frames(complaint.lines, {})
@@ -49,7 +49,9 @@ def _side(unit: str, mib: int) -> str:
 
 
 PAIRS = tuple(
-    Pair(f"readers_{unit}", f"seconds to read {LARGE} MiB of {unit}", _GOAL, _side(unit, LARGE), _side(unit, SMALL))
+    FigureDefinition(
+        f"readers_{unit}", f"seconds to read {LARGE} MiB of {unit}", _GOAL, _side(unit, LARGE), _side(unit, SMALL)
+    )
     for unit in UNITS
 )
 
@@ -60,9 +62,9 @@ def open_sides(_context: BenchContext, wanted: Sequence[str]) -> Iterator[Mappin
 
     def measure(unit: str, mib: int) -> Measure:
         def once() -> float:
-            console = text(unit, mib * _MIB)
+            console = make_console_text(unit, mib * _MIB)
             began = time.process_time()
-            reads(console)
+            read_complaints_and_frames(console)
             return time.process_time() - began
 
         return once

@@ -27,18 +27,18 @@ class BenchContext:
     build_context: BuildContext
     bus: Bus
     fleet: Fleet
-    profiles: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)
+    matrix_time_figures: dict[str, list[Mapping[str, float]]] = field(default_factory=dict)
 
     @property
-    def logs(self) -> Path:
+    def log_directory(self) -> Path:
         """The directory for the output of the measured commands."""
         return self.directory.path / "console"
 
-    def image(self, vm: str) -> Image:
+    def obtain_image(self, vm: str) -> Image:
         """Return the VM's image, built if necessary. Raises what its build raises."""
         return self.fleet.image(vm)
 
-    def freeze(self, vm: str) -> None:
+    def ensure_frozen_guest(self, vm: str) -> None:
         """Make sure that the store has a frozen guest of the VM."""
-        with self.fleet.fresh(vm):
+        with self.fleet.start_fresh_guest(vm):
             pass

@@ -5,66 +5,70 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.bench.samples import Samples
-from harness.report.metrics_with_goals import meets
+from harness.report.metrics_with_goals import meets_goal
 
 
 @dataclass(frozen=True)
-class Pair:
+class FigureDefinition:
     """A figure to be measured: `ours` and `peer` name sides, and `goal` bounds the ratio of ours to peer.
 
     Without a peer the figure is our seconds, and the goal bounds them.
     """
 
     name: str
-    what: str
+    description: str
     goal: str
-    ours: str
-    peer: str = ""
+    our_side: str
+    peer_side: str = ""
 
     @property
-    def sides(self) -> tuple[str, ...]:
+    def side_names(self) -> tuple[str, ...]:
         """The names of its sides, ours first."""
-        return (self.ours, self.peer) if self.peer else (self.ours,)
+        return (self.our_side, self.peer_side) if self.peer_side else (self.our_side,)
 
 
 @dataclass(frozen=True)
-class Absent:
+class UnavailableSide:
     """A side that cannot be measured here, and the reason in one line."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class FigureResult:
     """A figure with the samples of its sides; `value` is None when a side is absent."""
 
-    pair: Pair
-    ours: Samples | Absent
-    peer: Samples | Absent | None
+    definition: FigureDefinition
+    our_samples: Samples | UnavailableSide
+    peer_samples: Samples | UnavailableSide | None
 
     @property
     def value(self) -> float | None:
         """Our median divided by the peer's, or our median in seconds where the figure has no peer."""
-        if not isinstance(self.ours, Samples) or isinstance(self.peer, Absent):
+        if not isinstance(self.our_samples, Samples) or isinstance(self.peer_samples, UnavailableSide):
             return None
-        return self.ours.median if self.peer is None else self.ours.median / self.peer.median
+        return (
+            self.our_samples.median if self.peer_samples is None else self.our_samples.median / self.peer_samples.median
+        )
 
     @property
     def unit(self) -> str:
         """The unit of `value`."""
-        return "ratio" if self.pair.peer else "s"
+        return "ratio" if self.definition.peer_side else "s"
 
     @property
-    def holds(self) -> bool:
+    def goal_met(self) -> bool:
         """True when the goal is met; a figure that was not measured does not meet it."""
-        return self.value is not None and meets(self.value, self.pair.goal)
+        return self.value is not None and meets_goal(self.value, self.definition.goal)
 
     @property
-    def absent(self) -> str:
+    def reason_not_measured(self) -> str:
         """The reason why there is no value; empty if there is one."""
-        return next((side.why for side in (self.ours, self.peer) if isinstance(side, Absent)), "")
+        return next(
+            (side.reason for side in (self.our_samples, self.peer_samples) if isinstance(side, UnavailableSide)), ""
+        )
 
 
-def figure_result(pair: Pair, taken: dict[str, Samples | Absent]) -> FigureResult:
+def figure_result(pair: FigureDefinition, taken: dict[str, Samples | UnavailableSide]) -> FigureResult:
     """Return the figure of a pair; `taken` has the samples of all sides, by name."""
-    return FigureResult(pair, taken[pair.ours], taken[pair.peer] if pair.peer else None)
+    return FigureResult(pair, taken[pair.our_side], taken[pair.peer_side] if pair.peer_side else None)

@@ -11,7 +11,7 @@ from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.guest import qemu
-from harness.guest.accelerator import Accelerator, choose, cpu
+from harness.guest.accelerator import Accelerator, choose, cpu_model
 from harness.images import rootfs
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -48,8 +48,8 @@ def bare_kernel_argv(image: Image, initrd: Path, accelerator: Accelerator) -> Se
     It ends when the guest powers off.
     """
     recipe = image.recipe
-    machine = recipe.architecture.machine
-    model = cpu(recipe.architecture, accelerator.name)
+    machine = recipe.architecture.qemu_machine
+    model = cpu_model(recipe.architecture, accelerator.name)
     return [
         *(machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-machine", machine.machine, "-accel", accelerator.name),

@@ -18,13 +18,13 @@ def host_facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "processor": _processor(Path("/proc/cpuinfo").read_text()),
         "kernel": platform.release(),
-        "load": load(),
+        "load": load_average(),
         "accelerators": {recipe.name: choose(recipe.architecture).name for recipe in recipes},
-        "qemu": {recipe.name: qemu_version(recipe.architecture.machine.qemu) for recipe in recipes},
+        "qemu": {recipe.name: qemu_version(recipe.architecture.qemu_machine.qemu) for recipe in recipes},
     }
 
 
-def load() -> float:
+def load_average() -> float:
     """The average number of running and runnable processes over the last minute."""
     return round(os.getloadavg()[0], 2)
 

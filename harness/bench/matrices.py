@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.bench.context import LAUNCHER, BenchContext
-from harness.bench.figure import Pair
+from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
 from harness.core import paths, process
 from harness.core.deadline import Deadline
@@ -18,12 +18,14 @@ from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import LATEST, RunDirectory
 
 _WALL, _GUESTS = "wall", "guest CPU / cores"
-WHOLE = Pair(
+WHOLE = FigureDefinition(
     "matrix_wall", "the warm core matrix compared with the CPU time of its guests", "at most 1.3", _WALL, _GUESTS
 )
-LANDINGS = Pair("matrix_warm_s", "the warm core matrix, its landing cases without sweeps", "at most 120", _WALL)
+LANDINGS = FigureDefinition(
+    "matrix_warm_s", "the warm core matrix, its landing cases without sweeps", "at most 120", _WALL
+)
 # Cases that are not about where a probe lands: loading and removal, kernels that die, the guest itself.
-OTHERS = (
+NON_LANDING_CASES = (
     "test_crash_triggers",
     "test_forced_removal",
     "test_guest",
@@ -41,7 +43,7 @@ _GUEST_CPU = "run.guest_cpu_s"
 
 def landing_files() -> list[str]:
     """Return the files of the cases about landings."""
-    return [str(path) for path in sorted(paths.CASES.glob("test_*.py")) if path.stem not in OTHERS]
+    return [str(path) for path in sorted(paths.CASES.glob("test_*.py")) if path.stem not in NON_LANDING_CASES]
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def open_sides(
 ) -> Iterator[Mapping[str, Measure]]:
     """Yield the sides of `./pinpoint run` with these arguments on all selected VMs, whose guests are frozen before."""
     for recipe in context.recipes:
-        context.freeze(recipe.name)
+        context.ensure_frozen_guest(recipe.name)
     runs = _Runs(context, name, arguments)
     yield {_WALL: runs.wall, _GUESTS: runs.guests}
 
@@ -67,7 +69,7 @@ class _Runs:
 
     def wall(self) -> float:
         """Seconds of the whole process."""
-        log = self._ground.logs / f"{self._name}.log"
+        log = self._ground.log_directory / f"{self._name}.log"
         vms = [f"--vm={recipe.name}" for recipe in self._ground.recipes]
         before = _used()
         done = process.run(
@@ -80,7 +82,7 @@ class _Runs:
         if done.rc not in (0, 1):
             raise HostError(f"./pinpoint run ended with status {done.rc}", where=str(log))
         self._latest = {**time_figures(self._results / LATEST), "run.cpu_s": _used() - before, "run.status": done.rc}
-        self._ground.profiles.setdefault(self._name, []).append(self._latest)
+        self._ground.matrix_time_figures.setdefault(self._name, []).append(self._latest)
         return done.seconds
 
     def guests(self) -> float:
@@ -103,5 +105,5 @@ def _used() -> float:
     return used.ru_utime + used.ru_stime
 
 
-whole = partial(open_sides, WHOLE.name, [])
-landings = partial(open_sides, LANDINGS.name, ["-m", "not sweep", *landing_files()])
+open_whole_matrix_sides = partial(open_sides, WHOLE.name, [])
+open_landing_matrix_sides = partial(open_sides, LANDINGS.name, ["-m", "not sweep", *landing_files()])

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from harness.bench.context import LAUNCHER, BenchContext
-from harness.bench.figure import Pair
+from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 
 _CHECK = "check"
-PAIRS = (Pair("rebuild_check_s", "./pinpoint build with nothing to build", "at most 1", _CHECK),)
+PAIRS = (FigureDefinition("rebuild_check_s", "./pinpoint build with nothing to build", "at most 1", _CHECK),)
 _SECONDS = 600.0
 
 
@@ -22,10 +22,10 @@ def open_sides(context: BenchContext, _wanted: Sequence[str]) -> Iterator[Mappin
     """Yield one side: the whole process of `./pinpoint build` for all selected VMs."""
     names = [recipe.name for recipe in context.recipes]
     for name in names:
-        context.image(name)
+        context.obtain_image(name)
 
     def check() -> float:
-        log = context.logs / "build.log"
+        log = context.log_directory / "build.log"
         words = [str(LAUNCHER), "build", *(f"--vm={name}" for name in names)]
         done = process.run(words, deadline=Deadline.after(_SECONDS), log=log)
         if done.rc:

@@ -9,19 +9,19 @@ from functools import partial
 
 from harness.bench import added_case_cost, boots, console_parser_scaling, matrices, noop_build, thaws
 from harness.bench.context import BenchContext
-from harness.bench.figure import Absent, Pair
+from harness.bench.figure import FigureDefinition, UnavailableSide
 from harness.bench.interleave import Measure
 from harness.core.errors import UsageError
 from harness.images.vm_recipe import Recipe
 
-Sides = Mapping[str, Measure | Absent]
+Sides = Mapping[str, Measure | UnavailableSide]
 
 
 @dataclass(frozen=True)
 class Group:
     """Figures whose sides are measured together, on `vm`; an empty `vm` means all selected VMs."""
 
-    pairs: tuple[Pair, ...]
+    figure_definitions: tuple[FigureDefinition, ...]
     open_sides: Callable[[BenchContext, Sequence[str]], AbstractContextManager[Sides]]
     vm: str = ""
 
@@ -38,24 +38,24 @@ GROUPS = (
     Group(added_case_cost.PAIRS, added_case_cost.open_sides, added_case_cost.VM),
     Group(noop_build.PAIRS, noop_build.open_sides),
     Group(console_parser_scaling.PAIRS, console_parser_scaling.open_sides),
-    Group((matrices.LANDINGS,), matrices.landings),
-    Group((matrices.WHOLE,), matrices.whole),
+    Group((matrices.LANDINGS,), matrices.open_landing_matrix_sides),
+    Group((matrices.WHOLE,), matrices.open_whole_matrix_sides),
 )
 
 
-def chosen(recipes: Sequence[Recipe], names: Sequence[str]) -> list[Group]:
+def choose_groups(recipes: Sequence[Recipe], names: Sequence[str]) -> list[Group]:
     """Return the groups of figures that these VMs have: the named figures, or all if there are no names.
 
     Raises UsageError for an unknown figure, and when nothing is left to measure.
     """
-    known = [pair.name for group in GROUPS for pair in group.pairs]
+    known = [pair.name for group in GROUPS for pair in group.figure_definitions]
     for name in names:
         if name not in known:
             raise UsageError(f"no figure named {name!r}", mend=f"one of: {', '.join(known)}")
     vms = {recipe.name for recipe in recipes}
     found = []
     for group in GROUPS:
-        pairs = tuple(pair for pair in group.pairs if not names or pair.name in names)
+        pairs = tuple(pair for pair in group.figure_definitions if not names or pair.name in names)
         if pairs and (not group.vm or group.vm in vms):
             found.append(Group(pairs, group.open_sides, group.vm))
     if not found:

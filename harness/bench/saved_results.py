@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.bench.figure import Absent, FigureResult
+from harness.bench.figure import FigureResult, UnavailableSide
 from harness.bench.samples import Samples
 from harness.core.files import write_text
 from harness.report.metrics_with_goals import Figures
@@ -21,17 +21,17 @@ Profile = Mapping[str, float]
 
 def save_figure(figures: Figures, outcome: FigureResult) -> None:
     """Write a figure and the median of each side, as far as they were measured."""
-    name = f"bench.{outcome.pair.name}"
+    name = f"bench.{outcome.definition.name}"
     if outcome.value is not None:
         value = round(outcome.value, _DIGITS)
-        figures.add(name, value, outcome.unit, goal=outcome.pair.goal, holds=outcome.holds)
-    if outcome.pair.peer:
-        for role, side in (("ours", outcome.ours), ("peer", outcome.peer)):
+        figures.add(name, value, outcome.unit, goal=outcome.definition.goal, holds=outcome.goal_met)
+    if outcome.definition.peer_side:
+        for role, side in (("ours", outcome.our_samples), ("peer", outcome.peer_samples)):
             if isinstance(side, Samples):
                 figures.add(f"{name}.{role}", round(side.median, _DIGITS), "s")
 
 
-def write(
+def write_bench_json(
     directory: RunDirectory,
     host: Mapping[str, object],
     outcomes: Sequence[FigureResult],
@@ -54,21 +54,21 @@ def medians(runs: Sequence[Profile]) -> dict[str, float]:
 
 
 def _figure(outcome: FigureResult) -> dict[str, Any]:
-    pair = outcome.pair
+    pair = outcome.definition
     return {
         "figure": pair.name,
-        "what": pair.what,
+        "what": pair.description,
         "value": outcome.value,
         "unit": outcome.unit,
         "goal": pair.goal,
-        "holds": outcome.holds,
-        "absent": outcome.absent,
-        "ours": _side(pair.ours, outcome.ours),
-        **({"peer": _side(pair.peer, outcome.peer)} if outcome.peer is not None else {}),
+        "holds": outcome.goal_met,
+        "absent": outcome.reason_not_measured,
+        "ours": _side(pair.our_side, outcome.our_samples),
+        **({"peer": _side(pair.peer_side, outcome.peer_samples)} if outcome.peer_samples is not None else {}),
     }
 
 
-def _side(name: str, side: Samples | Absent | None) -> dict[str, Any]:
+def _side(name: str, side: Samples | UnavailableSide | None) -> dict[str, Any]:
     """A side with its samples in seconds."""
     if not isinstance(side, Samples):
         return {"side": name}

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.bench.figure import Absent, FigureResult
+from harness.bench.figure import FigureResult, UnavailableSide
 from harness.bench.samples import Samples
 from harness.bench.saved_results import Profile, medians
 
@@ -32,7 +32,7 @@ _PHASES = {
 }
 
 
-def of_figures(outcomes: Sequence[FigureResult]) -> Table:
+def figures_table(outcomes: Sequence[FigureResult]) -> Table:
     """Return a table with a line for each figure: the sides' medians with spread, the value, and the goal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("figure", "ours", "peer", "value", "goal", ""):
@@ -40,17 +40,17 @@ def of_figures(outcomes: Sequence[FigureResult]) -> Table:
     for outcome in outcomes:
         value = "-" if outcome.value is None else f"{outcome.value:.3g}"
         table.add_row(
-            outcome.pair.name,
-            _side(outcome.pair.ours, outcome.ours),
-            _side(outcome.pair.peer, outcome.peer),
+            outcome.definition.name,
+            _side(outcome.definition.our_side, outcome.our_samples),
+            _side(outcome.definition.peer_side, outcome.peer_samples),
             Text(value),
-            outcome.pair.goal,
+            outcome.definition.goal,
             _judgement(outcome),
         )
     return table
 
 
-def of_profiles(profiles: Mapping[str, Sequence[Profile]]) -> Table:
+def matrix_time_table(profiles: Mapping[str, Sequence[Profile]]) -> Table:
     """Return a table of where the time of matrix runs went: medians in seconds, one column for each kind of run."""
     found = {name: medians(runs) for name, runs in profiles.items()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -64,13 +64,13 @@ def of_profiles(profiles: Mapping[str, Sequence[Profile]]) -> Table:
     return table
 
 
-def _side(name: str, side: Samples | Absent | None) -> Text:
+def _side(name: str, side: Samples | UnavailableSide | None) -> Text:
     if side is None:
         return Text("-", style="dim")
-    return Text(f"{name}: {side}") if isinstance(side, Samples) else Text(f"{name}: {side.why}", style="yellow")
+    return Text(f"{name}: {side}") if isinstance(side, Samples) else Text(f"{name}: {side.reason}", style="yellow")
 
 
 def _judgement(outcome: FigureResult) -> Text:
     if outcome.value is None:
         return Text("not measured", style="yellow")
-    return Text("met", style="green") if outcome.holds else Text("missed", style="bold red")
+    return Text("met", style="green") if outcome.goal_met else Text("missed", style="bold red")

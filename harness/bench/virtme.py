@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.bench.figure import Absent
+from harness.bench.figure import UnavailableSide
 from harness.bench.interleave import Measure
 from harness.core import locks, paths, process
 from harness.core.deadline import Deadline
@@ -20,7 +20,7 @@ from harness.core.files import sha256
 from harness.images import rootfs
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.private_apt import native
+from harness.images.private_apt import host_debian_architecture
 from harness.verdict.printk import without_control_codes
 
 _LOCKED = paths.PROJECT / "requirements-bench.txt"
@@ -33,7 +33,7 @@ _WELL = "script exited with code 0"
 _LIBRARIES = "LD_LIBRARY_PATH"
 
 
-def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | Absent:
+def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | UnavailableSide:
     """Return the measure that boots the image's packaged kernel with the package's own modules, unpacked to `scratch`.
 
     Returns Absent if vng cannot be installed or does not boot this kernel here; `log` has the details.
@@ -43,11 +43,11 @@ def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log
         surroundings = _surroundings(image, build_context, scratch, program.parent)
         peer = _Peer(program, _kernel(image, build_context, scratch), surroundings, log)
     except PinpointError as error:
-        return Absent(f"not installed: {error}")
+        return UnavailableSide(f"not installed: {error}")
     tried = peer.run("uname", "-r", verbose=True)
     output = without_control_codes(tried.output)
     if not re.search(rf"^{re.escape(image.release)}\s*$", output, re.M) or _WELL not in output:
-        return Absent(f"vng does not boot this kernel here, status {tried.rc}; see {log}")
+        return UnavailableSide(f"vng does not boot this kernel here, status {tried.rc}; see {log}")
     return replace(peer, status=tried.rc).boot
 
 
@@ -135,7 +135,7 @@ def _surroundings(image: Image, build_context: BuildContext, scratch: Path, own:
         return found
     unpacked = scratch / "kmod"
     for package in ("kmod", "libkmod2"):
-        file = build_context.packages.fetch(package, native(), deadline=Deadline.after(_FETCHING))
+        file = build_context.packages.fetch(package, host_debian_architecture(), deadline=Deadline.after(_FETCHING))
         build_context.packages.unpack(file, unpacked)
     for name in _KMOD:
         (programs / name).symlink_to(unpacked / "bin/kmod")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from harness.core.kernel_single_step_defect import Defect
-from harness.core.qemu_registers import Registers
+from harness.core.qemu_registers import RegisterParser
 
 
 class Decoder(Enum):
@@ -20,7 +20,7 @@ class Decoder(Enum):
     PARISC = "parisc"
 
 
-class Translation(Enum):
+class AddressTranslation(Enum):
     """The way to translate a kernel virtual address when memory is read through QEMU."""
 
     QEMU = "qemu"
@@ -29,7 +29,7 @@ class Translation(Enum):
     """The TLB is software-managed: Pinpoint walks swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
 
 
-class CallForm(Enum):
+class FtraceCallInstruction(Enum):
     """The instruction that ftrace writes at a function's site to call the tracer."""
 
     X86_CALL = "x86-call"
@@ -60,12 +60,16 @@ class QemuMachine:
     disk: str = ""
     disk_modules: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
-    renamed: tuple[tuple[int, int], str] | None = None
+    machine_name_since_version: tuple[tuple[int, int], str] | None = None
 
     def for_qemu(self, program: str, version: tuple[int, int]) -> QemuMachine:
         """Return this machine with the path of a QEMU and the machine name that its version uses."""
-        renamed = self.renamed and version >= self.renamed[0]
-        return replace(self, qemu=program, machine=self.renamed[1] if self.renamed and renamed else self.machine)
+        renamed = self.machine_name_since_version and version >= self.machine_name_since_version[0]
+        return replace(
+            self,
+            qemu=program,
+            machine=self.machine_name_since_version[1] if self.machine_name_since_version and renamed else self.machine,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,27 +90,27 @@ class KprobeTraits:
     """
 
     breakpoint: bytes
-    patches: tuple[tuple[bytes, int], ...]
+    patch_starts_and_sizes: tuple[tuple[bytes, int], ...]
     trap_offset: int
-    mid_instruction: int
-    alignment: int
+    mid_instruction_errno: int
+    instruction_alignment: int
     decoder: Decoder
-    translation: Translation
-    first_argument: int
-    second_argument: int
-    registers: Registers
+    address_translation: AddressTranslation
+    first_argument_pt_regs_offset: int
+    second_argument_pt_regs_offset: int
+    register_parser: RegisterParser
     uprobe_breakpoint: bytes = b""
-    uprobe_mid_instruction: int = 0
+    uprobe_mid_instruction_errno: int = 0
     entry_landing_pad: bytes = b""
-    ftrace_call: CallForm | None = None
-    flag_patches: Mapping[str, bytes] = field(default_factory=dict, hash=False)
-    reserved_text: tuple[str, ...] = ()
+    ftrace_call_instruction: FtraceCallInstruction | None = None
+    patch_start_by_flag: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    reserved_text_areas: tuple[str, ...] = ()
     refuses_exception_table: bool = False
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
-class Narrow:
+class CompatPrograms:
     """The 32-bit programs that a 64-bit kernel runs.
 
     `cross_prefix` is what the names of their compiler and binutils begin with; `libraries` is the host's directory with
@@ -116,8 +120,8 @@ class Narrow:
 
     elf_machine: str
     cross_prefix: str
-    libraries: str
-    loader: str
+    library_directory: str
+    dynamic_linker: str
     decoder: Decoder | None = None
     uprobe_errno: int = 0
 
@@ -134,20 +138,20 @@ class Architecture:
     name: str
     elf_machine: str
     debian: str | None
-    kernel: str
-    gnu: str
+    kernel_arch: str
+    gnu_triplet: str
     kernel_target: str
     kernel_file: str
     word_bytes: int
-    machine: QemuMachine
-    kprobes: KprobeTraits
-    flat_base: int = 0
-    narrow: Narrow | None = None
+    qemu_machine: QemuMachine
+    kprobe_traits: KprobeTraits
+    flat_image_base_address: int = 0
+    compat_programs: CompatPrograms | None = None
 
     @property
-    def source(self) -> str:
+    def arch_source_directory(self) -> str:
         """The directory of this architecture below `arch/` in a kernel source."""
-        return self.kernel_file.split("/")[1] if self.kernel_file.startswith("arch/") else self.kernel
+        return self.kernel_file.split("/")[1] if self.kernel_file.startswith("arch/") else self.kernel_arch
 
     @property
     def native(self) -> bool:
@@ -157,7 +161,7 @@ class Architecture:
     @property
     def cross_prefix(self) -> str:
         """The prefix of the names of gcc and the binutils; empty on a host of this architecture."""
-        return "" if self.native else f"{self.gnu}-"
+        return "" if self.native else f"{self.gnu_triplet}-"
 
 
 _UNAME = {"arm64": "aarch64"}

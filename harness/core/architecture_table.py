@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import errno
 
-from harness.core.architecture import Architecture, CallForm, Decoder, KprobeTraits, Narrow, QemuMachine, Translation
+from harness.core.architecture import (
+    AddressTranslation,
+    Architecture,
+    CompatPrograms,
+    Decoder,
+    FtraceCallInstruction,
+    KprobeTraits,
+    QemuMachine,
+)
 from harness.core.kernel_single_step_defect import Defect, Symptom
-from harness.core.qemu_registers import Registers
+from harness.core.qemu_registers import RegisterParser
 
 # include/linux/errno.h; the C library has no name for it.
 _ENOTSUPP = 524
@@ -51,12 +59,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="x86_64",
             elf_machine="EM_X86_64",
             debian="amd64",
-            kernel="x86_64",
-            gnu="x86_64-linux-gnu",
+            kernel_arch="x86_64",
+            gnu_triplet="x86_64-linux-gnu",
             kernel_target="bzImage",
             kernel_file="arch/x86/boot/bzImage",
             word_bytes=8,
-            machine=QemuMachine(
+            qemu_machine=QemuMachine(
                 qemu="qemu-system-x86_64",
                 # No disk controller, SMBus, USB or VMware mouse port: nothing here needs them.
                 machine="q35,sata=off,smbus=off,usb=off,vmport=off",
@@ -73,29 +81,29 @@ ARCHITECTURES: dict[str, Architecture] = {
                 # check_timer(), 6.1).
                 kernel_arguments=("no_timer_check",),
             ),
-            kprobes=KprobeTraits(
+            kprobe_traits=KprobeTraits(
                 breakpoint=b"\xcc",
                 # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
-                patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+                patch_starts_and_sizes=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
                 trap_offset=1,
-                mid_instruction=errno.EILSEQ,
-                alignment=1,
+                mid_instruction_errno=errno.EILSEQ,
+                instruction_alignment=1,
                 decoder=Decoder.X86_64,
-                translation=Translation.QEMU,
-                first_argument=14 * 8,  # di
-                second_argument=13 * 8,  # si
-                registers=Registers(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
+                address_translation=AddressTranslation.QEMU,
+                first_argument_pt_regs_offset=14 * 8,  # di
+                second_argument_pt_regs_offset=13 * 8,  # si
+                register_parser=RegisterParser(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 uprobe_breakpoint=b"\xcc",
-                flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
+                patch_start_by_flag={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
-                ftrace_call=CallForm.X86_CALL,
-                reserved_text=("entry",),
+                ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
+                reserved_text_areas=("entry",),
             ),
-            narrow=Narrow(
+            compat_programs=CompatPrograms(
                 elf_machine="EM_386",
                 cross_prefix="i686-linux-gnu-",
-                libraries="/usr/i686-linux-gnu/lib",
-                loader="ld-linux.so.2",
+                library_directory="/usr/i686-linux-gnu/lib",
+                dynamic_linker="ld-linux.so.2",
                 decoder=Decoder.X86_32,
             ),
         ),
@@ -103,12 +111,12 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="i386",
             elf_machine="EM_386",
             debian="i386",
-            kernel="i386",
-            gnu="i686-linux-gnu",
+            kernel_arch="i386",
+            gnu_triplet="i686-linux-gnu",
             kernel_target="bzImage",
             kernel_file="arch/x86/boot/bzImage",
             word_bytes=4,
-            machine=QemuMachine(
+            qemu_machine=QemuMachine(
                 qemu="qemu-system-i386",
                 machine="q35,sata=off,smbus=off,usb=off,vmport=off",
                 cpu="qemu32,+rdrand",
@@ -118,32 +126,32 @@ ARCHITECTURES: dict[str, Architecture] = {
                 pvh=True,
                 kernel_arguments=("no_timer_check",),
             ),
-            kprobes=KprobeTraits(
+            kprobe_traits=KprobeTraits(
                 breakpoint=b"\xcc",
-                patches=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+                patch_starts_and_sizes=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
                 trap_offset=1,
-                mid_instruction=errno.EILSEQ,
-                alignment=1,
+                mid_instruction_errno=errno.EILSEQ,
+                instruction_alignment=1,
                 decoder=Decoder.X86_32,
-                translation=Translation.QEMU,
-                first_argument=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
-                second_argument=2 * 4,  # dx
-                registers=Registers(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
+                address_translation=AddressTranslation.QEMU,
+                first_argument_pt_regs_offset=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
+                second_argument_pt_regs_offset=2 * 4,  # dx
+                register_parser=RegisterParser(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
                 uprobe_breakpoint=b"\xcc",
-                flag_patches={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
-                ftrace_call=CallForm.X86_CALL,
+                patch_start_by_flag={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
+                ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
             ),
         ),
         Architecture(
             name="arm64",
             elf_machine="EM_AARCH64",
             debian="arm64",
-            kernel="arm64",
-            gnu="aarch64-linux-gnu",
+            kernel_arch="arm64",
+            gnu_triplet="aarch64-linux-gnu",
             kernel_target="Image",
             kernel_file="arch/arm64/boot/Image",
             word_bytes=8,
-            machine=QemuMachine(
+            qemu_machine=QemuMachine(
                 qemu="qemu-system-aarch64",
                 machine="virt",
                 cpu="cortex-a57",
@@ -153,28 +161,31 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk="virtio-blk-pci",
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
-            kprobes=KprobeTraits(
+            kprobe_traits=KprobeTraits(
                 breakpoint=bytes.fromhex("800020d4"),
-                patches=((bytes.fromhex("800020d4"), 4),),
+                patch_starts_and_sizes=((bytes.fromhex("800020d4"), 4),),
                 trap_offset=0,
-                mid_instruction=errno.EINVAL,
-                alignment=4,
+                mid_instruction_errno=errno.EINVAL,
+                instruction_alignment=4,
                 decoder=Decoder.AARCH64,
-                translation=Translation.QEMU,
-                first_argument=0,  # regs[0]
-                second_argument=8,  # regs[1]
-                registers=Registers(r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, masks=True),
-                ftrace_call=CallForm.ARM64_BL,
-                reserved_text=("entry", "irqentry", "idmap", "hyp", "hyp_idmap"),
+                address_translation=AddressTranslation.QEMU,
+                first_argument_pt_regs_offset=0,  # regs[0]
+                second_argument_pt_regs_offset=8,  # regs[1]
+                register_parser=RegisterParser(
+                    r"PC=([0-9a-f]+)", r"PSTATE=([0-9a-f]+)", 0x80, flag_disables_interrupts=True
+                ),
+                ftrace_call_instruction=FtraceCallInstruction.ARM64_BL,
+                reserved_text_areas=("entry", "irqentry", "idmap", "hyp", "hyp_idmap"),
                 refuses_exception_table=True,
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
-                uprobe_mid_instruction=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
+                # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
+                uprobe_mid_instruction_errno=errno.EINVAL,
             ),
-            narrow=Narrow(
+            compat_programs=CompatPrograms(
                 elf_machine="EM_ARM",
                 cross_prefix="arm-linux-gnueabihf-",
-                libraries="/usr/arm-linux-gnueabihf/lib",
-                loader="ld-linux-armhf.so.3",
+                library_directory="/usr/arm-linux-gnueabihf/lib",
+                dynamic_linker="ld-linux-armhf.so.3",
                 uprobe_errno=_ENOTSUPP,  # arch_uprobe_analyze_insn(): "we do not support AARCH32 instruction probing"
             ),
         ),
@@ -182,32 +193,32 @@ ARCHITECTURES: dict[str, Architecture] = {
             name="parisc",
             elf_machine="EM_PARISC",
             debian=None,
-            kernel="parisc",
-            gnu="hppa-linux-gnu",
+            kernel_arch="parisc",
+            gnu_triplet="hppa-linux-gnu",
             kernel_target="vmlinux",
             kernel_file="vmlinux",
             word_bytes=4,
-            machine=QemuMachine(
+            qemu_machine=QemuMachine(
                 qemu="qemu-system-hppa",
                 machine="hppa",  # the B160L
                 # QEMU 8.2 has both names, QEMU 11 only the new one (hw/hppa/machine.c).
-                renamed=((8, 2), "B160L"),
+                machine_name_since_version=((8, 2), "B160L"),
                 cpu="",
                 console="ttyS0",
                 nic="tulip",
                 nic_modules=(),
             ),
-            kprobes=KprobeTraits(
+            kprobe_traits=KprobeTraits(
                 breakpoint=bytes.fromhex("03ff801f"),
-                patches=((bytes.fromhex("03ff801f"), 4),),
+                patch_starts_and_sizes=((bytes.fromhex("03ff801f"), 4),),
                 trap_offset=0,
-                mid_instruction=errno.EINVAL,
-                alignment=4,
+                mid_instruction_errno=errno.EINVAL,
+                instruction_alignment=4,
                 decoder=Decoder.PARISC,
-                translation=Translation.PARISC_TABLES,
-                first_argument=26 * 4,  # gr[26]
-                second_argument=25 * 4,  # gr[25]
-                registers=Registers(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
+                address_translation=AddressTranslation.PARISC_TABLES,
+                first_argument_pt_regs_offset=26 * 4,  # gr[26]
+                second_argument_pt_regs_offset=25 * 4,  # gr[25]
+                register_parser=RegisterParser(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
                 defects=_PARISC_DEFECTS,
             ),
         ),

@@ -40,13 +40,13 @@ class Rights:
 
     user: int
     groups: tuple[int, ...] = ()
-    hidden: tuple[Path, ...] = ()
-    shown: tuple[Path, ...] = ()
-    writable: tuple[Path, ...] = ()
+    hidden_directories: tuple[Path, ...] = ()
+    visible_paths: tuple[Path, ...] = ()
+    writable_paths: tuple[Path, ...] = ()
 
-    def enter(self, cwd: Path | None = None) -> None:
+    def apply_in_child(self, cwd: Path | None = None) -> None:
         """Give up all other rights; runs in the child, before it executes its program. Raises OSError."""
-        if self.hidden:
+        if self.hidden_directories:
             self._hide()
             if cwd:
                 os.chdir(cwd)
@@ -64,8 +64,8 @@ class Rights:
         _check(_libc.unshare(_CLONE_NEWNS), "unshare")
         _mount("none", Path("/"), _MS_REC | _MS_PRIVATE)
         # Opened before the directories above them are hidden.
-        found = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC), path.is_dir()) for path in self.shown]
-        for directory in self.hidden:
+        found = [(path, os.open(path, os.O_PATH | os.O_CLOEXEC), path.is_dir()) for path in self.visible_paths]
+        for directory in self.hidden_directories:
             _mount("tmpfs", directory, _MS_NOSUID | _MS_NODEV, kind="tmpfs", data="mode=0755,size=1m")
         for path, descriptor, is_directory in found:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +74,12 @@ class Rights:
             else:
                 path.touch()
             _mount(f"/proc/self/fd/{descriptor}", path, _MS_BIND)
-            if path not in self.writable:
+            if path not in self.writable_paths:
                 _mount("none", path, _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
             os.close(descriptor)
 
 
-def fewer(
+def restricted_rights(
     reads: Sequence[Path],
     writes: Sequence[Path] = (),
     *,
@@ -93,7 +93,7 @@ def fewer(
     to change. Returns None if the child keeps this process's rights: this process is not root, or `kept` has the
     reason. Raises OSError when permissions cannot be changed.
     """
-    if os.geteuid() or kept():
+    if os.geteuid() or reason_rights_kept():
         return None
     for path in reads:
         _share(path.resolve())
@@ -110,13 +110,13 @@ def fewer(
 
 
 @functools.cache
-def kept() -> str:
+def reason_rights_kept() -> str:
     """Return why children keep root's rights on this host; empty if they do not, or if this process is not root."""
     if os.geteuid():
         return ""
     if os.environ.get(KEEP_ROOT):
         return f"{KEEP_ROOT} is set"
-    with tempfile.TemporaryDirectory(prefix="pinpoint-rights-", dir=open_directory()) as directory:
+    with tempfile.TemporaryDirectory(prefix="pinpoint-rights-", dir=qemu_temporary_directory()) as directory:
         private = Path(directory, "private")
         private.mkdir(0o700)
         (private / "shown").touch()
@@ -126,22 +126,22 @@ def kept() -> str:
             Path(directory).chmod(0o711)
             words = ["/bin/sh", "-c", f'test -r "$0" && test "$(id -u)" = {QEMU_USER}', str(private / "shown")]
             if not subprocess.run(
-                words, preexec_fn=trial.enter, timeout=30, check=False, env={"PATH": "/usr/bin:/bin"}
+                words, preexec_fn=trial.apply_in_child, timeout=30, check=False, env={"PATH": "/usr/bin:/bin"}
             ).returncode:
                 return ""
     return "this host allows root no mount namespace or no change of user; run Pinpoint as an ordinary user"
 
 
-def described() -> str:
+def describe_child_rights() -> str:
     """Return with which rights QEMU, gdb and builds of foreign modules run, for doctor."""
     if os.geteuid():
         return f"those of this user ({os.geteuid()}), who is not root"
-    if reason := kept():
+    if reason := reason_rights_kept():
         return f"ROOT'S: {reason}"
     return f"users {QEMU_USER} (QEMU, gdb) and {BUILD_USER} (builds), without root's private directories"
 
 
-def end_all(user: int) -> None:
+def kill_processes_of_user(user: int) -> None:
     """Kill every process of an unprivileged user: what a build leaves behind. Only for a user of this module."""
     if os.geteuid() or user not in (QEMU_USER, BUILD_USER):
         return
@@ -149,28 +149,28 @@ def end_all(user: int) -> None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         subprocess.run(
             ["/bin/sh", "-c", "kill -9 -1"],
-            preexec_fn=Rights(user).enter,
+            preexec_fn=Rights(user).apply_in_child,
             timeout=30,
             check=False,
             env={"PATH": "/usr/bin:/bin"},
         )
 
 
-def open_directory() -> str:
+def qemu_temporary_directory() -> str:
     """Return a directory for temporary files that QEMU's user may enter."""
     chosen = tempfile.gettempdir()
     return "/tmp" if not os.geteuid() and _blocked(Path(chosen, "file")) else chosen
 
 
-def hand_over(path: Path) -> None:
+def give_to_qemu_user(path: Path) -> None:
     """Make QEMU's user the owner of a file or directory, if QEMU has one of its own."""
-    if not os.geteuid() and not kept():
+    if not os.geteuid() and not reason_rights_kept():
         os.chown(path, QEMU_USER, GROUP)
 
 
-def may_open(path: Path) -> bool:
+def qemu_may_open(path: Path) -> bool:
     """Return True if QEMU's user may read and write a device, with the group of `device_groups`."""
-    if os.geteuid() or kept():
+    if os.geteuid() or reason_rights_kept():
         return os.access(path, os.R_OK | os.W_OK)
     return path.stat().st_mode & 0o006 == 0o006 or bool(device_groups(path))
 

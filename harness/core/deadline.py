@@ -13,7 +13,7 @@ from harness.core.errors import DeadlineExceeded
 class Deadline:
     """A point on the monotonic clock, in seconds, at which a wait must end."""
 
-    at: float
+    monotonic_time: float
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
@@ -22,7 +22,7 @@ class Deadline:
 
     def remaining(self) -> float:
         """Return the seconds left, at least zero."""
-        return max(0.0, self.at - time.monotonic())
+        return max(0.0, self.monotonic_time - time.monotonic())
 
     @property
     def expired(self) -> bool:
@@ -31,9 +31,9 @@ class Deadline:
 
     def earlier_of(self, seconds: float) -> Deadline:
         """Return the earlier of this deadline and `seconds` from now."""
-        return Deadline(min(self.at, time.monotonic() + seconds))
+        return Deadline(min(self.monotonic_time, time.monotonic() + seconds))
 
-    def demand(self, what: str) -> None:
+    def require_time_left(self, what: str) -> None:
         """Raise DeadlineExceeded if no time is left; `what` names the awaited event."""
         if self.expired:
             raise DeadlineExceeded(f"{what} did not happen in time")

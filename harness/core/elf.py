@@ -25,7 +25,16 @@ __all__ = ["Elf", "Relocation", "Section", "Symbol"]
 
 # Exceptions that pyelftools, or slicing by its numbers, raises for headers that point outside the file. mmap raises
 # ValueError for an empty file.
-BROKEN = (ELFError, ConstructError, struct.error, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+BROKEN_FILE_ERRORS = (
+    ELFError,
+    ConstructError,
+    struct.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
 
 
 _PF_X = 1
@@ -69,7 +78,7 @@ class Elf:
         self._layout = elf_tables.ElfFormat(self.word_bytes, parsed.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
-        self._sections = [Section.of(name, header) for name, header in found]
+        self._sections = [Section.from_header(name, header) for name, header in found]
         self._segments = [
             _Segment(
                 part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"], bool(part["p_flags"] & _PF_X)
@@ -82,12 +91,12 @@ class Elf:
     @property
     def byte_order(self) -> Literal["little", "big"]:
         """The byte order as an argument of int.from_bytes()."""
-        return self._layout.byteorder
+        return self._layout.byte_order
 
     @property
     def struct_order(self) -> str:
         """The byte order as the first character of a struct format: `<` or `>`."""
-        return self._layout.order
+        return self._layout.struct_order
 
     @cached_property
     def modinfo(self) -> Mapping[str, Sequence[str]]:
@@ -119,7 +128,7 @@ class Elf:
                 return cls(path, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
             raise PinpointError(str(error.strerror), where=str(path)) from None
-        except BROKEN as error:
+        except BROKEN_FILE_ERRORS as error:
             raise _not_whole(path, error) from None
 
     @classmethod
@@ -168,7 +177,7 @@ class Elf:
         try:
             strings = self._whole(self._sections[self._headers[index].link])
             return elf_tables.symbols(self._layout, self._whole(self._sections[index]), strings, names)
-        except BROKEN as error:
+        except BROKEN_FILE_ERRORS as error:
             raise _not_whole(self.path, error) from None
 
     @cached_property
@@ -202,13 +211,13 @@ class Elf:
             raise PinpointError("no symbols _stext and _etext", where=str(self.path), mend="give a vmlinux")
         return range(*(mark[0].address for mark in marks))
 
-    def section_offset(self, symbol: Symbol) -> int:
+    def offset_in_section(self, symbol: Symbol) -> int:
         """Return a symbol's offset in its section, both for a linked file and for a module."""
         return symbol.address - self._only(symbol.section).address
 
     def function_bytes(self, symbol: Symbol) -> bytes:
         """Return a symbol's bytes from start to end; for a module, the bytes before relocation."""
-        return self.section_bytes(symbol.section, self.section_offset(symbol), symbol.size)
+        return self.section_bytes(symbol.section, self.offset_in_section(symbol), symbol.size)
 
     def section_bytes(self, name: str, offset: int, size: int) -> bytes:
         """Return `size` bytes of a section from `offset` on, zeros for a section without bytes in the file (.bss).
@@ -243,7 +252,7 @@ class Elf:
         raise PinpointError(f"no byte of the file is linked at {address:#x}", where=str(self.path))
 
     @property
-    def executable_spans(self) -> list[tuple[int, int]]:
+    def executable_file_ranges(self) -> list[tuple[int, int]]:
         """Offset and size in the file of each executable segment, in bytes."""
         return [(segment.offset, segment.in_file) for segment in self._segments if segment.executable]
 
@@ -273,13 +282,13 @@ class Elf:
                     content = partial(self._part, changed)
                     listed = elf_tables.with_addends(self._layout, self.machine, listed, content)
                 found[changed.name] += listed
-            except BROKEN as error:
+            except BROKEN_FILE_ERRORS as error:
                 raise _not_whole(self.path, error) from None
         for entries in found.values():
             entries.sort(key=lambda entry: entry.offset)
         return found
 
-    def relocation_mask(self, section: str, offset: int, size: int) -> set[int]:
+    def relocated_positions(self, section: str, offset: int, size: int) -> set[int]:
         """Return the positions, counted from `offset`, that relocations change in `size` bytes of a section."""
         return elf_tables.relocated_positions(self.machine, self.relocations(section), offset, size)
 

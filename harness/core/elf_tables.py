@@ -43,12 +43,12 @@ class ElfFormat(NamedTuple):
     little_endian: bool
 
     @property
-    def order(self) -> str:
+    def struct_order(self) -> str:
         """The byte order as a struct format character."""
         return "<" if self.little_endian else ">"
 
     @property
-    def byteorder(self) -> Literal["little", "big"]:
+    def byte_order(self) -> Literal["little", "big"]:
         """The byte order as an argument of int.from_bytes()."""
         return "little" if self.little_endian else "big"
 
@@ -70,7 +70,7 @@ class Section(NamedTuple):
     alignment: int
 
     @classmethod
-    def of(cls, name: str, header: Mapping[str, int]) -> Section:
+    def from_header(cls, name: str, header: Mapping[str, int]) -> Section:
         """Return the section for a header that pyelftools has read."""
         return cls(
             name=name,
@@ -100,7 +100,7 @@ class Symbol(NamedTuple):
     section: str
     kind: str
     binding: str
-    padded: bool = False
+    size_includes_padding: bool = False
 
 
 class Relocation(NamedTuple):
@@ -133,10 +133,10 @@ def symbols(layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int
 def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield name, value, size, info and section index of every Elf64_Sym or Elf32_Sym."""
     if layout.word_bytes == 8:
-        for name, info, _, index, value, size in struct.iter_unpack(f"{layout.order}IBBHQQ", table):
+        for name, info, _, index, value, size in struct.iter_unpack(f"{layout.struct_order}IBBHQQ", table):
             yield name, value, size, info, index
     else:
-        for name, value, size, info, _, index in struct.iter_unpack(f"{layout.order}IIIBBH", table):
+        for name, value, size, info, _, index in struct.iter_unpack(f"{layout.struct_order}IIIBBH", table):
             yield name, value, size, info, index
 
 
@@ -155,7 +155,7 @@ def with_sizes(table: Sequence[Symbol], ends: Mapping[str, int]) -> list[Symbol]
             return symbol
         following = borders[symbol.section]
         end = following[min(bisect_right(following, symbol.address), len(following) - 1)]
-        return symbol._replace(size=max(0, end - symbol.address), padded=True)
+        return symbol._replace(size=max(0, end - symbol.address), size_includes_padding=True)
 
     return [sized(symbol) for symbol in table]
 
@@ -165,7 +165,7 @@ def relocations(
 ) -> Iterator[Relocation]:
     """Yield the entries of one relocation table; `base` is the link address of the section that they change."""
     word, shift = ("Q", 32) if layout.word_bytes == 8 else ("I", 8)
-    form = f"{layout.order}{word}{word}{word.lower() if addends else ''}"
+    form = f"{layout.struct_order}{word}{word}{word.lower() if addends else ''}"
     for offset, info, *addend in struct.iter_unpack(form, table):
         yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift], sum(addend))
 
@@ -180,7 +180,7 @@ def with_addends(
     plain = _IN_PLACE.get(machine, frozenset())
     for entry in entries:
         if entry.type in plain:
-            addend = int.from_bytes(content(entry.offset, 4), elf_format.byteorder, signed=True)
+            addend = int.from_bytes(content(entry.offset, 4), elf_format.byte_order, signed=True)
             yield entry._replace(addend=addend)
         else:
             yield entry

@@ -52,13 +52,13 @@ class ProgressStep:
     vm: str
     name: str
     began: float = field(default_factory=time.monotonic)
-    closing: str = ""
+    final_detail: str = ""
 
-    def report(self, detail: str, fraction: float | None = None) -> None:
+    def publish_progress(self, detail: str, fraction: float | None = None) -> None:
         """Publish progress."""
         self.bus.publish(self._event(Phase.PROGRESS, detail, fraction))
 
-    def close_with(self, detail: str) -> None:
+    def set_final_detail(self, detail: str) -> None:
         """Set the detail of the FINISHED event, such as 'from the store' or '412 objects'."""
         self.closing = detail
 

@@ -72,7 +72,7 @@ class _WithoutProse(ast.NodeTransformer):
         """Drop an import."""
 
 
-def digest(parts: Iterable[str]) -> str:
+def sha256_of_strings(parts: Iterable[str]) -> str:
     """Return one SHA-256 of strings, each with its length before it so that no two lists collide."""
     total = hashlib.sha256()
     for part in parts:
@@ -85,4 +85,4 @@ def digest(parts: Iterable[str]) -> str:
 def tree_digest(root: Path, pattern: str = "**/*") -> str:
     """Return one SHA-256 of the names and contents of the files below `root` that match `pattern`."""
     files = sorted(path for path in root.glob(pattern) if path.is_file())
-    return digest(part for path in files for part in (str(path.relative_to(root)), sha256(path)))
+    return sha256_of_strings(part for path in files for part in (str(path.relative_to(root)), sha256(path)))

@@ -25,7 +25,7 @@ class Defect:
     """
 
     symptom: Symptom
-    why: str
+    cause: str
 
     @property
     def fatal(self) -> bool:

@@ -16,7 +16,7 @@ from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DWARFInfo
 from elftools.elf.elffile import ELFFile
 
 from harness.core import elf_tables
-from harness.core.elf import BROKEN, Elf
+from harness.core.elf import BROKEN_FILE_ERRORS, Elf
 from harness.core.errors import PinpointError
 
 _TABLE = ".debug_line"
@@ -62,7 +62,7 @@ def rows(elf: Elf) -> Sequence[LineRow]:
                 # The linker sets the address of discarded code to 0, which is below all sections.
                 if index >= 0:
                     found.append(LineRow(names[index], address - starts[index], file, line))
-    except (*BROKEN, *_BROKEN_HERE) as error:
+    except (*BROKEN_FILE_ERRORS, *_BROKEN_HERE) as error:
         raise PinpointError(f"its DWARF is damaged ({error or type(error).__name__})", where=str(elf.path)) from None
     return found
 

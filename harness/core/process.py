@@ -78,7 +78,7 @@ def spawn(
         if nice:
             _yield(nice)
         if rights:
-            rights.enter(cwd)
+            rights.apply_in_child(cwd)
         # After the change of user, which clears it (commit_creds(), kernel/cred.c, 6.1).
         _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
         if os.getppid() != parent:
@@ -131,7 +131,7 @@ def run_foreground(argv: Sequence[str], rights: Rights | None = None) -> int:
 
     def before_exec() -> None:
         if rights:
-            rights.enter()
+            rights.apply_in_child()
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -14,7 +14,7 @@ from harness.core.line_table import LineRow, rows
 _NAMED_AT_MOST = 6
 
 
-class SourceLocation(NamedTuple):
+class CodeLocation(NamedTuple):
     """A place in a module's file, as section + offset and as function + offset, in bytes.
 
     `into` is the offset from the start of the function.
@@ -23,10 +23,10 @@ class SourceLocation(NamedTuple):
     section: str
     offset: int
     function: str
-    into: int
+    function_offset: int
 
 
-def find_source_line(elf: Elf, file: str, line: int, function: str = "") -> SourceLocation:
+def find_source_line(elf: Elf, file: str, line: int, function: str = "") -> CodeLocation:
     """Find the start of a source line: the lowest address of its code, which must be in a single function.
 
     `file` is the end of the source's path, long enough to be unique. `function` selects the function if code of the
@@ -45,16 +45,16 @@ def find_source_line(elf: Elf, file: str, line: int, function: str = "") -> Sour
     raise PinpointError(f"{file}:{line} {what}", where=str(elf.path), mend=f"{mend} {listed}")
 
 
-def find_source_line_in_each_function(elf: Elf, file: str, line: int) -> list[SourceLocation]:
+def find_source_line_in_each_function(elf: Elf, file: str, line: int) -> list[CodeLocation]:
     """Find the start of a source line in each function that has code of it.
 
     Raises PinpointError as `find_source_line` does.
     """
     code = _of_file(elf, file)
-    lowest: dict[tuple[str, int], SourceLocation] = {}
+    lowest: dict[tuple[str, int], CodeLocation] = {}
     for row in sorted(row for row in code if row.line == line):
         for symbol in _enclosing(elf, row.section, row.offset)[:1]:
-            here = SourceLocation(row.section, row.offset, symbol.name, row.offset - elf.section_offset(symbol))
+            here = CodeLocation(row.section, row.offset, symbol.name, row.offset - elf.offset_in_section(symbol))
             lowest.setdefault((symbol.section, symbol.address), here)
     if not lowest:
         near = min({row.line for row in code}, key=lambda other: abs(other - line))
@@ -95,9 +95,9 @@ def _enclosing(elf: Elf, section: str, offset: int) -> Sequence[Symbol]:
         for symbol in elf.symbols
         if symbol.kind == "func"
         and symbol.section == section
-        and 0 <= offset - elf.section_offset(symbol) < symbol.size
+        and 0 <= offset - elf.offset_in_section(symbol) < symbol.size
     ]
 
 
-def _names(elf: Elf, found: SourceLocation) -> list[str]:
+def _names(elf: Elf, found: CodeLocation) -> list[str]:
     return [symbol.name for symbol in _enclosing(elf, found.section, found.offset)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from elftools.dwarf.die import DIE
 from elftools.elf.elffile import ELFFile
 
-from harness.core.elf import BROKEN
+from harness.core.elf import BROKEN_FILE_ERRORS
 from harness.core.errors import PinpointError
 
 # struct btf_header: magic, version, flags, its own length; then type_off, type_len, str_off, str_len
@@ -30,7 +30,7 @@ class Field(NamedTuple):
     """One field: its offset in the struct, in bytes, and the struct that it is, "" for anything else."""
 
     offset: int
-    struct: str
+    nested_struct: str
 
 
 Fields = Mapping[str, Field]
@@ -45,9 +45,9 @@ def fields_of(vmlinux: Path, structs: tuple[str, ...]) -> Mapping[str, Fields]:
     """
     with vmlinux.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         try:
-            table = Btf.found(content)
-            found = {name: table.fields(name) for name in structs} if table else _by_dwarf(stream, structs)
-        except BROKEN as error:
+            table = Btf.find_in_vmlinux(content)
+            found = {name: table.fields_of_struct(name) for name in structs} if table else _by_dwarf(stream, structs)
+        except BROKEN_FILE_ERRORS as error:
             raise PinpointError(f"its types cannot be read ({error})", where=str(vmlinux)) from None
     missing = [name for name in structs if not found.get(name)]
     if missing:
@@ -76,7 +76,7 @@ class Btf:
         self._all: Sequence[_Type] = [_Type(0, 0, 0, False, 0, 0), *self._parsed()]
 
     @classmethod
-    def found(cls, content: mmap.mmap) -> Btf | None:
+    def find_in_vmlinux(cls, content: mmap.mmap) -> Btf | None:
         """The BTF in a vmlinux, found by its header: kernels recovered from flat images have no section of it."""
         for order, begin in (("<", _BEGINS["little"]), (">", _BEGINS["big"])):
             place = content.find(begin)
@@ -102,7 +102,7 @@ class Btf:
             fixed, each = _FOLLOW.get(kind, (0, 0))
             place += fixed + each * elements
 
-    def fields(self, name: str) -> Fields:
+    def fields_of_struct(self, name: str) -> Fields:
         """The fields of a struct; nothing when there is no such struct."""
         wanted = [each for each in self._all if each.kind == _STRUCT and self._text(each.name) == name]
         return dict(self._fields(wanted[0], 0)) if wanted else {}

@@ -31,7 +31,7 @@ _PACKAGES = {
 _PASSED = "sings"
 # QEMU's own seccomp filter, set on every QEMU that Pinpoint starts: no child processes, no change of privileges, no
 # obsolete system calls.
-CONFINED = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+SANDBOX_ARGUMENTS = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 # The version in Debian 12. Older versions lack options of our command lines, or are untested.
 _OLDEST = (7, 2)
 _VERSION = re.compile(r"version (\d+)\.(\d+)")
@@ -108,7 +108,7 @@ def _complaint(architecture: Architecture, name: str) -> str:
         absent = _kvm_absent(architecture)
         if absent:
             return absent
-    version = qemu_version(architecture.machine.qemu)
+    version = qemu_version(architecture.qemu_machine.qemu)
     canary = CANARIES.get(architecture.name)
     return _remembered(architecture, name, version) if canary else ""
 
@@ -120,7 +120,7 @@ def _kvm_absent(architecture: Architecture) -> str:
     device = qemu_rights.KVM_DEVICE
     if not device.exists():
         return f"no {device}"
-    if not child_privilege_drop.may_open(device):
+    if not child_privilege_drop.qemu_may_open(device):
         return f"no access to {device}"
     return ""
 
@@ -131,7 +131,9 @@ def _remembered(architecture: Architecture, name: str, version: str) -> str:
     A failure under emulation is not cached: no other accelerator is left, and the host's load may be the cause.
     """
     canary = CANARIES[architecture.name]
-    key = files.digest([name, version, _BOOT_ID.read_text(), architecture.machine.qemu, canary.rom.hex()])
+    key = files.sha256_of_strings(
+        [name, version, _BOOT_ID.read_text(), architecture.qemu_machine.qemu, canary.rom.hex()]
+    )
     answer = paths.cache() / "canary" / key[:20]
     if answer.exists():
         recorded = answer.read_text()
@@ -151,7 +153,9 @@ def _run_canary(architecture: Architecture, name: str, canary: Canary) -> str:
         rom.write_bytes(canary.rom)
         seconds = _CANARY_SECONDS if name == KVM else _TCG_CANARY_SECONDS
         try:
-            with process.with_rights(qemu_rights.of(architecture.machine.qemu, name == KVM, [rom])):
+            with process.with_rights(
+                qemu_rights.qemu_process_rights(architecture.qemu_machine.qemu, name == KVM, [rom])
+            ):
                 ended = process.run(
                     canary_argv(architecture, name, canary, rom),
                     deadline=Deadline.after(seconds),
@@ -173,14 +177,14 @@ def _check_line(line: str) -> None:
 
 def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path) -> list[str]:
     """Return QEMU's command line for a canary: the architecture's machine with this firmware and nothing else."""
-    machine = architecture.machine
-    argv = [machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *CONFINED]
+    machine = architecture.qemu_machine
+    argv = [machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *SANDBOX_ARGUMENTS]
     argv += ["-machine", machine.machine, "-accel", name, "-m", "16", "-bios", str(rom)]
-    argv += ["-cpu", cpu(architecture, name)] if cpu(architecture, name) else []
+    argv += ["-cpu", cpu_model(architecture, name)] if cpu_model(architecture, name) else []
     argv += ["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]
     return argv + [word for device in canary.devices for word in ("-device", device)]
 
 
-def cpu(architecture: Architecture, name: str) -> str:
+def cpu_model(architecture: Architecture, name: str) -> str:
     """Return the CPU model under this accelerator; empty if the machine has only one."""
-    return "host" if name == KVM else architecture.machine.cpu
+    return "host" if name == KVM else architecture.qemu_machine.cpu

@@ -95,7 +95,7 @@ def _x86_64() -> bytes:
     return bytes(rom)
 
 
-def arm64(text: bytes, psci: int) -> bytes:
+def arm64_canary_program(text: bytes, psci: int) -> bytes:
     """Return a program that prints `text` on the PL011 of QEMU's `virt` machine, then calls the PSCI function `psci`.
 
     Source: hw/arm/virt.c (QEMU), Arm DEN0022 (PSCI).
@@ -148,6 +148,6 @@ def _parisc() -> bytes:
 CANARIES = {
     # isa-debug-exit ends QEMU with twice the value written, plus one (hw/misc/debugexit.c).
     "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
-    "arm64": Canary(arm64(GREETING, PSCI_SYSTEM_OFF), rc=0),
+    "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
     "parisc": Canary(_parisc(), rc=0),
 }

@@ -9,11 +9,11 @@ from harness.guest.result import Result
 from harness.images.image import Image
 
 # Prints the release on the first line, then the kernel's ELF notes from memory (kernel/ksysfs.c, notes_read(), 6.1).
-ASK = "cat /proc/sys/kernel/osrelease /sys/kernel/notes"
+IDENTITY_COMMAND = "cat /proc/sys/kernel/osrelease /sys/kernel/notes"
 _GNU_BUILD_ID = (b"GNU\0", 3)
 
 
-def prove(image: Image, answer: Result) -> None:
+def check_booted_kernel(image: Image, answer: Result) -> None:
     """Compare the output of ASK with the image. Raises GuestError when another kernel runs."""
     release, _, notes = answer.check().out.partition(b"\n")
     named = release.decode(errors="replace")

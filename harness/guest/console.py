@@ -17,7 +17,7 @@ from pexpect.spawnbase import SpawnBase
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.console_log import ConsoleLog
-from harness.guest.spilled_console_output import Spilled
+from harness.guest.spilled_console_output import SpilledOutput
 
 # The amount kept in memory.
 _KEPT_BYTES = 8 << 20
@@ -41,7 +41,7 @@ class Transcript:
     def __init__(self, limit: int = _KEPT_BYTES, spill: Path | None = None) -> None:
         """Start an empty transcript; `spill` is the directory of the file."""
         self._limit = limit
-        self._spilled = Spilled(spill)
+        self._spilled = SpilledOutput(spill)
         self._wanted = 0
         self._kept = bytearray()
         self._begin = 0
@@ -49,7 +49,7 @@ class Transcript:
         self._news = threading.Condition()
 
     @property
-    def end(self) -> int:
+    def end_position(self) -> int:
         """The position after the last byte."""
         with self._news:
             return self._end
@@ -72,14 +72,14 @@ class Transcript:
             self._closed = True
             self._news.notify_all()
 
-    def keep_from(self, position: int) -> None:
+    def drop_before(self, position: int) -> None:
         """Drop what came before this position from the file: `pieces` will not be called for it again."""
         with self._news:
             self._wanted = position
             if position >= self._begin:
                 self._spilled.clear(self._begin)
 
-    def pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
+    def read_pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
         """Yield everything between two positions in pieces; without `end`, everything up to the last byte.
 
         Raises LookupError when a part of it is no longer kept.
@@ -93,12 +93,12 @@ class Transcript:
         yield from spilled.read(start, min(begin, last))
         yield recent
 
-    def release(self) -> None:
+    def close_file(self) -> None:
         """Close the file."""
         with self._news:
             self._spilled.close()
 
-    def between(self, start: int, end: int | None = None) -> bytes:
+    def read_from_memory(self, start: int, end: int | None = None) -> bytes:
         """Return what is in memory between two positions; without `end`, everything up to the last byte."""
         with self._news:
             return self._between(start, self._end if end is None else end)
@@ -157,7 +157,7 @@ class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
 class ConsoleMatch:
     """A match on the console: the pattern's index, the matched text, and the positions of its start and end."""
 
-    index: int
+    pattern_index: int
     text: str
     start: int
     end: int
@@ -180,11 +180,11 @@ class Console:
     @property
     def position(self) -> int:
         """Number of bytes received so far."""
-        return self._transcript.end
+        return self._transcript.end_position
 
     def text(self, since: int = 0, until: int | None = None) -> str:
         """Return the text in memory between two positions, with a newline at each line's end."""
-        return _readable(self._transcript.between(since, until))
+        return _readable(self._transcript.read_from_memory(since, until))
 
     def lines(self, since: int, until: int | None = None) -> Iterator[str]:
         """Yield everything between two positions line by line, each with its newline; the last line may have none.
@@ -194,7 +194,7 @@ class Console:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         rest: list[str] = []
         try:
-            for piece in self._transcript.pieces(since, until):
+            for piece in self._transcript.read_pieces(since, until):
                 first, *more = decoder.decode(piece).split("\n")
                 rest.append(first)
                 for line in more:
@@ -205,14 +205,14 @@ class Console:
             raise GuestError(f"its console cannot be read whole: {error}", where=self._name, mend=mend) from None
         yield "".join(rest) + decoder.decode(b"", final=True)
 
-    def keep_from(self, position: int) -> None:
+    def drop_before(self, position: int) -> None:
         """Drop what came before this position: `lines` will not be called for it."""
-        self._transcript.keep_from(position)
+        self._transcript.drop_before(position)
 
-    def record_start(self, position: int, since: int) -> int:
+    def find_record_start(self, position: int, since: int) -> int:
         """Return the start of the record whose text starts at a position; at least `since`."""
         begin = max(since, position - _PREFIX_BYTES)
-        before = self._transcript.between(begin, position)
+        before = self._transcript.read_from_memory(begin, position)
         end = before.rfind(b"\n")
         return position - len(before) + end + 1 if end >= 0 else position
 
@@ -256,7 +256,7 @@ class Console:
             self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._connection.close()
-        self._transcript.release()
+        self._transcript.close_file()
         if self._log:
             self._log.close()
 

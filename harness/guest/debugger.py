@@ -22,7 +22,7 @@ _TABLES = (".symtab", ".strtab")
 
 
 @dataclass(frozen=True)
-class Symbols:
+class SymbolFiles:
     """Addresses of the kernel and the modules of a guest.
 
     `slide` is in bytes; `modules` maps a module's file to the loaded addresses of its sections by name.
@@ -30,12 +30,12 @@ class Symbols:
 
     vmlinux: Path
     slide: int
-    modules: Mapping[Path, Mapping[str, int]]
+    module_section_addresses: Mapping[Path, Mapping[str, int]]
 
-    def commands(self) -> list[str]:
+    def gdb_commands(self) -> list[str]:
         """Return the gdb commands that load the symbols; `-o` adds the slide to every section (gdb 8.2 and later)."""
         kernel = f"add-symbol-file {_quoted(self.vmlinux)} -o {self.slide:#x}"
-        return [kernel, *(_module(path, sections) for path, sections in self.modules.items())]
+        return [kernel, *(_module(path, sections) for path, sections in self.module_section_addresses.items())]
 
 
 def _module(path: Path, sections: Mapping[str, int]) -> str:
@@ -59,14 +59,14 @@ def find_gdb(architecture: Architecture) -> str:
     raise HostError(f"no gdb for {architecture.name} is installed", mend=f"install the package {_FOR_ALL}")
 
 
-def debug(guest: Guest, symbols: Symbols) -> int:
+def run_gdb(guest: Guest, symbols: SymbolFiles) -> int:
     """Run gdb on the guest and return gdb's exit status; the guest is stopped while gdb runs.
 
     Raises HostError when no gdb is installed, GuestError when QEMU opens no gdb stub.
     """
     gdb = find_gdb(guest.architecture)
     # gdb has the user of QEMU. What it reads, a guest could have influenced.
-    given = child_privilege_drop.fewer([symbols.vmlinux, *symbols.modules])
+    given = child_privilege_drop.restricted_rights([symbols.vmlinux, *symbols.module_section_addresses])
     with _stub(guest) as address:
         commands = [
             "set pagination off",
@@ -75,7 +75,7 @@ def debug(guest: Guest, symbols: Symbols) -> int:
             # Sets the architecture and the byte order and loads no symbols: the addresses of this guest differ.
             f"exec-file {_quoted(symbols.vmlinux)}",
             f"target remote {address}",
-            *symbols.commands(),
+            *symbols.gdb_commands(),
         ]
         words = [word for command in commands for word in ("-ex", command)]
         return process.run_foreground([gdb, "-nx", "-q", *words], given)
@@ -84,8 +84,10 @@ def debug(guest: Guest, symbols: Symbols) -> int:
 @contextmanager
 def _stub(guest: Guest) -> Iterator[str]:
     """Open QEMU's gdb stub on a Unix socket in a directory that only QEMU's user can enter; yield the socket's path."""
-    with tempfile.TemporaryDirectory(prefix="pinpoint-gdb-", dir=child_privilege_drop.open_directory()) as directory:
-        child_privilege_drop.hand_over(Path(directory))
+    with tempfile.TemporaryDirectory(
+        prefix="pinpoint-gdb-", dir=child_privilege_drop.qemu_temporary_directory()
+    ) as directory:
+        child_privilege_drop.give_to_qemu_user(Path(directory))
         address = f"{directory}/stub"
         reply = guest.monitor.hmp(f"gdbserver unix:{address},server=on,wait=off")
         if not Path(address).is_socket():

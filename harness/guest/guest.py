@@ -25,10 +25,10 @@ from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
 from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.provisioning_line import WAITING
-from harness.guest.qemu_process import Emulator
+from harness.guest.qemu_process import QemuProcess
 from harness.guest.result import Result
 from harness.guest.shell import Shell
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 from harness.guest.upload import HostFile, put_all
 from harness.images.image import Image
 from harness.images.vm_recipe import Traits
@@ -41,21 +41,21 @@ _DOUBTED_SECONDS = 10.0
 class Guest:
     """One guest. Every operation on it raises GuestLost once its kernel has stopped or QEMU has ended."""
 
-    def __init__(self, image: Image, emulator: Emulator, accelerator: Accelerator) -> None:
+    def __init__(self, image: Image, emulator: QemuProcess, accelerator: Accelerator) -> None:
         self.image = image
         self.accelerator = accelerator
         self.boot_seconds = 0.0
         self.frozen = ""  # store entry that the guest was thawed from; empty if it was booted
         self._emulator = emulator
-        self._link: SshLink | None = None
-        self.heart: Heartbeat | None = None  # set by the first SSH connection
+        self._link: SshConnection | None = None
+        self.heartbeat: Heartbeat | None = None  # set by the first SSH connection
         self._ended = ""
-        self.shipped: dict[str, Path] = {}  # files of the image in the guest, by their path there
+        self.copied_files: dict[str, Path] = {}  # files of the image in the guest, by their path there
         self._doubted = False
-        self.fenced_to = 0  # position on the console after the last fence
+        self.fence_position = 0  # position on the console after the last fence
         self.when_stopped: Callable[[float], None] | None = None  # called once with the CPU seconds of QEMU
         self._fencing = threading.Lock()
-        emulator.monitor.call_at_end(self._over)
+        emulator.monitor.call_when_guest_stops(self._over)
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +81,7 @@ class Guest:
     @cached_property
     def qemu_version(self) -> str:
         """The version of the QEMU that runs the guest."""
-        return program_versions.program_version(self.architecture.machine.qemu)
+        return program_versions.program_version(self.architecture.qemu_machine.qemu)
 
     @property
     def argv(self) -> list[str]:
@@ -104,7 +104,7 @@ class Guest:
         return self._emulator.monitor
 
     @property
-    def link(self) -> SshLink:
+    def ssh_connection(self) -> SshConnection:
         """The SSH connection to the guest."""
         if self._link is None:
             raise GuestLost("no SSH connection yet", where=self.name)
@@ -112,35 +112,35 @@ class Guest:
 
     @cached_property
     def _shell(self) -> Shell:
-        return Shell(self.name, self.link)
+        return Shell(self.name, self.ssh_connection)
 
     @cached_property
     def memory(self) -> Memory:
         """The guest's memory, read from outside."""
-        translation = self.architecture.kprobes.translation
+        translation = self.architecture.kprobe_traits.address_translation
         return Memory(self.name, self.monitor, self._emulator.shared, translation, self.image.vmlinux)
 
     @cached_property
-    def host(self) -> testinfra.host.Host:
+    def testinfra_host(self) -> testinfra.host.Host:
         """The guest as a testinfra host."""
-        return testinfra_backend.host(self.name, self.script)
+        return testinfra_backend.make_testinfra_host(self.name, self.run_script)
 
     def run(self, *argv: str, deadline: Deadline | None = None) -> Result:
         """Run a program in the guest. Raises GuestLost, and DeadlineExceeded if the program still runs then."""
         return self._run(argv, deadline, in_place=False)
 
-    def script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
+    def run_script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
         """Run a shell script in the guest in one round trip; `in_place` is as in Shell.run()."""
         return self._run(("sh", "-c", text), deadline, in_place=in_place)
 
-    def budget(self, seconds: float) -> Deadline:
+    def scaled_deadline(self, seconds: float) -> Deadline:
         """Return a deadline after `seconds`, or proportionally later if this guest is slower than a usual one."""
-        return Deadline.after(seconds * (self.heart.slowness if self.heart else 1.0))
+        return Deadline.after(seconds * (self.heartbeat.slowness if self.heartbeat else 1.0))
 
     def _run(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
-        limit = deadline or self.budget(_COMMAND_SECONDS)
+        limit = deadline or self.scaled_deadline(_COMMAND_SECONDS)
         if self._doubted:
-            limit = limit.earlier_of(self.budget(_DOUBTED_SECONDS).remaining())
+            limit = limit.earlier_of(self.scaled_deadline(_DOUBTED_SECONDS).remaining())
         try:
             result = self._shell.run(argv, limit, in_place=in_place)
         except DeadlineExceeded:
@@ -151,7 +151,7 @@ class Guest:
 
     def put(self, content: bytes | Path, to: str, mode: int = 0o644, deadline: Deadline | None = None) -> None:
         """Write a file in the guest and verify it by SHA-256. Raises GuestError."""
-        self.link.put(content, to, mode, deadline or self.budget(_COMMAND_SECONDS))
+        self.ssh_connection.put(content, to, mode, deadline or self.scaled_deadline(_COMMAND_SECONDS))
 
     def copy_module(self, module: str) -> str:
         """Copy one of the image's modules into the guest on the first call; return its path there."""
@@ -163,13 +163,13 @@ class Guest:
 
     def copy_all_files(self, deadline: Deadline) -> None:
         """Copy every module and program of the image into the guest, except files that it already has."""
-        missing = {path: piece for path, piece in self._files.items() if path not in self.shipped}
-        put_all(self.link, missing, self.name, deadline)
+        missing = {path: piece for path, piece in self._files.items() if path not in self.copied_files}
+        put_all(self.ssh_connection, missing, self.name, deadline)
         self.mark_all_files_copied()
 
     def mark_all_files_copied(self) -> None:
         """Record that `ship_all` was done, for this guest or for the guest that it was thawed from."""
-        self.shipped.update({path: piece.file for path, piece in self._files.items()})
+        self.copied_files.update({path: piece.file for path, piece in self._files.items()})
 
     @cached_property
     def _files(self) -> dict[str, HostFile]:
@@ -179,14 +179,14 @@ class Guest:
 
     def _once(self, path: str) -> str:
         piece = self._files[path]
-        if path not in self.shipped:
+        if path not in self.copied_files:
             self.put(piece.file, path, piece.mode)
-        self.shipped[path] = piece.file
+        self.copied_files[path] = piece.file
         return path
 
     def start_dialogue(self, *argv: str, deadline: Deadline | None = None) -> Dialogue:
         """Start an interactive program in its own channel; input and output are lines."""
-        return Dialogue(self.name, self.link, argv, deadline or self.budget(_COMMAND_SECONDS))
+        return Dialogue(self.name, self.ssh_connection, argv, deadline or self.scaled_deadline(_COMMAND_SECONDS))
 
     def read_text(self, path: str) -> str:
         """Return the text of a file in the guest. Raises GuestError when the file cannot be read."""
@@ -194,30 +194,30 @@ class Guest:
 
     def connect(self, keys: RunKeys, deadline: Deadline) -> None:
         """Log in to a ready guest. Raises GuestLost when no server answers, GuestError when the host key is wrong."""
-        self._link = SshLink(self.name, self._emulator.ssh_port(), keys)
+        self._link = SshConnection(self.name, self._emulator.ssh_port(), keys)
         if self._ended:
             self._link.break_connection(self._ended)
         self._link.connect(deadline)
-        registers = self.architecture.kprobes.registers
-        self.heart = Heartbeat(self._emulator, self._link, registers, self._over)
+        registers = self.architecture.kprobe_traits.register_parser
+        self.heartbeat = Heartbeat(self._emulator, self._link, registers, self._over)
 
-    def forget_run(self, deadline: Deadline) -> None:
+    def return_to_provisioning(self, deadline: Deadline) -> None:
         """Make init erase this run's keys, end every process and wait for a new provisioning line.
 
         The guest can be frozen afterwards. Raises GuestLost when it does not answer, DeadlineExceeded.
         """
         before = self.console.position
         with suppress(GuestLost):  # init ends the connection too.
-            self.link.run(("kill", "-HUP", "1"), deadline)
+            self.ssh_connection.run(("kill", "-HUP", "1"), deadline)
         self.console.await_line([WAITING], deadline, since=before)
-        self.link.close()
+        self.ssh_connection.close()
 
     @property
-    def emulator(self) -> Emulator:
+    def qemu_process(self) -> QemuProcess:
         """The QEMU that runs the guest."""
         return self._emulator
 
-    def fence(self, deadline: Deadline) -> str:
+    def read_output_since_fence(self, deadline: Deadline) -> str:
         """Return the console's output since the last fence, including all that the kernel printed before this call."""
         return "".join(self.run_fenced_script("true", deadline)[1]).replace("\r\n", "\n")
 
@@ -234,12 +234,12 @@ class Guest:
             mark = f"pinpoint: fence {secrets.token_hex(8)}"
             status = "pinpoint_status() { return $1; }"
             command = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
-            result = self.script(command, deadline, in_place=True)
-            found = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fenced_to)
-            start, self.fenced_to = self.fenced_to, found.end
+            result = self.run_script(command, deadline, in_place=True)
+            found = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fence_position)
+            start, self.fence_position = self.fence_position, found.end
             # Output before the last fence has been read or is not needed.
-            self.console.keep_from(start)
-            return result, self.console.lines(start, self.console.record_start(found.start, start))
+            self.console.drop_before(start)
+            return result, self.console.lines(start, self.console.find_record_start(found.start, start))
 
     def stop(self) -> None:
         """End the guest at once. Further calls do nothing."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
 from harness.core.errors import PinpointError
-from harness.core.qemu_registers import Registers
-from harness.guest.qemu_process import Emulator
-from harness.guest.ssh import SshLink
+from harness.core.qemu_registers import RegisterParser
+from harness.guest.qemu_process import QemuProcess
+from harness.guest.ssh import SshConnection
 from harness.guest.steal_time import GuestTime
 
 # One beat of a guest of usual speed, in seconds of guest run time. A kernel without preemption does not reply for a
@@ -35,7 +35,7 @@ _SAMPLE_PAUSE = 0.02
 
 
 @dataclass(frozen=True)
-class Sample:
+class CpuSample:
     """State of a virtual CPU, read from the host: its number, its program counter, and its interrupt flag."""
 
     cpu: int
@@ -44,36 +44,38 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Silence:
+class MissedHeartbeats:
     """A missing heartbeat: the number of beats, the length of a beat in seconds, and samples of the CPUs.
 
     `samples` is empty when QEMU itself does not reply.
     """
 
-    beats: float
+    missed_beats: float
     beat_seconds: float
-    samples: tuple[Sample, ...]
+    cpu_samples: tuple[CpuSample, ...]
 
     def __str__(self) -> str:
-        return f"no heartbeat for {self.beats:.1f} beats of {self.beat_seconds:.1f} s"
+        return f"no heartbeat for {self.missed_beats:.1f} beats of {self.beat_seconds:.1f} s"
 
 
 class Heartbeat:
     """The heartbeat of one guest; `over` is called once with the reason when the guest no longer replies."""
 
-    def __init__(self, emulator: Emulator, link: SshLink, registers: Registers, over: Callable[[str], None]) -> None:
+    def __init__(
+        self, emulator: QemuProcess, link: SshConnection, registers: RegisterParser, over: Callable[[str], None]
+    ) -> None:
         self.emulator = emulator
-        self.silence: Silence | None = None
+        self.silence: MissedHeartbeats | None = None
         self.loop_seconds = 0.0
         self.slowest = 0.0
         self.latest = 0.0
         self._link = link
         self._registers = registers
         self._over = over
-        self._given = GuestTime(emulator.pid, lambda: emulator.monitor.paused)
+        self._given = GuestTime(emulator.pid, lambda: emulator.monitor.is_guest_paused)
         self._news = threading.Condition()
         self._waiting = 0
-        link.waiting = self.waiting
+        link.waiting = self.mark_as_waiting
         threading.Thread(target=self._watch, name=f"heart {emulator.name}", daemon=True).start()
 
     @property
@@ -99,7 +101,7 @@ class Heartbeat:
         return self._given.run_and_wait_seconds()[0] - before
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
+    def mark_as_waiting(self) -> Iterator[None]:
         """Mark the block as a wait for the guest."""
         with self._news:
             self._waiting += 1
@@ -132,7 +134,7 @@ class Heartbeat:
         while not answered.wait(beat / _LAPS_A_BEAT):
             silent += self._given.seconds_since_last_call()
             if silent >= _UNANSWERED * beat:
-                self.silence = Silence(1 + silent / beat, beat, self._look())
+                self.silence = MissedHeartbeats(1 + silent / beat, beat, self._look())
                 self._over(f"the guest hangs: {self.silence}")
                 return False
         self.latest = silent + self._given.seconds_since_last_call()
@@ -144,9 +146,9 @@ class Heartbeat:
             self._link.send_keepalive()
         answered.set()
 
-    def _look(self) -> tuple[Sample, ...]:
+    def _look(self) -> tuple[CpuSample, ...]:
         """Return several samples of each CPU; empty if QEMU does not reply."""
-        found: list[Sample] = []
+        found: list[CpuSample] = []
         pause = threading.Event()
         with contextlib.suppress(PinpointError):
             for _ in range(_SAMPLES):
@@ -154,14 +156,14 @@ class Heartbeat:
                 pause.wait(_SAMPLE_PAUSE)
         return tuple(found)
 
-    def _sample(self, deadline: Deadline) -> list[Sample]:
+    def _sample(self, deadline: Deadline) -> list[CpuSample]:
         reply = self.emulator.monitor.execute(
             "human-monitor-command", command_line="info registers -a", deadline=deadline
         )
-        return samples(str(reply), self._registers)
+        return parse_cpu_samples(str(reply), self._registers)
 
 
-def samples(text: str, registers: Registers) -> list[Sample]:
+def parse_cpu_samples(text: str, registers: RegisterParser) -> list[CpuSample]:
     """Return one sample of each CPU in the monitor's output of `info registers -a`."""
-    looks = zip(registers.counters(text), registers.interruptible(text), strict=True)
-    return [Sample(cpu, counter, takes) for cpu, (counter, takes) in enumerate(looks)]
+    looks = zip(registers.parse_program_counters(text), registers.parse_interrupt_flags(text), strict=True)
+    return [CpuSample(cpu, counter, takes) for cpu, (counter, takes) in enumerate(looks)]

@@ -21,10 +21,10 @@ class RunKeys:
     `host_key` is the guest's key in dropbear's file format; `authorized` is the client's line for authorized_keys.
     """
 
-    client: paramiko.PKey
-    host: paramiko.PKey
-    host_key: bytes = field(repr=False)
-    authorized: str
+    client_key: paramiko.PKey
+    guest_host_key: paramiko.PKey
+    dropbear_host_key: bytes = field(repr=False)
+    authorized_keys_line: str
 
     @classmethod
     def make(cls) -> RunKeys:

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from harness.core.architecture import Translation
+from harness.core.architecture import AddressTranslation
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.monitor import Monitor
-from harness.guest.parisc_tables import PariscTables
+from harness.guest.parisc_tables import PariscPageTables
 
 # Spans with a smaller gap are read as one: copying this many bytes costs QEMU less than another command.
 _GAP = 64 << 10
@@ -73,7 +73,7 @@ class Memory:
     """A guest's memory, addressed by kernel virtual address."""
 
     def __init__(
-        self, name: str, monitor: Monitor, shared: SharedFile, translation: Translation, vmlinux: Path
+        self, name: str, monitor: Monitor, shared: SharedFile, translation: AddressTranslation, vmlinux: Path
     ) -> None:
         self._name = name
         self._monitor = monitor
@@ -123,9 +123,9 @@ class Memory:
 
     @cached_property
     def _space(self) -> _Space:
-        makers: dict[Translation, Callable[[], _Space]] = {
-            Translation.QEMU: self._through_cpus,
-            Translation.PARISC_TABLES: self._through_tables,
+        makers: dict[AddressTranslation, Callable[[], _Space]] = {
+            AddressTranslation.QEMU: self._through_cpus,
+            AddressTranslation.PARISC_TABLES: self._through_tables,
         }
         return makers[self._translation]()
 
@@ -137,7 +137,7 @@ class Memory:
         directory = Elf.read_cached(self._vmlinux).symbols_named("swapper_pg_dir")
         if len(directory) != 1:
             raise GuestError(f"its vmlinux has {len(directory)} symbols swapper_pg_dir, not one", where=self._name)
-        return PariscTables(directory[0].address, self.read_physical)
+        return PariscPageTables(directory[0].address, self.read_physical)
 
 
 def _groups(spans: Sequence[Span]) -> list[list[Span]]:

@@ -40,7 +40,7 @@ class MonitorEvent:
 
     name: str
     data: Mapping[str, Json]
-    at: float = field(default_factory=time.monotonic)
+    monotonic_time: float = field(default_factory=time.monotonic)
 
 
 _LOOP_TURN = threading.Lock()
@@ -94,7 +94,7 @@ class Monitor:
         lending = self._lend(descriptor, "getfd", {"fdname": name})
         self._await(lending, "a file handed over", Deadline.after(_COMMAND_SECONDS))
 
-    def lend_to_set(self, descriptor: int, number: int) -> None:
+    def add_to_fd_set(self, descriptor: int, number: int) -> None:
         """Pass an open file to QEMU, whose commands can then use it as the path `/dev/fdset/NUMBER`."""
         lending = self._lend(descriptor, "add-fd", {"fdset-id": number})
         self._await(lending, "a file handed over", Deadline.after(_COMMAND_SECONDS))
@@ -121,7 +121,7 @@ class Monitor:
                 if not self._news.wait(deadline.remaining()):
                     raise DeadlineExceeded(f"no {' or '.join(names)} from QEMU in time", where=self._name)
 
-    def call_at_end(self, callback: Callable[[str], None]) -> None:
+    def call_when_guest_stops(self, callback: Callable[[str], None]) -> None:
         """Call `callback` once, with the reason, when the guest has stopped for good or QEMU has ended.
 
         The callback runs on the monitors' own thread and must not wait for anything.
@@ -138,7 +138,7 @@ class Monitor:
         return self._gone
 
     @property
-    def paused(self) -> bool:
+    def is_guest_paused(self) -> bool:
         """True while QEMU keeps the guest stopped."""
         changes = [event.name for event in self.events() if event.name in ("STOP", "RESUME")]
         return changes[-1:] == ["STOP"]

@@ -28,21 +28,21 @@ class _Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PariscTables:
+class PariscPageTables:
     """Memory by virtual address.
 
     `directory` is the virtual address of swapper_pg_dir; `physical(address, size)` reads physical memory.
     """
 
-    directory: int
-    physical: Callable[[int, int], bytes]
+    page_directory_address: int
+    read_physical: Callable[[int, int], bytes]
 
     def read(self, span: tuple[int, int]) -> bytes:
         """Return the bytes of (address, size). Raises GuestError when one of its pages is not mapped."""
         address, size = span
         if address >= _LINEAR:
-            return self.physical(address - _LINEAR, size)
-        return b"".join(self.physical(*piece) for piece in self._pieces(address, address + size))
+            return self.read_physical(address - _LINEAR, size)
+        return b"".join(self.read_physical(*piece) for piece in self._pieces(address, address + size))
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """Return the physical pieces of a virtual range; adjacent physical pages are joined."""
@@ -60,7 +60,7 @@ class PariscTables:
 
     def _page(self, address: int, tables: dict[int, bytes]) -> int:
         """Return the physical address of the page of a virtual address; each table is read once per range."""
-        entry = self._word(tables, self.directory - _LINEAR, address >> 22)
+        entry = self._word(tables, self.page_directory_address - _LINEAR, address >> 22)
         if not entry & _VALID:
             raise GuestError(f"no page table for {address:#x}")
         page = self._word(tables, (entry & ~_FLAGS) << _SHIFT, address >> 12 & 0x3FF)
@@ -71,5 +71,5 @@ class PariscTables:
     def _word(self, tables: dict[int, bytes], table: int, index: int) -> int:
         """Return one entry of a table of 1024 big-endian words."""
         if table not in tables:
-            tables[table] = self.physical(table, _PAGE)
+            tables[table] = self.read_physical(table, _PAGE)
         return int(struct.unpack_from(">I", tables[table], 4 * index)[0])

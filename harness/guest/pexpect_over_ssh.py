@@ -16,7 +16,7 @@ from pexpect.spawnbase import SpawnBase
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError
 from harness.guest.result import as_typed_command
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 20
@@ -47,7 +47,7 @@ class _Stdout(SpawnBase):  # type: ignore[misc]  # pexpect has no types
 class Dialogue:
     """One program from its start to its end; leaving the `with` block closes the channel and so the standard input."""
 
-    def __init__(self, name: str, link: SshLink, argv: Sequence[str], deadline: Deadline) -> None:
+    def __init__(self, name: str, link: SshConnection, argv: Sequence[str], deadline: Deadline) -> None:
         self._name = name
         self._link = link
         self._argv = tuple(argv)

@@ -23,7 +23,7 @@ def format_provisioning_line(keys: RunKeys) -> bytes:
     Its words are the authorized key, the server's key in printf's escapes, seconds since the epoch, and random numbers.
     Each line serves one guest: its random numbers come from this host, and no other guest receives them.
     """
-    kind, key, _ = keys.authorized.split()
-    host_key = "".join(f"\\{byte:03o}" for byte in keys.host_key)
+    kind, key, _ = keys.authorized_keys_line.split()
+    host_key = "".join(f"\\{byte:03o}" for byte in keys.dropbear_host_key)
     seed = base64.b64encode(os.urandom(_SEED_BYTES)).decode()
     return f"{kind} {key} {host_key} {int(time.time())} {seed}\n".encode()

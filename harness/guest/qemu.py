@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.guest.accelerator import CONFINED, Accelerator, cpu
+from harness.guest.accelerator import SANDBOX_ARGUMENTS, Accelerator, cpu_model
 from harness.images.vm_recipe import Recipe
 
 # Port of the guest's dropbear. QEMU's user network chooses a loopback port and forwards it to this one.
@@ -31,11 +31,11 @@ class QemuFiles:
     new one. `disk` is the file of a read-only disk, or None for a guest without one.
     """
 
-    console: int
-    monitor: int
+    console_descriptor: int
+    monitor_descriptor: int
     kernel: Path
     initrd: Path
-    incoming: bool = False
+    awaits_frozen_guest: bool = False
     disk: Path | None = None
 
 
@@ -46,19 +46,19 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: QemuFiles) -> list[st
     into a shutdown, -no-shutdown turns a shutdown into a pause. With -S the guest starts stopped, because QEMU drops
     events before the monitor's handshake.
     """
-    machine = recipe.architecture.machine
-    model = cpu(recipe.architecture, accelerator.name)
+    machine = recipe.architecture.qemu_machine
+    model = cpu_model(recipe.architecture, accelerator.name)
     return [
         machine.qemu,
         *("-name", f"pinpoint-{recipe.name}", "-nodefaults", "-no-user-config", "-display", "none"),
-        *("-no-reboot", "-no-shutdown", "-S", *(("-incoming", "defer") if wiring.incoming else ())),
-        *CONFINED,
+        *("-no-reboot", "-no-shutdown", "-S", *(("-incoming", "defer") if wiring.awaits_frozen_guest else ())),
+        *SANDBOX_ARGUMENTS,
         *("-machine", machine.machine, "-accel", accelerator.name),
         *(("-cpu", model) if model else ()),
         *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
-        *("-chardev", f"socket,id=console,fd={wiring.console}"),
+        *("-chardev", f"socket,id=console,fd={wiring.console_descriptor}"),
         *("-serial", "chardev:console"),
-        *("-chardev", f"socket,id=monitor,fd={wiring.monitor}", "-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=monitor,fd={wiring.monitor_descriptor}", "-mon", "chardev=monitor,mode=control"),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),
         # No boot ROM: no guest boots from the network, and the firmware would take time to run it.
         *("-device", f"{machine.nic},netdev=net,romfile="),
@@ -80,7 +80,7 @@ def kernel_arguments(recipe: Recipe) -> str:
     A kernel with `quiet` does not print a WARNING on the console. Without times, the kernel's lines cannot be
     distinguished from those of programs that share the console.
     """
-    machine = recipe.architecture.machine
+    machine = recipe.architecture.qemu_machine
     appended = recipe.machine.append.split()
     words = [f"console={machine.console}", *_KERNEL_ARGUMENTS, *machine.kernel_arguments, *appended]
     return " ".join([*words, *([f"loglevel={_LOG_LEVEL}"] if _hushes(appended) else []), "printk.time=1"])

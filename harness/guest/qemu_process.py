@@ -31,7 +31,7 @@ _CONSOLE_BYTES = 4 << 20
 _FORWARD = re.compile(rf"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+{qemu.SSH_PORT}\s")
 
 
-class EmulatorKilled(HostError):
+class QemuKilled(HostError):
     """Something other than the guest or the harness ended QEMU; another QEMU may survive."""
 
 
@@ -39,7 +39,7 @@ class FrozenGuestRefused(HostError):
     """QEMU refuses a frozen guest."""
 
 
-class Emulator:
+class QemuProcess:
     """A QEMU that has started to run its guest; it dies with this process in every case."""
 
     def __init__(
@@ -84,15 +84,15 @@ class Emulator:
                 contextlib.closing(Console(self.name, console, console_log.parent, log))
             )
             wiring = qemu.QemuFiles(
-                console=its_console.fileno(),
-                monitor=its_monitor.fileno(),
+                console_descriptor=its_console.fileno(),
+                monitor_descriptor=its_monitor.fileno(),
                 kernel=image.kernel,
                 initrd=image.initrd,
-                incoming=frozen is not None,
+                awaits_frozen_guest=frozen is not None,
                 disk=image.disk,
             )
             self.argv = qemu.argv(image.recipe, accelerator, wiring)
-            inherited = (wiring.console, wiring.monitor, self.shared.descriptor)
+            inherited = (wiring.console_descriptor, wiring.monitor_descriptor, self.shared.descriptor)
             reads = [image.kernel, image.initrd, *([image.disk] if image.disk else [])]
             self._child = process.spawn(
                 self.argv,
@@ -100,7 +100,7 @@ class Emulator:
                 stderr=self._stderr,
                 pass_fds=inherited,
                 nice=_NICE,
-                rights=qemu_rights.of(self.argv[0], not accelerator.emulated, reads),
+                rights=qemu_rights.qemu_process_rights(self.argv[0], not accelerator.emulated, reads),
             )
             self._open.callback(process.stop, self._child, _QUIT_SECONDS)
             its_console.close()
@@ -126,7 +126,7 @@ class Emulator:
     def _take(self, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
         """Load the frozen guest into QEMU."""
         try:
-            save_and_load_state.load(monitor, frozen, deadline)
+            save_and_load_state.load_guest_state(monitor, frozen, deadline)
         except GuestLost:
             raise self._ended("QEMU does not take the frozen guest", FrozenGuestRefused) from None
         except GuestError as refusal:
@@ -145,23 +145,23 @@ class Emulator:
         return self._child.pid
 
     @property
-    def status(self) -> int | None:
+    def exit_status(self) -> int | None:
         """QEMU's exit status, negative for the signal that killed it; None while it runs."""
         return self._child.poll()
 
     @property
-    def kill_error(self) -> EmulatorKilled | None:
+    def kill_error(self) -> QemuKilled | None:
         """The error if something other than the guest or the harness ended QEMU; None otherwise."""
-        return self._killed() if self.monitor.gone or self.status is not None else None
+        return self._killed() if self.monitor.gone or self.exit_status is not None else None
 
-    def _killed(self) -> EmulatorKilled | None:
+    def _killed(self) -> QemuKilled | None:
         """Return the same for a QEMU that has closed the connection, which happens moments before it ends."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_QUIT_SECONDS)
-        status = self.status
+        status = self.exit_status
         if status is None or status >= 0:
             return None
-        return EmulatorKilled(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
+        return QemuKilled(f"QEMU was killed by signal {-status}", where=self.name, mend="see the host's own log")
 
     def ssh_port(self) -> int:
         """Return the loopback port that QEMU chose and forwards to the guest's SSH server."""

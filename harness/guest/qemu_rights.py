@@ -12,16 +12,16 @@ from harness.core.child_privilege_drop import Rights
 KVM_DEVICE = Path("/dev/kvm")
 
 
-def of(program: str, accelerated: bool, reads: Sequence[Path]) -> Rights | None:
+def qemu_process_rights(program: str, accelerated: bool, reads: Sequence[Path]) -> Rights | None:
     """Return the rights of QEMU `program` to read these files, and to open /dev/kvm if it is accelerated.
 
     Returns None if QEMU keeps this process's rights.
     """
     groups = child_privilege_drop.device_groups(KVM_DEVICE) if accelerated else ()
-    return child_privilege_drop.fewer([*_installation(program), *reads], groups=groups)
+    return child_privilege_drop.restricted_rights([*_installation(program), *reads], groups=groups)
 
 
 def _installation(program: str) -> list[Path]:
     """Return what the program consists of, if it is not installed on the host: its whole entry of the store."""
     found = shutil.which(program)
-    return [paths.whole(Path(found))] if found else []
+    return [paths.store_entry_of(Path(found))] if found else []

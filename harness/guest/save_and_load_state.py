@@ -19,7 +19,7 @@ _ENDED = ("MIGRATION completed", "MIGRATION failed")
 _BYTES_PER_SECOND = 1 << 40
 
 
-def save(monitor: Monitor, path: Path, deadline: Deadline) -> None:
+def save_guest_state(monitor: Monitor, path: Path, deadline: Deadline) -> None:
     """Stop the guest and write its state to a new file. Raises GuestError when QEMU cannot, OSError, DeadlineExceeded.
 
     Pages of zeros take no space. The guest is stopped afterwards; `cont` would continue it.
@@ -35,7 +35,7 @@ def save(monitor: Monitor, path: Path, deadline: Deadline) -> None:
     _move(monitor, path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "migrate", deadline)
 
 
-def load(monitor: Monitor, path: Path, deadline: Deadline) -> None:
+def load_guest_state(monitor: Monitor, path: Path, deadline: Deadline) -> None:
     """Load a guest from a file into a QEMU that waits for one; the guest is stopped. Raises as `save` does.
 
     QEMU must have the same version and the same command line as the QEMU that wrote the file.
@@ -52,7 +52,7 @@ def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Dead
         version = monitor.execute("query-version", deadline=deadline)["qemu"]
         by_set = (version["major"], version["minor"]) >= _BY_SET
         if by_set:
-            monitor.lend_to_set(descriptor, _SET)
+            monitor.add_to_fd_set(descriptor, _SET)
         else:
             monitor.pass_descriptor(descriptor, _FILE)
     finally:

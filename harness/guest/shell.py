@@ -16,7 +16,7 @@ import paramiko
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.result import Result, as_typed_command, parsing_guest_text
-from harness.guest.ssh import LimitedOutput, SshLink
+from harness.guest.ssh import LimitedOutput, SshConnection
 
 _CHUNK = 1 << 16
 # Bytes of the longest exit status and of the line ends around the mark.
@@ -34,7 +34,7 @@ class Shell:
     commands, and commands with standard input, use their own channels.
     """
 
-    def __init__(self, name: str, link: SshLink) -> None:
+    def __init__(self, name: str, link: SshConnection) -> None:
         self._name = name
         self._link = link
         self._turn = threading.Lock()

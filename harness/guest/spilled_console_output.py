@@ -12,7 +12,7 @@ _MOST_BYTES = 1 << 30
 _CHUNK = 1 << 20
 
 
-class Spilled:
+class SpilledOutput:
     """One contiguous part of a stream: the bytes from `begin` up to `end`, positions from the stream's beginning.
 
     `whole` is false once bytes could not be kept, because the disk was full or the limit was reached.

@@ -47,7 +47,7 @@ def _transport(sock: socket.socket, **options: bool) -> paramiko.Transport:
     return transport
 
 
-class SshLink:
+class SshConnection:
     """A connection to a guest's dropbear, which must prove that it has the host key of this run."""
 
     def __init__(self, name: str, port: int, keys: RunKeys) -> None:
@@ -56,7 +56,7 @@ class SshLink:
         self._keys = keys
         self._client = paramiko.SSHClient()
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        self._client.get_host_keys().add(f"[{_LOOPBACK}]:{port}", keys.host.get_name(), keys.host)
+        self._client.get_host_keys().add(f"[{_LOOPBACK}]:{port}", keys.guest_host_key.get_name(), keys.guest_host_key)
         self._connection = socket.socket()
         self._cut = ""
         self.handshake_seconds = 0.0
@@ -76,7 +76,7 @@ class SshLink:
                 _LOOPBACK,
                 self._port,
                 username="root",
-                pkey=self._keys.client,
+                pkey=self._keys.client_key,
                 sock=self._connection,
                 allow_agent=False,
                 look_for_keys=False,

@@ -16,7 +16,7 @@ from harness.guest.accelerator import Accelerator, choose
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.provisioning_line import READY, WAITING, format_provisioning_line
-from harness.guest.qemu_process import Emulator
+from harness.guest.qemu_process import QemuProcess
 from harness.images.image import Image
 
 _PANIC = r"Kernel panic - not syncing[^\r\n]{0,1024}"
@@ -31,7 +31,7 @@ GUEST_CPU = "guest cpu"
 class StartOptions:
     """How a guest starts: console log, keys for the login, accelerator, event bus, and deadline."""
 
-    log: Path
+    console_log: Path
     keys: RunKeys
     accelerator: Accelerator
     bus: Bus
@@ -75,19 +75,21 @@ def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
     """
     try:
         guest.copy_all_files(deadline)
-        guest.forget_run(deadline)
-        save_and_load_state.save(guest.monitor, path, deadline)
+        guest.return_to_provisioning(deadline)
+        save_and_load_state.save_guest_state(guest.monitor, path, deadline)
     except (DeadlineExceeded, GuestLost) as failure:
         raise _stopped(guest, failure, "could not be frozen") from None
 
 
 def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None) -> Guest:
     began = time.monotonic()
-    beginning.log.parent.mkdir(parents=True, exist_ok=True)
+    beginning.console_log.parent.mkdir(parents=True, exist_ok=True)
     accelerator, deadline = beginning.accelerator, beginning.deadline
     with beginning.bus.step(image.recipe.name, how) as step:
-        step.report(f"under {accelerator.name}: {accelerator.reason}")
-        emulator = Emulator(image, console_log=beginning.log, accelerator=accelerator, deadline=deadline, frozen=frozen)
+        step.publish_progress(f"under {accelerator.name}: {accelerator.reason}")
+        emulator = QemuProcess(
+            image, console_log=beginning.console_log, accelerator=accelerator, deadline=deadline, frozen=frozen
+        )
         guest = Guest(image, emulator, accelerator)
         guest.when_stopped = partial(beginning.bus.record_seconds, guest.name, GUEST_CPU)
         try:
@@ -101,7 +103,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
             raise
         guest.boot_seconds = time.monotonic() - began
         beginning.bus.record_seconds(guest.name, how, guest.boot_seconds)
-        step.close_with(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
+        step.set_final_detail(f"{image.release} in {guest.boot_seconds:.1f} s under {accelerator.name}")
     return guest
 
 
@@ -109,16 +111,18 @@ def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Dea
     """Type the provisioning line, wait for init's reply, log in, and check which kernel runs."""
     guest.console.type(format_provisioning_line(keys))
     _hear(guest, READY, deadline)
-    step.report("ready, connecting")
+    step.publish_progress("ready, connecting")
     guest.connect(keys, deadline)
-    booted_kernel_check.prove(guest.image, guest.script(booted_kernel_check.ASK, deadline))
-    if guest.heart:
-        guest.heart.calibrate(guest.script)
+    booted_kernel_check.check_booted_kernel(
+        guest.image, guest.run_script(booted_kernel_check.IDENTITY_COMMAND, deadline)
+    )
+    if guest.heartbeat:
+        guest.heartbeat.calibrate(guest.run_script)
 
 
 def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
     """Wait for a line of init. Raises BootError when the kernel panics first."""
-    if guest.console.await_line([line, _PANIC], deadline).index:
+    if guest.console.await_line([line, _PANIC], deadline).pattern_index:
         # The reset that follows a panic makes the console complete.
         with suppress(PinpointError):
             guest.monitor.wait_event("SHUTDOWN", deadline=deadline.earlier_of(_PANIC_TAIL_SECONDS))
@@ -128,7 +132,7 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
 def _stopped(guest: Guest, failure: PinpointError, what: str) -> PinpointError:
     """Stop the guest and return the failure with the console's last lines and QEMU's messages."""
     lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console is empty)"
-    qemu = f"; QEMU: {messages}" if (messages := guest.emulator.qemu_messages()) else ""
-    killed = guest.emulator.kill_error
+    qemu = f"; QEMU: {messages}" if (messages := guest.qemu_process.qemu_messages()) else ""
+    killed = guest.qemu_process.kill_error
     guest.stop()
     return killed or BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)

@@ -22,7 +22,7 @@ class GuestTime:
     """
 
     pid: int
-    paused: Callable[[], bool]
+    is_guest_paused: Callable[[], bool]
     _began: float = field(default_factory=time.monotonic)
     _waited: float = 0.0
 
@@ -34,7 +34,7 @@ class GuestTime:
         now, waited = time.monotonic(), self.run_and_wait_seconds()[1]
         wall, starved = now - self._began, max(0.0, waited - self._waited)
         self._began, self._waited = now, waited
-        return 0.0 if self.paused() else max(0.0, wall - starved)
+        return 0.0 if self.is_guest_paused() else max(0.0, wall - starved)
 
     def run_and_wait_seconds(self) -> tuple[float, float]:
         """Return the seconds that all of QEMU's threads ran, and the seconds that they waited for a CPU."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import paramiko
 
 from harness.core.deadline import Deadline
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 
 _CHUNK = 1 << 12
 _OPEN_SECONDS = 60.0
@@ -74,7 +74,7 @@ def _printable(text: str) -> str:
     )
 
 
-def interact(link: SshLink) -> int:
+def interact(link: SshConnection) -> int:
     """Connect a shell in the guest to standard input and output until it ends; return the shell's exit status.
 
     On a terminal it is a login shell with its own pseudo-terminal. Otherwise it is a plain shell that reads commands,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.core.files import sha256
-from harness.guest.ssh import SshLink
+from harness.guest.ssh import SshConnection
 
 
 class HostFile(NamedTuple):
@@ -26,7 +26,7 @@ class HostFile(NamedTuple):
     mode: int
 
 
-def put_all(link: SshLink, pieces: Mapping[str, HostFile], guest: str, deadline: Deadline) -> None:
+def put_all(link: SshConnection, pieces: Mapping[str, HostFile], guest: str, deadline: Deadline) -> None:
     """Write files in a guest and compare each by SHA-256; `pieces` maps paths in the guest to files.
 
     Raises GuestError when a file arrived damaged, GuestLost, DeadlineExceeded.

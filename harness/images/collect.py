@@ -15,30 +15,32 @@ _DAY = 86400.0
 
 
 @dataclass(frozen=True)
-class UnusedItem:
+class CacheItem:
     """One item of the cache: its path, its size on disk in bytes, and the time of its last use in epoch seconds."""
 
     path: Path
     size: int
-    used: float
+    last_used: float
 
-    def days(self, now: float) -> float:
+    def days_unused(self, now: float) -> float:
         """Return the days since the last use; 0 for a time in the future."""
-        return max(0.0, now - self.used) / _DAY
+        return max(0.0, now - self.last_used) / _DAY
 
 
-def list_items(cache: Path) -> list[UnusedItem]:
+def list_cache_items(cache: Path) -> list[CacheItem]:
     """Return every entry of the store and every log, the longest unused first, without builds in progress."""
     places = [path for path in _below(cache / "store") if not path.name.startswith(".")]
-    return sorted((_measured(path) for path in (*places, *_below(cache / "logs"))), key=lambda each: each.used)
+    return sorted((_measured(path) for path in (*places, *_below(cache / "logs"))), key=lambda each: each.last_used)
 
 
-def chosen(found: list[UnusedItem], older: float | None, size: int | None, now: float) -> list[UnusedItem]:
+def choose_items_to_remove(
+    found: list[CacheItem], older: float | None, size: int | None, now: float
+) -> list[CacheItem]:
     """Return items to remove: unused for more than `older` days, and the longest unused until `size` bytes are left.
 
     `older` does not apply to an item whose time is in the future because a clock was wrong.
     """
-    old = [each for each in found if older is not None and each.days(now) > older]
+    old = [each for each in found if older is not None and each.days_unused(now) > older]
     left = sum(each.size for each in found) - sum(each.size for each in old)
     for each in found:
         if size is None or left <= size:
@@ -49,11 +51,11 @@ def chosen(found: list[UnusedItem], older: float | None, size: int | None, now: 
     return old
 
 
-def remove(store: Store, each: UnusedItem) -> bool:
+def remove_item(store: Store, each: CacheItem) -> bool:
     """Remove one item; return False if another run uses it or has removed it. Raises HostError."""
     try:
         if each.path.parent == store.root:
-            return store.discard(each.path)
+            return store.remove_if_unused(each.path)
         each.path.unlink()
     except FileNotFoundError:
         return False
@@ -68,7 +70,7 @@ def _below(directory: Path) -> Iterator[Path]:
         yield from directory.iterdir()
 
 
-def _measured(path: Path) -> UnusedItem:
+def _measured(path: Path) -> CacheItem:
     used, size = 0.0, 0
     with suppress(FileNotFoundError):
         used = path.lstat().st_mtime
@@ -77,4 +79,4 @@ def _measured(path: Path) -> UnusedItem:
             for name in names:
                 with suppress(FileNotFoundError):
                     size += os.lstat(f"{directory}/{name}").st_blocks * 512
-    return UnusedItem(path, size, used)
+    return CacheItem(path, size, used)

@@ -21,7 +21,7 @@ from harness.images import deb, drivers, elf_writer, kallsyms, kernel_config, su
 from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
-from harness.images.private_apt import native
+from harness.images.private_apt import host_debian_architecture
 from harness.images.vm_recipe import Recipe
 
 KIND = "kernel"
@@ -64,7 +64,7 @@ class _Debian:
         return [
             *(f"{package.name} {self.packages.hash(package.name, package.architecture)}" for package in chosen),
             f"vmlinux-to-elf {library_version('vmlinux-to-elf')}",
-            f"drivers {' '.join(self.recipe.architecture.machine.nic_modules)}",
+            f"drivers {' '.join(self.recipe.architecture.qemu_machine.nic_modules)}",
             *(code_sha256(script) for script in _SCRIPTS),
         ]
 
@@ -75,25 +75,25 @@ class _Debian:
         they run in parallel.
         """
         deadline = Deadline.after(_FETCHING)
-        step.report(f"fetching {self.image.name}", 0.0)
+        step.publish_progress(f"fetching {self.image.name}", 0.0)
         files = [
             self.packages.fetch(package.name, package.architecture, deadline=deadline)
             for package in (self.image, *self.divided)
         ]
         with ThreadPoolExecutor(max_workers=2, thread_name_prefix=f"{self.recipe.name}-kernel") as aside:
-            step.report(f"unpacking {self.image.name}", 0.1)
+            step.publish_progress(f"unpacking {self.image.name}", 0.1)
             headers = aside.submit(self._lay_out_headers, entry / "tree", deadline)
             kept = aside.submit(self._keep_drivers, files, entry)
-            (entry / "kernel").write_bytes(deb.member(files, self._places("vmlinuz", "vmlinux")))
-            (entry / "config").write_bytes(deb.member(files, self._places("config")))
+            (entry / "kernel").write_bytes(deb.read_first_matching_file(files, self._places("vmlinuz", "vmlinux")))
+            (entry / "config").write_bytes(deb.read_first_matching_file(files, self._places("config")))
             config = kernel_config.parse((entry / "config").read_text())
             (entry / "config.json").write_text(json.dumps(config))
-            step.report("recovering the kernel's symbols", 0.3)
-            symbols = vmlinux.make(entry / "kernel", entry / "vmlinux", self.recipe.architecture)
-            step.report("waiting for drivers and headers", 0.7)
+            step.publish_progress("recovering the kernel's symbols", 0.3)
+            symbols = vmlinux.write_vmlinux(entry / "kernel", entry / "vmlinux", self.recipe.architecture)
+            step.publish_progress("waiting for drivers and headers", 0.7)
             headers.result()
             facts = {"drivers": kept.result(), "symbols": symbols}
-        step.close_with(f"{self.release}, {symbols} symbols")
+        step.set_final_detail(f"{self.release}, {symbols} symbols")
         return {
             **facts,
             "release": self.release,
@@ -113,15 +113,17 @@ class _Debian:
                 deb.unpack(file, Path(scratch))
             places = [Path(scratch) / root / "modules" / self.release for root in ("usr/lib", "lib")]
             modules = next((place for place in places if place.is_dir()), places[0])
-            return drivers.copy_modules(modules, self.recipe.architecture.machine.nic_modules, entry / "drivers")
+            return drivers.copy_modules(modules, self.recipe.architecture.qemu_machine.nic_modules, entry / "drivers")
 
     def _lay_out_headers(self, tree: Path, deadline: Deadline) -> None:
         for package in self.headers:
             deb.unpack(self.packages.fetch(package.name, package.architecture, deadline=deadline), tree)
-        settle_headers(tree, self.release)
+        prepare_headers_for_builds(tree, self.release)
         if self.recipe.kernel.compiler:
             for kbuild in (tree / "usr/lib").glob("linux-kbuild-*"):
-                suite_programs.wrap(kbuild, kbuild.name, self.recipe.kernel.suite, self.packages, deadline)
+                suite_programs.replace_programs_by_launchers(
+                    kbuild, kbuild.name, self.recipe.kernel.suite, self.packages, deadline
+                )
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
@@ -143,7 +145,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
         release=entry.facts["release"],
         build_id=entry.facts["build_id"],
         kernel=entry.path / "kernel",
-        elf=entry.path / "vmlinux",
+        bootable_elf=entry.path / "vmlinux",
         vmlinux=entry.path / "vmlinux",
         headers=Headers(source=source, objects=objects),
         drivers=tuple(entry.path / "drivers" / name for name in entry.facts["drivers"]),
@@ -171,7 +173,7 @@ def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
     headers += [_Package(name, "all") for name in needed if name.endswith(_COMMON)]
     # Kbuild's programs run on the host for every target, so their package is the one of the host's architecture. The
     # headers also depend on a compiler, which is left out: the target's own compiler could not run on the host.
-    headers += [_Package(name, native()) for name in needed if name.startswith("linux-kbuild-")]
+    headers += [_Package(name, host_debian_architecture()) for name in needed if name.startswith("linux-kbuild-")]
     parts = tuple(_Package(name, architecture) for name in divided)
     return _Debian(recipe, packages, _Package(image, architecture), parts, tuple(headers))
 
@@ -185,7 +187,7 @@ def _header_directories(tree: Path, release: str) -> tuple[Path, Path]:
     return source, objects
 
 
-def settle_headers(tree: Path, release: str) -> None:
+def prepare_headers_for_builds(tree: Path, release: str) -> None:
     """Make the unpacked header packages usable in place, and remove files that no module build reads.
 
     The packages refer to each other by relative links, except one line that includes a Makefile from /usr/src.

@@ -19,7 +19,7 @@ KIND = "kernel-module"
 _FETCHING = 900.0
 
 
-def obtain(name: str, image: Image, build_context: BuildContext) -> list[Path]:
+def obtain_module_with_dependencies(name: str, image: Image, build_context: BuildContext) -> list[Path]:
     """Return the files of a module of the image's kernel and of its dependencies, in loading order.
 
     Modules that init loads are left out. Raises UsageError when the kernel has no such module, HostError when its
@@ -38,7 +38,7 @@ def obtain(name: str, image: Image, build_context: BuildContext) -> list[Path]:
     package = f"linux-image-{image.release}"
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
-        step.report(f"unpacking {package}")
+        step.publish_progress(f"unpacking {package}")
         file = packages.fetch(package, architecture, deadline=Deadline.after(_FETCHING))
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             deb.unpack(file, Path(scratch))

@@ -33,7 +33,7 @@ class Form:
     little_endian: bool
 
     @classmethod
-    def of(cls, elf: bytes) -> Form:
+    def from_elf(cls, elf: bytes) -> Form:
         """Return the form of an ELF file. Raises BuildError for any other file."""
         if elf[:4] != _MAGIC or elf[4] not in (1, 2) or elf[5] not in (1, 2):
             raise BuildError("not an ELF file", mend="see kernel.package in the recipe")
@@ -45,12 +45,12 @@ class Form:
         return (_MAGIC + bytes([self.word_bytes // 4, 1 if self.little_endian else 2, 1])).ljust(16, b"\0")
 
     @property
-    def ehdr(self) -> struct.Struct:
+    def header_struct(self) -> struct.Struct:
         """The layout of the file's header."""
         return self._struct("16sHHIWWWIHHHHHH")
 
     @property
-    def shdr(self) -> struct.Struct:
+    def section_header_struct(self) -> struct.Struct:
         """The layout of a section's header, with the fields of `_Section`."""
         return self._struct("IIWWWWIIWW")
 
@@ -64,14 +64,14 @@ class Form:
         """The size of a symbol in bytes."""
         return 24 if self.word_bytes == 8 else 16
 
-    def segment(self, flags: int, offset: int, address: int, in_file: int, in_memory: int) -> bytes:
+    def pack_segment_header(self, flags: int, offset: int, address: int, in_file: int, in_memory: int) -> bytes:
         """Return the header of a loaded segment; 32-bit files have the flags after the sizes."""
         if self.word_bytes == 8:
             words = (_PT_LOAD, flags, offset, address, address, in_file, in_memory, _PAGE)
             return self._struct("IIWWWWWW").pack(*words)
         return self._struct("IWWWWWIW").pack(_PT_LOAD, offset, address, address, in_file, in_memory, flags, _PAGE)
 
-    def symbol(self, name: int, info: int, section: int, address: int) -> bytes:
+    def pack_symbol(self, name: int, info: int, section: int, address: int) -> bytes:
         """Return a symbol without a size; 32-bit files have the address before the type."""
         if self.word_bytes == 8:
             return self._struct("IBBHWW").pack(name, info, 0, section, address, 0)
@@ -91,7 +91,7 @@ class FlatSection:
     end: int
     executable: bool
     in_file: bool = True
-    note: bool = False
+    is_note: bool = False
 
 
 class _Section(NamedTuple):
@@ -109,21 +109,21 @@ class _Section(NamedTuple):
     entry: int = 0
 
 
-def flat(image: bytes, base: int, places: Sequence[FlatSection], machine: int, form: Form) -> bytes:
+def elf_from_flat_image(image: bytes, base: int, places: Sequence[FlatSection], machine: int, form: Form) -> bytes:
     """Return an ELF for `machine` (e_machine): `image` at `base`, one loaded segment, a section for each place."""
     names = _Strings()
     sections = [_Section(0, 0, 0, 0, 0, 0, align=0)]
     for place in places:
-        kind = _SHT_NOTE if place.note else _SHT_PROGBITS if place.in_file else _SHT_NOBITS
+        kind = _SHT_NOTE if place.is_note else _SHT_PROGBITS if place.in_file else _SHT_NOBITS
         flags = _SHF_ALLOC | (_SHF_EXEC if place.executable else 0) | (0 if place.in_file else _SHF_WRITE)
         offset = _PAGE + place.start - base
         sections.append(_Section(names.add(place.name), kind, flags, place.start, offset, place.end - place.start))
     in_memory = max(place.end for place in places) - base
-    segment = form.segment(_PF_RWX, _PAGE, base, len(image), in_memory)
+    segment = form.pack_segment_header(_PF_RWX, _PAGE, base, len(image), in_memory)
     strings_at = _PAGE + len(image)
     sections.append(_Section(names.add(".shstrtab"), _SHT_STRTAB, 0, 0, strings_at, len(names.content)))
     table_at = _aligned(strings_at + len(names.content))
-    ehdr, shdr = form.ehdr, form.shdr
+    ehdr, shdr = form.header_struct, form.section_header_struct
     header = ehdr.pack(
         *(form.ident, _ET_EXEC, machine, 1, base, ehdr.size, table_at, 0),
         *(ehdr.size, form.phdr_size, 1, shdr.size, len(sections), len(sections) - 1),
@@ -137,8 +137,8 @@ def with_symbols(elf: bytes, symbols: Sequence[RecoveredSymbol]) -> bytes:
 
     Symbols get no size, because kallsyms has none. Raises BuildError for a file that is not ELF or has a symbol table.
     """
-    form = Form.of(elf)
-    ehdr, shdr = form.ehdr, form.shdr
+    form = Form.from_elf(elf)
+    ehdr, shdr = form.header_struct, form.section_header_struct
     fields = list(ehdr.unpack_from(elf))
     count, names_index = fields[12], fields[13]
     sections = _sections(elf, form)
@@ -166,15 +166,15 @@ def with_symbols(elf: bytes, symbols: Sequence[RecoveredSymbol]) -> bytes:
     return tables.ljust(fields[6], b"\0") + b"".join(shdr.pack(*header) for header in headers)
 
 
-def symbols_in(elf: bytes) -> int:
+def count_symbols(elf: bytes) -> int:
     """Return the number of entries in the symbol table of an ELF file; 0 if it has no table."""
-    form = Form.of(elf)
+    form = Form.from_elf(elf)
     tables = (section for section in _sections(elf, form) if section.type == _SHT_SYMTAB)
     return sum(table.size // form.sym_size for table in tables)
 
 
 def _sections(elf: bytes, form: Form) -> list[_Section]:
-    fields, shdr = form.ehdr.unpack_from(elf), form.shdr
+    fields, shdr = form.header_struct.unpack_from(elf), form.section_header_struct
     return [_Section(*shdr.unpack_from(elf, fields[6] + index * shdr.size)) for index in range(fields[12])]
 
 
@@ -191,7 +191,7 @@ def _symbol_table(
         binding = _binding(symbol.letter)
         first_global += binding == _STB_LOCAL
         index, kind = finder.place(symbol)
-        entries.append(form.symbol(names.add(symbol.name), binding << 4 | kind, index, symbol.address))
+        entries.append(form.pack_symbol(names.add(symbol.name), binding << 4 | kind, index, symbol.address))
     return b"".join(entries), names.content, first_global
 
 

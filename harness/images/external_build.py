@@ -62,27 +62,29 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
 @contextmanager
 def _confined(make: Make, scratch: Path, step: ProgressStep) -> Iterator[None]:
     """Run children with the rights of builds: a Makefile is a program, and its author is unknown."""
-    if reason := child_privilege_drop.kept():
-        step.close_with(f"built with root's rights: {reason}")
+    if reason := child_privilege_drop.reason_rights_kept():
+        step.set_final_detail(f"built with root's rights: {reason}")
     given = _rights(make, scratch)
     if given is None:
         yield
         return
-    with hold_lock(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.report):
-        child_privilege_drop.end_all(given.user)
+    with hold_lock(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.publish_progress):
+        child_privilege_drop.kill_processes_of_user(given.user)
         try:
             with process.with_rights(given):
                 yield
         finally:
-            child_privilege_drop.end_all(given.user)
+            child_privilege_drop.kill_processes_of_user(given.user)
 
 
 def _rights(make: Make, scratch: Path) -> Rights | None:
     """Return rights to read the kernel's trees and to write the scratch directory only."""
-    trees = [paths.whole(make.source), paths.whole(make.objects)]
+    trees = [paths.store_entry_of(make.source), paths.store_entry_of(make.objects)]
     ours = [tree for tree in trees if tree.resolve().is_relative_to(paths.cache().resolve())]
     foreign = [tree for tree in trees if tree not in ours]
-    given = child_privilege_drop.fewer(ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER)
+    given = child_privilege_drop.restricted_rights(
+        ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER
+    )
     for path in scratch.rglob("*") if given else ():
         os.lchown(path, child_privilege_drop.BUILD_USER, child_privilege_drop.GROUP)
     return given
@@ -96,7 +98,9 @@ def _taken(built: Path, copy: Path, source: Path) -> Path:
         raise UsageError(f"builds {built.name}, which cannot be read: {error.strerror}", where=str(source)) from None
     status = os.fstat(descriptor)
     # A link in a directory's place leads to another owner's file.
-    owned = os.geteuid() or child_privilege_drop.kept() or status.st_uid == child_privilege_drop.BUILD_USER
+    owned = (
+        os.geteuid() or child_privilege_drop.reason_rights_kept() or status.st_uid == child_privilege_drop.BUILD_USER
+    )
     if not stat.S_ISREG(status.st_mode) or not owned or status.st_size > _MOST_BYTES:
         os.close(descriptor)
         raise UsageError(f"builds {built.name}, which is no file of the build", where=str(source))

@@ -11,7 +11,7 @@ from harness.core.errors import PinpointError, UsageError
 _COMPRESSED = {b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"\x1f\x8b": "gzip"}
 
 
-def read(file: Path, architecture: Architecture) -> Elf:
+def read_module_elf(file: Path, architecture: Architecture) -> Elf:
     """Return the ELF of a module for this architecture. Raises UsageError, one line, for any other file."""
     try:
         with file.open("rb") as stream:

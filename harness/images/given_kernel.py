@@ -16,7 +16,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.images import debian_kernel, drivers, given_kernel_parts, kernel_config, object_tree, vmlinux
 from harness.images.build_context import BuildContext
-from harness.images.given_kernel_parts import Parts
+from harness.images.given_kernel_parts import KernelParts
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.store import Entry
 from harness.images.vm_recipe import Recipe
@@ -31,8 +31,8 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
         recipe.arch,
-        *given_kernel_parts.identity(_paths(recipe)),
-        f"drivers {' '.join(recipe.architecture.machine.nic_modules)}",
+        *given_kernel_parts.key_parts_of_files(_paths(recipe)),
+        f"drivers {' '.join(recipe.architecture.qemu_machine.nic_modules)}",
         *code,
     ]
 
@@ -56,7 +56,7 @@ def _kernel_build(recipe: Recipe, entry: Entry) -> KernelBuild:
         release=facts["release"],
         build_id=facts["build_id"],
         kernel=linked if built else entry.path / "kernel",
-        elf=linked,
+        bootable_elf=linked,
         vmlinux=linked,
         headers=Headers(source=source, objects=objects),
         drivers=tuple(entry.path / "drivers" / name for name in facts["drivers"]),
@@ -81,13 +81,13 @@ class _Job:
         parts = self._parts(entry / _TREE, step)
         config = kernel_config.parse(parts.config.read_text())
         kernel_config.demand_needed(config, architecture.name, str(parts.config))
-        step.report("reading the kernel's symbols", 0.3)
+        step.publish_progress("reading the kernel's symbols", 0.3)
         shutil.copyfile(parts.image, entry / "kernel")
         if parts.vmlinux:
             shutil.copyfile(parts.vmlinux, entry / "vmlinux")
             symbols = len(Elf.read(entry / "vmlinux").symbols)
         else:
-            symbols = vmlinux.make(entry / "kernel", entry / "vmlinux", architecture)
+            symbols = vmlinux.write_vmlinux(entry / "kernel", entry / "vmlinux", architecture)
         elf = Elf.read(entry / "vmlinux")
         if elf.machine != architecture.elf_machine:
             raise UsageError(f"is for {elf.machine}, the VM for {architecture.elf_machine}", where=str(parts.image))
@@ -110,24 +110,24 @@ class _Job:
         linked = parts.objects / "vmlinux.o"
         if linked.is_file():
             facts["text_sections"] = object_tree.count_function_sections(linked, architecture)
-        step.close_with(f"{parts.release}, {symbols} symbols")
+        step.set_final_detail(f"{parts.release}, {symbols} symbols")
         return facts
 
-    def _parts(self, tree: Path, step: ProgressStep) -> Parts:
+    def _parts(self, tree: Path, step: ProgressStep) -> KernelParts:
         given = _paths(self.recipe)
         what = " ".join(self.recipe.kernel.given)
-        if len(given) == 1 and given_kernel_parts.is_build(given[0]):
-            return given_kernel_parts.in_build(given[0], self.recipe.architecture.kernel_file)
+        if len(given) == 1 and given_kernel_parts.is_build_directory(given[0]):
+            return given_kernel_parts.find_parts_in_build(given[0], self.recipe.architecture.kernel_file)
         packages = [path for path in given if given_kernel_parts.is_package(path)]
         if not packages:
-            return given_kernel_parts.by_hand(given, what)
-        step.report(f"unpacking {len(packages)} packages", 0.0)
+            return given_kernel_parts.find_parts_given_separately(given, what)
+        step.publish_progress(f"unpacking {len(packages)} packages", 0.0)
         given_kernel_parts.unpack(packages, tree)
-        return given_kernel_parts.in_tree(tree, what)
+        return given_kernel_parts.find_parts_in_packages(tree, what)
 
-    def _drivers(self, parts: Parts, entry: Path, config: Mapping[str, str]) -> list[str]:
+    def _drivers(self, parts: KernelParts, entry: Path, config: Mapping[str, str]) -> list[str]:
         """Keep the drivers that a guest loads; none are needed if the configuration has them built in."""
-        wanted = self.recipe.architecture.machine.nic_modules
+        wanted = self.recipe.architecture.qemu_machine.nic_modules
         options = {name: config.get(f"CONFIG_{name.upper()}") for name in wanted}
         if all(value == "y" for value in options.values()):
             return []
@@ -139,18 +139,18 @@ class _Job:
                 mend="add the directory lib/modules/RELEASE or the package with it",
             )
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            staged = given_kernel_parts.staged_modules(parts, Path(scratch))
+            staged = given_kernel_parts.stage_decompressed_modules(parts, Path(scratch))
             return drivers.copy_modules(staged, wanted, entry / "drivers")
 
-    def _settle(self, tree: Path, parts: Parts) -> None:
+    def _settle(self, tree: Path, parts: KernelParts) -> None:
         """Make unpacked headers usable in place, and remove the modules, which are not needed any more."""
         if parts.source != parts.objects:
-            debian_kernel.settle_headers(tree, parts.release)
+            debian_kernel.prepare_headers_for_builds(tree, parts.release)
         for top in ("boot", "lib/modules", "usr/lib/modules", "usr/share"):
             shutil.rmtree(tree / top, ignore_errors=True)
 
 
-def demand_readable(given: Sequence[Path]) -> None:
+def demand_kernel_parts(given: Sequence[Path]) -> None:
     """Raise UsageError for a path that does not exist, and for an ELF file or directory that is no part of a kernel."""
     for path in given:
         try:

@@ -23,7 +23,7 @@ _MEND = "see docs/gate-a-kernel.md"
 
 
 @dataclass(frozen=True)
-class Parts:
+class KernelParts:
     """Where the parts of one kernel are.
 
     `image` is the file that a boot loader starts. `vmlinux` is None if the ELF must be recovered from the image.
@@ -40,12 +40,12 @@ class Parts:
     objects: Path
 
 
-def is_tree(path: Path) -> bool:
+def is_clean_source_tree(path: Path) -> bool:
     """True for a kernel source tree that nothing was built in."""
-    return (path / "Kbuild").is_file() and (path / "Kconfig").is_file() and not is_build(path)
+    return (path / "Kbuild").is_file() and (path / "Kconfig").is_file() and not is_build_directory(path)
 
 
-def is_build(path: Path) -> bool:
+def is_build_directory(path: Path) -> bool:
     """True for a directory in which a kernel was built."""
     return all((path / name).exists() for name in _BUILD)
 
@@ -55,7 +55,7 @@ def is_package(path: Path) -> bool:
     return path.suffix in _PACKAGES
 
 
-def identity(given: Sequence[Path]) -> list[str]:
+def key_parts_of_files(given: Sequence[Path]) -> list[str]:
     """Return what identifies the given files, for store keys: contents of files, listings of directories."""
     return [sha256(path) if path.is_file() else f"{path} {listing_digest(path)}" for path in given]
 
@@ -66,14 +66,14 @@ def unpack(packages: Iterable[Path], into: Path) -> None:
         (rpm if package.suffix == ".rpm" else deb).unpack(package, into)
 
 
-def in_build(directory: Path, kernel_file: str) -> Parts:
+def find_parts_in_build(directory: Path, kernel_file: str) -> KernelParts:
     """Return the parts in a build directory. Raises UsageError if one is missing."""
     image = directory / kernel_file
     if not image.is_file():
         raise UsageError(f"has no {kernel_file}", where=str(directory), mend="build the kernel there first")
     link = directory / "source"
     source = link.resolve() if link.is_dir() else directory
-    return Parts(
+    return KernelParts(
         release=(directory / _RELEASE).read_text().strip(),
         image=image,
         vmlinux=directory / "vmlinux",
@@ -84,7 +84,7 @@ def in_build(directory: Path, kernel_file: str) -> Parts:
     )
 
 
-def in_tree(root: Path, what: str) -> Parts:
+def find_parts_in_packages(root: Path, what: str) -> KernelParts:
     """Return the parts below a directory that packages were unpacked to. Raises UsageError if one is missing."""
     headers = _only(
         [path.parents[2] for path in root.glob(f"usr/src/**/{_HEADERS}") if (path.parents[2] / _RELEASE).is_file()],
@@ -100,10 +100,12 @@ def in_tree(root: Path, what: str) -> Parts:
     modules = next((place for place in places if (place / "modules.builtin").is_file()), None)
     common = next(iter((root / "usr/src").glob("linux-headers-*-common")), None)
     source = common or headers
-    return Parts(release, image, None, _only(configs, f"configuration of {release}", what), modules, source, headers)
+    return KernelParts(
+        release, image, None, _only(configs, f"configuration of {release}", what), modules, source, headers
+    )
 
 
-def by_hand(given: Sequence[Path], what: str) -> Parts:
+def find_parts_given_separately(given: Sequence[Path], what: str) -> KernelParts:
     """Return the parts that are given one by one: an image, a directory of modules, and one of headers."""
     image = _only([path for path in given if path.is_file()], "kernel image", what)
     directories = [path for path in given if path.is_dir()]
@@ -116,10 +118,10 @@ def by_hand(given: Sequence[Path], what: str) -> Parts:
     modules = next((path for path in candidates if (path / "modules.builtin").is_file()), None)
     config = _only([headers / ".config", image.with_name(f"config-{release}")], "configuration", what)
     link = headers / "source"
-    return Parts(release, image, None, config, modules, link.resolve() if link.is_dir() else headers, headers)
+    return KernelParts(release, image, None, config, modules, link.resolve() if link.is_dir() else headers, headers)
 
 
-def staged_modules(parts: Parts, scratch: Path) -> Path:
+def stage_decompressed_modules(parts: KernelParts, scratch: Path) -> Path:
     """Return a directory with the modules as in `lib/modules/RELEASE`, where none is packed with zstd or gzip.
 
     In a build directory the modules are next to their objects, so links to them are made.

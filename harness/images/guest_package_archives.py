@@ -27,7 +27,7 @@ KIND = "tools"
 # The directory of the packages in the guest: the root of a chroot.
 ROOT = "/tools"
 # The label of the disk's modules in an image, before the name of each.
-DRIVER = "disk/"
+DRIVER_PREFIX = "disk/"
 _ARCHIVE, _DISK = "tools.tar.gz", "tools.squashfs"
 _FETCHING, _PACKING = 900.0, 300.0
 # An archive of more bytes takes longer to ship and to unpack than a guest takes to mount a disk, and fills its memory.
@@ -38,7 +38,7 @@ _DIRECTORIES = ("proc", "sys", "dev", "tmp", "run", "root", "etc", "bin")
 
 
 @dataclass(frozen=True)
-class Tools:
+class PackedTools:
     """Some packages, and what they need: an `archive` or a `disk`, the other one is None; `key` is the store's."""
 
     key: str
@@ -46,7 +46,7 @@ class Tools:
     disk: Path | None = None
 
 
-def obtain(recipe: Recipe, packages: Sequence[str], build_context: BuildContext) -> Tools:
+def obtain_packed_tools(recipe: Recipe, packages: Sequence[str], build_context: BuildContext) -> PackedTools:
     """Return the packages for guests of a recipe, from the store or built now.
 
     Raises UsageError for an architecture or a package that Debian does not have, HostError when one cannot be had.
@@ -66,24 +66,26 @@ def obtain(recipe: Recipe, packages: Sequence[str], build_context: BuildContext)
     parts = [architecture, *wanted, *(f"{name} {closure[name]}" for name in sorted(closure)), *code]
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     archive, disk = entry.path / _ARCHIVE, entry.path / _DISK
-    return Tools(entry.path.name, archive, None) if archive.exists() else Tools(entry.path.name, None, disk)
+    return PackedTools(entry.path.name, archive, None) if archive.exists() else PackedTools(entry.path.name, None, disk)
 
 
-def with_disk(image: Image, tools: Tools, build_context: BuildContext) -> Image:
+def image_with_tool_disk(image: Image, tools: PackedTools, build_context: BuildContext) -> Image:
     """Return the image with the tools' disk, the modules to mount it by, and memory to run large tools in.
 
     Raises UsageError for a kernel that cannot mount it.
     """
-    machine = image.recipe.architecture.machine
+    machine = image.recipe.architecture.qemu_machine
     try:
         files = [
-            file for name in machine.disk_modules for file in distribution_modules.obtain(name, image, build_context)
+            file
+            for name in machine.disk_modules
+            for file in distribution_modules.obtain_module_with_dependencies(name, image, build_context)
         ]
     except UsageError:
         names = ", ".join(machine.disk_modules) or "disk"
         what = f"these packages are too large to unpack in a guest, and its kernel cannot mount them: no {names}"
         raise UsageError(what, where=image.recipe.name, mend="take a VM with Debian's kernel") from None
-    drivers = {f"{DRIVER}{file.stem.partition('-')[2]}": file for file in files}
+    drivers = {f"{DRIVER_PREFIX}{file.stem.partition('-')[2]}": file for file in files}
     options = image.recipe.machine.model_copy(update={"memory_mib": max(image.recipe.machine.memory_mib, _LARGE_MIB)})
     return replace(
         image,
@@ -94,9 +96,11 @@ def with_disk(image: Image, tools: Tools, build_context: BuildContext) -> Image:
     )
 
 
-def drivers(image: Image) -> dict[str, Path]:
+def disk_drivers(image: Image) -> dict[str, Path]:
     """Return the modules by which an image's guests mount their disk, by the names that the kernel has for them."""
-    return {name.removeprefix(DRIVER): file for name, file in image.modules.items() if name.startswith(DRIVER)}
+    return {
+        name.removeprefix(DRIVER_PREFIX): file for name, file in image.modules.items() if name.startswith(DRIVER_PREFIX)
+    }
 
 
 @dataclass(frozen=True)
@@ -110,27 +114,27 @@ class _Job:
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Unpack the packages, keep what they need, pack it. No maintainer script is run."""
-        step.report(f"fetching {', '.join(self.wanted)}", 0.0)
+        step.publish_progress(f"fetching {', '.join(self.wanted)}", 0.0)
         files = self.packages.fetch_closure(self.wanted, self.architecture, deadline=Deadline.after(_FETCHING))
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             root, rest = Path(scratch) / "own", Path(scratch) / "rest"
             rest.mkdir()
             for index, file in enumerate(files):
-                step.report(f"unpacking {file.name.partition('_')[0]}", index / len(files))
+                step.publish_progress(f"unpacking {file.name.partition('_')[0]}", index / len(files))
                 deb.unpack(file, root if file.name.partition("_")[0] in self.wanted else rest)
-            whole = tool_tree.foreign_scripts(root) or not tool_tree.has_programs(root)
+            whole = tool_tree.programs_lacking_interpreter(root) or not tool_tree.has_programs(root)
             if whole:
                 shutil.copytree(rest, root, symlinks=True, dirs_exist_ok=True)
             else:
-                tool_tree.keep_libraries(root, rest)
-            tool_tree.leave_out(root)
+                tool_tree.copy_needed_libraries(root, rest)
+            tool_tree.delete_documentation(root)
             for name in _DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
             tool_tree.merge_usr(root)
-            step.report("packing", 0.9)
+            step.publish_progress("packing", 0.9)
             packed = self._packed(root, entry)
         size = packed.stat().st_size
-        step.close_with(f"{len(files)} packages, {size >> 20} MiB")
+        step.set_final_detail(f"{len(files)} packages, {size >> 20} MiB")
         return {"packages": len(files), "bytes": size, "whole": bool(whole)}
 
     def _packed(self, root: Path, entry: Path) -> Path:
@@ -168,6 +172,6 @@ def _squasher() -> SuitePrograms:
     return SuitePrograms(
         suite=host_apt_sources.default_suites()[0],
         packages=("squashfs-tools",),
-        kept=("usr/bin/mksquashfs",),
-        launched={"mksquashfs": ("usr/bin/mksquashfs",)},
+        kept_paths=("usr/bin/mksquashfs",),
+        launcher_commands={"mksquashfs": ("usr/bin/mksquashfs",)},
     )

@@ -14,7 +14,7 @@ from harness.core.errors import HostError
 from harness.core.process import run
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-MIRROR = "PINPOINT_MIRROR"
+MIRROR_VARIABLE = "PINPOINT_MIRROR"
 # The release that the recipes are made for, used if the host is not Debian.
 _RELEASE = "bookworm"
 _OS_RELEASE = Path("/etc/os-release")
@@ -32,7 +32,7 @@ class Repository:
     uri: str
     suite: str
 
-    def line(self, kind: str) -> str:
+    def source_list_line(self, kind: str) -> str:
         """Return the line for a source list; `kind` is `deb` or `deb-src`. Only Debian's archive keys may sign it."""
         return f"{kind} [signed-by={KEYRING}] {self.uri} {self.suite} main"
 
@@ -59,13 +59,13 @@ def suites_of(suite: str) -> tuple[str, ...]:
     return (suite,) if "-" in suite else (suite, f"{suite}-updates", f"{suite}-security")
 
 
-def with_release(suite: str) -> tuple[str, ...]:
+def suites_with_release(suite: str) -> tuple[str, ...]:
     """Return a release's suites; for a suite that extends a release, that suite and the release's suites."""
     release = suite.partition("-")[0]
     return suites_of(suite) if release == suite else (suite, *suites_of(release))
 
 
-def repositories(suites: Sequence[str]) -> list[Repository]:
+def repositories_of_suites(suites: Sequence[str]) -> list[Repository]:
     """Return the repository of each suite, in order, without suites that the host has no mirror for.
 
     `PINPOINT_MIRROR` is the main archive; the security archive is at the same path with `-security` appended. Raises
@@ -73,13 +73,15 @@ def repositories(suites: Sequence[str]) -> list[Repository]:
     """
     if not KEYRING.exists():
         raise HostError("Debian's archive keys are missing", where=str(KEYRING), mend="install debian-archive-keyring")
-    named = os.environ.get(MIRROR, "").rstrip("/")
+    named = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
     if named:
         return [Repository(f"{named}-security" if _of_security(suite) else named, suite) for suite in suites]
     known = host_sources()
     placed = [Repository(uri, suite) for suite in suites if (uri := find_mirror(suite, known))]
     if not placed or placed[0].suite != suites[0]:
-        raise HostError(f"the host's apt has no Debian mirror for {suites[0]}", mend=f"set {MIRROR} to a mirror")
+        raise HostError(
+            f"the host's apt has no Debian mirror for {suites[0]}", mend=f"set {MIRROR_VARIABLE} to a mirror"
+        )
     return placed
 
 

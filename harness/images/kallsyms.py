@@ -29,10 +29,10 @@ class RecoveredSymbol:
 class Kallsyms:
     """A kernel's own symbol table; `base` is the link address of the first byte of a flat kernel image."""
 
-    base: int
+    image_base: int
     symbols: tuple[RecoveredSymbol, ...]
 
-    def address(self, name: str) -> int:
+    def symbol_address(self, name: str) -> int:
         """Return the address of the first symbol with that name. Raises BuildError when there is none."""
         for symbol in self.symbols:
             if symbol.name == name:

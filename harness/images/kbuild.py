@@ -44,7 +44,7 @@ def compiler_version(architecture: Architecture) -> str:
     return "; ".join(answer.output.partition("\n")[0] for answer in answers)
 
 
-def compiler(architecture: Architecture, program: Path | None = None) -> str:
+def compiler_command(architecture: Architecture, program: Path | None = None) -> str:
     """Return the value of make's CC: the host's compiler or `program`, run by ccache if ccache is installed."""
     gcc = str(program or f"{architecture.cross_prefix}gcc")
     return f"ccache {gcc}" if shutil.which("ccache") else gcc
@@ -55,19 +55,21 @@ class MakeProgress:
     """Progress of make: the commands that it has printed, out of about `expected`; 0 if that number is unknown."""
 
     step: ProgressStep
-    expected: int = 0
-    commands: int = 0
+    expected_command_count: int = 0
+    printed_command_count: int = 0
 
     def process_line(self, line: str) -> None:
         """Process one line of make's output, and publish the progress."""
         if found := _COMMAND.match(line):
-            self.commands += 1
-            self.step.report(Path(found[1]).name, self.fraction)
+            self.printed_command_count += 1
+            self.step.publish_progress(Path(found[1]).name, self.fraction)
 
     @property
     def fraction(self) -> float | None:
         """The part that is done, at most 0.99, because make prints nothing when it ends."""
-        return min(0.99, self.commands / self.expected) if self.expected else None
+        return (
+            min(0.99, self.printed_command_count / self.expected_command_count) if self.expected_command_count else None
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Make:
     log: Path
     jobs: int = 1
     nice: int = NICE
-    program: Path | None = None
+    compiler_program: Path | None = None
     """The compiler, if it is not the host's."""
 
     def run(
@@ -95,9 +97,9 @@ class Make:
         _demand_plain_path(self.objects)
         settings = {
             "O": str(self.objects),
-            "ARCH": self.architecture.kernel,
+            "ARCH": self.architecture.kernel_arch,
             "CROSS_COMPILE": self.architecture.cross_prefix,
-            "CC": compiler(self.architecture, self.program),
+            "CC": compiler_command(self.architecture, self.compiler_program),
             **_REPRODUCIBLE,
             **(variables or {}),
         }

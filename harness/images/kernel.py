@@ -29,7 +29,7 @@ class KernelBuild:
     release: str
     build_id: str
     kernel: Path
-    elf: Path
+    bootable_elf: Path
     vmlinux: Path
     headers: Headers
     drivers: tuple[Path, ...]

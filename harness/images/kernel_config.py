@@ -32,7 +32,7 @@ class Wish:
     line: int
 
     @property
-    def place(self) -> str:
+    def file_and_line(self) -> str:
         """File and line, for messages."""
         return f"{self.fragment.name}:{self.line}"
 
@@ -105,7 +105,7 @@ def check(wishes: Mapping[str, Wish], config: Mapping[str, str], source: Path) -
     more = f" (and {len(others)} more: {', '.join(wish.option for wish in others)})" if others else ""
     raise RecipeError(
         f"{first.option}={first.value} was requested, but {_fate(first, config, source)}{more}",
-        where=first.place,
+        where=first.file_and_line,
         mend="set the options that it needs too, or remove it",
     )
 

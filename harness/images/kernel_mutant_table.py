@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core import paths
 from harness.core.errors import RecipeError, UsageError
-from harness.images.vm_recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 # The patch that adds the bugs; its table has the same name and is in the same directory.
 PATCH = "kernel-mutants"
 # The parameter on the kernel's command line, and its file in the booted kernel (core_param(), kernel/params.c, 6.1).
 PARAMETER = "kernel_mutant"
-IN_FORCE = f"/sys/module/kernel/parameters/{PARAMETER}"
+PARAMETER_FILE = f"/sys/module/kernel/parameters/{PARAMETER}"
 
 # Numbers from 101 on undo a mainline fix. Numbers from 201 on are rules of older kernels, which are not bugs.
 _PAST = 101
@@ -52,12 +52,12 @@ class KernelMutant(BaseModel):
     equivalent: Mapping[str, str] = {}
 
     @property
-    def is_rule(self) -> bool:
+    def is_older_kernel_rule(self) -> bool:
         """True for a rule of an older kernel; a row with that rule has it for all cases."""
         return self.number >= _RULES
 
     @property
-    def is_past(self) -> bool:
+    def is_past_mainline_bug(self) -> bool:
         """True for a bug that mainline once had."""
         return _PAST <= self.number < _RULES
 
@@ -82,7 +82,7 @@ class _Table(BaseModel):
 
 def read_table(path: Path | None = None) -> list[KernelMutant]:
     """Return every bug of the patch, sorted by number. Raises RecipeError, one line with file, key and mend."""
-    path = path or part_path("patches", PATCH).with_suffix(".toml")
+    path = path or fragment_or_patch_path("patches", PATCH).with_suffix(".toml")
     try:
         found = _Table.model_validate(tomllib.loads(path.read_text())).mutant
     except OSError as error:
@@ -96,12 +96,12 @@ def read_table(path: Path | None = None) -> list[KernelMutant]:
     return sorted(found, key=lambda mutant: mutant.number)
 
 
-def chosen(numbers: str) -> list[KernelMutant]:
+def parse_mutant_numbers(numbers: str) -> list[KernelMutant]:
     """Return the bugs of a list from the command line, such as `3,17,101-115`; all bugs for an empty list.
 
     Rules of older kernels are not bugs and are left out. Raises UsageError for a word that is not the number of a bug.
     """
-    bugs = {mutant.number: mutant for mutant in read_table() if not mutant.is_rule}
+    bugs = {mutant.number: mutant for mutant in read_table() if not mutant.is_older_kernel_rule}
     if not numbers:
         return list(bugs.values())
     found = {}

@@ -24,7 +24,7 @@ _ALL = "all"
 _FETCHING, _UNPACKING = 900.0, 300.0
 
 
-def obtain(image: Image, build_context: BuildContext) -> Path:
+def obtain_sample_sources(image: Image, build_context: BuildContext) -> Path:
     """Return a directory with a subdirectory for each sample, each with its source and a Kbuild.
 
     A packaged kernel's source is the package `linux-source-X.Y` of its suite. Raises HostError or RecipeError when the
@@ -38,16 +38,18 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
         identity = [package, packages.hash(package, _ALL)]
     else:
         package = ""
-        identity = kernel_source_trees.of_recipe(recipe, packages).identity
+        identity = kernel_source_trees.source_tree_of_recipe(recipe, packages).key_parts
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
             if package:
-                step.report(f"unpacking {package}")
+                step.publish_progress(f"unpacking {package}")
                 deb = packages.fetch(package, _ALL, deadline=Deadline.after(_FETCHING))
                 tree = _part_of(deb, Path(scratch), build_context)
             else:
-                tree = kernel_source_trees.unpack(kernel_source_trees.of_recipe(recipe, packages), packages, step)
+                tree = kernel_source_trees.unpack(
+                    kernel_source_trees.source_tree_of_recipe(recipe, packages), packages, step
+                )
             found = sorted((tree / _DIRECTORY).glob("*.c"))
             if not found:
                 raise BuildError(f"no {_DIRECTORY}", where=recipe.name, mend="has the kernel moved its samples?")

@@ -14,10 +14,10 @@ from harness.core import locks, paths
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
-from harness.core.files import digest
+from harness.core.files import sha256_of_strings
 from harness.core.process import run
 from harness.images.packages import Packages, SourcePackage
-from harness.images.vm_recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 # dpkg's architecture name of linux-source packages, which are for all architectures.
 _ANY = "all"
@@ -40,12 +40,12 @@ class Source:
     tree: Path
 
     @property
-    def identity(self) -> list[str]:
+    def key_parts(self) -> list[str]:
         """All properties that distinguish this tree from another, for store keys."""
         return [self.package, self.version, self.sha256, *(patch.read_text() for patch in self.patches)]
 
 
-def of_recipe(recipe: Recipe, packages: Packages) -> Source:
+def source_tree_of_recipe(recipe: Recipe, packages: Packages) -> Source:
     """Return the source tree of a recipe; a package's tree is named but not fetched.
 
     Raises RecipeError when the package or the directory does not exist.
@@ -53,7 +53,7 @@ def of_recipe(recipe: Recipe, packages: Packages) -> Source:
     if recipe.kernel.source == "tree":
         return _given(recipe)
     package = recipe.kernel.package
-    patches = [part_path("patches", name) for name in recipe.kernel.patches]
+    patches = [fragment_or_patch_path("patches", name) for name in recipe.kernel.patches]
     if recipe.kernel.version:
         exact = f"{package}={recipe.kernel.version}"
         return package_source(exact, recipe.kernel.version, packages.source_hash(exact), patches)
@@ -65,7 +65,7 @@ def package_source(package: str, version: str, sha256: str, patches: Sequence[Pa
     # kbuild refuses a directory with a colon or tilde, which Debian versions may contain.
     whole = package.replace("=", "-") if _is_source(package) else f"{package}-{version}"
     base = re.sub(r"[^A-Za-z0-9.+-]", "_", whole)
-    suffix = f"-{digest(patch.read_text() for patch in patches)[:12]}" if patches else ""
+    suffix = f"-{sha256_of_strings(patch.read_text() for patch in patches)[:12]}" if patches else ""
     return Source(package, version, sha256, tuple(patches), paths.cache() / "sources" / f"{base}{suffix}")
 
 
@@ -89,13 +89,13 @@ def _demand_clean(tree: Path, recipe: Recipe) -> None:
     These are the files that make looks for (Makefile, outputmakefile, 6.1).
     """
     architecture = recipe.architecture
-    generated = f"arch/{architecture.source}/include/generated"
+    generated = f"arch/{architecture.arch_source_directory}/include/generated"
     if any((tree / name).exists() for name in (".config", "include/config", generated)):
         raise RecipeError(
             "a kernel was built in this source tree, and make needs a clean one",
             where=str(tree),
-            mend=f"run `make ARCH={architecture.kernel} mrproper` there, which removes the build results and .config, "
-            "or give another checkout",
+            mend=f"run `make ARCH={architecture.kernel_arch} mrproper` there, which removes the build "
+            "results and .config, or give another checkout",
         )
 
 
@@ -108,7 +108,7 @@ def listing_digest(tree: Path) -> str:
         for name in sorted(names):
             status = os.lstat(f"{directory}/{name}")
             lines.append(f"{directory}/{name} {status.st_size} {status.st_mtime_ns}")
-    return digest(lines)
+    return sha256_of_strings(lines)
 
 
 def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
@@ -129,7 +129,7 @@ def _make_once(tree: Path, step: ProgressStep, make: Callable[[Path], None]) -> 
     """Create `tree` under a temporary name in the same directory and rename it, once among all runs."""
     partial = tree.with_name(f".{tree.name}.partial")
     lock = tree.with_name(f".{tree.name}.lock")
-    with locks.hold_lock(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.report):
+    with locks.hold_lock(lock, deadline=Deadline.after(_UNPACK_S), on_wait=step.publish_progress):
         if tree.is_dir():
             return
         if partial.exists():
@@ -148,12 +148,12 @@ def _is_source(package: str) -> bool:
 
 def _unpack_package(package: str, packages: Packages, into: Path, step: ProgressStep) -> None:
     """Fetch a package and unpack the kernel source in it to `into`."""
-    step.report(f"fetching {package}")
+    step.publish_progress(f"fetching {package}")
     if _is_source(package):
         _unpack_source(packages.fetch_source(package, deadline=Deadline.after(_FETCH_S)), into, step)
         return
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
-    step.report(f"unpacking {package}")
+    step.publish_progress(f"unpacking {package}")
     wrapping = into / ".package"
     packages.unpack(deb, wrapping)
     tarballs = list(wrapping.glob("usr/src/*.tar.*"))
@@ -169,7 +169,7 @@ def _unpack_source(source: SourcePackage, into: Path, step: ProgressStep) -> Non
 
     dpkg-source need not check the uploader's signature: apt has checked every file against the signed list.
     """
-    step.report(f"unpacking {source.name}")
+    step.publish_progress(f"unpacking {source.name}")
     wrapping = into / ".package"
     _run(["dpkg-source", "--no-check", "--extract", source.dsc, wrapping], f"unpacking {source.dsc.name}")
     for name in ("debian", ".pc"):
@@ -184,13 +184,13 @@ def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: Progress
 
     The trees share files by hard links: GNU patch 2.7 writes a new file and renames it, so `plain` does not change.
     """
-    step.report(f"patching {plain.name}: {', '.join(patch.stem for patch in patches)}")
+    step.publish_progress(f"patching {plain.name}: {', '.join(patch.stem for patch in patches)}")
     _run(["cp", "-al", f"{plain}/.", into], f"copying {plain.name}")
     for patch in patches:
-        apply(patch, into)
+        apply_patch(patch, into)
 
 
-def apply(patch: Path, tree: Path) -> None:
+def apply_patch(patch: Path, tree: Path) -> None:
     """Apply one patch without fuzz. Raises RecipeError with the patch and the file on which it fails."""
     options = ["-p1", "--fuzz=0", "--forward", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
     finished = run(["patch", *options, "-i", patch], cwd=tree, deadline=Deadline.after(60))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core.files import digest, write_text
+from harness.core.files import sha256_of_strings, write_text
 
 NAME = "manifest.json"
 SEAL = "manifest.seal"
@@ -44,7 +44,7 @@ def write(directory: Path, kind: str, key: str, parts: Sequence[str], facts: Map
     manifest = Manifest(kind, key, list(parts), dict(facts), files, tree)
     text = json.dumps(vars(manifest), indent=1, sort_keys=True) + "\n"
     write_text(directory / NAME, text)
-    write_text(directory / SEAL, digest([text]))
+    write_text(directory / SEAL, sha256_of_strings([text]))
     return manifest
 
 
@@ -52,12 +52,12 @@ def read(directory: Path) -> Manifest | None:
     """Return the manifest of an entry, or None if it is absent, unreadable or does not match its seal."""
     try:
         text = (directory / NAME).read_text()
-        return Manifest(**json.loads(text)) if digest([text]) == (directory / SEAL).read_text() else None
+        return Manifest(**json.loads(text)) if sha256_of_strings([text]) == (directory / SEAL).read_text() else None
     except (OSError, ValueError, TypeError):
         return None
 
 
-def damage(directory: Path, manifest: Manifest) -> str:
+def find_damage(directory: Path, manifest: Manifest) -> str:
     """Return the damage of an entry, `FILE is missing` or `FILE has changed`; empty if every file is as recorded."""
     files, tree = _stock(directory)
     for recorded, found in ((manifest.files, files), (manifest.tree, tree)):

@@ -13,7 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep
-from harness.core.files import code_sha256, digest, sha256
+from harness.core.files import code_sha256, sha256, sha256_of_strings
 from harness.images import precompiled_table, suite_compiler
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, MakeProgress, compiler_version
@@ -79,7 +79,9 @@ def _probe_sources() -> list[Path]:
 
 
 def _probes_digest() -> str:
-    return digest(part for path in _probe_sources() for part in (str(path.relative_to(paths.PROBES)), sha256(path)))
+    return sha256_of_strings(
+        part for path in _probe_sources() for part in (str(path.relative_to(paths.PROBES)), sha256(path))
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,9 @@ class _Job:
             log.unlink(missing_ok=True)
         cores = self.build_context.slots.cores
         program = suite_compiler.obtain(self.recipe, self.build_context)
-        make = Make(self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, program=program)
+        make = Make(
+            self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, compiler_program=program
+        )
         variables = {"M": str(directory), "KCFLAGS": " ".join(flags).strip()}
         make.run(["modules"], MakeProgress(step), deadline=Deadline.after(_BUILD_S), variables=variables)
 

@@ -11,11 +11,11 @@ from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.core.files import digest
+from harness.core.files import sha256_of_strings
 from harness.core.process import run
 from harness.images import kernel_config
 from harness.images.kbuild import compiler_version
-from harness.images.vm_recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 NAME = "tree"
 
@@ -43,11 +43,15 @@ def directory(recipe: Recipe, source: Path) -> Path:
     Recipes that compile the same objects share the directory: fragments that only the linker script reads do not count.
     Other fragments count by name. After an edit of a fragment, kbuild decides what to compile again.
     """
-    fragments = [name for name in recipe.kernel.config if kernel_config.affects_compilation(part_path("config", name))]
+    fragments = [
+        name
+        for name in recipe.kernel.config
+        if kernel_config.affects_compilation(fragment_or_patch_path("config", name))
+    ]
     way = [recipe.arch, str(source), recipe.kernel.cflags, compiler_version(recipe.architecture), *fragments]
     if recipe.kernel.config_file:
         way.append(recipe.kernel.config_file)
-    return paths.cache() / "work" / f"{recipe.arch}-{digest(way)[:12]}"
+    return paths.cache() / "work" / f"{recipe.arch}-{sha256_of_strings(way)[:12]}"
 
 
 def copy_build_files(objects: Path, into: Path) -> None:

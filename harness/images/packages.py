@@ -11,9 +11,9 @@ from pathlib import Path
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
-from harness.core.files import digest, sha256
+from harness.core.files import sha256, sha256_of_strings
 from harness.images import deb, host_apt_sources
-from harness.images.private_apt import SOURCE, AptState, first_error, first_paragraph, native
+from harness.images.private_apt import SOURCE, AptState, first_error, first_paragraph, host_debian_architecture
 
 _APT_SECONDS = 60.0
 # A line of apt-get --print-uris for each file: 'URI' NAME SIZE SHA256:HEX.
@@ -60,9 +60,9 @@ class Packages:
         # Two threads may both create one here, which is harmless: the lock of an apt state is a file.
         return self._others.setdefault(suite, Packages(self._parent, self._bus, host_apt_sources.suites_of(suite)))
 
-    def with_release(self, suite: str) -> Packages:
+    def for_suite_with_release(self, suite: str) -> Packages:
         """Return the packages of a suite and of the release that it extends and depends on."""
-        suites = host_apt_sources.with_release(suite)
+        suites = host_apt_sources.suites_with_release(suite)
         return self._others.setdefault("+".join(suites), Packages(self._parent, self._bus, suites))
 
     def version(self, package: str, architecture: str) -> str:
@@ -196,14 +196,14 @@ class Packages:
 
     def _state(self, architecture: str) -> AptState:
         """Return the apt state for an architecture or for sources; every architecture's lists include `all`."""
-        name = native() if architecture == "all" else architecture
+        name = host_debian_architecture() if architecture == "all" else architecture
         if name not in self._states:
             self._states[name] = AptState(self._root / name, name, self._suites, self._bus)
         return self._states[name]
 
 
 def _digest(hashes: Mapping[str, str]) -> str:
-    return digest(f"{name}={hashes[name]}" for name in hashes)
+    return sha256_of_strings(f"{name}={hashes[name]}" for name in hashes)
 
 
 def _exact(file: str) -> str:

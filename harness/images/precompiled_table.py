@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.core.source_line_to_offset import SourceLocation, find_line_number, find_source_line
+from harness.core.source_line_to_offset import CodeLocation, find_line_number, find_source_line
 
 DIRECTORY = "precompiled"
 TABLE = "build_table.c"
@@ -30,7 +30,7 @@ class SourcePlace(NamedTuple):
     source: str
     text: str
 
-    def locate(self, elf: Elf) -> SourceLocation:
+    def locate(self, elf: Elf) -> CodeLocation:
         """Return the place in one build of the module. Raises PinpointError like find_source_line()."""
         source = paths.PROBES / self.source
         return find_source_line(elf, source.name, find_line_number(source, self.text), self.function)
@@ -84,14 +84,16 @@ def _build(number: int, elf: Elf, places: Sequence[SourcePlace]) -> Iterator[str
     yield from ("#endif", "};", "", f"static const struct pinpoint_place places_of_{number}[] = {{")
     found = [each.locate(elf) for each in places]
     yield "#ifdef PINPOINT_WITH_SYMBOLS"
-    yield from (f"\t{{ {probed.index(at.section)}, {at.into:#x}, {_quoted(elf, at.function)} }}," for at in found)
+    yield from (
+        f"\t{{ {probed.index(at.section)}, {at.function_offset:#x}, {_quoted(elf, at.function)} }}," for at in found
+    )
     yield "#else"
     yield from (f"\t{{ {probed.index(at.section)}, {at.offset:#x} }}," for at in found)
     yield from ("#endif", "};", "", "#ifdef PINPOINT_WITH_SYMBOLS")
     yield f"static const struct pinpoint_symbol symbols_of_{number}[] = {{"
     order = [*probed, *others]
     for each in functions:
-        yield f"\t{{ {_quoted(elf, each.name)}, {order.index(each.section)}, {elf.section_offset(each):#x} }},"
+        yield f"\t{{ {_quoted(elf, each.name)}, {order.index(each.section)}, {elf.offset_in_section(each):#x} }},"
     yield from ("};", "#endif", "")
 
 

@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     return Image(
         recipe=qemu_program.with_qemu(recipe, build_context),
         key=_key(layers),
-        kernel=kernel.elf if recipe.machine.boot == "pvh" else kernel.kernel,
+        kernel=kernel.bootable_elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
         initrd=initrd,
         modules=built,

@@ -29,7 +29,7 @@ _MISMATCH = re.compile(r"unexpected size|Hash Sum mismatch|Mirror sync in progre
 _DISTRIBUTION = re.compile(r"/dists/([^/\s]+)/")
 
 
-def native() -> str:
+def host_debian_architecture() -> str:
     """Return dpkg's name of the host's architecture."""
     return next((row.debian for row in ARCHITECTURES.values() if row.native and row.debian), "amd64")
 
@@ -82,7 +82,7 @@ class AptState:
             return answers.get(question, {})
 
     def _say(self, detail: str) -> None:
-        ProgressStep(self._bus, "host", self._step).report(detail)
+        ProgressStep(self._bus, "host", self._step).publish_progress(detail)
 
     @property
     def _step(self) -> str:
@@ -91,20 +91,20 @@ class AptState:
     def _fresh_answers(self) -> dict[str, dict[str, str]]:
         """Refresh old lists, or report why that failed and keep them; return the stored results of the lists in use."""
         known = self._read(self._stamp)
-        wanted = [*self._suites, os.environ.get(host_apt_sources.MIRROR, "")]
+        wanted = [*self._suites, os.environ.get(host_apt_sources.MIRROR_VARIABLE, "")]
         self._when = float(known.get("when", 0))
         if known.get("for") != wanted or not 0 <= time.time() - self._when < _DAY:
             with self._bus.step("host", self._step) as step:
                 try:
                     if without := self._refresh():
-                        step.report(without)
-                        step.close_with(without)
+                        step.publish_progress(without)
+                        step.set_final_detail(without)
                     self._when = time.time()
                     write_text(self._stamp, json.dumps({"when": self._when, "for": wanted}))
                 except HostError as error:
                     if not known:
                         raise
-                    step.report(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
+                    step.publish_progress(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
         remembered = self._read(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 
@@ -132,7 +132,7 @@ class AptState:
                 for suite in _DISTRIBUTION.findall(line)
             } & set(self._optional)
             if not mismatched - refused.keys():
-                mend = f"check the network, or set {host_apt_sources.MIRROR}"
+                mend = f"check the network, or set {host_apt_sources.MIRROR_VARIABLE}"
                 raise HostError(f"cannot fetch package lists: {reason}", mend=mend)
             refused |= dict.fromkeys(mismatched, reason)
 
@@ -143,12 +143,14 @@ class AptState:
 
     def _configure(self, refused: Collection[str] = ()) -> None:
         """Write the private source list, without the suites in `refused`, and the private configuration."""
-        kind, architecture = ("deb-src", native()) if self._architecture == SOURCE else ("deb", self._architecture)
+        kind, architecture = (
+            ("deb-src", host_debian_architecture()) if self._architecture == SOURCE else ("deb", self._architecture)
+        )
         for name in ("lists/partial", "cache/archives/partial"):
             (self._root / name).mkdir(parents=True, exist_ok=True)
         (self._root / "status").touch()
         suites = [suite for suite in self._suites if suite not in refused]
-        lines = [repository.line(kind) for repository in host_apt_sources.repositories(suites)]
+        lines = [repository.source_list_line(kind) for repository in host_apt_sources.repositories_of_suites(suites)]
         write_text(self._root / "sources.list", "\n".join([*lines, ""]))
         settings = {
             # apt reads APT_CONFIG before the host's files (apt.conf(5)), which could override our directories.

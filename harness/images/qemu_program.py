@@ -14,7 +14,7 @@ from harness.images.suite_programs import SuitePrograms
 from harness.images.vm_recipe import Emulator, Recipe
 
 # Set by --host-qemu: use the host's QEMU even if a recipe needs a newer one.
-HOST_QEMU = "PINPOINT_HOST_QEMU"
+HOST_QEMU_VARIABLE = "PINPOINT_HOST_QEMU"
 _SUITE = "trixie-backports"
 # That suite's package of each emulator, and the package with its firmware if that is another one.
 _PACKAGES = {
@@ -38,7 +38,7 @@ def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
     when the suite has no such QEMU.
     """
     if not _elsewhere(recipe):
-        return _with(recipe, recipe.architecture.machine.qemu)
+        return _with(recipe, recipe.architecture.qemu_machine.qemu)
     entry = suite_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
     found = _with(recipe, str(_launcher(recipe, entry.path)))
     emulator = found.machine.emulator
@@ -49,10 +49,10 @@ def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
 
 def qemu_program_name(recipe: Recipe, build_context: BuildContext) -> str:
     """Return the program that `resolved` chooses, even if it has not been fetched yet."""
-    program = ARCHITECTURES[recipe.arch].machine.qemu
+    program = ARCHITECTURES[recipe.arch].qemu_machine.qemu
     if not _elsewhere(recipe):
         return program
-    key = build_context.store.path(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
+    key = build_context.store.entry_path(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
     return str(_launcher(recipe, key))
 
 
@@ -66,9 +66,9 @@ def is_qemu_present(recipe: Recipe, build_context: BuildContext) -> bool:
 def _elsewhere(recipe: Recipe) -> bool:
     """Return True when this host's QEMU is too old for the recipe, or absent."""
     oldest = recipe.machine.oldest_qemu
-    if os.environ.get(HOST_QEMU) or oldest == (0, 0):
+    if os.environ.get(HOST_QEMU_VARIABLE) or oldest == (0, 0):
         return False
-    found = _with(recipe, ARCHITECTURES[recipe.arch].machine.qemu).machine.emulator
+    found = _with(recipe, ARCHITECTURES[recipe.arch].qemu_machine.qemu).machine.emulator
     return found is None or found.version < oldest
 
 
@@ -84,17 +84,17 @@ def _with(recipe: Recipe, program: str) -> Recipe:
 
 
 def _launcher(recipe: Recipe, entry: Path) -> Path:
-    return entry / suite_programs.LAUNCHERS / ARCHITECTURES[recipe.arch].machine.qemu
+    return entry / suite_programs.LAUNCHERS / ARCHITECTURES[recipe.arch].qemu_machine.qemu
 
 
 def _wanted(recipe: Recipe) -> SuitePrograms:
-    program = ARCHITECTURES[recipe.arch].machine.qemu
+    program = ARCHITECTURES[recipe.arch].qemu_machine.qemu
     if program not in _PACKAGES:
         raise HostError(f"no package of {_SUITE} is known to have {program}", mend=f"see {Path(__file__).name}")
     files = "usr/share/qemu"
     return SuitePrograms(
         suite=_SUITE,
         packages=_PACKAGES[program],
-        kept=(f"usr/bin/{program}", files),
-        launched={program: (f"usr/bin/{program}", "-L", f'{{files}}/{files}"')},
+        kept_paths=(f"usr/bin/{program}", files),
+        launcher_commands={program: (f"usr/bin/{program}", "-L", f'{{files}}/{files}"')},
     )

@@ -22,7 +22,7 @@ from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.kernel_source_trees import Source
 from harness.images.store import Entry
-from harness.images.vm_recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 KIND = "kernel"
 
@@ -35,13 +35,13 @@ _CODE = ("source_kernel.py", "kernel_config.py", "object_tree.py", "kbuild.py", 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return every input of this kernel, for its store key, without fetching or building anything."""
-    source = kernel_source_trees.of_recipe(recipe, build_context.packages)
-    fragments = [part_path("config", name).read_text() for name in recipe.kernel.config]
+    source = kernel_source_trees.source_tree_of_recipe(recipe, build_context.packages)
+    fragments = [fragment_or_patch_path("config", name).read_text() for name in recipe.kernel.config]
     own = [_own_config(recipe)] if recipe.kernel.config_file else []
     code = [code_sha256(Path(__file__).with_name(name)) for name in _CODE]
     return [
         recipe.arch,
-        *source.identity,
+        *source.key_parts,
         *fragments,
         *own,
         recipe.kernel.cflags,
@@ -66,7 +66,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
     The recipe's `cflags` apply to the kernel and to every module built for it. Drivers that a guest needs are built in.
     Raises RecipeError (unsatisfiable fragments, patches that do not apply) and BuildError (with the log).
     """
-    source = kernel_source_trees.of_recipe(recipe, build_context.packages)
+    source = kernel_source_trees.source_tree_of_recipe(recipe, build_context.packages)
     job = _Job(recipe, source, build_context)
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     if not source.tree.is_dir():
@@ -83,7 +83,7 @@ def _kernel_build(entry: Entry, source: Source) -> KernelBuild:
         release=facts["release"],
         build_id=facts["build_id"],
         kernel=entry.path / facts["kernel"],
-        elf=vmlinux,
+        bootable_elf=vmlinux,
         vmlinux=vmlinux,
         headers=Headers(source=source.tree, objects=entry.path / object_tree.NAME),
         drivers=tuple(entry.path / "drivers" / name for name in facts.get("drivers", ())),
@@ -105,7 +105,7 @@ class _Job:
         kernel_source_trees.unpack(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
-            locks.hold_lock(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.report),
+            locks.hold_lock(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.publish_progress),
             self.build_context.slots.wait_for_slot() as jobs,
         ):
             if not self._objects.exists():
@@ -126,11 +126,11 @@ class _Job:
 
     def _configure(self, make: Make, step: ProgressStep) -> None:
         """Run Kconfig on the fragments and check that the configuration has all their options."""
-        step.report("configuring")
+        step.publish_progress("configuring")
         if self.recipe.kernel.config_file:
             self._configure_own(make, step)
             return
-        wishes = kernel_config.merge([part_path("config", name) for name in self.recipe.kernel.config])
+        wishes = kernel_config.merge([fragment_or_patch_path("config", name) for name in self.recipe.kernel.config])
         seed = self._objects / "pinpoint.config"
         write_text(seed, kernel_config.allconfig_text(wishes))
         make.run(
@@ -155,7 +155,9 @@ class _Job:
         output = MakeProgress(step, expected)
         targets = [self.recipe.architecture.kernel_target, "modules"]
         make.run(targets, output, deadline=Deadline.after(_BUILD_S), variables={"KCFLAGS": self.recipe.kernel.cflags})
-        write_text(counted, f"{max(output.commands, int(counted.read_text()) if counted.exists() else 0)}\n")
+        write_text(
+            counted, f"{max(output.printed_command_count, int(counted.read_text()) if counted.exists() else 0)}\n"
+        )
 
     def _drivers(self, entry: Path) -> list[str]:
         """Keep the drivers that the user's own configuration makes modules; return their names."""
@@ -164,7 +166,9 @@ class _Job:
             shutil.copyfile(self._objects / "modules.builtin", Path(scratch) / "modules.builtin")
             for module in self._objects.rglob("*.ko"):
                 (Path(scratch) / "kernel" / module.name).symlink_to(module)
-            return drivers.copy_modules(Path(scratch), self.recipe.architecture.machine.nic_modules, entry / "drivers")
+            return drivers.copy_modules(
+                Path(scratch), self.recipe.architecture.qemu_machine.nic_modules, entry / "drivers"
+            )
 
     def _gather(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Copy the finished kernel to its entry and return its facts."""
@@ -177,7 +181,7 @@ class _Job:
         loaded = self._drivers(entry) if self.recipe.kernel.config_file else []
         objects = sum(1 for _ in self._objects.rglob("*.o"))
         warnings = len(kbuild.warnings(self._log))
-        step.close_with(f"{objects} objects, {warnings} warnings")
+        step.set_final_detail(f"{objects} objects, {warnings} warnings")
         return {
             "release": (self._objects / "include/config/kernel.release").read_text().strip(),
             "build_id": Elf.read(entry / "vmlinux").build_id,

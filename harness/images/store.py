@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from harness.core.deadline import Deadline
 from harness.core.events import Bus, ProgressStep
-from harness.core.files import digest
+from harness.core.files import sha256_of_strings
 from harness.core.locks import hold_lock
 from harness.images import disk_full_errors, manifest
 from harness.images.manifest import Manifest
@@ -41,7 +41,7 @@ class Entry:
 
 def key_of(parts: Sequence[str]) -> str:
     """Return the store key of a result with the inputs `parts`."""
-    return digest(parts)[:20]
+    return sha256_of_strings(parts)[:20]
 
 
 class Store:
@@ -66,34 +66,34 @@ class Store:
             self._sweep()
         with self._bus.step(vm, kind) as step, disk_full_errors.as_host_errors(self.root):
             lock = self._lock_path(f"{kind}-{key}")
-            with hold_lock(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.report):
+            with hold_lock(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.publish_progress):
                 entry = self._kept(kind, key, step)
                 if entry is None:
                     damage = step.closing
-                    step.close_with("")
+                    step.set_final_detail("")
                     entry = self._built(kind, key, parts, step, build)
                     # The board no longer shows the damage: the build's progress has replaced it.
-                    step.close_with("; ".join(part for part in (damage, step.closing) if part))
+                    step.set_final_detail("; ".join(part for part in (damage, step.closing) if part))
                 self.mark_used(entry.path)
             return entry
 
-    def path(self, kind: str, parts: Sequence[str]) -> Path:
+    def entry_path(self, kind: str, parts: Sequence[str]) -> Path:
         """Return the path of an entry, which may not be built yet."""
         return self.root / f"{kind}-{key_of(parts)}"
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
         """Return True when the entry has been built; its files are not verified."""
-        return (self.path(kind, parts) / manifest.NAME).is_file()
+        return (self.entry_path(kind, parts) / manifest.NAME).is_file()
 
     def drop(self, kind: str, parts: Sequence[str]) -> None:
         """Remove an entry that this process could not use, if it exists; the next use builds it again.
 
         It stays while another process uses it, which that process could.
         """
-        path = self.path(kind, parts)
+        path = self.entry_path(kind, parts)
         if (handle := self._used.pop(path.name, -1)) >= 0:
             os.close(handle)
-        if not self.discard(path) and path.exists():
+        if not self.remove_if_unused(path) and path.exists():
             self.mark_used(path)
 
     def drop_unused(self, kind: str, seconds: float) -> None:
@@ -101,7 +101,7 @@ class Store:
         for path in self.root.glob(f"{kind}-*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > seconds:
-                    self.discard(path)
+                    self.remove_if_unused(path)
 
     def mark_used(self, path: Path) -> None:
         """Mark an entry as used: until this process ends, no other process drops it as unused.
@@ -114,7 +114,7 @@ class Store:
                 self._used[path.name] = handle = _open_lock(self._use_path(path.name))
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    def discard(self, path: Path) -> bool:
+    def remove_if_unused(self, path: Path) -> bool:
         """Remove an entry; return False if a process uses it, builds it, or has removed it."""
         with suppress(Timeout, FileNotFoundError, BlockingIOError), FileLock(self._lock_path(path.name), timeout=0):
             handle = _open_lock(self._use_path(path.name))
@@ -132,13 +132,13 @@ class Store:
         if not path.exists():
             return None
         record = manifest.read(path)
-        wrong = manifest.damage(path, record) if record else f"{manifest.NAME} is damaged"
+        wrong = manifest.find_damage(path, record) if record else f"{manifest.NAME} is damaged"
         if record and not wrong:
-            step.close_with("from the store")
+            step.set_final_detail("from the store")
             os.utime(path)
             return Entry(kind, key, path, record.facts)
-        step.report(f"damaged in the store: {wrong}; building it again")
-        step.close_with(f"it was damaged in the store: {wrong}")
+        step.publish_progress(f"damaged in the store: {wrong}; building it again")
+        step.set_final_detail(f"it was damaged in the store: {wrong}")
         self._discard(path)
         return None
 

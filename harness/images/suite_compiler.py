@@ -32,7 +32,7 @@ def obtain(recipe: Recipe, build_context: BuildContext) -> Path | None:
 def _wanted(recipe: Recipe) -> SuitePrograms:
     architecture, compiler = recipe.architecture, recipe.kernel.compiler
     major = compiler.partition("-")[2]
-    gnu = architecture.gnu
+    gnu = architecture.gnu_triplet
     # Debian has a separate directory for cross compilers.
     home = f"{'gcc' if architecture.native else 'gcc-cross'}/{gnu}/{major}"
     proper = f"usr/libexec/{home}/{_PROPER}"
@@ -40,8 +40,8 @@ def _wanted(recipe: Recipe) -> SuitePrograms:
     return SuitePrograms(
         suite=recipe.kernel.suite.partition("-")[0],
         packages=(f"{compiler}-{gnu.replace('_', '-')}",),
-        kept=(program, proper, f"usr/lib/{home}/include"),
+        kept_paths=(program, proper, f"usr/lib/{home}/include"),
         # -B: the directory that the driver searches first for its other programs, here the launchers' directory.
-        launched={compiler: (program, "-B", '{files}/../bin/"'), _PROPER: (proper,)},
-        of_host={tool: f"{architecture.cross_prefix}{tool}" for tool in ("as", "ld")},
+        launcher_commands={compiler: (program, "-B", '{files}/../bin/"'), _PROPER: (proper,)},
+        host_launchers={tool: f"{architecture.cross_prefix}{tool}" for tool in ("as", "ld")},
     )

@@ -26,7 +26,7 @@ from harness.core.files import code_sha256
 from harness.images import deb
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
-from harness.images.private_apt import native
+from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Entry
 
 KIND = "suite-programs"
@@ -61,19 +61,19 @@ class SuitePrograms:
 
     suite: str
     packages: tuple[str, ...]
-    kept: tuple[str, ...]
-    launched: Mapping[str, tuple[str, ...]] = field(hash=False)
-    of_host: Mapping[str, str] = field(default_factory=dict, hash=False)
+    kept_paths: tuple[str, ...]
+    launcher_commands: Mapping[str, tuple[str, ...]] = field(hash=False)
+    host_launchers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
     """Return every input of the entry, for its store key: the packages and their dependencies."""
-    closure = _packages(wanted, build_context).closure(wanted.packages, native())
+    closure = _packages(wanted, build_context).closure(wanted.packages, host_debian_architecture())
     return [
         *(f"{name} {closure[name]}" for name in sorted(closure)),
-        *wanted.kept,
-        *(f"{name} {' '.join(words)}" for name, words in sorted(wanted.launched.items())),
-        *(f"{name} {program}" for name, program in sorted(wanted.of_host.items())),
+        *wanted.kept_paths,
+        *(f"{name} {' '.join(words)}" for name, words in sorted(wanted.launcher_commands.items())),
+        *(f"{name} {program}" for name, program in sorted(wanted.host_launchers.items())),
         *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__))),
     ]
 
@@ -88,15 +88,17 @@ def obtain(wanted: SuitePrograms, build_context: BuildContext, *, vm: str) -> En
     return build_context.store.obtain(KIND, key_parts(wanted, build_context), vm=vm, build=job.build)
 
 
-def wrap(tree: Path, package: str, suite: str, host_packages: Packages, deadline: Deadline) -> int:
+def replace_programs_by_launchers(
+    tree: Path, package: str, suite: str, host_packages: Packages, deadline: Deadline
+) -> int:
     """Make the host's programs below `tree`, from `package` of a suite, run with the libraries of that suite.
 
     Each program for the host's architecture is renamed, and a launcher gets its name. Returns the number of programs.
     Raises as `obtain`.
     """
-    packages = host_packages.with_release(suite)
+    packages = host_packages.for_suite_with_release(suite)
     with tempfile.TemporaryDirectory(dir=tree) as scratch:
-        for file in packages.fetch_closure((package,), native(), deadline=deadline):
+        for file in packages.fetch_closure((package,), host_debian_architecture(), deadline=deadline):
             deb.unpack(file, Path(scratch))
         libraries = _Tree(Path(scratch), tree)
         programs = [path for path in tree.rglob("*") if not path.is_relative_to(scratch) and libraries.needs(path)]
@@ -111,7 +113,7 @@ def wrap(tree: Path, package: str, suite: str, host_packages: Packages, deadline
 
 
 def _packages(wanted: SuitePrograms, build_context: BuildContext) -> Packages:
-    return build_context.packages.with_release(wanted.suite)
+    return build_context.packages.for_suite_with_release(wanted.suite)
 
 
 @dataclass(frozen=True)
@@ -125,21 +127,21 @@ class _Job:
         """Unpack the packages to a scratch directory, keep the programs and their libraries, and write launchers."""
         deadline = Deadline.after(_FETCHING)
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            step.report(f"fetching {', '.join(self.wanted.packages)} of {self.wanted.suite}", 0.0)
-            files = self.packages.fetch_closure(self.wanted.packages, native(), deadline=deadline)
+            step.publish_progress(f"fetching {', '.join(self.wanted.packages)} of {self.wanted.suite}", 0.0)
+            files = self.packages.fetch_closure(self.wanted.packages, host_debian_architecture(), deadline=deadline)
             for number, package in enumerate(files):
-                step.report(f"unpacking {package.name}", 0.3 + 0.6 * number / len(files))
+                step.publish_progress(f"unpacking {package.name}", 0.3 + 0.6 * number / len(files))
                 deb.unpack(package, Path(scratch))
             tree = _Tree(Path(scratch), entry)
-            for place in self.wanted.kept:
+            for place in self.wanted.kept_paths:
                 tree.keep(place)
             libraries = tree.keep_libraries()
         if not tree.loader:
             raise BuildError("no program with a dynamic loader was kept", mend=f"see {Path(__file__).name}")
-        for name, (program, *words) in self.wanted.launched.items():
+        for name, (program, *words) in self.wanted.launcher_commands.items():
             before = "".join(f" {word}" for word in words).format(files=f'"$d/{_FILES}')
             _write(entry / LAUNCHERS / name, _THROUGH_LOADER.format(loader=tree.loader, program=program, words=before))
-        for name, program in self.wanted.of_host.items():
+        for name, program in self.wanted.host_launchers.items():
             _write(entry / LAUNCHERS / name, _OF_HOST.format(program=program))
         return {"packages": len(files), "libraries": libraries}
 

@@ -19,13 +19,13 @@ _MAGIC = b"\x7fELF"
 _LINKS = 8
 
 
-def leave_out(root: Path) -> None:
+def delete_documentation(root: Path) -> None:
     """Delete documentation."""
     for name in _LEFT_OUT:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
-def foreign_scripts(root: Path) -> list[str]:
+def programs_lacking_interpreter(root: Path) -> list[str]:
     """Return the programs of a tree whose interpreter is neither sh nor in the tree.
 
     No ELF file shows what they need.
@@ -40,7 +40,7 @@ def has_programs(root: Path) -> bool:
     return any(path.is_file() for directory in _PROGRAMS for path in (root / directory).glob("*"))
 
 
-def keep_libraries(root: Path, packages: Path) -> list[str]:
+def copy_needed_libraries(root: Path, packages: Path) -> list[str]:
     """Copy into `root` each library that its ELF files load, and the loader that they name; return their names.
 
     `packages` is where all that the packages depend on is unpacked. What it does not have is left out: a library that

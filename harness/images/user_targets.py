@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core import paths
-from harness.core.architecture import Architecture, Narrow
+from harness.core.architecture import Architecture, CompatPrograms
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.events import ProgressStep
@@ -26,15 +26,15 @@ from harness.images.vm_recipe import Recipe
 KIND = "user"
 
 RUNNER = "pinpoint_runner"
-ONE = "libpinpoint_one.so"
-TWO = "libpinpoint_two.so"
+FIRST_LIBRARY = "libpinpoint_one.so"
+SECOND_LIBRARY = "libpinpoint_two.so"
 PRELOADED = "libpinpoint_preloaded.so"
 PAGES = "pinpoint_pages"
 PERF = "pinpoint_perf"
 PLAIN = "plain"
 STATIC = "static"
 STRIPPED = "stripped"
-NARROW = "32bit"
+COMPAT = "32bit"
 _BUILD_S = 120.0
 _FLAGS = ("-std=gnu11", "-O2", "-fno-toplevel-reorder", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=sha1")
 # dladdr() names only what a file exports, and a program exports nothing unless asked.
@@ -62,15 +62,15 @@ VARIANTS: Mapping[str, Variant] = {
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - StoreLayer requires it
     """Return every input of the files, for the store key; all kernels of an architecture share the files."""
-    narrow = recipe.architecture.narrow
+    narrow = recipe.architecture.compat_programs
     compilers = [compiler_version(recipe.architecture), *([_version(narrow)] if narrow else [])]
     return [recipe.arch, tree_digest(_sources()), *compilers, sha256(Path(__file__))]
 
 
-def _version(narrow: Narrow) -> str:
+def _version(narrow: CompatPrograms) -> str:
     """Return the version of the compiler and the digest of the C library of 32-bit programs."""
     answer = run([f"{narrow.cross_prefix}gcc", "--version"], deadline=Deadline.after(_BUILD_S))
-    return f"{answer.output.partition(chr(10))[0]} {sha256(Path(narrow.libraries) / 'libc.so.6')}"
+    return f"{answer.output.partition(chr(10))[0]} {sha256(Path(narrow.library_directory) / 'libc.so.6')}"
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:
@@ -86,8 +86,8 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
 
 def _built(root: Path) -> list[Path]:
     """Return the files of all variants, without the separate symbol tables, which stay on the host."""
-    wanted = (RUNNER, ONE, TWO, PRELOADED)
-    libraries = (root / NARROW).glob("l*.so.*")
+    wanted = (RUNNER, FIRST_LIBRARY, SECOND_LIBRARY, PRELOADED)
+    libraries = (root / COMPAT).glob("l*.so.*")
     return sorted([*libraries, *(path for path in root.glob("*/*") if path.name in wanted and not path.is_symlink())])
 
 
@@ -106,14 +106,14 @@ class _Job:
         self._log.unlink(missing_ok=True)
         for name, variant in VARIANTS.items():
             self._variant(entry / name, variant, self.architecture.cross_prefix)
-        if self.architecture.narrow:
-            self._narrow(entry / NARROW, self.architecture.narrow)
+        if self.architecture.compat_programs:
+            self._narrow(entry / COMPAT, self.architecture.compat_programs)
         self._gcc(entry / PLAIN / PRELOADED, ["preloaded"], "-fPIC", "-shared")
         (entry / STATIC).mkdir()
         self._gcc(entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", "-fPIE", "-static-pie")
         for name, source in ((PAGES, "mapped_pages_reader"), (PERF, "perf")):
             self._gcc(entry / name, [source], "-static", "-s")
-        for name in (RUNNER, ONE, TWO):
+        for name in (RUNNER, FIRST_LIBRARY, SECOND_LIBRARY):
             self._strip(entry, name)
         return {"build_ids": {str(path.relative_to(entry)): Elf.read(path).build_id for path in _built(entry)}}
 
@@ -121,22 +121,28 @@ class _Job:
     def _log(self) -> Path:
         return paths.cache() / "logs" / f"user-{self.architecture.name}.log"
 
-    def _narrow(self, directory: Path, narrow: Narrow) -> None:
+    def _narrow(self, directory: Path, narrow: CompatPrograms) -> None:
         """The plain build as 32-bit programs, with the C library and the dynamic linker that they need."""
-        loader = f"-Wl,--dynamic-linker=/tmp/{KIND}/{directory.name}/{narrow.loader}"
+        loader = f"-Wl,--dynamic-linker=/tmp/{KIND}/{directory.name}/{narrow.dynamic_linker}"
         self._variant(directory, Variant((loader,)), narrow.cross_prefix)
-        for name in (narrow.loader, "libc.so.6"):
-            (directory / name).write_bytes((Path(narrow.libraries) / name).read_bytes())
+        for name in (narrow.dynamic_linker, "libc.so.6"):
+            (directory / name).write_bytes((Path(narrow.library_directory) / name).read_bytes())
 
     def _variant(self, directory: Path, variant: Variant, prefix: str) -> None:
         directory.mkdir()
         gcc = partial(self._gcc, prefix=prefix)
         shared = (*variant.flags, "-fPIC", "-shared")
-        one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{ONE}")
-        gcc(directory / ONE, ["one"], *shared, *one)
-        gcc(directory / TWO, ["library_calling_through_plt"], *shared, f"-Wl,-soname,{TWO}", after=[directory / ONE])
+        one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{FIRST_LIBRARY}")
+        gcc(directory / FIRST_LIBRARY, ["one"], *shared, *one)
+        gcc(
+            directory / SECOND_LIBRARY,
+            ["library_calling_through_plt"],
+            *shared,
+            f"-Wl,-soname,{SECOND_LIBRARY}",
+            after=[directory / FIRST_LIBRARY],
+        )
         linked = (*variant.flags, "-fPIE", "-pie", "-Wl,-rpath,$ORIGIN", _EXPORTED)
-        gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / ONE, directory / TWO])
+        gcc(directory / RUNNER, _RUNNER_SOURCES, *linked, after=[directory / FIRST_LIBRARY, directory / SECOND_LIBRARY])
 
     def _gcc(
         self,

@@ -20,7 +20,7 @@ from harness.core.process import run
 from harness.images import deb
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
-from harness.images.private_apt import native
+from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Entry
 from harness.images.vm_recipe import Recipe
 
@@ -39,7 +39,7 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     return [
         architecture,
         *(f"{name} {closure[name]}" for name in sorted(closure)),
-        build_context.packages.hash(_WANTED[0], native()),
+        build_context.packages.hash(_WANTED[0], host_debian_architecture()),
         *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__))),
     ]
 
@@ -71,12 +71,12 @@ class _Job:
         deadline = Deadline.after(_FETCHING)
         root = entry / "root"
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            step.report("fetching busybox and dropbear", 0.0)
+            step.publish_progress("fetching busybox and dropbear", 0.0)
             for package in self.packages.fetch_closure(_WANTED, self.architecture, deadline=deadline):
                 deb.unpack(package, Path(scratch) / "unpacked")
-            step.report("copying programs and libraries", 0.5)
+            step.publish_progress("copying programs and libraries", 0.5)
             libraries = Pruned(Path(scratch) / "unpacked", root).keep()
-            step.report("listing busybox's applets", 0.8)
+            step.publish_progress("listing busybox's applets", 0.8)
             applets = self._applets(Path(scratch) / "native", deadline)
         for applet in applets:
             link = root / applet
@@ -87,7 +87,7 @@ class _Job:
 
     def _applets(self, scratch: Path, deadline: Deadline) -> list[str]:
         """Return the paths of busybox's applets, as listed by the host architecture's build of the same package."""
-        deb.unpack(self.packages.fetch(_WANTED[0], native(), deadline=deadline), scratch)
+        deb.unpack(self.packages.fetch(_WANTED[0], host_debian_architecture(), deadline=deadline), scratch)
         program = next(path for path in scratch.glob("**/bin/busybox"))
         listed = run([program, "--list-full"], deadline=deadline)
         if listed.rc:

@@ -18,7 +18,7 @@ from harness.images import kbuild, kernel_config
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import MakeProgress, run_logged
 from harness.images.store import Entry
-from harness.images.vm_recipe import Recipe, part_path
+from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 KIND = "userland"
 
@@ -70,7 +70,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
 
 
 def _fragment() -> Path:
-    return part_path("config", "busybox")
+    return fragment_or_patch_path("config", "busybox")
 
 
 def _static_libc(architecture: Architecture) -> Path:
@@ -111,7 +111,7 @@ class _Job:
         dpkg-source need not check the uploader's signature: apt has checked every file of the package against the
         hashes in the archive's signed list.
         """
-        step.report(f"fetching {package}'s source")
+        step.publish_progress(f"fetching {package}'s source")
         source = self.build_context.packages.fetch_source(package, deadline=Deadline.after(_FETCH_S))
         self._step(["dpkg-source", "--no-check", "--extract", source.dsc, scratch / package], f"unpacking {package}")
         return source.version
@@ -124,14 +124,18 @@ class _Job:
         write_text(config, kernel_config.overlay((tree / _BUSYBOX_CONFIG).read_text(), wishes))
         self._step([*make, "oldconfig"], "configuring busybox")
         kernel_config.check(wishes, kernel_config.parse(config.read_text()), tree)
-        make += [f"-j{jobs}", f"CC={kbuild.compiler(self.architecture)}", f"CONFIG_PREFIX={root}"]
+        make += [f"-j{jobs}", f"CC={kbuild.compiler_command(self.architecture)}", f"CONFIG_PREFIX={root}"]
         self._step([*make, "install"], "building busybox", MakeProgress(step))
 
     def _dropbear(self, tree: Path, root: Path, jobs: int, step: ProgressStep) -> None:
         """Configure dropbear for public keys only, and build only the server."""
-        step.report("building dropbear")
+        step.publish_progress("building dropbear")
         (tree / "localoptions.h").write_text(_DROPBEAR_OPTIONS)
-        options = [f"--host={self.architecture.gnu}", f"CC={kbuild.compiler(self.architecture)}", *_DROPBEAR_CONFIGURE]
+        options = [
+            f"--host={self.architecture.gnu_triplet}",
+            f"CC={kbuild.compiler_command(self.architecture)}",
+            *_DROPBEAR_CONFIGURE,
+        ]
         self._step([tree / "configure", *options], "configuring dropbear", cwd=tree)
         self._step(["make", "-C", tree, f"-j{jobs}", "PROGRAMS=dropbear", "STATIC=1"], "building dropbear")
         server = root / "usr/sbin/dropbear"

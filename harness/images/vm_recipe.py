@@ -171,7 +171,7 @@ class Recipe(_Table):
     def _known_architecture(self) -> Recipe:
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"arch {self.arch!r} is none of {', '.join(sorted(ARCHITECTURES))}")
-        if self.machine.boot == "pvh" and not self.architecture.machine.pvh:
+        if self.machine.boot == "pvh" and not self.architecture.qemu_machine.pvh:
             raise ValueError(f"machine.boot 'pvh' is not for {self.arch}")
         if self.kernel.sibling == self.name:
             raise ValueError("kernel.sibling is the VM itself; name another")
@@ -182,7 +182,7 @@ class Recipe(_Table):
         """The entry of the architecture table for this VM, with the QEMU that was found for it."""
         row = ARCHITECTURES[self.arch]
         found = self.machine.emulator
-        return replace(row, machine=row.machine.for_qemu(found.program, found.version)) if found else row
+        return replace(row, qemu_machine=row.qemu_machine.for_qemu(found.program, found.version)) if found else row
 
 
 def load(path: Path) -> Recipe:
@@ -243,7 +243,7 @@ def _explained(path: Path, error: ValidationError) -> RecipeError:
 
 def _demand_file(path: Path, kind: str, name: str) -> None:
     """Raise RecipeError if a fragment or patch of the recipe does not exist."""
-    wanted = part_path(kind, name)
+    wanted = fragment_or_patch_path(kind, name)
     if not wanted.is_file():
         raise RecipeError(
             f"kernel.{kind} names {name!r}", where=path.name, mend=f"create {wanted.relative_to(paths.PROJECT)}"
@@ -268,7 +268,7 @@ def _demand_path(path: Path, tree: str) -> None:
         raise RecipeError(what, where=path.name, mend="name the directory of a kernel source") from None
 
 
-def part_path(kind: str, name: str) -> Path:
+def fragment_or_patch_path(kind: str, name: str) -> Path:
     """Return the file of a config fragment (`config`) or a patch (`patches`) by its name in a recipe."""
     suffix = {"config": ".config", "patches": ".patch"}[kind]
     return paths.RECIPES / kind / f"{name.removesuffix(suffix)}{suffix}"

@@ -26,7 +26,7 @@ _BUILD_ID = struct.pack("<III4s", 4, 20, 3, b"GNU")
 _PAGE = 4096
 
 
-def make(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
+def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
     """Write the ELF of a packaged kernel with its symbols; return the number of symbols.
 
     An ELF inside the kernel file keeps its program headers and notes, so that QEMU can start it at its PVH entry; an
@@ -34,14 +34,14 @@ def make(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
     addresses, which can be read but not booted. Raises BuildError when the file is neither, or has no symbols.
     """
     content = unpack(kernel.read_bytes(), kernel.name)
-    if content.startswith(ELF) and (count := elf_writer.symbols_in(content)):
+    if content.startswith(ELF) and (count := elf_writer.count_symbols(content)):
         vmlinux.write_bytes(content)
         return count
     bare = vmlinux.with_suffix(".bare")
     answer = vmlinux.with_suffix(".symbols")
     try:
         bare.write_bytes(content)
-        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), architecture.flat_base)
+        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), architecture.flat_image_base_address)
         elf = content if content.startswith(ELF) else _wrapped(content, found, architecture)
         vmlinux.write_bytes(elf_writer.with_symbols(elf, found.symbols))
     finally:
@@ -86,15 +86,15 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 
 def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> bytes:
     """Return an ELF around a flat Image; of its sections, the symbols give only the borders of code."""
-    base = symbols.base
+    base = symbols.image_base
     # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data and has
     # no symbol without CONFIG_KALLSYMS_ALL.
     in_memory = struct.unpack_from("<Q", image, 16)[0]
     text, text_end, init, init_end = (
-        symbols.address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
+        symbols.symbol_address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
     )
     end = base + len(image)
-    note = base + build_id_note(image)
+    note = base + build_id_note_offset(image)
     places = [
         FlatSection(".head.text", base, text, executable=False),
         FlatSection(".text", text, text_end, executable=True),
@@ -102,13 +102,15 @@ def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> byt
         FlatSection(".init.text", init, init_end, executable=True),
         FlatSection(".data", init_end, end, executable=False),
         FlatSection(".bss", end, base + in_memory, executable=False, in_file=False),
-        FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, note=True),
+        FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, is_note=True),
     ]
     machine = ENUM_E_MACHINE[architecture.elf_machine]
-    return elf_writer.flat(image, base, places, machine, Form(architecture.word_bytes, little_endian=True))
+    return elf_writer.elf_from_flat_image(
+        image, base, places, machine, Form(architecture.word_bytes, little_endian=True)
+    )
 
 
-def build_id_note(image: bytes) -> int:
+def build_id_note_offset(image: bytes) -> int:
     """Return the offset of the kernel's own build-id note in a flat image; the embedded vDSOs have such notes too.
 
     Raises BuildError unless there is exactly one note outside every embedded ELF.

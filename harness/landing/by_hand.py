@@ -18,7 +18,7 @@ from harness.landing.site import Site
 MODULE = "pinpoint_byhand"
 
 
-class ByHand:
+class RelocationByHand:
     """Relocation in one guest of probes that were made for its own kernel and modules, or for others.
 
     `vmlinux` is the kernel that the probes were made for, by default the guest's own. `modules` holds the module files
@@ -65,7 +65,7 @@ class ByHand:
         """Base + offset, which wraps like the kernel's unsigned long."""
         return (self.base(site.module) + self.offset(site)) % self._modulus
 
-    def request(self, sites: Sequence[Site], *parameters: str) -> Request:
+    def build_request(self, sites: Sequence[Site], *parameters: str) -> Request:
         """The request for the probe module: the present bases, and each site's offset from one of them."""
         names = list(dict.fromkeys(site.module for site in sites))
         bases = ",".join(f"{self.base(name):#x}" for name in names)
@@ -83,11 +83,13 @@ def lowest_text_section(elf: Elf, loaded: Container[str]) -> Section:
 UNARMED = "disabled=1"
 
 
-def from_text_base(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_from_text_base(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that computes a module's symbol as text base + file offset."""
-    return ByHand(layout).request(sites, UNARMED)
+    return RelocationByHand(layout).build_request(sites, UNARMED)
 
 
-def of_other_build(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_for_other_build(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that uses another build's offset: from the kernel's sibling, or from the module's other layout."""
-    return ByHand(layout, vmlinux=layout.sibling, modules=layout.other_modules).request(sites, UNARMED)
+    return RelocationByHand(layout, vmlinux=layout.sibling_kernel, modules=layout.other_module_builds).build_request(
+        sites, UNARMED
+    )

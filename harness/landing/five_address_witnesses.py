@@ -29,14 +29,14 @@ class Statement:
     code: bytes = b""
 
 
-def reported(report: SiteReport) -> Statement:
+def reported_statement(report: SiteReport) -> Statement:
     """The probe module's own `kp.addr` after registration."""
     if report.errno:
         return Statement("reported", None, f"refused, errno {report.errno}")
     return Statement("reported", report.address)
 
 
-def listed(probes: Sequence[ListedProbe], near: int, registered: int | None = None) -> Statement:
+def listed_statement(probes: Sequence[ListedProbe], near: int, registered: int | None = None) -> Statement:
     """The entry of the kprobes list closest to `near`. Its symbol is a reverse look-up, only half independent.
 
     It contradicts the others when the list does not have as many new entries as probes were `registered`.
@@ -46,16 +46,16 @@ def listed(probes: Sequence[ListedProbe], near: int, registered: int | None = No
     if not probes:
         return Statement("listed", None, count or "the list is empty", contradicts=wrong)
     closest = min(probes, key=lambda probe: abs(probe.address - near))
-    shown = " ".join((closest.meaning, *closest.flags))
+    shown = " ".join((closest.symbol_offset, *closest.flags))
     return Statement("listed", closest.address, f"{shown}; {count}" if wrong else shown, contradicts=wrong)
 
 
-def elf(address: int) -> Statement:
+def elf_statement(address: int) -> Statement:
     """The ELF symbol plus the loaded section's address (module) or the slide (vmlinux)."""
     return Statement("elf", address)
 
 
-def trapped(report: SiteReport, kprobes: KprobeTraits) -> Statement:
+def trapped_statement(report: SiteReport, kprobes: KprobeTraits) -> Statement:
     """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it."""
     if not report.hits:
         return Statement("trapped", None, "not hit")
@@ -75,7 +75,7 @@ def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: M
     return replace(statement, code=inside or elsewhere.get(statement.address, b""))
 
 
-def outside(
+def outside_statement(
     window: Window,
     near: int,
     kprobes: KprobeTraits,
@@ -90,12 +90,12 @@ def outside(
     kernel has not `listed` differs from the ELF, too (None: any address is accepted). The statement has no address if
     too few bytes of the ELF can be compared.
     """
-    places = window.changes(kprobes) or window.unchanged_probe(near, kprobes, own, standing)
+    places = window.changed_addresses(kprobes) or window.unchanged_probe_addresses(near, kprobes, own, standing)
     if not places:
         denial = f"nothing changed in {window.size} bytes from {window.start:#x}"
         return Statement("outside", None, denial, contradicts=True)
     closest = min(places, key=lambda address: abs(address - near))
-    length = window.patch_at(closest, kprobes)
+    length = window.patch_length_at(closest, kprobes)
     was, now = (state[closest - window.start :] for state in (window.before, window.during))
     if not length:
         denial = f"{was[:8].hex()} became {now[:8].hex()}, no probe of this architecture"
@@ -106,10 +106,10 @@ def outside(
     wrong = window.contradiction(own, kprobes, standing, listed)
     if wrong:
         return Statement("outside", closest, f"{became}; {wrong}", contradicts=True)
-    if own.compared < FEWEST:
-        return Statement("outside", None, f"{became}, but only {own.compared} bytes of the ELF can be compared")
-    masked = f", {len(own.masked)} masked" if own.masked else ""
-    return Statement("outside", closest, f"{became}; {own.compared} bytes around are the ELF's{masked}")
+    if own.comparable_count < FEWEST:
+        return Statement("outside", None, f"{became}, but only {own.comparable_count} bytes of the ELF can be compared")
+    masked = f", {len(own.masked_offsets)} masked" if own.masked_offsets else ""
+    return Statement("outside", closest, f"{became}; {own.comparable_count} bytes around are the ELF's{masked}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Window:
         """True if the bytes after removal equal those before registration."""
         return self.after == self.before
 
-    def changes(self, kprobes: KprobeTraits) -> list[int]:
+    def changed_addresses(self, kprobes: KprobeTraits) -> list[int]:
         """The start of each run of bytes that registration changed, rounded down to the alignment of instructions."""
         found = []
         place = 0
@@ -139,25 +139,25 @@ class Window:
             if self.before[place] == self.during[place]:
                 place += 1
                 continue
-            first = place - (self.start + place) % kprobes.alignment
+            first = place - (self.start + place) % kprobes.instruction_alignment
             found.append(self.start + first)
-            length = self.patch_at(self.start + first, kprobes) or 1
-            place = max(place, first + length, first + kprobes.alignment)
+            length = self.patch_length_at(self.start + first, kprobes) or 1
+            place = max(place, first + length, first + kprobes.instruction_alignment)
         return found
 
-    def patch_at(self, address: int, kprobes: KprobeTraits) -> int:
+    def patch_length_at(self, address: int, kprobes: KprobeTraits) -> int:
         """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe."""
         now = self.during[address - self.start :]
-        return next((length for begins, length in kprobes.patches if now.startswith(begins)), 0)
+        return next((length for begins, length in kprobes.patch_starts_and_sizes if now.startswith(begins)), 0)
 
-    def unchanged_probe(
+    def unchanged_probe_addresses(
         self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]
     ) -> list[int]:
         """The address, if another probe was there before and memory shows it, so that nothing had to change."""
         here = address - self.start
         if own is None or address not in standing or not 0 <= here < len(own.code):
             return []
-        return [address] if self.patch_at(address, kprobes) and self.during[here] != own.code[here] else []
+        return [address] if self.patch_length_at(address, kprobes) and self.during[here] != own.code[here] else []
 
     def contradiction(
         self,
@@ -170,13 +170,13 @@ class Window:
 
         A patch counts as a probe's only at the address of a `listed` probe (None: at any address).
         """
-        longest = max(length for _, length in kprobes.patches)
+        longest = max(length for _, length in kprobes.patch_starts_and_sizes)
         others = {address - self.start + byte for address in standing for byte in range(longest)}
         put = {
             address - self.start + byte
-            for address in self.changes(kprobes)
+            for address in self.changed_addresses(kprobes)
             if listed is None or address in listed
-            for byte in range(self.patch_at(address, kprobes))
+            for byte in range(self.patch_length_at(address, kprobes))
         }
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
         for when, memory, probed in states:

@@ -46,18 +46,18 @@ class Landing:
     site: Site
     statements: Sequence[Statement]
     hits: int
-    meaning: Callable[[int], str]
-    escaped: str = ""
+    describe_address: Callable[[int], str]
+    escaped_into: str = ""
 
     @property
-    def with_address(self) -> list[Statement]:
+    def statements_with_address(self) -> list[Statement]:
         """The statements that have an address."""
         return [statement for statement in self.statements if statement.address is not None]
 
     @property
     def complaint(self) -> str:
         """Why the probe has not landed: the witnesses disagree, or agree on another place; empty if it has landed."""
-        return self.disagreement or (f"escaped into {self.escaped}" if self.escaped else "")
+        return self.disagreement or (f"escaped into {self.escaped_into}" if self.escaped_into else "")
 
     @property
     def disagreement(self) -> str:
@@ -65,34 +65,41 @@ class Landing:
 
         Empty when at least QUORUM witnesses have an address, all addresses agree and no witness contradicts.
         """
-        addresses = {statement.address for statement in self.with_address}
+        addresses = {statement.address for statement in self.statements_with_address}
         contrary = next((statement for statement in self.statements if statement.contradicts), None)
         if len(addresses) > 1:
             return "the witnesses disagree"
         if contrary:
             return f"the {contrary.witness} witness contradicts: {contrary.detail}"
-        if len(self.with_address) < QUORUM:
-            return f"only {len(self.with_address)} of {len(self.statements)} witnesses have an address, not {QUORUM}"
+        count = len(self.statements_with_address)
+        if count < QUORUM:
+            return f"only {count} of {len(self.statements)} witnesses have an address, not {QUORUM}"
         return ""
 
-    def table(self) -> str:
+    def format_witness_table(self) -> str:
         """Format witness, address, symbol + offset, bytes and detail as a table for a bug report."""
         rows = [("witness", "address", "means", "bytes", "detail"), *(self._row(each) for each in self.statements)]
-        escaped = [f"escaped into {self.escaped}"] if self.escaped else []
+        escaped = [f"escaped into {self.escaped_into}"] if self.escaped_into else []
         return "\n".join([*align_columns(rows), *escaped])
 
     def _row(self, statement: Statement) -> tuple[str, str, str, str, str]:
         if statement.address is None:
             return statement.witness, "-", "-", "-", statement.detail
         code = statement.code.hex() or "-"
-        return statement.witness, f"{statement.address:#x}", self.meaning(statement.address), code, statement.detail
+        return (
+            statement.witness,
+            f"{statement.address:#x}",
+            self.describe_address(statement.address),
+            code,
+            statement.detail,
+        )
 
     def record(self) -> dict[str, Any]:
         """The entry in the results file: the site, and each witness's address in hex or its reason for having none."""
         return {
             "site": str(self.site),
             "hits": self.hits,
-            **({"escaped": self.escaped} if self.escaped else {}),
+            **({"escaped": self.escaped_into} if self.escaped_into else {}),
             **{
                 statement.witness: statement.detail
                 if statement.address is None or statement.contradicts
@@ -102,13 +109,13 @@ class Landing:
         }
 
 
-def prove(landings: Iterable[Landing], hits: int | None = None) -> None:
+def prove_landings(landings: Iterable[Landing], hits: int | None = None) -> None:
     """Raise Missed, with the witness table, unless every probe landed and was hit `hits` times (None: any number)."""
     every = list(landings)
     for landing in every:
         complaint = _complaint(landing, hits)
         if complaint:
-            missed = Missed(f"{landing.site}: {complaint}\n\n{landing.table()}")
+            missed = Missed(f"{landing.site}: {complaint}\n\n{landing.format_witness_table()}")
             missed.only_killers = _only_killers(every, hits)
             raise missed
 

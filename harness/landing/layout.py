@@ -16,10 +16,15 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
-from harness.landing.code.closest_symbol import Closest, ClosestOfAll, LoadedSymbol
-from harness.landing.code.function_selection import select
+from harness.landing.code.closest_symbol import ClosestSymbolTable, CombinedSymbolTables, LoadedSymbol
+from harness.landing.code.function_selection import select_functions
 from harness.landing.code.instruction import Flow, Instruction
-from harness.landing.code.instructions import boundaries, decoded, offsets_inside_instructions, unconditional_boundaries
+from harness.landing.code.instructions import (
+    decode_function,
+    instruction_boundaries,
+    offsets_inside_instructions,
+    once_per_call_boundaries,
+)
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -42,13 +47,13 @@ class LoadedTarget(NamedTuple):
         return {name for name in self.sections if not name.startswith(".init")}
 
 
-class Gap(NamedTuple):
+class FunctionDistance(NamedTuple):
     """Two consecutive functions in a module's file, and the bytes between their starts, in the file and loaded."""
 
-    first: str
-    second: str
-    in_file: int
-    loaded: int
+    first_function: str
+    second_function: str
+    bytes_in_file: int
+    bytes_loaded: int
 
 
 class Layout:
@@ -70,7 +75,7 @@ class Layout:
         self._image_of = image_of
 
     @cached_property
-    def sibling(self) -> Elf | None:
+    def sibling_kernel(self) -> Elf | None:
         """The vmlinux of the same source and configuration with another order of functions; None if there is none.
 
         Its image is prepared on first use.
@@ -79,7 +84,7 @@ class Layout:
         return Elf.read_cached(self._image_of(name).vmlinux) if name and self._image_of else None
 
     @property
-    def other_modules(self) -> dict[str, Elf]:
+    def other_module_builds(self) -> dict[str, Elf]:
         """The files of the targets' other builds, which have another layout, by target name."""
         files = self.guest.image.modules
         return {name: Elf.read_cached(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
@@ -102,7 +107,7 @@ class Layout:
             raise GuestError("/proc/kallsyms shows zeros", where=self.guest.name, mend="kptr_restrict must be 0")
         return running - self.kernel.symbols_named(ANCHOR)[0].address
 
-    def symbol(self, site: Site) -> tuple[Elf, Symbol]:
+    def elf_and_symbol(self, site: Site) -> tuple[Elf, Symbol]:
         """The ELF file and the function that a site names.
 
         If several functions have the name, it is the one that the kernel finds: in the kernel the function with the
@@ -115,72 +120,72 @@ class Layout:
             return elf, named[0] if site.module else min(named, key=lambda symbol: symbol.address)
         return elf, elf.function(site.symbol)
 
-    def address(self, site: Site) -> int:
+    def probe_address(self, site: Site) -> int:
         """The address where a probe on the site must land, computed from the ELF file.
 
         If an entry begins with a landing pad, the kernel puts the probe after it (arch_adjust_kprobe_addr(), since
         5.19).
         """
-        elf, symbol = self.symbol(site)
+        elf, symbol = self.elf_and_symbol(site)
         entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
-        shift = max((self.landing_pad_of(elf, entry) for entry in entered), default=0)
+        shift = max((self.landing_pad_size_of(elf, entry) for entry in entered), default=0)
         return self.symbol_address(symbol, site.module) + site.offset + shift
 
-    def landing_pad(self, site: Site) -> int:
+    def landing_pad_size(self, site: Site) -> int:
         """The size of the landing pad at the start of the site's function, in bytes; 0 if it has none."""
-        return self.landing_pad_of(*self.symbol(site))
+        return self.landing_pad_size_of(*self.elf_and_symbol(site))
 
-    def landing_pad_of(self, elf: Elf, symbol: Symbol) -> int:
+    def landing_pad_size_of(self, elf: Elf, symbol: Symbol) -> int:
         """The size of the landing pad at the start of a function; two functions of one name can differ in it."""
-        pad = self.guest.architecture.kprobes.entry_landing_pad
+        pad = self.guest.architecture.kprobe_traits.entry_landing_pad
         return len(pad) if pad and elf.function_bytes(symbol)[: len(pad)] == pad else 0
 
-    def start(self, site: Site) -> int:
+    def symbol_start(self, site: Site) -> int:
         """The load address of the site's symbol; a probe on an entry may land after it, see `address`."""
-        _, symbol = self.symbol(site)
+        _, symbol = self.elf_and_symbol(site)
         return self.symbol_address(symbol, site.module)
 
-    def boundaries(self, site: Site) -> list[Site]:
+    def instruction_sites(self, site: Site) -> list[Site]:
         """Sites at all instructions of the site's function. Raises PinpointError if they cannot be decoded."""
-        elf, symbol = self.symbol(site)
-        return [site.at(offset) for offset in boundaries(elf, symbol, self.decoder)]
+        elf, symbol = self.elf_and_symbol(site)
+        return [site.at_offset(offset) for offset in instruction_boundaries(elf, symbol, self.decoder)]
 
-    def straight(self, site: Site, count: int | None = None) -> list[Site]:
+    def once_per_call_sites(self, site: Site, count: int | None = None) -> list[Site]:
         """Sites at the entry of the site's function and at inner boundaries that run exactly once a call.
 
         `count` limits their number. Raises GuestError if the function has fewer.
         """
-        elf, symbol = self.symbol(site)
-        offsets = unconditional_boundaries(elf, symbol, self.decoder)[:count]
+        elf, symbol = self.elf_and_symbol(site)
+        offsets = once_per_call_boundaries(elf, symbol, self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
-        return [site.at(offset) for offset in offsets]
+        return [site.at_offset(offset) for offset in offsets]
 
-    def following(self, site: Site) -> Site:
+    def next_instruction_site(self, site: Site) -> Site:
         """The site at the instruction after the one that a probe lands on, or at the end of the function."""
-        _, symbol = self.symbol(site)
-        return site.at(next((each.offset for each in self._after_landing(site)), symbol.size))
+        _, symbol = self.elf_and_symbol(site)
+        return site.at_offset(next((each.offset for each in self._after_landing(site)), symbol.size))
 
-    def next_probed(self, site: Site) -> Site | None:
+    def next_accepted_site(self, site: Site) -> Site | None:
         """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
-        later = (each for each in self._after_landing(site) if each.flow is not Flow.REFUSED and not each.padding)
-        return next((site.at(each.offset) for each in later), None)
+        later = (each for each in self._after_landing(site) if each.flow is not Flow.REFUSED and not each.is_padding)
+        return next((site.at_offset(each.offset) for each in later), None)
 
     def _after_landing(self, site: Site) -> Iterator[Instruction]:
         """The function's instructions after the one that a probe on the site lands on."""
-        elf, symbol = self.symbol(site)
-        lands = self.address(site) - self.symbol_address(symbol, site.module)
-        return (each for each in decoded(elf, symbol, self.decoder) if each.offset > lands)
+        elf, symbol = self.elf_and_symbol(site)
+        lands = self.probe_address(site) - self.symbol_address(symbol, site.module)
+        return (each for each in decode_function(elf, symbol, self.decoder) if each.offset > lands)
 
-    def mid_instruction(self, site: Site) -> list[Site]:
+    def mid_instruction_sites(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction or misaligned."""
-        elf, symbol = self.symbol(site)
-        return [site.at(offset) for offset in offsets_inside_instructions(elf, symbol, self.decoder)]
+        elf, symbol = self.elf_and_symbol(site)
+        return [site.at_offset(offset) for offset in offsets_inside_instructions(elf, symbol, self.decoder)]
 
     @property
     def decoder(self) -> Decoder:
         """The decoder that finds instruction boundaries in this guest's code."""
-        return self.guest.architecture.kprobes.decoder
+        return self.guest.architecture.kprobe_traits.decoder
 
     def symbol_address(self, symbol: Symbol, module: str) -> int:
         """The load address of a symbol: section address + offset in a module, link address + slide in the kernel."""
@@ -191,7 +196,7 @@ class Layout:
             raise GuestError(f"{module} has no section {symbol.section} in sysfs", where=self.guest.name)
         return section + symbol.address
 
-    def gaps(self, module: str) -> list[Gap]:
+    def function_distances(self, module: str) -> list[FunctionDistance]:
         """The gaps between consecutive functions of a module, in the file and loaded."""
         target = self.targets[module]
         functions = sorted(
@@ -200,27 +205,27 @@ class Layout:
             if symbol.section.startswith(".text")
         )
         return [
-            Gap(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
+            FunctionDistance(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
             for left, right in pairwise(functions)
         ]
 
     def function_bytes(self, site: Site) -> bytes:
         """The bytes of the site's function in its ELF file, without relocations applied."""
-        elf, symbol = self.symbol(site)
+        elf, symbol = self.elf_and_symbol(site)
         return elf.function_bytes(symbol)
 
-    def meaning(self, address: int) -> str:
+    def describe_address(self, address: int) -> str:
         """The closest symbol at or below an address, as `sym+0xoff [mod]`."""
-        return str(self.closest_symbols.at(address) or "nothing known")
+        return str(self.closest_symbols.symbol_offset_at(address) or "nothing known")
 
     @cached_property
-    def closest_symbols(self) -> ClosestOfAll:
+    def closest_symbols(self) -> CombinedSymbolTables:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
         modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
             symbols = _functions_first(target.elf, target.lasting_sections)
             modules += [LoadedSymbol(self.symbol_address(symbol, module), symbol.name, module) for symbol in symbols]
-        return ClosestOfAll((_closest_as_linked(self.kernel), self.slide), (Closest(modules), 0))
+        return CombinedSymbolTables((_closest_as_linked(self.kernel), self.slide), (ClosestSymbolTable(modules), 0))
 
     def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
         """Return the functions of a target that stay in memory, or of the kernel if `module` is empty.
@@ -231,7 +236,7 @@ class Layout:
             target = self.targets[module]
             return target.functions(target.lasting_sections, preambles=preambles, empty=empty)
         sections = {name for name in self.kernel.sections if not name.startswith(".init")}
-        return select(self.kernel, sections, preambles=preambles, empty=empty)
+        return select_functions(self.kernel, sections, preambles=preambles, empty=empty)
 
     @property
     def text_range(self) -> range:
@@ -248,7 +253,7 @@ def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
     return [each for each in elf.symbols if each.kind == "func" and (each.section, each.address) == place]
 
 
-def read_ahead(vmlinux: Path) -> None:
+def preload_kernel_file(vmlinux: Path) -> None:
     """Read what every layout of a kernel needs of its file, so that a guest can start meanwhile: seconds of work.
 
     Raises nothing: whoever needs what cannot be read gets the error.
@@ -260,9 +265,11 @@ def read_ahead(vmlinux: Path) -> None:
 
 
 @lru_cache(maxsize=8)
-def _closest_as_linked(vmlinux: Elf) -> Closest:
+def _closest_as_linked(vmlinux: Elf) -> ClosestSymbolTable:
     """The kernel's symbols by link address; all guests share this table, because a kernel has over 100,000 symbols."""
-    return Closest(LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections))
+    return ClosestSymbolTable(
+        LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections)
+    )
 
 
 def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:

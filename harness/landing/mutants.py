@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from harness.core.errors import GuestError, PinpointError
 from harness.landing import by_hand, precompiled_sites
-from harness.landing.code.instructions import unconditional_boundaries
+from harness.landing.code.instructions import once_per_call_boundaries
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_symbol_address
 from harness.landing.lookup.data_symbol_address import Datum
@@ -34,18 +34,20 @@ def _honest_bad_spec(spec: str) -> str:
 
 def _shifts(layout: Layout, sites: Sequence[Site]) -> str:
     """The bytes from each site to the next instruction on which the kernel accepts a probe."""
-    return ",".join(str(_next_address(layout, site) - layout.start(site) - site.offset) for site in sites[:_SHIFTS])
+    return ",".join(
+        str(_next_address(layout, site) - layout.symbol_start(site) - site.offset) for site in sites[:_SHIFTS]
+    )
 
 
 def _next_address(layout: Layout, site: Site) -> int:
     """The address of that instruction, in the next function if the site's has none."""
-    following = layout.next_probed(site)
-    return layout.start(site) + following.offset if following else next_entry(layout, site)
+    following = layout.next_accepted_site(site)
+    return layout.symbol_start(site) + following.offset if following else address_in_next_function(layout, site)
 
 
 def _distances(layout: Layout, sites: Sequence[Site], sign: int = 1) -> str:
     """The same distance from the address where the probe must land, which is after a landing pad."""
-    return ",".join(str(sign * (_next_address(layout, site) - layout.address(site))) for site in sites[:_SHIFTS])
+    return ",".join(str(sign * (_next_address(layout, site) - layout.probe_address(site))) for site in sites[:_SHIFTS])
 
 
 def _one_instruction_off(layout: Layout, sites: Sequence[Site]) -> list[str]:
@@ -66,16 +68,18 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
     """Put each probe on the first probable place of the next function in memory."""
     shifts = []
     for site in sites:
-        _, symbol = layout.symbol(site)
-        shifts.append(str(next_entry(layout, site) - layout.symbol_address(symbol, site.module) - site.offset))
+        _, symbol = layout.elf_and_symbol(site)
+        shifts.append(
+            str(address_in_next_function(layout, site) - layout.symbol_address(symbol, site.module) - site.offset)
+        )
     return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
 
 
 def _clobbers(layout: Layout, sites: Sequence[Site]) -> list[str]:
     """Let the probe on the leaf's entry change its argument, which is a number; a changed pointer would crash."""
-    argument = layout.guest.architecture.kprobes.first_argument
-    entry = layout.address(Site(_VICTIM, module=sites[0].module))
-    victim = next(index for index, site in enumerate(sites) if layout.address(site) == entry)
+    argument = layout.guest.architecture.kprobe_traits.first_argument_pt_regs_offset
+    entry = layout.probe_address(Site(_VICTIM, module=sites[0].module))
+    victim = next(index for index, site in enumerate(sites) if layout.probe_address(site) == entry)
     return ["mutant=clobbers", f"mutant_clobber={argument}", f"mutant_victim={victim}"]
 
 
@@ -101,23 +105,23 @@ class Mutant:
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
-    bad_spec: Callable[[str], str] = _honest_bad_spec
-    stays: bool = False
-    arms_anyway: bool = False
-    converts_too_far: int = 0
-    places: Callable[[Layout, Datum], int] | None = None
-    reads_beyond: bool = False
+    replace_refused_spec: Callable[[str], str] = _honest_bad_spec
+    stays_loaded: bool = False
+    drops_case_parameters: bool = False
+    converted_offset_error: int = 0
+    compute_datum_address: Callable[[Layout, Datum], int] | None = None
+    reads_after_datum: bool = False
     stale_snapshot: bool = False
     stale_list: bool = False
-    in_force: bool = False
-    relocates: Callable[[Layout, Sequence[Site]], Request] | None = None
+    must_register_elsewhere: bool = False
+    relocation: Callable[[Layout, Sequence[Site]], Request] | None = None
 
 
 HONEST = Mutant()
 
 MUTANTS: dict[str, Mutant] = {
-    "one-instruction-off": Mutant(parameters=_one_instruction_off, in_force=True),
-    "next-symbol": Mutant(parameters=_next_symbol, in_force=True),
+    "one-instruction-off": Mutant(parameters=_one_instruction_off, must_register_elsewhere=True),
+    "next-symbol": Mutant(parameters=_next_symbol, must_register_elsewhere=True),
     "lies": Mutant(parameters=_lies),
     "misreports": Mutant(parameters=_claims("misreports")),
     "wrong-ip": Mutant(parameters=_claims("wrong-ip")),
@@ -125,45 +129,45 @@ MUTANTS: dict[str, Mutant] = {
     "deaf": Mutant(parameters=lambda _, __: ["mutant=deaf"]),
     "stale-list": Mutant(stale_list=True),
     "only-reported": Mutant(parameters=_only_reported),
-    "text-base": Mutant(relocates=by_hand.from_text_base),
-    "other-build": Mutant(relocates=by_hand.of_other_build),
-    "stale-offset": Mutant(relocates=precompiled_sites.without_build_id_check),
-    "previous-instance": Mutant(relocates=precompiled_sites.with_previous_section_addresses),
+    "text-base": Mutant(relocation=by_hand.request_from_text_base),
+    "other-build": Mutant(relocation=by_hand.request_for_other_build),
+    "stale-offset": Mutant(relocation=precompiled_sites.request_without_build_check),
+    "previous-instance": Mutant(relocation=precompiled_sites.request_at_previous_sections),
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
-    "registers-anyway": Mutant(bad_spec=lambda _: GOOD_SPEC),
-    "unknown-name": Mutant(bad_spec=lambda _: "pinpoint_unknown"),
-    "stays-registered": Mutant(stays=True),
-    "arms-anyway": Mutant(arms_anyway=True),
+    "registers-anyway": Mutant(replace_refused_spec=lambda _: GOOD_SPEC),
+    "unknown-name": Mutant(replace_refused_spec=lambda _: "pinpoint_unknown"),
+    "stays-registered": Mutant(stays_loaded=True),
+    "arms-anyway": Mutant(drops_case_parameters=True),
     # More than the size of any landing pad: an offset within a landing pad would still land at the right place.
-    "converts-too-far": Mutant(converts_too_far=8),
-    "next-data-symbol": Mutant(places=data_symbol_address.by_next_symbol),
-    "data-by-text-base": Mutant(places=data_symbol_address.by_text_base),
-    "reads-next-word": Mutant(reads_beyond=True),
+    "converts-too-far": Mutant(converted_offset_error=8),
+    "next-data-symbol": Mutant(compute_datum_address=data_symbol_address.address_of_next_symbol),
+    "data-by-text-base": Mutant(compute_datum_address=data_symbol_address.address_by_text_base),
+    "reads-next-word": Mutant(reads_after_datum=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }
 
 
-def named(name: str) -> Mutant:
+def mutant_by_name(name: str) -> Mutant:
     """The mutant with this name; HONEST for a cell that has none, or one that breaks no probe (harness/pinning)."""
     return MUTANTS.get(name, HONEST)
 
 
-def next_entry(layout: Layout, site: Site) -> int:
+def address_in_next_function(layout: Layout, site: Site) -> int:
     """The address of the first probable place in the function that follows the site's, in its module or the kernel.
 
     Raises GuestError if no function follows.
     """
-    elf, own = layout.symbol(site)
+    elf, own = layout.elf_and_symbol(site)
     here = layout.symbol_address(own, site.module)
-    decoder = layout.guest.architecture.kprobes.decoder
+    decoder = layout.guest.architecture.kprobe_traits.decoder
     for start, symbol in sorted(
         (layout.symbol_address(each, site.module), each) for each in layout.functions(site.module)
     ):
         if start <= here:
             continue
         try:
-            offsets = unconditional_boundaries(elf, symbol, decoder)
+            offsets = once_per_call_boundaries(elf, symbol, decoder)
         except PinpointError:  # Data in the middle of code, which cannot be decoded.
             continue
         if offsets:

@@ -25,20 +25,20 @@ class OwnBytes:
 
     start: int
     code: bytes
-    masked: frozenset[int]
+    masked_offsets: frozenset[int]
     slide: int = 0
 
     @property
-    def compared(self) -> int:
+    def comparable_count(self) -> int:
         """The number of bytes that can be compared with memory."""
-        return len(self.code) - len(self.masked)
+        return len(self.code) - len(self.masked_offsets)
 
     def differing_offsets(self, memory: bytes, probed: Collection[int] = ()) -> list[int]:
         """Offsets from `start` at which memory differs from the file, without the `probed` offsets."""
         wrong = [
             offset
             for offset, (own, seen) in enumerate(zip(self.code, memory, strict=False))
-            if own != seen and offset not in self.masked and offset not in probed
+            if own != seen and offset not in self.masked_offsets and offset not in probed
         ]
         return [offset for offset in wrong if not self._moved(memory, offset)]
 
@@ -63,24 +63,24 @@ def own_bytes_at(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
     They end where the symbol's section ends. They are empty if the section is not at that address, or if the file does
     not have the tables of what the kernel patches.
     """
-    elf, symbol = layout.symbol(site)
+    elf, symbol = layout.elf_and_symbol(site)
     if site.module:
-        return of_module(elf, symbol.section, layout.targets[site.module].sections[symbol.section], start, size)
-    return of_kernel(elf, layout.slide, start, size)
+        return module_own_bytes(elf, symbol.section, layout.targets[site.module].sections[symbol.section], start, size)
+    return kernel_own_bytes(elf, layout.slide, start, size)
 
 
-def of_module(elf: Elf, section: str, loaded: int, start: int, size: int) -> OwnBytes:
+def module_own_bytes(elf: Elf, section: str, loaded: int, start: int, size: int) -> OwnBytes:
     """A module's own bytes for (start, size); its section is loaded at `loaded`."""
     place = start - loaded
     size = max(0, min(size, elf.sections[section].size - place)) if place >= 0 else 0
     if not size:
         return OwnBytes(start, b"", frozenset())
     code = elf.section_bytes(section, place, size)
-    masked = patch_sites(elf).within(section, place, size) | elf.relocation_mask(section, place, size)
+    masked = patch_sites(elf).patched_offsets(section, place, size) | elf.relocated_positions(section, place, size)
     return OwnBytes(start, code, frozenset(masked))
 
 
-def of_kernel(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
+def kernel_own_bytes(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
     """A vmlinux's own bytes for (start, size) in a guest that runs it with this slide."""
     linked = start - slide
     holding = (each for each in elf.sections.values() if each.address <= linked < each.address + each.size)
@@ -90,6 +90,6 @@ def of_kernel(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
         return OwnBytes(start, b"", frozenset())
     size = min(size, section.address + section.size - linked)
     kept = elf.relocations(section.name)
-    masked = sites.within(LINKED, linked, size)
-    masked |= elf.relocation_mask(section.name, linked - section.address, size)
+    masked = sites.patched_offsets(LINKED, linked, size)
+    masked |= elf.relocated_positions(section.name, linked - section.address, size)
     return OwnBytes(start, elf.bytes_at(linked, size), frozenset(masked), 0 if kept else slide & 0xFFFFFFFF)

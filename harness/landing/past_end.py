@@ -14,7 +14,7 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 
 
-class Function(NamedTuple):
+class LoadedFunction(NamedTuple):
     """A loaded function; `start` and `end` are addresses."""
 
     start: int
@@ -28,7 +28,7 @@ def describe_outside_address(layout: Layout, site: Site, address: int) -> str:
     Returns `next symbol NAME+0xOFF` for another function of the same module or of the kernel, `stub before SECTION`
     where the module loader puts stubs, `padding after NAME` for anything else between functions.
     """
-    _, symbol = layout.symbol(site)
+    _, symbol = layout.elf_and_symbol(site)
     start = layout.symbol_address(symbol, site.module)
     if start <= address < start + symbol.size:
         return ""
@@ -39,14 +39,14 @@ def describe_outside_address(layout: Layout, site: Site, address: int) -> str:
     return (stub and _stub(layout, site.module, address)) or f"padding after {before.name}"
 
 
-def in_function(layout: Layout, address: int) -> bool:
+def is_in_function(layout: Layout, address: int) -> bool:
     """True if an address is in a function of the kernel or of a loaded target."""
     return any(each.start <= address < each.end for module in ("", *layout.targets) for each in _loaded(layout, module))
 
 
-def next_function(layout: Layout, site: Site) -> Function:
+def next_function(layout: Layout, site: Site) -> LoadedFunction:
     """The function that follows the site's function in memory, in the kernel or in the same module."""
-    start = layout.address(site.at(0))
+    start = layout.probe_address(site.at_offset(0))
     return min(each for each in _loaded(layout, site.module) if each.start > start)
 
 
@@ -56,16 +56,16 @@ def expect_escape(landing: Landing, into: str) -> None:
     Raises Missed with the witness table.
     """
     if landing.disagreement:
-        raise Missed(f"{landing.site}: {landing.disagreement}\n\n{landing.table()}")
-    if not landing.escaped.startswith(into) or not landing.complaint:
-        raise Missed(f"{landing.site}: not reported as escaped into {into!r}\n\n{landing.table()}")
+        raise Missed(f"{landing.site}: {landing.disagreement}\n\n{landing.format_witness_table()}")
+    if not landing.escaped_into.startswith(into) or not landing.complaint:
+        raise Missed(f"{landing.site}: not reported as escaped into {into!r}\n\n{landing.format_witness_table()}")
 
 
-def _loaded(layout: Layout, module: str) -> Iterator[Function]:
+def _loaded(layout: Layout, module: str) -> Iterator[LoadedFunction]:
     """Every function of the kernel, or of a module, whose memory is not freed."""
     for symbol in layout.functions(module, preambles=False, empty=False):
         start = layout.symbol_address(symbol, module)
-        yield Function(start, start + symbol.size, symbol.name)
+        yield LoadedFunction(start, start + symbol.size, symbol.name)
 
 
 def _stub(layout: Layout, module: str, address: int) -> str:

@@ -31,27 +31,34 @@ class PrecompiledSite(Site):
 
     build_id: str = ""
     section: str = ""
-    place: int = 0
+    section_offset: int = 0
 
     @classmethod
     def at_line(cls, module: str, elf: Elf, file: str, line: int, function: str = "") -> PrecompiledSite:
         """The site at the start of a source line in one build of a module. Raises as `find_source_line`."""
         found = source_line_to_offset.find_source_line(elf, file, line, function)
-        return cls(found.function, found.into, module, build_id=elf.build_id, section=found.section, place=found.offset)
+        return cls(
+            found.function,
+            found.function_offset,
+            module,
+            build_id=elf.build_id,
+            section=found.section,
+            section_offset=found.offset,
+        )
 
     def address(self, target: Target) -> int:
         """The site's address in the loaded module. Raises Refused if another build is loaded."""
         if target.build_id != self.build_id:
             raise OtherBuildError(
-                f"{self.section}+{self.place:#x} is for the {self.module} of build-id {self.build_id or '(none)'}, "
-                f"loaded is {target.build_id or '(none)'}",
+                f"{self.section}+{self.section_offset:#x} is for the {self.module} of build-id "
+                f"{self.build_id or '(none)'}, loaded is {target.build_id or '(none)'}",
                 where=target.guest.name,
                 mend="compile the probe for the loaded build",
             )
-        return target.sections[self.section] + self.place
+        return target.sections[self.section] + self.section_offset
 
 
-def by_section(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_by_section(layout: Layout, sites: Sequence[Site]) -> Request:
     """Request probes by address only: section address + offset for each PrecompiledSite.
 
     Raises Refused if another build of a module is loaded.
@@ -59,18 +66,20 @@ def by_section(layout: Layout, sites: Sequence[Site]) -> Request:
     return _at(site.address(layout.targets[site.module]) for site in _carried(sites))
 
 
-def without_build_id_check(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_without_build_check(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that does not compare build-ids."""
-    return _unarmed(layout.targets[site.module].sections[site.section] + site.place for site in _carried(sites))
+    return _unarmed(
+        layout.targets[site.module].sections[site.section] + site.section_offset for site in _carried(sites)
+    )
 
 
-def with_previous_section_addresses(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_at_previous_sections(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that uses the section addresses of the target's previous instance; right in the first instance."""
     carried = _carried(sites)
     before = {name: target.previous for name, target in layout.targets.items()}
     if not all(before[site.module] for site in carried):
-        return by_section(layout, sites)
-    return _unarmed(before[site.module][site.section] + site.place for site in carried)
+        return request_by_section(layout, sites)
+    return _unarmed(before[site.module][site.section] + site.section_offset for site in carried)
 
 
 def _carried(sites: Sequence[Site]) -> list[PrecompiledSite]:

@@ -41,8 +41,8 @@ class SiteReport:
     hits: int
     ip: int
     missed: int = 0
-    returns: int = 0
-    value: int = 0
+    return_count: int = 0
+    returned_value: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ListedProbe:
     """
 
     address: int
-    meaning: str
+    symbol_offset: str
     flags: tuple[str, ...]
     kind: str = "k"
 
@@ -67,20 +67,22 @@ class ProbeView:
     """
 
     reports: tuple[SiteReport, ...]
-    listed: tuple[ListedProbe, ...]
-    listed_others: tuple[ListedProbe, ...] = ()
+    listed_probes: tuple[ListedProbe, ...]
+    listed_before_load: tuple[ListedProbe, ...] = ()
 
     def newly_listed(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
         """The listed probes without those in `standing`; parisc lists a probe of its own from boot on."""
-        return tuple(probe for probe in self.listed if probe not in standing)
+        return tuple(probe for probe in self.listed_probes if probe not in standing)
 
 
 def read_kprobe_list(guest: Guest) -> tuple[ListedProbe, ...]:
     """The kernel's list of kprobes now."""
-    return parse_list(guest.read_text(KPROBES_LIST))
+    return parse_kprobe_list(guest.read_text(KPROBES_LIST))
 
 
-def load(guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), module: str = MODULE) -> ProbeView:
+def load_probe_module(
+    guest: Guest, specs: Sequence[str], parameters: Sequence[str] = (), module: str = MODULE
+) -> ProbeView:
     """Load a probe module with these sites and read its report. One round trip.
 
     The parameters are set before the sites. Raises GuestError if the module cannot be loaded. A refused site raises
@@ -95,7 +97,7 @@ def read_view(guest: Guest, module: str = MODULE) -> ProbeView:
     return _view(guest, _look(module))
 
 
-def unload(guest: Guest, module: str = MODULE) -> ProbeView:
+def unload_probe_module(guest: Guest, module: str = MODULE) -> ProbeView:
     """Read the last report, unload the module, and read the list after that. One round trip."""
     return _view(guest, f"cat {_report(module)} && rmmod {module} && echo {SEPARATOR} && cat {KPROBES_LIST}")
 
@@ -109,12 +111,12 @@ def _report(module: str) -> str:
 
 
 def _view(guest: Guest, script: str) -> ProbeView:
-    result = guest.script(script, in_place=True)
+    result = guest.run_script(script, in_place=True)
     if result.rc != 0:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
     with parsing_guest_text("the probe module's report"):
         *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
-    return ProbeView(parse_report(reports), parse_list(listing), parse_list("".join(before)))
+    return ProbeView(parse_report(reports), parse_kprobe_list(listing), parse_kprobe_list("".join(before)))
 
 
 @parsing_guest_text("the probe module's report")
@@ -131,8 +133,8 @@ def parse_report(text: str) -> tuple[SiteReport, ...]:
                 hits=int(fields["hits"]),
                 ip=int(fields["ip"], 16),
                 missed=int(fields["missed"]),
-                returns=int(fields.get("returns", "0")),
-                value=int(fields.get("value", "0"), 16),
+                return_count=int(fields.get("returns", "0")),
+                returned_value=int(fields.get("value", "0"), 16),
             )
         )
     return tuple(reports)
@@ -142,7 +144,7 @@ _FLAG = re.compile(r"\[[A-Z]+\]")
 
 
 @parsing_guest_text("the kernel's list of kprobes")
-def parse_list(text: str) -> tuple[ListedProbe, ...]:
+def parse_kprobe_list(text: str) -> tuple[ListedProbe, ...]:
     """Parse lines `ADDR  k|r  sym+0xoff  mod [FLAG]...`; flags have no space between them.
 
     See report_probe() in kernel/kprobes.c, 6.1.

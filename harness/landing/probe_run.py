@@ -14,7 +14,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import five_address_witnesses, past_end, probe_module
 from harness.landing.five_address_witnesses import Window
-from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove_landings
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import OwnBytes, own_bytes_at
@@ -56,13 +56,13 @@ class ProbeRecord:
     bytes there. `final` is None and `after` is empty until the probes are removed.
     """
 
-    before: Sequence[bytes]
-    during: Sequence[bytes]
-    own: Sequence[OwnBytes]
+    memory_before: Sequence[bytes]
+    memory_during: Sequence[bytes]
+    own_bytes: Sequence[OwnBytes]
     view: ProbeView
-    elsewhere: Mapping[int, bytes]
-    after: Sequence[bytes] = ()
-    final: ProbeView | None = None
+    bytes_elsewhere: Mapping[int, bytes]
+    memory_after: Sequence[bytes] = ()
+    final_view: ProbeView | None = None
 
 
 class ProbeRun:
@@ -84,9 +84,9 @@ class ProbeRun:
         self.guest: Guest = layout.guest
         self.sites = tuple(sites)
         self.mutant = mutant
-        self.addresses = tuple(layout.address(site) for site in self.sites)
-        request = (mutant.relocates or relocation or _by_symbol)(layout, self.sites)
-        kept = () if mutant.arms_anyway else parameters
+        self.addresses = tuple(layout.probe_address(site) for site in self.sites)
+        request = (mutant.relocation or relocation or _by_symbol)(layout, self.sites)
+        kept = () if mutant.drops_case_parameters else parameters
         self._request = replace(request, parameters=[*request.parameters, *kept])
         self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
         self._record: ProbeRecord | None = None
@@ -94,26 +94,26 @@ class ProbeRun:
 
     @property
     def _traits(self) -> ProbingTraits:
-        return self.guest.architecture.kprobes
+        return self.guest.architecture.kprobe_traits
 
     def __enter__(self) -> Self:
         before = self._read()
         own = [own_bytes_at(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
         extra = self.mutant.parameters(self.layout, self.sites)
         request = self._request
-        view = probe_module.load(self.guest, request.specs, [*request.parameters, *extra], request.module)
+        view = probe_module.load_probe_module(self.guest, request.specs, [*request.parameters, *extra], request.module)
         self._record = ProbeRecord(before, self._read_during(before), own, view, self._astray(view))
         return self
 
     def __exit__(self, *_: object) -> None:
-        last = probe_module.read_view if self.mutant.stays else probe_module.unload
+        last = probe_module.read_view if self.mutant.stays_loaded else probe_module.unload_probe_module
         final = last(self.guest, self._request.module)
-        self._record = replace(self.record, after=self._left(self.record.before), final=final)
+        self._record = replace(self.record, memory_after=self._left(self.record.memory_before), final_view=final)
         self._demand_in_force()
 
     def _demand_in_force(self) -> None:
         """Raise NotInForceError if a mutant that moves its probes had one refused, or left one at its site."""
-        if not self.mutant.in_force:
+        if not self.mutant.must_register_elsewhere:
             return
         for site, address, report in zip(self.sites, self.addresses, self.record.view.reports, strict=True):
             if report.errno or report.address == address:
@@ -130,18 +130,18 @@ class ProbeRun:
     @property
     def is_ended(self) -> bool:
         """True after the probes are removed and memory has been read again."""
-        return self._record is not None and self._record.final is not None
+        return self._record is not None and self._record.final_view is not None
 
     @property
     def _final(self) -> ProbeView:
-        final = self.record.final
+        final = self.record.final_view
         if final is None:
             raise RuntimeError("the probes are still registered")
         return final
 
     def _span(self, site: Site, address: int) -> tuple[int, int]:
         """Start and size of a site's window: from the start of its function, without pages that have no code."""
-        _, symbol = self.layout.symbol(site)
+        _, symbol = self.layout.elf_and_symbol(site)
         start = address - site.offset
         mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
         return start, min(start + site.offset + _BEYOND, mapped) - start
@@ -170,33 +170,33 @@ class ProbeRun:
         """
         left = self._read()
         deadline = Deadline.after(_JUMPS_SECONDS if self.guest.traits.optimized_kprobes else 0.0)
-        while left != before and not self.mutant.stays and not deadline.expired:
+        while left != before and not self.mutant.stays_loaded and not deadline.expired:
             left = self._read()
         return left
 
     @property
-    def windows(self) -> list[Window]:
+    def memory_windows(self) -> list[Window]:
         """Guest memory around each site before, during and after; `after` is empty while the probes are registered."""
         record = self.record
-        after = record.after or [b""] * len(self._spans)
+        after = record.memory_after or [b""] * len(self._spans)
         return [
             Window(start, *states)
-            for (start, _), *states in zip(self._spans, record.before, record.during, after, strict=True)
+            for (start, _), *states in zip(self._spans, record.memory_before, record.memory_during, after, strict=True)
         ]
 
     def read_again(self) -> None:
         """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
         view = probe_module.read_view(self.guest, self._request.module)
-        view = replace(view, listed_others=self.record.view.listed_others)
-        self._record = replace(self.record, view=view, during=self._read_during(self.record.before))
+        view = replace(view, listed_before_load=self.record.view.listed_before_load)
+        self._record = replace(self.record, view=view, memory_during=self._read_during(self.record.memory_before))
 
     @property
-    def listed(self) -> tuple[ListedProbe, ...]:
+    def listed_probes(self) -> tuple[ListedProbe, ...]:
         """The kernel's list of these probes, as last read."""
-        return self.record.view.newly_listed(self.record.view.listed_others)
+        return self.record.view.newly_listed(self.record.view.listed_before_load)
 
     @property
-    def reports_now(self) -> tuple[SiteReport, ...]:
+    def current_reports(self) -> tuple[SiteReport, ...]:
         """The probe module's report on each site, as last read."""
         return self.record.view.reports
 
@@ -210,41 +210,48 @@ class ProbeRun:
         """The landing of each site, with the statements of all witnesses."""
         found = []
         record = self.record
-        listed = self.listed
+        listed = self.listed_probes
         seen = () if self.mutant.stale_list else listed
         registered = sum(not report.errno for report in record.view.reports) - self.unregistered
-        standing = [each.address for each in record.view.listed_others]
+        standing = [each.address for each in record.view.listed_before_load]
         for site, address, early, late, window, own in zip(
-            self.sites, self.addresses, record.view.reports, self.reports, self.windows, record.own, strict=True
+            self.sites,
+            self.addresses,
+            record.view.reports,
+            self.reports,
+            self.memory_windows,
+            record.own_bytes,
+            strict=True,
         ):
             statements = (
-                five_address_witnesses.reported(early),
-                five_address_witnesses.listed(seen, address, registered),
-                five_address_witnesses.elf(address),
-                five_address_witnesses.trapped(late, self._traits),
-                five_address_witnesses.outside(
+                five_address_witnesses.reported_statement(early),
+                five_address_witnesses.listed_statement(seen, address, registered),
+                five_address_witnesses.elf_statement(address),
+                five_address_witnesses.trapped_statement(late, self._traits),
+                five_address_witnesses.outside_statement(
                     window, address, self._traits, own, standing, {each.address for each in listed}
                 ),
             )
             shown = [
-                five_address_witnesses.with_bytes(statement, window, own, record.elsewhere) for statement in statements
+                five_address_witnesses.with_bytes(statement, window, own, record.bytes_elsewhere)
+                for statement in statements
             ]
             escaped = past_end.describe_outside_address(self.layout, site, address)
-            found.append(Landing(site, shown, late.hits, self.layout.meaning, escaped))
+            found.append(Landing(site, shown, late.hits, self.layout.describe_address, escaped))
         return found
 
     def prove(self, hits: int | None = None) -> None:
         """Check that every probe landed and was hit `hits` times. Raises Missed with the witness table."""
-        prove(self.landings, hits)
+        prove_landings(self.landings, hits)
 
     def prove_gone(self) -> None:
         """Check that no probe is listed, the module is not loaded and the bytes are restored. Raises Missed."""
-        left = self._final.newly_listed(self.record.view.listed_others)
+        left = self._final.newly_listed(self.record.view.listed_before_load)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):
             raise Missed(f"{self._request.module} is still loaded")
-        for site, window in zip(self.sites, self.windows, strict=True):
+        for site, window in zip(self.sites, self.memory_windows, strict=True):
             if not window.restored:
                 raise Missed(
                     f"{site}: bytes differ after removal from {window.start:#x}:\n"
@@ -264,8 +271,8 @@ class Kprobes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.mutant.stays and self.lives:
-            probe_module.unload(self.layout.guest)
+        if self.mutant.stays_loaded and self.lives:
+            probe_module.unload_probe_module(self.layout.guest)
 
     def on(self, *sites: Site, relocation: Relocation | None = None, parameters: Sequence[str] = ()) -> ProbeRun:
         """Return a run of probes on these sites; the probe module is loaded once, with these parameters."""
@@ -273,12 +280,16 @@ class Kprobes:
         self.lives.append(probes)
         return probes
 
-    def attempt(self, *specs: str, module: str = probe_module.MODULE, parameters: Sequence[str] = ()) -> list[int]:
+    def try_to_register(
+        self, *specs: str, module: str = probe_module.MODULE, parameters: Sequence[str] = ()
+    ) -> list[int]:
         """Load a probe module once and try to register these specs unchanged; a mutant gets no parameters.
 
         Returns the errno of each registration, 0 for success.
         """
         passed = parameters if self.mutant is HONEST else ()
-        view = probe_module.load(self.layout.guest, [self.mutant.bad_spec(spec) for spec in specs], passed, module)
-        probe_module.unload(self.layout.guest, module)
+        view = probe_module.load_probe_module(
+            self.layout.guest, [self.mutant.replace_refused_spec(spec) for spec in specs], passed, module
+        )
+        probe_module.unload_probe_module(self.layout.guest, module)
         return [report.errno for report in view.reports]

@@ -10,7 +10,7 @@ from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.images.user_targets import KIND, NARROW, ONE, RUNNER, TWO
+from harness.images.user_targets import COMPAT, FIRST_LIBRARY, KIND, RUNNER, SECOND_LIBRARY
 from harness.images.vm_recipe import Traits
 from harness.landing import probe_module
 from harness.landing.layout import Layout
@@ -61,7 +61,7 @@ def prove_traits(guest: Guest) -> None:
             )
 
 
-def found(guest: Guest) -> Traits:
+def read_booted_traits(guest: Guest) -> Traits:
     """Return the traits that the booted kernel has, whatever its recipe claims."""
     return Traits(**_asked(guest)[0])
 
@@ -74,12 +74,12 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    view = probe_module.load(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_others))
+    view = probe_module.load_probe_module(guest, [_FUNCTION])
+    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_before_load))
     try:
         seen = {trait: look(scene) for trait, look in _LOOKS.items()}
     finally:
-        probe_module.unload(guest)
+        probe_module.unload_probe_module(guest)
         target.unload()
     return seen, f"slide {layout.slide:#x}, {view.reports[0]}"
 
@@ -126,7 +126,7 @@ def _module_stubs(scene: _Scene) -> bool:
 
 
 def _optimized_kprobes(scene: _Scene) -> bool:
-    result = scene.guest.script("cat /proc/sys/debug/kprobes-optimization 2>/dev/null || echo 0").check()
+    result = scene.guest.run_script("cat /proc/sys/debug/kprobes-optimization 2>/dev/null || echo 0").check()
     return result.stdout.strip() == "1"
 
 
@@ -151,7 +151,7 @@ def _cold_halves(scene: _Scene) -> bool:
 
 def _entry_landing_pad(scene: _Scene) -> bool:
     """True if the kernel put the probe on symbol + 0 after the symbol's address."""
-    _, symbol = scene.layout.symbol(Site(_FUNCTION))
+    _, symbol = scene.layout.elf_and_symbol(Site(_FUNCTION))
     return scene.report.address > scene.layout.symbol_address(symbol, "")
 
 
@@ -159,7 +159,7 @@ def _entry_landing_pad(scene: _Scene) -> bool:
 def _section_fd_pins(scene: _Scene) -> bool:
     """True if an open section file raises the module's reference count, as up to 2.6.22; 2.6.23 removed that."""
     module = f"/sys/module/{scene.target.module}"
-    held = scene.guest.script(
+    held = scene.guest.run_script(
         f"cd {module}; s=$(ls -A sections | head -n1); read a <refcnt; exec 3<sections/$s; read b <refcnt; echo $a $b"
     ).check()
     without, while_held = held.stdout.split()
@@ -186,7 +186,7 @@ rmmod pinpoint_pinned
 def _shared_loads(scene: _Scene) -> bool:
     """True if a second load of a file waits for the first and has its result, as since 6.5, instead of EEXIST."""
     load = f"{scene.guest.copy_program('pinpoint_loader')} {scene.guest.copy_module('pinpoint_pinned')}"
-    return scene.guest.script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
+    return scene.guest.run_script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
 
 
 # Put a uprobe on the entry of one of our programs, run the program, and print the number of hits that the kernel
@@ -204,20 +204,20 @@ echo '-:pinpoint_trait/entry' >>uprobe_events
 def _uprobes(scene: _Scene) -> bool:
     elf = Elf.read_cached(scene.guest.image.programs["pinpoint_loader"])
     text = _ONE_UPROBE.format(program=scene.guest.copy_program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
-    return scene.guest.script(text).stdout.split()[:1] == ["1"]
+    return scene.guest.run_script(text).stdout.split()[:1] == ["1"]
 
 
 def _programs_32bit(scene: _Scene) -> bool:
     """Whether the kernel runs a 32-bit program of its architecture; images without uprobes have none to try."""
     programs = scene.guest.image.programs
-    wanted = [f"{KIND}/{NARROW}/{name}" for name in (RUNNER, ONE, TWO)]
-    narrow = scene.guest.image.recipe.architecture.narrow
+    wanted = [f"{KIND}/{COMPAT}/{name}" for name in (RUNNER, FIRST_LIBRARY, SECOND_LIBRARY)]
+    narrow = scene.guest.image.recipe.architecture.compat_programs
     if narrow is None or wanted[0] not in programs:
         return False
-    scene.guest.run("mkdir", "-p", f"/tmp/{KIND}/{NARROW}").check()
-    paths = [scene.guest.copy_program(name) for name in (*wanted, f"{KIND}/{NARROW}/{narrow.loader}")]
-    scene.guest.copy_program(f"{KIND}/{NARROW}/libc.so.6")
-    return "begin pid=" in scene.guest.script(f"{paths[0]} </dev/null").stdout
+    scene.guest.run("mkdir", "-p", f"/tmp/{KIND}/{COMPAT}").check()
+    paths = [scene.guest.copy_program(name) for name in (*wanted, f"{KIND}/{COMPAT}/{narrow.dynamic_linker}")]
+    scene.guest.copy_program(f"{KIND}/{COMPAT}/libc.so.6")
+    return "begin pid=" in scene.guest.run_script(f"{paths[0]} </dev/null").stdout
 
 
 _LOOKS: dict[str, Callable[[_Scene], bool]] = {

@@ -17,16 +17,16 @@ class Site:
     symbol: str
     offset: int = 0
     module: str = ""
-    plain: bool = False
+    omits_module: bool = False
 
-    def at(self, offset: int) -> Site:
+    def at_offset(self, offset: int) -> Site:
         """The same symbol at another offset from its start."""
         return replace(self, offset=offset)
 
     @property
     def spec(self) -> str:
         """The site as a parameter of the probe module: `MOD:SYM+0xOFF`."""
-        module = f"{self.module}:" if self.module and not self.plain else ""
+        module = f"{self.module}:" if self.module and not self.omits_module else ""
         offset = f"+{self.offset:#x}" if self.offset else ""
         return f"{module}{self.symbol}{offset}"
 

@@ -12,7 +12,7 @@ from harness.core.errors import GuestError
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.landing.code.function_selection import select
+from harness.landing.code.function_selection import select_functions
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
@@ -58,7 +58,7 @@ class Target:
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
         steps = f"insmod {path} && {{ {listing}; echo; cat {own}/notes/.note.gnu.build-id; }}"
-        listing_out, _, notes = self.guest.script(steps, in_place=True).check().out.partition(b"\n\n")
+        listing_out, _, notes = self.guest.run_script(steps, in_place=True).check().out.partition(b"\n\n")
         self.previous = getattr(self, "sections", {})
         self.sections = self._parsed(listing_out.decode(errors="replace"))
         self.build_id = build_id(notes)
@@ -86,7 +86,7 @@ class Target:
         return found
 
     @property
-    def handle(self) -> int:
+    def struct_module_address(self) -> int:
         """The address of its struct module."""
         return self.sections[".gnu.linkonce.this_module"]
 
@@ -113,21 +113,21 @@ class Target:
 
         `sections` is None for every section of the file, or `lasting` or `lasting_text` for those that stay loaded.
         """
-        return select(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
+        return select_functions(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
 
     @property
-    def named_once(self) -> list[Symbol]:
+    def functions_named_once(self) -> list[Symbol]:
         """The functions, in any section, that symbol + offset names unambiguously."""
         return self.functions(unique=True, preambles=False)
 
     def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in the module's function `pinpoint_<shape>`."""
-        return Site(f"pinpoint_{shape}", offset, module=self.module, plain=plain)
+        return Site(f"pinpoint_{shape}", offset, module=self.module, omits_module=plain)
 
     def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; returns the checksum of its results."""
         script = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
-        return self.guest.script(script, deadline, in_place=True).check().stdout.strip()
+        return self.guest.run_script(script, deadline, in_place=True).check().stdout.strip()
 
     def call_all(self, times: int = 1) -> list[str]:
         """Call every shape of the module `times` times; returns the checksum of each, with its name. One round trip."""
@@ -135,7 +135,7 @@ class Target:
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
         call = f"echo $shape {times} >{own}/call && cat {own}/result"
         script = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
-        return self.guest.script(script, in_place=True).check().stdout.splitlines()
+        return self.guest.run_script(script, in_place=True).check().stdout.splitlines()
 
     @property
     def _directory(self) -> str:

@@ -19,7 +19,12 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
 from harness.matrix.commands.attach import GuestAttacher
-from harness.matrix.exit_status_and_counts import count_cells, count_false_alarms, count_mutants, exit_status
+from harness.matrix.exit_status_and_counts import (
+    exit_status,
+    record_cell_figures,
+    record_false_alarm_figures,
+    record_mutant_figures,
+)
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
 from harness.matrix.vm_start_order import names_in_start_order
@@ -33,7 +38,7 @@ from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.report.timeline import Timeline
-from harness.report.witnesses_by_mutant_table import count_only_killers
+from harness.report.witnesses_by_mutant_table import record_only_killer_figures
 from harness.verdict.cell_verdict_enum import Verdict
 
 
@@ -55,10 +60,10 @@ class ControllerRun(MatrixRun):
         self._opened_board: Board | None = None
         self._opened_controller: Controller | None = None
         self._timeline = Timeline(self.bus, self._began)
-        self._ktap = ktap.Stream.into(config.option.ktap) if config.option.ktap else None
+        self._ktap = ktap.KtapStream.open_file(config.option.ktap) if config.option.ktap else None
         replay_options.draw_seed(config)
         if self._wants_cells and not config.option.xmlpath:
-            config.option.xmlpath = str(self.directory.junit)
+            config.option.xmlpath = str(self.directory.junit_file)
 
     @property
     def directory(self) -> RunDirectory:
@@ -79,7 +84,7 @@ class ControllerRun(MatrixRun):
         return {cell.key for cell in self._asked.values()}
 
     @cached_property
-    def rows(self) -> list[str]:
+    def vm_names_in_order(self) -> list[str]:
         """The names of the selected VMs, in the order in which their rows begin."""
         return names_in_start_order(
             self.recipes.values(), BuildContext.in_cache(Bus()), cell_duration_cache.seconds_by_vm(_durations())
@@ -106,15 +111,15 @@ class ControllerRun(MatrixRun):
     def _board(self) -> Board:
         """The board, which prints through pytest's own reporter so that neither breaks the other's lines."""
         if self._opened_board is None:
-            self._opened_board = progress_board.board(
+            self._opened_board = progress_board.make_board(
                 self._config.pluginmanager.getplugin("terminalreporter"), self.bus
             )
         return self._opened_board
 
     def flush_board(self) -> None:
         """Print what happened since the last call; called only where nothing else prints."""
-        self._board.expect(self._counted())
-        self._board.flush()
+        self._board.set_expected_cells(self._counted())
+        self._board.print_news()
 
     def _open_fleet(self) -> Fleet:
         """Create a fleet whose images this process builds."""
@@ -129,32 +134,34 @@ class ControllerRun(MatrixRun):
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
         """Open the board, which shows the events of the bus from now on."""
-        self._board.expect(self._counted())
-        self._board.flush()
+        self._board.set_expected_cells(self._counted())
+        self._board.print_news()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each cell when it ends, whichever process it ran in."""
         if report.when == "setup":
-            self._timeline.begin(report.nodeid, report.start)
+            self._timeline.begin_cell(report.nodeid, report.start)
         kept = getattr(report, "pinpoint_cell", None)
         if kept is None:
             return
         cell = Cell(**kept)
-        self._timeline.end(report.nodeid, report.stop, cell, getattr(report, "worker_id", ""))
+        self._timeline.end_cell(report.nodeid, report.stop, cell, getattr(report, "worker_id", ""))
         self._results.write(cell)
         if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):
             self._measure("run.first_verdict_s", "at most 180")
         self._cells.append(cell)
-        self._board.count(cell)
+        self._board.count_finished_cell(cell)
         if self._ktap:
-            self._ktap.begin(self._all_asked())
-            self._ktap.add(cell)
+            self._ktap.write_plan(self._all_asked())
+            self._ktap.add_cell(cell)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
         """Keep the board up to date while workers run; without workers the run loop does that."""
         workers = xdist_controller_and_worker.is_controller(self._config)
-        with xdist_controller_and_worker.board_updates(self._config, self.flush_board) if workers else nullcontext():
+        with (
+            xdist_controller_and_worker.keep_board_updated(self._config, self.flush_board) if workers else nullcontext()
+        ):
             return (yield)
 
     @pytest.hookimpl(optionalhook=True)
@@ -169,7 +176,7 @@ class ControllerRun(MatrixRun):
         xdist_controller_and_worker.send_config(
             node,
             xdist_controller_and_worker.WorkerConfig(
-                where, self.rows, self.controller.address, grouped, parts, seconds
+                where, self.vm_names_in_order, self.controller.address, grouped, parts, seconds
             ),
         )
 
@@ -180,17 +187,17 @@ class ControllerRun(MatrixRun):
         if not self._asked:
             return
         if self._ktap:
-            self._ktap.begin(self._all_asked())
-            self._ktap.close()
+            self._ktap.write_plan(self._all_asked())
+            self._ktap.write_incomplete_tests()
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
-            count_mutants(self.figures, self._cells)
-            count_only_killers(self.figures, self._cells)
+            record_mutant_figures(self.figures, self._cells)
+            record_only_killer_figures(self.figures, self._cells)
         cell_duration_cache.save_seconds(_durations(), self._cells)
         self._phases.record_figures(self.figures)
-        count_cells(self.figures, self._cells, self._missing())
-        count_false_alarms(self.figures, self.directory, self.recipes, self._cells)
-        self._timeline.keep(self.directory)
+        record_cell_figures(self.figures, self._cells, self._missing())
+        record_false_alarm_figures(self.figures, self.directory, self.recipes, self._cells)
+        self._timeline.write_spans(self.directory)
         write_html(self.directory, self._missing())
         session.exitstatus = exit_status(exitstatus, self._cells, complete=not self._missing())
 
@@ -198,7 +205,7 @@ class ControllerRun(MatrixRun):
         """Close what was opened, and add the cells that the workers collected to those of this process."""
         if self._opened_controller:
             self._opened_controller.close()
-            self._asked |= self._opened_controller.asked
+            self._asked |= self._opened_controller.selected_cells
         if self._fleet and interrupted:
             process.stop_all()
         self._close_fleet()
@@ -215,7 +222,7 @@ class ControllerRun(MatrixRun):
                 self._cells,
                 self._replays(),
                 self._missing(),
-                trials=self.trials.read(),
+                trials=self.trial_table.read(),
                 color=terminalreporter._tw.hasmarkup,
             )
             terminalreporter.write_line(f"results: {self.directory.path}")
@@ -233,7 +240,7 @@ class ControllerRun(MatrixRun):
 
     def _all_asked(self) -> list[CellId]:
         """Every cell asked for, also while workers run: they send them to the controller before their first cell."""
-        of_workers = self._opened_controller.asked if self._opened_controller else {}
+        of_workers = self._opened_controller.selected_cells if self._opened_controller else {}
         return list({**self._asked, **of_workers}.values())
 
     def _missing(self) -> list[CellId]:
@@ -244,7 +251,7 @@ class ControllerRun(MatrixRun):
     def _replays(self) -> dict[CellKey, str]:
         """Return the command that runs each cell again: the replay of its bundle, if it has one."""
         left = {cell.key: bundle.command(self.directory.path / cell.bundle) for cell in self._cells if cell.bundle}
-        return {cell.key: cell.replay for cell in self._asked.values()} | left
+        return {cell.key: cell.replay_command for cell in self._asked.values()} | left
 
     def _measure(self, figure: str, goal: str) -> None:
         seconds = round(time.monotonic() - self._began, 1)

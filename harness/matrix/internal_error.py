@@ -9,7 +9,7 @@ from harness.core import unexpected
 from harness.verdict.printk import without_control_codes
 
 
-class InternalErrors:
+class OneLineInternalErrors:
     """A plugin that shortens what pytest (and pytest-xdist, for a worker) prints for an error of the harness."""
 
     @pytest.hookimpl(tryfirst=True)

@@ -18,29 +18,31 @@ def record_trial(trials: Trials, vm: str, trial: Trial, *, headline: bool = Fals
         **trial.counts(),
         **sizes,
         drawing=_drawing(trial),
-        moved=tuple(Moved(*each) for each in trial_example.moved(trial)),
+        moved=tuple(Moved(*each) for each in trial_example.sample_function_distances(trial)),
     )
     trials.add(row, headline=headline)
     return row
 
 
 def _drawing(trial: Trial) -> Drawing | None:
-    aim = trial_example.example(trial)
-    here = aim and _stretch(trial, aim.truth)
+    aim = trial_example.select_example_function(trial)
+    here = aim and _stretch(trial, aim.true_address)
     if aim is None or here is None:
         return None
     return Drawing(
         function=str(aim.site),
         by_symbol=here,
-        by_hand=_stretch(trial, aim.address),
-        place="" if aim.lands else aim.place.value,
-        distance=aim.address - aim.truth,
+        by_hand=_stretch(trial, aim.computed_address),
+        place="" if aim.lands else aim.kind_at_address.value,
+        distance=aim.computed_address - aim.true_address,
     )
 
 
 def _stretch(trial: Trial, address: int) -> Stretch | None:
-    found = trial_example.stretch(trial.places, address)
+    found = trial_example.read_address_surroundings(trial.classifier, address)
     if found is None:
         return None
-    kinds = [kind.value for kind in found.kinds]
-    return Stretch(address=found.address, code=found.code.hex(), kinds=kinds, marked=found.marked, label=found.label)
+    kinds = [kind.value for kind in found.address_kinds]
+    return Stretch(
+        address=found.address, code=found.code.hex(), kinds=kinds, marked=found.marked_index, label=found.label
+    )

@@ -10,7 +10,7 @@ import pytest
 from harness.core.errors import HARNESS_FAILED, HostError
 
 
-class ResultsUnwritable:
+class StopOnUnwritableResults:
     """A plugin that catches errors in the hooks that write results, which pytest would report as internal errors."""
 
     def __init__(self) -> None:

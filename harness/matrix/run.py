@@ -15,7 +15,7 @@ from harness.matrix.cells.cell_phases_and_verdict import CellWatch
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
-from harness.matrix.run_phase_times import Phases
+from harness.matrix.run_phase_times import PhaseTimeRecorder
 from harness.report.base_offset_table import Trials
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import CellKey
@@ -32,7 +32,7 @@ class MatrixRun(ABC):
         self._began = deadline.launched_at()
         self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
-        self._phases = Phases(config, self.bus, self._began)
+        self._phases = PhaseTimeRecorder(config, self.bus, self._began)
         self._asked: dict[str, CellId] = {}
         self._survivors: defaultdict[CellKey, list[CellId]] = defaultdict(list)
         self._fleet: Fleet | None = None
@@ -44,7 +44,7 @@ class MatrixRun(ABC):
 
     @property
     @abstractmethod
-    def rows(self) -> list[str]:
+    def vm_names_in_order(self) -> list[str]:
         """The names of the selected VMs, in the order in which their rows begin."""
 
     @property
@@ -65,26 +65,26 @@ class MatrixRun(ABC):
         return Figures(self.directory)
 
     @cached_property
-    def trials(self) -> Trials:
+    def trial_table(self) -> Trials:
         """The trial table of relocation by hand."""
         return Trials(self.directory, self.figures)
 
-    def record_collected(self, items: list[pytest.Item]) -> None:
+    def record_selected_cells(self, items: list[pytest.Item]) -> None:
         """Record the selected cells; each must end with a verdict."""
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
         if self._asked:
             self._cells_collected(items)
 
-    def survivors(self, watch: CellWatch) -> list[CellId]:
+    def surviving_mutants(self, watch: CellWatch) -> list[CellId]:
         """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails."""
         return [] if watch.identity.mutant else self._survivors[watch.identity.key._replace(mutant="")]
 
-    def record_ended(self, watch: CellWatch) -> None:
+    def record_ended_cell(self, watch: CellWatch) -> None:
         """Record a mutant that survived, or that was caught for the wrong reason; write a failed cell's bundle."""
         mutant = watch.identity.mutant and not self._config.option.as_honest
         if mutant and watch.verdict in (Verdict.FAIL, Verdict.KNOWN_FAIL):
             self._survivors[watch.identity.key._replace(mutant="")].append(watch.identity)
-        self.bundles.write(watch, self.survivors(watch))
+        self.bundles.write(watch, self.surviving_mutants(watch))
 
     @abstractmethod
     def _open_fleet(self) -> Fleet:

@@ -14,7 +14,7 @@ from harness.report.metrics_with_goals import Figures
 from harness.report.time_accounts import Ledger, Spent
 
 
-class Phases:
+class PhaseTimeRecorder:
     """Records the wall-clock time at each step of a run; registered as a pytest plugin.
 
     A worker only sums up the time of its rows; WorkerRun sends the sum to the controller.
@@ -48,7 +48,7 @@ class Phases:
         self._ledger.add(xdist_controller_and_worker.received_time_account(node))
 
     @property
-    def spent(self) -> Spent:
+    def row_time_accounts(self) -> Spent:
         """The time accounts of this process's rows and of the workers that have ended."""
         return self._ledger.spent
 

@@ -30,12 +30,12 @@ class WorkerRun(MatrixRun):
     @cached_property
     def directory(self) -> RunDirectory:
         """The controller's directory of results."""
-        return RunDirectory(Path(self._worker_config.directory))
+        return RunDirectory(Path(self._worker_config.results_directory))
 
     @cached_property
-    def rows(self) -> list[str]:
+    def vm_names_in_order(self) -> list[str]:
         """The rows in the controller's order."""
-        return list(self._worker_config.rows)
+        return list(self._worker_config.vm_names_in_order)
 
     @cached_property
     def bundles(self) -> Bundles:
@@ -58,7 +58,9 @@ class WorkerRun(MatrixRun):
     @cached_property
     def _controller(self) -> ControllerClient:
         """The connection to the controller, subscribed to this process's bus."""
-        client = ControllerClient(self._worker_config.controller, xdist_controller_and_worker.name(self._config))
+        client = ControllerClient(
+            self._worker_config.controller_address, xdist_controller_and_worker.worker_name(self._config)
+        )
         self.bus.subscribe(client.send_event)
         return client
 
@@ -71,4 +73,4 @@ class WorkerRun(MatrixRun):
         if self._fleet and exitstatus == pytest.ExitCode.INTERRUPTED:
             process.stop_all()
         self._close_fleet()
-        xdist_controller_and_worker.send_time_account(self._config, self._phases.spent)
+        xdist_controller_and_worker.send_time_account(self._config, self._phases.row_time_accounts)

@@ -9,9 +9,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.hold_module_in_state import delete, initializer_at_gate
+from harness.pinning.hold_module_in_state import delete_module, initializer_at_gate
 from harness.pinning.loader import LoaderOrder
-from harness.pinning.loader_fixture import Loaders, for_build
+from harness.pinning.loader_fixture import Loaders, order_for_build
 
 IN_USE = "EAGAIN"
 _TARGET = "pinpoint_target"
@@ -30,18 +30,18 @@ class ForcedRemoval:
     when the initializer continued and released its reference to the removed module.
     """
 
-    asked: str
-    forced: str
+    unforced_errno: str
+    forced_errno: str
     tainted: bool
-    printed: str
+    console_output: str
 
     def prove(self, guest: Guest) -> None:
         """Check that a reference prevents removal, but not forced removal if the kernel supports it. Raises Missed."""
         has_force = guest.image.config.get("CONFIG_MODULE_FORCE_UNLOAD") == "y"
-        if (self.asked, self.forced, self.tainted) != (IN_USE, "" if has_force else IN_USE, has_force):
+        if (self.unforced_errno, self.forced_errno, self.tainted) != (IN_USE, "" if has_force else IN_USE, has_force):
             raise Missed(
-                f"removal returned {self.asked or 'no error'}, forced removal {self.forced or 'no error'}; the kernel "
-                f"is {'' if self.tainted else 'not '}tainted, and has {'' if has_force else 'no '}forced removal"
+                f"removal returned {self.unforced_errno or 'no error'}, forced removal "
+                f"{self.forced_errno or 'no error'}; the kernel is {'' if self.tainted else 'not '}tainted, and has {'' if has_force else 'no '}forced removal"
             )
 
 
@@ -55,21 +55,21 @@ def force_removal_under_reference(loading: Loaders) -> ForcedRemoval:
     target.load()
     answer: str | None = None
     try:
-        with loading(for_build(target, LoaderOrder(parameters=["gates=validated"]))) as loader:
+        with loading(order_for_build(target, LoaderOrder(parameters=["gates=validated"]))) as loader:
             with initializer_at_gate(loader, "validated"):
-                asked = loading.delete(_TARGET)
-                answer = delete(guest, _TARGET, force=not loading.mutant.asks)
+                asked = loading.delete_module(_TARGET)
+                answer = delete_module(guest, _TARGET, force=not loading.mutant.removes_without_force)
                 with parsing_guest_text("the taint"):
                     taint = int(guest.read_text("/proc/sys/kernel/tainted"))
                 since = guest.console.position
-            loader.finish(guest.budget(_SECONDS))
-            guest.fence(guest.budget(_SECONDS))
+            loader.finish(guest.scaled_deadline(_SECONDS))
+            guest.read_output_since_fence(guest.scaled_deadline(_SECONDS))
     except GuestError:
         # After the target is removed, the guest may print nothing more.
         if answer != "":
             raise
     if answer:
-        delete(guest, "pinpoint_pinned")
+        delete_module(guest, "pinpoint_pinned")
         target.unload()
     return ForcedRemoval(asked, answer, bool(taint & _TAINT_FORCED_RMMOD), guest.console.text(since))
 
@@ -81,9 +81,9 @@ def force_removal_under_dependent(loading: Loaders) -> str:
     """
     guest = loading.guest
     guest.run("insmod", guest.copy_module("pinpoint_pins")).check()
-    if not loading.mutant.lets_go:
+    if not loading.mutant.releases_pin_early:
         guest.run("insmod", guest.copy_module("pinpoint_depends")).check()
-    answer = delete(guest, "pinpoint_pins", force=True)
+    answer = delete_module(guest, "pinpoint_pins", force=True)
     if answer:
         guest.run("rmmod", "pinpoint_depends", "pinpoint_pins").check()
     return answer

@@ -21,7 +21,7 @@ def initializer_at_gate(loader: Loader, gate: str) -> Iterator[None]:
     raised. Raises DeadlineExceeded if the gate is never reached.
     """
     guest = loader.guest
-    guest.console.await_line([f"{PROBE}: at {gate}"], guest.budget(_SECONDS), since=loader.began)
+    guest.console.await_line([f"{PROBE}: at {gate}"], guest.scaled_deadline(_SECONDS), since=loader.began)
     try:
         yield
     except BaseException:
@@ -32,17 +32,17 @@ def initializer_at_gate(loader: Loader, gate: str) -> Iterator[None]:
 
 
 def _let_go(loader: Loader) -> None:
-    loader.guest.script(f"echo go >/sys/module/{PROBE}/parameters/open_gate").check()
+    loader.guest.run_script(f"echo go >/sys/module/{PROBE}/parameters/open_gate").check()
 
 
 TARGET = "pinpoint_pins"
 HOLDER = "pinpoint_holder"
 
 
-def delete(guest: Guest, module: str, *, force: bool = False) -> str:
+def delete_module(guest: Guest, module: str, *, force: bool = False) -> str:
     """Call delete_module(2) without waiting. Returns the errno's name, empty if the module was removed."""
     result = guest.run(guest.copy_program(HOLDER), "force" if force else "delete", module)
-    line = LoaderLine.parsed(result.stdout.strip())
+    line = LoaderLine.parse(result.stdout.strip())
     return "" if line.word == "did" else line.fields["errno"]
 
 
@@ -56,7 +56,7 @@ def module_being_removed(guest: Guest) -> Iterator[None]:
     The gate is printed in the kernel's log (probes/pinned/gates.c), so that nothing is guessed. Raises GuestError if
     the removal fails after the block.
     """
-    deadline = guest.budget(_SECONDS)
+    deadline = guest.scaled_deadline(_SECONDS)
     since = guest.console.position
     guest.run("insmod", guest.copy_module(TARGET), "gates=leaving").check()
     with guest.start_dialogue(guest.copy_program(HOLDER), "delete", TARGET) as removal:
@@ -64,7 +64,7 @@ def module_being_removed(guest: Guest) -> Iterator[None]:
         try:
             yield
         finally:
-            guest.script(f"echo go >/sys/module/{TARGET}/parameters/open_gate").check()
+            guest.run_script(f"echo go >/sys/module/{TARGET}/parameters/open_gate").check()
             status = removal.await_exit_status(deadline)
     if status:
         raise GuestError(f"{TARGET} was not removed: status {status}", where=guest.name)
@@ -81,7 +81,7 @@ def loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
     The copies are made by probes/loader/renamed_module_copies.c. Raises GuestError if one cannot be
     loaded, or cannot be removed after the block.
     """
-    deadline = guest.budget(count * _SECONDS_EACH)
+    deadline = guest.scaled_deadline(count * _SECONDS_EACH)
     argv = (guest.copy_program(HOLDER), "copies", guest.copy_module(module), module, str(count))
     with guest.start_dialogue(*argv) as dialogue:
         line = dialogue.read_line(deadline)
@@ -92,6 +92,6 @@ def loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
         finally:
             dialogue.read_line(deadline)
             dialogue.send_line("go", deadline)
-            removed = dialogue.read_line(guest.budget(count * _SECONDS_EACH))
+            removed = dialogue.read_line(guest.scaled_deadline(count * _SECONDS_EACH))
     if removed != f"did close {module}":
         raise GuestError(f"copies of {module} could not be removed: {removed}", where=guest.name)

@@ -27,63 +27,65 @@ RACE_CALLS = 3
 
 
 @dataclass(frozen=True)
-class Crossing:
+class AcrossRemovalResult:
     """The result for a probe across a removal of its target.
 
     `listed` is what the kernel listed while the target was gone, `hits` the number of hits in all. `moved` is true if
     the target was reloaded at another address.
     """
 
-    listed: tuple[ListedProbe, ...]
+    listed_while_removed: tuple[ListedProbe, ...]
     hits: int
-    moved: bool
+    target_moved: bool
 
     def prove(self) -> None:
         """Check that the probe was listed as GONE and not hit after that. Raises Missed."""
-        if [probe.flags.count("[GONE]") for probe in self.listed] != [1]:
-            raise Missed(f"after the removal of its target the probe is listed as {self.listed}")
+        if [probe.flags.count("[GONE]") for probe in self.listed_while_removed] != [1]:
+            raise Missed(f"after the removal of its target the probe is listed as {self.listed_while_removed}")
         if self.hits != _BEFORE:
             raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
 
 
-def run_once_before(target: Target, site: Site) -> None:
+def warm_up_allocations(target: Target, site: Site) -> None:
     """Load and unload a probe and the target once, so that the kernel has made its one-time allocations.
 
     On parisc a page of instruction slots is allocated in the hole that the target leaves. After that the target is
     loaded again at the address it had.
     """
-    probe_module.load(target.guest, [site.spec])
+    probe_module.load_probe_module(target.guest, [site.spec])
     target.unload()
     target.load()
-    probe_module.unload(target.guest)
+    probe_module.unload_probe_module(target.guest)
 
 
-def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> Crossing:
+def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> AcrossRemovalResult:
     """Probe a site, remove the target, load it again, call both instances, and unregister.
 
     Raises Missed if anything is left after that.
     """
-    address = kprobes.layout.address(site)
+    address = kprobes.layout.probe_address(site)
     standing = probe_module.read_kprobe_list(target.guest)
     with kprobes.on(site) as probes:
         target.call(_SHAPE, _BEFORE)
         target.unload()
         listed = probe_module.read_view(target.guest).newly_listed(standing)
         target.load()
-        if mutant.probes_again:
-            probe_module.unload(target.guest)
-            probe_module.load(target.guest, [site.spec])
+        if mutant.probes_reloaded_target:
+            probe_module.unload_probe_module(target.guest)
+            probe_module.load_probe_module(target.guest, [site.spec])
         target.call(_SHAPE, _AFTER)
     probes.prove_gone()
-    return Crossing(listed, probes.reports[0].hits, moved=kprobes.layout.address(site) != address)
+    return AcrossRemovalResult(
+        listed, probes.reports[0].hits, target_moved=kprobes.layout.probe_address(site) != address
+    )
 
 
 @dataclass(frozen=True)
-class Raced:
+class RegistrationRaceResult:
     """The registrations of a race: the count of each errno, and of the hits of each that succeeded."""
 
-    errnos: Counter[int]
-    hits: Counter[int]
+    errno_counts: Counter[int]
+    hit_counts: Counter[int]
 
     def prove(self, allowed: Collection[int]) -> None:
         """Check that only these errnos occurred, that the two sides overlapped, and that a registered probe landed.
@@ -91,16 +93,16 @@ class Raced:
         A probe whose target was replaced before the call is hit 0 times, any other exactly as often as its function
         ran. Raises Missed.
         """
-        strange = set(self.errnos) - set(allowed)
+        strange = set(self.errno_counts) - set(allowed)
         if strange:
             raise Missed(f"refused with {', '.join(errno.errorcode.get(each, str(each)) for each in strange)}")
-        if not self.errnos[0] or len(self.errnos) < 2:
-            raise Missed(f"registration and removal did not overlap: {dict(self.errnos)}")
-        if set(self.hits) - {0, RACE_CALLS} or not self.hits[RACE_CALLS]:
-            raise Missed(f"the function ran {RACE_CALLS} times under each probe; times hit: {dict(self.hits)}")
+        if not self.errno_counts[0] or len(self.errno_counts) < 2:
+            raise Missed(f"registration and removal did not overlap: {dict(self.errno_counts)}")
+        if set(self.hit_counts) - {0, RACE_CALLS} or not self.hit_counts[RACE_CALLS]:
+            raise Missed(f"the function ran {RACE_CALLS} times under each probe; times hit: {dict(self.hit_counts)}")
 
 
-def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: int) -> Raced:
+def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: int) -> RegistrationRaceResult:
     """Register a probe while a module is loaded and removed concurrently, and call the module's function under it.
 
     The race ends after _OFTEN successes and as many refusals, or after `rounds` registrations. Nothing synchronizes the
@@ -118,13 +120,13 @@ def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: 
     )
     met = f"*' errno=0 '*' hits={RACE_CALLS} '*) met=$((met + 1))"
     count = f"case $line in {met};; *' errno=0 '*) ;; *) refused=$((refused + 1));; esac"
-    result = guest.script(
+    result = guest.run_script(
         f"touch /tmp/racing; ( {churn} ) & "
         f"( round=0 met=0 refused=0; while {goes_on}; do {register}; {count}; done ); "
         "status=$?; rm -f /tmp/racing; wait $! && exit $status",
-        guest.budget(_RACE_SECONDS),
+        guest.scaled_deadline(_RACE_SECONDS),
     ).check()
     reports = probe_module.parse_report(result.stdout)
-    return Raced(
+    return RegistrationRaceResult(
         Counter(report.errno for report in reports), Counter(report.hits for report in reports if not report.errno)
     )

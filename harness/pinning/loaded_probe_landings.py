@@ -9,7 +9,7 @@ from typing import Self
 from harness.core.deadline import Deadline
 from harness.landing import five_address_witnesses, own_bytes, past_end, probe_module
 from harness.landing.five_address_witnesses import Window
-from harness.landing.landing_judgment import Landing, Missed, prove
+from harness.landing.landing_judgment import Landing, Missed, prove_landings
 from harness.landing.layout import Layout
 from harness.landing.probe_module import ProbeView
 from harness.landing.probe_run import read_until_stable
@@ -33,7 +33,7 @@ class LoadedProbe:
         self._guest = layout.guest
         self._sites = tuple(sites)
         self._module = module
-        self._addresses = [layout.address(site) for site in self._sites]
+        self._addresses = [layout.probe_address(site) for site in self._sites]
         self._spans = [self._span(site, address) for site, address in zip(self._sites, self._addresses, strict=True)]
         self._view: ProbeView | None = None
         self._final: ProbeView | None = None
@@ -50,13 +50,13 @@ class LoadedProbe:
     ) -> None:
         if self._view is None:  # The module was not loaded.
             return
-        self._final = probe_module.unload(self._guest, self._module)
+        self._final = probe_module.unload_probe_module(self._guest, self._module)
         self._after = self._read()
         deadline = Deadline.after(_JUMPS_SECONDS if self._guest.traits.optimized_kprobes else 0.0)
         while self._after != self._before and not deadline.expired:
             self._after = self._read()
 
-    def look(self) -> ProbeView:
+    def read_while_registered(self) -> ProbeView:
         """Read the module's report, the kernel's list and memory while the probes are registered.
 
         Raises Missed if the module reports another number of sites.
@@ -70,14 +70,14 @@ class LoadedProbe:
     def prove(self, hits: Sequence[int]) -> None:
         """Check that each probe landed and was hit as often as `hits` has it. Raises Missed with the witness table."""
         for landing, expected in zip(self.landings, hits, strict=True):
-            prove([landing], expected)
+            prove_landings([landing], expected)
 
     @property
     def landings(self) -> list[Landing]:
         """The landing of each site, with the statements of all witnesses."""
         if self._view is None or self._final is None:
             raise RuntimeError("the probe was never loaded")
-        traits, listed = self._guest.architecture.kprobes, self._view.newly_listed(self._standing)
+        traits, listed = self._guest.architecture.kprobe_traits, self._view.newly_listed(self._standing)
         standing = [each.address for each in self._standing]
         found = []
         for number, (site, address) in enumerate(zip(self._sites, self._addresses, strict=True)):
@@ -86,20 +86,20 @@ class LoadedProbe:
             own = own_bytes.own_bytes_at(self._layout, site, start, size)
             last = self._final.reports[number]
             statements = (
-                five_address_witnesses.reported(self._view.reports[number]),
-                five_address_witnesses.listed(listed, address),
-                five_address_witnesses.elf(address),
-                five_address_witnesses.trapped(last, traits),
-                five_address_witnesses.outside(window, address, traits, own, standing),
+                five_address_witnesses.reported_statement(self._view.reports[number]),
+                five_address_witnesses.listed_statement(listed, address),
+                five_address_witnesses.elf_statement(address),
+                five_address_witnesses.trapped_statement(last, traits),
+                five_address_witnesses.outside_statement(window, address, traits, own, standing),
             )
             shown = [five_address_witnesses.with_bytes(statement, window, own, {}) for statement in statements]
             escaped = past_end.describe_outside_address(self._layout, site, address)
-            found.append(Landing(site, shown, last.hits, self._layout.meaning, escaped))
+            found.append(Landing(site, shown, last.hits, self._layout.describe_address, escaped))
         return found
 
     def _span(self, site: Site, address: int) -> tuple[int, int]:
         """Start and size of a site's window: from the start of its function, without pages that have no code."""
-        _, symbol = self._layout.symbol(site)
+        _, symbol = self._layout.elf_and_symbol(site)
         start = address - site.offset
         mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
         return start, min(start + site.offset + _BEYOND, mapped) - start

@@ -24,7 +24,7 @@ PROBE = "pinpoint_pinned"
 _STEP_SECONDS = 60.0
 
 
-class Status(IntEnum):
+class LoaderStatus(IntEnum):
     """The exit status of the loader (probes/loader/step_protocol.h); KILLED means that a signal ended it."""
 
     KILLED = -1
@@ -65,23 +65,23 @@ class LoaderOrder:
     parameters: Sequence[str] = ()
     gates: Sequence[str] = ()
     probe: str = PROBE
-    name: str = ""
-    in_memory: bool = False
-    until_removed: bool = False
-    user: int | None = None
+    module_name: str = ""
+    load_from_memory: bool = False
+    hold_until_removed: bool = False
+    user_id: int | None = None
     mutant: str = ""
 
-    def words(self) -> list[str]:
+    def command_line_options(self) -> list[str]:
         """The options on the loader's command line."""
         options = {
             "-t": self.targets,
             "-s": [f"{module}:{section}" for module, section in self.sections],
             "-g": self.gates,
-            "-n": [self.name] if self.name else [],
-            "-u": [str(self.user)] if self.user is not None else [],
+            "-n": [self.module_name] if self.module_name else [],
+            "-u": [str(self.user_id)] if self.user_id is not None else [],
             "-x": [self.mutant] if self.mutant else [],
         }
-        flags = [flag for flag, given in (("-m", self.in_memory), ("-w", self.until_removed)) if given]
+        flags = [flag for flag, given in (("-m", self.load_from_memory), ("-w", self.hold_until_removed)) if given]
         return [*(word for option, values in options.items() for value in values for word in (option, value)), *flags]
 
 
@@ -95,7 +95,7 @@ class LoaderLine:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def parsed(cls, line: str) -> LoaderLine:
+    def parse(cls, line: str) -> LoaderLine:
         """Parse a line. Raises GuestError for a line that is not of the protocol, such as an error message."""
         word, _, rest = line.partition(" ")
         step, *others = rest.split() or [""]
@@ -110,23 +110,23 @@ class LoaderLine:
 class LoaderResult:
     """The result of a loader; `steps` holds all lines that it printed, in order."""
 
-    status: Status
-    steps: tuple[LoaderLine, ...]
+    status: LoaderStatus
+    lines: tuple[LoaderLine, ...]
 
     @property
-    def failed(self) -> LoaderLine | None:
+    def failed_step(self) -> LoaderLine | None:
         """The step that failed; None if none failed, or if the loader was killed."""
-        return next((step for step in self.steps if step.word == "failed"), None)
+        return next((step for step in self.lines if step.word == "failed"), None)
 
     @property
-    def errno(self) -> str:
+    def errno_name(self) -> str:
         """The errno's name, such as ENOENT; empty if no step failed."""
-        return self.failed.fields["errno"] if self.failed else ""
+        return self.failed_step.fields["errno"] if self.failed_step else ""
 
     def __str__(self) -> str:
-        if self.failed is None:
+        if self.failed_step is None:
             return self.status.name
-        return f"{self.status.name} {self.failed.subject} {self.errno}".replace("  ", " ")
+        return f"{self.status.name} {self.failed_step.subject} {self.errno_name}".replace("  ", " ")
 
 
 class EndedEarly(Missed):
@@ -154,7 +154,7 @@ class Loader:
     def __enter__(self) -> Self:
         order = self._order
         image = order.probe if "/" in order.probe else self.guest.copy_module(order.probe)
-        argv = [self.guest.copy_program(self._program), *order.words(), image, *order.parameters]
+        argv = [self.guest.copy_program(self._program), *order.command_line_options(), image, *order.parameters]
         self.began = self.guest.console.position
         self._dialogue = self.guest.start_dialogue(*argv)
         return self
@@ -175,10 +175,10 @@ class Loader:
 
     def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:
         """The next line; None after the loader has ended. Raises DeadlineExceeded, GuestLost."""
-        line = self._dialogue.read_line(deadline or self.guest.budget(_STEP_SECONDS))
+        line = self._dialogue.read_line(deadline or self.guest.scaled_deadline(_STEP_SECONDS))
         if line is None:
             return None
-        step = LoaderLine.parsed(line)
+        step = LoaderLine.parse(line)
         self._steps.append(step)
         self._at_gate = step.word == "at"
         return step
@@ -198,7 +198,7 @@ class Loader:
     def continue_from_gate(self, deadline: Deadline | None = None) -> None:
         """Let the loader continue from the gate at which it waits."""
         self._at_gate = False
-        self._dialogue.send_line("go", deadline or self.guest.budget(_STEP_SECONDS))
+        self._dialogue.send_line("go", deadline or self.guest.scaled_deadline(_STEP_SECONDS))
 
     def finish(self, deadline: Deadline | None = None) -> LoaderResult:
         """Let the loader continue through all remaining gates, and wait for its end."""
@@ -211,8 +211,8 @@ class Loader:
 
     def await_result(self, deadline: Deadline | None = None) -> LoaderResult:
         """The loader's result, after its last line or its death."""
-        status = self._dialogue.await_exit_status(deadline or self.guest.budget(_STEP_SECONDS))
-        return LoaderResult(Status(status), tuple(self._steps))
+        status = self._dialogue.await_exit_status(deadline or self.guest.scaled_deadline(_STEP_SECONDS))
+        return LoaderResult(LoaderStatus(status), tuple(self._steps))
 
 
 def run_loader(guest: Guest, order: LoaderOrder) -> LoaderResult:

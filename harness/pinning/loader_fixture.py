@@ -12,9 +12,9 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning.hold_module_in_state import delete
+from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loaded_probe_landings import LoadedProbe
-from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, Status
+from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, LoaderStatus
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 
@@ -37,7 +37,7 @@ class Loaders:
 
     def __call__(self, order: LoaderOrder) -> Loader:
         """Return a loader with this order, for `with loading(order) as loader`."""
-        self._names |= {order.name or PROBE}
+        self._names |= {order.module_name or PROBE}
         self._orders += 1
         return Loader(self.guest, self.mutant.break_order(order, self._orders))
 
@@ -46,14 +46,14 @@ class Loaders:
         with self(order) as loader:
             return loader.finish()
 
-    def expect_refusal(self, order: LoaderOrder, status: Status, errno: str) -> None:
+    def expect_refusal(self, order: LoaderOrder, status: LoaderStatus, errno: str) -> None:
         """Run one loader and check that it ends with this status and errno and leaves no probe. Raises Missed."""
         expect_result(self.run(order), status, errno)
-        expect_gone(self.guest, order.name or PROBE)
+        expect_gone(self.guest, order.module_name or PROBE)
 
-    def delete(self, module: str) -> str:
+    def delete_module(self, module: str) -> str:
         """Remove a module. Returns the errno's name, empty on success."""
-        return delete(self.guest, module, force=self.mutant.forces)
+        return delete_module(self.guest, module, force=self.mutant.removes_by_force)
 
     def prove_landing(
         self, layout: Layout, site: Site, act: Callable[[], object], hits: int, order: LoaderOrder | None = None
@@ -63,25 +63,25 @@ class Loaders:
         `order` adds to the loader's order. Raises Missed unless all witnesses agree and the probe was hit `hits` times.
         """
         target = layout.targets[site.module]
-        aimed = layout.following(site) if self.mutant.misses else site
+        aimed = layout.next_instruction_site(site) if self.mutant.aims_past_site else site
         with LoadedProbe(layout, [site], PROBE) as probe:
-            expect_result(self.run(for_site(layout, target, aimed, order)), Status.DONE)
-            probe.look()
+            expect_result(self.run(order_for_site(layout, target, aimed, order)), LoaderStatus.DONE)
+            probe.read_while_registered()
             act()
         probe.prove([hits])
 
 
-def for_build(target: Target, order: LoaderOrder) -> LoaderOrder:
+def order_for_build(target: Target, order: LoaderOrder) -> LoaderOrder:
     """The same order for a probe that was compiled for exactly this build of its only target."""
     expected = f"module_build_ids={target.elf.build_id}"
     return replace(order, targets=[target.module], parameters=[expected, *order.parameters])
 
 
-def for_site(layout: Layout, target: Target, site: Site, order: LoaderOrder | None = None) -> LoaderOrder:
+def order_for_site(layout: Layout, target: Target, site: Site, order: LoaderOrder | None = None) -> LoaderOrder:
     """An order for a probe on one site, given as the section of its function and the offset in the section."""
-    _, symbol = layout.symbol(site)
-    inside = layout.address(site) - target.sections[symbol.section]
-    plain = for_build(target, order or LoaderOrder())
+    _, symbol = layout.elf_and_symbol(site)
+    inside = layout.probe_address(site) - target.sections[symbol.section]
+    plain = order_for_build(target, order or LoaderOrder())
     return replace(
         plain,
         sections=[(target.module, symbol.section)],
@@ -97,15 +97,15 @@ def demand_survival(loader: Loader) -> LoaderResult:
         raise Missed(f"the kernel did not survive the load: {lost}") from lost
 
 
-def expect_result(outcome: LoaderResult, status: Status, errno: str = "") -> None:
+def expect_result(outcome: LoaderResult, status: LoaderStatus, errno: str = "") -> None:
     """Check that the loader ended with this status and errno. Raises Missed with all lines that it printed."""
-    if (outcome.status, outcome.errno) != (status, errno):
+    if (outcome.status, outcome.errno_name) != (status, errno):
         wanted = f"{status.name} {errno}".strip()
-        printed = "\n".join(map(str, outcome.steps))
+        printed = "\n".join(map(str, outcome.lines))
         raise Missed(f"the loader ended with {outcome}, not {wanted}\n\n{printed}")
 
 
 def expect_gone(guest: Guest, module: str) -> None:
     """Check that a module is not loaded. Raises Missed."""
-    if not guest.script(f"[ ! -e /sys/module/{module} ]").ok:
+    if not guest.run_script(f"[ ! -e /sys/module/{module} ]").ok:
         raise Missed(f"{module} is loaded but should not be")

@@ -32,67 +32,69 @@ class LoaderMutant:
     - `strange_image` races with a file that is not a module.
     """
 
-    loader: str = ""
-    probe: str = ""
-    misses: bool = False
-    lets_go: bool = False
-    holds_more: bool = False
-    probes_again: bool = False
-    loads_anyway: bool = False
-    one_of_many: bool = False
-    keeps_nothing: bool = False
-    one_base: bool = False
-    with_symbols: bool = False
-    forces: bool = False
-    asks: bool = False
-    checks: bool = False
-    other_call: bool = False
-    other_rule: bool = False
-    strange_image: bool = False
+    loader_defect: str = ""
+    probe_defect: str = ""
+    aims_past_site: bool = False
+    releases_pin_early: bool = False
+    holds_extra_pin: bool = False
+    probes_reloaded_target: bool = False
+    replaces_every_order: bool = False
+    replaces_second_order: bool = False
+    drops_keeps_parameter: bool = False
+    uses_one_base: bool = False
+    embeds_target_symbols: bool = False
+    removes_by_force: bool = False
+    removes_without_force: bool = False
+    checks_stale_handle: bool = False
+    loads_with_other_call: bool = False
+    models_other_rule: bool = False
+    races_with_non_module: bool = False
 
     def break_order(self, order: LoaderOrder, number: int = 1) -> LoaderOrder:
         """The same order for a loader and a probe with this defect; `number` counts the orders of a case, from 1."""
-        if self.loads_anyway or (self.one_of_many and number == _ONE_OF_MANY):
+        if self.replaces_every_order or (self.replaces_second_order and number == _ONE_OF_MANY):
             return LoaderOrder()
-        given = [each for each in order.parameters if not (self.keeps_nothing and each == KEEPS)]
-        defects = {f"mutant={self.probe}": self.probe, "mutant_one_base=1": self.one_base}
+        given = [each for each in order.parameters if not (self.drops_keeps_parameter and each == KEEPS)]
+        defects = {f"mutant={self.probe_defect}": self.probe_defect, "mutant_one_base=1": self.uses_one_base}
         parameters = [*given, *(defect for defect, present in defects.items() if present)]
-        in_memory = order.in_memory != self.other_call
-        return replace(order, mutant=self.loader or order.mutant, parameters=parameters, in_memory=in_memory)
+        in_memory = order.load_from_memory != self.loads_with_other_call
+        return replace(
+            order, mutant=self.loader_defect or order.mutant, parameters=parameters, load_from_memory=in_memory
+        )
 
 
 HONEST = LoaderMutant()
 
 MUTANTS: Mapping[str, LoaderMutant] = {
-    "closes-early": LoaderMutant(loader="closes-early"),
-    "skips-re-read": LoaderMutant(loader="skips-re-read"),
-    "handle-unchecked": LoaderMutant(probe="handle-unchecked"),
-    "accompanied": LoaderMutant(loader="accompanied"),
-    "no-name": LoaderMutant(probe="no-name"),
-    "no-base": LoaderMutant(probe="no-base"),
-    "no-build-id": LoaderMutant(probe="no-build-id"),
-    "registers-outside": LoaderMutant(probe="anywhere"),
-    "swaps-handles": LoaderMutant(loader="swaps-handles"),
-    "wrong-errno": LoaderMutant(loader="wrong-errno"),
-    "betrayed": LoaderMutant(loader="betrayed"),
-    "one-instruction-off": LoaderMutant(misses=True),
-    "lets-go": LoaderMutant(lets_go=True),
-    "holds-more": LoaderMutant(holds_more=True),
-    "probes-again": LoaderMutant(probes_again=True),
-    "loads-anyway": LoaderMutant(loads_anyway=True),
-    "one-of-many": LoaderMutant(one_of_many=True),
-    "drops-keeps": LoaderMutant(keeps_nothing=True),
-    "one-base": LoaderMutant(one_base=True),
-    "with-symbols": LoaderMutant(with_symbols=True),
-    "forces": LoaderMutant(forces=True),
-    "only-asks": LoaderMutant(asks=True),
-    "checks-handle": LoaderMutant(checks=True),
-    "other-call": LoaderMutant(other_call=True),
-    "other-rule": LoaderMutant(other_rule=True),
-    "strange-image": LoaderMutant(strange_image=True),
+    "closes-early": LoaderMutant(loader_defect="closes-early"),
+    "skips-re-read": LoaderMutant(loader_defect="skips-re-read"),
+    "handle-unchecked": LoaderMutant(probe_defect="handle-unchecked"),
+    "accompanied": LoaderMutant(loader_defect="accompanied"),
+    "no-name": LoaderMutant(probe_defect="no-name"),
+    "no-base": LoaderMutant(probe_defect="no-base"),
+    "no-build-id": LoaderMutant(probe_defect="no-build-id"),
+    "registers-outside": LoaderMutant(probe_defect="anywhere"),
+    "swaps-handles": LoaderMutant(loader_defect="swaps-handles"),
+    "wrong-errno": LoaderMutant(loader_defect="wrong-errno"),
+    "betrayed": LoaderMutant(loader_defect="betrayed"),
+    "one-instruction-off": LoaderMutant(aims_past_site=True),
+    "lets-go": LoaderMutant(releases_pin_early=True),
+    "holds-more": LoaderMutant(holds_extra_pin=True),
+    "probes-again": LoaderMutant(probes_reloaded_target=True),
+    "loads-anyway": LoaderMutant(replaces_every_order=True),
+    "one-of-many": LoaderMutant(replaces_second_order=True),
+    "drops-keeps": LoaderMutant(drops_keeps_parameter=True),
+    "one-base": LoaderMutant(uses_one_base=True),
+    "with-symbols": LoaderMutant(embeds_target_symbols=True),
+    "forces": LoaderMutant(removes_by_force=True),
+    "only-asks": LoaderMutant(removes_without_force=True),
+    "checks-handle": LoaderMutant(checks_stale_handle=True),
+    "other-call": LoaderMutant(loads_with_other_call=True),
+    "other-rule": LoaderMutant(models_other_rule=True),
+    "strange-image": LoaderMutant(races_with_non_module=True),
 }
 
 
-def named(name: str) -> LoaderMutant:
+def mutant_by_name(name: str) -> LoaderMutant:
     """The mutant with this name; HONEST for a cell that has none, or one that breaks a probe (harness/landing)."""
     return MUTANTS.get(name, HONEST)

@@ -18,7 +18,7 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning.loaded_probe_landings import LoadedProbe
-from harness.pinning.loader import LoaderOrder, Status
+from harness.pinning.loader import LoaderOrder, LoaderStatus
 from harness.pinning.loader_fixture import Loaders, expect_result
 
 NAME = "pinpoint_precompiled"
@@ -29,21 +29,21 @@ WITH_SYMBOLS = "precompiled/pinpoint_with_symbols"
 _GENERIC = "pinpoint_pinned"
 
 
-def file(guest: Guest, *, with_symbols: bool = False) -> Path:
+def module_file(guest: Guest, *, with_symbols: bool = False) -> Path:
     """The module's file on the host."""
     return guest.image.modules[WITH_SYMBOLS if with_symbols else MODULE]
 
 
-def sections_in_kernel(guest: Guest) -> bool:
+def finds_sections_in_kernel(guest: Guest) -> bool:
     """True if the module finds sections in the kernel's own record, and needs no section from the loader."""
-    return Elf.read_cached(file(guest)).modinfo_value("section_lookup") == "kernel"
+    return Elf.read_cached(module_file(guest)).modinfo_value("section_lookup") == "kernel"
 
 
-def sites(guest: Guest) -> list[Site]:
+def precompiled_sites(guest: Guest) -> list[Site]:
     """The module's sites as function + offset, in the order of its report."""
     elves = {module: Elf.read_cached(guest.image.modules[module]) for module in PLACES}
     found = [(module, place.locate(elves[module])) for module, places in PLACES.items() for place in places]
-    return [Site(location.function, location.into, module=module) for module, location in found]
+    return [Site(location.function, location.function_offset, module=module) for module, location in found]
 
 
 def sections_of_sites(guest: Guest) -> Mapping[str, Sequence[str]]:
@@ -52,7 +52,7 @@ def sections_of_sites(guest: Guest) -> Mapping[str, Sequence[str]]:
     return {module: [place.locate(elves[module]).section for place in places] for module, places in PLACES.items()}
 
 
-def order(guest: Guest, *, in_memory: bool = False, with_symbols: bool = False) -> LoaderOrder:
+def precompiled_order(guest: Guest, *, in_memory: bool = False, with_symbols: bool = False) -> LoaderOrder:
     """The loader's order for the module: the targets and, where the module needs them, its sections' tokens."""
     module = WITH_SYMBOLS if with_symbols else MODULE
     sections = [
@@ -62,10 +62,10 @@ def order(guest: Guest, *, in_memory: bool = False, with_symbols: bool = False) 
     ]
     return LoaderOrder(
         probe=guest.copy_module(module),
-        name=module.rpartition("/")[2],
+        module_name=module.rpartition("/")[2],
         targets=tuple(PLACES),
-        sections=() if sections_in_kernel(guest) else sections,
-        in_memory=in_memory,
+        sections=() if finds_sections_in_kernel(guest) else sections,
+        load_from_memory=in_memory,
     )
 
 
@@ -77,19 +77,19 @@ def prove_landing(
     Raises Missed unless each probe landed, by all witnesses, and was hit as often as its site ran.
     """
     layout = Layout(loaders.guest, targets.values())
-    own = sites(loaders.guest)
+    own = precompiled_sites(loaders.guest)
     parameters = list(how.parameters)
-    if loaders.mutant.misses:
-        shifts = (str(layout.following(site).offset - site.offset) for site in own)
+    if loaders.mutant.aims_past_site:
+        shifts = (str(layout.next_instruction_site(site).offset - site.offset) for site in own)
         parameters.append(f"mutant_shift={','.join(shifts)}")
-    with LoadedProbe(layout, own, how.name) as probe:
-        expect_result(loaders.run(replace(how, parameters=parameters)), Status.DONE)
-        probe.look()
+    with LoadedProbe(layout, own, how.module_name) as probe:
+        expect_result(loaders.run(replace(how, parameters=parameters)), LoaderStatus.DONE)
+        probe.read_while_registered()
         expected = hits()
     probe.prove(expected)
 
 
-def expect_nothing_of_targets(guest: Guest, module: Path) -> None:
+def expect_no_target_symbols(guest: Guest, module: Path) -> None:
     """Check that a probe's file contains no symbol of its targets, in no table and no string. Raises Missed.
 
     Names that a probe of no target has too, such as `init_module`, do not count, and neither do the names of the

@@ -8,7 +8,7 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, Status
+from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, LoaderStatus
 from harness.pinning.loader_fixture import Loaders
 
 # How an initializer can wait (probes/pinned/gates.c), and whether a signal ends the wait.
@@ -25,7 +25,7 @@ _ERESTARTSYS = 512
 
 
 @dataclass(frozen=True)
-class Signalled:
+class SignalledLoaderResult:
     """What happened to a loader that was signalled while its probe's initializer waited.
 
     `before` and `after` are the numbers of its open files as the initializer counted them when it began to wait and
@@ -34,48 +34,48 @@ class Signalled:
     opened. `loaded` is true if the probe was loaded when the loader had ended.
     """
 
-    waits: str
+    wait_kind: str
     signal: str
-    before: int
-    after: int
-    tokens: int
-    pending: bool
-    error: int
-    outcome: LoaderResult
-    loaded: bool
+    files_before: int
+    files_after: int
+    open_section_files: int
+    saw_signal: bool
+    wait_error: int
+    loader_result: LoaderResult
+    probe_loaded: bool
 
     def prove(self) -> None:
         """Check that no file was closed before the initializer returned, and that the loader ended as expected."""
-        ends, fatal = WAITS[self.waits], SIGNALS[self.signal]
+        ends, fatal = WAITS[self.wait_kind], SIGNALS[self.signal]
         wanted = {
-            "files": self.before,
+            "files": self.files_before,
             "tokens": 1,
             "signal": True,
             "error": -_ERESTARTSYS if ends else 0,
-            "status": Status.KILLED if fatal else Status.DONE,
+            "status": LoaderStatus.KILLED if fatal else LoaderStatus.DONE,
             "loaded": not (ends and fatal),
         }
         seen = {
-            "files": self.after,
-            "tokens": self.tokens,
-            "signal": self.pending,
-            "error": self.error,
-            "status": self.outcome.status,
-            "loaded": self.loaded,
+            "files": self.files_after,
+            "tokens": self.open_section_files,
+            "signal": self.saw_signal,
+            "error": self.wait_error,
+            "status": self.loader_result.status,
+            "loaded": self.probe_loaded,
         }
         wrong = [f"{name} {seen[name]}, not {value}" for name, value in wanted.items() if seen[name] != value]
         if wrong:
-            raise Missed(f"SIG{self.signal} to a loader whose initializer is {self.waits}: {'; '.join(wrong)}")
+            raise Missed(f"SIG{self.signal} to a loader whose initializer is {self.wait_kind}: {'; '.join(wrong)}")
 
 
-def signalled(loading: Loaders, target: Target, waits: str, signal: str) -> Signalled:
+def signal_during_initializer(loading: Loaders, target: Target, waits: str, signal: str) -> SignalledLoaderResult:
     """Load a probe, signal its loader while the initializer waits, and let both end; unloads the probe."""
     guest = loading.guest
     order = LoaderOrder(targets=[target.module], parameters=[f"waits={waits}", f"gates={_GATE}"])
     with loading(order) as loader:
         before = _last_number(_hear(guest, _BEFORE, loader.began)[0])
         _, at = _hear(guest, _AT, loader.began)
-        if loading.mutant.loader == "betrayed":
+        if loading.mutant.loader_defect == "betrayed":
             _betray(loader)
         tokens = _tokens(guest, loader)
         guest.run("kill", f"-{signal}", str(loader.pid)).check()
@@ -92,12 +92,12 @@ def signalled(loading: Loaders, target: Target, waits: str, signal: str) -> Sign
     loaded = guest.run("rmmod", PROBE).ok
     with parsing_guest_text("the probe's line in the kernel's log"):
         files, pending, error = (int(word.partition("=")[2]) for word in line.split()[-3:])
-    return Signalled(waits, signal, before, files, tokens, bool(pending), error, outcome, loaded)
+    return SignalledLoaderResult(waits, signal, before, files, tokens, bool(pending), error, outcome, loaded)
 
 
 def _hear(guest: Guest, pattern: str, since: int) -> tuple[str, int]:
     """Wait for a line of the kernel's log at or after a position; returns the line and the position after it."""
-    heard = guest.console.await_line([pattern], guest.budget(_SECONDS), since=since)
+    heard = guest.console.await_line([pattern], guest.scaled_deadline(_SECONDS), since=since)
     return heard.text, heard.end
 
 
@@ -113,7 +113,7 @@ def _tokens(guest: Guest, loader: Loader) -> int:
 
 
 def _open_gate(guest: Guest) -> None:
-    guest.script(f"echo go >/sys/module/{PROBE}/parameters/open_gate").check()
+    guest.run_script(f"echo go >/sys/module/{PROBE}/parameters/open_gate").check()
 
 
 def _betray(loader: Loader) -> None:

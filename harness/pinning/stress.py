@@ -12,9 +12,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.hold_module_in_state import HOLDER, delete
+from harness.pinning.hold_module_in_state import HOLDER, delete_module
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, LoaderOrder, run_loader
-from harness.pinning.loader_fixture import Loaders, for_build
+from harness.pinning.loader_fixture import Loaders, order_for_build
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 STRESS = "pinpoint_stress"
@@ -47,67 +47,71 @@ class StressResult:
     well.
     """
 
-    outcomes: Counter[tuple[str, str]]
+    outcome_counts: Counter[tuple[str, str]]
     seconds: float
-    left: str = ""
-    leaks: str = ""
-    allowed: Mapping[str, frozenset[str]] = field(default_factory=lambda: ALLOWED)
+    unreleased_references: str = ""
+    leak_report: str = ""
+    allowed_outcomes: Mapping[str, frozenset[str]] = field(default_factory=lambda: ALLOWED)
 
     @property
-    def operations(self) -> int:
+    def operation_count(self) -> int:
         """The number of operations that were tried."""
-        return self.outcomes.total()
+        return self.outcome_counts.total()
 
     @property
-    def attempts(self) -> int:
+    def attempted_loads_and_removals(self) -> int:
         """The number of loads and removals of the target that were tried."""
-        return sum(times for (what, _), times in self.outcomes.items() if what in ("load", "remove"))
+        return sum(times for (what, _), times in self.outcome_counts.items() if what in ("load", "remove"))
 
     @property
-    def changes(self) -> int:
+    def successful_loads_and_removals(self) -> int:
         """The number of loads and removals of the target that succeeded."""
-        return self.outcomes["load", "0"] + self.outcomes["remove", "0"]
+        return self.outcome_counts["load", "0"] + self.outcome_counts["remove", "0"]
 
     @property
-    def reused(self) -> int:
+    def refused_by_second_read(self) -> int:
         """The number of loads that passed every check of the probe, and only the second read refused."""
-        return self.outcomes["probe", "reread:ENODEV"]
+        return self.outcome_counts["probe", "reread:ENODEV"]
 
     @property
     def complaints(self) -> list[str]:
         """Outcomes that no rule allows, references or memory that were not released, or no race at all."""
         strange = [
             f"{what}: {outcome}, {times} times"
-            for (what, outcome), times in sorted(self.outcomes.items())
-            if outcome not in self.allowed[what]
+            for (what, outcome), times in sorted(self.outcome_counts.items())
+            if outcome not in self.allowed_outcomes[what]
         ]
         idle = [
-            f"no {what} ever succeeded" for what in ("load", "remove", "read", "probe") if not self.outcomes[what, "0"]
+            f"no {what} ever succeeded"
+            for what in ("load", "remove", "read", "probe")
+            if not self.outcome_counts[what, "0"]
         ]
-        return [*strange, *idle, *filter(None, (self.left, self.leaks))]
+        return [*strange, *idle, *filter(None, (self.unreleased_references, self.leak_report))]
 
     def prove(self) -> None:
         """Raise Missed for the first complaint, with all outcomes."""
         if self.complaints:
-            table = "\n".join(f"{what} {outcome} {times}" for (what, outcome), times in sorted(self.outcomes.items()))
+            table = "\n".join(
+                f"{what} {outcome} {times}" for (what, outcome), times in sorted(self.outcome_counts.items())
+            )
             raise Missed(f"{'; '.join(self.complaints)}\n\n{table}")
 
 
-def stress(loading: Loaders, changes: int, seconds: float) -> StressResult:
+def run_stress_race(loading: Loaders, changes: int, seconds: float) -> StressResult:
     """Race until `changes` loads and removals succeeded, or for `seconds`."""
     guest, began = loading.guest, time.monotonic()
     order = _order(guest)
-    image = guest.copy_program(HOLDER) if loading.mutant.strange_image else guest.copy_module(TARGET)
-    loader = [guest.copy_program(PROGRAM), *order.words(), guest.copy_module(PROBE), *order.parameters]
-    guest.script(f"[ ! -e {_LEAKS} ] || echo clear >{_LEAKS}").check()
+    image = guest.copy_program(HOLDER) if loading.mutant.races_with_non_module else guest.copy_module(TARGET)
+    loader = [guest.copy_program(PROGRAM), *order.command_line_options(), guest.copy_module(PROBE), *order.parameters]
+    guest.run_script(f"[ ! -e {_LEAKS} ] || echo clear >{_LEAKS}").check()
     result = guest.run(
         *(guest.copy_program(STRESS), str(changes), str(round(seconds)), image, TARGET, PROBE, *loader),
-        deadline=guest.budget(seconds + _AFTER_SECONDS),
+        deadline=guest.scaled_deadline(seconds + _AFTER_SECONDS),
     ).check()
-    lines = [LoaderLine.parsed(line) for line in result.stdout.splitlines()]
+    lines = [LoaderLine.parse(line) for line in result.stdout.splitlines()]
     with parsing_guest_text("a line of the loader"):
         outcomes = Counter({(line.step, line.subject): int(line.fields["times"]) for line in lines})
-    if loading.mutant.holds_more:
+    if loading.mutant.holds_extra_pin:
         _hold_more(guest, order)
     return StressResult(outcomes, time.monotonic() - began, _left(guest), _leaks(guest))
 
@@ -116,22 +120,22 @@ def _order(guest: Guest) -> LoaderOrder:
     """An order for a precompiled probe on the entry of the target's leaf."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
-    site = f"site=0+{target.elf.section_offset(leaf):#x}"
-    return for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], parameters=[site]))
+    site = f"site=0+{target.elf.offset_in_section(leaf):#x}"
+    return order_for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], parameters=[site]))
 
 
 def _hold_more(guest: Guest, order: LoaderOrder) -> None:
     """Hold a reference after the race, for a mutant."""
-    guest.script(f"[ -d /sys/module/{TARGET} ] || insmod {guest.copy_module(TARGET)}").check()
+    guest.run_script(f"[ -d /sys/module/{TARGET} ] || insmod {guest.copy_module(TARGET)}").check()
     run_loader(guest, replace(order, parameters=[*order.parameters, "keeps=1"]))
 
 
 def _left(guest: Guest) -> str:
     """Remove the target, then the probe module if it is left. Returns the refusal; empty if both are removed."""
-    refused = delete(guest, TARGET)
-    gone = delete(guest, PROBE)
+    refused = delete_module(guest, TARGET)
+    gone = delete_module(guest, PROBE)
     if refused not in ("", "ENOENT"):
-        delete(guest, TARGET)
+        delete_module(guest, TARGET)
         return f"{TARGET} is still referenced after the race: {refused}"
     return "" if gone in ("", "ENOENT") else f"{PROBE} is still referenced after the race: {gone}"
 
@@ -139,7 +143,7 @@ def _left(guest: Guest) -> str:
 def _leaks(guest: Guest) -> str:
     """The report of kmemleak, if the kernel has it; two scans, because the first can report memory still in use."""
     script = f"[ ! -e {_LEAKS} ] || {{ echo scan >{_LEAKS}; echo scan >{_LEAKS}; cat {_LEAKS}; }}"
-    return guest.script(script, guest.budget(_AFTER_SECONDS)).check().stdout.strip()
+    return guest.run_script(script, guest.scaled_deadline(_AFTER_SECONDS)).check().stdout.strip()
 
 
 _CPUS = 2
@@ -156,19 +160,19 @@ class StressRuns:
     """Races in one cell: in the row's guest if it has two virtual CPUs, else in a fresh guest that has two."""
 
     guest: Guest
-    fresh: Callable[..., AbstractContextManager[Guest]]
+    open_fresh_guest: Callable[..., AbstractContextManager[Guest]]
     mutant: LoaderMutant
-    changes: int
+    changes_wanted: int
 
     def race(self) -> StressResult:
         """Race until `changes` loads and removals succeeded, or only a few in a mutant's cell."""
         if self.mutant is not HONEST:
-            return stress(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
+            return run_stress_race(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
         image = self.guest.image
         if image.recipe.machine.cpus >= _CPUS or "CONFIG_SMP" not in image.config:
-            return self._race(self.guest, self.changes)
-        with self.fresh(cpus=_CPUS) as guest:
-            return self._race(guest, self.changes)
+            return self._race(self.guest, self.changes_wanted)
+        with self.open_fresh_guest(cpus=_CPUS) as guest:
+            return self._race(guest, self.changes_wanted)
 
     def _race(self, guest: Guest, changes: int) -> StressResult:
-        return stress(Loaders(guest, self.mutant), changes, _SECONDS + changes * _SECONDS_A_CHANGE)
+        return run_stress_race(Loaders(guest, self.mutant), changes, _SECONDS + changes * _SECONDS_A_CHANGE)

@@ -7,7 +7,7 @@ from harness.core.errors import GuestError
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import initializer_at_gate
 from harness.pinning.loader import LoaderOrder
-from harness.pinning.loader_fixture import Loaders, for_build
+from harness.pinning.loader_fixture import Loaders, order_for_build
 
 _TARGET = "pinpoint_target"
 _UNCHECKED = "mutant=handle-unchecked"
@@ -23,10 +23,10 @@ def follow_stale_handle(loading: Loaders) -> str:
     with a mutant that looks the handle up nothing happens. Raises GuestError if the target cannot be removed.
     """
     guest = loading.guest
-    broken = [] if loading.mutant.checks else [_UNCHECKED]
+    broken = [] if loading.mutant.checks_stale_handle else [_UNCHECKED]
     target = Target(guest, _TARGET)
     target.load()
-    order = for_build(target, LoaderOrder(parameters=["gates=entered", *broken], mutant="closes-early"))
+    order = order_for_build(target, LoaderOrder(parameters=["gates=entered", *broken], mutant="closes-early"))
     since: int | None = None
     try:
         with loading(order) as loader:
@@ -34,7 +34,7 @@ def follow_stale_handle(loading: Loaders) -> str:
                 target.unload()
                 since = guest.console.position
             loader.finish(Deadline.after(_SECONDS))
-            guest.fence(Deadline.after(_SECONDS))
+            guest.read_output_since_fence(Deadline.after(_SECONDS))
     except GuestError:
         # After the target is removed, the guest may print nothing more.
         if since is None:

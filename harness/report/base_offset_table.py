@@ -56,7 +56,7 @@ class TrialRow(BaseModel):
     moved: tuple[Moved, ...] = ()
 
     @property
-    def cells(self) -> list[str]:
+    def column_texts(self) -> list[str]:
         """The row as printed in the table; a count of zero is a dash."""
         counts = [self.symbols, self.missed, *(getattr(self, place) for place in PLACES), self.missed_by_symbol]
         shown = [f"{count:,}" if count else "-" for count in counts]
@@ -70,14 +70,14 @@ HEADINGS = (
     *("by symbol\nmissed", "by hand\nbytes", "by symbol\nbytes"),
 )
 # Names are left-aligned, counts right-aligned.
-NAMES = 3
+NAME_COLUMNS = 3
 
 
 class Trials:
     """`trials.jsonl` of a run, and its figures."""
 
     def __init__(self, directory: RunDirectory, figures: Figures) -> None:
-        self._path = directory.trials
+        self._path = directory.trials_file
         self._figures = figures
 
     def add(self, row: TrialRow, *, headline: bool) -> None:
@@ -106,7 +106,7 @@ def table(rows: Sequence[TrialRow]) -> Table:
     """Return the table for a terminal."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Relocation by hand on trial", title_justify="left")
     for index, heading in enumerate(HEADINGS):
-        made.add_column(heading, justify="left" if index < NAMES else "right", overflow="fold")
+        made.add_column(heading, justify="left" if index < NAME_COLUMNS else "right", overflow="fold")
     for row in rows:
-        made.add_row(*row.cells)
+        made.add_row(*row.column_texts)
     return made

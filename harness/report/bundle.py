@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
-from harness.core.files import digest, sha256
+from harness.core.files import sha256, sha256_of_strings
 from harness.images.vm_recipe import kernel_options_of_this_run
 from harness.report import jsonl
 from harness.report.record import Cell
@@ -63,12 +63,12 @@ class Bundle(BaseModel):
     absent: Mapping[str, str] = {}
 
     @property
-    def nodes(self) -> list[str]:
+    def node_ids(self) -> list[str]:
         """pytest's node ids, from the project."""
         return [f"{self.file}::{item}" for item in self.items]
 
 
-def write(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
+def write_bundle(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
     """Write a bundle below `root` from the contents of its files, and return its directory.
 
     It is written under a temporary name and renamed, so that a bundle is complete or absent. Raises HostError.
@@ -96,7 +96,7 @@ def _filled(root: Path, place: Path, scratch: Path, about: Bundle, pieces: Mappi
     (scratch / README).write_text(_readme(about, final, sorted(pieces)))
     own = sorted(path for path in scratch.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(scratch)): sha256(path) for path in own}})
-    (scratch / ABOUT).write_text(jsonl.plain_json(whole, indent=1) + "\n")
+    (scratch / ABOUT).write_text(jsonl.ascii_json(whole, indent=1) + "\n")
     scratch.chmod(0o700)
     scratch.rename(final)
     return final
@@ -122,7 +122,7 @@ def _put(shared: Path, path: Path, content: bytes) -> None:
 def _name(item: str) -> str:
     """Return a directory name for pytest's name of a cell: readable, only plain characters, unique."""
     plain = re.sub(r"[^A-Za-z0-9_.]+", "-", item).strip("-.")
-    return f"{plain[:_LONGEST_NAME]}-{digest([item])[:6]}"
+    return f"{plain[:_LONGEST_NAME]}-{sha256_of_strings([item])[:6]}"
 
 
 def _free(path: Path) -> Path:
@@ -191,7 +191,7 @@ def read(directory: Path) -> Bundle:
         raise UsageError(f"cannot be read: {_why(error)}", where=where, mend="name the bundle's directory") from None
     with contextlib.closing(files):
         about = _parsed(_description(files, where), where)
-        files.demand_hashes(about.files, where)
+        files.check_hashes(about.files, where)
     return about
 
 

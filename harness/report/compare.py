@@ -13,7 +13,7 @@ from harness.core.errors import UsageError
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
-from harness.report.same_failure import normalised
+from harness.report.same_failure import remove_varying_parts
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
@@ -58,7 +58,7 @@ class Baseline(BaseModel):
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
             raise UsageError(f"is no baseline file: {what[:200]}", where=str(path), mend=mend) from None
 
-    def failure(self, cell: Cell) -> KnownFailure | None:
+    def find_known_failure(self, cell: Cell) -> KnownFailure | None:
         """Return the entry with a failed cell's case, VM, mutant and verdict, and its file if the entry names one."""
         for each in self.known:
             if (each.case, each.vm, each.mutant, each.verdict) == (cell.case, cell.vm, cell.mutant, cell.verdict) and (
@@ -72,11 +72,11 @@ class Baseline(BaseModel):
 class Comparison:
     """The differences, as lists of lines for a person. `worse` makes the exit status 1."""
 
-    failures: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    newly_failed: list[str] = field(default_factory=list)
+    missing_cells: list[str] = field(default_factory=list)
+    newly_skipped: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
+    changed_verdicts: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     slower: list[str] = field(default_factory=list)
     strict: bool = False
@@ -84,15 +84,15 @@ class Comparison:
     @property
     def worse(self) -> bool:
         """True for new failures and for cells that are gone; with `strict` for new skips as well."""
-        return bool(self.failures or self.gone or (self.strict and self.skipped))
+        return bool(self.newly_failed or self.missing_cells or (self.strict and self.newly_skipped))
 
     def sections(self) -> Mapping[str, Sequence[str]]:
         """The lists by their headings, the most important first."""
         return {
-            "new failures": self.failures,
-            "gone: ran before, not selected or lost now": self.gone,
-            "skipped now": self.skipped,
-            "changed verdict or reason, failed before and now": self.changed,
+            "new failures": self.newly_failed,
+            "gone: ran before, not selected or lost now": self.missing_cells,
+            "skipped now": self.newly_skipped,
+            "changed verdict or reason, failed before and now": self.changed_verdicts,
             "mended": self.mended,
             "new cells": self.added,
             "slower": self.slower,
@@ -102,7 +102,7 @@ class Comparison:
 def read_cells(path: Path) -> list[Cell]:
     """Return the cells of a run directory or of a results.jsonl. Raises UsageError."""
     directory = RunDirectory(path if path.is_dir() else path.parent)
-    cells = Results(directory).read() if path.exists() and directory.results.is_file() else []
+    cells = Results(directory).read() if path.exists() and directory.results_file.is_file() else []
     if not cells:
         raise UsageError(
             "holds no results", where=str(path), mend="name a directory below results/, such as results/latest"
@@ -112,27 +112,27 @@ def read_cells(path: Path) -> list[Cell]:
 
 def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -> Comparison:
     """Compare two runs cell by cell. VMs without any cell in the new run are left out."""
-    before = {cell.key: cell for cell in Pivot(old).latest}
-    after = {cell.key: cell for cell in Pivot(new).latest}
+    before = {cell.key: cell for cell in Pivot(old).latest_cells}
+    after = {cell.key: cell for cell in Pivot(new).latest_cells}
     found = Comparison(strict=strict)
     rows = {key.vm for key in after}
     for key, cell in after.items():
         earlier = before.get(key)
         if earlier is None:
-            (found.added if cell.verdict.acceptable else found.failures).append(_line(key, cell))
+            (found.added if cell.verdict.acceptable else found.newly_failed).append(_line(key, cell))
         elif not cell.verdict.acceptable:
             _failed(found, key, earlier, cell)
         elif not earlier.verdict.acceptable:
-            (found.skipped if cell.verdict is Verdict.SKIP else found.mended).append(
+            (found.newly_skipped if cell.verdict is Verdict.SKIP else found.mended).append(
                 f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
             )
         elif cell.verdict is Verdict.SKIP and earlier.verdict is not Verdict.SKIP:
-            found.skipped.append(_line(key, cell))
+            found.newly_skipped.append(_line(key, cell))
         elif cell.verdict is not earlier.verdict:
             found.mended.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}")
         elif cell.seconds > earlier.seconds * _SLOWER_RATIO and cell.seconds > earlier.seconds + _SLOWER_SECONDS:
             found.slower.append(f"{_name(key)}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
-    found.gone.extend(
+    found.missing_cells.extend(
         f"{_name(key)}: was {cell.verdict.value}"
         for key, cell in before.items()
         if key not in after and key.vm in rows and cell.verdict is not Verdict.SKIP
@@ -145,17 +145,17 @@ def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparis
     found = Comparison()
     seen: set[int] = set()
     rows = set()
-    for cell in Pivot(cells).latest:
+    for cell in Pivot(cells).latest_cells:
         key = cell.key
         rows.add(key.vm)
         if cell.verdict.acceptable:
             continue
-        known = baseline.failure(cell)
+        known = baseline.find_known_failure(cell)
         if known is None:
-            found.failures.append(_line(key, cell))
+            found.newly_failed.append(_line(key, cell))
         else:
             seen.add(id(known))
-            found.changed.append(f"{_name(key)}: {cell.verdict.value}, known: {known.reason} ({known.owner})")
+            found.changed_verdicts.append(f"{_name(key)}: {cell.verdict.value}, known: {known.reason} ({known.owner})")
     found.mended.extend(
         f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline and did not occur; remove the entry"
         for each in baseline.known
@@ -166,16 +166,16 @@ def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparis
 
 def new_failures(old: Baseline | Sequence[Cell] | None, new: Iterable[Cell]) -> list[Cell]:
     """Return the failed cells of a run that the baseline does not know; without a baseline, all failed cells."""
-    failed = [cell for cell in Pivot(new).latest if not cell.verdict.acceptable]
+    failed = [cell for cell in Pivot(new).latest_cells if not cell.verdict.acceptable]
     if old is None:
         return failed
     if isinstance(old, Baseline):
-        return [cell for cell in failed if old.failure(cell) is None]
-    before = {cell.key: cell for cell in Pivot(old).latest}
+        return [cell for cell in failed if old.find_known_failure(cell) is None]
+    before = {cell.key: cell for cell in Pivot(old).latest_cells}
     return [cell for cell in failed if cell.key not in before or before[cell.key].verdict.acceptable]
 
 
-def lines(found: Comparison) -> list[str]:
+def format_comparison(found: Comparison) -> list[str]:
     """Return the sections that are not empty, then one line about whether anything got worse."""
     printed = []
     for heading, entries in found.sections().items():
@@ -187,11 +187,11 @@ def lines(found: Comparison) -> list[str]:
 
 def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:
     if earlier.verdict.acceptable:
-        found.failures.append(_line(key, cell))
+        found.newly_failed.append(_line(key, cell))
     elif earlier.verdict is not cell.verdict:
-        found.changed.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")
-    elif normalised(earlier.reason) != normalised(cell.reason):
-        found.changed.append(f"{_name(key)}: {cell.verdict.value}, another reason: {cell.reason}")
+        found.changed_verdicts.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")
+    elif remove_varying_parts(earlier.reason) != remove_varying_parts(cell.reason):
+        found.changed_verdicts.append(f"{_name(key)}: {cell.verdict.value}, another reason: {cell.reason}")
 
 
 def _name(key: CellKey) -> str:

@@ -59,17 +59,17 @@ class Evidence:
     addresses of its sections, by section name.
     """
 
-    pieces: dict[str, bytes] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
+    file_contents: dict[str, bytes] = field(default_factory=dict)
+    absence_reasons: dict[str, str] = field(default_factory=dict)
     slide: int | None = None
-    modules: dict[Path, Mapping[str, int]] = field(default_factory=dict)
+    module_section_addresses: dict[Path, Mapping[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, read: Callable[[], bytes]) -> None:
+    def add_file(self, name: str, read: Callable[[], bytes]) -> None:
         """Keep what `read` returns, or the error that it raises."""
         try:
-            self.pieces[name] = read()
+            self.file_contents[name] = read()
         except PinpointError as error:
-            self.absent[name] = error.what
+            self.absence_reasons[name] = error.what
 
 
 def gather_evidence(guest: Guest, failure: BaseException) -> Evidence:
@@ -79,13 +79,13 @@ def gather_evidence(guest: Guest, failure: BaseException) -> Evidence:
     or to end a request in time, is not queried again.
     """
     found = Evidence()
-    found.add(CONSOLE, lambda: guest.console.text().encode())
+    found.add_file(CONSOLE, lambda: guest.console.text().encode())
     silent = reason_not_to_query(failure) or _query(guest, found)
     if silent:
-        found.absent |= {each.file: silent for each in _QUERIES if each.file not in found.pieces}
+        found.absence_reasons |= {each.file: silent for each in _QUERIES if each.file not in found.file_contents}
         _remember(guest, found)
-    found.add("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
-    found.add("events.txt", lambda: _events(guest))
+    found.add_file("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
+    found.add_file("events.txt", lambda: _events(guest))
     return found
 
 
@@ -103,21 +103,25 @@ def _remember(guest: Guest, found: Evidence) -> None:
     """Add what was read before the guest stopped answering; the slide is unknown unless it was read."""
     with suppress(PinpointError):
         found.slide = Layout(guest).slide
-    found.modules = {guest.image.modules[target.build]: target.sections for target in targets_in(guest)}
+    found.module_section_addresses = {
+        guest.image.modules[target.build]: target.sections for target in targets_in(guest)
+    }
 
 
 def _query(guest: Guest, found: Evidence) -> str:
     """Run the queries up to the first without an answer; return why there was none, empty when all were answered."""
-    deadline = guest.budget(_SECONDS)
+    deadline = guest.scaled_deadline(_SECONDS)
     try:
         found.slide = Layout(guest).slide
         for query in _QUERIES:
-            result = guest.script(query.script, deadline)
+            result = guest.run_script(query.script, deadline)
             if result.ok:
-                found.pieces[query.file] = query.keep(result.out)
+                found.file_contents[query.file] = query.keep(result.out)
             else:
-                found.absent[query.file] = result.stderr.strip() or f"exit status {result.rc}"
-        found.modules = sections_by_module_file(guest, found.pieces.get(_SECTIONS, b"").decode(errors="replace"))
+                found.absence_reasons[query.file] = result.stderr.strip() or f"exit status {result.rc}"
+        found.module_section_addresses = sections_by_module_file(
+            guest, found.file_contents.get(_SECTIONS, b"").decode(errors="replace")
+        )
     except PinpointError as silence:
         return silence.what
     return ""
@@ -146,5 +150,7 @@ def sections_by_module_file(guest: Guest, listing: str) -> dict[Path, Mapping[st
 def _events(guest: Guest) -> bytes:
     """List QEMU's events so far, each with the seconds since the first."""
     events = guest.monitor.events()
-    lines = (f"{event.at - events[0].at:10.3f} {event.name} {dict(event.data)}\n" for event in events)
+    lines = (
+        f"{event.monotonic_time - events[0].monotonic_time:10.3f} {event.name} {dict(event.data)}\n" for event in events
+    )
     return "".join(lines).encode()

@@ -66,7 +66,7 @@ class Faults:
         """Return the faults written so far, in order."""
         return jsonl.read(self._path, Fault)
 
-    def count(self, figures: Figures) -> None:
+    def record_figures(self, figures: Figures) -> None:
         """Add the figures of all faults together. Raises HostError."""
         faults = self.read()
         figures.add("faults.injected", len(faults), "faults")

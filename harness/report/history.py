@@ -64,7 +64,7 @@ def read_history(results: Path, case: str = "") -> list[CellHistory]:
     return [_past(key, runs) for key, runs in grouped.items()]
 
 
-def last_before(results: Path, run: str, vms: Collection[str]) -> dict[str, str]:
+def last_runs_before(results: Path, run: str, vms: Collection[str]) -> dict[str, str]:
     """The last kept run before `run` of each of these VMs, by VM; a VM without one is left out.
 
     A run of a VM counts when one of its cells there ended in another verdict than a skip. Raises HostError.
@@ -77,7 +77,7 @@ def last_before(results: Path, run: str, vms: Collection[str]) -> dict[str, str]
     return {vm: last for vm, last in rows if vm in vms}
 
 
-def courses(results: Path, until: str, most: int) -> Mapping[tuple[str, str], Sequence[float]]:
+def past_figure_values(results: Path, until: str, most: int) -> Mapping[tuple[str, str], Sequence[float]]:
     """The values of each figure, by name and VM, over the last `most` kept runs up to the run `until`, oldest first.
 
     Raises HostError.
@@ -142,9 +142,9 @@ def _usable(database: sqlite3.Connection) -> bool:
 def _update(database: sqlite3.Connection, results: Path) -> None:
     """Add runs that are new or have grown, and forget runs that were removed."""
     kept = {
-        directory.name: directory.results.stat().st_size + _size(directory.figures)
+        directory.name: directory.results_file.stat().st_size + _size(directory.figures_file)
         for path in sorted(results.iterdir())
-        if path.is_dir() and not path.is_symlink() and (directory := RunDirectory(path)).results.is_file()
+        if path.is_dir() and not path.is_symlink() and (directory := RunDirectory(path)).results_file.is_file()
     }
     known = dict(database.execute("SELECT run, bytes FROM runs"))
     with database:

@@ -18,13 +18,13 @@ from harness.core.files import write_text
 from harness.report import base_offset_table, history, lost
 from harness.report.material import Material
 from harness.report.page import heat_map, lanes, metric_trends, relocation
-from harness.report.page.details import details
-from harness.report.page.excerpts import Excerpts
-from harness.report.page.news import news, shown
+from harness.report.page.details import details_json
+from harness.report.page.excerpts import ExcerptReader
+from harness.report.page.news import compare_with_earlier_runs, limit_lines
 from harness.report.pivot import Pivot, SelectedCell, format_verdict_counts
 from harness.report.progress_state import format_duration
 from harness.report.record import Cell
-from harness.report.replay import replay
+from harness.report.replay import replay_command
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
@@ -39,22 +39,22 @@ def write_html(directory: RunDirectory, missing: Iterable[SelectedCell] = ()) ->
     `missing` are the cells that were asked for and have no verdict; they are kept for reports that are written later.
     Everything in it that a guest could have written is escaped and stripped of control codes.
     """
-    lost.keep(directory, missing)
+    lost.write_lost_cells(directory, missing)
     # The run that calls this has ended, whatever it has measured.
-    material = replace(Material.of([directory], directory.path), unended=())
-    write_text(directory.html, render(material))
-    return directory.html
+    material = replace(Material.read_runs([directory], directory.path), unended_runs=())
+    write_text(directory.html_report_file, render(material))
+    return directory.html_report_file
 
 
 def write_report(runs: Sequence[RunDirectory], into: Path) -> Path:
     """Write the report of one run, or of several merged, to the file `into`, and return its path."""
-    write_text(into, render(Material.of(runs, into.parent)))
+    write_text(into, render(Material.read_runs(runs, into.parent)))
     return into
 
 
 def render(material: Material) -> str:
     """The page as text."""
-    pivot = Pivot(material.cells, material.missing)
+    pivot = Pivot(material.cells, material.missing_cells)
     script = (_PAGE / "report.js").read_text()
     environment = Environment(
         loader=FileSystemLoader(_PAGE),
@@ -68,30 +68,36 @@ def render(material: Material) -> str:
         name=material.name,
         heading=_heading(pivot, material),
         pivot=pivot,
-        unended=material.unended,
-        unreadable=material.unreadable,
-        news=news(material.newest, pivot.latest),
-        shown=shown,
-        groups=heat_map.groups(pivot),
-        courses=metric_trends.courses(material.figures, _past(material)),
+        unended=material.unended_runs,
+        unreadable=material.unreadable_line_counts,
+        news=compare_with_earlier_runs(material.newest_run, pivot.latest_cells),
+        shown=limit_lines,
+        groups=heat_map.case_file_groups(pivot),
+        courses=metric_trends.figure_trends(material.figures, _past(material)),
         bars=relocation.bars(material.trials),
         trials=material.trials,
         trial_headings=base_offset_table.HEADINGS,
-        trial_names=base_offset_table.NAMES,
+        trial_names=base_offset_table.NAME_COLUMNS,
         shares=relocation.SHARES,
         strips=relocation.strips,
-        first_miss=relocation.first_miss,
-        layout=relocation.layout,
-        lanes=lanes.lanes(material.spans),
+        first_miss=relocation.first_bar_with_miss,
+        layout=relocation.layout_drawing,
+        lanes=lanes.lanes(material.timeline_spans),
         about={vm: _about(vm, pivot) for vm in pivot.vms},
-        consoles=material.consoles,
+        consoles=material.console_logs,
         verdicts=[verdict.value for verdict in Verdict],
         seconds=format_duration(sum(cell.seconds for cell in material.cells)),
         anchor=_anchor,
         clock=format_duration,
         tally=format_verdict_counts,
-        replay=lambda cell: replay(cell, material.place),
-        details=Markup(details(pivot, lambda cell: replay(cell, material.place), Excerpts(material.place))),
+        replay=lambda cell: replay_command(cell, material.report_directory),
+        details=Markup(
+            details_json(
+                pivot,
+                lambda cell: replay_command(cell, material.report_directory),
+                ExcerptReader(material.report_directory),
+            )
+        ),
         style=Markup((_PAGE / "report.css").read_text()),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -107,14 +113,18 @@ def _heading(pivot: Pivot, material: Material) -> str:
     if pivot.missing:
         return "cells did not run"
     return (
-        "the run did not end" if material.unended else "cells are missing" if material.unreadable else "every cell held"
+        "the run did not end"
+        if material.unended_runs
+        else "cells are missing"
+        if material.unreadable_line_counts
+        else "every cell held"
     )
 
 
 def _past(material: Material) -> Mapping[tuple[str, str], Sequence[float]]:
     """The figures of the kept runs next to this one; empty where the history cannot be read."""
     try:
-        return history.courses(material.newest.path.parent, material.newest.name, metric_trends.RUNS)
+        return history.past_figure_values(material.newest_run.path.parent, material.newest_run.name, metric_trends.RUNS)
     except PinpointError:
         return {}
 

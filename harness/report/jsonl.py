@@ -21,7 +21,7 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
     `reserve` exists then, a file that only reserves space, it is deleted and the object is written before the error is
     raised.
     """
-    encoded = f"{plain_json(line)}\n".encode()
+    encoded = f"{ascii_json(line)}\n".encode()
     try:
         _append(path, encoded)
     except HostError:
@@ -31,7 +31,7 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
         raise
 
 
-def plain_json(content: BaseModel, indent: int | None = None) -> str:
+def ascii_json(content: BaseModel, indent: int | None = None) -> str:
     """Return JSON in ASCII: other characters of a guest's output are escaped, so that the file is safe to print."""
     return json.dumps(content.model_dump(mode="json", by_alias=True), indent=indent)
 
@@ -62,10 +62,10 @@ def _take_back(handle: int, written: int) -> None:
 
 def read(path: Path, model: type[Line]) -> list[Line]:
     """Return every complete object of the file; an incomplete one is left out, a missing file is empty."""
-    return read_all(path, model)[0]
+    return read_with_damage_count(path, model)[0]
 
 
-def read_all(path: Path, model: type[Line]) -> tuple[list[Line], int]:
+def read_with_damage_count(path: Path, model: type[Line]) -> tuple[list[Line], int]:
     """Return every object of the file that can be read, and the number of lines that cannot."""
     if not path.exists():
         return [], 0

@@ -48,7 +48,7 @@ class LiveView:
         # Unless it is closed, the terminal is left without a cursor.
         atexit.register(self.close)
 
-    def above(self, stream: TextIO) -> TextIO:
+    def stream_above_view(self, stream: TextIO) -> TextIO:
         """Return a stream whose lines are printed above the rows until the view is closed."""
         self._above = _Above(stream, self._console)
         return cast(TextIO, self._above)
@@ -66,7 +66,7 @@ class LiveView:
     def _render(self) -> RenderableType:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
-        for vm, activity in self._progress.rows().items():
+        for vm, activity in self._progress.current_activity_by_vm().items():
             table.add_row(*self._row(vm, activity, now), self._cells(vm))
         unfinished = Text.from_ansi(self._above.unfinished) if self._above else Text()
         return Group(unfinished, self._header(now), table) if unfinished else Group(self._header(now), table)
@@ -74,7 +74,7 @@ class LiveView:
     def _header(self, now: float) -> Text:
         totals = self._progress.totals()
         header = Text(f"pinpoint {format_duration(now - self._progress.began)}  ", style="bold")
-        header.append(str(self._progress.tally(now)), style="not bold")
+        header.append(str(self._progress.run_totals(now)), style="not bold")
         for verdict in Verdict:
             if totals[verdict]:
                 header.append(f"  {totals[verdict]} {verdict.value}", style=style_of(verdict))
@@ -96,7 +96,7 @@ class LiveView:
 
     def _cells(self, vm: str) -> Text:
         """How far the cells of a VM are, and how many of them make the run fail."""
-        ended, asked, bad = self._progress.ended(vm)
+        ended, asked, bad = self._progress.cell_counts_of_vm(vm)
         text = Text(f"{ended}/{asked}" if asked else "", justify="right", no_wrap=True)
         return text.append(f" {bad} bad", style="bold red") if bad else text
 

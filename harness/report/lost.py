@@ -24,16 +24,16 @@ class Lost(BaseModel):
     replay: str = ""
 
 
-def keep(directory: RunDirectory, missing: Iterable[SelectedCell]) -> None:
+def write_lost_cells(directory: RunDirectory, missing: Iterable[SelectedCell]) -> None:
     """Write the cells; a run that lost none gets no file. Raises OSError."""
     lines = [
-        Lost(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay", ""))
+        Lost(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay_command", ""))
         for each in missing
     ]
     if lines:
-        write_text(directory.lost, "".join(f"{jsonl.plain_json(line)}\n" for line in lines))
+        write_text(directory.lost_cells_file, "".join(f"{jsonl.ascii_json(line)}\n" for line in lines))
 
 
-def read(directory: RunDirectory) -> list[Lost]:
+def read_lost_cells(directory: RunDirectory) -> list[Lost]:
     """The cells that did not run."""
-    return jsonl.read(directory.lost, Lost)
+    return jsonl.read(directory.lost_cells_file, Lost)

@@ -29,19 +29,19 @@ class Material:
     """
 
     name: str
-    newest: RunDirectory
-    place: Path
+    newest_run: RunDirectory
+    report_directory: Path
     cells: Sequence[Cell]
-    missing: Sequence[Lost]
+    missing_cells: Sequence[Lost]
     figures: Sequence[Figure]
     trials: Sequence[TrialRow]
-    spans: Sequence[Span]
-    consoles: Mapping[str, Sequence[str]]
-    unended: Sequence[str]
-    unreadable: Mapping[str, int]
+    timeline_spans: Sequence[Span]
+    console_logs: Mapping[str, Sequence[str]]
+    unended_runs: Sequence[str]
+    unreadable_line_counts: Mapping[str, int]
 
     @classmethod
-    def of(cls, runs: Sequence[RunDirectory], place: Path) -> Material:
+    def read_runs(cls, runs: Sequence[RunDirectory], place: Path) -> Material:
         """Read runs. Of a cell, figure or trial that several runs have, the last run's counts."""
         ordered = sorted(runs, key=lambda run: run.name)
         cells, spans, missing, figures, trials = [], [], [], {}, {}  # type: ignore[var-annotated]
@@ -49,33 +49,33 @@ class Material:
         unended, unreadable = [], {}
         for run in ordered:
             within = os.path.relpath(run.path, place)
-            read, torn = Results(run).read_all()
+            read, torn = Results(run).read_with_damage_count()
             cells += [_moved(cell, within) for cell in read]
             if torn:
                 unreadable[run.name] = torn
             measured = Figures(run).read()
             figures |= {(figure.figure, figure.vm): figure for figure in measured}
             trials |= {(row.vm, row.trial): row for row in Trials(run, Figures(run)).read()}
-            spans += [_of_run(span, run.name if len(ordered) > 1 else "") for span in timeline.read(run)]
-            missing += lost.read(run)
+            spans += [_of_run(span, run.name if len(ordered) > 1 else "") for span in timeline.read_spans(run)]
+            missing += lost.read_lost_cells(run)
             if not any(figure.figure == _WALL for figure in measured):
                 unended.append(run.name)
         ran = {cell.key for cell in cells}
         for vm in dict.fromkeys(cell.vm for cell in cells):
-            logs = [os.path.relpath(log, place) for run in ordered for log in run.consoles(vm)]
+            logs = [os.path.relpath(log, place) for run in ordered for log in run.console_logs(vm)]
             consoles[vm] = logs
         return cls(
             name=" + ".join(run.name for run in ordered),
-            newest=ordered[-1],
-            place=place,
+            newest_run=ordered[-1],
+            report_directory=place,
             cells=cells,
-            missing=[each for each in missing if (each.file, each.case, each.vm, each.mutant) not in ran],
+            missing_cells=[each for each in missing if (each.file, each.case, each.vm, each.mutant) not in ran],
             figures=list(figures.values()),
             trials=list(trials.values()),
-            spans=spans,
-            consoles=consoles,
-            unended=unended,
-            unreadable=unreadable,
+            timeline_spans=spans,
+            console_logs=consoles,
+            unended_runs=unended,
+            unreadable_line_counts=unreadable,
         )
 
 

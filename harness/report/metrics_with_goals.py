@@ -33,7 +33,7 @@ class Figures:
     """`figures.jsonl` of a run."""
 
     def __init__(self, directory: RunDirectory) -> None:
-        self._path = directory.figures
+        self._path = directory.figures_file
 
     def add(
         self,
@@ -51,7 +51,7 @@ class Figures:
         Without `holds`, a goal that begins `at most N`, `at least N` or `N` is judged here. Raises HostError when it
         cannot be written.
         """
-        verdict = meets(value, goal) if holds is None else holds
+        verdict = meets_goal(value, goal) if holds is None else holds
         kept = Figure(figure=figure, vm=vm, value=value, unit=unit, goal=goal, holds=verdict)
         if keep:
             jsonl.append(self._path, kept)
@@ -62,7 +62,7 @@ class Figures:
         return jsonl.read(self._path, Figure)
 
 
-def meets(value: float, goal: str) -> bool:
+def meets_goal(value: float, goal: str) -> bool:
     """Return True if a value meets a goal: `at most N`, `at least N` or `N`. A goal without a number is always met."""
     match = _GOAL.match(goal)
     if match is None:

@@ -47,25 +47,25 @@ class PivotSquare:
 
     honest: Cell | None
     mutants: tuple[Cell, ...]
-    lost: int = 0
+    lost_count: int = 0
 
     @property
-    def first(self) -> Cell | None:
+    def shown_cell(self) -> Cell | None:
         """The cell shown for the square: the honest one, or the worst mutant's if only mutants ran."""
         return self.honest or max(self.mutants, key=lambda cell: cell.verdict.severity, default=None)
 
     @property
     def verdict(self) -> Verdict | None:
         """The verdict of the shown cell, None when nothing ran."""
-        return self.first.verdict if self.first else None
+        return self.shown_cell.verdict if self.shown_cell else None
 
     @property
-    def tried(self) -> int:
+    def mutants_tried(self) -> int:
         """How many mutants ran."""
         return sum(cell.verdict is not Verdict.SKIP for cell in self.mutants)
 
     @property
-    def caught(self) -> int:
+    def mutants_caught(self) -> int:
         """How many of them the case caught."""
         return sum(cell.verdict is Verdict.PASS for cell in self.mutants)
 
@@ -106,11 +106,11 @@ class Pivot:
         self._lost = Counter((each.file, each.case, each.vm) for each in self.missing)
 
     @property
-    def latest(self) -> tuple[Cell, ...]:
+    def latest_cells(self) -> tuple[Cell, ...]:
         """Each cell once, in the order in which cells first ended."""
         return tuple(self._latest.values())
 
-    def label(self, case: CaseName) -> str:
+    def case_label(self, case: CaseName) -> str:
         """The case's name, with its file if another file has a case of that name."""
         return case.case if self._files[case.case] == 1 else f"{case.case} ({PurePath(case.file).stem})"
 
@@ -139,7 +139,7 @@ class Pivot:
                 groups.setdefault((cell.vm, cell.verdict, cell.reason), []).append(cell)
         return sorted(groups.values(), key=lambda group: -group[0].verdict.severity)
 
-    def skipped(self) -> dict[tuple[str, str], int]:
+    def skip_counts_by_reason(self) -> dict[tuple[str, str], int]:
         """Return how many cells were skipped, by VM and reason."""
         return dict(Counter((cell.vm, cell.reason) for cell in self._latest.values() if cell.verdict is Verdict.SKIP))
 

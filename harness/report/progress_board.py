@@ -40,23 +40,23 @@ class Board:
         self._tallied, self._tallied_at = 0, time.monotonic()
         self._live = LiveView(self._progress) if terminal else None
 
-    def above(self, stream: TextIO) -> TextIO:
+    def stream_above_view(self, stream: TextIO) -> TextIO:
         """Return a stream that prints above the live view; `stream` itself if there is no live view."""
-        return self._live.above(stream) if self._live else stream
+        return self._live.stream_above_view(stream) if self._live else stream
 
-    def count(self, cell: Cell) -> None:
+    def count_finished_cell(self, cell: Cell) -> None:
         """Count a finished cell."""
-        self._progress.count(cell)
+        self._progress.count_finished_cell(cell)
 
-    def expect(self, asked: Mapping[str, int]) -> None:
+    def set_expected_cells(self, asked: Mapping[str, int]) -> None:
         """Set how many cells were asked for, by VM."""
-        self._progress.expect(asked)
+        self._progress.set_expected_cells(asked)
 
-    def flush(self) -> None:
+    def print_news(self) -> None:
         """Print the news since the last call; call it only where nothing else prints. A live view needs no flush."""
         if self._live:
             return
-        for activity in self._progress.news():
+        for activity in self._progress.take_new_activities():
             if self._worth_a_line(activity):
                 self._printed_at[activity.event.vm, activity.event.step] = time.monotonic()
                 self._write_line(self._line(activity))
@@ -65,24 +65,24 @@ class Board:
     def _print_tally(self) -> None:
         """Print how far the run is, once a while and only after it has moved."""
         now = time.monotonic()
-        tally = self._progress.tally(now)
-        if tally.ended == self._tallied or now - self._tallied_at < _TALLY_SECONDS:
+        tally = self._progress.run_totals(now)
+        if tally.ended_cells == self._tallied or now - self._tallied_at < _TALLY_SECONDS:
             return
-        self._tallied, self._tallied_at = tally.ended, now
+        self._tallied, self._tallied_at = tally.ended_cells, now
         self._write_line(f"[{now - self._progress.began:7.1f}s] {tally}")
 
-    def follow(self, jobs: Collection[Future[Any]]) -> None:
+    def follow_jobs(self, jobs: Collection[Future[Any]]) -> None:
         """Show progress until these jobs have ended. A KeyboardInterrupt stops all children and is raised again."""
         try:
             while wait(jobs, timeout=_LOOK_SECONDS).not_done:
-                self.flush()
+                self.print_news()
         except KeyboardInterrupt:
             process.stop_all()
             raise
 
     def close(self) -> None:
         """Print the last news and remove the live view."""
-        self.flush()
+        self.print_news()
         if self._live:
             self._live.close()
 
@@ -110,7 +110,7 @@ def describe_activity(activity: Activity) -> str:
     return " ".join(part for part in (detail or "begins", percent) if part)
 
 
-def board(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
+def make_board(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
     """Return a board that prints through pytest's own reporter, so that neither breaks the other's lines."""
 
     def write_line(line: str) -> None:
@@ -122,5 +122,5 @@ def board(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
         reporter.flush()
 
     made = Board(bus, sys.stdout.isatty(), write_line)
-    reporter._tw._file = made.above(reporter._tw._file)
+    reporter._tw._file = made.stream_above_view(reporter._tw._file)
     return made

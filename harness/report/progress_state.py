@@ -22,7 +22,7 @@ class Activity:
     """The latest event of one step of one VM; `received` is its time of arrival on the monotonic clock."""
 
     event: Event
-    received: float
+    received_at: float
 
     @property
     def active(self) -> bool:
@@ -31,30 +31,30 @@ class Activity:
 
     def seconds(self, now: float) -> float:
         """Return how long the step took, or has taken so far."""
-        return self.event.seconds + (now - self.received if self.active else 0.0)
+        return self.event.seconds + (now - self.received_at if self.active else 0.0)
 
 
 @dataclass(frozen=True)
-class Tally:
+class RunTotals:
     """How far a run is: builds under way, VMs whose cells run, cells that ended, cells asked for, and the rate.
 
     `rate` is in cells a second since the first ended, None before there is one; `left` is the time left in seconds at
     that rate, None when it is unknown.
     """
 
-    builds: int
-    guests: int
-    ended: int
-    asked: int
-    rate: float | None
-    left: float | None
+    active_builds: int
+    active_vms: int
+    ended_cells: int
+    expected_cells: int
+    cells_per_second: float | None
+    seconds_left: float | None
 
     def __str__(self) -> str:
-        counts = {"build": self.builds, "guest": self.guests}
+        counts = {"build": self.active_builds, "guest": self.active_vms}
         parts = [f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()]
-        parts += [f"{self.ended}/{self.asked or '?'} cells"]
-        parts += [f"{self.rate:.1f} cells/s"] if self.rate else []
-        parts += [f"{format_duration(self.left)} left"] if self.left else []
+        parts += [f"{self.ended_cells}/{self.expected_cells or '?'} cells"]
+        parts += [f"{self.cells_per_second:.1f} cells/s"] if self.cells_per_second else []
+        parts += [f"{format_duration(self.seconds_left)} left"] if self.seconds_left else []
         return ", ".join(parts)
 
 
@@ -84,7 +84,7 @@ class Progress:
             self._news.pop(key, None)
             self._news[key] = activity
 
-    def count(self, cell: Cell) -> None:
+    def count_finished_cell(self, cell: Cell) -> None:
         """Count a finished cell."""
         with self._lock:
             if self._first_ended is None:
@@ -92,12 +92,12 @@ class Progress:
             self._verdicts[cell.verdict] += 1
             self._by_vm.setdefault(cell.vm, Counter())[cell.verdict] += 1
 
-    def expect(self, asked: Mapping[str, int]) -> None:
+    def set_expected_cells(self, asked: Mapping[str, int]) -> None:
         """Set how many cells were asked for, by VM."""
         with self._lock:
             self._asked = Counter(asked)
 
-    def tally(self, now: float) -> Tally:
+    def run_totals(self, now: float) -> RunTotals:
         """Return how far the run is."""
         with self._lock:
             active = [activity.event.step for activity in self._steps.values() if activity.active]
@@ -109,22 +109,22 @@ class Progress:
         # The first cell began before the clock did, so it does not count for the rate.
         rate = (ended - 1) / elapsed if ended > 1 and elapsed > 0 else None
         left = (asked - ended) / rate if rate and asked > ended else None
-        return Tally(building, running + starting, ended, asked, rate, left)
+        return RunTotals(building, running + starting, ended, asked, rate, left)
 
-    def ended(self, vm: str) -> tuple[int, int, int]:
+    def cell_counts_of_vm(self, vm: str) -> tuple[int, int, int]:
         """Return how many cells of a VM ended, how many were asked for, and how many of the ended make the run fail."""
         with self._lock:
             counts = self._by_vm.get(vm, Counter())
             bad = sum(count for verdict, count in counts.items() if not verdict.acceptable)
             return counts.total(), self._asked[vm], bad
 
-    def news(self) -> Sequence[Activity]:
+    def take_new_activities(self) -> Sequence[Activity]:
         """Return the latest event of each step that had any since the last call, in order."""
         with self._lock:
             news, self._news = list(self._news.values()), {}
         return news
 
-    def rows(self) -> dict[str, Activity]:
+    def current_activity_by_vm(self) -> dict[str, Activity]:
         """Return the current step of each VM: its last event, steps under way before steps that have ended."""
         with self._lock:
             activities = list(self._steps.values())

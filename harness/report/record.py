@@ -60,8 +60,8 @@ class Results:
     """`results.jsonl` of a run, written as cells end."""
 
     def __init__(self, directory: RunDirectory) -> None:
-        self._path = directory.results
-        self._reserve = directory.reserve
+        self._path = directory.results_file
+        self._reserve = directory.reserved_space_file
 
     def write(self, cell: Cell) -> None:
         """Append a cell and sync it to the disk.
@@ -76,8 +76,8 @@ class Results:
 
     def read(self) -> list[Cell]:
         """Return the cells written so far, in order."""
-        return self.read_all()[0]
+        return self.read_with_damage_count()[0]
 
-    def read_all(self) -> tuple[list[Cell], int]:
+    def read_with_damage_count(self) -> tuple[list[Cell], int]:
         """Return the cells that can be read, and the number of lines that cannot: torn, or of another schema."""
-        return jsonl.read_all(self._path, Cell)
+        return jsonl.read_with_damage_count(self._path, Cell)

@@ -14,7 +14,7 @@ from harness.report.record import Cell
 _WORD = re.compile(r"[\w:+\-.\\/]+")
 
 
-def replay(cell: Cell, place: Path) -> str:
+def replay_command(cell: Cell, place: Path) -> str:
     """The command: from the cell's bundle, whose path is relative to `place`, or by its names.
 
     Results hold no name of pytest's, so a cell without a bundle is selected by the parts of its own name: the mutants

@@ -28,7 +28,7 @@ class RunDirectory:
         path = root / name
         try:
             (path / "console").mkdir(parents=True)
-            cls(path).reserve.write_bytes(bytes(_RESERVED))
+            cls(path).reserved_space_file.write_bytes(bytes(_RESERVED))
             _point(root / LATEST, name)
         except OSError as error:
             raise HostError(
@@ -44,51 +44,51 @@ class RunDirectory:
         return self.path.name
 
     @property
-    def results(self) -> Path:
+    def results_file(self) -> Path:
         """The file with a JSON object for each cell, one on each line."""
         return self.path / "results.jsonl"
 
     @property
-    def figures(self) -> Path:
+    def figures_file(self) -> Path:
         """The file with a JSON object for each figure, one on each line."""
         return self.path / "figures.jsonl"
 
     @property
-    def reserve(self) -> Path:
+    def reserved_space_file(self) -> Path:
         """A file that reserves disk space until the run ends, for the last cell's result."""
         return self.path / ".reserve"
 
     @property
-    def trials(self) -> Path:
+    def trials_file(self) -> Path:
         """The file with a JSON object for each trial of relocation by hand, one on each line."""
         return self.path / "trials.jsonl"
 
     @property
-    def timeline(self) -> Path:
+    def timeline_file(self) -> Path:
         """One JSON object a build, boot, thaw or cell, a line each."""
         return self.path / "timeline.jsonl"
 
     @property
-    def lost(self) -> Path:
+    def lost_cells_file(self) -> Path:
         """One JSON object a cell that was asked for and did not run, a line each; absent when all ran."""
         return self.path / "lost.jsonl"
 
     @property
-    def junit(self) -> Path:
+    def junit_file(self) -> Path:
         """pytest's own JUnit file."""
         return self.path / "junit.xml"
 
     @property
-    def html(self) -> Path:
+    def html_report_file(self) -> Path:
         """The report for people."""
         return self.path / "report.html"
 
     @property
-    def bundles(self) -> Path:
+    def bundles_directory(self) -> Path:
         """The directory of bundles: `VM/BUNDLE`, with a bundle for each failed cell."""
         return self.path / "bundles"
 
-    def consoles(self, vm: str) -> list[Path]:
+    def console_logs(self, vm: str) -> list[Path]:
         """Return the console logs of a VM's row, one for each process that ran a part of it; the newest is last.
 
         Logs of guests that a case started for itself are left out, because it may have fired crash triggers there.

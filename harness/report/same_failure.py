@@ -22,7 +22,7 @@ _CHANGING = (
 )
 
 
-def normalised(reason: str) -> str:
+def remove_varying_parts(reason: str) -> str:
     """Return a reason without addresses, times, process and CPU numbers."""
     for pattern, word in _CHANGING:
         reason = pattern.sub(word, reason)
@@ -31,4 +31,4 @@ def normalised(reason: str) -> str:
 
 def is_same_failure(first: Cell, second: Cell) -> bool:
     """True when both cells ended in the same verdict for the same reason."""
-    return (first.verdict, normalised(first.reason)) == (second.verdict, normalised(second.reason))
+    return (first.verdict, remove_varying_parts(first.reason)) == (second.verdict, remove_varying_parts(second.reason))

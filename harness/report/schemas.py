@@ -36,22 +36,22 @@ def schema(name: str) -> Mapping[str, Any]:
     return {"$schema": _DIALECT, **MODELS[name].model_json_schema(by_alias=True, mode="serialization")}
 
 
-def text(name: str) -> str:
+def schema_text(name: str) -> str:
     """The schema as its published file has it."""
     return json.dumps(schema(name), indent=1) + "\n"
 
 
-def publish() -> list[Path]:
+def write_schemas() -> list[Path]:
     """Write every schema to docs/schema/ and return the files. Raises OSError."""
     written = []
     for name in MODELS:
         path = PUBLISHED / f"{name}.schema.json"
-        write_text(path, text(name))
+        write_text(path, schema_text(name))
         path.chmod(0o644)
         written.append(path)
     return written
 
 
 if __name__ == "__main__":
-    for made in publish():
+    for made in write_schemas():
         print(made)

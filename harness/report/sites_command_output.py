@@ -7,19 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.core.text_table import align_columns
-from harness.landing.sites.function import Answer, Function, Offset
+from harness.landing.sites.function import Answer, Function, InstructionSite
 from harness.verdict.printk import without_control_codes
 
 
-def text(function: Function, answers: dict[tuple[str, int], int]) -> str:
+def sites_table(function: Function, answers: dict[tuple[str, int], int]) -> str:
     """Return the table of one function; `answers` are those of a booted kernel, empty without one."""
     head = [f"{function.name}: {function.size} bytes at {function.address:#x}"]
-    if function.shift:
-        head.append(f"    a probe on +0x0 is put on +{function.shift:#x}, after the landing pad")
+    if function.landing_pad_size:
+        head.append(f"    a probe on +0x0 is put on +{function.landing_pad_size:#x}, after the landing pad")
     if function.aliases:
         head.append(f"    aliases: {', '.join(function.aliases)}")
-    if function.others:
-        head.append(f"    also named so, not found by name: {', '.join(function.others)}")
+    if function.same_name_symbols:
+        head.append(f"    also named so, not found by name: {', '.join(function.same_name_symbols)}")
     rows: list[tuple[str, ...]] = [("offset", "probe", "arms", "confirmed by", "instruction")]
     rows += [_row(function.name, each, answers) for each in function.instructions]
     return without_control_codes(
@@ -27,42 +27,42 @@ def text(function: Function, answers: dict[tuple[str, int], int]) -> str:
     )
 
 
-def as_object(function: Function, answers: dict[tuple[str, int], int]) -> dict[str, Any]:
+def function_as_json_object(function: Function, answers: dict[tuple[str, int], int]) -> dict[str, Any]:
     """Return one function for JSON; offsets and sizes are in bytes, addresses are link addresses."""
     return {
         "function": function.name,
         "address": function.address,
         "size": function.size,
-        "entry_shift": function.shift,
+        "entry_shift": function.landing_pad_size,
         "aliases": list(function.aliases),
-        "others": list(function.others),
+        "others": list(function.same_name_symbols),
         "offsets": [
             {
                 "offset": each.offset,
                 "size": each.size,
-                "instruction": each.text,
+                "instruction": each.disassembly,
                 **_answer(function.name, each.offset, each.answer, answers),
-                "arms": each.arms,
-                "objdump": each.confirmed,
+                "arms": each.patch_kind,
+                "objdump": each.confirmed_by_objdump,
             }
             for each in function.instructions
         ],
         "inside": [
             {"offset": offset, **_answer(function.name, offset, answer, answers)}
-            for offset, answer in sorted(function.inside.items())
+            for offset, answer in sorted(function.answers_inside_instructions.items())
         ],
     }
 
 
-def _row(name: str, each: Offset, answers: dict[tuple[str, int], int]) -> tuple[str, ...]:
+def _row(name: str, each: InstructionSite, answers: dict[tuple[str, int], int]) -> tuple[str, ...]:
     kernel = answers.get((name, each.offset))
-    confirmed = [*(["objdump"] if each.confirmed else []), *(["kernel"] if kernel is not None else [])]
+    confirmed = [*(["objdump"] if each.confirmed_by_objdump else []), *(["kernel"] if kernel is not None else [])]
     return (
         f"+{each.offset:#x}",
         _words(each.answer, kernel),
-        each.arms if not kernel else "",
+        each.patch_kind if not kernel else "",
         ", ".join(confirmed) or "nothing",
-        each.text,
+        each.disassembly,
     )
 
 
@@ -78,7 +78,7 @@ def _words(answer: Answer, kernel: int | None) -> str:
 def _inside(function: Function, answers: dict[tuple[str, int], int]) -> Iterator[str]:
     """Summarize the offsets inside of instructions by their answer."""
     counts: dict[str, int] = {}
-    for offset, answer in function.inside.items():
+    for offset, answer in function.answers_inside_instructions.items():
         words = _words(answer, answers.get((function.name, offset)))
         counts[words] = counts.get(words, 0) + 1
     for words, count in counts.items():

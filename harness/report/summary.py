@@ -53,11 +53,11 @@ def write_summary(
         console.print(str(pivot.coverage), style=_BAD if pivot.missing else "")
     if trials:
         console.print(table_of_trials(trials))
-    if witnesses := witnesses_by_mutant_table.table(cells):
+    if witnesses := witnesses_by_mutant_table.only_killer_table(cells):
         console.print(witnesses)
     if any(cell.mutant for cell in cells):
         console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")
-    for (vm, reason), count in pivot.skipped().items():
+    for (vm, reason), count in pivot.skip_counts_by_reason().items():
         where = "" if vm in reason else f" on {vm}"
         console.print(
             f"{count} skipped{where}: {without_control_codes(reason)}", style="dim", soft_wrap=True, markup=False
@@ -80,19 +80,19 @@ def _table(pivot: Pivot) -> Table:
     for vm in pivot.vms:
         table.add_column(vm, footer=format_verdict_counts(pivot.totals(vm)), overflow="fold")
     for case in pivot.cases:
-        table.add_row(Text(pivot.label(case)), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
+        table.add_row(Text(pivot.case_label(case)), *(_square(pivot.square(case, vm)) for vm in pivot.vms))
     return table
 
 
 def _square(square: PivotSquare) -> Text:
-    if square.verdict is None and not square.lost:
+    if square.verdict is None and not square.lost_count:
         return Text("-", style="dim")
     text = Text()
     if square.verdict is not None:
-        mutants = f" ({square.caught}/{square.tried})" if square.tried else ""
+        mutants = f" ({square.mutants_caught}/{square.mutants_tried})" if square.mutants_tried else ""
         text.append(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
-    if square.lost:
-        text.append(f"{', ' if text else ''}{square.lost} did not run", style=_BAD)
+    if square.lost_count:
+        text.append(f"{', ' if text else ''}{square.lost_count} did not run", style=_BAD)
     return text
 
 

@@ -49,21 +49,21 @@ class Timeline:
         self._lock = threading.Lock()
         bus.subscribe(self._receive)
 
-    def begin(self, nodeid: str, at: float) -> None:
+    def begin_cell(self, nodeid: str, at: float) -> None:
         """Note when a cell's first phase began, in seconds since the epoch."""
         self._begun[nodeid] = at
 
-    def end(self, nodeid: str, at: float, cell: Cell, worker: str) -> None:
+    def end_cell(self, nodeid: str, at: float, cell: Cell, worker: str) -> None:
         """Add a cell that ended `at` seconds since the epoch."""
         began = self._begun.pop(nodeid, at)
         name = f"{cell.case} mutant {cell.mutant}" if cell.mutant else cell.case
         self._add(worker, cell.vm, CELL, name, began, at - began, cell.verdict.value)
 
-    def keep(self, directory: RunDirectory) -> None:
+    def write_spans(self, directory: RunDirectory) -> None:
         """Write the spans in the order in which they began. Raises OSError."""
         with self._lock:
             spans = sorted(self._spans, key=lambda span: span.began)
-        write_text(directory.timeline, "".join(f"{jsonl.plain_json(span)}\n" for span in spans))
+        write_text(directory.timeline_file, "".join(f"{jsonl.ascii_json(span)}\n" for span in spans))
 
     def _receive(self, event: Event) -> None:
         if event.phase in (Phase.FINISHED, Phase.FAILED):
@@ -85,6 +85,6 @@ class Timeline:
             self._spans.append(span)
 
 
-def read(directory: RunDirectory) -> list[Span]:
+def read_spans(directory: RunDirectory) -> list[Span]:
     """The spans of a run that has ended, empty for a run of an earlier version or one that was killed."""
-    return jsonl.read(directory.timeline, Span)
+    return jsonl.read(directory.timeline_file, Span)

@@ -15,7 +15,7 @@ from harness.report.record import Cell
 WITNESSES = ("reported", "listed", "elf", "trapped", "outside", "hits")
 
 
-def count_only_killers(figures: Figures, cells: Sequence[Cell]) -> None:
+def record_only_killer_figures(figures: Figures, cells: Sequence[Cell]) -> None:
     """Add the figure of each VM and witness: how many mutant cells no other witness would have caught."""
     for vm in sorted({cell.vm for cell in cells if cell.only_killers}):
         found = Counter(name for cell in cells if cell.vm == vm for name in cell.only_killers)
@@ -23,7 +23,7 @@ def count_only_killers(figures: Figures, cells: Sequence[Cell]) -> None:
             figures.add(f"witness.only_killer.{name}", found[name], "cells", vm=vm, goal="at least 1")
 
 
-def table(cells: Sequence[Cell]) -> Table | None:
+def only_killer_table(cells: Sequence[Cell]) -> Table | None:
     """Return the table with a row for each mutant, or None if no cell has an only killer."""
     found = Counter((cell.mutant, name) for cell in cells for name in cell.only_killers)
     if not found:

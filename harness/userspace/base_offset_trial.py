@@ -32,10 +32,10 @@ class RelocatedFunction:
     """
 
     site: Site
-    truth: int
-    by_hand: int
-    by_symbol: int
-    by_address: int
+    true_offset: int
+    offset_by_hand: int
+    offset_by_symbol: int
+    offset_by_address: int
 
 
 @dataclass(frozen=True)
@@ -43,70 +43,79 @@ class UserTrial:
     """All functions of one file in one process, relocated by hand from the plain build."""
 
     file: UserFile
-    aims: Sequence[RelocatedFunction]
+    functions: Sequence[RelocatedFunction]
 
     @classmethod
-    def of(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
+    def of_file(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
         """Compute where each function is in the process, and where each way to relocate puts it. Raises GuestError."""
         mutant = uprobes.mutant
-        plain, file = uprobes.file(name, variant if mutant.same_build else PLAIN), uprobes.file(name, variant)
-        view = mapped_pages.read_view(uprobes.guest, file, [process.pid], [])
+        plain, file = (
+            uprobes.target_file(name, variant if mutant.uses_running_build else PLAIN),
+            uprobes.target_file(name, variant),
+        )
+        view = mapped_pages.read_file_view(uprobes.guest, file, [process.pid], [])
         prefix = f"pinpoint_{name.removeprefix('lib').removeprefix('pinpoint_').removesuffix('.so')}_"
-        pointers = {name: found for name, found in process.pointers().items() if name.startswith(prefix)}
+        pointers = {name: found for name, found in process.function_pointers().items() if name.startswith(prefix)}
         anchor = f"{prefix}leaf"
         truths = {name: view.file_offset(address) for name, address in pointers.items()}
         lost = [name for name, offset in truths.items() if offset is None]
         if lost or anchor not in truths:
             raise GuestError(f"the process has {', '.join(lost) or anchor} outside of {name}", where=uprobes.guest.name)
-        here = truths[next(other for other in truths if other != anchor) if mutant.wrong_anchor else anchor] or 0
-        base = plain.symbol(Site(anchor)).address
+        here = truths[next(other for other in truths if other != anchor) if mutant.uses_wrong_anchor else anchor] or 0
+        base = plain.symbol_of_site(Site(anchor)).address
         aims = []
         for function, truth in truths.items():
             site = file.site(function)
-            distance = plain.symbol(site).address - base
+            distance = plain.symbol_of_site(site).address - base
             aims.append(
-                RelocatedFunction(site, truth or 0, here + distance, file.offset(site), file.symbol(site).address)
+                RelocatedFunction(
+                    site, truth or 0, here + distance, file.offset_of_site(site), file.symbol_of_site(site).address
+                )
             )
         return cls(file, aims)
 
     @property
-    def missed(self) -> list[RelocatedFunction]:
+    def functions_missed_by_hand(self) -> list[RelocatedFunction]:
         """The functions that relocation by hand puts at a wrong offset."""
-        return [aim for aim in self.aims if aim.by_hand != aim.truth]
+        return [aim for aim in self.functions if aim.offset_by_hand != aim.true_offset]
 
-    def prove_missed(self, *, least: int, most: int) -> None:
+    def prove_missed_count(self, *, least: int, most: int) -> None:
         """Relocation by hand misses so many functions. Raises Missed."""
-        if not least <= len(self.missed) <= most:
-            raise Missed(f"{self.file.name}: by hand {len(self.missed)} of {len(self.aims)} functions are missed")
+        if not least <= len(self.functions_missed_by_hand) <= most:
+            missed = len(self.functions_missed_by_hand)
+            raise Missed(f"{self.file.name}: by hand {missed} of {len(self.functions)} functions are missed")
 
     @property
-    def missed_by_symbol(self) -> list[RelocatedFunction]:
+    def functions_missed_by_symbol(self) -> list[RelocatedFunction]:
         """The functions that the symbol table and the segments put at a wrong offset."""
-        return [aim for aim in self.aims if aim.by_symbol != aim.truth]
+        return [aim for aim in self.functions if aim.offset_by_symbol != aim.true_offset]
 
     @property
-    def missed_by_address(self) -> list[RelocatedFunction]:
+    def functions_missed_by_address(self) -> list[RelocatedFunction]:
         """The functions whose link address, used as an offset into the file, is a wrong offset."""
-        return [aim for aim in self.aims if aim.by_address != aim.truth]
+        return [aim for aim in self.functions if aim.offset_by_address != aim.true_offset]
 
-    def prove(self, uprobes: Uprobes, process: Runner) -> None:
+    def prove_sample_in_guest(self, uprobes: Uprobes, process: Runner) -> None:
         """Register a sample by hand and by symbol. Raises Missed unless each probe ends up as computed.
 
         By hand, the witnesses must report a miss for each computed miss, and a landing for each computed landing. By
         symbol, every probe must land.
         """
-        for aims, lands in ((self.missed, False), ([aim for aim in self.aims if aim not in self.missed], True)):
+        for aims, lands in (
+            (self.functions_missed_by_hand, False),
+            ([aim for aim in self.functions if aim not in self.functions_missed_by_hand], True),
+        ):
             sample = evenly_spread(aims, SAMPLE)
             if not sample:
                 continue
             sites = [aim.site for aim in sample]
-            with uprobes.on(self.file, sites, "module", aims=[aim.by_hand for aim in sample]).read_before(
+            with uprobes.on(self.file, sites, "module", aims=[aim.offset_by_hand for aim in sample]).read_pages_before(
                 process
             ) as run:
                 run.read_pages(process)
             wrong = [each for each in run.landings if bool(each.complaint) == lands]
             if wrong:
-                evidence = f"{wrong[0].complaint}\n\n{wrong[0].table()}"
+                evidence = f"{wrong[0].complaint}\n\n{wrong[0].format_witness_table()}"
                 raise Missed(f"{wrong[0].site}, put by hand: should {'land' if lands else 'miss'}: {evidence}")
             run.prove_restored()
             with uprobes.on(self.file, sites, "module") as run:

@@ -24,7 +24,7 @@ class SymbolSource(Enum):
     DEBUGLINK = "debuglink"
 
 
-def symbols_of(file: Path, by: SymbolSource = SymbolSource.ANY) -> Elf:
+def find_symbol_file(file: Path, by: SymbolSource = SymbolSource.ANY) -> Elf:
     """The ELF file that has the symbol table of `file`.
 
     It is `file` itself, or else its debug file, found by build-id or by .gnu_debuglink, as `by` permits. Raises
@@ -33,20 +33,20 @@ def symbols_of(file: Path, by: SymbolSource = SymbolSource.ANY) -> Elf:
     elf = Elf.read_cached(file)
     if ".symtab" in elf.sections:
         return elf
-    if by is not SymbolSource.DEBUGLINK and (found := by_build_id(elf, file.parent.parent)):
+    if by is not SymbolSource.DEBUGLINK and (found := find_by_build_id(elf, file.parent.parent)):
         return found
-    if by is not SymbolSource.BUILD_ID and (found := by_debuglink(elf, file.parent)):
+    if by is not SymbolSource.BUILD_ID and (found := find_by_debuglink(elf, file.parent)):
         return found
     raise PinpointError("stripped, and no debug file is found", where=str(file), mend="keep its separate .debug file")
 
 
-def by_build_id(elf: Elf, root: Path) -> Elf | None:
+def find_by_build_id(elf: Elf, root: Path) -> Elf | None:
     """The debug file below `root`/.build-id, or None if there is none. Raises WrongDebugFileError."""
     found = root / ".build-id" / elf.build_id[:2] / f"{elf.build_id[2:]}.debug"
     return _proved(elf, found) if elf.build_id and found.is_file() else None
 
 
-def by_debuglink(elf: Elf, directory: Path) -> Elf | None:
+def find_by_debuglink(elf: Elf, directory: Path) -> Elf | None:
     """The debug file that .gnu_debuglink names, in the file's own directory or in .debug/; None if there is none.
 
     The section holds the name, zeros up to a multiple of four bytes, and the CRC-32 of the whole debug file. Raises

@@ -20,7 +20,7 @@ do n=$((n + 1)); [ $n -lt {_READINGS} ] || exit 1; sleep 0.02; done
 """
 
 
-class Gate:
+class UprobeGate:
     """pinpoint_uprobe on one function of a file, with its gate closed, so that a hit stays in the handler.
 
     `prove_removal_waits` runs rmmod, which must wait for the hits, and opens the gate. If it was not called, leaving
@@ -37,20 +37,20 @@ class Gate:
 
     def __enter__(self) -> Self:
         self._run.__enter__()
-        if not self._uprobes.mutant.gate_open:
-            self._guest.script(f"echo 1 >{_GATE}", in_place=True).check()
+        if not self._uprobes.mutant.leaves_gate_open:
+            self._guest.run_script(f"echo 1 >{_GATE}", in_place=True).check()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._removing:
-            self._guest.script(f"echo 0 >{_GATE}", in_place=True).check()
+            self._guest.run_script(f"echo 0 >{_GATE}", in_place=True).check()
             self._run.__exit__(kind, error, trace)
 
     def await_hit(self, count: int = 1) -> None:
         """Wait until `count` hits are in the handler. Raises Missed when they do not come."""
-        if not self._guest.script(_AWAIT.format(count=count)).ok:
+        if not self._guest.run_script(_AWAIT.format(count=count)).ok:
             raise Missed(f"{self._site}: no hit is waiting in the handler")
 
     def prove_removal_waits(self) -> None:
@@ -67,13 +67,13 @@ echo 0 >{_GATE}
 wait $removing
 echo ended $?
 """
-        printed = self._guest.script(steps).check().stdout.split()
+        printed = self._guest.run_script(steps).check().stdout.split()
         if printed != ["waits", "ended", "0"]:
             raise Missed(f"{self._site}: rmmod during a hit: {' '.join(printed)}")
 
-    def kill(self, pid: int) -> None:
+    def kill_process(self, pid: int) -> None:
         """Kill a process and wait until it is gone. Raises GuestError when it does not end."""
         gone = f"n=0; while [ -d /proc/{pid}/fd ] && kill -0 {pid} 2>/dev/null; do n=$((n + 1)); "
         gone += f"[ $n -lt {_READINGS} ] || exit 1; sleep 0.02; done"
-        if not self._guest.script(f"kill -9 {pid}; {gone}").ok:
+        if not self._guest.run_script(f"kill -9 {pid}; {gone}").ok:
             raise GuestError(f"process {pid} does not end", where=self._guest.name)

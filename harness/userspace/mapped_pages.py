@@ -42,10 +42,10 @@ class Page:
     pid: int
     address: int
     offset: int
-    frame: int
-    private: bool
-    inside: bytes
-    outside: bytes
+    frame_number: int
+    is_private_copy: bool
+    bytes_inside: bytes
+    bytes_outside: bytes
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class FileView:
     `identity` is the file's device and inode, `DEV:INODE`.
     """
 
-    identity: str
+    file_identity: str
     mappings: Sequence[Mapping]
     pages: Sequence[Page]
 
-    def of(self, pid: int) -> FileView:
+    def view_of_process(self, pid: int) -> FileView:
         """The part of this view that belongs to one process."""
         return FileView(
-            self.identity,
+            self.file_identity,
             [each for each in self.mappings if each.pid == pid],
             [each for each in self.pages if each.pid == pid],
         )
@@ -79,7 +79,7 @@ class FileView:
         return None
 
 
-def read_view(
+def read_file_view(
     guest: Guest,
     file: UserFile,
     pids: Iterable[int],
@@ -95,8 +95,8 @@ def read_view(
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
     mark = "=" if data_too else ":"
-    words = [guest.copy_program(PAGES), identity or file.path, *(f"{pid}{mark}{wanted}" for pid in pids)]
-    listing = guest.script(shlex.join(words), in_place=True).check().stdout
+    words = [guest.copy_program(PAGES), identity or file.guest_path, *(f"{pid}{mark}{wanted}" for pid in pids)]
+    listing = guest.run_script(shlex.join(words), in_place=True).check().stdout
     mappings: list[Mapping] = []
     pages: list[Page] = []
     for line in listing.splitlines():
@@ -120,8 +120,8 @@ def _page(guest: Guest, fields: dict[str, str], size: int) -> Page:
         pid=int(fields["pid"]),
         address=int(fields["address"], 16),
         offset=int(fields["offset"], 16),
-        frame=frame,
-        private=present and not entry & _OF_FILE,
-        inside=bytes.fromhex(fields["bytes"]),
-        outside=guest.memory.read_physical(frame * size, size) if present else b"",
+        frame_number=frame,
+        is_private_copy=present and not entry & _OF_FILE,
+        bytes_inside=bytes.fromhex(fields["bytes"]),
+        bytes_outside=guest.memory.read_physical(frame * size, size) if present else b"",
     )

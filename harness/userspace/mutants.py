@@ -11,27 +11,27 @@ from harness.userspace.user_file import UserFile
 
 
 def _honest(file: UserFile, site: Site) -> int:
-    return file.offset(site)
+    return file.offset_of_site(site)
 
 
 def _one_instruction_off(file: UserFile, site: Site) -> int:
-    return file.offset(file.following(site))
+    return file.offset_of_site(file.next_instruction_site(site))
 
 
 def _next_symbol(file: UserFile, site: Site) -> int:
-    here = file.symbol(site).address
+    here = file.symbol_of_site(site).address
     after = next((each for each in file.functions if each.address > here), file.functions[0])
     return file.elf.file_offset(after.address)
 
 
 def _link_address(file: UserFile, site: Site) -> int:
     """Ignore the segment and use the address as the offset. In force only in a file linked at another base."""
-    return file.symbol(site).address + site.offset
+    return file.symbol_of_site(site).address + site.offset
 
 
 def _other_build(file: UserFile, site: Site) -> int:
     """Use the offset that the site has in another build."""
-    return UserFile.built(file.guest, "rebuilt", file.name).offset(site)
+    return UserFile.copy_build_to_guest(file.guest, "rebuilt", file.name).offset_of_site(site)
 
 
 @dataclass(frozen=True)
@@ -53,33 +53,33 @@ class UserMutant:
     `same_build` takes the distances from the build that runs.
     """
 
-    aims: Callable[[UserFile, Site], int] = _honest
-    unarmed: bool = False
-    other_file: bool = False
-    stays: bool = False
+    offset_to_register: Callable[[UserFile, Site], int] = _honest
+    reports_without_registering: bool = False
+    probes_other_file: bool = False
+    stays_registered: bool = False
     stale_view: bool = False
-    gate_open: bool = False
-    good_request: bool = False
-    trusts_anything: bool = False
-    registered_twice: bool = False
-    left_registered: bool = False
-    keeps_copy: bool = False
-    one_mapping: bool = False
+    leaves_gate_open: bool = False
+    sends_accepted_request: bool = False
+    accepts_any_build: bool = False
+    registers_twice: bool = False
+    leaves_idle_uprobe: bool = False
+    keeps_private_copy: bool = False
+    restores_one_mapping: bool = False
     writes_file: bool = False
     writes_data: bool = False
-    base_for_bias: bool = False
-    same_address: bool = False
-    spares: bool = False
-    signals: bool = False
+    uses_base_as_bias: bool = False
+    disables_aslr: bool = False
+    skips_event_during_hit: bool = False
+    signals_traced_child: bool = False
     leaves_event: bool = False
-    wrong_anchor: bool = False
-    same_build: bool = False
+    uses_wrong_anchor: bool = False
+    uses_running_build: bool = False
 
-    def offsets(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
+    def offsets_to_register(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
         """The offsets to register. Raises NotInForceError when a mutant that should aim elsewhere aims at a site."""
-        found = [self.aims(file, site) for site in sites]
-        if self.aims is not _honest and any(
-            there == file.offset(site) for there, site in zip(found, sites, strict=True)
+        found = [self.offset_to_register(file, site) for site in sites]
+        if self.offset_to_register is not _honest and any(
+            there == file.offset_of_site(site) for there, site in zip(found, sites, strict=True)
         ):
             raise NotInForceError(f"{NOT_IN_FORCE}: it aims at the site itself")
         return found
@@ -88,33 +88,33 @@ class UserMutant:
 HONEST = UserMutant()
 
 MUTANTS: dict[str, UserMutant] = {
-    "user-one-instruction-off": UserMutant(aims=_one_instruction_off),
-    "user-next-symbol": UserMutant(aims=_next_symbol),
-    "user-link-address": UserMutant(aims=_link_address),
-    "user-other-build": UserMutant(aims=_other_build),
-    "user-unarmed": UserMutant(unarmed=True),
-    "user-other-file": UserMutant(other_file=True),
-    "user-stays": UserMutant(stays=True),
+    "user-one-instruction-off": UserMutant(offset_to_register=_one_instruction_off),
+    "user-next-symbol": UserMutant(offset_to_register=_next_symbol),
+    "user-link-address": UserMutant(offset_to_register=_link_address),
+    "user-other-build": UserMutant(offset_to_register=_other_build),
+    "user-unarmed": UserMutant(reports_without_registering=True),
+    "user-other-file": UserMutant(probes_other_file=True),
+    "user-stays": UserMutant(stays_registered=True),
     "user-stale-view": UserMutant(stale_view=True),
-    "user-gate-open": UserMutant(gate_open=True),
-    "user-good-request": UserMutant(good_request=True),
-    "user-trusts-any-build": UserMutant(trusts_anything=True),
-    "user-registered-twice": UserMutant(registered_twice=True),
-    "user-left-registered": UserMutant(left_registered=True),
-    "user-keeps-copy": UserMutant(keeps_copy=True),
-    "user-one-mapping": UserMutant(one_mapping=True),
+    "user-gate-open": UserMutant(leaves_gate_open=True),
+    "user-good-request": UserMutant(sends_accepted_request=True),
+    "user-trusts-any-build": UserMutant(accepts_any_build=True),
+    "user-registered-twice": UserMutant(registers_twice=True),
+    "user-left-registered": UserMutant(leaves_idle_uprobe=True),
+    "user-keeps-copy": UserMutant(keeps_private_copy=True),
+    "user-one-mapping": UserMutant(restores_one_mapping=True),
     "user-writes-file": UserMutant(writes_file=True),
     "user-writes-data": UserMutant(writes_data=True),
-    "user-base-for-bias": UserMutant(base_for_bias=True),
-    "user-same-address": UserMutant(same_address=True),
-    "user-spares-it": UserMutant(spares=True),
-    "user-signals-child": UserMutant(signals=True),
+    "user-base-for-bias": UserMutant(uses_base_as_bias=True),
+    "user-same-address": UserMutant(disables_aslr=True),
+    "user-spares-it": UserMutant(skips_event_during_hit=True),
+    "user-signals-child": UserMutant(signals_traced_child=True),
     "user-leaves-event": UserMutant(leaves_event=True),
-    "user-wrong-anchor": UserMutant(wrong_anchor=True),
-    "user-same-build": UserMutant(same_build=True),
+    "user-wrong-anchor": UserMutant(uses_wrong_anchor=True),
+    "user-same-build": UserMutant(uses_running_build=True),
 }
 
 
-def named(name: str) -> UserMutant:
+def mutant_by_name(name: str) -> UserMutant:
     """The mutant with this name; HONEST for a cell that has no mutant, or one that another package defines."""
     return MUTANTS.get(name, HONEST)

@@ -9,18 +9,18 @@ from typing import Self
 
 from harness.guest.guest import Guest
 from harness.landing.five_address_witnesses import SHOWN, Statement
-from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove_landings
 from harness.landing.precompiled_sites import OtherBuildError
 from harness.landing.site import Site
 from harness.userspace import mapped_pages, uprobes_tree, witness
 from harness.userspace.debug_files import SymbolSource
 from harness.userspace.mapped_pages import FileView
 from harness.userspace.mutants import HONEST, UserMutant
-from harness.userspace.poke import poke
+from harness.userspace.poke import write_process_memory
 from harness.userspace.runner import Runner
-from harness.userspace.uprobes_tree import Tree
+from harness.userspace.uprobes_tree import UprobesTree
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import WAYS, ByPerf, Hit, Registered, Request
+from harness.userspace.ways import WAYS, Hit, RegistrationResult, Request, UprobesByPerf
 
 _COPY = "/tmp/pinpoint_user_copy"
 # If a file has more executable pages than this, only the pages with sites are read; otherwise all executable pages are.
@@ -51,50 +51,50 @@ class UprobeRun:
         self._mutant = mutant
         self._returns = returns
         self._identity = ""
-        self._aims = mutant.offsets(file, self.sites) if aims is None else list(aims)
-        self.offsets = [file.offset(site) for site in self.sites]
+        self._aims = mutant.offsets_to_register(file, self.sites) if aims is None else list(aims)
+        self.offsets = [file.offset_of_site(site) for site in self.sites]
         self._before: dict[int, FileView] = {}
         self._during: dict[int, FileView] = {}
         self._after: dict[int, FileView] = {}
-        self._trees: dict[int, Tree] = {}
-        self._tree_after: Tree | None = None
-        self._extra = ByPerf(file.guest)
+        self._trees: dict[int, UprobesTree] = {}
+        self._tree_after: UprobesTree | None = None
+        self._extra = UprobesByPerf(file.guest)
         self._resolved: dict[tuple[int, str], int] = {}
         self._processes: dict[int, Runner] = {}
         self.hits: list[Hit] = []
 
-    def read_before(self, *processes: Runner) -> Self:
+    def read_pages_before(self, *processes: Runner) -> Self:
         """Read the pages of processes that already run; `prove_restored` checks that they equal the file."""
         for process in processes:
             self._before[process.pid] = self._look(process.pid)
         return self
 
     def __enter__(self) -> Self:
-        path = self.file.path
-        if not self._mutant.trusts_anything:
+        path = self.file.guest_path
+        if not self._mutant.accepts_any_build:
             self._demand_build()
-        if self._mutant.other_file:
+        if self._mutant.probes_other_file:
             self.guest.run("cp", path, _COPY).check()
             path = _COPY
-        request = Request(path, self._aims, self._returns, self._mutant.unarmed)
-        self.registered: list[Registered] = self._way.register(request)
-        if self._mutant.registered_twice:
+        request = Request(path, self._aims, self._returns, self._mutant.reports_without_registering)
+        self.registered: list[RegistrationResult] = self._way.register(request)
+        if self._mutant.registers_twice:
             self._extra.register(Request(path, self._aims))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._mutant.stays and kind is None:
-            self.hits = self._way.hits()
+        if self._mutant.stays_registered and kind is None:
+            self.hits = self._way.read_hits()
             self._look_after()
             self._way.remove()
         else:
             self.hits = self._way.remove()
-            if self._mutant.left_registered:
-                self._extra.register(Request(self.file.path, self._aims, bound=True))
+            if self._mutant.leaves_idle_uprobe:
+                self._extra.register(Request(self.file.guest_path, self._aims, own_process_only=True))
             if kind is None:
                 self._look_after()
         self._extra.remove()
-        if self._mutant.other_file:
+        if self._mutant.probes_other_file:
             self.guest.run("rm", _COPY).check()
         self.is_ended = True
 
@@ -102,7 +102,9 @@ class UprobeRun:
         found = self.file.build_id_in_guest()
         if found != self.file.elf.build_id:
             wanted = self.file.elf.build_id[:12]
-            raise OtherBuildError(f"{self.file.path} is of build {found[:12] or '(none)'}, the sites are of {wanted}")
+            raise OtherBuildError(
+                f"{self.file.guest_path} is of build {found[:12] or '(none)'}, the sites are of {wanted}"
+            )
 
     def read_pages(self, *processes: Runner, ask: str | None = None) -> None:
         """Read the processes' pages now, inside and outside.
@@ -112,7 +114,7 @@ class UprobeRun:
         """
         for process in processes:
             stale = self._mutant.stale_view and process.pid in self._before
-            if self._mutant.one_mapping:
+            if self._mutant.restores_one_mapping:
                 self._restore_one_mapping(process.pid)
             self.read_pages_of(process.pid)
             if stale:
@@ -124,35 +126,35 @@ class UprobeRun:
     def read_pages_of(self, pid: int) -> None:
         """Read the pages of a process that takes no commands."""
         self._during[pid] = self._look(pid)
-        self._trees[pid] = uprobes_tree.walk(self.guest)
+        self._trees[pid] = uprobes_tree.read_uprobes_tree(self.guest)
 
     def _restore_one_mapping(self, pid: int) -> None:
         """What a mutant does: the file's byte in the last of several mappings."""
         offset = self.offsets[0]
-        pages = [page for page in self._look(pid).pages if page.offset <= offset < page.offset + len(page.inside)]
+        pages = [page for page in self._look(pid).pages if page.offset <= offset < page.offset + len(page.bytes_inside)]
         if len(pages) < 2:
             raise NotInForceError(f"{NOT_IN_FORCE}: there is one mapping")
         place = pages[-1].address + offset - pages[-1].offset
-        poke(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
+        write_process_memory(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
     def _look(self, pid: int) -> FileView:
-        view = mapped_pages.read_view(self.guest, self.file, [pid], self._watched, self._identity)
-        self._identity = view.identity
+        view = mapped_pages.read_file_view(self.guest, self.file, [pid], self._watched, self._identity)
+        self._identity = view.file_identity
         return view
 
     @property
     def _watched(self) -> list[int]:
-        pages = self.file.executable_pages
+        pages = self.file.executable_page_offsets
         return [*self.offsets, *self._aims, *(pages if len(pages) <= _FEW_PAGES else ())]
 
     def _look_after(self) -> None:
-        self._tree_after = uprobes_tree.walk(self.guest)
+        self._tree_after = uprobes_tree.read_uprobes_tree(self.guest)
         for pid, process in self._processes.items():
             if process.alive and process.pid == pid:
                 self._after[pid] = self._look(pid)
-                if self._mutant.keeps_copy:
+                if self._mutant.keeps_private_copy:
                     page = self._after[pid].pages[0]
-                    poke(self.guest, pid, page.address, page.inside[:1])
+                    write_process_memory(self.guest, pid, page.address, page.bytes_inside[:1])
                     self._after[pid] = self._look(pid)
 
     @property
@@ -160,7 +162,7 @@ class UprobeRun:
         """The witnesses' statements on each site in each process that was looked at."""
         by_place: defaultdict[tuple[int, int], list[Hit]] = defaultdict(list)
         for hit in self.hits:
-            by_place[hit.site, hit.pid].append(hit)
+            by_place[hit.site_index, hit.pid].append(hit)
         return [
             self._landing(index, site, pid, view, by_place[index, pid])
             for pid, view in self._during.items()
@@ -168,25 +170,25 @@ class UprobeRun:
         ]
 
     @property
-    def _patch(self) -> witness.Breakpoint:
-        traits = self.guest.architecture.kprobes
-        return witness.Breakpoint(traits.uprobe_breakpoint, traits.alignment)
+    def _patch(self) -> witness.BreakpointEncoding:
+        traits = self.guest.architecture.kprobe_traits
+        return witness.BreakpointEncoding(traits.uprobe_breakpoint, traits.instruction_alignment)
 
     def _landing(self, index: int, site: Site, pid: int, view: FileView, hits: Sequence[Hit]) -> Landing:
         offset, content = self.offsets[index], self.file.content
-        own_hits = [hit for hit in hits if hit.returned is self._returns]
+        own_hits = [hit for hit in hits if hit.is_return is self._returns]
         pointer = self._resolved.get((pid, site.symbol))
         patch = self._patch
         statements = (
-            witness.registered(self.registered[index]),
+            witness.registered_statement(self.registered[index]),
             Statement("elf", offset, code=content[offset : offset + SHOWN]),
-            witness.resolved(None if pointer is None else pointer + site.offset, view),
-            witness.trapped(own_hits, view),
-            witness.inside(view, content, offset, patch, self.offsets),
-            witness.outside(view, content, offset, patch, self.offsets),
-            witness.tree(self._trees[pid].of(view.identity), offset, self.offsets),
+            witness.resolved_statement(None if pointer is None else pointer + site.offset, view),
+            witness.trapped_statement(own_hits, view),
+            witness.inside_statement(view, content, offset, patch, self.offsets),
+            witness.outside_statement(view, content, offset, patch, self.offsets),
+            witness.tree_statement(self._trees[pid].offsets_of_file(view.file_identity), offset, self.offsets),
         )
-        return Landing(site, statements, sum(hit.times for hit in own_hits), self.file.meaning)
+        return Landing(site, statements, sum(hit.count for hit in own_hits), self.file.describe_offset)
 
     def prove(self, hits: Counts[int, int] | int | None = None) -> None:
         """Check that every probe landed in every process that was looked at, and how often it was hit there.
@@ -199,12 +201,12 @@ class UprobeRun:
             raise Missed("no process was looked at")
         for number, pid in enumerate(self._during):
             own = landings[number * len(self.sites) : (number + 1) * len(self.sites)]
-            prove(own, hits[pid] if isinstance(hits, Counts) else hits)
+            prove_landings(own, hits[pid] if isinstance(hits, Counts) else hits)
 
     def prove_refused(self, process: Runner, errno: int) -> None:
         """Each registration answered with the errno, and no page and no list has a uprobe. Raises Missed."""
         answers = [each.errno for each in self.registered]
-        listed = self._trees[process.pid].of(self._identity)
+        listed = self._trees[process.pid].offsets_of_file(self._identity)
         changed = self.changed_offsets(process)
         if set(answers) != {errno} or listed or changed or self.hits:
             raise Missed(
@@ -212,18 +214,22 @@ class UprobeRun:
                 f"{len(self.hits)} hits"
             )
 
-    def prove_counts(self, pid: int, wanted: Sequence[int]) -> None:
+    def prove_hit_counts(self, pid: int, wanted: Sequence[int]) -> None:
         """Check that each site was hit `wanted` times in one process. Raises Missed."""
         found = [
-            sum(hit.times for hit in self.hits if (hit.site, hit.pid, hit.returned) == (index, pid, self._returns))
+            sum(
+                hit.count
+                for hit in self.hits
+                if (hit.site_index, hit.pid, hit.is_return) == (index, pid, self._returns)
+            )
             for index in range(len(self.sites))
         ]
         if found != list(wanted):
             raise Missed(f"hits of {', '.join(map(str, self.sites))} are {found}, not {list(wanted)}")
 
-    def prove_only_in(self, *pids: int) -> None:
+    def prove_hit_only_in(self, *pids: int) -> None:
         """Check that no process except these hit a probe. Raises Missed."""
-        others = {hit.pid for hit in self.hits if hit.times} - set(pids)
+        others = {hit.pid for hit in self.hits if hit.count} - set(pids)
         if others:
             raise Missed(f"hit in processes {sorted(others)} too")
 
@@ -232,10 +238,12 @@ class UprobeRun:
         patch = self._patch
         pages = self._during[process.pid].pages
         return [
-            place for page in pages for place in witness.changes(page.inside, self.file.content, page.offset, patch)
+            place
+            for page in pages
+            for place in witness.changed_offsets(page.bytes_inside, self.file.content, page.offset, patch)
         ]
 
-    def mapped_after(self, process: Runner) -> int:
+    def mapping_count_after(self, process: Runner) -> int:
         """The number of mappings of the file that a process has after the probes are removed."""
         return len(self._after[process.pid].mappings) if process.pid in self._after else 0
 
@@ -246,11 +254,11 @@ class UprobeRun:
         """
         if not self._identity or self._tree_after is None:
             raise Missed("no process was looked at")
-        left = self._tree_after.of(self._identity)
+        left = self._tree_after.offsets_of_file(self._identity)
         if left:
             raise Missed(f"after removal the kernel lists offsets {', '.join(map(hex, left))} of the file")
         for pid, view in self._after.items():
-            copies = [page for page in view.pages if page.private]
+            copies = [page for page in view.pages if page.is_private_copy]
             if copies:
                 raise Missed(f"pid {pid}: its page {copies[0].offset:#x} is still a copy after removal")
         for when, views in (("before registration", self._before), ("after removal", self._after)):
@@ -259,14 +267,14 @@ class UprobeRun:
 
     def _demand_pristine(self, pid: int, view: FileView, when: str) -> None:
         for page in view.pages:
-            for by, memory in (("inside", page.inside), ("outside", page.outside)):
+            for by, memory in (("inside", page.bytes_inside), ("outside", page.bytes_outside)):
                 own = self.file.content[page.offset : page.offset + len(memory)].ljust(len(memory), b"\0")
                 if memory != own:
                     first = next(place for place, byte in enumerate(memory) if byte != own[place])
                     place = f"the byte at file offset {page.offset + first:#x}"
                     raise Missed(f"pid {pid}, {by}: {place} differs from the file {when}")
 
-    def prove_private(self) -> None:
+    def prove_pages_private(self) -> None:
         """Check that every probed page is a private copy of one process, and file and page cache are unchanged.
 
         Raises Missed.
@@ -274,17 +282,20 @@ class UprobeRun:
         frames: dict[int, tuple[int, int]] = {}
         for pid, view in self._during.items():
             for page in view.pages:
-                if not page.private:
+                if not page.is_private_copy:
                     self._demand_pristine(pid, FileView("", [], [page]), "in the page cache")
-                elif frames.setdefault(page.frame, (pid, page.offset)) != (pid, page.offset):
-                    raise Missed(f"frame {page.frame:#x} is mapped by {frames[page.frame]} and {(pid, page.offset)}")
+                elif frames.setdefault(page.frame_number, (pid, page.offset)) != (pid, page.offset):
+                    other = frames[page.frame_number]
+                    raise Missed(f"frame {page.frame_number:#x} is mapped by {other} and {(pid, page.offset)}")
         if self._mutant.writes_file:
-            self.guest.script(f"printf x | dd of={self.file.path} bs=1 seek=9 conv=notrunc 2>/dev/null").check()
-        digest = self.guest.run("sha256sum", self.file.path).check().stdout.split()[0]
+            self.guest.run_script(
+                f"printf x | dd of={self.file.guest_path} bs=1 seek=9 conv=notrunc 2>/dev/null"
+            ).check()
+        digest = self.guest.run("sha256sum", self.file.guest_path).check().stdout.split()[0]
         if self._mutant.writes_file:
-            self.guest.put(self.file.local, self.file.path, 0o755)
-        if digest != self.file.digest:
-            raise Missed(f"the file itself changed: {self.file.path}")
+            self.guest.put(self.file.host_path, self.file.guest_path, 0o755)
+        if digest != self.file.sha256:
+            raise Missed(f"the file itself changed: {self.file.guest_path}")
 
     def prove_addresses_differ(self) -> None:
         """The processes have the file mapped at different addresses. Raises Missed."""
@@ -292,10 +303,10 @@ class UprobeRun:
         if len(set(starts.values())) != len(starts):
             raise Missed(f"mapped at the same address: {', '.join(f'{pid} at {at:#x}' for pid, at in starts.items())}")
 
-    def prove_mappings(self, process: Runner, count: int) -> None:
+    def prove_mapping_count(self, process: Runner, count: int) -> None:
         """One process has the site's page mapped so often as code. Raises Missed."""
         offset = self.offsets[0]
-        pages = [page for page in self._during[process.pid].pages if page.offset == offset & -len(page.inside)]
+        pages = [page for page in self._during[process.pid].pages if page.offset == offset & -len(page.bytes_inside)]
         if len({page.address for page in pages}) != count:
             raise Missed(f"pid {process.pid} has the page of {offset:#x} mapped {len(pages)} times, not {count}")
 
@@ -308,17 +319,17 @@ class Uprobes:
         self.mutant = mutant
         self.lives: list[UprobeRun] = []
 
-    def file(self, name: str, variant: str = "plain", symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
+    def target_file(self, name: str, variant: str = "plain", symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
         """A target file in one of its builds, copied into the guest."""
-        return UserFile.built(self.guest, variant, name, symbols_by)
+        return UserFile.copy_build_to_guest(self.guest, variant, name, symbols_by)
 
     def runner(self, variant: str = "plain", **environment: str) -> Runner:
         """The target program in one of its builds: `with uprobes.runner() as process`."""
-        return Runner(self.guest, self.file("pinpoint_runner", variant).path, environment, aslr=self._aslr)
+        return Runner(self.guest, self.target_file("pinpoint_runner", variant).guest_path, environment, aslr=self._aslr)
 
     @property
     def _aslr(self) -> bool:
-        return not self.mutant.same_address
+        return not self.mutant.disables_aslr
 
     def runner_at(self, path: str) -> Runner:
         """The target program at a path of the guest."""
@@ -331,7 +342,7 @@ class Uprobes:
                 pass
         except OtherBuildError as refused:
             return str(refused)
-        raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.path}")
+        raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.guest_path}")
 
     def on(
         self,

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from harness.landing.landing_judgment import Missed
 from harness.userspace import mapped_pages, uprobes_tree
-from harness.userspace.poke import poke
+from harness.userspace.poke import write_process_memory
 from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import EVENTS, ByModule, ByPerf, ByTracefs, Request
+from harness.userspace.ways import EVENTS, Request, UprobesByModule, UprobesByPerf, UprobesByTracefs
 
 _PAGE = 4096
 
@@ -21,8 +21,8 @@ _PAGE = 4096
 class RefusedRequest:
     """A request that the kernel refuses with `errno`."""
 
-    what: str
-    request: Callable[[UserFile], Request]
+    description: str
+    make_request: Callable[[UserFile], Request]
     errno: int
 
 
@@ -31,8 +31,8 @@ def _past(file: UserFile) -> int:
 
 
 # From register_for_each_vma() and uprobe_register(), kernel/events/uprobes.c (6.1), and trace_uprobe_create().
-BAD = (
-    RefusedRequest("past the end of the file", lambda file: Request(file.path, [_past(file)]), errno.EINVAL),
+REFUSED_REQUESTS = (
+    RefusedRequest("past the end of the file", lambda file: Request(file.guest_path, [_past(file)]), errno.EINVAL),
     RefusedRequest("a file of a file system without pages", lambda _: Request("/proc/version", [0]), errno.EIO),
     RefusedRequest("a directory", lambda _: Request("/tmp", [0]), errno.EINVAL),
     RefusedRequest("a file that is not there", lambda _: Request("/tmp/pinpoint_absent", [0]), errno.ENOENT),
@@ -48,56 +48,63 @@ def expect_refused(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> Non
     The kernel must list no uprobe at all after the refusal, and no event once the refused one is removed.
     """
     guest, mutant = uprobes.guest, uprobes.mutant
-    good = Request(file.path, [file.offset(file.site("pinpoint_one_leaf"))], bound=True)
-    way, other = ByTracefs(guest), ByPerf(guest)
+    good = Request(file.guest_path, [file.offset_of_site(file.site("pinpoint_one_leaf"))], own_process_only=True)
+    way, other = UprobesByTracefs(guest), UprobesByPerf(guest)
     try:
-        returned = way.register(good if mutant.good_request else bad.request(file))[0].errno
-        if mutant.left_registered:
+        returned = way.register(good if mutant.sends_accepted_request else bad.make_request(file))[0].errno
+        if mutant.leaves_idle_uprobe:
             other.register(good)
-        listed = uprobes_tree.walk(guest).files
+        listed = uprobes_tree.read_uprobes_tree(guest).consumers_by_file
     finally:
         way.remove()
         other.remove()
     if returned != bad.errno:
-        raise Missed(f"{bad.what}: the kernel returned errno {returned}, not {bad.errno}")
+        raise Missed(f"{bad.description}: the kernel returned errno {returned}, not {bad.errno}")
     if listed:
-        raise Missed(f"{bad.what}: the kernel refused it, and lists {listed}")
+        raise Missed(f"{bad.description}: the kernel refused it, and lists {listed}")
     if mutant.leaves_event:
-        guest.script(f"echo 'p:{_LEFT} {file.path}:{good.offsets[0]:#x}' >>{EVENTS}").check()
+        guest.run_script(f"echo 'p:{_LEFT} {file.guest_path}:{good.offsets[0]:#x}' >>{EVENTS}").check()
     left = guest.read_text(EVENTS)
     if mutant.leaves_event:
-        guest.script(f"echo '-:{_LEFT}' >>{EVENTS}").check()
+        guest.run_script(f"echo '-:{_LEFT}' >>{EVENTS}").check()
     if left:
-        raise Missed(f"{bad.what}: left in uprobe_events: {left}")
+        raise Missed(f"{bad.description}: left in uprobe_events: {left}")
 
 
-def expect_no_code(uprobes: Uprobes, file: UserFile, name: str, process: Runner) -> None:
+def expect_uprobe_on_data(uprobes: Uprobes, file: UserFile, name: str, process: Runner) -> None:
     """A uprobe on data that a process has mapped. Raises Missed unless the kernel does with each mapping as it should.
 
     It registers the uprobe and lists it. It writes no breakpoint where the mapping is writable. It writes one where the
     mapping is not writable, because such a mapping may become executable (valid_vma(), kernel/events/uprobes.c, 6.1).
     """
     guest = uprobes.guest
-    offset = file.data_offset(name)
-    breakpoint_ = guest.architecture.kprobes.uprobe_breakpoint
-    before = mapped_pages.read_view(guest, file, [process.pid], [offset], data_too=True)
-    way = ByModule(guest)
-    answer = way.register(Request(file.path, [offset], unarmed=uprobes.mutant.unarmed))[0].errno
+    offset = file.variable_offset(name)
+    breakpoint_ = guest.architecture.kprobe_traits.uprobe_breakpoint
+    before = mapped_pages.read_file_view(guest, file, [process.pid], [offset], data_too=True)
+    way = UprobesByModule(guest)
+    answer = way.register(
+        Request(file.guest_path, [offset], reports_without_registering=uprobes.mutant.reports_without_registering)
+    )[0].errno
     try:
-        listed = uprobes_tree.walk(guest).of(before.identity)
+        listed = uprobes_tree.read_uprobes_tree(guest).offsets_of_file(before.file_identity)
         if uprobes.mutant.writes_data:
-            poke(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
-        during = mapped_pages.read_view(guest, file, [process.pid], [offset], data_too=True)
+            write_process_memory(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
+        during = mapped_pages.read_file_view(guest, file, [process.pid], [offset], data_too=True)
     finally:
         way.remove()
     if answer or listed != {offset: 1}:
         raise Missed(f"{name}: errno {answer}, the kernel lists {dict(listed)}, not one uprobe at {offset:#x}")
     for was, now in zip(before.pages, during.pages, strict=True):
-        place, wanted = offset % _PAGE, was.inside
+        place, wanted = offset % _PAGE, was.bytes_inside
         if "w" not in during.mapping_of(now).permissions:
             wanted = wanted[:place] + breakpoint_ + wanted[place + len(breakpoint_) :]
-        if wanted not in (now.inside, b"") or now.inside != now.outside:
-            raise Missed(f"{name}: the mapping at {now.address:#x} has {now.inside[place : place + 16].hex()} there")
-    kept = [page.inside for page in mapped_pages.read_view(guest, file, [process.pid], [offset], data_too=True).pages]
-    if kept != [page.inside for page in before.pages] and not uprobes.mutant.writes_data:
+        if wanted not in (now.bytes_inside, b"") or now.bytes_inside != now.bytes_outside:
+            raise Missed(
+                f"{name}: the mapping at {now.address:#x} has {now.bytes_inside[place : place + 16].hex()} there"
+            )
+    kept = [
+        page.bytes_inside
+        for page in mapped_pages.read_file_view(guest, file, [process.pid], [offset], data_too=True).pages
+    ]
+    if kept != [page.bytes_inside for page in before.pages] and not uprobes.mutant.writes_data:
         raise Missed(f"{name}: the process's data is not what it was before")

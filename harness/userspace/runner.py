@@ -30,7 +30,9 @@ class Runner:
         self.status: int | None = None
 
     def __enter__(self) -> Self:
-        self._dialogue = Dialogue(self.guest.name, self.guest.link, self._argv, self.guest.budget(_ANSWER_S))
+        self._dialogue = Dialogue(
+            self.guest.name, self.guest.ssh_connection, self._argv, self.guest.scaled_deadline(_ANSWER_S)
+        )
         self.pid = int(self._answer()["pid"])
         return self
 
@@ -46,7 +48,7 @@ class Runner:
         """Close its input and wait until it is gone. Returns its exit status, -1 if a signal ended it."""
         if self.status is None:
             self._dialogue.close_input()
-            deadline = self.guest.budget(_ANSWER_S)
+            deadline = self.guest.scaled_deadline(_ANSWER_S)
             while self._dialogue.read_line(deadline) is not None:
                 pass
             self.status = self._dialogue.await_exit_status(deadline)
@@ -60,7 +62,7 @@ class Runner:
 
     def send_command_async(self, line: str) -> None:
         """Send one command without waiting for the answer."""
-        self._dialogue.send_line(line, self.guest.budget(_ANSWER_S))
+        self._dialogue.send_line(line, self.guest.scaled_deadline(_ANSWER_S))
 
     def read_answer(self, line: str = "") -> dict[str, str]:
         """The answer to a command that `say` sent. Raises GuestError when it is an error or does not come."""
@@ -77,7 +79,7 @@ class Runner:
         """The address of a function in the process: the process's own pointer, which ld.so relocated."""
         return int(self.send_command(f"where {name}")["address"], 16)
 
-    def pointers(self) -> dict[str, int]:
+    def function_pointers(self) -> dict[str, int]:
         """The process's own pointer to every function that it can call, by name."""
         answer = self.send_command("each all 0")
         return {name: int(address, 16) for name, address in answer.items() if name != "times"}
@@ -87,17 +89,17 @@ class Runner:
         self.pid = int(self.send_command("fork")["pid"])
         return self.pid
 
-    def reap(self) -> int:
+    def end_child(self) -> int:
         """End the child of the last fork; from now on the parent takes the commands. Returns the child's status."""
         answer = self.send_command("exit")
         return int(answer["status"])
 
-    def exec(self, program: UserFile) -> None:
+    def exec_program(self, program: UserFile) -> None:
         """Make the process execute another program, with the same pid."""
-        self.pid = int(self.send_command(f"exec {program.path}")["pid"])
+        self.pid = int(self.send_command(f"exec {program.guest_path}")["pid"])
 
     def _answer(self) -> dict[str, str]:
-        line = self._dialogue.read_line(self.guest.budget(_ANSWER_S))
+        line = self._dialogue.read_line(self.guest.scaled_deadline(_ANSWER_S))
         if line is None:
             raise GuestError("pinpoint_runner has ended", where=self.guest.name)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)

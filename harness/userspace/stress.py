@@ -27,20 +27,20 @@ def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) ->
     of it hits.
     """
     lines = f"""spin {symbol}
-again {file.path}
+again {file.guest_path}
 call +{symbol} 5
 close 0
 fork
 call {symbol} 5
 exit
-exec {uprobes.file("pinpoint_runner").path}
+exec {uprobes.target_file("pinpoint_runner").guest_path}
 spin {symbol}
 call {symbol} 5
 exit
 """
-    offset = file.offset(file.site(symbol))
-    runner = uprobes.file("pinpoint_runner").path
-    enable = "true" if uprobes.mutant.unarmed else f"echo 1 >{_ENABLE}"
+    offset = file.offset_of_site(file.site(symbol))
+    runner = uprobes.target_file("pinpoint_runner").guest_path
+    enable = "true" if uprobes.mutant.reports_without_registering else f"echo 1 >{_ENABLE}"
     script = f"""
 lines=/tmp/pinpoint_lines
 cat >$lines <<'END'
@@ -48,7 +48,7 @@ cat >$lines <<'END'
 total=0; n=0
 while [ $n -lt {rounds} ]
 do
-    echo 'p:{_GROUP}/leaf {file.path}:{offset:#x}' >>{EVENTS} || exit 1
+    echo 'p:{_GROUP}/leaf {file.guest_path}:{offset:#x}' >>{EVENTS} || exit 1
     {runner} <$lines >/dev/null & started=$!
     {enable} || exit 2
     sleep 0.01
@@ -63,5 +63,5 @@ done
 rm $lines
 echo $n $total
 """
-    played, hits = uprobes.guest.script(script).check().stdout.split()
+    played, hits = uprobes.guest.run_script(script).check().stdout.split()
     return StressCounts(int(played), int(hits))

@@ -10,18 +10,18 @@ from harness.userspace.user_file import UserFile
 _BOUNDARIES = 4
 
 
-def prove_32bit(uprobes: Uprobes, process: Runner, file: UserFile, symbol: str, way: str, times: int) -> None:
+def prove_32bit_uprobes(uprobes: Uprobes, process: Runner, file: UserFile, symbol: str, way: str, times: int) -> None:
     """Probe a function's entry, and inner boundaries where its code can be decoded, and call it `times`.
 
     Raises Missed unless the probes land, or, where the architecture's kernel refuses them, unless the errno is the
     documented one, no byte changed and the kernel lists nothing.
     """
-    narrow = uprobes.guest.architecture.narrow
+    narrow = uprobes.guest.architecture.compat_programs
     if narrow is None:
         raise GuestError("its architecture has no 32-bit programs", where=uprobes.guest.name)
     site = file.site(symbol)
-    sites = file.straight(site, _BOUNDARIES) if narrow.decoder else [site]
-    with uprobes.on(file, sites, way).read_before(process) as run:
+    sites = file.once_per_call_sites(site, _BOUNDARIES) if narrow.decoder else [site]
+    with uprobes.on(file, sites, way).read_pages_before(process) as run:
         process.call(symbol, times)
         run.read_pages(process, ask="")
     if narrow.uprobe_errno:

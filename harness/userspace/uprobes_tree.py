@@ -15,7 +15,7 @@ from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
 from harness.core.struct_fields import Fields, fields_of
 from harness.guest.guest import Guest
-from harness.landing.code.instructions import constant_loads
+from harness.landing.code.instructions import loaded_addresses
 from harness.landing.layout import Layout
 
 _TREE = "uprobes_tree"
@@ -28,23 +28,23 @@ _MOST_NODES, _MOST_CONSUMERS = 4096, 64
 
 
 @dataclass(frozen=True)
-class Tree:
+class UprobesTree:
     """What one walk found: for each file, as `DEV:INODE`, the offsets with the number of their consumers."""
 
-    files: Mapping[str, Mapping[int, int]]
+    consumers_by_file: Mapping[str, Mapping[int, int]]
 
-    def of(self, identity: str) -> Mapping[int, int]:
+    def offsets_of_file(self, identity: str) -> Mapping[int, int]:
         """The offsets of one file, with the number of their consumers."""
-        return self.files.get(identity, {})
+        return self.consumers_by_file.get(identity, {})
 
 
-def walk(guest: Guest) -> Tree:
+def read_uprobes_tree(guest: Guest) -> UprobesTree:
     """Read the whole tree.
 
     Raises GuestError when the memory is no tree, PinpointError when the kernel has no description of its structs, or no
     place of the tree.
     """
-    return Tree(_Walker.of(guest).files())
+    return UprobesTree(_Walker.of(guest).files())
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class _Walker:
     def _consumers(self, node: int, content: bytes) -> int:
         """How many consumers a node has: a chain of pointers until 6.11, a list since 6.12."""
         head = self.structs["uprobe"]["consumers"]
-        listed = head.struct == "list_head"
+        listed = head.nested_struct == "list_head"
         link = 0 if listed else self._at("uprobe_consumer", "next")
         end = node + head.offset if listed else 0
         following, count = self._number(content, head.offset, self.word), 0
@@ -133,9 +133,9 @@ def _linked_root(elf: Elf, guest: Guest) -> int:
     named = elf.symbols_named(_TREE)
     if named:
         return named[0].address
-    decoder = guest.architecture.kprobes.decoder
+    decoder = guest.architecture.kprobe_traits.decoder
     readers = [elf.function(name) for name in _READERS if elf.symbols_named(name)]
-    read = [constant_loads(elf, symbol, decoder) for symbol in readers]
+    read = [loaded_addresses(elf, symbol, decoder) for symbol in readers]
     common = set.intersection(*read) if len(read) == len(_READERS) else set()
     if len(common) != 1:
         raise PinpointError(f"no symbol {_TREE}, and its readers name {len(common)} addresses", where=str(elf.path))

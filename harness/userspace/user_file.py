@@ -18,13 +18,13 @@ from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import (
-    boundaries,
-    decoded_first,
+    decode_first_instruction,
+    instruction_boundaries,
     offsets_inside_instructions,
-    unconditional_boundaries,
+    once_per_call_boundaries,
 )
 from harness.landing.site import Site
-from harness.userspace.debug_files import SymbolSource, symbols_of
+from harness.userspace.debug_files import SymbolSource, find_symbol_file
 
 DIRECTORY = "user"
 
@@ -38,12 +38,14 @@ class UserFile:
 
     guest: Guest
     name: str
-    path: str
-    local: Path
+    guest_path: str
+    host_path: Path
     symbols_by: SymbolSource = SymbolSource.ANY
 
     @classmethod
-    def built(cls, guest: Guest, variant: str, name: str, symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
+    def copy_build_to_guest(
+        cls, guest: Guest, variant: str, name: str, symbols_by: SymbolSource = SymbolSource.ANY
+    ) -> UserFile:
         """A target file in one of its builds (harness/images/user_targets.py), copied into the guest if missing."""
         program = f"{DIRECTORY}/{variant}/{name}"
         if program not in guest.image.programs:
@@ -55,26 +57,26 @@ class UserFile:
     @cached_property
     def elf(self) -> Elf:
         """The file itself."""
-        return Elf.read_cached(self.local)
+        return Elf.read_cached(self.host_path)
 
     @cached_property
     def symbol_file(self) -> Elf:
         """The file that has the symbols: the file itself, or its separate debug file if it was stripped."""
-        return symbols_of(self.local, self.symbols_by)
+        return find_symbol_file(self.host_path, self.symbols_by)
 
     @cached_property
     def content(self) -> bytes:
         """The whole content of the file."""
-        return self.local.read_bytes()
+        return self.host_path.read_bytes()
 
     @cached_property
-    def digest(self) -> str:
+    def sha256(self) -> str:
         """SHA-256 of the whole file, in hex."""
-        return sha256(self.local)
+        return sha256(self.host_path)
 
     def at_path(self, path: str) -> UserFile:
         """The same file at another path of the guest."""
-        return replace(self, path=path)
+        return replace(self, guest_path=path)
 
     def build_id_in_guest(self) -> str:
         """The build-id, in hex, of the file that is at the path in the guest now.
@@ -82,16 +84,16 @@ class UserFile:
         It is read at the file offset where our build has its build-id note; "" if there is none.
         """
         note = self.elf.sections[".note.gnu.build-id"]
-        words = ("dd", f"if={self.path}", "bs=1", f"skip={note.offset}", f"count={note.size}")
+        words = ("dd", f"if={self.guest_path}", "bs=1", f"skip={note.offset}", f"count={note.size}")
         return build_id(self.guest.run(*words).check().out)
 
     @property
     def decoder(self) -> Decoder:
         """The decoder that finds instruction boundaries in the file. Raises GuestError when there is none."""
         architecture = self.guest.architecture
-        narrow = architecture.narrow
+        narrow = architecture.compat_programs
         if narrow is None or self.elf.machine != narrow.elf_machine:
-            return architecture.kprobes.decoder
+            return architecture.kprobe_traits.decoder
         if narrow.decoder is None:
             raise GuestError(f"nothing decodes the code of {narrow.elf_machine}", where=self.guest.name)
         return narrow.decoder
@@ -100,7 +102,7 @@ class UserFile:
         """A site in one of the file's functions."""
         return Site(symbol, offset, module=self.name)
 
-    def symbol(self, site: Site) -> Symbol:
+    def symbol_of_site(self, site: Site) -> Symbol:
         """The function that a site names.
 
         Raises PinpointError when there is no such function, when there are several at different addresses, and for an
@@ -114,7 +116,7 @@ class UserFile:
             )
         found = [each for each in named if each.kind == "func"]
         if len({each.address for each in found}) != 1:
-            raise PinpointError(f"{len(found)} functions are named {site.symbol!r}", where=str(self.local))
+            raise PinpointError(f"{len(found)} functions are named {site.symbol!r}", where=str(self.host_path))
         return found[0]
 
     @cached_property
@@ -124,42 +126,45 @@ class UserFile:
         ours = (each for each in found.values() if each.name.startswith("pinpoint_") and "@" not in each.name)
         return sorted(ours, key=lambda symbol: symbol.address)
 
-    def offset(self, site: Site) -> int:
+    def offset_of_site(self, site: Site) -> int:
         """The offset of a site in the file, by the symbol table and the segments."""
-        return self.elf.file_offset(self.symbol(site).address + site.offset)
+        return self.elf.file_offset(self.symbol_of_site(site).address + site.offset)
 
-    def data_offset(self, name: str) -> int:
+    def variable_offset(self, name: str) -> int:
         """Where in the file the one variable of that name is. Raises PinpointError."""
         found = self.symbol_file.symbols_named(name)
         if len(found) != 1:
-            raise PinpointError(f"{len(found)} symbols are named {name!r}", where=str(self.local))
+            raise PinpointError(f"{len(found)} symbols are named {name!r}", where=str(self.host_path))
         return self.elf.file_offset(found[0].address)
 
-    def straight(self, site: Site, count: int | None = None) -> list[Site]:
+    def once_per_call_sites(self, site: Site, count: int | None = None) -> list[Site]:
         """Sites at the entry of the site's function and at the inner boundaries that run exactly once a call."""
-        offsets = unconditional_boundaries(self._coded, self.symbol(site), self.decoder)[:count]
+        offsets = once_per_call_boundaries(self._coded, self.symbol_of_site(site), self.decoder)[:count]
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
-        return [site.at(offset) for offset in offsets]
+        return [site.at_offset(offset) for offset in offsets]
 
-    def following(self, site: Site) -> Site:
+    def next_instruction_site(self, site: Site) -> Site:
         """The site at the next instruction; after the function's last instruction, the site at its end."""
-        symbol = self.symbol(site)
-        later = (offset for offset in boundaries(self._coded, symbol, self.decoder) if offset > site.offset)
-        return site.at(next(later, symbol.size))
+        symbol = self.symbol_of_site(site)
+        later = (offset for offset in instruction_boundaries(self._coded, symbol, self.decoder) if offset > site.offset)
+        return site.at_offset(next(later, symbol.size))
 
-    def mid_instruction(self, site: Site) -> list[Site]:
+    def mid_instruction_sites(self, site: Site) -> list[Site]:
         """Sites at every offset of the site's function that is inside an instruction."""
-        return [site.at(offset) for offset in offsets_inside_instructions(self._coded, self.symbol(site), self.decoder)]
+        return [
+            site.at_offset(offset)
+            for offset in offsets_inside_instructions(self._coded, self.symbol_of_site(site), self.decoder)
+        ]
 
-    def decodable_inside(self, symbol: str) -> Site:
+    def decodable_site_inside_instruction(self, symbol: str) -> Site:
         """A site inside an instruction of a function whose bytes can be decoded as an instruction, if there is any.
 
         The kernel refuses an offset, on a boundary or not, if its bytes are no instruction or one that the kernel
         cannot step. If no offset can be decoded, the first offset inside an instruction is returned.
         """
-        sites = self.mid_instruction(self.site(symbol))
-        code = self.elf.function_bytes(self.symbol(sites[0]))
+        sites = self.mid_instruction_sites(self.site(symbol))
+        code = self.elf.function_bytes(self.symbol_of_site(sites[0]))
         plain = (site for site in sites if _plain(code[site.offset :], self.decoder))
         return next(plain, sites[0])
 
@@ -168,7 +173,7 @@ class UserFile:
         """A file that has both the code and the section numbers that symbols use; a separate debug file has no code."""
         return self.elf
 
-    def meaning(self, offset: int) -> str:
+    def describe_offset(self, offset: int) -> str:
         """The function at an offset into the file, as `symbol+0xoff`; `file offset 0xoff` if there is none."""
         for symbol in self.functions:
             start = self.elf.file_offset(symbol.address)
@@ -177,11 +182,13 @@ class UserFile:
         return f"file offset {offset:#x}"
 
     @property
-    def executable_pages(self) -> list[int]:
+    def executable_page_offsets(self) -> list[int]:
         """The file offsets of the pages, 4096 bytes each, of the executable segments."""
-        return [page for start, size in self.elf.executable_spans for page in range(start & -4096, start + size, 4096)]
+        return [
+            page for start, size in self.elf.executable_file_ranges for page in range(start & -4096, start + size, 4096)
+        ]
 
 
 def _plain(code: bytes, decoder: Decoder) -> bool:
-    first = decoded_first(code, decoder)
+    first = decode_first_instruction(code, decoder)
     return first is not None and first.flow is Flow.PLAIN

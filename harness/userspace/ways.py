@@ -32,15 +32,15 @@ class Hit:
     The kernel module reports only the last hit of a site in a process; `times` is then the number of hits.
     """
 
-    site: int
+    site_index: int
     pid: int
     address: int
-    times: int = 1
-    returned: bool = False
+    count: int = 1
+    is_return: bool = False
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegistrationResult:
     """The result for one offset: `errno` is positive, 0 if the kernel accepted it; `offset` is what it reports."""
 
     errno: int
@@ -57,44 +57,44 @@ class Request:
 
     path: str
     offsets: Sequence[int]
-    returns: bool = False
-    unarmed: bool = False
-    bound: bool = False
+    return_probes: bool = False
+    reports_without_registering: bool = False
+    own_process_only: bool = False
 
     @property
     def specs(self) -> list[str]:
         """The offsets in the format that the module and the perf program parse."""
-        kind = "r" if self.returns else "p"
+        kind = "r" if self.return_probes else "p"
         return [f"{kind}:{offset:#x}" for offset in self.offsets]
 
 
 @dataclass
-class ByModule:
+class UprobesByModule:
     """The kernel module pinpoint_uprobe: uprobe_register() with inode and offset."""
 
     guest: Guest
 
-    def register(self, request: Request) -> list[Registered]:
+    def register(self, request: Request) -> list[RegistrationResult]:
         """Load the module. Raises GuestError when it cannot be loaded."""
         words = [
             "insmod",
             self.guest.copy_module(MODULE),
             f"file={request.path}",
-            f"unregistered={int(request.unarmed)}",
+            f"unregistered={int(request.reports_without_registering)}",
         ]
         words.append(f"site={','.join(request.specs)}")
-        report = self.guest.script(f"{shlex.join(words)} && cat {_REPORT}", in_place=True).check().stdout
+        report = self.guest.run_script(f"{shlex.join(words)} && cat {_REPORT}", in_place=True).check().stdout
         lines = [_words(line) for line in report.splitlines() if line.startswith("site=")]
-        return [Registered(int(fields["errno"]), int(fields["offset"], 0)) for fields in lines]
+        return [RegistrationResult(int(fields["errno"]), int(fields["offset"], 0)) for fields in lines]
 
-    def hits(self) -> list[Hit]:
+    def read_hits(self) -> list[Hit]:
         """The hits in the module's report."""
         return self._parsed(self.guest.read_text(_REPORT))
 
     def remove(self) -> list[Hit]:
         """Read the report and unload the module. Returns all hits."""
         steps = f"cat {_REPORT} && rmmod pinpoint_uprobe"
-        return self._parsed(self.guest.script(steps, in_place=True).check().stdout)
+        return self._parsed(self.guest.run_script(steps, in_place=True).check().stdout)
 
     def _parsed(self, report: str) -> list[Hit]:
         found = []
@@ -106,34 +106,43 @@ class ByModule:
                 site, pid = int(fields["hit"]), int(fields["pid"])
                 found.append(Hit(site, pid, int(fields["ip"], 16), int(fields["hits"])))
                 if int(fields["returns"]):
-                    found.append(Hit(site, pid, int(fields["func"], 16), int(fields["returns"]), returned=True))
+                    found.append(Hit(site, pid, int(fields["func"], 16), int(fields["returns"]), is_return=True))
         return found
 
 
 @dataclass
-class ByTracefs:
+class UprobesByTracefs:
     """tracefs: uprobe_events, an instance of its own, and uprobe_profile."""
 
     guest: Guest
 
-    def register(self, request: Request) -> list[Registered]:
+    def register(self, request: Request) -> list[RegistrationResult]:
         """Define and enable an event for each offset, one by one: the kernel can refuse at either step."""
         steps = [f"mkdir -p {_INSTANCE}"]
-        kind = "r" if request.returns else "p"
+        kind = "r" if request.return_probes else "p"
         for index, offset in enumerate(request.offsets):
             define = f"echo '{kind}:{_GROUP}/s{index} {request.path}:{offset:#x}' >>{EVENTS}"
-            enable = "true" if request.unarmed else f"echo 1 >{_INSTANCE}/events/{_GROUP}/s{index}/enable"
+            enable = (
+                "true"
+                if request.reports_without_registering
+                else f"echo 1 >{_INSTANCE}/events/{_GROUP}/s{index}/enable"
+            )
             steps.append(f"{{ {define} && {enable}; }} 2>&1; echo done {index} $?")
         steps.append(f"echo {_CUT}; cat {EVENTS}")
-        output, _, listing = self.guest.script("\n".join(steps), in_place=True).check().stdout.partition(f"{_CUT}\n")
+        output, _, listing = (
+            self.guest.run_script("\n".join(steps), in_place=True).check().stdout.partition(f"{_CUT}\n")
+        )
         errors = _errors(output)
-        return [Registered(errors.get(index, 0), _listed(listing, index) or 0) for index in range(len(request.offsets))]
+        return [
+            RegistrationResult(errors.get(index, 0), _listed(listing, index) or 0)
+            for index in range(len(request.offsets))
+        ]
 
-    def hits(self) -> list[Hit]:
+    def read_hits(self) -> list[Hit]:
         """The hits in the trace."""
-        return self._parsed(self.guest.script(f"cat {_INSTANCE}/trace", in_place=True).check().stdout)
+        return self._parsed(self.guest.run_script(f"cat {_INSTANCE}/trace", in_place=True).check().stdout)
 
-    def profile(self) -> dict[int, int]:
+    def read_profile_hits(self) -> dict[int, int]:
         """The number of hits of each site in uprobe_profile, which counts independently of the trace."""
         lines = (line.split() for line in self.guest.read_text(_PROFILE).splitlines())
         return {int(words[1][1:]): int(words[2]) for words in lines if re.fullmatch(r"s\d+", words[1])}
@@ -147,7 +156,9 @@ class ByTracefs:
             f"sed -n 's#^[pr]:\\({_GROUP}/[^ ]*\\) .*#-:\\1#p' {EVENTS} | while read -r e; do echo $e >>{EVENTS}; done",
             f"! grep -q {_GROUP}/ {EVENTS}",
         )
-        trace = self.guest.script("\n".join(steps[:1]) + "\n" + " && ".join(steps[1:]), in_place=True).check().stdout
+        trace = (
+            self.guest.run_script("\n".join(steps[:1]) + "\n" + " && ".join(steps[1:]), in_place=True).check().stdout
+        )
         return self._parsed(trace.partition(f"{_CUT}\n")[0])
 
     def _parsed(self, trace: str) -> list[Hit]:
@@ -158,7 +169,7 @@ class ByTracefs:
             if match:
                 returned = match["function"] is not None
                 address = int(match["function"] or match["ip"], 16)
-                found.append(Hit(int(match["site"]), int(match["pid"]), address, returned=returned))
+                found.append(Hit(int(match["site"]), int(match["pid"]), address, is_return=returned))
         return found
 
 
@@ -166,7 +177,7 @@ _TRACED = re.compile(r"-(?P<pid>\d+) .*: s(?P<site>\d+): \((?P<ip>0x[0-9a-f]+)(?
 
 
 @dataclass
-class ByPerf:
+class UprobesByPerf:
     """perf_event_open(2), through a program that keeps the events open."""
 
     guest: Guest
@@ -174,40 +185,42 @@ class ByPerf:
     _hits: list[Hit] = field(default_factory=list)
     _returns: bool = False
 
-    def register(self, request: Request) -> list[Registered]:
+    def register(self, request: Request) -> list[RegistrationResult]:
         """Start the program. Raises GuestError when it cannot open any event."""
-        self._returns = request.returns
-        guest, deadline = self.guest, self.guest.budget(_PERF_S)
+        self._returns = request.return_probes
+        guest, deadline = self.guest, self.guest.scaled_deadline(_PERF_S)
         argv = [
             guest.copy_program(PERF),
-            *(["own"] if request.bound else []),
+            *(["own"] if request.own_process_only else []),
             request.path,
-            *([] if request.unarmed else request.specs),
+            *([] if request.reports_without_registering else request.specs),
         ]
-        dialogue = Dialogue(guest.name, guest.link, argv, deadline)
+        dialogue = Dialogue(guest.name, guest.ssh_connection, argv, deadline)
         self._dialogues.append(dialogue)
-        found = [Registered(0, offset) for offset in request.offsets] if request.unarmed else []
+        found = (
+            [RegistrationResult(0, offset) for offset in request.offsets] if request.reports_without_registering else []
+        )
         while (line := dialogue.read_line(deadline)) != "ready":
             fields = _words(line or "")
             if "errno" not in fields:
                 raise GuestError(f"pinpoint_perf: {line or 'has ended'}", where=guest.name)
-            found.append(Registered(int(fields["errno"]), int(fields["spec"][2:], 0)))
+            found.append(RegistrationResult(int(fields["errno"]), int(fields["spec"][2:], 0)))
         return found
 
-    def hits(self) -> list[Hit]:
+    def read_hits(self) -> list[Hit]:
         """The hits that the program reported when it ended."""
         return self._hits
 
     def remove(self) -> list[Hit]:
         """End the program, which closes the events. Returns all hits."""
-        deadline = self.guest.budget(_PERF_S)
+        deadline = self.guest.scaled_deadline(_PERF_S)
         while self._dialogues:
             dialogue = self._dialogues.pop()
             dialogue.close_input()
             while (line := dialogue.read_line(deadline)) is not None:
                 fields = _words(line)
                 address = int(fields["func" if self._returns else "ip"], 16)
-                hit = Hit(int(fields["hit"]), int(fields["pid"]), address, returned=self._returns)
+                hit = Hit(int(fields["hit"]), int(fields["pid"]), address, is_return=self._returns)
                 self._hits.append(hit)
             dialogue.await_exit_status(deadline)
             dialogue.hang_up()
@@ -215,7 +228,11 @@ class ByPerf:
 
 
 # Each class takes a guest. The order of calls: `register`, then `hits` any number of times, then `remove`.
-WAYS: dict[str, type[ByModule | ByTracefs | ByPerf]] = {"tracefs": ByTracefs, "module": ByModule, "perf": ByPerf}
+WAYS: dict[str, type[UprobesByModule | UprobesByTracefs | UprobesByPerf]] = {
+    "tracefs": UprobesByTracefs,
+    "module": UprobesByModule,
+    "perf": UprobesByPerf,
+}
 
 
 def _words(line: str) -> dict[str, str]:

@@ -18,25 +18,25 @@ from dataclasses import dataclass
 
 from harness.landing.five_address_witnesses import SHOWN, Statement
 from harness.userspace.mapped_pages import FileView, Page
-from harness.userspace.ways import Hit, Registered
+from harness.userspace.ways import Hit, RegistrationResult
 
 
 @dataclass(frozen=True)
-class Breakpoint:
+class BreakpointEncoding:
     """The bytes that a uprobe writes on an architecture, and the alignment of an instruction there, in bytes."""
 
     code: bytes
     alignment: int
 
 
-def registered(result: Registered) -> Statement:
+def registered_statement(result: RegistrationResult) -> Statement:
     """The offset that the kernel reports as probed."""
     if result.errno:
         return Statement("registered", None, f"refused, errno {result.errno}")
     return Statement("registered", result.offset)
 
 
-def resolved(address: int | None, view: FileView) -> Statement:
+def resolved_statement(address: int | None, view: FileView) -> Statement:
     """The process's own pointer, as an offset into the file; no offset if the process was not queried."""
     if address is None:
         return Statement("resolved", None, "the process was not queried")
@@ -46,7 +46,7 @@ def resolved(address: int | None, view: FileView) -> Statement:
     return Statement("resolved", offset, f"address {address:#x}")
 
 
-def trapped(hits: Iterable[Hit], view: FileView) -> Statement:
+def trapped_statement(hits: Iterable[Hit], view: FileView) -> Statement:
     """The instruction pointer at the last hit, as the kernel moved it back, as an offset into the file."""
     last = next(reversed(list(hits)), None)
     if last is None:
@@ -57,7 +57,7 @@ def trapped(hits: Iterable[Hit], view: FileView) -> Statement:
     return Statement("trapped", offset, f"ip {last.address:#x}")
 
 
-def tree(probed: Mapping[int, int], near: int, expected: Collection[int]) -> Statement:
+def tree_statement(probed: Mapping[int, int], near: int, expected: Collection[int]) -> Statement:
     """What the kernel's list has of the file: `probed` maps its offsets to the number of their consumers.
 
     It contradicts when the site is not listed, has another number of consumers than one, and when anything else of the
@@ -75,18 +75,22 @@ def tree(probed: Mapping[int, int], near: int, expected: Collection[int]) -> Sta
     return Statement("tree", near, f"1 consumer; {len(probed)} offsets of the file are listed")
 
 
-def inside(view: FileView, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
+def inside_statement(
+    view: FileView, content: bytes, near: int, breakpoint_: BreakpointEncoding, expected: Collection[int]
+) -> Statement:
     """The offset at which the process's pages, read through /proc/PID/mem, differ from the file."""
-    return _memory("inside", view, lambda page: page.inside, content, near, breakpoint_, expected)
+    return _memory("inside", view, lambda page: page.bytes_inside, content, near, breakpoint_, expected)
 
 
-def outside(view: FileView, content: bytes, near: int, breakpoint_: Breakpoint, expected: Collection[int]) -> Statement:
+def outside_statement(
+    view: FileView, content: bytes, near: int, breakpoint_: BreakpointEncoding, expected: Collection[int]
+) -> Statement:
     """The offset at which the process's physical pages, read through QEMU, differ from the file.
 
     The changed page must be a private copy of the process, else the statement contradicts.
     """
-    shared = [page for page in view.pages if not page.private and _holds(page, near)]
-    statement = _memory("outside", view, lambda page: page.outside, content, near, breakpoint_, expected)
+    shared = [page for page in view.pages if not page.is_private_copy and _holds(page, near)]
+    statement = _memory("outside", view, lambda page: page.bytes_outside, content, near, breakpoint_, expected)
     if shared and statement.address is not None:
         detail = "the changed page is in the page cache, not a private copy"
         return Statement("outside", statement.address, detail, contradicts=True)
@@ -94,7 +98,7 @@ def outside(view: FileView, content: bytes, near: int, breakpoint_: Breakpoint, 
 
 
 def _holds(page: Page, offset: int) -> bool:
-    return page.offset <= offset < page.offset + max(len(page.inside), 1)
+    return page.offset <= offset < page.offset + max(len(page.bytes_inside), 1)
 
 
 def _memory(
@@ -103,14 +107,14 @@ def _memory(
     read: Callable[[Page], bytes],
     content: bytes,
     near: int,
-    breakpoint_: Breakpoint,
+    breakpoint_: BreakpointEncoding,
     expected: Collection[int],
 ) -> Statement:
     """State where memory differs from the file; contradict if nothing changed or a change is no expected breakpoint."""
     pages = [page for page in view.pages if read(page)]
     if not any(_holds(page, near) for page in pages):
         return Statement(witness, None, f"the page of file offset {near:#x} could not be read")
-    found = {place for page in pages for place in changes(read(page), content, page.offset, breakpoint_)}
+    found = {place for page in pages for place in changed_offsets(read(page), content, page.offset, breakpoint_)}
     if not found:
         return Statement(witness, None, "every byte equals the file", contradicts=True)
     closest = min(found, key=lambda place: abs(place - near))
@@ -145,7 +149,7 @@ def _bytes(pages: Iterable[Page], read: Callable[[Page], bytes], place: int) -> 
     return b""
 
 
-def changes(memory: bytes, content: bytes, offset: int, breakpoint_: Breakpoint) -> list[int]:
+def changed_offsets(memory: bytes, content: bytes, offset: int, breakpoint_: BreakpointEncoding) -> list[int]:
     """The offsets into the file at which a page differs from it.
 
     Each run of changed bytes counts once, at the offset where its instruction begins.

@@ -31,7 +31,7 @@ class Verdict(Enum):
         """0 for the best; larger is worse."""
         return _ORDER[self]
 
-    def worse(self, other: Verdict) -> Verdict:
+    def worse_of(self, other: Verdict) -> Verdict:
         """Return the worse of this verdict and another."""
         return max(self, other, key=lambda verdict: verdict.severity)
 

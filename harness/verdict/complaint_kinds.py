@@ -58,9 +58,9 @@ class Opening:
 
     kind: ComplaintKind
     pattern: str
-    within: frozenset[ComplaintKind] = frozenset()
-    weak: bool = False
-    holds: str = ""
+    part_of_kinds: frozenset[ComplaintKind] = frozenset()
+    unspecific: bool = False
+    required_literal: str = ""
 
 
 _CRASHING = frozenset({ComplaintKind.FAULT, ComplaintKind.BUG})
@@ -96,12 +96,12 @@ OPENINGS = (
         ComplaintKind.RCU_STALL,
         r"(?:rcu: )?\S+ kthread (?:starved for|timer wakeup didn't happen)",
         frozenset({ComplaintKind.RCU_STALL}),
-        holds=" kthread ",
+        required_literal=" kthread ",
     ),
     # kernel/hung_task.c
     Opening(ComplaintKind.HUNG_TASK, r"INFO: task .{1,40} blocked (?:for more than|in I/O wait|on )"),
     # mm/oom_kill.c
-    Opening(ComplaintKind.OUT_OF_MEMORY, r".{1,40} invoked oom-killer: ", holds=" invoked oom-killer: "),
+    Opening(ComplaintKind.OUT_OF_MEMORY, r".{1,40} invoked oom-killer: ", required_literal=" invoked oom-killer: "),
     Opening(
         ComplaintKind.OUT_OF_MEMORY,
         r"(?:Out of memory|Memory cgroup out of memory): Killed process",
@@ -116,7 +116,9 @@ OPENINGS = (
     Opening(ComplaintKind.FAULT, r"Unable to handle kernel "),
     Opening(ComplaintKind.FAULT, r"Insufficient stack space to handle exception"),
     # arch/x86/kernel/dumpstack.c, __die_header(): `general protection fault: 0000 [#1] SMP`; Oops: 0002 [#1]
-    Opening(ComplaintKind.FAULT, r"[A-Za-z][\w .,:()/+-]{1,120}: [0-9a-f]{4,16} \[#\d+\]", _CRASHING, holds=" [#"),
+    Opening(
+        ComplaintKind.FAULT, r"[A-Za-z][\w .,:()/+-]{1,120}: [0-9a-f]{4,16} \[#\d+\]", _CRASHING, required_literal=" [#"
+    ),
     Opening(ComplaintKind.FAULT, r"Internal error: ", _CRASHING),
     Opening(ComplaintKind.FAULT, r"SError Interrupt on CPU"),
     # arch/parisc/kernel/traps.c: parisc_terminate(); die_if_kernel(), which names an address only for user space
@@ -124,13 +126,13 @@ OPENINGS = (
         ComplaintKind.FAULT,
         r".{1,60}: Code=\d+ \(.{1,80}\) at addr [0-9a-f]",
         _CRASHING | {ComplaintKind.TRACE},
-        holds=": Code=",
+        required_literal=": Code=",
     ),
-    Opening(ComplaintKind.FAULT, r".{1,20} \(pid \d+\): .{1,80} \(code -?\d+\)$", _CRASHING, holds=" (pid "),
+    Opening(ComplaintKind.FAULT, r".{1,20} \(pid \d+\): .{1,80} \(code -?\d+\)$", _CRASHING, required_literal=" (pid "),
     Opening(ComplaintKind.FAULT, r"die_if_kernel\(\) recursion detected", _CRASHING),
-    Opening(ComplaintKind.FAULT, r"\s*< Your System ate a SPARC! Gah! >", _CRASHING, weak=True),
+    Opening(ComplaintKind.FAULT, r"\s*< Your System ate a SPARC! Gah! >", _CRASHING, unspecific=True),
     # A register dump alone: address space 0 is the kernel's; user space's faults print the same dump.
-    Opening(ComplaintKind.FAULT, r"IASQ: 0+ 0+ IAOQ: ", _ANY, weak=True),
+    Opening(ComplaintKind.FAULT, r"IASQ: 0+ 0+ IAOQ: ", _ANY, unspecific=True),
     # lib/bug.c, include/asm-generic/bug.h, the many `BUG: ` of mm, sched and locking; mm/slub.c: `BUG kmalloc-64 (...`
     Opening(ComplaintKind.BUG, r"[kK]ernel BUG at "),
     Opening(ComplaintKind.BUG, r"BUG(?:: | at |\s\S+ \()"),
@@ -138,12 +140,12 @@ OPENINGS = (
     Opening(ComplaintKind.WARNING, r"sysfs: cannot create duplicate filename "),
     # kernel/panic.c, __warn(); since 6.18 `WARNING: FILE:LINE at FUNCTION, CPU#0`
     Opening(ComplaintKind.WARNING, r"WARNING: "),
-    Opening(ComplaintKind.WARNING, r"-+\[ cut here \]-+", weak=True),
-    Opening(ComplaintKind.TRACE, r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:)", _ANY, weak=True),
+    Opening(ComplaintKind.WARNING, r"-+\[ cut here \]-+", unspecific=True),
+    Opening(ComplaintKind.TRACE, r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:)", _ANY, unspecific=True),
 )
 
-_ANCHORED = tuple(opening for opening in OPENINGS if not opening.holds)
-_FLOATING = tuple((opening, re.compile(opening.pattern)) for opening in OPENINGS if opening.holds)
+_ANCHORED = tuple(opening for opening in OPENINGS if not opening.required_literal)
+_FLOATING = tuple((opening, re.compile(opening.pattern)) for opening in OPENINGS if opening.required_literal)
 _ANY_ANCHORED = re.compile("|".join(f"(?P<o{index}>{opening.pattern})" for index, opening in enumerate(_ANCHORED)))
 
 
@@ -153,6 +155,6 @@ def opening_of(text: str) -> Opening | None:
     if match:
         return _ANCHORED[int(str(match.lastgroup)[1:])]
     for opening, pattern in _FLOATING:
-        if opening.holds in text and pattern.match(text):
+        if opening.required_literal in text and pattern.match(text):
             return opening
     return None

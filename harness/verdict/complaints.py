@@ -35,10 +35,10 @@ class Complaint:
     """
 
     kind: ComplaintKind
-    line: str
-    place: str
+    headline: str
+    source_place: str
     lines: tuple[str, ...]
-    seconds: float | None = None
+    printk_seconds: float | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -46,8 +46,8 @@ class Complaint:
         return self.kind.verdict
 
     def __str__(self) -> str:
-        where = f" [{self.place}]" if self.place and self.place not in self.line else ""
-        return f"{self.line.strip()}{where}"
+        where = f" [{self.source_place}]" if self.source_place and self.source_place not in self.headline else ""
+        return f"{self.headline.strip()}{where}"
 
 
 @dataclass
@@ -64,17 +64,17 @@ class _Open:
     def takes(self, opening: Opening) -> bool:
         """Return True if this opening is another part of the same event."""
         if (
-            self.opening.weak
+            self.opening.unspecific
             and opening.kind in (ComplaintKind.FAULT, ComplaintKind.BUG, ComplaintKind.WARNING)
-            and not opening.weak
+            and not opening.unspecific
         ):
             return True
-        return self.opening.kind in opening.within and (opening.weak or opening not in self.seen)
+        return self.opening.kind in opening.part_of_kinds and (opening.unspecific or opening not in self.seen)
 
     def take(self, opening: Opening, text: str) -> None:
         """Take the headline from an opening that is more specific than the present one."""
         self.seen.add(opening)
-        if self.opening.weak and not opening.weak:
+        if self.opening.unspecific and not opening.unspecific:
             self.opening, self.line = opening, text
 
     def over(self, record: PrintkRecord) -> bool:
@@ -155,8 +155,8 @@ def sort_by_boot_noise(complaints: Iterable[Complaint], noise: Sequence[BootNois
     foreseen: list[tuple[Complaint, BootNoise]] = []
     alarming: list[Complaint] = []
     for complaint in complaints:
-        if complaint.place and complaint.place in known:
-            foreseen.append((complaint, known[complaint.place]))
+        if complaint.source_place and complaint.source_place in known:
+            foreseen.append((complaint, known[complaint.source_place]))
         else:
             alarming.append(complaint)
     return SortedComplaints(tuple(foreseen), tuple(alarming))
@@ -174,11 +174,11 @@ def confirmed_by_dmesg(complaints: Iterable[Complaint], dmesg: str | bytes) -> l
     return [
         complaint
         for complaint in complaints
-        if complaint.line in texts or complaint.seconds is None or complaint.seconds < oldest
+        if complaint.headline in texts or complaint.printk_seconds is None or complaint.printk_seconds < oldest
     ]
 
 
-def complaints_in(
+def read_sorted_complaints(
     log: str | bytes | Iterable[str],
     noise: Sequence[BootNoise],
     kernel_log: Callable[[], str | bytes | None] | None = None,

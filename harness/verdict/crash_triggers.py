@@ -13,8 +13,8 @@ from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.target import Target
 from harness.verdict.complaint_kinds import ComplaintKind
-from harness.verdict.complaints import Complaint, complaints_in
-from harness.verdict.liveness import Condition, Diagnosis, examine
+from harness.verdict.complaints import Complaint, read_sorted_complaints
+from harness.verdict.liveness import Condition, Diagnosis, diagnose_guest
 from harness.verdict.symbolize_without_guest import make_symbolizer
 
 MODULE = "pinpoint_crash"
@@ -33,18 +33,18 @@ class CrashTrigger:
     """
 
     name: str
-    kinds: frozenset[ComplaintKind]
-    place: str = ""
-    before: str = ""
-    after: str = ""
-    seconds: int = 0
-    ruins: bool = False
+    expected_kinds: frozenset[ComplaintKind]
+    expected_place: str = ""
+    commands_before: str = ""
+    commands_after: str = ""
+    stall_seconds: int = 0
+    ruins_kernel: bool = False
 
     @property
-    def command(self) -> str:
+    def fire_commands(self) -> str:
         """The shell commands that fire it."""
-        commit = f"echo {self.name} {self.seconds} >{_FILE}"
-        return "; ".join(part for part in (self.before, commit, self.after) if part)
+        commit = f"echo {self.name} {self.stall_seconds} >{_FILE}"
+        return "; ".join(part for part in (self.commands_before, commit, self.commands_after) if part)
 
 
 def _trigger(
@@ -120,37 +120,37 @@ class TriggerResult:
     trigger: CrashTrigger
     complaints: Sequence[Complaint]
     diagnosis: Diagnosis
-    seconds: float
+    seconds_to_verdict: float
 
     @property
-    def died(self) -> bool:
+    def guest_died(self) -> bool:
         """True when the guest is lost."""
         return self.diagnosis.condition not in (Condition.ALIVE, Condition.SLOW, Condition.OOPSED)
 
     @property
     def is_guest_unusable(self) -> bool:
         """True when no other trigger can be fired in the guest: it is lost, or its kernel is unusable."""
-        return self.died or self.trigger.ruins
+        return self.guest_died or self.trigger.ruins_kernel
 
     @property
     def is_read_correctly(self) -> bool:
         """True when the kernel's first complaint was read as an expected kind and at the expected place."""
         first = next(iter(self.complaints), None)
         if first is None:
-            return not self.trigger.kinds
-        return first.kind in self.trigger.kinds and first.place.startswith(self.trigger.place)
+            return not self.trigger.expected_kinds
+        return first.kind in self.trigger.expected_kinds and first.source_place.startswith(self.trigger.expected_place)
 
     @property
     def false_alarms(self) -> list[Complaint]:
         """The complaints of unexpected kinds. A panic is always expected, because a fault may end in one."""
-        if self.trigger.ruins:
+        if self.trigger.ruins_kernel:
             return []
-        expected = self.trigger.kinds | {ComplaintKind.PANIC}
+        expected = self.trigger.expected_kinds | {ComplaintKind.PANIC}
         return [complaint for complaint in self.complaints if complaint.kind not in expected]
 
     def __str__(self) -> str:
         read_as = "; ".join(f"{each.kind.value} {each}" for each in self.complaints) or "nothing"
-        return f"{self.trigger.name}: read as {read_as}; {self.diagnosis} after {self.seconds:.1f} s"
+        return f"{self.trigger.name}: read as {read_as}; {self.diagnosis} after {self.seconds_to_verdict:.1f} s"
 
 
 class CrashModule:
@@ -162,9 +162,9 @@ class CrashModule:
         # Read while the guest answers: naming a program counter later needs the slide.
         _ = Layout(guest).slide
         self._possible = guest.read_text(_FILE).split()
-        guest.fence(guest.budget(_FENCE_SECONDS))
+        guest.read_output_since_fence(guest.scaled_deadline(_FENCE_SECONDS))
 
-    def detectable(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
+    def detectable_triggers(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
         """Return the triggers that this kernel can detect."""
         return [trigger for trigger in triggers if trigger.name in self._possible]
 
@@ -172,14 +172,14 @@ class CrashModule:
         """Fire one trigger and return its result. The shell that fires it may be killed."""
         since, began = self.guest.console.position, time.monotonic()
         try:
-            self.guest.script(trigger.command)
-            printed = self.guest.fence(self.guest.budget(_FENCE_SECONDS))
+            self.guest.run_script(trigger.fire_commands)
+            printed = self.guest.read_output_since_fence(self.guest.scaled_deadline(_FENCE_SECONDS))
         except (GuestLost, DeadlineExceeded):
             with suppress(PinpointError):
                 end = Deadline.after(_LAST_WORDS_SECONDS)
                 self.guest.console.await_line([r"Kernel panic - not syncing[^\n]{0,1024}\n"], end, since=since)
             printed = self.guest.console.text(since)
-        alarming = complaints_in(printed, self.guest.image.recipe.boot_noise).alarming
-        reported = tuple(complaint for complaint in alarming if complaint.place not in _CONSEQUENCES)
-        diagnosis = examine(self.guest, reported, make_symbolizer(self.guest))
+        alarming = read_sorted_complaints(printed, self.guest.image.recipe.boot_noise).alarming
+        reported = tuple(complaint for complaint in alarming if complaint.source_place not in _CONSEQUENCES)
+        diagnosis = diagnose_guest(self.guest, reported, make_symbolizer(self.guest))
         return TriggerResult(trigger, reported, diagnosis, time.monotonic() - began)

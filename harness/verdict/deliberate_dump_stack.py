@@ -25,7 +25,7 @@ _CALLS_HANDLERS = re.compile(
 )
 
 
-def is_intended(complaint: Complaint, modules: Collection[str]) -> bool:
+def has_only_intended_backtraces(complaint: Complaint, modules: Collection[str]) -> bool:
     """Return True if the complaint is only backtraces that these modules print on purpose, with no other cause."""
     if complaint.kind is not ComplaintKind.TRACE:
         return False

@@ -9,7 +9,7 @@ from enum import Enum
 
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
-from harness.guest.heartbeat import Heartbeat, Sample
+from harness.guest.heartbeat import CpuSample, Heartbeat
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import Complaint
 
@@ -77,13 +77,13 @@ class GuestDied(GuestLost):
         return self.diagnosis.condition.verdict
 
 
-def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int], str] = hex) -> Diagnosis:
+def diagnose_guest(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int], str] = hex) -> Diagnosis:
     """Diagnose a guest without a request to it.
 
     `complaints` are the complaints on its console other than known noise. `name` formats an address as symbol + offset.
     The strongest evidence is checked first: a reset explains the silence, and a QEMU that has exited explains the rest.
     """
-    heart = guest.heart
+    heart = guest.heartbeat
     if heart is None:
         return Diagnosis(Condition.BOOTING, "no SSH connection yet")
     printed = "; ".join(str(complaint) for complaint in complaints)
@@ -91,11 +91,11 @@ def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int],
     if stopped is not None:
         how = f"{stopped.name} {stopped.data.get('reason', '')}".strip()
         return Diagnosis(Condition.PANICKED, printed or f"{how}, without a message")
-    if heart.emulator.status is not None or guest.monitor.gone:
+    if heart.emulator.exit_status is not None or guest.monitor.gone:
         return Diagnosis(Condition.QEMU_DIED, _how_it_ended(heart))
     if heart.silence is not None:
         return _silent(heart, name)
-    if not guest.link.alive:
+    if not guest.ssh_connection.alive:
         return Diagnosis(Condition.OUR_FAULT, "the SSH connection broke while QEMU runs on and no heartbeat is missing")
     if printed:
         return Diagnosis(Condition.OOPSED, printed)
@@ -105,7 +105,7 @@ def examine(guest: Guest, complaints: Sequence[Complaint], name: Callable[[int],
 
 
 def _how_it_ended(heart: Heartbeat) -> str:
-    status = heart.emulator.status
+    status = heart.emulator.exit_status
     how = "it closed its monitor" if status is None else f"status {status}" if status >= 0 else f"signal {-status}"
     return f"{how}: {heart.emulator.qemu_messages() or 'it printed nothing'}"
 
@@ -116,14 +116,14 @@ def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
     If QEMU itself does not answer, it is not the guest's fault.
     """
     assert heart.silence is not None
-    samples = heart.silence.samples
+    samples = heart.silence.cpu_samples
     if not samples:
         return Diagnosis(Condition.OUR_FAULT, f"{heart.silence}, and QEMU's monitor does not answer either")
     soft = any(sample.interruptible for sample in samples)
     return Diagnosis(Condition.SOFT_HANG if soft else Condition.HARD_HANG, f"{heart.silence}; {_places(samples, name)}")
 
 
-def _places(samples: Sequence[Sample], name: Callable[[int], str]) -> str:
+def _places(samples: Sequence[CpuSample], name: Callable[[int], str]) -> str:
     """Return where each CPU was seen, and how often: `CPU 0 at spin+0x4 [mod] (9/12), ...`."""
     parts = []
     for cpu in sorted({sample.cpu for sample in samples}):

@@ -42,7 +42,7 @@ def without_control_codes(text: str) -> str:
     return text if text.isprintable() else _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
-def lines_of(log: Path) -> Iterator[str]:
+def read_log_lines(log: Path) -> Iterator[str]:
     """Yield the lines of a log file, each with its newline; invalid UTF-8 becomes replacement characters."""
     with log.open("rb") as stream:
         for line in stream:

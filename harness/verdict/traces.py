@@ -63,7 +63,7 @@ def source_of(module: Path, function: str, offset: int) -> str:
         return ""
     if not table:
         return ""
-    begin = elf.section_offset(symbols[0])
+    begin = elf.offset_in_section(symbols[0])
     own = [row for row in table if row.section == symbols[0].section and begin <= row.offset <= begin + offset]
     if not own:
         return ""

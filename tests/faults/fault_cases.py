@@ -19,7 +19,7 @@ from harness.core.deadline import Deadline
 from harness.guest import start
 from harness.guest.guest import Guest
 from harness.guest.monitor import Monitor
-from harness.guest.qemu_process import Emulator
+from harness.guest.qemu_process import QemuProcess
 from harness.plugin import RUN
 
 # How long a trigger that does not end is waited for; the guests that commit one are idle.
@@ -108,10 +108,10 @@ def test_killed_while_it_freezes(
 
 def test_killed_while_it_thaws(fresh: Fresh, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """QEMU is killed when it has read half of a frozen guest."""
-    take, pipe = Emulator._take, tmp_path / "pipe"
+    take, pipe = QemuProcess._take, tmp_path / "pipe"
     os.mkfifo(pipe)
 
-    def take_half(emulator: Emulator, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
+    def take_half(emulator: QemuProcess, monitor: Monitor, frozen: Path, deadline: Deadline) -> None:
         def feed() -> None:
             with frozen.open("rb") as whole, pipe.open("wb", buffering=0) as half:
                 half.write(whole.read(frozen.stat().st_size // 2))
@@ -120,7 +120,7 @@ def test_killed_while_it_thaws(fresh: Fresh, monkeypatch: pytest.MonkeyPatch, tm
         threading.Thread(target=feed).start()
         take(emulator, monitor, pipe, deadline)
 
-    monkeypatch.setattr(Emulator, "_take", take_half)
+    monkeypatch.setattr(QemuProcess, "_take", take_half)
     with fresh():
         pass
 

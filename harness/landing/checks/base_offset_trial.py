@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf
 from harness.landing import probe_module
-from harness.landing.by_hand import UNARMED, ByHand
+from harness.landing.by_hand import UNARMED, RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import TableSizes, measure_table_sizes
 from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import missed_by_symbol
+from harness.landing.lookup.kallsyms import functions_missed_by_symbol
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -33,14 +33,14 @@ class RelocatedFunction(NamedTuple):
     """
 
     site: Site
-    address: int
-    truth: int
-    place: AddressKind
+    computed_address: int
+    true_address: int
+    kind_at_address: AddressKind
 
     @property
     def lands(self) -> bool:
         """True if relocation by hand finds the function."""
-        return self.address == self.truth
+        return self.computed_address == self.true_address
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,14 @@ class Trial:
     name: str
     made_for: str
     layout: Layout
-    by_hand: ByHand
-    places: AddressClassifier
-    aims: Sequence[RelocatedFunction]
+    by_hand: RelocationByHand
+    classifier: AddressClassifier
+    functions: Sequence[RelocatedFunction]
 
     @classmethod
-    def of_kernel(cls, layout: Layout, name: str, made_for: str, by_hand: ByHand, other: Elf | None = None) -> Trial:
+    def of_kernel(
+        cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHand, other: Elf | None = None
+    ) -> Trial:
         """A trial of every function in the kernel's text whose name is unique there and in the vmlinux `other`."""
         functions = [symbol.name for symbol in unique_functions(layout.kernel)]
         if other is not None:
@@ -67,19 +69,21 @@ class Trial:
         return cls._aimed(layout, name, made_for, by_hand, [Site(function) for function in functions])
 
     @classmethod
-    def of_module(cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: ByHand) -> Trial:
+    def of_module(cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: RelocationByHand) -> Trial:
         """A trial of every function of a target that stays loaded after its initializer ran."""
         functions = target.functions(target.lasting_text_sections, unique=True, preambles=False)
         sites = [Site(symbol.name, module=target.module) for symbol in functions]
         return cls._aimed(layout, name, made_for, by_hand, sites)
 
     @classmethod
-    def _aimed(cls, layout: Layout, name: str, made_for: str, by_hand: ByHand, sites: Iterable[Site]) -> Trial:
+    def _aimed(
+        cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHand, sites: Iterable[Site]
+    ) -> Trial:
         places = AddressClassifier(layout)
         aims = []
         for site in sites:
             address = by_hand.address(site)
-            truth = layout.symbol_address(layout.symbol(site)[1], site.module)
+            truth = layout.symbol_address(layout.elf_and_symbol(site)[1], site.module)
             aims.append(
                 RelocatedFunction(
                     site, address, truth, AddressKind.INSTRUCTION if address == truth else places.classify(address)
@@ -88,29 +92,31 @@ class Trial:
         return cls(name, made_for, layout, by_hand, places, aims)
 
     @property
-    def missed(self) -> list[RelocatedFunction]:
+    def functions_missed_by_hand(self) -> list[RelocatedFunction]:
         """The functions that relocation by hand misses."""
-        return [aim for aim in self.aims if not aim.lands]
+        return [aim for aim in self.functions if not aim.lands]
 
     def counts(self) -> dict[str, int]:
         """The number of functions, the number missed, and the number missed by what is at the computed address.
 
         `missed_by_symbol` counts functions that the kernel's own kallsyms has at another address than the ELF file.
         """
-        found = Counter(aim.place.value for aim in self.missed)
+        found = Counter(aim.kind_at_address.value for aim in self.functions_missed_by_hand)
         return {
-            "symbols": len(self.aims),
-            "missed": len(self.missed),
+            "symbols": len(self.functions),
+            "missed": len(self.functions_missed_by_hand),
             **{place.value: found[place.value] for place in AddressKind},
-            "missed_by_symbol": len(missed_by_symbol(self.layout, [(aim.site, aim.truth) for aim in self.aims])),
+            "missed_by_symbol": len(
+                functions_missed_by_symbol(self.layout, [(aim.site, aim.true_address) for aim in self.functions])
+            ),
         }
 
     def table_sizes(self) -> TableSizes:
         """The bytes of symbol tables in a probe module for these functions, by hand and by symbol."""
         architecture = self.layout.guest.architecture
-        return measure_table_sizes(architecture, self.by_hand, [aim.site for aim in self.aims])
+        return measure_table_sizes(architecture, self.by_hand, [aim.site for aim in self.functions])
 
-    def prove(self, kprobes: Kprobes) -> None:
+    def prove_sample_in_guest(self, kprobes: Kprobes) -> None:
         """Register a sample of each kind in the guest. Raises Missed unless each probe ends up as computed.
 
         - A probe computed to be on an instruction is armed, and the kernel's list and memory must show it there, under
@@ -121,15 +127,15 @@ class Trial:
         Finally a sample of the missed functions, or of all if none is missed, is registered by symbol + offset. Each of
         these probes must land.
         """
-        landing = [aim for aim in self.aims if aim.lands]
-        astray = [aim for aim in self.missed if aim.place is AddressKind.INSTRUCTION]
+        landing = [aim for aim in self.functions if aim.lands]
+        astray = [aim for aim in self.functions_missed_by_hand if aim.kind_at_address is AddressKind.INSTRUCTION]
         for kind in (landing, astray):
             self._arm(kprobes, self._registrable(kind))
         refused = [aim for place in AddressKind if place is not AddressKind.INSTRUCTION for aim in self._of(place)]
         if refused:
             self._resolve(refused)
-        missed = sample_sites(self.places, [aim.site for aim in self.missed])
-        with kprobes.on(*(missed or sample_sites(self.places, [aim.site for aim in self.aims]))) as probes:
+        missed = sample_sites(self.classifier, [aim.site for aim in self.functions_missed_by_hand])
+        with kprobes.on(*(missed or sample_sites(self.classifier, [aim.site for aim in self.functions]))) as probes:
             pass
         probes.prove()
 
@@ -137,7 +143,7 @@ class Trial:
         """Register by hand and arm. Each probe must land on the site that is at its computed address."""
         if not chosen:
             return
-        request = self.by_hand.request([aim.site for aim, _ in chosen])
+        request = self.by_hand.build_request([aim.site for aim, _ in chosen])
         with kprobes.on(*(there for _, there in chosen), relocation=lambda *_: request) as probes:
             pass
         probes.prove()
@@ -145,15 +151,17 @@ class Trial:
     def _resolve(self, aims: Sequence[RelocatedFunction]) -> None:
         """Register by hand without arming: there may be no instruction, or one that the kernel steps wrongly."""
         guest = self.layout.guest
-        request = self.by_hand.request([aim.site for aim in aims], UNARMED)
-        view = probe_module.load(guest, request.specs, request.parameters, request.module)
-        probe_module.unload(guest, request.module)
-        wanted = guest.architecture.kprobes.mid_instruction
+        request = self.by_hand.build_request([aim.site for aim in aims], UNARMED)
+        view = probe_module.load_probe_module(guest, request.specs, request.parameters, request.module)
+        probe_module.unload_probe_module(guest, request.module)
+        wanted = guest.architecture.kprobe_traits.mid_instruction_errno
         for aim, report in zip(aims, view.reports, strict=True):
-            if aim.place is AddressKind.MID_INSTRUCTION and report.errno != wanted:
-                raise Missed(f"{aim.site} put at {aim.address:#x}, inside an instruction: errno {report.errno}")
-            if not report.errno and report.address != aim.address:
-                raise Missed(f"{aim.site} put at {aim.address:#x} was registered at {report.address:#x}")
+            if aim.kind_at_address is AddressKind.MID_INSTRUCTION and report.errno != wanted:
+                raise Missed(
+                    f"{aim.site} put at {aim.computed_address:#x}, inside an instruction: errno {report.errno}"
+                )
+            if not report.errno and report.address != aim.computed_address:
+                raise Missed(f"{aim.site} put at {aim.computed_address:#x} was registered at {report.address:#x}")
 
     def _of(self, place: AddressKind) -> list[RelocatedFunction]:
         """A sample, evenly spread, of the aims at one kind of place.
@@ -162,15 +170,23 @@ class Trial:
         return thunk by a RET and four INT3 (apply_returns(), arch/x86/kernel/alternative.c, 6.1), so that instructions
         begin inside of the former jump.
         """
-        found = [aim for aim in self.missed if aim.place is place]
+        found = [aim for aim in self.functions_missed_by_hand if aim.kind_at_address is place]
         if place is AddressKind.MID_INSTRUCTION:
-            found = [aim for aim in evenly_spread(found, _CHOICE) if self.places.is_inside_instruction(aim.address)]
+            found = [
+                aim
+                for aim in evenly_spread(found, _CHOICE)
+                if self.classifier.is_inside_instruction(aim.computed_address)
+            ]
         return evenly_spread(found, SAMPLE)
 
     def _registrable(self, aims: Sequence[RelocatedFunction]) -> list[tuple[RelocatedFunction, Site]]:
         """A sample, evenly spread, of aims at instructions that may be armed, each with the site at its address."""
-        found = [(aim, there) for aim in evenly_spread(aims, _CHOICE) if (there := self.places.site_at(aim.address))]
-        return evenly_spread([(aim, there) for aim, there in found if self.places.is_safe(there)], SAMPLE)
+        found = [
+            (aim, there)
+            for aim in evenly_spread(aims, _CHOICE)
+            if (there := self.classifier.site_at(aim.computed_address))
+        ]
+        return evenly_spread([(aim, there) for aim, there in found if self.classifier.is_safe(there)], SAMPLE)
 
 
 def sample_sites(places: AddressClassifier, sites: Sequence[Site]) -> list[Site]:

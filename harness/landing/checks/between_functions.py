@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from harness.guest.memory import UnmappedError
-from harness.landing.code.instructions import starts_in
+from harness.landing.code.instructions import instruction_starts_in
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -16,22 +16,22 @@ _STUB = 8
 
 def sites_behind_functions(layout: Layout, module: str) -> list[Site]:
     """The first byte after each function of a module that is not directly followed by another function."""
-    return [site.at(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
+    return [site.at_offset(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
 
 
 def stubs_before_functions(layout: Layout, module: str) -> list[Site]:
     """The last linker stub before each section of functions, without the first section, which no function precedes."""
     return [
-        site.at(following - _STUB - start)
+        site.at_offset(following - _STUB - start)
         for start, end, following, site in _gaps(layout, module)
         if end + _STUB <= following
     ]
 
 
-def last_word(layout: Layout, module: str) -> Site:
+def last_word_site(layout: Layout, module: str) -> Site:
     """The last four bytes of the module's text, which is mapped in whole pages with zeros after the last function."""
     start, end, site = _functions(layout, module)[-1]
-    return site.at((end | _PAGE - 1) + 1 - 4 - start)
+    return site.at_offset((end | _PAGE - 1) + 1 - 4 - start)
 
 
 def address_below_symbols(layout: Layout, module: str) -> int:
@@ -39,7 +39,7 @@ def address_below_symbols(layout: Layout, module: str) -> int:
     return min(layout.targets[module].sections.values()) - _STUB
 
 
-def mapped_behind(layout: Layout, module: str) -> bool:
+def is_mapped_behind_text(layout: Layout, module: str) -> bool:
     """True if the page after a module's text is mapped.
 
     That is so where all of a module is one region; the page then holds the module's read-only data.
@@ -52,7 +52,7 @@ def mapped_behind(layout: Layout, module: str) -> bool:
     return True
 
 
-def last_word_starts_instruction(layout: Layout, module: str) -> bool:
+def is_last_word_instruction(layout: Layout, module: str) -> bool:
     """True if `last_word` starts an instruction when memory is decoded from the start of the module's last function.
 
     The kernel decodes the same way (can_probe(), arch/x86/kernel/kprobes/core.c, 7.3). On x86 the zeros after the text
@@ -61,12 +61,12 @@ def last_word_starts_instruction(layout: Layout, module: str) -> bool:
     start, end, _ = _functions(layout, module)[-1]
     word = (end | _PAGE - 1) + 1 - 4
     code = layout.guest.memory.read(start, word + 4 - start)
-    return word - start in starts_in(code, layout.decoder)
+    return word - start in instruction_starts_in(code, layout.decoder)
 
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:
     """Start and end of each function with a unique name, the start of the next function, and the function's site."""
-    named_once = {symbol.name for symbol in layout.targets[module].named_once}
+    named_once = {symbol.name for symbol in layout.targets[module].functions_named_once}
     return [
         (start, end, following, site)
         for (start, end, site), (following, _, _) in pairwise(_functions(layout, module))

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.function_selection import blacklist, select
+from harness.landing.code.function_selection import read_blacklist_ranges, select_functions
 from harness.landing.code.instructions import (
+    instruction_starts,
     is_padding,
+    is_padding_at,
+    is_stub_at,
     offsets_inside_instructions,
-    padding_at,
-    plain_offsets,
-    starts,
-    stub_at,
+    plain_instruction_offsets,
 )
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -73,7 +73,7 @@ class AddressClassifier:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._decoder = layout.guest.architecture.kprobes.decoder
+        self._decoder = layout.guest.architecture.kprobe_traits.decoder
 
     def classify(self, address: int) -> AddressKind:
         """Classify an address."""
@@ -86,7 +86,7 @@ class AddressClassifier:
         offset = address - before.start
         if offset not in self._boundaries(before.elf, before.symbol):
             return AddressKind.MID_INSTRUCTION
-        tail = before.elf.function_bytes(before.symbol)[offset:] if before.symbol.padded else b""
+        tail = before.elf.function_bytes(before.symbol)[offset:] if before.symbol.size_includes_padding else b""
         return AddressKind.PADDING if tail and is_padding(tail, self._decoder) else AddressKind.INSTRUCTION
 
     def site_at(self, address: int) -> Site | None:
@@ -96,7 +96,7 @@ class AddressClassifier:
             return None
         return Site(found.symbol.name, address - found.start, module=found.module)
 
-    def label(self, address: int) -> str:
+    def describe_address(self, address: int) -> str:
         """The function at or before an address and the distance from its begin, empty before the first function."""
         found = self._before(address)
         return f"{found.symbol.name}+{address - found.start:#x}" if found else ""
@@ -107,12 +107,12 @@ class AddressClassifier:
         That is so if neither this instruction nor the next one, on which a mutant puts its probe, changes the flow of
         control.
         """
-        address = self._layout.address(site)
+        address = self._layout.probe_address(site)
         if any(start <= address < end for start, end in self._blacklist):
             return False
-        elf, symbol = self._layout.symbol(site)
+        elf, symbol = self._layout.elf_and_symbol(site)
         behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
-        return bool(behind) and {site.offset, min(behind)} <= plain_offsets(elf, symbol, self._decoder)
+        return bool(behind) and {site.offset, min(behind)} <= plain_instruction_offsets(elf, symbol, self._decoder)
 
     def is_inside_instruction(self, address: int) -> bool:
         """True if an address is inside of an instruction that nothing patches."""
@@ -133,9 +133,9 @@ class AddressClassifier:
         """Classify an address that is in no function; the last function before it ends at `end`."""
         start = max(end, address - _REACH)
         code = self.code(start, address - start + _REACH)
-        if stub_at(code, address - start, self._decoder):
+        if is_stub_at(code, address - start, self._decoder):
             return AddressKind.STUB
-        return AddressKind.PADDING if padding_at(code, address - start, self._decoder) else AddressKind.UNNAMED
+        return AddressKind.PADDING if is_padding_at(code, address - start, self._decoder) else AddressKind.UNNAMED
 
     def code(self, address: int, size: int) -> bytes:
         """Kernel text as its ELF file has it; a module's as it is in the guest, because its loader makes stubs."""
@@ -146,12 +146,12 @@ class AddressClassifier:
     def _boundaries(self, elf: Elf, symbol: Symbol) -> Collection[int]:
         key = (elf.path, symbol.address, symbol.section)
         if key not in self._known:
-            self._known[key] = frozenset(starts(elf, symbol, self._decoder))
+            self._known[key] = frozenset(instruction_starts(elf, symbol, self._decoder))
         return self._known[key]
 
     @cached_property
     def _blacklist(self) -> list[tuple[int, int]]:
-        return blacklist(self._layout.guest)
+        return read_blacklist_ranges(self._layout.guest)
 
     @cached_property
     def _known(self) -> dict[tuple[Path, int, str], frozenset[int]]:
@@ -194,6 +194,6 @@ def _as_linked(kernel: Elf) -> _Table:
     text = kernel.text_range
     return _Table(
         _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)
-        for symbol in select(kernel)
+        for symbol in select_functions(kernel)
         if symbol.address in text
     )

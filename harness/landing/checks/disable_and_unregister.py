@@ -18,13 +18,13 @@ _PARAMETERS = f"/sys/module/{probe_module.MODULE}/parameters"
 
 def remove(probes: ProbeRun, index: int) -> None:
     """Unregister one of the probes, by its index among the sites; the others stay."""
-    probes.guest.script(f"echo {index} >{_PARAMETERS}/remove").check()
+    probes.guest.run_script(f"echo {index} >{_PARAMETERS}/remove").check()
     probes.unregistered += 1
 
 
 def expect_second_registration_refused(probes: ProbeRun, index: int) -> None:
     """Raise Missed unless the kernel returns EINVAL when a registered probe is registered again."""
-    answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/again")
+    answer = probes.guest.run_script(f"echo {index} >{_PARAMETERS}/again")
     if answer.rc == 0 or os.strerror(errno.EINVAL) not in answer.stderr:
         raise Missed(f"{probes.sites[index]} a second time: {answer.stderr.strip() or 'registered'}, not EINVAL")
 
@@ -46,16 +46,16 @@ def enable(probes: ProbeRun, index: int) -> None:
     _write(probes, "enable", index)
 
 
-def swap(probes: ProbeRun, disarmed: int, armed: int) -> None:
+def disable_then_enable_another(probes: ProbeRun, disarmed: int, armed: int) -> None:
     """Disable one of the probes and enable another directly after it. Raises Missed if either fails."""
-    answer = probes.guest.script(f"echo {disarmed},{armed} >{_PARAMETERS}/swap")
+    answer = probes.guest.run_script(f"echo {disarmed},{armed} >{_PARAMETERS}/swap")
     if answer.rc:
         raise Missed(f"{probes.sites[disarmed]} disabled, {probes.sites[armed]} enabled: {answer.stderr.strip()}")
 
 
 def expect_enable_refused(probes: ProbeRun, index: int) -> None:
     """Raise Missed unless the kernel returns EINVAL when a probe is enabled."""
-    answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/enable")
+    answer = probes.guest.run_script(f"echo {index} >{_PARAMETERS}/enable")
     if answer.rc == 0 or os.strerror(errno.EINVAL) not in answer.stderr:
         raise Missed(f"{probes.sites[index]}: {answer.stderr.strip() or 'enabled'}, not EINVAL")
 
@@ -72,14 +72,14 @@ def expect_disarmed(probes: ProbeRun) -> None:
     """Raise Missed unless all probes are listed as disabled, and memory is as before, now or within 10 s."""
     deadline = Deadline.after(_SECONDS)
     probes.read_again()
-    while not deadline.expired and any(window.before != window.during for window in probes.windows):
+    while not deadline.expired and any(window.before != window.during for window in probes.memory_windows):
         probes.read_again()
     _demand_disarmed(probes)
 
 
 def _demand_disarmed(probes: ProbeRun) -> None:
-    for site, address, window in zip(probes.sites, probes.addresses, probes.windows, strict=True):
-        flags = [each.flags for each in probes.listed if each.address == address]
+    for site, address, window in zip(probes.sites, probes.addresses, probes.memory_windows, strict=True):
+        flags = [each.flags for each in probes.listed_probes if each.address == address]
         if not flags or any("[DISABLED]" not in each for each in flags):
             raise Missed(f"{site}: listed with {flags}, not as disabled")
         if window.before != window.during:
@@ -87,6 +87,6 @@ def _demand_disarmed(probes: ProbeRun) -> None:
 
 
 def _write(probes: ProbeRun, parameter: str, index: int) -> None:
-    answer = probes.guest.script(f"echo {index} >{_PARAMETERS}/{parameter}")
+    answer = probes.guest.run_script(f"echo {index} >{_PARAMETERS}/{parameter}")
     if answer.rc:
         raise Missed(f"{probes.sites[index]}: {parameter}: {answer.stderr.strip()}")

@@ -12,7 +12,7 @@ from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.landing.by_hand import ByHand
+from harness.landing.by_hand import RelocationByHand
 from harness.landing.site import Site
 
 _COMPILE_S = 120.0
@@ -42,7 +42,7 @@ class TableSizes(NamedTuple):
     by_symbol: int
 
 
-def measure_table_sizes(architecture: Architecture, by_hand: ByHand, sites: Iterable[Site]) -> TableSizes:
+def measure_table_sizes(architecture: Architecture, by_hand: RelocationByHand, sites: Iterable[Site]) -> TableSizes:
     """Compile the tables for these functions. Raises BuildError when the compiler refuses."""
     offsets = {site.symbol: by_hand.offset(site) for site in sites}
     pairs = ",\n".join(f'{{ {offset:#x}, "{name}" }}' for name, offset in offsets.items())

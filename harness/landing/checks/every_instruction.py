@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.core.elf import Symbol
-from harness.landing.code.basic_blocks import even_runs
+from harness.landing.code.basic_blocks import group_equally_run_offsets
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decoded, relocation_offsets
+from harness.landing.code.instructions import decode_function, relocation_offsets
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing_judgment import Missed
@@ -41,16 +41,16 @@ class EveryInstruction:
     mutant: Mutant = HONEST
 
     @property
-    def entries(self) -> list[Site]:
+    def entry_sites(self) -> list[Site]:
         """A site at the entry of every function."""
         return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
 
     @property
-    def accepted(self) -> list[Site]:
+    def accepted_sites(self) -> list[Site]:
         """The sites on which the kernel must accept a probe."""
         return [site for site, each in self._boundaries if not self._refusal(site, each)]
 
-    def refused(self, number: int) -> list[Site]:
+    def sites_refused_with(self, number: int) -> list[Site]:
         """The sites on which the kernel must refuse a probe with this errno.
 
         EINVAL: the architecture cannot step the instruction, or ftrace, a static call or a static branch is patched
@@ -60,21 +60,21 @@ class EveryInstruction:
         return [site for site, each in self._boundaries if self._refusal(site, each) == number]
 
     @property
-    def stepped_right(self) -> list[Site]:
+    def correctly_stepped_sites(self) -> list[Site]:
         """The sites of `taken` that the architecture steps correctly.
 
         If the architecture has defects, those are the sites on instructions that do not change the flow of control.
         """
-        return [site for site in self.accepted if site not in self._wrong]
+        return [site for site in self.accepted_sites if site not in self._wrong]
 
     @property
-    def stepped_wrong(self) -> list[Site]:
+    def wrongly_stepped_sites(self) -> list[Site]:
         """The sites of `taken` that the architecture may step wrongly."""
-        return [site for site in self.accepted if site in self._wrong]
+        return [site for site in self.accepted_sites if site in self._wrong]
 
     @cached_property
     def _wrong(self) -> set[Site]:
-        defects = self.layout.guest.architecture.kprobes.defects
+        defects = self.layout.guest.architecture.kprobe_traits.defects
         return {site for site, each in self._boundaries if defects and each.kind in _LEAVES_THE_LINE}
 
     @cached_property
@@ -91,8 +91,8 @@ class EveryInstruction:
         hits: Mapping[Site, int] = {landing.site: landing.hits for landing in probes.landings}
         for symbol in self.functions:
             start = Site(symbol.name, module=self.target.module)
-            for group in even_runs(self.target.elf, symbol, self.layout.decoder):
-                seen = {offset: hits[start.at(offset)] for offset in group if start.at(offset) in hits}
+            for group in group_equally_run_offsets(self.target.elf, symbol, self.layout.decoder):
+                seen = {offset: hits[start.at_offset(offset)] for offset in group if start.at_offset(offset) in hits}
                 if len(set(seen.values())) > 1:
                     counted = ", ".join(f"+{offset:#x}: {times}" for offset, times in seen.items())
                     raise Missed(f"{symbol.name}: instructions that run together were hit unevenly: {counted}")
@@ -110,7 +110,7 @@ class EveryInstruction:
 
     def _all(self) -> Iterator[tuple[Site, Instruction]]:
         for symbol in self.functions:
-            for each in decoded(self.target.elf, symbol, self.layout.decoder):
+            for each in decode_function(self.target.elf, symbol, self.layout.decoder):
                 yield Site(symbol.name, each.offset, module=self.target.module), each
 
     @cached_property
@@ -120,12 +120,12 @@ class EveryInstruction:
     def _refusal(self, site: Site, each: Instruction) -> int:
         if each.kind is InstructionKind.THROUGH_MEMORY:
             return errno.EOPNOTSUPP
-        _, symbol = self.layout.symbol(site)
+        _, symbol = self.layout.elf_and_symbol(site)
         static_calls = (
             relocation_offsets(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
         )
         # A trap of one byte is x86's int3, which -mharden-sls=all adds after returns (__copy_instruction()).
-        trap = each.flow is Flow.ENDS and each.padding and each.size == 1
+        trap = each.flow is Flow.ENDS and each.is_padding and each.size == 1
         static_branch = (symbol.section, symbol.address + each.offset) in self._static_branches
         unsteppable = trap or each.flow is Flow.REFUSED
         refused = unsteppable or static_branch or not static_calls.isdisjoint(range(each.offset, each.end))

@@ -17,7 +17,7 @@ _VALUE = 0xFFFFFFFF
 _CHECKSUM = re.compile(r"value=0x([0-9a-f]+)")
 
 
-def by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
+def request_kretprobes(_: Layout, sites: Sequence[Site]) -> Request:
     """A request for kretprobes in place of kprobes: `kprobes.on(site, relocation=returns.by_symbol)`."""
     return Request([site.spec for site in sites], module=MODULE)
 
@@ -25,21 +25,21 @@ def by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
 def expect_returns(probes: ProbeRun, times: int) -> None:
     """Raise Missed unless each kretprobe counted `times` entries and `times` returns, and missed none."""
     for site, report in zip(probes.sites, probes.reports, strict=True):
-        if (report.hits, report.returns, report.missed) != (times, times, 0):
-            counted = f"{report.hits} entries, {report.returns} returns, {report.missed} missed of {times}"
+        if (report.hits, report.return_count, report.missed) != (times, times, 0):
+            counted = f"{report.hits} entries, {report.return_count} returns, {report.missed} missed of {times}"
             raise Missed(f"{site}: {counted}")
 
 
-def expect_listed(probes: ProbeRun) -> None:
+def expect_listed_as_kretprobes(probes: ProbeRun) -> None:
     """Raise Missed unless the kernel lists each probe as a kretprobe, `r`, not as a kprobe, `k`."""
     for site, address in zip(probes.sites, probes.addresses, strict=True):
-        if "r" not in [each.kind for each in probes.listed if each.address == address]:
-            raise Missed(f"{site}: not listed as a kretprobe: {probes.listed}")
+        if "r" not in [each.kind for each in probes.listed_probes if each.address == address]:
+            raise Missed(f"{site}: not listed as a kretprobe: {probes.listed_probes}")
 
 
-def expect_value(probes: ProbeRun, result: str) -> None:
+def expect_returned_value(probes: ProbeRun, result: str) -> None:
     """Raise Missed unless the kretprobe saw the value that a single call returned to its caller (Target.call())."""
     found = _CHECKSUM.search(result)
-    seen = probes.reports[0].value & _VALUE
+    seen = probes.reports[0].returned_value & _VALUE
     if found is None or int(found[1], 16) != seen:
         raise Missed(f"{probes.sites[0]}: the kretprobe saw {seen:#x}, the caller {result}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from harness.core.deadline import Deadline
 from harness.landing.checks.probe_flags import await_flag
 from harness.landing.code.instruction import Instruction
-from harness.landing.code.instructions import decoded
+from harness.landing.code.instructions import decode_function
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing_judgment import Missed
@@ -17,12 +17,12 @@ from harness.landing.site import Site
 
 OPTIMIZED = "[OPTIMIZED]"
 # Bytes of a relative jump (JMP32_INSN_SIZE, arch/x86/include/asm/text-patching.h, 6.1).
-JUMP = 5
+JUMP_SIZE = 5
 # The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 30.0
 
 
-def optimizable(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
+def optimizable_sites(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
     """The sites at which the kernel turns a kprobe into a jump. Raises Missed if there is none.
 
     The sites must be at least as far apart as a jump is long. The kernel decides which instructions a jump may displace
@@ -38,16 +38,16 @@ def optimizable(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
 
 def is_optimized(probes: ProbeRun, site: Site) -> bool:
     """True if the kernel listed the probe on this site as optimized when the list was last read."""
-    address = probes.layout.address(site)
-    return any(OPTIMIZED in each.flags for each in probes.listed if each.address == address)
+    address = probes.layout.probe_address(site)
+    return any(OPTIMIZED in each.flags for each in probes.listed_probes if each.address == address)
 
 
 def sites_overwritten_by_jump(layout: Layout, site: Site) -> list[Site]:
     """The instruction boundaries after a site that a jump at the site would overwrite."""
-    return [each for each in layout.boundaries(site) if site.offset < each.offset < site.offset + JUMP]
+    return [each for each in layout.instruction_sites(site) if site.offset < each.offset < site.offset + JUMP_SIZE]
 
 
-def branched_into(layout: Layout, sites: Iterable[Site]) -> list[Site]:
+def sites_overwriting_branch_targets(layout: Layout, sites: Iterable[Site]) -> list[Site]:
     """The sites at which a jump would overwrite the target of a branch with a byte other than its first."""
     return [
         site
@@ -60,13 +60,15 @@ def _targets(layout: Layout, site: Site) -> set[int]:
     return {each.target for each in _code(layout, site) if each.target is not None}
 
 
-def before_static_branches(layout: Layout, start: Site) -> list[Site]:
+def sites_before_static_branches(layout: Layout, start: Site) -> list[Site]:
     """The instructions of a module's function that are shorter than a jump and directly precede a static branch."""
-    elf, symbol = layout.symbol(start)
+    elf, symbol = layout.elf_and_symbol(start)
     branches = {
         place - symbol.address for section, place in module_table_entries(elf, JUMPS) if section == symbol.section
     }
-    return [start.at(each.offset) for each in _code(layout, start) if each.end in branches and each.size < JUMP]
+    return [
+        start.at_offset(each.offset) for each in _code(layout, start) if each.end in branches and each.size < JUMP_SIZE
+    ]
 
 
 def await_jump(probes: ProbeRun, site: Site) -> None:
@@ -74,11 +76,11 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
 
     Other probes of the run are not checked; they may be disabled.
     """
-    patches = probes.guest.architecture.kprobes.flag_patches
-    address, deadline = probes.layout.address(site), Deadline.after(_SECONDS)
+    patches = probes.guest.architecture.kprobe_traits.patch_start_by_flag
+    address, deadline = probes.layout.probe_address(site), Deadline.after(_SECONDS)
     window = probes.sites.index(site)
     while not deadline.expired:
-        memory = probes.windows[window]
+        memory = probes.memory_windows[window]
         jump = memory.during[address - memory.start :].startswith(patches[OPTIMIZED])
         if jump and is_optimized(probes, site):
             return
@@ -87,8 +89,8 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
 
 
 def _code(layout: Layout, site: Site) -> Sequence[Instruction]:
-    elf, symbol = layout.symbol(site)
-    return decoded(elf, symbol, layout.decoder)
+    elf, symbol = layout.elf_and_symbol(site)
+    return decode_function(elf, symbol, layout.decoder)
 
 
 def expect_no_jump(kprobes: Kprobes, sites: Sequence[Site], clock: Site) -> None:

@@ -10,7 +10,7 @@ _CALLS = frozenset({12, 74})
 _STUB = 8
 
 
-def expected_starts(module: Elf) -> dict[str, int]:
+def expected_section_starts(module: Elf) -> dict[str, int]:
     """The distance of each text section that stays loaded from the start of the module, by section name.
 
     Sections are placed as in layout_sections() (kernel/module/main.c), empty ones too, with the space that

@@ -16,7 +16,7 @@ _SECONDS = 30.0
 _SETTING = "/proc/sys/debug/kprobes-optimization"
 
 
-def select_apart(sites: Iterable[Site], distance: int) -> list[Site]:
+def select_sites_apart(sites: Iterable[Site], distance: int) -> list[Site]:
     """Select sites of one function so that each is at least `distance` bytes after the one before."""
     kept: list[Site] = []
     for site in sites:
@@ -34,12 +34,12 @@ def optimization_off(guest: Guest) -> Iterator[None]:
     """
     optimizes = guest.traits.optimized_kprobes
     if optimizes:
-        guest.script(f"echo 0 >{_SETTING}").check()
+        guest.run_script(f"echo 0 >{_SETTING}").check()
     try:
         yield
     finally:
         if optimizes:
-            guest.script(f"echo 1 >{_SETTING}").check()
+            guest.run_script(f"echo 1 >{_SETTING}").check()
 
 
 def await_flag(probes: ProbeRun, flag: str) -> None:
@@ -76,10 +76,10 @@ def expect_flag(probes: ProbeRun, flag: str, at_least: int) -> None:
 
 def _contradiction(probes: ProbeRun) -> str:
     """Describe the first probe whose memory does not match its flags; "" if there is none."""
-    traits = probes.guest.architecture.kprobes
-    for site, address, window in zip(probes.sites, probes.addresses, probes.windows, strict=True):
+    traits = probes.guest.architecture.kprobe_traits
+    for site, address, window in zip(probes.sites, probes.addresses, probes.memory_windows, strict=True):
         flags = _flags_at(probes, address) or ()
-        wanted = next((traits.flag_patches[each] for each in flags), traits.breakpoint)
+        wanted = next((traits.patch_start_by_flag[each] for each in flags), traits.breakpoint)
         seen = window.during[address - window.start :][: len(wanted)]
         if seen != wanted:
             return f"{site}: listed with {flags or 'no flag'}, but memory has {seen.hex()}, not {wanted.hex()}"
@@ -88,4 +88,4 @@ def _contradiction(probes: ProbeRun) -> str:
 
 def _flags_at(probes: ProbeRun, address: int) -> tuple[str, ...] | None:
     """The flags of the probe that the kernel lists at an address; None if it lists no probe there."""
-    return next((each.flags for each in probes.listed if each.address == address), None)
+    return next((each.flags for each in probes.listed_probes if each.address == address), None)

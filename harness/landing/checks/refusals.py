@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.landing import probe_module
 from harness.landing.landing_judgment import Missed
-from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, by_section
+from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, request_by_section
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 
@@ -20,7 +20,7 @@ def expect_specs_refused(
 
     Raises Missed unless the kernel refuses each with this errno (positive).
     """
-    for spec, got in zip(specs, kprobes.attempt(*specs, module=module, parameters=parameters), strict=True):
+    for spec, got in zip(specs, kprobes.try_to_register(*specs, module=module, parameters=parameters), strict=True):
         if got != wanted:
             raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
 
@@ -36,7 +36,7 @@ def expect_other_build_refused(
     # `section` and `place` stay those of the other build. `symbol` and `offset` name where the probe must land.
     stale = [replace(old, symbol=site.symbol, offset=site.offset) for old, site in zip(made, meant, strict=True)]
     try:
-        probes = kprobes.on(*stale, relocation=by_section)
+        probes = kprobes.on(*stale, relocation=request_by_section)
     except OtherBuildError as refused:
         return refused
     with probes:

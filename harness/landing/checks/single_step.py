@@ -12,7 +12,7 @@ from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.kernel_single_step_defect import Defect, Symptom
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
-from harness.landing.code.instructions import decoded, has_delay_slots, relocation_offsets
+from harness.landing.code.instructions import decode_function, has_delay_slots, relocation_offsets
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -40,19 +40,19 @@ class CpuAddress:
     a target.
     """
 
-    where: str
-    times: int
-    looks: int
+    symbol_offset: str
+    times_found: int
+    sample_count: int
     in_function: bool
 
     @property
-    def stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """True if the CPU stays at an address that is in no function."""
-        return self.times >= _STOOD and self.times >= _STANDS * self.looks and not self.in_function
+        return self.times_found >= _STOOD and self.times_found >= _STANDS * self.sample_count and not self.in_function
 
     def __str__(self) -> str:
         place = "in" if self.in_function else "outside of"
-        return f"{self.times} of {self.looks} times at {self.where}, {place} a function"
+        return f"{self.times_found} of {self.sample_count} times at {self.symbol_offset}, {place} a function"
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class SingleStepResult:
     """
 
     site: Site
-    times: int
-    unprobed: str
-    probed: str
+    calls: int
+    unprobed_checksum: str
+    probed_checksum: str
     hits: int = 0
     missed: int = 0
     cpu_address: CpuAddress | None = None
-    inner: tuple[int, int] | None = None
+    inner_hits_and_misses: tuple[int, int] | None = None
 
     @property
     def exact(self) -> bool:
@@ -79,8 +79,8 @@ class SingleStepResult:
 
         The kernel runs no handler for a probe that is hit inside of a handler, and counts it as missed.
         """
-        same = self.probed == self.unprobed and self.missed == 0 and self.hits > 0
-        return same and self.inner in (None, (0, self.hits))
+        same = self.probed_checksum == self.unprobed_checksum and self.missed == 0 and self.hits > 0
+        return same and self.inner_hits_and_misses in (None, (0, self.hits))
 
     def demand_exact(self) -> None:
         """Raise Missed unless the function returned the same as without a probe, with hits and none missed."""
@@ -96,42 +96,49 @@ class SingleStepResult:
     def _shows(self, symptom: Symptom) -> bool:
         match symptom:
             case Symptom.WRONG_RESULT:
-                return self.probed not in ("", self.unprobed) and self.hits > 0
+                return self.probed_checksum not in ("", self.unprobed_checksum) and self.hits > 0
             case Symptom.SAME_RESULT_HITS_MISSED:
-                return self.probed == self.unprobed and (self.hits, self.missed) == (1, self.times - 1)
+                return self.probed_checksum == self.unprobed_checksum and (self.hits, self.missed) == (
+                    1,
+                    self.calls - 1,
+                )
             case Symptom.TRAPS_FOR_EVER:
-                return self.cpu_address is not None and self.cpu_address.stuck
+                return self.cpu_address is not None and self.cpu_address.is_stuck
 
     def __str__(self) -> str:
         if self.cpu_address:
-            return (
-                f"{self.site}: returned {self.unprobed} unprobed, never returned probed; the CPU is {self.cpu_address}"
-            )
-        counted = f"hit {self.hits} and missed {self.missed} times in {self.times} calls"
-        inner = "" if self.inner is None else f"; in its handler hit {self.inner[0]} and missed {self.inner[1]} times"
-        return f"{self.site}: returned {self.unprobed} unprobed, {self.probed} probed; {counted}{inner}"
+            returned = f"returned {self.unprobed_checksum} unprobed, never returned probed"
+            return f"{self.site}: {returned}; the CPU is {self.cpu_address}"
+        counted = f"hit {self.hits} and missed {self.missed} times in {self.calls} calls"
+        inner = ""
+        if self.inner_hits_and_misses is not None:
+            hits, misses = self.inner_hits_and_misses
+            inner = f"; in its handler hit {hits} and missed {misses} times"
+        return (
+            f"{self.site}: returned {self.unprobed_checksum} unprobed, {self.probed_checksum} probed; {counted}{inner}"
+        )
 
 
-def first_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | None:
+def first_site_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | None:
     """The first instruction of a kind in the site's function; None if there is none.
 
     A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
     """
-    elf, symbol = layout.symbol(site)
+    elf, symbol = layout.elf_and_symbol(site)
     thunks = relocation_offsets(elf, symbol, _RETURN_THUNK)
 
     def kind_of(each: Instruction) -> InstructionKind:
         thunk = each.kind is InstructionKind.JUMP and not thunks.isdisjoint(range(each.offset, each.end))
         return InstructionKind.RETURN if thunk else each.kind
 
-    code = decoded(elf, symbol, layout.decoder)
-    return next((site.at(each.offset) for each in code if kind_of(each) is kind), None)
+    code = decode_function(elf, symbol, layout.decoder)
+    return next((site.at_offset(each.offset) for each in code if kind_of(each) is kind), None)
 
 
-def delay_slot(layout: Layout, site: Site) -> Site | None:
+def delay_slot_site(layout: Layout, site: Site) -> Site | None:
     """The delay slot of the first call in the site's function; None if the architecture has no delay slots."""
-    called = first_of_kind(layout, site, InstructionKind.CALL)
-    return layout.following(called) if called and has_delay_slots(layout.decoder) else None
+    called = first_site_of_kind(layout, site, InstructionKind.CALL)
+    return layout.next_instruction_site(called) if called and has_delay_slots(layout.decoder) else None
 
 
 def call_probed(
@@ -147,13 +154,15 @@ def call_probed(
     sites, wrongs = [site], mutant.parameters(layout, [site])
     if nested:
         sites, wrongs = [site, nested], [*wrongs, "nests=1"]
-    probe_module.load(target.guest, [each.spec for each in sites], wrongs)
-    probed, stands = _called(layout, lambda: target.call(shape, times, target.guest.budget(_CALL_SECONDS)))
+    probe_module.load_probe_module(target.guest, [each.spec for each in sites], wrongs)
+    probed, stands = _called(layout, lambda: target.call(shape, times, target.guest.scaled_deadline(_CALL_SECONDS)))
     if stands:
         return SingleStepResult(site, times, unprobed, probed, cpu_address=stands)
-    first, *others = probe_module.unload(target.guest).reports
+    first, *others = probe_module.unload_probe_module(target.guest).reports
     inner = [(each.hits, each.missed) for each in others]
-    return SingleStepResult(site, times, unprobed, probed, first.hits, first.missed, inner=inner[0] if inner else None)
+    return SingleStepResult(
+        site, times, unprobed, probed, first.hits, first.missed, inner_hits_and_misses=inner[0] if inner else None
+    )
 
 
 def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, CpuAddress | None]:
@@ -162,7 +171,7 @@ def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, CpuAddress | 
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
         stands = None if answer.done() else sample_cpu_address(layout, answer.done)
-        if stands and stands.stuck:
+        if stands and stands.is_stuck:
             layout.guest.stop()
             return "", stands
     try:
@@ -184,19 +193,19 @@ def sample_cpu_address(layout: Layout, over: Callable[[], bool] = lambda: False)
         address = _program_counter(layout)
         seen[address] += 1
         found = _stood(layout, address, seen[address], looks) if seen[address] >= _STOOD else None
-        if found and found.stuck:
+        if found and found.is_stuck:
             return found
         time.sleep(_LOOK_PAUSE)
     return _stood(layout, *seen.most_common(1)[0], _LOOKS)
 
 
 def _stood(layout: Layout, address: int, times: int, looks: int) -> CpuAddress:
-    return CpuAddress(layout.meaning(address), times, looks, past_end.in_function(layout, address))
+    return CpuAddress(layout.describe_address(address), times, looks, past_end.is_in_function(layout, address))
 
 
 def _program_counter(layout: Layout) -> int:
     shown = layout.guest.monitor.hmp("info registers")
-    counters = layout.guest.architecture.kprobes.registers.counters(shown)
+    counters = layout.guest.architecture.kprobe_traits.register_parser.parse_program_counters(shown)
     if not counters:
         raise GuestError(f"no program counter in {shown.split()[:8]}", where=layout.guest.name)
     return counters[0]

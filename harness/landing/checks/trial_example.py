@@ -23,17 +23,17 @@ _CHOICE = (
 )
 
 
-class Stretch(NamedTuple):
+class AddressSurroundings(NamedTuple):
     """The bytes around an address; `kinds` names what stands at each, `marked` is the index of the address."""
 
     address: int
     code: bytes
-    kinds: Sequence[AddressKind]
-    marked: int
+    address_kinds: Sequence[AddressKind]
+    marked_index: int
     label: str
 
 
-def stretch(places: AddressClassifier, address: int) -> Stretch | None:
+def read_address_surroundings(places: AddressClassifier, address: int) -> AddressSurroundings | None:
     """The bytes around an address, of the ELF file or, in a module, of guest memory; None outside of text."""
     if places.classify(address) is AddressKind.OUTSIDE:
         return None
@@ -41,18 +41,23 @@ def stretch(places: AddressClassifier, address: int) -> Stretch | None:
     first = next(index for index in range(_BEFORE + 1) if AddressKind.OUTSIDE not in known[index : _BEFORE + 1])
     end = next((index for index in range(_BEFORE, len(known)) if known[index] is AddressKind.OUTSIDE), len(known))
     start = address - _BEFORE + first
-    return Stretch(start, places.code(start, end - first), known[first:end], _BEFORE - first, places.label(address))
+    return AddressSurroundings(
+        start, places.code(start, end - first), known[first:end], _BEFORE - first, places.describe_address(address)
+    )
 
 
-def example(trial: Trial) -> RelocatedFunction | None:
+def select_example_function(trial: Trial) -> RelocatedFunction | None:
     """The miss to draw: the most instructive kind, closest to its function; without one, a function that lands."""
-    misses = sorted(trial.missed, key=lambda aim: (_CHOICE.index(aim.place), abs(aim.address - aim.truth)))
-    return next(iter(misses or trial.aims), None)
+    misses = sorted(
+        trial.functions_missed_by_hand,
+        key=lambda aim: (_CHOICE.index(aim.kind_at_address), abs(aim.computed_address - aim.true_address)),
+    )
+    return next(iter(misses or trial.functions), None)
 
 
-def moved(trial: Trial) -> Iterator[tuple[str, int, int, int]]:
+def sample_function_distances(trial: Trial) -> Iterator[tuple[str, int, int, int]]:
     """Some functions, spread evenly: name, distance from the base as compiled in and here, and size, in bytes."""
-    for aim in evenly_spread(trial.aims, _FUNCTIONS):
+    for aim in evenly_spread(trial.functions, _FUNCTIONS):
         base = trial.by_hand.base(aim.site.module)
-        size = trial.layout.symbol(aim.site)[1].size
-        yield aim.site.symbol, trial.by_hand.offset(aim.site), aim.truth - base, size
+        size = trial.layout.elf_and_symbol(aim.site)[1].size
+        yield aim.site.symbol, trial.by_hand.offset(aim.site), aim.true_address - base, size

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.patch_tables import MACHINES
 
-ENTRY = 12
+ENTRY_SIZE = 12
 _WORD = struct.Struct("<I")
 _PAGE = 12
 _BITS = (1 << 64) - 1
@@ -27,75 +27,77 @@ _BR, _BR_MASK = 0xD61F0000, 0xFFFFFC1F
 _B, _B_MASK = 0x14000000, 0xFC000000
 
 
-class Entry(NamedTuple):
+class JumpEntry(NamedTuple):
     """One entry: where it jumps to; `returns` is true for a veneer of ADRP, which goes back to its module."""
 
     target: int
-    returns: bool = False
+    returns_to_module: bool = False
 
 
-def filled(elf: Elf) -> Collection[str]:
+def loader_filled_sections(elf: Elf) -> Collection[str]:
     """Return the sections of a module that the loader fills."""
-    linkage = MACHINES[elf.machine].linkage
+    linkage = MACHINES[elf.machine].loader_filled_sections
     return () if elf.linked else [name for name in linkage if name in elf.sections]
 
 
-def longest(elf: Elf, section: str) -> int:
+def largest_section_size(elf: Elf, section: str) -> int:
     """Return the size in bytes that such a section has at most in memory."""
-    linkage = MACHINES[elf.machine].linkage[section]
-    if linkage.targets:
-        return ENTRY
-    moved = sum(each.type in linkage.calls for name in _code(elf) for each in elf.relocations(name))
+    linkage = MACHINES[elf.machine].loader_filled_sections[section]
+    if linkage.jump_targets:
+        return ENTRY_SIZE
+    moved = sum(each.type in linkage.call_relocation_types for name in _code(elf) for each in elf.relocations(name))
     # One entry more than calls (count_plts()), and one for each veneer of Cortex-A53's erratum 843419.
-    veneers = sum(each.type in linkage.pages for name in _code(elf) for each in elf.relocations(name))
-    return ENTRY * (moved + veneers + 1)
+    veneers = sum(each.type in linkage.page_relocation_types for name in _code(elf) for each in elf.relocations(name))
+    return ENTRY_SIZE * (moved + veneers + 1)
 
 
-def called(elf: Elf, section: str) -> list[tuple[Symbol, int]]:
+def jump_target_symbols(elf: Elf, section: str) -> list[tuple[Symbol, int]]:
     """Return the symbols, each with its addend, that the entries of a section may jump to.
 
     A symbol without a section is another file's.
     """
-    linkage = MACHINES[elf.machine].linkage[section]
-    if linkage.targets:
-        return [(Symbol(name, 0, 0, "", "func", "global"), 0) for name in linkage.targets]
+    linkage = MACHINES[elf.machine].loader_filled_sections[section]
+    if linkage.jump_targets:
+        return [(Symbol(name, 0, 0, "", "func", "global"), 0) for name in linkage.jump_targets]
     found = {
         (each.symbol, each.addend): None
         for name in _code(elf)
         for each in elf.relocations(name)
-        if each.type in linkage.calls
+        if each.type in linkage.call_relocation_types
     }
     return list(found)
 
 
-def strays(content: bytes, start: int, allowed: Collection[int], inside: Callable[[int], bool]) -> Iterator[int]:
+def find_foreign_entries(
+    content: bytes, start: int, allowed: Collection[int], inside: Callable[[int], bool]
+) -> Iterator[int]:
     """Yield the offset of each entry of a section in memory at `start` that the loader does not write.
 
     An entry is empty, or jumps to an allowed address, or, for a veneer, to one that is `inside` of the module's code.
     """
-    for offset in range(0, len(content), ENTRY):
-        piece = content[offset : offset + ENTRY]
+    for offset in range(0, len(content), ENTRY_SIZE):
+        piece = content[offset : offset + ENTRY_SIZE]
         if not any(piece):
             continue
-        entry = decoded(piece, start + offset)
-        if entry is None or not (inside(entry.target) if entry.returns else entry.target in allowed):
+        entry = decode_entry(piece, start + offset)
+        if entry is None or not (inside(entry.target) if entry.returns_to_module else entry.target in allowed):
             yield offset
 
 
-def decoded(piece: bytes, address: int) -> Entry | None:
+def decode_entry(piece: bytes, address: int) -> JumpEntry | None:
     """Decode an entry, `adrp; add; br` or the veneer `adrp; add; b` (get_plt_entry()); None for any other bytes."""
-    if len(piece) < ENTRY:
+    if len(piece) < ENTRY_SIZE:
         return None
     page, low, jump = (word for (word,) in _WORD.iter_unpack(piece))
     register = page & 0x1F
     if page & _ADRP_MASK != _ADRP or low & _ADD_MASK != _ADD or low & 0x1F != register or low >> 5 & 0x1F != register:
         return None
     if jump & _B_MASK == _B:
-        return Entry((address + 8 + 4 * _signed(jump & ~_B_MASK, 26)) & _BITS, returns=True)
+        return JumpEntry((address + 8 + 4 * _signed(jump & ~_B_MASK, 26)) & _BITS, returns_to_module=True)
     if jump & _BR_MASK != _BR or register != _X16 or jump >> 5 & 0x1F != register:
         return None
     pages = _signed((page >> 5 & 0x7FFFF) << 2 | page >> 29 & 3, 21)
-    return Entry(((address >> _PAGE << _PAGE) + (pages << _PAGE) + (low >> 10 & 0xFFF)) & _BITS)
+    return JumpEntry(((address >> _PAGE << _PAGE) + (pages << _PAGE) + (low >> 10 & 0xFFF)) & _BITS)
 
 
 def _signed(field: int, bits: int) -> int:

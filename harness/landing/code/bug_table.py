@@ -10,7 +10,7 @@ from harness.core.elf import Elf
 _BUGS = ("__start___bug_table", "__stop___bug_table")
 
 
-def bug_places(kernel: Elf, config: Mapping[str, str]) -> list[int]:
+def linked_bug_addresses(kernel: Elf, config: Mapping[str, str]) -> list[int]:
     """The link addresses of the traps; empty if the file has no such table.
 
     A row of the table begins with the place of the trap, as a distance from the row or as an address (struct bug_entry,

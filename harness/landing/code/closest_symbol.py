@@ -51,7 +51,7 @@ class KernelSymbolOffset(NamedTuple):
         return str(SymbolOffset((self.name,), self.offset, self.module))
 
 
-class Closest:
+class ClosestSymbolTable:
     """Symbols by load address, restricted to those that kallsyms would list."""
 
     def __init__(self, symbols: Iterable[LoadedSymbol]) -> None:
@@ -62,7 +62,7 @@ class Closest:
         self._starts = sorted(names)
         self._names = names
 
-    def at(self, address: int) -> SymbolOffset | None:
+    def symbol_offset_at(self, address: int) -> SymbolOffset | None:
         """The closest symbol at or below an address; None if the address is below all symbols.
 
         The size of the symbol is ignored, as the kernel ignores it (get_symbol_pos(), kernel/kallsyms.c, 6.1).
@@ -74,15 +74,15 @@ class Closest:
         return SymbolOffset(tuple(self._names[start]), address - start[0], start[1])
 
 
-class ClosestOfAll:
+class CombinedSymbolTables:
     """Several tables as one, each with the distance in bytes by which its symbols were moved."""
 
-    def __init__(self, *tables: tuple[Closest, int]) -> None:
+    def __init__(self, *tables: tuple[ClosestSymbolTable, int]) -> None:
         self._tables = tables
 
-    def at(self, address: int) -> SymbolOffset | None:
+    def symbol_offset_at(self, address: int) -> SymbolOffset | None:
         """The closest symbol at or below an address; None if the address is below all symbols."""
-        places = (table.at(address - moved) for table, moved in self._tables)
+        places = (table.symbol_offset_at(address - moved) for table, moved in self._tables)
         return min(filter(None, places), key=lambda place: place.offset, default=None)
 
 

@@ -53,12 +53,12 @@ def decode_x86_32(code: bytes) -> list[Instruction]:
     return [_x86(each) for each in _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, 0)]
 
 
-def starts_x86_64(code: bytes) -> list[int]:
+def instruction_starts_x86_64(code: bytes) -> list[int]:
     """The offset of every instruction and of every byte that cannot be decoded; 20 times faster than decoding."""
     return [offset for offset, *_ in _fast_disassembler(capstone.CS_MODE_64).disasm_lite(code, 0)]
 
 
-def starts_x86_32(code: bytes) -> list[int]:
+def instruction_starts_x86_32(code: bytes) -> list[int]:
     """The offsets as starts_x86_64 returns them."""
     return [offset for offset, *_ in _fast_disassembler(capstone.CS_MODE_32).disasm_lite(code, 0)]
 
@@ -74,9 +74,9 @@ def _x86(found: capstone.CsInsn) -> Instruction:
     if found.id == 0:
         return Instruction(found.address, found.size, Flow.UNKNOWN)
     if found.id == x86_const.X86_INS_NOP:
-        return Instruction(found.address, found.size, Flow.NOP, padding=True)
+        return Instruction(found.address, found.size, Flow.NOP, is_padding=True)
     if found.id in _X86_TRAPS:
-        return Instruction(found.address, found.size, Flow.ENDS, padding=found.id == x86_const.X86_INS_INT3)
+        return Instruction(found.address, found.size, Flow.ENDS, is_padding=found.id == x86_const.X86_INS_INT3)
     if not _X86_LEAVES & set(found.groups):
         return Instruction(found.address, found.size, Flow.PLAIN)
     target = _x86_target(found)
@@ -117,7 +117,7 @@ def decode_aarch64(code: bytes) -> list[Instruction]:
     return [_arm64(instruction) for instruction in found]
 
 
-def stubs_aarch64(code: bytes) -> list[tuple[int, int]]:
+def stub_ranges_aarch64(code: bytes) -> list[tuple[int, int]]:
     """Start and end of each veneer of a module: ADRP x16, ADD x16, BR x16 (get_plt_entry(), module-plts.c, 6.1)."""
     words = [word for (word,) in struct.iter_unpack("<I", code[: len(code) // _ARM64_WORD * _ARM64_WORD])]
     return [
@@ -127,7 +127,7 @@ def stubs_aarch64(code: bytes) -> list[tuple[int, int]]:
     ]
 
 
-def loads_aarch64(code: bytes, address: int) -> set[int]:
+def loaded_addresses_aarch64(code: bytes, address: int) -> set[int]:
     """The addresses that a function at `address` reads as 64-bit words by ADRP, ADD and LDR with constants.
 
     Instructions are followed in the order of their addresses, branches are not.
@@ -165,9 +165,9 @@ def _arm64(found: capstone.CsInsn) -> Instruction:
     if found.id == 0:
         return Instruction(found.address, found.size, Flow.UNKNOWN)
     if mnemonic in _ARM64_TRAPS:
-        return Instruction(found.address, _ARM64_WORD, Flow.ENDS, padding=not any(found.bytes))
+        return Instruction(found.address, _ARM64_WORD, Flow.ENDS, is_padding=not any(found.bytes))
     if mnemonic == "nop":
-        return Instruction(found.address, _ARM64_WORD, Flow.NOP, padding=True)
+        return Instruction(found.address, _ARM64_WORD, Flow.NOP, is_padding=True)
     if mnemonic in _ARM64_LEAVES:
         # tbz has the bit number as an operand before its target.
         targets = [operand.imm for operand in found.operands if operand.type == arm64_const.ARM64_OP_IMM]

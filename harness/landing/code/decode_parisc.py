@@ -41,7 +41,7 @@ def decode(code: bytes) -> list[Instruction]:
     return [_instruction(number * _WORD, word) for number, word in enumerate(words)]
 
 
-def stubs(code: bytes) -> list[tuple[int, int]]:
+def stub_ranges(code: bytes) -> list[tuple[int, int]]:
     """Start and end offset of each stub: `ldil L'there,%r1`, then a branch to `R'there(%sr4,%r1)`.
 
     The linker makes such stubs for far calls (hppa_build_one_stub(), bfd/elf32-hppa.c, binutils 2.40), and so does the
@@ -64,10 +64,10 @@ def _instruction(offset: int, word: int) -> Instruction:
     if major in _EXTERNAL_BRANCHES:
         return _branch(offset, None, InstructionKind.CALL if major == _BRANCH_LINK_EXTERNAL else InstructionKind.JUMP)
     if major == _SYSTEM and (word >> 5) & 0xFF in (_BREAK, _RFI, _RFIR):
-        return Instruction(offset, _WORD, Flow.ENDS, padding=not word)
+        return Instruction(offset, _WORD, Flow.ENDS, is_padding=not word)
     if _nullifies(major, word):
         return Instruction(offset, _WORD, Flow.SKIPS, kind=InstructionKind.SKIP)
-    return Instruction(offset, _WORD, Flow.PLAIN, padding=word == _NOP)
+    return Instruction(offset, _WORD, Flow.PLAIN, is_padding=word == _NOP)
 
 
 def _nullifies(major: int, word: int) -> bool:

@@ -19,7 +19,7 @@ BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
 PREAMBLES = ("__cfi_", "__pfx_")
 
 
-def select(
+def select_functions(
     elf: Elf,
     sections: Container[str] | None = None,
     *,
@@ -44,7 +44,7 @@ def select(
     ]
 
 
-def named_once(elf: Elf) -> list[Symbol]:
+def functions_named_once(elf: Elf) -> list[Symbol]:
     """The functions whose names occur once in the whole file, in the order of their addresses."""
     named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
     functions = (symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1)
@@ -54,7 +54,7 @@ def named_once(elf: Elf) -> list[Symbol]:
 @lru_cache(maxsize=8)
 def unique_functions(elf: Elf) -> Sequence[Symbol]:
     """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
-    return tuple(symbol for symbol in named_once(elf) if symbol.address in elf.text_range)
+    return tuple(symbol for symbol in functions_named_once(elf) if symbol.address in elf.text_range)
 
 
 def functions_with_new_predecessor(kernel: Elf, other: Path) -> list[Symbol]:
@@ -72,7 +72,7 @@ def evenly_spread(found: Sequence[_Any], count: int) -> list[_Any]:
     return [found[index * len(found) // taken] for index in range(taken)]
 
 
-def blacklist(guest: Guest) -> list[tuple[int, int]]:
+def read_blacklist_ranges(guest: Guest) -> list[tuple[int, int]]:
     """The address ranges that the kernel refuses to probe, from lines `START-END NAME` (kernel/kprobes.c, 6.1)."""
     return list(_ranges(guest.read_text(BLACKLIST).splitlines()))
 

@@ -54,7 +54,7 @@ class Instruction(NamedTuple):
     size: int
     flow: Flow
     target: int | None = None
-    padding: bool = False
+    is_padding: bool = False
     kind: InstructionKind = InstructionKind.OTHER
 
     @property

@@ -57,37 +57,37 @@ _MACHINES: Mapping[Decoder, _Machine] = {
     # ENDBR64, then `call __fentry__`.
     Decoder.X86_64: _Machine(
         decode_capstone.decode_x86_64,
-        starts=decode_capstone.starts_x86_64,
+        starts=decode_capstone.instruction_starts_x86_64,
         fixed_width=False,
         entry_pad=bytes.fromhex("f30f1efa"),
     ),
     Decoder.X86_32: _Machine(
         decode_capstone.decode_x86_32,
-        starts=decode_capstone.starts_x86_32,
+        starts=decode_capstone.instruction_starts_x86_32,
         fixed_width=False,
         entry_pad=bytes.fromhex("f30f1efb"),
     ),
     # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
     Decoder.AARCH64: _Machine(
         decode_capstone.decode_aarch64,
-        stubs=decode_capstone.stubs_aarch64,
+        stubs=decode_capstone.stub_ranges_aarch64,
         entry_pad=bytes.fromhex("5f2403d5"),
         entry_nops=2,
         probed_on_ftrace=False,
-        loads=decode_capstone.loads_aarch64,
+        loads=decode_capstone.loaded_addresses_aarch64,
     ),
-    Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stubs, delay_slots=True),
+    Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
 }
 
 
-def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
+def decode_function(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
     """Decode a function, without the padding that is included in a symbol size from kallsyms.
 
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
     machine = _MACHINES[decoder]
     found = machine.decode(elf.function_bytes(symbol))
-    while symbol.padded and len(found) > 1 and found[-1].padding:
+    while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding:
         found.pop()
     unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
     if not found or (unknown and not machine.fixed_width):
@@ -96,20 +96,22 @@ def decoded(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
         )
     patched = _ftrace_site(elf, symbol, machine, found)
     on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
-    unaimed = set() if elf.linked else elf.relocation_mask(symbol.section, elf.section_offset(symbol), symbol.size)
+    unaimed = (
+        set() if elf.linked else elf.relocated_positions(symbol.section, elf.offset_in_section(symbol), symbol.size)
+    )
     return [_settled(each, patched, on_ftrace, unaimed) for each in found]
 
 
-def boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def instruction_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets of all instructions of a function, in order.
 
     Raises PinpointError if the function has no bytes, or has bytes that cannot be decoded where instructions differ in
     size.
     """
-    return tuple(each.offset for each in decoded(elf, symbol, decoder))
+    return tuple(each.offset for each in decode_function(elf, symbol, decoder))
 
 
-def unconditional_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
     """The offsets that every call runs exactly once and on which the kernel accepts a probe.
 
     They reach from the entry to the first instruction that can change the flow of control (a branch, a call, a nop that
@@ -117,45 +119,45 @@ def unconditional_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tupl
     are left out. The targets of a computed jump are unknown, so a function with such a jump has no offsets. Raises
     PinpointError as `boundaries` does.
     """
-    code = decoded(elf, symbol, decoder)
+    code = decode_function(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
         return ()
     aimed_at = {each.target for each in code} | branch_targets_from_cold(elf, symbol, decoder)
     return tuple(_line(code, aimed_at))
 
 
-def plain_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
+def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
     """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
 
     Raises PinpointError as `boundaries` does.
     """
-    code = decoded(elf, symbol, decoder)
+    code = decode_function(elf, symbol, decoder)
     leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _MACHINES[decoder].delay_slots else {Flow.SKIPS}
     skippable = {each.end for each in code if each.flow in leaving}
     return frozenset(each.offset for each in code if each.flow is Flow.PLAIN and each.offset not in skippable)
 
 
-def starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
+def instruction_starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
     """The offsets of all instructions, padding included: faster than `boundaries`, because none is classified."""
     return _MACHINES[decoder].starts(elf.function_bytes(symbol))
 
 
-def starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
+def instruction_starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
     """The offsets of all instructions in some bytes, decoded from the first byte."""
     return _MACHINES[decoder].starts(code)
 
 
 def is_padding(code: bytes, decoder: Decoder) -> bool:
     """True for bytes that only fill the space after a function: nops, traps, zeros."""
-    return all(each.padding for each in _MACHINES[decoder].decode(code))
+    return all(each.is_padding for each in _MACHINES[decoder].decode(code))
 
 
-def padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+def is_padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
     """True if the instruction at an offset, decoded from the first byte of the code, is padding."""
-    return any(each.padding for each in _MACHINES[decoder].decode(code) if each.offset <= offset < each.end)
+    return any(each.is_padding for each in _MACHINES[decoder].decode(code) if each.offset <= offset < each.end)
 
 
-def stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+def is_stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
     """True if an offset is in a stub that a linker or a module loader made for a far call."""
     return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
 
@@ -166,16 +168,16 @@ def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> t
     Offsets inside of branches, calls and nops are left out. The kernel may patch these at boot or later, and a patch
     may consist of shorter instructions, so that an instruction can start at such an offset.
     """
-    plain = (each for each in decoded(elf, symbol, decoder) if each.flow is Flow.PLAIN)
+    plain = (each for each in decode_function(elf, symbol, decoder) if each.flow is Flow.PLAIN)
     return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
 
 
-def first(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
+def first_instruction(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
     """A function's first instruction as it is in the file; None for a function without bytes."""
-    return decoded_first(elf.function_bytes(symbol)[:_LONGEST], decoder)
+    return decode_first_instruction(elf.function_bytes(symbol)[:_LONGEST], decoder)
 
 
-def decoded_first(code: bytes, decoder: Decoder) -> Instruction | None:
+def decode_first_instruction(code: bytes, decoder: Decoder) -> Instruction | None:
     """The first instruction in some bytes; None if there are no bytes."""
     return next(iter(_MACHINES[decoder].decode(code)), None)
 
@@ -184,12 +186,12 @@ def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
         return set()
-    place = elf.section_offset(symbol)
+    place = elf.offset_in_section(symbol)
     found = elf.relocations(symbol.section)
     return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
 
 
-def constant_loads(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+def loaded_addresses(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
     """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
     return _MACHINES[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
@@ -199,7 +201,7 @@ def has_delay_slots(decoder: Decoder) -> bool:
     return _MACHINES[decoder].delay_slots
 
 
-def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
+def ftrace_site_offset(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
     return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.function_bytes(symbol)))
 
@@ -207,7 +209,7 @@ def ftrace_site(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
 def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
     skipped = False
     for each in code:
-        if each.flow in LEAVES or (each.offset and each.offset in aimed_at):
+        if each.flow in LEAVING_FLOWS or (each.offset and each.offset in aimed_at):
             return
         if each.flow is Flow.PLAIN and not skipped:
             yield each.offset
@@ -215,11 +217,11 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
 
 
 # After an instruction with one of these flows the next instruction need not run.
-LEAVES = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
+LEAVING_FLOWS = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
 
 
 def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: set[int]) -> Instruction:
-    if patched is not None and each.offset <= patched and each.flow in LEAVES:
+    if patched is not None and each.offset <= patched and each.flow in LEAVING_FLOWS:
         flow = on_ftrace if each.offset == patched else Flow.PLAIN
         return each._replace(flow=flow, target=None, kind=InstructionKind.OTHER)
     if each.target is not None and not unaimed.isdisjoint(range(each.offset, each.end)):
@@ -242,7 +244,7 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
         return False
     if elf.linked:
         return any(found.address == symbol.address + call.target for found in elf.symbols_named(_FENTRY))
-    covered = range(elf.section_offset(symbol) + call.offset, elf.section_offset(symbol) + call.end)
+    covered = range(elf.offset_in_section(symbol) + call.offset, elf.offset_in_section(symbol) + call.end)
     return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
 
 
@@ -254,7 +256,7 @@ def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[
     """
     aimed_at: set[int] = set()
     for cold in elf.symbols_named(f"{symbol.name}.cold"):
-        start = elf.section_offset(cold)
+        start = elf.offset_in_section(cold)
         for found in elf.relocations(cold.section):
             if start <= found.offset < start + cold.size and found.symbol.section == symbol.section:
                 reached = found.symbol.address + found.addend - symbol.address

@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
-from harness.core.elf import BROKEN, Elf
+from harness.core.elf import BROKEN_FILE_ERRORS, Elf
 from harness.core.elf_tables import Relocation
 from harness.core.errors import PinpointError
-from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTables, Table
-from harness.landing.code.select_stripped_table_finder import recovered_tables
-from harness.landing.code.stripped_arm64_tables import Rows
+from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTableFormat, PatchTables
+from harness.landing.code.select_stripped_table_finder import select_table_finder
+from harness.landing.code.stripped_arm64_tables import RowRange
 
 # The place name for a linked file, which has a single place with link addresses; a module has one for each section.
 LINKED = ""
@@ -42,7 +42,7 @@ class PatchSites:
         self._ranges = {place: _merged(ranges) for place, ranges in found.items()}
         self._starts = {place: [each.start for each in ranges] for place, ranges in self._ranges.items()}
 
-    def within(self, place: str, start: int, size: int) -> set[int]:
+    def patched_offsets(self, place: str, start: int, size: int) -> set[int]:
         """Which of `size` bytes from `start` on are patched, as offsets from `start`.
 
         `place` is LINKED and `start` a link address, or `place` is a module's section and `start` an offset in it.
@@ -55,10 +55,10 @@ class PatchSites:
             found.update(range(max(each.start, start) - start, min(each.end, start + size) - start))
         return found
 
-    def and_also(self, ftrace: FtraceSites) -> PatchSites:
+    def with_ftrace_sites(self, ftrace: FtraceSites) -> PatchSites:
         """These sites and those of ftrace."""
         found = {place: [*ranges] for place, ranges in self._ranges.items()}
-        for place, ranges in ftrace.ranges.items():
+        for place, ranges in ftrace.ranges_by_place.items():
             found[place] = [*found.get(place, []), *ranges]
         return PatchSites(found, known=self.known)
 
@@ -80,17 +80,17 @@ class FtraceSites:
         self._ranges = {place: sorted(set(ranges)) for place, ranges in found.items()}
 
     @property
-    def ranges(self) -> Mapping[str, Sequence[Range]]:
+    def ranges_by_place(self) -> Mapping[str, Sequence[Range]]:
         """The sites of each place, sorted."""
         return self._ranges
 
-    def at(self, place: str, offset: int) -> Range | None:
+    def site_at(self, place: str, offset: int) -> Range | None:
         """The site that a byte belongs to, or None; `place` and `offset` are as in PatchSites.within()."""
         ranges = self._ranges.get(place, [])
         index = bisect_right(ranges, offset, key=lambda each: each.start) - 1
         return ranges[index] if index >= 0 and offset < ranges[index].end else None
 
-    def within(self, place: str, start: int, size: int) -> list[int]:
+    def starts_within(self, place: str, start: int, size: int) -> list[int]:
         """The starts of the sites that start within `size` bytes from `start` on."""
         ranges = self._ranges.get(place, [])
         first = bisect_left(ranges, start, key=lambda each: each.start)
@@ -106,7 +106,7 @@ def ftrace_sites(elf: Elf) -> FtraceSites:
     """
     try:
         return _ftrace_sites(elf)
-    except BROKEN as error:
+    except BROKEN_FILE_ERRORS as error:
         raise _damaged(elf, error) from None
 
 
@@ -116,7 +116,7 @@ def _damaged(elf: Elf, error: Exception) -> PinpointError:
 
 def _ftrace_sites(elf: Elf) -> FtraceSites:
     machine = MACHINES[elf.machine]
-    tables = tuple(table for table in machine.tables if table.begin == FTRACE)
+    tables = tuple(table for table in machine.tables if table.begin_symbol == FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
     if not elf.linked:
         for section, patched in _module(elf, machine, tables):
@@ -136,18 +136,18 @@ def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
     """
     try:
         return _patch_sites(elf, ftrace=ftrace)
-    except BROKEN as error:
+    except BROKEN_FILE_ERRORS as error:
         raise _damaged(elf, error) from None
 
 
 def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     if ftrace:
-        return patch_sites(elf, ftrace=False).and_also(ftrace_sites(elf))
+        return patch_sites(elf, ftrace=False).with_ftrace_sites(ftrace_sites(elf))
     machine = MACHINES[elf.machine]
-    tables = tuple(table for table in machine.tables if table.begin != FTRACE)
+    tables = tuple(table for table in machine.tables if table.begin_symbol != FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
     for symbol in elf.symbols:
-        if symbol.section and machine.named(symbol.name):
+        if symbol.section and machine.is_patched_whole(symbol.name):
             place = LINKED if elf.linked else symbol.section
             found[place].append(Range(symbol.address, symbol.address + max(symbol.size, elf.word_bytes)))
     if not elf.linked:
@@ -158,7 +158,7 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     for table in (*tables, *_members(elf, machine)):
         found[LINKED] += kernel.patched(table)
     found[LINKED] += kernel.relocated()
-    return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end)))
+    return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end_symbol)))
 
 
 def table_addresses(vmlinux: Elf, begin: str) -> list[int]:
@@ -167,7 +167,7 @@ def table_addresses(vmlinux: Elf, begin: str) -> list[int]:
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 
 
-def ranges(vmlinux: Elf, begin: str) -> list[Range]:
+def table_ranges(vmlinux: Elf, begin: str) -> list[Range]:
     """The link addresses of the bytes that one table of a vmlinux names, for tables that say how many they are."""
     kernel = _Kernel(vmlinux)
     return [each for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
@@ -179,8 +179,8 @@ def module_table_entries(module: Elf, begin: str) -> list[tuple[str, int]]:
     return [(section, each.start) for section, each in found]
 
 
-def _tables(elf: Elf, begin: str) -> list[Table]:
-    return [table for table in MACHINES[elf.machine].tables if table.begin == begin]
+def _tables(elf: Elf, begin: str) -> list[PatchTableFormat]:
+    return [table for table in MACHINES[elf.machine].tables if table.begin_symbol == begin]
 
 
 class _Kernel:
@@ -188,32 +188,32 @@ class _Kernel:
 
     def __init__(self, elf: Elf) -> None:
         self._elf = elf
-        self._flat = recovered_tables(elf)
+        self._flat = select_table_finder(elf)
         # Dynamic relocations belong to no section. In an arm64 kernel they hold values that the words in the file lack.
         self._relative = (
             self._flat.relative if self._flat else {each.offset: each.addend for each in elf.relocations("")}
         )
 
-    def rows(self, begin: str, end: str) -> list[Rows]:
+    def rows(self, begin: str, end: str) -> list[RowRange]:
         """The address ranges of a table; empty if this kernel does not have it."""
         if self._flat:
-            return self._flat.rows(begin)
+            return self._flat.find_row_ranges(begin)
         first, last = self._elf.symbols_named(begin), self._elf.symbols_named(end)
-        return [Rows(first[0].address, last[0].address)] if first and last else []
+        return [RowRange(first[0].address, last[0].address)] if first and last else []
 
-    def patched(self, table: Table) -> Iterator[Range]:
+    def patched(self, table: PatchTableFormat) -> Iterator[Range]:
         """The bytes that one table names."""
-        for rows in self.rows(table.begin, table.end):
+        for rows in self.rows(table.begin_symbol, table.end_symbol):
             whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
-            form = table.fitting(self._elf.struct_order, partial(_is_table_of, table, whole))
+            form = table.fitting_row_format(self._elf.struct_order, partial(_is_table_of, table, whole))
             # The last row may lack the padding that follows the others.
             content = whole.ljust(-(-len(whole) // form.size) * form.size, b"\0")
             for index, row in enumerate(form.iter_unpack(content)):
                 here = rows.start + index * form.size
-                place = self._relative.get(here, row[0]) if table.pointer else here + row[0]
+                place = self._relative.get(here, row[0]) if table.holds_addresses else here + row[0]
                 # A row is empty if its place was in a section that the linker discarded.
                 if row[0] or place != here:
-                    yield Range(place, place + table.size(row, partial(self._code, place)))
+                    yield Range(place, place + table.patch_size(row, partial(self._code, place)))
 
     def relocated(self) -> Iterator[Range]:
         """The bytes of code that dynamic relocations write."""
@@ -226,7 +226,7 @@ class _Kernel:
         return self._elf.bytes_at(place, _LONGEST)
 
 
-def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator[tuple[str, Range]]:
+def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) -> Iterator[tuple[str, Range]]:
     """All bytes that the tables of a module name, as section and range.
 
     In the file the first field of a row is not relocated yet, so the place is read from the row's relocation.
@@ -235,29 +235,36 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[Table]) -> Iterator
         moved = elf.relocations(table.section)
         if not moved:
             continue
-        form = table.fitting(elf.struct_order, partial(_is_moved_by, moved, elf.sections[table.section].size))
+        form = table.fitting_row_format(
+            elf.struct_order, partial(_is_moved_by, moved, elf.sections[table.section].size)
+        )
         for each in moved:
             # An absolute symbol is in no section, so the row patches nothing of this module.
             if each.offset % form.size or each.symbol.section not in elf.sections:
                 continue
             section = each.symbol.section
-            place = each.symbol.address + each.addend - (0 if table.pointer else machine.distance_bias)
+            place = (
+                each.symbol.address + each.addend - (0 if table.holds_addresses else machine.relocation_distance_bias)
+            )
             # A section of pointers may occur many times under one name; its rows hold nothing except the pointer.
-            row = (0,) if table.pointer and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
-            yield section, Range(place, place + table.size(row, partial(_start, elf, section, place)))
+            row = (0,) if table.holds_addresses and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
+            yield section, Range(place, place + table.patch_size(row, partial(_start, elf, section, place)))
 
 
-def _members(elf: Elf, machine: PatchTables) -> Iterator[Table]:
+def _members(elf: Elf, machine: PatchTables) -> Iterator[PatchTableFormat]:
     """The tables of this kernel that belong to a family."""
-    for family in machine.families:
+    for family in machine.table_families:
         for symbol in elf.symbols:
-            if symbol.name.startswith(family.begin):
-                yield family._replace(begin=symbol.name, end=family.end + symbol.name.removeprefix(family.begin))
+            if symbol.name.startswith(family.begin_symbol):
+                yield family._replace(
+                    begin_symbol=symbol.name,
+                    end_symbol=family.end_symbol + symbol.name.removeprefix(family.begin_symbol),
+                )
 
 
-def _is_table_of(table: Table, content: bytes, form: struct.Struct) -> bool:
+def _is_table_of(table: PatchTableFormat, content: bytes, form: struct.Struct) -> bool:
     """True if the content of a linked table consists of sound rows of this form."""
-    return len(content) % form.size == 0 and all(map(table.sound, form.iter_unpack(content)))
+    return len(content) % form.size == 0 and all(map(table.is_sound_row, form.iter_unpack(content)))
 
 
 def _is_moved_by(relocations: Sequence[Relocation], size: int, form: struct.Struct) -> bool:
@@ -265,7 +272,7 @@ def _is_moved_by(relocations: Sequence[Relocation], size: int, form: struct.Stru
     return size % form.size == 0 and all(each.offset % form.size in (0, _SECOND) for each in relocations)
 
 
-def _row(elf: Elf, table: Table, form: struct.Struct, offset: int) -> tuple[int, ...]:
+def _row(elf: Elf, table: PatchTableFormat, form: struct.Struct, offset: int) -> tuple[int, ...]:
     return form.unpack(elf.section_bytes(table.section, offset, form.size))
 
 

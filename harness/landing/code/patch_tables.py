@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-Code = Callable[[], bytes]
-Size = Callable[[Sequence[int], Code], int]
+CodeReader = Callable[[], bytes]
+PatchSizeFunction = Callable[[Sequence[int], CodeReader], int]
 
 
-class Table(NamedTuple):
+class PatchTableFormat(NamedTuple):
     """The format of one table.
 
     `begin` and `end` are the symbols around it in a vmlinux, `section` is its section in a module, `row` the format of
@@ -25,31 +25,31 @@ class Table(NamedTuple):
     are the formats of other kernel versions. The right format divides the table's length, and all its rows are `sound`.
     """
 
-    begin: str
-    end: str
+    begin_symbol: str
+    end_symbol: str
     section: str
-    row: str
-    size: Size
-    pointer: bool = False
-    others: tuple[str, ...] = ()
-    sound: Callable[[Sequence[int]], bool] = lambda _: True
+    row_format: str
+    patch_size: PatchSizeFunction
+    holds_addresses: bool = False
+    other_row_formats: tuple[str, ...] = ()
+    is_sound_row: Callable[[Sequence[int]], bool] = lambda _: True
 
-    def fitting(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
+    def fitting_row_format(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
         """The row format that fits this kernel's table; `order` is the byte order character of struct."""
-        forms = [struct.Struct(f"{order}{row}") for row in (self.row, *self.others)]
+        forms = [struct.Struct(f"{order}{row}") for row in (self.row_format, *self.other_row_formats)]
         return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
 
 
-class Linkage(NamedTuple):
+class LoaderFilledSection(NamedTuple):
     """A section of a module that the loader fills with jumps (landing/code/arm64_module_plt.py).
 
     `targets` are the only functions that it jumps to; without any it jumps to what relocations of a type in `calls`
     name. Each relocation of a type in `pages` may need an entry, too.
     """
 
-    calls: frozenset[int] = frozenset()
-    pages: frozenset[int] = frozenset()
-    targets: tuple[str, ...] = ()
+    call_relocation_types: frozenset[int] = frozenset()
+    page_relocation_types: frozenset[int] = frozenset()
+    jump_targets: tuple[str, ...] = ()
 
 
 class PatchTables(NamedTuple):
@@ -60,18 +60,18 @@ class PatchTables(NamedTuple):
     for each of many names, which `begin` and `end` lack at their end.
     """
 
-    tables: tuple[Table, ...]
-    families: tuple[Table, ...] = ()
-    distance_bias: int = 0
-    named: Callable[[str], bool] = lambda _: False
-    linkage: Mapping[str, Linkage] = MappingProxyType({})
+    tables: tuple[PatchTableFormat, ...]
+    table_families: tuple[PatchTableFormat, ...] = ()
+    relocation_distance_bias: int = 0
+    is_patched_whole: Callable[[str], bool] = lambda _: False
+    loader_filled_sections: Mapping[str, LoaderFilledSection] = MappingProxyType({})
 
 
-def _always(size: int) -> Size:
+def _always(size: int) -> PatchSizeFunction:
     return lambda _, __: size
 
 
-def _alternative_size(row: Sequence[int], _: Code) -> int:
+def _alternative_size(row: Sequence[int], _: CodeReader) -> int:
     return row[3]
 
 
@@ -79,21 +79,21 @@ def _holds_its_replacement(row: Sequence[int]) -> bool:
     return 0 < row[3] >= row[4]
 
 
-def _paravirt_size(row: Sequence[int], _: Code) -> int:
+def _paravirt_size(row: Sequence[int], _: CodeReader) -> int:
     return row[2]
 
 
-def _jump_size(_: Sequence[int], code: Code) -> int:
+def _jump_size(_: Sequence[int], code: CodeReader) -> int:
     """2 for a short jump or nop, 5 for a long one (arch_jump_entry_size(), arch/x86/kernel/jump_label.c)."""
     return 2 if code().startswith((b"\xeb", b"\x66\x90")) else 5
 
 
-def _branch_size(_: Sequence[int], code: Code) -> int:
+def _branch_size(_: Sequence[int], code: CodeReader) -> int:
     """5 for a call or a jump; 6 if it has a prefix or a condition."""
     return 5 if code().startswith((b"\xe8", b"\xe9")) else 6
 
 
-def _parisc_alternative_size(row: Sequence[int], _: Code) -> int:
+def _parisc_alternative_size(row: Sequence[int], _: CodeReader) -> int:
     """The bytes of -length words if the length is negative, else of one word.
 
     See apply_alternatives() in arch/parisc/kernel.
@@ -123,56 +123,70 @@ _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler
 MACHINES: Mapping[str, PatchTables] = {
     "EM_X86_64": PatchTables(
         tables=(
-            Table(*_ALTERNATIVES, "iiHBB", _alternative_size, others=_OTHER_ALTERNATIVES, sound=_holds_its_replacement),
-            Table(*_PARAVIRT, "QBB6x", _paravirt_size, pointer=True),
-            Table("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
-            Table("__retpoline_sites", "__retpoline_sites_end", ".retpoline_sites", "i", _branch_size),
-            Table("__return_sites", "__return_sites_end", ".return_sites", "i", _always(5)),
-            Table("__ibt_endbr_seal", "__ibt_endbr_seal_end", ".ibt_endbr_seal", "i", _always(4)),
-            Table(*_between("static_call_sites"), ".static_call_sites", "ii", _branch_size),
-            Table(*_JUMPS, "iiq", _jump_size),
-            Table(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), pointer=True),
+            PatchTableFormat(
+                *_ALTERNATIVES,
+                "iiHBB",
+                _alternative_size,
+                other_row_formats=_OTHER_ALTERNATIVES,
+                is_sound_row=_holds_its_replacement,
+            ),
+            PatchTableFormat(*_PARAVIRT, "QBB6x", _paravirt_size, holds_addresses=True),
+            PatchTableFormat("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
+            PatchTableFormat("__retpoline_sites", "__retpoline_sites_end", ".retpoline_sites", "i", _branch_size),
+            PatchTableFormat("__return_sites", "__return_sites_end", ".return_sites", "i", _always(5)),
+            PatchTableFormat("__ibt_endbr_seal", "__ibt_endbr_seal_end", ".ibt_endbr_seal", "i", _always(4)),
+            PatchTableFormat(*_between("static_call_sites"), ".static_call_sites", "ii", _branch_size),
+            PatchTableFormat(*_JUMPS, "iiq", _jump_size),
+            PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "Q", _always(5), holds_addresses=True),
         ),
         # Constants that are known only after boot (arch/x86/include/asm/runtime-const.h, since 6.11).
-        families=(
-            Table(*_between("runtime_ptr_"), "", "i", _always(8)),
-            Table(*_between("runtime_shift_"), "", "i", _always(1)),
-            Table(*_between("runtime_mask_"), "", "i", _always(4)),  # since 7.2
+        table_families=(
+            PatchTableFormat(*_between("runtime_ptr_"), "", "i", _always(8)),
+            PatchTableFormat(*_between("runtime_shift_"), "", "i", _always(1)),
+            PatchTableFormat(*_between("runtime_mask_"), "", "i", _always(4)),  # since 7.2
         ),
         # The trampolines of static calls (include/linux/static_call.h).
-        named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
+        is_patched_whole=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
     ),
     # Without objtool there are no tables of retpolines, returns and calls of static calls.
     "EM_386": PatchTables(
         tables=(
-            Table(*_ALTERNATIVES, "iiHBB", _alternative_size, others=_OTHER_ALTERNATIVES, sound=_holds_its_replacement),
-            Table(*_PARAVIRT, "IBB2x", _paravirt_size, pointer=True),
-            Table("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
-            Table(*_JUMPS, "iii", _jump_size),
-            Table(*_between("mcount_loc"), "__mcount_loc", "I", _always(5), pointer=True),
+            PatchTableFormat(
+                *_ALTERNATIVES,
+                "iiHBB",
+                _alternative_size,
+                other_row_formats=_OTHER_ALTERNATIVES,
+                is_sound_row=_holds_its_replacement,
+            ),
+            PatchTableFormat(*_PARAVIRT, "IBB2x", _paravirt_size, holds_addresses=True),
+            PatchTableFormat("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
+            PatchTableFormat(*_JUMPS, "iii", _jump_size),
+            PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "I", _always(5), holds_addresses=True),
         ),
-        named=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
+        is_patched_whole=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
     ),
     "EM_AARCH64": PatchTables(
         tables=(
-            Table(*_ALTERNATIVES, "iiHBB", _alternative_size),
-            Table(*_JUMPS, "iiq", _always(4)),
+            PatchTableFormat(*_ALTERNATIVES, "iiHBB", _alternative_size),
+            PatchTableFormat(*_JUMPS, "iiq", _always(4)),
             # The two nops of -fpatchable-function-entry=2.
-            Table(*_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), pointer=True),
+            PatchTableFormat(
+                *_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), holds_addresses=True
+            ),
         ),
-        named=_FTRACE_CALLS.__contains__,
-        linkage={
-            ".plt": Linkage(_ARM64_CALLS, _ARM64_PAGES),
-            ".text.ftrace_trampoline": Linkage(targets=("ftrace_caller", "ftrace_regs_caller")),
+        is_patched_whole=_FTRACE_CALLS.__contains__,
+        loader_filled_sections={
+            ".plt": LoaderFilledSection(_ARM64_CALLS, _ARM64_PAGES),
+            ".text.ftrace_trampoline": LoaderFilledSection(jump_targets=("ftrace_caller", "ftrace_regs_caller")),
         },
     ),
     "EM_PARISC": PatchTables(
         tables=(
-            Table(*_ALTERNATIVES, "ihHI", _parisc_alternative_size),
-            Table(*_JUMPS, "iii", _always(4)),
+            PatchTableFormat(*_ALTERNATIVES, "ihHI", _parisc_alternative_size),
+            PatchTableFormat(*_JUMPS, "iii", _always(4)),
         ),
         # R_PARISC_PCREL32, arch/parisc/kernel/module.c.
-        distance_bias=8,
-        named=_WRITTEN_AT_BOOT.__contains__,
+        relocation_distance_bias=8,
+        is_patched_whole=_WRITTEN_AT_BOOT.__contains__,
     ),
 }

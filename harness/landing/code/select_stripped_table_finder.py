@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES
-from harness.landing.code.stripped_arm64_tables import FlatTables
-from harness.landing.code.stripped_x86_32_tables import SectionTables
+from harness.landing.code.stripped_arm64_tables import Arm64TableFinder
+from harness.landing.code.stripped_x86_32_tables import X86TableFinder
 
-_FINDERS: dict[str, type[FlatTables] | type[SectionTables]] = {"EM_AARCH64": FlatTables, "EM_386": SectionTables}
+_FINDERS: dict[str, type[Arm64TableFinder] | type[X86TableFinder]] = {
+    "EM_AARCH64": Arm64TableFinder,
+    "EM_386": X86TableFinder,
+}
 
 
-def recovered_tables(elf: Elf) -> FlatTables | SectionTables | None:
+def select_table_finder(elf: Elf) -> Arm64TableFinder | X86TableFinder | None:
     """Return the finder of a vmlinux's tables; None if the tables have symbols, or if no finder knows the machine."""
     finder = _FINDERS.get(elf.machine)
     return finder(elf) if finder and not elf.symbols_named(ALTERNATIVES) else None

@@ -30,14 +30,14 @@ _JUMP_REACH = 1 << 20
 _LAST_FIXUP_KIND = 4
 
 
-class Rows(NamedTuple):
+class RowRange(NamedTuple):
     """A table, or a part of one: the link address of its first row, and the address after its last row."""
 
     start: int
     end: int
 
 
-class FlatTables:
+class Arm64TableFinder:
     """The tables of a recovered arm64 kernel.
 
     `relative` holds its dynamic relocations: the address that each writes to, and the link address that it writes.
@@ -59,7 +59,7 @@ class FlatTables:
             for place, _, value in struct.iter_unpack("<QQQ", self._bytes(rows))
         }
 
-    def rows(self, table: str) -> list[Rows]:
+    def find_row_ranges(self, table: str) -> list[RowRange]:
         """The ranges of a table, named by the symbol that would be at its start; for FTRACE, ranges of pointers."""
         if table == FTRACE:
             return self._longest_pointers()
@@ -70,7 +70,7 @@ class FlatTables:
         }[table]
         return self._find(form, fits)
 
-    def _find(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> list[Rows]:
+    def _find(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> list[RowRange]:
         """Every run of at least _LEAST rows after the text that fit. One row in each _LEAST / 2 is tried."""
         found = []
         begin = self._texts[0][1] - self._base
@@ -80,7 +80,7 @@ class FlatTables:
                 if fits(self._base + place, row.unpack_from(self._image, place)):
                     start, end = self._stretch(row, fits, place)
                     if end - start >= _LEAST * row.size:
-                        found.append(Rows(self._base + start, self._base + end))
+                        found.append(RowRange(self._base + start, self._base + end))
                     place = max(place, end - row.size)
                 place += row.size * (_LEAST // 2)
         return found
@@ -99,10 +99,10 @@ class FlatTables:
             end += row.size
         return start, end
 
-    def _longest_pointers(self) -> list[Rows]:
+    def _longest_pointers(self) -> list[RowRange]:
         """The longest run of words that are all relocated to text: the table of ftrace sites."""
         places = sorted(place for place, value in self.relative.items() if self._in_text(value))
-        best = Rows(0, 0)
+        best = RowRange(0, 0)
         for rows in _runs(places):
             best = max(best, rows, key=lambda each: each.end - each.start)
         return [best] if best.end - best.start >= _LEAST * 8 else []
@@ -132,7 +132,7 @@ class FlatTables:
         instruction, fixup, kind, _ = row
         return self._in_text(place + instruction) and self._in_text(place + 4 + fixup) and 0 <= kind <= _LAST_FIXUP_KIND
 
-    def pointers_with(self, address: int) -> list[int]:
+    def pointer_run_containing(self, address: int) -> list[int]:
         """The adjacent words that are all relocated to text, where one is relocated to this address; often none."""
         places = sorted(place for place, value in self.relative.items() if self._in_text(value))
         for rows in _runs(places):
@@ -147,14 +147,14 @@ class FlatTables:
     def _in_text(self, address: int) -> bool:
         return address % 4 == 0 and any(start <= address < end for start, end in self._texts)
 
-    def _bytes(self, rows: Rows) -> bytes:
+    def _bytes(self, rows: RowRange) -> bytes:
         return self._image[rows.start - self._base : rows.end - self._base]
 
 
-def _runs(places: list[int]) -> Iterator[Rows]:
+def _runs(places: list[int]) -> Iterator[RowRange]:
     """Runs of adjacent words."""
     start = 0
     for index in range(1, len(places) + 1):
         if index == len(places) or places[index] != places[index - 1] + 8:
-            yield Rows(places[start], places[index - 1] + 8)
+            yield RowRange(places[start], places[index - 1] + 8)
             start = index

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
-from harness.landing.code.stripped_arm64_tables import Rows
+from harness.landing.code.stripped_arm64_tables import RowRange
 
 _SECTIONS = {
     ALTERNATIVES: ".altinstructions",
@@ -31,7 +31,7 @@ _NOP = bytes.fromhex("3e8d742600")
 _CALL_BYTES = 5
 
 
-class SectionTables:
+class X86TableFinder:
     """The tables of a recovered 32-bit x86 kernel; it has no dynamic relocations (`relative`)."""
 
     def __init__(self, elf: Elf) -> None:
@@ -44,11 +44,11 @@ class SectionTables:
         self._fentry = {symbol.address for symbol in elf.symbols_named("__fentry__")}
         self.relative: Mapping[int, int] = {}
 
-    def rows(self, table: str) -> list[Rows]:
+    def find_row_ranges(self, table: str) -> list[RowRange]:
         """The ranges of a table, named by the symbol that would be at its start."""
         if table in _SECTIONS:
             section = self._elf.sections.get(_SECTIONS[table])
-            return [Rows(section.address, section.address + section.size)] if section else []
+            return [RowRange(section.address, section.address + section.size)] if section else []
         form, fits = {
             JUMPS: (struct.Struct("<iii"), self._is_jump),
             FTRACE: (struct.Struct("<I"), self._is_traced),
@@ -56,7 +56,9 @@ class SectionTables:
         found = list(self._runs(table, form, fits))
         return [max(found, key=lambda each: each.end - each.start)] if found else []
 
-    def _runs(self, table: str, form: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> Iterator[Rows]:
+    def _runs(
+        self, table: str, form: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]
+    ) -> Iterator[RowRange]:
         """Every run of at least _LEAST rows that fit."""
         section = self._elf.sections[_HOLDERS[table]]
         content = self._elf.section_bytes(section.name, 0, section.size)
@@ -66,7 +68,7 @@ class SectionTables:
                 inside = place + form.size <= len(content)
                 if not inside or not fits(section.address + place, form.unpack_from(content, place)):
                     if place - start >= _LEAST * form.size:
-                        yield Rows(section.address + start, section.address + place)
+                        yield RowRange(section.address + start, section.address + place)
                     start = place + form.size
                 place += form.size
 

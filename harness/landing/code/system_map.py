@@ -23,7 +23,7 @@ class SystemMap:
     """The text symbols of a map: link addresses in ascending order, and a name for each."""
 
     path: Path
-    starts: list[int]
+    addresses: list[int]
     names: list[str]
 
     @classmethod
@@ -63,14 +63,14 @@ class SystemMap:
                 mend="give the map of the VM's own kernel, or none",
             )
 
-    def meaning(self, linked: int) -> str:
+    def describe_address(self, linked: int) -> str:
         """The closest symbol at or below a link address, as symbol + offset; "" if there is none."""
-        index = bisect_right(self.starts, linked) - 1
-        return f"{self.names[index]}+{linked - self.starts[index]:#x}" if index >= 0 else ""
+        index = bisect_right(self.addresses, linked) - 1
+        return f"{self.names[index]}+{linked - self.addresses[index]:#x}" if index >= 0 else ""
 
     def _unique(self) -> Mapping[str, int]:
         named = Counter(self.names)
-        return {name: place for place, name in zip(self.starts, self.names, strict=True) if named[name] == 1}
+        return {name: place for place, name in zip(self.addresses, self.names, strict=True) if named[name] == 1}
 
 
 def _unique(kernel: Elf) -> Mapping[str, int]:

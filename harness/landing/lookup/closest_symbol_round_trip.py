@@ -27,7 +27,7 @@ _OF_A_MUTANT = 16
 
 def request_by_address(layout: Layout, sites: Sequence[Site]) -> Request:
     """Request probes by address only; such a kprobe has no symbol_name."""
-    return Request([f"@{layout.start(site) + site.offset:#x}" for site in sites])
+    return Request([f"@{layout.symbol_start(site) + site.offset:#x}" for site in sites])
 
 
 @dataclass(frozen=True)
@@ -41,42 +41,42 @@ class Conversion:
     """
 
     address: int
-    lands: int
-    elf: SymbolOffset | None
-    kernel: KernelSymbolOffset
-    by_address: SiteReport
-    by_symbol: SiteReport
-    listed: KernelSymbolOffset | None
+    probe_address: int
+    elf_symbol: SymbolOffset | None
+    kernel_symbol: KernelSymbolOffset
+    report_by_address: SiteReport
+    report_by_symbol: SiteReport
+    listed_symbol: KernelSymbolOffset | None
 
     @property
-    def registered(self) -> bool:
+    def is_registered(self) -> bool:
         """True if the kernel accepted the kprobe on the bare address."""
-        return not self.by_address.errno
+        return not self.report_by_address.errno
 
     @property
     def complaint(self) -> str:
         """Why the conversion failed; empty if the way there and back leads to the same place."""
-        if not self.kernel.is_same_place(self.elf):
+        if not self.kernel_symbol.is_same_place(self.elf_symbol):
             return "the ELF files and the kernel find different symbols"
-        if self.by_address.errno != self.by_symbol.errno:
+        if self.report_by_address.errno != self.report_by_symbol.errno:
             return "by address and by symbol, the kernel returned different errnos"
-        if not self.registered:
+        if not self.is_registered:
             return ""
-        if {self.by_address.address, self.by_symbol.address} != {self.lands}:
+        if {self.report_by_address.address, self.report_by_symbol.address} != {self.probe_address}:
             return "not registered at the requested place"
-        moved = self.kernel._replace(offset=self.kernel.offset + self.lands - self.address)
-        if self.listed != moved:
+        moved = self.kernel_symbol._replace(offset=self.kernel_symbol.offset + self.probe_address - self.address)
+        if self.listed_symbol != moved:
             return "kprobes/list has another symbol for it"
         return ""
 
     def __str__(self) -> str:
         rows = (
-            f"address                    {self.address:#x}, a probe on it must be at {self.lands:#x}",
-            f"closest in the ELF files   {self.elf}",
-            f"closest in the kernel      {self.kernel}",
-            f"requested by address       {_outcome(self.by_address)}",
-            f"requested by symbol        {_outcome(self.by_symbol)}",
-            f"listed as                  {self.listed}",
+            f"address                    {self.address:#x}, a probe on it must be at {self.probe_address:#x}",
+            f"closest in the ELF files   {self.elf_symbol}",
+            f"closest in the kernel      {self.kernel_symbol}",
+            f"requested by address       {_outcome(self.report_by_address)}",
+            f"requested by symbol        {_outcome(self.report_by_symbol)}",
+            f"listed as                  {self.listed_symbol}",
         )
         return "\n".join(rows)
 
@@ -94,14 +94,14 @@ class AddressConverter:
         self.guest = layout.guest
         self.mutant = mutant
 
-    def prove(self, sites: Sequence[Site]) -> list[Conversion]:
+    def prove_round_trip(self, sites: Sequence[Site]) -> list[Conversion]:
         """Convert the address of every site to symbol + offset and back. Raises Missed with the first disagreement.
 
         A mutant is tried on a few of the sites; more would prove nothing more.
         """
         sites = sites if self.mutant is HONEST else evenly_spread(sites, _OF_A_MUTANT)
-        starts = [self.layout.start(site) + site.offset for site in sites]
-        found = self._all(starts, [self.layout.address(site) for site in sites])
+        starts = [self.layout.symbol_start(site) + site.offset for site in sites]
+        found = self._all(starts, [self.layout.probe_address(site) for site in sites])
         wrong = [conversion for conversion in found if conversion.complaint]
         if wrong:
             raise Missed(f"{len(wrong)} of {len(found)} addresses: {wrong[0].complaint}\n\n{wrong[0]}")
@@ -122,19 +122,19 @@ class AddressConverter:
         answers = data_module.read_data(self.guest, [ReadRequest(address) for address in addresses])
         kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
-        view = probe_module.load(self.guest, specs, _ONLY_RESOLVE)
-        probe_module.unload(self.guest)
-        listed = {each.address: closest_symbol.parse_symbol_offset(each.meaning) for each in view.listed}
+        view = probe_module.load_probe_module(self.guest, specs, _ONLY_RESOLVE)
+        probe_module.unload_probe_module(self.guest)
+        listed = {each.address: closest_symbol.parse_symbol_offset(each.symbol_offset) for each in view.listed_probes}
         count = len(addresses)
         return [
             Conversion(
                 address=address,
-                lands=lands,
-                elf=self.layout.closest_symbols.at(address),
-                kernel=symbol,
-                by_address=unnamed,
-                by_symbol=named,
-                listed=listed.get(unnamed.address),
+                probe_address=lands,
+                elf_symbol=self.layout.closest_symbols.symbol_offset_at(address),
+                kernel_symbol=symbol,
+                report_by_address=unnamed,
+                report_by_symbol=named,
+                listed_symbol=listed.get(unnamed.address),
             )
             for address, lands, symbol, unnamed, named in zip(
                 addresses, landings, kernel, view.reports[:count], view.reports[count:], strict=True
@@ -142,7 +142,7 @@ class AddressConverter:
         ]
 
     def _spec(self, symbol: KernelSymbolOffset) -> str:
-        return Site(symbol.name, symbol.offset + self.mutant.converts_too_far, module=symbol.module).spec
+        return Site(symbol.name, symbol.offset + self.mutant.converted_offset_error, module=symbol.module).spec
 
 
 def _known(address: int, symbol: KernelSymbolOffset | None) -> KernelSymbolOffset:

@@ -16,7 +16,7 @@ from harness.landing.lookup.data_symbol_address import Datum
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 
-Holds = Callable[[bytes], bool]
+ContentTest = Callable[[bytes], bool]
 """A function that returns True if these bytes are the expected value of a datum."""
 
 
@@ -30,11 +30,11 @@ class DataReader:
         self.word_bytes = layout.kernel.word_bytes
         self._order = layout.kernel.byte_order
 
-    def encoded(self, value: int, size: int) -> bytes:
+    def encode_number(self, value: int, size: int) -> bytes:
         """The bytes of a number in the guest's byte order."""
         return value.to_bytes(size, self._order)
 
-    def points_to(self, known: bytes, within: int = 0) -> Holds:
+    def pointer_test(self, known: bytes, within: int = 0) -> ContentTest:
         """A test for a pointer: it must point to `known`, or to `within` bytes that contain it.
 
         It fails for a pointer to memory that cannot be read.
@@ -47,7 +47,7 @@ class DataReader:
 
         return leads
 
-    def prove(self, datum: Datum, known: bytes | Holds) -> None:
+    def prove_datum(self, datum: Datum, known: bytes | ContentTest) -> None:
         """Check that all witnesses find the datum at one address, with the known value inside and outside.
 
         Raises Missed with the witness table.
@@ -57,23 +57,23 @@ class DataReader:
             site=Site(datum.symbol, datum.offset, module=datum.module),
             statements=self._statements(datum, holds),
             hits=0,
-            meaning=self.layout.meaning,
+            describe_address=self.layout.describe_address,
         )
         if landing.complaint:
-            raise Missed(f"{datum}: {landing.complaint}\n\n{landing.table()}")
+            raise Missed(f"{datum}: {landing.complaint}\n\n{landing.format_witness_table()}")
 
-    def _statements(self, datum: Datum, holds: Holds) -> Sequence[Statement]:
-        address = (self.mutant.places or data_symbol_address.by_elf)(self.layout, datum)
-        place = address + datum.size if self.mutant.reads_beyond else address
+    def _statements(self, datum: Datum, holds: ContentTest) -> Sequence[Statement]:
+        address = (self.mutant.compute_datum_address or data_symbol_address.address_by_elf)(self.layout, datum)
+        place = address + datum.size if self.mutant.reads_after_datum else address
         named, read = data_module.read_data(
             self.guest, [ReadRequest(address), ReadRequest(place, datum.size, datum.cpu)]
         )
         outside = self._outside(self._copy(datum, place, read), datum.size)
         return (
             Statement("elf", address),
-            data_symbol_address.by_kallsyms(self.layout, datum),
-            data_symbol_address.by_closest(self.layout, datum, address, named.symbol),
-            data_symbol_address.by_target_parameter(self.layout, datum),
+            data_symbol_address.kallsyms_statement(self.layout, datum),
+            data_symbol_address.closest_symbol_statement(self.layout, datum, address, named.symbol),
+            data_symbol_address.target_parameter_statement(self.layout, datum),
             self._resolved(datum),
             _by_value("inside", address, read.content, holds),
             _by_value("outside", address, outside, holds),
@@ -84,7 +84,7 @@ class DataReader:
         if not self.guest.traits.data_symbols:
             return Statement("resolved", None, "the kernel's kallsyms have no data")
         name = f"{datum.module}:{datum.symbol}" if datum.module else datum.symbol
-        found = data_module.resolve(self.guest, name)
+        found = data_module.resolve_symbol(self.guest, name)
         if not found:
             return Statement("resolved", None, f"the kernel does not know {name}", contradicts=True)
         return Statement("resolved", found + datum.offset)
@@ -106,7 +106,7 @@ class DataReader:
         return (place + offset) % (1 << 8 * self.word_bytes)
 
 
-def _by_value(side: str, address: int, content: bytes, holds: Holds) -> Statement:
+def _by_value(side: str, address: int, content: bytes, holds: ContentTest) -> Statement:
     """State the address if the expected value was read there, else contradict."""
     if holds(content):
         return Statement(side, address, code=content)

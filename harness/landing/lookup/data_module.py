@@ -60,14 +60,14 @@ def _ask(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult]:
     load = shlex.join(["insmod", guest.copy_module(_MODULE), f"at={','.join(question.spec for question in questions)}"])
     report = f"/sys/kernel/debug/{_MODULE}/report"
     # The module is unloaded even if the report cannot be read.
-    answer = guest.script(
+    answer = guest.run_script(
         f"{load} && {{ cat {report}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True
     ).check()
     return parse_results(answer.stdout)
 
 
 @parsing_guest_text("the data module's list of resolved symbols")
-def resolve(guest: Guest, symbol: str) -> int:
+def resolve_symbol(guest: Guest, symbol: str) -> int:
     """Return the address at which the module, inside the kernel, finds a symbol; 0 if the kernel does not know it.
 
     `symbol` is `SYM` or `MOD:SYM`. For a per-CPU variable it is the address that per_cpu_ptr() takes. Raises GuestError
@@ -75,7 +75,7 @@ def resolve(guest: Guest, symbol: str) -> int:
     """
     load = shlex.join(["insmod", guest.copy_module(_MODULE), f"resolve={symbol}"])
     listing = f"/sys/kernel/debug/{_MODULE}/resolved"
-    answer = guest.script(f"{load} && {{ cat {listing}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True)
+    answer = guest.run_script(f"{load} && {{ cat {listing}; rc=$?; rmmod {_MODULE} && [ $rc = 0 ]; }}", in_place=True)
     name, address = answer.check().stdout.split()
     if name != symbol:
         raise ValueError(name)

@@ -36,7 +36,7 @@ class Datum:
         return f"{self.symbol}+{self.offset:#x}{where}{'' if self.cpu is None else f' of CPU {self.cpu}'}"
 
 
-def elf_of(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
+def find_elf_and_symbol(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
     """The ELF file and the symbol that a datum names. Raises GuestError unless exactly one symbol has the name."""
     elf = layout.targets[datum.module].elf if datum.module else layout.kernel
     found = elf.symbols_named(datum.symbol)
@@ -45,34 +45,34 @@ def elf_of(layout: Layout, datum: Datum) -> tuple[Elf, Symbol]:
     return elf, found[0]
 
 
-def by_elf(layout: Layout, datum: Datum) -> int:
+def address_by_elf(layout: Layout, datum: Datum) -> int:
     """The address from the ELF file: section + offset in a module, link address + slide in vmlinux.
 
     For a per-CPU variable this is its per-CPU pointer, to which the kernel adds the offset of a CPU.
     """
-    elf, symbol = elf_of(layout, datum)
+    elf, symbol = find_elf_and_symbol(layout, datum)
     return _loaded(layout, datum, elf, symbol) + datum.offset
 
 
-def by_text_base(layout: Layout, datum: Datum) -> int:
+def address_by_text_base(layout: Layout, datum: Datum) -> int:
     """The address of a module's datum, computed as the 2008 letter forbids: text address + distance in the file."""
-    elf, symbol = elf_of(layout, datum)
+    elf, symbol = find_elf_and_symbol(layout, datum)
     loaded = layout.targets[datum.module].sections
     text = lowest_text_section(elf, loaded)
-    distance = elf.sections[symbol.section].offset + elf.section_offset(symbol) - text.offset
+    distance = elf.sections[symbol.section].offset + elf.offset_in_section(symbol) - text.offset
     return loaded[text.name] + distance + datum.offset
 
 
-def by_next_symbol(layout: Layout, datum: Datum) -> int:
+def address_of_next_symbol(layout: Layout, datum: Datum) -> int:
     """The address of the next symbol in the datum's section, or of the section's end after its last symbol.
 
     A mutant uses it.
     """
-    elf, symbol = elf_of(layout, datum)
+    elf, symbol = find_elf_and_symbol(layout, datum)
     behind = [other for other in elf.symbols if other.section == symbol.section and other.address > symbol.address]
     section = elf.sections[symbol.section]
     end = min((other.address for other in behind), default=section.address + section.size)
-    return by_elf(layout, datum) + end - symbol.address
+    return address_by_elf(layout, datum) + end - symbol.address
 
 
 def _loaded(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
@@ -107,7 +107,7 @@ def _relocated(layout: Layout, datum: Datum, elf: Elf, symbol: Symbol) -> int:
 
 
 @parsing_guest_text("/proc/kallsyms")
-def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
+def kallsyms_statement(layout: Layout, datum: Datum) -> Statement:
     """The address in /proc/kallsyms.
 
     It lists data only with KALLSYMS_ALL, a module's data too (is_core_symbol(), 6.1).
@@ -121,7 +121,7 @@ def by_kallsyms(layout: Layout, datum: Datum) -> Statement:
     return Statement("kallsyms", places[0] + datum.offset)
 
 
-def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOffset | None) -> Statement:
+def closest_symbol_statement(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOffset | None) -> Statement:
     """The datum's address if the kernel finds its symbol closest to `address` (sprint_symbol()).
 
     This needs data symbols in kallsyms. Without them, the kernel names a module's data by the module's last function,
@@ -129,7 +129,7 @@ def by_closest(layout: Layout, datum: Datum, address: int, shown: KernelSymbolOf
     """
     if shown is None or not layout.guest.traits.data_symbols:
         return Statement("closest", None, f"the kernel calls it {shown}")
-    place = layout.closest_symbols.at(address)
+    place = layout.closest_symbols.symbol_offset_at(address)
     names = place.names if place else ()
     if datum.cpu is not None and _is_per_cpu_end(layout, shown, address):
         return Statement("closest", address + datum.offset, f"{shown}, which ends where the variable begins")
@@ -152,7 +152,7 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
 
 
 @parsing_guest_text("the parameter of a module")
-def by_target_parameter(layout: Layout, datum: Datum) -> Statement:
+def target_parameter_statement(layout: Layout, datum: Datum) -> Statement:
     """The address that the target itself has for the datum, from its parameter `data`."""
     if not datum.module:
         return Statement("module", None, "vmlinux has no such parameter")
@@ -163,19 +163,19 @@ def by_target_parameter(layout: Layout, datum: Datum) -> Statement:
     return Statement("module", int(places[datum.symbol], 16) + datum.offset)
 
 
-class Shifts(NamedTuple):
+class ShiftedVariableCounts(NamedTuple):
     """Counts of variables that two kernels have in common.
 
     `variables` counts all of them, `from_text` those whose distance from `_stext` differs between the kernels,
     `from_data` those whose distance from `_sdata` differs.
     """
 
-    variables: int
-    from_text: int
-    from_data: int
+    common_variables: int
+    shifted_from_text: int
+    shifted_from_data: int
 
 
-def shifts(kernel: Elf, other: Elf) -> Shifts:
+def count_shifted_variables(kernel: Elf, other: Elf) -> ShiftedVariableCounts:
     """Count the variables that relocation by hand would miss with offsets made for the other kernel."""
     here, there = _variables(kernel), _variables(other)
     shared = here.keys() & there.keys()
@@ -183,7 +183,7 @@ def shifts(kernel: Elf, other: Elf) -> Shifts:
     for base in ("_stext", "_sdata"):
         moved = kernel.symbols_named(base)[0].address - other.symbols_named(base)[0].address
         missed.append(sum(here[name] - there[name] != moved for name in shared))
-    return Shifts(len(shared), *missed)
+    return ShiftedVariableCounts(len(shared), *missed)
 
 
 def _variables(kernel: Elf) -> dict[str, int]:

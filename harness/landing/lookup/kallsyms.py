@@ -9,9 +9,9 @@ from functools import lru_cache
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, blacklist, evenly_spread
+from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, evenly_spread, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, InstructionKind
-from harness.landing.code.instructions import first
+from harness.landing.code.instructions import first_instruction
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -20,7 +20,7 @@ _CODE = "tTwW"
 
 
 @parsing_guest_text("/proc/kallsyms")
-def missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
+def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, int]]) -> list[Site]:
     """The functions that the kernel would not find by name, or would find at an address other than the given one.
 
     The kernel uses the first entry with a name (kallsyms_lookup_name(), kernel/kallsyms.c, 6.1), and for MOD:SYM the
@@ -41,7 +41,7 @@ def blacklisted_names(guest: Guest) -> list[str]:
     return [name for name, times in names.items() if name.isidentifier() and times == 1]
 
 
-def converts_addresses(layout: Layout) -> bool:
+def kernel_converts_addresses(layout: Layout) -> bool:
     """True if register_kprobe() converts every address to closest symbol + offset and back before it registers.
 
     Such a kernel has a function with which an architecture can adjust the result (kernel/kprobes.c, since 5.18).
@@ -63,7 +63,7 @@ def ambiguous_names(layout: Layout, count: int) -> list[str]:
     only (find_bug(), lib/bug.c, 6.1).
     """
     inside = layout.kernel.text_range
-    forbidden = [range(start - layout.slide, end - layout.slide) for start, end in blacklist(layout.guest)]
+    forbidden = [range(start - layout.slide, end - layout.slide) for start, end in read_blacklist_ranges(layout.guest)]
     return evenly_spread(list(_shared(layout, inside, forbidden)), count)
 
 
@@ -90,5 +90,5 @@ def _is_function(symbol: Symbol, inside: range) -> bool:
 
 def _traps(layout: Layout, symbol: Symbol) -> bool:
     """True if a function begins with a trap."""
-    begins = first(layout.kernel, symbol, layout.decoder)
+    begins = first_instruction(layout.kernel, symbol, layout.decoder)
     return begins is None or (begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.guest.guest import Guest
-from harness.landing.code.bug_table import bug_places
-from harness.landing.code.function_selection import blacklist
+from harness.landing.code.bug_table import linked_bug_addresses
+from harness.landing.code.function_selection import read_blacklist_ranges
 from harness.landing.code.patch_sites import module_table_entries, table_addresses
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.layout import Layout, LoadedTarget
@@ -15,30 +15,30 @@ from harness.landing.target import Target
 _STATIC_CALLS = "__start_static_call_sites"
 
 
-def jump_labels(layout: Layout) -> list[int]:
+def jump_label_addresses(layout: Layout) -> list[int]:
     """The addresses of the static branches in the kernel's text."""
     return _loaded(layout, table_addresses(layout.kernel, JUMPS))
 
 
-def static_calls(layout: Layout) -> list[int]:
+def static_call_addresses(layout: Layout) -> list[int]:
     """The addresses of the static calls in the kernel's text."""
     return _loaded(layout, table_addresses(layout.kernel, _STATIC_CALLS))
 
 
-def module_jump_labels(loaded: Target | LoadedTarget) -> list[int]:
+def module_jump_label_addresses(loaded: Target | LoadedTarget) -> list[int]:
     """The addresses of a module's static branches in sections that stay loaded."""
     found = module_table_entries(loaded.elf, JUMPS)
     return [loaded.sections[section] + place for section, place in found if section in loaded.lasting_sections]
 
 
-def bug_traps(layout: Layout) -> list[int]:
+def bug_trap_addresses(layout: Layout) -> list[int]:
     """The addresses of the traps of BUG() and WARN() in the kernel's text."""
-    return _loaded(layout, bug_places(layout.kernel, layout.guest.image.config))
+    return _loaded(layout, linked_bug_addresses(layout.kernel, layout.guest.image.config))
 
 
-def parts_of_blacklisted(layout: Layout, guest: Guest) -> list[int]:
+def parts_of_blacklisted_functions(layout: Layout, guest: Guest) -> list[int]:
     """The starts of parts that the compiler split off blacklisted functions, if they are not blacklisted themselves."""
-    ranges = [range(start, end) for start, end in blacklist(guest)]
+    ranges = [range(start, end) for start, end in read_blacklist_ranges(guest)]
     listed = {symbol.name for symbol in layout.kernel.symbols if _in_any(symbol.address + layout.slide, ranges)}
     halves = (
         symbol.address

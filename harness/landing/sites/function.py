@@ -12,7 +12,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import UsageError
 from harness.images.image import Image
 from harness.landing.code.instruction import Instruction
-from harness.landing.code.instructions import decoded
+from harness.landing.code.instructions import decode_function
 from harness.landing.sites import objdump, rules_arm64, rules_x86
 from harness.landing.sites.reserved import Reserved
 
@@ -36,7 +36,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Offset:
+class InstructionSite:
     """One instruction of a function.
 
     `arms` is what the kernel writes for an enabled probe: `breakpoint` or `ftrace call`; "" where it refuses.
@@ -45,10 +45,10 @@ class Offset:
 
     offset: int
     size: int
-    text: str
+    disassembly: str
     answer: Answer
-    arms: str
-    confirmed: bool
+    patch_kind: str
+    confirmed_by_objdump: bool
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Function:
     name: str
     address: int
     size: int
-    shift: int
+    landing_pad_size: int
     aliases: tuple[str, ...]
-    others: tuple[str, ...]
-    instructions: tuple[Offset, ...]
-    inside: dict[int, Answer]
+    same_name_symbols: tuple[str, ...]
+    instructions: tuple[InstructionSite, ...]
+    answers_inside_instructions: dict[int, Answer]
 
 
 class FunctionSites:
@@ -76,13 +76,13 @@ class FunctionSites:
         self.image = image
         self.kernel: Elf = Elf.read_cached(image.vmlinux)
         self._architecture: Architecture = image.recipe.architecture
-        self._decoder: Decoder = self._architecture.kprobes.decoder
-        self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobes)
+        self._decoder: Decoder = self._architecture.kprobe_traits.decoder
+        self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobe_traits)
         found = _RELEASE.match(image.release)
         self._kept: tuple[Symbol | None, Sequence[Instruction]] = None, ()
         self._version = (int(found[1]), int(found[2])) if found else (0, 0)
 
-    def symbol(self, name: str) -> Symbol:
+    def find_function(self, name: str) -> Symbol:
         """Return the function that the kernel finds by this name: the one with the lowest address.
 
         Raises UsageError if there is none.
@@ -94,42 +94,42 @@ class FunctionSites:
             raise UsageError(f"no function is named {name!r}", where=self.image.recipe.name, mend=mend)
         return min(functions, key=lambda symbol: symbol.address)
 
-    def function(self, name: str) -> Function:
+    def describe_function(self, name: str) -> Function:
         """Return everything about one function. Raises UsageError if there is none, PinpointError if it is not code."""
-        symbol = self.symbol(name)
+        symbol = self.find_function(name)
         code = self._code(symbol)
         end = code[-1].end
-        text = objdump.instructions(
+        text = objdump.disassemble_range(
             self.image.vmlinux, self._architecture, symbol.address, symbol.address + max(end, symbol.size)
         )
         rows = tuple(self._offset(symbol, each, text) for each in code)
         starts = {each.offset for each in code}
-        between = {offset: self.answer(symbol, offset) for offset in range(end) if offset not in starts}
+        between = {offset: self.probe_answer(symbol, offset) for offset in range(end) if offset not in starts}
         return Function(
             name,
             symbol.address,
             end,
-            self.shift(symbol),
+            self.landing_pad_size(symbol),
             tuple(sorted({each.name for each in self._at(symbol.address)} - {name})),
             tuple(f"{each.address:#x} {each.kind}" for each in self.kernel.symbols_named(name) if each != symbol),
             rows,
             between,
         )
 
-    def shift(self, symbol: Symbol) -> int:
+    def landing_pad_size(self, symbol: Symbol) -> int:
         """The size of the landing pad that a probe on the entry is moved past; 0 if the function has none."""
-        pad = self._architecture.kprobes.entry_landing_pad
+        pad = self._architecture.kprobe_traits.entry_landing_pad
         return len(pad) if pad and self.kernel.function_bytes(symbol)[: len(pad)] == pad else 0
 
-    def answer(self, symbol: Symbol, offset: int) -> Answer:
+    def probe_answer(self, symbol: Symbol, offset: int) -> Answer:
         """Return the kernel's answer to a probe on symbol + offset."""
-        place = offset + (self.shift(symbol) if not offset else 0)
+        place = offset + (self.landing_pad_size(symbol) if not offset else 0)
         address = symbol.address + place
-        reserved = self.reserved.why(address)
+        reserved = self.reserved.refusal_reason(address)
         if reserved:
             return Answer(False, errno.EINVAL, reserved)
-        if address % self._architecture.kprobes.alignment:
-            return Answer(False, self._architecture.kprobes.mid_instruction, "inside an instruction")
+        if address % self._architecture.kprobe_traits.instruction_alignment:
+            return Answer(False, self._architecture.kprobe_traits.mid_instruction_errno, "inside an instruction")
         if self.reserved.in_exception_table(address):
             return Answer(False, errno.EINVAL, "in the exception table")
         return self._by_instruction(symbol, place, address)
@@ -139,29 +139,29 @@ class FunctionSites:
         rule = _RULES.get(self._decoder)
         if rule is None:
             return Answer(True)
-        if self.reserved.rewritten(address):
+        if self.reserved.is_rewritten_at_boot(address):
             return Answer(None, 0, "rewritten at boot")
         if place not in {each.offset for each in self._code(symbol)}:
-            if self.reserved.in_return(address):
+            if self.reserved.is_in_return_jump(address):
                 # The kernel writes a return and traps, or leaves a jump; it refuses with EINVAL or EILSEQ.
                 return Answer(False, 0, "inside a return")
-            return Answer(False, self._architecture.kprobes.mid_instruction, "inside an instruction")
+            return Answer(False, self._architecture.kprobe_traits.mid_instruction_errno, "inside an instruction")
         number, why = rule(self.kernel.function_bytes(symbol), place, self._version)
         return Answer(not number, number, why)
 
-    def _offset(self, symbol: Symbol, each: Instruction, text: Mapping[int, str]) -> Offset:
+    def _offset(self, symbol: Symbol, each: Instruction, text: Mapping[int, str]) -> InstructionSite:
         address = symbol.address + each.offset
-        answer = self.answer(symbol, each.offset)
-        shifted = address + (0 if each.offset else self.shift(symbol))
+        answer = self.probe_answer(symbol, each.offset)
+        shifted = address + (0 if each.offset else self.landing_pad_size(symbol))
         arms = "ftrace call" if self.reserved.on_ftrace_site(shifted) else "breakpoint"
         found = text.get(address, "")
         shown = arms if answer.accepted is not False else ""
-        return Offset(each.offset, each.size, found or "?", answer, shown, bool(found))
+        return InstructionSite(each.offset, each.size, found or "?", answer, shown, bool(found))
 
     def _code(self, symbol: Symbol) -> Sequence[Instruction]:
         """The instructions of a function; those of the last function are kept."""
         if self._kept[0] != symbol:
-            self._kept = symbol, decoded(self.kernel, symbol, self._decoder)
+            self._kept = symbol, decode_function(self.kernel, symbol, self._decoder)
         return self._kept[1]
 
     def _at(self, address: int) -> list[Symbol]:

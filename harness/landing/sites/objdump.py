@@ -14,7 +14,7 @@ _SECONDS = 60.0
 _LINE = re.compile(r"\s*([0-9a-f]+):\t(.+)")
 
 
-def instructions(file: Path, architecture: Architecture, start: int, end: int) -> dict[int, str]:
+def disassemble_range(file: Path, architecture: Architecture, start: int, end: int) -> dict[int, str]:
     """Map each address from `start` to before `end` at which objdump finds an instruction to its text.
 
     Empty if objdump cannot read the file. Raises HostError when it is not installed.

@@ -7,14 +7,14 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
-from harness.core.architecture import CallForm, KprobeTraits
+from harness.core.architecture import FtraceCallInstruction, KprobeTraits
 from harness.core.elf import Elf
-from harness.landing.code.bug_table import bug_places
+from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.function_selection import PREAMBLES
-from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, ranges
+from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, table_ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS
-from harness.landing.code.select_stripped_table_finder import recovered_tables
-from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, FlatTables
+from harness.landing.code.select_stripped_table_finder import select_table_finder
+from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
 
 _BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 # A function that every kernel with kprobes has on its blacklist (NOKPROBE_SYMBOL(get_kprobe), kernel/kprobes.c).
@@ -39,16 +39,16 @@ class Reserved:
         self._kernel = kernel
         self._config = config
         self._kprobes = kprobes
-        tables = recovered_tables(kernel)
-        self._flat = tables if isinstance(tables, FlatTables) else None
+        tables = select_table_finder(kernel)
+        self._flat = tables if isinstance(tables, Arm64TableFinder) else None
 
-    def why(self, address: int) -> str:
+    def refusal_reason(self, address: int) -> str:
         """The reason why check_kprobe_address_safe() refuses an address with EINVAL; "" if it does not."""
         if self._on_refused_ftrace_site(address):
             return "ftrace site"
         if address not in self._kernel.text_range:
             return "text that is freed after boot" if self._is_initial(address) else "not in the kernel's text"
-        if self.blacklisted(address):
+        if self.is_blacklisted(address):
             return "blacklisted"
         if self._part_of_blacklisted(address):
             return "part of a blacklisted function"
@@ -56,12 +56,12 @@ class Reserved:
         found = next((reason for reason, places in reasons if _within(places, address)), "")
         return found or ("preamble of a function" if self._names_at(address, PREAMBLES) else "")
 
-    def blacklisted(self, address: int) -> bool:
+    def is_blacklisted(self, address: int) -> bool:
         """True if the address is in a function or an area of the blacklist."""
         return _within(self._blacklist, address)
 
     @property
-    def blacklist_known(self) -> bool:
+    def blacklist_found_in_file(self) -> bool:
         """True if the file's own list of functions was found."""
         return bool(self._listed)
 
@@ -69,29 +69,29 @@ class Reserved:
         """True if the kernel refuses the address because the exception table names it."""
         return self._kprobes.refuses_exception_table and address in self._exceptions
 
-    def rewritten(self, address: int) -> bool:
+    def is_rewritten_at_boot(self, address: int) -> bool:
         """True if the kernel replaces the code here at boot, and the first instruction may become any other.
 
         An indirect call that was compiled as a call of a thunk begins with a call in any case (apply_retpolines()).
         """
         return _within(self._rewritten, address) and address not in self._thunk_calls
 
-    def in_return(self, address: int) -> bool:
+    def is_in_return_jump(self, address: int) -> bool:
         """True in a jump to a return thunk, which the kernel may replace by a return and traps (apply_returns())."""
         return _within(self._returns, address)
 
     def on_ftrace_site(self, address: int) -> bool:
         """True if ftrace patches the instruction at exactly this address."""
-        place = ftrace_sites(self._kernel).at(LINKED, address)
+        place = ftrace_sites(self._kernel).site_at(LINKED, address)
         return place is not None and self._ftrace_instruction(place) == address
 
-    def start_of(self, address: int) -> int:
+    def closest_symbol_start(self, address: int) -> int:
         """The closest symbol at or below an address: where the kernel begins to decode."""
         return self._starts[max(0, bisect_right(self._starts, address) - 1)]
 
     def _ftrace_instruction(self, place: Range) -> int:
         """The address of the patched instruction: the second word of arm64's two nops."""
-        return place.end - 4 if self._kprobes.ftrace_call is CallForm.ARM64_BL else place.start
+        return place.end - 4 if self._kprobes.ftrace_call_instruction is FtraceCallInstruction.ARM64_BL else place.start
 
     def _on_refused_ftrace_site(self, address: int) -> bool:
         return self._config.get("CONFIG_KPROBES_ON_FTRACE") != "y" and self.on_ftrace_site(address)
@@ -105,7 +105,7 @@ class Reserved:
     @cached_property
     def _blacklist(self) -> Sequence[Range]:
         spans = [self._function(start) for start in self._listed]
-        for name in (*_AREAS, *self._kprobes.reserved_text):
+        for name in (*_AREAS, *self._kprobes.reserved_text_areas):
             marks = [self._kernel.symbols_named(f"__{name}_text_{end}") for end in ("start", "end")]
             if all(marks) and marks[0][0].address < marks[1][0].address:
                 last = self._function(marks[1][0].address - 1)
@@ -123,7 +123,7 @@ class Reserved:
             rows = form.iter_unpack(self._kernel.bytes_at(start, last[0].address - start))
             return [moved.get(start + index * form.size, value) for index, (value,) in enumerate(rows)]
         known = self._kernel.symbols_named(_ALWAYS_LISTED)
-        return self._flat.pointers_with(known[0].address) if self._flat and known else []
+        return self._flat.pointer_run_containing(known[0].address) if self._flat and known else []
 
     def _function(self, address: int) -> Range:
         """The bytes from the symbol at or below an address to the next symbol, as kallsyms sizes a function."""
@@ -138,12 +138,12 @@ class Reserved:
 
     def _part_of_blacklisted(self, address: int) -> bool:
         """True for code of `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
-        bases = (name.partition(".")[0] for name in self._names[self.start_of(address)] if "." in name)
+        bases = (name.partition(".")[0] for name in self._names[self.closest_symbol_start(address)] if "." in name)
         found = (symbol for base in bases for symbol in self._kernel.symbols_named(base))
-        return any(self.blacklisted(symbol.address) for symbol in found)
+        return any(self.is_blacklisted(symbol.address) for symbol in found)
 
     def _names_at(self, address: int, prefixes: tuple[str, ...]) -> bool:
-        return any(name.startswith(prefixes) for name in self._names[self.start_of(address)])
+        return any(name.startswith(prefixes) for name in self._names[self.closest_symbol_start(address)])
 
     @cached_property
     def _names(self) -> Mapping[int, Sequence[str]]:
@@ -154,28 +154,28 @@ class Reserved:
 
     @cached_property
     def _jumps(self) -> Sequence[Range]:
-        return _sorted(ranges(self._kernel, JUMPS))
+        return _sorted(table_ranges(self._kernel, JUMPS))
 
     @cached_property
     def _static_calls(self) -> Sequence[Range]:
         # Every byte of the call counts, also for a tail call with a prefix (addr_conflict(), static_call_inline.c).
-        return _sorted(Range(each.start, each.start + 5) for each in ranges(self._kernel, _STATIC_CALLS))
+        return _sorted(Range(each.start, each.start + 5) for each in table_ranges(self._kernel, _STATIC_CALLS))
 
     @cached_property
     def _bugs(self) -> Sequence[Range]:
-        return _sorted(Range(place, place + 1) for place in bug_places(self._kernel, self._config))
+        return _sorted(Range(place, place + 1) for place in linked_bug_addresses(self._kernel, self._config))
 
     @cached_property
     def _rewritten(self) -> Sequence[Range]:
-        return _sorted(each for begin in _REWRITTEN for each in ranges(self._kernel, begin))
+        return _sorted(each for begin in _REWRITTEN for each in table_ranges(self._kernel, begin))
 
     @cached_property
     def _thunk_calls(self) -> frozenset[int]:
-        return frozenset(each.start for each in ranges(self._kernel, _RETPOLINES))
+        return frozenset(each.start for each in table_ranges(self._kernel, _RETPOLINES))
 
     @cached_property
     def _returns(self) -> Sequence[Range]:
-        return _sorted(ranges(self._kernel, _RETURNS))
+        return _sorted(table_ranges(self._kernel, _RETURNS))
 
     @cached_property
     def _exceptions(self) -> frozenset[int]:
@@ -194,7 +194,7 @@ class Reserved:
         if first and last:
             yield first[0].address, last[0].address
         elif self._flat:
-            yield from self._flat.rows(EXCEPTIONS)
+            yield from self._flat.find_row_ranges(EXCEPTIONS)
 
 
 def _is_listed(name: str) -> bool:

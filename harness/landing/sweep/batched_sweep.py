@@ -52,49 +52,53 @@ class SweepResult:
     `deadly` the sites that killed a guest.
     """
 
-    landed: int = 0
-    missed: list[Landing] = field(default_factory=list)
-    refused: list[RefusedSite] = field(default_factory=list)
-    fatal: list[FatalSite] = field(default_factory=list)
+    landed_count: int = 0
+    missed_landings: list[Landing] = field(default_factory=list)
+    refused_sites: list[RefusedSite] = field(default_factory=list)
+    fatal_sites: list[FatalSite] = field(default_factory=list)
     hits: int = 0
     seconds: float = 0.0
 
     @property
-    def sites(self) -> int:
+    def site_count(self) -> int:
         """The number of sites that were tried."""
-        return self.landed + len(self.missed) + len(self.refused) + len(self.fatal)
+        return self.landed_count + len(self.missed_landings) + len(self.refused_sites) + len(self.fatal_sites)
 
     @property
-    def per_second(self) -> float:
+    def sites_per_second(self) -> float:
         """Sites per second of the host's clock."""
-        return self.sites / self.seconds if self.seconds else 0.0
+        return self.site_count / self.seconds if self.seconds else 0.0
 
     @property
-    def unexplained(self) -> list[str]:
+    def describe_unexplained_sites(self) -> list[str]:
         """One line for each site that did not land and has no documented reason."""
         return [
-            *(f"{refusal.site}: refused with errno {refusal.errno}" for refusal in self.refused if not refusal.reason),
-            *(f"{landing.site}: {landing.complaint}" for landing in self.missed),
-            *(f"{death.site}: kills the guest" for death in self.fatal if not death.reason),
+            *(
+                f"{refusal.site}: refused with errno {refusal.errno}"
+                for refusal in self.refused_sites
+                if not refusal.reason
+            ),
+            *(f"{landing.site}: {landing.complaint}" for landing in self.missed_landings),
+            *(f"{death.site}: kills the guest" for death in self.fatal_sites if not death.reason),
         ]
 
     def add(self, other: SweepResult) -> None:
         """Add the results of more sites."""
-        self.landed += other.landed
-        self.missed += other.missed
-        self.refused += other.refused
-        self.fatal += other.fatal
+        self.landed_count += other.landed_count
+        self.missed_landings += other.missed_landings
+        self.refused_sites += other.refused_sites
+        self.fatal_sites += other.fatal_sites
         self.hits += other.hits
         self.seconds += other.seconds
 
     def prove(self) -> None:
         """Raise Missed, with one witness table, unless every site landed or has a documented reason."""
-        strange = self.unexplained
+        strange = self.describe_unexplained_sites
         if not strange:
             return
-        table = f"\n\n{self.missed[0].table()}" if self.missed else ""
+        table = f"\n\n{self.missed_landings[0].format_witness_table()}" if self.missed_landings else ""
         shown = "\n".join(strange[:20])
-        raise Missed(f"{len(strange)} of {self.sites} sites are unexplained:\n{shown}{table}")
+        raise Missed(f"{len(strange)} of {self.site_count} sites are unexplained:\n{shown}{table}")
 
 
 class Sweep:
@@ -116,18 +120,18 @@ class Sweep:
         self.mutant = mutant
         self.wrong: dict[Site, str] = {}
         self._refusals = Refusals(layout)
-        self._traits = self.guest.architecture.kprobes
+        self._traits = self.guest.architecture.kprobe_traits
 
     def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
         """Sweep these sites as one batch. Raises GuestError, GuestLost or DeadlineExceeded if the guest dies of it."""
         began = time.monotonic()
-        deadline = self.guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
+        deadline = self.guest.scaled_deadline(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
         swept = SweepResult()
-        addresses = [self.layout.address(site) for site in sites]
+        addresses = [self.layout.probe_address(site) for site in sites]
         for site, address, (report, statements) in zip(
             sites, addresses, self._sweep(sites, addresses, deadline), strict=True
         ):
-            self._judge(swept, Landing(site, statements, report.hits, self.layout.meaning), report, address)
+            self._judge(swept, Landing(site, statements, report.hits, self.layout.describe_address), report, address)
         swept.seconds = time.monotonic() - began
         return swept
 
@@ -138,7 +142,7 @@ class Sweep:
         """
         if not self.armed:
             return self._resolved(sites, addresses, deadline)
-        self.wrong = sweep_plan.stepped_wrong(self.layout, sites)
+        self.wrong = sweep_plan.defects_of_wrongly_stepped(self.layout, sites)
         held = self._traits.defects and not self._idle
         return (self._held if held else self._armed)(sites, addresses, deadline)
 
@@ -146,19 +150,26 @@ class Sweep:
         swept.hits += report.hits
         if report.errno:
             reason = self._refusals.reason(landing.site, address, report.errno)
-            swept.refused.append(RefusedSite(landing.site, report.errno, reason))
+            swept.refused_sites.append(RefusedSite(landing.site, report.errno, reason))
         elif landing.complaint:
-            swept.missed.append(landing)
+            swept.missed_landings.append(landing)
         else:
-            swept.landed += 1
+            swept.landed_count += 1
 
     def _resolved(
         self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline
     ) -> Iterator[_SiteStatements]:
-        batch = self.module.resolve([site.spec for site in sites], deadline)
+        batch = self.module.register_disabled([site.spec for site in sites], deadline)
         for address, report in zip(addresses, batch.reports, strict=True):
-            listed = five_address_witnesses.listed(batch.listing.near(address), address)
-            yield report, (five_address_witnesses.reported(report), listed, five_address_witnesses.elf(address))
+            listed = five_address_witnesses.listed_statement(batch.listing.entries_near(address), address)
+            yield (
+                report,
+                (
+                    five_address_witnesses.reported_statement(report),
+                    listed,
+                    five_address_witnesses.elf_statement(address),
+                ),
+            )
 
     def _held(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
         """Arm the sites while nothing else runs; the list is read after that, when the probes are disabled."""
@@ -167,11 +178,11 @@ class Sweep:
         before = self.guest.memory.read_many(spans)
         held, during = self.module.arm_while_paused(specs, lambda: self.guest.memory.read_many(spans), deadline)
         during = before if self.mutant.stale_snapshot else during
-        removed = self.module.remove(specs, deadline)
+        removed = self.module.remove_probes(specs, deadline)
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, report, states in zip(addresses, held.reports, memory, strict=True):
-            listed = five_address_witnesses.listed(held.listing.near(address), address)
+            listed = five_address_witnesses.listed_statement(held.listing.entries_near(address), address)
             yield report, self._statements(address, report, report, listed, Window(address, *states))
 
     def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
@@ -180,26 +191,26 @@ class Sweep:
         before = self.guest.memory.read_many(spans)
         armed = self.module.arm(specs, deadline)
         during = before if self.mutant.stale_snapshot else self.guest.memory.read_many(spans)
-        removed = self.module.remove(specs, deadline)
+        removed = self.module.remove_probes(specs, deadline)
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, early, late, states in zip(addresses, armed.reports, removed.reports, memory, strict=True):
-            listed = _enabled(five_address_witnesses.listed(armed.listing.near(address), address))
+            listed = _enabled(five_address_witnesses.listed_statement(armed.listing.entries_near(address), address))
             yield late, self._statements(address, early, late, listed, Window(address, *states))
 
     def _statements(
         self, address: int, early: SiteReport, late: SiteReport, listed: Statement, window: Window
     ) -> tuple[Statement, ...]:
-        outside = five_address_witnesses.outside(window, address, self._traits)
-        if address in self.module.listed_before and window.patch_at(address, self._traits):
+        outside = five_address_witnesses.outside_statement(window, address, self._traits)
+        if address in self.module.addresses_listed_before and window.patch_length_at(address, self._traits):
             # Memory does not change for a second probe on a site. On parisc the kernel has a probe of its own on
             # __kretprobe_trampoline.
             outside = Statement("outside", address, "a probe was there before")
         return (
-            five_address_witnesses.reported(early),
+            five_address_witnesses.reported_statement(early),
             listed,
-            five_address_witnesses.elf(address),
-            five_address_witnesses.trapped(late, self._traits),
+            five_address_witnesses.elf_statement(address),
+            five_address_witnesses.trapped_statement(late, self._traits),
             _restored(outside, window),
         )
 

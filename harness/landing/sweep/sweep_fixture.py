@@ -13,7 +13,7 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan, sweep_tracefs
 from harness.landing.sweep.batched_sweep import Sweep, SweepResult
-from harness.landing.sweep.sweep_guests import Fresh, FreshGuests, sweep_one_guest
+from harness.landing.sweep.sweep_guests import FreshGuestFactory, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.sweep.sweep_tracefs import TracefsSeconds
@@ -31,7 +31,7 @@ class Sweeps:
     """Sweeps of one cell's VM. `workers` is the number of guests of its own that a sweep may use at once."""
 
     layout: Layout
-    fresh: Fresh
+    open_fresh_guest: FreshGuestFactory
     bus: Bus
     mutant: Mutant = HONEST
     depth: Depth = Depth.SAMPLE
@@ -40,11 +40,13 @@ class Sweeps:
     @property
     def eligible_count(self) -> int:
         """The number of sites in a sweep of the whole kernel and of the loaded targets."""
-        return len(sweep_plan.eligible(self.layout))
+        return len(sweep_plan.eligible_sites(self.layout))
 
-    def sweep_resolved(self) -> SweepResult:
+    def sweep_disabled(self) -> SweepResult:
         """Register sites disabled in the row's own guest, so that nothing is patched."""
-        sites = self._few() if self.mutant is not HONEST else sweep_plan.to_resolve(self.layout, self.depth)
+        sites = (
+            self._few() if self.mutant is not HONEST else sweep_plan.sites_to_register_disabled(self.layout, self.depth)
+        )
         return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
 
     def sweep_armed(self) -> SweepResult:
@@ -52,16 +54,22 @@ class Sweeps:
         if self.mutant is not HONEST:
             return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
         workers = self.workers if self.depth is Depth.ALL else 1
-        return self.on_fresh_guests(sweep_plan.to_arm(self.layout, self.depth), workers=workers)
+        return self.sweep_on_fresh_guests(sweep_plan.sites_to_arm(self.layout, self.depth), workers=workers)
 
-    def on_fresh_guests(
+    def sweep_on_fresh_guests(
         self, sites: Sequence[Site], *, workers: int = 1, parameters: Sequence[str] = ()
     ) -> SweepResult:
         """Arm these sites on fresh guests; `parameters` are passed to the sweep module."""
         with self.bus.step(self.layout.guest.name, "armed") as step:
-            guests = FreshGuests(self.fresh, step, workers=workers, parameters=parameters)
-            swept = guests.sweep(sweep_plan.batches(sweep_plan.safe_first(self.layout, sites), sweep_plan.ARMED_BATCH))
-            step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second, {guests.guests} guests")
+            guests = FreshGuests(self.open_fresh_guest, step, workers=workers, parameters=parameters)
+            swept = guests.sweep(
+                sweep_plan.divide_into_batches(
+                    sweep_plan.order_safe_sites_first(self.layout, sites), sweep_plan.ARMED_BATCH
+                )
+            )
+            step.set_final_detail(
+                f"{swept.site_count} sites, {swept.sites_per_second:.0f} a second, {guests.guests} guests"
+            )
         return swept
 
     def compare_with_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
@@ -73,7 +81,7 @@ class Sweeps:
         (ftrace_shutdown(), kernel/trace/ftrace.c:3089, 6.1.192).
         """
         with (
-            self.fresh() as other,
+            self.open_fresh_guest() as other,
             Target(other, "pinpoint_target") as target,
             Target(other, "pinpoint_sections") as more,
         ):
@@ -85,12 +93,16 @@ class Sweeps:
         tracefs arms probes while the guest runs, and its handler runs many kernel functions, so that one hit is inside
         of another.
         """
-        defects = self.layout.guest.architecture.kprobes.defects
-        idle = (each for start in sweep_plan.target_sites(self.layout) for each in self.layout.boundaries(start))
-        sites = evenly_spread(list(idle) if defects else sweep_plan.eligible(self.layout), _PEER_SITES)
+        defects = self.layout.guest.architecture.kprobe_traits.defects
+        idle = (
+            each
+            for start in sweep_plan.target_entry_sites(self.layout)
+            for each in self.layout.instruction_sites(start)
+        )
+        sites = evenly_spread(list(idle) if defects else sweep_plan.eligible_sites(self.layout), _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = sweep_tracefs.time_cycle(self.layout.guest, sites)
-            step.close_with(f"{peer.sites} sites, {peer.per_second:.1f} a second")
+            step.set_final_detail(f"{peer.site_count} sites, {peer.sites_per_second:.1f} a second")
         return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
 
     def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> SweepResult:
@@ -100,8 +112,8 @@ class Sweeps:
         module.load()
         try:
             with self.bus.step(self.layout.guest.name, "armed" if armed else "resolved") as step:
-                swept = sweep_one_guest(sweep, sweep_plan.batches(sites, size), step)
-                step.close_with(f"{swept.sites} sites, {swept.per_second:.0f} a second")
+                swept = sweep_one_guest(sweep, sweep_plan.divide_into_batches(sites, size), step)
+                step.set_final_detail(f"{swept.site_count} sites, {swept.sites_per_second:.0f} a second")
         finally:
             module.unload()
         return swept

@@ -18,7 +18,7 @@ from harness.landing.sweep.batched_sweep import FatalSite, Sweep, SweepResult
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.target import Target
 
-Fresh = Callable[[], AbstractContextManager[Guest]]
+FreshGuestFactory = Callable[[], AbstractContextManager[Guest]]
 _DEATHS = (GuestError, GuestLost, DeadlineExceeded)
 
 
@@ -34,7 +34,9 @@ class FreshGuests:
     module.
     """
 
-    def __init__(self, fresh: Fresh, step: ProgressStep, *, workers: int = 1, parameters: Sequence[str] = ()) -> None:
+    def __init__(
+        self, fresh: FreshGuestFactory, step: ProgressStep, *, workers: int = 1, parameters: Sequence[str] = ()
+    ) -> None:
         self._fresh = fresh
         self._step = step
         self._workers = workers
@@ -77,7 +79,7 @@ class FreshGuests:
             try:
                 self._keep(sweep.sweep_batch(batch))
             except _DEATHS as death:
-                self._take_apart(batch, suspects(module, batch), sweep.wrong.get(batch[0], ""), death)
+                self._take_apart(batch, find_suspected_sites(module, batch), sweep.wrong.get(batch[0], ""), death)
                 raise _Died from death
         module.unload()
         target.unload()
@@ -89,14 +91,14 @@ class FreshGuests:
     def _keep(self, swept: SweepResult) -> None:
         with self._lock:
             self.swept.add(swept)
-            report_progress(self._step, self.swept.sites, self._sites, time.monotonic() - self._began)
+            report_progress(self._step, self.swept.site_count, self._sites, time.monotonic() - self._began)
 
     def _take_apart(self, batch: Sequence[Site], suspected: Sequence[Site], defect: str, death: Exception) -> None:
         """Queue each suspect alone and the others in halves; a batch of one is recorded as deadly, with `defect`."""
         with self._lock:
             if len(batch) == 1:
-                self.swept.fatal.append(FatalSite(batch[0], defect))
-                self._step.report(f"{batch[0]} kills the guest: {death}")
+                self.swept.fatal_sites.append(FatalSite(batch[0], defect))
+                self._step.publish_progress(f"{batch[0]} kills the guest: {death}")
                 return
             others = [site for site in batch if site not in suspected]
             middle = len(others) // 2
@@ -104,7 +106,7 @@ class FreshGuests:
             self._todo.extendleft(part for part in reversed(parts) if part)
 
 
-def suspects(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
+def find_suspected_sites(module: SweepModule, batch: Sequence[Site]) -> list[Site]:
     """The sites of a batch that the dead guest's flight recorder names; empty if its memory cannot be read."""
     try:
         numbers = module.read_flight_recorder()
@@ -118,7 +120,7 @@ def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: Progr
     began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:
         swept.add(sweep.sweep_batch(batch))
-        report_progress(step, swept.sites, sites, time.monotonic() - began)
+        report_progress(step, swept.site_count, sites, time.monotonic() - began)
     return swept
 
 
@@ -126,4 +128,6 @@ def report_progress(step: ProgressStep, done: int, sites: int, seconds: float) -
     """Report sites done, sites per second and seconds left."""
     rate = done / seconds if seconds else 0.0
     left = (sites - done) / rate if rate else 0.0
-    step.report(f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0)
+    step.publish_progress(
+        f"{done} of {sites} sites, {rate:.0f} a second, {left:.0f} s left", done / sites if sites else 1.0
+    )

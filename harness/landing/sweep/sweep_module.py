@@ -16,7 +16,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import Result, parsing_guest_text
 from harness.landing import probe_module
-from harness.landing.probe_module import KPROBES_LIST, SEPARATOR, ListedProbe, SiteReport, parse_list
+from harness.landing.probe_module import KPROBES_LIST, SEPARATOR, ListedProbe, SiteReport, parse_kprobe_list
 
 MODULE = "pinpoint_sweep"
 _DIRECTORY = f"/sys/kernel/debug/{MODULE}"
@@ -57,7 +57,7 @@ class KprobesListing:
         self._probes = sorted(probes, key=lambda each: each.address)
         self._addresses = [each.address for each in self._probes]
 
-    def near(self, address: int) -> list[ListedProbe]:
+    def entries_near(self, address: int) -> list[ListedProbe]:
         """The entries closest to an address on either side; empty if the list is empty."""
         place = bisect_left(self._addresses, address)
         return self._probes[max(0, place - 1) : place + 1]
@@ -97,7 +97,7 @@ class SweepModule:
         self._listed_before: Collection[ListedProbe] = ()
 
     @property
-    def listed_before(self) -> set[int]:
+    def addresses_listed_before(self) -> set[int]:
         """The addresses of the probes that the kernel listed before the module was loaded."""
         return {each.address for each in self._listed_before}
 
@@ -108,7 +108,7 @@ class SweepModule:
         off = "; ".join(
             f"[ ! -e {setting} ] || {{ echo {setting} $(cat {setting}); echo 0 >{setting}; }}" for setting in _OFF
         )
-        lines = self.guest.script(off).check().stdout.splitlines()
+        lines = self.guest.run_script(off).check().stdout.splitlines()
         with parsing_guest_text("the settings of kprobes"):
             self._were = {line.split()[0]: line.split()[1] for line in lines}
         self._recorder = self._read_head()[2]
@@ -116,19 +116,21 @@ class SweepModule:
     def unload(self) -> None:
         """Unload the module, which removes its remaining probes, and restore the settings of _OFF."""
         restore = [f"echo {value} >{setting}" for setting, value in self._were.items()]
-        self.guest.script(" && ".join([f"rmmod {MODULE}", *restore])).check()
+        self.guest.run_script(" && ".join([f"rmmod {MODULE}", *restore])).check()
 
-    def resolve(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
+    def register_disabled(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Register every spec disabled, read the reports and the list, and remove all. Raises GuestError."""
         self._write(specs, deadline)
-        view = self.guest.script(f"echo resolve >{_DIRECTORY}/do && {_LOOK}; echo remove >{_DIRECTORY}/do", deadline)
+        view = self.guest.run_script(
+            f"echo resolve >{_DIRECTORY}/do && {_LOOK}; echo remove >{_DIRECTORY}/do", deadline
+        )
         return self._batch(specs, view.check().stdout)
 
     def arm(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Register every spec and leave the breakpoints in place. Raises GuestError."""
         self._write(specs, deadline)
         arm = _doing("arm", specs)
-        return self._batch(specs, self.guest.script(arm + _LOOK, deadline).check().stdout)
+        return self._batch(specs, self.guest.run_script(arm + _LOOK, deadline).check().stdout)
 
     def arm_while_paused(
         self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline
@@ -139,7 +141,7 @@ class SweepModule:
         """
         self._write(specs, deadline)
         with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(self.guest.script, f"echo hold >{_DIRECTORY}/do && {_LOOK}", deadline)
+            answer = pool.submit(self.guest.run_script, f"echo hold >{_DIRECTORY}/do && {_LOOK}", deadline)
             seen = self._while_held(look, answer)
             return self._batch(specs, answer.result().check().stdout), seen
 
@@ -153,10 +155,10 @@ class SweepModule:
         answer.result().check()
         raise GuestError("the batch was not held for long enough to be looked at", where=self.guest.name)
 
-    def remove(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
+    def remove_probes(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Remove the registered probes; the reports have all hits, the listing has the probes that are left."""
         remove = _doing("remove", specs)
-        return self._batch(specs, self.guest.script(remove + _LOOK, deadline).check().stdout)
+        return self._batch(specs, self.guest.run_script(remove + _LOOK, deadline).check().stdout)
 
     def batch_seconds(self) -> BatchSeconds:
         """The time that the last batch took in the guest."""
@@ -177,7 +179,7 @@ class SweepModule:
 
     def _write(self, specs: Sequence[str], deadline: Deadline) -> None:
         self.guest.put("".join(f"{spec}\n" for spec in specs).encode(), _SITES, deadline=deadline)
-        self.guest.script(f"cat {_SITES} >{_DIRECTORY}/sites", deadline).check()
+        self.guest.run_script(f"cat {_SITES} >{_DIRECTORY}/sites", deadline).check()
 
     @parsing_guest_text("the sweep module's report")
     def _read_head(self) -> tuple[int, int, int]:
@@ -189,7 +191,7 @@ class SweepModule:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
         return BatchReport(
-            reports, KprobesListing(each for each in parse_list(listing) if each not in self._listed_before)
+            reports, KprobesListing(each for each in parse_kprobe_list(listing) if each not in self._listed_before)
         )
 
 

@@ -10,7 +10,7 @@ from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
 from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.code.instruction import Flow, Instruction
-from harness.landing.code.instructions import decoded_first, first
+from harness.landing.code.instructions import decode_first_instruction, first_instruction
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -30,12 +30,12 @@ ARMED_BATCH = 400
 _WORD = 4
 
 
-def eligible(layout: Layout) -> list[Site]:
+def eligible_sites(layout: Layout) -> list[Site]:
     """Every function of the kernel's text with a unique name, by address, and every function of the loaded targets.
 
     For a name that occurs twice kallsyms finds only the first function, so symbol + offset cannot name the others.
     """
-    return [*_kernel(layout), *target_sites(layout)]
+    return [*_kernel(layout), *target_entry_sites(layout)]
 
 
 class Depth(Enum):
@@ -49,16 +49,16 @@ class Depth(Enum):
     """Every function is resolved and armed."""
 
 
-def to_resolve(layout: Layout, depth: Depth) -> list[Site]:
+def sites_to_register_disabled(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to register disabled, by address."""
     if depth is Depth.SAMPLE:
-        return [*evenly_spread(_kernel(layout), _SPREAD_RESOLVED), *target_sites(layout)]
-    return eligible(layout)
+        return [*evenly_spread(_kernel(layout), _SPREAD_RESOLVED), *target_entry_sites(layout)]
+    return eligible_sites(layout)
 
 
-def to_arm(layout: Layout, depth: Depth) -> list[Site]:
+def sites_to_arm(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to arm, by address."""
-    everything = eligible(layout)
+    everything = eligible_sites(layout)
     if depth is Depth.ALL or (depth is Depth.KERNEL and len(everything) <= _FEW):
         return everything
     return _sample(layout)
@@ -72,21 +72,21 @@ def _sample(layout: Layout) -> list[Site]:
         kinds[_kind(layout, symbol)].append(symbol)
     chosen = {symbol for found in kinds.values() for symbol in evenly_spread(found, _OF_A_KIND)}
     chosen |= set(evenly_spread(functions, _SPREAD))
-    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *target_sites(layout)]
+    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *target_entry_sites(layout)]
 
 
-def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
+def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
     """Map the sites that the kernel would step wrongly, if they are hit, to the kernel's defect.
 
     If the architecture's kprobes have defects (`defects` in the architecture table), these are the sites on
     instructions whose flow is not PLAIN. The instructions are read from outside, because alternatives put branches
     where the ELF file has none (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
     """
-    kprobes = layout.guest.architecture.kprobes
+    kprobes = layout.guest.architecture.kprobe_traits
     if not kprobes.defects:
         return {}
-    code = layout.guest.memory.read_many([(layout.address(site), _WORD) for site in sites])
-    entries = ((site, decoded_first(word, kprobes.decoder)) for site, word in zip(sites, code, strict=True))
+    code = layout.guest.memory.read_many([(layout.probe_address(site), _WORD) for site in sites])
+    entries = ((site, decode_first_instruction(word, kprobes.decoder)) for site, word in zip(sites, code, strict=True))
     wrong = {site: entry for site, entry in entries if entry is not None and entry.flow is not Flow.PLAIN}
     return {site: _defect(kprobes, entry) for site, entry in wrong.items()}
 
@@ -94,16 +94,16 @@ def stepped_wrong(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
 def _defect(kprobes: KprobeTraits, entry: Instruction) -> str:
     """The defect for the entry's kind; if the table has none for this kind, the first defect of the table."""
     known = kprobes.defects.get(entry.kind.value) or next(iter(kprobes.defects.values()))
-    return f"its entry is a {entry.kind.value}; {known.why}"
+    return f"its entry is a {entry.kind.value}; {known.cause}"
 
 
-def safe_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
+def order_safe_sites_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
     """The sites, with those that are stepped wrongly at the end, so that batches are not mixed."""
-    wrong = stepped_wrong(layout, sites)
+    wrong = defects_of_wrongly_stepped(layout, sites)
     return sorted(sites, key=lambda site: site in wrong)
 
 
-def batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
+def divide_into_batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
     """Divide the sites into batches of at most `size`; each batch is in order and spread over all sites.
 
     Neighboring functions call each other. If all of them were probed, one hit would be inside of another. parisc enters
@@ -117,7 +117,7 @@ def _kernel(layout: Layout) -> list[Site]:
     return [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
 
 
-def target_sites(layout: Layout) -> list[Site]:
+def target_entry_sites(layout: Layout) -> list[Site]:
     """Every function of the loaded targets that stays loaded, without those in `.exit` sections."""
     return [
         Site(symbol.name, module=target.module)
@@ -129,6 +129,6 @@ def target_sites(layout: Layout) -> list[Site]:
 
 def _kind(layout: Layout, symbol: Symbol) -> Hashable:
     """The kind of an entry: flow and size of its instruction, and the part of the function that begins there."""
-    entry = first(layout.kernel, symbol, layout.guest.architecture.kprobes.decoder)
+    entry = first_instruction(layout.kernel, symbol, layout.guest.architecture.kprobe_traits.decoder)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part

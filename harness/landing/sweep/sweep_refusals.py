@@ -13,13 +13,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 from harness.core.errors import PinpointError
-from harness.landing.code.function_selection import PREAMBLES, blacklist
+from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decoded_first
+from harness.landing.code.instructions import decode_first_instruction
 from harness.landing.code.patch_tables import JUMPS
-from harness.landing.code.select_stripped_table_finder import recovered_tables
+from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.layout import Layout
-from harness.landing.lookup.patched_code_and_traps import module_jump_labels
+from harness.landing.lookup.patched_code_and_traps import module_jump_label_addresses
 from harness.landing.site import Site
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
@@ -74,7 +74,7 @@ class Refusals:
 
     @cached_property
     def _ranges(self) -> list[tuple[int, int]]:
-        return blacklist(self.layout.guest)
+        return read_blacklist_ranges(self.layout.guest)
 
     def _base_blacklisted(self, site: Site) -> bool:
         """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
@@ -99,7 +99,7 @@ class Refusals:
     @cached_property
     def _module_jump_labels(self) -> frozenset[int]:
         modules = self.layout.modules.values()
-        return frozenset(address for loaded in modules for address in module_jump_labels(loaded))
+        return frozenset(address for loaded in modules for address in module_jump_label_addresses(loaded))
 
     def _places(self, table: _Table) -> Iterator[int]:
         """The load addresses of the code places at the start of a table's rows."""
@@ -117,8 +117,8 @@ class Refusals:
         first, last = kernel.symbols_named(table.first), kernel.symbols_named(table.last)
         if first and last:
             return [(first[0].address, last[0].address)]
-        recovered = recovered_tables(kernel) if table.first == JUMPS else None
-        return [(rows.start, rows.end) for rows in recovered.rows(JUMPS)] if recovered else []
+        recovered = select_table_finder(kernel) if table.first == JUMPS else None
+        return [(rows.start, rows.end) for rows in recovered.find_row_ranges(JUMPS)] if recovered else []
 
     def _through_memory(self, address: int) -> bool:
         """True for a call or jump through memory, which x86 does not step (prepare_emulation())."""
@@ -136,4 +136,4 @@ class Refusals:
             code = self.layout.guest.memory.read(address, _LONGEST)
         except PinpointError:
             return None
-        return decoded_first(code, self.layout.guest.architecture.kprobes.decoder)
+        return decode_first_instruction(code, self.layout.guest.architecture.kprobe_traits.decoder)

@@ -29,16 +29,16 @@ _REMOVE = f"sed -n 's#^[pr]:\\({_GROUP}/[^ ]*\\) .*#-:\\1#p' {_EVENTS} >{_SITES}
 class TracefsSeconds:
     """The time that tracefs took to define, enable, disable and remove `sites` events, in seconds of the host."""
 
-    sites: int
+    site_count: int
     define: float
     enable: float
     disable: float
     remove: float
 
     @property
-    def per_second(self) -> float:
+    def sites_per_second(self) -> float:
         """Sites per second for the whole cycle."""
-        return self.sites / (self.define + self.enable + self.disable + self.remove)
+        return self.site_count / (self.define + self.enable + self.disable + self.remove)
 
 
 def unavailable_reason(guest: Guest) -> str:
@@ -61,5 +61,5 @@ def time_cycle(guest: Guest, sites: Sequence[Site]) -> TracefsSeconds:
 
 def _timed(guest: Guest, step: str) -> tuple[float, str]:
     began = time.monotonic()
-    result = guest.script(step, guest.budget(_SECONDS)).check()
+    result = guest.run_script(step, guest.scaled_deadline(_SECONDS)).check()
     return time.monotonic() - began, result.stdout.strip()

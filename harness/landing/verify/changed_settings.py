@@ -24,14 +24,14 @@ _NONE = "#### all functions enabled ####"
 def read_settings(guest: Guest) -> dict[str, tuple[str, ...]]:
     """The lines of each file that this kernel has."""
     found: dict[str, list[str]] = {}
-    for line in guest.script(f"grep -sH '' {' '.join(_FILES)}; true").stdout.splitlines():
+    for line in guest.run_script(f"grep -sH '' {' '.join(_FILES)}; true").stdout.splitlines():
         path, _, text = line.partition(":")
         if text != _NONE:
             found.setdefault(path, []).append(text)
     return {path: tuple(lines) for path, lines in found.items()}
 
 
-def changed_lines(before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]) -> list[str]:
+def describe_changed_settings(before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]) -> list[str]:
     """What differs, one line for each file."""
     found = []
     for path in sorted({*before, *after}):

@@ -19,7 +19,7 @@ class SitePlace:
 
     address: int
     symbol: Symbol
-    pad: int = 0
+    landing_pad_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class SitePlaces:
     """Every place that a site can mean, in the order of addresses; `missing` says why there is none."""
 
     places: tuple[SitePlace, ...] = ()
-    missing: str = ""
+    missing_reason: str = ""
 
     @property
     def addresses(self) -> list[int]:
         """The addresses of the places."""
         return [place.address for place in self.places]
 
-    def closest(self, address: int) -> SitePlace | None:
+    def place_at(self, address: int) -> SitePlace | None:
         """The place at an address, None when none is there."""
         return next((place for place in self.places if place.address == address), None)
 
@@ -53,11 +53,11 @@ class LoadedFiles:
         return self.layout.slide
 
     @property
-    def kprobes(self) -> KprobeTraits:
+    def kprobe_traits(self) -> KprobeTraits:
         """What a kprobe looks like in this guest."""
-        return self.layout.guest.architecture.kprobes
+        return self.layout.guest.architecture.kprobe_traits
 
-    def elf(self, module: str) -> Elf | None:
+    def elf_of_module(self, module: str) -> Elf | None:
         """The file of a module, the kernel's for an empty name; None where none is at hand."""
         if not module:
             return self.layout.kernel
@@ -79,24 +79,26 @@ class LoadedFiles:
         found = [self._in_module(site, name) for name in self.modules]
         places = [place for each in found for place in each.places]
         # A module without addresses may be the one that has it.
-        silent = [name for name, module in self.modules.items() if module.elf and module.missing]
+        silent = [name for name, module in self.modules.items() if module.elf and module.missing_reason]
         having = [name for name in silent if self.modules[name].elf.symbols_named(site.symbol)]  # type: ignore[union-attr]
-        missing = "" if places else self.modules[having[0]].missing if having else ""
+        missing = "" if places else self.modules[having[0]].missing_reason if having else ""
         return SitePlaces(tuple(sorted(places, key=_by_address)), missing)
 
     def reason_missing_at(self, address: int) -> str:
         """Why nothing can be compared at an address of a module, empty when no loaded module can have it."""
-        bases = sorted((module.base, module.missing) for module in self.modules.values() if module.base <= address)
+        bases = sorted(
+            (module.base, module.missing_reason) for module in self.modules.values() if module.base <= address
+        )
         return bases[-1][1] if bases and not self._in_kernel(address) else ""
 
-    def meaning(self, address: int) -> str:
+    def describe_address(self, address: int) -> str:
         """Symbol + offset by the System.map, if there is one and the address is the kernel's, else by the ELF files."""
         if self._names and self._in_kernel(address):
-            return self._names.meaning(address - self.slide)
-        unknown = next((m for m in self.modules.values() if m.missing and m.contains(address)), None)
+            return self._names.describe_address(address - self.slide)
+        unknown = next((m for m in self.modules.values() if m.missing_reason and m.contains(address)), None)
         if unknown:
             return f"{address - unknown.base:#x} behind the base of [{unknown.module}]"
-        return self.layout.meaning(address)
+        return self.layout.describe_address(address)
 
     def _in_kernel(self, address: int) -> bool:
         return address in self.layout.text_range
@@ -104,9 +106,9 @@ class LoadedFiles:
     def _in_module(self, site: Site, name: str) -> SitePlaces:
         module = self.modules.get(name)
         if module is None:
-            return SitePlaces(missing=f"the module {name} is not loaded")
-        if module.elf is None or module.missing:
-            return SitePlaces(missing=module.missing)
+            return SitePlaces(missing_reason=f"the module {name} is not loaded")
+        if module.elf is None or module.missing_reason:
+            return SitePlaces(missing_reason=module.missing_reason)
         elf = module.elf
         loaded = [
             s
@@ -116,7 +118,7 @@ class LoadedFiles:
         return SitePlaces(tuple(sorted((self._place(elf, s, name, site.offset) for s in loaded), key=_by_address)))
 
     def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int) -> SitePlace:
-        pad = self.layout.landing_pad_of(elf, symbol) if not offset and symbol.kind == "func" else 0
+        pad = self.layout.landing_pad_size_of(elf, symbol) if not offset and symbol.kind == "func" else 0
         return SitePlace(self.layout.symbol_address(symbol, module) + offset + pad, symbol, pad)
 
 

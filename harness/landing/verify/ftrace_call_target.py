@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.core.architecture import CallForm
+from harness.core.architecture import FtraceCallInstruction
 
 # The bytes of the longest site.
 LONGEST = 8
@@ -12,9 +12,9 @@ _X86_CALL, _X86_SIZE = 0xE8, 5
 _ARM64_BL, _ARM64_WORD, _ARM64_DISTANCE = 0x25, 4, 26
 
 
-def call_target(form: CallForm, address: int, code: bytes) -> int | None:
+def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
     """The address that the site at `address` calls; None where its bytes are no call."""
-    return {CallForm.X86_CALL: _x86, CallForm.ARM64_BL: _arm64}[form](address, code)
+    return {FtraceCallInstruction.X86_CALL: _x86, FtraceCallInstruction.ARM64_BL: _arm64}[form](address, code)
 
 
 def _x86(address: int, code: bytes) -> int | None:

@@ -8,17 +8,19 @@ from harness.landing.site import Site
 from harness.landing.verify.files_at_hand import LoadedFiles
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.landing.verify.text import Changes, Text
+from harness.landing.verify.text import GuestText, TextChanges
 from harness.landing.verify.traced_functions import TracedFunction
 
 # What a site calls that has no trampoline of its own (arch/*/kernel/ftrace*.S).
 _COMMON = ("ftrace_caller", "ftrace_regs_caller")
 
 
-class TraceJudge:
+class FtraceJudge:
     """Judges against the text while the probes stand; `directs` are addresses of BPF's trampolines by symbol."""
 
-    def __init__(self, files: LoadedFiles, changes: Changes, during: Text, directs: dict[str, set[int]]) -> None:
+    def __init__(
+        self, files: LoadedFiles, changes: TextChanges, during: GuestText, directs: dict[str, set[int]]
+    ) -> None:
         self._files = files
         self._changes = changes
         self._during = during
@@ -26,12 +28,12 @@ class TraceJudge:
 
     def judge(self, traced: TracedFunction) -> JudgedProbe:
         """The verdict on one function of the list."""
-        sites = self.sites(traced)
-        form = self._files.kprobes.ftrace_call
+        sites = self.ftrace_sites_of(traced)
+        form = self._files.kprobe_traits.ftrace_call_instruction
         judged = JudgedProbe(str(traced), traced.kind, Finding.NOT_JUDGED)
         if not sites:
             named = self._files.find_places(Site(traced.name, 0, traced.module))
-            return _because(judged, named.missing or f"no file at hand has an ftrace site in {traced}")
+            return _because(judged, named.missing_reason or f"no file at hand has an ftrace site in {traced}")
         if form is None:
             return _because(judged, "how this architecture calls from an ftrace site is not in the table")
         targets = {at: call_target(form, at, self._code(at)) for at in sites}
@@ -42,12 +44,12 @@ class TraceJudge:
                 traced.kind,
                 Finding.MISSED,
                 sites[0],
-                self._files.meaning(sites[0]),
-                why="the site in memory is no call",
+                self._files.describe_address(sites[0]),
+                reason="the site in memory is no call",
             )
         at, target = next(iter(calling.items()))
         wanted = self._wanted(traced)
-        means = self._files.meaning(at)
+        means = self._files.describe_address(at)
         memory = f"call to {target:#x}"
         note = (f"{len(sites)} functions have that name",) if len(sites) > 1 else ()
         if wanted and target not in wanted:
@@ -60,38 +62,38 @@ class TraceJudge:
                 means,
                 memory,
                 notes=note,
-                why=f"the site calls {self._files.meaning(target)}, the list has {listed}",
+                reason=f"the site calls {self._files.describe_address(target)}, the list has {listed}",
             )
         if not wanted:
             return _because(
                 JudgedProbe(str(traced), traced.kind, Finding.NOT_JUDGED, at, means, memory, notes=note),
                 "the list shows no trampoline",
             )
-        owner = traced.direct or ", ".join(traced.callbacks[:1])
+        owner = traced.direct_trampoline or ", ".join(traced.callbacks[:1])
         return JudgedProbe(str(traced), traced.kind, Finding.LANDED, at, means, memory, owner, notes=note)
 
-    def sites(self, traced: TracedFunction) -> list[int]:
+    def ftrace_sites_of(self, traced: TracedFunction) -> list[int]:
         """The ftrace sites of every function of that name."""
         named = self._files.find_places(Site(traced.name, 0, traced.module))
         return [
             at
             for place in named.places
-            for at in self._changes.ftrace_sites_in(place.address - place.pad, max(1, place.symbol.size))
+            for at in self._changes.ftrace_sites_in(place.address - place.landing_pad_size, max(1, place.symbol.size))
         ]
 
     def _wanted(self, traced: TracedFunction) -> Collection[int]:
         """The addresses that the site may call by the list."""
-        if traced.direct and traced.count <= 1:
-            return self._directs.get(traced.direct, set())
+        if traced.direct_trampoline and traced.tracer_count <= 1:
+            return self._directs.get(traced.direct_trampoline, set())
         own = set(traced.trampolines)
-        if own and traced.count == 1:
+        if own and traced.tracer_count == 1:
             return own
         kernel = self._files.layout.kernel
         return own | {s.address + self._files.slide for name in _COMMON for s in kernel.symbols_named(name)}
 
     def _code(self, address: int) -> bytes:
-        region = self._during.at(address)
-        return region.piece(address, LONGEST) if region else b""
+        region = self._during.region_at(address)
+        return region.bytes_at(address, LONGEST) if region else b""
 
 
 def _because(judged: JudgedProbe, why: str) -> JudgedProbe:
@@ -100,8 +102,8 @@ def _because(judged: JudgedProbe, why: str) -> JudgedProbe:
         judged.kind,
         Finding.NOT_JUDGED,
         judged.address,
-        judged.means,
-        judged.memory,
+        judged.symbol_offset,
+        judged.memory_change,
         judged.owner,
         why,
         judged.notes,

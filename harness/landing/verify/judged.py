@@ -39,19 +39,19 @@ class JudgedProbe:
     kind: str
     finding: Finding
     address: int | None = None
-    means: str = ""
-    memory: str = ""
+    symbol_offset: str = ""
+    memory_change: str = ""
     owner: str = ""
-    why: str = ""
+    reason: str = ""
     notes: tuple[str, ...] = ()
-    seconds: float | None = None
+    seconds_since_start: float | None = None
     landing: Landing | None = None
 
     @property
     def description(self) -> str:
         """The verdict with its notes and its reason, in one line."""
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
-        return f"{self.finding.value}{notes}{f': {self.why}' if self.why else ''}"
+        return f"{self.finding.value}{notes}{f': {self.reason}' if self.reason else ''}"
 
     def record(self) -> dict[str, Any]:
         """For machines: every field, the address in hex."""
@@ -60,12 +60,12 @@ class JudgedProbe:
             "kind": self.kind,
             "verdict": self.finding.value,
             "address": None if self.address is None else f"{self.address:#x}",
-            "means": self.means,
-            "memory": self.memory,
+            "means": self.symbol_offset,
+            "memory": self.memory_change,
             "owner": self.owner,
-            "why": self.why,
+            "why": self.reason,
             "notes": list(self.notes),
-            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "seconds": None if self.seconds_since_start is None else round(self.seconds_since_start, 3),
         }
 
 
@@ -75,7 +75,9 @@ def judged_table(probes: list[JudgedProbe]) -> str:
     for each in probes:
         address = "-" if each.address is None else f"{each.address:#x}"
         asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
-        rows.append((asked, address, each.means or "-", each.memory or "-", each.owner or "-", each.description))
+        rows.append(
+            (asked, address, each.symbol_offset or "-", each.memory_change or "-", each.owner or "-", each.description)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()

@@ -16,7 +16,7 @@ from harness.landing.verify.files_at_hand import LoadedFiles, SitePlace, SitePla
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
-from harness.landing.verify.text import Region, Text
+from harness.landing.verify.text import GuestText, TextRegion
 
 # Memory to both sides of a probe that is compared with the ELF file.
 _AROUND = 32
@@ -31,7 +31,7 @@ class FoundKprobe:
     """One kprobe that the kernel lists, with the call that registered it where that was recorded."""
 
     listed: ListedProbe
-    call: Registration | None = None
+    registration: Registration | None = None
 
 
 def match_registrations(
@@ -55,7 +55,7 @@ def match_registrations(
 class KprobeJudge:
     """Judges against the text before the probes came, and while they stand; `standing` are probes from before."""
 
-    def __init__(self, files: LoadedFiles, before: Text, during: Text, standing: Sequence[int]) -> None:
+    def __init__(self, files: LoadedFiles, before: GuestText, during: GuestText, standing: Sequence[int]) -> None:
         self._files = files
         self._before = before
         self._during = during
@@ -63,27 +63,27 @@ class KprobeJudge:
 
     def judge(self, found: FoundKprobe) -> JudgedProbe:
         """The verdict on a probe that stands."""
-        each, call = found.listed, found.call
-        site = _site(call.symbol, call.offset) if call and call.symbol else listed_site(each)
+        each, call = found.listed, found.registration
+        site = _site(call.symbol, call.offset) if call and call.symbol else site_of_listed_probe(each)
         named = self._files.find_places(site)
-        place = named.closest(each.address)
+        place = named.place_at(each.address)
         statements = [
             self._asked(call, each),
-            Statement("listed", each.address, " ".join((each.meaning, *each.flags))),
+            Statement("listed", each.address, " ".join((each.symbol_offset, *each.flags))),
             self._by_file(site, each, named),
             self._outside(each),
         ]
         shown = [self._with_bytes(said) for said in statements if said]
         past = is_past_end(site, named)
-        escaped = self._files.meaning(each.address) if past else ""
-        landing = Landing(site, shown, 0, self._files.meaning, escaped)
+        escaped = self._files.describe_address(each.address) if past else ""
+        landing = Landing(site, shown, 0, self._files.describe_address, escaped)
         judged = JudgedProbe(
             asked=call.asked if call and call.symbol else str(site),
             kind=_KINDS.get(each.kind, each.kind),
             finding=Finding.LANDED,
             address=each.address,
-            means=self._files.meaning(each.address),
-            memory=_memory(landing),
+            symbol_offset=self._files.describe_address(each.address),
+            memory_change=_memory(landing),
             notes=tuple(_notes(each, place, named)),
             landing=landing,
         )
@@ -92,30 +92,30 @@ class KprobeJudge:
     def judge_removed(self, call: Registration) -> JudgedProbe:
         """The verdict on a probe that was registered and is not listed any more."""
         site = _site(call.symbol, call.offset) if call.symbol else None
-        means = self._files.meaning(call.address)
+        means = self._files.describe_address(call.address)
         judged = JudgedProbe(call.asked or means, "kprobe", Finding.GONE, call.address, means)
         if site is None:
             return judged
         named = self._files.find_places(site)
         if is_past_end(site, named):
-            return replace(judged, finding=Finding.MISSED, why=f"past the end of its function, in {means}")
+            return replace(judged, finding=Finding.MISSED, reason=f"past the end of its function, in {means}")
         if named.places and call.address not in named.addresses:
-            return replace(judged, finding=Finding.MISSED, why=f"the file has {site} at {named.addresses[0]:#x}")
+            return replace(judged, finding=Finding.MISSED, reason=f"the file has {site} at {named.addresses[0]:#x}")
         return judged
 
     def _decided(self, judged: JudgedProbe, each: ListedProbe, landing: Landing) -> JudgedProbe:
         """The verdict that the witnesses allow."""
         contradicted = any(said.contradicts for said in landing.statements)
-        disagree = contradicted or len({said.address for said in landing.with_address}) > 1
+        disagree = contradicted or len({said.address for said in landing.statements_with_address}) > 1
         if "[GONE]" in each.flags:
-            return replace(judged, finding=Finding.GONE, why="the code that it stood on was freed")
-        if disagree or landing.escaped:
-            return replace(judged, finding=Finding.MISSED, why=landing.complaint)
+            return replace(judged, finding=Finding.GONE, reason="the code that it stood on was freed")
+        if disagree or landing.escaped_into:
+            return replace(judged, finding=Finding.MISSED, reason=landing.complaint)
         if "[DISABLED]" in each.flags:
             return replace(judged, finding=Finding.DISABLED)
         silent = [said.detail for said in landing.statements if said.address is None and said.detail]
         if landing.complaint:
-            return replace(judged, finding=Finding.NOT_JUDGED, why=silent[-1] if silent else landing.complaint)
+            return replace(judged, finding=Finding.NOT_JUDGED, reason=silent[-1] if silent else landing.complaint)
         return judged
 
     def _asked(self, call: Registration | None, each: ListedProbe) -> Statement | None:
@@ -125,15 +125,15 @@ class KprobeJudge:
 
     def _by_file(self, site: Site, each: ListedProbe, named: SitePlaces) -> Statement:
         if not named.places:
-            return Statement("elf", None, named.missing or f"no file at hand has {site}")
-        place = named.closest(each.address)
+            return Statement("elf", None, named.missing_reason or f"no file at hand has {site}")
+        place = named.place_at(each.address)
         return Statement("elf", place.address if place else named.places[0].address)
 
     def _outside(self, each: ListedProbe) -> Statement:
         """What memory has at a listed kprobe."""
         if "[GONE]" in each.flags:
             return Statement("outside", None, "the code is gone")
-        region = self._during.at(each.address)
+        region = self._during.region_at(each.address)
         if region is None:
             missing = self._files.reason_missing_at(each.address)
             return Statement("outside", None, missing or "no ELF file at hand has this address")
@@ -142,66 +142,66 @@ class KprobeJudge:
         own = self._own(region.module, region.section, region.start, start, size)
         if not own.code:
             return Statement("outside", None, "the file does not show what the kernel patches there")
-        during = region.piece(start, len(own.code))
+        during = region.bytes_at(start, len(own.code))
         earlier = self._before.same_region(region)
         if earlier is None and "[FTRACE]" in each.flags:
             return self._called(each.address, region, own)
-        before = earlier.piece(start, len(own.code)) if earlier else _unprobed(own, during, each.address)
+        before = earlier.bytes_at(start, len(own.code)) if earlier else _unprobed(own, during, each.address)
         window = Window(start, before, during, before)
-        kprobes = self._files.kprobes
+        kprobes = self._files.kprobe_traits
         if "[DISABLED]" in each.flags:
-            changed = [at for at in window.changes(kprobes) if at <= each.address < at + _SHOWN]
+            changed = [at for at in window.changed_addresses(kprobes) if at <= each.address < at + _SHOWN]
             if changed and not self._others_at(each.address):
                 denial = "memory has a probe that is listed as disabled"
                 return Statement("outside", each.address, denial, contradicts=True)
             return Statement("outside", None, "it is disabled: memory shows nothing")
-        return five_address_witnesses.outside(window, each.address, kprobes, own, self._standing)
+        return five_address_witnesses.outside_statement(window, each.address, kprobes, own, self._standing)
 
-    def _called(self, address: int, region: Region, own: OwnBytes) -> Statement:
+    def _called(self, address: int, region: TextRegion, own: OwnBytes) -> Statement:
         """What memory says of a probe on an ftrace site of a module that was not loaded before."""
-        form = self._files.kprobes.ftrace_call
-        code = region.piece(address, LONGEST)
+        form = self._files.kprobe_traits.ftrace_call_instruction
+        code = region.bytes_at(address, LONGEST)
         target = call_target(form, address, code) if form else None
         if target is None:
             return Statement("outside", address, f"{code.hex()} is no call", contradicts=True)
-        strays = own.differing_offsets(region.piece(own.start, len(own.code)))
+        strays = own.differing_offsets(region.bytes_at(own.start, len(own.code)))
         if strays:
             denial = f"memory at {own.start + strays[0]:#x} is not what the file has"
             return Statement("outside", address, denial, contradicts=True)
-        return Statement("outside", address, f"call to {target:#x}; {own.compared} bytes around are the ELF's")
+        return Statement("outside", address, f"call to {target:#x}; {own.comparable_count} bytes around are the ELF's")
 
     def _others_at(self, address: int) -> bool:
         return self._standing.count(address) > 0
 
     def _own(self, module: str, section: str, loaded: int, start: int, size: int) -> OwnBytes:
-        elf = self._files.elf(module)
+        elf = self._files.elf_of_module(module)
         if elf is None:
             return OwnBytes(start, b"", frozenset())
         if module:
-            return own_bytes.of_module(elf, section, loaded, start, size)
-        return own_bytes.of_kernel(elf, self._files.slide, start, size)
+            return own_bytes.module_own_bytes(elf, section, loaded, start, size)
+        return own_bytes.kernel_own_bytes(elf, self._files.slide, start, size)
 
     def _with_bytes(self, said: Statement) -> Statement:
         if said.address is None:
             return said
-        region = self._during.at(said.address)
+        region = self._during.region_at(said.address)
         if region is None:
             return said
         if said.witness == "elf":
             own = self._own(region.module, region.section, region.start, said.address, _SHOWN)
             return replace(said, code=own.code)
-        return replace(said, code=region.piece(said.address, _SHOWN))
+        return replace(said, code=region.bytes_at(said.address, _SHOWN))
 
 
 def _site(symbol: str, offset: int) -> Site:
     """`MOD:SYM` or `SYM` as a site."""
     module, _, name = symbol.rpartition(":")
-    return Site(name, offset, module, plain=not module)
+    return Site(name, offset, module, omits_module=not module)
 
 
-def listed_site(each: ListedProbe) -> Site:
+def site_of_listed_probe(each: ListedProbe) -> Site:
     """What the kernel lists, as a site: `sym+0xoff` and, for a module's, its name."""
-    place, _, module = each.meaning.partition(" ")
+    place, _, module = each.symbol_offset.partition(" ")
     symbol, plus, offset = place.rpartition("+")
     if not plus:
         return Site(place)
@@ -226,8 +226,8 @@ def _notes(each: ListedProbe, place: SitePlace | None, named: SitePlaces) -> lis
     notes = []
     if place and len(named.places) > 1:
         notes.append(f"{_ordinal(named.places.index(place) + 1)} of {len(named.places)}")
-    if place and place.pad:
-        notes.append(f"behind the landing pad of {place.pad} bytes at its entry")
+    if place and place.landing_pad_size:
+        notes.append(f"behind the landing pad of {place.landing_pad_size} bytes at its entry")
     notes += [flag.strip("[]").lower() for flag in each.flags if flag in ("[OPTIMIZED]", "[FTRACE]")]
     return notes
 
@@ -245,6 +245,6 @@ def _unprobed(own: OwnBytes, memory: bytes, address: int) -> bytes:
     """Memory without the probe, by the file; what the file does not know is as in memory, but at the probe."""
     here = address - own.start
     return bytes(
-        memory[at] if at in own.masked and not here <= at < here + own_bytes.FEWEST else byte
+        memory[at] if at in own.masked_offsets and not here <= at < here + own_bytes.FEWEST else byte
         for at, byte in enumerate(own.code[: len(memory)])
     )

@@ -37,7 +37,7 @@ class LoadedModule:
     size: int = 0
     elf: Elf | None = None
     sections: Mapping[str, int] = field(default_factory=dict)
-    missing: str = ""
+    missing_reason: str = ""
 
     def contains(self, address: int) -> bool:
         """Is this an address of the module? Since 6.4 its parts stand apart: then only those behind its text do."""
@@ -64,13 +64,13 @@ class LoadedModule:
     def _size(self, name: str, start: int) -> int:
         """Return a section's size in memory: of one that the loader fills all that it may be, up to the next one."""
         assert self.elf is not None
-        if name not in arm64_module_plt.filled(self.elf):
+        if name not in arm64_module_plt.loader_filled_sections(self.elf):
             return self.elf.sections[name].size
         end = min((other for other in self.sections.values() if other > start), default=start + _PAGE)
-        return min(arm64_module_plt.longest(self.elf, name), end - start)
+        return min(arm64_module_plt.largest_section_size(self.elf, name), end - start)
 
 
-class Modules:
+class LoadedModuleFinder:
     """Looks modules up in a guest; `files` are the ELF files at hand, by module name."""
 
     def __init__(self, guest: Guest, files: Mapping[str, Path]) -> None:
@@ -78,7 +78,7 @@ class Modules:
         self.files = dict(files)
         self._known: dict[_Listed, LoadedModule] = {}
 
-    def loaded(self, listing: str) -> dict[str, LoadedModule]:
+    def find_loaded_modules(self, listing: str) -> dict[str, LoadedModule]:
         """The modules of a /proc/modules listing, by name; one round trip when some of them are new."""
         standing = [_listed(line) for line in listing.splitlines()]
         new = [each for each in standing if each not in self._known]
@@ -98,7 +98,7 @@ class Modules:
         ]
         told: dict[str, tuple[dict[str, int], str]] = {}
         name, notes = "", False
-        for line in self._guest.script("\n".join([*steps, "true"])).stdout.splitlines():
+        for line in self._guest.run_script("\n".join([*steps, "true"])).stdout.splitlines():
             if line == ":":
                 notes = True
             elif line.startswith(":"):

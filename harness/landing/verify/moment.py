@@ -22,19 +22,25 @@ class GuestLists:
     """What the guest lists at one moment; `records` is empty without `pinpoint_watch`."""
 
     kprobes: tuple[ListedProbe, ...]
-    traced: tuple[TracedFunction, ...]
+    traced_functions: tuple[TracedFunction, ...]
     records: Records
-    modules: str
+    modules_listing: str
 
     @property
-    def probes(self) -> tuple[object, ...]:
+    def settling_state(self) -> tuple[object, ...]:
         """What must stay the same for the guest to have settled."""
-        return self.kprobes, self.traced, self.records.calls, self.records.uprobes, tuple(sorted(self.names))
+        return (
+            self.kprobes,
+            self.traced_functions,
+            self.records.registrations,
+            self.records.uprobe_registrations,
+            tuple(sorted(self.module_names)),
+        )
 
     @property
-    def names(self) -> list[str]:
+    def module_names(self) -> list[str]:
         """The loaded modules."""
-        return [line.split()[0] for line in self.modules.splitlines() if line]
+        return [line.split()[0] for line in self.modules_listing.splitlines() if line]
 
 
 def read_lists(guest: Guest) -> GuestLists:
@@ -45,14 +51,16 @@ def read_lists(guest: Guest) -> GuestLists:
         f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE} {registrations.UPROBES}",
         "cat /proc/modules",
     )
-    told = guest.script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")
+    told = guest.run_script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")
     if len(told) != len(steps):
         raise GuestError("its lists of probes cannot be read", where=guest.name)
     try:
-        kprobes = probe_module.parse_list(told[0])
+        kprobes = probe_module.parse_kprobe_list(told[0])
     except (ValueError, IndexError):
         raise GuestError(f"not a list of kprobes: {told[0][:80]!r}", where=guest.name) from None
-    return GuestLists(kprobes, traced_functions.parse(told[1]), registrations.parse(told[2]), told[3])
+    return GuestLists(
+        kprobes, traced_functions.parse_enabled_functions(told[1]), registrations.parse_registrations(told[2]), told[3]
+    )
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,13 @@ class UprobeRegistration:
 class Records:
     """What the module recorded: the calls in the order of their return, how many did not fit, the time of reading."""
 
-    calls: tuple[Registration, ...] = ()
-    lost: int = 0
-    nanoseconds: int = 0
-    uprobes: tuple[UprobeRegistration, ...] = ()
+    registrations: tuple[Registration, ...] = ()
+    lost_count: int = 0
+    read_at_nanoseconds: int = 0
+    uprobe_registrations: tuple[UprobeRegistration, ...] = ()
 
 
-def parse(text: str) -> Records:
+def parse_registrations(text: str) -> Records:
     """Read the module's two files, one behind the other. Raises GuestError, one line, for anything else."""
     calls, uprobes, lost, now = [], [], 0, 0
     for line in text.splitlines():
@@ -125,13 +125,16 @@ def _plain(text: str) -> str:
     return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def start(guest: Guest) -> None:
+def load_watch_module(guest: Guest) -> None:
     """Load the module. Raises GuestError when the kernel refuses it."""
-    kprobes = guest.image.recipe.architecture.kprobes
-    arguments = (f"argument={kprobes.first_argument}", f"second_argument={kprobes.second_argument}")
+    kprobes = guest.image.recipe.architecture.kprobe_traits
+    arguments = (
+        f"argument={kprobes.first_argument_pt_regs_offset}",
+        f"second_argument={kprobes.second_argument_pt_regs_offset}",
+    )
     guest.run("insmod", guest.copy_module(MODULE), *arguments).check()
 
 
-def stop(guest: Guest) -> None:
+def unload_watch_module(guest: Guest) -> None:
     """Unload the module. Raises GuestError when the kernel refuses."""
     guest.run("rmmod", MODULE).check()

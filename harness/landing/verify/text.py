@@ -17,7 +17,7 @@ _BLOCK = 4096
 
 
 @dataclass(frozen=True)
-class Region:
+class TextRegion:
     """Bytes of text from the address `start` on; `module` is empty for the kernel, whose `section` is empty too."""
 
     start: int
@@ -30,11 +30,11 @@ class Region:
         """The address behind the last byte."""
         return self.start + len(self.content)
 
-    def piece(self, start: int, size: int) -> bytes:
+    def bytes_at(self, start: int, size: int) -> bytes:
         """As many of `size` bytes from an address on as there are."""
         return self.content[max(0, start - self.start) : max(0, start - self.start + size)]
 
-    def differing(self, other: Region) -> Iterator[int]:
+    def differing_addresses(self, other: TextRegion) -> Iterator[int]:
         """The addresses of all bytes that differ."""
         for block in range(0, len(self.content), _BLOCK):
             ours, theirs = self.content[block : block + _BLOCK], other.content[block : block + _BLOCK]
@@ -43,13 +43,13 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Text:
+class GuestText:
     """The regions of a guest's text: `_stext` to `_etext`, and each section of code of each module with a file."""
 
-    regions: tuple[Region, ...]
+    regions: tuple[TextRegion, ...]
 
     @classmethod
-    def read(cls, layout: Layout, modules: Mapping[str, LoadedModule]) -> Text:
+    def read(cls, layout: Layout, modules: Mapping[str, LoadedModule]) -> GuestText:
         """Read it through QEMU: 14 MB of an x86_64 kernel of Debian's take half a second."""
         places = [(layout.text_range.start, len(layout.text_range), "", "")]
         places += [
@@ -60,29 +60,29 @@ class Text:
         contents = layout.guest.memory.read_many([(at, size) for at, size, _, _ in places])
         return cls(
             tuple(
-                Region(at, content, name, section)
+                TextRegion(at, content, name, section)
                 for (at, _, name, section), content in zip(places, contents, strict=True)
             )
         )
 
-    def at(self, address: int) -> Region | None:
+    def region_at(self, address: int) -> TextRegion | None:
         """The region that an address is in."""
         return next((each for each in self.regions if each.start <= address < each.end), None)
 
-    def same_region(self, region: Region) -> Region | None:
+    def same_region(self, region: TextRegion) -> TextRegion | None:
         """The region that another moment's region was or became; None where its module was not loaded."""
         place = (region.start, region.module, region.section, len(region.content))
         return next((e for e in self.regions if (e.start, e.module, e.section, len(e.content)) == place), None)
 
 
-class Changes:
+class TextChanges:
     """What changed in a guest's text between two moments, but for what the kernel itself patches."""
 
     def __init__(self, layout: Layout, modules: Mapping[str, LoadedModule]) -> None:
         self._layout = layout
         self._modules = modules
 
-    def between(self, before: Text, after: Text) -> list[int]:
+    def changed_addresses(self, before: GuestText, after: GuestText) -> list[int]:
         """The addresses of bytes that differ, sorted: against the earlier moment, or, where there is none, the file.
 
         The sites of ftrace are among them; the kernel's other patch tables are not.
@@ -94,53 +94,55 @@ class Changes:
                 found.update(self._from_file(region))
             else:
                 patched = self._patched(region)
-                found.update(at for at in earlier.differing(region) if not patched(at))
+                found.update(at for at in earlier.differing_addresses(region) if not patched(at))
         return sorted(found)
 
-    def ftrace_site(self, address: int) -> int | None:
+    def ftrace_site_start(self, address: int) -> int | None:
         """Where the ftrace site begins that an address is in; None for an address in none."""
         elf, place, shift = self._place(address)
-        site = ftrace_sites(elf).at(place, address - shift) if elf else None
+        site = ftrace_sites(elf).site_at(place, address - shift) if elf else None
         return site.start + shift if site else None
 
     def ftrace_sites_in(self, start: int, size: int) -> list[int]:
         """The ftrace sites of `size` bytes from an address on."""
         elf, place, shift = self._place(start)
-        return [] if elf is None else [at + shift for at in ftrace_sites(elf).within(place, start - shift, size)]
+        return [] if elf is None else [at + shift for at in ftrace_sites(elf).starts_within(place, start - shift, size)]
 
-    def _patched(self, region: Region) -> Callable[[int], bool]:
+    def _patched(self, region: TextRegion) -> Callable[[int], bool]:
         elf, place, shift = self._place(region.start)
         if elf is None:
             return lambda _: False
         tables = patch_sites(elf, ftrace=False)
-        return lambda at: bool(tables.within(place, at - shift, 1))
+        return lambda at: bool(tables.patched_offsets(place, at - shift, 1))
 
-    def _from_file(self, region: Region) -> Iterator[int]:
+    def _from_file(self, region: TextRegion) -> Iterator[int]:
         """Bytes that are not the module's own, of one that was not there before; its ftrace sites too."""
         elf, place, shift = self._place(region.start)
         if elf is None or region.section in elf.duplicated_section_names:
             return
-        if region.section in arm64_module_plt.filled(elf):
+        if region.section in arm64_module_plt.loader_filled_sections(elf):
             yield from self._from_loader(elf, region)
             return
-        own = own_bytes.of_module(elf, region.section, region.start, region.start, len(region.content))
+        own = own_bytes.module_own_bytes(elf, region.section, region.start, region.start, len(region.content))
         strays = own.differing_offsets(region.content)
         yield from (region.start + at for at in strays)
         # In memory a site is a nop, whatever the file has there, until something is called from it.
-        form = self._layout.guest.architecture.kprobes.ftrace_call
-        for site in ftrace_sites(elf).within(place, 0, len(region.content)):
-            if form and call_target(form, site + shift, region.piece(site + shift, LONGEST)) is not None:
+        form = self._layout.guest.architecture.kprobe_traits.ftrace_call_instruction
+        for site in ftrace_sites(elf).starts_within(place, 0, len(region.content)):
+            if form and call_target(form, site + shift, region.bytes_at(site + shift, LONGEST)) is not None:
                 yield site + shift
 
-    def _from_loader(self, elf: Elf, region: Region) -> Iterator[int]:
+    def _from_loader(self, elf: Elf, region: TextRegion) -> Iterator[int]:
         """Addresses of entries that the loader does not write, of a section that it fills."""
         allowed = set[int]()
         module = self._modules[region.module]
-        for symbol, addend in arm64_module_plt.called(elf, region.section):
+        for symbol, addend in arm64_module_plt.jump_target_symbols(elf, region.section):
             own = symbol.section in module.sections
             places = [self._layout.symbol_address(symbol, region.module)] if own else self._elsewhere(symbol.name)
             allowed.update(place + addend for place in places)
-        wrong = arm64_module_plt.strays(region.content, region.start, allowed, lambda at: bool(module.section_at(at)))
+        wrong = arm64_module_plt.find_foreign_entries(
+            region.content, region.start, allowed, lambda at: bool(module.section_at(at))
+        )
         yield from (region.start + offset for offset in wrong)
 
     def _elsewhere(self, name: str) -> list[int]:

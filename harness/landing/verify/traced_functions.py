@@ -28,16 +28,16 @@ class TracedFunction:
 
     name: str
     module: str
-    count: int
+    tracer_count: int
     flags: str
     trampolines: tuple[int, ...] = ()
     callbacks: tuple[str, ...] = ()
-    direct: str = ""
+    direct_trampoline: str = ""
 
     @property
     def kind(self) -> str:
         """What traces it, in the words of the tools."""
-        if self.direct or "D" in self.flags:
+        if self.direct_trampoline or "D" in self.flags:
             return "fentry"
         if any(each.startswith(("fprobe_", "fgraph_", "multi_")) for each in self.callbacks):
             return "fprobe"
@@ -47,7 +47,7 @@ class TracedFunction:
         return f"{self.name} [{self.module}]" if self.module else self.name
 
 
-def parse(text: str) -> tuple[TracedFunction, ...]:
+def parse_enabled_functions(text: str) -> tuple[TracedFunction, ...]:
     """Read `enabled_functions`; lines of a form that is not known are passed over."""
     found: list[TracedFunction] = []
     for line in text.splitlines():
@@ -68,7 +68,7 @@ def _traced(match: re.Match[str], line: str) -> TracedFunction:
     return TracedFunction(
         name=match["name"],
         module=match["module"] or "",
-        count=int(match["count"]),
+        tracer_count=int(match["count"]),
         flags="".join(match["flags"].split()),
         trampolines=tuple(address for address in addresses if address),
         callbacks=tuple(dict.fromkeys(names)),
@@ -77,7 +77,7 @@ def _traced(match: re.Match[str], line: str) -> TracedFunction:
 
 def _with_direct(traced: TracedFunction, direct: str) -> TracedFunction:
     return TracedFunction(
-        traced.name, traced.module, traced.count, traced.flags, traced.trampolines, traced.callbacks, direct
+        traced.name, traced.module, traced.tracer_count, traced.flags, traced.trampolines, traced.callbacks, direct
     )
 
 

@@ -18,13 +18,13 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import moment, registrations
 from harness.landing.verify.files_at_hand import LoadedFiles
-from harness.landing.verify.ftrace_judge import TraceJudge
+from harness.landing.verify.ftrace_judge import FtraceJudge
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
-from harness.landing.verify.loaded_modules import Modules
+from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.moment import GuestLists, Moment
 from harness.landing.verify.registrations import Registration, UprobeRegistration
-from harness.landing.verify.text import Changes, Text
+from harness.landing.verify.text import GuestText, TextChanges
 from harness.landing.verify.traced_functions import TRACED_KINDS
 
 _POLL = 0.2
@@ -41,9 +41,9 @@ class Judgement:
     """All probes, the calls that the kernel refused, and changes of text that nothing explains, each in words."""
 
     probes: tuple[JudgedProbe, ...] = ()
-    refused: tuple[Registration, ...] = ()
-    unexplained: tuple[str, ...] = ()
-    lost: int = 0
+    refused_registrations: tuple[Registration, ...] = ()
+    unexplained_changes: tuple[str, ...] = ()
+    lost_count: int = 0
 
     @property
     def failures(self) -> list[JudgedProbe]:
@@ -53,10 +53,10 @@ class Judgement:
     @property
     def holds(self) -> bool:
         """True when no probe was missed and all changes of text are explained."""
-        return not self.failures and not self.unexplained
+        return not self.failures and not self.unexplained_changes
 
 
-class Watched:
+class WatchedGuest:
     """One guest while something registers probes in it.
 
     `files` are ELF files at hand by module name. Entering loads `pinpoint_watch` and reads the guest as it is before;
@@ -74,24 +74,24 @@ class Watched:
         self.watched = True
         self._names = names
         self._read = read
-        self._modules = Modules(guest, {**guest.image.drivers, **files})
+        self._modules = LoadedModuleFinder(guest, {**guest.image.drivers, **files})
         self._judged = GuestLists((), (), registrations.Records(), "")
         self._begun = 0
         self._loaded = 0
 
     def __enter__(self) -> Self:
         try:
-            registrations.start(self.guest)
+            registrations.load_watch_module(self.guest)
         except GuestError:
             # A kernel that does not let register_kprobe() be probed: its lists are all there is.
             self.watched = False
         try:
             self.before = self._now()
-            self.text_before = Text.read(self._layout(self.before), self.before.modules)
+            self.text_before = GuestText.read(self._layout(self.before), self.before.modules)
         except BaseException:
             self._leave()
             raise
-        self._begun = self._loaded = self.before.lists.records.nanoseconds
+        self._begun = self._loaded = self.before.lists.records.read_at_nanoseconds
         return self
 
     def __exit__(
@@ -105,7 +105,7 @@ class Watched:
 
     def _leave(self) -> None:
         if self.watched:
-            registrations.stop(self.guest)
+            registrations.unload_watch_module(self.guest)
 
     def set_start(self, nanoseconds: int = 0) -> None:
         """Whatever is run has been started, at this time of the guest's or, for 0, by the next look at the lists.
@@ -114,15 +114,15 @@ class Watched:
         """
         self._loaded = nanoseconds
 
-    def settle(self, least: float, longest: float, wanted: Callable[[GuestLists], bool]) -> GuestLists:
+    def await_settled_lists(self, least: float, longest: float, wanted: Callable[[GuestLists], bool]) -> GuestLists:
         """Wait until all lists have stayed the same for a while and `wanted` is true of them.
 
         `least` seconds at the least, `longest` at the most; gives the lists.
         """
-        slow = self.guest.heart.slowness if self.guest.heart else 1.0
+        slow = self.guest.heartbeat.slowness if self.guest.heartbeat else 1.0
         began = changed = time.monotonic()
         latest = self._read(self.guest)
-        self._loaded = self._loaded or latest.records.nanoseconds
+        self._loaded = self._loaded or latest.records.read_at_nanoseconds
         while True:
             now = time.monotonic()
             quiet = now - changed >= _QUIET * slow
@@ -130,11 +130,11 @@ class Watched:
                 return latest
             time.sleep(_POLL)
             lists = self._read(self.guest)
-            if lists.probes != latest.probes:
+            if lists.settling_state != latest.settling_state:
                 changed = time.monotonic()
             latest = lists
 
-    def lists(self) -> GuestLists:
+    def read_lists(self) -> GuestLists:
         """All lists as they are now."""
         return self._read(self.guest)
 
@@ -142,23 +142,26 @@ class Watched:
         """The kprobes that are listed and were not before."""
         return list((Counter(lists.kprobes) - Counter(self.before.lists.kprobes)).elements())
 
-    def has_registered(self, lists: GuestLists) -> bool:
+    def has_new_registrations(self, lists: GuestLists) -> bool:
         """Was anything registered since it began, whether it still stands or not?"""
-        traced = Counter(lists.traced) - Counter(self.before.lists.traced)
-        errors = [*(call.errno for call in self.calls(lists)), *(call.errno for call in self.uprobes(lists))]
+        traced = Counter(lists.traced_functions) - Counter(self.before.lists.traced_functions)
+        errors = [
+            *(call.errno for call in self.new_registrations(lists)),
+            *(call.errno for call in self.new_uprobe_registrations(lists)),
+        ]
         return bool(self.newly_listed(lists) or traced or 0 in errors)
 
-    def calls(self, lists: GuestLists) -> list[Registration]:
+    def new_registrations(self, lists: GuestLists) -> list[Registration]:
         """The registrations since it began."""
-        return list(lists.records.calls[len(self.before.lists.records.calls) :])
+        return list(lists.records.registrations[len(self.before.lists.records.registrations) :])
 
-    def uprobes(self, lists: GuestLists) -> list[UprobeRegistration]:
+    def new_uprobe_registrations(self, lists: GuestLists) -> list[UprobeRegistration]:
         """The registrations of uprobes since it began."""
-        return list(lists.records.uprobes[len(self.before.lists.records.uprobes) :])
+        return list(lists.records.uprobe_registrations[len(self.before.lists.records.uprobe_registrations) :])
 
     def judge(self) -> Judgement:
         """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late."""
-        slow = self.guest.heart.slowness if self.guest.heart else 1.0
+        slow = self.guest.heartbeat.slowness if self.guest.heartbeat else 1.0
         until = time.monotonic() + _AGREE * slow
         while True:
             judgement = self._judge_now()
@@ -166,40 +169,43 @@ class Watched:
                 return judgement
             time.sleep(_QUIET)
 
-    def stands(self, site: Site, probes: Iterable[JudgedProbe]) -> bool:
+    def probe_stands_at(self, site: Site, probes: Iterable[JudgedProbe]) -> bool:
         """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
-        files = self._files(Moment(self._judged, self._modules.loaded(self._judged.modules)))
-        return stands_at(site, files.find_places(site).addresses, probes)
+        files = self._files(Moment(self._judged, self._modules.find_loaded_modules(self._judged.modules_listing)))
+        return probe_stands_at(site, files.find_places(site).addresses, probes)
 
     def late_probes(self) -> list[JudgedProbe]:
         """The probes that were registered after the last judgement, by symbol and offset."""
         lists = self._read(self.guest)
-        calls = lists.records.calls[len(self._judged.records.calls) :]
-        files = self._files(Moment(lists, self._modules.loaded(lists.modules)))
+        calls = lists.records.registrations[len(self._judged.records.registrations) :]
+        files = self._files(Moment(lists, self._modules.find_loaded_modules(lists.modules_listing)))
         return [
             replace(
                 self._timed(JudgedProbe(call.asked, "kprobe", Finding.LATE, call.address), call),
-                means=files.meaning(call.address),
+                symbol_offset=files.describe_address(call.address),
                 owner=self._owner(files, call),
             )
             for call in calls
             if not call.errno
         ]
 
-    def left(self) -> tuple[list[str], list[str]]:
+    def find_leftovers(self) -> tuple[list[str], list[str]]:
         """Once everything was removed: the probes that are still registered, and text that is not as before.
 
         Waits for a while until neither is there: what removes probes may return before they are gone.
         """
-        slow = self.guest.heart.slowness if self.guest.heart else 1.0
+        slow = self.guest.heartbeat.slowness if self.guest.heartbeat else 1.0
         until = time.monotonic() + _AGREE * slow
         while True:
             now = self._now()
-            standing = [f"{each.meaning} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
-            standing += [str(each) for each in (Counter(now.lists.traced) - Counter(self.before.lists.traced))]
+            standing = [f"{each.symbol_offset} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
+            standing += [
+                str(each)
+                for each in (Counter(now.lists.traced_functions) - Counter(self.before.lists.traced_functions))
+            ]
             remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
-            text = Text.read(self._layout(now), remaining)
-            changed = self._unexplained(Changes(self._layout(now), now.modules), now, text)
+            text = GuestText.read(self._layout(now), remaining)
+            changed = self._unexplained(TextChanges(self._layout(now), now.modules), now, text)
             if not (standing or changed) or time.monotonic() > until:
                 return standing, [self._named(self._files(now), changed)] if changed else []
             time.sleep(_QUIET)
@@ -207,31 +213,33 @@ class Watched:
     def _judge_now(self) -> Judgement:
         during = self._now()
         layout = self._layout(during)
-        text = Text.read(layout, during.modules)
-        changes = Changes(layout, during.modules)
+        text = GuestText.read(layout, during.modules)
+        changes = TextChanges(layout, during.modules)
         files = self._files(during)
         came = self.newly_listed(during.lists)
-        calls = self.calls(during.lists)
+        calls = self.new_registrations(during.lists)
         found, gone = match_registrations(came, calls)
         judge = KprobeJudge(files, self.text_before, text, [each.address for each in self.before.lists.kprobes])
-        probes = [self._with_owner(judge.judge(each), files, each.call) for each in found]
+        probes = [self._with_owner(judge.judge(each), files, each.registration) for each in found]
         probes += [self._with_owner(judge.judge_removed(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
-        probes += [_uprobe(call) for call in self.uprobes(during.lists) if not call.errno]
+        probes += [_uprobe(call) for call in self.new_uprobe_registrations(during.lists) if not call.errno]
         unexplained = self._unexplained(changes, during, text)
         self._judged = during.lists
         return Judgement(
             tuple(probes),
             tuple(call for call in calls if call.errno),
             (self._named(files, unexplained),) if unexplained else (),
-            during.lists.records.lost,
+            during.lists.records.lost_count,
         )
 
-    def _traced(self, lists: GuestLists, files: LoadedFiles, changes: Changes, text: Text) -> list[JudgedProbe]:
+    def _traced(
+        self, lists: GuestLists, files: LoadedFiles, changes: TextChanges, text: GuestText
+    ) -> list[JudgedProbe]:
         """The verdicts on functions that only ftrace lists."""
-        new = list((Counter(lists.traced) - Counter(self.before.lists.traced)).elements())
-        names = {each.direct for each in new if each.direct}
-        judge = TraceJudge(files, changes, text, self._symbols(names))
+        new = list((Counter(lists.traced_functions) - Counter(self.before.lists.traced_functions)).elements())
+        names = {each.direct_trampoline for each in new if each.direct_trampoline}
+        judge = FtraceJudge(files, changes, text, self._symbols(names))
         alone = [each for each in new if each.kind != "kprobe"]
         return [judge.judge(each) for each in alone]
 
@@ -241,27 +249,27 @@ class Watched:
         if not wanted:
             return {}
         pattern = "\\|".join(wanted)
-        told = self.guest.script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
+        told = self.guest.run_script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
         found: dict[str, set[int]] = {}
         for line in told.splitlines():
             address, _, name, *_ = line.split()
             found.setdefault(name, set()).add(int(address, 16))
         return found
 
-    def _unexplained(self, changes: Changes, now: Moment, text: Text) -> list[int]:
+    def _unexplained(self, changes: TextChanges, now: Moment, text: GuestText) -> list[int]:
         """Bytes of text that differ from before, but for probes that a list has."""
-        kprobes = self.guest.architecture.kprobes
-        longest = max(length for _, length in kprobes.patches)
+        kprobes = self.guest.architecture.kprobe_traits
+        longest = max(length for _, length in kprobes.patch_starts_and_sizes)
         standing = [each.address for each in now.lists.kprobes if "[DISABLED]" not in each.flags]
         probed = {address + byte for address in standing for byte in range(longest)}
-        wrong = [at for at in changes.between(self.text_before, text) if at not in probed]
+        wrong = [at for at in changes.changed_addresses(self.text_before, text) if at not in probed]
         if not wrong:
             return []
-        judge = TraceJudge(self._files(now), changes, text, {})
-        traced = {site for each in now.lists.traced for site in judge.sites(each)}
+        judge = FtraceJudge(self._files(now), changes, text, {})
+        traced = {site for each in now.lists.traced_functions for site in judge.ftrace_sites_of(each)}
         gone = {each.address for each in self.before.lists.kprobes} - set(standing)
-        traced |= {site for at in gone for site in [changes.ftrace_site(at)] if site is not None}
-        return [at for at in wrong if changes.ftrace_site(at) not in traced]
+        traced |= {site for at in gone for site in [changes.ftrace_site_start(at)] if site is not None}
+        return [at for at in wrong if changes.ftrace_site_start(at) not in traced]
 
     def _with_owner(self, judged: JudgedProbe, files: LoadedFiles, call: Registration | None) -> JudgedProbe:
         if call is None:
@@ -272,7 +280,7 @@ class Watched:
         seconds = (call.nanoseconds - self._begun) / 1e9
         late = (call.nanoseconds - self._loaded) / 1e9
         notes = (f"registered {late:.1f} s later", *judged.notes) if late > 0 else judged.notes
-        return replace(judged, seconds=seconds, notes=notes)
+        return replace(judged, seconds_since_start=seconds, notes=notes)
 
     def _owner(self, files: LoadedFiles, call: Registration) -> str:
         """The module whose handler it is, else the program that registered it."""
@@ -283,22 +291,24 @@ class Watched:
 
     def _now(self) -> Moment:
         lists = self._read(self.guest)
-        return Moment(lists, self._modules.loaded(lists.modules))
+        return Moment(lists, self._modules.find_loaded_modules(lists.modules_listing))
 
     def _files(self, now: Moment) -> LoadedFiles:
         return LoadedFiles(self._layout(now), now.modules, self._names)
 
     def _layout(self, now: Moment) -> Layout:
-        at_hand = [LoadedTarget(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing]
+        at_hand = [
+            LoadedTarget(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing_reason
+        ]
         return Layout(self.guest, others=at_hand)
 
     def _named(self, files: LoadedFiles, addresses: Sequence[int]) -> str:
         """The first few of them, as symbol + offset."""
         more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
-        return ", ".join(files.meaning(address) for address in sorted(addresses)[:_SHOWN]) + more
+        return ", ".join(files.describe_address(address) for address in sorted(addresses)[:_SHOWN]) + more
 
 
-def stands_at(site: Site, addresses: Collection[int], probes: Iterable[JudgedProbe]) -> bool:
+def probe_stands_at(site: Site, addresses: Collection[int], probes: Iterable[JudgedProbe]) -> bool:
     """Return whether one of these probes stands, or stood, at one of the addresses of a site.
 
     A function that ftrace calls from is known by its name, since its site may lie behind its entry.
@@ -311,4 +321,4 @@ def stands_at(site: Site, addresses: Collection[int], probes: Iterable[JudgedPro
 
 def _uprobe(call: UprobeRegistration) -> JudgedProbe:
     why = "the text of processes is not compared; docs/user-space.md has cases that do"
-    return JudgedProbe(call.asked, "uprobe", Finding.NOT_JUDGED, owner=call.command, why=why)
+    return JudgedProbe(call.asked, "uprobe", Finding.NOT_JUDGED, owner=call.command, reason=why)

@@ -35,8 +35,8 @@ class CellWatch:
     """The state of a cell while its phases run.
 
     `failed_with` is the first failure, `failure_text` is pytest's report of it, and `evidence` is what was read from
-    the guest then. A `final` verdict does not change, whatever a person does to the guest afterwards. `unexplained` is
-    true if the verdict comes from a refused request or a broken connection; `explained` is true if the cause is known.
+    the guest then. A `final` verdict does not change, whatever a person does to the guest afterwards.
+    `only_symptom_known` is true if the verdict comes from a refused request or a broken connection; `explained` is true if the cause is known.
     """
 
     identity: CellId
@@ -53,8 +53,8 @@ class CellWatch:
     bundle: str = ""
     only_killers: Sequence[str] = ()
     final: bool = False
-    unexplained: bool = False
-    explained: bool = False
+    only_symptom_known: bool = False
+    cause_known: bool = False
 
     def start_on(self, guest: Guest) -> None:
         """Start the cell's clock when its guest is ready, so that the wait for a build does not count."""
@@ -77,23 +77,23 @@ class CellWatch:
             return
         cause = isinstance(error, KernelComplained | GuestDied)
         symptom = type(error) is GuestError or (type(error) is GuestLost and not self._hangs)
-        if symptom and self.explained:
+        if symptom and self.cause_known:
             return
-        if cause and self.unexplained and not self.final:
-            self.verdict, self.unexplained = Verdict.PASS, False
-        self.explained |= cause
-        self.unexplained |= symptom and self.verdict is not Verdict.HARNESS_ERROR
-        self.set_if_worse(verdict_of(error), one_line(error))
+        if cause and self.only_symptom_known and not self.final:
+            self.verdict, self.only_symptom_known = Verdict.PASS, False
+        self.cause_known |= cause
+        self.only_symptom_known |= symptom and self.verdict is not Verdict.HARNESS_ERROR
+        self.set_if_worse(verdict_of_error(error), first_line_of_error(error))
 
     @property
     def _hangs(self) -> bool:
-        return bool(self.guest and self.guest.heart and self.guest.heart.silence)
+        return bool(self.guest and self.guest.heartbeat and self.guest.heartbeat.silence)
 
     def drop_references(self) -> None:
         """Drop all references: pytest keeps each item, and what the item refers to, until the end of the run."""
         self.guest = self.kprobes = self.uprobes = self.failed_with = self.evidence = None
 
-    def record(self) -> Cell:
+    def as_record(self) -> Cell:
         """Return the cell as a record of the results file."""
         guest = self.guest
         return Cell(
@@ -121,7 +121,7 @@ class CellWatch:
         return [landing.record() for life in lives if life.is_ended for landing in life.landings]
 
 
-def verdict_of(error: BaseException) -> Verdict:
+def verdict_of_error(error: BaseException) -> Verdict:
     """Return the verdict for an error that a phase raised."""
     match error:
         case KernelComplained() | GuestDied():
@@ -163,7 +163,7 @@ def fail_if_mutants_survived(watch: CellWatch, survivors: Sequence[CellId]) -> s
     return reason
 
 
-def one_line(error: BaseException) -> str:
+def first_line_of_error(error: BaseException) -> str:
     """Return the first line of an error's message without control codes, or the name of its type if there is none."""
     text = without_control_codes(str(error)).strip() or type(error).__name__
     return text.splitlines()[0]

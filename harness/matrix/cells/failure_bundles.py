@@ -73,7 +73,9 @@ class Bundles:
         if watch.evidence is None and watch.guest is not None:
             watch.evidence = gather_evidence(watch.guest, watch.failed_with or AssertionError())
         try:
-            made = bundle.write(self._directory.bundles, self._about(watch, survivors), self._pieces(watch))
+            made = bundle.write_bundle(
+                self._directory.bundles_directory, self._about(watch, survivors), self._pieces(watch)
+            )
         except HostError as error:
             watch.reason += f"; {error}"
         else:
@@ -83,9 +85,9 @@ class Bundles:
         guest, evidence = watch.guest, watch.evidence
         case = paths.PROJECT / watch.identity.file
         return Bundle(
-            cell=watch.record(),
+            cell=watch.as_record(),
             file=watch.identity.file,
-            items=[*(each.item for each in survivors), watch.identity.item],
+            items=[*(each.item_name for each in survivors), watch.identity.item_name],
             options=replay_options.options(self._config),
             schedule=getattr(watch.failed_with, "schedule", ""),
             seed=replay_options.seed(self._config),
@@ -93,35 +95,35 @@ class Bundles:
             qemu=guest.argv if guest else [],
             accelerator_reason=guest.accelerator.reason if guest else "",
             boot_seconds=round(guest.boot_seconds, 3) if guest else 0.0,
-            loop_seconds=guest.heart.loop_seconds if guest and guest.heart else None,
+            loop_seconds=guest.heartbeat.loop_seconds if guest and guest.heartbeat else None,
             slide=evidence.slide if evidence else None,
             hashes={
                 **(_hashes(guest.image) if guest else {}),
                 **({watch.identity.file: sha256(case)} if case.is_file() else {}),
             },
             frozen=guest.frozen if guest else "",
-            absent={**(evidence.absent if evidence else {}), **_no_snapshot(guest)},
+            absent={**(evidence.absence_reasons if evidence else {}), **_no_snapshot(guest)},
         )
 
     def _pieces(self, watch: CellWatch) -> dict[str, bytes | Path]:
         """Return the files of the bundle."""
         guest, evidence = watch.guest, watch.evidence
         recipe = paths.RECIPES / f"{watch.identity.vm}.toml"
-        witnesses = json.dumps(watch.record().witnesses, indent=1) + "\n"
+        witnesses = json.dumps(watch.as_record().witnesses, indent=1) + "\n"
         return {
             "failure.txt": (watch.failure_text or watch.reason).encode(errors="replace") + b"\n",
             "witnesses.json": witnesses.encode(),
             **({"recipe.toml": recipe} if recipe.is_file() else {}),
             **({} if guest else self._last_console(watch.identity.vm)),
             **_build_log(watch.failed_with),
-            **(evidence.pieces if evidence else {}),
+            **(evidence.file_contents if evidence else {}),
             **({"qemu.txt": f"{shlex.join(guest.argv)}\n".encode()} if guest else {}),
             **(_modules(guest) if guest else {}),
         }
 
     def _last_console(self, vm: str) -> dict[str, bytes | Path]:
         """Return the end of the VM's newest console log, for a cell whose guest never came up."""
-        logs = self._directory.consoles(vm)
+        logs = self._directory.console_logs(vm)
         return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
 
 
@@ -141,7 +143,7 @@ def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:
 def _modules(guest: Guest) -> dict[str, bytes | Path]:
     """Return the modules that were shipped to the guest."""
     names = {file: name for name, file in guest.image.modules.items()}
-    return {f"modules/{names[file]}.ko": file for file in guest.shipped.values() if file in names}
+    return {f"modules/{names[file]}.ko": file for file in guest.copied_files.values() if file in names}
 
 
 def _hashes(image: Image) -> dict[str, str]:

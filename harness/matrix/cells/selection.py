@@ -32,7 +32,7 @@ class CellId:
     case: str
     vm: str
     mutant: str
-    item: str
+    item_name: str
     file: str = ""
 
     @property
@@ -41,9 +41,9 @@ class CellId:
         return CellKey(self.file, self.case, self.vm, self.mutant)
 
     @property
-    def replay(self) -> str:
+    def replay_command(self) -> str:
         """The command that runs this cell again."""
-        return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()} -k '{self.item}'"
+        return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()} -k '{self.item_name}'"
 
 
 def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:

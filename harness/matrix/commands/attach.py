@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from harness.core.errors import PinpointError
 from harness.guest import debugger, terminal
-from harness.guest.debugger import Symbols
+from harness.guest.debugger import SymbolFiles
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.report.failure_evidence import ASK_SECTIONS, Evidence, sections_by_module_file
@@ -33,7 +33,7 @@ class GuestAttacher:
         _print(f"{guest.name} failed: {reason}")
         try:
             if self._way == GDB:
-                _debug(guest, Symbols(guest.image.vmlinux, evidence.slide or 0, evidence.modules))
+                _debug(guest, SymbolFiles(guest.image.vmlinux, evidence.slide or 0, evidence.module_section_addresses))
             else:
                 _enter(guest)
         except PinpointError as error:
@@ -46,18 +46,18 @@ def attach(guest: Guest, way: str) -> int:
     """Attach to a healthy guest; return the exit status of the shell or of gdb. Raises PinpointError."""
     if way == SHELL:
         return _enter(guest)
-    listing = guest.script(ASK_SECTIONS, guest.budget(_ASK_SECONDS)).stdout
-    return _debug(guest, Symbols(guest.image.vmlinux, Layout(guest).slide, sections_by_module_file(guest, listing)))
+    listing = guest.run_script(ASK_SECTIONS, guest.scaled_deadline(_ASK_SECONDS)).stdout
+    return _debug(guest, SymbolFiles(guest.image.vmlinux, Layout(guest).slide, sections_by_module_file(guest, listing)))
 
 
 def _enter(guest: Guest) -> int:
     _print(f"a shell in {guest.name}, {guest.image.release}; the guest stops when you leave it")
-    return terminal.interact(guest.link)
+    return terminal.interact(guest.ssh_connection)
 
 
-def _debug(guest: Guest, symbols: Symbols) -> int:
+def _debug(guest: Guest, symbols: SymbolFiles) -> int:
     _print(f"gdb on {guest.name}, {guest.image.release}; slide {symbols.slide:#x}; the guest stops when you leave it")
-    return debugger.debug(guest, symbols)
+    return debugger.run_gdb(guest, symbols)
 
 
 def _print(text: str) -> None:

@@ -26,7 +26,7 @@ class Listener:
     def __init__(self) -> None:
         self.cells: list[Cell] = []
         self.directory: Path | None = None
-        self.asked: set[CellKey] = set()
+        self.selected_keys: set[CellKey] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record a cell."""
@@ -40,7 +40,7 @@ class Listener:
         run = session.config.pluginmanager.getplugin("pinpoint-run")
         if isinstance(run, ControllerRun) and run.has_directory:
             self.directory = run.directory.path
-            self.asked = run.selected_keys
+            self.selected_keys = run.selected_keys
 
 
 @dataclass
@@ -50,31 +50,31 @@ class Gate:
     `lost` are traits of the VM that the given kernel lacks; with `strict` they count as worse.
     """
 
-    old: Baseline | list[Cell] | None = None
-    confirm: int = 0
+    baseline_results: Baseline | list[Cell] | None = None
+    confirmation_replays: int = 0
     strict: bool = False
-    lost: list[str] = field(default_factory=list)
+    lost_traits: list[str] = field(default_factory=list)
     listener: Listener = field(default_factory=Listener)
 
     @classmethod
-    def of(cls, baseline: Path | None, confirm: int | None, *, strict: bool) -> Gate:
+    def from_options(cls, baseline: Path | None, confirm: int | None, *, strict: bool) -> Gate:
         """Read the baseline, before anything is built. Raises UsageError."""
         old: Baseline | list[Cell] | None = None
         if baseline is not None:
             old = Baseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cells(baseline)
         return cls(old, confirm or 0, strict)
 
-    def judged(self, status: int, arguments: Sequence[str] = ()) -> int:
+    def judge_and_report(self, status: int, arguments: Sequence[str] = ()) -> int:
         """Compare, replay, print, and return the exit status; a `status` other than 0 and 1 is returned unchanged."""
-        for name in self.lost:
+        for name in self.lost_traits:
             print(f"the VM has the trait {name}, this kernel does not: cells that need it are skipped")
         if status not in (0, CELL_FAILED):
             return status
-        new = compare.new_failures(self.old, self.listener.cells)
-        worse = bool(self.strict and self.lost)
-        if self.old is not None:
+        new = compare.new_failures(self.baseline_results, self.listener.cells)
+        worse = bool(self.strict and self.lost_traits)
+        if self.baseline_results is not None:
             found = self._compared(arguments)
-            print("\n".join(compare.lines(found)))
+            print("\n".join(compare.format_comparison(found)))
             worse = worse or found.worse
         else:
             worse = worse or bool(status)
@@ -82,24 +82,26 @@ class Gate:
         return CELL_FAILED if worse else 0
 
     def _compared(self, arguments: Sequence[str]) -> compare.Comparison:
-        if isinstance(self.old, Baseline):
-            return compare.compare_with_baseline(self.old, self.listener.cells)
-        assert self.old is not None
+        if isinstance(self.baseline_results, Baseline):
+            return compare.compare_with_baseline(self.baseline_results, self.listener.cells)
+        assert self.baseline_results is not None
         selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)
-        before = [cell for cell in self.old if not selecting or cell.key in self.listener.asked]
+        before = [cell for cell in self.baseline_results if not selecting or cell.key in self.listener.selected_keys]
         return compare.compare(before, self.listener.cells, strict=self.strict)
 
     def _confirmed(self, new: Sequence[Cell]) -> None:
         """Replay each new failure in fresh guests; the verdicts of the run stay."""
         lines = []
-        for cell in new if self.confirm else ():
+        for cell in new if self.confirmation_replays else ():
             mutant = f", mutant {cell.mutant}" if cell.mutant else ""
             name = f"{cell.case} on {cell.vm}{mutant}"
             if not cell.bundle or self.listener.directory is None:
                 lines.append(f"{name}: not replayed, it has no bundle")
                 continue
             try:
-                failed, tried = replay.confirm(self.listener.directory / cell.bundle, self.confirm)
+                failed, tried = replay.replay_and_count_failures(
+                    self.listener.directory / cell.bundle, self.confirmation_replays
+                )
             except UsageError as error:
                 lines.append(f"{name}: not replayed: {error}")
                 continue

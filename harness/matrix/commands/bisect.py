@@ -49,10 +49,10 @@ class Outcome:
     `candidates` has several commits if all that are left were skipped; then `commit` is empty.
     """
 
-    commit: str
-    line: str
-    bad: Step | None
-    good: Step | None
+    first_bad_commit: str
+    commit_log_line: str
+    bad_step: Step | None
+    good_step: Step | None
     candidates: tuple[str, ...]
     steps: tuple[Step, ...]
 
@@ -98,7 +98,7 @@ class Bisection:
             found.append(Step(**{**fields, "ruling": Ruling(fields["ruling"])}))
         return found
 
-    def forget(self) -> None:
+    def forget_steps(self) -> None:
         """Remove the steps and the state of git bisect; the clone stays, because its objects are built."""
         (self._directory / _STEPS).unlink(missing_ok=True)
 
@@ -200,16 +200,16 @@ def report(outcome: Outcome) -> Iterator[str]:
     for step in outcome.steps:
         if step.ruling is Ruling.SKIP:
             yield f"skipped {step.commit[:12]}: {step.why}"
-    if not outcome.commit:
+    if not outcome.first_bad_commit:
         yield f"the first bad commit is one of {len(outcome.candidates)}; the others could not be tested:"
         yield from (f"  {commit}" for commit in outcome.candidates)
         return
-    yield f"first bad commit: {outcome.commit}"
-    yield f"  {outcome.line}"
-    if outcome.bad:
-        yield f"first bad: {outcome.bad.why}; results: {outcome.bad.results or 'none'}"
-    if outcome.good:
-        yield f"last good: {outcome.good.commit[:12]}; results: {outcome.good.results or 'none'}"
+    yield f"first bad commit: {outcome.first_bad_commit}"
+    yield f"  {outcome.commit_log_line}"
+    if outcome.bad_step:
+        yield f"first bad: {outcome.bad_step.why}; results: {outcome.bad_step.results or 'none'}"
+    if outcome.good_step:
+        yield f"last good: {outcome.good_step.commit[:12]}; results: {outcome.good_step.results or 'none'}"
 
 
 def _git(tree: Path, *words: str) -> FinishedProcess:

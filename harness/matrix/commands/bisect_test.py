@@ -47,7 +47,7 @@ class CaseTest:
 
             def heard(line: str) -> None:
                 lines.append(without_control_codes(line).strip())
-                step.report(lines[-1][:100])
+                step.publish_progress(lines[-1][:100])
 
             words = ["run", f"--kernel={tree}", f"--vm={self.vm}", *self.options, "-n0", f"--into={into}"]
             finished = run(
@@ -60,7 +60,7 @@ class CaseTest:
             if finished.rc == INTERRUPTED:
                 raise KeyboardInterrupt
             ruled = ruling(commit, finished.rc, _cells(into), [line for line in lines if line], into / LATEST)
-            step.close_with(f"{ruled.ruling.value}: {ruled.why}"[:200])
+            step.set_final_detail(f"{ruled.ruling.value}: {ruled.why}"[:200])
         return ruled
 
 

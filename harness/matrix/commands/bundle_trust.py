@@ -29,7 +29,7 @@ class _Collected:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Keep every cell by pytest's name of it."""
-        self.cells = {cell.item: cell for item in session.items if (cell := cell_of(item))}
+        self.cells = {cell.item_name: cell for item in session.items if (cell := cell_of(item))}
 
 
 def demand_cells(about: Bundle) -> None:
@@ -49,7 +49,7 @@ def demand_cells(about: Bundle) -> None:
     _demand_file(about)
     if not about.items:
         raise UsageError("the bundle names no cell", where=about.file, mend=_DISTRUST)
-    cells = collected(about)
+    cells = collect_bundle_cells(about)
     for item in about.items:
         if item not in cells:
             raise UsageError(f"has no cell {item!r} for {about.cell.vm}", where=about.file, mend=_OTHER_VERSION)
@@ -60,12 +60,12 @@ def demand_cells(about: Bundle) -> None:
         about.cell.vm,
         about.cell.mutant,
     ):
-        raise UsageError(f"{last.item!r} is not the bundle's own cell", where=about.file, mend=_DISTRUST)
+        raise UsageError(f"{last.item_name!r} is not the bundle's own cell", where=about.file, mend=_DISTRUST)
     if about.cell.kernel_release and not about.cell.image_key:
         raise UsageError("the bundle's cell had a guest but names no image", where=about.cell.vm, mend=_DISTRUST)
 
 
-def collected(about: Bundle) -> dict[str, CellId]:
+def collect_bundle_cells(about: Bundle) -> dict[str, CellId]:
     """Return the cells in the bundle's case file for its VM, by pytest's names. Runs none of them."""
     found = _Collected()
     arguments = ["--deep", f"--vm={about.cell.vm}", *about.options]

@@ -29,41 +29,45 @@ _UPROBES = "CONFIG_UPROBE_EVENTS"
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenKernel:
     """The kernel of one command: `what` are the values of --kernel, `config` is that of --config."""
 
-    what: tuple[Path, ...]
-    config: Path | None = None
+    kernel_paths: tuple[Path, ...]
+    config_file: Path | None = None
 
-    def recipe(self, vms: Sequence[str]) -> Recipe:
+    def recipe_with_kernel(self, vms: Sequence[str]) -> Recipe:
         """Return the VM's recipe with this kernel; its traits are still those of the VM.
 
         Without a VM it is the first of the kernel's architecture. Raises UsageError or RecipeError.
         """
-        given_kernel.demand_readable(self.what)
+        given_kernel.demand_kernel_parts(self.kernel_paths)
         base = self._base(vms)
-        tree = self.what[0] if len(self.what) == 1 and (self.what[0] / "Kbuild").is_file() else None
-        if tree and not given_kernel_parts.is_build(tree):
+        tree = (
+            self.kernel_paths[0]
+            if len(self.kernel_paths) == 1 and (self.kernel_paths[0] / "Kbuild").is_file()
+            else None
+        )
+        if tree and not given_kernel_parts.is_build_directory(tree):
             kernel = self._of_tree(base, tree)
-        elif self.config:
+        elif self.config_file:
             raise UsageError(
                 "is for a source tree, not for a kernel that is built", where="--config", mend="leave it out"
             )
         else:
-            given = tuple(str(path.resolve()) for path in self.what)
+            given = tuple(str(path.resolve()) for path in self.kernel_paths)
             kernel = Kernel(source="given", given=given, suite=base.kernel.suite, compiler=base.kernel.compiler)
-        described = f"{' '.join(str(path) for path in self.what)}, on the machine of {base.name}"
+        described = f"{' '.join(str(path) for path in self.kernel_paths)}, on the machine of {base.name}"
         return base.model_copy(update={"kernel": kernel, "describe": described, "boot_noise": base.boot_noise})
 
     @property
-    def options(self) -> list[str]:
+    def command_line_options(self) -> list[str]:
         """The options that name this kernel, with whole paths."""
-        config = [f"--config={self.config.resolve()}"] if self.config else []
-        return [*(f"--kernel={path.resolve()}" for path in self.what), *config]
+        config = [f"--config={self.config_file.resolve()}"] if self.config_file else []
+        return [*(f"--kernel={path.resolve()}" for path in self.kernel_paths), *config]
 
     def _of_tree(self, base: Recipe, tree: Path) -> Kernel:
-        if self.config:
-            return Kernel(source="tree", tree=str(tree.resolve()), config_file=str(self.config.resolve()))
+        if self.config_file:
+            return Kernel(source="tree", tree=str(tree.resolve()), config_file=str(self.config_file.resolve()))
         others = [each for each in load_all().values() if each.arch == base.arch and each.tier == "core"]
         fragments = base.kernel.config or next((each.kernel.config for each in others if each.kernel.config), ())
         if not fragments:
@@ -80,12 +84,12 @@ class Given:
         arch = self._architecture()
         found = [recipe for recipe in load_all().values() if recipe.arch == arch and recipe.tier == "core"]
         if not found:
-            raise UsageError(f"no VM is of {arch}", where=str(self.what[0]), mend="name one with --vm")
+            raise UsageError(f"no VM is of {arch}", where=str(self.kernel_paths[0]), mend="name one with --vm")
         return next((recipe for recipe in found if recipe.kernel.source == "debian-binary"), found[0])
 
     def _architecture(self) -> str:
         """The architecture of a built vmlinux; else that of the host."""
-        for path in self.what:
+        for path in self.kernel_paths:
             elf = path / "vmlinux" if path.is_dir() else path
             try:
                 machine = Elf.read(elf).machine
@@ -97,7 +101,7 @@ class Given:
         return platform.machine().replace("aarch64", "arm64")
 
 
-def without_boot(recipe: Recipe, context: BuildContext) -> Recipe:
+def adapt_to_kernel_config(recipe: Recipe, context: BuildContext) -> Recipe:
     """Return the recipe with the boot way and the parts of user space that the kernel's configuration allows.
 
     The kernel is built or unpacked. Raises RecipeError if it lacks an option that every guest needs.
@@ -112,12 +116,12 @@ def without_boot(recipe: Recipe, context: BuildContext) -> Recipe:
     return recipe.model_copy(update={"machine": machine, "traits": claimed})
 
 
-def with_traits(recipe: Recipe, context: BuildContext, accelerator: str | None = None) -> Recipe:
+def with_booted_kernel_traits(recipe: Recipe, context: BuildContext, accelerator: str | None = None) -> Recipe:
     """Return the recipe with the traits that its booted kernel has; they are asked once for each image.
 
     Raises what building and booting raise.
     """
-    settled = without_boot(recipe, context)
+    settled = adapt_to_kernel_config(recipe, context)
     image = prepare(settled, context)
     kept = paths.cache() / "given" / f"{image.key}.json"
     if kept.is_file():
@@ -128,8 +132,8 @@ def with_traits(recipe: Recipe, context: BuildContext, accelerator: str | None =
     )
     choose(recipe.architecture, accelerator)
     with start.boot(image, options) as guest, context.bus.step(recipe.name, "asking the kernel for its traits") as step:
-        found = prove_recipe_traits.found(guest)
-        step.close_with(", ".join(name for name, has in found if has))
+        found = prove_recipe_traits.read_booted_traits(guest)
+        step.set_final_detail(", ".join(name for name, has in found if has))
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_text(kept, found.model_dump_json())
     return settled.model_copy(update={"traits": found})

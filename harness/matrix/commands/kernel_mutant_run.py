@@ -139,7 +139,7 @@ def run_kernel_mutants_on(vms: Sequence[str], numbers: str, arguments: Sequence[
     """
     if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
         raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")
-    mutants = kernel_mutant_table.chosen(numbers)
+    mutants = kernel_mutant_table.parse_mutant_numbers(numbers)
     recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
     for recipe in recipes:
         kernel_mutant_table.demand_kernel_mutants(recipe)
@@ -180,7 +180,7 @@ def _tried(
     recipe: Recipe, mutant: KernelMutant, directory: RunDirectory, arguments: Sequence[str]
 ) -> KernelMutantResult | None:
     """Run one mutant; print and return its outcome, or None when a person ended the run."""
-    own = {"vm": recipe.name, "number": mutant.number, "name": mutant.name, "past": mutant.is_past}
+    own = {"vm": recipe.name, "number": mutant.number, "name": mutant.name, "past": mutant.is_past_mainline_bug}
     if why := mutant.why_equivalent(recipe):
         outcome = KernelMutantResult.model_validate({**own, "equivalent": True, "reason": why})
         print(without_control_codes(str(outcome)), flush=True)

@@ -13,28 +13,28 @@ from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe
 from harness.matrix.commands import given_kernel_recipe
-from harness.matrix.commands.given_kernel_recipe import Given
+from harness.matrix.commands.given_kernel_recipe import GivenKernel
 from harness.report.progress_board import Board
 
 
-def obtained(
+def prepare_given_kernel_recipe(
     vms: Sequence[str], kernels: Sequence[Path], config: Path | None, *, boot: bool, accelerator: str | None = None
 ) -> Recipe:
     """Build or unpack the kernel; with `boot`, ask the booted kernel for its traits. Raises as the steps do."""
     if not kernels:
         raise UsageError("--config is for a kernel of your own", mend="add --kernel TREE")
-    recipe = Given(tuple(kernels), config).recipe(vms)
+    recipe = GivenKernel(tuple(kernels), config).recipe_with_kernel(vms)
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel") as aside:
         try:
             job = (
-                aside.submit(given_kernel_recipe.with_traits, recipe, context, accelerator)
+                aside.submit(given_kernel_recipe.with_booted_kernel_traits, recipe, context, accelerator)
                 if boot
-                else aside.submit(given_kernel_recipe.without_boot, recipe, context)
+                else aside.submit(given_kernel_recipe.adapt_to_kernel_config, recipe, context)
             )
-            board.follow([job])
+            board.follow_jobs([job])
         finally:
             board.close()
     return job.result()

@@ -43,16 +43,16 @@ class Proof:
     `agreed` counts the offsets at which files and kernel agree, `settled` those that only the kernel could answer.
     """
 
-    answers: dict[tuple[str, int], int] = field(default_factory=dict)
-    agreed: int = 0
-    settled: int = 0
+    errno_by_offset: dict[tuple[str, int], int] = field(default_factory=dict)
+    agreed_count: int = 0
+    settled_by_kernel_count: int = 0
     differences: list[Difference] = field(default_factory=list)
 
     @property
-    def share(self) -> float:
+    def agreement_percent(self) -> float:
         """The part of the offsets that the files decide at which the kernel agrees, in percent."""
-        decided = self.agreed + len(self.differences)
-        return 100 * self.agreed / decided if decided else 0.0
+        decided = self.agreed_count + len(self.differences)
+        return 100 * self.agreed_count / decided if decided else 0.0
 
 
 def prove(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Proof:
@@ -65,23 +65,23 @@ def prove(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Pr
     wanted = list(_offsets(functions))
     for start in range(0, len(wanted), _BATCH):
         part = wanted[start : start + _BATCH]
-        step.report(part[0][0].name, start / len(wanted))
+        step.publish_progress(part[0][0].name, start / len(wanted))
         specs = [Site(function.name, offset).spec for function, offset, _ in part]
-        batch = module.resolve(specs, guest.budget(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
+        batch = module.register_disabled(specs, guest.scaled_deadline(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
         for (function, offset, expected), report in zip(part, batch.reports, strict=True):
-            place = function.address + offset + (0 if offset else function.shift) + layout.slide
-            listed = five_address_witnesses.listed(batch.listing.near(place), place)
+            place = function.address + offset + (0 if offset else function.landing_pad_size) + layout.slide
+            listed = five_address_witnesses.listed_statement(batch.listing.entries_near(place), place)
             unlisted = not report.errno and listed.address != place
             _compare(proof, function.name, offset, expected, report, place, unlisted)
     module.unload()
-    if not proof.answers:
+    if not proof.errno_by_offset:
         raise GuestError("no offset was tried", where=guest.name)
     return proof
 
 
 def _offsets(functions: Sequence[Function]) -> Iterator[tuple[Function, int, Answer]]:
     for function in functions:
-        known = {each.offset: each.answer for each in function.instructions} | function.inside
+        known = {each.offset: each.answer for each in function.instructions} | function.answers_inside_instructions
         for offset in sorted(known):
             yield function, offset, known[offset]
 
@@ -90,11 +90,11 @@ def _compare(
     proof: Proof, name: str, offset: int, expected: Answer, report: SiteReport, place: int, unlisted: bool
 ) -> None:
     """Compare one answer of the kernel with the files; an accepted probe must also stand at the expected address."""
-    proof.answers[name, offset] = report.errno
+    proof.errno_by_offset[name, offset] = report.errno
     if not report.errno and (report.address != place or unlisted):
         why = f"put the probe at {report.address:#x}, not at {place:#x}, or does not list it there"
     elif expected.accepted is None:
-        proof.settled += 1
+        proof.settled_by_kernel_count += 1
         return
     elif expected.accepted:
         why = "" if not report.errno else f"refuses it with {_name(report.errno)}"
@@ -105,7 +105,7 @@ def _compare(
     if why:
         proof.differences.append(Difference(name, offset, expected, report.errno, why))
     else:
-        proof.agreed += 1
+        proof.agreed_count += 1
 
 
 def _name(number: int) -> str:

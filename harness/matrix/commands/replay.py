@@ -61,7 +61,7 @@ def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int
     return worst
 
 
-def confirm(directory: Path, times: int) -> tuple[int, int]:
+def replay_and_count_failures(directory: Path, times: int) -> tuple[int, int]:
     """Replay a bundle of this run; return how often the cell failed, and how often it was tried.
 
     Raises UsageError if `directory` is not a bundle.
@@ -101,7 +101,7 @@ def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
     quiet = ["-q", "--no-summary"] if times > 1 or at_failure else ["-q"]
     interactive = [f"--at-failure={at_failure}", "-s"] if at_failure else []
     into = f"--into={paths.results() / _PLACE}"
-    nodes = [str(paths.PROJECT / node) for node in about.nodes]
+    nodes = [str(paths.PROJECT / node) for node in about.node_ids]
     return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *interactive, *nodes]
 
 

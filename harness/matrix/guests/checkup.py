@@ -14,8 +14,8 @@ from harness.guest.guest import Guest
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import GuestState
 from harness.verdict.cell_verdict_enum import Verdict
-from harness.verdict.complaints import Complaint, complaints_in
-from harness.verdict.liveness import GuestDied, examine
+from harness.verdict.complaints import Complaint, read_sorted_complaints
+from harness.verdict.liveness import GuestDied, diagnose_guest
 from harness.verdict.symbolize_without_guest import make_symbolizer
 from harness.verdict.traces import frames
 
@@ -66,7 +66,7 @@ def record_initial_state(guest: Guest) -> str:
     Raises KernelComplained for any other complaint.
     """
     _clean[guest], _ = _state(guest)
-    foreseen = complaints_in(guest.console.text(), guest.image.recipe.boot_noise).allowed
+    foreseen = read_sorted_complaints(guest.console.text(), guest.image.recipe.boot_noise).allowed
     return "; ".join(f"allowed: {complaint}: {noise.why}" for complaint, noise in foreseen)
 
 
@@ -77,14 +77,14 @@ def check_after_cell(guest: Guest) -> str:
     KernelComplained, Unexplained or LeftBehind, or GuestLost when the guest does not answer. A guest that fails this
     check is not used again, so the state before the first cell is also the state before each later one.
     """
-    clean, (after, excused), deadline = _clean[guest], _state(guest), guest.budget(GONE_SECONDS)
+    clean, (after, excused), deadline = _clean[guest], _state(guest), guest.scaled_deadline(GONE_SECONDS)
     while clean.added_processes(after) and not deadline.expired:
         after, more = _state(guest, "sleep 0.1; ")
         excused |= more
     unexplained = clean.new_crash_taint(after)
     if unexplained and not excused:
         raise UnexplainedTaint(f"the kernel has new taint {unexplained}, and no complaint on the console explains it")
-    changed = clean.changed(after, loaded_targets.kept_modules(guest))
+    changed = clean.list_changes(after, loaded_targets.kept_modules(guest))
     if changed:
         raise GuestStateChanged(f"the cell left the guest changed: {', '.join(changed)}")
     return clean.discard_reason(after, guest.image.recipe.machine.memory_mib)
@@ -92,17 +92,17 @@ def check_after_cell(guest: Guest) -> str:
 
 def explain_loss(guest: Guest, lost: GuestError) -> Exception:
     """Return why a guest does not answer: a kernel complaint, its diagnosis, or `lost` itself."""
-    found = complaints_in(guest.console.lines(guest.fenced_to), guest.image.recipe.boot_noise).alarming
+    found = read_sorted_complaints(guest.console.lines(guest.fence_position), guest.image.recipe.boot_noise).alarming
     if found:
         return KernelComplained(found, _files(guest))
-    if guest.heart is None or guest.heart.emulator.stopped:
+    if guest.heartbeat is None or guest.heartbeat.emulator.stopped:
         return lost
-    diagnosis = examine(guest, found, make_symbolizer(guest))
+    diagnosis = diagnose_guest(guest, found, make_symbolizer(guest))
     return lost if diagnosis.condition.verdict.acceptable else GuestDied(diagnosis, where=guest.name)
 
 
 @contextmanager
-def loss_explained(guest: Guest) -> Iterator[None]:
+def replace_loss_by_explanation(guest: Guest) -> Iterator[None]:
     """Replace a GuestError that is raised in this block by what `last_words` returns for it."""
     try:
         yield
@@ -115,13 +115,15 @@ def _state(guest: Guest, before: str = "") -> tuple[GuestState, bool]:
 
     Raises KernelComplained for any other complaint that the kernel printed before the state was read.
     """
-    result, printed = guest.run_fenced_script(f"{before}{guest_state.ASK}", guest.budget(_FENCE_SECONDS))
-    complaints = complaints_in(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
+    result, printed = guest.run_fenced_script(
+        f"{before}{guest_state.READ_STATE_COMMAND}", guest.scaled_deadline(_FENCE_SECONDS)
+    )
+    complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
     found = complaints.alarming
     if found:
         raise KernelComplained(found, _files(guest))
     try:
-        return GuestState.parsed(result.stdout), bool(complaints.allowed)
+        return GuestState.parse_listing(result.stdout), bool(complaints.allowed)
     except ValueError as error:
         raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
 
@@ -133,7 +135,7 @@ def _kernel_log(guest: Guest) -> bytes | None:
     kernel's log attribute the line to the kernel.
     """
     try:
-        log = guest.script("dmesg -r", guest.budget(_LOG_SECONDS))
+        log = guest.run_script("dmesg -r", guest.scaled_deadline(_LOG_SECONDS))
     except PinpointError:
         return None
     return log.out if log.ok else None
@@ -141,4 +143,4 @@ def _kernel_log(guest: Guest) -> bytes | None:
 
 def _files(guest: Guest) -> dict[str, Path]:
     """Return the files that were shipped to the guest, by module name."""
-    return {file.stem: file for file in guest.shipped.values()}
+    return {file.stem: file for file in guest.copied_files.values()}

@@ -16,7 +16,7 @@ from harness.core.events import Bus
 from harness.guest import start
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.qemu_process import EmulatorKilled, FrozenGuestRefused
+from harness.guest.qemu_process import FrozenGuestRefused, QemuKilled
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -29,7 +29,7 @@ from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
 # Errors that may not occur again with the row's next guest, and how many guests may be lost to them.
-_PASSING = (EmulatorKilled, FrozenGuestRefused, GuestDied)
+_PASSING = (QemuKilled, FrozenGuestRefused, GuestDied)
 _MOST_LOST = 3
 
 
@@ -123,7 +123,7 @@ class Fleet:
             raise
 
     @contextmanager
-    def fresh(self, name: str, *, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
+    def start_fresh_guest(self, name: str, *, cpus: int = 0, anew: bool = False) -> Iterator[Guest]:
         """Start one more guest of the VM: thawed, or with `anew` booted, which draws a new KASLR slide.
 
         `cpus` is its number of virtual CPUs; 0 means the recipe's number. Raises what its build or boot raises.
@@ -135,11 +135,11 @@ class Fleet:
         with self._starting:
             guest = begin(image, self._fresh_name(name))
         with guest:
-            with checkup.loss_explained(guest):
+            with checkup.replace_loss_by_explanation(guest):
                 checkup.record_initial_state(guest)
             yield guest
 
-    def fresh_log(self, name: str) -> Path:
+    def new_console_log_path(self, name: str) -> Path:
         """Return a new path for the console log of one more guest of a VM."""
         return self._directory / "console" / f"{self._fresh_name(name)}.log"
 
@@ -154,7 +154,7 @@ class Fleet:
         """Stop the row's guest; the next `guest()` starts a new one. The board shows the reason, if there is one."""
         if because:
             with self.bus.step(name, "replace") as step:
-                step.close_with(because)
+                step.set_final_detail(because)
         future = self._guests.pop(name, None)
         if future is not None and future.done() and future.exception() is None:
             future.result().stop()
@@ -187,7 +187,7 @@ class Fleet:
         with self._starting:
             guest = self._thaw(image, f"{name}{self._suffix}")
             try:
-                with checkup.loss_explained(guest):
+                with checkup.replace_loss_by_explanation(guest):
                     checkup.record_initial_state(guest)
             except BaseException:
                 guest.stop()
@@ -200,7 +200,7 @@ class Fleet:
         def boot(keys: RunKeys) -> Guest:
             return start.boot(image, self._options(image, log_name, keys))
 
-        frozen = self._freezer.obtain_frozen(image, boot)
+        frozen = self._freezer.obtain_frozen_state_file(image, boot)
         return self._with_bug(self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys)))
 
     def _boot(self, image: Image, log_name: str) -> Guest:

@@ -13,7 +13,7 @@ from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.qemu_process import EmulatorKilled, FrozenGuestRefused
+from harness.guest.qemu_process import FrozenGuestRefused, QemuKilled
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -38,9 +38,9 @@ class Freezer:
         self._build_context = build_context
         self._bus = bus
         self._forced = forced_accelerator
-        self._made: Once[str, Path] = Once(passing=(EmulatorKilled,))
+        self._made: Once[str, Path] = Once(passing=(QemuKilled,))
 
-    def obtain_frozen(self, image: Image, boot: Boot) -> Path:
+    def obtain_frozen_state_file(self, image: Image, boot: Boot) -> Path:
         """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the given keys.
 
         Raises what `boot` raises, and TraitContradictedError when a trait does not hold.
@@ -50,9 +50,13 @@ class Freezer:
         parts = self._parts(image)
         return self._made.get(key_of(parts), lambda: self._obtain(image, boot, parts))
 
-    def find_frozen(self, image: Image, boot: Boot) -> Path | None:
+    def find_frozen_state_file(self, image: Image, boot: Boot) -> Path | None:
         """Return the file of a guest that is frozen already, None when there is none; a damaged one is made again."""
-        return self.obtain_frozen(image, boot) if self._build_context.store.present(KIND, self._parts(image)) else None
+        return (
+            self.obtain_frozen_state_file(image, boot)
+            if self._build_context.store.present(KIND, self._parts(image))
+            else None
+        )
 
     def thaw(self, image: Image, frozen: Path, options: StartOptions) -> Guest:
         """Thaw a guest from such a file. A file that cannot be thawed is dropped, so that no later run uses it.
@@ -73,7 +77,7 @@ class Freezer:
         self._made.forget(key_of(parts))
 
     def _parts(self, image: Image) -> list[str]:
-        return frozen_parts(image, choose(image.recipe.architecture, self._forced))
+        return frozen_guest_key_parts(image, choose(image.recipe.architecture, self._forced))
 
     def _obtain(self, image: Image, boot: Boot, parts: list[str]) -> Path:
         store = self._build_context.store
@@ -85,7 +89,7 @@ class Freezer:
         # Keys of its own, which no process has any more when guests are thawed.
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
-            step.report("freezing")
+            step.publish_progress("freezing")
             start.freeze(guest, entry / _STATE, Deadline.after(guest.image.recipe.machine.boot_seconds))
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
@@ -102,30 +106,30 @@ class Freezer:
     def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
         guest = boot(keys)
         try:
-            with self._bus.step(guest.name, "traits") as step, checkup.loss_explained(guest):
+            with self._bus.step(guest.name, "traits") as step, checkup.replace_loss_by_explanation(guest):
                 allowed = checkup.record_initial_state(guest)
                 prove_recipe_traits.prove_traits(guest)
                 checkup.check_after_cell(guest)
-                step.close_with(allowed)
+                step.set_final_detail(allowed)
         except BaseException:
             guest.stop()
             raise
         return guest
 
 
-def frozen_parts(image: Image, accelerator: Accelerator) -> list[str]:
+def frozen_guest_key_parts(image: Image, accelerator: Accelerator) -> list[str]:
     """Return everything that a frozen guest depends on, for its store key."""
     recipe = image.recipe
     anywhere = qemu.QemuFiles(
-        console=0,
-        monitor=0,
+        console_descriptor=0,
+        monitor_descriptor=0,
         kernel=Path("kernel"),
         initrd=Path("initrd"),
         disk=Path("disk") if image.disk else None,
     )
     return [
         image.key,
-        qemu_version(recipe.architecture.machine.qemu),
+        qemu_version(recipe.architecture.qemu_machine.qemu),
         frozen_guest_host_identity(accelerator),
         *qemu.argv(recipe, accelerator, anywhere),
     ]

@@ -14,7 +14,9 @@ _MOUNTS = "/proc/mounts"
 _TAINT = "/proc/sys/kernel/tainted"
 _MEMORY = "/proc/meminfo"
 # The kernel's own threads have empty command lines, so grep prints nothing for them.
-ASK = f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
+READ_STATE_COMMAND = (
+    f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
+)
 
 # The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
@@ -35,13 +37,13 @@ class GuestState:
     `things` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab` is in KiB.
     """
 
-    things: Counter[str]
+    modules_probes_mounts: Counter[str]
     processes: Counter[str]
     taint: frozenset[str]
-    slab: int
+    slab_kib: int
 
     @classmethod
-    def parsed(cls, listing: str) -> GuestState:
+    def parse_listing(cls, listing: str) -> GuestState:
         """Parse the output of the command `ASK`. Raises ValueError for a listing that was cut."""
         try:
             return cls._parsed(listing)
@@ -71,11 +73,13 @@ class GuestState:
         """Return the processes that were added. A process of ours that ended does not count; it is started again."""
         return after.processes - self.processes
 
-    def changed(self, after: GuestState, kept: Iterable[str]) -> list[str]:
+    def list_changes(self, after: GuestState, kept: Iterable[str]) -> list[str]:
         """List what was added and what was removed; the modules in `kept` are expected additions."""
-        before = self.things + Counter(_module(name, "0") for name in kept)
-        came = (after.things - before) + self.added_processes(after)
-        return sorted([*came.elements(), *(f"no {thing}" for thing in (before - after.things).elements())])
+        before = self.modules_probes_mounts + Counter(_module(name, "0") for name in kept)
+        came = (after.modules_probes_mounts - before) + self.added_processes(after)
+        return sorted(
+            [*came.elements(), *(f"no {thing}" for thing in (before - after.modules_probes_mounts).elements())]
+        )
 
     def new_crash_taint(self, after: GuestState) -> str:
         """Return the letters of new taint that only a kernel complaint can explain; empty for none."""
@@ -87,7 +91,7 @@ class GuestState:
         Empty when it need not be.
         """
         taint = "".join(sorted(after.taint - self.taint - _OURS))
-        more = (after.slab - self.slab) >> 10
+        more = (after.slab_kib - self.slab_kib) >> 10
         found = [f"taint {taint}"] if taint else []
         found += [f"{more} MiB more of slab"] if more > memory_mib // _SLAB_SHARE else []
         return ", ".join(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.core.errors import BootError
 from harness.guest.guest import Guest
-from harness.images.kernel_mutant_table import IN_FORCE
+from harness.images.kernel_mutant_table import PARAMETER_FILE
 
 
 def switch_on(guest: Guest, number: int) -> None:
@@ -12,6 +12,6 @@ def switch_on(guest: Guest, number: int) -> None:
 
     The guest was booted and its traits were proved without the bug; from now on the cases must detect it.
     """
-    seen = guest.script(f"echo {number} >{IN_FORCE}; cat {IN_FORCE}").stdout.strip()
+    seen = guest.run_script(f"echo {number} >{PARAMETER_FILE}; cat {PARAMETER_FILE}").stdout.strip()
     if seen != str(number):
         raise BootError(f"kernel mutant {number} is not in force: {seen or 'the kernel has none'}", where=guest.name)

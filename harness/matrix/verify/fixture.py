@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
-from harness.images.guest_package_archives import drivers as tool_drivers
+from harness.images.guest_package_archives import disk_drivers as tool_drivers
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -21,7 +21,7 @@ from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
 from harness.landing.verify.moment import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
-from harness.landing.verify.watch_and_judge_registrations import Judgement, Watched
+from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.subjects import Command, Modules, Subject
 
@@ -34,14 +34,14 @@ class ForeignOutcome:
     """The result of one subject: its probes, and what it left behind, as text."""
 
     judgement: Judgement
-    late: tuple[JudgedProbe, ...]
-    standing: tuple[str, ...]
-    changed: tuple[str, ...]
+    late_probes: tuple[JudgedProbe, ...]
+    still_registered: tuple[str, ...]
+    changed_text: tuple[str, ...]
 
     @property
     def probes(self) -> list[JudgedProbe]:
         """All probes, also those found after the judgement."""
-        return [*self.judgement.probes, *self.late]
+        return [*self.judgement.probes, *self.late_probes]
 
     def prove(self, *expected: Found) -> None:
         """Raise Missed unless exactly these probes were found, with these findings.
@@ -53,13 +53,13 @@ class ForeignOutcome:
 
     def prove_at(self, *expected: Found) -> None:
         """As `prove`, but the probes are named by where they stand by the files, however their owner asked for them."""
-        self._prove([(each.means, each.finding) for each in self.probes], expected)
+        self._prove([(each.symbol_offset, each.finding) for each in self.probes], expected)
 
     def _prove(self, probes: Sequence[Found], expected: Sequence[Found]) -> None:
         found = Counter(probes)
-        wrong = [f"unexplained change of text: {text}" for text in self.judgement.unexplained]
-        wrong += [f"still registered: {probe}" for probe in self.standing]
-        wrong += [f"text is not as it was before: {places}" for places in self.changed]
+        wrong = [f"unexplained change of text: {text}" for text in self.judgement.unexplained_changes]
+        wrong += [f"still registered: {probe}" for probe in self.still_registered]
+        wrong += [f"text is not as it was before: {places}" for places in self.changed_text]
         if found != Counter(expected):
             wrong.append(f"found {_listed(found.elements())}; expected {_listed(expected)}")
         if wrong:
@@ -76,7 +76,7 @@ class ForeignProbes:
         self._build_context = build_context
         self._before: GuestLists | None = None
 
-    def module(self, module: str, site: Site, kind: str = "plain") -> ForeignOutcome:
+    def judge_module(self, module: str, site: Site, kind: str = "plain") -> ForeignOutcome:
         """Load one of the image's modules with parameters `symbol`, `offset` and `kind`; judge, unload, compare.
 
         Raises Refused if the kernel does not load it.
@@ -88,14 +88,14 @@ class ForeignProbes:
         load = ModuleToLoad(module, file, file, words)
         return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
-    def sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
+    def judge_kernel_sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
         """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
 
         In the mutant's cell its parameter names `other`. Raises what building raises, and Refused.
         """
         assert self._build_context is not None
         image = self.guest.image
-        source = kernel_samples.obtain(image, self._build_context) / name
+        source = kernel_samples.obtain_sample_sources(image, self._build_context) / name
         chosen = other if self._mutant == REGISTERS_ELSEWHERE else site
         with tempfile.TemporaryDirectory(prefix="pinpoint-sample-") as directory:
             (file,) = external_build.build(source, image, self._build_context, Path(directory))
@@ -104,9 +104,11 @@ class ForeignProbes:
 
     def _elsewhere(self, site: Site) -> int:
         """Return the offset of the function's next instruction."""
-        return Layout(self.guest, loaded_targets(self.guest)).following(site).offset
+        return Layout(self.guest, loaded_targets(self.guest)).next_instruction_site(site).offset
 
-    def command(self, command: str, site: Site, other: Site | None = None, *, tools: bool = False) -> ForeignOutcome:
+    def judge_command(
+        self, command: str, site: Site, other: Site | None = None, *, tools: bool = False
+    ) -> ForeignOutcome:
         """Run a shell command that registers probes and removes them when it is interrupted; judge it.
 
         `{symbol}`, `{offset}` and `{table}` stand for the site's symbol, its offset, and a file of addresses and
@@ -115,7 +117,7 @@ class ForeignProbes:
         """
         chosen = site
         if self._mutant == REGISTERS_ELSEWHERE:
-            chosen = other or Layout(self.guest).following(site)
+            chosen = other or Layout(self.guest).next_instruction_site(site)
         table = self._table() if "{table}" in command else ""
         text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
         return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
@@ -133,17 +135,17 @@ class ForeignProbes:
     def _run(self, subject: Subject, own: Mapping[str, Path]) -> ForeignOutcome:
         targets = {target.module: target.elf.path for target in loaded_targets(self.guest)}
         self._before = None
-        with Watched(self.guest, {**targets, **own}, read=self._read) as watched:
+        with WatchedGuest(self.guest, {**targets, **own}, read=self._read) as watched:
             self._before = watched.before.lists
             try:
                 subject.start()
-                watched.set_start(subject.began)
-                subject.settle(watched)
+                watched.set_start(subject.start_time_ns)
+                subject.wait_until_registered(watched)
                 judgement = watched.judge()
                 late = watched.late_probes()
             finally:
                 subject.stop()
-            standing, changed = watched.left()
+            standing, changed = watched.find_leftovers()
         return ForeignOutcome(judgement, tuple(late), tuple(standing), tuple(changed))
 
     def _read(self, guest: Guest) -> GuestLists:
@@ -152,8 +154,8 @@ class ForeignProbes:
         before = self._before
         if self._mutant != LIST_LEFT_OUT or before is None:
             return lists
-        records = Records((), 0, lists.records.nanoseconds)
-        return replace(lists, kprobes=before.kprobes, traced=before.traced, records=records)
+        records = Records((), 0, lists.records.read_at_nanoseconds)
+        return replace(lists, kprobes=before.kprobes, traced_functions=before.traced_functions, records=records)
 
 
 def _listed(probes: Iterable[Found]) -> str:

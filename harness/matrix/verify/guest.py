@@ -16,7 +16,7 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
-from harness.images.guest_package_archives import Tools, with_disk
+from harness.images.guest_package_archives import PackedTools, image_with_tool_disk
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
@@ -31,13 +31,13 @@ _LOG_SECONDS = 30.0
 _SERIOUS = frozenset("BDWML")
 
 
-def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Tools | None = None) -> Guest:
+def start_guest(image: Image, build_context: BuildContext, log: Path, tools: PackedTools | None = None) -> Guest:
     """A guest that answers, with these tools in it: thawed from the image's frozen one, which is made now if need be.
 
     Raises what booting raises, and UsageError for a kernel that cannot mount large tools.
     """
     if tools and tools.disk:
-        image = with_disk(image, tools, build_context)
+        image = image_with_tool_disk(image, tools, build_context)
         image = replace(image, key=f"{image.key} {code_sha256(Path(tool_root.__file__))}")
     accelerator = choose(image.recipe.architecture, None)
 
@@ -49,7 +49,7 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Too
         return _prepared(start.boot(image, beginning(keys)), tool_root.mount_disk if image.disk else None)
 
     freezer = Freezer(build_context, build_context.bus, None)
-    guest = freezer.thaw(image, freezer.obtain_frozen(image, boot), beginning(RunKeys.make()))
+    guest = freezer.thaw(image, freezer.obtain_frozen_state_file(image, boot), beginning(RunKeys.make()))
     return _prepared(guest, partial(tool_root.unpack, tools=tools) if tools and tools.archive else None)
 
 
@@ -70,34 +70,34 @@ class KernelObserver:
     def __init__(self, guest: Guest, modules: Collection[str]) -> None:
         self._guest = guest
         self._modules = frozenset(modules)
-        self.traces = 0
+        self.intended_backtrace_count = 0
         self.complaints: list[Complaint] = []
-        self.clean = self.read_state()
+        self.initial_state = self.read_state()
         self.complaints = []
 
     def read_state(self) -> GuestState:
         """Read what was printed since the last look; return the guest's present state. Raises GuestLost."""
         guest = self._guest
-        result, printed = guest.run_fenced_script(guest_state.ASK, guest.budget(_FENCE_SECONDS))
+        result, printed = guest.run_fenced_script(guest_state.READ_STATE_COMMAND, guest.scaled_deadline(_FENCE_SECONDS))
         self._take(printed)
         try:
-            return GuestState.parsed(result.stdout)
+            return GuestState.parse_listing(result.stdout)
         except ValueError as error:
             raise GuestError(f"its state cannot be read: {error}", where=guest.name) from None
 
     def read_last_complaints(self) -> list[Complaint]:
         """Return the complaints of a guest that does not answer any more."""
-        self._take(self._guest.console.text(self._guest.fenced_to))
+        self._take(self._guest.console.text(self._guest.fence_position))
         return self.complaints
 
     def unexplained_taint(self, after: GuestState) -> str:
         """Return the letters of new serious taint that no complaint explains; empty for none."""
-        new = after.taint - self.clean.taint
+        new = after.taint - self.initial_state.taint
         return "" if self.complaints else "".join(sorted(new & _SERIOUS))
 
-    def tail(self, lines: int) -> list[str]:
+    def log_tail(self, lines: int) -> list[str]:
         """Return the last lines of the kernel's own log."""
-        log = self._guest.script(f"dmesg | tail -n {lines}", self._guest.budget(_LOG_SECONDS)).stdout
+        log = self._guest.run_script(f"dmesg | tail -n {lines}", self._guest.scaled_deadline(_LOG_SECONDS)).stdout
         return log.splitlines()
 
     def _take(self, printed: str | Iterable[str]) -> None:
@@ -105,15 +105,15 @@ class KernelObserver:
         if found:
             found = tuple(self._confirmed(found))
         for complaint in found:
-            if deliberate_dump_stack.is_intended(complaint, self._modules):
-                self.traces += 1
+            if deliberate_dump_stack.has_only_intended_backtraces(complaint, self._modules):
+                self.intended_backtrace_count += 1
             else:
                 self.complaints.append(complaint)
 
     def _confirmed(self, found: Sequence[Complaint]) -> Sequence[Complaint]:
         """Return the complaints that are also in the kernel's own log; all of them if the guest does not answer."""
         try:
-            log = self._guest.script("dmesg -r", self._guest.budget(_LOG_SECONDS))
+            log = self._guest.run_script("dmesg -r", self._guest.scaled_deadline(_LOG_SECONDS))
         except PinpointError:
             return found
         return confirmed_by_dmesg(found, log.out) if log.ok else found

@@ -31,10 +31,10 @@ class VerifyRequest:
 
     files: Sequence[Path] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
-    also: Sequence[str] = ()
+    modules_loaded_first: Sequence[str] = ()
     loader: str = "insmod"
-    settle: float | None = None
-    expected: Sequence[str] = ()
+    settle_seconds: float | None = None
+    expected_sites: Sequence[str] = ()
     command: str = ""
     packages: Sequence[str] = ()
     system_map: Path | None = None
@@ -49,15 +49,15 @@ class ModuleToLoad:
     """
 
     name: str
-    copy: Path
+    copied_file: Path
     file: Path
-    words: Sequence[str] = ()
+    parameter_words: Sequence[str] = ()
     judged: bool = True
 
     @property
     def elf(self) -> Elf:
         """The ELF file of the copy."""
-        return Elf.read_cached(self.copy)
+        return Elf.read_cached(self.copied_file)
 
     @property
     def registers_later(self) -> bool:
@@ -86,7 +86,7 @@ def modules_to_load(
     files = [built for file in wanted.files for built in _built(file, image, build_context, directory)]
     own = [_checked(file, image, directory) for file in files]
     first: list[ModuleToLoad] = []
-    for word in wanted.also:
+    for word in wanted.modules_loaded_first:
         first += _also(word, image, build_context, directory)
     found = [*_each_once(first), *_by_dependence(own)]
     for index, module in enumerate(found):
@@ -95,7 +95,9 @@ def modules_to_load(
         if module.name in [earlier.name for earlier in found[:index]]:
             raise UsageError(f"two modules are named {module.name}", where=str(module.file), mend="give it once")
     words = module_info.demand_parameters(wanted.parameters, {each.name: each.elf for each in found if each.judged})
-    return [ModuleToLoad(each.name, each.copy, each.file, words.get(each.name, ()), each.judged) for each in found]
+    return [
+        ModuleToLoad(each.name, each.copied_file, each.file, words.get(each.name, ()), each.judged) for each in found
+    ]
 
 
 def parse_expected_site(word: str) -> Site:
@@ -125,7 +127,7 @@ def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
     """Return the ELF of a copy. Raises UsageError with the path of the original file."""
     try:
-        elf = external_module_file_format.read(copy, recipe.architecture)
+        elf = external_module_file_format.read_module_elf(copy, recipe.architecture)
         module_info.module_name(elf, file)
     except UsageError as error:
         raise UsageError(error.what, where=str(file), mend=error.mend) from None
@@ -139,7 +141,7 @@ def _also(word: str, image: Image, build_context: BuildContext, directory: Path)
     path = Path(word)
     if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
         return [_checked(path, image, directory, judged=False)]
-    found = distribution_modules.obtain(word, image, build_context)
+    found = distribution_modules.obtain_module_with_dependencies(word, image, build_context)
     return [_checked(file, image, directory, judged=False) for file in found]
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from harness.guest.guest import Guest
 from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.landing.verify.watch_and_judge_registrations import Watched
-from harness.matrix.verify.subjects import Modules, load_words
+from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
+from harness.matrix.verify.subjects import Modules, load_arguments
 
 # Removals and loads in a row, none of which waits for the tool.
 _STRESS = 20
@@ -16,47 +16,49 @@ _SECONDS = 120.0
 
 
 @dataclass
-class Removal:
+class RemovalOutcome:
     """What became of the probes; `wrongs` make the status 1."""
 
     notes: list[str] = field(default_factory=list)
     wrongs: list[str] = field(default_factory=list)
 
 
-def remove_targets(guest: Guest, watched: Watched, probes: Sequence[JudgedProbe], loaded: Modules) -> Removal:
+def reload_probed_modules(
+    guest: Guest, watched: WatchedGuest, probes: Sequence[JudgedProbe], loaded: Modules
+) -> RemovalOutcome:
     """Remove each module that has a probe and load it again: once with a look after each step, then many times.
 
     Only modules that were loaded for the run can be removed; `loaded` has them. Raises what the guest raises.
     """
-    outcome = Removal()
-    probed = {name for each in probes for name in [_module(each.means)] if name}
-    targets = [each for each in loaded.standing if each.name in probed and not each.judged]
-    for name in sorted(probed - {each.name for each in loaded.standing}):
+    outcome = RemovalOutcome()
+    probed = {name for each in probes for name in [_module(each.symbol_offset)] if name}
+    targets = [each for each in loaded.loaded_modules if each.name in probed and not each.judged]
+    for name in sorted(probed - {each.name for each in loaded.loaded_modules}):
         outcome.notes.append(f"{name} is not removed: it was not loaded for this run; give it with --with")
     if not targets:
         outcome.wrongs.append("--remove-targets removed nothing: no probe stands in a module that --with has loaded")
         return outcome
     for target in targets:
-        load = f"insmod {load_words(target)}"
-        result = guest.script(f"rmmod {target.name}")
+        load = f"insmod {load_arguments(target)}"
+        result = guest.run_script(f"rmmod {target.name}")
         if not result.ok:
             outcome.notes.append(
                 f"{target.name} cannot be removed while it is probed: {' '.join(result.stderr.split())}"
             )
             continue
         _after(outcome, watched, f"after {target.name} was removed", target.name, gone=True)
-        guest.script(load).check()
+        guest.run_script(load).check()
         _after(outcome, watched, f"after {target.name} was loaded again", target.name, gone=False)
         both = f"rmmod {target.name} && {load} || exit; "
-        guest.script(f"for turn in $(seq {_STRESS}); do {both} done", guest.budget(_SECONDS)).check()
+        guest.run_script(f"for turn in $(seq {_STRESS}); do {both} done", guest.scaled_deadline(_SECONDS)).check()
         _after(outcome, watched, f"after {_STRESS} more times", target.name, gone=False)
     return outcome
 
 
-def _after(outcome: Removal, watched: Watched, when: str, name: str, *, gone: bool) -> None:
+def _after(outcome: RemovalOutcome, watched: WatchedGuest, when: str, name: str, *, gone: bool) -> None:
     """Judge the module's probes; one that is listed as armed in a module that is gone is wrong."""
     judgement = watched.judge()
-    mine = [each for each in judgement.probes if _module(each.means) == name or name in each.asked.split(":")]
+    mine = [each for each in judgement.probes if _module(each.symbol_offset) == name or name in each.asked.split(":")]
     # A tool that registers anew at each load leaves one registration behind for each removal.
     earlier = [each for each in mine if each.finding is Finding.GONE and each.landing is None]
     for each in mine:
@@ -70,7 +72,9 @@ def _after(outcome: Removal, watched: Watched, when: str, name: str, *, gone: bo
         outcome.notes.append(f"{when}, {len(earlier)} registrations are listed no more")
     if not mine:
         outcome.notes.append(f"{when}, no probe on it is listed")
-    outcome.wrongs += [f"{when}, text changed where no list has a probe: {text}" for text in judgement.unexplained]
+    outcome.wrongs += [
+        f"{when}, text changed where no list has a probe: {text}" for text in judgement.unexplained_changes
+    ]
 
 
 def _module(means: str) -> str:

@@ -23,15 +23,15 @@ class Report:
 
     vm: str
     release: str
-    about: str
+    subject_name: str
     probes: tuple[JudgedProbe, ...]
     wrongs: tuple[str, ...]
     notes: tuple[str, ...]
-    seconds: dict[str, float]
-    log: Path
+    seconds_by_phase: dict[str, float]
+    console_log: Path
 
     @property
-    def status(self) -> int:
+    def exit_status(self) -> int:
         """The exit status: 0 if no probe was missed and nothing else is wrong, else 1."""
         return _MISSED if self.wrongs or any(each.finding is Finding.MISSED for each in self.probes) else _HELD
 
@@ -44,37 +44,37 @@ class Report:
 
     def text(self) -> str:
         """Return the report for people."""
-        lines = [f"{self.about} on {self.vm} ({self.release}): {self.summary}"]
+        lines = [f"{self.subject_name} on {self.vm} ({self.release}): {self.summary}"]
         if self.probes:
             lines += ["", judged_table(list(self.probes))]
         for each in self.probes:
             if each.finding is Finding.MISSED and each.landing:
-                lines += ["", f"{each.asked}: {each.why}", "", each.landing.table()]
+                lines += ["", f"{each.asked}: {each.reason}", "", each.landing.format_witness_table()]
         if self.notes or self.wrongs:
             lines.append("")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"wrong: {wrong}" for wrong in self.wrongs]
-        if self.status:
-            lines.append(f"(the whole console: {self.log})")
+        if self.exit_status:
+            lines.append(f"(the whole console: {self.console_log})")
         return without_control_codes("\n".join(lines))
 
-    def record(self) -> dict[str, Any]:
+    def as_record(self) -> dict[str, Any]:
         """Return the report as an object for JSON."""
         return {
             "vm": self.vm,
             "release": self.release,
-            "about": self.about,
-            "status": self.status,
+            "about": self.subject_name,
+            "status": self.exit_status,
             "probes": [each.record() for each in self.probes],
             "wrong": list(self.wrongs),
             "notes": list(self.notes),
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "seconds": {name: round(value, 3) for name, value in self.seconds_by_phase.items()},
         }
 
 
 def as_json(reports: Sequence[Report]) -> str:
     """Return all reports as one JSON array, in ASCII."""
-    return json.dumps([report.record() for report in reports], indent=2)
+    return json.dumps([report.as_record() for report in reports], indent=2)
 
 
 def write_junit(reports: Sequence[Report], path: Path) -> None:
@@ -90,7 +90,7 @@ def write_junit(reports: Sequence[Report], path: Path) -> None:
             tests=str(len(cases)),
             failures=str(failures),
             errors="0",
-            time=f"{sum(report.seconds.values()):.3f}",
+            time=f"{sum(report.seconds_by_phase.values()):.3f}",
         )
         suite.extend(cases)
     ElementTree.indent(root)
@@ -101,11 +101,11 @@ def _case(report: Report, each: JudgedProbe) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=report.vm, name=_harmless(f"{each.kind} {each.asked}"))
     if each.finding is Finding.MISSED:
         failure = ElementTree.SubElement(case, "failure", message=_harmless(each.description))
-        failure.text = _harmless(each.landing.table() if each.landing else each.description)
+        failure.text = _harmless(each.landing.format_witness_table() if each.landing else each.description)
     elif each.finding is Finding.NOT_JUDGED:
         ElementTree.SubElement(case, "skipped", message=_harmless(each.description))
     else:
-        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.description} at {each.means}")
+        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.description} at {each.symbol_offset}")
     return case
 
 

@@ -21,13 +21,13 @@ from harness.landing.site import Site
 from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
-from harness.landing.verify.watch_and_judge_registrations import Judgement, Watched
+from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify import guest as guests
 from harness.matrix.verify.guest import KernelObserver
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
-from harness.matrix.verify.reload_probed_modules import remove_targets
+from harness.matrix.verify.reload_probed_modules import reload_probed_modules
 from harness.matrix.verify.report import Report
-from harness.matrix.verify.subjects import Command, Modules, Preceded, Subject, SubjectRefused
+from harness.matrix.verify.subjects import Command, CommandWithModules, Modules, Subject, SubjectRefused
 from harness.verdict.complaints import Complaint
 
 _SHOWN_LINES = 12
@@ -49,20 +49,20 @@ class VerifyRun:
         """`files` are ELF files in addition to the image's own, by module name."""
         self.guest = guest
         self.subject = subject
-        self.seconds: dict[str, float] = {}
+        self.seconds_by_phase: dict[str, float] = {}
         self.notes: list[str] = []
         self.wrongs: list[str] = []
         self.probes: list[JudgedProbe] = []
         self._files = dict(files)
         self._expected = list(expected)
         self._names = names
-        self.removed: Modules | None = None
+        self.reloaded_modules: Modules | None = None
         """The modules among which the probed ones are removed and loaded again, None for no removal."""
         self._refused: list[Registration] = []
 
     def run(self) -> None:
         """Run the subject. Raises Refused when it could not be started and the kernel did not complain."""
-        kernel = KernelObserver(self.guest, self.subject.names)
+        kernel = KernelObserver(self.guest, self.subject.module_names)
         refusal: SubjectRefused | None = None
         try:
             before = changed_settings.read_settings(self.guest)
@@ -72,31 +72,32 @@ class VerifyRun:
                 refusal = error
             with self._timed("check-up"):
                 after = kernel.read_state()
-                changed = changed_settings.changed_lines(before, changed_settings.read_settings(self.guest))
+                changed = changed_settings.describe_changed_settings(before, changed_settings.read_settings(self.guest))
         except (GuestLost, DeadlineExceeded) as lost:
             self._complained(kernel.read_last_complaints())
             if not self.wrongs:
                 self.wrongs.append(str(lost))
             return
         if refusal and not kernel.complaints:
-            raise _because(self.subject.explain(refusal, kernel.tail(_LOG_LINES)), self._refused)
+            raise _because(self.subject.explain_refusal(refusal, kernel.log_tail(_LOG_LINES)), self._refused)
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
         taint = kernel.unexplained_taint(after)
         if taint:
             self.wrongs.append(f"the kernel is tainted {taint} and its console does not show why:")
-            self.wrongs += [f"    {line.strip()}" for line in kernel.tail(_SHOWN_LINES)]
-        if kernel.traces:
-            self.notes.append(f"{kernel.traces} backtraces on the console are the module's own: it calls dump_stack()")
+            self.wrongs += [f"    {line.strip()}" for line in kernel.log_tail(_SHOWN_LINES)]
+        if kernel.intended_backtrace_count:
+            count = kernel.intended_backtrace_count
+            self.notes.append(f"{count} backtraces on the console are the module's own: it calls dump_stack()")
         self.notes += self.subject.notes
-        self.notes += [f"left behind: {thing}" for thing in kernel.clean.changed(after, ())]
+        self.notes += [f"left behind: {thing}" for thing in kernel.initial_state.list_changes(after, ())]
         self.notes += [f"left changed: {thing}" for thing in changed]
 
     def _watched(self) -> None:
         with ExitStack() as stack:
             with self._timed("before"):
-                watched = stack.enter_context(Watched(self.guest, self._files, self._names))
+                watched = stack.enter_context(WatchedGuest(self.guest, self._files, self._names))
             if not watched.watched:
                 self.notes.append(
                     "register_kprobe() is not watched: a probe that is removed before the lists are read is not seen"
@@ -104,39 +105,42 @@ class VerifyRun:
             try:
                 with self._timed("start"):
                     self.subject.start()
-                watched.set_start(self.subject.began)
+                watched.set_start(self.subject.start_time_ns)
                 with self._timed("settle"):
-                    self.subject.settle(watched)
+                    self.subject.wait_until_registered(watched)
                 with self._timed("judge"):
                     judgement = watched.judge()
             except BaseException as error:
                 with _noted(error):
                     if isinstance(error, SubjectRefused):
-                        self._refused = [call for call in watched.calls(watched.lists()) if call.errno]
+                        self._refused = [call for call in watched.new_registrations(watched.read_lists()) if call.errno]
                     self.subject.stop()
                 raise
             self._take(judgement, watched)
-            if self.removed:
+            if self.reloaded_modules:
                 with self._timed("remove targets"):
-                    outcome = remove_targets(self.guest, watched, judgement.probes, self.removed)
+                    outcome = reload_probed_modules(self.guest, watched, judgement.probes, self.reloaded_modules)
                 self.notes += outcome.notes
                 self.wrongs += outcome.wrongs
             with self._timed("removal"):
                 self.probes += watched.late_probes()
                 self.subject.stop()
-                standing, changed = watched.left()
+                standing, changed = watched.find_leftovers()
             wrong = "still registered" if isinstance(self.subject, Modules) else ""
             left = [f"still registered: {probe}" for probe in standing]
             (self.wrongs if wrong else self.notes).extend(left)
             self.wrongs += [f"text is not as it was before: {places}" for places in changed]
 
-    def _take(self, judgement: Judgement, watched: Watched) -> None:
+    def _take(self, judgement: Judgement, watched: WatchedGuest) -> None:
         self.probes += judgement.probes
-        self.wrongs += [f"text changed where no list has a probe: {places}" for places in judgement.unexplained]
-        self.notes += [f"the kernel refused {call.asked or 'an address'}: {call.refusal}" for call in judgement.refused]
-        if judgement.lost:
-            self.notes.append(f"{judgement.lost} registrations were not recorded")
-        self.probes += [self._absent(site) for site in self._expected if not watched.stands(site, self.probes)]
+        self.wrongs += [f"text changed where no list has a probe: {places}" for places in judgement.unexplained_changes]
+        self.notes += [
+            f"the kernel refused {call.asked or 'an address'}: {call.refusal}"
+            for call in judgement.refused_registrations
+        ]
+        if judgement.lost_count:
+            self.notes.append(f"{judgement.lost_count} registrations were not recorded")
+        self.probes += [self._absent(site) for site in self._expected if not watched.probe_stands_at(site, self.probes)]
         if not self.probes:
             self.wrongs.append(
                 "no probe was registered: there is nothing to judge; give --settle SECONDS if one is registered later"
@@ -145,12 +149,12 @@ class VerifyRun:
 
     @staticmethod
     def _absent(site: Site) -> JudgedProbe:
-        return JudgedProbe(site.spec, "kprobe", Finding.MISSED, why="it is expected, and no probe stands there")
+        return JudgedProbe(site.spec, "kprobe", Finding.MISSED, reason="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement) -> None:
         """Add a note for each kprobe in a file's data whose registration is not known."""
-        known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused}
-        known |= {each.means.partition(" ")[0] for each in judgement.probes}
+        known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused_registrations}
+        known |= {each.symbol_offset.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
             for site in kprobes_in_module_data.find_kprobe_sites(Elf.read_cached(file)):
                 if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
@@ -171,7 +175,7 @@ class VerifyRun:
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
+            self.seconds_by_phase[phase] = self.seconds_by_phase.get(phase, 0.0) + time.monotonic() - began
 
 
 def _asked(site: Site) -> str:
@@ -205,23 +209,27 @@ def verify(
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_map_of(Elf.read_cached(image.vmlinux))
-    packages = guest_package_archives.obtain(image.recipe, wanted.packages, build_context) if wanted.packages else None
+    packages = (
+        guest_package_archives.obtain_packed_tools(image.recipe, wanted.packages, build_context)
+        if wanted.packages
+        else None
+    )
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
-    reading = threading.Thread(target=layout.read_ahead, args=(image.vmlinux,), daemon=True)
+    reading = threading.Thread(target=layout.preload_kernel_file, args=(image.vmlinux,), daemon=True)
     reading.start()
     with guests.start_guest(image, build_context, log, packages) as guest:
         reading.join()
         started = time.monotonic() - began
-        loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle)
-        command = Command(guest, wanted.command, wanted.settle, chroot=bool(wanted.packages))
-        subject: Subject = Preceded(loaded, command) if wanted.command else loaded
-        files = {each.name: each.copy for each in modules} | guest_package_archives.drivers(guest.image)
-        run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected], names)
-        run.removed = loaded if wanted.remove_targets else None
+        loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle_seconds)
+        command = Command(guest, wanted.command, wanted.settle_seconds, chroot=bool(wanted.packages))
+        subject: Subject = CommandWithModules(loaded, command) if wanted.command else loaded
+        files = {each.name: each.copied_file for each in modules} | guest_package_archives.disk_drivers(guest.image)
+        run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected_sites], names)
+        run.reloaded_modules = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()
-    seconds = {"guest": started, **run.seconds}
+    seconds = {"guest": started, **run.seconds_by_phase}
     probes, wrongs, notes = tuple(run.probes), tuple(run.wrongs), tuple(run.notes)
-    return Report(image.recipe.name, image.release, subject.about, probes, wrongs, notes, seconds, log)
+    return Report(image.recipe.name, image.release, subject.display_name, probes, wrongs, notes, seconds, log)

@@ -12,7 +12,7 @@ from harness.guest.guest import Guest
 from harness.images import module_info
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.verify.moment import GuestLists
-from harness.landing.verify.watch_and_judge_registrations import Watched
+from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
 from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader
@@ -42,21 +42,21 @@ class Subject(Protocol):
     the guest's monotonic clock in nanoseconds, 0 if unknown.
     """
 
-    about: str
-    names: frozenset[str]
+    display_name: str
+    module_names: frozenset[str]
     notes: list[str]
-    began: int
+    start_time_ns: int
 
     def start(self) -> None:
         """Start the subject. Raises Refused."""
 
-    def settle(self, watched: Watched) -> None:
+    def wait_until_registered(self, watched: WatchedGuest) -> None:
         """Wait until its probes are registered. Raises Refused."""
 
     def stop(self) -> None:
         """Stop the subject, and add a note for anything that goes wrong."""
 
-    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with an explanation from the end of the kernel's log."""
 
 
@@ -64,55 +64,59 @@ class Modules:
     """Modules, loaded in order and unloaded in reverse; `settle` is in seconds, None to wait as long as necessary."""
 
     def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], with_loader: str, settle: float | None) -> None:
-        self.about = ", ".join(each.file.name for each in modules if each.judged)
-        self.names = frozenset(each.name for each in modules)
+        self.display_name = ", ".join(each.file.name for each in modules if each.judged)
+        self.module_names = frozenset(each.name for each in modules)
         self.notes: list[str] = []
-        self.began = 0
+        self.start_time_ns = 0
         self._guest = guest
         self._modules = list(modules)
         self._loader = with_loader
         self._settle = settle
-        self.standing: list[ModuleToLoad] = []
+        self.loaded_modules: list[ModuleToLoad] = []
 
     def start(self) -> None:
         """Copy each module to the guest and load it."""
         for module in self._modules:
-            self._guest.put(module.copy, place(module))
-            load = f"{self._loading(module)} {load_words(module)}"
-            result = self._guest.script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
+            self._guest.put(module.copied_file, module_path_in_guest(module))
+            load = f"{self._loading(module)} {load_arguments(module)}"
+            result = self._guest.run_script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
                 told = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
                 raise SubjectRefused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
-            self.standing.append(module)
-            self.began = _monotonic(result.stdout)
+            self.loaded_modules.append(module)
+            self.start_time_ns = _monotonic(result.stdout)
 
     def _loading(self, module: ModuleToLoad) -> str:
         """The command before the module's path; the pinned loader gets the loaded modules that it probes as targets."""
         if self._loader != PINNED:
             return self._loader
-        there = {each.name for each in self.standing} | set(self._guest.image.drivers)
+        there = {each.name for each in self.loaded_modules} | set(self._guest.image.drivers)
         sites = kprobes_in_module_data.find_kprobe_sites(module.elf)
-        targets = dict.fromkeys([*(e.name for e in self.standing if not e.judged), *(s.module for s in sites)])
+        targets = dict.fromkeys([*(e.name for e in self.loaded_modules if not e.judged), *(s.module for s in sites)])
         words = [word for name in targets if name in there for word in ("-t", name)]
         return shlex.join([self._guest.copy_program(loader.PROGRAM), "-n", module.name, *words])
 
-    def settle(self, watched: Watched) -> None:
+    def wait_until_registered(self, watched: WatchedGuest) -> None:
         """Wait for the first probe, longer if the files use timers, work, threads or callbacks."""
         if self._settle is not None:
-            watched.settle(self._settle, self._settle, lambda _: True)
+            watched.await_settled_lists(self._settle, self._settle, lambda _: True)
             return
         later = any(each.registers_later for each in self._modules if each.judged)
-        watched.settle(_LATER if later else 0.0, _PATIENT if later else _QUICK, watched.has_registered)
+        watched.await_settled_lists(
+            _LATER if later else 0.0, _PATIENT if later else _QUICK, watched.has_new_registrations
+        )
 
     def stop(self) -> None:
         """Unload each module, the last first."""
-        while self.standing:
-            module = self.standing.pop()
-            result = self._guest.script(f"rmmod {module.name}; gone=$?; rm -f {place(module)}; exit $gone")
+        while self.loaded_modules:
+            module = self.loaded_modules.pop()
+            result = self._guest.run_script(
+                f"rmmod {module.name}; gone=$?; rm -f {module_path_in_guest(module)}; exit $gone"
+            )
             if not result.ok:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
-    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with the kernel's last message about the module, and the module's parameters."""
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
@@ -137,12 +141,12 @@ def _failed(printed: str) -> str:
     return next((line for line in printed.splitlines() if line.startswith("failed ")), "")
 
 
-def load_words(module: ModuleToLoad) -> str:
+def load_arguments(module: ModuleToLoad) -> str:
     """The module's path in the guest and its parameters, for a shell."""
-    return shlex.join([place(module), *module.words])
+    return shlex.join([module_path_in_guest(module), *module.parameter_words])
 
 
-def place(module: ModuleToLoad) -> str:
+def module_path_in_guest(module: ModuleToLoad) -> str:
     """Where the module's file is in the guest."""
     return f"{_PREFIX}{module.name}.ko"
 
@@ -151,10 +155,10 @@ class Command:
     """A command in a guest, in a session of its own; with `chroot` it runs in the tree of its packages."""
 
     def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
-        self.about = f"`{command}`"
-        self.names: frozenset[str] = frozenset()
+        self.display_name = f"`{command}`"
+        self.module_names: frozenset[str] = frozenset()
         self.notes: list[str] = []
-        self.began = 0
+        self.start_time_ns = 0
         self._guest = guest
         self._command = command
         self._settle = settle
@@ -165,22 +169,24 @@ class Command:
         """Start it; its output goes to a file of the guest."""
         inner = f"exec env {_PATH} HOME=/root LC_ALL=C sh -c {shlex.quote(self._command)}"
         if self._chroot:
-            tool_root.enter(self._guest)
-            inner = tool_root.within(self._command, _PATH)
+            tool_root.mount_kernel_filesystems(self._guest)
+            inner = tool_root.chroot_command(self._command, _PATH)
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
         self._talk = self._guest.start_dialogue("setsid", "sh", "-c", outer)
-        line = self._talk.read_line(self._guest.budget(_ATTACHING))
+        line = self._talk.read_line(self._guest.scaled_deadline(_ATTACHING))
         self._pid = int(line or "0")
 
-    def settle(self, watched: Watched) -> None:
+    def wait_until_registered(self, watched: WatchedGuest) -> None:
         """Wait until something is registered, none of it is disabled, and nothing changes for a second."""
         if self._settle is not None:
-            watched.settle(self._settle, self._settle, lambda _: True)
+            watched.await_settled_lists(self._settle, self._settle, lambda _: True)
         else:
-            watched.settle(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
-        if not self._runs() and not watched.has_registered(watched.lists()):
+            watched.await_settled_lists(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
+        if not self._runs() and not watched.has_new_registrations(watched.read_lists()):
             output = self._output()
-            raise SubjectRefused(f"ended and registered nothing: {output}", where=self.about, mend="see what it prints")
+            raise SubjectRefused(
+                f"ended and registered nothing: {output}", where=self.display_name, mend="see what it prints"
+            )
 
     def stop(self) -> None:
         """Interrupt it, then end it, then kill it: each process of its session. Does nothing if it was not started."""
@@ -189,50 +195,50 @@ class Command:
         for signal, seconds in _ENDING.items():
             if not self._runs():
                 break
-            self._guest.script(f"kill -{signal} -- -{self._pid}")
-            until = time.monotonic() + self._guest.budget(seconds).remaining()
+            self._guest.run_script(f"kill -{signal} -- -{self._pid}")
+            until = time.monotonic() + self._guest.scaled_deadline(seconds).remaining()
             while self._runs() and time.monotonic() < until:
                 time.sleep(0.2)
             if signal != "INT":
                 self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
         self._talk.hang_up()
         if self._chroot:
-            tool_root.leave(self._guest)
+            tool_root.unmount_kernel_filesystems(self._guest)
         told = self._output()
         self.notes += [f"it printed: {told}"] if told else []
         self._guest.run("rm", "-f", _OUTPUT)
 
-    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal as it is: the kernel's log explains nothing about a command."""
         del log
         return refusal
 
-    def _ready(self, watched: Watched, lists: GuestLists) -> bool:
+    def _ready(self, watched: WatchedGuest, lists: GuestLists) -> bool:
         came = watched.newly_listed(lists)
         if any("[DISABLED]" in each.flags for each in came):
             return False
-        return watched.has_registered(lists) or not self._runs()
+        return watched.has_new_registrations(lists) or not self._runs()
 
     def _runs(self) -> bool:
         """Return True if a process of its session is alive; zombies do not count."""
         # The fields after the name in /proc/PID/stat are state, parent, group and session.
         query = f"sed 's/.*) //' /proc/[0-9]*/stat 2>/dev/null | grep -c '^[^Z] [0-9]* [0-9]* {self._pid} '"
-        return self._guest.script(query).stdout.strip() not in ("", "0")
+        return self._guest.run_script(query).stdout.strip() not in ("", "0")
 
     def _output(self) -> str:
         """Return the end of its output in one line."""
-        lines = self._guest.script(f"tail -n 5 {_OUTPUT}").stdout.splitlines()
+        lines = self._guest.run_script(f"tail -n 5 {_OUTPUT}").stdout.splitlines()
         return "; ".join(" ".join(line.split()) for line in lines if line.strip())[-300:]
 
 
-class Preceded:
+class CommandWithModules:
     """A command for which modules are loaded first and unloaded last."""
 
     def __init__(self, modules: Modules, command: Command) -> None:
-        self.about = command.about
-        self.names = modules.names
+        self.display_name = command.display_name
+        self.module_names = modules.module_names
         self.notes: list[str] = []
-        self.began = 0
+        self.start_time_ns = 0
         self._modules = modules
         self._command = command
 
@@ -241,9 +247,9 @@ class Preceded:
         self._modules.start()
         self._command.start()
 
-    def settle(self, watched: Watched) -> None:
+    def wait_until_registered(self, watched: WatchedGuest) -> None:
         """Wait until the command's probes are there. Raises Refused."""
-        self._command.settle(watched)
+        self._command.wait_until_registered(watched)
 
     def stop(self) -> None:
         """End the command, then unload the modules."""
@@ -251,6 +257,8 @@ class Preceded:
         self._modules.stop()
         self.notes += [*self._command.notes, *self._modules.notes]
 
-    def explain(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """A refusal with what the end of the kernel's log says of it."""
-        return (self._modules if refusal.where != self._command.about else self._command).explain(refusal, log)
+        return (self._modules if refusal.where != self._command.display_name else self._command).explain_refusal(
+            refusal, log
+        )

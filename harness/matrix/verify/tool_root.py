@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from harness.guest.guest import Guest
-from harness.images.guest_package_archives import DRIVER, ROOT, Tools
+from harness.images.guest_package_archives import DRIVER_PREFIX, ROOT, PackedTools
 
 # The last directory of PATH: a package's own programs take precedence over busybox's.
 APPLETS = "/applets"
@@ -20,7 +20,7 @@ _INNER = ("kernel/debug", "kernel/tracing")
 def mount_disk(guest: Guest) -> None:
     """Mount the disk of tools below an overlay, so that tools may write. Raises GuestError."""
     for name in guest.image.modules:
-        if name.startswith(DRIVER):
+        if name.startswith(DRIVER_PREFIX):
             guest.run("insmod", guest.copy_module(name)).check()
     steps = (
         "set -e",
@@ -28,19 +28,19 @@ def mount_disk(guest: Guest) -> None:
         f"mount -t squashfs -o ro {_DEVICE} {_LOWER}",
         f"mount -t overlay -o lowerdir={_LOWER},upperdir={_UPPER},workdir={_WORK} overlay {ROOT}",
     )
-    guest.script("\n".join(steps), guest.budget(_SECONDS)).check()
+    guest.run_script("\n".join(steps), guest.scaled_deadline(_SECONDS)).check()
     _complete(guest)
     # The guest is frozen with what is read here in its page cache: LLVM alone is 110 MB to read and to unpack.
     reading = f"cd {_LOWER}/usr && cat bin/* sbin/* lib/*.so* lib/*/*.so* >/dev/null 2>&1; true"
-    guest.script(reading, guest.budget(_READING)).check()
+    guest.run_script(reading, guest.scaled_deadline(_READING)).check()
 
 
-def unpack(guest: Guest, tools: Tools) -> None:
+def unpack(guest: Guest, tools: PackedTools) -> None:
     """Unpack the archive of tools. Raises GuestError."""
     assert tools.archive is not None
     guest.put(tools.archive, _ARCHIVE)
     unpacking = f"mkdir -p {ROOT} && tar -xzf {_ARCHIVE} -C {ROOT} && rm {_ARCHIVE}"
-    guest.script(unpacking, guest.budget(_SECONDS)).check()
+    guest.run_script(unpacking, guest.scaled_deadline(_SECONDS)).check()
     _complete(guest)
 
 
@@ -55,23 +55,23 @@ def _complete(guest: Guest) -> None:
         f"[ -e {ROOT}/bin/sh ] || ln -s {APPLETS}/busybox {ROOT}/bin/sh",
         f"[ -e {ROOT}/etc/passwd ] || cp /etc/passwd {ROOT}/etc/passwd",
     )
-    guest.script("\n".join(steps), guest.budget(_SECONDS)).check()
+    guest.run_script("\n".join(steps), guest.scaled_deadline(_SECONDS)).check()
 
 
-def enter(guest: Guest) -> None:
+def mount_kernel_filesystems(guest: Guest) -> None:
     """Show the guest's /proc, /sys and /dev in the chroot. Raises GuestError."""
     steps = ["set -e", *(f"mount -o rbind /{name} {ROOT}/{name}" for name in ("proc", "sys", "dev"))]
     steps += [f"[ ! -d /sys/{name} ] || mount -o bind /sys/{name} {ROOT}/sys/{name}" for name in _INNER]
-    guest.script("\n".join(steps)).check()
+    guest.run_script("\n".join(steps)).check()
 
 
-def leave(guest: Guest) -> None:
+def unmount_kernel_filesystems(guest: Guest) -> None:
     """Undo `enter`; what is not mounted is passed over."""
     places = (*(f"sys/{name}" for name in reversed(_INNER)), "dev", "sys", "proc")
-    guest.script("\n".join([*(f"umount -l {ROOT}/{name}" for name in places), "true"]))
+    guest.run_script("\n".join([*(f"umount -l {ROOT}/{name}" for name in places), "true"]))
 
 
-def within(command: str, path: str) -> str:
+def chroot_command(command: str, path: str) -> str:
     """Return the shell command that runs a command in the chroot."""
     words = ("chroot", ROOT, f"{APPLETS}/env", f"{path}:{APPLETS}", "HOME=/root", "LC_ALL=C", "/bin/sh", "-c", command)
     return f"exec {shlex.join(words)}"

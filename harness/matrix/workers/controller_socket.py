@@ -35,7 +35,7 @@ class Controller:
         self._build = build
         self._began = threading.Lock()
         # The selected cells, by pytest's node id; filled when the first worker has collected.
-        self.asked: dict[str, CellId] = {}
+        self.selected_cells: dict[str, CellId] = {}
         self._directory = tempfile.mkdtemp(prefix="pinpoint-")
         self.address = str(Path(self._directory) / "controller")
         self._server = _Server(self.address, _Line)
@@ -56,7 +56,7 @@ class Controller:
             case {"rows": rows, "compared": compared, "asked": asked}:
                 # Every worker collects the same cells, so the first message counts.
                 if self._began.acquire(blocking=False):
-                    self.asked.update({name: CellId(**cell) for name, cell in asked.items()})
+                    self.selected_cells.update({name: CellId(**cell) for name, cell in asked.items()})
                     self._begin(rows, compared)
             case {"image": name}:
                 return {"error": self._obtain(name)}

@@ -14,7 +14,7 @@ from harness.verdict.cell_verdict_enum import Verdict
 _REASON = "the process that ran it is gone: killed, or out of memory; see the host's own log"
 
 
-class RowScheduling(LoadGroupScheduling):  # type: ignore[misc]
+class RowSchedulingWithoutRetries(LoadGroupScheduling):  # type: ignore[misc]
     """pytest-xdist's scheduler without its retries: 3.8 runs the cell that killed a worker again in every worker."""
 
     def remove_node(self, node: Any) -> str | None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
@@ -38,12 +38,12 @@ class WorkerCrashes:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> object:  # noqa: ANN401 - as above
         """Return a scheduler like pytest-xdist's that does not run a cell again if it killed a worker."""
-        return RowScheduling(config, log) if config.option.dist == "loadgroup" else None
+        return RowSchedulingWithoutRetries(config, log) if config.option.dist == "loadgroup" else None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """Record the cell that was running when a worker died."""
-        cell = self._run.controller.asked.get(crashitem)
+        cell = self._run.controller.selected_cells.get(crashitem)
         if cell:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
             watch.set_if_worse(Verdict.HARNESS_ERROR, _REASON)

@@ -30,12 +30,12 @@ class WorkerConfig:
     `seconds` are the durations of past runs, by VM and cell_duration_cache.seconds_key().
     """
 
-    directory: str
-    rows: Sequence[str]
-    controller: str
-    grouped: bool
-    parts: int
-    seconds: Mapping[str, Mapping[str, float]]
+    results_directory: str
+    vm_names_in_order: Sequence[str]
+    controller_address: str
+    distributes_cell_groups: bool
+    parts_per_row: int
+    past_durations: Mapping[str, Mapping[str, float]]
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -54,7 +54,7 @@ def keep_rows_together(config: pytest.Config) -> None:
     A worker parses its own arguments, where `-n` alone does not select groups (setup_config() in pytest-xdist, 3.8).
     """
     if is_worker(config):
-        config.option.loadgroup = worker_config(config).grouped
+        config.option.loadgroup = worker_config(config).distributes_cell_groups
     elif getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadgroup"
         config.option.loadscopereorder = False
@@ -71,20 +71,22 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         if cell is not None:
             rows[cell.vm].append((item, cell))
     for vm, row in rows.items():
-        parts = vm_start_order.divide_row([cell for _, cell in row], shared.parts, shared.seconds.get(vm, {}))
+        parts = vm_start_order.divide_row(
+            [cell for _, cell in row], shared.parts_per_row, shared.past_durations.get(vm, {})
+        )
         for (item, _), part in zip(row, parts, strict=True):
-            item.add_marker(pytest.mark.xdist_group(vm if shared.parts == 1 else f"{vm}/{part}"))
+            item.add_marker(pytest.mark.xdist_group(vm if shared.parts_per_row == 1 else f"{vm}/{part}"))
 
 
-def name(config: pytest.Config) -> str:
+def worker_name(config: pytest.Config) -> str:
     """In a worker: pytest-xdist's name of it, such as `gw0`."""
     return str(config.workerinput["workerid"])  # type: ignore[attr-defined]
 
 
 def console_log_suffix(config: pytest.Config) -> str:
     """In a worker: return the suffix of its console logs; empty unless other workers run parts of the same row."""
-    parts = worker_config(config).parts
-    return "" if parts == 1 else f".{name(config)}"
+    parts = worker_config(config).parts_per_row
+    return "" if parts == 1 else f".{worker_name(config)}"
 
 
 def send_config(node: Any, worker_config: WorkerConfig) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
@@ -98,7 +100,7 @@ def worker_config(config: pytest.Config) -> WorkerConfig:
 
 
 @contextmanager
-def board_updates(config: pytest.Config, flush_board: Callable[[], None]) -> Iterator[None]:
+def keep_board_updated(config: pytest.Config, flush_board: Callable[[], None]) -> Iterator[None]:
     """In the controller: call `flush_board` between the workers' reports, where nothing else prints.
 
     pytest-xdist's loop waits on a queue and calls `worker_<name>` for each entry (DSession.loop_once(), 3.8).

@@ -23,13 +23,13 @@ _VOID = 0
 class BaseBtf:
     """The BTF of vmlinux: the number of its types, and the bytes of its strings."""
 
-    types: int
-    strings: int
+    type_count: int
+    strings_size: int
 
     @property
     def function_type_id(self) -> int:
         """The type id of the function; its prototype has the id before, which is the first after vmlinux."""
-        return self.types + 2
+        return self.type_count + 2
 
 
 def with_btf(elf: Elf, base: BaseBtf) -> bytes:
@@ -51,7 +51,7 @@ def with_btf(elf: Elf, base: BaseBtf) -> bytes:
 def encode_function(base: BaseBtf, order: str) -> bytes:
     """BTF that consists of a header, a prototype, a function and the function's name."""
     prototype = struct.pack(f"{order}III", 0, _FUNC_PROTO << 24, _VOID)
-    function = struct.pack(f"{order}III", base.strings, _FUNC << 24 | _GLOBAL, base.types + 1)
+    function = struct.pack(f"{order}III", base.strings_size, _FUNC << 24 | _GLOBAL, base.type_count + 1)
     types, strings = prototype + function, f"{FUNCTION}\0".encode()
     header = struct.pack(f"{order}HBBIIIII", _MAGIC, 1, 0, 24, 0, len(types), len(types), len(strings))
     return header + types + strings

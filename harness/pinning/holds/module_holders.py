@@ -23,52 +23,54 @@ _SECONDS = 60.0
 _FENTRY = ("BPF_SYSCALL", "BPF_JIT", "DEBUG_INFO_BTF_MODULES", "DYNAMIC_FTRACE_WITH_DIRECT_CALLS")
 
 # Uses the held thing again. Returns `works`, the errno's name, or GONE for a kprobe.
-Again = Callable[[], str]
-Hold = Callable[[Guest], AbstractContextManager[Again]]
+UseAgain = Callable[[], str]
+Hold = Callable[[Guest], AbstractContextManager[UseAgain]]
 
 
-def a_file(path: str) -> Hold:
+def open_file_hold(path: str) -> Hold:
     """An open file; `again` reads it."""
     return _by_holder("file", path)
 
 
-def a_character_device() -> Hold:
+def character_device_hold() -> Hold:
     """An open character device; its node is made with the major number that the kernel assigned to the target."""
 
     @contextmanager
-    def hold(guest: Guest) -> Iterator[Again]:
+    def hold(guest: Guest) -> Iterator[UseAgain]:
         node = "/tmp/pinpoint_char"
-        guest.script(f"rm -f {node}; mknod {node} c $(awk '$2 == \"{TARGET}\" {{print $1}}' /proc/devices) 0").check()
-        with a_file(node)(guest) as again:
+        guest.run_script(
+            f"rm -f {node}; mknod {node} c $(awk '$2 == \"{TARGET}\" {{print $1}}' /proc/devices) 0"
+        ).check()
+        with open_file_hold(node)(guest) as again:
             yield again
 
     return hold
 
 
-def a_socket(congestion_control: str) -> Hold:
+def socket_hold(congestion_control: str) -> Hold:
     """A TCP socket with a congestion control; `again` reads its name."""
     return _by_holder("tcp", congestion_control)
 
 
-def a_bpf_program() -> Hold:
+def bpf_program_hold() -> Hold:
     """A BPF program on a function's entry; `again` queries its link. The target must be loaded from `target_image`."""
 
     @contextmanager
-    def hold(guest: Guest) -> Iterator[Again]:
+    def hold(guest: Guest) -> Iterator[UseAgain]:
         with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function_type_id}")(guest) as again:
             yield again
 
     return hold
 
 
-def has_fentry(image: Image) -> bool:
+def supports_bpf_fentry(image: Image) -> bool:
     """True if the kernel has BTF of modules and can call a BPF program from a function's entry."""
     return all(image.config.get(f"CONFIG_{option}") == "y" for option in _FENTRY)
 
 
-def target_image(guest: Guest) -> str:
+def target_path_in_guest(guest: Guest) -> str:
     """The path of the target's file in the guest; it has BTF if the kernel reads BTF of modules."""
-    if not has_fentry(guest.image):
+    if not supports_bpf_fentry(guest.image):
         return guest.copy_module(TARGET)
     return copy_to_guest(
         guest, f"{TARGET}-btf", with_btf(Elf.read_cached(guest.image.modules[TARGET]), _btf_base(guest))
@@ -76,50 +78,50 @@ def target_image(guest: Guest) -> str:
 
 
 def _btf_base(guest: Guest) -> BaseBtf:
-    line = LoaderLine.parsed(
+    line = LoaderLine.parse(
         guest.run(guest.copy_program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip()
     )
     with parsing_guest_text("a line of the loader"):
         return BaseBtf(int(line.fields["types"]), int(line.fields["strings"]))
 
 
-def a_dependent() -> Hold:
+def dependent_module_hold() -> Hold:
     """A loaded module that needs a symbol of the target."""
 
     @contextmanager
-    def hold(guest: Guest) -> Iterator[Again]:
+    def hold(guest: Guest) -> Iterator[UseAgain]:
         guest.run("insmod", guest.copy_module("pinpoint_depends")).check()
-        yield lambda: "works" if guest.script("[ -e /sys/module/pinpoint_depends ]").ok else "GONE"
+        yield lambda: "works" if guest.run_script("[ -e /sys/module/pinpoint_depends ]").ok else "GONE"
         guest.run("rmmod", "pinpoint_depends").check()
 
     return hold
 
 
-def a_registered_kprobe() -> Hold:
+def registered_kprobe_hold() -> Hold:
     """A kprobe on a function of the target; `again` reads the kernel's list."""
 
     @contextmanager
-    def hold(guest: Guest) -> Iterator[Again]:
+    def hold(guest: Guest) -> Iterator[UseAgain]:
         standing = probe_module.read_kprobe_list(guest)
-        report = probe_module.load(guest, [_FUNCTION]).reports[0]
+        report = probe_module.load_probe_module(guest, [_FUNCTION]).reports[0]
         if report.errno:
             raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
         yield lambda: _listed(probe_module.read_view(guest).newly_listed(standing))
-        probe_module.unload(guest)
+        probe_module.unload_probe_module(guest)
 
     return hold
 
 
-def a_tracefs_kprobe() -> Hold:
+def tracefs_kprobe_hold() -> Hold:
     """An enabled kprobe on a function of the target, made through tracefs; `again` reads the kernel's list."""
 
     @contextmanager
-    def hold(guest: Guest) -> Iterator[Again]:
+    def hold(guest: Guest) -> Iterator[UseAgain]:
         standing = probe_module.read_kprobe_list(guest)
         enable = f"{_TRACING}/events/{_EVENT}/enable"
-        guest.script(f"echo 'p:{_EVENT} {_FUNCTION}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
+        guest.run_script(f"echo 'p:{_EVENT} {_FUNCTION}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
         yield lambda: _listed(tuple(each for each in probe_module.read_kprobe_list(guest) if each not in standing))
-        guest.script(f"echo 0 >{enable}; echo '-:{_EVENT}' >>{_TRACING}/kprobe_events").check()
+        guest.run_script(f"echo 0 >{enable}; echo '-:{_EVENT}' >>{_TRACING}/kprobe_events").check()
 
     return hold
 
@@ -134,13 +136,13 @@ def _by_holder(kind: str, what: str) -> Hold:
     """Hold something through the program pinpoint_holder (probes/loader/holder.c)."""
 
     @contextmanager
-    def hold(guest: Guest) -> Iterator[Again]:
-        deadline = guest.budget(_SECONDS)
+    def hold(guest: Guest) -> Iterator[UseAgain]:
+        deadline = guest.scaled_deadline(_SECONDS)
         with guest.start_dialogue(guest.copy_program(HOLDER), kind, what) as dialogue:
 
             def next_line(step: str) -> LoaderLine:
                 line = dialogue.read_line(deadline)
-                parsed = LoaderLine.parsed(line or "failed nothing")
+                parsed = LoaderLine.parse(line or "failed nothing")
                 if parsed.step != step or parsed.word == "failed":
                     raise GuestError(f"{kind} {what} cannot be held: {line}", where=guest.name)
                 return parsed

@@ -10,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.images.vm_recipe import Traits
 from harness.landing.landing_judgment import Missed
-from harness.pinning.hold_module_in_state import TARGET, delete
+from harness.pinning.hold_module_in_state import TARGET, delete_module
 from harness.pinning.holds import module_holders
 from harness.pinning.holds.module_holders import Hold
 from harness.pinning.mutants import LoaderMutant
@@ -43,9 +43,9 @@ class Pin:
 
     name: str
     hold: Hold
-    rule: Callable[[Traits], bool]
-    over: str = "ENODEV"
-    there: Callable[[Image], bool] = _everywhere
+    pins_module: Callable[[Traits], bool]
+    result_after_removal: str = "ENODEV"
+    is_supported: Callable[[Image], bool] = _everywhere
 
 
 # One that does not pin and one that does come first, so that a mutant is caught early. The rules are read in 6.1: sysfs
@@ -53,23 +53,25 @@ class Pin:
 # one in ref_module(), a socket in tcp_set_congestion_control(), BPF in bpf_trampoline_module_get(); kprobes hold one
 # only while they are being registered (kernel/kprobes.c).
 PINS = (
-    Pin("refcnt-fd", module_holders.a_file(f"{_MODULE}/refcnt"), _never),
-    Pin("misc-fd", module_holders.a_file(_MISC), _always),
-    Pin("section-fd", module_holders.a_file(f"{_MODULE}/sections/.data"), lambda traits: traits.section_fd_pins),
+    Pin("refcnt-fd", module_holders.open_file_hold(f"{_MODULE}/refcnt"), _never),
+    Pin("misc-fd", module_holders.open_file_hold(_MISC), _always),
+    Pin(
+        "section-fd", module_holders.open_file_hold(f"{_MODULE}/sections/.data"), lambda traits: traits.section_fd_pins
+    ),
     Pin(
         "handle-fd",
-        module_holders.a_file(f"{_MODULE}/sections/.gnu.linkonce.this_module"),
+        module_holders.open_file_hold(f"{_MODULE}/sections/.gnu.linkonce.this_module"),
         lambda traits: traits.section_fd_pins,
     ),
-    Pin("notes-fd", module_holders.a_file(f"{_MODULE}/notes/.note.gnu.build-id"), _never),
-    Pin("parameter-fd", module_holders.a_file(f"{_MODULE}/parameters/parameter"), _never),
-    Pin("character-fd", module_holders.a_character_device(), _always),
-    Pin("debugfs-fd", module_holders.a_file(f"/sys/kernel/debug/{TARGET}/file"), _always),
-    Pin("dependent-module", module_holders.a_dependent(), _always),
-    Pin("tcp-congestion", module_holders.a_socket("pinpoint"), _always),
-    Pin("bpf-fentry", module_holders.a_bpf_program(), _always, there=module_holders.has_fentry),
-    Pin("registered-kprobe", module_holders.a_registered_kprobe(), _never, over="GONE"),
-    Pin("tracefs-kprobe", module_holders.a_tracefs_kprobe(), _never, over="GONE"),
+    Pin("notes-fd", module_holders.open_file_hold(f"{_MODULE}/notes/.note.gnu.build-id"), _never),
+    Pin("parameter-fd", module_holders.open_file_hold(f"{_MODULE}/parameters/parameter"), _never),
+    Pin("character-fd", module_holders.character_device_hold(), _always),
+    Pin("debugfs-fd", module_holders.open_file_hold(f"/sys/kernel/debug/{TARGET}/file"), _always),
+    Pin("dependent-module", module_holders.dependent_module_hold(), _always),
+    Pin("tcp-congestion", module_holders.socket_hold("pinpoint"), _always),
+    Pin("bpf-fentry", module_holders.bpf_program_hold(), _always, is_supported=module_holders.supports_bpf_fentry),
+    Pin("registered-kprobe", module_holders.registered_kprobe_hold(), _never, result_after_removal="GONE"),
+    Pin("tracefs-kprobe", module_holders.tracefs_kprobe_hold(), _never, result_after_removal="GONE"),
 )
 
 
@@ -82,31 +84,31 @@ class PinResult:
     """
 
     pin: Pin
-    removal: str
-    again: str
-    released: str
+    removal_errno: str
+    use_result: str
+    errno_after_release: str
 
     @property
     def pinned(self) -> bool:
         """True if the pin prevented removal."""
-        return self.removal != ""
+        return self.removal_errno != ""
 
     def prove(self, traits: Traits) -> None:
         """Raise Missed if the result differs from the kernel's rule."""
-        wanted = (_IN_USE, "works") if self.pin.rule(traits) else ("", self.pin.over)
-        if (self.removal, self.again, self.released) != (*wanted, ""):
+        wanted = (_IN_USE, "works") if self.pin.pins_module(traits) else ("", self.pin.result_after_removal)
+        if (self.removal_errno, self.use_result, self.errno_after_release) != (*wanted, ""):
             raise Missed(
-                f"{self.pin.name}: while held, removal returned {self.removal or 'no error'} instead of "
-                f"{wanted[0] or 'no error'}; used after that: {self.again} instead of {wanted[1]}; "
-                f"after release, removal returned {self.released or 'no error'}"
+                f"{self.pin.name}: while held, removal returned {self.removal_errno or 'no error'} instead of "
+                f"{wanted[0] or 'no error'}; used after that: {self.use_result} instead of {wanted[1]}; "
+                f"after release, removal returned {self.errno_after_release or 'no error'}"
             )
 
 
 def measure_pins(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
     """Yield one result for each of PINS that the kernel supports; the target is loaded again for each."""
-    target = module_holders.target_image(guest)
+    target = module_holders.target_path_in_guest(guest)
     for pin in PINS:
-        if not pin.there(guest.image):
+        if not pin.is_supported(guest.image):
             continue
         guest.run("insmod", target).check()
         yield _measure(guest, pin, mutant)
@@ -115,10 +117,10 @@ def measure_pins(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
 def _measure(guest: Guest, pin: Pin, mutant: LoaderMutant) -> PinResult:
     with ExitStack() as held:
         again = held.enter_context(pin.hold(guest))
-        if mutant.lets_go:
+        if mutant.releases_pin_early:
             held.close()
-        if mutant.holds_more:
-            held.enter_context(module_holders.a_file(_MISC)(guest))
-        removal = delete(guest, TARGET)
-        used = "released" if mutant.lets_go else again()
-    return PinResult(pin, removal, used, delete(guest, TARGET) if removal else "")
+        if mutant.holds_extra_pin:
+            held.enter_context(module_holders.open_file_hold(_MISC)(guest))
+        removal = delete_module(guest, TARGET)
+        used = "released" if mutant.releases_pin_early else again()
+    return PinResult(pin, removal, used, delete_module(guest, TARGET) if removal else "")

@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from harness.pinning.protocol.model import KernelRules, NotNowError, UndefinedError, World, initial_world
-from harness.pinning.protocol.steps import LIFE, LOADS, Schedule, ScheduleStep, Verb
+from harness.pinning.protocol.model import (
+    KernelRules,
+    StepNotPossibleError,
+    UndefinedBehaviorError,
+    World,
+    initial_world,
+)
+from harness.pinning.protocol.steps import LOADER_STEPS, LOADS, Schedule, ScheduleStep, Verb
 
 # The second loader's steps up to its load. They are taken together, because their order with other steps does not
 # matter.
-_SECOND_COMES = tuple(ScheduleStep(verb, 2) for verb in LIFE[: LIFE.index(Verb.LOAD)])
+_SECOND_COMES = tuple(ScheduleStep(verb, 2) for verb in LOADER_STEPS[: LOADER_STEPS.index(Verb.LOAD)])
 
 
 @dataclass(frozen=True)
-class Enumerated:
+class EnumeratedSchedules:
     """All schedules of a kind; `undefined` are those that end where they would free a module under a reference."""
 
     schedules: tuple[Schedule, ...]
-    undefined: tuple[Schedule, ...]
+    undefined_schedules: tuple[Schedule, ...]
 
 
-def enumerate_schedules(rule: KernelRules, most: int) -> Enumerated:
+def enumerate_schedules(rule: KernelRules, most: int) -> EnumeratedSchedules:
     """Every order of the first loader's steps with at most `most` interventions.
 
     An intervention is a step of the remover or the killer, or of the second loader, whose steps up to its load count as
@@ -32,7 +38,7 @@ def enumerate_schedules(rule: KernelRules, most: int) -> Enumerated:
     found: list[Schedule] = []
     undefined: list[Schedule] = []
     _walk(initial_world(rule), (), most, found, undefined)
-    return Enumerated(tuple(found), tuple(undefined))
+    return EnumeratedSchedules(tuple(found), tuple(undefined))
 
 
 def _walk(now: World, done: Schedule, left: int, found: list[Schedule], undefined: list[Schedule]) -> None:
@@ -41,10 +47,10 @@ def _walk(now: World, done: Schedule, left: int, found: list[Schedule], undefine
         found.append(done)
         return
     _walk(now.world_after(ScheduleStep(first))[0], (*done, ScheduleStep(first)), left, found, undefined)
-    for steps in interventions(now) if left else ():
+    for steps in possible_interventions(now) if left else ():
         try:
             after, taken = _taken(now, steps)
-        except UndefinedError:
+        except UndefinedBehaviorError:
             undefined.append((*done, *steps))
         else:
             _walk(after, (*done, *taken), left - 1, found, undefined)
@@ -61,7 +67,7 @@ def _taken(now: World, steps: Schedule) -> tuple[World, Schedule]:
     return now, tuple(taken)
 
 
-def interventions(now: World) -> Iterator[Schedule]:
+def possible_interventions(now: World) -> Iterator[Schedule]:
     """The interventions that are possible now and have an object; none is a step of the first loader."""
     if now.target is not None:
         yield from ((ScheduleStep(Verb.REMOVE),), (ScheduleStep(Verb.FORCE),))
@@ -70,12 +76,12 @@ def interventions(now: World) -> Iterator[Schedule]:
     if now.probe is not None:
         yield (ScheduleStep(Verb.UNPROBE),)
     second = now.loaders[2]
-    if not second.taken and not second.ended:
+    if not second.steps_taken and not second.ended:
         yield _SECOND_COMES
     elif second.next_step is not None:
         yield (ScheduleStep(second.next_step, 2),)
     for number, loader in now.loaders.items():
-        if not loader.ended and not loader.doomed and (number == 1 or loader.taken):
+        if not loader.ended and not loader.killed_in_init_module and (number == 1 or loader.steps_taken):
             yield (ScheduleStep(Verb.KILL, number),)
 
 
@@ -84,14 +90,14 @@ def possible_steps(now: World) -> list[ScheduleStep]:
     steps = [
         ScheduleStep(loader.next_step, number) for number, loader in now.loaders.items() if loader.next_step is not None
     ]
-    steps += [steps_of[0] for steps_of in interventions(now) if steps_of[0] not in steps]
+    steps += [steps_of[0] for steps_of in possible_interventions(now) if steps_of[0] not in steps]
     return [step for step in steps if _defined(now, step)]
 
 
 def _defined(now: World, step: ScheduleStep) -> bool:
     try:
         now.world_after(step)
-    except (UndefinedError, NotNowError):
+    except (UndefinedBehaviorError, StepNotPossibleError):
         return False
     return True
 
@@ -99,7 +105,7 @@ def _defined(now: World, step: ScheduleStep) -> bool:
 Situation = tuple[str, str, str]
 
 
-def situations(rule: KernelRules, schedule: Schedule) -> frozenset[Situation]:
+def tested_situations(rule: KernelRules, schedule: Schedule) -> frozenset[Situation]:
     """The situations that a schedule tests: each step, the state of the first loader before it, and the outcome."""
     now, found = initial_world(rule), set()
     for step in schedule:
@@ -114,22 +120,22 @@ def _part(now: World) -> str:
     first, probe = now.loaders[1], now.probe
     if first.ended:
         return "ended"
-    held = probe is not None and probe.holds is not None
-    stale = first.fd is not None and first.fd != now.target
+    held = probe is not None and probe.held_instance is not None
+    stale = first.token_instance is not None and first.token_instance != now.target
     words = [
         "holding" if held else "inside" if first.is_in_init_module else "loaded" if probe else "before",
-        *(["doomed"] if first.doomed else []),
+        *(["doomed"] if first.killed_in_init_module else []),
         *(["stale"] if stale else []),
     ]
     return " ".join(words)
 
 
-def covering(rule: KernelRules, schedules: Iterable[Schedule]) -> tuple[Schedule, ...]:
+def select_covering_schedules(rule: KernelRules, schedules: Iterable[Schedule]) -> tuple[Schedule, ...]:
     """A few of the schedules that together have every situation of all schedules.
 
     They are chosen greedily: the schedule with the most missing situations, and among equals the shortest.
     """
-    unseen = {schedule: situations(rule, schedule) for schedule in schedules}
+    unseen = {schedule: tested_situations(rule, schedule) for schedule in schedules}
     missing = frozenset().union(*unseen.values())
     chosen: list[Schedule] = []
     while missing:

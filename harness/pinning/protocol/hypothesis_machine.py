@@ -12,22 +12,22 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from harness.core.errors import PinpointError
 from harness.pinning.protocol.enumerate import possible_steps
 from harness.pinning.protocol.model import KernelRules, initial_world
-from harness.pinning.protocol.play import Play, Player, Stage
+from harness.pinning.protocol.play import PlayedSchedule, SchedulePlayer, Stage
 from harness.pinning.protocol.steps import ScheduleStep
 
-Stages = Callable[[], AbstractContextManager[Stage]]
+StageFactory = Callable[[], AbstractContextManager[Stage]]
 
 
-def explore(
-    stages: Stages, pins: KernelRules, *, schedules: int, steps: int, shrinks: bool, varied: bool
-) -> list[Play]:
+def explore_schedules(
+    stages: StageFactory, pins: KernelRules, *, schedules: int, steps: int, shrinks: bool, varied: bool
+) -> list[PlayedSchedule]:
     """Play `schedules` schedules of at most `steps` steps; each step is drawn from those with an outcome in the model.
 
     `shrinks` searches for the shortest schedule that fails, `varied` draws different schedules in each run. Returns
     what was played. Raises Missed with the line of a schedule for which the model is wrong. Errors of the guest or the
     harness are raised unchanged and do not count as failed schedules.
     """
-    played: list[Play] = []
+    played: list[PlayedSchedule] = []
     broken: list[PinpointError] = []
 
     @contextmanager
@@ -46,9 +46,9 @@ def explore(
             self._open = ExitStack()
             # The draws must not depend on where the kernel puts the target, because hypothesis replays them.
             self._drawn = initial_world(pins)
-            self._player: Player | None = None
+            self._player: SchedulePlayer | None = None
             with unless_broken():
-                self._player = None if broken else Player(self._open.enter_context(stages()), pins)
+                self._player = None if broken else SchedulePlayer(self._open.enter_context(stages()), pins)
 
         @precondition(lambda self: bool(possible_steps(self._drawn)))
         @rule(data=draw.data())
@@ -62,14 +62,14 @@ def explore(
         def _take(self, step: ScheduleStep) -> None:
             if broken or self._player is None or (self._player.moved and self._player.refusal_reason(step)):
                 return
-            if not self._player.take(step).agrees:
-                self._player.played().prove()
+            if not self._player.take_step(step).agrees:
+                self._player.result_so_far().prove()
 
         def teardown(self) -> None:
             """Compare the kernel's state at the end with the model."""
             with unless_broken(), self._open:
                 if self._player is not None and not broken:
-                    played.append(self._player.played())
+                    played.append(self._player.result_so_far())
                     played[-1].prove()
 
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.pinning.loader import PROBE, Loader, Status
+from harness.pinning.loader import PROBE, Loader, LoaderStatus
 from harness.pinning.protocol.model import KILLED, OK, WAITS
 from harness.pinning.protocol.steps import INITIALIZER, Verb
 
@@ -48,19 +48,19 @@ exit 0
 """
 
 
-def await_rest(guest: Guest, pid: int, first: str = "true") -> str:
+def await_loader_at_rest(guest: Guest, pid: int, first: str = "true") -> str:
     """Wait until a loader inside of init_module(2) is at rest; returns `gate`, `waits` (for another load) or `ended`.
 
     `first` is a shell command that is run first. Raises GuestError if the loader does not come to rest.
     """
     script = f"{first} && {{ {_SETTLED.format(pid=pid)} }}"
-    looked = guest.script(script, in_place=True).check().stdout.strip()
+    looked = guest.run_script(script, in_place=True).check().stdout.strip()
     if looked == "moving":
         raise GuestError(f"the loader {pid} does not come to rest", where=guest.name)
     return looked
 
 
-class Actor:
+class LoaderActor:
     """One loader. Between steps it waits at a gate or in the kernel."""
 
     def __init__(self, guest: Guest, loader: Loader) -> None:
@@ -86,28 +86,28 @@ class Actor:
             self._at = self._next_gate()
         # Wait for its end after the last gate too. If a child ends while a channel is being opened, dropbear closes
         # that channel and then the connection (docs/pinning.md).
-        return OK if self._at else self.end()
+        return OK if self._at else self.await_outcome()
 
     def _on(self, verb: Verb) -> str:
         """Open the gate at which the initializer waits; after the last gate it returns."""
         opened = f"echo >{_OPEN_GATE}"
         if verb is not Verb.RETURN:
             return self._settle(opened)
-        self._guest.script(opened, in_place=True).check()
+        self._guest.run_script(opened, in_place=True).check()
         self.inside = False
         self._at = self._next_gate()
-        return OK if self._at else self.end()
+        return OK if self._at else self.await_outcome()
 
     def kill(self) -> str:
         """Send SIGKILL. Returns `waits` if the kernel delays the death until the initializer has returned."""
-        where = await_rest(self._guest, self._pid, f"kill -KILL {self._pid}")
-        return WAITS if where == "gate" else self.end()
+        where = await_loader_at_rest(self._guest, self._pid, f"kill -KILL {self._pid}")
+        return WAITS if where == "gate" else self.await_outcome()
 
     def _settle(self, first: str = "true") -> str:
         """Wait until the loader inside of init_module(2) is at rest. Returns the outcome."""
-        where = await_rest(self._guest, self._pid, first)
+        where = await_loader_at_rest(self._guest, self._pid, first)
         self.inside = where == "gate"
-        return {"gate": OK, "waits": WAITS}.get(where) or self.end()
+        return {"gate": OK, "waits": WAITS}.get(where) or self.await_outcome()
 
     def _next_gate(self) -> str:
         """The next gate that the loader reaches; empty if it ends first."""
@@ -119,9 +119,9 @@ class Actor:
     def await_delayed_load(self) -> str:
         """The outcome of a load that waited for another load, after that one is over."""
         self._at = self._next_gate()
-        return OK if self._at else self.end()
+        return OK if self._at else self.await_outcome()
 
-    def end(self) -> str:
+    def await_outcome(self) -> str:
         """Wait for the loader's end. Returns the outcome."""
         self.inside = False
         self._at = ""
@@ -129,13 +129,13 @@ class Actor:
             pass
         ended = self._loader.await_result()
         self._ended = True
-        if ended.status is Status.KILLED:
+        if ended.status is LoaderStatus.KILLED:
             return KILLED
         # The loader undoes its load only if a token could not be read again.
-        return f"ENODEV, undo {ended.errno}" if ended.status is Status.UNDO else ended.errno or OK
+        return f"ENODEV, undo {ended.errno_name}" if ended.status is LoaderStatus.UNDO else ended.errno_name or OK
 
     def await_end(self) -> None:
         """Wait for the loader's end after its input was closed; opens the gates of an initializer that it is in."""
         if self._ended:
             return
-        self._guest.script(_LET_GO.format(pid=self._pid)).check()
+        self._guest.run_script(_LET_GO.format(pid=self._pid)).check()

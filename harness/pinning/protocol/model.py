@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.pinning.protocol.steps import LIFE, ScheduleStep, Verb
-from harness.pinning.protocol.target_loader_probe_states import EXPECTED, Instance, LoaderModel, Probe
+from harness.pinning.protocol.steps import LOADER_STEPS, ScheduleStep, Verb
+from harness.pinning.protocol.target_loader_probe_states import EXPECTED, LoaderModel, ProbeModule, TargetInstance
 
 OK = "ok"
 WAITS = "waits"
@@ -44,20 +44,20 @@ class KernelRules:
     while it is open. `shares`: a load that waits for another load of the same file has the result of that load.
     """
 
-    pins: bool = False
-    shares: bool = False
+    open_file_pins_target: bool = False
+    shares_load_result: bool = False
 
 
-TOKEN = KernelRules()
-PINS = KernelRules(pins=True)
-SHARES = KernelRules(shares=True)
+TOKEN_RULES = KernelRules()
+PINNING_RULES = KernelRules(open_file_pins_target=True)
+SHARING_RULES = KernelRules(shares_load_result=True)
 
 
-class UndefinedError(Exception):
+class UndefinedBehaviorError(Exception):
     """The step frees a module under a reference; the kernel's behavior is undefined after that."""
 
 
-class NotNowError(Exception):
+class StepNotPossibleError(Exception):
     """The step cannot be taken in this world, because its loader is at another step or has ended."""
 
 
@@ -66,30 +66,33 @@ class World:
     """The state of the model: the target's present instance, the number of its instances, the probe, the loaders."""
 
     rule: KernelRules
-    target: Instance | None
+    target: TargetInstance | None
     loaders: Mapping[int, LoaderModel]
-    instances: int = 1
-    probe: Probe | None = None
+    instance_count: int = 1
+    probe: ProbeModule | None = None
 
     @property
     def is_referenced(self) -> bool:
         """True if the target is referenced."""
-        return self._by_probe or (self.rule.pins and any(self._fds))
+        return self._by_probe or (self.rule.open_file_pins_target and any(self._fds))
 
     @property
     def _by_probe(self) -> bool:
-        return self.probe is not None and self.probe.holds is not None
+        return self.probe is not None and self.probe.held_instance is not None
 
     @property
     def _fds(self) -> list[bool]:
-        return [loader.fd is not None and loader.fd == self.target for loader in self.loaders.values()]
+        return [
+            loader.token_instance is not None and loader.token_instance == self.target
+            for loader in self.loaders.values()
+        ]
 
     @property
     def expected_kernel_state(self) -> str:
         """The state that the kernel must show: the target's reference count and the probe module's state."""
-        count = TOKENS * sum(self._fds) * self.rule.pins + self._by_probe
+        count = TOKENS * sum(self._fds) * self.rule.open_file_pins_target + self._by_probe
         target = "no target" if self.target is None else f"target referenced {count} times"
-        probe = "no probe" if self.probe is None else "probe live" if self.probe.live else "probe loading"
+        probe = "no probe" if self.probe is None else "probe live" if self.probe.is_live else "probe loading"
         return f"{target}, {probe}"
 
     def world_after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
@@ -105,7 +108,7 @@ class World:
             or (step.is_loader_step and loader.next_step is not step.verb)
             or (step.verb is Verb.KILL and loader.ended)
         ):
-            raise NotNowError(f"{step} cannot be taken now")
+            raise StepNotPossibleError(f"{step} cannot be taken now")
         match step.verb:
             case Verb.REMOVE | Verb.FORCE:
                 return self._removed(forced=step.verb is Verb.FORCE)
@@ -125,7 +128,7 @@ class World:
         if self.target is None:
             return self, "ENOENT"
         if self._by_probe and forced:
-            raise UndefinedError("force frees the target under the initializer's reference")
+            raise UndefinedBehaviorError("force frees the target under the initializer's reference")
         if self.is_referenced and not forced:
             return self, "EWOULDBLOCK"
         # Forced removal under open fds only is defined: removing the file releases their references (kernfs_drain(),
@@ -136,25 +139,25 @@ class World:
         if self.target is not None:
             return self, "EEXIST"
         build, usual = _LOADED[verb]
-        number = self.instances + 1
-        return replace(self, target=Instance(number, build, place or usual), instances=number), OK
+        number = self.instance_count + 1
+        return replace(self, target=TargetInstance(number, build, place or usual), instance_count=number), OK
 
     def _unprobed(self) -> tuple[World, str]:
         if self.probe is None:
             return self, "ENOENT"
-        if not self.probe.live:
+        if not self.probe.is_live:
             return self, "EBUSY"
         return replace(self, probe=None), OK
 
     def _killed(self, number: int, loader: LoaderModel) -> tuple[World, str]:
         if loader.waiting or not loader.is_in_init_module:
             return self._with(number, _ended(loader)), KILLED
-        return self._with(number, replace(loader, doomed=True)), WAITS
+        return self._with(number, replace(loader, killed_in_init_module=True)), WAITS
 
     def _outside(self, step: ScheduleStep, loader: LoaderModel) -> tuple[World, str]:
         """The steps that a loader takes in user space."""
         over = self._with(step.loader, _ended(loader))
-        gone = loader.fd != self.target
+        gone = loader.token_instance != self.target
         match step.verb:
             case Verb.OPEN | Verb.LOOK if self.target is None:
                 return over, "ENOENT"
@@ -165,11 +168,11 @@ class World:
             case Verb.CLOSE:
                 return over, OK
             case Verb.OPEN:
-                done = replace(loader, fd=self.target)
+                done = replace(loader, token_instance=self.target)
             case Verb.READ:
-                done = replace(loader, handle=loader.fd)
+                done = replace(loader, handle_instance=loader.token_instance)
             case Verb.LOOK:
-                done = replace(loader, base=self.target)
+                done = replace(loader, base_instance=self.target)
             case _:
                 done = loader
         return self._with(step.loader, _onward(done)), OK
@@ -181,11 +184,11 @@ class World:
 
     def _entered(self, number: int, loader: LoaderModel) -> tuple[World, str]:
         """The step init_module(2), up to the initializer."""
-        if self.probe is not None and not self.probe.live:
+        if self.probe is not None and not self.probe.is_live:
             return self._with(number, replace(loader, waiting=True)), WAITS
         if self.probe is not None:
             return self._with(number, _ended(loader)), "EEXIST"
-        return replace(self._with(number, _onward(loader)), probe=Probe(number)), OK
+        return replace(self._with(number, _onward(loader)), probe=ProbeModule(number)), OK
 
     def _inside(self, step: ScheduleStep, loader: LoaderModel) -> tuple[World, str]:
         """The steps of the initializer."""
@@ -194,24 +197,28 @@ class World:
         match step.verb:
             case Verb.VALIDATE if not _valid(loader, self.target):
                 world = replace(self._with(step.loader, _ended(loader)), probe=None)
-                return world._settled(KILLED if loader.doomed else "ESTALE", "ESTALE", "EBUSY")
+                return world._settled(KILLED if loader.killed_in_init_module else "ESTALE", "ESTALE", "EBUSY")
             case Verb.VALIDATE:
-                return replace(onward, probe=replace(self.probe, holds=self.target)), OK
+                return replace(onward, probe=replace(self.probe, held_instance=self.target)), OK
             case Verb.REGISTER:
                 return onward, OK
-        world = replace(onward, probe=replace(self.probe, live=True, holds=None))
-        if loader.doomed:
+        world = replace(onward, probe=replace(self.probe, is_live=True, held_instance=None))
+        if loader.killed_in_init_module:
             world = world._with(step.loader, _ended(loader))
-        return world._settled(KILLED if loader.doomed else OK, OK, "EEXIST")
+        return world._settled(KILLED if loader.killed_in_init_module else OK, OK, "EEXIST")
 
     def _settled(self, outcome: str, result: str, refusal: str) -> tuple[World, str]:
         """The initializer has returned a result: a loader that waited for it is refused, or has the same result."""
         waiting = next((number for number, loader in self.loaders.items() if loader.waiting), None)
         if waiting is None:
             return self, outcome
-        returned = result if self.rule.shares else refusal
+        returned = result if self.rule.shares_load_result else refusal
         loader = self.loaders[waiting]
-        after = _ended(loader) if returned != OK else replace(loader, waiting=False, taken=LIFE.index(Verb.REREAD))
+        after = (
+            _ended(loader)
+            if returned != OK
+            else replace(loader, waiting=False, steps_taken=LOADER_STEPS.index(Verb.REREAD))
+        )
         return self._with(waiting, after), f"{outcome}, {ScheduleStep(Verb.LOAD, waiting)} {returned}"
 
     def _with(self, number: int, loader: LoaderModel) -> World:
@@ -220,23 +227,23 @@ class World:
 
 def initial_world(rule: KernelRules, place: str = EXPECTED) -> World:
     """The world before a schedule: the target at `place`, no probe module, and two loaders at their first gate."""
-    return World(rule, Instance(1, place=place), {1: LoaderModel(), 2: LoaderModel()})
+    return World(rule, TargetInstance(1, place=place), {1: LoaderModel(), 2: LoaderModel()})
 
 
-def _valid(loader: LoaderModel, target: Instance | None) -> bool:
+def _valid(loader: LoaderModel, target: TargetInstance | None) -> bool:
     """True if the handle and base that a loader found pass validation by address, name, base and build-id.
 
     Another instance of the same build at the same place passes too; this is why the token is read again.
     """
-    if target is None or loader.handle is None or loader.base is None or target.build != EXPECTED:
+    if target is None or loader.handle_instance is None or loader.base_instance is None or target.build != EXPECTED:
         return False
-    return loader.handle.place == loader.base.place == target.place
+    return loader.handle_instance.place == loader.base_instance.place == target.place
 
 
 def _onward(loader: LoaderModel) -> LoaderModel:
-    return replace(loader, taken=loader.taken + 1)
+    return replace(loader, steps_taken=loader.steps_taken + 1)
 
 
 def _ended(loader: LoaderModel) -> LoaderModel:
     """A loader whose process has ended, so that its fds are closed."""
-    return replace(loader, ended=True, waiting=False, fd=None)
+    return replace(loader, ended=True, waiting=False, token_instance=None)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import HONEST
-from harness.pinning.protocol.enumerate import Enumerated, covering, enumerate_schedules
+from harness.pinning.protocol.enumerate import EnumeratedSchedules, enumerate_schedules, select_covering_schedules
 from harness.pinning.protocol.model import KernelRules
-from harness.pinning.protocol.play import Play, play
+from harness.pinning.protocol.play import PlayedSchedule, play_schedule
 from harness.pinning.protocol.stage import GuestStage
 from harness.pinning.protocol.steps import Schedule, parse_schedule
 
@@ -32,17 +32,17 @@ _MANY, _MANY_STEPS = 100, 25
 class PlayedSchedules:
     """Schedules that were played."""
 
-    plays: tuple[Play, ...]
+    plays: tuple[PlayedSchedule, ...]
 
     @property
-    def disagreed(self) -> list[Play]:
+    def disagreed(self) -> list[PlayedSchedule]:
         """The schedules for which the model was wrong."""
         return [each for each in self.plays if not each.agrees]
 
     @property
-    def reused_count(self) -> int:
+    def place_reused_count(self) -> int:
         """The number of schedules in which an instance of the target had the same place as the one before."""
-        return sum(each.reused for each in self.plays)
+        return sum(each.place_reused for each in self.plays)
 
     @property
     def seconds_each(self) -> float:
@@ -63,41 +63,49 @@ class Schedules:
     played.
     """
 
-    loading: Loaders
-    everything: bool = False
-    lines: Sequence[str] = field(default_factory=tuple)
+    loaders: Loaders
+    is_exhaustive: bool = False
+    given_lines: Sequence[str] = field(default_factory=tuple)
 
     @property
-    def rule(self) -> KernelRules:
+    def kernel_rules(self) -> KernelRules:
         """The rules of this kernel, from the recipe's traits, which were proved when the guest booted."""
-        traits = self.loading.guest.traits
-        return KernelRules(pins=traits.section_fd_pins != self.loading.mutant.other_rule, shares=traits.shared_loads)
-
-    def enumerate_schedules(self, interventions: int) -> Enumerated:
-        """Every order of a loader's steps with at most this number of interventions."""
-        return enumerate_schedules(self.rule, interventions)
-
-    def chosen(self) -> tuple[Schedule, ...]:
-        """The schedules to play: the given lines, or everything, or a few in which every situation occurs."""
-        if self.lines:
-            return tuple(parse_schedule(line) for line in self.lines)
-        if self.everything:
-            return self.enumerate_schedules(2).schedules
-        reuse = _REUSE_PINNED if self.rule.pins else _REUSE
-        return tuple(
-            dict.fromkeys((*map(parse_schedule, reuse), *covering(self.rule, self.enumerate_schedules(1).schedules)))
+        traits = self.loaders.guest.traits
+        return KernelRules(
+            open_file_pins_target=traits.section_fd_pins != self.loaders.mutant.models_other_rule,
+            shares_load_result=traits.shared_loads,
         )
 
-    def play(self, line: str) -> Play:
+    def enumerate_schedules(self, interventions: int) -> EnumeratedSchedules:
+        """Every order of a loader's steps with at most this number of interventions."""
+        return enumerate_schedules(self.kernel_rules, interventions)
+
+    def select_schedules(self) -> tuple[Schedule, ...]:
+        """The schedules to play: the given lines, or everything, or a few in which every situation occurs."""
+        if self.given_lines:
+            return tuple(parse_schedule(line) for line in self.given_lines)
+        if self.is_exhaustive:
+            return self.enumerate_schedules(2).schedules
+        reuse = _REUSE_PINNED if self.kernel_rules.open_file_pins_target else _REUSE
+        return tuple(
+            dict.fromkeys(
+                (
+                    *map(parse_schedule, reuse),
+                    *select_covering_schedules(self.kernel_rules, self.enumerate_schedules(1).schedules),
+                )
+            )
+        )
+
+    def play(self, line: str) -> PlayedSchedule:
         """Play one schedule, given as its line."""
         return self._play(parse_schedule(line))
 
-    def run(self, schedules: Iterable[Schedule]) -> PlayedSchedules:
+    def play_in_order(self, schedules: Iterable[Schedule]) -> PlayedSchedules:
         """Play schedules in order; a mutant's cell stops after the first for which the model is wrong."""
-        plays: list[Play] = []
+        plays: list[PlayedSchedule] = []
         for schedule in schedules:
             plays.append(self._play(schedule))
-            if self.loading.mutant is not HONEST and not plays[-1].agrees:
+            if self.loaders.mutant is not HONEST and not plays[-1].agrees:
                 break
         return PlayedSchedules(tuple(plays))
 
@@ -107,18 +115,18 @@ class Schedules:
         Raises Missed with the shortest line for which the model is wrong, or in a mutant's cell with the first found.
         """
         # Imported here, because importing hypothesis takes every process of a run a second.
-        from harness.pinning.protocol.hypothesis_machine import explore
+        from harness.pinning.protocol.hypothesis_machine import explore_schedules
 
-        plays = explore(
-            lambda: GuestStage(self.loading),
-            self.rule,
-            schedules=_MANY if self.everything else FEW,
-            steps=_MANY_STEPS if self.everything else FEW_STEPS,
-            shrinks=self.loading.mutant is HONEST,
-            varied=self.everything,
+        plays = explore_schedules(
+            lambda: GuestStage(self.loaders),
+            self.kernel_rules,
+            schedules=_MANY if self.is_exhaustive else FEW,
+            steps=_MANY_STEPS if self.is_exhaustive else FEW_STEPS,
+            shrinks=self.loaders.mutant is HONEST,
+            varied=self.is_exhaustive,
         )
         return PlayedSchedules(tuple(plays))
 
-    def _play(self, schedule: Schedule) -> Play:
-        with GuestStage(self.loading) as stage:
-            return play(stage, self.rule, schedule)
+    def _play(self, schedule: Schedule) -> PlayedSchedule:
+        with GuestStage(self.loaders) as stage:
+            return play_schedule(stage, self.kernel_rules, schedule)

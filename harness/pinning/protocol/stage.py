@@ -11,10 +11,10 @@ from weakref import WeakKeyDictionary
 from harness.guest.guest import Guest
 from harness.landing.target import Target
 from harness.pinning import doctored_modules
-from harness.pinning.hold_module_in_state import delete
+from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loader import PROBE, LoaderOrder
-from harness.pinning.loader_fixture import Loaders, for_build
-from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, Actor
+from harness.pinning.loader_fixture import Loaders, order_for_build
+from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, LoaderActor
 from harness.pinning.protocol.model import OK, World
 from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb
 
@@ -38,12 +38,14 @@ class GuestStage:
         self._guest = loading.guest
         self._loading = loading
         self._order = _order(self._guest)
-        self._actors: dict[int, Actor] = {}
+        self._actors: dict[int, LoaderActor] = {}
         self._loaders = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         self._files = _files(self._guest)
-        self._place = self._guest.script(f"insmod {self._files[Verb.RELOAD]} && {_PLACE}", in_place=True).check().stdout
+        self._place = (
+            self._guest.run_script(f"insmod {self._files[Verb.RELOAD]} && {_PLACE}", in_place=True).check().stdout
+        )
         return self
 
     def __exit__(
@@ -54,18 +56,18 @@ class GuestStage:
         for actor in self._actors.values():
             actor.await_end()
         removed = (f"{{ [ ! -d /sys/module/{name} ] || rmmod {name}; }}" for name in (PROBE, TARGET))
-        self._guest.script(" && ".join(removed), in_place=True).check()
+        self._guest.run_script(" && ".join(removed), in_place=True).check()
 
-    def place(self) -> str:
+    def target_place(self) -> str:
         """Handle and base of the target, as its files in sysfs and /proc/modules show them."""
         return self._place
 
-    def state(self) -> str:
+    def kernel_state(self) -> str:
         """The target's reference count and the probe module's state in sysfs."""
-        target, probe = self._guest.script(_STATE, in_place=True).check().stdout.splitlines()
+        target, probe = self._guest.run_script(_STATE, in_place=True).check().stdout.splitlines()
         return f"{target}, {probe.replace('coming', 'loading')}"
 
-    def take(self, step: ScheduleStep, now: World) -> str:
+    def take_step(self, step: ScheduleStep, now: World) -> str:
         """Take a step as its actor. Returns the outcome."""
         match step.verb:
             case Verb.REMOVE:
@@ -84,20 +86,20 @@ class GuestStage:
 
     def _delete(self, module: str, *, force: bool = False) -> str:
         # EAGAIN and EWOULDBLOCK are the same number; the kernel's source uses EWOULDBLOCK.
-        return delete(self._guest, module, force=force).replace("EAGAIN", "EWOULDBLOCK") or OK
+        return delete_module(self._guest, module, force=force).replace("EAGAIN", "EWOULDBLOCK") or OK
 
     def _load(self, path: str) -> str:
-        loaded = self._guest.script(f"insmod {path} && {_PLACE}", in_place=True)
+        loaded = self._guest.run_script(f"insmod {path} && {_PLACE}", in_place=True)
         if not loaded.ok and _PRESENT in loaded.stderr:
             return "EEXIST"
         self._place = loaded.check().stdout
         return OK
 
-    def _actor(self, number: int) -> Actor:
+    def _actor(self, number: int) -> LoaderActor:
         """A loader; it is started at its first step."""
         if number not in self._actors:
             loader = self._loaders.enter_context(self._loading(self._order))
-            self._actors[number] = Actor(self._guest, loader)
+            self._actors[number] = LoaderActor(self._guest, loader)
         return self._actors[number]
 
     def _befallen(self, step: ScheduleStep, now: World) -> str:
@@ -129,5 +131,5 @@ def _order(guest: Guest) -> LoaderOrder:
     """An order for a probe on the entry of the target's leaf, precompiled for its first build, with all gates."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
-    parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.section_offset(leaf):#x}"]
-    return for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters))
+    parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.offset_in_section(leaf):#x}"]
+    return order_for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters))

@@ -46,7 +46,7 @@ class Verb(Enum):
     """Send SIGKILL to a loader."""
 
 
-LIFE = tuple(Verb)[: tuple(Verb).index(Verb.CLOSE) + 1]
+LOADER_STEPS = tuple(Verb)[: tuple(Verb).index(Verb.CLOSE) + 1]
 # The steps in which the probe module's initializer runs; the loader is inside of init_module(2) until the last.
 INITIALIZER = (Verb.VALIDATE, Verb.REGISTER, Verb.RETURN)
 LOADS = (Verb.RELOAD, Verb.REBUILD, Verb.IMITATE)
@@ -65,7 +65,7 @@ class ScheduleStep:
     @property
     def is_loader_step(self) -> bool:
         """True if it is a step that a loader takes itself."""
-        return self.verb in LIFE
+        return self.verb in LOADER_STEPS
 
 
 Schedule = tuple[ScheduleStep, ...]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.pinning.protocol.steps import INITIALIZER, LIFE, Verb
+from harness.pinning.protocol.steps import INITIALIZER, LOADER_STEPS, Verb
 
 # The build of the target that the probe module was compiled for.
 EXPECTED = "first"
 
 
 @dataclass(frozen=True)
-class Instance:
+class TargetInstance:
     """One instance of the target. `place` identifies the addresses of its sections; instances may share it."""
 
     number: int
@@ -29,18 +29,18 @@ class LoaderModel:
     another one of the same name.
     """
 
-    taken: int = 0
-    fd: Instance | None = None
-    handle: Instance | None = None
-    base: Instance | None = None
-    doomed: bool = False
+    steps_taken: int = 0
+    token_instance: TargetInstance | None = None
+    handle_instance: TargetInstance | None = None
+    base_instance: TargetInstance | None = None
+    killed_in_init_module: bool = False
     ended: bool = False
     waiting: bool = False
 
     @property
     def next_step(self) -> Verb | None:
         """The loader's next step; None if it has ended or waits."""
-        return None if self.ended or self.waiting else LIFE[self.taken]
+        return None if self.ended or self.waiting else LOADER_STEPS[self.steps_taken]
 
     @property
     def is_in_init_module(self) -> bool:
@@ -49,9 +49,9 @@ class LoaderModel:
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeModule:
     """The probe module: its loader, whether it is LIVE, and the instance that its initializer holds a reference to."""
 
-    owner: int
-    live: bool = False
-    holds: Instance | None = None
+    loader_number: int
+    is_live: bool = False
+    held_instance: TargetInstance | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from harness.report.page.case_docstrings import claims
+from harness.report.page.case_docstrings import read_claims
 from harness.report.pivot import LOST, Pivot, SelectedCell
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
@@ -24,7 +24,7 @@ def junit(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ())
     pivot = Pivot(cells, missing)
     root = ElementTree.Element("testsuites", name=f"pinpoint {run}")
     for vm in pivot.vms:
-        row = [cell for cell in pivot.latest if cell.vm == vm]
+        row = [cell for cell in pivot.latest_cells if cell.vm == vm]
         lost = [each for each in pivot.missing if each.vm == vm]
         suite = ElementTree.SubElement(
             root,
@@ -58,7 +58,7 @@ def _element(suite: ElementTree.Element, cell: SelectedCell, seconds: float) -> 
     )
     if cell.file:
         case.set("file", without_control_codes(cell.file))
-    if line := claims(cell.file).line(cell.case):
+    if line := read_claims(cell.file).line_of_case(cell.case):
         case.set("line", str(line))
     return case
 

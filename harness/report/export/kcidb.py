@@ -39,7 +39,7 @@ def kcidb(
     checkout = f"{origin}:{run}"
     builds, tests, issues, incidents = [], [], {}, []
     for vm in pivot.vms:
-        row = [cell for cell in pivot.latest if cell.vm == vm]
+        row = [cell for cell in pivot.latest_cells if cell.vm == vm]
         known = next((cell for cell in row if cell.kernel_release), None)
         build = f"{origin}:{run}-{vm}"
         builds.append(

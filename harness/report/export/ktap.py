@@ -29,15 +29,15 @@ def ktap(cells: Sequence[Cell], missing: Sequence[SelectedCell] = ()) -> str:
     lines = [_VERSION, f"1..{len(pivot.vms)}"]
     for number, vm in enumerate(pivot.vms, 1):
         squares = [(case, pivot.square(case, vm)) for case in pivot.cases]
-        asked = [(case, square) for case, square in squares if square.first is not None or square.lost]
+        asked = [(case, square) for case, square in squares if square.shown_cell is not None or square.lost_count]
         lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(asked)}"])
         for position, (case, square) in enumerate(asked, 1):
-            lines += _indented(_case(position, pivot.label(case), square))
+            lines += _indented(_case(position, pivot.case_label(case), square))
         lines.append(f"{_status(all(_good(square) for _, square in asked))} {number} {vm}")
     return "\n".join(lines) + "\n"
 
 
-class Stream:
+class KtapStream:
     """Writes KTAP while a run goes on: each case on a VM as one test when the last of its cells has ended.
 
     VMs run in parallel, so the tests are flat: `VM.case`, with the mutants as subtests.
@@ -52,14 +52,14 @@ class Stream:
         self._written = 0
 
     @classmethod
-    def into(cls, file: str) -> Stream:
+    def open_file(cls, file: str) -> KtapStream:
         """A stream into a file, which is emptied. Raises UsageError when it cannot be written."""
         try:
             return cls(os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "w"))
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", where=file, mend="name another file") from None
 
-    def begin(self, asked: Iterable[SelectedCell]) -> None:
+    def write_plan(self, asked: Iterable[SelectedCell]) -> None:
         """Write the plan, of all cells that were asked for. Only the first call counts."""
         with self._lock:
             if not self._begun:
@@ -67,7 +67,7 @@ class Stream:
                 self._left = Counter((each.file, each.case, each.vm) for each in asked)
                 self._write([_VERSION, f"1..{len(self._left)}"])
 
-    def add(self, cell: Cell) -> None:
+    def add_cell(self, cell: Cell) -> None:
         """Take a cell that ended, and write its test when no other cell of it is left."""
         with self._lock:
             place = (cell.file, cell.case, cell.vm)
@@ -75,7 +75,7 @@ class Stream:
             if len(self._cells[place]) == self._left[place]:
                 self._test(place)
 
-    def close(self) -> None:
+    def write_incomplete_tests(self) -> None:
         """Write the tests of which a cell did not run. The stream stays open."""
         with self._lock:
             for place in [place for place, count in self._left.items() if count]:
@@ -99,21 +99,21 @@ def _cells(square: PivotSquare) -> list[Cell]:
 
 
 def _good(square: PivotSquare) -> bool:
-    return not square.lost and all(cell.verdict.acceptable for cell in _cells(square))
+    return not square.lost_count and all(cell.verdict.acceptable for cell in _cells(square))
 
 
 def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
     """Yield the lines of one case on one VM: its mutants as subtests, and its own result last."""
     name = _name(case)
     subtests = _cells(square)
-    if square.mutants or square.lost:
-        yield from _indented([_VERSION, f"# Subtest: {name}", f"1..{len(subtests) + square.lost}"])
+    if square.mutants or square.lost_count:
+        yield from _indented([_VERSION, f"# Subtest: {name}", f"1..{len(subtests) + square.lost_count}"])
         for number, cell in enumerate(subtests, 1):
             label = f"mutant {_name(cell.mutant)} is caught" if cell.mutant else "honest"
             yield from _indented(_result(number, label, cell))
-        for number in range(len(subtests) + 1, len(subtests) + square.lost + 1):
+        for number in range(len(subtests) + 1, len(subtests) + square.lost_count + 1):
             yield from _indented([f"# {LOST}", f"not ok {number} {LOST}"])
-        skipped = bool(subtests) and not square.lost and all(cell.verdict is Verdict.SKIP for cell in subtests)
+        skipped = bool(subtests) and not square.lost_count and all(cell.verdict is Verdict.SKIP for cell in subtests)
         directive = f" # SKIP {_text(subtests[-1].reason)}" if skipped else ""
         yield f"{_status(_good(square))} {position} {name}{directive}"
     elif square.honest:

@@ -20,7 +20,7 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
-        lines.append(f"| `{vm}` | {text_of(release)} | {format_verdict_counts(pivot.totals(vm))} |")
+        lines.append(f"| `{vm}` | {escape_table_text(release)} | {format_verdict_counts(pivot.totals(vm))} |")
     bad = [cell for group in pivot.failures() for cell in group]
     if bad:
         lines += [
@@ -35,21 +35,24 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
             lines += ["", f"and {len(bad) - _MOST_FAILURES} more"]
     if pivot.missing:
         lines += ["", f"### {len(pivot.missing)} {LOST}", ""]
-        lines += [f"- `{text_of(each.case)}` on `{each.vm}`{_mutant(each)}" for each in pivot.missing[:_MOST_FAILURES]]
+        lines += [
+            f"- `{escape_table_text(each.case)}` on `{each.vm}`{_mutant(each)}"
+            for each in pivot.missing[:_MOST_FAILURES]
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _mutant(cell: SelectedCell) -> str:
-    return f" (mutant {text_of(cell.mutant)})" if cell.mutant else ""
+    return f" (mutant {escape_table_text(cell.mutant)})" if cell.mutant else ""
 
 
 def _failure(cell: Cell) -> str:
-    replay = f"`./pinpoint repro {text_of(cell.bundle)}`" if cell.bundle else ""
-    case = f"`{text_of(cell.case)}`{_mutant(cell)}"
-    return f"| {cell.verdict.value} | {case} | `{cell.vm}` | {text_of(cell.reason)} | {replay} |"
+    replay = f"`./pinpoint repro {escape_table_text(cell.bundle)}`" if cell.bundle else ""
+    case = f"`{escape_table_text(cell.case)}`{_mutant(cell)}"
+    return f"| {cell.verdict.value} | {case} | `{cell.vm}` | {escape_table_text(cell.reason)} | {replay} |"
 
 
-def text_of(text: str) -> str:
+def escape_table_text(text: str) -> str:
     """Return the text as one line that does not end a table cell or begin markup."""
     line = " ".join(without_control_codes(text).split())
     for mark in "\\|<>`*_[]":

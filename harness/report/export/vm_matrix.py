@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from harness.report.export.markdown import text_of
+from harness.report.export.markdown import escape_table_text
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -59,7 +59,7 @@ def vm_matrix(runs: Iterable[Run], claims: Mapping[str, str]) -> str:
     ]
     for file in files:
         counts = [_verdicts([e.cell for e in newest.values() if (e.cell.file, e.cell.vm) == (file, vm)]) for vm in vms]
-        lines.append(_row([text_of(claims.get(file, file)), *counts]))
+        lines.append(_row([escape_table_text(claims.get(file, file)), *counts]))
     lines += ["", "A number without a word counts cells that passed. An empty field: no cell ran."]
     return "\n".join(lines) + "\n"
 
@@ -90,7 +90,7 @@ def _vm(vm: str, ended: Sequence[_Ended]) -> list[str]:
 
 def _known(values: Iterable[str]) -> str:
     """Return the distinct values, in order; "unknown" if there is none."""
-    found = [text_of(value) for value in dict.fromkeys(sorted(values)) if value]
+    found = [escape_table_text(value) for value in dict.fromkeys(sorted(values)) if value]
     return ", ".join(found) or "unknown"
 
 

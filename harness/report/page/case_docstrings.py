@@ -13,27 +13,27 @@ _LARGEST = 1 << 20
 
 
 @dataclass(frozen=True)
-class Claims:
+class CaseFileClaims:
     """The first line of a case file's docstring, and those of its cases by function. Empty where there is none.
 
     `lines` has the line of each function, counted from 1.
     """
 
-    file: str = ""
-    cases: Mapping[str, str] = field(default_factory=dict)
-    lines: Mapping[str, int] = field(default_factory=dict)
+    file_claim: str = ""
+    claim_by_function: Mapping[str, str] = field(default_factory=dict)
+    line_by_function: Mapping[str, int] = field(default_factory=dict)
 
-    def of(self, case: str) -> str:
+    def claim_of_case(self, case: str) -> str:
         """The claim of a case, whose name may carry parameters in brackets."""
-        return self.cases.get(case.partition("[")[0], "")
+        return self.claim_by_function.get(case.partition("[")[0], "")
 
-    def line(self, case: str) -> int:
+    def line_of_case(self, case: str) -> int:
         """The line of a case, 0 where it is unknown."""
-        return self.lines.get(case.partition("[")[0], 0)
+        return self.line_by_function.get(case.partition("[")[0], 0)
 
 
 @lru_cache(maxsize=256)
-def claims(file: str) -> Claims:
+def read_claims(file: str) -> CaseFileClaims:
     """The claims of a case file, named relative to the project as results name it.
 
     Empty for a file that is not below `cases/`, does not exist or cannot be parsed: results may come from another
@@ -42,12 +42,12 @@ def claims(file: str) -> Claims:
     path = (paths.PROJECT / file).resolve()
     try:
         if not path.is_relative_to(paths.CASES.resolve()) or path.stat().st_size > _LARGEST:
-            return Claims()
+            return CaseFileClaims()
         tree = ast.parse(path.read_text())
     except (OSError, ValueError, SyntaxError):
-        return Claims()
+        return CaseFileClaims()
     found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name[:5] == "test_"]
-    return Claims(
+    return CaseFileClaims(
         _first_line(tree), {node.name: _first_line(node) for node in found}, {node.name: node.lineno for node in found}
     )
 

@@ -18,7 +18,7 @@ _SHOWN = {FAILURE: 6000, CONSOLE: 3000}
 _MOST_BUNDLES = 200
 
 
-class Excerpts:
+class ExcerptReader:
     """Reads excerpts of at most 200 bundles; of the others the report shows the reason."""
 
     def __init__(self, directory: Path) -> None:
@@ -26,7 +26,7 @@ class Excerpts:
         self._directory = directory
         self._left = _MOST_BUNDLES
 
-    def of(self, cell: Cell) -> Mapping[str, str]:
+    def read_excerpts(self, cell: Cell) -> Mapping[str, str]:
         """`failure` and `console` of a cell's bundle: empty without one, or the reason why it cannot be read."""
         if not cell.bundle or self._left <= 0:
             return {}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from harness.report.page.case_docstrings import claims
+from harness.report.page.case_docstrings import read_claims
 from harness.report.pivot import CaseName, Pivot, PivotSquare
 from harness.report.progress_state import format_duration
 from harness.verdict.cell_verdict_enum import Verdict
@@ -30,62 +30,62 @@ class Mark:
     sentence: str
 
     @property
-    def bad(self) -> bool:
+    def fails_run(self) -> bool:
         """True when it makes the run fail."""
         return self.state == LOST or (self.state != NONE and not Verdict(self.state).acceptable)
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseRow:
     """One case on every VM. `number` is its index in the pivot's cases."""
 
-    number: int
+    case_index: int
     name: str
     claim: str
     marks: Sequence[Mark]
 
 
 @dataclass(frozen=True)
-class Group:
+class CaseFileGroup:
     """One case file: its name, what it claims, and its cases. `opened` is true when one of its marks is bad."""
 
     file: str
     name: str
     claim: str
-    rows: Sequence[Row]
+    rows: Sequence[CaseRow]
     marks: Sequence[Mark]
 
     @property
-    def opened(self) -> bool:
+    def is_open(self) -> bool:
         """True when a case of it makes the run fail."""
-        return any(mark.bad for mark in self.marks)
+        return any(mark.fails_run for mark in self.marks)
 
 
-def groups(pivot: Pivot) -> list[Group]:
+def case_file_groups(pivot: Pivot) -> list[CaseFileGroup]:
     """The rows of the map, by case file in the order in which cases first ended."""
-    by_file: dict[str, list[Row]] = {}
+    by_file: dict[str, list[CaseRow]] = {}
     for number, case in enumerate(pivot.cases):
         by_file.setdefault(case.file, []).append(_row(pivot, number, case))
     return [_group(file, rows, pivot.vms) for file, rows in by_file.items()]
 
 
-def _row(pivot: Pivot, number: int, case: CaseName) -> Row:
+def _row(pivot: Pivot, number: int, case: CaseName) -> CaseRow:
     marks = [_mark(pivot.square(case, vm), f"{case.case} on {vm}") for vm in pivot.vms]
-    return Row(number, case.case, claims(case.file).of(case.case), marks)
+    return CaseRow(number, case.case, read_claims(case.file).claim_of_case(case.case), marks)
 
 
-def _group(file: str, rows: Sequence[Row], vms: Sequence[str]) -> Group:
+def _group(file: str, rows: Sequence[CaseRow], vms: Sequence[str]) -> CaseFileGroup:
     name = PurePath(file).stem.removeprefix("test_").replace("_", " ") or "cases"
     marks = [_folded([row.marks[column] for row in rows], f"{name} on {vm}") for column, vm in enumerate(vms)]
-    return Group(file, name, claims(file).file, rows, marks)
+    return CaseFileGroup(file, name, read_claims(file).file_claim, rows, marks)
 
 
 def _mark(square: PivotSquare, where: str) -> Mark:
-    mutants = f"{square.caught}/{square.tried}" if square.tried else ""
-    caught = f", {square.caught} of {square.tried} mutants caught" if square.tried else ""
-    if square.lost:
-        return Mark(LOST, f"{square.lost} lost", mutants, f"{where}: {square.lost} did not run{caught}")
-    cell = square.first
+    mutants = f"{square.mutants_caught}/{square.mutants_tried}" if square.mutants_tried else ""
+    caught = f", {square.mutants_caught} of {square.mutants_tried} mutants caught" if square.mutants_tried else ""
+    if square.lost_count:
+        return Mark(LOST, f"{square.lost_count} lost", mutants, f"{where}: {square.lost_count} did not run{caught}")
+    cell = square.shown_cell
     if cell is None:
         return Mark(NONE, "-", "", f"{where}: not asked for")
     # A mutant that failed by itself, not by surviving, fails the run although the honest cell may hold.
@@ -101,7 +101,7 @@ def _folded(marks: Sequence[Mark], where: str) -> Mark:
     if not counts:
         return Mark(NONE, "-", "", f"{where}: not asked for")
     worst = max(counts, key=_weight)
-    bad = sum(mark.bad for mark in marks)
+    bad = sum(mark.fails_run for mark in marks)
     ran = sum(count for state, count in counts.items() if state not in (LOST, Verdict.SKIP.value))
     if bad:
         word = f"{bad} of {sum(counts.values())}"

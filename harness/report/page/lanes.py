@@ -31,7 +31,7 @@ class Lanes:
 
     lanes: Sequence[Lane]
     seconds: float
-    marks: Sequence[tuple[float, str]]
+    axis_marks: Sequence[tuple[float, str]]
 
 
 def lanes(spans: Sequence[Span]) -> Lanes | None:

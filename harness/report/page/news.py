@@ -19,32 +19,32 @@ _MOST = 30
 class News:
     """`since` maps each VM to the run it was compared with; `sections` are the differences by heading."""
 
-    since: Mapping[str, str] = field(default_factory=dict)
+    compared_run_by_vm: Mapping[str, str] = field(default_factory=dict)
     sections: Mapping[str, Sequence[str]] = field(default_factory=dict)
     worse: bool = False
-    unreadable: str = ""
+    unreadable_reason: str = ""
 
     @property
     def runs(self) -> list[str]:
         """The names of the earlier runs, the newest first."""
-        return sorted(set(self.since.values()), reverse=True)
+        return sorted(set(self.compared_run_by_vm.values()), reverse=True)
 
 
-def shown(lines: Sequence[str]) -> Sequence[str]:
+def limit_lines(lines: Sequence[str]) -> Sequence[str]:
     """The lines of a section that the page shows, with the number of those it does not."""
     return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST} more: ./pinpoint compare"]
 
 
-def news(directory: RunDirectory, cells: Sequence[Cell]) -> News:
+def compare_with_earlier_runs(directory: RunDirectory, cells: Sequence[Cell]) -> News:
     """Compare a run's cells with the last earlier run of each of its VMs, among the kept runs next to it.
 
     A history that cannot be read makes the report poorer, and is named in it; it fails nothing.
     """
     root = directory.path.parent
     try:
-        since = history.last_before(root, directory.name, {cell.vm for cell in cells})
+        since = history.last_runs_before(root, directory.name, {cell.vm for cell in cells})
     except PinpointError as error:
-        return News(unreadable=str(error))
+        return News(unreadable_reason=str(error))
     before = [
         cell
         for run in sorted(set(since.values()))

@@ -23,12 +23,12 @@ WIDTH = 1000.0
 
 
 @dataclass(frozen=True)
-class Part:
+class BarPart:
     """A part of a bar: its place and width, how many functions it is, and their kind."""
 
     kind: str
     name: str
-    count: int
+    function_count: int
     x: float
     width: float
 
@@ -38,23 +38,23 @@ class Bar:
     """One trial as a bar."""
 
     row: TrialRow
-    parts: Sequence[Part]
+    parts: Sequence[BarPart]
 
     @property
     def sentence(self) -> str:
         """The bar in words."""
-        parts = ", ".join(f"{part.count:,} {part.name}" for part in self.parts)
+        parts = ", ".join(f"{part.function_count:,} {part.name}" for part in self.parts)
         return f"{self.row.vm}, {self.row.trial}: of {self.row.symbols:,} functions {parts}"
 
 
 @dataclass(frozen=True)
-class Byte:
+class DrawnByte:
     """One byte of a drawing: its place, its two hex digits, what stands there, and whether an instruction begins."""
 
     x: float
     text: str
     kind: str
-    begins: bool
+    begins_instruction: bool
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,17 @@ class Strip:
     """The bytes of a stretch in a row. `pointer` is the middle of the byte that is pointed to."""
 
     title: str
-    bytes: Sequence[Byte]
-    pointer: float
+    bytes: Sequence[DrawnByte]
+    pointer_x: float
     label: str
 
 
 @dataclass(frozen=True)
-class Layout:
+class LayoutDrawing:
     """Two rows of functions: each is a name, a place and width above, and a place and width below."""
 
     functions: Sequence[tuple[str, float, float, float, float]]
-    stayed: int
+    unmoved_count: int
 
 
 def bars(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[Bar]]:
@@ -83,18 +83,18 @@ def bars(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[Bar]]:
     return found
 
 
-def _parts(row: TrialRow) -> list[Part]:
+def _parts(row: TrialRow) -> list[BarPart]:
     counts = {"lands": row.symbols - row.missed, **{kind: getattr(row, kind) for kind in list(SHARES)[1:]}}
     parts, x = [], 0.0
     for kind, count in counts.items():
         if count and row.symbols:
             width = WIDTH * count / row.symbols
-            parts.append(Part(kind, SHARES[kind], count, round(x, 1), round(width, 1)))
+            parts.append(BarPart(kind, SHARES[kind], count, round(x, 1), round(width, 1)))
             x += width
     return parts
 
 
-def first_miss(made: Iterable[Bar]) -> Bar | None:
+def first_bar_with_miss(made: Iterable[Bar]) -> Bar | None:
     """The first trial whose drawing shows a miss."""
     return next((bar for bar in made if bar.row.drawing and bar.row.drawing.place), None)
 
@@ -109,14 +109,14 @@ def _strip(title: str, stretch: Stretch, label: str) -> Strip:
     code = bytes.fromhex(stretch.code)
     width = WIDTH / max(len(code), 1)
     shown = [
-        Byte(round(index * width, 1), f"{byte:02x}", kind, kind == "instruction")
+        DrawnByte(round(index * width, 1), f"{byte:02x}", kind, kind == "instruction")
         for index, (byte, kind) in enumerate(zip(code, stretch.kinds, strict=False))
     ]
     where = f"{label} at {stretch.address + stretch.marked:#x}"
     return Strip(title, shown, round((stretch.marked + 0.5) * width, 1), where)
 
 
-def layout(moved: Sequence[Moved]) -> Layout | None:
+def layout_drawing(moved: Sequence[Moved]) -> LayoutDrawing | None:
     """The layout of two builds; None where every function keeps its distance, or all move by one."""
     if len({each.here - each.made_for for each in moved}) < 2:
         return None
@@ -133,4 +133,4 @@ def layout(moved: Sequence[Moved]) -> Layout | None:
         )
         for each in moved
     ]
-    return Layout(placed, sum(each.here == each.made_for for each in moved))
+    return LayoutDrawing(placed, sum(each.here == each.made_for for each in moved))
