@@ -27,7 +27,8 @@ _ALL_THERE, _SOMETHING_MISSING = 0, 3
 class Requirement:
     """One line of host-packages.txt: a Debian package, a program or pattern of files in it, and why it is needed.
 
-    `guests` are the architectures of the guests that need it; it is empty for a package that every guest needs.
+    `guest_architectures` are the architectures of the guests that need it; it is empty for a package that every guest
+    needs.
     """
 
     package: str

@@ -19,7 +19,7 @@ LAUNCHER = paths.PROJECT / "pinpoint"
 
 @dataclass
 class BenchContext:
-    """One run of the bench. `profiles` maps a figure of the bench to the figures of its matrix runs."""
+    """One run of the bench. `matrix_time_figures` maps a figure of the bench to the figures of its matrix runs."""
 
     recipes: Sequence[Recipe]
     runs: int

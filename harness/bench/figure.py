@@ -10,7 +10,7 @@ from harness.report.metrics_with_goals import meets_goal
 
 @dataclass(frozen=True)
 class FigureDefinition:
-    """A figure to be measured: `ours` and `peer` name sides, and `goal` bounds the ratio of ours to peer.
+    """A figure to be measured: `our_side` and `peer_side` name sides, and `goal` bounds the ratio of ours to peer.
 
     Without a peer the figure is our seconds, and the goal bounds them.
     """

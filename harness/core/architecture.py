@@ -46,7 +46,7 @@ class QemuMachine:
     loading order; a module that the kernel has built in is passed over. `pvh` is true where an unpacked kernel can be
     started by its PVH entry. `disk` is the device of a read-only disk and `disk_modules` are the modules that a kernel
     needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
-    `renamed` is the QEMU version from which on the machine has another name, and that name.
+    `machine_name_since_version` is the QEMU version from which on the machine has another name, and that name.
     """
 
     qemu: str
@@ -76,17 +76,18 @@ class QemuMachine:
 class KprobeTraits:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
-    `breakpoint` are the bytes in memory at a probed address; `patches` all that the kernel may write there, by how it
-    begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler stands past that
-    address; `mid_instruction` the errno for an offset inside an instruction; `alignment` the bytes every instruction
-    starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on
-    `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument` and `second_argument` are where
-    struct pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `registers` reads what QEMU's
-    monitor answers to `info registers`; `ftrace_call` is how ftrace calls from a function's site; `flag_patches` is how
-    the patch begins where the kernel lists a probe with a flag; `defects` are the kinds of instruction that the kernel
-    steps wrong (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
-    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction` is the errno for a uprobe at an
-    odd place inside an instruction, 0 where it is taken.
+    `breakpoint` are the bytes in memory at a probed address; `patch_starts_and_sizes` all that the kernel may write
+    there, by how it begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler
+    stands past that address; `mid_instruction_errno` the errno for an offset inside an instruction;
+    `instruction_alignment` the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction
+    that, standing at a function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64,
+    arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and `second_argument_pt_regs_offset` are where struct
+    pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `register_parser` reads what QEMU's monitor
+    answers to `info registers`; `ftrace_call_instruction` is how ftrace calls from a function's site;
+    `patch_start_by_flag` is how the patch begins where the kernel lists a probe with a flag; `defects` are the kinds of
+    instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe;
+    `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes;
+    `uprobe_mid_instruction_errno` is the errno for a uprobe at an odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoint: bytes
@@ -113,9 +114,10 @@ class KprobeTraits:
 class CompatPrograms:
     """The 32-bit programs that a 64-bit kernel runs.
 
-    `cross_prefix` is what the names of their compiler and binutils begin with; `libraries` is the host's directory with
-    their C library, whose dynamic linker is `loader`; `decoder` finds instruction boundaries, where one is needed;
-    `uprobe_errno` is the errno of a registration when such a program has the code mapped, 0 where it succeeds.
+    `cross_prefix` is what the names of their compiler and binutils begin with; `library_directory` is the host's
+    directory with their C library, whose dynamic linker is `dynamic_linker`; `decoder` finds instruction boundaries,
+    where one is needed; `uprobe_errno` is the errno of a registration when such a program has the code mapped, 0 where
+    it succeeds.
     """
 
     elf_machine: str
@@ -131,8 +133,9 @@ class Architecture:
     """One architecture.
 
     `debian` is dpkg's name, None if the Debian release has no such port; `elf_machine` is the machine in the header of
-    an ELF file; `flat_base` is the link address of a flat kernel image if its own code does not show that address.
-    `narrow` describes the 32-bit programs that its kernels may run, None for an architecture that has none.
+    an ELF file; `flat_image_base_address` is the link address of a flat kernel image if its own code does not show that
+    address. `compat_programs` describes the 32-bit programs that its kernels may run, None for an architecture that has
+    none.
     """
 
     name: str

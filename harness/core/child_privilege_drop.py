@@ -90,8 +90,8 @@ def restricted_rights(
     """Return the rights of a child that reads `reads` and writes `writes`, files or whole directories.
 
     These become readable, and writable, for the child's user. `foreign` is read too, but its permissions are not ours
-    to change. Returns None if the child keeps this process's rights: this process is not root, or `kept` has the
-    reason. Raises OSError when permissions cannot be changed.
+    to change. Returns None if the child keeps this process's rights: this process is not root, or `reason_rights_kept`
+    has the reason. Raises OSError when permissions cannot be changed.
     """
     if os.geteuid() or reason_rights_kept():
         return None

@@ -91,7 +91,7 @@ class Symbol(NamedTuple):
     undefined symbol, `*ABS*` for an absolute one. `kind` is `func`, `object`, `notype`...; `binding` is `local`,
     `global` or `weak`. `size` is in bytes. If the table has no size for a function, because the table was recovered
     from kallsyms, `size` is the distance to the next symbol including padding, which the kernel itself also uses
-    (get_symbol_pos(), kernel/kallsyms.c, 6.1), and `padded` is true.
+    (get_symbol_pos(), kernel/kallsyms.c, 6.1), and `size_includes_padding` is true.
     """
 
     name: str

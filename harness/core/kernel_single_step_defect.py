@@ -21,7 +21,7 @@ class Symptom(Enum):
 class Defect:
     """One kind of instruction that a kernel single-steps incorrectly.
 
-    `why` is one line with the kernel file, the lines and the version.
+    `cause` is one line with the kernel file, the lines and the version.
     """
 
     symptom: Symptom

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class RegisterParser:
     """Patterns of the program counter and of the status word with the interrupt flag, each with a hexadecimal group 1.
 
-    `flag` is the bit of the interrupt flag in `status`. A set bit enables interrupts, or disables them if `masks` is
-    true. Source: target/*/cpu.c and helper.c, QEMU 7.2.
+    `interrupt_flag_bit` is the bit of the interrupt flag in `status_word_pattern`. A set bit enables interrupts, or
+    disables them if `flag_disables_interrupts` is true. Source: target/*/cpu.c and helper.c, QEMU 7.2.
     """
 
     program_counter_pattern: str

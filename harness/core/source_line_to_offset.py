@@ -17,7 +17,7 @@ _NAMED_AT_MOST = 6
 class CodeLocation(NamedTuple):
     """A place in a module's file, as section + offset and as function + offset, in bytes.
 
-    `into` is the offset from the start of the function.
+    `function_offset` is the offset from the start of the function.
     """
 
     section: str

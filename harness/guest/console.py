@@ -35,7 +35,7 @@ class Transcript:
 
     A UART sends one byte at a time, so bytes are collected in one buffer. When the buffer has grown to twice the limit,
     it is cut back to the limit. Bytes that are cut off are kept in a file if they are at or after the last position
-    passed to `keep_from`.
+    passed to `drop_before`.
     """
 
     def __init__(self, limit: int = _KEPT_BYTES, spill: Path | None = None) -> None:
@@ -73,14 +73,14 @@ class Transcript:
             self._news.notify_all()
 
     def drop_before(self, position: int) -> None:
-        """Drop what came before this position from the file: `pieces` will not be called for it again."""
+        """Drop what came before this position from the file: `read_pieces` will not be called for it again."""
         with self._news:
             self._wanted = position
             if position >= self._begin:
                 self._spilled.clear(self._begin)
 
     def read_pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
-        """Yield everything between two positions in pieces; without `end`, everything up to the last byte.
+        """Yield everything between two positions in pieces; without `end_position`, everything up to the last byte.
 
         Raises LookupError when a part of it is no longer kept.
         """
@@ -99,7 +99,7 @@ class Transcript:
             self._spilled.close()
 
     def read_from_memory(self, start: int, end: int | None = None) -> bytes:
-        """Return what is in memory between two positions; without `end`, everything up to the last byte."""
+        """Return what is in memory between two positions; without `end_position`, everything up to the last byte."""
         with self._news:
             return self._between(start, self._end if end is None else end)
 

@@ -25,7 +25,8 @@ _TABLES = (".symtab", ".strtab")
 class SymbolFiles:
     """Addresses of the kernel and the modules of a guest.
 
-    `slide` is in bytes; `modules` maps a module's file to the loaded addresses of its sections by name.
+    `slide` is in bytes; `module_section_addresses` maps a module's file to the loaded addresses of its sections by
+    name.
     """
 
     vmlinux: Path

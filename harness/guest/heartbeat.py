@@ -47,7 +47,7 @@ class CpuSample:
 class MissedHeartbeats:
     """A missing heartbeat: the number of beats, the length of a beat in seconds, and samples of the CPUs.
 
-    `samples` is empty when QEMU itself does not reply.
+    `cpu_samples` is empty when QEMU itself does not reply.
     """
 
     missed_beats: float

@@ -18,7 +18,8 @@ _RSA_BITS = 2048
 class RunKeys:
     """Both key pairs, in memory only: no file of the host contains a private key, and the pairs are lost with the run.
 
-    `host_key` is the guest's key in dropbear's file format; `authorized` is the client's line for authorized_keys.
+    `dropbear_host_key` is the guest's key in dropbear's file format; `authorized_keys_line` is the client's line for
+    authorized_keys.
     """
 
     client_key: paramiko.PKey

@@ -36,7 +36,7 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True)
 class MonitorEvent:
-    """One QMP event; `at` is on the monotonic clock, in seconds."""
+    """One QMP event; `monotonic_time` is on the monotonic clock, in seconds."""
 
     name: str
     data: Mapping[str, Json]

@@ -31,7 +31,7 @@ class _Piece(NamedTuple):
 class PariscPageTables:
     """Memory by virtual address.
 
-    `directory` is the virtual address of swapper_pg_dir; `physical(address, size)` reads physical memory.
+    `page_directory_address` is the virtual address of swapper_pg_dir; `physical(address, size)` reads physical memory.
     """
 
     page_directory_address: int

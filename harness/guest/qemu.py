@@ -27,8 +27,8 @@ _KERNEL_ARGUMENTS = (
 class QemuFiles:
     """Descriptors that one QEMU inherits, and files that it reads.
 
-    `console` and `monitor` are connected sockets. With `incoming`, QEMU waits for a frozen guest instead of starting a
-    new one. `disk` is the file of a read-only disk, or None for a guest without one.
+    `console_descriptor` and `monitor_descriptor` are connected sockets. With `awaits_frozen_guest`, QEMU waits for a
+    frozen guest instead of starting a new one. `disk` is the file of a read-only disk, or None for a guest without one.
     """
 
     console_descriptor: int

@@ -36,7 +36,7 @@ def save_guest_state(monitor: Monitor, path: Path, deadline: Deadline) -> None:
 
 
 def load_guest_state(monitor: Monitor, path: Path, deadline: Deadline) -> None:
-    """Load a guest from a file into a QEMU that waits for one; the guest is stopped. Raises as `save` does.
+    """Load a guest from a file into a QEMU that waits for one; the guest is stopped. Raises as `save_guest_state` does.
 
     QEMU must have the same version and the same command line as the QEMU that wrote the file.
     """

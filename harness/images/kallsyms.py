@@ -27,7 +27,7 @@ class RecoveredSymbol:
 
 @dataclass(frozen=True)
 class Kallsyms:
-    """A kernel's own symbol table; `base` is the link address of the first byte of a flat kernel image."""
+    """A kernel's own symbol table; `image_base` is the link address of the first byte of a flat kernel image."""
 
     image_base: int
     symbols: tuple[RecoveredSymbol, ...]

@@ -52,7 +52,10 @@ def compiler_command(architecture: Architecture, program: Path | None = None) ->
 
 @dataclass
 class MakeProgress:
-    """Progress of make: the commands that it has printed, out of about `expected`; 0 if that number is unknown."""
+    """Progress of make: the commands that it has printed, out of about `expected_command_count`.
+
+    0 if that number is unknown.
+    """
 
     step: ProgressStep
     expected_command_count: int = 0

@@ -19,10 +19,10 @@ class Headers:
 class KernelBuild:
     """One kernel in the store.
 
-    `key` is the store key. `kernel` is the file that a boot loader starts. `elf` is the unpacked, linked ELF of the
-    same kernel (stripped for a packaged kernel), and `vmlinux` the same ELF with a symbol table. `drivers` are the
-    modules that a guest loads for its network, in loading order. `config` maps `CONFIG_X` to its value. `facts` holds
-    the figures that the build measured.
+    `key` is the store key. `kernel` is the file that a boot loader starts. `bootable_elf` is the unpacked, linked ELF
+    of the same kernel (stripped for a packaged kernel), and `vmlinux` the same ELF with a symbol table. `drivers` are
+    the modules that a guest loads for its network, in loading order. `config` maps `CONFIG_X` to its value. `facts`
+    holds the figures that the build measured.
     """
 
     key: str

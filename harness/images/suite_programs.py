@@ -53,10 +53,10 @@ _OF_HOST = '#!/bin/sh\nexec {program} "$@"\n'
 class SuitePrograms:
     """The packages to unpack, and the files to keep from them.
 
-    `suite` is a suite's name as in a recipe; `packages` are fetched with their dependencies. `kept` are files and
-    directories, as paths without a leading slash. `launched` maps a launcher's name to one of the kept programs and
-    the arguments that precede the caller's; `{files}` in them is replaced by the directory of the kept files.
-    `of_host` maps a launcher's name to a program of this host.
+    `suite` is a suite's name as in a recipe; `packages` are fetched with their dependencies. `kept_paths` are files and
+    directories, as paths without a leading slash. `launcher_commands` maps a launcher's name to one of the kept
+    programs and the arguments that precede the caller's; `{files}` in them is replaced by the directory of the kept
+    files. `host_launchers` maps a launcher's name to a program of this host.
     """
 
     suite: str

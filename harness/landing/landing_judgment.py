@@ -39,8 +39,8 @@ class NotInForceError(PinpointError):
 class Landing:
     """Where one probe landed.
 
-    `meaning` turns an address into symbol + offset for the table. `escaped` names what the probe is in if all witnesses
-    agree that it is past the end of its function; such a probe has not landed.
+    `describe_address` turns an address into symbol + offset for the table. `escaped_into` names what the probe is in if
+    all witnesses agree that it is past the end of its function; such a probe has not landed.
     """
 
     site: Site

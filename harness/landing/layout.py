@@ -141,7 +141,7 @@ class Layout:
         return len(pad) if pad and elf.function_bytes(symbol)[: len(pad)] == pad else 0
 
     def symbol_start(self, site: Site) -> int:
-        """The load address of the site's symbol; a probe on an entry may land after it, see `address`."""
+        """The load address of the site's symbol; a probe on an entry may land after it, see `probe_address`."""
         _, symbol = self.elf_and_symbol(site)
         return self.symbol_address(symbol, site.module)
 

@@ -92,16 +92,16 @@ class Mutant:
     """What a broken probe does instead.
 
     - `parameters` are parameters that make the probe module wrong (probes/probe/mutants.c).
-    - `bad_spec` maps a spec for which a refusal is expected to the spec that is tried instead.
-    - `stays` leaves the probe module loaded when it should be unloaded.
-    - `arms_anyway` drops the parameters that the case passes to the probe module.
+    - `replace_refused_spec` maps a spec for which a refusal is expected to the spec that is tried instead.
+    - `stays_loaded` leaves the probe module loaded when it should be unloaded.
+    - `drops_case_parameters` drops the parameters that the case passes to the probe module.
     - `stale_snapshot` is a defect of the harness: it uses memory from before registration as memory during it.
-    - `in_force` is True if each of its probes must be registered, at another address than its site's.
+    - `must_register_elsewhere` is True if each of its probes must be registered, at another address than its site's.
     - `stale_list` is a defect of the harness: it uses the list from before registration as the list during it.
-    - `relocates` requests a module and addresses of its own instead of those that the case requests.
-    - `converts_too_far` adds this number of bytes to the offset of a converted address.
-    - `places` computes an address for a datum that differs from the ELF files.
-    - `reads_beyond` reads the bytes after a datum.
+    - `relocation` requests a module and addresses of its own instead of those that the case requests.
+    - `converted_offset_error` adds this number of bytes to the offset of a converted address.
+    - `compute_datum_address` computes an address for a datum that differs from the ELF files.
+    - `reads_after_datum` reads the bytes after a datum.
     """
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters

@@ -19,8 +19,8 @@ _MOVED_FIELD = 4
 class OwnBytes:
     """The bytes that an ELF file has for memory from `start` on.
 
-    `masked` holds the offsets from `start` of bytes that relocations or the kernel's patches change. `slide` is the
-    number that was added to absolute addresses in a vmlinux without kept relocations; 0 if that cannot be.
+    `masked_offsets` holds the offsets from `start` of bytes that relocations or the kernel's patches change. `slide` is
+    the number that was added to absolute addresses in a vmlinux without kept relocations; 0 if that cannot be.
     """
 
     start: int

@@ -26,7 +26,7 @@ class OtherBuildError(GuestError):
 class PrecompiledSite(Site):
     """A site in one build of a module, with the data that a precompiled probe stores.
 
-    `build_id` is in hex. `place` is the offset into `section`, in bytes.
+    `build_id` is in hex. `section_offset` is the offset into `section`, in bytes.
     """
 
     build_id: str = ""

@@ -31,8 +31,8 @@ class SiteReport:
 
     `errno` is positive, 0 for a registered probe. `address` is `kp.addr`, 0 when refused. `hits` counts the runs of the
     pre-handler. `ip` is the instruction pointer at the last hit as the architecture has it, 0 before the first hit.
-    `missed` counts the hits for which the kernel ran no handler. For a kretprobe `returns` counts the returns, and
-    `value` is the return value of the last one.
+    `missed` counts the hits for which the kernel ran no handler. For a kretprobe `return_count` counts the returns, and
+    `returned_value` is the return value of the last one.
     """
 
     spec: str
@@ -49,8 +49,8 @@ class SiteReport:
 class ListedProbe:
     """One line of `/sys/kernel/debug/kprobes/list`.
 
-    `meaning` is the kernel's reverse look-up of the address. Flags have the form `[OPTIMIZED]`. `kind` is `k` for a
-    kprobe, `r` for a kretprobe.
+    `symbol_offset` is the kernel's reverse look-up of the address. Flags have the form `[OPTIMIZED]`. `kind` is `k` for
+    a kprobe, `r` for a kretprobe.
     """
 
     address: int
@@ -63,7 +63,7 @@ class ListedProbe:
 class ProbeView:
     """The probe module's report and the kernel's list, read in one round trip.
 
-    `listed_others` is the list from just before the module was loaded; only `load` fills it.
+    `listed_before_load` is the list from just before the module was loaded; only `load_probe_module` fills it.
     """
 
     reports: tuple[SiteReport, ...]

@@ -50,10 +50,11 @@ def read_until_stable(read: Callable[[], list[bytes]]) -> list[bytes]:
 class ProbeRecord:
     """The evidence on one run of the probe module, from before, during and after the registration.
 
-    `before`, `during` and `after` are guest memory, one window per site. `own` is what the ELF has for each window.
-    `view` is the module's report and the kernel's list while the probes are registered; `final` is the last report, and
-    the list after the removal. `elsewhere` maps addresses outside of all windows, at which a probe was reported, to the
-    bytes there. `final` is None and `after` is empty until the probes are removed.
+    `memory_before`, `memory_during` and `memory_after` are guest memory, one window per site. `own_bytes` is what the
+    ELF has for each window. `view` is the module's report and the kernel's list while the probes are registered;
+    `final_view` is the last report, and the list after the removal. `bytes_elsewhere` maps addresses outside of all
+    windows, at which a probe was reported, to the bytes there. `final_view` is None and `memory_after` is empty until
+    the probes are removed.
     """
 
     memory_before: Sequence[bytes]

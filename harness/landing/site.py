@@ -10,8 +10,8 @@ class Site:
     """A symbol and an offset in bytes.
 
     `module` is the module that defines the symbol, empty for vmlinux. A site in a module is written `MOD:SYM`, a form
-    that kallsyms_lookup_name() accepts (_kprobe_addr(), kernel/kprobes.c, calls it with the symbol name). A `plain`
-    site is written with the symbol's name alone, even if a module defines it.
+    that kallsyms_lookup_name() accepts (_kprobe_addr(), kernel/kprobes.c, calls it with the symbol name). A
+    `omits_module` site is written with the symbol's name alone, even if a module defines it.
     """
 
     symbol: str

@@ -25,9 +25,9 @@ _TAINT_FORCED_RMMOD = 1 << 3
 class ForcedRemoval:
     """The result of removing a target while an initializer held a reference to it.
 
-    `asked` and `forced` are the errno names of removal without force and with it; empty if the module was removed.
-    `tainted` is true if the kernel's taint shows the forced removal. `printed` is the console output from the moment
-    when the initializer continued and released its reference to the removed module.
+    `unforced_errno` and `forced_errno` are the errno names of removal without force and with it; empty if the module
+    was removed. `tainted` is true if the kernel's taint shows the forced removal. `console_output` is the console
+    output from the moment when the initializer continued and released its reference to the removed module.
     """
 
     unforced_errno: str
@@ -41,7 +41,8 @@ class ForcedRemoval:
         if (self.unforced_errno, self.forced_errno, self.tainted) != (IN_USE, "" if has_force else IN_USE, has_force):
             raise Missed(
                 f"removal returned {self.unforced_errno or 'no error'}, forced removal "
-                f"{self.forced_errno or 'no error'}; the kernel is {'' if self.tainted else 'not '}tainted, and has {'' if has_force else 'no '}forced removal"
+                f"{self.forced_errno or 'no error'}; the kernel "
+                f"is {'' if self.tainted else 'not '}tainted, and has {'' if has_force else 'no '}forced removal"
             )
 
 

@@ -30,8 +30,8 @@ RACE_CALLS = 3
 class AcrossRemovalResult:
     """The result for a probe across a removal of its target.
 
-    `listed` is what the kernel listed while the target was gone, `hits` the number of hits in all. `moved` is true if
-    the target was reloaded at another address.
+    `listed_while_removed` is what the kernel listed while the target was gone, `hits` the number of hits in all.
+    `target_moved` is true if the target was reloaded at another address.
     """
 
     listed_while_removed: tuple[ListedProbe, ...]

@@ -25,7 +25,8 @@ _JUMPS_SECONDS = 2.0
 class LoadedProbe:
     """A probe module with known sites, in the order of its report, that is loaded and unloaded in a `with` block.
 
-    The block loads the module and then calls `look`; leaving it unloads the module. `module` is its name in the kernel.
+    The block loads the module and then calls `read_while_registered`; leaving it unloads the module. `module` is its
+    name in the kernel.
     """
 
     def __init__(self, layout: Layout, sites: Sequence[Site], module: str) -> None:

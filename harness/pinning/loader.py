@@ -53,10 +53,10 @@ class LoaderOrder:
     - `sections` are pairs of module and section whose addresses are passed to the probe.
     - `parameters` are further parameters of the probe.
     - `gates` are the steps before which the loader stops.
-    - `name` is the probe's module name, if its file has another name.
-    - `in_memory` loads with init_module(2).
-    - `until_removed` holds the tokens until the probe is removed.
-    - `user` is the user id under which the loader runs.
+    - `module_name` is the probe's module name, if its file has another name.
+    - `load_from_memory` loads with init_module(2).
+    - `hold_until_removed` holds the tokens until the probe is removed.
+    - `user_id` is the user id under which the loader runs.
     - `mutant` makes the loader wrong on purpose.
     """
 
@@ -108,7 +108,7 @@ class LoaderLine:
 
 @dataclass(frozen=True)
 class LoaderResult:
-    """The result of a loader; `steps` holds all lines that it printed, in order."""
+    """The result of a loader; `lines` holds all lines that it printed, in order."""
 
     status: LoaderStatus
     lines: tuple[LoaderLine, ...]

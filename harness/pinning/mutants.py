@@ -16,20 +16,21 @@ _ONE_OF_MANY = 2
 class LoaderMutant:
     """What a broken loader or validator does instead.
 
-    - `loader` is the value of the loader's option -x (probes/loader/loader.c).
-    - `probe` is the check that the probe does wrong (probes/pinned/targets.c).
-    - `misses` aims one instruction too far.
-    - `lets_go` releases a pin before removal is tried; `holds_more` holds another one in addition.
-    - `probes_again` registers a probe again after its target is reloaded.
-    - `loads_anyway` replaces every order by one that no kernel refuses, `one_of_many` only the second order of a case.
-    - `keeps_nothing` drops the probe's parameter keeps=1.
-    - `one_base` takes the first section of each target as the base of all offsets (probes/precompiled/sites.c).
-    - `with_symbols` is a probe with the symbols of its targets (probes/precompiled/build_table.h).
-    - `forces` removes by force; `asks` removes without force where force is expected.
-    - `checks` looks a handle up where it should be followed unchecked.
-    - `other_call` loads with the other of the two system calls.
-    - `other_rule` models a kernel with the other pin rule.
-    - `strange_image` races with a file that is not a module.
+    - `loader_defect` is the value of the loader's option -x (probes/loader/loader.c).
+    - `probe_defect` is the check that the probe does wrong (probes/pinned/targets.c).
+    - `aims_past_site` aims one instruction too far.
+    - `releases_pin_early` releases a pin before removal is tried; `holds_extra_pin` holds another one in addition.
+    - `probes_reloaded_target` registers a probe again after its target is reloaded.
+    - `replaces_every_order` replaces every order by one that no kernel refuses, `replaces_second_order` only the second
+      order of a case.
+    - `drops_keeps_parameter` drops the probe's parameter keeps=1.
+    - `uses_one_base` takes the first section of each target as the base of all offsets (probes/precompiled/sites.c).
+    - `embeds_target_symbols` is a probe with the symbols of its targets (probes/precompiled/build_table.h).
+    - `removes_by_force` removes by force; `removes_without_force` removes without force where force is expected.
+    - `checks_stale_handle` looks a handle up where it should be followed unchecked.
+    - `loads_with_other_call` loads with the other of the two system calls.
+    - `models_other_rule` models a kernel with the other pin rule.
+    - `races_with_non_module` races with a file that is not a module.
     """
 
     loader_defect: str = ""

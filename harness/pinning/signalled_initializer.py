@@ -28,10 +28,10 @@ _ERESTARTSYS = 512
 class SignalledLoaderResult:
     """What happened to a loader that was signalled while its probe's initializer waited.
 
-    `before` and `after` are the numbers of its open files as the initializer counted them when it began to wait and
-    when it went on. `tokens` is the number of its open section files in /proc, after the signal if the wait continued.
-    `pending` is true if the initializer saw the signal. `error` is what ended its wait, negative; 0 if the gate was
-    opened. `loaded` is true if the probe was loaded when the loader had ended.
+    `files_before` and `files_after` are the numbers of its open files as the initializer counted them when it began to
+    wait and when it went on. `open_section_files` is the number of its open section files in /proc, after the signal if
+    the wait continued. `saw_signal` is true if the initializer saw the signal. `wait_error` is what ended its wait,
+    negative; 0 if the gate was opened. `probe_loaded` is true if the probe was loaded when the loader had ended.
     """
 
     wait_kind: str

@@ -43,8 +43,8 @@ _LEAKS = "/sys/kernel/debug/kmemleak"
 class StressResult:
     """The count of each outcome, and the state of the guest after the race.
 
-    `left` describes references that were not released, `leaks` is the report of kmemleak; both are empty if all is
-    well.
+    `unreleased_references` describes references that were not released, `leak_report` is the report of kmemleak; both
+    are empty if all is well.
     """
 
     outcome_counts: Counter[tuple[str, str]]
@@ -165,7 +165,7 @@ class StressRuns:
     changes_wanted: int
 
     def race(self) -> StressResult:
-        """Race until `changes` loads and removals succeeded, or only a few in a mutant's cell."""
+        """Race until `changes_wanted` loads and removals succeeded, or only a few in a mutant's cell."""
         if self.mutant is not HONEST:
             return run_stress_race(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
         image = self.guest.image

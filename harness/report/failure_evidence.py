@@ -55,8 +55,8 @@ _QUERIES = (
 class Evidence:
     """Files of a bundle by name, and why the others are absent.
 
-    `slide` is in bytes, None when unknown. `modules` maps the host file of each loaded module of ours to the load
-    addresses of its sections, by section name.
+    `slide` is in bytes, None when unknown. `module_section_addresses` maps the host file of each loaded module of ours
+    to the load addresses of its sections, by section name.
     """
 
     file_contents: dict[str, bytes] = field(default_factory=dict)

@@ -54,7 +54,7 @@ class LiveView:
         return cast(TextIO, self._above)
 
     def close(self) -> None:
-        """Remove the rows; from now on the stream from `above` writes directly."""
+        """Remove the rows; from now on the stream from `stream_above_view` writes directly."""
         atexit.unregister(self.close)
         if self._terminal.closed:
             return

@@ -23,9 +23,9 @@ _WALL = "run.wall_s"
 class Material:
     """The records of one or more runs.
 
-    `newest` is the last of the runs. The bundles of `cells` and the logs in `consoles`, by VM, are paths relative to
-    `place`, the directory that the report is written to. `unended` names runs that were killed, `unreadable` has the
-    number of results by run that cannot be read.
+    `newest_run` is the last of the runs. The bundles of `cells` and the logs in `console_logs`, by VM, are paths
+    relative to `report_directory`, the directory that the report is written to. `unended_runs` names runs that were
+    killed, `unreadable_line_counts` has the number of results by run that cannot be read.
     """
 
     name: str

@@ -29,8 +29,8 @@ _LOOK_SECONDS = 0.5
 class Board:
     """Shows a run's progress.
 
-    Only `flush` (plain lines) and the live view's own thread print. The live view stays below other output, which is
-    printed through `above`.
+    Only `print_news` (plain lines) and the live view's own thread print. The live view stays below other output, which
+    is printed through `stream_above_view`.
     """
 
     def __init__(self, bus: Bus, terminal: bool, write_line: Callable[[str], None] = print) -> None:

@@ -19,7 +19,7 @@ _INSIDE = frozenset({"armed", "resolved", "tracefs", "replace", "verify", "trait
 
 @dataclass(frozen=True)
 class Activity:
-    """The latest event of one step of one VM; `received` is its time of arrival on the monotonic clock."""
+    """The latest event of one step of one VM; `received_at` is its time of arrival on the monotonic clock."""
 
     event: Event
     received_at: float
@@ -38,8 +38,8 @@ class Activity:
 class RunTotals:
     """How far a run is: builds under way, VMs whose cells run, cells that ended, cells asked for, and the rate.
 
-    `rate` is in cells a second since the first ended, None before there is one; `left` is the time left in seconds at
-    that rate, None when it is unknown.
+    `cells_per_second` is in cells a second since the first ended, None before there is one; `seconds_left` is the time
+    left in seconds at that rate, None when it is unknown.
     """
 
     active_builds: int

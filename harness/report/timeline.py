@@ -38,7 +38,7 @@ class Span(BaseModel):
 
 
 class Timeline:
-    """Collects the spans of a run in memory; `keep` writes them when the run ends."""
+    """Collects the spans of a run in memory; `write_spans` writes them when the run ends."""
 
     def __init__(self, bus: Bus, began: float) -> None:
         """`began` is when the run was started, on the monotonic clock."""

@@ -27,8 +27,8 @@ SAMPLE = 6
 class RelocatedFunction:
     """One function of a running file, as offsets into the file: where it is, and where each way to relocate puts it.
 
-    `truth` is where it is, `by_hand` the result by hand, `by_symbol` by symbol table and segments, `by_address` by its
-    link address used as the offset.
+    `true_offset` is where it is, `offset_by_hand` the result by hand, `offset_by_symbol` by symbol table and segments,
+    `offset_by_address` by its link address used as the offset.
     """
 
     site: Site

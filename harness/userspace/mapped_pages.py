@@ -34,9 +34,10 @@ class Mapping:
 class Page:
     """One page of a mapping.
 
-    `offset` is its position in the file. `inside` holds its bytes from /proc/PID/mem, empty when they could not be
-    read. `outside` holds its bytes from physical memory, read through QEMU, empty when the page is not present. `frame`
-    is its page frame number. `private` is true for a private copy of the process, false for a page of the page cache.
+    `offset` is its position in the file. `bytes_inside` holds its bytes from /proc/PID/mem, empty when they could not
+    be read. `bytes_outside` holds its bytes from physical memory, read through QEMU, empty when the page is not
+    present. `frame_number` is its page frame number. `is_private_copy` is true for a private copy of the process, false
+    for a page of the page cache.
     """
 
     pid: int
@@ -52,7 +53,7 @@ class Page:
 class FileView:
     """The mappings and pages of one file in some processes at one moment.
 
-    `identity` is the file's device and inode, `DEV:INODE`.
+    `file_identity` is the file's device and inode, `DEV:INODE`.
     """
 
     file_identity: str

@@ -38,19 +38,21 @@ def _other_build(file: UserFile, site: Site) -> int:
 class UserMutant:
     """What a broken uprobe does instead.
 
-    `aims` returns the offset that is registered in fact. `unarmed` reports probes that are not there. `other_file`
-    probes a copy of the file, which no process maps. `stays` leaves the probes in place when they should be removed.
-    `stale_view` is a defect of the harness: it shows the pages from before registration as the pages during it.
-    `gate_open` leaves open the gate at which hits should wait. `good_request` sends a request that the kernel accepts
-    where a refusal is expected. `trusts_anything` accepts a file of any build as the build that the sites belong to.
+    `offset_to_register` returns the offset that is registered in fact. `reports_without_registering` reports probes
+    that are not there. `probes_other_file` probes a copy of the file, which no process maps. `stays_registered` leaves
+    the probes in place when they should be removed. `stale_view` is a defect of the harness: it shows the pages from
+    before registration as the pages during it. `leaves_gate_open` leaves open the gate at which hits should wait.
+    `sends_accepted_request` sends a request that the kernel accepts where a refusal is expected. `accepts_any_build`
+    accepts a file of any build as the build that the sites belong to.
 
-    `registered_twice` registers each probe once more. `left_registered` leaves a uprobe of a process that does not map
-    the file. `keeps_copy` leaves the process a private copy of the page, with the bytes of the file. `one_mapping`
-    restores the byte of the file in one of two mappings. `writes_file` changes the file, `writes_data` the data of the
-    process. `base_for_bias` takes the address of a mapping for the load bias. `same_address` starts programs without
-    ASLR. `spares` leaves out what should happen during a hit. `signals` sends a signal to the traced child.
-    `leaves_event` leaves an event in uprobe_events. `wrong_anchor` measures distances by hand from another function.
-    `same_build` takes the distances from the build that runs.
+    `registers_twice` registers each probe once more. `leaves_idle_uprobe` leaves a uprobe of a process that does not
+    map the file. `keeps_private_copy` leaves the process a private copy of the page, with the bytes of the file.
+    `restores_one_mapping` restores the byte of the file in one of two mappings. `writes_file` changes the file,
+    `writes_data` the data of the process. `uses_base_as_bias` takes the address of a mapping for the load bias.
+    `disables_aslr` starts programs without ASLR. `skips_event_during_hit` leaves out what should happen during a hit.
+    `signals_traced_child` sends a signal to the traced child. `leaves_event` leaves an event in uprobe_events.
+    `uses_wrong_anchor` measures distances by hand from another function. `uses_running_build` takes the distances from
+    the build that runs.
     """
 
     offset_to_register: Callable[[UserFile, Site], int] = _honest

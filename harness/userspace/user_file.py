@@ -33,7 +33,7 @@ DIRECTORY = "user"
 class UserFile:
     """One file in a guest.
 
-    `name` is the name of the program or DSO, `path` its path in the guest, `local` the copy on the host.
+    `name` is the name of the program or DSO, `guest_path` its path in the guest, `host_path` the copy on the host.
     """
 
     guest: Guest

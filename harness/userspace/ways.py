@@ -29,7 +29,7 @@ _PERF_S = 60.0
 class Hit:
     """One hit of a site: the process and the address in it.
 
-    The kernel module reports only the last hit of a site in a process; `times` is then the number of hits.
+    The kernel module reports only the last hit of a site in a process; `count` is then the number of hits.
     """
 
     site_index: int
@@ -49,10 +49,10 @@ class RegistrationResult:
 
 @dataclass(frozen=True)
 class Request:
-    """A file of the guest and offsets into it; `returns` requests return probes.
+    """A file of the guest and offsets into it; `return_probes` requests return probes.
 
-    `bound` requests uprobes of the registering process alone, which only perf can do. `unarmed` is wrong on purpose:
-    probes are reported as registered although none is.
+    `own_process_only` requests uprobes of the registering process alone, which only perf can do.
+    `reports_without_registering` is wrong on purpose: probes are reported as registered although none is.
     """
 
     path: str

@@ -50,10 +50,10 @@ _VERDICTS = {
 class Opening:
     """A pattern for the first line of a complaint.
 
-    If a complaint of a kind in `within` is open, the line is part of it; otherwise the line opens a new complaint. A
-    `weak` opening is unspecific: the next opening of the same event gives the complaint its kind and headline. If the
-    pattern can begin with any text, `holds` is a literal that the line must contain. It is searched first, so that a
-    flooded console is cheap to read.
+    If a complaint of a kind in `part_of_kinds` is open, the line is part of it; otherwise the line opens a new
+    complaint. A `unspecific` opening is unspecific: the next opening of the same event gives the complaint its kind and
+    headline. If the pattern can begin with any text, `required_literal` is a literal that the line must contain. It is
+    searched first, so that a flooded console is cheap to read.
     """
 
     kind: ComplaintKind

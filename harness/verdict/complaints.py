@@ -30,8 +30,8 @@ _FUNCTION = re.compile(r"(?:\b(?:at:?|in) |RIP: [0-9a-f]{4}:|pc : |IAOQ\[0\]: )(
 class Complaint:
     """One complaint of the kernel.
 
-    `line` is its headline. `place` is the source place as the kernel prints it (`mm/slub.c:5134`), else the function,
-    else empty. `lines` is all of its text, and `seconds` is the printk time of its first line.
+    `headline` is its headline. `source_place` is the source place as the kernel prints it (`mm/slub.c:5134`), else the
+    function, else empty. `lines` is all of its text, and `printk_seconds` is the printk time of its first line.
     """
 
     kind: ComplaintKind

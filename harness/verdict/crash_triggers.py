@@ -27,9 +27,9 @@ _LAST_WORDS_SECONDS = 2.0
 class CrashTrigger:
     """One trigger: its name, the kinds of complaint it may cause, and the place that the kernel must report, if any.
 
-    `before` and `after` are shell commands that make the kernel detect it soon. `seconds` is how long a stall lasts.
-    After a trigger that `ruins`, the kernel is unusable: its further complaints are genuine, and no other trigger is
-    fired in that guest.
+    `commands_before` and `commands_after` are shell commands that make the kernel detect it soon. `stall_seconds` is
+    how long a stall lasts. After a trigger that `ruins_kernel`, the kernel is unusable: its further complaints are
+    genuine, and no other trigger is fired in that guest.
     """
 
     name: str

@@ -29,7 +29,8 @@ _CHOICE = 8 * SAMPLE
 class RelocatedFunction(NamedTuple):
     """One function, relocated by hand.
 
-    `address` is where relocation by hand puts the probe, `truth` where the function is, `place` what is at `address`.
+    `computed_address` is where relocation by hand puts the probe, `true_address` where the function is,
+    `kind_at_address` what is at `computed_address`.
     """
 
     site: Site

@@ -53,7 +53,8 @@ def is_mapped_behind_text(layout: Layout, module: str) -> bool:
 
 
 def is_last_word_instruction(layout: Layout, module: str) -> bool:
-    """True if `last_word` starts an instruction when memory is decoded from the start of the module's last function.
+    """True if `last_word_site` starts an instruction when memory is decoded from the start of the module's last
+    function.
 
     The kernel decodes the same way (can_probe(), arch/x86/kernel/kprobes/core.c, 7.3). On x86 the zeros after the text
     decode to instructions of two bytes. If the text has an odd length, the word therefore starts inside of one.

@@ -34,10 +34,10 @@ _RETURN_THUNK = "__x86_return_thunk"
 
 @dataclass(frozen=True)
 class CpuAddress:
-    """The address at which the CPU of a lost guest is found most often: `times` of `looks` found it there.
+    """The address at which the CPU of a lost guest is found most often: `times_found` of `sample_count` found it there.
 
-    `where` is the address as symbol + offset. `in_function` is true if the address is in a function of the kernel or of
-    a target.
+    `symbol_offset` is the address as symbol + offset. `in_function` is true if the address is in a function of the
+    kernel or of a target.
     """
 
     symbol_offset: str
@@ -57,11 +57,11 @@ class CpuAddress:
 
 @dataclass(frozen=True)
 class SingleStepResult:
-    """The result of probing one instruction and calling its function `times` times.
+    """The result of probing one instruction and calling its function `calls` times.
 
-    `unprobed` and `probed` are the checksums of the values that the function returned without and with the probe. If
-    the guest did not survive the call, `probed` is "" and `stands` is where its CPU was. `inner` holds hits and misses
-    of the probe on a function that the handler calls.
+    `unprobed_checksum` and `probed_checksum` are the checksums of the values that the function returned without and
+    with the probe. If the guest did not survive the call, `probed_checksum` is "" and `stands` is where its CPU was.
+    `inner_hits_and_misses` holds hits and misses of the probe on a function that the handler calls.
     """
 
     site: Site

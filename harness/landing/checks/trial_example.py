@@ -24,7 +24,10 @@ _CHOICE = (
 
 
 class AddressSurroundings(NamedTuple):
-    """The bytes around an address; `kinds` names what stands at each, `marked` is the index of the address."""
+    """The bytes around an address.
+
+    `address_kinds` names what stands at each, `marked_index` is the index of the address.
+    """
 
     address: int
     code: bytes

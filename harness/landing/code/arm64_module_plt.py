@@ -28,7 +28,7 @@ _B, _B_MASK = 0x14000000, 0xFC000000
 
 
 class JumpEntry(NamedTuple):
-    """One entry: where it jumps to; `returns` is true for a veneer of ADRP, which goes back to its module."""
+    """One entry: where it jumps to; `returns_to_module` is true for a veneer of ADRP, which goes back to its module."""
 
     target: int
     returns_to_module: bool = False

@@ -46,7 +46,7 @@ class Instruction(NamedTuple):
     """One instruction of a function.
 
     `offset` is in bytes from the function's start, `size` in bytes. `target` is the offset that a direct branch goes
-    to, which may be outside of the function; None for any other instruction. `padding` is true for instructions that
+    to, which may be outside of the function; None for any other instruction. `is_padding` is true for instructions that
     also occur between functions: nops, traps, zeros.
     """
 

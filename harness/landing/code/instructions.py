@@ -31,7 +31,7 @@ def _no_loads(_: bytes, __: int) -> set[int]:
 class _Machine(NamedTuple):
     """How to read the machine code of one decoder.
 
-    - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
+    - `instruction_starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
     - `fixed_width`: every word is an instruction, even if it cannot be decoded.
     - `entry_pad` may precede the instruction that ftrace patches.
     - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of __fentry__,
@@ -117,7 +117,7 @@ def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tupl
     They reach from the entry to the first instruction that can change the flow of control (a branch, a call, a nop that
     may be a static key) or that is the target of a branch. Instructions that may be skipped, or that may skip others,
     are left out. The targets of a computed jump are unknown, so a function with such a jump has no offsets. Raises
-    PinpointError as `boundaries` does.
+    PinpointError as `instruction_boundaries` does.
     """
     code = decode_function(elf, symbol, decoder)
     if any(each.flow is Flow.COMPUTED for each in code):
@@ -129,7 +129,7 @@ def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tupl
 def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
     """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
 
-    Raises PinpointError as `boundaries` does.
+    Raises PinpointError as `instruction_boundaries` does.
     """
     code = decode_function(elf, symbol, decoder)
     leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _MACHINES[decoder].delay_slots else {Flow.SKIPS}
@@ -138,7 +138,10 @@ def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> fro
 
 
 def instruction_starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
-    """The offsets of all instructions, padding included: faster than `boundaries`, because none is classified."""
+    """The offsets of all instructions, padding included.
+
+    It is faster than `instruction_boundaries`, because no instruction is classified.
+    """
     return _MACHINES[decoder].starts(elf.function_bytes(symbol))
 
 

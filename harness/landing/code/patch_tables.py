@@ -19,10 +19,11 @@ PatchSizeFunction = Callable[[Sequence[int], CodeReader], int]
 class PatchTableFormat(NamedTuple):
     """The format of one table.
 
-    `begin` and `end` are the symbols around it in a vmlinux, `section` is its section in a module, `row` the format of
-    a row for struct.Struct. A row begins with the patched place: its distance from the row, or its address if `pointer`
-    is set. `size` computes the number of patched bytes from the row and from six bytes of code at the place. `others`
-    are the formats of other kernel versions. The right format divides the table's length, and all its rows are `sound`.
+    `begin_symbol` and `end_symbol` are the symbols around it in a vmlinux, `section` is its section in a module,
+    `row_format` the format of a row for struct.Struct. A row begins with the patched place: its distance from the row,
+    or its address if `holds_addresses` is set. `patch_size` computes the number of patched bytes from the row and from
+    six bytes of code at the place. `other_row_formats` are the formats of other kernel versions. The right format
+    divides the table's length, and all its rows are `is_sound_row`.
     """
 
     begin_symbol: str
@@ -43,8 +44,8 @@ class PatchTableFormat(NamedTuple):
 class LoaderFilledSection(NamedTuple):
     """A section of a module that the loader fills with jumps (landing/code/arm64_module_plt.py).
 
-    `targets` are the only functions that it jumps to; without any it jumps to what relocations of a type in `calls`
-    name. Each relocation of a type in `pages` may need an entry, too.
+    `jump_targets` are the only functions that it jumps to; without any it jumps to what relocations of a type in
+    `call_relocation_types` name. Each relocation of a type in `page_relocation_types` may need an entry, too.
     """
 
     call_relocation_types: frozenset[int] = frozenset()
@@ -55,9 +56,9 @@ class LoaderFilledSection(NamedTuple):
 class PatchTables(NamedTuple):
     """All tables that patch text on one machine.
 
-    `linkage` are the sections that a module's loader fills, by name. `distance_bias` is what the relocation of a
-    distance takes off it; `named` selects symbols that are patched whole; `families` are tables of which there is one
-    for each of many names, which `begin` and `end` lack at their end.
+    `loader_filled_sections` are the sections that a module's loader fills, by name. `relocation_distance_bias` is what
+    the relocation of a distance takes off it; `is_patched_whole` selects symbols that are patched whole;
+    `table_families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
     """
 
     tables: tuple[PatchTableFormat, ...]

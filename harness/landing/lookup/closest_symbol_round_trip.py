@@ -34,10 +34,13 @@ def request_by_address(layout: Layout, sites: Sequence[Site]) -> Request:
 class Conversion:
     """The result of converting one address.
 
-    - `elf` and `kernel` are the closest symbol + offset by the ELF files and by the kernel (sprint_symbol()).
-    - `by_address` reports a kprobe registered on the bare address, `by_symbol` one on the kernel's symbol + offset.
-    - `listed` is the symbol + offset that kprobes/list has for the kprobe of `by_address`.
-    - `lands` is the address where both kprobes must be by the ELF files: after the landing pad, if it is an entry.
+    - `elf_symbol` and `kernel_symbol` are the closest symbol + offset by the ELF files and by the kernel
+      (sprint_symbol()).
+    - `report_by_address` reports a kprobe registered on the bare address, `report_by_symbol` one on the kernel's symbol
+      + offset.
+    - `listed_symbol` is the symbol + offset that kprobes/list has for the kprobe of `report_by_address`.
+    - `probe_address` is the address where both kprobes must be by the ELF files: after the landing pad, if it is an
+      entry.
     """
 
     address: int

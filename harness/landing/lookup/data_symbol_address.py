@@ -166,8 +166,8 @@ def target_parameter_statement(layout: Layout, datum: Datum) -> Statement:
 class ShiftedVariableCounts(NamedTuple):
     """Counts of variables that two kernels have in common.
 
-    `variables` counts all of them, `from_text` those whose distance from `_stext` differs between the kernels,
-    `from_data` those whose distance from `_sdata` differs.
+    `common_variables` counts all of them, `shifted_from_text` those whose distance from `_stext` differs between the
+    kernels, `shifted_from_data` those whose distance from `_sdata` differs.
     """
 
     common_variables: int

@@ -39,8 +39,8 @@ class Answer:
 class InstructionSite:
     """One instruction of a function.
 
-    `arms` is what the kernel writes for an enabled probe: `breakpoint` or `ftrace call`; "" where it refuses.
-    `confirmed` is true if a second disassembler finds an instruction at the same address.
+    `patch_kind` is what the kernel writes for an enabled probe: `breakpoint` or `ftrace call`; "" where it refuses.
+    `confirmed_by_objdump` is true if a second disassembler finds an instruction at the same address.
     """
 
     offset: int
@@ -55,8 +55,8 @@ class InstructionSite:
 class Function:
     """One function, by name.
 
-    `aliases` are other names of its address. `others` are other symbols of its name, as `address kind`; the kernel
-    never finds them by name. `shift` is the number of bytes by which a probe on symbol+0 is moved.
+    `aliases` are other names of its address. `same_name_symbols` are other symbols of its name, as `address kind`; the
+    kernel never finds them by name. `landing_pad_size` is the number of bytes by which a probe on symbol+0 is moved.
     """
 
     name: str

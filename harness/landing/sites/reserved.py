@@ -32,7 +32,8 @@ _EXCEPTION_ROW = {"EM_AARCH64": 12}
 class Reserved:
     """The reserved code of one vmlinux, by link address.
 
-    `blacklist_known` is false if the file has no blacklist that can be found; then `blacklisted` knows only areas.
+    `blacklist_found_in_file` is false if the file has no blacklist that can be found; then `is_blacklisted` knows only
+    areas.
     """
 
     def __init__(self, kernel: Elf, config: Mapping[str, str], kprobes: KprobeTraits) -> None:

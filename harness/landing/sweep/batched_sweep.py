@@ -48,8 +48,8 @@ class RefusedSite(NamedTuple):
 class SweepResult:
     """The results of sweeping some sites.
 
-    `seconds` is the time that the sweep took by the host's clock. `missed` holds the landings with a complaint,
-    `deadly` the sites that killed a guest.
+    `seconds` is the time that the sweep took by the host's clock. `missed_landings` holds the landings with a
+    complaint, `deadly` the sites that killed a guest.
     """
 
     landed_count: int = 0

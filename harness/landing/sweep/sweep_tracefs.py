@@ -27,7 +27,7 @@ _REMOVE = f"sed -n 's#^[pr]:\\({_GROUP}/[^ ]*\\) .*#-:\\1#p' {_EVENTS} >{_SITES}
 
 @dataclass(frozen=True)
 class TracefsSeconds:
-    """The time that tracefs took to define, enable, disable and remove `sites` events, in seconds of the host."""
+    """The time that tracefs took to define, enable, disable and remove `site_count` events, in seconds of the host."""
 
     site_count: int
     define: float

@@ -15,7 +15,10 @@ from harness.landing.verify.loaded_modules import LoadedModule
 
 @dataclass(frozen=True)
 class SitePlace:
-    """One place that a site can mean: its address, a landing pad of `pad` bytes at the entry already added."""
+    """One place that a site can mean.
+
+    `address` already includes a landing pad of `landing_pad_size` bytes at the entry.
+    """
 
     address: int
     symbol: Symbol
@@ -24,7 +27,7 @@ class SitePlace:
 
 @dataclass(frozen=True)
 class SitePlaces:
-    """Every place that a site can mean, in the order of addresses; `missing` says why there is none."""
+    """Every place that a site can mean, in the order of addresses; `missing_reason` says why there is none."""
 
     places: tuple[SitePlace, ...] = ()
     missing_reason: str = ""

@@ -31,8 +31,9 @@ class JudgedProbe:
 
     `asked` is what its owner asked for, as `MOD:SYM+0xOFF`, or what the kernel lists for one that was asked for by
     address; `kind` is `kprobe`, `kretprobe`, `fentry`, `fprobe` or `ftrace`; `address` is None for a probe of which no
-    address is known; `means` is the address as symbol + offset by the files; `memory` is what changed there; `owner` is
-    who registered it; `notes` are facts for the reader; `seconds` counts from the beginning of what was run.
+    address is known; `symbol_offset` is the address as symbol + offset by the files; `memory_change` is what changed
+    there; `owner` is who registered it; `notes` are facts for the reader; `seconds_since_start` counts from the
+    beginning of what was run.
     """
 
     asked: str

@@ -23,7 +23,8 @@ class TracedFunction:
     """One function of `enabled_functions`.
 
     `trampolines` are the addresses that its site may call, as far as the list shows them; `callbacks` are the names of
-    the functions that are called in the end; `direct` is the trampoline of a BPF fentry probe, by its symbol.
+    the functions that are called in the end; `direct_trampoline` is the trampoline of a BPF fentry probe, by its
+    symbol.
     """
 
     name: str

@@ -36,7 +36,8 @@ class CellWatch:
 
     `failed_with` is the first failure, `failure_text` is pytest's report of it, and `evidence` is what was read from
     the guest then. A `final` verdict does not change, whatever a person does to the guest afterwards.
-    `only_symptom_known` is true if the verdict comes from a refused request or a broken connection; `explained` is true if the cause is known.
+    `only_symptom_known` is true if the verdict comes from a refused request or a broken connection; `cause_known`
+    is true if the cause is known.
     """
 
     identity: CellId

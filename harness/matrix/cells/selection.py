@@ -27,7 +27,7 @@ MARKERS = (
 
 @dataclass(frozen=True)
 class CellId:
-    """A case on a VM, honest or with a mutant; `item` is pytest's name of it in `file`, which `-k` matches."""
+    """A case on a VM, honest or with a mutant; `item_name` is pytest's name of it in `file`, which `-k` matches."""
 
     case: str
     vm: str

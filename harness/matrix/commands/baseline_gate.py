@@ -45,9 +45,10 @@ class Listener:
 
 @dataclass
 class Gate:
-    """How a run is judged: `old` is the baseline, None without one; `confirm` the number of replays of a new failure.
+    """How a run is judged: `baseline_results` is the baseline, None without one; `confirmation_replays` the number of
+    replays of a new failure.
 
-    `lost` are traits of the VM that the given kernel lacks; with `strict` they count as worse.
+    `lost_traits` are traits of the VM that the given kernel lacks; with `strict` they count as worse.
     """
 
     baseline_results: Baseline | list[Cell] | None = None

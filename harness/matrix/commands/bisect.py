@@ -46,7 +46,7 @@ class Step:
 class Outcome:
     """The end of a bisection: the first bad commit, its log line, and the steps that prove it.
 
-    `candidates` has several commits if all that are left were skipped; then `commit` is empty.
+    `candidates` has several commits if all that are left were skipped; then `first_bad_commit` is empty.
     """
 
     first_bad_commit: str

@@ -30,7 +30,7 @@ _UPROBES = "CONFIG_UPROBE_EVENTS"
 
 @dataclass(frozen=True)
 class GivenKernel:
-    """The kernel of one command: `what` are the values of --kernel, `config` is that of --config."""
+    """The kernel of one command: `kernel_paths` are the values of --kernel, `config_file` is that of --config."""
 
     kernel_paths: tuple[Path, ...]
     config_file: Path | None = None

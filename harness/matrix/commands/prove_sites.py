@@ -38,9 +38,10 @@ class Difference:
 
 @dataclass
 class Proof:
-    """The kernel's answers: `answers` maps function and offset to errno, 0 if the probe was accepted.
+    """The kernel's answers: `errno_by_offset` maps function and offset to errno, 0 if the probe was accepted.
 
-    `agreed` counts the offsets at which files and kernel agree, `settled` those that only the kernel could answer.
+    `agreed_count` counts the offsets at which files and kernel agree, `settled_by_kernel_count` those that only the
+    kernel could answer.
     """
 
     errno_by_offset: dict[tuple[str, int], int] = field(default_factory=dict)

@@ -34,7 +34,8 @@ _SLAB_SHARE = 8
 class GuestState:
     """The state of a guest.
 
-    `things` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab` is in KiB.
+    `modules_probes_mounts` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab_kib` is in
+    KiB.
     """
 
     modules_probes_mounts: Counter[str]
@@ -44,7 +45,7 @@ class GuestState:
 
     @classmethod
     def parse_listing(cls, listing: str) -> GuestState:
-        """Parse the output of the command `ASK`. Raises ValueError for a listing that was cut."""
+        """Parse the output of the command `READ_STATE_COMMAND`. Raises ValueError for a listing that was cut."""
         try:
             return cls._parsed(listing)
         except IndexError:

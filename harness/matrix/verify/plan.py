@@ -27,7 +27,10 @@ _LATER = re.compile(
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """One call of the command; `files` are modules, sources or directories, `also` are modules to load before them."""
+    """One call of the command.
+
+    `files` are modules, sources or directories, `modules_loaded_first` are modules to load before them.
+    """
 
     files: Sequence[Path] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)

@@ -19,7 +19,10 @@ _HELD, _MISSED = 0, 1
 
 @dataclass(frozen=True)
 class Report:
-    """The report of one VM. `wrongs` make the status 1, `notes` do not; `seconds` has the duration of each phase."""
+    """The report of one VM. `wrongs` make the status 1, `notes` do not.
+
+    `seconds_by_phase` has the duration of each phase.
+    """
 
     vm: str
     release: str

@@ -38,8 +38,8 @@ class SubjectRefused(UsageError):
 class Subject(Protocol):
     """Something that registers probes.
 
-    `names` are its modules, which may print backtraces on purpose. `began` is the time when its start had completed, on
-    the guest's monotonic clock in nanoseconds, 0 if unknown.
+    `module_names` are its modules, which may print backtraces on purpose. `start_time_ns` is the time when its start
+    had completed, on the guest's monotonic clock in nanoseconds, 0 if unknown.
     """
 
     display_name: str
@@ -61,7 +61,10 @@ class Subject(Protocol):
 
 
 class Modules:
-    """Modules, loaded in order and unloaded in reverse; `settle` is in seconds, None to wait as long as necessary."""
+    """Modules, loaded in order and unloaded in reverse.
+
+    `wait_until_registered` is in seconds, None to wait as long as necessary.
+    """
 
     def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], with_loader: str, settle: float | None) -> None:
         self.display_name = ", ".join(each.file.name for each in modules if each.judged)

@@ -66,7 +66,7 @@ def mount_kernel_filesystems(guest: Guest) -> None:
 
 
 def unmount_kernel_filesystems(guest: Guest) -> None:
-    """Undo `enter`; what is not mounted is passed over."""
+    """Undo `mount_kernel_filesystems`; what is not mounted is passed over."""
     places = (*(f"sys/{name}" for name in reversed(_INNER)), "dev", "sys", "proc")
     guest.run_script("\n".join([*(f"umount -l {ROOT}/{name}" for name in places), "true"]))
 

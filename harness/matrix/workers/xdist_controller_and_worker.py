@@ -25,9 +25,10 @@ _LOOK_SECONDS = 0.5
 class WorkerConfig:
     """The configuration that the controller sends a worker before it starts.
 
-    `directory` is where results go, `rows` is the order of rows, and `controller` is the address of the controller's
-    socket. `grouped` is true if pytest-xdist distributes groups of cells; `parts` is the number of groups in a row.
-    `seconds` are the durations of past runs, by VM and cell_duration_cache.seconds_key().
+    `results_directory` is where results go, `vm_names_in_order` is the order of rows, and `controller_address` is the
+    address of the controller's socket. `distributes_cell_groups` is true if pytest-xdist distributes groups of cells;
+    `parts_per_row` is the number of groups in a row. `past_durations` are the durations of past runs, by VM and
+    cell_duration_cache.seconds_key().
     """
 
     results_directory: str

@@ -53,7 +53,10 @@ def socket_hold(congestion_control: str) -> Hold:
 
 
 def bpf_program_hold() -> Hold:
-    """A BPF program on a function's entry; `again` queries its link. The target must be loaded from `target_image`."""
+    """A BPF program on a function's entry.
+
+    `again` queries its link. The target must be loaded from `target_path_in_guest`.
+    """
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[UseAgain]:

@@ -37,8 +37,9 @@ def _never(_: Traits) -> bool:
 class Pin:
     """One thing that may hold a module.
 
-    `hold` holds it; `rule` returns True if it pins the module on a kernel with these traits. `over` is the result of
-    using it after the module is removed. `there` returns True if the kernel supports it.
+    `hold` holds it; `pins_module` returns True if it pins the module on a kernel with these traits.
+    `result_after_removal` is the result of using it after the module is removed. `is_supported` returns True if the
+    kernel supports it.
     """
 
     name: str
@@ -79,8 +80,9 @@ PINS = (
 class PinResult:
     """The result for one pin.
 
-    `removal` is the errno name of `delete_module(2)` while the pin was held, `released` of a second one after that;
-    both are empty if the module was removed. `again` is the result of using the held thing between the two.
+    `removal_errno` is the errno name of `delete_module(2)` while the pin was held, `errno_after_release` of a second
+    one after that; both are empty if the module was removed. `use_result` is the result of using the held thing between
+    the two.
     """
 
     pin: Pin

@@ -21,7 +21,10 @@ _SECOND_COMES = tuple(ScheduleStep(verb, 2) for verb in LOADER_STEPS[: LOADER_ST
 
 @dataclass(frozen=True)
 class EnumeratedSchedules:
-    """All schedules of a kind; `undefined` are those that end where they would free a module under a reference."""
+    """All schedules of a kind.
+
+    `undefined_schedules` are those that end where they would free a module under a reference.
+    """
 
     schedules: tuple[Schedule, ...]
     undefined_schedules: tuple[Schedule, ...]

@@ -40,8 +40,9 @@ _LOADED = {
 class KernelRules:
     """The rules in which kernels differ.
 
-    `pins`: an open section file is not only a token, which distinguishes instances; the kernel also refuses removal
-    while it is open. `shares`: a load that waits for another load of the same file has the result of that load.
+    `open_file_pins_target`: an open section file is not only a token, which distinguishes instances; the kernel also
+    refuses removal while it is open. `shares_load_result`: a load that waits for another load of the same file has the
+    result of that load.
     """
 
     open_file_pins_target: bool = False

@@ -63,8 +63,8 @@ class PlayedStep:
 class PlayedSchedule:
     """A schedule as it was played, up to the first disagreement with the model.
 
-    `reused` is true if an instance of the target had the same place as the one before. `seconds` is the time from the
-    first step to the last.
+    `place_reused` is true if an instance of the target had the same place as the one before. `seconds` is the time from
+    the first step to the last.
     """
 
     played_steps: tuple[PlayedStep, ...]

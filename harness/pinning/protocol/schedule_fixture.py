@@ -59,8 +59,8 @@ class PlayedSchedules:
 class Schedules:
     """Schedules in one guest.
 
-    `everything` selects all schedules. `lines` are the schedules given with --schedule; if there are any, only they are
-    played.
+    `is_exhaustive` selects all schedules. `given_lines` are the schedules given with --schedule; if there are any, only
+    they are played.
     """
 
     loaders: Loaders
@@ -110,7 +110,8 @@ class Schedules:
         return PlayedSchedules(tuple(plays))
 
     def explore(self) -> PlayedSchedules:
-        """Play longer schedules that are drawn from the model: a few, or with `everything` many and new ones each time.
+        """Play longer schedules that are drawn from the model: a few, or with `is_exhaustive` many and new ones each
+        time.
 
         Raises Missed with the shortest line for which the model is wrong, or in a mutant's cell with the first found.
         """

@@ -23,10 +23,10 @@ class TargetInstance:
 class LoaderModel:
     """One loader in the model.
 
-    `taken` is the number of steps that it took. `fd`, `handle` and `base` are the instances that its tokens, its handle
-    and its base belong to; `fd` represents all of its tokens, which it opens in one step. `doomed` is set if it was
-    killed inside of init_module(2), `ended` if it takes no more steps, `waiting` while its init_module(2) waits for
-    another one of the same name.
+    `steps_taken` is the number of steps that it took. `token_instance`, `handle_instance` and `base_instance` are the
+    instances that its tokens, its handle and its base belong to; `token_instance` represents all of its tokens, which
+    it opens in one step. `killed_in_init_module` is set if it was killed inside of init_module(2), `ended` if it takes
+    no more steps, `waiting` while its init_module(2) waits for another one of the same name.
     """
 
     steps_taken: int = 0

@@ -16,7 +16,7 @@ _LARGEST = 1 << 20
 class CaseFileClaims:
     """The first line of a case file's docstring, and those of its cases by function. Empty where there is none.
 
-    `lines` has the line of each function, counted from 1.
+    `line_by_function` has the line of each function, counted from 1.
     """
 
     file_claim: str = ""

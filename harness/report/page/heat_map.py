@@ -37,7 +37,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """One case on every VM. `number` is its index in the pivot's cases."""
+    """One case on every VM. `case_index` is its index in the pivot's cases."""
 
     case_index: int
     name: str
@@ -47,7 +47,7 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class CaseFileGroup:
-    """One case file: its name, what it claims, and its cases. `opened` is true when one of its marks is bad."""
+    """One case file: its name, what it claims, and its cases. `is_open` is true when one of its marks is bad."""
 
     file: str
     name: str

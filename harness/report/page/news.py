@@ -17,7 +17,7 @@ _MOST = 30
 
 @dataclass(frozen=True)
 class News:
-    """`since` maps each VM to the run it was compared with; `sections` are the differences by heading."""
+    """`compared_run_by_vm` maps each VM to the run it was compared with; `sections` are the differences by heading."""
 
     compared_run_by_vm: Mapping[str, str] = field(default_factory=dict)
     sections: Mapping[str, Sequence[str]] = field(default_factory=dict)

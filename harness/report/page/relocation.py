@@ -59,7 +59,7 @@ class DrawnByte:
 
 @dataclass(frozen=True)
 class Strip:
-    """The bytes of a stretch in a row. `pointer` is the middle of the byte that is pointed to."""
+    """The bytes of a stretch in a row. `pointer_x` is the middle of the byte that is pointed to."""
 
     title: str
     bytes: Sequence[DrawnByte]
