@@ -3,7 +3,7 @@
 import pytest
 
 from harness.images.user_targets import COMPAT, FIRST_LIBRARY, RUNNER
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.uprobes_in_32bit_programs import prove_32bit_uprobes
 
 TIMES = 3

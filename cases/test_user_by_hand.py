@@ -12,7 +12,7 @@ from harness.images.user_targets import FIRST_LIBRARY, PLAIN, RUNNER, SECOND_LIB
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
 from harness.userspace.base_offset_trial import UserTrial
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 
 FILES = (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)
 

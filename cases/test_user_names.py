@@ -7,7 +7,7 @@ from harness.images.user_targets import FIRST_LIBRARY, PLAIN, PRELOADED, RUNNER,
 from harness.landing.site import Site
 from harness.userspace.debug_files import SymbolSource
 from harness.userspace.dynamic_linker_answers import prove_linker_answers
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 
 TIMES = 3
 

@@ -4,7 +4,7 @@ import pytest
 
 from harness.images.user_targets import FIRST_LIBRARY, PLAIN, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 
 TIMES = 3
 LEAF = "pinpoint_one_leaf"

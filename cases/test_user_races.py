@@ -11,8 +11,8 @@ from harness.images.user_targets import FIRST_LIBRARY, RUNNER
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
 from harness.userspace.hits_held_in_handler import UprobeGate
-from harness.userspace.probe_run import Uprobes
 from harness.userspace.stress import toggle_uprobe
+from harness.userspace.uprobes_fixture import Uprobes
 
 LEAF = "pinpoint_one_leaf"
 

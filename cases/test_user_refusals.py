@@ -4,8 +4,8 @@ import pytest
 
 from harness.images.user_targets import FIRST_LIBRARY
 from harness.landing.landing_judgment import Missed
-from harness.userspace.probe_run import Uprobes
 from harness.userspace.refusals import REFUSED_REQUESTS, RefusedRequest, expect_refused, expect_uprobe_on_data
+from harness.userspace.uprobes_fixture import Uprobes
 
 
 @pytest.mark.requires("uprobes")

@@ -12,7 +12,7 @@ import pytest
 from harness.images.user_targets import FIRST_LIBRARY, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 
 TIMES = 3
 BOUNDARIES = 4

@@ -34,7 +34,7 @@ from harness.report import time_accounts
 from harness.report.base_offset_table import TrialRow
 from harness.report.metrics_with_goals import Figure
 from harness.userspace.mutants import mutant_by_name as user_mutant
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 
 # The fixtures that load a target module, and the build that each loads.
 _BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "rebuilt/pinpoint_target"}

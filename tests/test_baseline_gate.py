@@ -65,8 +65,8 @@ def test_strict_counts_new_skips_and_lost_traits() -> None:
     skipped = [cell("a", SKIP, reason="no kaslr")]
     assert gate([cell("a")], skipped).judge_and_report(0) == 0
     assert gate([cell("a")], skipped, strict=True).judge_and_report(0) == 1
-    assert gate(None, [cell("a")], lost=["kaslr"]).judge_and_report(0) == 0
-    assert gate(None, [cell("a")], lost=["kaslr"], strict=True).judge_and_report(0) == 1
+    assert gate(None, [cell("a")], lost_traits=["kaslr"]).judge_and_report(0) == 0
+    assert gate(None, [cell("a")], lost_traits=["kaslr"], strict=True).judge_and_report(0) == 1
 
 
 def test_each_new_failure_is_replayed_and_the_verdict_stays(
@@ -85,7 +85,7 @@ def test_each_new_failure_is_replayed_and_the_verdict_stays(
         cell("b", FAIL, reason="x").model_copy(update={"bundle": "bundles/b"}),
         cell("c", FAIL, reason="x"),
     ]
-    assert gate(old, new, confirm=3).judge_and_report(1) == 1
+    assert gate(old, new, confirmation_replays=3).judge_and_report(1) == 1
     assert replayed == [(Path("/run/bundles/a"), 3)]
     printed = capsys.readouterr().out
     assert "failed again in 1 of 3 fresh guests" in printed

@@ -85,11 +85,11 @@ from sample_runs import cell
 from harness.verdict.cell_verdict_enum import Verdict
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
-board.expect({"parisc": 4, "arm64-debian": 2})
+board.set_expected_cells({"parisc": 4, "arm64-debian": 2})
 bus.publish(Event("parisc", "thaw", Phase.FINISHED, worker="gw0"))
 bus.publish(Event("arm64-debian", "kernel", Phase.PROGRESS, "compiling", 0.41))
-board.count(cell("test_a", "parisc"))
-board.count(cell("test_b", "parisc", Verdict.OOPS))
+board.count_finished_cell(cell("test_a", "parisc"))
+board.count_finished_cell(cell("test_b", "parisc", Verdict.OOPS))
 sys.stdin.readline()
 board.close()
 """

@@ -79,7 +79,7 @@ def test_a_broken_connection_is_explained_by_the_kernel_but_a_hang_is_a_hang() -
     for silence, verdict in ((None, Verdict.OOPS), (object(), Verdict.HANG)):
         for first, second in ((broken, killer), (killer, broken)):
             cell = watch()
-            cell.guest = cast(Guest, SimpleNamespace(heart=SimpleNamespace(silence=silence)))
+            cell.guest = cast(Guest, SimpleNamespace(heartbeat=SimpleNamespace(silence=silence)))
             cell.judge(first)
             cell.judge(second)
             assert cell.verdict is verdict

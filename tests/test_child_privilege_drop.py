@@ -111,7 +111,8 @@ def test_a_guest_is_frozen_and_thawed(emulator: QemuProcess, directory: Path) ->
 def test_the_child_dies_with_its_parent() -> None:
     code = (
         "import sys, time; from harness.core import child_privilege_drop, process\n"
-        "print(process.spawn(['sleep', '60'], rights=child_privilege_drop.fewer([])).pid, flush=True); time.sleep(60)"
+        "rights = child_privilege_drop.restricted_rights([])\n"
+        "print(process.spawn(['sleep', '60'], rights=rights).pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT)
     assert parent.stdout is not None

@@ -135,14 +135,20 @@ def test_an_entry_past_its_landing_pad_is_listed_there() -> None:
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ({"kernel": KernelSymbolOffset("alpha", 0x14)}, "the ELF files and the kernel find different symbols"),
-        ({"elf": None}, "the ELF files and the kernel find different symbols"),
-        ({"by_symbol": report(0, 84)}, "the kernel returned different errnos"),
-        ({"by_address": report(0, 22), "by_symbol": report(0, 84)}, "the kernel returned different errnos"),
-        ({"by_symbol": report(0x1018)}, "not registered at the requested place"),
-        ({"by_address": report(0x1018), "by_symbol": report(0x1018)}, "not registered at the requested place"),
-        ({"listed": None}, "kprobes/list has another symbol for it"),
-        ({"listed": KernelSymbolOffset("second", 8)}, "kprobes/list has another symbol for it"),
+        ({"kernel_symbol": KernelSymbolOffset("alpha", 0x14)}, "the ELF files and the kernel find different symbols"),
+        ({"elf_symbol": None}, "the ELF files and the kernel find different symbols"),
+        ({"report_by_symbol": report(0, 84)}, "the kernel returned different errnos"),
+        (
+            {"report_by_address": report(0, 22), "report_by_symbol": report(0, 84)},
+            "the kernel returned different errnos",
+        ),
+        ({"report_by_symbol": report(0x1018)}, "not registered at the requested place"),
+        (
+            {"report_by_address": report(0x1018), "report_by_symbol": report(0x1018)},
+            "not registered at the requested place",
+        ),
+        ({"listed_symbol": None}, "kprobes/list has another symbol for it"),
+        ({"listed_symbol": KernelSymbolOffset("second", 8)}, "kprobes/list has another symbol for it"),
     ],
 )
 def test_each_disagreement_is_a_complaint(wrong: dict[str, object], complaint: str) -> None:

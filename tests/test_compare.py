@@ -21,28 +21,30 @@ FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
 @pytest.mark.parametrize(
     ("old", "new", "section", "worse"),
     [
-        ([cell("a")], [cell("a", FAIL, reason="x")], "failures", True),
-        ([cell("a"), cell("b")], [cell("b")], "gone", True),
+        ([cell("a")], [cell("a", FAIL, reason="x")], "newly_failed", True),
+        ([cell("a"), cell("b")], [cell("b")], "missing_cells", True),
         ([cell("a", vm="x86_64-debian"), cell("b")], [cell("b")], "", False),
         ([cell("a", SKIP, reason="no kaslr"), cell("b")], [cell("b")], "", False),
         ([cell("a", FAIL, reason="x")], [cell("a")], "mended", False),
-        ([cell("a", FAIL, reason="x")], [cell("a", OOPS, reason="y")], "changed", False),
+        ([cell("a", FAIL, reason="x")], [cell("a", OOPS, reason="y")], "changed_verdicts", False),
         ([cell("a", FAIL, reason="at 0xffff8000")], [cell("a", FAIL, reason="at 0xffff9000")], "", False),
-        ([cell("a", FAIL, reason="x+0x4")], [cell("a", FAIL, reason="x+0x8")], "changed", False),
-        ([cell("a")], [cell("a", SKIP, reason="no kaslr")], "skipped", False),
+        ([cell("a", FAIL, reason="x+0x4")], [cell("a", FAIL, reason="x+0x8")], "changed_verdicts", False),
+        ([cell("a")], [cell("a", SKIP, reason="no kaslr")], "newly_skipped", False),
         ([cell("b")], [cell("a"), cell("b")], "added", False),
-        ([cell("b")], [cell("a", FAIL, reason="x"), cell("b")], "failures", True),
+        ([cell("b")], [cell("a", FAIL, reason="x"), cell("b")], "newly_failed", True),
         ([cell("a", seconds=1.0)], [cell("a", seconds=9.0)], "slower", False),
         ([cell("a", seconds=0.1)], [cell("a", seconds=0.9)], "", False),
         # Two cases with one name in two files are two cells.
         ([cell("a"), cell("a", file="cases/other.py")], [cell("a"), cell("a", OOPS, reason="x", file="cases/other.py")],
-         "failures", True),
+         "newly_failed", True),
     ],
 )  # fmt: skip
 def test_what_got_worse(old: list[Cell], new: list[Cell], section: str, worse: bool) -> None:
     found = compare(old, new)
     filled = {
-        name for name in ("failures", "gone", "skipped", "mended", "changed", "added", "slower") if getattr(found, name)
+        name
+        for name in ("newly_failed", "missing_cells", "newly_skipped", "mended", "changed_verdicts", "added", "slower")
+        if getattr(found, name)
     }
     assert filled == ({section} if section else set())
     assert found.worse is worse

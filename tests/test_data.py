@@ -38,7 +38,7 @@ class FakeElf:
     def symbols_named(self, name: str) -> list[Symbol]:
         return [symbol for symbol in self.symbols if symbol.name == name]
 
-    def section_offset(self, symbol: Symbol) -> int:
+    def offset_in_section(self, symbol: Symbol) -> int:
         return symbol.address - self.sections[symbol.section].address
 
 

@@ -30,7 +30,7 @@ class Shell:
 
 
 def guest_with(shell: Shell) -> Guest:
-    emulator = SimpleNamespace(monitor=SimpleNamespace(call_at_end=lambda _: None))
+    emulator = SimpleNamespace(monitor=SimpleNamespace(call_when_guest_stops=lambda _: None))
     guest = Guest(cast(Any, None), cast(Any, emulator), cast(Any, None))
     guest.__dict__["_shell"] = shell
     return guest

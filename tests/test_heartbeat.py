@@ -54,7 +54,7 @@ class Monitor:
     """QEMU's monitor with fixed registers; a test sets `paused` and `dumb`."""
 
     def __init__(self) -> None:
-        self.paused = self.dumb = self.gone = False
+        self.is_guest_paused = self.dumb = self.gone = False
         self.kept_events: list[MonitorEvent] = []
 
     def execute(self, _: str, **__: object) -> str:
@@ -72,11 +72,13 @@ class Scene:
     def __init__(self) -> None:
         self.link, self.monitor, self.reasons = Link(), Monitor(), list[str]()
         self.emulator = SimpleNamespace(
-            name="a-vm", pid=1, monitor=self.monitor, status=None, qemu_messages=lambda: "bye"
+            name="a-vm", pid=1, monitor=self.monitor, exit_status=None, qemu_messages=lambda: "bye"
         )
         registers = ARCHITECTURES["x86_64"].kprobe_traits.register_parser
         self.heartbeat = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
-        self.guest = cast(Any, SimpleNamespace(heart=self.heartbeat, monitor=self.monitor, link=self.link))
+        self.guest = cast(
+            Any, SimpleNamespace(heartbeat=self.heartbeat, monitor=self.monitor, ssh_connection=self.link)
+        )
 
     def wait_for_hang(self, seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -131,7 +133,7 @@ def test_a_guest_that_answers_is_left_alone(scene: Scene) -> None:
 
 
 def test_a_paused_guest_does_not_hang(scene: Scene) -> None:
-    scene.monitor.paused = True
+    scene.monitor.is_guest_paused = True
     with scene.link.waiting():
         assert not scene.wait_for_hang(6 * BEAT)
 
@@ -178,7 +180,7 @@ def test_what_became_of_a_guest(
 ) -> None:
     scene.heartbeat.latest = change.get("latest", 0.0)
     scene.heartbeat.silence = change.get("silence")
-    scene.emulator.status = change.get("status")
+    scene.emulator.exit_status = change.get("status")
     scene.link.alive = change.get("alive", True)
     if "event" in change:
         scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
@@ -189,5 +191,5 @@ def test_what_became_of_a_guest(
 
 
 def test_a_guest_without_a_connection_is_booting() -> None:
-    found = diagnose_guest(cast(Any, SimpleNamespace(heart=None)), [])
+    found = diagnose_guest(cast(Any, SimpleNamespace(heartbeat=None)), [])
     assert (found.condition, found.condition.verdict) == (Condition.BOOTING, Verdict.BOOT_FAIL)

@@ -125,20 +125,20 @@ def fenceable(line: Line, listing: str) -> Guest:
     guest.__dict__.update(
         _emulator=SimpleNamespace(console=line.console, stopped=False),
         _fencing=threading.Lock(),
-        fenced_to=0,
-        heart=None,
-        shipped={},
+        fence_position=0,
+        heartbeat=None,
+        copied_files={},
         image=SimpleNamespace(
             recipe=SimpleNamespace(name="a-vm", boot_noise=(), machine=SimpleNamespace(memory_mib=512))
         ),
     )
 
-    def script(text: str, *_: object, **__: object) -> SimpleNamespace:
+    def run_script(text: str, *_: object, **__: object) -> SimpleNamespace:
         if mark := re.search("pinpoint: fence [0-9a-f]+", text):
             line.send(b"[   10.000000] " + mark[0].encode() + b"\r\n")
         return SimpleNamespace(stdout=listing, ok=False, out=b"")
 
-    guest.__dict__["script"] = script
+    guest.__dict__["run_script"] = run_script
     return guest
 
 

@@ -139,7 +139,7 @@ def test_vm_without_the_patch() -> None:
 @pytest.mark.parametrize(("answer", "in_force"), [("7\n", True), ("0\n", False), ("", False)])
 def test_bug_must_be_in_force(answer: str, *, in_force: bool) -> None:
     """A bug is in force only if its number can be read back; a successful write is not enough."""
-    guest: Any = SimpleNamespace(name="vm", script=lambda _: SimpleNamespace(stdout=answer))
+    guest: Any = SimpleNamespace(name="vm", run_script=lambda _: SimpleNamespace(stdout=answer))
     if in_force:
         switch_on(guest, 7)
     else:

@@ -36,7 +36,7 @@ def test_every_run_has_its_own(keys: RunKeys) -> None:
 
 
 def test_no_private_key_is_printed(keys: RunKeys) -> None:
-    assert "host_key" not in repr(keys)
+    assert "dropbear_host_key" not in repr(keys)
 
 
 def test_paramiko_would_refuse_another_host(keys: RunKeys) -> None:

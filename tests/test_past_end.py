@@ -72,14 +72,14 @@ class FakeLayout(SimpleNamespace):
 
     functions = Layout.functions
 
-    def symbol(self, site: Site) -> tuple[FakeElf, Symbol]:
+    def elf_and_symbol(self, site: Site) -> tuple[FakeElf, Symbol]:
         return FakeElf(), FakeElf().function(site.symbol)
 
     def symbol_address(self, symbol: Symbol, _: str) -> int:
         return LOADED[symbol.section] + symbol.address
 
-    def address(self, site: Site) -> int:
-        return self.symbol_address(self.symbol(site)[1], site.module) + site.offset
+    def probe_address(self, site: Site) -> int:
+        return self.symbol_address(self.elf_and_symbol(site)[1], site.module) + site.offset
 
 
 def layout(*, stubs: bool) -> Layout:
@@ -156,7 +156,7 @@ def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
             replace(EXACT, inner_hits_and_misses=(hits, missed)).demand_exact()
 
 
-@pytest.mark.parametrize("change", [{"times": 7}, {"looks": 121}, {"in_function": True}])
+@pytest.mark.parametrize("change", [{"times_found": 7}, {"sample_count": 121}, {"in_function": True}])
 def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int]) -> None:
     stands = SHOWS[Symptom.TRAPS_FOR_EVER].cpu_address
     assert stands is not None

@@ -12,7 +12,7 @@ from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
 from harness.landing.landing_judgment import Missed
-from harness.pinning.protocol.enumerate import enumerate_schedules, select_covering_schedules, tested_situations
+from harness.pinning.protocol.enumerate import enumerate_schedules, select_covering_schedules, situations_of_schedule
 from harness.pinning.protocol.hypothesis_machine import explore_schedules
 from harness.pinning.protocol.model import (
     PINNING_RULES,
@@ -200,8 +200,8 @@ def test_what_is_left_out_frees_a_module_under_a_reference(rule: KernelRules) ->
 def test_a_few_schedules_cover_every_situation(rule: KernelRules) -> None:
     schedules = enumerate_schedules(rule, 1).schedules
     few = select_covering_schedules(rule, schedules)
-    every = {situation for each in schedules for situation in tested_situations(rule, each)}
-    assert {situation for each in few for situation in tested_situations(rule, each)} == every
+    every = {situation for each in schedules for situation in situations_of_schedule(rule, each)}
+    assert {situation for each in few for situation in situations_of_schedule(rule, each)} == every
     assert len(few) < len(schedules)
 
 
@@ -278,10 +278,10 @@ def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
     lost = GuestLost("the connection broke")
 
     class Mortal(ModelStage):
-        def take(self, step: ScheduleStep, now: World) -> str:
+        def take_step(self, step: ScheduleStep, now: World) -> str:
             if now.instance_count > 1:
                 raise lost
-            return super().take(step, now)
+            return super().take_step(step, now)
 
     with pytest.raises(GuestLost) as raised:
         explore_schedules(

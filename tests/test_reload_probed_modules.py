@@ -43,7 +43,7 @@ class FakeGuest:
     scripts: list[str] = field(default_factory=list)
     image: FakeImage = field(default_factory=FakeImage)
 
-    def script(self, text: str, *_: object, **__: object) -> Result:
+    def run_script(self, text: str, *_: object, **__: object) -> Result:
         self.scripts.append(text)
         found = (given for beginning, given in self.answers.items() if text.startswith(beginning))
         return next(found, answer(0, b"1.0 1.0\n", b""))
@@ -54,7 +54,7 @@ class FakeGuest:
     def copy_program(self, name: str) -> str:
         return f"/tmp/{name}"
 
-    def budget(self, _: float) -> None:
+    def scaled_deadline(self, _: float) -> None:
         return None
 
 

@@ -205,7 +205,7 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
 def _trial(by_hand: RelocationByHand, here: SimpleNamespace) -> Trial:
     places = AddressClassifier(here)  # type: ignore[arg-type]
     symbols = {symbol.name: symbol for symbol in here.kernel.symbols}
-    here.symbol = lambda site: (here.kernel, symbols[site.symbol])
+    here.elf_and_symbol = lambda site: (here.kernel, symbols[site.symbol])
     aims = []
     for name in "abc":
         address, truth = by_hand.address(Site(name)), symbols[name].address + SLIDE

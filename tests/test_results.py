@@ -270,9 +270,9 @@ from harness.core.events import Bus
 from harness.report.progress_board import Board
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
-out = board.above(sys.stdout)
+out = board.stream_above_view(sys.stdout)
 with bus.step("parisc", "kernel") as step:
-    step.report("compiling", 0.41)
+    step.publish_progress("compiling", 0.41)
     out.write("tests/test_a.py .")
     sys.stdin.readline()
     out.write(". PASSED\\nunfinished")

@@ -26,9 +26,11 @@ class Scene:
 
     @property
     def layout(self) -> Any:  # noqa: ANN401 - stands in
-        traits = SimpleNamespace(registers=RegisterParser(r"pc=(\w+)", "", 0))
+        traits = SimpleNamespace(register_parser=RegisterParser(r"pc=(\w+)", "", 0))
         monitor = SimpleNamespace(hmp=lambda _: f"pc={self._next():x}")
-        guest = SimpleNamespace(architecture=SimpleNamespace(kprobes=traits), monitor=monitor, stop=self.stopped.set)
+        guest = SimpleNamespace(
+            architecture=SimpleNamespace(kprobe_traits=traits), monitor=monitor, stop=self.stopped.set
+        )
         return SimpleNamespace(guest=guest, describe_address=hex)
 
     def _next(self) -> int:

@@ -180,7 +180,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
     kprobes = SimpleNamespace(decoder=Decoder.X86_64)
     guest = SimpleNamespace(
         image=SimpleNamespace(config={}),
-        architecture=SimpleNamespace(kprobes=kprobes),
+        architecture=SimpleNamespace(kprobe_traits=kprobes),
         memory=SimpleNamespace(read=lambda *_: memory),
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting_sections={".text"})

@@ -95,7 +95,7 @@ def test_what_a_process_used_is_read_past_any_name() -> None:
 
 
 def test_a_guest_that_stops_reports_its_cpu_time_once() -> None:
-    emulator = SimpleNamespace(monitor=SimpleNamespace(call_at_end=lambda _: None), cpu_seconds=0.0)
+    emulator = SimpleNamespace(monitor=SimpleNamespace(call_when_guest_stops=lambda _: None), cpu_seconds=0.0)
 
     def stop() -> None:
         emulator.cpu_seconds = 2.5

@@ -116,7 +116,7 @@ def test_tree(probed: dict[int, int], complaint: str) -> None:
 
 def test_mutant_that_aims_at_the_site_itself_is_counted_as_not_in_force(tmp_path: Path) -> None:
     """The figure counts reasons by their first words, so the error's message must begin with them."""
-    file = SimpleNamespace(offset=lambda _: PLACE, following=lambda site: site)
+    file = SimpleNamespace(offset_of_site=lambda _: PLACE, next_instruction_site=lambda site: site)
     with pytest.raises(NotInForceError) as raised:
         mutants.MUTANTS["user-one-instruction-off"].offsets_to_register(cast(UserFile, file), (Site("pinpoint_one_1"),))
     run = RunDirectory.create(tmp_path)

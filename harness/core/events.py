@@ -60,7 +60,7 @@ class ProgressStep:
 
     def set_final_detail(self, detail: str) -> None:
         """Set the detail of the FINISHED event, such as 'from the store' or '412 objects'."""
-        self.closing = detail
+        self.final_detail = detail
 
     def _event(self, phase: Phase, detail: str, fraction: float | None = None) -> Event:
         return Event(self.vm, self.name, phase, detail, fraction, time.monotonic() - self.began)
@@ -107,4 +107,4 @@ class Bus:
         except BaseException as error:
             self.publish(step._event(Phase.FAILED, str(error) or type(error).__name__))
             raise
-        self.publish(step._event(Phase.FINISHED, step.closing))
+        self.publish(step._event(Phase.FINISHED, step.final_detail))

@@ -69,11 +69,11 @@ class Store:
             with hold_lock(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.publish_progress):
                 entry = self._kept(kind, key, step)
                 if entry is None:
-                    damage = step.closing
+                    damage = step.final_detail
                     step.set_final_detail("")
                     entry = self._built(kind, key, parts, step, build)
                     # The board no longer shows the damage: the build's progress has replaced it.
-                    step.set_final_detail("; ".join(part for part in (damage, step.closing) if part))
+                    step.set_final_detail("; ".join(part for part in (damage, step.final_detail) if part))
                 self.mark_used(entry.path)
             return entry
 

@@ -251,7 +251,7 @@ class ControllerRun(MatrixRun):
     def _replays(self) -> dict[CellKey, str]:
         """Return the command that runs each cell again: the replay of its bundle, if it has one."""
         left = {cell.key: bundle.command(self.directory.path / cell.bundle) for cell in self._cells if cell.bundle}
-        return {cell.key: cell.replay_command for cell in self._asked.values()} | left
+        return {cell.key: cell.replay for cell in self._asked.values()} | left
 
     def _measure(self, figure: str, goal: str) -> None:
         seconds = round(time.monotonic() - self._began, 1)

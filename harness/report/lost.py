@@ -27,7 +27,7 @@ class Lost(BaseModel):
 def write_lost_cells(directory: RunDirectory, missing: Iterable[SelectedCell]) -> None:
     """Write the cells; a run that lost none gets no file. Raises OSError."""
     lines = [
-        Lost(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay_command", ""))
+        Lost(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay", ""))
         for each in missing
     ]
     if lines:

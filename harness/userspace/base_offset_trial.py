@@ -16,8 +16,8 @@ from harness.landing.code.function_selection import evenly_spread
 from harness.landing.landing_judgment import Missed
 from harness.landing.site import Site
 from harness.userspace import mapped_pages
-from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 
 SAMPLE = 6

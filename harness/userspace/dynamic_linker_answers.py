@@ -6,8 +6,8 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.site import Site
 from harness.userspace import mapped_pages
 from harness.userspace.mutants import HONEST
-from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 
 

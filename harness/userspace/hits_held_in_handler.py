@@ -7,7 +7,7 @@ from typing import Self
 
 from harness.core.errors import GuestError
 from harness.landing.landing_judgment import Missed
-from harness.userspace.probe_run import Uprobes
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 
 _GATE = "/sys/kernel/debug/pinpoint_uprobe/gate"

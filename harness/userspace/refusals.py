@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from harness.landing.landing_judgment import Missed
 from harness.userspace import mapped_pages, uprobes_tree
 from harness.userspace.poke import write_process_memory
-from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import EVENTS, Request, UprobesByModule, UprobesByPerf, UprobesByTracefs
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.core.errors import GuestError
-from harness.userspace.probe_run import Uprobes
 from harness.userspace.runner import Runner
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 
 _BOUNDARIES = 4

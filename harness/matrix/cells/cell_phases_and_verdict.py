@@ -17,7 +17,8 @@ from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.checkup import GuestStateChanged, KernelComplained, UnexplainedTaint
 from harness.report.failure_evidence import Evidence
 from harness.report.record import Cell
-from harness.userspace.probe_run import UprobeRun, Uprobes
+from harness.userspace.probe_run import UprobeRun
+from harness.userspace.uprobes_fixture import Uprobes
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import without_control_codes

@@ -41,7 +41,7 @@ class CellId:
         return CellKey(self.file, self.case, self.vm, self.mutant)
 
     @property
-    def replay_command(self) -> str:
+    def replay(self) -> str:
         """The command that runs this cell again."""
         return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()} -k '{self.item_name}'"
 

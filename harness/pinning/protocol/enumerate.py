@@ -108,7 +108,7 @@ def _defined(now: World, step: ScheduleStep) -> bool:
 Situation = tuple[str, str, str]
 
 
-def tested_situations(rule: KernelRules, schedule: Schedule) -> frozenset[Situation]:
+def situations_of_schedule(rule: KernelRules, schedule: Schedule) -> frozenset[Situation]:
     """The situations that a schedule tests: each step, the state of the first loader before it, and the outcome."""
     now, found = initial_world(rule), set()
     for step in schedule:
@@ -138,7 +138,7 @@ def select_covering_schedules(rule: KernelRules, schedules: Iterable[Schedule]) 
 
     They are chosen greedily: the schedule with the most missing situations, and among equals the shortest.
     """
-    unseen = {schedule: tested_situations(rule, schedule) for schedule in schedules}
+    unseen = {schedule: situations_of_schedule(rule, schedule) for schedule in schedules}
     missing = frozenset().union(*unseen.values())
     chosen: list[Schedule] = []
     while missing:

@@ -1,0 +1,63 @@
+"""What a case uses to probe user-space files in a guest: files, runners, and runs of uprobes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.guest.guest import Guest
+from harness.landing.landing_judgment import Missed
+from harness.landing.precompiled_sites import OtherBuildError
+from harness.landing.site import Site
+from harness.userspace.debug_files import SymbolSource
+from harness.userspace.mutants import HONEST, UserMutant
+from harness.userspace.probe_run import UprobeRun
+from harness.userspace.runner import Runner
+from harness.userspace.user_file import UserFile
+
+
+class Uprobes:
+    """Uprobes in one guest: the fixture that cases use."""
+
+    def __init__(self, guest: Guest, mutant: UserMutant = HONEST) -> None:
+        self.guest = guest
+        self.mutant = mutant
+        self.lives: list[UprobeRun] = []
+
+    def target_file(self, name: str, variant: str = "plain", symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
+        """A target file in one of its builds, copied into the guest."""
+        return UserFile.copy_build_to_guest(self.guest, variant, name, symbols_by)
+
+    def runner(self, variant: str = "plain", **environment: str) -> Runner:
+        """The target program in one of its builds: `with uprobes.runner() as process`."""
+        return Runner(self.guest, self.target_file("pinpoint_runner", variant).guest_path, environment, aslr=self._aslr)
+
+    @property
+    def _aslr(self) -> bool:
+        return not self.mutant.disables_aslr
+
+    def runner_at(self, path: str) -> Runner:
+        """The target program at a path of the guest."""
+        return Runner(self.guest, path, aslr=self._aslr)
+
+    def expect_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
+        """Check that sites are refused in a file of another build; returns the message. Raises Missed."""
+        try:
+            with self.on(file, sites):
+                pass
+        except OtherBuildError as refused:
+            return str(refused)
+        raise Missed(f"sites of build {file.elf.build_id[:12]} were registered in another build, {file.guest_path}")
+
+    def on(
+        self,
+        file: UserFile,
+        sites: Sequence[Site],
+        way: str = "tracefs",
+        *,
+        returns: bool = False,
+        aims: Sequence[int] | None = None,
+    ) -> UprobeRun:
+        """Uprobes on sites of a file; `aims` are offsets to register in place of the sites' own offsets."""
+        run = UprobeRun(file, sites, way, self.mutant, returns=returns, aims=aims)
+        self.lives.append(run)
+        return run
