@@ -7,7 +7,6 @@ itself, at section + offset, where the targets are at the time of the load.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -116,7 +115,8 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
     """The same bytes land, by either system call, in two targets loaded in two orders, which put them elsewhere."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
-    for order in ((*PLACES, BETWEEN), (BETWEEN, *reversed(tuple(PLACES)))):
+    # Each target has another size before it: the first is first once, the second is first the other time.
+    for order in (tuple(PLACES), (*reversed(tuple(PLACES)),)):
         with loaded(guest, *order) as targets:
             prove_landing(loaders, targets, in_memory=in_memory)
             seen.append({name: targets[name].sections for name in PLACES})
@@ -144,16 +144,6 @@ def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
     first, second = PLACES
     with Target(guest, f"rebuilt/{first}"), Target(guest, second):
         loaders.expect_refusal(precompiled_probe_run.precompiled_order(guest), LoaderStatus.LOAD, "ESTALE")
-
-
-@pytest.mark.requires("kprobes")
-@pytest.mark.mutants("no-build-id")
-def test_targets_in_the_wrong_order(guest: Guest, loaders: Loaders) -> None:
-    """If the loader has the targets in the other order, each of them is right and none is the expected build."""
-    how = precompiled_probe_run.precompiled_order(guest)
-    with loaded(guest, *PLACES):
-        wrong = replace(how, targets=tuple(reversed(how.targets)))
-        loaders.expect_refusal(wrong, LoaderStatus.LOAD, "ESTALE")
 
 
 @pytest.mark.requires("kprobes")

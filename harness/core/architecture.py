@@ -117,7 +117,7 @@ class CompatPrograms:
     `cross_prefix` is what the names of their compiler and binutils begin with; `library_directory` is the host's
     directory with their C library, whose dynamic linker is `dynamic_linker`; `decoder` finds instruction boundaries,
     where one is needed; `uprobe_errno` is the errno of a registration when such a program has the code mapped, 0 where
-    it succeeds.
+    it succeeds; `compiler_flags` select code on which a uprobe can be asked for at all.
     """
 
     elf_machine: str
@@ -126,6 +126,7 @@ class CompatPrograms:
     dynamic_linker: str
     decoder: Decoder | None = None
     uprobe_errno: int = 0
+    compiler_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

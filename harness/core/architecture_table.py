@@ -186,6 +186,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 cross_prefix="arm-linux-gnueabihf-",
                 library_directory="/usr/arm-linux-gnueabihf/lib",
                 dynamic_linker="ld-linux-armhf.so.3",
+                # A Thumb function may start at an odd halfword, which __uprobe_register() refuses for its alignment.
+                compiler_flags=("-marm",),
                 uprobe_errno=_ENOTSUPP,  # arch_uprobe_analyze_insn(): "we do not support AARCH32 instruction probing"
             ),
         ),

@@ -70,7 +70,8 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa
 def _version(narrow: CompatPrograms) -> str:
     """Return the version of the compiler and the digest of the C library of 32-bit programs."""
     answer = run([f"{narrow.cross_prefix}gcc", "--version"], deadline=Deadline.after(_BUILD_S))
-    return f"{answer.output.partition(chr(10))[0]} {sha256(Path(narrow.library_directory) / 'libc.so.6')}"
+    library = sha256(Path(narrow.library_directory) / "libc.so.6")
+    return f"{answer.output.partition(chr(10))[0]} {library} {narrow.compiler_flags}"
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:
@@ -124,7 +125,7 @@ class _Job:
     def _narrow(self, directory: Path, narrow: CompatPrograms) -> None:
         """The plain build as 32-bit programs, with the C library and the dynamic linker that they need."""
         loader = f"-Wl,--dynamic-linker=/tmp/{KIND}/{directory.name}/{narrow.dynamic_linker}"
-        self._variant(directory, Variant((loader,)), narrow.cross_prefix)
+        self._variant(directory, Variant((loader, *narrow.compiler_flags)), narrow.cross_prefix)
         for name in (narrow.dynamic_linker, "libc.so.6"):
             (directory / name).write_bytes((Path(narrow.library_directory) / name).read_bytes())
 

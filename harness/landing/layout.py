@@ -16,6 +16,7 @@ from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
+from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.closest_symbol import ClosestSymbolTable, CombinedSymbolTables, LoadedSymbol
 from harness.landing.code.function_selection import select_functions
 from harness.landing.code.instruction import Flow, Instruction
@@ -25,7 +26,8 @@ from harness.landing.code.instructions import (
     offsets_inside_instructions,
     once_per_call_boundaries,
 )
-from harness.landing.code.patch_sites import patch_sites
+from harness.landing.code.patch_sites import patch_sites, table_addresses
+from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -169,7 +171,16 @@ class Layout:
     def next_accepted_site(self, site: Site) -> Site | None:
         """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
         later = (each for each in self._after_landing(site) if each.flow is not Flow.REFUSED and not each.is_padding)
-        return next((site.at_offset(each.offset) for each in later), None)
+        start = self.symbol_start(site)
+        refused = () if site.module else self._patched_or_trapping
+        return next((site.at_offset(each.offset) for each in later if start + each.offset not in refused), None)
+
+    @cached_property
+    def _patched_or_trapping(self) -> frozenset[int]:
+        """The addresses of the kernel's static branches, static calls and traps, which refuse kprobes with EINVAL."""
+        tables = (table_addresses(self.kernel, table) for table in (JUMPS, STATIC_CALLS))
+        traps = linked_bug_addresses(self.kernel, self.guest.image.config)
+        return frozenset(address + self.slide for each in (*tables, traps) for address in each)
 
     def _after_landing(self, site: Site) -> Iterator[Instruction]:
         """The function's instructions after the one that a probe on the site lands on."""

@@ -107,6 +107,7 @@ def _between(name: str) -> tuple[str, str]:
 
 
 ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
+STATIC_CALLS = "__start_static_call_sites"
 _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
 # struct alt_instr of other versions: up to 5.12 it ends with the length of the padding; since 6.3 it has 16 flag bits
 # after the feature.

@@ -8,11 +8,9 @@ from harness.guest.guest import Guest
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.function_selection import read_blacklist_ranges
 from harness.landing.code.patch_sites import module_table_entries, table_addresses
-from harness.landing.code.patch_tables import JUMPS
+from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
 from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.target import Target
-
-_STATIC_CALLS = "__start_static_call_sites"
 
 
 def jump_label_addresses(layout: Layout) -> list[int]:
@@ -22,7 +20,7 @@ def jump_label_addresses(layout: Layout) -> list[int]:
 
 def static_call_addresses(layout: Layout) -> list[int]:
     """The addresses of the static calls in the kernel's text."""
-    return _loaded(layout, table_addresses(layout.kernel, _STATIC_CALLS))
+    return _loaded(layout, table_addresses(layout.kernel, STATIC_CALLS))
 
 
 def module_jump_label_addresses(loaded: Target | LoadedTarget) -> list[int]:

@@ -12,7 +12,7 @@ from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, table_ranges
-from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS
+from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, STATIC_CALLS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
 
@@ -21,7 +21,6 @@ _BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 _ALWAYS_LISTED = "get_kprobe"
 # Areas on the blacklist of every architecture (populate_kprobe_blacklist(), kernel/kprobes.c, 6.1).
 _AREAS = ("kprobes", "noinstr")
-_STATIC_CALLS = "__start_static_call_sites"
 # Tables that rewrite text at boot, into code that depends on the processor. The kernel accepts probes on all of it.
 _RETPOLINES = "__retpoline_sites"
 _REWRITTEN = (ALTERNATIVES, "__parainstructions", _RETPOLINES)
@@ -160,7 +159,7 @@ class Reserved:
     @cached_property
     def _static_calls(self) -> Sequence[Range]:
         # Every byte of the call counts, also for a tail call with a prefix (addr_conflict(), static_call_inline.c).
-        return _sorted(Range(each.start, each.start + 5) for each in table_ranges(self._kernel, _STATIC_CALLS))
+        return _sorted(Range(each.start, each.start + 5) for each in table_ranges(self._kernel, STATIC_CALLS))
 
     @cached_property
     def _bugs(self) -> Sequence[Range]:

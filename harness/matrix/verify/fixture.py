@@ -103,8 +103,9 @@ class ForeignProbes:
             return self._run(Modules(self.guest, [load], "insmod", None), {name: file})
 
     def _elsewhere(self, site: Site) -> int:
-        """Return the offset of the function's next instruction."""
-        return Layout(self.guest, loaded_targets(self.guest)).next_instruction_site(site).offset
+        """Return the offset of the function's next instruction on which the kernel accepts a probe."""
+        layout = Layout(self.guest, loaded_targets(self.guest))
+        return (layout.next_accepted_site(site) or layout.next_instruction_site(site)).offset
 
     def judge_command(
         self, command: str, site: Site, other: Site | None = None, *, tools: bool = False
@@ -113,11 +114,11 @@ class ForeignProbes:
 
         `{symbol}`, `{offset}` and `{table}` stand for the site's symbol, its offset, and a file of addresses and
         symbols as /proc/kallsyms has them. In the mutant's cell the first two are those of `other`, or, without it, of
-        the next instruction. With `tools` the command runs among the guest's packages.
+        the next instruction that accepts a probe. With `tools` the command runs among the guest's packages.
         """
         chosen = site
         if self._mutant == REGISTERS_ELSEWHERE:
-            chosen = other or Layout(self.guest).next_instruction_site(site)
+            chosen = other or site.at_offset(self._elsewhere(site))
         table = self._table() if "{table}" in command else ""
         text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
         return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
