@@ -148,6 +148,6 @@ def pytest_runtest_makereport(
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
         run.record_ended_cell(watch)
-        report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
+        report.pinpoint_cell = watch.as_record().model_dump(mode="json")  # type: ignore[attr-defined]
         watch.drop_references()
     return report

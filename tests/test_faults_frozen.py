@@ -35,7 +35,7 @@ import harness.matrix.guests.checkup as checkup
 import harness.matrix.guests.fleet as fleet
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline
-from harness.guest.qemu_process import Emulator
+from harness.guest.qemu_process import QemuProcess
 from harness.guest.guest import Guest
 
 pytest_plugins = ["harness.plugin"]
@@ -44,7 +44,7 @@ FAULTS = {faults}
 
 # A kernel of one instruction prints nothing and reads nothing; everything else is real.
 fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, HANG)
-start._hear = start._become_ready = Guest.copy_all_files = Guest.forget_run = traits.prove_traits = lambda *_: None
+start._hear = start._become_ready = Guest.copy_all_files = Guest.return_to_provisioning = traits.prove_traits = lambda *_: None
 checkup.record_initial_state = checkup.check_after_cell = lambda guest: ""
 
 
@@ -112,7 +112,7 @@ def take(self, monitor, frozen, deadline):
 
 
 freeze_for_real, start.freeze = start.freeze, freeze
-take_for_real, Emulator._take = Emulator._take, take
+take_for_real, QemuProcess._take = QemuProcess._take, take
 
 
 @pytest.hookimpl(trylast=True)
