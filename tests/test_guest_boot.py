@@ -214,7 +214,7 @@ def test_no_descriptor_is_left_of_a_guest(tmp_path: Path) -> None:
 open_now = []
 for _ in range(3):
     try:
-        pretender.boot(arm64(b"Kernel panic - not syncing: no init\\r\\n", PSCI_SYSTEM_RESET))
+        pretender.boot(arm64_canary_program(b"Kernel panic - not syncing: no init\\r\\n", PSCI_SYSTEM_RESET))
     except BootError:
         open_now.append(len(list(Path("/proc/self/fd").iterdir())))
 # The first boot made the event loop that all monitors share.

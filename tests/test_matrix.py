@@ -25,7 +25,7 @@ class Guest:
     image.build_id, image.modules = "b1d", {}
     accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
     qemu_version = "QEMU emulator version 7.2.22"
-    argv, boot_seconds, shipped, heart, frozen = ["qemu"], 1.0, {}, None, "frozen-0123"
+    argv, boot_seconds, copied_files, heartbeat, frozen = ["qemu"], 1.0, {}, None, "frozen-0123"
 
     def stop(self):
         pass
