@@ -120,14 +120,16 @@ def test_concurrent_commands_have_channels_of_their_own(shell: Shell, tmp_path: 
     waiting = f"touch {begun}; while [ ! -e {released} ]; do sleep 0.05; done"
     slow = threading.Thread(target=script, args=(shell, waiting))
     slow.start()
-    deadline = Deadline.after(SOON)
-    while not begun.exists():
-        deadline.require_time_left("the other command")
-        time.sleep(0.02)
-    assert shell.run(("echo", "on"), Deadline.after(SOON)).stdout == "on\n"
-    assert slow.is_alive()
-    released.touch()
-    slow.join()
+    try:
+        deadline = Deadline.after(SOON)
+        while not begun.exists():
+            deadline.require_time_left("the other command")
+            time.sleep(0.02)
+        assert shell.run(("echo", "on"), Deadline.after(SOON)).stdout == "on\n"
+        assert slow.is_alive()
+    finally:
+        released.touch()
+        slow.join()
 
 
 def test_command_that_ends_the_shell_is_reported(shell: Shell) -> None:
