@@ -14,7 +14,7 @@ TIMES = 3
 @pytest.mark.parametrize("way", ["tracefs", "module"])
 @pytest.mark.parametrize("name", [FIRST_LIBRARY, RUNNER])
 def test_32bit(uprobes: Uprobes, name: str, way: str) -> None:
-    """x86 decodes the instruction as 32-bit code and probes it; arm64 answers ENOTSUPP where the code is mapped."""
+    """x86 decodes the instruction as 32-bit code and probes it; arm64 returns EOPNOTSUPP where the code is mapped."""
     file = uprobes.target_file(name, COMPAT)
     symbol = f"pinpoint_{'one' if name == FIRST_LIBRARY else 'runner'}_leaf"
     with uprobes.runner(COMPAT) as process:

@@ -192,6 +192,19 @@ def test_what_a_build_leaves_is_no_link_and_no_device(kernel: Image, directory: 
 
 
 @only_root
+def test_a_read_only_source_is_built(kernel: Image, directory: Path) -> None:
+    source = directory / "foreign"
+    source.mkdir()
+    (source / "Makefile").write_text("modules:\n\tid -u >it.ko\n")
+    (source / "Makefile").chmod(0o444)
+    source.chmod(0o555)
+    into = directory / "into"
+    into.mkdir()
+    (built,) = external_build.build(source, kernel, BuildContext.in_cache(Bus()), into)
+    assert built.read_text() == f"{child_privilege_drop.BUILD_USER}\n"
+
+
+@only_root
 def test_a_directory_replaced_by_a_link(kernel: Image, directory: Path) -> None:
     other = directory.parent / "other"
     other.mkdir()

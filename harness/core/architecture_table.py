@@ -20,9 +20,6 @@ from harness.core.architecture import (
 from harness.core.kernel_single_step_defect import Defect, Symptom
 from harness.core.qemu_registers import RegisterParser
 
-# include/linux/errno.h; the C library has no name for it.
-_ENOTSUPP = 524
-
 # arch/parisc/kernel/kprobes.c single-steps a copy of the instruction with a second break after it. The handler of that
 # break decides where execution continues. Line numbers are those of 6.1.
 _PARISC_FALLS_THROUGH = (
@@ -188,7 +185,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 dynamic_linker="ld-linux-armhf.so.3",
                 # A Thumb function may start at an odd halfword, which __uprobe_register() refuses for its alignment.
                 compiler_flags=("-marm",),
-                uprobe_errno=_ENOTSUPP,  # arch_uprobe_analyze_insn(): "we do not support AARCH32 instruction probing"
+                # "we do not support AARCH32 instruction probing" (arch/arm64/kernel/probes/uprobes.c:40, 6.1)
+                uprobe_errno=errno.EOPNOTSUPP,
             ),
         ),
         Architecture(

@@ -85,8 +85,11 @@ def _rights(make: Make, scratch: Path) -> Rights | None:
     given = child_privilege_drop.restricted_rights(
         ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER
     )
-    for path in scratch.rglob("*") if given else ():
+    # The copy of a read-only source must be writable, because the build writes beside the source files.
+    for path in (scratch, *scratch.rglob("*")) if given else ():
         os.lchown(path, child_privilege_drop.BUILD_USER, child_privilege_drop.GROUP)
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o600))
     return given
 
 
