@@ -48,4 +48,4 @@ class WorkerCrashes:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
             watch.set_if_worse(Verdict.HARNESS_ERROR, _REASON)
             self._run.bundles.write(watch, ())
-            report.pinpoint_cell = watch.record().model_dump(mode="json")  # type: ignore[attr-defined]
+            report.pinpoint_cell = watch.as_record().model_dump(mode="json")  # type: ignore[attr-defined]
