@@ -27,6 +27,8 @@ from harness.matrix.verify.subjects import Command, Modules, Subject
 
 Found = tuple[str, Finding]
 _TABLE = "/tmp/pinpoint-symbols"
+# Seconds; a slow guest gets more.
+_UNLISTED = 4.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class ForeignProbes:
         file = self.guest.image.modules[module]
         words = [f"kind={kind}", f"symbol={symbol}", f"offset={offset}"]
         load = ModuleToLoad(module, file, file, words)
-        return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
+        return self._run(Modules(self.guest, [load], "insmod", self._settle), {module: file})
 
     def judge_kernel_sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
         """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
@@ -100,7 +102,12 @@ class ForeignProbes:
         with tempfile.TemporaryDirectory(prefix="pinpoint-sample-") as directory:
             (file,) = external_build.build(source, image, self._build_context, Path(directory))
             load = ModuleToLoad(name, file, file, [f"{parameter}={chosen.symbol}"])
-            return self._run(Modules(self.guest, [load], "insmod", None), {name: file})
+            return self._run(Modules(self.guest, [load], "insmod", self._settle), {name: file})
+
+    @property
+    def _settle(self) -> float | None:
+        """The seconds to wait for registrations: a fixed time for the mutant whose lists never have one."""
+        return _UNLISTED if self._mutant == LIST_LEFT_OUT else None
 
     def _elsewhere(self, site: Site) -> int:
         """Return the offset of the function's next instruction on which the kernel accepts a probe."""
@@ -121,7 +128,7 @@ class ForeignProbes:
             chosen = other or site.at_offset(self._elsewhere(site))
         table = self._table() if "{table}" in command else ""
         text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
-        return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
+        return self._run(Command(self.guest, text, self._settle, chroot=tools), tool_drivers(self.guest.image))
 
     def _table(self) -> str:
         """Write the kernel's functions to a file of the guest; for a mutant each with the next one's address."""
