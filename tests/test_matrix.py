@@ -202,7 +202,7 @@ def test_the_bundle_of_a_cell_without_proof_replays_its_mutants_too(matrix: pyte
 
 def test_a_disk_that_takes_no_bundle_costs_the_bundle_only(matrix: pytest.Pytester) -> None:
     full = "import harness.report.bundle as made\ndef write(*_):\n    raise HostError('no bundle: disk full')\n"
-    matrix.makeconftest(f"{CONFTEST}\n{full}\nmade.write = write\n")
+    matrix.makeconftest(f"{CONFTEST}\n{full}\nmade.write_bundle = write\n")
     assert run(matrix, "def test_it(guest): raise Missed('elsewhere')", "--vm", "arm64-debian").ret == 1
     (cell,) = cells(matrix)
     assert (cell["verdict"], cell["bundle"]) == ("fail", "")
