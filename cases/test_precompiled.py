@@ -113,17 +113,16 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 @pytest.mark.mutants("one-instruction-off", "one-base", "swaps-handles")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
-    """The same bytes land, by either system call, in two targets loaded in three orders, which put them elsewhere."""
+    """The same bytes land, by either system call, in two targets loaded in three orders, which move a target."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
     other_way = tuple(reversed(tuple(PLACES)))
-    # Which order moves a module depends on the holes that the allocator has, so each must move in one of two.
+    # Which module moves depends on the holes that the allocator has: on parisc the larger one fits into one only.
     for order in (tuple(PLACES), (BETWEEN, *other_way), (*other_way, BETWEEN)):
         with loaded(guest, *order) as targets:
             prove_landing(loaders, targets, in_memory=in_memory)
             seen.append({name: targets[name].sections for name in PLACES})
-    for module in PLACES:
-        moved = [elsewhere(seen[0][module], each[module]) for each in seen[1:]]
-        assert any(moved), f"{module} is at its first address in each order: {seen}"
+    moved = [module for module in PLACES for each in seen[1:] if elsewhere(seen[0][module], each[module])]
+    assert moved, f"each module is at its first address in each order: {seen}"
 
 
 @pytest.mark.requires("kprobes", "module_text_sections")
