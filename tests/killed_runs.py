@@ -14,6 +14,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ LOOKS = ("os.listdir", "os.scandir")
 VMS = ("arm64-debian", "parisc")
 CASES = 3
 # What is in the command line of each victim.
-VICTIMS = {"worker": b"execnet", "QEMU": b"qemu-system", "builder": b"INTO="}
+VICTIMS = {"worker": b"exec(eval(sys.stdin.readline()))", "QEMU": b"qemu-system", "builder": b"INTO="}
 
 CONFTEST = """
 import tempfile
@@ -137,19 +139,27 @@ def strike(own: int, victim: str) -> bool:
 
 def run(directory: Path, victim: str, point: int) -> None:
     """Run the plugin in a forked process, strike at side effect number `point` or soon after; write how to `done`."""
-    own, done, struck, busy = os.getpid(), 0, False, False
+    own, done, struck, begun = os.getpid(), 0, False, False
+
+    def strike_soon() -> None:
+        # A controller that waits for its workers has no side effects, so the victim is looked for all the time.
+        nonlocal struck
+        while not struck:
+            struck = strike(own, victim)
+            time.sleep(0.01)
 
     def count(event: str, given: tuple[Any, ...]) -> None:
-        nonlocal done, struck, busy
+        nonlocal done, begun
         reads = event == "open" and not given[2] & (os.O_WRONLY | os.O_RDWR)
         # Forked processes inherit this hook until they execute another program.
-        if busy or not event.startswith(WATCHED) or event in LOOKS or reads or os.getpid() != own:
+        if begun or not event.startswith(WATCHED) or event in LOOKS or reads or os.getpid() != own:
             return
         done += 1
-        if point and done >= point and not struck:
-            busy = True
-            struck = strike(own, victim)
-            busy = False
+        if point and done >= point:
+            begun = True
+            if victim == "controller":
+                strike(own, victim)
+            threading.Thread(target=strike_soon, daemon=True).start()
 
     os.chdir(directory)
     output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
