@@ -204,7 +204,12 @@ def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Foreig
 def foreign_tools(
     request: pytest.FixtureRequest, vm: str, mutant: str
 ) -> Callable[..., AbstractContextManager[ForeignProbes]]:
-    """The same in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`."""
+    """The same in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`.
+
+    Skips on a kernel of our own configuration: large packages are on a disk, which only Debian's modules can mount.
+    """
+    if request.config.stash[RUN].fleet.image(vm).recipe.kernel.source != "debian-binary":
+        pytest.skip(f"{vm} has no virtio_blk, squashfs and overlay to mount a disk of Debian packages with")
 
     @contextmanager
     def begin(*packages: str) -> Iterator[ForeignProbes]:
