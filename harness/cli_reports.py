@@ -20,6 +20,7 @@ from harness.report.compare import Baseline, compare_with_baseline, format_compa
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_report
 from harness.report.metrics_with_goals import Figures
+from harness.report.record import describe_cell
 from harness.report.run_dir import LATEST, RunDirectory
 from harness.verdict.printk import without_control_codes
 
@@ -148,11 +149,10 @@ def history(case: str, flaky: bool) -> int:
         raise UsageError("no run has left results yet", where=str(root), mend="./pinpoint run")
     shown = [each for each in past_runs.read_history(root, case) if each.flaky or not flaky]
     for each in shown:
-        mutant = f", mutant {each.mutant}" if each.mutant else ""
         counts = Counter(verdict.value for verdict in each.verdicts)
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
         mark = "  FLAKY" if each.flaky else ""
-        click.echo(without_control_codes(f"{each.case} on {each.vm}{mutant}: {verdicts}; {each.seconds:.1f} s{mark}"))
+        click.echo(without_control_codes(f"{describe_cell(each)}: {verdicts}; {each.seconds:.1f} s{mark}"))
     if not shown:
         click.echo("no cell matches" if case or flaky else "no cell has run")
     return 0

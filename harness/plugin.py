@@ -11,6 +11,7 @@ from harness.core.errors import PinpointError
 from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_phases_and_verdict, sanitize, selection
+from harness.matrix.cells.reported_cell import attach_cell
 from harness.matrix.controller_run import ControllerRun
 from harness.matrix.internal_error import OneLineInternalErrors
 from harness.matrix.results_unwritable import StopOnUnwritableResults
@@ -148,6 +149,6 @@ def pytest_runtest_makereport(
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
         run.record_ended_cell(watch)
-        report.pinpoint_cell = watch.as_record().model_dump(mode="json")  # type: ignore[attr-defined]
+        attach_cell(report, watch.as_record())
         watch.drop_references()
     return report

@@ -16,6 +16,7 @@ from harness.core import paths, process
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.matrix.cells.failure_bundles import Bundles
+from harness.matrix.cells.reported_cell import reported_cell
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
 from harness.matrix.commands.attach import GuestAttacher
@@ -141,10 +142,9 @@ class ControllerRun(MatrixRun):
         """Write each cell when it ends, whichever process it ran in."""
         if report.when == "setup":
             self._timeline.begin_cell(report.nodeid, report.start)
-        kept = getattr(report, "pinpoint_cell", None)
-        if kept is None:
+        cell = reported_cell(report)
+        if cell is None:
             return
-        cell = Cell(**kept)
         self._timeline.end_cell(report.nodeid, report.stop, cell, getattr(report, "worker_id", ""))
         self._results.write(cell)
         if cell.verdict is not Verdict.SKIP and all(earlier.verdict is Verdict.SKIP for earlier in self._cells):

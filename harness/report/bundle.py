@@ -18,7 +18,7 @@ from harness.core.errors import HostError, UsageError
 from harness.core.files import sha256, sha256_of_strings
 from harness.images.vm_recipe import kernel_options_of_this_run
 from harness.report import jsonl
-from harness.report.record import Cell
+from harness.report.record import Cell, describe_cell
 from harness.report.untrusted_bundle_reader import LARGEST_DESCRIPTION, BundleFiles, NotInBundle
 from harness.verdict.printk import without_control_codes
 
@@ -143,11 +143,10 @@ def command(directory: Path) -> str:
 
 def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
     cell = about.cell
-    mutant = f", mutant {cell.mutant}" if cell.mutant else ""
     absent = [without_control_codes(f"- no {name}: {why}") for name, why in about.absent.items()]
     return "\n".join(
         [
-            f"# {cell.case} on {cell.vm}{mutant}: {cell.verdict.value}",
+            f"# {describe_cell(cell)}: {cell.verdict.value}",
             "",
             *(f"    {line}" for line in (cell.reason or "no reason recorded").splitlines()),
             "",

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core.errors import UsageError
 from harness.report.pivot import Pivot
-from harness.report.record import Cell, CellKey, Results
+from harness.report.record import Cell, CellKey, Results, describe_cell
 from harness.report.run_dir import RunDirectory
 from harness.report.same_failure import remove_varying_parts
 from harness.verdict.cell_verdict_enum import Verdict
@@ -124,16 +124,16 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
             _failed(found, key, earlier, cell)
         elif not earlier.verdict.acceptable:
             (found.newly_skipped if cell.verdict is Verdict.SKIP else found.mended).append(
-                f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
+                f"{describe_cell(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
             )
         elif cell.verdict is Verdict.SKIP and earlier.verdict is not Verdict.SKIP:
             found.newly_skipped.append(_line(key, cell))
         elif cell.verdict is not earlier.verdict:
-            found.mended.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}")
+            found.mended.append(f"{describe_cell(key)}: {earlier.verdict.value} -> {cell.verdict.value}")
         elif cell.seconds > earlier.seconds * _SLOWER_RATIO and cell.seconds > earlier.seconds + _SLOWER_SECONDS:
-            found.slower.append(f"{_name(key)}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
+            found.slower.append(f"{describe_cell(key)}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
     found.missing_cells.extend(
-        f"{_name(key)}: was {cell.verdict.value}"
+        f"{describe_cell(key)}: was {cell.verdict.value}"
         for key, cell in before.items()
         if key not in after and key.vm in rows and cell.verdict is not Verdict.SKIP
     )
@@ -155,7 +155,9 @@ def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparis
             found.newly_failed.append(_line(key, cell))
         else:
             seen.add(id(known))
-            found.changed_verdicts.append(f"{_name(key)}: {cell.verdict.value}, known: {known.reason} ({known.owner})")
+            found.changed_verdicts.append(
+                f"{describe_cell(key)}: {cell.verdict.value}, known: {known.reason} ({known.owner})"
+            )
     found.mended.extend(
         f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline and did not occur; remove the entry"
         for each in baseline.known
@@ -189,16 +191,13 @@ def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:
     if earlier.verdict.acceptable:
         found.newly_failed.append(_line(key, cell))
     elif earlier.verdict is not cell.verdict:
-        found.changed_verdicts.append(f"{_name(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}")
+        found.changed_verdicts.append(
+            f"{describe_cell(key)}: {earlier.verdict.value} -> {cell.verdict.value}: {cell.reason}"
+        )
     elif remove_varying_parts(earlier.reason) != remove_varying_parts(cell.reason):
-        found.changed_verdicts.append(f"{_name(key)}: {cell.verdict.value}, another reason: {cell.reason}")
-
-
-def _name(key: CellKey) -> str:
-    mutant = f", mutant {key.mutant}" if key.mutant else ""
-    return f"{key.case} on {key.vm}{mutant}"
+        found.changed_verdicts.append(f"{describe_cell(key)}: {cell.verdict.value}, another reason: {cell.reason}")
 
 
 def _line(key: CellKey, cell: Cell) -> str:
     reason = f": {cell.reason}" if cell.reason else ""
-    return f"{_name(key)}: {cell.verdict.value}{reason}"
+    return f"{describe_cell(key)}: {cell.verdict.value}{reason}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,27 @@ class CellKey(NamedTuple):
     case: str
     vm: str
     mutant: str
+
+
+class NamedCell(Protocol):
+    """Something that names a cell to a person."""
+
+    @property
+    def case(self) -> str:
+        """The case."""
+
+    @property
+    def vm(self) -> str:
+        """The VM."""
+
+    @property
+    def mutant(self) -> str:
+        """The mutant, empty for an honest cell."""
+
+
+def describe_cell(cell: NamedCell) -> str:
+    """Return a cell's name for a person: `CASE on VM`, with its mutant if it has one."""
+    return f"{cell.case} on {cell.vm}{f', mutant {cell.mutant}' if cell.mutant else ''}"
 
 
 class Cell(BaseModel):

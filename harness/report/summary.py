@@ -15,7 +15,7 @@ from harness.report import witnesses_by_mutant_table
 from harness.report.base_offset_table import TrialRow
 from harness.report.base_offset_table import table as table_of_trials
 from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
-from harness.report.record import Cell, CellKey
+from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
@@ -66,8 +66,7 @@ def write_summary(
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))
     for lost in pivot.missing:
-        mutant = f", mutant {lost.mutant}" if lost.mutant else ""
-        console.print(f"\ndid not run  {lost.case} on {lost.vm}{mutant}", style=_BAD, soft_wrap=True, markup=False)
+        console.print(f"\ndid not run  {describe_cell(lost)}", style=_BAD, soft_wrap=True, markup=False)
         replay = replays.get(CellKey(lost.file, lost.case, lost.vm, lost.mutant), "")
         console.print(f"  again: {replay}", soft_wrap=True, markup=False)
     for line in buffer.getvalue().splitlines():
@@ -97,9 +96,8 @@ def _square(square: PivotSquare) -> Text:
 
 
 def _print_failure(console: Console, cell: Cell, others: int, replay: str) -> None:
-    mutant = f", mutant {cell.mutant}" if cell.mutant else ""
     more = f", and {others} more cell{'s' if others > 1 else ''} there" if others else ""
-    headline = Text.assemble("\n", (cell.verdict.value, _BAD), f"  {cell.case} on {cell.vm}{mutant}{more}")
+    headline = Text.assemble("\n", (cell.verdict.value, _BAD), f"  {describe_cell(cell)}{more}")
     console.print(headline, soft_wrap=True)
     console.print(f"  {without_control_codes(cell.reason)}", soft_wrap=True, markup=False)
     if replay:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import CELL_FAILED, UsageError
+from harness.matrix.cells.reported_cell import reported_cell
 from harness.matrix.commands import replay
 from harness.matrix.controller_run import ControllerRun
 from harness.report import compare
 from harness.report.compare import Baseline
-from harness.report.record import Cell, CellKey
+from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.printk import without_control_codes
 
 # Options and words that select some of the cells; cells that they leave out are not gone.
@@ -30,9 +31,9 @@ class Listener:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record a cell."""
-        kept = getattr(report, "pinpoint_cell", None)
-        if kept is not None:
-            self.cells.append(Cell(**kept))
+        cell = reported_cell(report)
+        if cell is not None:
+            self.cells.append(cell)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -94,8 +95,7 @@ class Gate:
         """Replay each new failure in fresh guests; the verdicts of the run stay."""
         lines = []
         for cell in new if self.confirmation_replays else ():
-            mutant = f", mutant {cell.mutant}" if cell.mutant else ""
-            name = f"{cell.case} on {cell.vm}{mutant}"
+            name = describe_cell(cell)
             if not cell.bundle or self.listener.directory is None:
                 lines.append(f"{name}: not replayed, it has no bundle")
                 continue

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +16,7 @@ from harness.core.errors import INTERRUPTED, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.vm_recipe import Recipe, load_all, select
+from harness.matrix.cells.reported_cell import reported_cell
 from harness.matrix.cells.selection import cell_of
 from harness.matrix.commands import pytest_run
 from harness.report import jsonl
@@ -97,10 +97,9 @@ class _Hunt:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the first failed cell, which kills the mutant; a guest that dies does not."""
-        kept = getattr(report, "pinpoint_cell", None)
-        if kept is None:
+        cell = reported_cell(report)
+        if cell is None:
             return
-        cell = Cell(**kept)
         self.cells += cell.verdict is not Verdict.SKIP
         if cell.verdict is Verdict.FAIL:
             self.killer, self.where = cell, _place(cell)
@@ -250,9 +249,9 @@ class _Control:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record a case that passed, or that failed in the documented way."""
-        kept: dict[str, Any] | None = getattr(report, "pinpoint_cell", None)
-        if kept is not None and Cell(**kept).verdict.acceptable:
-            self.held.add(_place(Cell(**kept)))
+        cell = reported_cell(report)
+        if cell is not None and cell.verdict.acceptable:
+            self.held.add(_place(cell))
 
     @staticmethod
     def _named(item: pytest.Item) -> str:

@@ -16,6 +16,7 @@ from harness.core.files import sha256
 from harness.images.build_context import BuildContext
 from harness.images.prepare import image_key
 from harness.images.vm_recipe import Recipe, select
+from harness.matrix.cells.reported_cell import reported_cell
 from harness.matrix.commands import bundle_trust, pytest_run
 from harness.report import bundle
 from harness.report.bundle import Bundle
@@ -38,9 +39,9 @@ class _Listener:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Record the cell if it is the bundle's."""
-        kept = getattr(report, "pinpoint_cell", None)
-        if kept is not None and Cell(**kept).key == self._wanted:
-            self.cell = Cell(**kept)
+        cell = reported_cell(report)
+        if cell is not None and cell.key == self._wanted:
+            self.cell = cell
 
 
 def replay(directory: Path, times: int, *, anyway: bool, at_failure: str) -> int:

@@ -8,6 +8,7 @@ import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch
+from harness.matrix.cells.reported_cell import attach_cell
 from harness.matrix.controller_run import ControllerRun
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -48,4 +49,4 @@ class WorkerCrashes:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
             watch.set_if_worse(Verdict.HARNESS_ERROR, _REASON)
             self._run.bundles.write(watch, ())
-            report.pinpoint_cell = watch.as_record().model_dump(mode="json")  # type: ignore[attr-defined]
+            attach_cell(report, watch.as_record())
