@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -48,13 +47,7 @@ def bisect(tree: Path, good: str, bad: str, expression: str, vm: str, config: Pa
         bisection.forget_steps()
     elif bisection.resumed:
         click.echo(f"resuming after {len(bisection.steps())} tested commits (--anew begins again)", err=True)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bisect") as aside:
-        try:
-            job = aside.submit(bisection.run)
-            board.follow_jobs([job])
-        finally:
-            board.close()
-    outcome = job.result()
+    (outcome,) = board.run(bisection.run)
     for line in report(outcome):
         click.echo(without_control_codes(line))
     return 0 if outcome.first_bad_commit else HARNESS_FAILED

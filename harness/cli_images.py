@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
@@ -117,13 +118,7 @@ def _prepared(recipes: Sequence[Recipe]) -> list[Image]:
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)
-    try:
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="build") as pool:
-            jobs = [pool.submit(prepare.prepare, recipe, context) for recipe in recipes]
-            board.follow_jobs(jobs)
-    finally:
-        board.close()
-    return [job.result() for job in jobs]
+    return board.run(*(partial(prepare.prepare, recipe, context) for recipe in recipes))
 
 
 def _row(recipe: Recipe, built: bool) -> dict[str, object]:

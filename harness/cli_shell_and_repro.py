@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import click
@@ -96,10 +95,4 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
         keys = RunKeys.make()
         return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="shell") as aside:
-        try:
-            guest = aside.submit(begin)
-            board.follow_jobs([guest])
-        finally:
-            board.close()
-    return guest.result()
+    return board.run(begin)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import click
 
@@ -44,13 +44,8 @@ def sites(names: Sequence[str], vm: str, sample: int | None, boot: bool, as_json
     recipe = select([vm])[0]
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sites") as aside:
-        try:
-            job = aside.submit(_found, recipe, names, sample or 0, boot, BuildContext.in_cache(bus))
-            board.follow_jobs([job])
-        finally:
-            board.close()
-    functions, proof, notes = job.result()
+    context = BuildContext.in_cache(bus)
+    ((functions, proof, notes),) = board.run(partial(_found, recipe, names, sample or 0, boot, context))
     answers = proof.errno_by_offset if proof else {}
     if as_json:
         click.echo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
@@ -116,13 +116,7 @@ def _on_all(wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object) ->
     terminal = sys.stdout.isatty() and stream is sys.stdout
     board = Board(bus, terminal, lambda line: print(line, file=sys.stderr))
     build_context = BuildContext.in_cache(bus)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify") as aside:
-        try:
-            jobs = [aside.submit(_on, wanted, recipe, build_context) for recipe in recipes]
-            board.follow_jobs(jobs)
-        finally:
-            board.close()
-    return [job.result() for job in jobs]
+    return board.run(*(partial(_on, wanted, recipe, build_context) for recipe in recipes))
 
 
 def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> Report:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future, wait
-from typing import TYPE_CHECKING, Any, TextIO
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from harness.core import process
 from harness.core.events import Bus, Phase
@@ -24,6 +24,8 @@ _PATIENCE = 10.0
 _TALLY_SECONDS = 30.0
 # How often the board is updated while jobs run.
 _LOOK_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 class Board:
@@ -79,6 +81,19 @@ class Board:
         except KeyboardInterrupt:
             process.stop_all()
             raise
+
+    def run(self, *calls: Callable[[], T]) -> list[T]:
+        """Make calls one after the other in a thread, show their progress, close the board, and return their results.
+
+        Raises what the first call that failed has raised, after all have ended.
+        """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="work") as aside:
+            try:
+                jobs = [aside.submit(call) for call in calls]
+                self.follow_jobs(jobs)
+            finally:
+                self.close()
+        return [job.result() for job in jobs]
 
     def close(self) -> None:
         """Print the last news and remove the live view."""

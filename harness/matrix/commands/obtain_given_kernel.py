@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,14 +27,8 @@ def prepare_given_kernel_recipe(
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel") as aside:
-        try:
-            job = (
-                aside.submit(given_kernel_recipe.with_booted_kernel_traits, recipe, context, accelerator)
-                if boot
-                else aside.submit(given_kernel_recipe.adapt_to_kernel_config, recipe, context)
-            )
-            board.follow_jobs([job])
-        finally:
-            board.close()
-    return job.result()
+    if boot:
+        prepare = partial(given_kernel_recipe.with_booted_kernel_traits, recipe, context, accelerator)
+    else:
+        prepare = partial(given_kernel_recipe.adapt_to_kernel_config, recipe, context)
+    return board.run(prepare)[0]
