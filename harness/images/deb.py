@@ -16,6 +16,8 @@ from harness.core.process import spawn, stop
 from harness.images import disk_full_errors
 
 _UNPACKING = 300.0
+# The largest number of links from one file to another.
+_LINKS = 8
 
 
 def unpack(deb: Path, into: Path) -> None:
@@ -54,6 +56,20 @@ def read_first_matching_file(debs: Sequence[Path], names: Collection[str]) -> by
             raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
     listed, where = " or ".join(names), ", ".join(deb.name for deb in debs)
     raise HostError(f"has no file {listed}", where=where, mend="has Debian moved it elsewhere?")
+
+
+def follow_in_tree(path: Path, tree: Path) -> Path | None:
+    """Return the file or directory that a path below unpacked packages leads to; None if there is none.
+
+    An absolute link leads to a path below `tree`, and no link leads to a file of this host.
+    """
+    for _ in range(_LINKS):
+        if not path.is_symlink():
+            break
+        target = path.readlink()
+        path = tree / target.relative_to("/") if target.is_absolute() else path.parent / target
+    resolved = path.resolve()
+    return resolved if resolved.is_relative_to(tree.resolve()) and resolved.exists() else None
 
 
 @contextmanager

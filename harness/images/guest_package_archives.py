@@ -16,7 +16,7 @@ from harness.core.errors import HostError, RecipeError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.core.process import run
-from harness.images import deb, distribution_modules, host_apt_sources, suite_programs, tool_tree
+from harness.images import deb, distribution_modules, dynamic_linking, host_apt_sources, suite_programs, tool_tree
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.packages import Packages
@@ -62,7 +62,8 @@ def obtain_packed_tools(recipe: Recipe, packages: Sequence[str], build_context: 
     except RecipeError as error:
         raise UsageError(error.what, where="--with-package", mend="give names of that release's packages") from None
     job = _Job(wanted, architecture, source, build_context)
-    code = [code_sha256(Path(name)) for name in (__file__, str(tool_tree.__file__))]
+    files = (__file__, str(deb.__file__), str(dynamic_linking.__file__), str(tool_tree.__file__))
+    code = [code_sha256(Path(name)) for name in files]
     parts = [architecture, *wanted, *(f"{name} {closure[name]}" for name in sorted(closure)), *code]
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     archive, disk = entry.path / _ARCHIVE, entry.path / _DISK

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import deb
+from harness.images import deb, dynamic_linking
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
 from harness.images.private_apt import host_debian_architecture
@@ -33,7 +31,6 @@ KIND = "suite-programs"
 LAUNCHERS = "bin"
 
 _FETCHING = 900.0
-_LINKS = 8
 _NATIVE = frozenset(row.elf_machine for row in ARCHITECTURES.values() if row.native)
 _LIBRARIES, _FILES = "lib", "root"
 # `exec` keeps one process, so that a signal to the launcher reaches the program.
@@ -74,7 +71,7 @@ def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
         *wanted.kept_paths,
         *(f"{name} {' '.join(words)}" for name, words in sorted(wanted.launcher_commands.items())),
         *(f"{name} {program}" for name, program in sorted(wanted.host_launchers.items())),
-        *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__))),
+        *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__), str(dynamic_linking.__file__))),
     ]
 
 
@@ -164,11 +161,11 @@ class _Tree:
 
     def keep(self, place: str) -> None:
         """Copy a file, or a directory and everything below it; links are replaced by their targets."""
-        source = self._followed(self._unpacked / place)
+        source = deb.follow_in_tree(self._unpacked / place, self._unpacked)
         if source is None:
             raise BuildError(f"no {place} in the packages", mend="has Debian moved it elsewhere?")
         for path in [source, *source.rglob("*")] if source.is_dir() else [source]:
-            file = self._followed(path)
+            file = deb.follow_in_tree(path, self._unpacked)
             if file is None or not file.is_file():
                 continue
             kept = self._entry / _FILES / place / path.relative_to(source)
@@ -193,7 +190,7 @@ class _Tree:
         found = {path.name: path for path in self._unpacked.rglob("*.so*") if path.is_symlink() or path.is_file()}
         while missing := {name for name in {*self._needed, self.loader} if name and not (libraries / name).exists()}:
             for name in missing:
-                file = self._followed(found[name]) if name in found else None
+                file = deb.follow_in_tree(found[name], self._unpacked) if name in found else None
                 if file is None:
                     raise BuildError(f"no library {name} in the packages", mend="has Debian moved it elsewhere?")
                 shutil.copy(file, libraries / name)
@@ -210,22 +207,6 @@ class _Tree:
             # Firmware for guests is an ELF file too, and may name a loader (hppa-firmware.img).
             if str(elf["e_machine"]) not in _NATIVE:
                 return
-            for segment in elf.iter_segments("PT_INTERP"):
-                assert isinstance(segment, InterpSegment)
-                self.loader = Path(segment.get_interp_name()).name
-            dynamic = elf.get_section_by_name(".dynamic")
-            if isinstance(dynamic, DynamicSection):
-                for tag in dynamic.iter_tags("DT_NEEDED"):
-                    yield str(tag.needed)  # type: ignore[attr-defined]
-
-    def _followed(self, path: Path) -> Path | None:
-        """Return the file or directory in the unpacked packages that a path resolves to; None if there is none."""
-        for _ in range(_LINKS):
-            if not path.is_symlink():
-                break
-            target = path.readlink()
-            path = self._unpacked / target.relative_to("/") if target.is_absolute() else path.parent / target
-        # A link must not resolve to a file of this host outside the packages.
-        resolved = path.resolve()
-        inside = resolved.is_relative_to(self._unpacked.resolve())
-        return resolved if inside and resolved.exists() else None
+            if interpreter := dynamic_linking.interpreter_path(elf):
+                self.loader = Path(interpreter).name
+            yield from dynamic_linking.needed_libraries(elf)

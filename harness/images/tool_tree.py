@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
-from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
+
+from harness.images import deb, dynamic_linking
 
 # What no command reads. Debian's own installations of containers leave the same out.
 _LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
 _PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin")
 _MAGIC = b"\x7fELF"
-_LINKS = 8
 
 
 def delete_documentation(root: Path) -> None:
@@ -56,8 +55,8 @@ def copy_needed_libraries(root: Path, packages: Path) -> list[str]:
     while pending:
         needed = pending.pop()
         name = Path(needed).name
-        source = _followed(libraries[name], packages) if name in libraries else None
-        if needed in kept or name in own or source is None:
+        source = deb.follow_in_tree(libraries[name], packages) if name in libraries else None
+        if needed in kept or name in own or source is None or not source.is_file():
             continue
         kept.add(needed)
         # A loader is named by its path, and a library by its name alone.
@@ -100,26 +99,8 @@ def _needed(file: Path) -> Iterator[str]:
     with file.open("rb") as stream:
         try:
             elf = ELFFile(stream)
-            for segment in elf.iter_segments("PT_INTERP"):
-                assert isinstance(segment, InterpSegment)
-                yield str(segment.get_interp_name())
-            dynamic = elf.get_section_by_name(".dynamic")
-            if isinstance(dynamic, DynamicSection):
-                for tag in dynamic.iter_tags("DT_NEEDED"):
-                    yield str(tag.needed)  # type: ignore[attr-defined]
+            if interpreter := dynamic_linking.interpreter_path(elf):
+                yield interpreter
+            yield from dynamic_linking.needed_libraries(elf)
         except ELFError:
             return
-
-
-def _followed(path: Path, root: Path) -> Path | None:
-    """The file that a path leads to inside of `root`, None when there is none.
-
-    No link may lead to a file of the host.
-    """
-    for _ in range(_LINKS):
-        if not path.is_symlink():
-            break
-        target = path.readlink()
-        path = root / target.relative_to("/") if target.is_absolute() else path.parent / target
-    resolved = path.resolve()
-    return resolved if resolved.is_relative_to(root.resolve()) and resolved.is_file() else None

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import InterpSegment
 
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.core.process import run
-from harness.images import deb
+from harness.images import deb, dynamic_linking
 from harness.images.build_context import BuildContext
 from harness.images.packages import Packages
 from harness.images.private_apt import host_debian_architecture
@@ -40,7 +38,7 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
         architecture,
         *(f"{name} {closure[name]}" for name in sorted(closure)),
         build_context.packages.hash(_WANTED[0], host_debian_architecture()),
-        *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__))),
+        *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__), str(dynamic_linking.__file__))),
     ]
 
 
@@ -127,16 +125,12 @@ class Pruned:
         place.chmod(0o755)
         with place.open("rb") as stream:
             elf = ELFFile(stream)
-            for segment in elf.iter_segments():
-                if isinstance(segment, InterpSegment):
-                    loader = Path(segment.get_interp_name())
-                    # The C library needs the loader too; it is already loaded.
-                    self._loaders.add(loader.name)
-                    self._copy(loader.name, self._root / loader.relative_to("/"))
-            dynamic = elf.get_section_by_name(".dynamic")
-            if not isinstance(dynamic, DynamicSection):
-                return set()
-            return {str(tag.needed) for tag in dynamic.iter_tags("DT_NEEDED")}  # type: ignore[attr-defined]
+            if interpreter := dynamic_linking.interpreter_path(elf):
+                loader = Path(interpreter)
+                # The C library needs the loader too; it is already loaded.
+                self._loaders.add(loader.name)
+                self._copy(loader.name, self._root / loader.relative_to("/"))
+            return set(dynamic_linking.needed_libraries(elf))
 
     def _content(self, name: str) -> bytes:
         """Return the content of the file with this name.
