@@ -7,6 +7,7 @@ The table is in core, not in the guest package, because images (cross compilers,
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 from harness.core.architecture import (
     AddressTranslation,
@@ -49,6 +50,38 @@ _PARISC_DEFECTS = {
     ),
 }
 
+# 32-bit x86; x86_64 replaces what differs.
+_X86_MACHINE = QemuMachine(
+    qemu="qemu-system-i386",
+    # No disk controller, SMBus, USB or VMware mouse port: nothing here needs them.
+    machine="q35,sata=off,smbus=off,usb=off,vmport=off",
+    # With RDRAND the kernel has entropy at once; without it, dropbear waits a second for entropy.
+    cpu="qemu32,+rdrand",
+    console="ttyS0",
+    nic="virtio-net-pci",
+    nic_modules=("virtio_pci", "virtio_net"),
+    pvh=True,
+    # A loaded host can stall QEMU for longer than the kernel waits for a few timer ticks at boot. The kernel then
+    # panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
+    kernel_arguments=("no_timer_check",),
+)
+_X86_KPROBES = KprobeTraits(
+    breakpoint=b"\xcc",
+    # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
+    patch_starts_and_sizes=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+    trap_offset=1,
+    mid_instruction_errno=errno.EILSEQ,
+    instruction_alignment=1,
+    decoder=Decoder.X86_32,
+    address_translation=AddressTranslation.QEMU,
+    first_argument_pt_regs_offset=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
+    second_argument_pt_regs_offset=2 * 4,  # dx
+    register_parser=RegisterParser(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
+    uprobe_breakpoint=b"\xcc",
+    patch_start_by_flag={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
+    ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
+)
+
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
     for entry in (
@@ -61,39 +94,20 @@ ARCHITECTURES: dict[str, Architecture] = {
             kernel_target="bzImage",
             kernel_file="arch/x86/boot/bzImage",
             word_bytes=8,
-            qemu_machine=QemuMachine(
+            qemu_machine=replace(
+                _X86_MACHINE,
                 qemu="qemu-system-x86_64",
-                # No disk controller, SMBus, USB or VMware mouse port: nothing here needs them.
-                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
-                # With RDRAND the kernel has entropy at once; without it, dropbear waits a second for entropy.
                 cpu="qemu64,+rdrand",
-                console="ttyS0",
-                nic="virtio-net-pci",
-                nic_modules=("virtio_pci", "virtio_net"),
                 disk="virtio-blk-pci",
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
-                pvh=True,
-                # A loaded host can stall QEMU for longer than the kernel waits for a few timer ticks at boot. The
-                # kernel then panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c,
-                # check_timer(), 6.1).
-                kernel_arguments=("no_timer_check",),
             ),
-            kprobe_traits=KprobeTraits(
-                breakpoint=b"\xcc",
-                # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
-                patch_starts_and_sizes=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
-                trap_offset=1,
-                mid_instruction_errno=errno.EILSEQ,
-                instruction_alignment=1,
+            kprobe_traits=replace(
+                _X86_KPROBES,
                 decoder=Decoder.X86_64,
-                address_translation=AddressTranslation.QEMU,
                 first_argument_pt_regs_offset=14 * 8,  # di
                 second_argument_pt_regs_offset=13 * 8,  # si
                 register_parser=RegisterParser(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
-                uprobe_breakpoint=b"\xcc",
-                patch_start_by_flag={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
-                ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
                 reserved_text_areas=("entry",),
             ),
             compat_programs=CompatPrograms(
@@ -113,31 +127,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             kernel_target="bzImage",
             kernel_file="arch/x86/boot/bzImage",
             word_bytes=4,
-            qemu_machine=QemuMachine(
-                qemu="qemu-system-i386",
-                machine="q35,sata=off,smbus=off,usb=off,vmport=off",
-                cpu="qemu32,+rdrand",
-                console="ttyS0",
-                nic="virtio-net-pci",
-                nic_modules=("virtio_pci", "virtio_net"),
-                pvh=True,
-                kernel_arguments=("no_timer_check",),
-            ),
-            kprobe_traits=KprobeTraits(
-                breakpoint=b"\xcc",
-                patch_starts_and_sizes=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
-                trap_offset=1,
-                mid_instruction_errno=errno.EILSEQ,
-                instruction_alignment=1,
-                decoder=Decoder.X86_32,
-                address_translation=AddressTranslation.QEMU,
-                first_argument_pt_regs_offset=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
-                second_argument_pt_regs_offset=2 * 4,  # dx
-                register_parser=RegisterParser(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
-                uprobe_breakpoint=b"\xcc",
-                patch_start_by_flag={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
-                ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
-            ),
+            qemu_machine=_X86_MACHINE,
+            kprobe_traits=_X86_KPROBES,
         ),
         Architecture(
             name="arm64",

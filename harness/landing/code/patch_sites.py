@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class PatchSites:
 
     def __init__(self, found: Mapping[str, Sequence[Range]], *, known: bool) -> None:
         self.known = known
-        self._ranges = {place: _merged(ranges) for place, ranges in found.items()}
+        self._ranges = {place: merge_ranges(ranges) for place, ranges in found.items()}
         self._starts = {place: [each.start for each in ranges] for place, ranges in self._ranges.items()}
 
     def patched_offsets(self, place: str, start: int, size: int) -> set[int]:
@@ -63,7 +63,8 @@ class PatchSites:
         return PatchSites(found, known=self.known)
 
 
-def _merged(ranges: Sequence[Range]) -> list[Range]:
+def merge_ranges(ranges: Iterable[Range]) -> list[Range]:
+    """Return the ranges in order, with those that touch or overlap joined."""
     joined: list[Range] = []
     for each in sorted(ranges):
         if joined and each.start <= joined[-1].end:

@@ -122,18 +122,27 @@ _ARM64_CALLS, _ARM64_PAGES = frozenset({283, 282}), frozenset({275, 276})
 # Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
 _WRITTEN_AT_BOOT = frozenset({"fault_vector_11", "fault_vector_20", "toc_handler_csum"})
 
+_X86_ALTERNATIVES = PatchTableFormat(
+    *_ALTERNATIVES,
+    "iiHBB",
+    _alternative_size,
+    other_row_formats=_OTHER_ALTERNATIVES,
+    is_sound_row=_holds_its_replacement,
+)
+_X86_LOCKS = PatchTableFormat("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1))
+
+
+def _is_trampoline_of_static_call_or_tracer(name: str) -> bool:
+    """Return True for the trampolines of static calls (include/linux/static_call.h) and for calls of the tracer."""
+    return name.startswith("__SCT__") or name in _FTRACE_CALLS
+
+
 MACHINES: Mapping[str, PatchTables] = {
     "EM_X86_64": PatchTables(
         tables=(
-            PatchTableFormat(
-                *_ALTERNATIVES,
-                "iiHBB",
-                _alternative_size,
-                other_row_formats=_OTHER_ALTERNATIVES,
-                is_sound_row=_holds_its_replacement,
-            ),
+            _X86_ALTERNATIVES,
             PatchTableFormat(*_PARAVIRT, "QBB6x", _paravirt_size, holds_addresses=True),
-            PatchTableFormat("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
+            _X86_LOCKS,
             PatchTableFormat("__retpoline_sites", "__retpoline_sites_end", ".retpoline_sites", "i", _branch_size),
             PatchTableFormat("__return_sites", "__return_sites_end", ".return_sites", "i", _always(5)),
             PatchTableFormat("__ibt_endbr_seal", "__ibt_endbr_seal_end", ".ibt_endbr_seal", "i", _always(4)),
@@ -147,25 +156,18 @@ MACHINES: Mapping[str, PatchTables] = {
             PatchTableFormat(*_between("runtime_shift_"), "", "i", _always(1)),
             PatchTableFormat(*_between("runtime_mask_"), "", "i", _always(4)),  # since 7.2
         ),
-        # The trampolines of static calls (include/linux/static_call.h).
-        is_patched_whole=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
+        is_patched_whole=_is_trampoline_of_static_call_or_tracer,
     ),
     # Without objtool there are no tables of retpolines, returns and calls of static calls.
     "EM_386": PatchTables(
         tables=(
-            PatchTableFormat(
-                *_ALTERNATIVES,
-                "iiHBB",
-                _alternative_size,
-                other_row_formats=_OTHER_ALTERNATIVES,
-                is_sound_row=_holds_its_replacement,
-            ),
+            _X86_ALTERNATIVES,
             PatchTableFormat(*_PARAVIRT, "IBB2x", _paravirt_size, holds_addresses=True),
-            PatchTableFormat("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1)),
+            _X86_LOCKS,
             PatchTableFormat(*_JUMPS, "iii", _jump_size),
             PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "I", _always(5), holds_addresses=True),
         ),
-        is_patched_whole=lambda name: name.startswith("__SCT__") or name in _FTRACE_CALLS,
+        is_patched_whole=_is_trampoline_of_static_call_or_tracer,
     ),
     "EM_AARCH64": PatchTables(
         tables=(

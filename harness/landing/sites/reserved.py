@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from harness.core.architecture import FtraceCallInstruction, KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.function_selection import PREAMBLES
-from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, table_ranges
+from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, merge_ranges, table_ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, STATIC_CALLS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
@@ -110,7 +110,7 @@ class Reserved:
             if all(marks) and marks[0][0].address < marks[1][0].address:
                 last = self._function(marks[1][0].address - 1)
                 spans.append(Range(marks[0][0].address, last.end))
-        return _sorted(spans)
+        return merge_ranges(spans)
 
     @cached_property
     def _listed(self) -> Sequence[int]:
@@ -154,20 +154,20 @@ class Reserved:
 
     @cached_property
     def _jumps(self) -> Sequence[Range]:
-        return _sorted(table_ranges(self._kernel, JUMPS))
+        return merge_ranges(table_ranges(self._kernel, JUMPS))
 
     @cached_property
     def _static_calls(self) -> Sequence[Range]:
         # Every byte of the call counts, also for a tail call with a prefix (addr_conflict(), static_call_inline.c).
-        return _sorted(Range(each.start, each.start + 5) for each in table_ranges(self._kernel, STATIC_CALLS))
+        return merge_ranges(Range(each.start, each.start + 5) for each in table_ranges(self._kernel, STATIC_CALLS))
 
     @cached_property
     def _bugs(self) -> Sequence[Range]:
-        return _sorted(Range(place, place + 1) for place in linked_bug_addresses(self._kernel, self._config))
+        return merge_ranges(Range(place, place + 1) for place in linked_bug_addresses(self._kernel, self._config))
 
     @cached_property
     def _rewritten(self) -> Sequence[Range]:
-        return _sorted(each for begin in _REWRITTEN for each in table_ranges(self._kernel, begin))
+        return merge_ranges(each for begin in _REWRITTEN for each in table_ranges(self._kernel, begin))
 
     @cached_property
     def _thunk_calls(self) -> frozenset[int]:
@@ -175,7 +175,7 @@ class Reserved:
 
     @cached_property
     def _returns(self) -> Sequence[Range]:
-        return _sorted(table_ranges(self._kernel, _RETURNS))
+        return merge_ranges(table_ranges(self._kernel, _RETURNS))
 
     @cached_property
     def _exceptions(self) -> frozenset[int]:
@@ -200,17 +200,6 @@ class Reserved:
 def _is_listed(name: str) -> bool:
     """True for symbols that kallsyms keeps (scripts/mksysmap, 6.1)."""
     return bool(name) and not name.startswith(("$", ".L"))
-
-
-def _sorted(spans: Iterable[Range]) -> Sequence[Range]:
-    """The ranges, merged and in order."""
-    merged: list[Range] = []
-    for each in sorted(spans):
-        if merged and each.start <= merged[-1].end:
-            merged[-1] = Range(merged[-1].start, max(merged[-1].end, each.end))
-        else:
-            merged.append(each)
-    return merged
 
 
 def _within(spans: Sequence[Range], address: int) -> bool:
