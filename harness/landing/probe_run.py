@@ -46,6 +46,27 @@ def read_until_stable(read: Callable[[], list[bytes]]) -> list[bytes]:
     return seen
 
 
+def read_when_restored(guest: Guest, read: Callable[[], list[bytes]], before: Sequence[bytes]) -> list[bytes]:
+    """Read memory after the probes are removed and the kernel has undone its optimizations.
+
+    A kernel worker removes a jump some ticks after its probe (kick_kprobe_optimizer(), kernel/kprobes.c; seen on 5.10).
+    If memory is not restored after 2 s, it is returned as it is.
+    """
+    left = read()
+    deadline = Deadline.after(_JUMPS_SECONDS if guest.traits.optimized_kprobes else 0.0)
+    while left != before and not deadline.expired:
+        left = read()
+    return left
+
+
+def window_span(layout: Layout, site: Site, address: int) -> tuple[int, int]:
+    """Start and size of a site's window: from the start of its function, without pages that have no code."""
+    _, symbol = layout.elf_and_symbol(site)
+    start = address - site.offset
+    mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
+    return start, min(start + site.offset + _BEYOND, mapped) - start
+
+
 @dataclass(frozen=True)
 class ProbeRecord:
     """The evidence on one run of the probe module, from before, during and after the registration.
@@ -89,7 +110,9 @@ class ProbeRun:
         request = (mutant.relocation or relocation or _by_symbol)(layout, self.sites)
         kept = () if mutant.drops_case_parameters else parameters
         self._request = replace(request, parameters=[*request.parameters, *kept])
-        self._spans = [self._span(site, address) for site, address in zip(self.sites, self.addresses, strict=True)]
+        self._spans = [
+            window_span(layout, site, address) for site, address in zip(self.sites, self.addresses, strict=True)
+        ]
         self._record: ProbeRecord | None = None
         self.unregistered = 0  # the probes that a case has removed, which the list no longer has
 
@@ -140,13 +163,6 @@ class ProbeRun:
             raise RuntimeError("the probes are still registered")
         return final
 
-    def _span(self, site: Site, address: int) -> tuple[int, int]:
-        """Start and size of a site's window: from the start of its function, without pages that have no code."""
-        _, symbol = self.layout.elf_and_symbol(site)
-        start = address - site.offset
-        mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
-        return start, min(start + site.offset + _BEYOND, mapped) - start
-
     def _astray(self, view: ProbeView) -> dict[int, bytes]:
         """Memory at reported addresses outside of all windows, for the witness table; only the first few are read."""
         found: dict[int, bytes] = {}
@@ -164,16 +180,8 @@ class ProbeRun:
         return before if self.mutant.stale_snapshot else self._read()
 
     def _left(self, before: Sequence[bytes]) -> list[bytes]:
-        """Read memory after the probes are removed and the kernel has undone its optimizations.
-
-        A kernel worker removes a jump some ticks after its probe (kick_kprobe_optimizer(), kernel/kprobes.c; seen on
-        5.10). If memory is not restored after 2 s, it is returned as it is.
-        """
-        left = self._read()
-        deadline = Deadline.after(_JUMPS_SECONDS if self.guest.traits.optimized_kprobes else 0.0)
-        while left != before and not self.mutant.stays_loaded and not deadline.expired:
-            left = self._read()
-        return left
+        """Read memory after the probes are removed; a mutant that leaves them is not waited for."""
+        return self._read() if self.mutant.stays_loaded else read_when_restored(self.guest, self._read, before)
 
     @property
     def memory_windows(self) -> list[Window]:

@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from harness.core.deadline import Deadline
 from harness.landing import five_address_witnesses, own_bytes, past_end, probe_module
 from harness.landing.five_address_witnesses import Window
 from harness.landing.landing_judgment import Landing, Missed, prove_landings
 from harness.landing.layout import Layout
 from harness.landing.probe_module import ProbeView
-from harness.landing.probe_run import read_until_stable
+from harness.landing.probe_run import read_until_stable, read_when_restored, window_span
 from harness.landing.site import Site
-
-_PAGE = 4096
-# Bytes of a window past its site, of which some are compared with the ELF file.
-_BEYOND = 32
-# A kernel worker removes a jump some ticks after its probe (seen on 5.10).
-_JUMPS_SECONDS = 2.0
 
 
 class LoadedProbe:
@@ -35,7 +28,9 @@ class LoadedProbe:
         self._sites = tuple(sites)
         self._module = module
         self._addresses = [layout.probe_address(site) for site in self._sites]
-        self._spans = [self._span(site, address) for site, address in zip(self._sites, self._addresses, strict=True)]
+        self._spans = [
+            window_span(layout, site, address) for site, address in zip(self._sites, self._addresses, strict=True)
+        ]
         self._view: ProbeView | None = None
         self._final: ProbeView | None = None
         self._during: Sequence[bytes] = ()
@@ -52,10 +47,7 @@ class LoadedProbe:
         if self._view is None:  # The module was not loaded.
             return
         self._final = probe_module.unload_probe_module(self._guest, self._module)
-        self._after = self._read()
-        deadline = Deadline.after(_JUMPS_SECONDS if self._guest.traits.optimized_kprobes else 0.0)
-        while self._after != self._before and not deadline.expired:
-            self._after = self._read()
+        self._after = read_when_restored(self._guest, self._read, self._before)
 
     def read_while_registered(self) -> ProbeView:
         """Read the module's report, the kernel's list and memory while the probes are registered.
@@ -97,13 +89,6 @@ class LoadedProbe:
             escaped = past_end.describe_outside_address(self._layout, site, address)
             found.append(Landing(site, shown, last.hits, self._layout.describe_address, escaped))
         return found
-
-    def _span(self, site: Site, address: int) -> tuple[int, int]:
-        """Start and size of a site's window: from the start of its function, without pages that have no code."""
-        _, symbol = self._layout.elf_and_symbol(site)
-        start = address - site.offset
-        mapped = -(-(start + max(symbol.size, site.offset + 1)) // _PAGE) * _PAGE
-        return start, min(start + site.offset + _BEYOND, mapped) - start
 
     def _read(self) -> list[bytes]:
         return read_until_stable(lambda: self._guest.memory.read_many(self._spans))
