@@ -80,7 +80,7 @@ class Transcript:
                 self._spilled.clear(self._begin)
 
     def read_pieces(self, start: int, end: int | None = None) -> Iterator[bytes]:
-        """Yield everything between two positions in pieces; without `end_position`, everything up to the last byte.
+        """Yield everything between two positions in pieces; without `end`, everything up to the last byte.
 
         Raises LookupError when a part of it is no longer kept.
         """
@@ -99,7 +99,7 @@ class Transcript:
             self._spilled.close()
 
     def read_from_memory(self, start: int, end: int | None = None) -> bytes:
-        """Return what is in memory between two positions; without `end_position`, everything up to the last byte."""
+        """Return what is in memory between two positions; without `end`, everything up to the last byte."""
         with self._news:
             return self._between(start, self._end if end is None else end)
 

@@ -135,7 +135,12 @@ class Guest:
 
     def scaled_deadline(self, seconds: float) -> Deadline:
         """Return a deadline after `seconds`, or proportionally later if this guest is slower than a usual one."""
-        return Deadline.after(seconds * (self.heartbeat.slowness if self.heartbeat else 1.0))
+        return Deadline.after(seconds * self.slowness)
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer this guest takes than a usual one, as its heartbeat shows; 1 before the first beat."""
+        return self.heartbeat.slowness if self.heartbeat else 1.0
 
     def _run(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
         limit = deadline or self.scaled_deadline(_COMMAND_SECONDS)

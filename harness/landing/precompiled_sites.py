@@ -47,7 +47,7 @@ class PrecompiledSite(Site):
         )
 
     def address(self, target: Target) -> int:
-        """The site's address in the loaded module. Raises Refused if another build is loaded."""
+        """The site's address in the loaded module. Raises OtherBuildError if another build is loaded."""
         if target.build_id != self.build_id:
             raise OtherBuildError(
                 f"{self.section}+{self.section_offset:#x} is for the {self.module} of build-id "
@@ -61,7 +61,7 @@ class PrecompiledSite(Site):
 def request_by_section(layout: Layout, sites: Sequence[Site]) -> Request:
     """Request probes by address only: section address + offset for each PrecompiledSite.
 
-    Raises Refused if another build of a module is loaded.
+    Raises OtherBuildError if another build of a module is loaded.
     """
     return _at(site.address(layout.targets[site.module]) for site in _carried(sites))
 

@@ -84,9 +84,9 @@ class LoadedModuleFinder:
         standing = [_listed(line) for line in listing.splitlines()]
         new = [each for each in standing if each not in self._known]
         if new:
-            told = self._ask([each.name for each in new])
+            answers = self._ask([each.name for each in new])
             for each in new:
-                sections, build_id = told.get(each.name, ({}, ""))
+                sections, build_id = answers.get(each.name, ({}, ""))
                 self._known[each] = self._compared(each, sections, build_id)
         return {each.name: self._known[each] for each in standing}
 
@@ -97,21 +97,21 @@ class LoadedModuleFinder:
             f" echo :; [ ! -e {own}/notes/.note.gnu.build-id ] || od -An -v -tx1 {own}/notes/.note.gnu.build-id"
             for name, own in ((name, f"/sys/module/{name}") for name in names)
         ]
-        told: dict[str, tuple[dict[str, int], str]] = {}
+        answers: dict[str, tuple[dict[str, int], str]] = {}
         name, notes = "", False
         for line in self._guest.run_script("\n".join([*steps, "true"])).stdout.splitlines():
             if line == ":":
                 notes = True
             elif line.startswith(":"):
                 name, notes = line[1:], False
-                told[name] = ({}, "")
+                answers[name] = ({}, "")
             elif notes:
-                told[name] = (told[name][0], told[name][1] + "".join(line.split()))
+                answers[name] = (answers[name][0], answers[name][1] + "".join(line.split()))
             elif name:
                 path, _, address = line.rpartition(":")
-                told[name][0][path.rpartition("/")[2]] = _address(address, path)
+                answers[name][0][path.rpartition("/")[2]] = _address(address, path)
         # An ELF note: three words of header, the owner GNU and its zero, then the build-id.
-        return {name: (sections, note[32:]) for name, (sections, note) in told.items()}
+        return {name: (sections, note[32:]) for name, (sections, note) in answers.items()}
 
     def _compared(self, each: _Listed, sections: Mapping[str, int], build_id: str) -> LoadedModule:
         name, base, size = each

@@ -51,16 +51,15 @@ def read_lists(guest: Guest) -> GuestLists:
         f"[ ! -e {registrations.FILE} ] || cat {registrations.FILE} {registrations.UPROBES}",
         "cat /proc/modules",
     )
-    told = guest.run_script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")
-    if len(told) != len(steps):
+    parts = guest.run_script(f"; echo {_CUT}; ".join(steps)).check().stdout.split(f"{_CUT}\n")
+    if len(parts) != len(steps):
         raise GuestError("its lists of probes cannot be read", where=guest.name)
     try:
-        kprobes = probe_module.parse_kprobe_list(told[0])
+        kprobes = probe_module.parse_kprobe_list(parts[0])
     except (ValueError, IndexError):
-        raise GuestError(f"not a list of kprobes: {told[0][:80]!r}", where=guest.name) from None
-    return GuestLists(
-        kprobes, traced_functions.parse_enabled_functions(told[1]), registrations.parse_registrations(told[2]), told[3]
-    )
+        raise GuestError(f"not a list of kprobes: {parts[0][:80]!r}", where=guest.name) from None
+    traced = traced_functions.parse_enabled_functions(parts[1])
+    return GuestLists(kprobes, traced, registrations.parse_registrations(parts[2]), parts[3])
 
 
 @dataclass(frozen=True)

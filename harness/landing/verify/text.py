@@ -76,7 +76,7 @@ class GuestText:
 
 
 class TextChanges:
-    """What changed in a guest's text between two moments, but for what the kernel itself patches."""
+    """What changed in a guest's text between two moments, without what the kernel itself patches."""
 
     def __init__(self, layout: Layout, modules: Mapping[str, LoadedModule]) -> None:
         self._layout = layout

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 # The guest's init mounts tracefs there. The other path, /sys/kernel/debug/tracing, must not even be looked up: debugfs
-# mounts tracefs a second time for whoever does (trace_automount(), kernel/trace/trace.c, 6.1).
+# mounts tracefs a second time for a process that does (trace_automount(), kernel/trace/trace.c, 6.1).
 FILE = "/sys/kernel/tracing/enabled_functions"
 # t_show(), kernel/trace/ftrace.c, 6.1: `name [module] (count) R I D  tramp: address (function) ->function`, then
 # perhaps a line `direct-->function+0x0/0x0`. Later kernels add flags, and `ops: ... ->` instead of `tramp:`.

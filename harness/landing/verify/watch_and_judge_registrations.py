@@ -25,7 +25,7 @@ from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.moment import GuestLists, Moment
 from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.text import GuestText, TextChanges
-from harness.landing.verify.traced_functions import TRACED_KINDS
+from harness.landing.verify.traced_functions import TRACED_KINDS, TracedFunction
 
 _POLL = 0.2
 # How long all lists must stay the same, and how long memory may take to agree with them, in seconds of a usual guest.
@@ -108,18 +108,18 @@ class WatchedGuest:
             registrations.unload_watch_module(self.guest)
 
     def set_start(self, nanoseconds: int = 0) -> None:
-        """Whatever is run has been started, at this time of the guest's or, for 0, by the next look at the lists.
+        """Record when the subject was started, on the guest's clock; 0 means: before the lists are read next.
 
-        What is registered after that is told as later.
+        A probe that is registered after that gets a note that says how much later.
         """
         self._loaded = nanoseconds
 
     def await_settled_lists(self, least: float, longest: float, wanted: Callable[[GuestLists], bool]) -> GuestLists:
-        """Wait until all lists have stayed the same for a while and `wanted` is true of them.
+        """Wait until all lists have stayed the same for a while and `wanted` is true of them; return the lists.
 
-        `least` seconds at the least, `longest` at the most; gives the lists.
+        The wait takes `least` seconds or more, and never more than `longest`, in seconds of a usual guest.
         """
-        slow = self.guest.heartbeat.slowness if self.guest.heartbeat else 1.0
+        slow = self.guest.slowness
         began = changed = time.monotonic()
         latest = self._read(self.guest)
         self._loaded = self._loaded or latest.records.read_at_nanoseconds
@@ -142,14 +142,17 @@ class WatchedGuest:
         """The kprobes that are listed and were not before."""
         return list((Counter(lists.kprobes) - Counter(self.before.lists.kprobes)).elements())
 
+    def newly_traced(self, lists: GuestLists) -> list[TracedFunction]:
+        """The functions that ftrace lists and did not list before."""
+        return list((Counter(lists.traced_functions) - Counter(self.before.lists.traced_functions)).elements())
+
     def has_new_registrations(self, lists: GuestLists) -> bool:
-        """Was anything registered since it began, whether it still stands or not?"""
-        traced = Counter(lists.traced_functions) - Counter(self.before.lists.traced_functions)
+        """Return True if anything was registered since it began, whether it is still registered or not."""
         errors = [
             *(call.errno for call in self.new_registrations(lists)),
             *(call.errno for call in self.new_uprobe_registrations(lists)),
         ]
-        return bool(self.newly_listed(lists) or traced or 0 in errors)
+        return bool(self.newly_listed(lists) or self.newly_traced(lists) or 0 in errors)
 
     def new_registrations(self, lists: GuestLists) -> list[Registration]:
         """The registrations since it began."""
@@ -161,8 +164,7 @@ class WatchedGuest:
 
     def judge(self) -> Judgement:
         """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late."""
-        slow = self.guest.heartbeat.slowness if self.guest.heartbeat else 1.0
-        until = time.monotonic() + _AGREE * slow
+        until = time.monotonic() + _AGREE * self.guest.slowness
         while True:
             judgement = self._judge_now()
             if judgement.holds or time.monotonic() > until:
@@ -194,15 +196,11 @@ class WatchedGuest:
 
         Waits for a while until neither is there: what removes probes may return before they are gone.
         """
-        slow = self.guest.heartbeat.slowness if self.guest.heartbeat else 1.0
-        until = time.monotonic() + _AGREE * slow
+        until = time.monotonic() + _AGREE * self.guest.slowness
         while True:
             now = self._now()
             standing = [f"{each.symbol_offset} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
-            standing += [
-                str(each)
-                for each in (Counter(now.lists.traced_functions) - Counter(self.before.lists.traced_functions))
-            ]
+            standing += [str(each) for each in dict.fromkeys(self.newly_traced(now.lists))]
             remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
             text = GuestText.read(self._layout(now), remaining)
             changed = self._unexplained(TextChanges(self._layout(now), now.modules), now, text)
@@ -237,7 +235,7 @@ class WatchedGuest:
         self, lists: GuestLists, files: LoadedFiles, changes: TextChanges, text: GuestText
     ) -> list[JudgedProbe]:
         """The verdicts on functions that only ftrace lists."""
-        new = list((Counter(lists.traced_functions) - Counter(self.before.lists.traced_functions)).elements())
+        new = self.newly_traced(lists)
         names = {each.direct_trampoline for each in new if each.direct_trampoline}
         judge = FtraceJudge(files, changes, text, self._symbols(names))
         alone = [each for each in new if each.kind != "kprobe"]
@@ -249,15 +247,15 @@ class WatchedGuest:
         if not wanted:
             return {}
         pattern = "\\|".join(wanted)
-        told = self.guest.run_script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
+        listing = self.guest.run_script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
         found: dict[str, set[int]] = {}
-        for line in told.splitlines():
+        for line in listing.splitlines():
             address, _, name, *_ = line.split()
             found.setdefault(name, set()).add(int(address, 16))
         return found
 
     def _unexplained(self, changes: TextChanges, now: Moment, text: GuestText) -> list[int]:
-        """Bytes of text that differ from before, but for probes that a list has."""
+        """Bytes of text that differ from before, except those of probes that a list has."""
         kprobes = self.guest.architecture.kprobe_traits
         longest = max(length for _, length in kprobes.patch_starts_and_sizes)
         standing = [each.address for each in now.lists.kprobes if "[DISABLED]" not in each.flags]

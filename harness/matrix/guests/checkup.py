@@ -74,8 +74,8 @@ def check_after_cell(guest: Guest) -> str:
     """Check that a cell left the guest as it found it, except for a target module that is kept loaded.
 
     Returns why the guest must be discarded although the cell did nothing wrong; empty if it need not be. Raises
-    KernelComplained, Unexplained or LeftBehind, or GuestLost when the guest does not answer. A guest that fails this
-    check is not used again, so the state before the first cell is also the state before each later one.
+    KernelComplained, UnexplainedTaint or GuestStateChanged, or GuestLost when the guest does not answer. A guest that
+    fails this check is not used again, so the state before the first cell is also the state before each later one.
     """
     clean, (after, excused), deadline = _clean[guest], _state(guest), guest.scaled_deadline(GONE_SECONDS)
     while clean.added_processes(after) and not deadline.expired:

@@ -81,7 +81,7 @@ class ForeignProbes:
     def judge_module(self, module: str, site: Site, kind: str = "plain") -> ForeignOutcome:
         """Load one of the image's modules with parameters `symbol`, `offset` and `kind`; judge, unload, compare.
 
-        Raises Refused if the kernel does not load it.
+        Raises SubjectRefused if the kernel does not load it.
         """
         offset = self._elsewhere(site) if self._mutant == REGISTERS_ELSEWHERE else site.offset
         symbol = f"{site.module}:{site.symbol}" if site.module else site.symbol
@@ -93,7 +93,7 @@ class ForeignProbes:
     def judge_kernel_sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
         """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
 
-        In the mutant's cell its parameter names `other`. Raises what building raises, and Refused.
+        In the mutant's cell its parameter names `other`. Raises what building raises, and SubjectRefused.
         """
         assert self._build_context is not None
         image = self.guest.image

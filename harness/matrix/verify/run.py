@@ -61,7 +61,7 @@ class VerifyRun:
         self._refused: list[Registration] = []
 
     def run(self) -> None:
-        """Run the subject. Raises Refused when it could not be started and the kernel did not complain."""
+        """Run the subject. Raises SubjectRefused when it could not be started and the kernel did not complain."""
         kernel = KernelObserver(self.guest, self.subject.module_names)
         refusal: SubjectRefused | None = None
         try:

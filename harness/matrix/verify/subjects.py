@@ -48,10 +48,10 @@ class Subject(Protocol):
     start_time_ns: int
 
     def start(self) -> None:
-        """Start the subject. Raises Refused."""
+        """Start the subject. Raises SubjectRefused."""
 
     def wait_until_registered(self, watched: WatchedGuest) -> None:
-        """Wait until its probes are registered. Raises Refused."""
+        """Wait until its probes are registered. Raises SubjectRefused."""
 
     def stop(self) -> None:
         """Stop the subject, and add a note for anything that goes wrong."""
@@ -63,7 +63,7 @@ class Subject(Protocol):
 class Modules:
     """Modules, loaded in order and unloaded in reverse.
 
-    `wait_until_registered` is in seconds, None to wait as long as necessary.
+    `settle` is how long to wait for registrations, in seconds; None waits as long as necessary.
     """
 
     def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], with_loader: str, settle: float | None) -> None:
@@ -84,8 +84,8 @@ class Modules:
             load = f"{self._loading(module)} {load_arguments(module)}"
             result = self._guest.run_script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
-                told = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
-                raise SubjectRefused(f"was refused: {told or f'status {result.rc}'}", where=str(module.file))
+                reason = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
+                raise SubjectRefused(f"was refused: {reason or f'status {result.rc}'}", where=str(module.file))
             self.loaded_modules.append(module)
             self.start_time_ns = _monotonic(result.stdout)
 
@@ -207,8 +207,8 @@ class Command:
         self._talk.hang_up()
         if self._chroot:
             tool_root.unmount_kernel_filesystems(self._guest)
-        told = self._output()
-        self.notes += [f"it printed: {told}"] if told else []
+        printed = self._output()
+        self.notes += [f"it printed: {printed}"] if printed else []
         self._guest.run("rm", "-f", _OUTPUT)
 
     def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
@@ -251,7 +251,7 @@ class CommandWithModules:
         self._command.start()
 
     def wait_until_registered(self, watched: WatchedGuest) -> None:
-        """Wait until the command's probes are there. Raises Refused."""
+        """Wait until the command's probes are there. Raises SubjectRefused."""
         self._command.wait_until_registered(watched)
 
     def stop(self) -> None:
