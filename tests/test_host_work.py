@@ -61,7 +61,7 @@ other.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a PID namespace here")
-def test_whoever_has_the_number_now_lives() -> None:
+def test_the_process_that_has_the_number_now_lives() -> None:
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", TAKES_THE_NUMBER],
         capture_output=True,

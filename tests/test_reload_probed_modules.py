@@ -60,7 +60,7 @@ class FakeGuest:
 
 @dataclass
 class FakeWatched:
-    """Judges as it is told, one judgement after the other."""
+    """Returns the given judgements, one after the other."""
 
     judgements: list[Judgement]
 

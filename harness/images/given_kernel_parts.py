@@ -40,11 +40,6 @@ class KernelParts:
     objects: Path
 
 
-def is_clean_source_tree(path: Path) -> bool:
-    """True for a kernel source tree that nothing was built in."""
-    return (path / "Kbuild").is_file() and (path / "Kconfig").is_file() and not is_build_directory(path)
-
-
 def is_build_directory(path: Path) -> bool:
     """True for a directory in which a kernel was built."""
     return all((path / name).exists() for name in _BUILD)

@@ -267,7 +267,7 @@ def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
 def preload_kernel_file(vmlinux: Path) -> None:
     """Read what every layout of a kernel needs of its file, so that a guest can start meanwhile: seconds of work.
 
-    Raises nothing: whoever needs what cannot be read gets the error.
+    Raises nothing: a layout of the kernel raises the error of what cannot be read.
     """
     with suppress(PinpointError, OSError):
         kernel = Elf.read_cached(vmlinux)

@@ -60,14 +60,6 @@ class FileView:
     mappings: Sequence[Mapping]
     pages: Sequence[Page]
 
-    def view_of_process(self, pid: int) -> FileView:
-        """The part of this view that belongs to one process."""
-        return FileView(
-            self.file_identity,
-            [each for each in self.mappings if each.pid == pid],
-            [each for each in self.pages if each.pid == pid],
-        )
-
     def mapping_of(self, page: Page) -> Mapping:
         """The mapping that a page of this view is in."""
         return next(each for each in self.mappings if each.pid == page.pid and each.start <= page.address < each.end)

@@ -19,7 +19,7 @@
 
 static int parameter = 1;
 module_param(parameter, int, 0444);
-MODULE_PARM_DESC(parameter, "read by whoever holds its file");
+MODULE_PARM_DESC(parameter, "read by the process that holds its file");
 
 static struct dentry *pinpoint_dir;
 static int pinpoint_major;

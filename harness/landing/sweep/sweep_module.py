@@ -78,14 +78,6 @@ class BatchReport:
     listing: KprobesListing
 
 
-@dataclass(frozen=True)
-class BatchSeconds:
-    """The seconds that registering and removing a batch took, by the guest's own clock."""
-
-    registering: float
-    removing: float
-
-
 class SweepModule:
     """The sweep module in one guest. The caller loads and unloads it, since a dead guest cannot unload anything."""
 
@@ -159,11 +151,6 @@ class SweepModule:
         """Remove the registered probes; the reports have all hits, the listing has the probes that are left."""
         remove = _doing("remove", specs)
         return self._batch(specs, self.guest.run_script(remove + _LOOK, deadline).check().stdout)
-
-    def batch_seconds(self) -> BatchSeconds:
-        """The time that the last batch took in the guest."""
-        registering, removing, _ = self._read_head()
-        return BatchSeconds(registering / 1e9, removing / 1e9)
 
     def read_flight_recorder(self) -> list[int]:
         """The indexes in the batch of the site last passed to the kernel and the site last hit, read from outside.
