@@ -15,7 +15,7 @@ from harness.report.record import Cell, CellKey, Results, describe_cell
 from harness.report.run_dir import RunDirectory
 from harness.report.same_failure import remove_varying_parts
 from harness.verdict.cell_verdict_enum import Verdict
-from harness.verdict.printk import without_control_codes
+from harness.verdict.printk import printable_line
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
@@ -183,7 +183,7 @@ def format_comparison(found: Comparison) -> list[str]:
     for heading, entries in found.sections().items():
         if entries:
             printed.append(f"{heading} ({len(entries)}):")
-            printed += [f"  {' '.join(without_control_codes(entry).split())}" for entry in entries]
+            printed += [f"  {printable_line(entry)}" for entry in entries]
     return [*printed, "worse" if found.worse else "nothing got worse"]
 
 

@@ -42,6 +42,11 @@ def without_control_codes(text: str) -> str:
     return text if text.isprintable() else _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
+def printable_line(text: str) -> str:
+    """Return the text as one line without control codes."""
+    return " ".join(without_control_codes(text).split())
+
+
 def read_log_lines(log: Path) -> Iterator[str]:
     """Yield the lines of a log file, each with its newline; invalid UTF-8 becomes replacement characters."""
     with log.open("rb") as stream:

@@ -12,7 +12,7 @@ from harness.core.errors import UsageError
 from harness.report.pivot import LOST, CaseName, Pivot, PivotSquare, SelectedCell
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict_enum import Verdict
-from harness.verdict.printk import without_control_codes
+from harness.verdict.printk import printable_line
 
 _INDENT = "    "
 _VERSION = "KTAP version 1"
@@ -114,7 +114,7 @@ def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
         for number in range(len(subtests) + 1, len(subtests) + square.lost_count + 1):
             yield from _indented([f"# {LOST}", f"not ok {number} {LOST}"])
         skipped = bool(subtests) and not square.lost_count and all(cell.verdict is Verdict.SKIP for cell in subtests)
-        directive = f" # SKIP {_text(subtests[-1].reason)}" if skipped else ""
+        directive = f" # SKIP {printable_line(subtests[-1].reason)}" if skipped else ""
         yield f"{_status(_good(square))} {position} {name}{directive}"
     elif square.honest:
         yield from _result(position, name, square.honest)
@@ -122,8 +122,8 @@ def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
 
 def _result(number: int, name: str, cell: Cell) -> Iterator[str]:
     if cell.reason and cell.verdict is not Verdict.SKIP:
-        yield f"# {cell.verdict.value}: {_text(cell.reason)}"
-    directive = f" # SKIP {_text(cell.reason)}" if cell.verdict is Verdict.SKIP else ""
+        yield f"# {cell.verdict.value}: {printable_line(cell.reason)}"
+    directive = f" # SKIP {printable_line(cell.reason)}" if cell.verdict is Verdict.SKIP else ""
     yield f"{_status(cell.verdict.acceptable)} {number} {name}{directive}"
 
 
@@ -133,12 +133,7 @@ def _status(good: bool) -> str:
 
 def _name(text: str) -> str:
     """Return a test's name without `#`, which would begin a directive."""
-    return _text(text).replace("#", "_")
-
-
-def _text(text: str) -> str:
-    """Return the text as one printable line."""
-    return " ".join(without_control_codes(text).split())
+    return printable_line(text).replace("#", "_")
 
 
 def _indented(lines: Sequence[str] | Iterator[str]) -> list[str]:

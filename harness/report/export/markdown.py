@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.report.pivot import LOST, Pivot, SelectedCell, format_verdict_counts
 from harness.report.record import Cell
-from harness.verdict.printk import without_control_codes
+from harness.verdict.printk import printable_line
 
 _MOST_FAILURES = 50
 
@@ -54,7 +54,7 @@ def _failure(cell: Cell) -> str:
 
 def escape_table_text(text: str) -> str:
     """Return the text as one line that does not end a table cell or begin markup."""
-    line = " ".join(without_control_codes(text).split())
+    line = printable_line(text)
     for mark in "\\|<>`*_[]":
         line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return line

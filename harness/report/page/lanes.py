@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.report.progress_state import format_duration
 from harness.report.timeline import CELL, MAIN, Span
+from harness.verdict.cell_verdict_enum import Verdict
 
 WIDTH = 1000.0
 # Steps inside a cell, which its own span covers.
@@ -62,7 +63,7 @@ def _lane(worker: str, spans: Sequence[Span], seconds: float) -> Lane:
 
 def _kind(span: Span) -> str:
     if span.kind == CELL:
-        return CELL if span.verdict in ("pass", "skip", "known-fail") else "failed"
+        return CELL if Verdict(span.verdict).acceptable else "failed"
     return span.kind if span.kind in ("boot", "thaw") else "build"
 
 
