@@ -32,6 +32,19 @@ def test_a_child_that_closed_its_output_is_ended_at_the_deadline() -> None:
     assert time.monotonic() - began < 30
 
 
+def test_what_a_child_writes_just_before_its_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child is silent for a while, writes, and ends while this thread does not run."""
+
+    def runs_after_a_delay(child: subprocess.Popen[bytes]) -> bool:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        return False
+
+    monkeypatch.setattr(process, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(process, "_runs", runs_after_a_delay)
+    ended = process.run(["sh", "-c", "sleep 0.5; echo written"], deadline=Deadline.after(60))
+    assert (ended.rc, ended.output) == (0, "written\n")
+
+
 def test_a_child_that_was_waited_for_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may have its process id by then."""
     sent: list[int] = []

@@ -289,8 +289,10 @@ def _lines(child: subprocess.Popen[bytes], expired: threading.Event) -> Iterator
     readable.register(descriptor, select.POLLIN)
     rest = b""
     while True:
+        # Before the poll: whatever a child that has ended by now has written is there to be read.
+        runs = _runs(child)
         ready = bool(readable.poll(_IDLE_SECONDS * 1000))
-        if expired.is_set() or not (ready or _runs(child)):
+        if expired.is_set() or not (ready or runs):
             break
         if ready:
             content = os.read(descriptor, _CHUNK)
