@@ -100,7 +100,7 @@ class StressResult:
 def run_stress_race(loading: Loaders, changes: int, seconds: float) -> StressResult:
     """Race until `changes` loads and removals succeeded, or for `seconds`."""
     guest, began = loading.guest, time.monotonic()
-    order = _order(guest)
+    order = loading.mutant.break_order(_order(guest))
     image = guest.copy_program(HOLDER) if loading.mutant.races_with_non_module else guest.copy_module(TARGET)
     loader = [guest.copy_program(PROGRAM), *order.command_line_options(), guest.copy_module(PROBE), *order.parameters]
     guest.run_script(f"[ ! -e {_LEAKS} ] || echo clear >{_LEAKS}").check()
