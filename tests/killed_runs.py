@@ -55,7 +55,9 @@ from harness.images import kbuild
 pytest_plugins = ["harness.plugin"]
 HERE = Path(__file__).parent
 RULES = '''
+# It lasts long enough to be found and killed on a busy host.
 all: one.o two.o three.o
+\tsleep 2
 \tcp program $(INTO)/kernel
 %.o: %.c
 \tccache gcc -O2 -c -o $@ $<
