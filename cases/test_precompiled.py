@@ -105,8 +105,9 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
                     target.call("clock_t_to_jiffies", TIMES)
                 probes.prove(hits=TIMES)
                 seen.append({name: targets[name].sections for name in PLACES})
-    for module in PLACES:
-        assert elsewhere(seen[0][module], seen[1][module]), f"{module} is at the same address in both boots: {seen}"
+    moved = {module for module in PLACES if elsewhere(seen[0][module], seen[1][module])}
+    # Without KASLR the allocator's holes decide which module moves; with it both move.
+    assert moved == set(PLACES) if guest.traits.kaslr else moved, f"only {sorted(moved)} moved between the boots"
 
 
 @pytest.mark.requires("kprobes")
