@@ -10,7 +10,7 @@ from harness.landing.landing_judgment import Missed
 from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 
-_GATE = "/sys/kernel/debug/pinpoint_uprobe/gate"
+_GATE = "/sys/module/pinpoint_uprobe/parameters/gate"
 # Reads of the gate before giving up; they are 20 ms apart.
 _READINGS = 60
 _AWAIT = f"""

@@ -112,7 +112,6 @@ static int __init pinpoint_uprobe_init(void)
 	}
 	pinpoint_dir = debugfs_create_dir(KBUILD_MODNAME, NULL);
 	pinpoint_make_report(pinpoint_dir);
-	pinpoint_make_gate(pinpoint_dir);
 	return 0;
 }
 module_init(pinpoint_uprobe_init);

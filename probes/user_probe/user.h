@@ -66,7 +66,6 @@ int pinpoint_register(struct pinpoint_site *site);
 void pinpoint_unregister(struct pinpoint_site *site);
 void pinpoint_await_gate(void);
 void pinpoint_open_gate(void);
-void pinpoint_make_gate(struct dentry *dir);
 void pinpoint_make_report(struct dentry *dir);
 
 #endif
