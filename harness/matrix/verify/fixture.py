@@ -27,8 +27,6 @@ from harness.matrix.verify.subjects import Command, Modules, Subject
 
 Found = tuple[str, Finding]
 _TABLE = "/tmp/pinpoint-symbols"
-# Seconds; a slow guest gets more.
-_UNLISTED = 4.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class ForeignProbes:
         file = self.guest.image.modules[module]
         words = [f"kind={kind}", f"symbol={symbol}", f"offset={offset}"]
         load = ModuleToLoad(module, file, file, words)
-        return self._run(Modules(self.guest, [load], "insmod", self._settle), {module: file})
+        return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
     def judge_kernel_sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
         """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
@@ -102,12 +100,7 @@ class ForeignProbes:
         with tempfile.TemporaryDirectory(prefix="pinpoint-sample-") as directory:
             (file,) = external_build.build(source, image, self._build_context, Path(directory))
             load = ModuleToLoad(name, file, file, [f"{parameter}={chosen.symbol}"])
-            return self._run(Modules(self.guest, [load], "insmod", self._settle), {name: file})
-
-    @property
-    def _settle(self) -> float | None:
-        """The seconds to wait for registrations: a fixed time for the mutant whose lists never have one."""
-        return _UNLISTED if self._mutant == LIST_LEFT_OUT else None
+            return self._run(Modules(self.guest, [load], "insmod", None), {name: file})
 
     def _elsewhere(self, site: Site) -> int:
         """Return the offset of the function's next instruction on which the kernel accepts a probe."""
@@ -128,7 +121,7 @@ class ForeignProbes:
             chosen = other or site.at_offset(self._elsewhere(site))
         table = self._table() if "{table}" in command else ""
         text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
-        return self._run(Command(self.guest, text, self._settle, chroot=tools), tool_drivers(self.guest.image))
+        return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
 
     def _table(self) -> str:
         """Write the kernel's functions to a file of the guest; for a mutant each with the next one's address."""
@@ -144,11 +137,12 @@ class ForeignProbes:
         targets = {target.module: target.elf.path for target in loaded_targets(self.guest)}
         self._before = None
         with WatchedGuest(self.guest, {**targets, **own}, read=self._read) as watched:
-            self._before = watched.before.lists
             try:
                 subject.start()
                 watched.set_start(subject.start_time_ns)
                 subject.wait_until_registered(watched)
+                # From here on, when the probes are there, the mutant's lists leave them out.
+                self._before = watched.before.lists
                 judgement = watched.judge()
                 late = watched.late_probes()
             finally:
