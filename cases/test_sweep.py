@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.us
 def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """Reported, listed and ELF addresses agree for functions with unique names, registered disabled.
 
-    A spread of the functions is tried, or every one with --sweep=kernel and with ./pinpoint test.
+    A spread of the functions is tried, or every one with --sweep=kernel and in the full matrix.
     """
     swept = sweeps.sweep_disabled()
     figure("sweep.eligible", sweeps.eligible_count, "sites")
@@ -54,7 +54,7 @@ def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
         known_fail(f"a probe kills the guest at {sites}: {swept.fatal_sites[0].reason}")
 
 
-@pytest.mark.deep
+@pytest.mark.full
 def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """Arming, reading and removing sites by a sweep is compared with the whole cycle of tracefs on the same sites.
 
@@ -70,7 +70,7 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("way", ["oops-at", "hang-at"])
+@pytest.mark.parametrize("way", ["oops-at", pytest.param("hang-at", marks=pytest.mark.full)])
 def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> None:
     """A site that kills the guest is found with fresh guests and named, and all other sites are swept."""
     deadly = target.site("loop")

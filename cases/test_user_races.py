@@ -64,7 +64,7 @@ def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
-@pytest.mark.parametrize("rounds", [pytest.param(6, id="few"), pytest.param(60, id="many", marks=pytest.mark.deep)])
+@pytest.mark.parametrize("rounds", [pytest.param(6, id="few"), pytest.param(60, id="many", marks=pytest.mark.full)])
 def test_toggled_under_hits(uprobes: Uprobes, rounds: int, figure: Callable[..., Figure]) -> None:
     """Probes are added and removed under a thread that hits all the time, while processes start, fork and end."""
     file = uprobes.target_file(FIRST_LIBRARY)

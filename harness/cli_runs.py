@@ -25,7 +25,9 @@ from harness.matrix.commands.baseline_gate import Gate
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
-_EVERYTHING = ("--deep", "--sweep", "kernel")
+# What `--matrix full` adds to its VMs, and what `./pinpoint test` adds to the core VMs.
+_FULL = ("--full", "--sweep", "kernel")
+_SLOW = ("--deep",)
 # Options that make pytest run in one process, or that set the number of processes themselves.
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 # The most memory that a guest and the process of its row use.
@@ -150,6 +152,7 @@ def run(
     forced = [f"--accel={accel}"] if accel else []
     if kernel_mutants is not None:
         return kernel_mutant_run.run_kernel_mutants_on(vms, kernel_mutants, [*forced, *pytest_arguments])
+    options += _FULL if matrix == "full" and not _chooses_depth(pytest_arguments) else ()
     options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
@@ -159,19 +162,24 @@ def run(
 @click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: Sequence[str]) -> int:
-    """Run the unit tests and the whole core matrix with --deep --sweep kernel, as CI does.
+    """Run the unit tests and the core matrix with its slow cases (--deep), as CI does.
 
     `faults` as an argument runs the suite that breaks whole runs. Options are those of `run`.
     """
     rows = len(select(()))
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
-    return pytest_run.run([*_side_by_side(rows, arguments), *_EVERYTHING, *arguments, *chosen])
+    return pytest_run.run([*_side_by_side(rows, arguments), *_SLOW, *arguments, *chosen])
 
 
 def _names_other_vms(archs: Sequence[str], matrix: str | None, arguments: Sequence[str]) -> bool:
     """Do the arguments choose VMs themselves, so that the default VMs of the user's file do not apply?"""
     return bool(archs or matrix or any("::" in word for word in arguments))
+
+
+def _chooses_depth(arguments: Sequence[str]) -> bool:
+    """Return True if the arguments select cases themselves, or how much of each kernel to sweep."""
+    return any(word.startswith(("-k", "-m", "--sweep", "--deep")) or "::" in word for word in arguments)
 
 
 def _ktap(file: str) -> str:

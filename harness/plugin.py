@@ -71,17 +71,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     xdist_controller_and_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    selected = selection.without_optional_cells(items, crash_triggers=config.option.crash_triggers, deep=_deep(config))
+    selected = selection.without_optional_cells(items, _left_out(config))
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     selection.skip_cells_without_traits(selected, run.recipes)
     items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)
 
 
-def _deep(config: pytest.Config) -> bool:
-    """True when slow cases run: with --deep, for more than a sample, and when cases are selected by name."""
+def _left_out(config: pytest.Config) -> list[str]:
+    """The markers of the cases that these options leave out; cases that are selected by name all run.
+
+    Slow cases run with --deep or --full, and with more than a sample.
+    """
     options = config.option
-    more = options.deep or options.sweep != Depth.SAMPLE.value or options.schedules != "sample"
-    return bool(more or options.keyword or any("::" in word for word in config.args))
+    named = bool(options.keyword or any("::" in word for word in config.args))
+    more = options.full or options.sweep != Depth.SAMPLE.value or options.schedules != "sample"
+    needed = {
+        "crash_triggers": options.crash_triggers == "all",
+        "deep": named or options.deep or more,
+        "full": named or options.full,
+    }
+    return [marker for marker, runs in needed.items() if not runs]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,6 +19,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--accel": {"default": None, "metavar": "NAME", "help": "force an accelerator: kvm or tcg"},
     "--deep": {"action": "store_true", "help": "also run the slow cases"},
+    "--full": {"action": "store_true", "help": "also run the slowest cases, as --matrix full does; includes --deep"},
     "--sweep": {
         "choices": _DEPTHS,
         "default": Depth.SAMPLE.value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -22,6 +22,7 @@ MARKERS = (
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
     "crash_triggers: the case kills guests, or is slow; it runs only with `--crash-triggers all`",
     "deep: the case is slow; it runs with `--deep`, with more than a sample, or when it is named",
+    "full: the case takes minutes, and a cheaper one checks most of it; it runs with `--full`, or when it is named",
 )
 
 
@@ -97,9 +98,8 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
     return ""
 
 
-def without_optional_cells(items: list[pytest.Item], *, crash_triggers: str, deep: bool) -> list[pytest.Item]:
-    """Return the items without those that run only with `--crash-triggers all` or `--deep`."""
-    left_out = [*(["crash_triggers"] if crash_triggers != "all" else []), *([] if deep else ["deep"])]
+def without_optional_cells(items: list[pytest.Item], left_out: Collection[str]) -> list[pytest.Item]:
+    """Return the items without those that have one of these markers."""
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
 
 

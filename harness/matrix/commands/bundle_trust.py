@@ -68,7 +68,7 @@ def demand_cells(about: Bundle) -> None:
 def collect_bundle_cells(about: Bundle) -> dict[str, CellId]:
     """Return the cells in the bundle's case file for its VM, by pytest's names. Runs none of them."""
     found = _Collected()
-    arguments = ["--deep", f"--vm={about.cell.vm}", *about.options]
+    arguments = ["--full", f"--vm={about.cell.vm}", *about.options]
     pytest_run.collect([*arguments, str(paths.PROJECT / about.file)], found)
     return found.cells
 

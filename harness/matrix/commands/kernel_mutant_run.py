@@ -32,7 +32,7 @@ _PLACE = "kernel-mutants"
 _QUIET = ("-q", "--no-header", "--no-summary", "--deep", "--color=no")
 _PARALLEL = ("-n", "--numprocesses", "--dist")
 # A case that needs an option to run is left out, unless the bug's entry in kernel-mutants.toml names it.
-_NEEDS_OPTION = ("crash_triggers", "deep", "sweep")
+_NEEDS_OPTION = ("crash_triggers", "deep", "full", "sweep")
 # After so many dead guests without a failed case no other case is tried, because each costs a thaw and a deadline.
 _MOST_DEATHS = 6
 
