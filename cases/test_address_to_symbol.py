@@ -17,7 +17,7 @@ from harness.landing.code.function_selection import unique_functions
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter, request_by_address
-from harness.landing.lookup.kallsyms import freed_init_functions, kernel_converts_addresses
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import freed_init_functions, kernel_converts_addresses
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.sweep.sample import sample_entries

@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import ambiguous_names
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import ambiguous_names
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target

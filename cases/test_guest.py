@@ -13,7 +13,7 @@ from harness.core import child_privilege_drop
 from harness.guest.guest import Guest
 from harness.guest.process_listening_sockets import listeners
 from harness.landing.target import Target
-from harness.matrix.guests import checkup
+from harness.matrix.guests import check_after_cell
 
 # Wait until the exec is complete: in the middle of it a process has an empty cmdline.
 LEFT = "sleep 987 </dev/null >/dev/null 2>&1 & echo $! >/tmp/left.pid; until grep -q sleep /proc/$!/cmdline; do :; done"
@@ -109,17 +109,17 @@ def test_what_a_cell_leaves_is_noticed(
     fresh: Callable[..., AbstractContextManager[Guest]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A module, mount or process that a cell leaves is named; after a new taint no other cell uses the guest."""
-    monkeypatch.setattr(checkup, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(check_after_cell, "GONE_SECONDS", 0.5)
     with fresh(may_die=True) as guest:
         module = guest.copy_module("pinpoint_second")
         for left, undone, reported in DIRT:
             guest.run_script(left.format(module=module)).check()
-            with pytest.raises(checkup.GuestStateChanged, match=reported):
-                checkup.check_after_cell(guest)
+            with pytest.raises(check_after_cell.GuestStateChanged, match=reported):
+                check_after_cell.check_after_cell(guest)
             guest.run_script(undone).check()
-            assert checkup.check_after_cell(guest) == ""
+            assert check_after_cell.check_after_cell(guest) == ""
         guest.run_script(f"echo {TAINT_USER} >/proc/sys/kernel/tainted").check()
-        assert checkup.check_after_cell(guest) == f"taint {ITS_LETTER}"
+        assert check_after_cell.check_after_cell(guest) == f"taint {ITS_LETTER}"
 
 
 @pytest.mark.deep

@@ -12,7 +12,11 @@ from harness.guest.guest import Guest
 from harness.landing.checks.every_instruction import EveryInstruction
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import blacklisted_names, freed_init_functions, kernel_converts_addresses
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import (
+    blacklisted_names,
+    freed_init_functions,
+    kernel_converts_addresses,
+)
 from harness.landing.past_end import expect_escape, next_function
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site

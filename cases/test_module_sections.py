@@ -7,7 +7,7 @@ import pytest
 
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import functions_missed_by_symbol
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.site import Site
 from harness.landing.target import Target
 

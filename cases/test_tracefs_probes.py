@@ -10,7 +10,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import ambiguous_names
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import ambiguous_names
 from harness.landing.mutants import mutant_by_name
 from harness.landing.target import Target
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
-from harness.pinning.holds.pins import measure_pins
+from harness.pinning.holds.module_removal_while_held import measure_pins
 from harness.pinning.mutants import mutant_by_name
 from harness.report.metrics_with_goals import Figure
 

@@ -14,7 +14,7 @@ from harness.core.files import sha256_of_strings
 from harness.images.vm_recipe import select
 from harness.matrix.commands.bisect import Bisection, report
 from harness.matrix.commands.bisect_test import CaseTest
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 from harness.verdict.printk import without_control_codes
 
 _PATH = click.Path(path_type=Path)

@@ -8,7 +8,7 @@ import click
 
 from harness.core import paths
 from harness.core.events import Bus
-from harness.images import collect
+from harness.images import cache_garbage_collection
 from harness.images.build_context import BuildContext
 
 _GIB = 1 << 30
@@ -28,11 +28,11 @@ def gc(older: float | None, size: float | None, dry_run: bool) -> int:
     cache, now = paths.cache(), time.time()
     store = BuildContext.in_cache(Bus()).store
     days = 30.0 if older is None and size is None else older
-    found = collect.list_cache_items(cache)
+    found = cache_garbage_collection.list_cache_items(cache)
     bytes_left = None if size is None else int(size * _GIB)
     removed = 0
-    for each in collect.choose_items_to_remove(found, days, bytes_left, now):
-        gone = dry_run or collect.remove_item(store, each)
+    for each in cache_garbage_collection.choose_items_to_remove(found, days, bytes_left, now):
+        gone = dry_run or cache_garbage_collection.remove_item(store, each)
         removed += each.size if gone else 0
         what = ("would be removed" if dry_run else "removed") if gone else "is in use, and stays"
         click.echo(f"{each.path.name}  {each.size / _GIB:.2f} GiB, unused for {each.days_unused(now):.1f} days: {what}")

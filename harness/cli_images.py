@@ -21,7 +21,7 @@ from harness.images import external_build, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.vm_recipe import Recipe, load_all, select
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 
 
 @click.command(name="list", epilog=example("list --format json"))
@@ -53,9 +53,9 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
     .ko goes to a subdirectory with the VM's name.
     """
     if kernels or config:
-        from harness.matrix.commands import obtain_given_kernel
+        from harness.matrix.commands import prepare_given_kernel_with_board
 
-        recipes = [obtain_given_kernel.prepare_given_kernel_recipe(vms, kernels, config, boot=False)]
+        recipes = [prepare_given_kernel_with_board.prepare_given_kernel_recipe(vms, kernels, config, boot=False)]
     else:
         recipes = select(vms)
     if module:

@@ -15,7 +15,7 @@ from harness.core import paths
 from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
 from harness.report import history as past_runs
-from harness.report import lost
+from harness.report import lost_cells
 from harness.report.compare import Baseline, compare_with_baseline, format_comparison, read_cells
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_report
@@ -64,7 +64,7 @@ def export(run: Path | None, form: str, origin: str, output: Path | None) -> int
     if not _ORIGIN.fullmatch(origin):
         raise UsageError("--origin takes lower-case letters, digits and underscores", where=repr(origin))
     directory = RunDirectory((run or paths.results() / LATEST).resolve())
-    cells, missing = read_cells(directory.path), lost.read_lost_cells(directory)
+    cells, missing = read_cells(directory.path), lost_cells.read_lost_cells(directory)
     match form:
         case "ktap":
             from harness.report.export.ktap import ktap

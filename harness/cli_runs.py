@@ -20,7 +20,7 @@ from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
 from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, Tier, replace_in_this_run, select
-from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, obtain_given_kernel, pytest_run
+from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, prepare_given_kernel_with_board, pytest_run
 from harness.matrix.commands.baseline_gate import Gate
 from harness.run_options import OPTIONS
 
@@ -136,7 +136,9 @@ def run(
     if kernels or config:
         if archs or matrix:
             raise UsageError("--kernel is for one VM", mend="name it with --vm")
-        recipe = obtain_given_kernel.prepare_given_kernel_recipe(vms, kernels, config, boot=True, accelerator=accel)
+        recipe = prepare_given_kernel_with_board.prepare_given_kernel_recipe(
+            vms, kernels, config, boot=True, accelerator=accel
+        )
         gate.lost_traits = given_kernel_recipe.lost_traits(select([recipe.name])[0], recipe)
         replace_in_this_run(recipe, given_kernel_recipe.GivenKernel(tuple(kernels), config).command_line_options)
         vms = [recipe.name]

@@ -20,10 +20,10 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, replace_in_this_run, select
-from harness.matrix.commands import attach, obtain_given_kernel, replay
+from harness.matrix.commands import attach, prepare_given_kernel_with_board, replay
 from harness.matrix.guests.freezer import Freezer
 from harness.report import bundle
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 
 
 @click.command(epilog=example("repro results/latest/bundles/parisc/CELL --times 5"))
@@ -43,7 +43,9 @@ def repro(
         raise click.UsageError(f"--{way} is for one replay, not for {times}.")
     if kernels or config:
         vm = bundle.read(directory).cell.vm
-        replace_in_this_run(obtain_given_kernel.prepare_given_kernel_recipe([vm], kernels, config, boot=True))
+        replace_in_this_run(
+            prepare_given_kernel_with_board.prepare_given_kernel_recipe([vm], kernels, config, boot=True)
+        )
     if way == attach.GDB:
         debugger.find_gdb(replay.recipe_of(bundle.read(directory)).architecture)
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
@@ -61,7 +63,7 @@ def shell(vm: str, kernels: Sequence[Path], config: Path | None, accel: str | No
     Commands from a pipe are run; the exit status is the shell's.
     """
     recipe = (
-        obtain_given_kernel.prepare_given_kernel_recipe([vm], kernels, config, boot=True)
+        prepare_given_kernel_with_board.prepare_given_kernel_recipe([vm], kernels, config, boot=True)
         if kernels or config
         else select([vm])[0]
     )

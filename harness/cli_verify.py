@@ -17,12 +17,12 @@ from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select
-from harness.matrix.commands import obtain_given_kernel
+from harness.matrix.commands import prepare_given_kernel_with_board
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
 from harness.matrix.verify.plan import VerifyRequest
 from harness.matrix.verify.report import Report
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 
 _PATH = click.Path(path_type=Path)
 
@@ -89,7 +89,7 @@ def verify(
     for word in expected:
         plan.parse_expected_site(word)
     given = (
-        [obtain_given_kernel.prepare_given_kernel_recipe(vms, kernels, config, boot=True)]
+        [prepare_given_kernel_with_board.prepare_given_kernel_recipe(vms, kernels, config, boot=True)]
         if kernels or config
         else select(vms)
     )

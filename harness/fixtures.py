@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.images import guest_package_archives
+from harness.images import guest_tools_archive_or_disk
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
@@ -22,8 +22,8 @@ from harness.landing.sweep.sweep_guests import FreshGuestFactory
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import record_base_offset_trial as tried_trials
-from harness.matrix.guests import checkup, loaded_targets
-from harness.matrix.verify import guest as verify_guest
+from harness.matrix.guests import check_after_cell, loaded_targets
+from harness.matrix.verify import guest_start_and_kernel_observer as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_by_name as breaking
@@ -55,9 +55,9 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     yield running
     try:
         with run.bus.timed(vm, time_accounts.CHECK_UP):
-            undone = checkup.check_after_cell(running)
+            undone = check_after_cell.check_after_cell(running)
     except GuestError as lost:
-        worse = _noticed(request, checkup.explain_loss(running, lost))
+        worse = _noticed(request, check_after_cell.explain_loss(running, lost))
         run.fleet.retire(vm, f"{request.node.name}: {worse}")
         raise worse from lost
     except Exception as error:
@@ -84,9 +84,9 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
             try:
                 yield running
                 if not may_die:
-                    checkup.check_after_cell(running)
+                    check_after_cell.check_after_cell(running)
             except GuestError as lost:
-                raise _noticed(request, checkup.explain_loss(running, lost)) from lost
+                raise _noticed(request, check_after_cell.explain_loss(running, lost)) from lost
             except Exception as error:
                 _noticed(request, error)
                 raise
@@ -215,13 +215,13 @@ def foreign_tools(
     def begin(*packages: str) -> Iterator[ForeignProbes]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = guest_package_archives.obtain_packed_tools(image.recipe, packages, context)
+        wanted = guest_tools_archive_or_disk.obtain_packed_tools(image.recipe, packages, context)
         with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
-            checkup.record_initial_state(guest)
+            check_after_cell.record_initial_state(guest)
             try:
                 yield ForeignProbes(guest, mutant, context)
-                checkup.check_after_cell(guest)
+                check_after_cell.check_after_cell(guest)
             except Exception as error:
                 _noticed(request, error)
                 raise

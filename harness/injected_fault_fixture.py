@@ -8,7 +8,7 @@ import pytest
 
 from harness.matrix.controller_run import ControllerRun
 from harness.plugin import RUN
-from harness.report.fault_injection_results import Fault, FaultResult, Faults
+from harness.report.injected_harness_fault_results import Fault, FaultResult, Faults
 
 Judge = Callable[..., None]
 

@@ -10,10 +10,10 @@ import pytest
 from harness.core.errors import PinpointError
 from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
-from harness.matrix.cells import cell_phases_and_verdict, sanitize, selection
+from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
 from harness.matrix.cells.reported_cell import attach_cell
 from harness.matrix.controller_run import ControllerRun
-from harness.matrix.internal_error import OneLineInternalErrors
+from harness.matrix.one_line_internal_error import OneLineInternalErrors
 from harness.matrix.results_unwritable import StopOnUnwritableResults
 from harness.matrix.run import MatrixRun
 from harness.matrix.worker_run import WorkerRun
@@ -150,7 +150,7 @@ def pytest_runtest_makereport(
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cell_phases_and_verdict.REPORTED_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
-    sanitize.strip_control_codes(report)
+    strip_report_control_codes.strip_control_codes(report)
     if call.excinfo is not None:
         run.bundles.gather_evidence(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":

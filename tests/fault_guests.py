@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.guest.accelerator_canary import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64_canary_program
+from harness.guest.accelerator_canary_firmware import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64_canary_program
 from harness.images.image import Image
 from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 

@@ -43,7 +43,7 @@ from pathlib import Path
 
 import harness.guest.start as start
 import harness.landing.prove_recipe_traits as traits
-import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.check_after_cell as checkup
 import harness.matrix.guests.fleet as fleet
 import pytest
 from fault_guests import HANG, Programs

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.report import bundle, lost, timeline
+from harness.report import bundle, lost_cells, timeline
+from harness.report.base_offset_drawing_records import Drawing, Moved, Stretch
 from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.bundle import Bundle
-from harness.report.lost import Lost
+from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell, Results
-from harness.report.relocation_drawing_data import Drawing, Moved, Stretch
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Span
 from harness.verdict.cell_verdict_enum import Verdict
@@ -94,7 +94,7 @@ def small(root: Path) -> RunDirectory:
         mutant="",
         replay="./pinpoint run --vm parisc -k 'test_never[parisc]'",
     )
-    lost.write_lost_cells(run, [missing])
+    lost_cells.write_lost_cells(run, [missing])
     Figures(run).add("cells.lost", 1, "cells", goal="0")
     Figures(run).add("run.wall_s", 120, "s", goal="at most 180")
     Figures(run).add("sweep.sites", 4711, "sites", vm="parisc")

@@ -13,9 +13,9 @@ from sample_runs import cell
 
 from harness.core import paths
 from harness.core.events import Bus, Event, Phase
-from harness.report import progress_board as board_module
+from harness.report import live_or_plain_progress_board as board_module
 from harness.report import progress_state as progress
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 from harness.report.progress_state import Progress
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -80,7 +80,7 @@ def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatc
 LIVE = """
 import sys
 from harness.core.events import Bus, Event, Phase
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 from sample_runs import cell
 from harness.verdict.cell_verdict_enum import Verdict
 bus = Bus()

@@ -10,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch, MutantSurvivedError, demand_caught, verdict_of_error
 from harness.matrix.cells.selection import CellId
-from harness.matrix.guests.checkup import KernelComplained
+from harness.matrix.guests.check_after_cell import KernelComplained
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint

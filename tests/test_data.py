@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.core.elf_tables import Section, Symbol
+from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.core.errors import GuestError
 from harness.landing.code.closest_symbol import ClosestSymbolTable, KernelSymbolOffset, LoadedSymbol
 from harness.landing.lookup import data_symbol_address as addresses

@@ -178,7 +178,7 @@ def test_damaged_dwarf(build: Build) -> None:
 
 
 def test_relocations_nobody_knows(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.core.elf_tables._ABSOLUTE", {})
+    monkeypatch.setattr("harness.core.elf_symbols_and_relocations._ABSOLUTE", {})
     with pytest.raises(PinpointError, match=r"has a relocation of unknown type \d+ for EM_"):
         line_table.rows(build("-g"))
 

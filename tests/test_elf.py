@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import elf_tables
+from harness.core import elf_symbols_and_relocations
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf, Relocation, Symbol
 from harness.core.errors import PinpointError
@@ -281,12 +281,12 @@ def test_addends_that_stand_in_the_bytes() -> None:
     symbol = Symbol("f", 0, 0, ".text", "func", "local")
     content = struct.pack("<iii", -4, 0x10, 7)
     listed = [Relocation(0, 2, symbol, 0), Relocation(4, 1, symbol, 0), Relocation(8, 99, symbol, 0)]
-    form = elf_tables.ElfFormat(4, little_endian=True)
+    form = elf_symbols_and_relocations.ElfFormat(4, little_endian=True)
 
     def read(offset: int, size: int) -> bytes:
         return content[offset : offset + size]
 
-    found = list(elf_tables.with_addends(form, "EM_386", listed, read))
+    found = list(elf_symbols_and_relocations.with_addends(form, "EM_386", listed, read))
     # R_386_PC32 and R_386_32; nothing is read for a type that is not known to be a plain field.
     assert [each.addend for each in found] == [-4, 0x10, 0]
-    assert list(elf_tables.with_addends(form, "EM_X86_64", listed, read)) == listed
+    assert list(elf_symbols_and_relocations.with_addends(form, "EM_X86_64", listed, read)) == listed

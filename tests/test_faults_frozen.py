@@ -31,7 +31,7 @@ import pytest
 import harness.guest.start as start
 import harness.guest.save_and_load_state as state
 import harness.landing.prove_recipe_traits as traits
-import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.check_after_cell as checkup
 import harness.matrix.guests.fleet as fleet
 from fault_guests import HANG, Programs
 from harness.core.deadline import Deadline

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 CONFTEST = """
 import os
 import pytest
-import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.check_after_cell as checkup
 import harness.matrix.guests.fleet as fleet
 from pathlib import Path
 

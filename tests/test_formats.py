@@ -13,7 +13,7 @@ import sample_runs
 import validators
 
 from harness.plugin import RUN
-from harness.report import lost, schemas
+from harness.report import lost_cells, schemas
 from harness.report.export import junit, kcidb, ktap, markdown
 from harness.report.metrics_with_goals import Figures
 from harness.report.pivot import Pivot
@@ -62,14 +62,14 @@ def _expected(run: RunDirectory, cells: list[Cell]) -> Counter[str]:
     """What kunit.py must count."""
     latest = Pivot(cells).latest_cells
     skipped = sum(cell.verdict is Verdict.SKIP for cell in latest)
-    failed = sum(not cell.verdict.acceptable for cell in latest) + len(lost.read_lost_cells(run))
+    failed = sum(not cell.verdict.acceptable for cell in latest) + len(lost_cells.read_lost_cells(run))
     return +Counter(
-        passed=len(latest) + len(lost.read_lost_cells(run)) - skipped - failed, failed=failed, skipped=skipped
+        passed=len(latest) + len(lost_cells.read_lost_cells(run)) - skipped - failed, failed=failed, skipped=skipped
     )
 
 
 def test_kunit_counts_what_the_run_has(run: RunDirectory, cells: list[Cell], tmp_path: Path) -> None:
-    (tmp_path / "ktap").write_text(ktap.ktap(cells, lost.read_lost_cells(run)))
+    (tmp_path / "ktap").write_text(ktap.ktap(cells, lost_cells.read_lost_cells(run)))
     assert validators.kunit(tmp_path / "ktap") == (1, _expected(run, cells))
 
 
@@ -78,7 +78,7 @@ def test_kunit_counts_what_is_streamed_while_vms_run_in_parallel(
 ) -> None:
     out = io.StringIO()
     stream = ktap.KtapStream(out)
-    stream.write_plan([*cells, *lost.read_lost_cells(run)])
+    stream.write_plan([*cells, *lost_cells.read_lost_cells(run)])
     seen = []
     # The cells of one VM come in order; those of several are mixed.
     for cell in sorted(cells, key=lambda cell: (cell.case, not cell.mutant, cell.vm)):
@@ -100,11 +100,11 @@ def test_kunit_holds_for_a_run_that_held(cells: list[Cell], tmp_path: Path) -> N
 
 
 def test_kcidb_takes_it_and_knows_what_did_not_run(run: RunDirectory, cells: list[Cell]) -> None:
-    data = kcidb.kcidb(cells, Figures(run).read(), run.name, "lab", lost.read_lost_cells(run))
+    data = kcidb.kcidb(cells, Figures(run).read(), run.name, "lab", lost_cells.read_lost_cells(run))
     validators.kcidb(json.dumps(data))
     by_status = Counter(test["status"] for test in data["tests"] if ".figure." not in f".{test['path']}")
     latest = Counter(cell.verdict for cell in Pivot(cells).latest_cells)
-    assert by_status["MISS"] == len(lost.read_lost_cells(run)) == 1
+    assert by_status["MISS"] == len(lost_cells.read_lost_cells(run)) == 1
     assert by_status["ERROR"] == latest[Verdict.HARNESS_ERROR] + latest[Verdict.BOOT_FAIL]
     assert by_status["SKIP"] == latest[Verdict.SKIP]
     known = [test["id"] for test in data["tests"] if test.get("misc", {}).get("verdict") == "known-fail"]
@@ -120,7 +120,7 @@ def test_kcidb_refuses_what_is_wrong(run: RunDirectory, cells: list[Cell]) -> No
 
 
 def test_junit_is_read_by_junitparser_and_keeps_gitlabs_rules(run: RunDirectory, cells: list[Cell]) -> None:
-    text = junit.junit(cells, run.name, lost.read_lost_cells(run))
+    text = junit.junit(cells, run.name, lost_cells.read_lost_cells(run))
     found = validators.junit(text)
     assert sum(found.values()) == len(Pivot(cells).latest_cells) + 1
     assert found["Error"] == 1 + sum(cell.verdict in (Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL) for cell in cells)
@@ -128,7 +128,7 @@ def test_junit_is_read_by_junitparser_and_keeps_gitlabs_rules(run: RunDirectory,
 
 
 def test_markdown_lists_what_did_not_run(run: RunDirectory, cells: list[Cell]) -> None:
-    text = markdown.markdown(cells, run.name, lost.read_lost_cells(run))
+    text = markdown.markdown(cells, run.name, lost_cells.read_lost_cells(run))
     assert "### 1 did not run" in text
     assert "- `test\\_never` on `parisc`" in text
 

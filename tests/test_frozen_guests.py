@@ -19,7 +19,7 @@ from harness.images.image import Image
 from harness.images.store import Store
 from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
 from harness.matrix.guests import freezer
-from harness.matrix.guests.once import Once
+from harness.matrix.guests.make_once_per_key import Once
 
 TCG = Accelerator("tcg", "a test")
 DAY = 24 * 3600.0

@@ -9,7 +9,7 @@ import pytest
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, load_all
-from harness.matrix import vm_start_order
+from harness.matrix import vm_order_and_row_division
 from harness.report import cell_duration_cache
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
@@ -27,9 +27,9 @@ def names(monkeypatch: pytest.MonkeyPatch, built: set[str], seconds: dict[str, f
     def is_built(recipe: Recipe, _workshop: BuildContext) -> bool:
         return recipe.name in built
 
-    monkeypatch.setattr(vm_start_order, "is_built", is_built)
+    monkeypatch.setattr(vm_order_and_row_division, "is_built", is_built)
     core = [recipe for recipe in load_all().values() if recipe.tier == "core"]
-    return vm_start_order.names_in_start_order(core, BuildContext.in_cache(Bus()), seconds)
+    return vm_order_and_row_division.names_in_start_order(core, BuildContext.in_cache(Bus()), seconds)
 
 
 def test_nothing_built_begins_with_what_needs_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,13 @@ from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator
 from harness.guest.accelerator import KVM, TCG, Accelerator, choose
-from harness.guest.accelerator_canary import CANARIES, PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, Canary, arm64_canary_program
+from harness.guest.accelerator_canary_firmware import (
+    CANARIES,
+    PSCI_SYSTEM_OFF,
+    PSCI_SYSTEM_RESET,
+    Canary,
+    arm64_canary_program,
+)
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions, boot

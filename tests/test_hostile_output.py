@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from harness.bench import console_parser_scaling
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError
-from harness.guest import spilled_console_output
+from harness.guest import console_output_spill_file
 from harness.guest.console import Console, Transcript
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
 from harness.matrix.cells.cell_phases_and_verdict import verdict_of_error
-from harness.matrix.guests import checkup, guest_state
-from harness.matrix.guests.checkup import KernelComplained, UnexplainedTaint
+from harness.matrix.guests import check_after_cell, guest_state
+from harness.matrix.guests.check_after_cell import KernelComplained, UnexplainedTaint
 from harness.verdict import complaint_kinds, complaints, printk, traces
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_complaints
@@ -145,14 +145,14 @@ def fenceable(line: Line, listing: str) -> Guest:
 @pytest.mark.slow
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
-    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
-    checkup.record_initial_state(guest)
+    monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
+    check_after_cell.record_initial_state(guest)
     line.send(OOPS)
     for _ in range(17):
         line.send(b"[    9.500000] an ordinary line that the kernel prints\r\n" * (MIB // 56))
     assert "Oops" not in line.console.text(), "this test floods too little"
     with pytest.raises(KernelComplained, match="unable to handle page fault"):
-        checkup.check_after_cell(guest)
+        check_after_cell.check_after_cell(guest)
 
 
 def test_the_flood_between_fences_is_given_back_to_the_disk(line: Line) -> None:
@@ -177,7 +177,7 @@ def test_a_full_disk_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(spilled_console_output.os, "pwrite", full)
+    monkeypatch.setattr(console_output_spill_file.os, "pwrite", full)
     transcript = Transcript(limit=100, spill=tmp_path)
     transcript.append(b"x" * 1000)
     with pytest.raises(LookupError):
@@ -205,23 +205,23 @@ def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]
 
 @pytest.mark.parametrize("letter", "DWBLM")
 def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
-    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
+    monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
     bit = guest_state._TAINTS.index(letter)
     clean = fenceable(line, STATE.format(taint=4096))
-    checkup.record_initial_state(clean)
+    check_after_cell.record_initial_state(clean)
     tainted = fenceable(line, STATE.format(taint=4096 | 1 << bit))
-    checkup._clean[tainted] = checkup._clean[clean]
+    check_after_cell._clean[tainted] = check_after_cell._clean[clean]
     with pytest.raises(UnexplainedTaint, match=f"new taint {letter}") as caught:
-        checkup.check_after_cell(tainted)
+        check_after_cell.check_after_cell(tainted)
     assert verdict_of_error(caught.value) is Verdict.OOPS
 
 
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup.loaded_targets, "kept_modules", lambda _: ())
+    monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
     clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
-    checkup.record_initial_state(clean)
-    checkup._clean[forced] = checkup._clean[clean]
-    assert checkup.check_after_cell(forced) == "taint R"
+    check_after_cell.record_initial_state(clean)
+    check_after_cell._clean[forced] = check_after_cell._clean[clean]
+    assert check_after_cell.check_after_cell(forced) == "taint R"
 
 
 @pytest.mark.parametrize("unit", [b"p", b"\r", b"pinpoint: fence ", b"Kernel panic - not syncing"])

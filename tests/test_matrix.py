@@ -39,7 +39,7 @@ def boot(self, name):
 
 fleet.Fleet._prepare_and_start = boot
 fleet.Fleet.start_building = lambda self, names, compared: None
-import harness.matrix.guests.checkup as checkup
+import harness.matrix.guests.check_after_cell as checkup
 checkup.record_initial_state = lambda guest: None
 checkup.check_after_cell = lambda guest: ""
 import harness.matrix.cells.failure_bundles as bundling

@@ -13,8 +13,8 @@ from test_verify import MODULE, compiled
 
 from harness.core.elf import Elf
 from harness.core.errors import RecipeError, UsageError
-from harness.images import external_build, kbuild, module_info
-from harness.images.external_module_private_copy import private_copy
+from harness.images import external_build, kbuild, modinfo_and_load_checks
+from harness.images.external_ko_decompressed_copy import private_copy
 
 MODINFO = {
     "parm": 'INFO(parm, "site:the function to probe"); ',
@@ -79,20 +79,22 @@ def test_an_archive_of_zeros_is_refused(tmp_path: Path, place: Path) -> None:
 def test_a_name_that_a_shell_would_act_on_is_refused(tmp_path: Path, name: str) -> None:
     module = compiled(tmp_path, MODULE.replace('"my_probe"', f'"{name}"'))
     with pytest.raises(UsageError, match="calls itself") as caught:
-        module_info.module_name(Elf.read(module), module)
+        modinfo_and_load_checks.module_name(Elf.read(module), module)
     assert caught.value.exit_status == 2
 
 
 def test_parameters_go_to_the_module_that_has_them(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE + MODINFO["parm"] + MODINFO["type"])
     elf = Elf.read(module)
-    assert module_info.parameters(elf) == {"site": "string, the function to probe"}
-    assert module_info.demand_parameters({"site": "a b"}, {"my_probe": elf}) == {"my_probe": ["site=a b"]}
-    assert module_info.demand_parameters({"my_probe.site": "x"}, {"my_probe": elf}) == {"my_probe": ["site=x"]}
+    assert modinfo_and_load_checks.parameters(elf) == {"site": "string, the function to probe"}
+    assert modinfo_and_load_checks.demand_parameters({"site": "a b"}, {"my_probe": elf}) == {"my_probe": ["site=a b"]}
+    assert modinfo_and_load_checks.demand_parameters({"my_probe.site": "x"}, {"my_probe": elf}) == {
+        "my_probe": ["site=x"]
+    }
     with pytest.raises(UsageError, match="no parameter is named 'sight'; it has site"):
-        module_info.demand_parameters({"sight": "x"}, {"my_probe": elf})
+        modinfo_and_load_checks.demand_parameters({"sight": "x"}, {"my_probe": elf})
     with pytest.raises(UsageError, match="no parameter"):
-        module_info.demand_parameters({"other.site": "x"}, {"my_probe": elf})
+        modinfo_and_load_checks.demand_parameters({"other.site": "x"}, {"my_probe": elf})
 
 
 def test_a_tree_that_was_built_in_is_told_how_to_be_cleaned(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 
 from harness.core.elf import Elf
-from harness.core.elf_tables import Section, Symbol
-from harness.core.kernel_single_step_defect import Defect, Symptom
+from harness.core.elf_symbols_and_relocations import Section, Symbol
+from harness.core.single_step_defect_types import Defect, Symptom
 from harness.landing.checks.probe_flags import select_sites_apart
 from harness.landing.checks.single_step import CpuAddress, SingleStepResult
 from harness.landing.five_address_witnesses import Statement

@@ -10,11 +10,11 @@ from harness.core import program_versions
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
-from harness.images import qemu_program, suite_programs
+from harness.images import debian_suite_host_programs, qemu_program
 from harness.images.build_context import BuildContext
+from harness.images.debian_suite_host_programs import SuitePrograms
 from harness.images.packages import Packages
 from harness.images.store import Entry, Store
-from harness.images.suite_programs import SuitePrograms
 from harness.images.vm_recipe import Recipe, load
 
 RECIPE = """
@@ -48,14 +48,14 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuiteProgra
 
     def obtain(wanted: SuitePrograms, _context: BuildContext, *, vm: str) -> Entry:
         requested.append(wanted)
-        return Entry(suite_programs.KIND, "key", tmp_path / vm, {})
+        return Entry(debian_suite_host_programs.KIND, "key", tmp_path / vm, {})
 
     def first_line(program: str) -> str:
         return f"QEMU emulator version {'11.1.3' if '/' in program else '7.2.22'} (Debian)"
 
-    monkeypatch.setattr(suite_programs, "obtain", obtain)
+    monkeypatch.setattr(debian_suite_host_programs, "obtain", obtain)
     monkeypatch.setattr(program_versions, "first_line", first_line)
-    monkeypatch.setattr(suite_programs, "key_parts", lambda *_: ["parts"])
+    monkeypatch.setattr(debian_suite_host_programs, "key_parts", lambda *_: ["parts"])
     monkeypatch.delenv(qemu_program.HOST_QEMU_VARIABLE, raising=False)
     return requested
 

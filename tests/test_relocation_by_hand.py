@@ -11,12 +11,12 @@ import pytest
 
 from harness.core.architecture import Decoder
 from harness.core.architecture_table import ARCHITECTURES
-from harness.core.elf_tables import Section, Symbol
+from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.landing.by_hand import RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import measure_table_sizes
 from harness.landing.code.instructions import instruction_starts, is_padding_at, is_stub_at
-from harness.landing.lookup.kallsyms import functions_missed_by_symbol
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.site import Site
 from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.html import write_html

@@ -21,8 +21,8 @@ from harness.landing.checks.base_offset_trial import RelocatedFunction, Trial
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.site import Site
 from harness.report import history, timeline
+from harness.report.base_offset_drawing_records import Moved
 from harness.report.html import write_html, write_report
-from harness.report.material import Material
 from harness.report.metrics_with_goals import Figures
 from harness.report.page.case_docstrings import read_claims
 from harness.report.page.excerpts import ExcerptReader
@@ -30,7 +30,7 @@ from harness.report.page.lanes import lanes
 from harness.report.page.news import compare_with_earlier_runs
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, Results
-from harness.report.relocation_drawing_data import Moved
+from harness.report.records_of_runs import Material
 from harness.report.replay import replay_command
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Timeline

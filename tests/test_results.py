@@ -15,11 +15,11 @@ import pytest
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
-from harness.report import progress_board as board_module
+from harness.report import live_or_plain_progress_board as board_module
 from harness.report.html import write_html
+from harness.report.live_or_plain_progress_board import Board
 from harness.report.metrics_with_goals import Figures, meets_goal
 from harness.report.pivot import CaseName, Pivot, format_verdict_counts
-from harness.report.progress_board import Board
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
@@ -267,7 +267,7 @@ def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pyte
 LIVE = """
 import sys
 from harness.core.events import Bus
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
 out = board.stream_above_view(sys.stdout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.matrix.cells.selection import CellId
-from harness.matrix.vm_start_order import divide_row
+from harness.matrix.vm_order_and_row_division import divide_row
 from harness.report.cell_duration_cache import seconds_key
 
 

@@ -18,7 +18,7 @@ from harness.guest.guest import Guest
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup import patched_code_and_traps
+from harness.landing.lookup import addresses_refusing_kprobes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
@@ -185,7 +185,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting_sections={".text"})
     monkeypatch.setattr(
-        patched_code_and_traps, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
+        addresses_refusing_kprobes, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
     )
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))

@@ -15,8 +15,8 @@ from harness.core.events import Bus
 from harness.guest import steal_time
 from harness.guest.guest import Guest
 from harness.report import time_accounts
+from harness.report.live_or_plain_progress_board import Board
 from harness.report.metrics_with_goals import Figures
-from harness.report.progress_board import Board
 from harness.report.run_dir import RunDirectory
 from harness.report.time_accounts import Ledger
 

@@ -14,7 +14,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BootError, UsageError
 from harness.core.events import Bus
 from harness.guest.guest import Guest
-from harness.images import external_module_file_format, module_info
+from harness.images import external_ko_elf_check, modinfo_and_load_checks
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import Headers
@@ -22,9 +22,9 @@ from harness.images.vm_recipe import Recipe
 from harness.landing.code import kprobes_in_module_data
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
+from harness.landing.verify.guest_text_changes import TextRegion
 from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
-from harness.landing.verify.text import TextRegion
-from harness.matrix.verify import guest as guests
+from harness.matrix.verify import guest_start_and_kernel_observer as guests
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
 
@@ -80,7 +80,7 @@ def mapped(image: Image, shift: int = 0) -> str:
 
 def refused(file: Path, *, by: str = "x86_64") -> str:
     with pytest.raises(UsageError) as caught:
-        external_module_file_format.read_module_elf(file, ARCHITECTURES[by])
+        external_ko_elf_check.read_module_elf(file, ARCHITECTURES[by])
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
@@ -88,12 +88,12 @@ def refused(file: Path, *, by: str = "x86_64") -> str:
 
 
 def test_a_module_is_read_and_known_by_the_kernels_name(module: Path) -> None:
-    assert module_info.module_name(external_module_file_format.read_module_elf(module, X86), module) == "my_probe"
+    assert modinfo_and_load_checks.module_name(external_ko_elf_check.read_module_elf(module, X86), module) == "my_probe"
 
 
 def test_without_a_name_of_its_own_a_module_is_called_after_its_file(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE.replace('INFO(name, "my_probe");', ""))
-    assert module_info.module_name(external_module_file_format.read_module_elf(module, X86), module) == "my_probe"
+    assert modinfo_and_load_checks.module_name(external_ko_elf_check.read_module_elf(module, X86), module) == "my_probe"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -141,21 +141,21 @@ def test_a_stripped_module(module: Path) -> None:
 
 def test_debug_information_is_not_needed(module: Path) -> None:
     subprocess.run(["x86_64-linux-gnu-objcopy", "--strip-debug", module], check=True)
-    external_module_file_format.read_module_elf(module, X86)
+    external_ko_elf_check.read_module_elf(module, X86)
 
 
 def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace(RELEASE, "5.10.0-old"))
-    elf = external_module_file_format.read_module_elf(file, X86)
+    elf = external_ko_elf_check.read_module_elf(file, X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, but vm runs {RELEASE}"):
-        module_info.demand_vermagic(elf, file, image)
+        modinfo_and_load_checks.demand_vermagic(elf, file, image)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:
     file = compiled(tmp_path, MODULE.replace("vermagic", "author"))
-    elf = external_module_file_format.read_module_elf(file, X86)
+    elf = external_ko_elf_check.read_module_elf(file, X86)
     with pytest.raises(UsageError, match=r"built for the kernel \(no release\)"):
-        module_info.demand_vermagic(elf, file, image)
+        modinfo_and_load_checks.demand_vermagic(elf, file, image)
 
 
 def test_the_kernels_own_map_names_its_addresses(tmp_path: Path, image: Image) -> None:
@@ -282,11 +282,11 @@ def own_module(image: Image, tmp_path: Path, magic: str) -> Image:
 def test_other_words_behind_the_release_are_refused_with_both(image: Image, module: Path, tmp_path: Path) -> None:
     ours = own_module(image, tmp_path, "SMP preempt mod_unload modversions ")
     with pytest.raises(UsageError) as caught:
-        module_info.demand_vermagic(Elf.read(module), module, ours)
+        modinfo_and_load_checks.demand_vermagic(Elf.read(module), module, ours)
     message = str(caught.value)
     assert f"{RELEASE} SMP mod_unload" in message
     assert f"{RELEASE} SMP preempt mod_unload modversions" in message
-    module_info.demand_vermagic(Elf.read(module), module, own_module_same(image, module))
+    modinfo_and_load_checks.demand_vermagic(Elf.read(module), module, own_module_same(image, module))
 
 
 def own_module_same(image: Image, module: Path) -> Image:
@@ -300,11 +300,11 @@ def test_a_symbol_that_nobody_has_is_named(image: Image, tmp_path: Path) -> None
     ours = with_symvers(image, tmp_path)
     elf = Elf.read(module)
     with pytest.raises(UsageError, match="needs no_such, which vm does not have"):
-        module_info.demand_symbols(elf, module, ours, [])
+        modinfo_and_load_checks.demand_symbols(elf, module, ours, [])
     other = tmp_path / "other"
     other.mkdir()
     giving = Elf.read(compiled(other, MODULE + "int no_such(void) { return 1; }"))
-    module_info.demand_symbols(elf, module, ours, [giving])
+    modinfo_and_load_checks.demand_symbols(elf, module, ours, [giving])
 
 
 def with_symvers(image: Image, tmp_path: Path) -> Image:

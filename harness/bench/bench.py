@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 
-from harness.bench import host, plan, saved_results, table
+from harness.bench import figure_groups_in_order, host, saved_results, table
 from harness.bench.context import BenchContext
 from harness.bench.figure import FigureResult, figure_result
+from harness.bench.figure_groups_in_order import Group
 from harness.bench.interleave import interleave
-from harness.bench.plan import Group
 from harness.core import paths
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe
 from harness.matrix.guests.fleet import Fleet
+from harness.report.live_or_plain_progress_board import Board
 from harness.report.metrics_with_goals import Figures
-from harness.report.progress_board import Board
 from harness.report.run_dir import RunDirectory
 
 # Output to a log is not wrapped.
@@ -33,7 +33,7 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
 
     Raises UsageError for an unknown figure; HostError, BuildError and what a measure raises.
     """
-    groups = plan.choose_groups(recipes, names)
+    groups = figure_groups_in_order.choose_groups(recipes, names)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
     build_context = BuildContext.in_cache(bus)

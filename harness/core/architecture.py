@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from harness.core.kernel_single_step_defect import Defect
 from harness.core.qemu_registers import RegisterParser
+from harness.core.single_step_defect_types import Defect
 
 
 class Decoder(Enum):

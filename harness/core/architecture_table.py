@@ -18,8 +18,8 @@ from harness.core.architecture import (
     KprobeTraits,
     QemuMachine,
 )
-from harness.core.kernel_single_step_defect import Defect, Symptom
 from harness.core.qemu_registers import RegisterParser
+from harness.core.single_step_defect_types import Defect, Symptom
 
 # arch/parisc/kernel/kprobes.c single-steps a copy of the instruction with a second break after it. The handler of that
 # break decides where execution continues. Line numbers are those of 6.1.

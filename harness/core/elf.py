@@ -16,8 +16,8 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 from elftools.elf.segments import NoteSegment
 
-from harness.core import elf_tables
-from harness.core.elf_tables import Relocation, Section, Symbol
+from harness.core import elf_symbols_and_relocations
+from harness.core.elf_symbols_and_relocations import Relocation, Section, Symbol
 from harness.core.errors import PinpointError
 
 __all__ = ["Elf", "Relocation", "Section", "Symbol"]
@@ -75,7 +75,7 @@ class Elf:
         self.machine: str = str(parsed["e_machine"])
         self.word_bytes: int = parsed.elfclass // 8
         self.linked: bool = str(parsed["e_type"]) != "ET_REL"
-        self._layout = elf_tables.ElfFormat(self.word_bytes, parsed.little_endian)
+        self._layout = elf_symbols_and_relocations.ElfFormat(self.word_bytes, parsed.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
         self._sections = [Section.from_header(name, header) for name, header in found]
@@ -164,7 +164,7 @@ class Elf:
     def symbols(self) -> Sequence[Symbol]:
         """Every symbol except the empty first, in the table's order. Raises PinpointError when there is no table."""
         ends = {name: section.address + section.size for name, section in self.sections.items()}
-        return elf_tables.with_sizes(self._table[1:], ends)
+        return elf_symbols_and_relocations.with_sizes(self._table[1:], ends)
 
     @cached_property
     def _table(self) -> list[Symbol]:
@@ -173,10 +173,10 @@ class Elf:
         if index is None:
             raise PinpointError("no symbol table", where=str(self.path), mend="give the file before it was stripped")
         names = {number: section.name for number, section in enumerate(self._sections)}
-        names |= {0: "", elf_tables.SHN_ABS: "*ABS*"}
+        names |= {0: "", elf_symbols_and_relocations.SHN_ABS: "*ABS*"}
         try:
             strings = self._whole(self._sections[self._headers[index].link])
-            return elf_tables.symbols(self._layout, self._whole(self._sections[index]), strings, names)
+            return elf_symbols_and_relocations.symbols(self._layout, self._whole(self._sections[index]), strings, names)
         except BROKEN_FILE_ERRORS as error:
             raise _not_whole(self.path, error) from None
 
@@ -271,7 +271,7 @@ class Elf:
                 continue
             try:
                 changed = self._sections[header.info]
-                listed = elf_tables.relocations(
+                listed = elf_symbols_and_relocations.relocations(
                     self._layout,
                     self._whole(table),
                     addends=header.type == "SHT_RELA",
@@ -280,7 +280,7 @@ class Elf:
                 )
                 if header.type == "SHT_REL" and changed.in_file:
                     content = partial(self._part, changed)
-                    listed = elf_tables.with_addends(self._layout, self.machine, listed, content)
+                    listed = elf_symbols_and_relocations.with_addends(self._layout, self.machine, listed, content)
                 found[changed.name] += listed
             except BROKEN_FILE_ERRORS as error:
                 raise _not_whole(self.path, error) from None
@@ -290,7 +290,7 @@ class Elf:
 
     def relocated_positions(self, section: str, offset: int, size: int) -> set[int]:
         """Return the positions, counted from `offset`, that relocations change in `size` bytes of a section."""
-        return elf_tables.relocated_positions(self.machine, self.relocations(section), offset, size)
+        return elf_symbols_and_relocations.relocated_positions(self.machine, self.relocations(section), offset, size)
 
     def _only(self, name: str) -> Section:
         if name not in self.sections:

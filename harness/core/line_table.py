@@ -15,7 +15,7 @@ from elftools.construct import Container
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DWARFInfo
 from elftools.elf.elffile import ELFFile
 
-from harness.core import elf_tables
+from harness.core import elf_symbols_and_relocations
 from harness.core.elf import BROKEN_FILE_ERRORS, Elf
 from harness.core.errors import PinpointError
 
@@ -90,7 +90,7 @@ def _apart(elf: Elf) -> dict[str, int]:
     return bases
 
 
-def _code(elf: Elf) -> list[tuple[str, elf_tables.Section]]:
+def _code(elf: Elf) -> list[tuple[str, elf_symbols_and_relocations.Section]]:
     found = [(name, section) for name, section in elf.sections.items() if section.executable and section.size]
     return sorted(found, key=lambda each: each[1].address)
 
@@ -111,7 +111,7 @@ def _relocated(
     section.stream.seek(0)
     content = bytearray(section.stream.read())
     for entry in elf.relocations(section.name):
-        width = elf_tables.absolute_width(elf.machine, entry)
+        width = elf_symbols_and_relocations.absolute_width(elf.machine, entry)
         if width is None:
             raise PinpointError(
                 f"{section.name} has a relocation of unknown type {entry.type} for {elf.machine}",

@@ -12,7 +12,7 @@ from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, HostError, UsageError
 from harness.guest import qemu_rights
-from harness.guest.accelerator_canary import CANARIES, GREETING, Canary
+from harness.guest.accelerator_canary_firmware import CANARIES, GREETING, Canary
 
 KVM, TCG = "kvm", "tcg"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

@@ -17,7 +17,7 @@ from pexpect.spawnbase import SpawnBase
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.console_log import ConsoleLog
-from harness.guest.spilled_console_output import SpilledOutput
+from harness.guest.console_output_spill_file import SpilledOutput
 
 # The amount kept in memory.
 _KEPT_BYTES = 8 << 20

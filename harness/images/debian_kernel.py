@@ -17,7 +17,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import deb, drivers, elf_writer, kallsyms, kernel_config, suite_programs, vmlinux
+from harness.images import deb, debian_suite_host_programs, drivers, elf_writer, kallsyms, kernel_config, vmlinux
 from harness.images.build_context import BuildContext
 from harness.images.kernel import Headers, KernelBuild
 from harness.images.packages import Packages
@@ -31,7 +31,7 @@ _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 # The headers that all flavors of a release share; the flavors with PREEMPT_RT have their own up to 6.1.
 _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
-_MODULES = (deb, drivers, elf_writer, kallsyms, suite_programs, vmlinux)
+_MODULES = (deb, drivers, elf_writer, kallsyms, debian_suite_host_programs, vmlinux)
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 
 
@@ -121,7 +121,7 @@ class _Debian:
         prepare_headers_for_builds(tree, self.release)
         if self.recipe.kernel.compiler:
             for kbuild in (tree / "usr/lib").glob("linux-kbuild-*"):
-                suite_programs.replace_programs_by_launchers(
+                debian_suite_host_programs.replace_programs_by_launchers(
                     kbuild, kbuild.name, self.recipe.kernel.suite, self.packages, deadline
                 )
 

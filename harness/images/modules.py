@@ -14,7 +14,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, sha256, sha256_of_strings
-from harness.images import precompiled_table, suite_compiler
+from harness.images import debian_suite_compiler, precompiled_table
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, MakeProgress, compiler_version
 from harness.images.kernel import KernelBuild
@@ -37,7 +37,7 @@ _CODE = (
 def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
     """Return every input of the modules for the kernel with that store key."""
     code = [code_sha256(Path(__file__).parents[1] / name) for name in _CODE]
-    compiler = [compiler_version(recipe.architecture), *suite_compiler.key_parts(recipe, build_context)]
+    compiler = [compiler_version(recipe.architecture), *debian_suite_compiler.key_parts(recipe, build_context)]
     return [kernel_key, _probes_digest(), recipe.kernel.cflags, *compiler, *code]
 
 
@@ -134,7 +134,7 @@ class _Job:
         if directory == scratch:
             log.unlink(missing_ok=True)
         cores = self.build_context.slots.cores
-        program = suite_compiler.obtain(self.recipe, self.build_context)
+        program = debian_suite_compiler.obtain(self.recipe, self.build_context)
         make = Make(
             self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, compiler_program=program
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 from harness.core import program_versions
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
-from harness.images import suite_programs
+from harness.images import debian_suite_host_programs
 from harness.images.build_context import BuildContext
-from harness.images.suite_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import SuitePrograms
 from harness.images.vm_recipe import Emulator, Recipe
 
 # Set by --host-qemu: use the host's QEMU even if a recipe needs a newer one.
@@ -39,7 +39,7 @@ def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
     """
     if not _elsewhere(recipe):
         return _with(recipe, recipe.architecture.qemu_machine.qemu)
-    entry = suite_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
+    entry = debian_suite_host_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
     found = _with(recipe, str(_launcher(recipe, entry.path)))
     emulator = found.machine.emulator
     if emulator is None or emulator.version < recipe.machine.oldest_qemu:
@@ -52,7 +52,9 @@ def qemu_program_name(recipe: Recipe, build_context: BuildContext) -> str:
     program = ARCHITECTURES[recipe.arch].qemu_machine.qemu
     if not _elsewhere(recipe):
         return program
-    key = build_context.store.entry_path(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
+    key = build_context.store.entry_path(
+        debian_suite_host_programs.KIND, debian_suite_host_programs.key_parts(_wanted(recipe), build_context)
+    )
     return str(_launcher(recipe, key))
 
 
@@ -60,7 +62,9 @@ def is_qemu_present(recipe: Recipe, build_context: BuildContext) -> bool:
     """Return True when nothing needs to be fetched for the recipe's QEMU."""
     if not _elsewhere(recipe):
         return True
-    return build_context.store.present(suite_programs.KIND, suite_programs.key_parts(_wanted(recipe), build_context))
+    return build_context.store.present(
+        debian_suite_host_programs.KIND, debian_suite_host_programs.key_parts(_wanted(recipe), build_context)
+    )
 
 
 def _elsewhere(recipe: Recipe) -> bool:
@@ -84,7 +88,7 @@ def _with(recipe: Recipe, program: str) -> Recipe:
 
 
 def _launcher(recipe: Recipe, entry: Path) -> Path:
-    return entry / suite_programs.LAUNCHERS / ARCHITECTURES[recipe.arch].qemu_machine.qemu
+    return entry / debian_suite_host_programs.LAUNCHERS / ARCHITECTURES[recipe.arch].qemu_machine.qemu
 
 
 def _wanted(recipe: Recipe) -> SuitePrograms:

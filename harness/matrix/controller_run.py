@@ -28,18 +28,18 @@ from harness.matrix.exit_status_and_counts import (
 )
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
-from harness.matrix.vm_start_order import names_in_start_order
+from harness.matrix.vm_order_and_row_division import names_in_start_order
 from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.controller_socket import Controller
-from harness.report import bundle, cell_duration_cache, progress_board
+from harness.report import bundle, cell_duration_cache, live_or_plain_progress_board
 from harness.report.export import ktap
 from harness.report.html import write_html
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
+from harness.report.mutants_caught_by_one_witness import record_only_killer_figures
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 from harness.report.timeline import Timeline
-from harness.report.witnesses_by_mutant_table import record_only_killer_figures
 from harness.verdict.cell_verdict_enum import Verdict
 
 
@@ -112,7 +112,7 @@ class ControllerRun(MatrixRun):
     def _board(self) -> Board:
         """The board, which prints through pytest's own reporter so that neither breaks the other's lines."""
         if self._opened_board is None:
-            self._opened_board = progress_board.make_board(
+            self._opened_board = live_or_plain_progress_board.make_board(
                 self._config.pluginmanager.getplugin("terminalreporter"), self.bus
             )
         return self._opened_board

@@ -15,15 +15,15 @@ from markupsafe import Markup
 
 from harness.core.errors import PinpointError
 from harness.core.files import write_text
-from harness.report import base_offset_table, history, lost
-from harness.report.material import Material
-from harness.report.page import heat_map, lanes, metric_trends, relocation
+from harness.report import base_offset_table, history, lost_cells
+from harness.report.page import base_offset_drawings, heat_map, lanes, metric_trends
 from harness.report.page.details import details_json
 from harness.report.page.excerpts import ExcerptReader
 from harness.report.page.news import compare_with_earlier_runs, limit_lines
 from harness.report.pivot import Pivot, SelectedCell, format_verdict_counts
 from harness.report.progress_state import format_duration
 from harness.report.record import Cell
+from harness.report.records_of_runs import Material
 from harness.report.replay import replay_command
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
@@ -39,7 +39,7 @@ def write_html(directory: RunDirectory, missing: Iterable[SelectedCell] = ()) ->
     `missing` are the cells that were asked for and have no verdict; they are kept for reports that are written later.
     Everything in it that a guest could have written is escaped and stripped of control codes.
     """
-    lost.write_lost_cells(directory, missing)
+    lost_cells.write_lost_cells(directory, missing)
     # The run that calls this has ended, whatever it has measured.
     material = replace(Material.read_runs([directory], directory.path), unended_runs=())
     write_text(directory.html_report_file, render(material))
@@ -74,14 +74,14 @@ def render(material: Material) -> str:
         shown=limit_lines,
         groups=heat_map.case_file_groups(pivot),
         courses=metric_trends.figure_trends(material.figures, _past(material)),
-        bars=relocation.bars(material.trials),
+        bars=base_offset_drawings.bars(material.trials),
         trials=material.trials,
         trial_headings=base_offset_table.HEADINGS,
         trial_names=base_offset_table.NAME_COLUMNS,
-        shares=relocation.SHARES,
-        strips=relocation.strips,
-        first_miss=relocation.first_bar_with_miss,
-        layout=relocation.layout_drawing,
+        shares=base_offset_drawings.SHARES,
+        strips=base_offset_drawings.strips,
+        first_miss=base_offset_drawings.first_bar_with_miss,
+        layout=base_offset_drawings.layout_drawing,
         lanes=lanes.lanes(material.timeline_spans),
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles=material.console_logs,

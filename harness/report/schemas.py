@@ -13,7 +13,7 @@ from harness.core import paths
 from harness.core.files import write_text
 from harness.report.base_offset_table import TrialRow
 from harness.report.bundle import Bundle
-from harness.report.lost import Lost
+from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
 from harness.report.timeline import Span

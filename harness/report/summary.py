@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness.report import witnesses_by_mutant_table
+from harness.report import mutants_caught_by_one_witness
 from harness.report.base_offset_table import TrialRow
 from harness.report.base_offset_table import table as table_of_trials
 from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
@@ -53,7 +53,7 @@ def write_summary(
         console.print(str(pivot.coverage), style=_BAD if pivot.missing else "")
     if trials:
         console.print(table_of_trials(trials))
-    if witnesses := witnesses_by_mutant_table.only_killer_table(cells):
+    if witnesses := mutants_caught_by_one_witness.only_killer_table(cells):
         console.print(witnesses)
     if any(cell.mutant for cell in cells):
         console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")

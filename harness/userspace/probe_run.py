@@ -15,11 +15,11 @@ from harness.landing.site import Site
 from harness.userspace import mapped_pages, uprobes_tree, witness
 from harness.userspace.mapped_pages import FileView
 from harness.userspace.mutants import UserMutant
-from harness.userspace.poke import write_process_memory
 from harness.userspace.runner import Runner
 from harness.userspace.uprobes_tree import UprobesTree
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import WAYS, Hit, RegistrationResult, Request, UprobesByPerf
+from harness.userspace.write_process_memory_for_mutants import write_process_memory
 
 _COPY = "/tmp/pinpoint_user_copy"
 # If a file has more executable pages than this, only the pages with sites are read; otherwise all executable pages are.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from harness.landing.landing_judgment import Missed
 from harness.userspace import mapped_pages, uprobes_tree
-from harness.userspace.poke import write_process_memory
 from harness.userspace.runner import Runner
 from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import EVENTS, Request, UprobesByModule, UprobesByPerf, UprobesByTracefs
+from harness.userspace.write_process_memory_for_mutants import write_process_memory
 
 _PAGE = 4096
 

@@ -15,7 +15,7 @@ from harness.landing.checks.embedded_symbol_table_cost import TableSizes, measur
 from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms import functions_missed_by_symbol
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.core.kernel_single_step_defect import Defect, Symptom
+from harness.core.single_step_defect_types import Defect, Symptom
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
 from harness.landing.code.instructions import decode_function, has_delay_slots, relocation_offsets

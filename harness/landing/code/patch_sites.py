@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from harness.core.elf import BROKEN_FILE_ERRORS, Elf
-from harness.core.elf_tables import Relocation
+from harness.core.elf_symbols_and_relocations import Relocation
 from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTableFormat, PatchTables
 from harness.landing.code.select_stripped_table_finder import select_table_finder

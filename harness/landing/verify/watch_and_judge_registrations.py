@@ -16,15 +16,15 @@ from harness.landing.code.system_map import SystemMap
 from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify import moment, registrations
+from harness.landing.verify import listed_probes_and_modules, registrations
 from harness.landing.verify.files_at_hand import LoadedFiles
 from harness.landing.verify.ftrace_judge import FtraceJudge
+from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
+from harness.landing.verify.listed_probes_and_modules import GuestLists, Moment
 from harness.landing.verify.loaded_modules import LoadedModuleFinder
-from harness.landing.verify.moment import GuestLists, Moment
 from harness.landing.verify.registrations import Registration, UprobeRegistration
-from harness.landing.verify.text import GuestText, TextChanges
 from harness.landing.verify.traced_functions import TRACED_KINDS, TracedFunction
 
 _POLL = 0.2
@@ -68,7 +68,7 @@ class WatchedGuest:
         guest: Guest,
         files: Mapping[str, Path],
         names: SystemMap | None = None,
-        read: Callable[[Guest], GuestLists] = moment.read_lists,
+        read: Callable[[Guest], GuestLists] = listed_probes_and_modules.read_lists,
     ) -> None:
         self.guest = guest
         self.watched = True

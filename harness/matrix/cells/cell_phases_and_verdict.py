@@ -14,7 +14,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.matrix.cells.selection import CellId
-from harness.matrix.guests.checkup import GuestStateChanged, KernelComplained, UnexplainedTaint
+from harness.matrix.guests.check_after_cell import GuestStateChanged, KernelComplained, UnexplainedTaint
 from harness.report.failure_evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun

@@ -19,7 +19,7 @@ from harness.landing.landing_judgment import Missed
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
-from harness.matrix.guests import checkup
+from harness.matrix.guests import check_after_cell
 from harness.report import bundle
 from harness.report.bundle import Bundle
 from harness.report.failure_evidence import CONSOLE, Evidence, gather_evidence
@@ -52,7 +52,7 @@ class Bundles:
         watch.evidence = gather_evidence(watch.guest, error)
         if self._take_over:
             # Judge now as the fixtures would at their end: what a person does to the guest must not fail the cell.
-            watch.judge(checkup.explain_loss(watch.guest, error) if isinstance(error, GuestError) else error)
+            watch.judge(check_after_cell.explain_loss(watch.guest, error) if isinstance(error, GuestError) else error)
             watch.final = True
             self._take_over(watch.guest, watch.evidence, watch.reason)
 

@@ -22,9 +22,9 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select
-from harness.matrix.guests import checkup, kernel_mutant_switch
+from harness.matrix.guests import check_after_cell, kernel_mutant_switch
 from harness.matrix.guests.freezer import Freezer
-from harness.matrix.guests.once import Once
+from harness.matrix.guests.make_once_per_key import Once
 from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
@@ -135,8 +135,8 @@ class Fleet:
         with self._starting:
             guest = begin(image, self._fresh_name(name))
         with guest:
-            with checkup.replace_loss_by_explanation(guest):
-                checkup.record_initial_state(guest)
+            with check_after_cell.replace_loss_by_explanation(guest):
+                check_after_cell.record_initial_state(guest)
             yield guest
 
     def new_console_log_path(self, name: str) -> Path:
@@ -187,8 +187,8 @@ class Fleet:
         with self._starting:
             guest = self._thaw(image, f"{name}{self._suffix}")
             try:
-                with checkup.replace_loss_by_explanation(guest):
-                    checkup.record_initial_state(guest)
+                with check_after_cell.replace_loss_by_explanation(guest):
+                    check_after_cell.record_initial_state(guest)
             except BaseException:
                 guest.stop()
                 raise

@@ -19,8 +19,8 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.store import key_of
 from harness.landing import prove_recipe_traits
-from harness.matrix.guests import checkup
-from harness.matrix.guests.once import Once
+from harness.matrix.guests import check_after_cell
+from harness.matrix.guests.make_once_per_key import Once
 
 KIND = "frozen"
 _STATE = "state"
@@ -106,10 +106,10 @@ class Freezer:
     def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
         guest = boot(keys)
         try:
-            with self._bus.step(guest.name, "traits") as step, checkup.replace_loss_by_explanation(guest):
-                allowed = checkup.record_initial_state(guest)
+            with self._bus.step(guest.name, "traits") as step, check_after_cell.replace_loss_by_explanation(guest):
+                allowed = check_after_cell.record_initial_state(guest)
                 prove_recipe_traits.prove_traits(guest)
-                checkup.check_after_cell(guest)
+                check_after_cell.check_after_cell(guest)
                 step.set_final_detail(allowed)
         except BaseException:
             guest.stop()

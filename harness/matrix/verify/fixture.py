@@ -11,14 +11,14 @@ from pathlib import Path
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
-from harness.images.guest_package_archives import disk_drivers as tool_drivers
+from harness.images.guest_tools_archive_or_disk import disk_drivers as tool_drivers
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import loaded_targets
-from harness.landing.verify import moment
+from harness.landing.verify import listed_probes_and_modules
 from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
-from harness.landing.verify.moment import GuestLists
+from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
@@ -152,7 +152,7 @@ class ForeignProbes:
 
     def _read(self, guest: Guest) -> GuestLists:
         """Read all lists; in the cell of the mutant LIST_LEFT_OUT, return them without additions."""
-        lists = moment.read_lists(guest)
+        lists = listed_probes_and_modules.read_lists(guest)
         before = self._before
         if self._mutant != LIST_LEFT_OUT or before is None:
             return lists

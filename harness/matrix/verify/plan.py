@@ -9,9 +9,9 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
-from harness.images import distribution_modules, external_build, external_module_file_format, module_info
+from harness.images import distribution_modules, external_build, external_ko_elf_check, modinfo_and_load_checks
 from harness.images.build_context import BuildContext
-from harness.images.external_module_private_copy import private_copy
+from harness.images.external_ko_decompressed_copy import private_copy
 from harness.images.image import Image
 from harness.images.vm_recipe import Recipe
 from harness.landing.site import Site
@@ -94,10 +94,12 @@ def modules_to_load(
     found = [*_each_once(first), *_by_dependence(own)]
     for index, module in enumerate(found):
         others = [other.elf for other in found if other is not module]
-        module_info.demand_symbols(module.elf, module.file, image, others)
+        modinfo_and_load_checks.demand_symbols(module.elf, module.file, image, others)
         if module.name in [earlier.name for earlier in found[:index]]:
             raise UsageError(f"two modules are named {module.name}", where=str(module.file), mend="give it once")
-    words = module_info.demand_parameters(wanted.parameters, {each.name: each.elf for each in found if each.judged})
+    words = modinfo_and_load_checks.demand_parameters(
+        wanted.parameters, {each.name: each.elf for each in found if each.judged}
+    )
     return [
         ModuleToLoad(each.name, each.copied_file, each.file, words.get(each.name, ()), each.judged) for each in found
     ]
@@ -123,15 +125,15 @@ def _built(file: Path, image: Image, build_context: BuildContext, directory: Pat
 def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) -> ModuleToLoad:
     copy = private_copy(file, directory)
     elf = _read(file, copy, image.recipe)
-    module_info.demand_vermagic(elf, file, image)
-    return ModuleToLoad(module_info.module_name(elf, file), copy, file, (), judged)
+    modinfo_and_load_checks.demand_vermagic(elf, file, image)
+    return ModuleToLoad(modinfo_and_load_checks.module_name(elf, file), copy, file, (), judged)
 
 
 def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
     """Return the ELF of a copy. Raises UsageError with the path of the original file."""
     try:
-        elf = external_module_file_format.read_module_elf(copy, recipe.architecture)
-        module_info.module_name(elf, file)
+        elf = external_ko_elf_check.read_module_elf(copy, recipe.architecture)
+        modinfo_and_load_checks.module_name(elf, file)
     except UsageError as error:
         raise UsageError(error.what, where=str(file), mend=error.mend) from None
     except PinpointError as error:
@@ -157,7 +159,7 @@ def _by_dependence(found: Sequence[ModuleToLoad]) -> list[ModuleToLoad]:
     left, ordered = list(found), []
     while left:
         names = {each.name for each in left}
-        ready = next((e for e in left if not names & set(module_info.depends(e.elf)) - {e.name}), left[0])
+        ready = next((e for e in left if not names & set(modinfo_and_load_checks.depends(e.elf)) - {e.name}), left[0])
         left.remove(ready)
         ordered.append(ready)
     return ordered

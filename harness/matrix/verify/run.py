@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import guest_package_archives
+from harness.images import guest_tools_archive_or_disk
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.landing import layout
@@ -22,8 +22,8 @@ from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
-from harness.matrix.verify import guest as guests
-from harness.matrix.verify.guest import KernelObserver
+from harness.matrix.verify import guest_start_and_kernel_observer as guests
+from harness.matrix.verify.guest_start_and_kernel_observer import KernelObserver
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
 from harness.matrix.verify.reload_probed_modules import reload_probed_modules
 from harness.matrix.verify.report import Report
@@ -210,7 +210,7 @@ def verify(
     if names:
         names.demand_map_of(Elf.read_cached(image.vmlinux))
     packages = (
-        guest_package_archives.obtain_packed_tools(image.recipe, wanted.packages, build_context)
+        guest_tools_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
         if wanted.packages
         else None
     )
@@ -225,7 +225,9 @@ def verify(
         loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle_seconds)
         command = Command(guest, wanted.command, wanted.settle_seconds, chroot=bool(wanted.packages))
         subject: Subject = CommandWithModules(loaded, command) if wanted.command else loaded
-        files = {each.name: each.copied_file for each in modules} | guest_package_archives.disk_drivers(guest.image)
+        files = {each.name: each.copied_file for each in modules} | guest_tools_archive_or_disk.disk_drivers(
+            guest.image
+        )
         run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected_sites], names)
         run.reloaded_modules = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):

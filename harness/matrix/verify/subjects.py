@@ -9,9 +9,9 @@ from typing import Protocol
 
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
-from harness.images import module_info
+from harness.images import modinfo_and_load_checks
 from harness.landing.code import kprobes_in_module_data
-from harness.landing.verify.moment import GuestLists
+from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
 from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ModuleToLoad
@@ -123,7 +123,7 @@ class Modules:
         """Return the refusal with the kernel's last message about the module, and the module's parameters."""
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
-        known = module_info.parameters(module.elf)
+        known = modinfo_and_load_checks.parameters(module.elf)
         options = "; ".join(f"--param {name}=... ({about})" for name, about in known.items())
         message = f"the kernel printed {logged[-1]!r}; " if logged else ""
         mend = f"{message}{f'its parameters: {options}' if options else 'see its initializer'}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness.matrix import vm_start_order
+from harness.matrix import vm_order_and_row_division
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.report.time_accounts import Spent
 
@@ -72,7 +72,7 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         if cell is not None:
             rows[cell.vm].append((item, cell))
     for vm, row in rows.items():
-        parts = vm_start_order.divide_row(
+        parts = vm_order_and_row_division.divide_row(
             [cell for _, cell in row], shared.parts_per_row, shared.past_durations.get(vm, {})
         )
         for (item, _), part in zip(row, parts, strict=True):

@@ -16,7 +16,7 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
-from harness.images.guest_package_archives import PackedTools, image_with_tool_disk
+from harness.images.guest_tools_archive_or_disk import PackedTools, image_with_tool_disk
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer

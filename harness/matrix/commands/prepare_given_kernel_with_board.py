@@ -14,7 +14,7 @@ from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe
 from harness.matrix.commands import given_kernel_recipe
 from harness.matrix.commands.given_kernel_recipe import GivenKernel
-from harness.report.progress_board import Board
+from harness.report.live_or_plain_progress_board import Board
 
 
 def prepare_given_kernel_recipe(

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report import lost, timeline
+from harness.report import lost_cells, timeline
 from harness.report.base_offset_table import TrialRow, Trials
-from harness.report.lost import Lost
+from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figure, Figures
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
@@ -57,7 +57,7 @@ class Material:
             figures |= {(figure.figure, figure.vm): figure for figure in measured}
             trials |= {(row.vm, row.trial): row for row in Trials(run, Figures(run)).read()}
             spans += [_of_run(span, run.name if len(ordered) > 1 else "") for span in timeline.read_spans(run)]
-            missing += lost.read_lost_cells(run)
+            missing += lost_cells.read_lost_cells(run)
             if not any(figure.figure == _WALL for figure in measured):
                 unended.append(run.name)
         ran = {cell.key for cell in cells}

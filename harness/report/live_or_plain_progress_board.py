@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from harness.core import process
 from harness.core.events import Bus, Phase
-from harness.report.live import LiveView
+from harness.report.live_progress_view import LiveView
 from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.record import Cell
 from harness.verdict.printk import without_control_codes

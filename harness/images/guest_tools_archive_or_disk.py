@@ -16,11 +16,18 @@ from harness.core.errors import HostError, RecipeError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.core.process import run
-from harness.images import deb, distribution_modules, dynamic_linking, host_apt_sources, suite_programs, tool_tree
+from harness.images import (
+    deb,
+    debian_suite_host_programs,
+    distribution_modules,
+    dynamic_linking,
+    guest_tools_file_tree,
+    host_apt_sources,
+)
 from harness.images.build_context import BuildContext
+from harness.images.debian_suite_host_programs import SuitePrograms
 from harness.images.image import Image
 from harness.images.packages import Packages
-from harness.images.suite_programs import SuitePrograms
 from harness.images.vm_recipe import Recipe
 
 KIND = "tools"
@@ -62,7 +69,7 @@ def obtain_packed_tools(recipe: Recipe, packages: Sequence[str], build_context: 
     except RecipeError as error:
         raise UsageError(error.what, where="--with-package", mend="give names of that release's packages") from None
     job = _Job(wanted, architecture, source, build_context)
-    files = (__file__, str(deb.__file__), str(dynamic_linking.__file__), str(tool_tree.__file__))
+    files = (__file__, str(deb.__file__), str(dynamic_linking.__file__), str(guest_tools_file_tree.__file__))
     code = [code_sha256(Path(name)) for name in files]
     parts = [architecture, *wanted, *(f"{name} {closure[name]}" for name in sorted(closure)), *code]
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
@@ -123,15 +130,17 @@ class _Job:
             for index, file in enumerate(files):
                 step.publish_progress(f"unpacking {file.name.partition('_')[0]}", index / len(files))
                 deb.unpack(file, root if file.name.partition("_")[0] in self.wanted else rest)
-            whole = tool_tree.programs_lacking_interpreter(root) or not tool_tree.has_programs(root)
+            whole = guest_tools_file_tree.programs_lacking_interpreter(root) or not guest_tools_file_tree.has_programs(
+                root
+            )
             if whole:
                 shutil.copytree(rest, root, symlinks=True, dirs_exist_ok=True)
             else:
-                tool_tree.copy_needed_libraries(root, rest)
-            tool_tree.delete_documentation(root)
+                guest_tools_file_tree.copy_needed_libraries(root, rest)
+            guest_tools_file_tree.delete_documentation(root)
             for name in _DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
-            tool_tree.merge_usr(root)
+            guest_tools_file_tree.merge_usr(root)
             step.publish_progress("packing", 0.9)
             packed = self._packed(root, entry)
         size = packed.stat().st_size
@@ -152,9 +161,9 @@ class _Job:
             return archive
         archive.unlink()
         disk = entry / _DISK
-        programs = suite_programs.obtain(_squasher(), self.build_context, vm=KIND)
+        programs = debian_suite_host_programs.obtain(_squasher(), self.build_context, vm=KIND)
         words = ["-comp", "lz4", "-all-root", "-all-time", "0", "-mkfs-time", "0", "-no-progress", "-quiet"]
-        squash = programs.path / suite_programs.LAUNCHERS / "mksquashfs"
+        squash = programs.path / debian_suite_host_programs.LAUNCHERS / "mksquashfs"
         made = run([squash, root, disk, *words], deadline=Deadline.after(_PACKING))
         if made.rc:
             raise HostError(f"mksquashfs failed: {' '.join(made.output.split())[-200:]}", where=KIND, mend="run again")

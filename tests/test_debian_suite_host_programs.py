@@ -13,12 +13,12 @@ from elftools.elf.elffile import ELFFile
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
 from harness.core.events import Bus
-from harness.images import host_apt_sources, suite_programs
+from harness.images import debian_suite_host_programs, host_apt_sources
 from harness.images.build_context import BuildContext
+from harness.images.debian_suite_host_programs import SuitePrograms
 from harness.images.packages import Packages
 from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
-from harness.images.suite_programs import SuitePrograms
 
 pytestmark = pytest.mark.slow
 
@@ -64,8 +64,8 @@ def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConte
 
 
 def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildContext) -> None:
-    entry = suite_programs.obtain(HELLO, build_context, vm="vm")
-    launcher = entry.path / suite_programs.LAUNCHERS / "hello"
+    entry = debian_suite_host_programs.obtain(HELLO, build_context, vm="vm")
+    launcher = entry.path / debian_suite_host_programs.LAUNCHERS / "hello"
     printed = subprocess.run(
         [launcher, "here"], capture_output=True, text=True, check=True, env={"LD_DEBUG": "libs", "LC_ALL": "C"}
     )
@@ -78,7 +78,7 @@ def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildCont
 def test_what_is_not_in_the_packages_is_one_line(build_context: BuildContext) -> None:
     absent = SuitePrograms(suite="bookworm", packages=("hello",), kept_paths=("usr/bin/absent",), launcher_commands={})
     with pytest.raises(BuildError, match="no usr/bin/absent in the packages") as caught:
-        suite_programs.obtain(absent, build_context, vm="vm")
+        debian_suite_host_programs.obtain(absent, build_context, vm="vm")
     assert "\n" not in str(caught.value)
 
 
@@ -89,7 +89,7 @@ def test_no_link_leads_out_of_the_packages(tmp_path: Path) -> None:
     (unpacked / "usr/bin/absolute").symlink_to("/usr/bin/real")
     (unpacked / "usr/bin/real").write_text("real")
     (tmp_path / "outside").write_text("of the host")
-    tree = suite_programs._Tree(unpacked, tmp_path)
+    tree = debian_suite_host_programs._Tree(unpacked, tmp_path)
     with pytest.raises(BuildError, match="no usr/bin/out in the packages"):
         tree.keep("usr/bin/out")
     tree.keep("usr/bin/absolute")
@@ -102,7 +102,12 @@ def test_programs_of_a_tree_are_wrapped_where_they_stand(tmp_path: Path, build_c
     shutil.copy(PROGRAM, tree / "scripts/mod/hello")
     (tree / "scripts/plain.sh").write_text("#!/bin/sh\n")
     packages = build_context.packages
-    assert suite_programs.replace_programs_by_launchers(tree, "hello", "bookworm", packages, Deadline.after(120)) == 1
+    assert (
+        debian_suite_host_programs.replace_programs_by_launchers(
+            tree, "hello", "bookworm", packages, Deadline.after(120)
+        )
+        == 1
+    )
     printed = subprocess.run([tree / "scripts/mod/hello", "a b"], capture_output=True, text=True, check=True)
     assert printed.stdout == "a b\n"
     assert (tree / "scripts/mod/hello").read_text().startswith("#!/bin/sh")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.images import suite_programs
+from harness.images import debian_suite_host_programs
 from harness.images.build_context import BuildContext
-from harness.images.suite_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import SuitePrograms
 from harness.images.vm_recipe import Recipe
 
 _PROPER = "cc1"
@@ -18,15 +18,18 @@ _PROPER = "cc1"
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return the inputs of the compiler that a recipe names, for store keys; empty if it names none."""
-    return suite_programs.key_parts(_wanted(recipe), build_context) if recipe.kernel.compiler else []
+    return debian_suite_host_programs.key_parts(_wanted(recipe), build_context) if recipe.kernel.compiler else []
 
 
 def obtain(recipe: Recipe, build_context: BuildContext) -> Path | None:
-    """Return the path of a recipe's compiler; None if the recipe names none. Raises as `suite_programs.obtain`."""
+    """Return the path of a recipe's compiler; None if the recipe names none.
+
+    Raises as `debian_suite_host_programs.obtain`.
+    """
     if not recipe.kernel.compiler:
         return None
-    entry = suite_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
-    return entry.path / suite_programs.LAUNCHERS / recipe.kernel.compiler
+    entry = debian_suite_host_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
+    return entry.path / debian_suite_host_programs.LAUNCHERS / recipe.kernel.compiler
 
 
 def _wanted(recipe: Recipe) -> SuitePrograms:

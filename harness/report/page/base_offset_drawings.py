@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.report.base_offset_drawing_records import Drawing, Moved, Stretch
 from harness.report.base_offset_table import TrialRow
-from harness.report.relocation_drawing_data import Drawing, Moved, Stretch
 
 # What a trial counts, with its name in the pictures: functions that land, then the places of those that miss.
 SHARES: Mapping[str, str] = {
